@@ -1,0 +1,211 @@
+// What JavaScript sees of the engine. src/engine/binding.ts is the typed side of this table: keep the two together.
+#include <malloc.h>
+
+#include <ATen/CPUGeneratorImpl.h>
+
+#include "autograd.h"
+#include "dispatch.h"
+
+namespace graft {
+
+Instance& instance(Napi::Env env) { return *env.GetInstanceData<Instance>(); }
+
+namespace {
+
+const at::Tensor& tensor_at(const Napi::CallbackInfo& info, size_t i) {
+  return instance(info.Env()).tensors.get(info[i].As<Napi::Number>().Uint32Value());
+}
+
+std::string no_shapes() { return {}; }
+
+// (names: "namespace::op" or "namespace::op.overload"): gives each its index, in order
+Napi::Value resolve_ops(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "resolve", no_shapes, [&]() -> Napi::Value {
+    const auto names = info[0].As<Napi::Array>();
+    Instance& self = instance(env);
+    self.ops.clear();
+    for (uint32_t i = 0; i < names.Length(); i++) {
+      const std::string full = Napi::Value(names[i]).As<Napi::String>();
+      const auto dot = full.find('.');
+      self.ops.push_back(resolve(full.substr(0, dot), dot == std::string::npos ? "" : full.substr(dot + 1)));
+    }
+    return env.Undefined();
+  });
+}
+
+// (name) => its schema as text, for the code generator
+Napi::Value schema(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "schema", no_shapes, [&]() -> Napi::Value {
+    const std::string full = info[0].As<Napi::String>();
+    const auto dot = full.find('.');
+    const auto op = resolve(full.substr(0, dot), dot == std::string::npos ? "" : full.substr(dot + 1));
+    std::ostringstream text;
+    text << op.handle.schema();
+    return Napi::String::New(env, text.str());
+  });
+}
+
+// (shape, dtype code) => handle of an uninitialised contiguous tensor
+Napi::Value empty(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "empty", no_shapes, [&]() -> Napi::Value {
+    const auto shape = info[0].As<Napi::Array>();
+    std::vector<int64_t> sizes(shape.Length());
+    for (uint32_t i = 0; i < shape.Length(); i++) sizes[i] = Napi::Value(shape[i]).As<Napi::Number>().Int64Value();
+    const auto dtype = static_cast<at::ScalarType>(info[1].As<Napi::Number>().Int32Value());
+    return Napi::Number::New(env, instance(env).tensors.add(at::empty(sizes, dtype)));
+  });
+}
+
+// (handles: Uint32Array, count)
+Napi::Value free_handles(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "free", no_shapes, [&]() -> Napi::Value {
+    const auto ids = info[0].As<Napi::Uint32Array>();
+    const uint32_t count = info[1].As<Napi::Number>();
+    Instance& self = instance(env);
+    for (uint32_t i = 0; i < count; i++) self.tensors.free(ids[i]);
+    return env.Undefined();
+  });
+}
+
+// (handle) => [dtype code, ...shape]
+Napi::Value describe(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "describe", no_shapes, [&]() -> Napi::Value {
+    const at::Tensor& tensor = tensor_at(info, 0);
+    Napi::Array out = Napi::Array::New(env, tensor.dim() + 1);
+    out[0u] = Napi::Number::New(env, static_cast<int>(tensor.scalar_type()));
+    for (int64_t i = 0; i < tensor.dim(); i++) {
+      out[static_cast<uint32_t>(i + 1)] = Napi::Number::New(env, static_cast<double>(tensor.size(i)));
+    }
+    return out;
+  });
+}
+
+// (handle) => "cpu", "cuda:0"
+Napi::Value device(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), "device", no_shapes, [&]() -> Napi::Value {
+    return Napi::String::New(info.Env(), tensor_at(info, 0).device().str());
+  });
+}
+
+// (handle) => ArrayBuffer over the tensor's own memory; it keeps the storage alive. The tensor must be contiguous.
+Napi::Value buffer(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "buffer", no_shapes, [&]() -> Napi::Value {
+    at::Tensor tensor = tensor_at(info, 0).detach();
+    TORCH_CHECK(tensor.device().is_cpu() && tensor.is_contiguous(), "only a contiguous tensor on the CPU has bytes");
+    if (tensor.nbytes() == 0) return Napi::ArrayBuffer::New(env, 0);
+    void* data = tensor.data_ptr();
+    auto* owner = new at::Tensor(tensor);
+    return Napi::ArrayBuffer::New(
+        env, data, tensor.nbytes(), [](Napi::Env, void*, at::Tensor* held) { delete held; }, owner);
+  });
+}
+
+// (handle of a one-element tensor) => number
+Napi::Value item(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "item", no_shapes, [&]() -> Napi::Value {
+    return Napi::Number::New(env, tensor_at(info, 0).item().toDouble());
+  });
+}
+
+// (seed: bigint) => generator index
+Napi::Value generator(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "generator", no_shapes, [&]() -> Napi::Value {
+    bool lossless;
+    const uint64_t seed = info[0].As<Napi::BigInt>().Uint64Value(&lossless);
+    auto& list = instance(env).generators;
+    const auto slot = std::find_if(list.begin(), list.end(), [](const at::Generator& g) { return !g.defined(); });
+    const auto index = slot - list.begin();
+    if (slot == list.end()) list.emplace_back();
+    list[index] = at::make_generator<at::CPUGeneratorImpl>(seed);
+    return Napi::Number::New(env, static_cast<double>(index));
+  });
+}
+
+Napi::Value free_generator(const Napi::CallbackInfo& info) {
+  auto& list = instance(info.Env()).generators;
+  const uint32_t index = info[0].As<Napi::Number>();
+  if (index < list.size()) list[index] = at::Generator();
+  return info.Env().Undefined();
+}
+
+// (seed: bigint): of the generator that operators use when none is given
+Napi::Value manual_seed(const Napi::CallbackInfo& info) {
+  bool lossless;
+  at::manual_seed(info[0].As<Napi::BigInt>().Uint64Value(&lossless));
+  return info.Env().Undefined();
+}
+
+// (count or undefined) => threads in use
+Napi::Value threads(const Napi::CallbackInfo& info) {
+  if (info[0].IsNumber()) at::set_num_threads(info[0].As<Napi::Number>().Int32Value());
+  return Napi::Number::New(info.Env(), at::get_num_threads());
+}
+
+// () => { handles, bytes }
+Napi::Value memory(const Napi::CallbackInfo& info) {
+  const Handles& tensors = instance(info.Env()).tensors;
+  Napi::Object out = Napi::Object::New(info.Env());
+  out["handles"] = Napi::Number::New(info.Env(), static_cast<double>(tensors.live()));
+  out["bytes"] = Napi::Number::New(info.Env(), static_cast<double>(tensors.bytes()));
+  return out;
+}
+
+// Hand free heap pages back to the system (after loading a model, before measuring).
+Napi::Value trim(const Napi::CallbackInfo& info) {
+  malloc_trim(0);
+  return info.Env().Undefined();
+}
+
+Napi::Value on_error(const Napi::CallbackInfo& info) {
+  instance(info.Env()).make_error = Napi::Persistent(info[0].As<Napi::Function>());
+  return info.Env().Undefined();
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  // A training step frees and takes the same large blocks over and over: keep them instead of returning them to the
+  // kernel each time, which costs a page fault per 4 KiB (20 % of PEFT's step on this kind of work).
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  mallopt(M_TOP_PAD, 64 << 20);
+  env.SetInstanceData(new Instance());
+  const auto add = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
+    exports[name] = Napi::Function::New(env, function, name);
+  };
+  add("resolve", resolve_ops);
+  add("call", call);
+  add("schema", schema);
+  add("empty", empty);
+  add("free", free_handles);
+  add("describe", describe);
+  add("device", device);
+  add("buffer", buffer);
+  add("item", item);
+  add("backward", backward);
+  add("grad", grad);
+  add("setGrad", set_grad);
+  add("requiresGrad", requires_grad);
+  add("setRequiresGrad", set_requires_grad);
+  add("setGradEnabled", set_grad_enabled);
+  add("generator", generator);
+  add("freeGenerator", free_generator);
+  add("manualSeed", manual_seed);
+  add("threads", threads);
+  add("memory", memory);
+  add("trim", trim);
+  add("onError", on_error);
+  return exports;
+}
+
+}  // namespace
+}  // namespace graft
+
+static Napi::Object start(Napi::Env env, Napi::Object exports) { return graft::init(env, exports); }
+NODE_API_MODULE(graft, start)

@@ -1,0 +1,12 @@
+// Gradients: LibTorch's autograd engine, run on the calling thread.
+#pragma once
+#include "handles.h"
+
+namespace graft {
+Napi::Value backward(const Napi::CallbackInfo& info);
+Napi::Value grad(const Napi::CallbackInfo& info);
+Napi::Value set_grad(const Napi::CallbackInfo& info);
+Napi::Value set_requires_grad(const Napi::CallbackInfo& info);
+Napi::Value requires_grad(const Napi::CallbackInfo& info);
+Napi::Value set_grad_enabled(const Napi::CallbackInfo& info);
+}  // namespace graft

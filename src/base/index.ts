@@ -1,0 +1,3 @@
+export { type ErrorDetails, type ErrorKind, GraftError } from './errors.ts';
+export { nearest } from './nearest.ts';
+export { cacheDir, packageRoot } from './paths.ts';

@@ -1,0 +1,49 @@
+import { createRequire } from 'node:module';
+import { GraftError } from '../base/index.ts';
+
+/** What the addon exports: the typed side of the table in native/src/addon.cc. Tensors are handles (small integers). */
+export interface Binding {
+  resolve(ops: readonly string[]): void;
+  call(op: number, ...args: unknown[]): unknown;
+  schema(op: string): string;
+  empty(shape: readonly number[], dtype: number): number;
+  free(handles: Uint32Array, count: number): void;
+  describe(handle: number): number[];
+  device(handle: number): string;
+  buffer(handle: number): ArrayBuffer;
+  item(handle: number): number;
+  backward(root: number, seed?: number): void;
+  grad(handle: number): number | null;
+  setGrad(handle: number, grad: number | null): void;
+  requiresGrad(handle: number): boolean;
+  setRequiresGrad(handle: number, flag: boolean): void;
+  setGradEnabled(flag: boolean): boolean;
+  generator(seed: bigint): number;
+  freeGenerator(index: number): void;
+  manualSeed(seed: bigint): void;
+  threads(count?: number): number;
+  memory(): { handles: number; bytes: number };
+  trim(): void;
+  onError(make: (op: string, message: string, shapes: string) => Error): void;
+}
+
+/** Opens a built addon. The only place that knows a `.node` file. */
+export function openAddon(path: string): Binding {
+  let binding: Binding;
+  try {
+    binding = createRequire(import.meta.url)(path) as Binding;
+  } catch (cause) {
+    throw new GraftError('environment', `the native addon does not load: ${(cause as Error).message}`, {
+      place: path,
+      mend: 'Run `graft doctor --rebuild` to build it again',
+      cause,
+    });
+  }
+  binding.onError((op, message, shapes) => {
+    const first = message.split('\n')[0] ?? message;
+    return new GraftError('engine', `${op}: ${first}${shapes ? ` (got ${shapes})` : ''}`, {
+      data: { op, message, shapes },
+    });
+  });
+  return binding;
+}

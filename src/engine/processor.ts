@@ -1,0 +1,35 @@
+import { readFileSync } from 'node:fs';
+import { cpus } from 'node:os';
+
+/** What the processor can do, as far as it decides a kernel or a precision. */
+export interface Processor {
+  readonly model: string;
+  readonly cores: number;
+  readonly features: Readonly<Record<'avx2' | 'fma' | 'avx512f' | 'avx512_bf16' | 'avx512_vnni' | 'amx_bf16', boolean>>;
+}
+
+/** Reads the flags the kernel publishes; on other systems everything is reported absent. */
+export function processor(): Processor {
+  let flags = new Set<string>();
+  let model = cpus()[0]?.model ?? 'unknown';
+  try {
+    const info = readFileSync('/proc/cpuinfo', 'utf8');
+    flags = new Set((/^flags\s*:\s*(.*)$/m.exec(info)?.[1] ?? '').split(' '));
+    model = /^model name\s*:\s*(.*)$/m.exec(info)?.[1] ?? model;
+  } catch {
+    // Not Linux: startEngine says so.
+  }
+  const has = (flag: string) => flags.has(flag);
+  return {
+    model,
+    cores: cpus().length,
+    features: {
+      avx2: has('avx2'),
+      fma: has('fma'),
+      avx512f: has('avx512f') && has('avx512bw') && has('avx512vl') && has('avx512dq'),
+      avx512_bf16: has('avx512_bf16'),
+      avx512_vnni: has('avx512_vnni'),
+      amx_bf16: has('amx_bf16'),
+    },
+  };
+}

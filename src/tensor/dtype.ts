@@ -1,0 +1,24 @@
+/** Element types that cross the door, with the code that LibTorch's `ScalarType` gives them and their size in bytes. */
+export const dtypes = {
+  uint8: { code: 0, bytes: 1 },
+  int8: { code: 1, bytes: 1 },
+  int16: { code: 2, bytes: 2 },
+  int32: { code: 3, bytes: 4 },
+  int64: { code: 4, bytes: 8 },
+  float16: { code: 5, bytes: 2 },
+  float32: { code: 6, bytes: 4 },
+  float64: { code: 7, bytes: 8 },
+  bool: { code: 11, bytes: 1 },
+  bfloat16: { code: 15, bytes: 2 },
+} as const;
+
+export type DType = keyof typeof dtypes;
+
+const names = new Map<number, DType>(Object.entries(dtypes).map(([name, { code }]) => [code, name as DType]));
+
+/** @throws RangeError for a LibTorch type that Graft does not use (complex, quantised, float8). */
+export function dtypeOf(code: number): DType {
+  const name = names.get(code);
+  if (name === undefined) throw new RangeError(`LibTorch's scalar type ${code} is not one that Graft uses`);
+  return name;
+}
