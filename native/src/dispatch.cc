@@ -175,7 +175,9 @@ std::string shapes_of(const std::vector<c10::IValue>& stack, const c10::Function
 Op resolve(const std::string& name, const std::string& overload) {
   auto handle = c10::Dispatcher::singleton().findSchema({name, overload});
   TORCH_CHECK(handle.has_value(), "this LibTorch has no operator ", name, overload.empty() ? "" : "." + overload);
-  Op op{overload.empty() ? name : name + "." + overload, *handle, {}};
+  const auto& returns = handle->schema().returns();
+  const bool in_place = returns.size() == 1 && returns[0].alias_info() && returns[0].alias_info()->isWrite();
+  Op op{overload.empty() ? name : name + "." + overload, *handle, {}, in_place};
   for (const auto& argument : handle->schema().arguments()) op.params.push_back(param_of(argument));
   return op;
 }
@@ -209,7 +211,7 @@ Napi::Value call(const Napi::CallbackInfo& info) {
           for (size_t i = 0; i < op.params.size(); i++) inputs.push_back(to_ivalue(env, self, op.params[i], info[i + 1]));
           throw;
         }
-        if (stack.empty()) return env.Undefined();
+        if (stack.empty() || op.in_place) return env.Undefined();
         if (stack.size() == 1) return to_js(env, self, std::move(stack[0]));
         Napi::Array array = Napi::Array::New(env, stack.size());
         for (uint32_t i = 0; i < stack.size(); i++) array[i] = to_js(env, self, std::move(stack[i]));

@@ -19,6 +19,7 @@ struct Op {
   std::string name;
   c10::OperatorHandle handle;
   std::vector<Param> params;
+  bool in_place;  // returns its own argument: no second handle is made for it
 };
 
 Op resolve(const std::string& name, const std::string& overload);

@@ -135,9 +135,9 @@ async function fetchLibTorch(log: (line: string) => void): Promise<LibTorch> {
 
 function pip(args: readonly string[]): Promise<void> {
   return new Promise((resolve, reject) => {
-    const child = spawn('python3', ['-m', 'pip', ...args], { stdio: ['ignore', 2, 'pipe'] });
+    const child = spawn('python3', ['-m', 'pip', ...args], { stdio: ['ignore', 2, 'pipe'] as const });
     let errors = '';
-    child.stderr.on('data', (chunk: Buffer) => {
+    child.stderr?.on('data', (chunk: Buffer) => {
       errors += chunk;
     });
     const fail = (problem: string, cause?: unknown) =>

@@ -1,0 +1,120 @@
+// The steps of forward that prefill (attention_forward.cc) and decoding (attention_decode.cc) share.
+#pragma once
+
+#include "attention_tile.h"
+
+namespace graft::GRAFT_ISA {
+
+// Tasks of at most this many stacked queries read keys and values in place; packing would not pay for them.
+inline constexpr int64_t kDecodeStack = 8;
+inline bool is_decode(const AttentionShape& shape, const AttentionTask& task) {
+  return shape.head_dim % F::W == 0 && (task.q_end - task.q_begin) * (shape.heads / shape.kv_heads) <= kDecodeStack;
+}
+void decode_task(const AttentionForward& args, const AttentionTask& task, float* workspace, float* scratch);
+int64_t decode_scratch(const AttentionShape& shape);
+
+// Running state of the online softmax, for up to W queries side by side: the largest score so far, the sum of 2^(score - largest).
+// Queries that have seen no key have the sum 0.
+struct Running {
+  float largest[F::W];
+  float sum[F::W];
+  void reset() {
+    store(largest, F(-__builtin_inff()));
+    store(sum, zero());
+  }
+};
+static_assert(kTileRows <= F::W && kDecodeStack <= F::W);
+
+template <int R>
+inline void row_maxima(const float* scores, int64_t stride, int64_t columns, float* found) {
+  F top[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) top[r] = load(scores + r * stride);
+  for (int64_t j = F::W; j < columns; j += F::W)
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) top[r] = max(top[r], load(scores + r * stride + j));
+  const __m128 all = hmax4(top[0], top[1 % R], top[2 % R], top[3 % R]);
+  if (R == 4) _mm_storeu_ps(found, all);
+  else _mm_storel_pi(reinterpret_cast<__m64*>(found), all);
+}
+
+template <int R>
+inline void row_powers(float* scores, int64_t stride, int64_t columns, const float* largest, float* added) {
+  F sum[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) sum[r] = zero();
+  for (int64_t j = 0; j < columns; j += F::W)
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const F p = exp2_flushed(load(scores + r * stride + j) - F(largest[r]));
+      store(scores + r * stride + j, p);
+      sum[r] += p;
+    }
+  const __m128 all = hsum4(sum[0], sum[1 % R], sum[2 % R], sum[3 % R]);
+  if (R == 4) _mm_storeu_ps(added, all);
+  else _mm_storel_pi(reinterpret_cast<__m64*>(added), all);
+}
+
+// Turns the scores of `rows` queries (and perhaps of one row more) into 2^(score - largest); returns what each query's earlier sum of
+// values must be multiplied by (algorithm 1, lines 9 and 10). columns: whole vectors.
+inline F softmax_step(float* scores, int64_t stride, int64_t rows, int64_t columns, Running& running) {
+  float found[F::W], added[F::W], subtracted[F::W];
+  store(found, F(-__builtin_inff()));
+  store(added, zero());
+  int64_t i = 0;
+  for (; i + 2 < rows; i += 4) row_maxima<4>(scores + i * stride, stride, columns, found + i);
+  if (i < rows) row_maxima<2>(scores + i * stride, stride, columns, found + i);
+
+  const F before = load(running.largest), largest = max(before, load(found));
+  // The least float in place of -infinity: where nothing was seen yet, the powers are then 0 and not NaN.
+  const F base = max(F(-3.4028235e38f), largest);
+  const F factor = exp2_flushed(before - base);
+  store(subtracted, base);
+  for (i = 0; i + 2 < rows; i += 4) row_powers<4>(scores + i * stride, stride, columns, subtracted + i, added + i);
+  if (i < rows) row_powers<2>(scores + i * stride, stride, columns, subtracted + i, added + i);
+  store(running.largest, largest);
+  store(running.sum, fma(load(running.sum), factor, load(added)));
+  return factor;
+}
+
+// An unfinished result in the workspace: the sums of values [stack, D], then for each query its largest score and its sum.
+struct Partial {
+  float* values;
+  float* state;
+  Partial(float* at, int64_t stack, int64_t dim) : values(at), state(at + stack * dim) {}
+};
+
+// out and lse of up to W queries from their sums of values, where the first lies at `place`; rows of values are not read where no key
+// was seen.
+inline void finish_rows(const AttentionForward& args, const HeadLayout& head, int64_t row, int64_t kv_head, StackPlace place, int64_t rows,
+                        const float* values, const Running& running) {
+  float factor[F::W], lse[F::W];
+  const F sum = load(running.sum);
+  store(factor, F(1.0f) / sum);
+  store(lse, fma(load(running.largest), F(kLn2), log(sum)));
+  for (int64_t i = 0; i < rows; ++i, place.next(), values += head.stride) {
+    const int64_t token = args.shape.q_starts[row] + place.query, q_head = kv_head * place.group + place.member;
+    float* out = args.out.data + token * args.out.stride + q_head * head.dim;
+    const bool blind = running.sum[i] == 0.0f;
+    if (blind) clear(out, 0, head.dim);
+    else unpack_row(head, out, values, factor[i]);
+    if (args.lse) args.lse[token * args.shape.heads + q_head] = blind ? -__builtin_inff() : lse[i];
+  }
+}
+
+// The results of `rows` stacked queries of a task from the `first` on: finished, or left in the workspace for the merge.
+inline void leave_rows(const AttentionForward& args, const HeadLayout& head, const AttentionTask& task, int64_t first, int64_t rows,
+                       const float* values, const Running& running, float* workspace) {
+  const int64_t group = args.shape.heads / args.shape.kv_heads;
+  if (task.partial < 0) return finish_rows(args, head, task.row, task.kv_head, StackPlace(task.q_begin, first, group), rows, values, running);
+  const Partial partial(workspace + task.partial, (task.q_end - task.q_begin) * group, head.dim);
+  for (int64_t i = 0; i < rows; ++i) {
+    float* to = partial.values + (first + i) * head.dim;
+    if (running.sum[i] == 0.0f) clear(to, 0, head.dim);
+    else unpack_row(head, to, values + i * head.stride, 1.0f);
+    partial.state[2 * (first + i)] = running.largest[i];
+    partial.state[2 * (first + i) + 1] = running.sum[i];
+  }
+}
+
+}  // namespace graft::GRAFT_ISA

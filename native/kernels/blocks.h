@@ -1,0 +1,89 @@
+// CPU kernels on weights kept as quantised blocks: unpack, look up rows, multiply, quantise.
+//
+// A weight is [out, in] row-major; a row is in / elements(format) blocks end to end, without padding between
+// rows. `in` must be a multiple of the block's elements: the caller checks it. Pointers may be unaligned and no
+// kernel reads or writes past the bytes that its arguments describe. Nothing here starts threads, allocates or
+// throws: the caller splits rows over threads.
+//
+// Block layouts: ggml's ggml-common.h (files of type GGUF); NF4: QLoRA, arXiv 2305.14314, appendix E, packed as
+// bitsandbytes does (first element in the high nibble), with its fp32 absmax in front of the codes.
+#pragma once
+
+#include <cstdint>
+
+namespace graft {
+
+// ids are ggml's tensor types; NF4 has none there
+enum class BlockFormat : int32_t {
+  F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8,
+  Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30, NF4 = 100,
+};
+
+struct BlockLayout {
+  int32_t elements;  // weights in one block; 0: no such format
+  int32_t bytes;     // bytes of one block
+};
+
+// inlined always: this header is compiled for several instruction sets, and the linker keeps only one copy of a
+// function that is not inlined
+[[gnu::always_inline]] constexpr BlockLayout block_layout(BlockFormat format) {
+  switch (format) {
+    case BlockFormat::F32: return {1, 4};
+    case BlockFormat::F16: return {1, 2};
+    case BlockFormat::BF16: return {1, 2};
+    case BlockFormat::Q4_0: return {32, 2 + 16};            // d, codes
+    case BlockFormat::Q4_1: return {32, 4 + 16};            // d, m, codes
+    case BlockFormat::Q5_0: return {32, 2 + 4 + 16};        // d, fifth bits, low nibbles
+    case BlockFormat::Q5_1: return {32, 4 + 4 + 16};        // d, m, fifth bits, low nibbles
+    case BlockFormat::Q8_0: return {32, 2 + 32};            // d, codes
+    case BlockFormat::Q4_K: return {256, 4 + 12 + 128};     // d, dmin, scales, codes
+    case BlockFormat::Q5_K: return {256, 4 + 12 + 32 + 128};  // d, dmin, scales, fifth bits, low nibbles
+    case BlockFormat::Q6_K: return {256, 128 + 64 + 16 + 2};  // low nibbles, high bit pairs, scales, d
+    case BlockFormat::NF4: return {64, 4 + 32};             // absmax (fp32), codes
+  }
+  return {0, 0};
+}
+
+constexpr int64_t kMatvecMaxRows = 8;  // most activation rows of one matvec call
+
+// 32 activations as int8 for matvec_int8
+struct Int8Activations {
+  float scale;   // x = scale * codes
+  float sum;     // scale * (sum of codes): what a block's minimum is multiplied with
+  int8_t codes[32];
+};
+static_assert(sizeof(Int8Activations) == 40);
+
+// One instruction set's kernels. `src` is always the start of the whole weight; row numbers are absolute.
+struct BlockKernels {
+  // dst[i, :] = W[first_row + i, :] for i < n_rows; rows of dst are dst_stride elements apart.
+  // Equal, bit for bit, to the documented formula evaluated in fp32. All formats.
+  void (*dequantize_f32)(BlockFormat, const void* src, int64_t first_row, int64_t n_rows, int64_t in, float* dst,
+                         int64_t dst_stride);
+  // The same, rounded to bf16 (nearest, ties to even; NaN stays NaN).
+  void (*dequantize_bf16)(BlockFormat, const void* src, int64_t first_row, int64_t n_rows, int64_t in, uint16_t* dst,
+                          int64_t dst_stride);
+
+  // dst[i, :] = W[rows[i], :]: embedding look-up. Row numbers are not checked. All formats.
+  void (*gather_f32)(BlockFormat, const void* src, const int64_t* rows, int64_t n_rows, int64_t in, float* dst,
+                     int64_t dst_stride);
+  void (*gather_bf16)(BlockFormat, const void* src, const int64_t* rows, int64_t n_rows, int64_t in, uint16_t* dst,
+                      int64_t dst_stride);
+
+  // y[i, r] (+)= sum_k x[i, k] * W[r, k] for i < m, row_begin <= r < row_end; 1 <= m <= kMatvecMaxRows.
+  // Weights are unpacked in registers, once for all m rows, products and sums are fp32: equal to fp32 arithmetic on
+  // the unpacked weights but for the order of summation, which depends on m and the instruction set, not on the row
+  // range. All formats.
+  void (*matvec)(BlockFormat, const void* src, int64_t row_begin, int64_t row_end, int64_t in, const float* x,
+                 int64_t m, int64_t x_stride, float* y, int64_t y_stride, bool accumulate);
+
+  // fp32 rows [n_rows, in] to blocks, rows of src src_stride elements apart, blocks written end to end.
+  // Rules are ggml's reference (quantize_row_*_ref), NF4 is the nearest code by midpoints.
+  // F32, F16, BF16, Q4_0, Q4_1, Q8_0, NF4; returns false for the others.
+  bool (*quantize)(BlockFormat, const float* src, int64_t src_stride, int64_t n_rows, int64_t in, void* dst);
+};
+
+namespace avx2 { extern const BlockKernels blocks; }    // AVX2, FMA, F16C
+namespace avx512 { extern const BlockKernels blocks; }  // AVX-512 F, BW, VL, DQ besides
+
+}  // namespace graft

@@ -1,0 +1,419 @@
+// Unpackers of block formats, one per format. Unpacker<format> gives
+//   elements, bytes  of one block
+//   parts            how many calls of part() unpack a block
+//   State            what the parts share, got from the block by prepare()
+//   part(state, block, s, sink)  calls sink(j, w) once for each F::W weights of part s, w = weights j … j + F::W - 1 as fp32
+// Long blocks come in parts so that a caller can take several rows in turn: the sums of one row wait for one another.
+// Every product with a scale is exact in fp32 (11 bits of an fp16 scale, at most 7 of a sub-scale, at most 6 of a code), so an FMA rounds
+// just where the formula does.
+// Layouts: ggml's ggml-common.h; formulas: dequantize_row_* of ggml-quants.c.
+#pragma once
+
+#include "blocks.h"
+#include "simd.h"
+
+#define GRAFT_INLINE __attribute__((always_inline)) inline
+
+namespace graft::GRAFT_ISA {
+
+template <class T> GRAFT_INLINE T read(const uint8_t* p) {
+  T value;
+  __builtin_memcpy(&value, p, sizeof value);
+  return value;
+}
+
+GRAFT_INLINE F broadcast_lane_0(__m128 x) {
+#ifdef __AVX512F__
+  return _mm512_broadcastss_ps(x);
+#else
+  return _mm256_broadcastss_ps(x);
+#endif
+}
+
+// The fp16 number at p in every lane, and the one that follows it too. Converting first and spreading then takes fewer and narrower
+// instructions than the other way round; it reads four bytes.
+GRAFT_INLINE F broadcast_f16(const uint8_t* p) { return broadcast_lane_0(_mm_cvtph_ps(_mm_cvtsi32_si128(read<int32_t>(p)))); }
+
+struct F16Pair {
+  F first, second;
+};
+GRAFT_INLINE F16Pair broadcast_f16_pair(const uint8_t* p) {
+  const __m128 pair = _mm_cvtph_ps(_mm_cvtsi32_si128(read<int32_t>(p)));
+  return {broadcast_lane_0(pair), broadcast_lane_0(_mm_movehdup_ps(pair))};
+}
+
+GRAFT_INLINE __m128i load_16_bytes(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+GRAFT_INLINE __m256i load_32_bytes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+
+// rounded to the nearest bf16, ties to even; a NaN stays one, made quiet (ggml's rule)
+GRAFT_INLINE void store_bf16(uint16_t* p, F x) {
+#ifdef __AVX512F__
+  const __m512i bits = _mm512_castps_si512(x.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+  const __mmask16 nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+  const __m512i result = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(result, 16)));
+#else
+  const __m256i bits = _mm256_castps_si256(x.v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256i result = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+  const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(result), _mm256_extracti128_si256(result, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
+#endif
+}
+
+// ------------------------------------------------------------------------------------------ 4-bit codes: scale * code + offset
+
+// The values of codes 0 … 15 that share a scale. With AVX-512 all 16 stand in one register and a permutation looks them up; with AVX2,
+// where a permutation reaches 8 values only, converting the code and one FMA costs less.
+#ifdef __AVX512F__
+using Codes = __m512i;  // one code, or one byte with two codes, to a lane
+GRAFT_INLINE Codes widen_codes(const uint8_t* p) { return _mm512_cvtepu8_epi32(load_16_bytes(p)); }
+
+struct Affine4 {
+  F table;
+  GRAFT_INLINE Affine4(F scale, F offset) : table(fma(all_codes(), scale, offset)) {}
+  GRAFT_INLINE Affine4(F scale, float zero) : table((all_codes() - F(zero)) * scale) {}
+  static GRAFT_INLINE F all_codes() { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+  // of the low or high nibble in each lane; the permutation looks at a lane's low 4 bits only
+  GRAFT_INLINE F low(Codes bytes) const { return _mm512_permutexvar_ps(bytes, table.v); }
+  GRAFT_INLINE F high(Codes bytes) const { return _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table.v); }
+};
+#else
+using Codes = __m256i;
+GRAFT_INLINE Codes widen_codes(const uint8_t* p) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+
+struct Affine4 {
+  F scale, offset;
+  GRAFT_INLINE Affine4(F s, F o) : scale(s), offset(o) {}
+  GRAFT_INLINE F low(Codes bytes) const { return fma(_mm256_cvtepi32_ps(_mm256_and_si256(bytes, _mm256_set1_epi32(15))), scale, offset); }
+  GRAFT_INLINE F high(Codes bytes) const { return fma(_mm256_cvtepi32_ps(_mm256_srli_epi32(bytes, 4)), scale, offset); }
+};
+#endif
+
+// `bytes` bytes hold codes j … in their low nibbles and j + bytes … in their high nibbles
+template <int bytes, class Sink>
+GRAFT_INLINE void unpack_nibbles(const uint8_t* p, int j, const Affine4& low, const Affine4& high, Sink&& sink) {
+#pragma GCC unroll 4
+  for (int i = 0; i < bytes; i += F::W) {
+    const Codes codes = widen_codes(p + i);
+    sink(j + i, low.low(codes));
+    sink(j + bytes + i, high.high(codes));
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------- codes as 32 signed bytes
+
+// 16 bytes to 32: low nibbles in the lower half, high nibbles in the upper half
+GRAFT_INLINE __m256i split_nibbles(const uint8_t* p) {
+  const __m128i packed = load_16_bytes(p);
+  const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(packed), _mm_srli_epi16(packed, 4), 1);
+  return _mm256_and_si256(both, _mm256_set1_epi8(15));
+}
+
+// byte j: `set` where bit j of `bits` is set, `clear` elsewhere
+GRAFT_INLINE __m256i select_bytes(uint32_t bits, __m256i set, __m256i clear) {
+#ifdef __AVX512F__
+  return _mm256_mask_blend_epi8(bits, clear, set);
+#else
+  const __m256i byte_of_bit = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i other_bits = _mm256_set1_epi64x(0x7fbfdfeff7fbfdfe);
+  const __m256i spread = _mm256_or_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), byte_of_bit), other_bits);
+  return _mm256_blendv_epi8(clear, set, _mm256_cmpeq_epi8(spread, _mm256_set1_epi8(-1)));
+#endif
+}
+
+// sink(j + i, value(i, codes i … as floats))
+template <class Value, class Sink> GRAFT_INLINE void unpack_bytes(__m256i codes, int j, Value&& value, Sink&& sink) {
+  const __m128i lower = _mm256_castsi256_si128(codes), upper = _mm256_extracti128_si256(codes, 1);
+#ifdef __AVX512F__
+  sink(j, value(0, F(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(lower)))));
+  sink(j + 16, value(16, F(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(upper)))));
+#else
+  sink(j, value(0, F(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(lower)))));
+  sink(j + 8, value(8, F(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(lower, lower))))));
+  sink(j + 16, value(16, F(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(upper)))));
+  sink(j + 24, value(24, F(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(upper, upper))))));
+#endif
+}
+
+// -------------------------------------------------------------------------------------------------------------- scales of K-quants
+
+// Q4_K and Q5_K: eight 6-bit scales and minima in 12 bytes (ggml's get_scale_min_k4), times d and dmin
+struct KScales {
+  alignas(64) float scale[8];
+  float offset[8];  // -dmin * min
+  GRAFT_INLINE void prepare(const uint8_t* block) {
+    const uint32_t a = read<uint32_t>(block + 4), b = read<uint32_t>(block + 8), c = read<uint32_t>(block + 12);
+    const uint32_t late_scales = (c & 0x0f0f0f0f) | ((a >> 2) & 0x30303030);
+    const uint32_t late_mins = ((c >> 4) & 0x0f0f0f0f) | ((b >> 2) & 0x30303030);
+    const __m128i codes = _mm_setr_epi32(a & 0x3f3f3f3f, late_scales, b & 0x3f3f3f3f, late_mins);
+    const __m128 pair = _mm_cvtph_ps(_mm_cvtsi32_si128(read<int32_t>(block)));
+    const __m256 d = _mm256_broadcastss_ps(pair), dmin = _mm256_broadcastss_ps(_mm_movehdup_ps(pair));
+    const __m256 scales = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(codes));
+    const __m256 mins = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(codes, codes)));
+    _mm256_store_ps(scale, _mm256_mul_ps(d, scales));
+    _mm256_store_ps(offset, _mm256_xor_ps(_mm256_mul_ps(dmin, mins), _mm256_set1_ps(-0.0f)));
+  }
+};
+
+// --------------------------------------------------------------------------------------------------------------------- the formats
+
+template <BlockFormat> struct Unpacker;
+
+struct OnePart {
+  static constexpr int parts = 1;
+  struct State {
+    GRAFT_INLINE void prepare(const uint8_t*) {}
+  };
+};
+
+// Plain numbers have no blocks: they are taken 32 at a time, and the caller pads what is left of a row.
+template <> struct Unpacker<BlockFormat::F32> : OnePart {
+  static constexpr int elements = 32, bytes = 128;
+  template <class Sink> static GRAFT_INLINE void part(const State&, const uint8_t* p, int, Sink&& sink) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 32; j += F::W) sink(j, load(reinterpret_cast<const float*>(p) + j));
+  }
+};
+
+template <> struct Unpacker<BlockFormat::F16> : OnePart {
+  static constexpr int elements = 32, bytes = 64;
+  template <class Sink> static GRAFT_INLINE void part(const State&, const uint8_t* p, int, Sink&& sink) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 32; j += F::W) sink(j, load_f16(reinterpret_cast<const uint16_t*>(p) + j));
+  }
+};
+
+template <> struct Unpacker<BlockFormat::BF16> : OnePart {
+  static constexpr int elements = 32, bytes = 64;
+  template <class Sink> static GRAFT_INLINE void part(const State&, const uint8_t* p, int, Sink&& sink) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 32; j += F::W) sink(j, load_bf16(reinterpret_cast<const uint16_t*>(p) + j));
+  }
+};
+
+// fp16 d, 16 bytes of codes: d * (code - 8); element j in the low nibble of byte j, j + 16 in the high one
+template <> struct Unpacker<BlockFormat::Q4_0> : OnePart {
+  static constexpr int elements = 32, bytes = 18;
+  template <class Sink> static GRAFT_INLINE void part(const State&, const uint8_t* p, int, Sink&& sink) {
+    const F d = broadcast_f16(p);
+#ifdef __AVX512F__
+    const Affine4 values(d, 8.0f);
+    unpack_nibbles<16>(p + 2, 0, values, values, sink);
+#else
+    // Not Affine4 with -8d: code 8 must give the sign of zero that the formula gives. code ^ 8 is code - 8 in two's complement; the
+    // high nibble is sign-extended by an arithmetic shift, the low one taken times 2^28.
+    const F d_low = d * F(0x1p-28f);
+#pragma GCC unroll 2
+    for (int j = 0; j < 16; j += 8) {
+      const __m256i bytes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 2 + j)));
+      const __m256i codes = _mm256_xor_si256(bytes, _mm256_set1_epi32(~0x77));
+      sink(j, F(_mm256_cvtepi32_ps(_mm256_slli_epi32(codes, 28))) * d_low);
+      sink(j + 16, F(_mm256_cvtepi32_ps(_mm256_srai_epi32(codes, 4))) * d);
+    }
+#endif
+  }
+};
+
+// fp16 d and m, codes as in Q4_0: d * code + m
+template <> struct Unpacker<BlockFormat::Q4_1> : OnePart {
+  static constexpr int elements = 32, bytes = 20;
+  template <class Sink> static GRAFT_INLINE void part(const State&, const uint8_t* p, int, Sink&& sink) {
+    const auto [d, m] = broadcast_f16_pair(p);
+    const Affine4 values(d, m);
+    unpack_nibbles<16>(p + 4, 0, values, values, sink);
+  }
+};
+
+// fp16 d, 32 fifth bits, nibbles as in Q4_0: d * (code - 16)
+template <> struct Unpacker<BlockFormat::Q5_0> : OnePart {
+  static constexpr int elements = 32, bytes = 22;
+  template <class Sink> static GRAFT_INLINE void part(const State&, const uint8_t* p, int, Sink&& sink) {
+    const F d = broadcast_f16(p);
+    const __m256i nibbles = split_nibbles(p + 6);
+    const __m256i less_16 = _mm256_or_si256(nibbles, _mm256_set1_epi8(-16));
+    unpack_bytes(select_bytes(read<uint32_t>(p + 2), nibbles, less_16), 0, [&](int, F code) { return code * d; }, sink);
+  }
+};
+
+// fp16 d and m, then as Q5_0: d * code + m
+template <> struct Unpacker<BlockFormat::Q5_1> : OnePart {
+  static constexpr int elements = 32, bytes = 24;
+  template <class Sink> static GRAFT_INLINE void part(const State&, const uint8_t* p, int, Sink&& sink) {
+    const auto [scale, offset] = broadcast_f16_pair(p);
+    const F d = scale, m = offset;  // a lambda cannot hold the names of a binding
+    const __m256i nibbles = split_nibbles(p + 8);
+    const __m256i plus_16 = _mm256_or_si256(nibbles, _mm256_set1_epi8(16));
+    unpack_bytes(select_bytes(read<uint32_t>(p + 4), plus_16, nibbles), 0, [&](int, F code) { return fma(code, d, m); }, sink);
+  }
+};
+
+// fp16 d, 32 int8 codes: d * code
+template <> struct Unpacker<BlockFormat::Q8_0> : OnePart {
+  static constexpr int elements = 32, bytes = 34;
+  template <class Sink> static GRAFT_INLINE void part(const State&, const uint8_t* p, int, Sink&& sink) {
+    const F d = broadcast_f16(p);
+#pragma GCC unroll 4
+    for (int j = 0; j < 32; j += F::W) sink(j, load_i8(reinterpret_cast<const int8_t*>(p) + 2 + j) * d);
+  }
+};
+
+// fp16 d and dmin, 12 bytes of scales, 128 bytes of codes: d * scale * code - dmin * min. 32 elements share a scale, 32 bytes hold two
+// such sub-blocks, the first in the low nibbles.
+template <> struct Unpacker<BlockFormat::Q4_K> {
+  static constexpr int elements = 256, bytes = 144, parts = 4;
+  using State = KScales;
+  template <class Sink> static GRAFT_INLINE void part(const State& k, const uint8_t* p, int s, Sink&& sink) {
+    const Affine4 low(F(k.scale[2 * s]), F(k.offset[2 * s])), high(F(k.scale[2 * s + 1]), F(k.offset[2 * s + 1]));
+    unpack_nibbles<32>(p + 16 + 32 * s, 64 * s, low, high, sink);
+  }
+};
+
+// as Q4_K, with 32 bytes of fifth bits before the nibbles: bit s of byte j belongs to element j of sub-block s
+template <> struct Unpacker<BlockFormat::Q5_K> {
+  static constexpr int elements = 256, bytes = 176, parts = 4;
+  using State = KScales;
+  template <class Sink> static GRAFT_INLINE void part(const State& k, const uint8_t* p, int s, Sink&& sink) {
+    const __m256i fifth = _mm256_set1_epi8(16), nibble = _mm256_set1_epi8(15);
+    const __m256i packed = load_32_bytes(p + 48 + 32 * s);
+    const __m256i bits = _mm256_srl_epi16(load_32_bytes(p + 16), _mm_cvtsi32_si128(2 * s));  // the lowest two of each byte are wanted
+    const __m256i low = _mm256_or_si256(_mm256_and_si256(packed, nibble), _mm256_and_si256(_mm256_slli_epi16(bits, 4), fifth));
+    const __m256i high = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(packed, 4), nibble),
+                                         _mm256_and_si256(_mm256_slli_epi16(bits, 3), fifth));
+    const F scale_low(k.scale[2 * s]), offset_low(k.offset[2 * s]), scale_high(k.scale[2 * s + 1]), offset_high(k.offset[2 * s + 1]);
+    unpack_bytes(low, 64 * s, [&](int, F code) { return fma(code, scale_low, offset_low); }, sink);
+    unpack_bytes(high, 64 * s + 32, [&](int, F code) { return fma(code, scale_high, offset_high); }, sink);
+  }
+};
+
+// 128 bytes of low nibbles, 64 of high bit pairs, 16 int8 scales, fp16 d: d * scale * (code - 32), 16 elements to a scale. Each half of
+// 128 elements has 64 and 32 bytes of them: the first 64 elements in the low nibbles and bit pairs 0 and 1, the others in the high
+// nibbles and bit pairs 2 and 3.
+template <> struct Unpacker<BlockFormat::Q6_K> {
+  static constexpr int elements = 256, bytes = 210, parts = 4;
+  struct State {
+    alignas(64) float scale[16];
+    GRAFT_INLINE void prepare(const uint8_t* p) {
+      const F d = broadcast_lane_0(_mm_cvtph_ps(_mm_cvtsi32_si128(read<uint16_t>(p + 208))));  // must not read beyond the block
+      for (int i = 0; i < 16; i += F::W) store(scale + i, load_i8(reinterpret_cast<const int8_t*>(p) + 192 + i) * d);
+    }
+  };
+  template <class Sink> static GRAFT_INLINE void part(const State& state, const uint8_t* p, int s, Sink&& sink) {
+    const __m256i nibble = _mm256_set1_epi8(15), pair = _mm256_set1_epi8(0x30), bias = _mm256_set1_epi8(32);
+    const int half = s / 2;
+    const __m128i nibble_shift = _mm_cvtsi32_si128(s % 2 * 4);
+    const __m256i pairs = _mm256_srl_epi16(load_32_bytes(p + 128 + 32 * half), nibble_shift);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const __m256i low = _mm256_and_si256(_mm256_srl_epi16(load_32_bytes(p + 64 * half + 32 * i), nibble_shift), nibble);
+      const __m256i high = _mm256_and_si256(i == 0 ? _mm256_slli_epi16(pairs, 4) : _mm256_slli_epi16(pairs, 2), pair);
+      const __m256i codes = _mm256_sub_epi8(_mm256_or_si256(low, high), bias);
+      const F first(state.scale[4 * s + 2 * i]), second(state.scale[4 * s + 2 * i + 1]);
+      unpack_bytes(codes, 64 * s + 32 * i, [&](int j, F code) { return code * (j < 16 ? first : second); }, sink);
+    }
+  }
+};
+
+// The code book of NF4: quantiles of the normal distribution (QLoRA, appendix E) as bitsandbytes prints them
+alignas(64) constexpr float kNf4Values[16] = {
+    -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f,
+    -0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f,
+    0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
+    0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f};
+
+#ifndef __AVX512F__
+struct Nf4Planes {  // bytes[b][code]: byte b of the code's value
+  alignas(16) uint8_t bytes[4][16];
+  constexpr Nf4Planes() : bytes{} {
+    for (int code = 0; code < 16; ++code)
+      for (int b = 0; b < 4; ++b) bytes[b][code] = __builtin_bit_cast(uint32_t, kNf4Values[code]) >> (8 * b);
+  }
+};
+constexpr Nf4Planes kNf4Planes;
+#endif
+
+// fp32 absmax, 32 bytes of codes: absmax * value of code; elements 2j and 2j + 1 in the high and the low nibble of byte j
+template <> struct Unpacker<BlockFormat::NF4> : OnePart {
+  static constexpr int elements = 64, bytes = 36;
+#ifdef __AVX512F__
+  template <class Sink> static GRAFT_INLINE void part(const State&, const uint8_t* p, int, Sink&& sink) {
+    const F values = load(kNf4Values) * F(read<float>(p));
+    // four bytes hold eight codes: each lane takes its four and shifts its code down
+    const __m512i codes = _mm512_castsi256_si512(load_32_bytes(p + 4));
+    const __m512i shifts = _mm512_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24);
+    const __m512i lane_of = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const __m512i eights = _mm512_permutexvar_epi32(_mm512_add_epi32(lane_of, _mm512_set1_epi32(2 * i)), codes);
+      sink(16 * i, F(_mm512_permutexvar_ps(_mm512_srlv_epi32(eights, shifts), values.v)));
+    }
+  }
+#else
+  // Byte shuffles look up the four bytes of each value, interleaving joins them. Interleaving stays within halves of 16 bytes, so the
+  // codes are first laid out such that the results come out in order.
+  template <class Sink> static GRAFT_INLINE void part(const State&, const uint8_t* p, int, Sink&& sink) {
+    const F absmax(read<float>(p));
+    const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    __m256i planes[4];
+    for (int b = 0; b < 4; ++b) planes[b] = _mm256_broadcastsi128_si256(load_16_bytes(kNf4Planes.bytes[b]));
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const __m256i pairs = _mm256_cvtepu8_epi16(_mm_shuffle_epi8(load_16_bytes(p + 4 + 16 * i), order));
+      const __m256i codes =
+          _mm256_and_si256(_mm256_or_si256(_mm256_srli_epi16(pairs, 4), _mm256_slli_epi16(pairs, 8)), _mm256_set1_epi8(15));
+      const __m256i b0 = _mm256_shuffle_epi8(planes[0], codes), b1 = _mm256_shuffle_epi8(planes[1], codes);
+      const __m256i b2 = _mm256_shuffle_epi8(planes[2], codes), b3 = _mm256_shuffle_epi8(planes[3], codes);
+      const __m256i b01[2] = {_mm256_unpacklo_epi8(b0, b1), _mm256_unpackhi_epi8(b0, b1)};
+      const __m256i b23[2] = {_mm256_unpacklo_epi8(b2, b3), _mm256_unpackhi_epi8(b2, b3)};
+      for (int h = 0; h < 2; ++h) {
+        sink(32 * i + 16 * h, F(_mm256_castsi256_ps(_mm256_unpacklo_epi16(b01[h], b23[h]))) * absmax);
+        sink(32 * i + 16 * h + 8, F(_mm256_castsi256_ps(_mm256_unpackhi_epi16(b01[h], b23[h]))) * absmax);
+      }
+    }
+  }
+#endif
+};
+
+template <BlockFormat format, class Sink> GRAFT_INLINE void unpack_block(const uint8_t* p, Sink&& sink) {
+  using U = Unpacker<format>;
+  typename U::State state;
+  state.prepare(p);
+#pragma GCC unroll 1
+  for (int s = 0; s < U::parts; ++s) U::part(state, p, s, sink);
+}
+
+// ------------------------------------------------------------------------------------------------------------------------ dispatch
+
+template <BlockFormat format> struct FormatTag {
+  static constexpr BlockFormat value = format;
+};
+
+// call(FormatTag<format>) for the format given at run time
+template <class Call> GRAFT_INLINE void with_format(BlockFormat format, Call&& call) {
+  switch (format) {
+#define GRAFT_FORMAT(name) \
+  case BlockFormat::name: return call(FormatTag<BlockFormat::name>{})
+    GRAFT_FORMAT(F32);
+    GRAFT_FORMAT(F16);
+    GRAFT_FORMAT(BF16);
+    GRAFT_FORMAT(Q4_0);
+    GRAFT_FORMAT(Q4_1);
+    GRAFT_FORMAT(Q5_0);
+    GRAFT_FORMAT(Q5_1);
+    GRAFT_FORMAT(Q8_0);
+    GRAFT_FORMAT(Q4_K);
+    GRAFT_FORMAT(Q5_K);
+    GRAFT_FORMAT(Q6_K);
+    GRAFT_FORMAT(NF4);
+#undef GRAFT_FORMAT
+  }
+}
+
+}  // namespace graft::GRAFT_ISA

@@ -1,0 +1,123 @@
+#include "kernels/attention.h"
+
+#include "shared.h"
+
+namespace graft {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+const AttentionKernels& kernels() { return pick(avx512::attention, avx2::attention); }
+
+// Tasks are taken from a shared counter, costliest first: ragged rows then load the threads evenly.
+template <typename Run>
+void share_out(int64_t tasks, int64_t scratch_floats, Run run) {
+  std::atomic<int64_t> next{0};
+  const auto work = [&] {
+    Tensor scratch = at::empty({scratch_floats}, at::kFloat);
+    float* memory = scratch.mutable_data_ptr<float>();
+    for (int64_t i; (i = next.fetch_add(1)) < tasks;) run(i, memory);
+  };
+  const int64_t threads = std::min<int64_t>(at::get_num_threads(), tasks);
+  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; t++) work();
+  });
+}
+
+struct Rows {
+  std::vector<int64_t> q_starts, k_starts, k_ends;
+
+  AttentionShape shape(const Tensor& q, const Tensor& k, bool causal, int64_t window) const {
+    return {static_cast<int64_t>(q_starts.size()) - 1, q_starts.data(), k_starts.data(), k_ends.data(), q.size(1), k.size(1), q.size(2), causal, window};
+  }
+};
+
+Tensor rows_of_heads(const Tensor& x) { return x.stride(2) == 1 && x.stride(1) == x.size(2) ? x : x.contiguous(); }
+ConstRows reading(const Tensor& x) { return {x.const_data_ptr<float>(), x.stride(0)}; }
+MutableRows writing(Tensor& x) { return {x.mutable_data_ptr<float>(), x.stride(0)}; }
+
+void check(const Tensor& q, const Tensor& k, const Tensor& v, const Rows& rows) {
+  check_float(q, "q");
+  check_float(k, "k");
+  check_float(v, "v");
+  TORCH_CHECK(q.dim() == 3 && k.dim() == 3 && k.sizes() == v.sizes() && q.size(2) == k.size(2) && q.size(1) % k.size(1) == 0 && q.size(2) <= 256,
+              "q must be [n, H, D], k and v [m, K, D] with K a divisor of H and D up to 256, got ", q.sizes(), ", ", k.sizes(), ", ", v.sizes());
+  const size_t count = rows.q_starts.size() - 1;
+  TORCH_CHECK(!rows.q_starts.empty() && rows.k_starts.size() == count && rows.k_ends.size() == count, "as many key rows as query rows are needed");
+  TORCH_CHECK(rows.q_starts.front() == 0 && rows.q_starts.back() == q.size(0), "the rows' queries must cover all of q");
+  for (size_t r = 0; r < count; r++) {
+    TORCH_CHECK(rows.q_starts[r] <= rows.q_starts[r + 1] && 0 <= rows.k_starts[r] && rows.k_starts[r] <= rows.k_ends[r] && rows.k_ends[r] <= k.size(0),
+                "row ", r, " reaches outside q or k");
+  }
+}
+
+struct Attention : torch::autograd::Function<Attention> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const std::vector<int64_t>& q_starts,
+                        const std::vector<int64_t>& k_starts, const std::vector<int64_t>& k_ends, double scale, bool causal, int64_t window) {
+    Rows rows{q_starts, k_starts, k_ends};
+    check(q_in, k_in, v_in, rows);
+    const Tensor q = rows_of_heads(q_in), k = rows_of_heads(k_in), v = rows_of_heads(v_in);
+    Tensor out = at::empty({q.size(0), q.size(1), q.size(2)}, q.options());
+    const bool record = q.requires_grad() || k.requires_grad() || v.requires_grad();
+    Tensor lse = record ? at::empty({q.size(0), q.size(1)}, q.options()) : Tensor();
+    const AttentionForward args{rows.shape(q, k, causal, window), static_cast<float>(scale), reading(q), reading(k), reading(v), writing(out),
+                                record ? lse.mutable_data_ptr<float>() : nullptr};
+    const AttentionPlan plan = plan_attention_forward(args.shape);
+    Tensor workspace = at::empty({plan.workspace}, at::kFloat);
+    float* shared = workspace.mutable_data_ptr<float>();
+    const int64_t count = static_cast<int64_t>(plan.tasks.size());
+    share_out(count, kernels().forward_scratch(args.shape, plan.tasks.data(), count),
+              [&](int64_t i, float* scratch) { kernels().forward(args, plan.tasks.data(), i, i + 1, shared, scratch); });
+    kernels().forward_merge(args, plan.parts.data(), plan.merges.data(), 0, static_cast<int64_t>(plan.merges.size()), shared);
+    if (record) {
+      ctx->save_for_backward({q, k, v, out, lse});
+      ctx->saved_data["q_starts"] = q_starts;
+      ctx->saved_data["k_starts"] = k_starts;
+      ctx->saved_data["k_ends"] = k_ends;
+      ctx->saved_data["scale"] = scale;
+      ctx->saved_data["causal"] = causal;
+      ctx->saved_data["window"] = window;
+    }
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &q = saved[0], &k = saved[1], &v = saved[2], &out = saved[3], &lse = saved[4];
+    const Tensor dout = rows_of_heads(grads[0]);
+    const Rows rows{ctx->saved_data["q_starts"].toIntVector(), ctx->saved_data["k_starts"].toIntVector(), ctx->saved_data["k_ends"].toIntVector()};
+    Tensor dq = at::empty({q.size(0), q.size(1), q.size(2)}, q.options());
+    // Keys that belong to no row (a cache's empty slots) get zero.
+    const bool covers = !rows.k_starts.empty() && rows.k_starts.front() == 0 && rows.k_ends.back() == k.size(0) &&
+                        std::equal(rows.k_ends.begin(), rows.k_ends.end() - 1, rows.k_starts.begin() + 1);
+    Tensor dk = covers ? at::empty({k.size(0), k.size(1), k.size(2)}, k.options()) : at::zeros({k.size(0), k.size(1), k.size(2)}, k.options());
+    Tensor dv = covers ? at::empty_like(dk) : at::zeros_like(dk);
+    const AttentionBackward args{rows.shape(q, k, ctx->saved_data["causal"].toBool(), ctx->saved_data["window"].toInt()),
+                                 static_cast<float>(ctx->saved_data["scale"].toDouble()),
+                                 reading(q), reading(k), reading(v), reading(out), reading(dout),
+                                 lse.const_data_ptr<float>(),
+                                 writing(dq), writing(dk), writing(dv)};
+    const AttentionPlan plan = plan_attention_backward(args.shape);
+    Tensor workspace = at::empty({plan.workspace}, at::kFloat);
+    float* shared = workspace.mutable_data_ptr<float>();
+    share_out(static_cast<int64_t>(plan.tasks.size()), kernels().backward_scratch(args.shape),
+              [&](int64_t i, float* scratch) { kernels().backward(args, plan.tasks.data(), i, i + 1, shared, scratch); });
+    kernels().backward_merge(args, plan.parts.data(), plan.merges.data(), 0, static_cast<int64_t>(plan.merges.size()), shared);
+    return {dq, dk, dv, {}, {}, {}, {}, {}, {}};
+  }
+};
+
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, at::IntArrayRef q_starts, at::IntArrayRef k_starts, at::IntArrayRef k_ends,
+                 double scale, bool causal, int64_t window) {
+  return Attention::apply(q, k, v, q_starts.vec(), k_starts.vec(), k_ends.vec(), scale, causal, window);
+}
+
+TORCH_LIBRARY_FRAGMENT(graft, m) {
+  m.def("attention(Tensor q, Tensor k, Tensor v, int[] q_starts, int[] k_starts, int[] k_ends, float scale, bool causal=True, int window=0) -> Tensor",
+        attention);
+}
+
+}  // namespace
+}  // namespace graft

@@ -1,0 +1,99 @@
+#include "kernels/lowrank.h"
+
+#include "shared.h"
+
+namespace graft {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Both small products of the backward pass that read g, in one pass over it:
+// dh [n, r] = g B and dB [out, r] = gᵀ h.
+std::pair<Tensor, Tensor> backward_products(const Tensor& g, const Tensor& h, const Tensor& b) {
+  const int64_t n = g.size(0), out = g.size(1), r = h.size(1), padded = (r + 7) / 8 * 8;
+  if (r > 64) return {at::mm(g, b), at::mm(g.t(), h)};  // wide enough for the general product
+  Tensor b_t = at::zeros({padded, out}, b.options());
+  b_t.narrow(0, 0, r).copy_(b.t());
+  Tensor h_padded = h;
+  if (padded != r) {
+    h_padded = at::zeros({n, padded}, h.options());
+    h_padded.narrow(1, 0, r).copy_(h);
+  }
+  const int64_t threads = std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), n / 32));
+  Tensor dh = at::empty({n, padded}, h.options());
+  Tensor db_t = at::zeros({threads, padded, out}, b.options());
+  const auto& kernels = pick(avx512::lowrank, avx2::lowrank);
+  at::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; t++) {
+      kernels.backward(g.const_data_ptr<float>(), g.stride(0), h_padded.const_data_ptr<float>(), b_t.const_data_ptr<float>(), n * t / threads,
+                       n * (t + 1) / threads, out, padded, dh.mutable_data_ptr<float>(), db_t.mutable_data_ptr<float>() + t * padded * out);
+    }
+  });
+  return {padded == r ? dh : dh.narrow(1, 0, r).contiguous(), db_t.sum(0).narrow(0, 0, r).t().contiguous()};
+}
+
+// y = x Wᵀ + bias + s (x' Aᵀ) Bᵀ, where x' is x or, under dropout, what it left of x (LoRA, arXiv 2106.09685, eq. 3; dropout on the
+// adapter's input only, as PEFT does).
+struct LoraLinear : torch::autograd::Function<LoraLinear> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const std::optional<Tensor>& x_dropped, const Tensor& weight, int64_t format,
+                        const std::optional<Tensor>& bias, const Tensor& a, const Tensor& b, double scaling) {
+    check_float(x, "x");
+    check_float(a, "A");
+    check_float(b, "B");
+    const Weight w = weight_of(weight, format);
+    TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(0) == b.size(1) && a.size(1) == w.in() && b.size(0) == w.out(), "A must be [r, ", w.in(),
+                "] and B [", w.out(), ", r], got ", a.sizes(), " and ", b.sizes());
+    Tensor y = product(x, w, bias);
+    const Tensor& input = x_dropped ? *x_dropped : x;
+    const Tensor h = at::mm(input, a.t());
+    y.addmm_(h, b.t(), 1, scaling);
+    // x is kept for A's gradient only; the frozen weight is never copied.
+    ctx->save_for_backward({a.requires_grad() ? input : Tensor(), h, a, b});
+    ctx->saved_data["weight"] = weight;
+    ctx->saved_data["format"] = format;
+    ctx->saved_data["scaling"] = scaling;
+    ctx->saved_data["dx"] = x.requires_grad();
+    ctx->saved_data["dropped"] = x_dropped.has_value();
+    ctx->saved_data["dbias"] = bias && bias->requires_grad();
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &input = saved[0], &h = saved[1], &a = saved[2], &b = saved[3];
+    const double scaling = ctx->saved_data["scaling"].toDouble();
+    const Tensor g = grads[0].contiguous();
+    auto [dh, db] = backward_products(g, h, b);
+    dh.mul_(scaling);
+    db.mul_(scaling);
+    const bool dropped = ctx->saved_data["dropped"].toBool();
+    Tensor dx, dx_dropped;
+    if (ctx->saved_data["dx"].toBool()) {
+      dx = at::mm(g, weight_of(ctx->saved_data["weight"].toTensor(), ctx->saved_data["format"].toInt()).all());
+      if (dropped) dx_dropped = at::mm(dh, a);
+      else dx.addmm_(dh, a);
+    }
+    return {dx,
+            dx_dropped,
+            {},
+            {},
+            ctx->saved_data["dbias"].toBool() ? g.sum(0) : Tensor(),
+            a.requires_grad() ? at::mm(dh.t(), input) : Tensor(),
+            b.requires_grad() ? db : Tensor(),
+            {}};
+  }
+};
+
+Tensor lora_linear(const Tensor& x, const std::optional<Tensor>& x_dropped, const Tensor& weight, int64_t format, const std::optional<Tensor>& bias,
+                   const Tensor& a, const Tensor& b, double scaling) {
+  return LoraLinear::apply(x, x_dropped, weight, format, bias, a, b, scaling);
+}
+
+TORCH_LIBRARY_FRAGMENT(graft, m) {
+  m.def("lora_linear(Tensor x, Tensor? x_dropped, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor", lora_linear);
+}
+
+}  // namespace
+}  // namespace graft

@@ -1,0 +1,77 @@
+#include "kernels/norm.h"
+
+#include "shared.h"
+
+namespace graft {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+const NormKernels& kernels() { return pick(avx512::norm, avx2::norm); }
+
+struct RmsNorm : torch::autograd::Function<RmsNorm> {
+  // delta may be undefined: then the first result is x itself, and only the second is used.
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, const std::optional<Tensor>& delta, const Tensor& weight, double eps) {
+    check_float(x, "x");
+    check_float(weight, "weight");
+    const int64_t c = weight.size(0);
+    TORCH_CHECK(x.size(-1) == c, "x must end in the weight's ", c, " channels, got ", x.sizes());
+    TORCH_CHECK(!delta || delta->sizes() == x.sizes(), "x and delta must have one shape");
+    const Tensor input = x.contiguous();
+    const Tensor added = delta ? delta->contiguous() : Tensor();
+    const int64_t n = input.numel() / c;
+    Tensor sum = delta ? at::empty_like(input) : input;
+    Tensor y = at::empty_like(input);
+    Tensor inverse_rms = at::empty({n}, input.options());
+    at::parallel_for(0, n, grain(c), [&](int64_t begin, int64_t end) {
+      kernels().forward(input.const_data_ptr<float>(), delta ? added.const_data_ptr<float>() : nullptr, weight.const_data_ptr<float>(),
+                        static_cast<float>(eps), begin, end, c, delta ? sum.mutable_data_ptr<float>() : nullptr, y.mutable_data_ptr<float>(),
+                        inverse_rms.mutable_data_ptr<float>());
+    });
+    ctx->save_for_backward({sum, weight, inverse_rms});
+    ctx->saved_data["delta"] = delta.has_value();
+    ctx->saved_data["dweight"] = weight.requires_grad();
+    ctx->set_materialize_grads(false);
+    return delta ? variable_list{sum, y} : variable_list{y};
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &s = saved[0], &weight = saved[1], &inverse_rms = saved[2];
+    const bool delta = ctx->saved_data["delta"].toBool();
+    const Tensor dsum = delta && grads[0].defined() ? grads[0].contiguous() : Tensor();
+    const Tensor& dy_given = delta ? grads[1] : grads[0];
+    if (!dy_given.defined()) return {dsum, delta ? dsum : Tensor(), {}, {}};
+    const Tensor dy = dy_given.contiguous();
+    const int64_t c = weight.size(0), n = s.numel() / c;
+    Tensor dx = at::empty_like(s);
+    at::parallel_for(0, n, grain(c), [&](int64_t begin, int64_t end) {
+      kernels().backward(s.const_data_ptr<float>(), weight.const_data_ptr<float>(), inverse_rms.const_data_ptr<float>(), dy.const_data_ptr<float>(),
+                         dsum.defined() ? dsum.const_data_ptr<float>() : nullptr, begin, end, c, dx.mutable_data_ptr<float>());
+    });
+    Tensor dweight;
+    if (ctx->saved_data["dweight"].toBool()) {
+      dweight = at::zeros_like(weight);
+      kernels().backward_weight(s.const_data_ptr<float>(), inverse_rms.const_data_ptr<float>(), dy.const_data_ptr<float>(), 0, n, c,
+                                dweight.mutable_data_ptr<float>());
+    }
+    return {dx, delta ? dx : Tensor(), dweight, {}};
+  }
+};
+
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) { return RmsNorm::apply(x, std::nullopt, weight, eps)[0]; }
+
+std::tuple<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& delta, const Tensor& weight, double eps) {
+  const auto both = RmsNorm::apply(x, delta, weight, eps);
+  return {both[0], both[1]};
+}
+
+TORCH_LIBRARY_FRAGMENT(graft, m) {
+  m.def("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor", rms_norm);
+  m.def("add_rms_norm(Tensor x, Tensor delta, Tensor weight, float eps) -> (Tensor sum, Tensor normed)", add_rms_norm);
+}
+
+}  // namespace
+}  // namespace graft

@@ -1,0 +1,48 @@
+// What the fused operators share: the kernels that fit this processor, and small checks.
+#pragma once
+#include "src/torch.h"
+
+#include "kernels/blocks.h"
+
+namespace graft {
+
+inline bool has_avx512() {
+  static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                          __builtin_cpu_supports("avx512dq") && std::getenv("GRAFT_AVX2") == nullptr;
+  return has;
+}
+
+template <typename Table>
+const Table& pick(const Table& avx512, const Table& avx2) {
+  return has_avx512() ? avx512 : avx2;
+}
+
+inline const BlockKernels& block_kernels() { return pick(avx512::blocks, avx2::blocks); }
+
+inline void check_float(const at::Tensor& tensor, const char* name) {
+  TORCH_CHECK(tensor.scalar_type() == at::kFloat && tensor.device().is_cpu(), name, " must be float32 on the CPU, got ", tensor.scalar_type());
+}
+
+// Rows a thread should take at least, so that starting it pays.
+inline int64_t grain(int64_t work_per_row) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, work_per_row)); }
+
+// A weight of a linear layer: [out, in] dense, or [out, bytes of a row] as blocks of `format` (blocks.h). Dense is format -1.
+struct Weight {
+  at::Tensor tensor;
+  int64_t format;
+
+  bool dense() const { return format < 0; }
+  BlockFormat block_format() const { return static_cast<BlockFormat>(format); }
+  int64_t out() const { return tensor.size(0); }
+  int64_t in() const;
+  // Rows [first, first + count) as float32 [count, in]: a view where dense, else unpacked into fresh memory.
+  at::Tensor rows(int64_t first, int64_t count) const;
+  at::Tensor all() const { return rows(0, out()); }
+};
+
+Weight weight_of(const at::Tensor& tensor, int64_t format);
+
+// x [n, in] times the weight's transpose => [n, out]; with a bias [out] added where there is one.
+at::Tensor product(const at::Tensor& x, const Weight& weight, const std::optional<at::Tensor>& bias);
+
+}  // namespace graft

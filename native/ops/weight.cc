@@ -1,0 +1,128 @@
+// Frozen weights that stay quantised: unpacked where a product needs them, never stored unpacked.
+#include "shared.h"
+
+namespace graft {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+int64_t Weight::in() const {
+  if (dense()) return tensor.size(1);
+  const BlockLayout layout = block_layout(block_format());
+  return tensor.size(1) / layout.bytes * layout.elements;
+}
+
+Weight weight_of(const Tensor& tensor, int64_t format) {
+  TORCH_CHECK(tensor.dim() == 2 && tensor.is_contiguous(), "a weight must be a contiguous matrix, got ", tensor.sizes());
+  if (format < 0) return {tensor, -1};
+  const BlockLayout layout = block_layout(static_cast<BlockFormat>(format));
+  TORCH_CHECK(layout.bytes > 0, "no block format has the number ", format);
+  TORCH_CHECK(tensor.scalar_type() == at::kByte, "a weight in blocks must be uint8, got ", tensor.scalar_type());
+  TORCH_CHECK(tensor.size(1) % layout.bytes == 0, "a row of ", tensor.size(1), " bytes is no whole number of blocks of ", layout.bytes);
+  return {tensor, format};
+}
+
+Tensor Weight::rows(int64_t first, int64_t count) const {
+  if (dense()) return tensor.narrow(0, first, count);
+  Tensor unpacked = at::empty({count, in()}, at::kFloat);
+  const auto& kernels = block_kernels();
+  const void* source = tensor.const_data_ptr();
+  float* to = unpacked.mutable_data_ptr<float>();
+  const int64_t width = in();
+  at::parallel_for(0, count, grain(width), [&](int64_t begin, int64_t end) {
+    kernels.dequantize_f32(block_format(), source, first + begin, end - begin, width, to + begin * width, width);
+  });
+  return unpacked;
+}
+
+Tensor product(const Tensor& x, const Weight& weight, const std::optional<Tensor>& bias) {
+  TORCH_CHECK(x.dim() == 2 && x.size(1) == weight.in(), "x must be [n, ", weight.in(), "], got ", x.sizes());
+  if (weight.dense() && x.size(0) > 1) return bias ? at::addmm(*bias, x, weight.tensor.t()) : at::mm(x, weight.tensor.t());
+  if (x.size(0) > kMatvecMaxRows) {
+    const Tensor unpacked = weight.all();
+    return bias ? at::addmm(*bias, x, unpacked.t()) : at::mm(x, unpacked.t());
+  }
+  check_float(x, "x");
+  // Few rows: read the blocks once and unpack in registers, instead of writing and reading floats.
+  const Tensor input = x.contiguous();
+  Tensor y = at::empty({x.size(0), weight.out()}, x.options());
+  const auto& kernels = block_kernels();
+  const auto format = weight.dense() ? BlockFormat::F32 : weight.block_format();
+  const void* source = weight.tensor.const_data_ptr();
+  at::parallel_for(0, weight.out(), grain(weight.in()), [&](int64_t begin, int64_t end) {
+    kernels.matvec(format, source, begin, end, weight.in(), input.const_data_ptr<float>(), x.size(0), x.size(1), y.mutable_data_ptr<float>(),
+                   weight.out(), false);
+  });
+  if (bias) y.add_(*bias);
+  return y;
+}
+
+namespace {
+
+// The gradient goes to x only: blocks are frozen.
+struct BlockLinear : torch::autograd::Function<BlockLinear> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, int64_t format, const std::optional<Tensor>& bias) {
+    ctx->saved_data["weight"] = weight;
+    ctx->saved_data["format"] = format;
+    ctx->saved_data["bias"] = bias.has_value() && bias->requires_grad();
+    return product(x, weight_of(weight, format), bias);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const Weight weight = weight_of(ctx->saved_data["weight"].toTensor(), ctx->saved_data["format"].toInt());
+    Tensor dbias = ctx->saved_data["bias"].toBool() ? grads[0].sum(0) : Tensor();
+    return {at::mm(grads[0], weight.all()), {}, {}, dbias};
+  }
+};
+
+Tensor block_linear(const Tensor& x, const Tensor& weight, int64_t format, const std::optional<Tensor>& bias) {
+  return BlockLinear::apply(x, weight, format, bias);
+}
+
+// Rows of a quantised table: ids [n] => [n, in]
+Tensor block_embedding(const Tensor& weight, int64_t format, const Tensor& ids) {
+  const Weight table = weight_of(weight, format);
+  TORCH_CHECK(ids.dim() == 1 && ids.scalar_type() == at::kLong && ids.is_contiguous(), "ids must be a contiguous int64 vector");
+  const int64_t* rows = ids.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < ids.size(0); i++) {
+    TORCH_CHECK_INDEX(rows[i] >= 0 && rows[i] < table.out(), "id ", rows[i], " is outside the table of ", table.out(), " rows");
+  }
+  Tensor out = at::empty({ids.size(0), table.in()}, at::kFloat);
+  block_kernels().gather_f32(table.block_format(), weight.const_data_ptr(), rows, ids.size(0), table.in(), out.mutable_data_ptr<float>(), table.in());
+  return out;
+}
+
+Tensor dequantize(const Tensor& weight, int64_t format) { return weight_of(weight, format).all(); }
+
+// [out, in] float32 => [out, bytes of a row]
+Tensor quantize(const Tensor& weight, int64_t format) {
+  check_float(weight, "weight");
+  TORCH_CHECK(weight.dim() == 2, "weight must be a matrix");
+  const auto block_format = static_cast<BlockFormat>(format);
+  const BlockLayout layout = block_layout(block_format);
+  TORCH_CHECK(layout.elements > 0, "no block format has the number ", format);
+  const int64_t in = weight.size(1), row_bytes = in / layout.elements * layout.bytes;
+  TORCH_CHECK(in % layout.elements == 0, "a width of ", in, " is no multiple of the block's ", layout.elements);
+  const Tensor source = weight.contiguous();
+  Tensor blocks = at::empty({weight.size(0), row_bytes}, at::kByte);
+  std::atomic<bool> known = true;
+  at::parallel_for(0, weight.size(0), grain(in), [&](int64_t begin, int64_t end) {
+    if (!block_kernels().quantize(block_format, source.const_data_ptr<float>() + begin * in, in, end - begin, in,
+                                  blocks.mutable_data_ptr<uint8_t>() + begin * row_bytes)) {
+      known = false;
+    }
+  });
+  TORCH_CHECK(known, "block format ", format, " can be read but not written");
+  return blocks;
+}
+
+TORCH_LIBRARY_FRAGMENT(graft, m) {
+  m.def("block_linear(Tensor x, Tensor weight, int format, Tensor? bias=None) -> Tensor", block_linear);
+  m.def("block_embedding(Tensor weight, int format, Tensor ids) -> Tensor", block_embedding);
+  m.def("dequantize(Tensor weight, int format) -> Tensor", dequantize);
+  m.def("quantize(Tensor weight, int format) -> Tensor", quantize);
+}
+
+}  // namespace
+}  // namespace graft

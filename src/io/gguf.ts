@@ -1,0 +1,278 @@
+import { basename, dirname, join } from 'node:path';
+import type { GraftError } from '../base/index.ts';
+import { brief, damaged, guessFormat, InputFile } from './files.ts';
+import {
+  bytesOf,
+  ggmlFormats,
+  type MetadataValue,
+  type NumberArray,
+  type StoredEntry,
+  StoredWeights,
+  type WeightSource,
+} from './weights.ts';
+
+export type GgufMetadata = ReadonlyMap<string, MetadataValue>;
+
+/** Types that exist and are not read, so that the error can say their name. */
+const foreign: Readonly<Record<number, string>> = Object.fromEntries(
+  'Q8_1 9,Q2_K 10,Q3_K 11,Q8_K 15,IQ2_XXS 16,IQ2_XS 17,IQ3_XXS 18,IQ1_S 19,IQ4_NL 20,IQ3_S 21,IQ2_S 22,IQ4_XS 23,IQ1_M 29,TQ1_0 34,TQ2_0 35,MXFP4 39,NVFP4 40'
+    .split(',')
+    .map((pair) => pair.split(' ').reverse()),
+);
+
+const STRING = 8;
+const ARRAY = 9;
+const BOOL = 7;
+/** Metadata value types with a fixed size: bytes, one value from a buffer, an array over whole bytes. */
+const numbers: Record<
+  number,
+  { bytes: number; read(b: Buffer, at: number): number | bigint; over(b: ArrayBuffer): NumberArray }
+> = {
+  0: { bytes: 1, read: (b, at) => b.readUInt8(at), over: (b) => new Uint8Array(b) },
+  1: { bytes: 1, read: (b, at) => b.readInt8(at), over: (b) => new Int8Array(b) },
+  2: { bytes: 2, read: (b, at) => b.readUInt16LE(at), over: (b) => new Uint16Array(b) },
+  3: { bytes: 2, read: (b, at) => b.readInt16LE(at), over: (b) => new Int16Array(b) },
+  4: { bytes: 4, read: (b, at) => b.readUInt32LE(at), over: (b) => new Uint32Array(b) },
+  5: { bytes: 4, read: (b, at) => b.readInt32LE(at), over: (b) => new Int32Array(b) },
+  6: { bytes: 4, read: (b, at) => b.readFloatLE(at), over: (b) => new Float32Array(b) },
+  10: { bytes: 8, read: (b, at) => narrow(b.readBigUInt64LE(at)), over: (b) => new BigUint64Array(b) },
+  11: { bytes: 8, read: (b, at) => narrow(b.readBigInt64LE(at)), over: (b) => new BigInt64Array(b) },
+  12: { bytes: 8, read: (b, at) => b.readDoubleLE(at), over: (b) => new Float64Array(b) },
+};
+const narrow = (value: bigint): number | bigint =>
+  BigInt(Number(value)) === value && Number.isSafeInteger(Number(value)) ? Number(value) : value;
+
+/** The header is read in pieces of this size. */
+const WINDOW = 2 ** 20;
+const MAX_STRING = 2 ** 28;
+const MAX_DEPTH = 4;
+
+/** Reads a GGUF header in order. Every length is checked against the rest of the file before anything of it is made. */
+class HeaderReader {
+  readonly file: InputFile;
+  /** Next byte of the file to read. */
+  at = 0;
+  #window = Buffer.alloc(0);
+  #start = 0;
+
+  constructor(file: InputFile) {
+    this.file = file;
+  }
+
+  fail(problem: string): GraftError {
+    return damaged(this.file.path, problem);
+  }
+
+  /** Refuses what the rest of the file cannot hold: `count` things of at least `least` bytes. */
+  #room(count: number, least: number, what: string): number {
+    const rest = this.file.size - this.at;
+    if (count * least <= rest) return count;
+    throw this.fail(
+      `${what} at byte ${this.at} needs ${count * least} bytes or more, but the file has only ${rest} left`,
+    );
+  }
+
+  /** Makes the next `bytes` available in `#window`, steps over them and returns where they begin in it. */
+  #take(bytes: number, what: string): number {
+    if (this.at < this.#start || this.at + bytes > this.#start + this.#window.byteLength) {
+      this.#room(1, bytes, what);
+      this.#window = Buffer.alloc(Math.min(Math.max(bytes, WINDOW), this.file.size - this.at));
+      this.file.read(this.#window, this.at);
+      this.#start = this.at;
+    }
+    this.at += bytes;
+    return this.at - bytes - this.#start;
+  }
+
+  u32(what: string): number {
+    const at = this.#take(4, what);
+    return this.#window.readUInt32LE(at);
+  }
+
+  /** A 64-bit length, count or offset; beyond 2^53 it is refused. */
+  u64(what: string): number {
+    const at = this.#take(8, what);
+    const value = this.#window.readUInt32LE(at) + this.#window.readUInt32LE(at + 4) * 2 ** 32;
+    if (Number.isSafeInteger(value)) return value;
+    throw this.fail(
+      `${what} at byte ${this.at - 8} is ${this.#window.readBigUInt64LE(at)}, more than any file can hold`,
+    );
+  }
+
+  count(least: number, what: string): number {
+    return this.#room(this.u64(what), least, what);
+  }
+
+  string(what: string, most = MAX_STRING): string {
+    const length = this.u64(what);
+    if (length > most)
+      throw this.fail(`${what} at byte ${this.at - 8} has length ${length}; ${most} is the most that is allowed`);
+    const at = this.#take(length, what);
+    return this.#window.toString('utf8', at, at + length);
+  }
+
+  value(type: number, what: string, depth = 0): MetadataValue {
+    const number = numbers[type];
+    if (number) {
+      const at = this.#take(number.bytes, what);
+      return number.read(this.#window, at);
+    }
+    if (type === BOOL) return this.#bool(this.value(0, what) as number, what);
+    if (type === STRING) return this.string(what);
+    if (type === ARRAY && depth < MAX_DEPTH) return this.#array(what, depth + 1);
+    throw this.fail(
+      type === ARRAY
+        ? `${what} nests arrays more than ${MAX_DEPTH} deep`
+        : `${what} has the unknown value type ${type}`,
+    );
+  }
+
+  #array(what: string, depth: number): MetadataValue {
+    const type = this.u32(what);
+    const number = numbers[type === BOOL ? 0 : type];
+    if (!number && type !== STRING && type !== ARRAY)
+      throw this.fail(`${what} is an array of the unknown type ${type}`);
+    const count = this.count(number?.bytes ?? (type === STRING ? 8 : 12), `${what}, an array,`);
+    if (!number) {
+      const values: MetadataValue[] = [];
+      for (let i = 0; i < count; i++) values.push(this.value(type, what, depth));
+      return values;
+    }
+    const bytes = new Uint8Array(count * number.bytes);
+    this.file.read(bytes, this.at);
+    this.at += bytes.byteLength;
+    return type === BOOL ? Array.from(bytes, (byte) => this.#bool(byte, what)) : number.over(bytes.buffer);
+  }
+
+  #bool(byte: number, what: string): boolean {
+    if (byte > 1) throw this.fail(`${what} is a truth value of ${byte}; only 0 and 1 are allowed`);
+    return byte === 1;
+  }
+}
+
+interface Parsed {
+  readonly entries: Map<string, StoredEntry>;
+  readonly metadata: Map<string, MetadataValue>;
+}
+
+function parse(file: InputFile): Parsed {
+  const { path, size } = file;
+  const head = Buffer.alloc(Math.min(size, 64));
+  file.read(head, 0);
+  if (head.toString('latin1', 0, 4) !== 'GGUF')
+    throw damaged(path, `Not a GGUF file: ${guessFormat(head)}`, 'Name a GGUF or safetensors file');
+  const reader = new HeaderReader(file);
+  reader.at = 4;
+  const version = reader.u32('The version');
+  if (version !== 0 && version % 65536 === 0)
+    throw damaged(
+      path,
+      'This GGUF file is big-endian, which Graft does not read',
+      'Convert it with gguf_convert_endian.py of llama.cpp',
+    );
+  if (version !== 2 && version !== 3)
+    throw damaged(
+      path,
+      `This is GGUF version ${version}; Graft reads 2 and 3`,
+      'Convert the model again with a current llama.cpp',
+    );
+  const tensors = reader.count(24, 'The table of tensors');
+  const pairs = reader.count(13, 'The metadata');
+  const metadata = new Map<string, MetadataValue>();
+  for (let i = 0; i < pairs; i++) {
+    const key = reader.string(`Metadata key ${i + 1} of ${pairs}`, 65535);
+    if (metadata.has(key)) throw reader.fail(`The metadata has the key ${brief(key)} twice`);
+    metadata.set(key, reader.value(reader.u32(`The type of ${brief(key)}`), `The metadata value ${brief(key)}`));
+  }
+  const alignment = metadata.get('general.alignment') ?? 32;
+  if (typeof alignment !== 'number' || alignment < 8 || alignment > 2 ** 30 || !Number.isInteger(Math.log2(alignment)))
+    throw reader.fail(`general.alignment is ${brief(alignment)}; it must be a power of two and at least 8`);
+  const infos = Array.from({ length: tensors }, (_, i) => readInfo(reader, `tensor ${i + 1} of ${tensors}`));
+  const start = Math.ceil(reader.at / alignment) * alignment;
+  const entries = new Map<string, StoredEntry>();
+  for (const { name, shape, format, bytes, offset } of infos) {
+    if (entries.has(name)) throw reader.fail(`There are two tensors named ${brief(name)}`);
+    const fault =
+      offset % alignment !== 0
+        ? `starts at byte ${offset} of the data, which is not a multiple of the alignment ${alignment}`
+        : start + offset + bytes > size && `ends at byte ${start + offset + bytes}, but the file at byte ${size}`;
+    if (fault) throw reader.fail(`Tensor ${brief(name)} ${fault}`);
+    entries.set(name, { name, shape, format, bytes, file, at: start + offset });
+  }
+  const inOrder = [...entries.values()].filter((entry) => entry.bytes > 0).sort((a, b) => a.at - b.at);
+  inOrder.forEach(({ name, at }, i) => {
+    const before = inOrder[i - 1];
+    if (before && before.at + before.bytes > at)
+      throw reader.fail(`Tensors ${brief(before.name)} and ${brief(name)} overlap`);
+  });
+  return { entries, metadata };
+}
+
+function readInfo(reader: HeaderReader, which: string) {
+  const name = reader.string(`The name of ${which}`, 65535);
+  const what = `Tensor ${brief(name)}`;
+  const axes = reader.u32(what);
+  if (axes > 4) throw reader.fail(`${what} has ${axes} axes; 4 is the most that is allowed`);
+  const shape = Array.from({ length: axes }, () => reader.u64(`${what}: a size`)).reverse(); // ggml: fastest axis first
+  const type = reader.u32(what);
+  const format = ggmlFormats.get(type);
+  if (!format) {
+    if (!foreign[type]) throw reader.fail(`${what} has the unknown type ${type}`);
+    throw damaged(
+      reader.file.path,
+      `${what} has type ${foreign[type]} (${type}), which Graft does not read`,
+      'Quantise the model as Q8_0, Q6_K, Q5_K, Q4_K, Q5_0, Q5_1, Q4_0 or Q4_1',
+    );
+  }
+  const bytes = bytesOf(format, shape);
+  if (typeof bytes === 'string') throw reader.fail(`${what} ${bytes}`);
+  return { name, shape, format, bytes, offset: reader.u64(`${what}: its offset`) };
+}
+
+const SHARD = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/;
+
+/**
+ * Opens a GGUF file, version 2 or 3, little-endian. Of a model in shards (`NAME-00001-of-000NN.gguf`) any may be named;
+ * all are joined, with the metadata of the first. The header is checked whole: counts, lengths, types, shapes, alignment,
+ * offsets, overlaps; no tensor is read. Shapes come in torch's order (the file has the fastest axis first).
+ * Source: ggml docs/gguf.md.
+ * @throws GraftError `input` with the file and what is wrong in it
+ */
+export function openGguf(path: string): WeightSource & { readonly metadata: GgufMetadata } {
+  const match = SHARD.exec(basename(path));
+  const shard = match && Number(match[2]) >= 1 && Number(match[2]) <= Number(match[3]) ? match : undefined;
+  const count = Number(shard?.[3] ?? 1);
+  const files: InputFile[] = [];
+  try {
+    const entries = new Map<string, StoredEntry>();
+    let metadata: Parsed['metadata'] | undefined;
+    for (let i = 0; i < count; i++) {
+      const name = shard
+        ? join(dirname(path), `${shard[1]}-${String(i + 1).padStart(5, '0')}-of-${shard[3]}.gguf`)
+        : path;
+      files.push(new InputFile(name));
+      const part = parse(files[i]!);
+      metadata ??= part.metadata;
+      const no = part.metadata.get('split.no') ?? i;
+      const of = part.metadata.get('split.count') ?? count;
+      if (of !== count || no !== i)
+        throw damaged(
+          name,
+          `By its metadata this is part ${brief(no)} (from 0) of ${brief(of)}, by its name part ${i} of ${count}`,
+          'Give all parts the names that they were written with',
+        );
+      for (const [key, entry] of part.entries) {
+        if (entries.has(key))
+          throw damaged(name, `Tensor ${brief(key)} is in ${basename(entries.get(key)!.file.path)} too`);
+        entries.set(key, entry);
+      }
+    }
+    const total = metadata?.get('split.tensors.count');
+    if (shard && total !== undefined && total !== entries.size)
+      throw damaged(path, `The ${count} shards hold ${entries.size} tensors instead of ${brief(total)}`);
+    return new StoredWeights(path, files, entries, metadata ?? new Map());
+  } catch (error) {
+    for (const file of files) file[Symbol.dispose]();
+    throw error;
+  }
+}

@@ -1,0 +1,287 @@
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { temporary } from '../../test/samples/io.ts';
+import { GraftError } from '../base/index.ts';
+import { type DownloadProgress, resolveModel } from './index.ts';
+
+const commit = 'c0ffee'.padEnd(40, '0');
+const weights = Buffer.from(Array.from({ length: 3_000_000 }, (_, i) => (i * 7) & 255));
+const small = {
+  'config.json': '{"a": 1}',
+  'tokenizer.json': '{}',
+  LICENSE: 'Apache',
+  'README.md': 'no',
+  'pytorch_model.bin': 'no',
+};
+const repository = (): Record<string, Buffer> => ({
+  ...Object.fromEntries(Object.entries(small).map(([name, text]) => [name, Buffer.from(text)])),
+  'model.safetensors.index.json': Buffer.from('{"weight_map": {}}'),
+  'model-00001-of-00002.safetensors': weights,
+  'model-00002-of-00002.safetensors': Buffer.from('second'),
+  'model.fp16.safetensors': Buffer.from('no'),
+  'q/m-00001-of-00002.gguf': Buffer.from('GGUF1'),
+  'q/m-00002-of-00002.gguf': Buffer.from('GGUF2'),
+  'whole.gguf': Buffer.from('GGUF'),
+});
+
+type Handler = (request: IncomingMessage, response: ServerResponse, path: string) => boolean;
+
+/** A server with the four endpoints of the hub that are used, as the real one answers them (paged list, ranges, LFS). */
+async function hub(files: Record<string, Buffer>, intercept: Handler = () => false) {
+  const requests: string[] = [];
+  const hash = (algorithm: string, ...parts: (string | Buffer)[]) =>
+    parts.reduce((h, part) => h.update(part), createHash(algorithm)).digest('hex');
+  const entries = Object.entries(files).map(([path, bytes]) => ({
+    type: 'file',
+    path,
+    size: bytes.byteLength,
+    oid: hash('sha1', `blob ${bytes.byteLength}\0`, bytes),
+    ...(bytes.byteLength > 1e6 && {
+      oid: 'pointer',
+      lfs: { oid: hash('sha256', bytes), size: bytes.byteLength, pointerSize: 130 },
+    }),
+  }));
+  const server = createServer((request, response) => {
+    const path = decodeURIComponent(request.url!);
+    requests.push(path);
+    if (intercept(request, response, path)) return;
+    const json = (value: unknown, headers = {}) =>
+      response.writeHead(200, { 'content-type': 'application/json', ...headers }).end(JSON.stringify(value));
+    if (/^\/api\/models\/org\/name\/revision\/(main|v1)\?/.test(path))
+      json({ _id: '1', id: 'org/name', sha: commit, lastModified: '2025-01-01' });
+    else if (path.startsWith(`/api/models/org/name/tree/${commit}?`)) {
+      const more = path.includes('cursor=2');
+      json(
+        more ? entries.slice(4) : [{ type: 'directory', path: 'q', size: 0 }, ...entries.slice(0, 4)],
+        more ? {} : { link: `<${url}${path}&cursor=2>; rel="next"` },
+      );
+    } else {
+      const bytes = files[path.split(`/org/name/resolve/${commit}/`)[1] ?? ''];
+      const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [];
+      if (!bytes) response.writeHead(404, { 'x-error-code': 'EntryNotFound' }).end('no');
+      else if (from === undefined)
+        response.writeHead(200, { etag: '"x"', 'content-length': bytes.byteLength }).end(bytes);
+      else
+        response
+          .writeHead(206, {
+            etag: '"x"',
+            'content-range': `bytes ${from}-${Math.min(Number(to), bytes.byteLength - 1)}/${bytes.byteLength}`,
+          })
+          .end(bytes.subarray(Number(from), Number(to) + 1));
+    }
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  return {
+    endpoint: url,
+    requests,
+    async [Symbol.asyncDispose]() {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
+
+/** A cache of its own, and none of the machine's settings. */
+function cache(): ReturnType<typeof temporary> {
+  const dir = temporary();
+  process.env.GRAFT_CACHE = dir.path;
+  for (const name of ['HF_TOKEN', 'HF_ENDPOINT', 'HF_HUB_OFFLINE']) delete process.env[name];
+  return dir;
+}
+
+const refuses = (promise: Promise<unknown>, kind: string, message: RegExp) =>
+  assert.rejects(promise, (error) => {
+    assert(error instanceof GraftError, String(error));
+    assert.match(error.message, message);
+    assert.equal(error.kind, kind);
+    return true;
+  });
+
+const home = (dir: { path: string }) => join(dir.path, 'hub', 'org--name', commit);
+
+describe('resolveModel', () => {
+  it('takes what is on disk as it is, and says what is neither a path nor a hub id', async () => {
+    using dir = cache();
+    assert.equal(await resolveModel(dir.path), dir.path);
+    const file = dir.put('m.gguf', '');
+    assert.equal(await resolveModel(file), file);
+    await refuses(resolveModel(dir.put('m.bin', '')), 'usage', /m\.bin: This file is not a model/);
+    for (const spec of ['./nope', 'nope', '/no/such/dir', 'nope.gguf', 'a/../b', 'a/b/../c.gguf', 'org/name/file.bin'])
+      await refuses(
+        resolveModel(spec),
+        'usage',
+        /There is no such directory or \.gguf file, and this is not a hub id.*org\/name@revision/,
+      );
+  });
+
+  it('fetches a directory: what it needs, checked, with progress; then needs no network', async () => {
+    using dir = cache();
+    let path: string;
+    let gone: string;
+    const seen: DownloadProgress[] = [];
+    {
+      await using server = await hub(repository());
+      gone = server.endpoint;
+      path = await resolveModel('org/name', { endpoint: server.endpoint, progress: (event) => seen.push(event) });
+      assert.equal(path, home(dir));
+      const expected = [
+        'LICENSE',
+        'config.json',
+        'model-00001-of-00002.safetensors',
+        'model-00002-of-00002.safetensors',
+        'model.safetensors.index.json',
+        'tokenizer.json',
+      ];
+      assert.deepEqual(readdirSync(path).sort(), ['.complete', ...expected].sort());
+      assert(readFileSync(join(path, 'model-00001-of-00002.safetensors')).equals(weights));
+      const { received, total } = seen.at(-1)!;
+      assert.equal(received, total);
+      assert(total > weights.byteLength && seen.every((event, i) => event.received >= (seen[i - 1]?.received ?? 0)));
+      const before = server.requests.length;
+      assert.equal(await resolveModel('org/name', { endpoint: server.endpoint }), path);
+      assert.equal(server.requests.length, before, 'a complete copy asks nothing');
+      await resolveModel('org/name', { endpoint: server.endpoint, refresh: true });
+      assert(
+        server.requests.length > before &&
+          !server.requests.slice(before).some((request) => request.includes('/resolve/')),
+      );
+    }
+    process.env.HF_ENDPOINT = gone;
+    assert.equal(await resolveModel('org/name'), path);
+    assert.equal(await resolveModel(`org/name@${commit}`), path);
+    await refuses(
+      resolveModel('org/name@v1'),
+      'environment',
+      /^org\/name: http:\/\/127\.0\.0\.1:\d+ could not be reached: [A-Z_]+\. (Connect to the network|Set NODE_USE)/,
+    );
+    process.env.HF_HUB_OFFLINE = '1';
+    await refuses(resolveModel('org/name@v1'), 'environment', /HF_HUB_OFFLINE forbids the network/);
+  });
+
+  it('fetches one GGUF file of a revision, or all its shards', async () => {
+    using dir = cache();
+    await using server = await hub(repository());
+    const { endpoint } = server;
+    const whole = await resolveModel('org/name@v1/whole.gguf', { endpoint });
+    assert.equal(readFileSync(whole, 'utf8'), 'GGUF');
+    const first = await resolveModel('org/name/q/m-00001-of-00002.gguf', { endpoint });
+    assert.deepEqual(readdirSync(join(first, '..')), ['m-00001-of-00002.gguf', 'm-00002-of-00002.gguf']);
+    assert(!existsSync(join(home(dir), 'config.json')));
+    await refuses(
+      resolveModel('org/name/none.gguf', { endpoint }),
+      'usage',
+      /no file none\.gguf. Its GGUF files: q\/m-00001/,
+    );
+  });
+
+  it('says which repositories have no weights for it', async () => {
+    using _dir = cache();
+    await using server = await hub({ 'config.json': Buffer.from('{}'), 'm.gguf': Buffer.from('GGUF') });
+    await refuses(
+      resolveModel('org/name', { endpoint: server.endpoint }),
+      'input',
+      /no safetensors weights. Name one of its GGUF files, such as org\/name\/m\.gguf/,
+    );
+  });
+
+  it('goes on where the connection broke, within a call and from one call to the next', async () => {
+    using dir = cache();
+    const ranges: string[] = [];
+    let breaks = 1;
+    await using server = await hub(repository(), (request, response, path) => {
+      if (!path.includes('model-00001') || request.headers.range === 'bytes=0-0') return false;
+      const from = Number(/^bytes=(\d+)/.exec(request.headers.range ?? '')?.[1] ?? 0);
+      ranges.push(request.headers.range ?? 'all');
+      if (breaks-- <= 0) return false;
+      response.writeHead(from > 0 ? 206 : 200, { 'content-length': weights.byteLength - from });
+      response.write(weights.subarray(from, from + 1_000_000), () => setTimeout(() => response.destroy(), 100));
+      return true;
+    });
+    mkdirSync(home(dir), { recursive: true });
+    writeFileSync(join(home(dir), 'model-00001-of-00002.safetensors.part'), weights.subarray(0, 500_000));
+    const path = await resolveModel('org/name', { endpoint: server.endpoint });
+    assert(readFileSync(join(path, 'model-00001-of-00002.safetensors')).equals(weights));
+    assert.equal(ranges.length, 2);
+    assert.equal(ranges[0], 'bytes=500000-2999999');
+    assert(Number(/\d+/.exec(ranges[1]!)) > 500_000, ranges[1]);
+    assert(!readdirSync(path).some((name) => name.endsWith('.part')));
+  });
+
+  it('refuses what does not have the hash, and keeps nothing of it', async () => {
+    using dir = cache();
+    await using server = await hub(repository(), (request, response, path) => {
+      if (!path.includes('model-00001') || request.headers.range === 'bytes=0-0') return false;
+      const wrong = Buffer.from(weights);
+      wrong[77] = 1;
+      response.writeHead(200, { 'content-length': wrong.byteLength }).end(wrong);
+      return true;
+    });
+    await refuses(
+      resolveModel('org/name', { endpoint: server.endpoint }),
+      'input',
+      /org\/name\/model-00001.*has the SHA-256 hash \w{64} instead of \w{64}. Run it again/,
+    );
+    assert(!readdirSync(home(dir)).some((name) => name.startsWith('model-00001')));
+    assert(existsSync(join(home(dir), 'config.json')), 'good files stay for the next time');
+  });
+
+  it('gives up after some tries when nothing arrives, and says so once', async () => {
+    using _dir = cache();
+    let asked = 0;
+    await using server = await hub(repository(), (_request, response, path) => {
+      if (!path.includes('/resolve/')) return false;
+      asked++;
+      response.writeHead(503).end('busy');
+      return true;
+    });
+    await refuses(
+      resolveModel('org/name', { endpoint: server.endpoint }),
+      'environment',
+      /^org\/name: The hub answered with status 503. Try again later\.$/,
+    );
+    assert.equal(asked, 4);
+  });
+
+  it('sends HF_TOKEN, and explains refusals', async () => {
+    using _dir = cache();
+    let sent: string | undefined;
+    let status = 401;
+    await using server = await hub(repository(), (request, response) => {
+      sent = request.headers.authorization;
+      response.writeHead(status, { 'content-type': 'application/json' }).end('{"error": "no"}');
+      return true;
+    });
+    const ask = () => resolveModel('org/name', { endpoint: server.endpoint });
+    await refuses(
+      ask(),
+      'environment',
+      /private, gated, or does not exist. Check the name, accept its terms at http.*\/org\/name and set HF_TOKEN/,
+    );
+    assert.equal(sent, undefined);
+    process.env.HF_TOKEN = 'hf_secret';
+    status = 403;
+    await refuses(ask(), 'environment', /does not let this HF_TOKEN read/);
+    assert.equal(sent, 'Bearer hf_secret');
+    status = 404;
+    await refuses(ask(), 'environment', /no such model, revision or file/);
+    status = 429;
+    await refuses(ask(), 'environment', /asked too often/);
+    process.env.HF_TOKEN = 'secret';
+    await refuses(ask(), 'usage', /does not start with hf_/);
+  });
+
+  it('lets two at once fetch the same model', async () => {
+    using _dir = cache();
+    await using server = await hub(repository());
+    const both = await Promise.all([1, 2].map(() => resolveModel('org/name', { endpoint: server.endpoint })));
+    assert.equal(both[0], both[1]);
+    const fetched = server.requests.filter((path) => path.includes('/resolve/'));
+    assert.equal(fetched.length, 2 * new Set(fetched).size, 'each file once: its size, its contents');
+  });
+});

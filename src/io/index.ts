@@ -1,0 +1,19 @@
+export { recoverDirectory, writeDirectory, writeFile } from './directory.ts';
+export { type GgufMetadata, openGguf } from './gguf.ts';
+export { type DownloadProgress, type ResolveOptions, resolveModel } from './hub.ts';
+export { parseJson, readJson, readJsonObject } from './jsonfile.ts';
+export { LOCK_NAME, lockDirectory } from './lock.ts';
+export { openWeights } from './open.ts';
+export { openSafetensors, type TensorToWrite, writeSafetensors } from './safetensors.ts';
+export {
+  type BlockFormat,
+  blockFormats,
+  bytesOf,
+  elementsOf,
+  ggmlFormats,
+  isBlockFormat,
+  type MetadataValue,
+  type NumberArray,
+  type WeightEntry,
+  type WeightSource,
+} from './weights.ts';

@@ -1,0 +1,124 @@
+import { readFileSync } from 'node:fs';
+import { GraftError } from '../base/index.ts';
+import { brief, fileError } from './files.ts';
+
+/**
+ * The value in a JSON file.
+ * @throws GraftError `input` with file, line and column when it is not there or not JSON.
+ */
+export function readJson(path: string): unknown {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    throw fileError(error, path, 'read');
+  }
+  return parseJson(text.replace(/^\uFEFF/, ''), path);
+}
+
+/** As `readJson`, for a file that must hold an object. */
+export function readJsonObject(path: string): Record<string, unknown> {
+  const value = readJson(path);
+  if (isObject(value)) return value;
+  throw new GraftError('input', 'The file holds JSON, but not an object', {
+    place: path,
+    mend: 'It should start with {',
+  });
+}
+
+export const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+
+/**
+ * JSON text as a value; `place` is named in the error, with line and column.
+ * @param unique also refuse an object that has a key twice (JSON.parse takes the last one); the check takes twice as long as JSON.parse
+ */
+export function parseJson(text: string, place: string, { unique = false } = {}): unknown {
+  let value: unknown;
+  let problem: unknown;
+  try {
+    value = JSON.parse(text);
+    if (!unique) return value;
+  } catch (error) {
+    problem = error;
+  }
+  const fault = findFault(text, unique);
+  if (!fault && problem === undefined) return value;
+  if (!fault) throw new GraftError('input', `This is not JSON: ${(problem as Error).message}`, { place });
+  const before = text.slice(0, fault.at);
+  const line = before.split('\n').length;
+  const column = fault.at - before.lastIndexOf('\n');
+  throw new GraftError('input', fault.problem, { place: `${place}:${line}:${column}`, mend: 'Correct the JSON there' });
+}
+
+const SCALAR = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null/y;
+const ESCAPE = /\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})/y;
+
+/**
+ * The first place where `text` leaves RFC 8259, which JSON.parse does not always tell, or (if `unique`) repeats a key of
+ * an object. Not recursive: depth costs no stack.
+ */
+function findFault(text: string, unique: boolean): { at: number; problem: string } | undefined {
+  const open: (Set<string> | null)[] = []; // the keys of each open object, null for an open array
+  let at = 0;
+  let expect: 'value' | 'value or ]' | 'key' | 'key or }' | 'comma' = 'value';
+  const fault = (problem: string) => ({ at, problem });
+  for (;;) {
+    while (' \t\n\r'.includes(text[at] ?? '.')) at++;
+    const c = text[at];
+    const inside = open.at(-1);
+    if (c === undefined)
+      return expect === 'comma' && open.length === 0 ? undefined : fault('The JSON ends before it is complete');
+    if (expect === 'comma') {
+      if (open.length === 0) return fault(`Something follows the end of the JSON: ${JSON.stringify(c)}`);
+      if (c === ',') expect = inside ? 'key' : 'value';
+      else if (c === (inside ? '}' : ']')) open.pop();
+      else return fault(`Here should be a comma or the closing ${inside ? '}' : ']'}, not ${JSON.stringify(c)}`);
+      at++;
+    } else if ((c === '}' && expect === 'key or }') || (c === ']' && expect === 'value or ]')) {
+      open.pop();
+      expect = 'comma';
+      at++;
+    } else if (expect === 'key' || expect === 'key or }') {
+      const end = c === '"' ? endOfString(text, at) : -1;
+      if (end < 0) return fault(`Here should be a key in double quotes${c === '}' ? ' after the comma' : ''}`);
+      const key: string = JSON.parse(text.slice(at, end));
+      if (unique && inside?.has(key)) return fault(`The key ${brief(key)} stands here a second time`);
+      inside?.add(key);
+      for (at = end; ' \t\n\r'.includes(text[at] ?? '.'); ) at++;
+      if (text[at] !== ':') return fault(`Here should be a colon after the key ${brief(key)}`);
+      at++;
+      expect = 'value';
+    } else if (c === '{' || c === '[') {
+      open.push(c === '{' ? new Set() : null);
+      expect = c === '{' ? 'key or }' : 'value or ]';
+      at++;
+    } else {
+      SCALAR.lastIndex = at;
+      const end = c === '"' ? endOfString(text, at) : SCALAR.test(text) ? SCALAR.lastIndex : -1;
+      if (end < 0)
+        return fault(
+          c === '"'
+            ? 'This string has no end or a character that it may not have'
+            : `Here should be a value, not ${JSON.stringify(c)}`,
+        );
+      at = end;
+      expect = 'comma';
+    }
+  }
+}
+
+/** Index after the closing quote of the string that opens at `at`, or -1 when it is not a JSON string. */
+function endOfString(text: string, at: number): number {
+  for (let i = at + 1; i < text.length; ) {
+    const c = text.charCodeAt(i);
+    if (c === 0x22) return i + 1;
+    if (c < 0x20) return -1;
+    if (c === 0x5c) {
+      ESCAPE.lastIndex = i;
+      if (!ESCAPE.test(text)) return -1;
+      i = ESCAPE.lastIndex;
+    } else i++;
+  }
+  return -1;
+}

@@ -1,0 +1,33 @@
+import { closeSync, openSync, readdirSync, readSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { openGguf } from './gguf.ts';
+import { openSafetensors } from './safetensors.ts';
+import type { WeightSource } from './weights.ts';
+
+/**
+ * Opens weights, whatever the format: a GGUF or safetensors file, told apart by content, an index of shards, or a
+ * directory with safetensors or else with one GGUF model. Throws as `openGguf` and `openSafetensors` do.
+ */
+export function openWeights(path: string): WeightSource {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (stat?.isDirectory()) {
+    const names = readdirSync(path);
+    const models = names.filter((name) => /\.gguf$/.test(name) && !/-(?!00001)\d{5}-of-\d{5}\.gguf$/.test(name));
+    const onlyGguf = models.length === 1 && !names.some((name) => /\.safetensors(\.index\.json)?$/.test(name));
+    return onlyGguf ? openGguf(join(path, models[0]!)) : openSafetensors(path);
+  }
+  return isGguf(path, stat?.isFile() ?? false) ? openGguf(path) : openSafetensors(path);
+}
+
+function isGguf(path: string, isFile: boolean): boolean {
+  if (path.endsWith('.gguf')) return true;
+  if (!isFile) return false;
+  const head = Buffer.alloc(4);
+  const fd = openSync(path, 'r');
+  try {
+    readSync(fd, head, 0, 4, 0);
+  } finally {
+    closeSync(fd);
+  }
+  return head.toString('latin1') === 'GGUF';
+}

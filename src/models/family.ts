@@ -1,0 +1,24 @@
+import type { GgufMetadata } from '../io/index.ts';
+import type { Model, Weights } from '../nn/index.ts';
+
+/** How a GGUF file of this family maps to the Hugging Face form that `build` reads. */
+export interface GgufNames {
+  /** A GGUF tensor's name → the checkpoint's key; undefined: not a weight of the model. */
+  key(name: string): string | undefined;
+  /** Heads whose rows GGUF stores interleaved (q and k of the `llama` architecture); undefined: rows as they are. */
+  interleavedHeads(name: string): number | undefined;
+}
+
+/** One model family, one file. */
+export interface Family {
+  /** `model_type` of `config.json`. */
+  readonly types: readonly string[];
+  readonly gguf?: {
+    readonly architectures: readonly string[];
+    names(metadata: GgufMetadata): GgufNames;
+    /** The `config.json` that this file would have had. */
+    config(metadata: GgufMetadata, has: (name: string) => boolean): Record<string, unknown>;
+  };
+  /** @throws GraftError 'input' for a config that is wrong in itself */
+  build(config: Record<string, unknown>, weights: Weights): Model;
+}

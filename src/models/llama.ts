@@ -1,0 +1,334 @@
+/**
+ * Llama 2 and 3 (arXiv 2307.09288, 2407.21783) and the families that differ from it by a flag: SmolLM2, Mistral
+ * (sliding window), Qwen2 (bias on q, k, v) and Qwen3 (norm on each head's q and k).
+ * Reference: transformers `modeling_llama.py` and its siblings. Letters: N packed tokens, C width, H heads, K kv heads,
+ * D head size.
+ */
+import { z } from 'zod';
+import { GraftError } from '../base/index.ts';
+import {
+  type AttentionRows,
+  type Embedding,
+  type Kernels,
+  KvCache,
+  type Linear,
+  type Model,
+  Module,
+  type PackedTokens,
+  RmsNorm,
+  type RopeScaling,
+  RopeTable,
+  ropeFrequencies,
+  type Weights,
+} from '../nn/index.ts';
+import { ops, scope, type Tensor } from '../tensor/index.ts';
+import type { Family } from './family.ts';
+import { ggufLlamaConfig, ggufLlamaNames } from './gguf.ts';
+
+const types = ['llama', 'mistral', 'qwen2', 'qwen3'] as const;
+
+/** The fields of `config.json` that decide the computation; others are kept but not read. */
+const configSchema = z.looseObject({
+  model_type: z.enum(types),
+  vocab_size: z.int().positive(),
+  hidden_size: z.int().positive(),
+  intermediate_size: z.int().positive(),
+  num_hidden_layers: z.int().positive(),
+  num_attention_heads: z.int().positive(),
+  num_key_value_heads: z.int().positive().nullish(),
+  head_dim: z.int().positive().nullish(),
+  hidden_act: z.string().default('silu'),
+  rms_norm_eps: z.number().positive().default(1e-6),
+  max_position_embeddings: z.int().positive().default(2048),
+  tie_word_embeddings: z.boolean().default(false),
+  attention_bias: z.boolean().nullish(),
+  mlp_bias: z.boolean().nullish(),
+  sliding_window: z.int().positive().nullish(),
+  use_sliding_window: z.boolean().nullish(),
+  max_window_layers: z.int().nonnegative().nullish(),
+  layer_types: z.array(z.string()).nullish(),
+  rope_theta: z.number().positive().nullish(),
+  rope_scaling: z.record(z.string(), z.unknown()).nullish(),
+  /** transformers 5 keeps theta and scaling together under this name. */
+  rope_parameters: z.record(z.string(), z.unknown()).nullish(),
+});
+
+type Config = z.infer<typeof configSchema>;
+
+/** The config without optionals: what the modules are built from. */
+interface Complete {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly width: number;
+  readonly inner: number;
+  readonly eps: number;
+  readonly qkvBias: boolean;
+  readonly outBias: boolean;
+  readonly mlpBias: boolean;
+  readonly headNorm: boolean;
+  readonly activation: 'silu' | 'gelu_tanh';
+  /** Tokens that a layer sees back; 0: all. */
+  window(layer: number): number;
+}
+
+function complete(config: Config): Complete {
+  const type = config.model_type;
+  const heads = config.num_attention_heads;
+  const kvHeads = config.num_key_value_heads ?? heads;
+  const bias = config.attention_bias ?? false;
+  const qwen = type === 'qwen2' || type === 'qwen3';
+  const windowed = config.sliding_window && (qwen ? config.use_sliding_window === true : type === 'mistral');
+  const activations = { silu: 'silu', gelu_pytorch_tanh: 'gelu_tanh' } as const;
+  const activation = activations[config.hidden_act as keyof typeof activations];
+  if (!activation) throw mismatch(`hidden_act '${config.hidden_act}' is not one of ${Object.keys(activations).join(', ')}`);
+  if (heads % kvHeads !== 0) throw mismatch(`${heads} attention heads cannot share ${kvHeads} key/value heads`);
+  if (!config.head_dim && config.hidden_size % heads !== 0) {
+    throw mismatch(`hidden_size ${config.hidden_size} is no multiple of ${heads} heads, and head_dim is not given`);
+  }
+  return {
+    heads,
+    kvHeads,
+    headDim: config.head_dim ?? config.hidden_size / heads,
+    width: config.hidden_size,
+    inner: config.intermediate_size,
+    eps: config.rms_norm_eps,
+    qkvBias: type === 'qwen2' || bias,
+    outBias: type === 'llama' || type === 'qwen3' ? bias : false,
+    mlpBias: type === 'llama' && (config.mlp_bias ?? false),
+    headNorm: type === 'qwen3',
+    activation,
+    window(layer) {
+      if (!windowed) return 0;
+      if (config.layer_types) return config.layer_types[layer] === 'sliding_attention' ? config.sliding_window! : 0;
+      return qwen && layer < (config.max_window_layers ?? 28) ? 0 : config.sliding_window!;
+    },
+  };
+}
+
+const mismatch = (problem: string) => new GraftError('input', problem, { place: 'config.json' });
+
+function ropeOf(config: Config): { theta: number; scaling: RopeScaling } {
+  const given = config.rope_parameters ?? config.rope_scaling ?? {};
+  const number = (key: string): number => {
+    const value = given[key];
+    if (typeof value !== 'number') throw mismatch(`the rope parameter '${key}' is missing`);
+    return value;
+  };
+  const theta = typeof given.rope_theta === 'number' ? given.rope_theta : (config.rope_theta ?? 10_000);
+  const type = String(given.rope_type ?? given.type ?? 'default');
+  switch (type) {
+    case 'default':
+      return { theta, scaling: { type } };
+    case 'linear':
+      return { theta, scaling: { type, factor: number('factor') } };
+    case 'divisors':
+      return { theta, scaling: { type, divisors: given.divisors as number[] } };
+    case 'llama3':
+      return {
+        theta,
+        scaling: {
+          type,
+          factor: number('factor'),
+          lowFreqFactor: number('low_freq_factor'),
+          highFreqFactor: number('high_freq_factor'),
+          originalContext: number('original_max_position_embeddings'),
+        },
+      };
+    default:
+      throw mismatch(`rope scaling of type '${type}' is not supported (default, linear and llama3 are)`);
+  }
+}
+
+/** What every layer of one forward pass shares. */
+interface Pass {
+  readonly rows: AttentionRows;
+  readonly cos: Tensor;
+  readonly sin: Tensor;
+  readonly cache: KvCache | undefined;
+}
+
+class Attention extends Module {
+  q_proj: Linear;
+  k_proj: Linear;
+  v_proj: Linear;
+  o_proj: Linear;
+  q_norm?: RmsNorm;
+  k_norm?: RmsNorm;
+  readonly #c: Complete;
+  readonly #layer: number;
+
+  constructor(w: Weights, path: string, c: Complete, layer: number) {
+    super();
+    this.#c = c;
+    this.#layer = layer;
+    this.q_proj = w.linear(`${path}.q_proj`, c.heads * c.headDim, c.width, c.qkvBias);
+    this.k_proj = w.linear(`${path}.k_proj`, c.kvHeads * c.headDim, c.width, c.qkvBias);
+    this.v_proj = w.linear(`${path}.v_proj`, c.kvHeads * c.headDim, c.width, c.qkvBias);
+    this.o_proj = w.linear(`${path}.o_proj`, c.width, c.heads * c.headDim, c.outBias);
+    if (c.headNorm) {
+      this.q_norm = new RmsNorm(w.kernels, w.vector(`${path}.q_norm.weight`, c.headDim), c.eps);
+      this.k_norm = new RmsNorm(w.kernels, w.vector(`${path}.k_norm.weight`, c.headDim), c.eps);
+    }
+  }
+
+  /** [N, C] → [N, C] */
+  forward(x: Tensor, pass: Pass, kernels: Kernels): Tensor {
+    const { heads, kvHeads, headDim } = this.#c;
+    const split = (t: Tensor, count: number) => ops.view(t, [t.size(0), count, headDim]);
+    let q = split(this.q_proj.forward(x), heads);
+    let k = split(this.k_proj.forward(x), kvHeads);
+    let v = split(this.v_proj.forward(x), kvHeads);
+    if (this.q_norm) q = this.q_norm.forward(q);
+    if (this.k_norm) k = this.k_norm.forward(k);
+    q = kernels.rope(q, pass.cos, pass.sin);
+    k = kernels.rope(k, pass.cos, pass.sin);
+    if (pass.cache) ({ k, v } = pass.cache.write(this.#layer, k, v));
+    const out = kernels.attention(q, k, v, pass.rows, headDim ** -0.5, true, this.#c.window(this.#layer));
+    return this.o_proj.forward(ops.view(out, [out.size(0), heads * headDim]));
+  }
+}
+
+class Mlp extends Module {
+  gate_proj: Linear;
+  up_proj: Linear;
+  down_proj: Linear;
+  readonly #c: Complete;
+
+  constructor(w: Weights, path: string, c: Complete) {
+    super();
+    this.#c = c;
+    this.gate_proj = w.linear(`${path}.gate_proj`, c.inner, c.width, c.mlpBias);
+    this.up_proj = w.linear(`${path}.up_proj`, c.inner, c.width, c.mlpBias);
+    this.down_proj = w.linear(`${path}.down_proj`, c.width, c.inner, c.mlpBias);
+  }
+
+  /** [N, C] → [N, C] */
+  forward(x: Tensor, kernels: Kernels): Tensor {
+    return this.down_proj.forward(kernels.glu(this.gate_proj.forward(x), this.up_proj.forward(x), this.#c.activation));
+  }
+}
+
+class Block extends Module {
+  self_attn: Attention;
+  mlp: Mlp;
+  input_layernorm: RmsNorm;
+  post_attention_layernorm: RmsNorm;
+
+  constructor(w: Weights, path: string, c: Complete, layer: number) {
+    super();
+    const norm = (name: string) => new RmsNorm(w.kernels, w.vector(`${path}.${name}.weight`, c.width), c.eps);
+    this.self_attn = new Attention(w, `${path}.self_attn`, c, layer);
+    this.mlp = new Mlp(w, `${path}.mlp`, c);
+    this.input_layernorm = norm('input_layernorm');
+    this.post_attention_layernorm = norm('post_attention_layernorm');
+  }
+
+  /**
+   * The residual stream travels as a sum not yet taken, x + delta, so that each norm takes it in its own pass.
+   * [N, C], [N, C] or undefined → the same two
+   */
+  forward(x: Tensor, delta: Tensor | undefined, pass: Pass, kernels: Kernels): [Tensor, Tensor] {
+    using s = scope();
+    const [before, normed] = delta ? this.input_layernorm.forwardAdded(x, delta) : [x, this.input_layernorm.forward(x)];
+    const attended = this.self_attn.forward(normed, pass, kernels);
+    const [between, normedAgain] = this.post_attention_layernorm.forwardAdded(before, attended);
+    return s.keep([between, this.mlp.forward(normedAgain, kernels)]);
+  }
+}
+
+class Decoder extends Module {
+  embed_tokens: Embedding;
+  layers: Block[];
+  norm: RmsNorm;
+
+  constructor(w: Weights, config: Config, c: Complete) {
+    super();
+    this.embed_tokens = w.embedding('model.embed_tokens', config.vocab_size, c.width);
+    this.layers = Array.from({ length: config.num_hidden_layers }, (_, i) => new Block(w, `model.layers.${i}`, c, i));
+    this.norm = new RmsNorm(w.kernels, w.vector('model.norm.weight', c.width), c.eps);
+  }
+}
+
+class Root extends Module {
+  model: Decoder;
+  lm_head: Linear;
+
+  constructor(w: Weights, config: Config) {
+    super();
+    const c = complete(config);
+    this.model = new Decoder(w, config, c);
+    this.lm_head = config.tie_word_embeddings
+      ? w.tied('lm_head', this.model.embed_tokens)
+      : w.linear('lm_head', config.vocab_size, c.width);
+  }
+}
+
+export const llama: Family = {
+  types,
+  gguf: { architectures: ['llama', 'qwen2', 'qwen3'], names: ggufLlamaNames, config: ggufLlamaConfig },
+
+  build(raw, w) {
+    const parsed = configSchema.safeParse(raw);
+    if (!parsed.success) throw mismatch(z.prettifyError(parsed.error).replaceAll('\n', ' '));
+    const config = parsed.data;
+    const c = complete(config);
+    const { theta, scaling } = ropeOf(config);
+    const root = new Root(w, config);
+    const { kernels } = w;
+    const rope = new RopeTable(ropeFrequencies(c.headDim, theta, scaling), w.dtype);
+
+    return {
+      family: 'llama',
+      config,
+      kernels,
+      root,
+      vocabSize: config.vocab_size,
+      layers: config.num_hidden_layers,
+      contextLength: config.max_position_embeddings,
+      sites: {
+        block: 'model.layers.*',
+        embeddings: 'model.embed_tokens',
+        head: 'lm_head',
+        attention: {
+          q: 'model.layers.*.self_attn.q_proj',
+          k: 'model.layers.*.self_attn.k_proj',
+          v: 'model.layers.*.self_attn.v_proj',
+          o: 'model.layers.*.self_attn.o_proj',
+        },
+        mlp: {
+          gate: 'model.layers.*.mlp.gate_proj',
+          up: 'model.layers.*.mlp.up_proj',
+          down: 'model.layers.*.mlp.down_proj',
+        },
+        defaultTargets: ['q_proj', 'v_proj'],
+      },
+
+      hidden({ ids, positions, rowStarts, longest }: PackedTokens, cache?: KvCache): Tensor {
+        using s = scope();
+        const [cos, sin] = rope.at(positions, longest);
+        const kStarts = cache ? [0] : rowStarts.slice(0, -1);
+        const kEnds = cache ? [cache.length + ids.size(0)] : rowStarts.slice(1);
+        const pass: Pass = { rows: { qStarts: rowStarts, kStarts, kEnds }, cos, sin, cache };
+        let x = root.model.embed_tokens.forward(ids);
+        let delta: Tensor | undefined;
+        for (const block of root.model.layers) {
+          const [nextX, nextDelta] = block.forward(x, delta, pass, kernels);
+          x.dispose();
+          delta?.dispose();
+          [x, delta] = [nextX, nextDelta];
+        }
+        cache?.advance(ids.size(0));
+        return s.keep(delta ? root.model.norm.forwardAdded(x, delta)[1] : root.model.norm.forward(x));
+      },
+
+      logits: (hidden) => root.lm_head.forward(hidden),
+      lossSum: (hidden, targets) => root.lm_head.crossEntropy(hidden, targets),
+      newCache: (capacity) => new KvCache(config.num_hidden_layers, capacity, c.kvHeads, c.headDim),
+      [Symbol.dispose]() {
+        rope.dispose();
+        w.release();
+      },
+    } satisfies Model;
+  },
+};

@@ -1,0 +1,83 @@
+import { ops, type Tensor } from '../tensor/index.ts';
+import type { Kernels } from './kernels.ts';
+import { Module } from './module.ts';
+
+/** y = x Wᵀ + b. The weight is dense [out, in], or [out, bytes of a row] in blocks of `format`, then frozen. */
+export class Linear extends Module {
+  weight: Tensor;
+  bias?: Tensor;
+  readonly format: number;
+  readonly inFeatures: number;
+  readonly outFeatures: number;
+  readonly kernels: Kernels;
+
+  constructor(kernels: Kernels, weight: Tensor, format: number, inFeatures: number, bias?: Tensor) {
+    super();
+    this.kernels = kernels;
+    this.weight = weight;
+    this.format = format;
+    this.inFeatures = inFeatures;
+    this.outFeatures = weight.size(0);
+    if (bias) this.bias = bias;
+  }
+
+  /** [N, in] → [N, out] */
+  forward(x: Tensor): Tensor {
+    return this.kernels.linear(x, this.weight, this.format, this.bias ?? null);
+  }
+
+  /** Sum of the cross-entropies of forward(h) against targets int64 [N] (negative: not predicted), without all logits. */
+  crossEntropy(h: Tensor, targets: Tensor): Tensor {
+    return this.kernels.linearCrossEntropy(h, this.weight, this.format, targets);
+  }
+
+  /** The weight as dense numbers [out, in]: itself, or freshly unpacked. */
+  denseWeight(): Tensor {
+    return this.format < 0 ? this.weight : ops.dequantize(this.weight, this.format);
+  }
+}
+
+/** Rows of a table by id. The table is dense [V, C], or in blocks of `format`. */
+export class Embedding extends Module {
+  weight: Tensor;
+  readonly format: number;
+  readonly width: number;
+  readonly rows: number;
+
+  constructor(weight: Tensor, format: number, width: number) {
+    super();
+    this.weight = weight;
+    this.format = format;
+    this.width = width;
+    this.rows = weight.size(0);
+  }
+
+  /** ids int64 [N] → [N, C] */
+  forward(ids: Tensor): Tensor {
+    return this.format < 0 ? ops.embedding(this.weight, ids) : ops.blockEmbedding(this.weight, this.format, ids);
+  }
+}
+
+/** Root-mean-square norm (arXiv 1910.07467). */
+export class RmsNorm extends Module {
+  weight: Tensor;
+  readonly eps: number;
+  readonly kernels: Kernels;
+
+  constructor(kernels: Kernels, weight: Tensor, eps: number) {
+    super();
+    this.kernels = kernels;
+    this.weight = weight;
+    this.eps = eps;
+  }
+
+  /** [..., C] → [..., C] */
+  forward(x: Tensor): Tensor {
+    return this.kernels.rmsNorm(x, this.weight, this.eps);
+  }
+
+  /** [x + delta, norm of it] */
+  forwardAdded(x: Tensor, delta: Tensor): [Tensor, Tensor] {
+    return this.kernels.addRmsNorm(x, delta, this.weight, this.eps);
+  }
+}
