@@ -168,24 +168,25 @@ inline AttentionPlan plan_attention_forward(const AttentionShape& s) {
       const int64_t first = attention_visible(s, row, q).begin;
       const int64_t last = std::max(first, attention_visible(s, row, q_end - 1).end);
       const bool few = queries * group <= kFewStacked;
-      const int64_t parts = few ? std::max<int64_t>(1, (last - first + kKeysOfPart - 1) / kKeysOfPart) : 1;
-      const int64_t keys = std::max<int64_t>(32, up((last - first + parts - 1) / parts, 32));
-      for (int64_t head = 0; head < s.kv_heads; ++head) {
-        const int64_t part_of = static_cast<int64_t>(plan.parts.size());
-        for (int64_t k = first; k < last || k == first; k += keys) {
-          const int64_t k_end = std::min(last, k + keys);
-          AttentionTask task{row, head, q, q_end, k, k_end, -1, 0};
-          task.cost = attention_pairs(s, row, q, q_end, k, k_end) * group + 16.0 * (k_end - k);
-          if (parts > 1) {
-            task.partial = plan.workspace;
-            plan.workspace += (q_end - q) * group * (s.head_dim + 2);
-            plan.parts.push_back(task);
-          }
-          plan.tasks.push_back(task);
+      const int64_t wanted_parts = few ? std::max<int64_t>(1, (last - first + kKeysOfPart - 1) / kKeysOfPart) : 1;
+      const int64_t keys = std::max<int64_t>(32, up((last - first + wanted_parts - 1) / wanted_parts, 32));
+      const int64_t parts = std::max<int64_t>(1, (last - first + keys - 1) / keys);
+      const auto task_of = [&](int64_t head, int64_t part) {
+        const int64_t k = first + part * keys, k_end = std::max(k, std::min(last, k + keys));
+        return AttentionTask{row, head, q, q_end, k, k_end, -1, attention_pairs(s, row, q, q_end, k, k_end) * group + 16.0 * (k_end - k)};
+      };
+      const int64_t part_of = static_cast<int64_t>(plan.parts.size());
+      for (int64_t head = 0; head < s.kv_heads && parts > 1; ++head) {
+        plan.merges.push_back({static_cast<int64_t>(plan.parts.size()), parts});
+        for (int64_t part = 0; part < parts; ++part) {
+          plan.parts.push_back(task_of(head, part));
+          plan.parts.back().partial = plan.workspace;
+          plan.workspace += (q_end - q) * group * (s.head_dim + 2);
         }
-        const int64_t count = static_cast<int64_t>(plan.parts.size()) - part_of;
-        if (count > 0) plan.merges.push_back({part_of, count});
       }
+      // Heads of the same keys one after the other: they lie in the same pages of memory.
+      for (int64_t part = 0; part < parts; ++part)
+        for (int64_t head = 0; head < s.kv_heads; ++head) plan.tasks.push_back(parts > 1 ? plan.parts[part_of + head * parts + part] : task_of(head, 0));
     }
   }
   attention_sort(plan.tasks);

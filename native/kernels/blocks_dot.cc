@@ -11,7 +11,7 @@ constexpr int rows_at_once(int m) {
 #ifdef __AVX512F__
   return m <= 4 ? 4 : 2;
 #else
-  return m <= 2 ? 4 : m <= 4 ? 2 : 1;
+  return m <= 2 ? 4 : m <= 5 ? 2 : 1;
 #endif
 }
 constexpr int kMostSums = 16;
@@ -139,18 +139,22 @@ void add_rest(const Product& p, const uint8_t* w, int64_t row_bytes, F* sums) {
 void multiply_panel(const Product& p, int64_t row, int64_t rows) {
   const Kernel& k = p.kernel;
   const uint8_t* w = p.w + row * p.row_bytes;
-  const uint8_t* ahead = w + rows * p.row_bytes + kPrefetchBytes;
   const int64_t stride = rows < k.rows ? 0 : p.row_bytes;
   F sums[kPanelSums];
-  int64_t begin = 0;
-  do {
-    const int64_t n = p.blocks - begin < p.pass ? p.blocks - begin : p.pass;
+  if (p.pass >= p.blocks) {
     for (int64_t r = 0; r < rows; r += k.rows) {
-      k.add(w + r * p.row_bytes + begin * k.bytes, stride, p.x + begin * k.elements, p.x_stride, n, ahead, begin == 0, sums + r * p.m);
-      ahead += k.rows * n * k.bytes;
+      const uint8_t* own = w + r * p.row_bytes;
+      k.add(own, stride, p.x, p.x_stride, p.blocks, own + k.rows * p.row_bytes + kPrefetchBytes, true, sums + r * p.m);
     }
-    begin += n;
-  } while (begin < p.blocks);
+  } else {
+    const uint8_t* ahead = w + rows * p.row_bytes + kPrefetchBytes;
+    for (int64_t begin = 0; begin < p.blocks; begin += p.pass) {
+      const int64_t n = p.blocks - begin < p.pass ? p.blocks - begin : p.pass;
+      for (int64_t r = 0; r < rows; r += k.rows, ahead += k.rows * n * k.bytes) {
+        k.add(w + r * p.row_bytes + begin * k.bytes, stride, p.x + begin * k.elements, p.x_stride, n, ahead, begin == 0, sums + r * p.m);
+      }
+    }
+  }
   for (int64_t r = 0; r < rows; r += k.rows) {
     if (p.rest != 0) add_rest(p, w + r * p.row_bytes, stride, sums + r * p.m);
     k.write(sums + r * p.m, p.y + row + r, p.y_stride, rows < k.rows ? rows : k.rows, p.accumulate);

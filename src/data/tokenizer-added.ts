@@ -41,7 +41,7 @@ export class AddedFinder {
     const first = new Set<string>();
     for (const token of tokens) {
       const text = content(token);
-      if (text === '') continue;
+      if (text === "") continue;
       first.add(text.charAt(0));
       let node = this.#root;
       for (let i = 0; i < text.length; i++) {
@@ -52,7 +52,7 @@ export class AddedFinder {
       }
       node.token = token;
     }
-    if (first.size > 0) this.#first = new RegExp(`[${[...first].map((c) => RegExp.escape(c)).join('')}]`, 'g');
+    if (first.size > 0) this.#first = new RegExp(`[${[...first].map((c) => RegExp.escape(c)).join("")}]`, "g");
   }
 
   /** The whole of `text` as added tokens and what lies between them; none of it is empty. */

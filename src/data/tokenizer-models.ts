@@ -1,20 +1,20 @@
-import { Bpe, byteFallback, type Extents, type Model, unknownId } from './tokenizer-bpe.ts';
-import { type Part, tokenizerError } from './tokenizer-text.ts';
+import { Bpe, byteFallback, type Extents, type Model, unknownId } from "./tokenizer-bpe.ts";
+import { type Part, tokenizerError } from "./tokenizer-text.ts";
 
 /** The `model` of tokenizer.json. */
 export function makeModel(model: Part, place: string): Model {
   // Files older than tokenizers 0.10 leave the type out; only BPE has merges, only Unigram a list as vocabulary.
-  const type = model.type ?? (model.merges ? 'BPE' : Array.isArray(model.vocab) ? 'Unigram' : 'WordPiece');
-  if (type === 'Unigram') return new Unigram(model, place);
+  const type = model.type ?? (model.merges ? "BPE" : Array.isArray(model.vocab) ? "Unigram" : "WordPiece");
+  if (type === "Unigram") return new Unigram(model, place);
   const vocab = new Map<string, number>();
   for (const [token, id] of Object.entries((model.vocab ?? {}) as Record<string, unknown>)) {
     if (!Number.isSafeInteger(id) || (id as number) < 0)
       throw tokenizerError(place, `The id of ${JSON.stringify(token)} is ${JSON.stringify(id)}`);
     vocab.set(token, id as number);
   }
-  if (type === 'BPE') return new Bpe(model, vocab, place);
-  if (type === 'WordPiece') return new WordPiece(model, vocab, place);
-  if (type === 'WordLevel') return new WordLevel(model, vocab, place);
+  if (type === "BPE") return new Bpe(model, vocab, place);
+  if (type === "WordPiece") return new WordPiece(model, vocab, place);
+  if (type === "WordLevel") return new WordLevel(model, vocab, place);
   throw tokenizerError(place, `Models of type ${JSON.stringify(type)} are not known`);
 }
 
@@ -28,9 +28,9 @@ class WordPiece implements Model {
 
   constructor(model: Part, vocab: ReadonlyMap<string, number>, place: string) {
     this.vocab = vocab;
-    this.unknown = (model.unk_token as string) ?? '[UNK]';
+    this.unknown = (model.unk_token as string) ?? "[UNK]";
     this.#unknownId = unknownId(vocab, this.unknown, place)!;
-    this.#prefix = (model.continuing_subword_prefix as string) ?? '##';
+    this.#prefix = (model.continuing_subword_prefix as string) ?? "##";
     this.#longest = (model.max_input_chars_per_word as number) ?? 100;
   }
 
@@ -43,7 +43,7 @@ class WordPiece implements Model {
       let end = piece.length;
       let id: number | undefined;
       for (; end > start; end -= piece.codePointAt(end - 2)! > 0xffff ? 2 : 1) {
-        id = this.vocab.get((start > 0 ? this.#prefix : '') + piece.slice(start, end));
+        id = this.vocab.get((start > 0 ? this.#prefix : "") + piece.slice(start, end));
         if (id !== undefined) break;
       }
       if (id === undefined) break;
@@ -68,13 +68,14 @@ class WordLevel implements Model {
 
   constructor(model: Part, vocab: ReadonlyMap<string, number>, _place: string) {
     this.vocab = vocab;
-    this.unknown = (model.unk_token as string) ?? '<unk>';
+    this.unknown = (model.unk_token as string) ?? "<unk>";
     this.#unknownId = vocab.get(this.unknown);
   }
 
   tokenize(piece: string, extents?: Extents): number[] {
     const id = this.vocab.get(piece) ?? this.#unknownId;
-    if (id === undefined) throw tokenizerError(JSON.stringify(piece), `It is not in the vocabulary, nor is ${this.unknown}`);
+    if (id === undefined)
+      throw tokenizerError(JSON.stringify(piece), `It is not in the vocabulary, nor is ${this.unknown}`);
     extents?.push(0, piece.length);
     return [id];
   }
@@ -100,14 +101,17 @@ class Unigram implements Model {
 
   constructor(model: Part, place: string) {
     const list = model.vocab;
-    if (!Array.isArray(list) || list.length === 0) throw tokenizerError(place, 'The Unigram model has no vocabulary');
+    if (!Array.isArray(list) || list.length === 0) throw tokenizerError(place, "The Unigram model has no vocabulary");
     const vocab = new Map<string, number>();
     this.#scores = new Float64Array(list.length);
     let lowest = Number.POSITIVE_INFINITY;
     for (const [id, entry] of (list as unknown[]).entries()) {
       const [token, score] = Array.isArray(entry) ? (entry as unknown[]) : [];
-      if (typeof token !== 'string' || typeof score !== 'number')
-        throw tokenizerError(place, `Entry ${id} of the vocabulary is not a token with a score: ${JSON.stringify(entry)}`);
+      if (typeof token !== "string" || typeof score !== "number")
+        throw tokenizerError(
+          place,
+          `Entry ${id} of the vocabulary is not a token with a score: ${JSON.stringify(entry)}`,
+        );
       vocab.set(token, id);
       this.#scores[id] = score;
       lowest = Math.min(lowest, score);
@@ -158,7 +162,10 @@ class Unigram implements Model {
       }
       if (!single) {
         if (this.#unknownId === undefined)
-          throw tokenizerError(JSON.stringify(piece.slice(start, start + width)), 'It is not in the vocabulary, which has no unk_id');
+          throw tokenizerError(
+            JSON.stringify(piece.slice(start, start + width)),
+            "It is not in the vocabulary, which has no unk_id",
+          );
         offer(start, start + width, this.#unknownId, this.#lowest - UNKNOWN_PENALTY + best[start]!);
       }
       start += width;
@@ -175,7 +182,8 @@ class Unigram implements Model {
     for (const [start, end] of path.reverse()) {
       const token = piece.slice(start, end);
       const known = this.vocab.get(token);
-      const made = known !== undefined ? [known] : ((this.#bytes && byteFallback(this.vocab, token)) || [this.#unknownId!]);
+      const made =
+        known !== undefined ? [known] : (this.#bytes && byteFallback(this.vocab, token)) || [this.#unknownId!];
       ids.push(...made);
       if (extents) for (const _ of made) extents.push(start, end);
     }

@@ -1,6 +1,15 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';
@@ -138,5 +147,24 @@ describe('writeFile', () => {
     );
     assert.equal(readFileSync(path, 'utf8'), 'new');
     assert.deepEqual(readdirSync(dir.path), ['f']);
+  });
+
+  it('keeps a symbolic link, and never replaces a device or a directory', () => {
+    using dir = temporary();
+    const path = dir.put('f', 'old');
+    const link = join(dir.path, 'link');
+    symlinkSync(path, link);
+    writeFile(link, (write) => write(Buffer.from('new')));
+    assert.equal(readFileSync(path, 'utf8'), 'new');
+    assert(lstatSync(link).isSymbolicLink());
+    assert.throws(
+      () => writeFile('/dev/null', () => {}),
+      /\/dev\/null: There is already something here that is not a file/,
+    );
+    assert.throws(() => writeFile(dir.path, () => {}), /not a file/);
+    symlinkSync(join(dir.path, 'real'), join(dir.path, 'run'));
+    mkdirSync(join(dir.path, 'real'));
+    writeDirectory(join(dir.path, 'run'), (aside) => writeFileSync(join(aside, 'a'), 'one'));
+    assert.deepEqual(readdirSync(join(dir.path, 'real')), ['a']);
   });
 });

@@ -2,12 +2,13 @@ import {
   closeSync,
   existsSync,
   fsyncSync,
-  lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
+  realpathSync,
   renameSync,
   rmSync,
+  statSync,
   writeSync,
 } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
@@ -28,7 +29,7 @@ import { bornAt, isRunning } from './lock.ts';
 export function writeDirectory(path: string, fill: (aside: string) => Promise<void>): Promise<void>;
 export function writeDirectory(path: string, fill: (aside: string) => void): void;
 export function writeDirectory(path: string, fill: (aside: string) => unknown): Promise<void> | undefined {
-  const target = resolve(path);
+  const target = targetOf(path);
   const aside = asideName(target, 'new');
   const abandon = (error: unknown) => {
     const at = (error as NodeJS.ErrnoException | null)?.path; // what `fill` read elsewhere and failed at keeps its name
@@ -52,7 +53,7 @@ export function writeDirectory(path: string, fill: (aside: string) => unknown): 
   try {
     mkdirSync(dirname(target), { recursive: true });
     recoverDirectory(target);
-    if (existsSync(target) && !lstatSync(target).isDirectory())
+    if (existsSync(target) && !statSync(target).isDirectory())
       throw new GraftError('usage', 'There is already something here that is not a directory', {
         place: path,
         mend: 'Choose another path',
@@ -76,7 +77,7 @@ export function writeDirectory(path: string, fill: (aside: string) => unknown): 
  * replacing. Leaves what a live process is writing.
  */
 export function recoverDirectory(path: string): void {
-  const target = resolve(path);
+  const target = targetOf(path);
   const prefix = `.${basename(target)}.`;
   let names: string[];
   try {
@@ -99,12 +100,17 @@ export function recoverDirectory(path: string): void {
  * @param fill calls `write` with one piece after another
  */
 export function writeFile(path: string, fill: (write: (bytes: Uint8Array) => void) => void): void {
-  const target = resolve(path);
+  const target = targetOf(path);
   const aside = asideName(target, 'new');
   let fd: number | undefined;
   try {
     mkdirSync(dirname(target), { recursive: true });
     recoverDirectory(target);
+    if (existsSync(target) && !statSync(target).isFile())
+      throw new GraftError('usage', 'There is already something here that is not a file', {
+        place: path,
+        mend: 'Choose another path',
+      });
     const open = openSync(aside, 'wx');
     fd = open;
     fill((bytes) => writeAll(open, bytes));
@@ -124,6 +130,11 @@ export function writeFile(path: string, fill: (write: (bytes: Uint8Array) => voi
 function writeAll(fd: number, bytes: Uint8Array): void {
   for (let done = 0; done < bytes.byteLength; )
     done += writeSync(fd, bytes, done, Math.min(2 ** 30, bytes.byteLength - done));
+}
+
+/** Where `path` leads; behind a symbolic link, so that the link stays. */
+function targetOf(path: string): string {
+  return existsSync(path) ? realpathSync(path) : resolve(path);
 }
 
 let made = 0;

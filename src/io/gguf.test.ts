@@ -78,6 +78,20 @@ describe('openGguf', () => {
     assert.deepEqual([...into], [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
   });
 
+  it('is found in a directory that holds nothing else', () => {
+    using dir = temporary();
+    dir.put('README.md', '');
+    dir.put('m-00001-of-00002.gguf', ggufFile({ tensors: [f32('a', [1])] }));
+    dir.put('m-00002-of-00002.gguf', ggufFile({ tensors: [f32('b', [1])] })); // shards without split.* keys join too
+    using weights = openWeights(dir.path);
+    assert.deepEqual([...weights.entries.keys()], ['a', 'b']);
+    dir.put('other.gguf', ggufFile({}));
+    assert.throws(
+      () => openWeights(dir.path),
+      /There are 2 GGUF models in this directory. Name one of them: m-00001-of-00002\.gguf, other\.gguf/,
+    );
+  });
+
   it('refuses what is not a GGUF file that it reads', () => {
     using dir = temporary();
     const at = (bytes: Uint8Array | string) => dir.put('m.gguf', bytes);

@@ -62,25 +62,22 @@ export class HubClient {
 
   /** The commit that a branch, tag or commit name stands for now. */
   async commit(revision: string): Promise<string> {
-    const info = await this.#library.modelInfo({
-      ...this.#options,
-      name: this.repo,
-      revision,
-      additionalFields: ['sha'],
-    });
-    if (/^[0-9a-f]{40}$/.test(info.sha)) return info.sha;
-    throw new GraftError('environment', 'The hub did not say which commit this is', {
-      place: this.repo,
-      mend: 'Check HF_ENDPOINT',
+    return this.#ask(async () => {
+      const name = this.repo;
+      const { sha } = await this.#library.modelInfo({ ...this.#options, name, revision, additionalFields: ['sha'] });
+      if (!/^[0-9a-f]{40}$/.test(sha)) throw new Error('no commit');
+      return sha;
     });
   }
 
   async list(commit: string): Promise<ListFileEntry[]> {
-    const all = this.#library.listFiles({ ...this.#options, repo: this.repo, revision: commit, recursive: true });
-    const files: ListFileEntry[] = [];
-    for await (const entry of all)
-      if (entry.type === 'file' && !entry.path.split('/').includes('..')) files.push(entry);
-    return files;
+    return this.#ask(async () => {
+      const all = this.#library.listFiles({ ...this.#options, repo: this.repo, revision: commit, recursive: true });
+      const files: ListFileEntry[] = [];
+      for await (const entry of all)
+        if (entry.type === 'file' && !entry.path.split('/').includes('..')) files.push(entry);
+      return files;
+    });
   }
 
   /**
@@ -112,7 +109,7 @@ export class HubClient {
         await pipeline(source, count, createWriteStream(part, { flags: have > 0 ? 'a' : 'w', flush: true }));
       } catch (error) {
         failure = fileError(this.#failure ?? this.#explain(error), part, 'written');
-        if (failure instanceof GraftError && failure.data.again !== true) throw failure;
+        if (!(failure instanceof GraftError && failure.data.again === true)) throw failure;
       }
       if (!failure && have >= file.size) {
         const got = check?.hash.digest('hex');
@@ -140,10 +137,23 @@ export class HubClient {
     }
   }
 
-  async #stream(path: string, revision: string, from: number): Promise<Readable> {
-    const blob = await this.#library.downloadFile({ ...this.#options, repo: this.repo, path, revision, xet: false });
-    if (!blob) throw this.#refused(404);
-    return Readable.fromWeb((from > 0 ? blob.slice(from) : blob).stream() as ReadableStream);
+  #stream(path: string, revision: string, from: number): Promise<Readable> {
+    return this.#ask(async () => {
+      const blob = await this.#library.downloadFile({ ...this.#options, repo: this.repo, path, revision, xet: false });
+      if (!blob) throw this.#refused(404);
+      return Readable.fromWeb((from > 0 ? blob.slice(from) : blob).stream() as ReadableStream);
+    });
+  }
+
+  /** Runs a call of the library; what it makes of an answer that it does not understand becomes a clear error. */
+  async #ask<T>(call: () => Promise<T>): Promise<T> {
+    try {
+      return await call();
+    } catch (error) {
+      if (error instanceof GraftError) throw error;
+      const problem = `${this.#options.hubUrl} did not answer as a Hugging Face hub does: ${(error as Error).message}`;
+      throw new GraftError('environment', problem, { place: this.repo, mend: 'Check HF_ENDPOINT', cause: error });
+    }
   }
 
   #refused(status: number): GraftError {
@@ -167,14 +177,12 @@ export class HubClient {
     });
   }
 
+  /** A failure of the connection as an error with its mend; a GraftError, a file error and a bug stay what they are. */
   #explain(error: unknown): unknown {
-    if (
-      error instanceof GraftError ||
-      /^(open|write|fsync|close)$/.test((error as NodeJS.ErrnoException | null)?.syscall ?? '')
-    )
-      return error;
-    const cause = ((error as Error | null)?.cause ?? error) as NodeJS.ErrnoException | null;
-    const code = cause?.code ?? cause?.message ?? String(error);
+    const { cause = error, code: own, syscall } = Object(error) as NodeJS.ErrnoException;
+    const isNetwork = typeof error === 'string' || cause !== error || own !== undefined;
+    if (error instanceof GraftError || !isNetwork || /^(open|write|fsync|close)$/.test(syscall ?? '')) return error;
+    const code = (cause as NodeJS.ErrnoException).code ?? (cause as Error).message ?? String(error);
     const proxy = (process.env.HTTPS_PROXY ?? process.env.https_proxy) && !process.env.NODE_USE_ENV_PROXY;
     const [problem, mend] = /CERT|SELF_SIGNED/.test(code)
       ? [

@@ -276,6 +276,21 @@ describe('resolveModel', () => {
     await refuses(ask(), 'usage', /does not start with hf_/);
   });
 
+  it('does not take a web page or a fault of the caller for the network', async () => {
+    using _dir = cache();
+    await using page = await hub(repository(), (_request, response) => Boolean(response.end('<html>')));
+    await refuses(
+      resolveModel('org/name', { endpoint: page.endpoint }),
+      'environment',
+      /did not answer as a Hugging Face hub does: .*Check HF_ENDPOINT/,
+    );
+    await using server = await hub(repository());
+    const progress = () => {
+      throw new TypeError('mine');
+    };
+    await assert.rejects(resolveModel('org/name', { endpoint: server.endpoint, progress }), /^TypeError: mine$/);
+  });
+
   it('lets two at once fetch the same model', async () => {
     using _dir = cache();
     await using server = await hub(repository());

@@ -1,5 +1,6 @@
 import { closeSync, openSync, readdirSync, readSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { GraftError } from '../base/index.ts';
 import { openGguf } from './gguf.ts';
 import { openSafetensors } from './safetensors.ts';
 import type { WeightSource } from './weights.ts';
@@ -11,10 +12,15 @@ import type { WeightSource } from './weights.ts';
 export function openWeights(path: string): WeightSource {
   const stat = statSync(path, { throwIfNoEntry: false });
   if (stat?.isDirectory()) {
-    const names = readdirSync(path);
+    const names = readdirSync(path).sort();
     const models = names.filter((name) => /\.gguf$/.test(name) && !/-(?!00001)\d{5}-of-\d{5}\.gguf$/.test(name));
-    const onlyGguf = models.length === 1 && !names.some((name) => /\.safetensors(\.index\.json)?$/.test(name));
-    return onlyGguf ? openGguf(join(path, models[0]!)) : openSafetensors(path);
+    if (models.length === 0 || names.some((name) => /\.safetensors(\.index\.json)?$/.test(name)))
+      return openSafetensors(path);
+    if (models.length === 1) return openGguf(join(path, models[0]!));
+    throw new GraftError('input', `There are ${models.length} GGUF models in this directory`, {
+      place: path,
+      mend: `Name one of them: ${models.slice(0, 3).join(', ')}`,
+    });
   }
   return isGguf(path, stat?.isFile() ?? false) ? openGguf(path) : openSafetensors(path);
 }

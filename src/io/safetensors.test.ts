@@ -78,6 +78,7 @@ describe('openSafetensors', () => {
     refuses(one({}, 3), /1 bytes are missing/);
     refuses(one({}, 6), /2 bytes belong to none/);
     refuses(at(safetensorsFile({ a: f32([2], 0, 8), b: f32([2], 4, 12) }, 12)), /"b" at byte 4 of the data overlaps/);
+    refuses(at(safetensorsFile('{"\\ud800":{}}', 0)), /has a name that is not Unicode text/);
     refuses(at(safetensorsFile({ a: 3 }, 0)), /not described by an object/);
     refuses(join(dir.path, 'nothing.safetensors'), /There is no such file/);
     dir.put('n.safetensors', safetensorsFile('{}', 0));

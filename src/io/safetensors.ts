@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import type { DType } from '../tensor/dtype.ts';
+import type { DType } from '../tensor/index.ts';
 import { writeFile } from './directory.ts';
 import { brief, damaged, guessFormat, InputFile } from './files.ts';
 import { isObject, parseJson, readJsonObject } from './jsonfile.ts';
@@ -164,6 +164,7 @@ const isCount = (value: unknown): value is number => Number.isSafeInteger(value)
 
 function readEntry(file: InputFile, start: number, name: string, info: unknown): StoredEntry {
   const fail = (problem: string) => damaged(file.path, `Tensor ${brief(name)} ${problem}`);
+  if (!name.isWellFormed()) throw fail('has a name that is not Unicode text');
   if (!isObject(info)) throw fail('is not described by an object');
   const { dtype, shape, data_offsets: offsets } = info;
   if (typeof dtype !== 'string') throw fail('has no "dtype"');
@@ -233,6 +234,7 @@ export function writeSafetensors(
   const sizes: number[] = [];
   let offset = 0;
   for (const { name, dtype, shape } of sorted) {
+    if (!name.isWellFormed()) throw wrong(name, 'has a name that is not Unicode text');
     if (seen.has(name)) throw wrong(name, name === '__metadata__' ? 'may not have this name' : 'is there twice');
     seen.add(name);
     const size = bytesOf(dtype, shape);

@@ -1,5 +1,5 @@
 import { GraftError, nearest } from '../base/index.ts';
-import { type DType, dtypes } from '../tensor/dtype.ts';
+import { type DType, dtypes } from '../tensor/index.ts';
 import { brief, type InputFile } from './files.ts';
 
 /**

@@ -11,7 +11,7 @@ import {
   type Embedding,
   type Kernels,
   KvCache,
-  type Linear,
+  type LinearLayer,
   type Model,
   Module,
   type PackedTokens,
@@ -149,10 +149,10 @@ interface Pass {
 }
 
 class Attention extends Module {
-  q_proj: Linear;
-  k_proj: Linear;
-  v_proj: Linear;
-  o_proj: Linear;
+  q_proj: LinearLayer;
+  k_proj: LinearLayer;
+  v_proj: LinearLayer;
+  o_proj: LinearLayer;
   q_norm?: RmsNorm;
   k_norm?: RmsNorm;
   readonly #c: Complete;
@@ -190,9 +190,9 @@ class Attention extends Module {
 }
 
 class Mlp extends Module {
-  gate_proj: Linear;
-  up_proj: Linear;
-  down_proj: Linear;
+  gate_proj: LinearLayer;
+  up_proj: LinearLayer;
+  down_proj: LinearLayer;
   readonly #c: Complete;
 
   constructor(w: Weights, path: string, c: Complete) {
@@ -252,7 +252,7 @@ class Decoder extends Module {
 
 class Root extends Module {
   model: Decoder;
-  lm_head: Linear;
+  lm_head: LinearLayer;
 
   constructor(w: Weights, config: Config) {
     super();

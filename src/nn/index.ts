@@ -1,6 +1,7 @@
 export { KvCache } from './cache.ts';
 export { type AttentionRows, composite, fused, type GateActivation, type Kernels } from './kernels.ts';
-export { Embedding, Linear, RmsNorm } from './layers.ts';
+export { Embedding, Linear, type LinearLayer, RmsNorm } from './layers.ts';
+export { crossEntropyOfLogits } from './losses.ts';
 export type { Model, PackedTokens } from './model.ts';
 export { Module, moduleAt, namedModules, namedTensors, replaceModule } from './module.ts';
 export { packTokens } from './packed.ts';

@@ -2,8 +2,22 @@ import { ops, type Tensor } from '../tensor/index.ts';
 import type { Kernels } from './kernels.ts';
 import { Module } from './module.ts';
 
+/** A linear layer or what stands in for one: what a family may expect at such a place. */
+export interface LinearLayer extends Module {
+  readonly inFeatures: number;
+  readonly outFeatures: number;
+  /** [N, in] → [N, out] */
+  forward(x: Tensor): Tensor;
+  /** Sum of the cross-entropies of forward(h) against targets int64 [N] (negative: not predicted), in nats: a scalar. */
+  crossEntropy(h: Tensor, targets: Tensor): Tensor;
+  /** The layer itself where nothing on top of it is at work: then a wrapper may fuse with it. */
+  plain(): Linear | undefined;
+  /** The weight as dense numbers [out, in]: the layer's own memory, or freshly unpacked. */
+  denseWeight(): Tensor;
+}
+
 /** y = x Wᵀ + b. The weight is dense [out, in], or [out, bytes of a row] in blocks of `format`, then frozen. */
-export class Linear extends Module {
+export class Linear extends Module implements LinearLayer {
   weight: Tensor;
   bias?: Tensor;
   readonly format: number;
@@ -21,17 +35,18 @@ export class Linear extends Module {
     if (bias) this.bias = bias;
   }
 
-  /** [N, in] → [N, out] */
   forward(x: Tensor): Tensor {
     return this.kernels.linear(x, this.weight, this.format, this.bias ?? null);
   }
 
-  /** Sum of the cross-entropies of forward(h) against targets int64 [N] (negative: not predicted), without all logits. */
   crossEntropy(h: Tensor, targets: Tensor): Tensor {
     return this.kernels.linearCrossEntropy(h, this.weight, this.format, targets);
   }
 
-  /** The weight as dense numbers [out, in]: itself, or freshly unpacked. */
+  plain(): Linear {
+    return this;
+  }
+
   denseWeight(): Tensor {
     return this.format < 0 ? this.weight : ops.dequantize(this.weight, this.format);
   }
@@ -55,6 +70,11 @@ export class Embedding extends Module {
   /** ids int64 [N] → [N, C] */
   forward(ids: Tensor): Tensor {
     return this.format < 0 ? ops.embedding(this.weight, ids) : ops.blockEmbedding(this.weight, this.format, ids);
+  }
+
+  /** The table as dense numbers [V, C]: its own memory, or freshly unpacked. */
+  denseWeight(): Tensor {
+    return this.format < 0 ? this.weight : ops.dequantize(this.weight, this.format);
   }
 }
 

@@ -1,5 +1,5 @@
 export { type DType, dtypes } from './dtype.ts';
-export { noGrad, withGrad } from './grad.ts';
+export { gradEnabled, noGrad, withGrad } from './grad.ts';
 export * as ops from './ops.gen.ts';
 export { Generator, manualSeed, mixSeed } from './random.ts';
 export { detachFromScopes, type Scope, scope, scoped } from './scope.ts';

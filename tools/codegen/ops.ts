@@ -139,7 +139,7 @@ function operator(index: number, tsName: string, schema: string): string {
     signature.push(`options: { ${fields.join('; ')} }${optional ? ' = {}' : ''}`);
   }
   const passed = params.map((p) => {
-    if (!visible.includes(p)) return p.name === 'non_blocking' ? 'false' : 'null';
+    if (!visible.includes(p)) return p.name === 'non_blocking' ? 'false' : p.type === 'MemoryFormat' ? '0' : 'null';
     const name = p.keyword ? `options.${param(p.name)}` : param(p.name);
     const value = p.keyword && p.fallback !== undefined && p.fallback !== 'None' ? `(${name} ?? ${fallbackOf(p.fallback)})` : name;
     return lowered(value, p.type.replace(/\(.*?\)/, ''));

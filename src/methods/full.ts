@@ -1,0 +1,51 @@
+/**
+ * Full fine-tuning: every weight of the base is trained in place (a copy would double the memory). `detach` keeps what
+ * was learned; load the model again for the weights from before.
+ */
+import { z } from 'zod';
+import { GraftError } from '../base/index.ts';
+import { Embedding, Linear, namedModules, namedTensors } from '../nn/index.ts';
+import type { Tensor } from '../tensor/index.ts';
+import type { Adapter, Method } from './method.ts';
+
+export const fullConfig = z.strictObject({});
+
+export const full: Method<Record<string, never>> = {
+  name: 'full',
+  config: fullConfig,
+
+  attach(model): Adapter {
+    for (const [path, module] of namedModules(model.root)) {
+      if ((module instanceof Linear || module instanceof Embedding) && module.format >= 0) {
+        throw new GraftError('usage', `'${path}' is quantised, and full fine-tuning needs dense weights`, {
+          place: 'method',
+          mend: 'Load the model with quantize: none, or use lora',
+        });
+      }
+    }
+    // Tied weights are one tensor under two keys: it is trained, and saved, once.
+    const parameters = new Map<string, Tensor>();
+    const seen = new Set<Tensor>();
+    for (const [key, tensor] of namedTensors(model.root)) {
+      if (seen.has(tensor)) continue;
+      seen.add(tensor);
+      parameters.set(key, tensor);
+      tensor.requiresGrad = true;
+    }
+    const adapter: Adapter = {
+      method: 'full',
+      config: {},
+      parameters,
+      enabled: true,
+      warnings: [],
+      detach() {
+        for (const tensor of parameters.values()) {
+          tensor.grad = undefined;
+          tensor.requiresGrad = false;
+        }
+      },
+      [Symbol.dispose]: () => adapter.detach(),
+    };
+    return adapter;
+  },
+};

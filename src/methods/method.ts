@@ -1,0 +1,37 @@
+import type { z } from 'zod';
+import type { Model } from '../nn/index.ts';
+import type { Tensor } from '../tensor/index.ts';
+
+/** A way of fine-tuning: one file in this folder (design §5). */
+export interface Method<C> {
+  readonly name: string;
+  /** `peft_type` of the files that hold it; absent where PEFT has no such type. */
+  readonly peftType?: string;
+  /** Default, unit, doc and source of every field, under PEFT's own names. */
+  readonly config: z.ZodType<C>;
+  /**
+   * Puts the method on the model: changes nothing that `detach` does not undo.
+   * @param seed decides the initial values
+   * @throws GraftError 'usage' when the config selects nothing, or what cannot carry the method
+   */
+  attach(model: Model, config: C, seed: number): Adapter;
+}
+
+/** A method at work on a model. */
+export interface Adapter extends Disposable {
+  readonly method: string;
+  readonly config: Readonly<Record<string, unknown>>;
+  /** Exactly what is trained, counted, sharded and saved; keys are PEFT's, without the `base_model.model.` in front. */
+  readonly parameters: ReadonlyMap<string, Tensor>;
+  /** Off: the model computes as if the adapter were not there. Switching costs nothing. */
+  enabled: boolean;
+  /** What the config asked for in vain: pattern keys that match nothing. */
+  readonly warnings: readonly string[];
+  /** Takes the adapter off; the base is as before, bit for bit. */
+  detach(): void;
+  /** Adds the adapter to the weights; `unmerge` puts the weights from before back. Absent: cannot be folded in. */
+  merge?(): void;
+  unmerge?(): void;
+  /** Layer-wise methods choose again what trains. */
+  beforeStep?(step: number): void;
+}

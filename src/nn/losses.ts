@@ -1,0 +1,15 @@
+import { ops, Tensor } from '../tensor/index.ts';
+
+/**
+ * Sum of the cross-entropies, in nats, of `logits(rows of h)` against targets int64 [N], over the targets ≥ 0. For heads
+ * that are more than one product: `Linear.crossEntropy` needs less memory.
+ * @param logits [n, C] → [n, V]
+ */
+export function crossEntropyOfLogits(logits: (h: Tensor) => Tensor, h: Tensor, targets: Tensor): Tensor {
+  const labels = targets.data() as BigInt64Array;
+  const predicted = [...labels.keys()].filter((i) => labels[i]! >= 0n);
+  const rows = Tensor.from(BigInt64Array.from(predicted, BigInt));
+  const logProbabilities = ops.logSoftmax(logits(ops.indexSelect(h, 0, rows)), -1);
+  const picked = ops.gather(logProbabilities, 1, ops.unsqueeze(ops.indexSelect(targets, 0, rows), 1));
+  return ops.neg(ops.sum(picked));
+}
