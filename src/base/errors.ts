@@ -56,4 +56,4 @@ export class GraftError extends Error {
   }
 }
 
-const closed = (sentence: string): string => (/[.!?:)]$/.test(sentence.trimEnd()) ? sentence.trimEnd() : `${sentence}.`);
+const closed = (sentence: string): string => (/[.!?:]$/.test(sentence.trimEnd()) ? sentence.trimEnd() : `${sentence}.`);

@@ -1,4 +1,4 @@
 export { lora } from './lora.ts';
 export type { Adapter, Method } from './method.ts';
 export { methods } from './registry.ts';
-export { type Candidate, candidatesOf, selectTargets, type TargetConfig } from './targets.ts';
+export { byPattern, type Candidate, candidatesOf, selectTargets, type TargetConfig } from './targets.ts';

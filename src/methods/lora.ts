@@ -130,6 +130,10 @@ class LoraEmbedding extends Module {
     return ops.add(base, ops.mm(h, ops.t(this.lora_embedding_B)), { alpha: this.scaling });
   }
 
+  denseWeight(): Tensor {
+    return this.base_layer.denseWeight();
+  }
+
   delta(): Tensor {
     return ops.mulScalar(ops.t(ops.mm(this.lora_embedding_B, this.lora_embedding_A)), this.scaling);
   }
@@ -183,13 +187,23 @@ function initialValues(config: LoraConfig, rank: number, inside: number, outside
   return pair;
 }
 
+/** `all-linear` and the defaults as names that any reader understands: last parts where they say it exactly, else paths. */
+function savedTargets(config: LoraConfig, paths: readonly string[], all: readonly string[]) {
+  const given = config.target_modules;
+  if (given && (typeof given !== 'string' || given.toLowerCase() !== 'all-linear')) return given;
+  const last = [...new Set(paths.map((path) => path.split('.').at(-1)!))].sort();
+  const exact = all.filter((path) => last.includes(path.split('.').at(-1)!)).length === paths.length;
+  return exact ? last : paths;
+}
+
 export const lora: Method<LoraConfig> = {
   name: 'lora',
   peftType: 'LORA',
   config: loraConfig,
 
   attach(model, config, seed): Adapter {
-    const targets = selectTargets(candidatesOf(model), config, model.sites.defaultTargets);
+    const candidates = candidatesOf(model);
+    const targets = selectTargets(candidates, config, model.sites.defaultTargets);
     const paths = new Set(targets.map(({ path }) => path));
     const state = { enabled: true };
     const parameters = new Map<string, Tensor>();
@@ -238,6 +252,8 @@ export const lora: Method<LoraConfig> = {
         state.enabled = on;
         for (const copy of copies) copy.use(on);
       },
+
+      savedConfig: () => ({ target_modules: savedTargets(config, [...paths], candidates.map(({ path }) => path)) }),
 
       merge() {
         if (merged.length > 0) return;

@@ -27,6 +27,8 @@ export interface Adapter extends Disposable {
   enabled: boolean;
   /** What the config asked for in vain: pattern keys that match nothing. */
   readonly warnings: readonly string[];
+  /** Fields of the saved config that differ from `config`: what a word like `all-linear` came to. */
+  savedConfig?(): Readonly<Record<string, unknown>>;
   /** Takes the adapter off; the base is as before, bit for bit. */
   detach(): void;
   /** Adds the adapter to the weights; `unmerge` puts the weights from before back. Absent: cannot be folded in. */

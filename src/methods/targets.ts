@@ -21,10 +21,12 @@ export interface Candidate {
   readonly head?: boolean;
 }
 
-/** Python's regular expressions in JavaScript's spelling. */
+/** Python's regular expressions in JavaScript's spelling: flags in front, named groups, \\A and \\Z. */
 function regex(pattern: string, place: string): RegExp {
+  const [, flags = '', rest = ''] = /^(?:\(\?([aimsu]+)\))?(.*)$/s.exec(pattern)!;
+  const body = rest.replaceAll('(?P<', '(?<').replaceAll(/\\A|\\Z/g, (at) => (at === '\\A' ? '^' : '$'));
   try {
-    return new RegExp(`^(?:${pattern.replaceAll('(?P<', '(?<')})$`, 's');
+    return new RegExp(`^(?:${body})$`, flags.replaceAll(/[au]/g, ''));
   } catch (cause) {
     throw new GraftError('usage', `'${pattern}' is no regular expression: ${(cause as Error).message}`, { place, cause });
   }
@@ -33,9 +35,11 @@ function regex(pattern: string, place: string): RegExp {
 const endsIn = (path: string, names: readonly string[]) => names.some((n) => path === n || path.endsWith(`.${n}`));
 
 function layerOf(path: string, pattern: TargetConfig['layers_pattern']): number | undefined {
-  const patterns = pattern == null || pattern.length === 0 ? ['[^.]*'] : typeof pattern === 'string' ? [pattern] : pattern;
-  for (const p of patterns) {
-    const found = new RegExp(`^.*?\\.${p}\\.(\\d+)\\.`, 's').exec(path);
+  const patterns = pattern == null || pattern.length === 0 ? [] : typeof pattern === 'string' ? [pattern] : pattern;
+  // A named list may be the model's first part; without a name there has to be something in front of it.
+  const tried = patterns.length > 0 ? patterns.map((p) => `^(?:.*?\\.)?${p}\\.(\\d+)\\.`) : ['^.*?\\.[^.]*\\.(\\d+)\\.'];
+  for (const source of tried) {
+    const found = new RegExp(source).exec(path);
     if (found) return Number(found[1]);
   }
   return undefined;
@@ -103,7 +107,7 @@ function nothing(candidates: readonly Candidate[], targets: string | readonly st
   const near = nearest(first, names);
   return new GraftError('usage', `target_modules selects no module: ${JSON.stringify(targets)}`, {
     place: 'target_modules',
-    mend: near ? `Did you mean '${near}'?` : `This model has ${names.join(', ')}`,
+    mend: near && near !== first ? `Did you mean '${near}'?` : `This model has ${names.join(', ')}`,
   });
 }
 

@@ -1,0 +1,23 @@
+#!/usr/bin/env node
+// Runs on any Node: hands over to one that is new enough (the devDependency `node` of a checkout), or says what is missing.
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const checkout = join(root, 'src', 'cli', 'main.ts');
+const main = existsSync(checkout) ? checkout : join(root, 'dist', 'cli', 'main.js');
+
+if (Number(process.versions.node.split('.')[0]) >= 24) {
+  await import(main);
+} else {
+  const newer = join(root, 'node_modules', 'node', 'bin', 'node');
+  if (!existsSync(newer)) {
+    console.error(`graft: this is Node ${process.versions.node}, and Graft needs 24 or later. In a checkout, run \`npm ci\`, which brings one.`);
+    process.exit(1);
+  }
+  const { status, signal } = spawnSync(newer, [main, ...process.argv.slice(2)], { stdio: 'inherit' });
+  if (signal) process.kill(process.pid, signal);
+  process.exit(status ?? 1);
+}

@@ -1,0 +1,30 @@
+import { Command } from 'commander';
+import { Session } from '../session/index.ts';
+import { examples, logLine } from './shared.ts';
+
+export const evaluate = () =>
+  new Command('eval')
+    .description('Measure a model on rows: loss and perplexity, and accuracy where every row is answered with one of a few labels.')
+    .requiredOption('--model <path>', 'a Hugging Face directory, a .gguf file, or a hub id')
+    .option('--adapter <dir>', 'an adapter on top')
+    .requiredOption('--data <file>', 'rows in any format that train reads')
+    .option('--labels <text...>', 'the answers to choose among: the likeliest counts')
+    .option('--max-length <n>', 'tokens; what is longer is cut', Number, 1024)
+    .option('--quantize <how>', 'none, keep, int8 or nf4', 'none')
+    .option('--threads <n>', 'processor threads', Number)
+    .option('--json', 'print the result as JSON', false)
+    .addHelpText('after', examples('graft eval --model base.gguf --adapter out/adapter --data test.jsonl', 'graft eval --model base.gguf --data test.jsonl --labels spam ham'))
+    .action(async (options) => {
+      await using session = new Session();
+      const result = await session.run('evaluate', options, logLine);
+      if (options.json) {
+        console.log(JSON.stringify(result));
+        return;
+      }
+      console.log(`loss ${result.loss.toFixed(4)} nats a token, perplexity ${result.perplexity.toFixed(3)}, over ${result.tokens} tokens of ${result.rows} rows`);
+      if (result.accuracy) {
+        const { value, low, high, rows } = result.accuracy;
+        const percent = (x: number) => `${(100 * x).toFixed(1)} %`;
+        console.log(`accuracy ${percent(value)} (95 % interval ${percent(low)} to ${percent(high)}, ${rows} rows)`);
+      }
+    });

@@ -1,0 +1,33 @@
+import { Command } from 'commander';
+import { Session } from '../session/index.ts';
+import { examples, logLine } from './shared.ts';
+
+export const generate = () =>
+  new Command('generate')
+    .description('Continue a prompt, or answer it as a chat turn.')
+    .requiredOption('--model <path>', 'a Hugging Face directory, a .gguf file, or a hub id')
+    .option('--adapter <dir>', 'an adapter on top')
+    .requiredOption('--prompt <text>', 'what to continue or answer')
+    .option('--chat', "put the prompt into the model's chat template", false)
+    .option('--system <text>', 'system message of the chat')
+    .option('--max-new-tokens <n>', 'tokens at most', Number, 256)
+    .option('--temperature <t>', '0: always the likeliest token', Number, 0)
+    .option('--top-k <k>', 'choose among the k likeliest', Number)
+    .option('--top-p <p>', 'choose among the likeliest that make up this share', Number)
+    .option('--min-p <p>', "leave out what is less likely than this share of the likeliest", Number)
+    .option('--repetition-penalty <x>', 'above 1: tokens seen already are less likely', Number)
+    .option('--stop <text...>', 'end before this text')
+    .option('--seed <n>', 'of the sampling', Number, 0)
+    .option('--quantize <how>', 'none, keep, int8 or nf4; default keep: weights as the file has them')
+    .option('--threads <n>', 'processor threads', Number)
+    .option('--json', 'print text, ids and speeds as JSON', false)
+    .addHelpText('after', examples('graft generate --model base.gguf --chat --prompt "Name three rivers."', 'graft generate --model dir --adapter out/adapter --prompt "Once" --temperature 0.8 --top-p 0.9'))
+    .action(async (options) => {
+      await using session = new Session();
+      const result = await session.run('generate', options, (event) => {
+        if (event.type === 'text' && !options.json) process.stdout.write((event as { text: string }).text);
+        else logLine(event);
+      });
+      if (options.json) console.log(JSON.stringify(result));
+      else console.log();
+    });

@@ -1,0 +1,42 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { Command } from 'commander';
+import { readAdapterConfig } from '../export/index.ts';
+import { openSafetensors, resolveModel } from '../io/index.ts';
+import { openModel } from '../models/index.ts';
+import { examples, mebibytes } from './shared.ts';
+
+export const inspect = () =>
+  new Command('inspect')
+    .description('Show what a model or an adapter is made of, without loading it.')
+    .argument('<path>', 'a model (directory, .gguf file, hub id) or an adapter directory')
+    .option('--tensors', 'list every tensor', false)
+    .option('--json', 'print it as JSON', false)
+    .addHelpText('after', examples('graft inspect base.gguf', 'graft inspect out/adapter --tensors'))
+    .action(async (path: string, { tensors, json }: { tensors: boolean; json: boolean }) => {
+      const found = existsSync(join(path, 'adapter_config.json')) ? inspectAdapter(path) : await inspectModel(path);
+      if (json) {
+        console.log(JSON.stringify(tensors ? found : { ...found, tensors: found.tensors.length }));
+        return;
+      }
+      for (const [key, value] of Object.entries(found.about)) {
+        console.log(`${key}: ${typeof value === 'object' ? JSON.stringify(value) : value}`);
+      }
+      const bytes = found.tensors.reduce((sum, t) => sum + t.bytes, 0);
+      const count = found.tensors.reduce((sum, t) => sum + t.shape.reduce((a, b) => a * b, 1), 0);
+      console.log(`${found.tensors.length} tensors, ${count.toLocaleString('en')} parameters, ${mebibytes(bytes)}`);
+      if (tensors) for (const t of found.tensors) console.log(`  ${t.name}  ${t.format} [${t.shape.join(', ')}]`);
+    });
+
+function inspectAdapter(path: string) {
+  const { method, config, base } = readAdapterConfig(path);
+  using source = openSafetensors(join(path, 'adapter_model.safetensors'));
+  const about = { kind: 'adapter', method: method.name, base, ...(config as object) };
+  return { about, tensors: [...source.entries.values()] };
+}
+
+async function inspectModel(spec: string) {
+  const { source, config, family } = openModel(await resolveModel(spec));
+  using _ = source;
+  return { about: { kind: 'model', family: family.types[0], ...config }, tensors: [...source.entries.values()] };
+}

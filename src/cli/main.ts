@@ -1,0 +1,41 @@
+import { Command, CommanderError } from 'commander';
+import { GraftError } from '../base/index.ts';
+import { doctor } from './doctor.ts';
+import { evaluate } from './eval.ts';
+import { generate } from './generate.ts';
+import { inspect } from './inspect.ts';
+import { logits } from './logits.ts';
+import { merge } from './merge.ts';
+import { pull } from './pull.ts';
+import { train } from './train.ts';
+
+/** The whole command line; a command is a file and a place in this list. */
+export function program(): Command {
+  const graft = new Command('graft')
+    .description('Fine-tune open language models on your own machine, keep many small adapters on one base.')
+    .version('0.1.0')
+    .exitOverride()
+    .showHelpAfterError('(graft --help, or graft <command> --help)');
+  for (const command of [doctor, train, evaluate, generate, logits, merge, inspect, pull]) {
+    graft.addCommand(command().exitOverride());
+  }
+  return graft;
+}
+
+if (import.meta.main || process.argv[1]?.endsWith('graft.js') || process.argv[1]?.endsWith('/graft')) {
+  try {
+    await program().parseAsync();
+  } catch (error) {
+    process.exitCode = report(error);
+  }
+}
+
+/** One clear sentence on stderr (with --json: a document on stdout too). Returns the exit code. */
+function report(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+  const known = error instanceof GraftError ? error : new GraftError('engine', (error as Error).message ?? String(error));
+  if (process.argv.includes('--json')) console.log(JSON.stringify({ error: known.toJSON() }));
+  console.error(`graft: ${known.message}`);
+  if (process.env.GRAFT_DEBUG) console.error((known.data.stack as string) ?? known.stack);
+  return known.exitCode;
+}

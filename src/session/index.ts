@@ -1,0 +1,1 @@
+export { type LogEvent, Session } from './session.ts';

@@ -1,0 +1,49 @@
+import { GraftError } from '../base/index.ts';
+import { loadAdapter } from '../export/index.ts';
+import { readJson, resolveModel, writeSafetensors } from '../io/index.ts';
+import { loadModel, type Quantize } from '../models/index.ts';
+import { packTokens } from '../nn/index.ts';
+import { noGrad, scope } from '../tensor/index.ts';
+import { useThreads } from './threads.ts';
+
+export interface LogitsArgs {
+  readonly model: string;
+  readonly adapter?: string;
+  readonly ids: string;
+  readonly out: string;
+  readonly quantize?: Quantize;
+  readonly threads?: number;
+}
+
+/** Full logits of each row, one row in memory at a time. */
+export async function logitsJob(args: LogitsArgs) {
+  const rows = readRows(args.ids);
+  useThreads(args.threads);
+  using model = loadModel(await resolveModel(args.model), { quantize: args.quantize ?? 'none' });
+  using _ = args.adapter ? loadAdapter(model, args.adapter) : undefined;
+  checkIds(rows, model.vocabSize, args.ids);
+  const compute = (row: readonly number[]): Uint8Array =>
+    noGrad(() => {
+      using _ = scope();
+      return model.logits(model.hidden(packTokens([row]))).bytes();
+    });
+  writeSafetensors(
+    args.out,
+    rows.map((row, i) => ({ name: `logits.${i}`, dtype: 'float32' as const, shape: [row.length, model.vocabSize], bytes: () => compute(row) })),
+  );
+  return { rows: rows.length, tokens: rows.reduce((sum, row) => sum + row.length, 0), out: args.out };
+}
+
+function readRows(file: string): number[][] {
+  const value = readJson(file);
+  const good = Array.isArray(value) && value.length > 0 && value.every((row) => Array.isArray(row) && row.length > 0 && row.every(Number.isInteger));
+  if (!good) throw new GraftError('usage', 'the ids must be rows of whole numbers, [[int]], none of them empty', { place: file });
+  return value as number[][];
+}
+
+function checkIds(rows: readonly (readonly number[])[], vocabSize: number, place: string): void {
+  rows.forEach((row, r) => {
+    const i = row.findIndex((id) => id < 0 || id >= vocabSize);
+    if (i >= 0) throw new GraftError('usage', `row ${r}, token ${i}: the id ${row[i]} is outside the vocabulary of ${vocabSize}`, { place });
+  });
+}

@@ -1,0 +1,47 @@
+import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+/** What happens in a run, one line of `events.jsonl` each. Seconds are of the event alone. */
+export type TrainEvent =
+  | { type: 'start'; step: number; steps: number; rows: number; heldOut: number; trainable: number; parameters: number; microTokens: number; threads: number }
+  | { type: 'step'; step: number; loss: number; lr: number; gradNorm: number; tokens: number; predicted: number; seconds: number; epoch: number }
+  | { type: 'eval'; step: number; loss: number; tokens: number; seconds: number; best: boolean }
+  | { type: 'checkpoint'; step: number; path: string; seconds: number }
+  | { type: 'warning'; message: string }
+  | { type: 'end'; step: number; reason: 'done' | 'early-stop'; adapter: string };
+
+/** Where events go: the file first, then whoever listens. */
+export class EventLog {
+  readonly #file: string;
+  readonly #listen: (event: TrainEvent) => void;
+
+  constructor(dir: string, listen: (event: TrainEvent) => void) {
+    this.#file = join(dir, 'events.jsonl');
+    this.#listen = listen;
+  }
+
+  emit(event: TrainEvent): void {
+    appendFileSync(this.#file, `${JSON.stringify(event)}\n`);
+    this.#listen(event);
+  }
+
+  /** Drops what a killed run did after the checkpoint that is continued from. Returns what stays. */
+  rewind(step: number): TrainEvent[] {
+    const kept = this.read().filter((event) => !('step' in event) || event.step <= step);
+    writeFileSync(this.#file, kept.map((event) => `${JSON.stringify(event)}\n`).join(''));
+    return kept;
+  }
+
+  read(): TrainEvent[] {
+    if (!existsSync(this.#file)) return [];
+    return readFileSync(this.#file, 'utf8')
+      .split('\n')
+      .flatMap((line) => {
+        try {
+          return line ? [JSON.parse(line) as TrainEvent] : [];
+        } catch {
+          return []; // the line that was being written when the run was killed
+        }
+      });
+  }
+}

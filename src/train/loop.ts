@@ -1,0 +1,27 @@
+/** What the loop asks of the run around it: functions, no hooks (design §6). */
+export interface LoopParts {
+  /** Steps already done, and steps to do in all. */
+  readonly from: number;
+  readonly steps: number;
+  /** Does step number `step` (0-based) and reports it. */
+  step(step: number): void;
+  /** Measures after `done` steps. Returns 'stop' to end early. */
+  evaluate?(done: number): 'go on' | 'stop';
+  checkpoint(done: number): void;
+  /** Whether to measure or save after `done` steps. */
+  evaluateNow(done: number): boolean;
+  checkpointNow(done: number): boolean;
+}
+
+/** Steps until all are done or an evaluation says stop. A checkpoint is taken after the evaluation it belongs to. */
+export function trainLoop(parts: LoopParts): 'done' | 'early-stop' {
+  for (let step = parts.from; step < parts.steps; step++) {
+    parts.step(step);
+    const done = step + 1;
+    const last = done === parts.steps;
+    const verdict = parts.evaluate && (last || parts.evaluateNow(done)) ? parts.evaluate(done) : 'go on';
+    if (last || verdict === 'stop' || parts.checkpointNow(done)) parts.checkpoint(done);
+    if (verdict === 'stop') return 'early-stop';
+  }
+  return 'done';
+}

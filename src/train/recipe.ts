@@ -1,0 +1,106 @@
+import { readFileSync } from 'node:fs';
+import { dirname, isAbsolute, resolve } from 'node:path';
+import { LineCounter, parseDocument } from 'yaml';
+import { z } from 'zod';
+import { GraftError, parseWith } from '../base/index.ts';
+import { methods } from '../methods/index.ts';
+import { adamwConfig, scheduleConfig } from '../optim/index.ts';
+
+const methodSchemas = Object.values(methods).map((m) => (m.config as unknown as z.ZodObject).extend({ type: z.literal(m.name) }));
+
+const data = z.strictObject({
+  train: z.string().describe('File to learn from: .jsonl, .json, .csv or .parquet.'),
+  eval: z.string().optional().describe('File to measure on. Instead of it: held_out.'),
+  held_out: z.number().positive().optional().describe('Share of the training rows (below 1) or their number that is kept for measuring.'),
+  format: z
+    .enum(['auto', 'messages', 'sharegpt', 'prompt-completion', 'alpaca', 'text', 'tokens', 'batches'])
+    .default('auto')
+    .describe('What a row is; auto tells by its fields. batches: one optimizer step a line, ids and labels as given.'),
+  max_length: z.int().positive().default(1024).describe('Tokens; what is longer is cut, and reported.'),
+  train_on: z.enum(['completion', 'all']).default('completion').describe('Learn the assistant turns or completions only, or every token.'),
+});
+
+const train = adamwConfig.extend({
+  lr: z.number().positive().default(2e-4).describe('Learning rate at its highest.'),
+  epochs: z.number().positive().default(1).describe('Passes over the training rows.'),
+  steps: z.int().positive().optional().describe('Optimizer steps; instead of epochs.'),
+  batch_size: z.int().positive().default(8).describe('Rows in one optimizer step.'),
+  micro_tokens: z.int().positive().optional().describe('Tokens that are in memory at one time; the gradient does not depend on it. Default: fits memory and processor.'),
+  schedule: scheduleConfig.shape.type.describe('How the learning rate goes on after the warm-up.'),
+  warmup_steps: scheduleConfig.shape.warmup_steps,
+  warmup_ratio: scheduleConfig.shape.warmup_ratio,
+  max_grad_norm: z.number().positive().optional().describe('Gradients are scaled down to this 2-norm.'),
+  threads: z.int().positive().optional().describe('Processor threads; default all cores.'),
+  seed: z.int().nonnegative().default(0).describe('Decides initial values, order and dropout.'),
+});
+
+const evaluation = z.strictObject({
+  every: z.int().positive().optional().describe('Steps between two measurements; default: once an epoch.'),
+  patience: z.int().positive().optional().describe('Stop after so many measurements without a better loss.'),
+  keep: z.enum(['best', 'last']).default('best').describe('Which adapter is handed over.'),
+});
+
+const run = z.strictObject({
+  dir: z.string().describe('Everything that the run writes.'),
+  checkpoint_every: z.int().positive().optional().describe('Steps between two checkpoints; default: about every minute.'),
+  keep_checkpoints: z.int().positive().default(2),
+});
+
+export const recipeSchema = z.strictObject({
+  model: z.string().describe('A Hugging Face directory, a .gguf file, or a hub id.'),
+  quantize: z.enum(['none', 'keep', 'int8', 'nf4']).default('none').describe('How the frozen weights are held: unpacked, as the file has them, or packed at load.'),
+  method: z.discriminatedUnion('type', methodSchemas as never).describe('How to fine-tune, under PEFT’s own field names.'),
+  adapter: z.string().optional().describe('Begin from this saved adapter.'),
+  task: z.enum(['causal-lm']).default('causal-lm'),
+  data,
+  train: train.prefault({}),
+  eval: evaluation.prefault({}),
+  run,
+});
+
+export type Recipe = Omit<z.output<typeof recipeSchema>, 'method'> & { method: { type: keyof typeof methods } & Record<string, unknown> };
+
+/** Paths in a recipe are relative to the recipe's own folder; a hub id stays as it is. */
+function resolved(recipe: Recipe, base: string): Recipe {
+  const path = (p: string) => (isAbsolute(p) ? p : resolve(base, p));
+  const { data, run } = recipe;
+  return {
+    ...recipe,
+    data: { ...data, train: path(data.train), ...(data.eval !== undefined && { eval: path(data.eval) }) },
+    ...(recipe.adapter !== undefined && { adapter: path(recipe.adapter) }),
+    run: { ...run, dir: path(run.dir) },
+  };
+}
+
+/** A recipe given as an object, checked; paths are relative to `base`. @throws GraftError 'usage' with all mistakes */
+export function parseRecipe(value: unknown, place = 'recipe', base = process.cwd()): Recipe {
+  return resolved(parseWith(recipeSchema, value, place) as unknown as Recipe, base);
+}
+
+/**
+ * Reads a recipe file.
+ * @param overrides `a.b=value` pairs, the value in YAML
+ * @throws GraftError 'usage' for a missing file, bad YAML (with line and column) or mistakes in the recipe (all at once)
+ */
+export function readRecipe(file: string, overrides: readonly string[] = []): Recipe {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (cause) {
+    throw new GraftError('usage', 'the recipe cannot be read', { place: file, mend: 'Check the path', cause });
+  }
+  const document = parseDocument(text, { lineCounter: new LineCounter() });
+  const [error] = document.errors;
+  if (error) {
+    const at = error.linePos?.[0];
+    throw new GraftError('usage', `this is no valid YAML: ${error.message.split('\n')[0]}`, {
+      place: at ? `${file}:${at.line}:${at.col}` : file,
+    });
+  }
+  for (const override of overrides) {
+    const [, key, value] = /^([\w.-]+)=(.*)$/s.exec(override) ?? [];
+    if (!key) throw new GraftError('usage', `'${override}' is not of the form a.b=value`, { place: '--set' });
+    document.setIn(key.split('.'), parseDocument(value!).toJS());
+  }
+  return parseRecipe(document.toJS(), file, dirname(resolve(file)));
+}
