@@ -1,6 +1,5 @@
+#include "glu.h"
 #include "kernels/lowrank.h"
-
-#include "shared.h"
 
 namespace graft {
 namespace {
@@ -91,7 +90,56 @@ Tensor lora_linear(const Tensor& x, const std::optional<Tensor>& x_dropped, cons
   return LoraLinear::apply(x, x_dropped, weight, format, bias, a, b, scaling);
 }
 
+// The same behind a gated unit, x = act(gate) up. x is the widest activation of a block: it is formed again in backward, which costs one
+// pass over gate and up, instead of kept.
+struct LoraGatedLinear : torch::autograd::Function<LoraGatedLinear> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up, std::string_view act, const Tensor& weight, int64_t format,
+                        const std::optional<Tensor>& bias, const Tensor& a, const Tensor& b, double scaling) {
+    const Activation activated = activation(act);
+    const Tensor x = glu_forward(gate, up, activated);
+    const Weight w = weight_of(weight, format);
+    Tensor y = product(x, w, bias);
+    const Tensor h = at::mm(x, a.t());
+    y.addmm_(h, b.t(), 1, scaling);
+    ctx->save_for_backward({gate, up, h, a, b});
+    ctx->saved_data["act"] = static_cast<int64_t>(activated);
+    ctx->saved_data["weight"] = weight;
+    ctx->saved_data["format"] = format;
+    ctx->saved_data["scaling"] = scaling;
+    ctx->saved_data["dx"] = gate.requires_grad() || up.requires_grad();
+    ctx->saved_data["dbias"] = bias && bias->requires_grad();
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &gate = saved[0], &up = saved[1], &h = saved[2], &a = saved[3], &b = saved[4];
+    const auto act = static_cast<Activation>(ctx->saved_data["act"].toInt());
+    const double scaling = ctx->saved_data["scaling"].toDouble();
+    const Tensor g = grads[0].contiguous();
+    auto [dh, db] = backward_products(g, h, b);
+    dh.mul_(scaling);
+    db.mul_(scaling);
+    const Tensor da = a.requires_grad() ? at::mm(dh.t(), glu_forward(gate, up, act)) : Tensor();
+    Tensor dgate, dup;
+    if (ctx->saved_data["dx"].toBool()) {
+      Tensor dx = at::mm(g, weight_of(ctx->saved_data["weight"].toTensor(), ctx->saved_data["format"].toInt()).all());
+      dx.addmm_(dh, a);
+      std::tie(dgate, dup) = glu_backward(gate, up, dx, act);
+    }
+    return {dgate, dup, {}, {}, {}, ctx->saved_data["dbias"].toBool() ? g.sum(0) : Tensor(), da, b.requires_grad() ? db : Tensor(), {}};
+  }
+};
+
+Tensor lora_gated_linear(const Tensor& gate, const Tensor& up, std::string_view act, const Tensor& weight, int64_t format,
+                         const std::optional<Tensor>& bias, const Tensor& a, const Tensor& b, double scaling) {
+  return LoraGatedLinear::apply(gate, up, act, weight, format, bias, a, b, scaling);
+}
+
 TORCH_LIBRARY_FRAGMENT(graft, m) {
+  m.def(
+      "lora_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor",
+      lora_gated_linear);
   m.def("lora_linear(Tensor x, Tensor? x_dropped, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor", lora_linear);
 }
 

@@ -5,7 +5,7 @@
  */
 import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
-import { crossEntropyOfLogits, Embedding, Linear, type LinearLayer, Module, moduleAt, replaceModule } from '../nn/index.ts';
+import { crossEntropyOfLogits, Embedding, type GateActivation, type Kernels, Linear, type LinearLayer, Module, moduleAt, replaceModule } from '../nn/index.ts';
 import { detachFromScopes, Generator, gradEnabled, mixSeed, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 import type { Adapter, Method } from './method.ts';
 import { type Copies, saveModules, trainBiases } from './saved.ts';
@@ -75,6 +75,20 @@ class LoraLinear extends Module implements LinearLayer {
     // On top of another active adapter: add to what it gives.
     const h = ops.mm(dropped ?? x, ops.t(this.lora_A));
     return ops.add(this.base_layer.forward(x), ops.mm(h, ops.t(this.lora_B)), { alpha: this.scaling });
+  }
+
+  forwardGated(gate: Tensor, up: Tensor, act: GateActivation): Tensor {
+    if (!this.state.enabled) return this.base_layer.forwardGated(gate, up, act);
+    const base = this.base_layer.plain();
+    if (base && !(this.dropout > 0 && gradEnabled())) {
+      const { weight, format, bias, kernels } = base;
+      return kernels.loraGatedLinear(gate, up, act, weight, format, bias ?? null, this.lora_A, this.lora_B, this.scaling);
+    }
+    return this.forward(this.kernels.glu(gate, up, act));
+  }
+
+  get kernels(): Kernels {
+    return this.base_layer.kernels;
   }
 
   crossEntropy(h: Tensor, targets: Tensor): Tensor {

@@ -204,8 +204,8 @@ class Mlp extends Module {
   }
 
   /** [N, C] → [N, C] */
-  forward(x: Tensor, kernels: Kernels): Tensor {
-    return this.down_proj.forward(kernels.glu(this.gate_proj.forward(x), this.up_proj.forward(x), this.#c.activation));
+  forward(x: Tensor): Tensor {
+    return this.down_proj.forwardGated(this.gate_proj.forward(x), this.up_proj.forward(x), this.#c.activation);
   }
 }
 
@@ -233,7 +233,7 @@ class Block extends Module {
     const [before, normed] = delta ? this.input_layernorm.forwardAdded(x, delta) : [x, this.input_layernorm.forward(x)];
     const attended = this.self_attn.forward(normed, pass, kernels);
     const [between, normedAgain] = this.post_attention_layernorm.forwardAdded(before, attended);
-    return s.keep([between, this.mlp.forward(normedAgain, kernels)]);
+    return s.keep([between, this.mlp.forward(normedAgain)]);
   }
 }
 
@@ -285,6 +285,7 @@ export const llama: Family = {
       root,
       vocabSize: config.vocab_size,
       layers: config.num_hidden_layers,
+      parameters: w.parameters,
       contextLength: config.max_position_embeddings,
       sites: {
         block: 'model.layers.*',

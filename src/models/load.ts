@@ -133,6 +133,7 @@ class LoadedWeights implements Weights {
   readonly #tensors: Tensor[] = [];
   readonly #used = new Set<string>();
   readonly #problems: string[] = [];
+  parameters = 0;
 
   constructor(path: string, source: WeightSource, stored: ReadonlyMap<string, Stored>, options: LoadOptions) {
     this.kernels = options.kernels ?? fused;
@@ -205,6 +206,7 @@ class LoadedWeights implements Weights {
       this.#problems.push(`${key} is [${got.join(', ')}], the config asks for [${shape.join(', ')}]`);
       return undefined;
     }
+    this.parameters += shape.reduce((a, b) => a * b, 1);
     return stored;
   }
 

@@ -60,6 +60,10 @@ export const composite: Kernels = {
     return ops.add(composite.linear(x, weight, format, bias), delta, { alpha: scaling });
   },
 
+  loraGatedLinear(gate, up, act, weight, format, bias, a, b, scaling) {
+    return composite.loraLinear(composite.glu(gate, up, act), null, weight, format, bias, a, b, scaling);
+  },
+
   linearCrossEntropy(h, weight, format, targets) {
     const logProbabilities = ops.logSoftmax(composite.linear(h, weight, format, null), -1);
     const ignored = ops.ltScalar(targets, 0);

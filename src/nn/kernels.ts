@@ -44,6 +44,18 @@ export interface Kernels {
     b: Tensor,
     scaling: number,
   ): Tensor;
+  /** loraLinear of glu(gate, up), which is not kept for the backward pass but formed again. */
+  loraGatedLinear(
+    gate: Tensor,
+    up: Tensor,
+    act: GateActivation,
+    weight: Tensor,
+    format: number,
+    bias: Tensor | null,
+    a: Tensor,
+    b: Tensor,
+    scaling: number,
+  ): Tensor;
   /** Sum over the rows with targets ≥ 0 of the cross-entropy of h [N, C] · weightᵀ [C, V]: a scalar, in nats. */
   linearCrossEntropy(h: Tensor, weight: Tensor, format: number, targets: Tensor): Tensor;
 }
@@ -60,6 +72,7 @@ export const fused: Kernels = {
     // A dense weight that is trained needs ATen's own gradient; a frozen one none at all.
     format < 0 && weight.requiresGrad ? ops.linear(x, weight, bias) : ops.blockLinear(x, weight, format, bias),
   loraLinear: ops.loraLinear,
+  loraGatedLinear: ops.loraGatedLinear,
   linearCrossEntropy: ops.linearCrossEntropy,
 };
 

@@ -1,13 +1,16 @@
 import { ops, type Tensor } from '../tensor/index.ts';
-import type { Kernels } from './kernels.ts';
+import type { GateActivation, Kernels } from './kernels.ts';
 import { Module } from './module.ts';
 
 /** A linear layer or what stands in for one: what a family may expect at such a place. */
 export interface LinearLayer extends Module {
   readonly inFeatures: number;
   readonly outFeatures: number;
+  readonly kernels: Kernels;
   /** [N, in] → [N, out] */
   forward(x: Tensor): Tensor;
+  /** forward(act(gate) · up), for gate and up [N, in] */
+  forwardGated(gate: Tensor, up: Tensor, act: GateActivation): Tensor;
   /** Sum of the cross-entropies of forward(h) against targets int64 [N] (negative: not predicted), in nats: a scalar. */
   crossEntropy(h: Tensor, targets: Tensor): Tensor;
   /** The layer itself where nothing on top of it is at work: then a wrapper may fuse with it. */
@@ -37,6 +40,10 @@ export class Linear extends Module implements LinearLayer {
 
   forward(x: Tensor): Tensor {
     return this.kernels.linear(x, this.weight, this.format, this.bias ?? null);
+  }
+
+  forwardGated(gate: Tensor, up: Tensor, act: GateActivation): Tensor {
+    return this.forward(this.kernels.glu(gate, up, act));
   }
 
   crossEntropy(h: Tensor, targets: Tensor): Tensor {

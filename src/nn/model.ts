@@ -27,6 +27,8 @@ export interface Model extends Disposable {
   readonly root: Module;
   readonly vocabSize: number;
   readonly layers: number;
+  /** Numbers in the base's weights, tied ones once. */
+  readonly parameters: number;
   /** Positions that the model was trained for. */
   readonly contextLength: number;
   /** Final hidden states [N, C]. With a cache (one row only): keys and values are read from and added to it. */

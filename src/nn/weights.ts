@@ -19,6 +19,8 @@ export interface Weights {
   /** An output projection that shares the embedding's table. */
   tied(path: string, embedding: Embedding): Linear;
   has(key: string): boolean;
+  /** Numbers handed out so far, tied ones once. */
+  readonly parameters: number;
   /** Frees all that was handed out. */
   release(): void;
 }

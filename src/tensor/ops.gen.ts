@@ -123,6 +123,7 @@ const names = [
   'graft::dequantize',
   'graft::quantize',
   'graft::lora_linear',
+  'graft::lora_gated_linear',
   'graft::linear_cross_entropy',
 ];
 onStart((native) => native.resolve(names));
@@ -715,7 +716,12 @@ export function loraLinear(x: Tensor, xDropped: Tensor | null, weight: Tensor, f
   return new Tensor(door.call(114, x.id, xDropped?.id, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
 }
 
+/** graft::lora_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor */
+export function loraGatedLinear(gate: Tensor, up: Tensor, act: string, weight: Tensor, format: number, bias: Tensor | null, a: Tensor, b: Tensor, scaling: number): Tensor {
+  return new Tensor(door.call(115, gate.id, up.id, act, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+}
+
 /** graft::linear_cross_entropy(Tensor h, Tensor weight, int format, Tensor targets) -> Tensor */
 export function linearCrossEntropy(h: Tensor, weight: Tensor, format: number, targets: Tensor): Tensor {
-  return new Tensor(door.call(115, h.id, weight.id, format, targets.id) as number);
+  return new Tensor(door.call(116, h.id, weight.id, format, targets.id) as number);
 }

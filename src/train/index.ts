@@ -1,0 +1,5 @@
+export { evaluateLoss } from './evaluate.ts';
+export type { TrainEvent } from './events.ts';
+export { parseRecipe, type Recipe, readRecipe, recipeSchema } from './recipe.ts';
+export { runTraining, type TrainResult } from './run.ts';
+export { batchLoss, type MicroBatch, type StepResult, trainStep } from './step.ts';

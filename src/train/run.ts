@@ -1,0 +1,230 @@
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { GraftError } from '../base/index.ts';
+import { microBatches, pack, type Row } from '../data/index.ts';
+import { currentEngine } from '../engine/index.ts';
+import { loadAdapter, saveAdapter, saveModel } from '../export/index.ts';
+import { lockDirectory, resolveModel } from '../io/index.ts';
+import { type Adapter, type Method, methods } from '../methods/index.ts';
+import { loadModel } from '../models/index.ts';
+import type { Model } from '../nn/index.ts';
+import { adamw, type Optimizer, scheduleFactor } from '../optim/index.ts';
+import { microTokensFor } from './budget.ts';
+import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoint.ts';
+import { evaluateLoss } from './evaluate.ts';
+import { EventLog, type TrainEvent } from './events.ts';
+import { trainLoop } from './loop.ts';
+import type { Recipe } from './recipe.ts';
+import { type Plan, planRows } from './rows.ts';
+import { type MicroBatch, trainStep } from './step.ts';
+
+/** What `graft train --json` prints last. */
+export interface TrainResult {
+  /** Mean loss of every step of the run, in nats a predicted token. */
+  readonly losses: number[];
+  /** Of all steps that this process did. */
+  readonly seconds: number;
+  /** Tokens (predicted or not) a second over those steps, the first left out. */
+  readonly tokens_per_s: number;
+  readonly peak_rss_mb: number;
+  /** Where the trained adapter (or, for `method: full`, the model) is. */
+  readonly adapter: string;
+  readonly eval_loss: number | null;
+  readonly resumed_from: number;
+}
+
+/**
+ * Runs a recipe in this thread. A run directory that holds an unfinished run of the same recipe is gone on with; what
+ * another run left there is moved aside.
+ * @throws GraftError for anything that is wrong with the recipe, the model, the data or the machine
+ */
+export async function runTraining(
+  { recipe, fresh = false }: { recipe: Recipe; fresh?: boolean },
+  listen: (event: TrainEvent) => void,
+): Promise<TrainResult> {
+  const { native } = currentEngine();
+  const threads = native.threads(recipe.train.threads);
+  const modelPath = await resolveModel(recipe.model);
+  const { dir } = recipe.run;
+  mkdirSync(dir, { recursive: true });
+  using _lock = lockDirectory(dir);
+  const fingerprint = createHash('sha256').update(JSON.stringify({ ...recipe, run: undefined })).digest('hex').slice(0, 16);
+  const found = claim(dir, fingerprint, fresh);
+
+  using model = loadModel(modelPath, { quantize: recipe.quantize });
+  using adapter = attach(model, recipe);
+  using optimizer = adamw(adapter.parameters, pick(recipe.train, ['beta1', 'beta2', 'eps', 'weight_decay']));
+  const plan = await planRows(recipe, model, modelPath);
+  const log = new EventLog(dir, listen);
+
+  let state: RunState = { step: 0, best: null, stale: 0, recipe: fingerprint };
+  let earlier: TrainEvent[] = [];
+  if (found) {
+    state = found.state;
+    restoreCheckpoint(found.path, adapter.parameters, optimizer);
+    earlier = log.rewind(state.step);
+  }
+  native.trim();
+  return run({ recipe, model, modelPath, adapter, optimizer, plan, log, threads, state, earlier });
+}
+
+interface Run {
+  readonly recipe: Recipe;
+  readonly model: Model;
+  readonly modelPath: string;
+  readonly adapter: Adapter;
+  readonly optimizer: Optimizer;
+  readonly plan: Plan;
+  readonly log: EventLog;
+  readonly threads: number;
+  readonly state: RunState;
+  readonly earlier: readonly TrainEvent[];
+}
+
+function run({ recipe, model, modelPath, adapter, optimizer, plan, log, threads, state: from, earlier }: Run): TrainResult {
+  const { train, eval: evaluation } = recipe;
+  const { dir } = recipe.run;
+  const budget = train.micro_tokens ?? microTokensFor(model);
+  const cut = (rows: readonly Row[]): MicroBatch[] => microBatches(rows, budget).map(pack);
+  const heldOut = cut(plan.heldOut);
+  const evaluateEvery = evaluation.every ?? plan.stepsPerEpoch;
+  const best = join(dir, 'best');
+  let state = from;
+  let evalLoss: number | null = null;
+  let saved = performance.now();
+
+  log.emit({
+    type: 'start',
+    step: state.step,
+    steps: plan.steps,
+    rows: plan.rows,
+    heldOut: plan.heldOut.length,
+    trainable: count(adapter.parameters.values()),
+    parameters: model.parameters,
+    microTokens: budget,
+    threads,
+  });
+  for (const message of [...adapter.warnings, ...plan.warnings]) log.emit({ type: 'warning', message });
+
+  const done: { loss: number; tokens: number; seconds: number }[] = [];
+  const reason = trainLoop({
+    from: state.step,
+    steps: plan.steps,
+
+    step(step) {
+      const start = performance.now();
+      const rows = plan.rowsOf(step);
+      const lr = train.lr * scheduleFactor({ type: train.schedule, ...pick(train, ['warmup_steps', 'warmup_ratio']) }, step, plan.steps);
+      adapter.beforeStep?.(step);
+      let result: ReturnType<typeof trainStep>;
+      try {
+        result = trainStep({
+          model,
+          parameters: adapter.parameters,
+          optimizer,
+          batches: cut(rows),
+          lr,
+          maxGradNorm: train.max_grad_norm,
+          seed: train.seed,
+          step,
+        });
+      } catch (cause) {
+        if (!(cause instanceof GraftError) || cause.kind !== 'numeric') throw cause;
+        throw new GraftError('numeric', `${cause.message} Its rows are ${rows.map((r) => r.place).join(', ')}`, {
+          mend: `The checkpoints in ${join(dir, 'checkpoints')} are from before it`,
+          data: cause.data,
+        });
+      }
+      const seconds = (performance.now() - start) / 1e3;
+      state = { ...state, step: step + 1 };
+      done.push({ loss: result.loss, tokens: result.tokens, seconds });
+      log.emit({ type: 'step', step: step + 1, ...result, lr, seconds, epoch: (step + 1) / plan.stepsPerEpoch });
+    },
+
+    ...(heldOut.length > 0 && {
+      evaluate(step: number) {
+        const start = performance.now();
+        const { loss, tokens } = evaluateLoss(model, heldOut);
+        evalLoss = loss;
+        const better = state.best === null || loss < state.best;
+        state = { ...state, best: better ? loss : state.best, stale: better ? 0 : state.stale + 1 };
+        if (better && evaluation.keep === 'best') save(best);
+        log.emit({ type: 'eval', step, loss, tokens, seconds: (performance.now() - start) / 1e3, best: better });
+        return evaluation.patience !== undefined && state.stale >= evaluation.patience ? 'stop' : 'go on';
+      },
+    }),
+    evaluateNow: (step) => step % evaluateEvery === 0,
+
+    checkpoint(step) {
+      const start = performance.now();
+      const path = saveCheckpoint(join(dir, 'checkpoints'), state, adapter.parameters, optimizer, recipe.run.keep_checkpoints);
+      saved = performance.now();
+      log.emit({ type: 'checkpoint', step, path, seconds: (saved - start) / 1e3 });
+    },
+    checkpointNow: (step) =>
+      recipe.run.checkpoint_every ? step % recipe.run.checkpoint_every === 0 : performance.now() - saved > 60_000,
+  });
+
+  function save(to: string): void {
+    if (adapter.method === 'full') saveModel(model, to, modelPath, 'float32', plan.tokenizerFiles);
+    else saveAdapter(model, adapter, to, { base: recipe.model });
+  }
+
+  const handed = join(dir, adapter.method === 'full' ? 'model' : 'adapter');
+  if (heldOut.length > 0 && evaluation.keep === 'best' && existsSync(best)) {
+    rmSync(handed, { recursive: true, force: true });
+    renameSync(best, handed);
+  } else {
+    save(handed);
+  }
+  log.emit({ type: 'end', step: state.step, reason, adapter: handed });
+  const timed = done.length > 1 ? done.slice(1) : done;
+  const sum = (of: (d: (typeof done)[number]) => number, list = done) => list.reduce((a, d) => a + of(d), 0);
+  return {
+    losses: [...earlier.flatMap((e) => (e.type === 'step' ? [e.loss] : [])), ...done.map((d) => d.loss)],
+    seconds: sum((d) => d.seconds),
+    tokens_per_s: sum((d) => d.tokens, timed) / sum((d) => d.seconds, timed) || 0,
+    peak_rss_mb: process.resourceUsage().maxRSS / 1024,
+    adapter: handed,
+    eval_loss: evalLoss,
+    resumed_from: from.step,
+  };
+}
+
+/** Makes the run directory ready: the checkpoint to go on from, or undefined with the directory free of older runs. */
+function claim(dir: string, fingerprint: string, fresh: boolean): { path: string; state: RunState } | undefined {
+  const log = new EventLog(dir, () => {});
+  const events = log.read();
+  const found = lastCheckpoint(join(dir, 'checkpoints'));
+  const finished = events.at(-1)?.type === 'end';
+  if (found && found.state.recipe === fingerprint && !finished && !fresh) return found;
+  const parts = ['adapter', 'model', 'best', 'checkpoints', 'events.jsonl'].filter((name) => existsSync(join(dir, name)));
+  // A run that never came to a checkpoint has nothing worth keeping but its events.
+  if (parts.length > 0) {
+    let n = 1;
+    while (existsSync(join(dir, `previous-${n}`))) n++;
+    mkdirSync(join(dir, `previous-${n}`));
+    for (const name of parts) renameSync(join(dir, name), join(dir, `previous-${n}`, name));
+  }
+  return undefined;
+}
+
+function attach(model: Model, recipe: Recipe): Adapter {
+  const { type, ...config } = recipe.method;
+  if (!recipe.adapter) return (methods[type] as unknown as Method<unknown>).attach(model, config, recipe.train.seed);
+  const adapter = loadAdapter(model, recipe.adapter);
+  if (adapter.method === type) return adapter;
+  adapter.detach();
+  throw new GraftError('mismatch', `the recipe's method is ${type}, and the adapter to begin from is ${adapter.method}`, { place: recipe.adapter });
+}
+
+function count(tensors: Iterable<{ numel: number }>): number {
+  let sum = 0;
+  for (const t of tensors) sum += t.numel;
+  return sum;
+}
+
+function pick<T extends object, K extends keyof T>(from: T, keys: readonly K[]): Pick<T, K> {
+  return Object.fromEntries(keys.filter((k) => from[k] !== undefined).map((k) => [k, from[k]])) as Pick<T, K>;
+}
