@@ -1,5 +1,10 @@
-import { SplitPreTokenizer } from "@huggingface/tokenizers";
+import * as library from "@huggingface/tokenizers";
 import { GraftError } from "../base/index.ts";
+
+// The package exports this class; its type declarations lose it (they name files without an ending).
+const { SplitPreTokenizer } = library as unknown as {
+  SplitPreTokenizer: new (config: Part) => { readonly pattern: RegExp | null };
+};
 
 /** A part of `tokenizer.json`: `type` names the component, the rest is its settings. */
 export type Part = Readonly<Record<string, unknown>>;

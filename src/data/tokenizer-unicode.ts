@@ -48,7 +48,7 @@ const youngForms =
 
 /** Punctuation of BERT and of the `Punctuation` pre-tokenizer. */
 export const PUNCTUATION = new RegExp(
-  String.raw`(?![${youngPunctuation}])[!-/:-@[-\`{-~\p{P}]|[\u166d\u{111c9}]`,
+  String.raw`(?![${youngPunctuation}])[!-/:-@[-\x60{-~\p{P}]|[\u166d\u{111c9}]`,
   "gu",
 );
 /** Accents that BERT's normaliser strips. */

@@ -41,6 +41,8 @@ export class Tokenizer {
   /** Every id that ends a generation; `eosId` among them. */
   readonly eosIds: readonly number[];
   readonly chatTemplates: Readonly<Record<string, string>>;
+  readonly #json: Part;
+  readonly #settings: TokenizerSettings;
   readonly #ids: ReadonlyMap<string, number>;
   readonly #tokens: (string | undefined)[] = [];
   readonly #special: ReadonlySet<number>;
@@ -61,6 +63,8 @@ export class Tokenizer {
    * @throws GraftError `input` when the file is damaged or uses a part that is not known
    */
   constructor(json: Part, settings: TokenizerSettings, place: string) {
+    this.#json = json;
+    this.#settings = settings;
     try {
       this.#model = makeModel((json.model ?? {}) as Part, place);
       this.#normalize = makeNormalizer(json.normalizer as Part | null, place);
@@ -97,6 +101,26 @@ export class Tokenizer {
     this.unkId = idOf(settings.unk ?? this.#model.unknown);
     this.eosIds = [...new Set([...(this.eosId === undefined ? [] : [this.eosId]), ...(settings.eosIds ?? [])])];
     this.chatTemplates = settings.chatTemplates ?? {};
+  }
+
+  /** The files that hold this tokenizer in a Hugging Face directory, by name. */
+  files(): Record<string, string> {
+    const { bos, eos, pad, unk, addBos, addEos } = this.#settings;
+    const config = {
+      tokenizer_class: "PreTrainedTokenizerFast",
+      ...(bos && { bos_token: bos }),
+      ...(eos && { eos_token: eos }),
+      ...(pad && { pad_token: pad }),
+      ...(unk && { unk_token: unk }),
+      ...(addBos !== undefined && { add_bos_token: addBos }),
+      ...(addEos !== undefined && { add_eos_token: addEos }),
+      ...(this.chatTemplate !== undefined && { chat_template: this.chatTemplate }),
+    };
+    return {
+      "tokenizer.json": JSON.stringify(this.#json),
+      "tokenizer_config.json": JSON.stringify(config, null, 2),
+      "generation_config.json": JSON.stringify({ eos_token_id: this.eosIds }, null, 2),
+    };
   }
 
   /** The usual chat template; undefined when the model has none. */

@@ -3,7 +3,7 @@ import { currentEngine, processor } from '../engine/index.ts';
 import { ops, scope } from '../tensor/index.ts';
 
 /** Measures what the engine does on this machine. */
-export function doctorJob() {
+export function doctorJob(_: object) {
   const { native } = currentEngine();
   const { features } = processor();
   const gemm: Record<'float32' | 'bfloat16', number> = { float32: gemmRate('float32'), bfloat16: gemmRate('bfloat16') };

@@ -1,10 +1,10 @@
 import { GraftError } from '../base/index.ts';
+import { tokenizerFilesOf } from '../data/index.ts';
 import { loadAdapter, saveModel } from '../export/index.ts';
 import { resolveModel } from '../io/index.ts';
 import { loadModel } from '../models/index.ts';
 import { type Model, packTokens } from '../nn/index.ts';
 import { noGrad, ops, scope } from '../tensor/index.ts';
-import { tokenizerFiles } from './tokenizer.ts';
 
 export interface MergeArgs {
   readonly model: string;
@@ -24,7 +24,7 @@ export async function mergeJob(args: MergeArgs) {
   const ids = Array.from({ length: sample }, (_, i) => (i * 7919 + 13) % model.vocabSize);
   const attached = logits(model, ids);
   adapter.merge();
-  saveModel(model, args.out, path, args.dtype ?? 'float32', tokenizerFiles(path));
+  saveModel(model, args.out, path, args.dtype ?? 'float32', tokenizerFilesOf(path));
   adapter.unmerge!();
   // What was written is what is measured: with bfloat16 the rounding of the file shows too.
   using written = loadModel(args.out);

@@ -1,3 +1,4 @@
+export { wilson } from './interval.ts';
 export { evaluateLoss } from './evaluate.ts';
 export type { TrainEvent } from './events.ts';
 export { parseRecipe, type Recipe, readRecipe, recipeSchema } from './recipe.ts';

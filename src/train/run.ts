@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import { microBatches, pack, type Row } from '../data/index.ts';
+import { microBatches, pack, type Row, tokenizerFilesOf } from '../data/index.ts';
 import { currentEngine } from '../engine/index.ts';
 import { loadAdapter, saveAdapter, saveModel } from '../export/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
@@ -167,7 +167,7 @@ function run({ recipe, model, modelPath, adapter, optimizer, plan, log, threads,
   });
 
   function save(to: string): void {
-    if (adapter.method === 'full') saveModel(model, to, modelPath, 'float32', plan.tokenizerFiles);
+    if (adapter.method === 'full') saveModel(model, to, modelPath, 'float32', tokenizerFilesOf(modelPath));
     else saveAdapter(model, adapter, to, { base: recipe.model });
   }
 

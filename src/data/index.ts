@@ -1,0 +1,27 @@
+import { statSync } from 'node:fs';
+import { openGguf } from '../io/index.ts';
+import type { Tokenizer } from './tokenizer.ts';
+import { tokenizerFromGguf } from './tokenizer-gguf.ts';
+import { loadTokenizer } from './tokenizer-load.ts';
+
+export { ChatTemplate, type RenderOptions } from './chat.ts';
+export { type Example, type Format, type Message, toExample, toStep } from './formats.ts';
+export { microBatches, type Packed, pack } from './packing.ts';
+export { type RawRecord, readRecords } from './readers.ts';
+export { type Row, type RowOptions, type RowReport, toRows } from './rows.ts';
+export { rowsOfStep, shuffled, split, stream } from './sampler.ts';
+export { TextStream, Tokenizer, type TokenizerSettings } from './tokenizer.ts';
+export { tokenizerFromGguf } from './tokenizer-gguf.ts';
+export { loadTokenizer } from './tokenizer-load.ts';
+
+/** The tokenizer of a model: of its directory, or inside its GGUF file. */
+export function tokenizerOf(model: string): Tokenizer {
+  if (statSync(model).isDirectory()) return loadTokenizer(model);
+  using source = openGguf(model);
+  return tokenizerFromGguf(source.metadata, model);
+}
+
+/** The tokenizer files that a directory made from `model` needs and that are no files yet: those inside a GGUF. */
+export function tokenizerFilesOf(model: string): Record<string, string> {
+  return statSync(model).isDirectory() ? {} : tokenizerOf(model).files();
+}

@@ -1,0 +1,93 @@
+import { createReadStream, existsSync, readFileSync } from 'node:fs';
+import { extname } from 'node:path';
+import { createInterface } from 'node:readline';
+import { parse } from 'csv-parse/sync';
+import { asyncBufferFromFile, parquetReadObjects } from 'hyparquet';
+import { GraftError } from '../base/index.ts';
+import { parseJson } from '../io/index.ts';
+
+export interface RawRecord {
+  readonly value: Readonly<Record<string, unknown>>;
+  /** file:line, or file:row where a file has no lines. */
+  readonly place: string;
+}
+
+/**
+ * The records of a .jsonl, .json, .csv or .parquet file.
+ * @throws GraftError 'input' with file and line of what is no record; for a missing, unknown or empty file
+ */
+export async function readRecords(file: string): Promise<RawRecord[]> {
+  if (!existsSync(file)) throw new GraftError('usage', 'there is no such data file', { place: file });
+  const reader = readers[extname(file).toLowerCase()];
+  if (!reader) {
+    throw new GraftError('usage', `files ending in '${extname(file)}' are not read`, { place: file, mend: `Use one of ${Object.keys(readers).join(', ')}` });
+  }
+  const records = await reader(file);
+  if (records.length === 0) throw new GraftError('input', 'the file has no rows', { place: file });
+  return records;
+}
+
+const readers: Readonly<Record<string, (file: string) => Promise<RawRecord[]>>> = {
+  '.jsonl': jsonLines,
+  '.ndjson': jsonLines,
+  '.json': json,
+  '.csv': csv,
+  '.parquet': parquet,
+};
+
+function record(value: unknown, place: string): RawRecord {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    const got = value === null ? 'null' : Array.isArray(value) ? 'a list' : `a ${typeof value}`;
+    throw new GraftError('input', `a row must be an object with named fields, and this is ${got}`, { place });
+  }
+  return { value: value as Record<string, unknown>, place };
+}
+
+async function jsonLines(file: string): Promise<RawRecord[]> {
+  const records: RawRecord[] = [];
+  let line = 0;
+  for await (const text of createInterface({ input: createReadStream(file, 'utf8'), crlfDelay: Number.POSITIVE_INFINITY })) {
+    line++;
+    const content = line === 1 ? text.replace(/^\uFEFF/, '') : text;
+    if (content.trim() === '') continue;
+    const place = `${file}:${line}`;
+    let value: unknown;
+    try {
+      value = JSON.parse(content);
+    } catch (cause) {
+      throw new GraftError('input', `the line is no valid JSON: ${(cause as Error).message}`, { place, cause });
+    }
+    records.push(record(value, place));
+  }
+  return records;
+}
+
+async function json(file: string): Promise<RawRecord[]> {
+  const value = parseJson(readFileSync(file, 'utf8').replace(/^\uFEFF/, ''), file);
+  const list = Array.isArray(value) ? value : (value as { data?: unknown } | null)?.data;
+  if (!Array.isArray(list)) throw new GraftError('input', 'the file must hold a list of rows, or an object with such a list under data', { place: file });
+  return list.map((item, i) => record(item, `${file}:row ${i + 1}`));
+}
+
+async function csv(file: string): Promise<RawRecord[]> {
+  try {
+    const rows = parse(readFileSync(file), { bom: true, columns: true, info: true, skip_empty_lines: true }) as unknown as {
+      record: Record<string, string>;
+      info: { lines: number };
+    }[];
+    return rows.map(({ record: value, info }) => ({ value, place: `${file}:${info.lines}` }));
+  } catch (cause) {
+    const { message, lines } = cause as Error & { lines?: number };
+    throw new GraftError('input', `this is no valid CSV: ${message}`, { place: lines ? `${file}:${lines}` : file, cause });
+  }
+}
+
+async function parquet(file: string): Promise<RawRecord[]> {
+  try {
+    const rows = await parquetReadObjects({ file: await asyncBufferFromFile(file) });
+    return rows.map((value, i) => record(value, `${file}:row ${i + 1}`));
+  } catch (cause) {
+    if (cause instanceof GraftError) throw cause;
+    throw new GraftError('input', `this is no readable Parquet file: ${(cause as Error).message}`, { place: file, cause });
+  }
+}

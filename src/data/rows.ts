@@ -1,0 +1,124 @@
+import { GraftError } from '../base/index.ts';
+import type { ChatTemplate } from './chat.ts';
+import type { Example } from './formats.ts';
+import type { Tokenizer } from './tokenizer.ts';
+
+/** One row of tokens to learn from. `labels[i]` is the token at i where it is learned, −100 where it is only read. */
+export interface Row {
+  readonly ids: Int32Array;
+  readonly labels: Int32Array;
+  /** file:line */
+  readonly place: string;
+}
+
+export interface RowOptions {
+  readonly tokenizer: Tokenizer | undefined;
+  readonly chat: ChatTemplate | undefined;
+  readonly vocabSize: number;
+  /** Tokens; what is longer is cut at the end. */
+  readonly maxLength: number;
+  /** `completion`: assistant turns or completions only. */
+  readonly trainOn: 'completion' | 'all';
+}
+
+/** What became of the examples on the way to rows. */
+export interface RowReport {
+  rows: number;
+  cutRows: number;
+  cutTokens: number;
+  /** Rows that had nothing left to learn, and are not among the result. */
+  emptyRows: number;
+}
+
+const ignored = -100;
+
+/** Examples as rows of tokens. @throws GraftError 'input' with the place of what cannot be a row; when no row is left */
+export function toRows(examples: Iterable<{ example: Example; place: string }>, options: RowOptions): { rows: Row[]; report: RowReport } {
+  const report: RowReport = { rows: 0, cutRows: 0, cutTokens: 0, emptyRows: 0 };
+  const rows: Row[] = [];
+  for (const { example, place } of examples) {
+    let { ids, labels } = tokens(example, place, options);
+    if (ids.length > options.maxLength) {
+      report.cutRows++;
+      report.cutTokens += ids.length - options.maxLength;
+      ids = ids.slice(0, options.maxLength);
+      labels = labels.slice(0, options.maxLength);
+    }
+    // The first token has nothing before it that could predict it.
+    if (!labels.subarray(1).some((label) => label !== ignored)) report.emptyRows++;
+    else rows.push({ ids, labels, place });
+  }
+  report.rows = rows.length;
+  if (rows.length === 0) {
+    throw new GraftError('input', report.emptyRows > 0 ? `none of the ${report.emptyRows} rows has a token to learn` : 'there are no rows', {
+      mend: report.cutRows > 0 ? 'Raise max_length: the answers are cut off' : 'Look at the answers of the rows',
+      data: { ...report },
+    });
+  }
+  return { rows, report };
+}
+
+function tokens(example: Example, place: string, options: RowOptions): { ids: Int32Array; labels: Int32Array } {
+  if (example.kind === 'tokens') return checked(example.ids, example.labels, options.vocabSize, place);
+  const { tokenizer } = options;
+  if (!tokenizer) throw new GraftError('usage', 'this model has no tokenizer, and the rows are text', { place, mend: 'Give rows of ids' });
+  const all = options.trainOn === 'all';
+  switch (example.kind) {
+    case 'text': {
+      const ids = withEnd(tokenizer.encode(example.text), tokenizer);
+      return { ids, labels: ids.slice() };
+    }
+    case 'completion': {
+      const prompt = tokenizer.encode(example.prompt);
+      const whole = tokenizer.encode(example.prompt + example.completion);
+      // Read as one text where the prompt's tokens stay what they are at inference, else token by token after it.
+      const stable = prompt.every((id, i) => whole[i] === id) && whole.length > prompt.length;
+      const ids = withEnd(stable ? whole : join(prompt, tokenizer.encode(example.completion, { addSpecialTokens: false })), tokenizer);
+      return { ids, labels: ids.map((id, i) => (all || i >= prompt.length ? id : ignored)) };
+    }
+    case 'chat': {
+      if (!options.chat) {
+        throw new GraftError('usage', 'this model has no chat template, and the rows are conversations', {
+          place,
+          mend: 'Use rows of prompt and completion, or a model with a template',
+        });
+      }
+      try {
+        const { text, spans } = options.chat.learned(example.messages, example.tools, example.from);
+        const { ids, mask } = tokenizer.encodeWithMask(text, spans);
+        return { ids, labels: ids.map((id, i) => (all || mask[i] ? id : ignored)) };
+      } catch (cause) {
+        if (!(cause instanceof GraftError) || cause.place) throw cause;
+        throw new GraftError(cause.kind, cause.message, { place, cause });
+      }
+    }
+  }
+}
+
+/** The end token teaches the model to stop. */
+function withEnd(ids: Int32Array, { eosId }: Tokenizer): Int32Array {
+  return eosId === undefined || ids.at(-1) === eosId ? ids : join(ids, Int32Array.of(eosId));
+}
+
+function join(a: Int32Array, b: Int32Array): Int32Array {
+  const both = new Int32Array(a.length + b.length);
+  both.set(a);
+  both.set(b, a.length);
+  return both;
+}
+
+function checked(ids: readonly number[], labels: readonly number[] | undefined, vocabSize: number, place: string) {
+  const outside = (value: number) => !Number.isInteger(value) || value < 0 || value >= vocabSize;
+  if (ids.length === 0) throw new GraftError('input', 'the row has no ids', { place });
+  const id = ids.findIndex(outside);
+  if (id >= 0) throw new GraftError('input', `ids[${id}] is ${ids[id]}, outside the vocabulary of ${vocabSize}`, { place });
+  const wanted = labels ?? ids;
+  if (wanted.length !== ids.length) {
+    throw new GraftError('input', `${ids.length} ids have ${wanted.length} labels`, { place, mend: 'Give one label for each id, −100 where nothing is learned' });
+  }
+  const label = wanted.findIndex((value) => value !== ignored && outside(value));
+  if (label >= 0) {
+    throw new GraftError('input', `labels[${label}] is ${wanted[label]}, outside the vocabulary of ${vocabSize}`, { place, mend: 'Use −100 where nothing is learned' });
+  }
+  return { ids: Int32Array.from(ids), labels: Int32Array.from(wanted) };
+}

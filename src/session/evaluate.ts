@@ -1,0 +1,59 @@
+import { GraftError } from '../base/index.ts';
+import { ChatTemplate, type Example, microBatches, pack, readRecords, type Tokenizer, toExample, tokenizerOf, toRows } from '../data/index.ts';
+import { loadAdapter } from '../export/index.ts';
+import { scoreChoices } from '../generate/index.ts';
+import { resolveModel } from '../io/index.ts';
+import { loadModel, type Quantize } from '../models/index.ts';
+import { evaluateLoss, wilson } from '../train/index.ts';
+import { useThreads } from './threads.ts';
+
+export interface EvaluateArgs {
+  readonly model: string;
+  readonly adapter?: string;
+  readonly data: string;
+  readonly labels?: readonly string[];
+  readonly maxLength?: number;
+  readonly quantize?: Quantize;
+  readonly threads?: number;
+}
+
+/** Loss and perplexity over rows; with labels, how often the row's own answer is the likeliest of them. */
+export async function evaluateJob(args: EvaluateArgs) {
+  useThreads(args.threads);
+  const path = await resolveModel(args.model);
+  const tokenizer = tokenizerOf(path);
+  const chat = ChatTemplate.of(tokenizer);
+  using model = loadModel(path, { quantize: args.quantize ?? 'none' });
+  using _ = args.adapter ? loadAdapter(model, args.adapter) : undefined;
+  const records = await readRecords(args.data);
+  const examples = records.map((record) => ({ example: toExample(record, 'auto'), place: record.place }));
+  const maxLength = Math.min(args.maxLength ?? 1024, model.contextLength);
+  const { rows, report } = toRows(examples, { tokenizer, chat, vocabSize: model.vocabSize, maxLength, trainOn: 'completion' });
+  const { loss, tokens } = evaluateLoss(model, microBatches(rows, 1024).map(pack));
+  const result = { loss, perplexity: Math.exp(loss), tokens, rows: rows.length, report };
+  if (!args.labels) return { ...result, accuracy: null };
+
+  const choices = args.labels.map((label) => [...tokenizer.encode(label, { addSpecialTokens: false })]);
+  const answers = examples.map(({ example, place }) => question(example, place, args.labels!, tokenizer, chat));
+  const right = answers.filter(({ prompt, answer }) => {
+    const scores = scoreChoices(model, prompt.slice(-maxLength), choices);
+    return scores.indexOf(Math.max(...scores)) === answer;
+  }).length;
+  return { ...result, accuracy: { rows: answers.length, ...wilson(right, answers.length) } };
+}
+
+/** The tokens before the last answer, and which label it is. */
+function question(example: Example, place: string, labels: readonly string[], tokenizer: Tokenizer, chat: ChatTemplate | undefined) {
+  const index = (said: string) => {
+    const found = labels.indexOf(said.trim());
+    if (found < 0) throw new GraftError('input', `the answer '${said.trim().slice(0, 40)}' is none of the labels ${labels.join(', ')}`, { place });
+    return found;
+  };
+  if (example.kind === 'completion') return { prompt: [...tokenizer.encode(example.prompt)], answer: index(example.completion) };
+  const last = example.kind === 'chat' ? example.messages.at(-1) : undefined;
+  if (example.kind !== 'chat' || last?.role !== 'assistant' || !chat) {
+    throw new GraftError('input', 'labels need rows that end in an answer: messages, or prompt and completion', { place });
+  }
+  const text = chat.render(example.messages.slice(0, -1), { addGenerationPrompt: true, tools: example.tools });
+  return { prompt: [...tokenizer.encode(text, { addSpecialTokens: false })], answer: index(last.content) };
+}

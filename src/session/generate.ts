@@ -1,0 +1,46 @@
+import { GraftError } from '../base/index.ts';
+import { ChatTemplate, type Message, tokenizerOf } from '../data/index.ts';
+import { loadAdapter } from '../export/index.ts';
+import { generateText, type SamplingOptions } from '../generate/index.ts';
+import { resolveModel } from '../io/index.ts';
+import { loadModel, type Quantize } from '../models/index.ts';
+import { useThreads } from './threads.ts';
+
+export interface GenerateArgs extends SamplingOptions {
+  readonly model: string;
+  readonly adapter?: string;
+  readonly prompt: string;
+  readonly chat?: boolean;
+  readonly system?: string;
+  readonly maxNewTokens: number;
+  readonly stop?: readonly string[];
+  readonly seed?: number;
+  readonly quantize?: Quantize;
+  readonly threads?: number;
+}
+
+export async function generateJob(args: GenerateArgs, emit: (event: { type: 'text'; text: string }) => void) {
+  useThreads(args.threads);
+  const path = await resolveModel(args.model);
+  const tokenizer = tokenizerOf(path);
+  const ids = promptIds(args, tokenizer, path);
+  using model = loadModel(path, { quantize: args.quantize ?? 'keep' });
+  using _ = args.adapter ? loadAdapter(model, args.adapter) : undefined;
+  const result = generateText(model, tokenizer, ids, args, (text) => emit({ type: 'text', text }));
+  return {
+    text: result.text,
+    ids: result.ids,
+    reason: result.reason,
+    prompt_tokens: result.promptTokens,
+    prefill_tokens_per_s: result.prefillTokensPerSecond,
+    decode_tokens_per_s: result.decodeTokensPerSecond,
+  };
+}
+
+function promptIds({ prompt, chat, system }: GenerateArgs, tokenizer: ReturnType<typeof tokenizerOf>, path: string): number[] {
+  if (!chat) return [...tokenizer.encode(prompt)];
+  const template = ChatTemplate.of(tokenizer);
+  if (!template) throw new GraftError('usage', 'this model has no chat template', { place: path, mend: 'Leave --chat out' });
+  const messages: Message[] = [...(system ? [{ role: 'system', content: system }] : []), { role: 'user', content: prompt }];
+  return [...tokenizer.encode(template.render(messages, { addGenerationPrompt: true }), { addSpecialTokens: false })];
+}
