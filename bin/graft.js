@@ -14,7 +14,9 @@ if (Number(process.versions.node.split('.')[0]) >= 24) {
 } else {
   const newer = join(root, 'node_modules', 'node', 'bin', 'node');
   if (!existsSync(newer)) {
-    console.error(`graft: this is Node ${process.versions.node}, and Graft needs 24 or later. In a checkout, run \`npm ci\`, which brings one.`);
+    console.error(
+      `graft: this is Node ${process.versions.node}, and Graft needs 24 or later. In a checkout, run \`npm ci\`, which brings one.`,
+    );
     process.exit(1);
   }
   const { status, signal } = spawnSync(newer, [main, ...process.argv.slice(2)], { stdio: 'inherit' });

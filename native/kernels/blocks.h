@@ -46,14 +46,6 @@ struct BlockLayout {
 
 constexpr int64_t kMatvecMaxRows = 8;  // most activation rows of one matvec call
 
-// 32 activations as int8 for matvec_int8
-struct Int8Activations {
-  float scale;   // x = scale * codes
-  float sum;     // scale * (sum of codes): what a block's minimum is multiplied with
-  int8_t codes[32];
-};
-static_assert(sizeof(Int8Activations) == 40);
-
 // One instruction set's kernels. `src` is always the start of the whole weight; row numbers are absolute.
 struct BlockKernels {
   // dst[i, :] = W[first_row + i, :] for i < n_rows; rows of dst are dst_stride elements apart.
@@ -72,8 +64,8 @@ struct BlockKernels {
 
   // y[i, r] (+)= sum_k x[i, k] * W[r, k] for i < m, row_begin <= r < row_end; 1 <= m <= kMatvecMaxRows.
   // Weights are unpacked in registers, once for all m rows, products and sums are fp32: equal to fp32 arithmetic on
-  // the unpacked weights but for the order of summation, which depends on m and the instruction set, not on the row
-  // range. All formats.
+  // the unpacked weights but for the order of summation. That order depends on the instruction set alone: a result does
+  // not change with m, with its place among the activation rows, or with the row range. All formats.
   void (*matvec)(BlockFormat, const void* src, int64_t row_begin, int64_t row_end, int64_t in, const float* x,
                  int64_t m, int64_t x_stride, float* y, int64_t y_stride, bool accumulate);
 

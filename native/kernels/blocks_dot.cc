@@ -14,7 +14,7 @@ constexpr int rows_at_once(int m) {
   return m <= 2 ? 4 : m <= 5 ? 2 : 1;
 #endif
 }
-constexpr int kMostSums = 16;
+constexpr int kMostSums = 16;  // rows_at_once(m) * m
 
 // sums[r][i] (+)= W[row r] · x[i] over `blocks` blocks, r < rows_at_once(M), i < M; with `fresh` they start from zero. `ahead` is what to
 // prefetch meanwhile: the processor's own prefetch loses its way among short rows read side by side, which halves the speed from memory.
@@ -55,8 +55,8 @@ void add_blocks(const uint8_t* w, int64_t row_bytes, const float* x, int64_t x_s
   for (int k = 0; k < R * M; ++k) in_out[k] = sums[k / M][k % M];
 }
 
-// Adds up the lanes of the sums and writes or adds them to y, whose columns are rows of the weight. Four sums at a time also where there are
-// fewer: a row's result must not depend on its company.
+// Adds up the lanes of the sums and writes or adds them to y, whose columns are rows of the weight. Four sums at a time, also where there
+// are fewer: a row's result must not depend on its company.
 template <int M> void write_sums(const F* sums, float* y, int64_t y_stride, int64_t rows, bool accumulate) {
   constexpr int R = rows_at_once(M);
   alignas(16) float added[(R * M + 3) / 4 * 4] = {};

@@ -20,14 +20,19 @@ export const doctor = () =>
         console.log(JSON.stringify(findings));
         return;
       }
-      const has = Object.entries(features).filter(([, on]) => on).map(([name]) => name);
+      const has = Object.entries(features)
+        .filter(([, on]) => on)
+        .map(([name]) => name);
       const rows: [string, string][] = [
         ['processor', `${model}, ${cores} cores (${has.join(', ')})`],
         ['threads', String(measured.threads)],
         ['LibTorch', `${torch?.version} from ${torch?.origin}: ${torch?.root}`],
         ['addon', String(addon)],
         ['memory', `${mebibytes(measured.freeBytes)} free of ${mebibytes(measured.totalBytes)}`],
-        ...Object.entries(measured.gemm).map(([dtype, rate]): [string, string] => [`GEMM ${dtype}`, `${rate.toFixed(0)} GFLOP/s at [1024, 576] × [576, 1536]`]),
+        ...Object.entries(measured.gemm).map(([dtype, rate]): [string, string] => [
+          `GEMM ${dtype}`,
+          `${rate.toFixed(0)} GFLOP/s at [1024, 576] × [576, 1536]`,
+        ]),
         ['kernels', features.avx512f ? 'AVX-512' : 'AVX2'],
         ['precision', `${measured.precision}: ${measured.precisionReason}`],
       ];

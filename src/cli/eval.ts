@@ -4,7 +4,9 @@ import { examples, logLine } from './shared.ts';
 
 export const evaluate = () =>
   new Command('eval')
-    .description('Measure a model on rows: loss and perplexity, and accuracy where every row is answered with one of a few labels.')
+    .description(
+      'Measure a model on rows: loss and perplexity, and accuracy where every row is answered with one of a few labels.',
+    )
     .requiredOption('--model <path>', 'a Hugging Face directory, a .gguf file, or a hub id')
     .option('--adapter <dir>', 'an adapter on top')
     .requiredOption('--data <file>', 'rows in any format that train reads')
@@ -13,7 +15,13 @@ export const evaluate = () =>
     .option('--quantize <how>', 'none, keep, int8 or nf4', 'none')
     .option('--threads <n>', 'processor threads', Number)
     .option('--json', 'print the result as JSON', false)
-    .addHelpText('after', examples('graft eval --model base.gguf --adapter out/adapter --data test.jsonl', 'graft eval --model base.gguf --data test.jsonl --labels spam ham'))
+    .addHelpText(
+      'after',
+      examples(
+        'graft eval --model base.gguf --adapter out/adapter --data test.jsonl',
+        'graft eval --model base.gguf --data test.jsonl --labels spam ham',
+      ),
+    )
     .action(async (options) => {
       await using session = new Session();
       const result = await session.run('evaluate', options, logLine);
@@ -21,7 +29,9 @@ export const evaluate = () =>
         console.log(JSON.stringify(result));
         return;
       }
-      console.log(`loss ${result.loss.toFixed(4)} nats a token, perplexity ${result.perplexity.toFixed(3)}, over ${result.tokens} tokens of ${result.rows} rows`);
+      console.log(
+        `loss ${result.loss.toFixed(4)} nats a token, perplexity ${result.perplexity.toFixed(3)}, over ${result.tokens} tokens of ${result.rows} rows`,
+      );
       if (result.accuracy) {
         const { value, low, high, rows } = result.accuracy;
         const percent = (x: number) => `${(100 * x).toFixed(1)} %`;

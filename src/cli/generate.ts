@@ -14,14 +14,20 @@ export const generate = () =>
     .option('--temperature <t>', '0: always the likeliest token', Number, 0)
     .option('--top-k <k>', 'choose among the k likeliest', Number)
     .option('--top-p <p>', 'choose among the likeliest that make up this share', Number)
-    .option('--min-p <p>', "leave out what is less likely than this share of the likeliest", Number)
+    .option('--min-p <p>', 'leave out what is less likely than this share of the likeliest', Number)
     .option('--repetition-penalty <x>', 'above 1: tokens seen already are less likely', Number)
     .option('--stop <text...>', 'end before this text')
     .option('--seed <n>', 'of the sampling', Number, 0)
     .option('--quantize <how>', 'none, keep, int8 or nf4; default keep: weights as the file has them')
     .option('--threads <n>', 'processor threads', Number)
     .option('--json', 'print text, ids and speeds as JSON', false)
-    .addHelpText('after', examples('graft generate --model base.gguf --chat --prompt "Name three rivers."', 'graft generate --model dir --adapter out/adapter --prompt "Once" --temperature 0.8 --top-p 0.9'))
+    .addHelpText(
+      'after',
+      examples(
+        'graft generate --model base.gguf --chat --prompt "Name three rivers."',
+        'graft generate --model dir --adapter out/adapter --prompt "Once" --temperature 0.8 --top-p 0.9',
+      ),
+    )
     .action(async (options) => {
       await using session = new Session();
       const result = await session.run('generate', options, (event) => {

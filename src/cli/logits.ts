@@ -12,7 +12,13 @@ export const logits = () =>
     .option('--quantize <how>', 'none, keep, int8 or nf4', 'none')
     .option('--threads <n>', 'processor threads', Number)
     .option('--json', 'print the result as JSON', false)
-    .addHelpText('after', examples('graft logits --model dir --ids ids.json --out out.safetensors', 'graft logits --model base.gguf --adapter out/adapter --ids ids.json --out out.safetensors'))
+    .addHelpText(
+      'after',
+      examples(
+        'graft logits --model dir --ids ids.json --out out.safetensors',
+        'graft logits --model base.gguf --adapter out/adapter --ids ids.json --out out.safetensors',
+      ),
+    )
     .action(async (options) => {
       await using session = new Session();
       const result = await session.run('logits', options, logLine);

@@ -33,7 +33,8 @@ if (import.meta.main || process.argv[1]?.endsWith('graft.js') || process.argv[1]
 /** One clear sentence on stderr (with --json: a document on stdout too). Returns the exit code. */
 function report(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-  const known = error instanceof GraftError ? error : new GraftError('engine', (error as Error).message ?? String(error));
+  const known =
+    error instanceof GraftError ? error : new GraftError('engine', (error as Error).message ?? String(error));
   if (process.argv.includes('--json')) console.log(JSON.stringify({ error: known.toJSON() }));
   console.error(`graft: ${known.message}`);
   if (process.env.GRAFT_DEBUG) console.error((known.data.stack as string) ?? known.stack);

@@ -12,7 +12,14 @@ export const train = () =>
     .option('--set <a.b=value>', 'overrides a field of the recipe; may be repeated', collect, [])
     .option('--fresh', 'begin anew: what the run directory holds is moved aside', false)
     .option('--json', 'print events as JSON lines, the last line being the result', false)
-    .addHelpText('after', examples('graft train recipe.yaml', 'graft train recipe.yaml --set train.lr=1e-4 --set run.dir=out2', 'graft train recipe.yaml --json | tail -1'))
+    .addHelpText(
+      'after',
+      examples(
+        'graft train recipe.yaml',
+        'graft train recipe.yaml --set train.lr=1e-4 --set run.dir=out2',
+        'graft train recipe.yaml --json | tail -1',
+      ),
+    )
     .action(async (file: string, options: { set: string[]; fresh: boolean; json: boolean }) => {
       const recipe = readRecipe(file, options.set);
       await using session = new Session();
@@ -25,7 +32,9 @@ export const train = () =>
         return;
       }
       console.log(`Saved ${result.adapter}`);
-      console.log(`${result.losses.length} steps in ${duration(result.seconds)}, ${result.tokens_per_s.toFixed(0)} tokens/s, at most ${result.peak_rss_mb.toFixed(0)} MB`);
+      console.log(
+        `${result.losses.length} steps in ${duration(result.seconds)}, ${result.tokens_per_s.toFixed(0)} tokens/s, at most ${result.peak_rss_mb.toFixed(0)} MB`,
+      );
     });
 
 /** A line that is rewritten on a terminal; a line every so often elsewhere. */
@@ -42,7 +51,10 @@ function progress(): (event: TrainEvent) => void {
     switch (event.type) {
       case 'start':
         start = { steps: event.steps, at: now, first: event.step };
-        line(`${event.rows} rows to learn from, ${event.heldOut} held out; ${event.trainable.toLocaleString('en')} of ${event.parameters.toLocaleString('en')} parameters train (${((100 * event.trainable) / event.parameters).toFixed(2)} %); up to ${event.microTokens} tokens in memory at a time, ${event.threads} threads`, true);
+        line(
+          `${event.rows} rows to learn from, ${event.heldOut} held out; ${event.trainable.toLocaleString('en')} of ${event.parameters.toLocaleString('en')} parameters train (${((100 * event.trainable) / event.parameters).toFixed(2)} %); up to ${event.microTokens} tokens in memory at a time, ${event.threads} threads`,
+          true,
+        );
         if (event.step > 0) line(`Going on after step ${event.step}`, true);
         return;
       case 'step': {
@@ -50,17 +62,27 @@ function progress(): (event: TrainEvent) => void {
         shown = now;
         const done = event.step - start.first;
         const left = ((now - start.at) / 1000 / done) * (start.steps - event.step);
-        line(`step ${event.step}/${start.steps}  loss ${event.loss.toFixed(4)}  ${(event.tokens / event.seconds).toFixed(0)} tokens/s  ${mebibytes(process.memoryUsage.rss())}  ${duration(left)} left`);
+        line(
+          `step ${event.step}/${start.steps}  loss ${event.loss.toFixed(4)}  ${(event.tokens / event.seconds).toFixed(0)} tokens/s  ${mebibytes(process.memoryUsage.rss())}  ${duration(left)} left`,
+        );
         return;
       }
       case 'eval':
-        line(`step ${event.step}: held-out loss ${event.loss.toFixed(4)} (perplexity ${Math.exp(event.loss).toFixed(2)})${event.best ? ', the best so far' : ''}`, true);
+        line(
+          `step ${event.step}: held-out loss ${event.loss.toFixed(4)} (perplexity ${Math.exp(event.loss).toFixed(2)})${event.best ? ', the best so far' : ''}`,
+          true,
+        );
         return;
       case 'warning':
         line(`note: ${event.message}`, true);
         return;
       case 'end':
-        line(event.reason === 'early-stop' ? `stopped at step ${event.step}: the held-out loss no longer falls` : `done after ${event.step} steps`, true);
+        line(
+          event.reason === 'early-stop'
+            ? `stopped at step ${event.step}: the held-out loss no longer falls`
+            : `done after ${event.step} steps`,
+          true,
+        );
     }
   };
 }

@@ -10,7 +10,12 @@ export interface Message {
 
 /** A row, whatever its file looked like. */
 export type Example =
-  | { readonly kind: 'chat'; readonly messages: readonly Message[]; readonly tools?: readonly unknown[] | undefined; /** Turns before this one are only read. */ readonly from: number }
+  | {
+      readonly kind: 'chat';
+      readonly messages: readonly Message[];
+      readonly tools?: readonly unknown[] | undefined /** Turns before this one are only read. */;
+      readonly from: number;
+    }
   | { readonly kind: 'completion'; readonly prompt: string; readonly completion: string }
   | { readonly kind: 'text'; readonly text: string }
   | { readonly kind: 'tokens'; readonly ids: readonly number[]; readonly labels: readonly number[] | undefined };
@@ -23,16 +28,31 @@ const turn = z.looseObject({ from: z.string(), value: z.string() });
 const ids = z.array(z.int());
 const plainContent = (content: z.infer<typeof part>): string =>
   typeof content === 'string' ? content : (content ?? []).map(({ text }) => text).join('');
-const plain = (messages: z.infer<typeof message>[]): Message[] => messages.map((m) => ({ ...m, content: plainContent(m.content) }));
+const plain = (messages: z.infer<typeof message>[]): Message[] =>
+  messages.map((m) => ({ ...m, content: plainContent(m.content) }));
 
-const speakers: Readonly<Record<string, string>> = { human: 'user', user: 'user', gpt: 'assistant', assistant: 'assistant', system: 'system', tool: 'tool' };
+const speakers: Readonly<Record<string, string>> = {
+  human: 'user',
+  user: 'user',
+  gpt: 'assistant',
+  assistant: 'assistant',
+  system: 'system',
+  tool: 'tool',
+};
 
 /** Each format: the fields that tell it, and how its record becomes an example. */
-const formats: Readonly<Record<Format, { fields: readonly string[]; read: (value: never) => Example; schema: z.ZodType }>> = {
+const formats: Readonly<
+  Record<Format, { fields: readonly string[]; read: (value: never) => Example; schema: z.ZodType }>
+> = {
   messages: {
     fields: ['messages'],
     schema: z.looseObject({ messages: z.array(message).min(1), tools: z.array(z.unknown()).nullish() }),
-    read: (v: { messages: z.infer<typeof message>[]; tools?: unknown[] | null }) => ({ kind: 'chat', messages: plain(v.messages), tools: v.tools ?? undefined, from: 0 }),
+    read: (v: { messages: z.infer<typeof message>[]; tools?: unknown[] | null }) => ({
+      kind: 'chat',
+      messages: plain(v.messages),
+      tools: v.tools ?? undefined,
+      from: 0,
+    }),
   },
   sharegpt: {
     fields: ['conversations'],
@@ -55,11 +75,20 @@ const formats: Readonly<Record<Format, { fields: readonly string[]; read: (value
     read: (v: { prompt: string | z.infer<typeof message>[]; completion: string | z.infer<typeof message>[] }) =>
       typeof v.prompt === 'string'
         ? { kind: 'completion', prompt: v.prompt, completion: v.completion as string }
-        : { kind: 'chat', messages: plain([...v.prompt, ...(v.completion as z.infer<typeof message>[])]), from: v.prompt.length },
+        : {
+            kind: 'chat',
+            messages: plain([...v.prompt, ...(v.completion as z.infer<typeof message>[])]),
+            from: v.prompt.length,
+          },
   },
   alpaca: {
     fields: ['instruction', 'output'],
-    schema: z.looseObject({ instruction: z.string(), input: z.string().nullish(), output: z.string(), system: z.string().nullish() }),
+    schema: z.looseObject({
+      instruction: z.string(),
+      input: z.string().nullish(),
+      output: z.string(),
+      system: z.string().nullish(),
+    }),
     read: (v: { instruction: string; input?: string | null; output: string; system?: string | null }) => ({
       kind: 'chat',
       messages: [
@@ -78,17 +107,26 @@ const formats: Readonly<Record<Format, { fields: readonly string[]; read: (value
   tokens: {
     fields: ['ids'],
     schema: z.looseObject({ ids, labels: ids.nullish() }),
-    read: (v: { ids: number[]; labels?: number[] | null }) => ({ kind: 'tokens', ids: v.ids, labels: v.labels ?? undefined }),
+    read: (v: { ids: number[]; labels?: number[] | null }) => ({
+      kind: 'tokens',
+      ids: v.ids,
+      labels: v.labels ?? undefined,
+    }),
   },
 };
 
 /** The format that a record's fields tell. */
 function formatOf({ value, place }: RawRecord): Format {
   const keys = Object.keys(value);
-  const fits = (Object.keys(formats) as Format[]).filter((name) => formats[name].fields.every((field) => keys.includes(field)));
+  const fits = (Object.keys(formats) as Format[]).filter((name) =>
+    formats[name].fields.every((field) => keys.includes(field)),
+  );
   if (fits.length === 1) return fits[0]!;
   if (fits.length > 1) {
-    throw new GraftError('input', `the row could be ${fits.join(' or ')}`, { place, mend: 'Name the format in the recipe (data.format)' });
+    throw new GraftError('input', `the row could be ${fits.join(' or ')}`, {
+      place,
+      mend: 'Name the format in the recipe (data.format)',
+    });
   }
   const known = Object.values(formats).flatMap(({ fields }) => fields);
   const near = keys.flatMap((key) => {
@@ -96,10 +134,14 @@ function formatOf({ value, place }: RawRecord): Format {
     return word && word !== key ? [`'${key}' for '${word}'?`] : [];
   });
   const forms = Object.entries(formats).map(([name, { fields }]) => `${name} (${fields.join(', ')})`);
-  throw new GraftError('input', `the fields ${keys.map((k) => `'${k}'`).join(', ') || '(none)'} tell no known format${near.length > 0 ? `; is ${near.join(' ')}` : ''}`, {
-    place,
-    mend: `Known are ${forms.join(', ')}`,
-  });
+  throw new GraftError(
+    'input',
+    `the fields ${keys.map((k) => `'${k}'`).join(', ') || '(none)'} tell no known format${near.length > 0 ? `; is ${near.join(' ')}` : ''}`,
+    {
+      place,
+      mend: `Known are ${forms.join(', ')}`,
+    },
+  );
 }
 
 /** A record as an example. @throws GraftError 'input' with its place when a field is missing or of the wrong type */
@@ -107,20 +149,30 @@ export function toExample(record: RawRecord, format: Format | 'auto'): Example {
   const name = format === 'auto' ? formatOf(record) : format;
   const parsed = formats[name].schema.safeParse(record.value);
   if (!parsed.success) {
-    const issues = parsed.error.issues.flatMap((issue) => (issue.code === 'invalid_union' ? issue.errors[0]! : [issue]));
+    const issues = parsed.error.issues.flatMap((issue) =>
+      issue.code === 'invalid_union' ? issue.errors[0]! : [issue],
+    );
     const [first] = issues;
     const path = first!.path.map(String).join('.');
-    throw new GraftError('input', `as ${name}, ${path || 'the row'}: ${first!.message.replace(/^Invalid input: /, '')}`, { place: record.place });
+    throw new GraftError(
+      'input',
+      `as ${name}, ${path || 'the row'}: ${first!.message.replace(/^Invalid input: /, '')}`,
+      { place: record.place },
+    );
   }
   return formats[name].read(parsed.data as never);
 }
 
 /** The file of explicit optimizer steps: `{"rows": [{"ids": […], "labels": […]}]}`, one step a line. */
 export function toStep({ value, place }: RawRecord): { example: Example; place: string }[] {
-  const parsed = z.looseObject({ rows: z.array(z.looseObject({ ids, labels: ids.nullish() })).min(1) }).safeParse(value);
+  const parsed = z
+    .looseObject({ rows: z.array(z.looseObject({ ids, labels: ids.nullish() })).min(1) })
+    .safeParse(value);
   if (!parsed.success) {
     const [first] = parsed.error.issues;
-    throw new GraftError('input', `as batches, ${first!.path.map(String).join('.') || 'the line'}: ${first!.message}`, { place });
+    throw new GraftError('input', `as batches, ${first!.path.map(String).join('.') || 'the line'}: ${first!.message}`, {
+      place,
+    });
   }
   return parsed.data.rows.map((row, i) => ({
     example: { kind: 'tokens', ids: row.ids, labels: row.labels ?? undefined },

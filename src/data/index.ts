@@ -1,4 +1,5 @@
-import { statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
+import { GraftError } from '../base/index.ts';
 import { openGguf } from '../io/index.ts';
 import type { Tokenizer } from './tokenizer.ts';
 import { tokenizerFromGguf } from './tokenizer-gguf.ts';
@@ -16,6 +17,7 @@ export { loadTokenizer } from './tokenizer-load.ts';
 
 /** The tokenizer of a model: of its directory, or inside its GGUF file. */
 export function tokenizerOf(model: string): Tokenizer {
+  if (!existsSync(model)) throw new GraftError('usage', 'there is no such model', { place: model });
   if (statSync(model).isDirectory()) return loadTokenizer(model);
   using source = openGguf(model);
   return tokenizerFromGguf(source.metadata, model);

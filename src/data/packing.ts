@@ -35,22 +35,54 @@ export function pack(rows: readonly Row[]): Packed {
   return { ids, targets, positions, rowStarts, predicted };
 }
 
+interface Bin {
+  tokens: number;
+  readonly number: number;
+  readonly entries: { row: Row; order: number }[];
+}
+
+const emptier = (a: Bin, b: Bin) => a.tokens < b.tokens || (a.tokens === b.tokens && a.number < b.number);
+
+/** Puts the first bin of the heap, which has become fuller, where it belongs. */
+function sink(heap: Bin[]): void {
+  const bin = heap[0]!;
+  let at = 0;
+  for (let child = 1; child < heap.length; child = 2 * at + 1) {
+    if (child + 1 < heap.length && emptier(heap[child + 1]!, heap[child]!)) child++;
+    if (emptier(bin, heap[child]!)) break;
+    heap[at] = heap[child]!;
+    at = child;
+  }
+  heap[at] = bin;
+}
+
 /**
  * Cuts a step's rows into as few micro-batches of at most `budget` tokens as a greedy filling needs, evenly filled; a
- * longer row is alone. The longest row goes first, always into the emptiest batch (Graham 1969, LPT rule).
+ * longer row is alone. The longest row goes first, always into the emptiest batch (Graham 1969, LPT rule). Above 64
+ * batches their number may be 2 % more than needed, for speed.
  */
 export function microBatches(rows: readonly Row[], budget: number): Row[][] {
-  const byLength = rows.map((row, order) => ({ row, order })).sort((a, b) => b.row.ids.length - a.row.ids.length || a.order - b.order);
-  const total = rows.reduce((sum, row) => sum + row.ids.length, 0);
-  for (let count = Math.max(1, Math.ceil(total / budget)); ; count++) {
-    const bins = Array.from({ length: count }, () => ({ tokens: 0, rows: [] as { row: Row; order: number }[] }));
+  const byLength = rows
+    .map((row, order) => ({ row, order }))
+    .sort((a, b) => b.row.ids.length - a.row.ids.length || a.order - b.order);
+  const tooLong = byLength.filter(({ row }) => row.ids.length > budget).length;
+  // No two of these fit together.
+  const alone = byLength.filter(({ row }) => row.ids.length > budget / 2).length;
+  const rest = byLength.slice(tooLong).reduce((sum, { row }) => sum + row.ids.length, 0);
+  for (let count = Math.max(1, alone, tooLong + Math.ceil(rest / budget)); ; count += Math.max(1, count >> 6)) {
+    count = Math.min(count, Math.max(1, rows.length));
+    const bins = Array.from({ length: count }, (_, number): Bin => ({ tokens: 0, number, entries: [] }));
+    const heap = [...bins];
     for (const entry of byLength) {
-      const emptiest = bins.reduce((least, bin) => (bin.tokens < least.tokens ? bin : least));
-      emptiest.rows.push(entry);
+      const emptiest = heap[0]!;
+      emptiest.entries.push(entry);
       emptiest.tokens += entry.row.ids.length;
+      sink(heap);
     }
-    if (count >= rows.length || bins.every((bin) => bin.tokens <= budget || bin.rows.length === 1)) {
-      return bins.filter((bin) => bin.rows.length > 0).map((bin) => bin.rows.sort((a, b) => a.order - b.order).map(({ row }) => row));
+    if (count >= rows.length || bins.every((bin) => bin.tokens <= budget || bin.entries.length === 1)) {
+      return bins
+        .filter((bin) => bin.entries.length > 0)
+        .map((bin) => bin.entries.sort((a, b) => a.order - b.order).map(({ row }) => row));
     }
   }
 }

@@ -1,6 +1,5 @@
 import { createReadStream, existsSync, readFileSync } from 'node:fs';
 import { extname } from 'node:path';
-import { createInterface } from 'node:readline';
 import { parse } from 'csv-parse/sync';
 import { asyncBufferFromFile, parquetReadObjects } from 'hyparquet';
 import { GraftError } from '../base/index.ts';
@@ -20,9 +19,18 @@ export async function readRecords(file: string): Promise<RawRecord[]> {
   if (!existsSync(file)) throw new GraftError('usage', 'there is no such data file', { place: file });
   const reader = readers[extname(file).toLowerCase()];
   if (!reader) {
-    throw new GraftError('usage', `files ending in '${extname(file)}' are not read`, { place: file, mend: `Use one of ${Object.keys(readers).join(', ')}` });
+    throw new GraftError('usage', `files ending in '${extname(file)}' are not read`, {
+      place: file,
+      mend: `Use one of ${Object.keys(readers).join(', ')}`,
+    });
   }
-  const records = await reader(file);
+  let records: RawRecord[];
+  try {
+    records = await reader(file);
+  } catch (cause) {
+    if (cause instanceof GraftError) throw cause;
+    throw new GraftError('input', `the file cannot be read: ${(cause as Error).message}`, { place: file, cause });
+  }
   if (records.length === 0) throw new GraftError('input', 'the file has no rows', { place: file });
   return records;
 }
@@ -43,19 +51,37 @@ function record(value: unknown, place: string): RawRecord {
   return { value: value as Record<string, unknown>, place };
 }
 
+/** The lines of a file, without their ends; cut at line feeds only, for JSON text may hold other separators. */
+async function* linesOf(file: string): AsyncGenerator<Buffer> {
+  let open: Buffer[] = [];
+  for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) {
+    let start = 0;
+    for (let at = chunk.indexOf(10); at >= 0; at = chunk.indexOf(10, start)) {
+      open.push(chunk.subarray(start, at));
+      yield open.length === 1 ? open[0]! : Buffer.concat(open);
+      open = [];
+      start = at + 1;
+    }
+    if (start < chunk.length) open.push(chunk.subarray(start));
+  }
+  if (open.length > 0) yield Buffer.concat(open);
+}
+
+const utf8 = new TextDecoder('utf-8', { fatal: true });
+
 async function jsonLines(file: string): Promise<RawRecord[]> {
   const records: RawRecord[] = [];
   let line = 0;
-  for await (const text of createInterface({ input: createReadStream(file, 'utf8'), crlfDelay: Number.POSITIVE_INFINITY })) {
-    line++;
-    const content = line === 1 ? text.replace(/^\uFEFF/, '') : text;
-    if (content.trim() === '') continue;
-    const place = `${file}:${line}`;
+  for await (const bytes of linesOf(file)) {
+    const place = `${file}:${++line}`;
     let value: unknown;
     try {
+      const content = utf8.decode(bytes); // leaves out a byte order mark
+      if (content.trim() === '') continue;
       value = JSON.parse(content);
     } catch (cause) {
-      throw new GraftError('input', `the line is no valid JSON: ${(cause as Error).message}`, { place, cause });
+      const problem = cause instanceof SyntaxError ? `no valid JSON: ${cause.message}` : 'no UTF-8 text';
+      throw new GraftError('input', `the line is ${problem}`, { place, cause });
     }
     records.push(record(value, place));
   }
@@ -65,29 +91,52 @@ async function jsonLines(file: string): Promise<RawRecord[]> {
 async function json(file: string): Promise<RawRecord[]> {
   const value = parseJson(readFileSync(file, 'utf8').replace(/^\uFEFF/, ''), file);
   const list = Array.isArray(value) ? value : (value as { data?: unknown } | null)?.data;
-  if (!Array.isArray(list)) throw new GraftError('input', 'the file must hold a list of rows, or an object with such a list under data', { place: file });
+  if (!Array.isArray(list))
+    throw new GraftError('input', 'the file must hold a list of rows, or an object with such a list under data', {
+      place: file,
+    });
   return list.map((item, i) => record(item, `${file}:row ${i + 1}`));
 }
 
 async function csv(file: string): Promise<RawRecord[]> {
   try {
-    const rows = parse(readFileSync(file), { bom: true, columns: true, info: true, skip_empty_lines: true }) as unknown as {
+    const rows = parse(readFileSync(file), {
+      bom: true,
+      columns: true,
+      info: true,
+      skip_empty_lines: true,
+    }) as unknown as {
       record: Record<string, string>;
       info: { lines: number };
     }[];
     return rows.map(({ record: value, info }) => ({ value, place: `${file}:${info.lines}` }));
   } catch (cause) {
     const { message, lines } = cause as Error & { lines?: number };
-    throw new GraftError('input', `this is no valid CSV: ${message}`, { place: lines ? `${file}:${lines}` : file, cause });
+    throw new GraftError('input', `this is no valid CSV: ${message}`, {
+      place: lines ? `${file}:${lines}` : file,
+      cause,
+    });
   }
+}
+
+/** 64-bit integers as numbers, where these are exact. */
+function plain(value: unknown): unknown {
+  if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : value;
+  if (Array.isArray(value)) return value.map(plain);
+  if (ArrayBuffer.isView(value)) return Array.from(value as unknown as ArrayLike<unknown>, plain);
+  if (value === null || typeof value !== 'object' || value instanceof Date) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, plain(item)]));
 }
 
 async function parquet(file: string): Promise<RawRecord[]> {
   try {
     const rows = await parquetReadObjects({ file: await asyncBufferFromFile(file) });
-    return rows.map((value, i) => record(value, `${file}:row ${i + 1}`));
+    return rows.map((value, i) => record(plain(value), `${file}:row ${i + 1}`));
   } catch (cause) {
     if (cause instanceof GraftError) throw cause;
-    throw new GraftError('input', `this is no readable Parquet file: ${(cause as Error).message}`, { place: file, cause });
+    throw new GraftError('input', `this is no readable Parquet file: ${(cause as Error).message}`, {
+      place: file,
+      cause,
+    });
   }
 }

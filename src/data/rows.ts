@@ -33,7 +33,10 @@ export interface RowReport {
 const ignored = -100;
 
 /** Examples as rows of tokens. @throws GraftError 'input' with the place of what cannot be a row; when no row is left */
-export function toRows(examples: Iterable<{ example: Example; place: string }>, options: RowOptions): { rows: Row[]; report: RowReport } {
+export function toRows(
+  examples: Iterable<{ example: Example; place: string }>,
+  options: RowOptions,
+): { rows: Row[]; report: RowReport } {
   const report: RowReport = { rows: 0, cutRows: 0, cutTokens: 0, emptyRows: 0 };
   const rows: Row[] = [];
   for (const { example, place } of examples) {
@@ -50,10 +53,14 @@ export function toRows(examples: Iterable<{ example: Example; place: string }>, 
   }
   report.rows = rows.length;
   if (rows.length === 0) {
-    throw new GraftError('input', report.emptyRows > 0 ? `none of the ${report.emptyRows} rows has a token to learn` : 'there are no rows', {
-      mend: report.cutRows > 0 ? 'Raise max_length: the answers are cut off' : 'Look at the answers of the rows',
-      data: { ...report },
-    });
+    throw new GraftError(
+      'input',
+      report.emptyRows > 0 ? `none of the ${report.emptyRows} rows has a token to learn` : 'there are no rows',
+      {
+        mend: report.cutRows > 0 ? 'Raise max_length: the answers are cut off' : 'Look at the answers of the rows',
+        data: { ...report },
+      },
+    );
   }
   return { rows, report };
 }
@@ -61,7 +68,11 @@ export function toRows(examples: Iterable<{ example: Example; place: string }>, 
 function tokens(example: Example, place: string, options: RowOptions): { ids: Int32Array; labels: Int32Array } {
   if (example.kind === 'tokens') return checked(example.ids, example.labels, options.vocabSize, place);
   const { tokenizer } = options;
-  if (!tokenizer) throw new GraftError('usage', 'this model has no tokenizer, and the rows are text', { place, mend: 'Give rows of ids' });
+  if (!tokenizer)
+    throw new GraftError('usage', 'this model has no tokenizer, and the rows are text', {
+      place,
+      mend: 'Give rows of ids',
+    });
   const all = options.trainOn === 'all';
   switch (example.kind) {
     case 'text': {
@@ -69,11 +80,11 @@ function tokens(example: Example, place: string, options: RowOptions): { ids: In
       return { ids, labels: ids.slice() };
     }
     case 'completion': {
-      const prompt = tokenizer.encode(example.prompt);
+      const prompt = withoutEnd(tokenizer.encode(example.prompt), example.prompt, tokenizer);
       const whole = tokenizer.encode(example.prompt + example.completion);
       // Read as one text where the prompt's tokens stay what they are at inference, else token by token after it.
       const stable = prompt.every((id, i) => whole[i] === id) && whole.length > prompt.length;
-      const ids = withEnd(stable ? whole : join(prompt, tokenizer.encode(example.completion, { addSpecialTokens: false })), tokenizer);
+      const ids = withEnd(stable ? whole : join(prompt, continued(example.completion, tokenizer)), tokenizer);
       return { ids, labels: ids.map((id, i) => (all || i >= prompt.length ? id : ignored)) };
     }
     case 'chat': {
@@ -84,15 +95,37 @@ function tokens(example: Example, place: string, options: RowOptions): { ids: In
         });
       }
       try {
+        if (all) {
+          const ids = tokenizer.encode(options.chat.render(example.messages, { tools: example.tools }), {
+            addSpecialTokens: false,
+          });
+          return { ids, labels: ids.slice() };
+        }
         const { text, spans } = options.chat.learned(example.messages, example.tools, example.from);
         const { ids, mask } = tokenizer.encodeWithMask(text, spans);
-        return { ids, labels: ids.map((id, i) => (all || mask[i] ? id : ignored)) };
+        return { ids, labels: ids.map((id, i) => (mask[i] ? id : ignored)) };
       } catch (cause) {
         if (!(cause instanceof GraftError) || cause.place) throw cause;
         throw new GraftError(cause.kind, cause.message, { place, cause });
       }
     }
   }
+}
+
+/** A prompt goes on: an end token that the tokenizer put behind it, and that its text does not hold, is taken off. */
+function withoutEnd(ids: Int32Array, text: string, tokenizer: Tokenizer): Int32Array {
+  if (tokenizer.eosId === undefined || ids.at(-1) !== tokenizer.eosId) return ids;
+  return tokenizer.encode(text, { addSpecialTokens: false }).at(-1) === tokenizer.eosId ? ids : ids.slice(0, -1);
+}
+
+/** The ids of a text that follows another: without the space that some tokenizers put at the start of every text. */
+function continued(text: string, tokenizer: Tokenizer): Int32Array {
+  const encode = (s: string) => tokenizer.encode(s, { addSpecialTokens: false });
+  for (const anchor of ['\n', '.', 'a']) {
+    const [alone, both] = [encode(anchor), encode(anchor + text)];
+    if (alone.every((id, i) => both[i] === id)) return both.slice(alone.length);
+  }
+  return encode(text);
 }
 
 /** The end token teaches the model to stop. */
@@ -111,14 +144,21 @@ function checked(ids: readonly number[], labels: readonly number[] | undefined, 
   const outside = (value: number) => !Number.isInteger(value) || value < 0 || value >= vocabSize;
   if (ids.length === 0) throw new GraftError('input', 'the row has no ids', { place });
   const id = ids.findIndex(outside);
-  if (id >= 0) throw new GraftError('input', `ids[${id}] is ${ids[id]}, outside the vocabulary of ${vocabSize}`, { place });
+  if (id >= 0)
+    throw new GraftError('input', `ids[${id}] is ${ids[id]}, outside the vocabulary of ${vocabSize}`, { place });
   const wanted = labels ?? ids;
   if (wanted.length !== ids.length) {
-    throw new GraftError('input', `${ids.length} ids have ${wanted.length} labels`, { place, mend: 'Give one label for each id, −100 where nothing is learned' });
+    throw new GraftError('input', `${ids.length} ids have ${wanted.length} labels`, {
+      place,
+      mend: 'Give one label for each id, −100 where nothing is learned',
+    });
   }
   const label = wanted.findIndex((value) => value !== ignored && outside(value));
   if (label >= 0) {
-    throw new GraftError('input', `labels[${label}] is ${wanted[label]}, outside the vocabulary of ${vocabSize}`, { place, mend: 'Use −100 where nothing is learned' });
+    throw new GraftError('input', `labels[${label}] is ${wanted[label]}, outside the vocabulary of ${vocabSize}`, {
+      place,
+      mend: 'Use −100 where nothing is learned',
+    });
   }
   return { ids: Int32Array.from(ids), labels: Int32Array.from(wanted) };
 }

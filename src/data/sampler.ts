@@ -48,10 +48,32 @@ function order(n: number, seed: number, epoch: number): number[] {
   return remembered.order;
 }
 
-/** Which of n rows are held out: `amount` is a share (below 1) or a number. Both parts keep the rows' order. */
-export function split(n: number, amount: number, seed: number): { train: number[]; heldOut: number[] } {
+/**
+ * Which of n rows are held out. Both parts keep the rows' order.
+ * @param amount a share (below 1) or a number of rows
+ * @param keys one of each row: rows of every key are held out in proportion (the largest remainders get what is left over)
+ */
+export function split(
+  n: number,
+  amount: number,
+  seed: number,
+  keys?: readonly unknown[],
+): { train: number[]; heldOut: number[] } {
   const count = Math.min(n, amount < 1 ? Math.round(n * amount) : amount);
-  const chosen = new Set(shuffled(n, stream(seed, 0, 2)).slice(0, count));
+  const order = shuffled(n, stream(seed, 0, 2));
+  const chosen = new Set(keys ? inProportion(order, count, keys) : order.slice(0, count));
   const all = Array.from({ length: n }, (_, i) => i);
   return { train: all.filter((i) => !chosen.has(i)), heldOut: all.filter((i) => chosen.has(i)) };
+}
+
+function inProportion(order: readonly number[], count: number, keys: readonly unknown[]): number[] {
+  const groups = [...Map.groupBy(order, (i) => keys[i]).values()];
+  const shares = groups.map((rows, g) => {
+    const exact = (rows.length * count) / order.length;
+    return { rows, g, take: Math.floor(exact), rest: exact - Math.floor(exact) };
+  });
+  const missing = count - shares.reduce((sum, { take }) => sum + take, 0);
+  const byRest = [...shares].sort((a, b) => b.rest - a.rest || a.g - b.g);
+  for (const share of byRest.slice(0, missing)) share.take++;
+  return shares.flatMap(({ rows, take }) => rows.slice(0, take));
 }

@@ -41,18 +41,21 @@ export class AddedFinder {
     const first = new Set<string>();
     for (const token of tokens) {
       const text = content(token);
-      if (text === "") continue;
+      if (text === '') continue;
       first.add(text.charAt(0));
       let node = this.#root;
       for (let i = 0; i < text.length; i++) {
         const code = text.charCodeAt(i);
         let child = node.next.get(code);
-        if (!child) node.next.set(code, (child = { next: new Map() }));
+        if (!child) {
+          child = { next: new Map() };
+          node.next.set(code, child);
+        }
         node = child;
       }
       node.token = token;
     }
-    if (first.size > 0) this.#first = new RegExp(`[${[...first].map((c) => RegExp.escape(c)).join("")}]`, "g");
+    if (first.size > 0) this.#first = new RegExp(`[${[...first].map((c) => RegExp.escape(c)).join('')}]`, 'g');
   }
 
   /** The whole of `text` as added tokens and what lies between them; none of it is empty. */

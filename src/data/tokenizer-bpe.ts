@@ -1,4 +1,4 @@
-import { type Part, tokenizerError } from "./tokenizer-text.ts";
+import { type Part, tokenizerError } from './tokenizer-text.ts';
 
 /** Start and end of each token in the piece it came from, in UTF-16 units, two numbers a token. */
 export type Extents = number[];
@@ -15,8 +15,8 @@ export interface Model {
 /** Ids of the tokens `<0x00>` … `<0xFF>` for the UTF-8 bytes of `text`, or undefined when the vocabulary lacks one of them. */
 export function byteFallback(vocab: ReadonlyMap<string, number>, text: string): number[] | undefined {
   const ids: number[] = [];
-  for (const byte of Buffer.from(text, "utf8")) {
-    const id = vocab.get(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
+  for (const byte of Buffer.from(text, 'utf8')) {
+    const id = vocab.get(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`);
     if (id === undefined) return undefined;
     ids.push(id);
   }
@@ -93,20 +93,20 @@ export class Bpe implements Model {
     this.#fuse = model.fuse_unk === true;
     this.#bytes = model.byte_fallback === true;
     this.#whole = model.ignore_merges === true;
-    this.#prefix = (model.continuing_subword_prefix as string | null) ?? "";
-    this.#suffix = (model.end_of_word_suffix as string | null) ?? "";
+    this.#prefix = (model.continuing_subword_prefix as string | null) ?? '';
+    this.#suffix = (model.end_of_word_suffix as string | null) ?? '';
     let largest = 0;
     for (const id of vocab.values()) if (id > largest) largest = id;
     this.#span = largest + 1;
-    if (!Array.isArray(model.merges)) throw tokenizerError(place, "The BPE model has no list of merges");
+    if (!Array.isArray(model.merges)) throw tokenizerError(place, 'The BPE model has no list of merges');
     for (const merge of model.merges as unknown[]) this.#addMerge(merge, place);
   }
 
   #addMerge(merge: unknown, place: string): void {
     const [left, right, ...rest] = (
-      typeof merge === "string" ? merge.split(" ") : Array.isArray(merge) ? merge : []
+      typeof merge === 'string' ? merge.split(' ') : Array.isArray(merge) ? merge : []
     ) as string[];
-    if (typeof left !== "string" || typeof right !== "string" || rest.length > 0)
+    if (typeof left !== 'string' || typeof right !== 'string' || rest.length > 0)
       throw tokenizerError(place, `The merge ${JSON.stringify(merge)} is not two tokens`);
     const ids = [left, right, left + right.slice(this.#prefix.length)].map((token) => {
       const id = this.vocab.get(token);

@@ -1,19 +1,19 @@
-import { GraftError, nearest } from "../base/index.ts";
-import type { GgufMetadata } from "../io/index.ts";
-import { Tokenizer, type TokenizerSettings } from "./tokenizer.ts";
-import type { Part } from "./tokenizer-text.ts";
+import { GraftError, nearest } from '../base/index.ts';
+import type { GgufMetadata } from '../io/index.ts';
+import { Tokenizer, type TokenizerSettings } from './tokenizer.ts';
+import type { Part } from './tokenizer-text.ts';
 
 /** Token types. Source: `enum llama_token_type` of llama.cpp. */
 const [NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE] = [1, 2, 3, 4, 6];
 
-const split = (regex: string, behavior = "Isolated"): Part => ({
-  type: "Split",
+const split = (regex: string, behavior = 'Isolated'): Part => ({
+  type: 'Split',
   pattern: { Regex: regex },
   behavior,
   invert: false,
 });
-const DIGITS: Part = { type: "Digits", individual_digits: true };
-const BYTES: Part = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false };
+const DIGITS: Part = { type: 'Digits', individual_digits: true };
+const BYTES: Part = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false };
 const GPT2: Part = { ...BYTES, use_regex: true };
 const CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 const cased = (number: string, contractions: string): Part =>
@@ -24,7 +24,7 @@ const words = (number: string): Part =>
   split(
     `${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${number}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`,
   );
-const CJK = "[一-龥ࠀ-一가-퟿]+";
+const CJK = '[一-龥ࠀ-一가-퟿]+';
 
 interface Pre {
   /** How the text is cut, as tokenizer.json of these models has it. */
@@ -39,43 +39,43 @@ interface Pre {
 const pres: Readonly<Record<string, Pre>> = (() => {
   const gpt2 = { cut: [GPT2] };
   const digits = { cut: [DIGITS, GPT2] };
-  const llama3 = { cut: [words("\\p{N}{1,3}"), BYTES], whole: true, bos: true };
-  const qwen2 = { cut: [words("\\p{N}"), BYTES], normalizer: { type: "NFC" } };
+  const llama3 = { cut: [words('\\p{N}{1,3}'), BYTES], whole: true, bos: true };
+  const qwen2 = { cut: [words('\\p{N}'), BYTES], normalizer: { type: 'NFC' } };
   const table: [string, Pre][] = [
     // `default` and no name at all are files from before the name existed: GPT-2's cutting was all there was.
-    ["default gpt-2 phi-2 mpt olmo jais trillion granite-docling roberta-bpe", gpt2],
-    ["smollm starcoder refact command-r codeshell exaone minerva-7b mellum", digits],
-    ["llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2", llama3],
-    ["dbrx smaug-bpe chatglm-bpe glm4", { cut: llama3.cut }],
-    ["qwen2 deepseek-r1-qwen megrez", qwen2],
-    ["stablelm2 hunyuan grok-2", { cut: qwen2.cut }],
-    ["tekken", { cut: [cased("\\p{N}", ""), BYTES], whole: true, bos: true }],
-    ["gpt-4o llama4", { cut: [cased("\\p{N}{1,3}", `${CONTRACTIONS}?`), BYTES] }],
+    ['default gpt-2 phi-2 mpt olmo jais trillion granite-docling roberta-bpe', gpt2],
+    ['smollm starcoder refact command-r codeshell exaone minerva-7b mellum', digits],
+    ['llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2', llama3],
+    ['dbrx smaug-bpe chatglm-bpe glm4', { cut: llama3.cut }],
+    ['qwen2 deepseek-r1-qwen megrez', qwen2],
+    ['stablelm2 hunyuan grok-2', { cut: qwen2.cut }],
+    ['tekken', { cut: [cased('\\p{N}', ''), BYTES], whole: true, bos: true }],
+    ['gpt-4o llama4', { cut: [cased('\\p{N}{1,3}', `${CONTRACTIONS}?`), BYTES] }],
     [
-      "falcon",
+      'falcon',
       {
         cut: [
-          { type: "Punctuation", behavior: "Contiguous" },
+          { type: 'Punctuation', behavior: 'Contiguous' },
           GPT2,
-          { type: "Digits", individual_digits: false },
-          split("[0-9][0-9][0-9]"),
+          { type: 'Digits', individual_digits: false },
+          split('[0-9][0-9][0-9]'),
         ],
       },
     ],
-    ["bloom poro-chat gpt3-finnish", { cut: [split(" ?[^(\\s|.,!?…。，、।۔،)]+"), BYTES] }],
-    ["viking", { cut: [split(" ?[^(\\s|.,!?…。，、।۔،)]+"), DIGITS, BYTES] }],
+    ['bloom poro-chat gpt3-finnish', { cut: [split(' ?[^(\\s|.,!?…。，、।۔،)]+'), BYTES] }],
+    ['viking', { cut: [split(' ?[^(\\s|.,!?…。，、।۔،)]+'), DIGITS, BYTES] }],
     [
-      "deepseek-coder",
-      { cut: [split("[\\r\\n]"), split("\\s?\\p{L}+"), split("\\s?\\p{P}+"), split(CJK), DIGITS, BYTES], bos: true },
+      'deepseek-coder',
+      { cut: [split('[\\r\\n]'), split('\\s?\\p{L}+'), split('\\s?\\p{P}+'), split(CJK), DIGITS, BYTES], bos: true },
     ],
     [
-      "deepseek-v3",
+      'deepseek-v3',
       {
         cut: [
-          split("\\p{N}{1,3}"),
-          split("[一-龥぀-ゟ゠-ヿ]+"),
+          split('\\p{N}{1,3}'),
+          split('[一-龥぀-ゟ゠-ヿ]+'),
           split(
-            "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+            '[!"#$%&\'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+',
           ),
           BYTES,
         ],
@@ -83,7 +83,7 @@ const pres: Readonly<Record<string, Pre>> = (() => {
       },
     ],
   ];
-  return Object.fromEntries(table.flatMap(([names, pre]) => names.split(" ").map((name) => [name, pre])));
+  return Object.fromEntries(table.flatMap(([names, pre]) => names.split(' ').map((name) => [name, pre])));
 })();
 
 /**
@@ -93,53 +93,53 @@ const pres: Readonly<Record<string, Pre>> = (() => {
  * @param place the file, for errors
  * @throws GraftError `input` when something is missing or of a kind that is not known
  */
-export function tokenizerFromGguf(metadata: GgufMetadata, place = "the GGUF file"): Tokenizer {
+export function tokenizerFromGguf(metadata: GgufMetadata, place = 'the GGUF file'): Tokenizer {
   const get = (key: string): unknown => metadata.get(`tokenizer.${key}`);
-  const fail = (problem: string, mend = "Give the tokenizer.json of the model beside it") =>
-    new GraftError("input", problem, { place, mend });
-  const kind = get("ggml.model");
-  const tokens = get("ggml.tokens");
-  if (kind === undefined || !isList(tokens)) throw fail("The file has no tokenizer");
+  const fail = (problem: string, mend = 'Give the tokenizer.json of the model beside it') =>
+    new GraftError('input', problem, { place, mend });
+  const kind = get('ggml.model');
+  const tokens = get('ggml.tokens');
+  if (kind === undefined || !isList(tokens)) throw fail('The file has no tokenizer');
   const list = Array.from(tokens as ArrayLike<unknown>, String);
-  const embedded = get("huggingface.json");
-  const types = isList(get("ggml.token_type")) ? Array.from(get("ggml.token_type") as ArrayLike<number>, Number) : [];
+  const embedded = get('huggingface.json');
+  const types = isList(get('ggml.token_type')) ? Array.from(get('ggml.token_type') as ArrayLike<number>, Number) : [];
   const id = (name: string): number | undefined => {
     const value = get(`ggml.${name}_token_id`);
-    return typeof value === "number" && list[value] !== undefined ? value : undefined;
+    return typeof value === 'number' && list[value] !== undefined ? value : undefined;
   };
   const token = (name: string) => (id(name) === undefined ? undefined : list[id(name)!]);
 
   let json: Part;
   let addsBos = false;
-  if (typeof embedded === "string") json = JSON.parse(embedded) as Part;
-  else if (kind === "gpt2") {
-    const name = String(get("ggml.pre") ?? "default");
+  if (typeof embedded === 'string') json = JSON.parse(embedded) as Part;
+  else if (kind === 'gpt2') {
+    const name = String(get('ggml.pre') ?? 'default');
     const pre = Object.hasOwn(pres, name) ? pres[name]! : undefined;
     if (!pre) {
       const near = nearest(name, Object.keys(pres));
-      throw fail(`The pre-tokenizer ${JSON.stringify(name)} is not known${near ? ` (nearest: ${near})` : ""}`);
+      throw fail(`The pre-tokenizer ${JSON.stringify(name)} is not known${near ? ` (nearest: ${near})` : ''}`);
     }
-    if (!isList(get("ggml.merges"))) throw fail("The file has no tokenizer.ggml.merges");
+    if (!isList(get('ggml.merges'))) throw fail('The file has no tokenizer.ggml.merges');
     addsBos = pre.bos ?? false;
-    json = byteLevelJson(list, types, Array.from(get("ggml.merges") as ArrayLike<unknown>, String), pre);
-  } else if (kind === "llama") {
-    if (!isList(get("ggml.scores"))) throw fail("The file has no tokenizer.ggml.scores");
+    json = byteLevelJson(list, types, Array.from(get('ggml.merges') as ArrayLike<unknown>, String), pre);
+  } else if (kind === 'llama') {
+    if (!isList(get('ggml.scores'))) throw fail('The file has no tokenizer.ggml.scores');
     addsBos = true;
-    const scores = Array.from(get("ggml.scores") as ArrayLike<number>, Number);
-    json = sentencePieceJson(list, types, scores, id("unknown") ?? 0, get("ggml.add_space_prefix") !== false);
+    const scores = Array.from(get('ggml.scores') as ArrayLike<number>, Number);
+    json = sentencePieceJson(list, types, scores, id('unknown') ?? 0, get('ggml.add_space_prefix') !== false);
   } else throw fail(`Tokenizers of kind ${JSON.stringify(kind)} are not known`);
 
   const flag = (key: string) => get(`ggml.${key}`) as boolean | undefined;
   const settings: TokenizerSettings = {
-    bos: token("bos"),
-    eos: token("eos"),
-    pad: token("padding"),
-    unk: token("unknown"),
-    ...(typeof embedded !== "string" && {
-      addBos: flag("add_bos_token") ?? addsBos,
-      addEos: flag("add_eos_token") ?? false,
+    bos: token('bos'),
+    eos: token('eos'),
+    pad: token('padding'),
+    unk: token('unknown'),
+    ...(typeof embedded !== 'string' && {
+      addBos: flag('add_bos_token') ?? addsBos,
+      addEos: flag('add_eos_token') ?? false,
     }),
-    eosIds: endings(list, types, [id("eos"), id("eot"), id("eom")]),
+    eosIds: endings(list, types, [id('eos'), id('eot'), id('eom')]),
     chatTemplates: templates(metadata),
   };
   return new Tokenizer(json, settings, place);
@@ -148,7 +148,7 @@ export function tokenizerFromGguf(metadata: GgufMetadata, place = "the GGUF file
 const isList = (value: unknown): boolean => Array.isArray(value) || ArrayBuffer.isView(value);
 
 /** Control tokens that end a turn whatever the metadata say. Source: `special_eog_ids` of llama.cpp. */
-const TURN_ENDS = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|eom_id|>", "<|endofturn|>"];
+const TURN_ENDS = ['<|eot_id|>', '<|im_end|>', '<|end|>', '<end_of_turn>', '<|eom_id|>', '<|endofturn|>'];
 
 function endings(tokens: readonly string[], types: readonly number[], told: (number | undefined)[]): number[] {
   const known = TURN_ENDS.map((token) => tokens.indexOf(token)).filter((i) => i >= 0 && types[i] === CONTROL);
@@ -159,7 +159,7 @@ function templates(metadata: GgufMetadata): Record<string, string> {
   const out: Record<string, string> = {};
   for (const [key, value] of metadata) {
     const name = /^tokenizer\.chat_template(?:\.(.+))?$/.exec(key);
-    if (name && typeof value === "string") out[name[1] ?? "default"] = value;
+    if (name && typeof value === 'string') out[name[1] ?? 'default'] = value;
   }
   return out;
 }
@@ -188,10 +188,10 @@ function byteLevelJson(tokens: readonly string[], types: readonly number[], merg
   return {
     added_tokens: addedTokens(tokens, types),
     normalizer: pre.normalizer ?? null,
-    pre_tokenizer: { type: "Sequence", pretokenizers: pre.cut },
+    pre_tokenizer: { type: 'Sequence', pretokenizers: pre.cut },
     post_processor: null,
-    decoder: { type: "ByteLevel" },
-    model: { type: "BPE", ignore_merges: pre.whole ?? false, vocab: vocabulary(tokens), merges },
+    decoder: { type: 'ByteLevel' },
+    model: { type: 'BPE', ignore_merges: pre.whole ?? false, vocab: vocabulary(tokens), merges },
   };
 }
 
@@ -221,29 +221,29 @@ function sentencePieceJson(
     merges.push(...local.sort((a, b) => a.ids[0] - b.ids[0] || a.ids[1] - b.ids[1]));
   }
   merges.sort((a, b) => b.score - a.score || b.left.length - a.left.length || b.right.length - a.right.length);
-  const replace = { type: "Replace", pattern: { String: " " }, content: "▁" };
+  const replace = { type: 'Replace', pattern: { String: ' ' }, content: '▁' };
   return {
     added_tokens: addedTokens(tokens, types),
     normalizer: {
-      type: "Sequence",
-      normalizers: spaceBefore ? [{ type: "Prepend", prepend: "▁" }, replace] : [replace],
+      type: 'Sequence',
+      normalizers: spaceBefore ? [{ type: 'Prepend', prepend: '▁' }, replace] : [replace],
     },
     pre_tokenizer: null,
     post_processor: null,
     decoder: {
-      type: "Sequence",
+      type: 'Sequence',
       decoders: [
-        { type: "Replace", pattern: { String: "▁" }, content: " " },
-        { type: "ByteFallback" },
-        { type: "Fuse" },
-        ...(spaceBefore ? [{ type: "Strip", content: " ", start: 1, stop: 0 }] : []),
+        { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
+        { type: 'ByteFallback' },
+        { type: 'Fuse' },
+        ...(spaceBefore ? [{ type: 'Strip', content: ' ', start: 1, stop: 0 }] : []),
       ],
     },
     model: {
-      type: "BPE",
+      type: 'BPE',
       unk_token: tokens[unknown],
       fuse_unk: true,
-      byte_fallback: types.includes(BYTE) || ids.has("<0x00>"),
+      byte_fallback: types.includes(BYTE) || ids.has('<0x00>'),
       vocab: vocabulary(tokens),
       merges: merges.map(({ left, right }) => [left, right]),
     },

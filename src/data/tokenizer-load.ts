@@ -1,9 +1,9 @@
-import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
-import { basename, join } from "node:path";
-import { GraftError } from "../base/index.ts";
-import { readJsonObject } from "../io/index.ts";
-import { Tokenizer, type TokenizerSettings } from "./tokenizer.ts";
-import type { Part } from "./tokenizer-text.ts";
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { GraftError } from '../base/index.ts';
+import { readJsonObject } from '../io/index.ts';
+import { Tokenizer, type TokenizerSettings } from './tokenizer.ts';
+import type { Part } from './tokenizer-text.ts';
 
 /**
  * The tokenizer of a Hugging Face directory, or of a tokenizer.json by itself.
@@ -16,20 +16,20 @@ import type { Part } from "./tokenizer-text.ts";
  */
 export function loadTokenizer(dirOrTokenizerJson: string): Tokenizer {
   if (!existsSync(dirOrTokenizerJson))
-    throw new GraftError("input", "There is no such file or directory", { place: dirOrTokenizerJson });
+    throw new GraftError('input', 'There is no such file or directory', { place: dirOrTokenizerJson });
   if (!statSync(dirOrTokenizerJson).isDirectory())
     return new Tokenizer(readJsonObject(dirOrTokenizerJson), {}, dirOrTokenizerJson);
   const dir = dirOrTokenizerJson;
-  const path = join(dir, "tokenizer.json");
+  const path = join(dir, 'tokenizer.json');
   if (!existsSync(path)) {
-    const other = ["tokenizer.model", "vocab.json", "vocab.txt", "tekken.json"].find((name) =>
+    const other = ['tokenizer.model', 'vocab.json', 'vocab.txt', 'tekken.json'].find((name) =>
       existsSync(join(dir, name)),
     );
-    throw new GraftError("input", `The directory has no tokenizer.json${other ? `, only ${other}` : ""}`, {
+    throw new GraftError('input', `The directory has no tokenizer.json${other ? `, only ${other}` : ''}`, {
       place: dir,
       mend: other
-        ? "Write it with AutoTokenizer.from_pretrained(…).save_pretrained(…) of transformers"
-        : "Copy it there from the model that this one was made from",
+        ? 'Write it with AutoTokenizer.from_pretrained(…).save_pretrained(…) of transformers'
+        : 'Copy it there from the model that this one was made from',
     });
   }
   return new Tokenizer(readJsonObject(path), readSettings(dir), path);
@@ -39,14 +39,14 @@ const optional = (path: string): Part => (existsSync(path) ? readJsonObject(path
 
 /** A token is written as text or as an object with its content. */
 const content = (token: unknown): string | undefined =>
-  typeof token === "string" ? token : ((token as Part | null | undefined)?.content as string | undefined);
+  typeof token === 'string' ? token : ((token as Part | null | undefined)?.content as string | undefined);
 
 function readSettings(dir: string): TokenizerSettings {
-  const config = { ...optional(join(dir, "special_tokens_map.json")), ...optional(join(dir, "tokenizer_config.json")) };
-  const generation = existsSync(join(dir, "generation_config.json"))
-    ? readJsonObject(join(dir, "generation_config.json"))
-    : optional(join(dir, "config.json"));
-  const explicit = "add_bos_token" in config || "add_eos_token" in config;
+  const config = { ...optional(join(dir, 'special_tokens_map.json')), ...optional(join(dir, 'tokenizer_config.json')) };
+  const generation = existsSync(join(dir, 'generation_config.json'))
+    ? readJsonObject(join(dir, 'generation_config.json'))
+    : optional(join(dir, 'config.json'));
+  const explicit = 'add_bos_token' in config || 'add_eos_token' in config;
   const decoder = (config.added_tokens_decoder ?? {}) as Record<string, Part>;
   return {
     bos: content(config.bos_token),
@@ -65,17 +65,17 @@ function readSettings(dir: string): TokenizerSettings {
 function readTemplates(dir: string, config: Part): Record<string, string> {
   const templates: Record<string, string> = {};
   const take = (value: unknown) => {
-    if (typeof value === "string") templates.default = value;
+    if (typeof value === 'string') templates.default = value;
     else if (Array.isArray(value))
       for (const { name, template } of value as { name: string; template: string }[]) templates[name] = template;
   };
   take(config.chat_template);
-  take(optional(join(dir, "chat_template.json")).chat_template);
-  const file = join(dir, "chat_template.jinja");
-  if (existsSync(file)) templates.default = readFileSync(file, "utf8");
-  const more = join(dir, "additional_chat_templates");
+  take(optional(join(dir, 'chat_template.json')).chat_template);
+  const file = join(dir, 'chat_template.jinja');
+  if (existsSync(file)) templates.default = readFileSync(file, 'utf8');
+  const more = join(dir, 'additional_chat_templates');
   if (existsSync(more))
-    for (const name of readdirSync(more).filter((n) => n.endsWith(".jinja")))
-      templates[basename(name, ".jinja")] = readFileSync(join(more, name), "utf8");
+    for (const name of readdirSync(more).filter((n) => n.endsWith('.jinja')))
+      templates[basename(name, '.jinja')] = readFileSync(join(more, name), 'utf8');
   return templates;
 }

@@ -1,20 +1,20 @@
-import { Bpe, byteFallback, type Extents, type Model, unknownId } from "./tokenizer-bpe.ts";
-import { type Part, tokenizerError } from "./tokenizer-text.ts";
+import { Bpe, byteFallback, type Extents, type Model, unknownId } from './tokenizer-bpe.ts';
+import { type Part, tokenizerError } from './tokenizer-text.ts';
 
 /** The `model` of tokenizer.json. */
 export function makeModel(model: Part, place: string): Model {
   // Files older than tokenizers 0.10 leave the type out; only BPE has merges, only Unigram a list as vocabulary.
-  const type = model.type ?? (model.merges ? "BPE" : Array.isArray(model.vocab) ? "Unigram" : "WordPiece");
-  if (type === "Unigram") return new Unigram(model, place);
+  const type = model.type ?? (model.merges ? 'BPE' : Array.isArray(model.vocab) ? 'Unigram' : 'WordPiece');
+  if (type === 'Unigram') return new Unigram(model, place);
   const vocab = new Map<string, number>();
   for (const [token, id] of Object.entries((model.vocab ?? {}) as Record<string, unknown>)) {
     if (!Number.isSafeInteger(id) || (id as number) < 0)
       throw tokenizerError(place, `The id of ${JSON.stringify(token)} is ${JSON.stringify(id)}`);
     vocab.set(token, id as number);
   }
-  if (type === "BPE") return new Bpe(model, vocab, place);
-  if (type === "WordPiece") return new WordPiece(model, vocab, place);
-  if (type === "WordLevel") return new WordLevel(model, vocab, place);
+  if (type === 'BPE') return new Bpe(model, vocab, place);
+  if (type === 'WordPiece') return new WordPiece(model, vocab, place);
+  if (type === 'WordLevel') return new WordLevel(model, vocab, place);
   throw tokenizerError(place, `Models of type ${JSON.stringify(type)} are not known`);
 }
 
@@ -28,9 +28,9 @@ class WordPiece implements Model {
 
   constructor(model: Part, vocab: ReadonlyMap<string, number>, place: string) {
     this.vocab = vocab;
-    this.unknown = (model.unk_token as string) ?? "[UNK]";
+    this.unknown = (model.unk_token as string) ?? '[UNK]';
     this.#unknownId = unknownId(vocab, this.unknown, place)!;
-    this.#prefix = (model.continuing_subword_prefix as string) ?? "##";
+    this.#prefix = (model.continuing_subword_prefix as string) ?? '##';
     this.#longest = (model.max_input_chars_per_word as number) ?? 100;
   }
 
@@ -43,7 +43,7 @@ class WordPiece implements Model {
       let end = piece.length;
       let id: number | undefined;
       for (; end > start; end -= piece.codePointAt(end - 2)! > 0xffff ? 2 : 1) {
-        id = this.vocab.get((start > 0 ? this.#prefix : "") + piece.slice(start, end));
+        id = this.vocab.get((start > 0 ? this.#prefix : '') + piece.slice(start, end));
         if (id !== undefined) break;
       }
       if (id === undefined) break;
@@ -68,7 +68,7 @@ class WordLevel implements Model {
 
   constructor(model: Part, vocab: ReadonlyMap<string, number>, _place: string) {
     this.vocab = vocab;
-    this.unknown = (model.unk_token as string) ?? "<unk>";
+    this.unknown = (model.unk_token as string) ?? '<unk>';
     this.#unknownId = vocab.get(this.unknown);
   }
 
@@ -101,13 +101,13 @@ class Unigram implements Model {
 
   constructor(model: Part, place: string) {
     const list = model.vocab;
-    if (!Array.isArray(list) || list.length === 0) throw tokenizerError(place, "The Unigram model has no vocabulary");
+    if (!Array.isArray(list) || list.length === 0) throw tokenizerError(place, 'The Unigram model has no vocabulary');
     const vocab = new Map<string, number>();
     this.#scores = new Float64Array(list.length);
     let lowest = Number.POSITIVE_INFINITY;
     for (const [id, entry] of (list as unknown[]).entries()) {
       const [token, score] = Array.isArray(entry) ? (entry as unknown[]) : [];
-      if (typeof token !== "string" || typeof score !== "number")
+      if (typeof token !== 'string' || typeof score !== 'number')
         throw tokenizerError(
           place,
           `Entry ${id} of the vocabulary is not a token with a score: ${JSON.stringify(entry)}`,
@@ -164,7 +164,7 @@ class Unigram implements Model {
         if (this.#unknownId === undefined)
           throw tokenizerError(
             JSON.stringify(piece.slice(start, start + width)),
-            "It is not in the vocabulary, which has no unk_id",
+            'It is not in the vocabulary, which has no unk_id',
           );
         offer(start, start + width, this.#unknownId, this.#lowest - UNKNOWN_PENALTY + best[start]!);
       }

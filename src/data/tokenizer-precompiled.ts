@@ -1,6 +1,6 @@
-import type { Normalizer } from "./tokenizer-normalizer.ts";
-import { tokenizerError } from "./tokenizer-text.ts";
-import { ASCII } from "./tokenizer-unicode.ts";
+import type { Normalizer } from './tokenizer-normalizer.ts';
+import { tokenizerError } from './tokenizer-text.ts';
+import { ASCII } from './tokenizer-unicode.ts';
 
 /**
  * SentencePiece's compiled normalisation rules: a double-array trie from UTF-8 sequences to places in a text of results
@@ -10,10 +10,10 @@ import { ASCII } from "./tokenizer-unicode.ts";
  */
 export function precompiled(charsmap: string | null | undefined, place: string): Normalizer | undefined {
   if (!charsmap) return undefined;
-  const bytes = Buffer.from(charsmap, "base64");
+  const bytes = Buffer.from(charsmap, 'base64');
   const size = bytes.length >= 4 ? bytes.readUInt32LE(0) : -1;
   if (size < 4 || size % 4 !== 0 || 4 + size > bytes.length)
-    throw tokenizerError(place, "The precompiled_charsmap is cut off or damaged");
+    throw tokenizerError(place, 'The precompiled_charsmap is cut off or damaged');
   const units = new Uint32Array(bytes.buffer.slice(bytes.byteOffset + 4, bytes.byteOffset + 4 + size));
   const results = bytes.subarray(4 + size);
   const known = new Map<string, string | undefined>();
@@ -22,7 +22,7 @@ export function precompiled(charsmap: string | null | undefined, place: string):
     let at = 0;
     let unit = units[0]!;
     at ^= offset(unit);
-    for (const byte of Buffer.from(chunk, "utf8")) {
+    for (const byte of Buffer.from(chunk, 'utf8')) {
       if (byte === 0) return undefined;
       at ^= byte;
       unit = units[at] ?? 0;
@@ -31,7 +31,7 @@ export function precompiled(charsmap: string | null | undefined, place: string):
       if (hasLeaf(unit)) {
         const start = (units[at] ?? 0) & 0x7fffffff;
         const end = results.indexOf(0, start);
-        return results.toString("utf8", start, end < 0 ? results.length : end);
+        return results.toString('utf8', start, end < 0 ? results.length : end);
       }
     }
     return undefined;
@@ -41,16 +41,16 @@ export function precompiled(charsmap: string | null | undefined, place: string):
     if (!known.has(chunk)) known.set(chunk, lookUp(chunk));
     return known.get(chunk);
   };
-  const graphemes = new Intl.Segmenter("en", { granularity: "grapheme" });
+  const graphemes = new Intl.Segmenter('en', { granularity: 'grapheme' });
   const cluster = (text: string): string => {
     const whole = Buffer.byteLength(text) < 6 ? replaced(text) : undefined;
     if (whole !== undefined) return whole;
-    let out = "";
+    let out = '';
     for (const c of text) out += replaced(c) ?? c;
     return out;
   };
   return (text) => {
-    let out = "";
+    let out = '';
     // In ASCII the only cluster of two characters is CR LF; the segmenter is slow.
     if (ASCII.test(text)) for (const c of text.match(/\r\n|[^]/g) ?? []) out += cluster(c);
     else for (const { segment } of graphemes.segment(text)) out += cluster(segment);

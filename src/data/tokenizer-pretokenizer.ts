@@ -1,5 +1,5 @@
-import { type Cut, cuts, cutText, type Part, toByteChars, tokenizerError, toRegExp } from "./tokenizer-text.ts";
-import { PUNCTUATION, WHITE_SPACE } from "./tokenizer-unicode.ts";
+import { type Cut, cuts, cutText, type Part, toByteChars, tokenizerError, toRegExp } from './tokenizer-text.ts';
+import { PUNCTUATION, WHITE_SPACE } from './tokenizer-unicode.ts';
 
 /**
  * Cuts normalised text into pieces for the model; joined they are the text, but for what a step removes or puts before.
@@ -27,33 +27,33 @@ const cutting =
 function cutOf(part: Part, place: string, fallback?: Cut): Cut {
   const cut = (part.behavior ?? fallback) as Cut;
   if (!cuts.includes(cut))
-    throw tokenizerError(place, `The behavior ${JSON.stringify(part.behavior)} is not one of ${cuts.join(", ")}`);
+    throw tokenizerError(place, `The behavior ${JSON.stringify(part.behavior)} is not one of ${cuts.join(', ')}`);
   return cut;
 }
 
 function byteLevel(part: Part): PreTokenizer {
   const { add_prefix_space: prefix = true, use_regex: useRegex = true } = part;
   return (text) => {
-    const whole = prefix && !text.startsWith(" ") ? ` ${text}` : text;
-    return useRegex ? cutText(whole, GPT2, "Isolated") : [whole];
+    const whole = prefix && !text.startsWith(' ') ? ` ${text}` : text;
+    return useRegex ? cutText(whole, GPT2, 'Isolated') : [whole];
   };
 }
 
 function metaspace(part: Part, place: string): PreTokenizer {
-  const mark = (part.replacement as string) ?? "▁";
+  const mark = (part.replacement as string) ?? '▁';
   // Before tokenizers 0.15 the scheme was a boolean.
-  const scheme = (part.prepend_scheme as string) ?? (part.add_prefix_space === false ? "never" : "always");
+  const scheme = (part.prepend_scheme as string) ?? (part.add_prefix_space === false ? 'never' : 'always');
   const at = toRegExp({ String: mark }, place);
   return (text, atStart) => {
-    let whole = text.replaceAll(" ", mark);
-    if ((scheme === "always" || (scheme === "first" && atStart)) && !whole.startsWith(mark)) whole = mark + whole;
-    return part.split === false ? [whole] : cutText(whole, at, "MergedWithNext");
+    let whole = text.replaceAll(' ', mark);
+    if ((scheme === 'always' || (scheme === 'first' && atStart)) && !whole.startsWith(mark)) whole = mark + whole;
+    return part.split === false ? [whole] : cutText(whole, at, 'MergedWithNext');
   };
 }
 
 function makeStep(part: Part, place: string): Step {
   switch (part.type) {
-    case "Sequence": {
+    case 'Sequence': {
       const steps = ((part.pretokenizers ?? []) as Part[]).map((p) => makeStep(p, place));
       const last = steps.at(-1);
       const runs = steps.map(
@@ -63,28 +63,28 @@ function makeStep(part: Part, place: string): Step {
         runs.reduce((pieces, next) => pieces.flatMap((p, i) => next(p, atStart && i === 0)), [text]);
       return { run: runs.length === 1 ? runs[0]! : run, bytes: last?.bytes ?? false };
     }
-    case "ByteLevel":
+    case 'ByteLevel':
       return { run: byteLevel(part), bytes: true };
-    case "Split":
+    case 'Split':
       return { run: cutting(toRegExp(part.pattern, place), cutOf(part, place), part.invert === true) };
-    case "Metaspace":
+    case 'Metaspace':
       return { run: metaspace(part, place) };
-    case "Digits":
-      return { run: cutting(/\p{N}/gu, part.individual_digits === true ? "Isolated" : "Contiguous") };
-    case "Punctuation":
-      return { run: cutting(PUNCTUATION, cutOf(part, place, "Isolated")) };
-    case "Whitespace":
+    case 'Digits':
+      return { run: cutting(/\p{N}/gu, part.individual_digits === true ? 'Isolated' : 'Contiguous') };
+    case 'Punctuation':
+      return { run: cutting(PUNCTUATION, cutOf(part, place, 'Isolated')) };
+    case 'Whitespace':
       return { run: (text) => text.match(WORDS) ?? [] };
-    case "WhitespaceSplit":
-      return { run: cutting(WHITE_SPACE, "Removed") };
-    case "CharDelimiterSplit":
-      return { run: cutting(toRegExp({ String: part.delimiter }, place), "Removed") };
-    case "BertPreTokenizer":
+    case 'WhitespaceSplit':
+      return { run: cutting(WHITE_SPACE, 'Removed') };
+    case 'CharDelimiterSplit':
+      return { run: cutting(toRegExp({ String: part.delimiter }, place), 'Removed') };
+    case 'BertPreTokenizer':
       return {
-        run: (text) => cutText(text, WHITE_SPACE, "Removed").flatMap((word) => cutText(word, PUNCTUATION, "Isolated")),
+        run: (text) => cutText(text, WHITE_SPACE, 'Removed').flatMap((word) => cutText(word, PUNCTUATION, 'Isolated')),
       };
-    case "FixedLength":
-      return { run: cutting(new RegExp(`[^]{1,${part.length}}`, "gu"), "Isolated") };
+    case 'FixedLength':
+      return { run: cutting(new RegExp(`[^]{1,${part.length}}`, 'gu'), 'Isolated') };
     default:
       throw tokenizerError(place, `Pre-tokenizers of type ${JSON.stringify(part.type)} are not known`);
   }

@@ -1,5 +1,5 @@
-import * as library from "@huggingface/tokenizers";
-import { GraftError } from "../base/index.ts";
+import * as library from '@huggingface/tokenizers';
+import { GraftError } from '../base/index.ts';
 
 // The package exports this class; its type declarations lose it (they name files without an ending).
 const { SplitPreTokenizer } = library as unknown as {
@@ -11,7 +11,7 @@ export type Part = Readonly<Record<string, unknown>>;
 
 /** The error for something in a tokenizer file that is not as it must be. */
 export const tokenizerError = (place: string, problem: string, cause?: unknown): GraftError =>
-  new GraftError("input", problem, { place, mend: "Use the tokenizer.json that was published with the model", cause });
+  new GraftError('input', problem, { place, mend: 'Use the tokenizer.json that was published with the model', cause });
 
 /**
  * A `pattern` of tokenizer.json as a global JavaScript expression. The file writes Oniguruma's dialect; its translation
@@ -19,13 +19,13 @@ export const tokenizerError = (place: string, problem: string, cause?: unknown):
  */
 export function toRegExp(pattern: unknown, place: string): RegExp {
   const { String: text, Regex: regex } = (pattern ?? {}) as Part;
-  if (typeof text === "string") return new RegExp(RegExp.escape(text), "gu");
-  if (typeof regex !== "string") throw tokenizerError(place, "A pattern needs a String or a Regex");
+  if (typeof text === 'string') return new RegExp(RegExp.escape(text), 'gu');
+  if (typeof regex !== 'string') throw tokenizerError(place, 'A pattern needs a String or a Regex');
   try {
     const { pattern: made } = new SplitPreTokenizer({
-      type: "Split",
+      type: 'Split',
       pattern: { Regex: regex },
-      behavior: "Isolated",
+      behavior: 'Isolated',
       invert: false,
     });
     if (made) return made;
@@ -35,7 +35,7 @@ export function toRegExp(pattern: unknown, place: string): RegExp {
   throw tokenizerError(place, `The expression ${regex} cannot be used`);
 }
 
-export const cuts = ["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"] as const;
+export const cuts = ['Removed', 'Isolated', 'MergedWithPrevious', 'MergedWithNext', 'Contiguous'] as const;
 /** What becomes of the matches at which text is cut. */
 export type Cut = (typeof cuts)[number];
 
@@ -55,19 +55,19 @@ export function cutText(text: string, at: RegExp, cut: Cut, invert = false): str
   for (let m = at.exec(text); m; m = at.exec(text)) {
     add(m.index, false);
     add(m.index + m[0].length, true);
-    if (m[0] === "") at.lastIndex += text.codePointAt(at.lastIndex)! > 0xffff ? 2 : 1;
+    if (m[0] === '') at.lastIndex += text.codePointAt(at.lastIndex)! > 0xffff ? 2 : 1;
   }
   add(text.length, false);
-  if (cut === "Isolated") return pieces;
-  if (cut === "Removed") return pieces.filter((_, i) => !matched[i]);
+  if (cut === 'Isolated') return pieces;
+  if (cut === 'Removed') return pieces.filter((_, i) => !matched[i]);
   const out: string[] = [];
   const n = pieces.length;
   for (let i = 0; i < n; ) {
     let end = i + 1;
-    if (cut === "Contiguous") while (end < n && matched[end] === matched[i]) end++;
-    else if (cut === "MergedWithPrevious") end += !matched[i] && matched[end] ? 1 : 0;
+    if (cut === 'Contiguous') while (end < n && matched[end] === matched[i]) end++;
+    else if (cut === 'MergedWithPrevious') end += !matched[i] && matched[end] ? 1 : 0;
     else end += matched[i] && end < n && !matched[end] ? 1 : 0;
-    out.push(pieces.slice(i, end).join(""));
+    out.push(pieces.slice(i, end).join(''));
     i = end;
   }
   return out;
@@ -83,8 +83,8 @@ const charBytes: ReadonlyMap<string, number> = new Map(byteChars.map((c, b) => [
 
 /** The UTF-8 bytes of `text`, each as its printable character. */
 export function toByteChars(text: string): string {
-  let out = "";
-  for (const byte of Buffer.from(text, "utf8")) out += byteChars[byte];
+  let out = '';
+  for (const byte of Buffer.from(text, 'utf8')) out += byteChars[byte];
   return out;
 }
 
@@ -93,12 +93,12 @@ export function fromByteChars(token: string): number[] {
   const bytes: number[] = [];
   for (const c of token) {
     const byte = charBytes.get(c);
-    if (byte === undefined) return [...Buffer.from(token, "utf8")];
+    if (byte === undefined) return [...Buffer.from(token, 'utf8')];
     bytes.push(byte);
   }
   return bytes;
 }
 
-const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+const utf8 = new TextDecoder('utf-8', { ignoreBOM: true });
 /** Text of UTF-8 bytes; what is not UTF-8 becomes U+FFFD. */
 export const textOf = (bytes: readonly number[]): string => utf8.decode(Uint8Array.from(bytes));

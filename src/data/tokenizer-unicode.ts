@@ -49,16 +49,16 @@ const youngForms =
 /** Punctuation of BERT and of the `Punctuation` pre-tokenizer. */
 export const PUNCTUATION = new RegExp(
   String.raw`(?![${youngPunctuation}])[!-/:-@[-\x60{-~\p{P}]|[\u166d\u{111c9}]`,
-  "gu",
+  'gu',
 );
 /** Accents that BERT's normaliser strips. */
-export const NONSPACING = new RegExp(String.raw`(?![${youngNonspacing}])\p{Mn}|[\u1734\u{1171e}]`, "gu");
+export const NONSPACING = new RegExp(String.raw`(?![${youngNonspacing}])\p{Mn}|[\u1734\u{1171e}]`, 'gu');
 /** Marks that `StripAccents` strips. */
-export const MARKS = new RegExp(String.raw`(?![${youngMarks}])\p{M}|[\u1cf2\u1cf3]`, "gu");
+export const MARKS = new RegExp(String.raw`(?![${youngMarks}])\p{M}|[\u1cf2\u1cf3]`, 'gu');
 /** Controls (but white space) and U+FFFD, which BERT's clean_text drops. */
-export const CONTROLS = new RegExp(String.raw`(?![\t\n\r${youngFormats}])[\p{Cc}\p{Cf}\p{Co}\ufffd]`, "gu");
+export const CONTROLS = new RegExp(String.raw`(?![\t\n\r${youngFormats}])[\p{Cc}\p{Cf}\p{Co}\ufffd]`, 'gu');
 /** One character that normal forms leave be. */
-export const YOUNG_FORMS = new RegExp(`([${youngForms}])`, "u");
+export const YOUNG_FORMS = new RegExp(`([${youngForms}])`, 'u');
 
 export const WHITE_SPACE = /\p{White_Space}/gu;
 export const ASCII = /^[\0-\x7f]*$/;

@@ -1,10 +1,10 @@
-import { AddedFinder, type AddedToken, type Stretch } from "./tokenizer-added.ts";
-import type { Extents, Model } from "./tokenizer-bpe.ts";
-import { type Decoder, makeDecoder } from "./tokenizer-decoder.ts";
-import { makeModel } from "./tokenizer-models.ts";
-import { makeNormalizer, type Normalizer } from "./tokenizer-normalizer.ts";
-import { makePreTokenizer, type PreTokenizer } from "./tokenizer-pretokenizer.ts";
-import { type Part, toByteChars, tokenizerError } from "./tokenizer-text.ts";
+import { AddedFinder, type AddedToken, type Stretch } from './tokenizer-added.ts';
+import type { Extents, Model } from './tokenizer-bpe.ts';
+import { type Decoder, makeDecoder } from './tokenizer-decoder.ts';
+import { makeModel } from './tokenizer-models.ts';
+import { makeNormalizer, type Normalizer } from './tokenizer-normalizer.ts';
+import { makePreTokenizer, type PreTokenizer } from './tokenizer-pretokenizer.ts';
+import { type Part, toByteChars, tokenizerError } from './tokenizer-text.ts';
 
 /** What stands beside tokenizer.json: which tokens play which part, and the chat templates. */
 export interface TokenizerSettings {
@@ -107,7 +107,7 @@ export class Tokenizer {
   files(): Record<string, string> {
     const { bos, eos, pad, unk, addBos, addEos } = this.#settings;
     const config = {
-      tokenizer_class: "PreTrainedTokenizerFast",
+      tokenizer_class: 'PreTrainedTokenizerFast',
       ...(bos && { bos_token: bos }),
       ...(eos && { eos_token: eos }),
       ...(pad && { pad_token: pad }),
@@ -117,9 +117,9 @@ export class Tokenizer {
       ...(this.chatTemplate !== undefined && { chat_template: this.chatTemplate }),
     };
     return {
-      "tokenizer.json": JSON.stringify(this.#json),
-      "tokenizer_config.json": JSON.stringify(config, null, 2),
-      "generation_config.json": JSON.stringify({ eos_token_id: this.eosIds }, null, 2),
+      'tokenizer.json': JSON.stringify(this.#json),
+      'tokenizer_config.json': JSON.stringify(config, null, 2),
+      'generation_config.json': JSON.stringify({ eos_token_id: this.eosIds }, null, 2),
     };
   }
 
@@ -154,7 +154,7 @@ export class Tokenizer {
       if (part.id >= 0) ids.push(part.id);
       else
         for (const piece of this.#pieces(whole.slice(part.start, part.stop), part.start === 0)) {
-          if (typeof piece !== "string") ids.push(piece.id);
+          if (typeof piece !== 'string') ids.push(piece.id);
           else for (const id of this.#idsOf(piece)) ids.push(id);
         }
     }
@@ -188,7 +188,7 @@ export class Tokenizer {
       let at = 0;
       for (const piece of this.#pieces(whole.slice(part.start, part.stop), part.start === 0)) {
         const extents: Extents = [];
-        if (typeof piece !== "string") {
+        if (typeof piece !== 'string') {
           ids.push(piece.id);
           extents.push(0, this.#units(piece));
         } else {
@@ -213,7 +213,7 @@ export class Tokenizer {
       const token = this.#tokens[id];
       if (token !== undefined && !(skipSpecialTokens && this.#special.has(id))) tokens.push(token);
     }
-    return this.#decoder(tokens).join("");
+    return this.#decoder(tokens).join('');
   }
 
   /** Decodes ids as they come. */
@@ -232,7 +232,7 @@ export class Tokenizer {
 
   /** Length of a piece in the units of the model's extents. */
   #units(piece: string | Stretch): number {
-    if (typeof piece !== "string") return piece.stop - piece.start;
+    if (typeof piece !== 'string') return piece.stop - piece.start;
     return this.#bytes ? Buffer.byteLength(piece) : piece.length;
   }
 
@@ -290,7 +290,7 @@ export class TextStream {
   #take(all: boolean): string {
     const before = this.#decode(this.#ids.slice(0, this.#from));
     const now = this.#decode(this.#ids);
-    if (!all && (now.endsWith("\ufffd") || now.length <= before.length)) return "";
+    if (!all && (now.endsWith('\ufffd') || now.length <= before.length)) return '';
     this.#ids = this.#ids.slice(this.#from);
     this.#from = this.#ids.length;
     return now.slice(before.length);
@@ -301,7 +301,7 @@ function readAdded(list: readonly Part[], model: Model, place: string): AddedTok
   const byContent = new Map<string, AddedToken>();
   for (const part of list) {
     const { content, id } = part as { content: string; id: number };
-    if (typeof content !== "string" || !Number.isSafeInteger(id) || id < 0)
+    if (typeof content !== 'string' || !Number.isSafeInteger(id) || id < 0)
       throw tokenizerError(place, `The added token ${JSON.stringify(part)} needs content and id`);
     if (byContent.has(content)) continue;
     const special = part.special === true;
@@ -325,9 +325,9 @@ function readAffixes(part: Part | null, ids: ReadonlyMap<string, number>, place:
   };
   switch (part?.type) {
     case undefined:
-    case "ByteLevel":
+    case 'ByteLevel':
       return [[], []];
-    case "Sequence":
+    case 'Sequence':
       return (part!.processors as Part[])
         .map((p) => readAffixes(p, ids, place))
         .reduce(
@@ -337,14 +337,14 @@ function readAffixes(part: Part | null, ids: ReadonlyMap<string, number>, place:
           ],
           [[], []] as [number[], number[]],
         );
-    case "BertProcessing":
-    case "RobertaProcessing":
-      return [[pair("cls")], [pair("sep")]];
-    case "TemplateProcessing": {
+    case 'BertProcessing':
+    case 'RobertaProcessing':
+      return [[pair('cls')], [pair('sep')]];
+    case 'TemplateProcessing': {
       const known = (part!.special_tokens ?? {}) as Record<string, { ids: number[] }>;
       const out: [number[], number[]] = [[], []];
       let side = 0;
-      for (const item of part!.single as Record<"Sequence" | "SpecialToken", { id: string } | undefined>[]) {
+      for (const item of part!.single as Record<'Sequence' | 'SpecialToken', { id: string } | undefined>[]) {
         if (item.Sequence) side = 1;
         else out[side]!.push(...known[item.SpecialToken!.id]!.ids);
       }

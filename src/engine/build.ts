@@ -1,6 +1,16 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -63,9 +73,13 @@ function requireTools(): void {
   const compiler = process.env.CXX ?? 'c++';
   const missing = [...(works('cmake') ? [] : ['CMake']), ...(works(compiler) ? [] : [`a C++ compiler (${compiler})`])];
   if (missing.length > 0) {
-    throw new GraftError('environment', `the native addon has to be built once, and this machine lacks ${missing.join(' and ')}`, {
-      mend: 'Install them, on Debian or Ubuntu with `apt-get install g++ cmake`, and run the command again',
-    });
+    throw new GraftError(
+      'environment',
+      `the native addon has to be built once, and this machine lacks ${missing.join(' and ')}`,
+      {
+        mend: 'Install them, on Debian or Ubuntu with `apt-get install g++ cmake`, and run the command again',
+      },
+    );
   }
 }
 
@@ -81,7 +95,8 @@ function run(command: string, args: readonly string[]): Promise<void> {
     child.on('error', reject);
     child.on('close', (code) => {
       if (code === 0) return resolve();
-      const first = output.split('\n').find((line) => /\berror:|undefined reference/.test(line)) ?? output.split('\n').at(-2) ?? '';
+      const first =
+        output.split('\n').find((line) => /\berror:|undefined reference/.test(line)) ?? output.split('\n').at(-2) ?? '';
       reject(
         new GraftError('environment', `the native addon does not build: ${first.trim()}`, {
           mend: 'It needs g++ 11 or clang 14 or later, and CMake 3.18 or later',

@@ -6,8 +6,8 @@ import { ensureLibTorch, findLibTorch, type LibTorch } from './libtorch.ts';
 import { type Processor, processor } from './processor.ts';
 
 export type { Binding } from './binding.ts';
-export { type Processor, processor } from './processor.ts';
 export type { LibTorch } from './libtorch.ts';
+export { type Processor, processor } from './processor.ts';
 
 export interface Engine {
   readonly native: Binding;
@@ -50,7 +50,9 @@ export function onStart(ready: (native: Binding) => void): void {
 /** The running engine of this thread. @throws GraftError 'state' before `startEngine` */
 export function currentEngine(): Engine {
   if (!engine) {
-    throw new GraftError('state', `the engine has not started in thread ${threadId}`, { mend: 'Await `startEngine()` first' });
+    throw new GraftError('state', `the engine has not started in thread ${threadId}`, {
+      mend: 'Await `startEngine()` first',
+    });
   }
   return engine;
 }
@@ -63,7 +65,10 @@ export function engineStatus(): { torch: LibTorch | undefined; addon: string | u
 
 function requireProcessor({ model, features }: Processor): void {
   if (process.platform !== 'linux' || process.arch !== 'x64') {
-    throw new GraftError('environment', `Graft runs on Linux x86-64 for now, and this is ${process.platform} ${process.arch}`);
+    throw new GraftError(
+      'environment',
+      `Graft runs on Linux x86-64 for now, and this is ${process.platform} ${process.arch}`,
+    );
   }
   if (!features.avx2 || !features.fma) {
     throw new GraftError('environment', `Graft's kernels need AVX2 and FMA, which this processor (${model}) lacks`);

@@ -59,10 +59,14 @@ export function findLibTorch(): LibTorch | undefined {
     }
     const version = versionOf(root);
     if (!recent(version)) {
-      throw new GraftError('environment', `GRAFT_LIBTORCH is LibTorch ${version}, and Graft needs ${minimum.join('.')} or later`, {
-        place: root,
-        mend: 'Point it at a newer one, or unset it to let Graft fetch the right one',
-      });
+      throw new GraftError(
+        'environment',
+        `GRAFT_LIBTORCH is LibTorch ${version}, and Graft needs ${minimum.join('.')} or later`,
+        {
+          place: root,
+          mend: 'Point it at a newer one, or unset it to let Graft fetch the right one',
+        },
+      );
     }
     return { root, version, origin: 'GRAFT_LIBTORCH' };
   }
@@ -87,9 +91,11 @@ function versionOf(root: string): string {
 
 function pythonTorch(): LibTorch | undefined {
   // find_spec does not import torch, which would take seconds.
-  const script = "import importlib.util as u; s=u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')";
+  const script =
+    "import importlib.util as u; s=u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')";
   const root = spawnSync('python3', ['-c', script], { encoding: 'utf8' }).stdout?.trim();
-  if (!root || !existsSync(join(root, 'lib', 'libtorch_cpu.so')) || !existsSync(join(root, 'include'))) return undefined;
+  if (!root || !existsSync(join(root, 'lib', 'libtorch_cpu.so')) || !existsSync(join(root, 'include')))
+    return undefined;
   const version = versionOf(root);
   return recent(version) ? { root, version, origin: 'python3' } : undefined;
 }
@@ -98,7 +104,9 @@ const cacheRoot = () => cacheDir('libtorch', pinned);
 
 function cached(): LibTorch | undefined {
   const root = join(cacheRoot(), 'torch');
-  return existsSync(join(root, 'lib', 'libtorch_cpu.so')) ? { root, version: versionOf(root), origin: 'download' } : undefined;
+  return existsSync(join(root, 'lib', 'libtorch_cpu.so'))
+    ? { root, version: versionOf(root), origin: 'download' }
+    : undefined;
 }
 
 async function fetchLibTorch(log: (line: string) => void): Promise<LibTorch> {
@@ -113,9 +121,29 @@ async function fetchLibTorch(log: (line: string) => void): Promise<LibTorch> {
       const list = join(work, 'requirements.txt');
       writeFileSync(list, `${requirement} --hash=${hash}\n`);
       // prettier-ignore
-      await pip(['install', '--target', sites[i]!, '--require-hashes', '--no-deps', '--no-compile',
-        '--only-binary=:all:', '--implementation', 'cp', '--python-version', '3.11', '--abi', 'cp311', '--abi', 'none',
-        '--platform', platform, '--no-cache-dir', '--disable-pip-version-check', '-r', list]);
+      await pip([
+        'install',
+        '--target',
+        sites[i]!,
+        '--require-hashes',
+        '--no-deps',
+        '--no-compile',
+        '--only-binary=:all:',
+        '--implementation',
+        'cp',
+        '--python-version',
+        '3.11',
+        '--abi',
+        'cp311',
+        '--abi',
+        'none',
+        '--platform',
+        platform,
+        '--no-cache-dir',
+        '--disable-pip-version-check',
+        '-r',
+        list,
+      ]);
     }
     log('Unpacking LibTorch');
     const ready = join(work, 'ready');
@@ -149,7 +177,10 @@ function pip(args: readonly string[]): Promise<void> {
       );
     child.on('error', (cause) => fail('python3 with pip is not on the PATH', cause));
     child.on('close', (code) => {
-      const last = errors.split('\n').filter((line) => /error/i.test(line)).at(-1);
+      const last = errors
+        .split('\n')
+        .filter((line) => /error/i.test(line))
+        .at(-1);
       if (code === 0) resolve();
       else fail(last?.trim() ?? `pip ended with code ${code}`);
     });

@@ -1,2 +1,2 @@
-export { loadAdapter, readAdapterConfig, type SaveOptions, saveAdapter } from './peft.ts';
 export { saveModel } from './model.ts';
+export { loadAdapter, readAdapterConfig, type SaveOptions, saveAdapter } from './peft.ts';

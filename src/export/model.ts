@@ -40,7 +40,8 @@ export function saveModel(
 function* weights(model: Model, dtype: DType) {
   const dense = new Map<string, () => Tensor>();
   for (const [path, module] of namedModules(model.root)) {
-    if (module instanceof Linear || module instanceof Embedding) dense.set(`${path}.weight`, () => module.denseWeight());
+    if (module instanceof Linear || module instanceof Embedding)
+      dense.set(`${path}.weight`, () => module.denseWeight());
   }
   const seen = new Set<Tensor>();
   for (const [key, tensor] of namedTensors(model.root)) {

@@ -50,7 +50,9 @@ export function readAdapterConfig(dir: string): { method: Method<unknown>; confi
   if (!method) {
     throw new GraftError('input', `adapters of the type ${raw.peft_type} cannot be read yet`, {
       place,
-      mend: `Graft reads ${Object.values(methods).flatMap((m) => ('peftType' in m ? [m.peftType] : [])).join(', ')}`,
+      mend: `Graft reads ${Object.values(methods)
+        .flatMap((m) => ('peftType' in m ? [m.peftType] : []))
+        .join(', ')}`,
     });
   }
   const known = Object.keys((method.config as unknown as z.ZodObject).shape);
@@ -97,7 +99,8 @@ export function loadAdapter(model: Model, dir: string): Adapter {
   for (const name of source.entries.keys()) {
     const key = name.startsWith(prefix) ? name.slice(prefix.length) : name;
     // PEFT stores a copy of a targeted table; ours is the base's own.
-    if (!adapter.parameters.has(key) && !key.endsWith('.base_layer.weight')) problems.push(`${name} has no place in it`);
+    if (!adapter.parameters.has(key) && !key.endsWith('.base_layer.weight'))
+      problems.push(`${name} has no place in it`);
   }
   if (problems.length > 0) {
     adapter.detach();
@@ -127,7 +130,12 @@ export interface SaveOptions {
 }
 
 /** Saves an adapter so that PEFT loads it; replaces `dir` at once or not at all. */
-export function saveAdapter(model: Model, adapter: Adapter, dir: string, { base, taskType = 'CAUSAL_LM' }: SaveOptions): void {
+export function saveAdapter(
+  model: Model,
+  adapter: Adapter,
+  dir: string,
+  { base, taskType = 'CAUSAL_LM' }: SaveOptions,
+): void {
   const method = methods[adapter.method as keyof typeof methods] as Method<unknown>;
   if (!method.peftType) {
     throw new GraftError('usage', `PEFT has no format for the method '${adapter.method}'`, {

@@ -1,136 +1,104 @@
 import { GraftError } from '../base/index.ts';
-import { stream, type Tokenizer } from '../data/index.ts';
+import { stream } from '../data/index.ts';
 import { type KvCache, type Model, packTokens } from '../nn/index.ts';
-import { noGrad, ops, scope } from '../tensor/index.ts';
+import { mixSeed, noGrad, ops, scope } from '../tensor/index.ts';
 import { checkSampling, type SamplingOptions, sample } from './sampling.ts';
 
 export interface GenerateOptions extends SamplingOptions {
   readonly maxNewTokens: number;
   /** Ids that end the answer; the one that did is not part of it. */
-  readonly eosIds?: readonly number[];
-  readonly seed?: number;
+  readonly eosIds?: readonly number[] | undefined;
+  /** Of the draws: the same seed gives the same answer. Default 0. */
+  readonly seed?: number | undefined;
+  /** Prompt tokens that are read at one time: enough for products at full rate, few enough to bound memory. Default 512. */
+  readonly prefillTokens?: number | undefined;
 }
 
 export interface GenerateSummary {
   readonly reason: 'eos' | 'length' | 'stop';
+  readonly promptTokens: number;
+  readonly newTokens: number;
+  /** Until the first token was chosen. */
   readonly prefillSeconds: number;
+  /** For all tokens after the first, without what the consumer did between them. */
   readonly decodeSeconds: number;
 }
 
-/** Prompt tokens that are read at one time: enough for products at full rate, few enough to bound memory. */
-const prefillTokens = 1024;
-
-/** Logits [V] of the last of `ids`, which the cache then holds. */
-function next(model: Model, ids: readonly number[], cache: KvCache): Float32Array {
+/** Puts `ids` into the cache; the logits [V] behind the last of them, where they are wanted. */
+function read(model: Model, ids: readonly number[], cache: KvCache, wanted: boolean): Float32Array | undefined {
   return noGrad(() => {
     using _ = scope();
     const hidden = model.hidden(packTokens([ids], cache.length), cache);
-    const last = ops.narrow(hidden, 0, ids.length - 1, 1);
-    return model.logits(last).data() as Float32Array;
+    return wanted ? (model.logits(ops.narrow(hidden, 0, ids.length - 1, 1)).data() as Float32Array) : undefined;
   });
 }
 
 /**
- * Continues `prompt` token by token; the ids of the answer come one by one. Ends with a summary.
- * @throws GraftError 'usage' when the prompt is empty or leaves no room in the model's context
+ * Continues `promptIds` token by token; the ids of the answer come one by one, each computed when it is asked for. Ends
+ * with a summary: 'length' at `maxNewTokens` or where the model's context is full.
+ * @throws GraftError 'usage' when the prompt is empty, holds unknown ids or leaves no room in the context
  */
-export function* generate(model: Model, prompt: readonly number[], options: GenerateOptions): Generator<number, GenerateSummary> {
+export function* generate(
+  model: Model,
+  promptIds: ArrayLike<number>,
+  options: GenerateOptions,
+): Generator<number, GenerateSummary> {
+  const prompt = Array.from(promptIds);
+  const most = Math.min(options.maxNewTokens, roomFor(model, prompt, options));
+  const eos = new Set(options.eosIds);
+  const random = stream(Number(BigInt.asUintN(52, mixSeed(options.seed ?? 0))));
+  const seen = new Set(prompt);
+  const step = options.prefillTokens ?? 512;
+  let [newTokens, prefillSeconds, decodeSeconds] = [0, 0, 0];
+  let began = performance.now();
+  const elapsed = () => (performance.now() - began) / 1e3;
+
+  using cache = model.newCache(prompt.length + most);
+  let at = 0;
+  for (; at + step < prompt.length; at += step) read(model, prompt.slice(at, at + step), cache, false);
+  let next = prompt.slice(at);
+  for (;;) {
+    const id = sample(read(model, next, cache, true)!, seen, options, random);
+    if (newTokens === 0) prefillSeconds = elapsed();
+    else decodeSeconds += elapsed();
+    const ended = eos.has(id);
+    if (!ended) {
+      newTokens++;
+      yield id;
+    }
+    if (ended || newTokens === most) {
+      return {
+        reason: ended ? 'eos' : 'length',
+        promptTokens: prompt.length,
+        newTokens,
+        prefillSeconds,
+        decodeSeconds,
+      };
+    }
+    began = performance.now();
+    seen.add(id);
+    next = [id];
+  }
+}
+
+/** Tokens that fit behind the prompt, once all arguments have been found good. */
+function roomFor(model: Model, prompt: readonly number[], options: GenerateOptions): number {
   checkSampling(options);
-  if (prompt.length === 0) throw new GraftError('usage', 'the prompt has no tokens', { place: 'prompt' });
+  const { maxNewTokens, prefillTokens = 1, seed = 0 } = options;
+  const wrong = (place: string, problem: string, mend?: string) =>
+    new GraftError('usage', problem, { place, ...(mend && { mend }) });
+  for (const [name, value] of Object.entries({ 'max-new-tokens': maxNewTokens, 'prefill-tokens': prefillTokens })) {
+    if (!(Number.isSafeInteger(value) && value > 0))
+      throw wrong(name, `${name} must be a whole number above 0, and is ${value}`);
+  }
+  if (!Number.isSafeInteger(seed)) throw wrong('seed', `seed must be a whole number, and is ${seed}`);
+  if (prompt.length === 0) throw wrong('prompt', 'the prompt has no tokens');
+  const alien = prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < model.vocabSize));
+  if (alien !== undefined) throw wrong('prompt', `the id ${alien} is outside the vocabulary of ${model.vocabSize}`);
   const room = model.contextLength - prompt.length;
   if (room < 1) {
-    throw new GraftError('usage', `the prompt has ${prompt.length} tokens, and the model reads ${model.contextLength}`, { place: 'prompt', mend: 'Shorten it' });
+    const problem = `the prompt has ${prompt.length} tokens, and the model reads at most ${model.contextLength} with the answer`;
+    throw wrong('prompt', problem, 'Shorten the prompt');
   }
-  const most = Math.min(options.maxNewTokens, room);
-  using cache = model.newCache(prompt.length + most);
-  const random = stream(options.seed ?? 0, 3);
-  const seen = [...prompt];
-
-  const start = performance.now();
-  let logits = new Float32Array();
-  for (let at = 0; at < prompt.length; at += prefillTokens) logits = next(model, prompt.slice(at, at + prefillTokens), cache) as Float32Array<ArrayBuffer>;
-  const prefillSeconds = (performance.now() - start) / 1e3;
-  // Only our own time counts, not what the consumer does between two tokens.
-  let decodeSeconds = 0;
-  for (let made = 0; made < most; made++) {
-    const began = performance.now();
-    const id = sample(logits, seen, options, random);
-    if (options.eosIds?.includes(id)) return { reason: 'eos', prefillSeconds, decodeSeconds };
-    seen.push(id);
-    if (made + 1 < most) logits = next(model, [id], cache) as Float32Array<ArrayBuffer>;
-    decodeSeconds += (performance.now() - began) / 1e3;
-    yield id;
-  }
-  return { reason: 'length', prefillSeconds, decodeSeconds };
-}
-
-export interface TextOptions extends GenerateOptions {
-  /** The answer ends before the first of these. */
-  readonly stop?: readonly string[];
-}
-
-export interface TextResult {
-  readonly text: string;
-  readonly ids: number[];
-  readonly reason: GenerateSummary['reason'];
-  readonly promptTokens: number;
-  readonly prefillTokensPerSecond: number;
-  readonly decodeTokensPerSecond: number;
-}
-
-/** Generates text; `onText` gets it as it becomes certain: whole characters, and nothing that a stop string could begin in. */
-export function generateText(model: Model, tokenizer: Tokenizer, prompt: readonly number[], options: TextOptions, onText: (text: string) => void = () => {}): TextResult {
-  const steps = generate(model, prompt, { eosIds: tokenizer.eosIds, ...options });
-  const decoder = tokenizer.stream({ skipSpecialTokens: true });
-  const stops = options.stop ?? [];
-  const ids: number[] = [];
-  let text = '';
-  let shown = 0;
-  const show = (end: number) => {
-    if (end > shown) onText(text.slice(shown, end));
-    shown = Math.max(shown, end);
-  };
-  let reason: GenerateSummary['reason'] | undefined;
-  let summary: GenerateSummary | undefined;
-  const began = performance.now();
-  while (!summary && reason === undefined) {
-    const step = steps.next();
-    if (step.done) {
-      summary = step.value;
-      text += decoder.end();
-    } else {
-      ids.push(step.value);
-      text += decoder.push(step.value);
-    }
-    const found = stops.map((s) => text.indexOf(s)).filter((i) => i >= 0);
-    if (found.length > 0) {
-      text = text.slice(0, Math.min(...found));
-      reason = 'stop';
-      show(text.length);
-      break;
-    }
-    show(summary ? text.length : text.length - held(text, stops));
-  }
-  if (!summary) steps.return({ reason: 'stop', prefillSeconds: 0, decodeSeconds: 0 });
-  const seconds = (performance.now() - began) / 1e3;
-  const prefill = summary?.prefillSeconds ?? seconds;
-  const decode = summary?.decodeSeconds ?? seconds;
-  return {
-    text,
-    ids,
-    reason: reason ?? summary!.reason,
-    promptTokens: prompt.length,
-    prefillTokensPerSecond: prompt.length / prefill,
-    // The first token comes out of the prefill.
-    decodeTokensPerSecond: Math.max(0, ids.length - 1) / decode,
-  };
-}
-
-/** How many characters at the end of `text` could be the beginning of a stop string. */
-function held(text: string, stops: readonly string[]): number {
-  let most = 0;
-  for (const stop of stops) {
-    for (let n = Math.min(stop.length - 1, text.length); n > most; n--) if (text.endsWith(stop.slice(0, n))) most = n;
-  }
-  return most;
+  return room;
 }

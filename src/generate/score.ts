@@ -1,22 +1,93 @@
+import { GraftError } from '../base/index.ts';
 import { type Model, packTokens } from '../nn/index.ts';
 import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 
+/** Tokens that are read at one time. */
+const budget = 1024;
+
+/** A prompt with the first tokens of some continuation behind it, and what is asked of it. */
+interface Probe {
+  readonly ids: readonly number[];
+  /** Continuations that begin so: their last token is looked up at the end of the row, the others on the way. */
+  readonly asks: { readonly prompt: number; readonly choice: number }[];
+}
+
 /**
- * Log-probability, in nats, of each continuation of `prompt`: the sum over its tokens. One packed pass over a row for
- * each continuation.
+ * Log-probability, in nats, of each continuation after each prompt: the sum over its tokens. Continuations that differ in
+ * their last token only share a row, so labels of one token cost one pass over the prompt.
+ * @returns [prompts][choices]
+ * @throws GraftError 'usage' for an empty prompt or continuation, and where the two do not fit the model's context
  */
-export function scoreChoices(model: Model, prompt: readonly number[], choices: readonly (readonly number[])[]): number[] {
-  return noGrad(() => {
+export function scoreChoices(
+  model: Model,
+  prompts: readonly (readonly number[])[],
+  choices: readonly (readonly number[])[],
+): number[][] {
+  check(model, prompts, choices);
+  const probes: Probe[] = prompts.flatMap((prompt, p) => {
+    const byStart = new Map<string, Probe>();
+    choices.forEach((choice, c) => {
+      const start = choice.slice(0, -1);
+      const key = start.join();
+      if (!byStart.has(key)) byStart.set(key, { ids: [...prompt, ...start], asks: [] });
+      byStart.get(key)!.asks.push({ prompt: p, choice: c });
+    });
+    return [...byStart.values()];
+  });
+  const scores = prompts.map(() => choices.map(() => 0));
+  for (let first = 0; first < probes.length; ) {
+    let [last, tokens] = [first, 0];
+    while (last < probes.length && (last === first || tokens + probes[last]!.ids.length <= budget))
+      tokens += probes[last++]!.ids.length;
+    scoreProbes(model, prompts, choices, probes.slice(first, last), scores);
+    first = last;
+  }
+  return scores;
+}
+
+function check(model: Model, prompts: readonly (readonly number[])[], choices: readonly (readonly number[])[]): void {
+  const wrong = (place: string, problem: string) => new GraftError('usage', problem, { place });
+  choices.forEach((choice, c) => {
+    if (choice.length === 0) throw wrong(`choice ${c}`, 'the continuation has no tokens');
+  });
+  const longest = Math.max(0, ...choices.map((choice) => choice.length));
+  prompts.forEach((prompt, p) => {
+    if (prompt.length === 0) throw wrong(`prompt ${p}`, 'the prompt has no tokens');
+    // The last token of a continuation is only predicted, never read.
+    if (prompt.length + longest - 1 > model.contextLength) {
+      const tokens = `${prompt.length} tokens, and ${longest} of the longest continuation`;
+      throw wrong(`prompt ${p}`, `the prompt has ${tokens}; the model reads ${model.contextLength}`);
+    }
+  });
+}
+
+function scoreProbes(
+  model: Model,
+  prompts: readonly (readonly number[])[],
+  choices: readonly (readonly number[])[],
+  probes: readonly Probe[],
+  scores: number[][],
+): void {
+  noGrad(() => {
     using _ = scope();
-    const rows = choices.map((choice) => [...prompt, ...choice]);
-    const packed = packTokens(rows);
+    const packed = packTokens(probes.map(({ ids }) => ids));
     const hidden = model.hidden(packed);
-    return choices.map((choice, r) => {
-      using _inner = scope();
-      const first = packed.rowStarts[r]! + prompt.length - 1;
-      const logProbabilities = ops.logSoftmax(model.logits(ops.narrow(hidden, 0, first, choice.length)), -1);
-      const picked = ops.gather(logProbabilities, 1, Tensor.from(BigInt64Array.from(choice, BigInt), [choice.length, 1]));
-      return ops.sum(picked).item();
+    // The positions whose next token is asked for: from each prompt's end to its row's end.
+    const spans = probes.map(({ ids, asks }, r) => {
+      const promptLength = prompts[asks[0]!.prompt]!.length;
+      return { from: packed.rowStarts[r]! + promptLength - 1, count: ids.length - promptLength + 1 };
+    });
+    const positions = spans.flatMap(({ from, count }) => Array.from({ length: count }, (_, i) => from + i));
+    const rows = ops.indexSelect(hidden, 0, Tensor.from(BigInt64Array.from(positions, BigInt)));
+    const logProbabilities = ops.logSoftmax(model.logits(rows), -1);
+    const width = model.vocabSize;
+    const values = logProbabilities.data() as Float32Array;
+    let at = 0;
+    probes.forEach(({ asks }, r) => {
+      for (const { prompt, choice } of asks) {
+        scores[prompt]![choice] = choices[choice]!.reduce((sum, id, i) => sum + values[(at + i) * width + id]!, 0);
+      }
+      at += spans[r]!.count;
     });
   });
 }

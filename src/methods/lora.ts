@@ -5,7 +5,17 @@
  */
 import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
-import { crossEntropyOfLogits, Embedding, type GateActivation, type Kernels, Linear, type LinearLayer, Module, moduleAt, replaceModule } from '../nn/index.ts';
+import {
+  crossEntropyOfLogits,
+  Embedding,
+  type GateActivation,
+  type Kernels,
+  Linear,
+  type LinearLayer,
+  Module,
+  moduleAt,
+  replaceModule,
+} from '../nn/index.ts';
 import { detachFromScopes, Generator, gradEnabled, mixSeed, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 import type { Adapter, Method } from './method.ts';
 import { type Copies, saveModules, trainBiases } from './saved.ts';
@@ -16,17 +26,30 @@ const names = z.union([z.string(), z.array(z.string())]);
 export const loraConfig = z.strictObject({
   r: z.int().positive().default(8).describe('Rank of the update.'),
   lora_alpha: z.number().positive().default(8).describe('α: the update is scaled by α/r.'),
-  lora_dropout: z.number().min(0).lt(1).default(0).describe("Share of the adapter's input that is dropped while training."),
-  target_modules: names.nullish().describe('Last parts of module paths, or one regular expression for whole paths, or all-linear.'),
+  lora_dropout: z
+    .number()
+    .min(0)
+    .lt(1)
+    .default(0)
+    .describe("Share of the adapter's input that is dropped while training."),
+  target_modules: names
+    .nullish()
+    .describe('Last parts of module paths, or one regular expression for whole paths, or all-linear.'),
   exclude_modules: names.nullish().describe('The same, for what is left out.'),
-  layers_to_transform: z.union([z.int().nonnegative(), z.array(z.int().nonnegative())]).nullish().describe('Only these layers.'),
+  layers_to_transform: z
+    .union([z.int().nonnegative(), z.array(z.int().nonnegative())])
+    .nullish()
+    .describe('Only these layers.'),
   layers_pattern: names.nullish().describe('Name of the list that layers_to_transform counts in.'),
   rank_pattern: z.record(z.string(), z.int().positive()).default({}).describe('Other ranks, by regular expression.'),
   alpha_pattern: z.record(z.string(), z.number().positive()).default({}).describe('Other α, by regular expression.'),
   use_rslora: z.boolean().default(false).describe('Scale by α/√r (arXiv 2312.03732).'),
   bias: z.enum(['none', 'all', 'lora_only']).default('none').describe('Which biases are trained too.'),
   modules_to_save: z.array(z.string()).nullish().describe('Modules that are trained and saved whole.'),
-  init_lora_weights: z.union([z.boolean(), z.literal('gaussian')]).default(true).describe('A uniform as in PEFT, or normal; B zero. false: both random.'),
+  init_lora_weights: z
+    .union([z.boolean(), z.literal('gaussian')])
+    .default(true)
+    .describe('A uniform as in PEFT, or normal; B zero. false: both random.'),
   fan_in_fan_out: z.boolean().default(false).describe('The base weight is stored [in, out].'),
 });
 
@@ -82,7 +105,17 @@ class LoraLinear extends Module implements LinearLayer {
     const base = this.base_layer.plain();
     if (base && !(this.dropout > 0 && gradEnabled())) {
       const { weight, format, bias, kernels } = base;
-      return kernels.loraGatedLinear(gate, up, act, weight, format, bias ?? null, this.lora_A, this.lora_B, this.scaling);
+      return kernels.loraGatedLinear(
+        gate,
+        up,
+        act,
+        weight,
+        format,
+        bias ?? null,
+        this.lora_A,
+        this.lora_B,
+        this.scaling,
+      );
     }
     return this.forward(this.kernels.glu(gate, up, act));
   }
@@ -178,7 +211,14 @@ function innermost(wrapper: Wrapper): { layer: Linear | Embedding; put: (layer: 
   };
 }
 
-function initialValues(config: LoraConfig, rank: number, inside: number, outside: number, embedding: boolean, seed: bigint) {
+function initialValues(
+  config: LoraConfig,
+  rank: number,
+  inside: number,
+  outside: number,
+  embedding: boolean,
+  seed: bigint,
+) {
   using s = scope();
   using generator = new Generator(seed);
   const normal = (shape: number[], std: number) => ops.mulScalar(ops.randn(shape, { generator }), std);
@@ -224,7 +264,13 @@ export const lora: Method<LoraConfig> = {
     const copies: Copies[] = [];
     if (config.modules_to_save?.length) copies.push(saveModules(model, config.modules_to_save));
     if (config.bias !== 'none') {
-      copies.push(trainBiases(model, (path) => config.bias === 'all' || paths.has(path), (path) => paths.has(path)));
+      copies.push(
+        trainBiases(
+          model,
+          (path) => config.bias === 'all' || paths.has(path),
+          (path) => paths.has(path),
+        ),
+      );
     }
 
     const wrapped = targets.map(({ path }, index) => {
@@ -262,12 +308,19 @@ export const lora: Method<LoraConfig> = {
         return state.enabled || merged.length > 0;
       },
       set enabled(on: boolean) {
-        if (merged.length > 0) throw new GraftError('state', 'a merged adapter cannot be switched', { mend: 'Unmerge it first' });
+        if (merged.length > 0)
+          throw new GraftError('state', 'a merged adapter cannot be switched', { mend: 'Unmerge it first' });
         state.enabled = on;
         for (const copy of copies) copy.use(on);
       },
 
-      savedConfig: () => ({ target_modules: savedTargets(config, [...paths], candidates.map(({ path }) => path)) }),
+      savedConfig: () => ({
+        target_modules: savedTargets(
+          config,
+          [...paths],
+          candidates.map(({ path }) => path),
+        ),
+      }),
 
       merge() {
         if (merged.length > 0) return;

@@ -1,5 +1,5 @@
 import { GraftError, nearest } from '../base/index.ts';
-import { Embedding, Linear, type Model, type Module, namedModules, replaceModule, RmsNorm } from '../nn/index.ts';
+import { Embedding, Linear, type Model, type Module, namedModules, RmsNorm, replaceModule } from '../nn/index.ts';
 import { detachFromScopes, noGrad, ops, type Tensor } from '../tensor/index.ts';
 
 /** Parts of the base that are trained on copies, so that the base itself stays as it is. */
@@ -24,12 +24,25 @@ function twin(module: Module, path: string): { module: Module; fields: Map<strin
     return copy;
   };
   if (module instanceof Linear) {
-    const weight = copied('weight', noGrad(() => module.denseWeight()));
+    const weight = copied(
+      'weight',
+      noGrad(() => module.denseWeight()),
+    );
     const bias = module.bias && copied('bias', module.bias);
     return { module: new Linear(module.kernels, weight, -1, module.inFeatures, bias), fields };
   }
   if (module instanceof Embedding) {
-    return { module: new Embedding(copied('weight', noGrad(() => module.denseWeight())), -1, module.width), fields };
+    return {
+      module: new Embedding(
+        copied(
+          'weight',
+          noGrad(() => module.denseWeight()),
+        ),
+        -1,
+        module.width,
+      ),
+      fields,
+    };
   }
   if (module instanceof RmsNorm) {
     return { module: new RmsNorm(module.kernels, copied('weight', module.weight), module.eps), fields };
@@ -52,7 +65,10 @@ export function saveModules(model: Model, names: readonly string[]): Copies {
   for (const name of names) {
     const hits = modules.filter(([path]) => path.endsWith(name));
     if (hits.length === 0) {
-      const near = nearest(name, modules.map(([path]) => path.split('.').at(-1)!));
+      const near = nearest(
+        name,
+        modules.map(([path]) => path.split('.').at(-1)!),
+      );
       throw new GraftError('usage', `modules_to_save names '${name}', and no module's path ends so`, {
         place: 'modules_to_save',
         ...(near && { mend: `Did you mean '${near}'?` }),

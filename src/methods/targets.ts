@@ -28,7 +28,10 @@ function regex(pattern: string, place: string): RegExp {
   try {
     return new RegExp(`^(?:${body})$`, flags.replaceAll(/[au]/g, ''));
   } catch (cause) {
-    throw new GraftError('usage', `'${pattern}' is no regular expression: ${(cause as Error).message}`, { place, cause });
+    throw new GraftError('usage', `'${pattern}' is no regular expression: ${(cause as Error).message}`, {
+      place,
+      cause,
+    });
   }
 }
 
@@ -37,7 +40,8 @@ const endsIn = (path: string, names: readonly string[]) => names.some((n) => pat
 function layerOf(path: string, pattern: TargetConfig['layers_pattern']): number | undefined {
   const patterns = pattern == null || pattern.length === 0 ? [] : typeof pattern === 'string' ? [pattern] : pattern;
   // A named list may be the model's first part; without a name there has to be something in front of it.
-  const tried = patterns.length > 0 ? patterns.map((p) => `^(?:.*?\\.)?${p}\\.(\\d+)\\.`) : ['^.*?\\.[^.]*\\.(\\d+)\\.'];
+  const tried =
+    patterns.length > 0 ? patterns.map((p) => `^(?:.*?\\.)?${p}\\.(\\d+)\\.`) : ['^.*?\\.[^.]*\\.(\\d+)\\.'];
   for (const source of tried) {
     const found = new RegExp(source).exec(path);
     if (found) return Number(found[1]);
@@ -92,10 +96,14 @@ export function selectTargets(
   });
   const wrong = selected.find(({ kind }) => kind === 'other');
   if (wrong) {
-    throw new GraftError('usage', `target_modules selects '${wrong.path}', which is neither a linear layer nor an embedding`, {
-      place: 'target_modules',
-      mend: 'Name the linear layers inside it, or use all-linear',
-    });
+    throw new GraftError(
+      'usage',
+      `target_modules selects '${wrong.path}', which is neither a linear layer nor an embedding`,
+      {
+        place: 'target_modules',
+        mend: 'Name the linear layers inside it, or use all-linear',
+      },
+    );
   }
   if (selected.length === 0) throw nothing(candidates, targets);
   return selected;

@@ -81,7 +81,8 @@ function complete(config: Config): Complete {
   const windowed = config.sliding_window && (qwen ? config.use_sliding_window === true : type === 'mistral');
   const activations = { silu: 'silu', gelu_pytorch_tanh: 'gelu_tanh' } as const;
   const activation = activations[config.hidden_act as keyof typeof activations];
-  if (!activation) throw mismatch(`hidden_act '${config.hidden_act}' is not one of ${Object.keys(activations).join(', ')}`);
+  if (!activation)
+    throw mismatch(`hidden_act '${config.hidden_act}' is not one of ${Object.keys(activations).join(', ')}`);
   if (heads % kvHeads !== 0) throw mismatch(`${heads} attention heads cannot share ${kvHeads} key/value heads`);
   if (!config.head_dim && config.hidden_size % heads !== 0) {
     throw mismatch(`hidden_size ${config.hidden_size} is no multiple of ${heads} heads, and head_dim is not given`);

@@ -175,13 +175,20 @@ class LoadedWeights implements Weights {
   /** @throws GraftError 'mismatch' with all that was missing or misshapen */
   finish(): void {
     const extra = [...this.#stored.keys()].filter((key) => !this.#used.has(key) && !/rotary_emb\.inv_freq$/.test(key));
-    if (extra.length > 0) this.#problems.push(`the model has no place for ${extra.slice(0, 5).join(', ')}${extra.length > 5 ? ` and ${extra.length - 5} more` : ''}`);
+    if (extra.length > 0)
+      this.#problems.push(
+        `the model has no place for ${extra.slice(0, 5).join(', ')}${extra.length > 5 ? ` and ${extra.length - 5} more` : ''}`,
+      );
     if (this.#problems.length === 0) return;
     this.release();
-    throw new GraftError('mismatch', `the weights do not fit the config: ${this.#problems.slice(0, 12).join('; ')}${this.#problems.length > 12 ? `; and ${this.#problems.length - 12} more` : ''}`, {
-      place: this.#path,
-      data: { problems: this.#problems },
-    });
+    throw new GraftError(
+      'mismatch',
+      `the weights do not fit the config: ${this.#problems.slice(0, 12).join('; ')}${this.#problems.length > 12 ? `; and ${this.#problems.length - 12} more` : ''}`,
+      {
+        place: this.#path,
+        data: { problems: this.#problems },
+      },
+    );
   }
 
   release(): void {
@@ -221,13 +228,20 @@ class LoadedWeights implements Weights {
     }
     if (this.#quantize === 'int8' || this.#quantize === 'nf4') {
       if (width % blockElements[this.#quantize] !== 0) {
-        throw new GraftError('usage', `${key} is ${width} wide, and ${this.#quantize} needs a multiple of ${blockElements[this.#quantize]}`, {
-          place: this.#path,
-          mend: 'Load this model with quantize: none',
-        });
+        throw new GraftError(
+          'usage',
+          `${key} is ${width} wide, and ${this.#quantize} needs a multiple of ${blockElements[this.#quantize]}`,
+          {
+            place: this.#path,
+            mend: 'Load this model with quantize: none',
+          },
+        );
       }
       using s = scope();
-      return { tensor: this.#own(s.keep(ops.quantize(this.#dense(stored, 'float32'), quantizers[this.#quantize]))), format: quantizers[this.#quantize] };
+      return {
+        tensor: this.#own(s.keep(ops.quantize(this.#dense(stored, 'float32'), quantizers[this.#quantize]))),
+        format: quantizers[this.#quantize],
+      };
     }
     return { tensor: this.#own(this.#dense(stored)), format: -1 };
   }

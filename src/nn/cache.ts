@@ -1,4 +1,4 @@
-import { detachFromScopes, ops, Tensor } from '../tensor/index.ts';
+import { detachFromScopes, ops, type Tensor } from '../tensor/index.ts';
 
 /** Keys and values of the tokens that generation has seen, for one row: per layer [capacity, K, D]. */
 export class KvCache implements Disposable {

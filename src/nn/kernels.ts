@@ -30,7 +30,15 @@ export interface Kernels {
    * softmax(scale · q kᵀ) v row by row: q [N, H, D], k and v [M, K, D] → [N, H, D]. Causal and window count from the
    * end: the last query stands beside the last key.
    */
-  attention(q: Tensor, k: Tensor, v: Tensor, rows: AttentionRows, scale: number, causal: boolean, window: number): Tensor;
+  attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rows: AttentionRows,
+    scale: number,
+    causal: boolean,
+    window: number,
+  ): Tensor;
   /** x [N, in] · weightᵀ + bias; `format` says how weight is stored (-1: dense [out, in]). */
   linear(x: Tensor, weight: Tensor, format: number, bias: Tensor | null): Tensor;
   /** linear(x) + scaling · dropped(x) Aᵀ Bᵀ with A [R, in], B [out, R] (arXiv 2106.09685, eq. 3). */

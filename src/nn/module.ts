@@ -43,7 +43,10 @@ function step(at: unknown, key: string): unknown {
 export function moduleAt(root: Module, path: string): Module {
   const found = path === '' ? root : path.split('.').reduce<unknown>(step, root);
   if (found instanceof Module) return found;
-  const near = nearest(path, [...namedModules(root)].map(([p]) => p));
+  const near = nearest(
+    path,
+    [...namedModules(root)].map(([p]) => p),
+  );
   throw new GraftError('usage', `the model has no module '${path}'`, near ? { mend: `Did you mean '${near}'?` } : {});
 }
 

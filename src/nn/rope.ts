@@ -1,4 +1,4 @@
-import { detachFromScopes, type DType, ops, Tensor } from '../tensor/index.ts';
+import { type DType, detachFromScopes, ops, Tensor } from '../tensor/index.ts';
 
 /** How a checkpoint stretches its positions (transformers `modeling_rope_utils.py` has the names). */
 export type RopeScaling =

@@ -29,7 +29,10 @@ export function adamw(parameters: ReadonlyMap<string, Tensor>, config: AdamWConf
         for (const decay of new Set(entries.map((e) => e.decay))) {
           const group = entries.filter((e) => e.decay === decay).map((e) => ({ ...e, grad: e.parameter.grad }));
           const live = group.filter((e) => e.grad !== undefined);
-          ops.addScalarToEach(live.map((e) => e.step), 1);
+          ops.addScalarToEach(
+            live.map((e) => e.step),
+            1,
+          );
           ops.fusedAdamW_(
             live.map((e) => e.parameter),
             live.map((e) => e.grad!),

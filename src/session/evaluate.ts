@@ -1,5 +1,15 @@
 import { GraftError } from '../base/index.ts';
-import { ChatTemplate, type Example, microBatches, pack, readRecords, type Tokenizer, toExample, tokenizerOf, toRows } from '../data/index.ts';
+import {
+  ChatTemplate,
+  type Example,
+  microBatches,
+  pack,
+  readRecords,
+  type Tokenizer,
+  toExample,
+  tokenizerOf,
+  toRows,
+} from '../data/index.ts';
 import { loadAdapter } from '../export/index.ts';
 import { scoreChoices } from '../generate/index.ts';
 import { resolveModel } from '../io/index.ts';
@@ -28,31 +38,53 @@ export async function evaluateJob(args: EvaluateArgs) {
   const records = await readRecords(args.data);
   const examples = records.map((record) => ({ example: toExample(record, 'auto'), place: record.place }));
   const maxLength = Math.min(args.maxLength ?? 1024, model.contextLength);
-  const { rows, report } = toRows(examples, { tokenizer, chat, vocabSize: model.vocabSize, maxLength, trainOn: 'completion' });
+  const { rows, report } = toRows(examples, {
+    tokenizer,
+    chat,
+    vocabSize: model.vocabSize,
+    maxLength,
+    trainOn: 'completion',
+  });
   const { loss, tokens } = evaluateLoss(model, microBatches(rows, 1024).map(pack));
   const result = { loss, perplexity: Math.exp(loss), tokens, rows: rows.length, report };
   if (!args.labels) return { ...result, accuracy: null };
 
   const choices = args.labels.map((label) => [...tokenizer.encode(label, { addSpecialTokens: false })]);
   const answers = examples.map(({ example, place }) => question(example, place, args.labels!, tokenizer, chat));
-  const right = answers.filter(({ prompt, answer }) => {
-    const scores = scoreChoices(model, prompt.slice(-maxLength), choices);
-    return scores.indexOf(Math.max(...scores)) === answer;
-  }).length;
+  const scores = scoreChoices(
+    model,
+    answers.map(({ prompt }) => prompt.slice(0, maxLength)),
+    choices,
+  );
+  const right = scores.filter((row, i) => row.indexOf(Math.max(...row)) === answers[i]!.answer).length;
   return { ...result, accuracy: { rows: answers.length, ...wilson(right, answers.length) } };
 }
 
 /** The tokens before the last answer, and which label it is. */
-function question(example: Example, place: string, labels: readonly string[], tokenizer: Tokenizer, chat: ChatTemplate | undefined) {
+function question(
+  example: Example,
+  place: string,
+  labels: readonly string[],
+  tokenizer: Tokenizer,
+  chat: ChatTemplate | undefined,
+) {
   const index = (said: string) => {
     const found = labels.indexOf(said.trim());
-    if (found < 0) throw new GraftError('input', `the answer '${said.trim().slice(0, 40)}' is none of the labels ${labels.join(', ')}`, { place });
+    if (found < 0)
+      throw new GraftError(
+        'input',
+        `the answer '${said.trim().slice(0, 40)}' is none of the labels ${labels.join(', ')}`,
+        { place },
+      );
     return found;
   };
-  if (example.kind === 'completion') return { prompt: [...tokenizer.encode(example.prompt)], answer: index(example.completion) };
+  if (example.kind === 'completion')
+    return { prompt: [...tokenizer.encode(example.prompt)], answer: index(example.completion) };
   const last = example.kind === 'chat' ? example.messages.at(-1) : undefined;
   if (example.kind !== 'chat' || last?.role !== 'assistant' || !chat) {
-    throw new GraftError('input', 'labels need rows that end in an answer: messages, or prompt and completion', { place });
+    throw new GraftError('input', 'labels need rows that end in an answer: messages, or prompt and completion', {
+      place,
+    });
   }
   const text = chat.render(example.messages.slice(0, -1), { addGenerationPrompt: true, tools: example.tools });
   return { prompt: [...tokenizer.encode(text, { addSpecialTokens: false })], answer: index(last.content) };

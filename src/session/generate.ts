@@ -37,10 +37,18 @@ export async function generateJob(args: GenerateArgs, emit: (event: { type: 'tex
   };
 }
 
-function promptIds({ prompt, chat, system }: GenerateArgs, tokenizer: ReturnType<typeof tokenizerOf>, path: string): number[] {
+function promptIds(
+  { prompt, chat, system }: GenerateArgs,
+  tokenizer: ReturnType<typeof tokenizerOf>,
+  path: string,
+): number[] {
   if (!chat) return [...tokenizer.encode(prompt)];
   const template = ChatTemplate.of(tokenizer);
-  if (!template) throw new GraftError('usage', 'this model has no chat template', { place: path, mend: 'Leave --chat out' });
-  const messages: Message[] = [...(system ? [{ role: 'system', content: system }] : []), { role: 'user', content: prompt }];
+  if (!template)
+    throw new GraftError('usage', 'this model has no chat template', { place: path, mend: 'Leave --chat out' });
+  const messages: Message[] = [
+    ...(system ? [{ role: 'system', content: system }] : []),
+    { role: 'user', content: prompt },
+  ];
   return [...tokenizer.encode(template.render(messages, { addGenerationPrompt: true }), { addSpecialTokens: false })];
 }

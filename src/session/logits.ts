@@ -29,21 +29,37 @@ export async function logitsJob(args: LogitsArgs) {
     });
   writeSafetensors(
     args.out,
-    rows.map((row, i) => ({ name: `logits.${i}`, dtype: 'float32' as const, shape: [row.length, model.vocabSize], bytes: () => compute(row) })),
+    rows.map((row, i) => ({
+      name: `logits.${i}`,
+      dtype: 'float32' as const,
+      shape: [row.length, model.vocabSize],
+      bytes: () => compute(row),
+    })),
   );
   return { rows: rows.length, tokens: rows.reduce((sum, row) => sum + row.length, 0), out: args.out };
 }
 
 function readRows(file: string): number[][] {
   const value = readJson(file);
-  const good = Array.isArray(value) && value.length > 0 && value.every((row) => Array.isArray(row) && row.length > 0 && row.every(Number.isInteger));
-  if (!good) throw new GraftError('usage', 'the ids must be rows of whole numbers, [[int]], none of them empty', { place: file });
+  const good =
+    Array.isArray(value) &&
+    value.length > 0 &&
+    value.every((row) => Array.isArray(row) && row.length > 0 && row.every(Number.isInteger));
+  if (!good)
+    throw new GraftError('usage', 'the ids must be rows of whole numbers, [[int]], none of them empty', {
+      place: file,
+    });
   return value as number[][];
 }
 
 function checkIds(rows: readonly (readonly number[])[], vocabSize: number, place: string): void {
   rows.forEach((row, r) => {
     const i = row.findIndex((id) => id < 0 || id >= vocabSize);
-    if (i >= 0) throw new GraftError('usage', `row ${r}, token ${i}: the id ${row[i]} is outside the vocabulary of ${vocabSize}`, { place });
+    if (i >= 0)
+      throw new GraftError(
+        'usage',
+        `row ${r}, token ${i}: the id ${row[i]} is outside the vocabulary of ${vocabSize}`,
+        { place },
+      );
   });
 }

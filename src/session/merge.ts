@@ -20,7 +20,10 @@ export async function mergeJob(args: MergeArgs) {
   const path = await resolveModel(args.model);
   using model = loadModel(path);
   using adapter = loadAdapter(model, args.adapter);
-  if (!adapter.merge) throw new GraftError('usage', `a ${adapter.method} adapter cannot be folded into the weights`, { place: args.adapter });
+  if (!adapter.merge)
+    throw new GraftError('usage', `a ${adapter.method} adapter cannot be folded into the weights`, {
+      place: args.adapter,
+    });
   const ids = Array.from({ length: sample }, (_, i) => (i * 7919 + 13) % model.vocabSize);
   const attached = logits(model, ids);
   adapter.merge();

@@ -30,7 +30,9 @@ export class Session implements AsyncDisposable {
 
   constructor() {
     // The file has this module's own ending: .ts in a checkout, .js when published.
-    this.#worker = new Worker(new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js', import.meta.url));
+    this.#worker = new Worker(
+      new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js', import.meta.url),
+    );
     this.#worker.on('message', ({ id, event, result, error }) => {
       const pending = this.#pending.get(id);
       if (!pending) return;

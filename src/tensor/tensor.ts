@@ -1,5 +1,5 @@
-import { type Binding, onStart } from '../engine/index.ts';
 import { GraftError } from '../base/index.ts';
+import { type Binding, onStart } from '../engine/index.ts';
 import { type DType, dtypeOf, dtypes } from './dtype.ts';
 import { adopt, release } from './scope.ts';
 

@@ -3,8 +3,28 @@ import { join } from 'node:path';
 
 /** What happens in a run, one line of `events.jsonl` each. Seconds are of the event alone. */
 export type TrainEvent =
-  | { type: 'start'; step: number; steps: number; rows: number; heldOut: number; trainable: number; parameters: number; microTokens: number; threads: number }
-  | { type: 'step'; step: number; loss: number; lr: number; gradNorm: number; tokens: number; predicted: number; seconds: number; epoch: number }
+  | {
+      type: 'start';
+      step: number;
+      steps: number;
+      rows: number;
+      heldOut: number;
+      trainable: number;
+      parameters: number;
+      microTokens: number;
+      threads: number;
+    }
+  | {
+      type: 'step';
+      step: number;
+      loss: number;
+      lr: number;
+      gradNorm: number;
+      tokens: number;
+      predicted: number;
+      seconds: number;
+      epoch: number;
+    }
   | { type: 'eval'; step: number; loss: number; tokens: number; seconds: number; best: boolean }
   | { type: 'checkpoint'; step: number; path: string; seconds: number }
   | { type: 'warning'; message: string }

@@ -6,18 +6,27 @@ import { GraftError, parseWith } from '../base/index.ts';
 import { methods } from '../methods/index.ts';
 import { adamwConfig, scheduleConfig } from '../optim/index.ts';
 
-const methodSchemas = Object.values(methods).map((m) => (m.config as unknown as z.ZodObject).extend({ type: z.literal(m.name) }));
+const methodSchemas = Object.values(methods).map((m) =>
+  (m.config as unknown as z.ZodObject).extend({ type: z.literal(m.name) }),
+);
 
 const data = z.strictObject({
   train: z.string().describe('File to learn from: .jsonl, .json, .csv or .parquet.'),
   eval: z.string().optional().describe('File to measure on. Instead of it: held_out.'),
-  held_out: z.number().positive().optional().describe('Share of the training rows (below 1) or their number that is kept for measuring.'),
+  held_out: z
+    .number()
+    .positive()
+    .optional()
+    .describe('Share of the training rows (below 1) or their number that is kept for measuring.'),
   format: z
     .enum(['auto', 'messages', 'sharegpt', 'prompt-completion', 'alpaca', 'text', 'tokens', 'batches'])
     .default('auto')
     .describe('What a row is; auto tells by its fields. batches: one optimizer step a line, ids and labels as given.'),
   max_length: z.int().positive().default(1024).describe('Tokens; what is longer is cut, and reported.'),
-  train_on: z.enum(['completion', 'all']).default('completion').describe('Learn the assistant turns or completions only, or every token.'),
+  train_on: z
+    .enum(['completion', 'all'])
+    .default('completion')
+    .describe('Learn the assistant turns or completions only, or every token.'),
 });
 
 const train = adamwConfig.extend({
@@ -25,7 +34,13 @@ const train = adamwConfig.extend({
   epochs: z.number().positive().default(1).describe('Passes over the training rows.'),
   steps: z.int().positive().optional().describe('Optimizer steps; instead of epochs.'),
   batch_size: z.int().positive().default(8).describe('Rows in one optimizer step.'),
-  micro_tokens: z.int().positive().optional().describe('Tokens that are in memory at one time; the gradient does not depend on it. Default: fits memory and processor.'),
+  micro_tokens: z
+    .int()
+    .positive()
+    .optional()
+    .describe(
+      'Tokens that are in memory at one time; the gradient does not depend on it. Default: fits memory and processor.',
+    ),
   schedule: scheduleConfig.shape.type.describe('How the learning rate goes on after the warm-up.'),
   warmup_steps: scheduleConfig.shape.warmup_steps,
   warmup_ratio: scheduleConfig.shape.warmup_ratio,
@@ -42,14 +57,23 @@ const evaluation = z.strictObject({
 
 const run = z.strictObject({
   dir: z.string().describe('Everything that the run writes.'),
-  checkpoint_every: z.int().positive().optional().describe('Steps between two checkpoints; default: about every minute.'),
+  checkpoint_every: z
+    .int()
+    .positive()
+    .optional()
+    .describe('Steps between two checkpoints; default: about every minute.'),
   keep_checkpoints: z.int().positive().default(2),
 });
 
 export const recipeSchema = z.strictObject({
   model: z.string().describe('A Hugging Face directory, a .gguf file, or a hub id.'),
-  quantize: z.enum(['none', 'keep', 'int8', 'nf4']).default('none').describe('How the frozen weights are held: unpacked, as the file has them, or packed at load.'),
-  method: z.discriminatedUnion('type', methodSchemas as never).describe('How to fine-tune, under PEFT’s own field names.'),
+  quantize: z
+    .enum(['none', 'keep', 'int8', 'nf4'])
+    .default('none')
+    .describe('How the frozen weights are held: unpacked, as the file has them, or packed at load.'),
+  method: z
+    .discriminatedUnion('type', methodSchemas as never)
+    .describe('How to fine-tune, under PEFT’s own field names.'),
   adapter: z.string().optional().describe('Begin from this saved adapter.'),
   task: z.enum(['causal-lm']).default('causal-lm'),
   data,
@@ -58,7 +82,9 @@ export const recipeSchema = z.strictObject({
   run,
 });
 
-export type Recipe = Omit<z.output<typeof recipeSchema>, 'method'> & { method: { type: keyof typeof methods } & Record<string, unknown> };
+export type Recipe = Omit<z.output<typeof recipeSchema>, 'method'> & {
+  method: { type: keyof typeof methods } & Record<string, unknown>;
+};
 
 /** Paths in a recipe are relative to the recipe's own folder; a hub id stays as it is. */
 function resolved(recipe: Recipe, base: string): Recipe {

@@ -1,6 +1,18 @@
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { ChatTemplate, type Format, type Row, type RowReport, readRecords, rowsOfStep, split, toExample, toRows, toStep, tokenizerOf } from '../data/index.ts';
+import {
+  ChatTemplate,
+  type Format,
+  type Row,
+  type RowReport,
+  readRecords,
+  rowsOfStep,
+  split,
+  toExample,
+  tokenizerOf,
+  toRows,
+  toStep,
+} from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
 import type { Recipe } from './recipe.ts';
 
@@ -31,7 +43,10 @@ export async function planRows(recipe: Recipe, model: Model, modelPath: string):
   const rowsFrom = async (file: string): Promise<Row[]> => {
     const records = await readRecords(file);
     const format = data.format as Format | 'auto';
-    const { rows, report } = toRows(records.map((record) => ({ example: toExample(record, format), place: record.place })), options);
+    const { rows, report } = toRows(
+      records.map((record) => ({ example: toExample(record, format), place: record.place })),
+      options,
+    );
     warnings.push(...notes(report, file));
     return rows;
   };
@@ -44,7 +59,9 @@ export async function planRows(recipe: Recipe, model: Model, modelPath: string):
     });
     return {
       rows: steps.reduce((sum, rows) => sum + rows.length, 0),
-      heldOut: data.eval ? (await readRecords(data.eval)).flatMap((record) => toRows(toStep(record), options).rows) : [],
+      heldOut: data.eval
+        ? (await readRecords(data.eval)).flatMap((record) => toRows(toStep(record), options).rows)
+        : [],
       steps: train.steps ?? Math.round(steps.length * train.epochs),
       stepsPerEpoch: steps.length,
       rowsOf: (step) => steps[step % steps.length]!,

@@ -49,7 +49,10 @@ export async function runTraining(
   const { dir } = recipe.run;
   mkdirSync(dir, { recursive: true });
   using _lock = lockDirectory(dir);
-  const fingerprint = createHash('sha256').update(JSON.stringify({ ...recipe, run: undefined })).digest('hex').slice(0, 16);
+  const fingerprint = createHash('sha256')
+    .update(JSON.stringify({ ...recipe, run: undefined }))
+    .digest('hex')
+    .slice(0, 16);
   const found = claim(dir, fingerprint, fresh);
 
   using model = loadModel(modelPath, { quantize: recipe.quantize });
@@ -82,7 +85,18 @@ interface Run {
   readonly earlier: readonly TrainEvent[];
 }
 
-function run({ recipe, model, modelPath, adapter, optimizer, plan, log, threads, state: from, earlier }: Run): TrainResult {
+function run({
+  recipe,
+  model,
+  modelPath,
+  adapter,
+  optimizer,
+  plan,
+  log,
+  threads,
+  state: from,
+  earlier,
+}: Run): TrainResult {
   const { train, eval: evaluation } = recipe;
   const { dir } = recipe.run;
   const budget = train.micro_tokens ?? microTokensFor(model);
@@ -115,7 +129,9 @@ function run({ recipe, model, modelPath, adapter, optimizer, plan, log, threads,
     step(step) {
       const start = performance.now();
       const rows = plan.rowsOf(step);
-      const lr = train.lr * scheduleFactor({ type: train.schedule, ...pick(train, ['warmup_steps', 'warmup_ratio']) }, step, plan.steps);
+      const lr =
+        train.lr *
+        scheduleFactor({ type: train.schedule, ...pick(train, ['warmup_steps', 'warmup_ratio']) }, step, plan.steps);
       adapter.beforeStep?.(step);
       let result: ReturnType<typeof trainStep>;
       try {
@@ -158,7 +174,13 @@ function run({ recipe, model, modelPath, adapter, optimizer, plan, log, threads,
 
     checkpoint(step) {
       const start = performance.now();
-      const path = saveCheckpoint(join(dir, 'checkpoints'), state, adapter.parameters, optimizer, recipe.run.keep_checkpoints);
+      const path = saveCheckpoint(
+        join(dir, 'checkpoints'),
+        state,
+        adapter.parameters,
+        optimizer,
+        recipe.run.keep_checkpoints,
+      );
       saved = performance.now();
       log.emit({ type: 'checkpoint', step, path, seconds: (saved - start) / 1e3 });
     },
@@ -199,7 +221,9 @@ function claim(dir: string, fingerprint: string, fresh: boolean): { path: string
   const found = lastCheckpoint(join(dir, 'checkpoints'));
   const finished = events.at(-1)?.type === 'end';
   if (found && found.state.recipe === fingerprint && !finished && !fresh) return found;
-  const parts = ['adapter', 'model', 'best', 'checkpoints', 'events.jsonl'].filter((name) => existsSync(join(dir, name)));
+  const parts = ['adapter', 'model', 'best', 'checkpoints', 'events.jsonl'].filter((name) =>
+    existsSync(join(dir, name)),
+  );
   // A run that never came to a checkpoint has nothing worth keeping but its events.
   if (parts.length > 0) {
     let n = 1;
@@ -216,7 +240,11 @@ function attach(model: Model, recipe: Recipe): Adapter {
   const adapter = loadAdapter(model, recipe.adapter);
   if (adapter.method === type) return adapter;
   adapter.detach();
-  throw new GraftError('mismatch', `the recipe's method is ${type}, and the adapter to begin from is ${adapter.method}`, { place: recipe.adapter });
+  throw new GraftError(
+    'mismatch',
+    `the recipe's method is ${type}, and the adapter to begin from is ${adapter.method}`,
+    { place: recipe.adapter },
+  );
 }
 
 function count(tensors: Iterable<{ numel: number }>): number {

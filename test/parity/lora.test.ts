@@ -14,7 +14,9 @@ import { golden, integers, numbers, readTensors, relativeError } from '../suppor
 
 before(() => startEngine());
 
-const adapters = readdirSync(golden('lora'), { withFileTypes: true }).filter((e) => e.isDirectory()).map((e) => e.name);
+const adapters = readdirSync(golden('lora'), { withFileTypes: true })
+  .filter((e) => e.isDirectory())
+  .map((e) => e.name);
 const prefix = 'base_model.model.';
 
 const logitsOf = (model: Model, ids: number[]) => noGrad(() => numbers(model.logits(model.hidden(packTokens([ids])))));
@@ -48,12 +50,17 @@ for (const name of adapters) {
     const wanted = [...tensors.keys()].filter((k) => k.startsWith('grad.')).map((k) => k.slice(5 + prefix.length));
     assert.deepEqual([...adapter.parameters.keys()].sort(), wanted.sort());
     for (const [key, parameter] of adapter.parameters) {
-      const error = relativeError(numbers(ops.contiguous(parameter.grad!)), numbers(tensors.get(`grad.${prefix}${key}`)!));
+      const error = relativeError(
+        numbers(ops.contiguous(parameter.grad!)),
+        numbers(tensors.get(`grad.${prefix}${key}`)!),
+      );
       assert.ok(error <= 5e-5, `gradient of ${key} differs by ${error}`);
     }
 
     adapter.merge!();
-    ids.forEach((row, r) => assert.ok(relativeError(logitsOf(model, row), attached[r]!) <= 1e-5, 'merged equals attached'));
+    for (const [r, row] of ids.entries()) {
+      assert.ok(relativeError(logitsOf(model, row), attached[r]!) <= 1e-5, 'merged equals attached');
+    }
     adapter.unmerge!();
     assert.deepEqual(logitsOf(model, ids[0]!), attached[0], 'unmerged equals attached, bit for bit');
 
@@ -81,7 +88,13 @@ for (const name of adapters) {
 test("target selection equals PEFT's on every recorded case", () => {
   const { models, cases } = JSON.parse(readFileSync(golden('lora', 'targets.json'), 'utf8')) as {
     models: Record<string, { modules: [string, string][]; head?: string; defaults?: string[] }>;
-    cases: { name: string; model: string; config: TargetConfig & Record<string, unknown>; error?: string; matched?: Record<string, [number, number, number]> }[];
+    cases: {
+      name: string;
+      model: string;
+      config: TargetConfig & Record<string, unknown>;
+      error?: string;
+      matched?: Record<string, [number, number, number]>;
+    }[];
   };
   const defaults: Record<string, string[]> = { gpt2: ['c_attn'], 'bert-cls': ['query', 'value'] };
   let compared = 0;

@@ -99,7 +99,10 @@ function parse(schema: string): { params: Param[]; returns: string[] } {
     if (!match) throw new Error(`cannot read the parameter "${piece}" of ${schema}`);
     params.push({ type: match[1]!, name: match[2]!, fallback: match[3], keyword });
   }
-  const result = schema.slice(close + 1).replace(/^ -> /, '').trim();
+  const result = schema
+    .slice(close + 1)
+    .replace(/^ -> /, '')
+    .trim();
   const returns = result.startsWith('(') ? splitTop(result.slice(1, -1)) : [result];
   return { params, returns: returns.filter(Boolean).map((r) => r.split(' ')[0]!) };
 }
@@ -141,7 +144,8 @@ function operator(index: number, tsName: string, schema: string): string {
   const passed = params.map((p) => {
     if (!visible.includes(p)) return p.name === 'non_blocking' ? 'false' : p.type === 'MemoryFormat' ? '0' : 'null';
     const name = p.keyword ? `options.${param(p.name)}` : param(p.name);
-    const value = p.keyword && p.fallback !== undefined && p.fallback !== 'None' ? `(${name} ?? ${fallbackOf(p.fallback)})` : name;
+    const value =
+      p.keyword && p.fallback !== undefined && p.fallback !== 'None' ? `(${name} ?? ${fallbackOf(p.fallback)})` : name;
     return lowered(value, p.type.replace(/\(.*?\)/, ''));
   });
   while (passed.at(-1) === 'null') passed.pop();

@@ -1,0 +1,101 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { GraftError } from '../base/index.ts';
+import { type Format, toExample, toStep } from './index.ts';
+
+const record = (value: Record<string, unknown>) => ({ value, place: 'rows.jsonl:7' });
+const example = (value: Record<string, unknown>, format: Format | 'auto' = 'auto') => toExample(record(value), format);
+const chat = (messages: unknown[], from = 0) => ({ kind: 'chat', messages, from });
+const user = (content: string) => ({ role: 'user', content });
+const assistant = (content: string) => ({ role: 'assistant', content });
+const system = (content: string) => ({ role: 'system', content });
+
+function refused(value: Record<string, unknown>, pattern: RegExp, format: Format | 'auto' = 'auto'): void {
+  assert.throws(
+    () => example(value, format),
+    (e) => e instanceof GraftError && e.place === 'rows.jsonl:7' && pattern.test(e.message),
+    JSON.stringify(value),
+  );
+}
+
+test('each format by its fields', () => {
+  const same = (value: Record<string, unknown>, wanted: unknown) =>
+    assert.deepEqual(JSON.parse(JSON.stringify(example(value))), wanted);
+  same({ messages: [user('a'), assistant('b')] }, chat([user('a'), assistant('b')]));
+  same({ messages: [user('a')], tools: [{ x: 1 }] }, { ...chat([user('a')]), tools: [{ x: 1 }] });
+  same(
+    {
+      messages: [
+        {
+          role: 'user',
+          content: [
+            { type: 'text', text: 'a' },
+            { type: 'text', text: 'b' },
+          ],
+        },
+      ],
+    },
+    chat([user('ab')]),
+  );
+  same(
+    {
+      conversations: [
+        { from: 'human', value: 'a' },
+        { from: 'gpt', value: 'b' },
+      ],
+      system: 's',
+    },
+    chat([system('s'), user('a'), assistant('b')]),
+  );
+  same({ prompt: 'a', completion: 'b' }, { kind: 'completion', prompt: 'a', completion: 'b' });
+  same({ prompt: [user('a')], completion: [assistant('b')] }, chat([user('a'), assistant('b')], 1));
+  same({ instruction: 'a', input: 'b', output: 'c' }, chat([user('a\n\nb'), assistant('c')]));
+  same({ instruction: 'a', input: '', output: 'c' }, chat([user('a'), assistant('c')]));
+  same({ text: 'a' }, { kind: 'text', text: 'a' });
+  same({ ids: [1, 2], labels: [-100, 2] }, { kind: 'tokens', ids: [1, 2], labels: [-100, 2] });
+  same({ ids: [1, 2] }, { kind: 'tokens', ids: [1, 2] });
+});
+
+test('a call of a tool has no content', () => {
+  const call = { role: 'assistant', content: null, tool_calls: [{ function: { name: 'f', arguments: {} } }] };
+  const got = example({ messages: [user('a'), call] });
+  assert.equal(got.kind, 'chat');
+  assert.deepEqual(got.kind === 'chat' && got.messages[1], { ...call, content: '' });
+});
+
+test('missing, mixed, mistyped and unknown fields', () => {
+  refused({}, /\(none\)/);
+  refused({ mesages: [] }, /'mesages' for 'messages'/);
+  refused({ promt: 'a', completion: 'b' }, /'promt' for 'prompt'/);
+  refused({ prompt: 'a', responses: 'b' }, /tell no known format/);
+  refused({ text: 'a', messages: [user('a')] }, /could be messages or text.*data\.format/);
+  refused({ messages: 'a' }, /messages: expected array/);
+  refused({ messages: [] }, /messages/);
+  refused({ messages: [{ content: 'a' }] }, /messages\.0\.role/);
+  refused({ prompt: 'a', completion: 3 }, /completion/);
+  refused({ ids: [1, 'x'] }, /ids\.1/);
+  refused({ ids: [1.5] }, /ids\.0/);
+  refused({ text: '' }, /text/);
+  refused({ messages: [user('a')] }, /as text, text/, 'text');
+});
+
+test('a named format settles what could be two', () => {
+  const both = { instruction: 'a', output: 'b', text: 'c' };
+  refused(both, /alpaca or text/);
+  assert.equal(example(both, 'text').kind, 'text');
+  assert.equal(example(both, 'alpaca').kind, 'chat');
+});
+
+test('batches: one optimizer step a line', () => {
+  const step = toStep(record({ rows: [{ ids: [1, 2], labels: [-100, 2] }, { ids: [3] }] }));
+  assert.deepEqual(
+    step.map(({ example }) => example),
+    [
+      { kind: 'tokens', ids: [1, 2], labels: [-100, 2] },
+      { kind: 'tokens', ids: [3], labels: undefined },
+    ],
+  );
+  assert.ok(step.every(({ place }) => place.startsWith('rows.jsonl:7')));
+  for (const value of [{}, { rows: [] }, { rows: [{ ids: 'x' }] }, { rows: [{ labels: [1] }] }])
+    assert.throws(() => toStep(record(value)), /rows\.jsonl:7: as batches, rows/);
+});

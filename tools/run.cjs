@@ -1,0 +1,20 @@
+// Runs a TypeScript file on the Node that the checkout brings, installing the packages first where they are missing.
+// Plain JavaScript without new syntax: it has to start on whatever Node is on the machine.
+//   node tools/run.js examples/quickstart.ts [arguments]
+const { spawnSync } = require('node:child_process');
+const { existsSync } = require('node:fs');
+const { join } = require('node:path');
+
+const root = join(__dirname, '..');
+const node = join(root, 'node_modules', 'node', 'bin', 'node');
+
+function run(command, args, options) {
+  const result = spawnSync(command, args, Object.assign({ stdio: 'inherit', cwd: root }, options));
+  if (result.status !== 0) process.exit(result.status === null ? 1 : result.status);
+}
+
+if (!existsSync(node) || !existsSync(join(root, 'node_modules', 'zod'))) {
+  console.error('Installing packages (npm ci)');
+  run('npm', ['ci', '--no-audit', '--no-fund'], { stdio: ['ignore', 2, 2] });
+}
+run(node, ['--conditions=source'].concat(process.argv.slice(2)));
