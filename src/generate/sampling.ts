@@ -52,10 +52,11 @@ export function sample(
   if (temperature === 0) return top;
 
   // Weights instead of probabilities: the likeliest weighs 1, and nothing needs to be scaled after a cut.
-  const weights = Float64Array.from(logits, (x) => Math.exp((x - logits[top]!) / temperature));
-  let ids: ArrayLike<number> = topK < logits.length ? largest(logits, topK) : Int32Array.from(logits.keys());
-  if (topP < 1) ids = nucleus(logits, weights, ids, topP);
-  return draw(weights, ids, minP, random());
+  const weights = new Float64Array(logits.length);
+  const ids = topK < logits.length ? Int32Array.from(largest(logits, topK)) : new Int32Array(logits.length);
+  if (topK >= logits.length) for (let id = 0; id < ids.length; id++) ids[id] = id;
+  for (const id of ids) weights[id] = Math.exp((logits[id]! - logits[top]!) / temperature);
+  return draw(weights, topP < 1 ? nucleus(logits, weights, ids, topP) : ids, minP, random());
 }
 
 /** The id of the largest logit, the first of equal ones. */
