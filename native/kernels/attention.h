@@ -20,10 +20,10 @@
 //   std::vector<float> workspace(plan.workspace);                  // one for all threads
 //   std::atomic<int64_t> next{0};
 //   at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-//     std::vector<float> scratch(kernels.forward_scratch(shape));  // one for each thread
-//     for (int64_t i; (i = next++) < plan.tasks.size();) kernels.forward(args, plan, i, i + 1, workspace.data(), scratch.data());
+//     std::vector<float> scratch(kernels.forward_scratch(shape, plan.tasks.data(), plan.tasks.size()));  // one for each thread
+//     for (int64_t i; (i = next++) < plan.tasks.size();) kernels.forward(args, plan.tasks.data(), i, i + 1, workspace.data(), scratch.data());
 //   });
-//   kernels.forward_merge(args, plan, 0, plan.merges.size(), workspace.data());
+//   kernels.forward_merge(args, plan.parts.data(), plan.merges.data(), 0, plan.merges.size(), workspace.data());
 //
 // Tasks depend on the shape only, and a row's on that row only: results are the same bit for bit with any number of threads, in any
 // order, and whatever rows share the batch (the two instruction sets round differently).
@@ -76,10 +76,11 @@ struct AttentionBackward {
   MutableRows dq, dk, dv;  // written, not added to
 };
 
-// The queries [q_begin, q_end) of one row, for the query heads that share one kv head, against the keys [k_begin, k_end) of that row.
-// Queries and keys count from the row's first.
+// The queries [q_begin, q_end) of one row, for the query heads of the kv heads [kv_head, kv_head_end), against the keys [k_begin, k_end)
+// of that row. Queries and keys count from the row's first.
 struct AttentionTask {
-  int64_t row, kv_head;
+  int64_t row;
+  int64_t kv_head, kv_head_end;  // one kv head, or all of them where keys are read in place
   int64_t q_begin, q_end;
   int64_t k_begin, k_end;
   int64_t partial;  // where in the workspace an unfinished result goes; -1: the task writes the result itself
@@ -122,6 +123,13 @@ static inline AttentionKeys attention_visible(const AttentionShape& s, int64_t r
   return {s.window > 0 && first > 0 ? first : 0, s.causal && position < keys ? position + 1 : keys};
 }
 
+// Whether forward reads keys and values where they lie: packing does not pay for few queries. Tasks then take all heads of a range of keys,
+// for memory is read at full speed only in long runs. Any instruction set has whole vectors in 16 floats.
+static constexpr int64_t kAttentionStackInPlace = 8;
+static inline bool attention_in_place(const AttentionShape& s, int64_t queries) {
+  return s.head_dim % 16 == 0 && queries * (s.heads / s.kv_heads) <= kAttentionStackInPlace;
+}
+
 #ifndef GRAFT_ISA
 
 struct AttentionPlan {
@@ -154,7 +162,7 @@ inline void attention_sort(std::vector<AttentionTask>& tasks) {
 // Forward: a task has about 192 stacked queries, since fewer would pack the keys too often. Few queries (decoding) are cut by keys
 // instead, so that all threads share the reading of a long cache.
 inline AttentionPlan plan_attention_forward(const AttentionShape& s) {
-  constexpr int64_t kStacked = 192, kFewStacked = 64, kKeysOfPart = 256;
+  constexpr int64_t kStacked = 192, kFewStacked = 64;
   AttentionPlan plan;
   const int64_t group = s.heads / s.kv_heads, unit = attention_token_unit(s);
   const auto up = [](int64_t n, int64_t step) { return (n + step - 1) / step * step; };
@@ -167,26 +175,26 @@ inline AttentionPlan plan_attention_forward(const AttentionShape& s) {
       const int64_t q_end = std::min(queries, q + step);
       const int64_t first = attention_visible(s, row, q).begin;
       const int64_t last = std::max(first, attention_visible(s, row, q_end - 1).end);
-      const bool few = queries * group <= kFewStacked;
-      const int64_t wanted_parts = few ? std::max<int64_t>(1, (last - first + kKeysOfPart - 1) / kKeysOfPart) : 1;
-      const int64_t keys = std::max<int64_t>(32, up((last - first + wanted_parts - 1) / wanted_parts, 32));
-      const int64_t parts = std::max<int64_t>(1, (last - first + keys - 1) / keys);
-      const auto task_of = [&](int64_t head, int64_t part) {
-        const int64_t k = first + part * keys, k_end = std::max(k, std::min(last, k + keys));
-        return AttentionTask{row, head, q, q_end, k, k_end, -1, attention_pairs(s, row, q, q_end, k, k_end) * group + 16.0 * (k_end - k)};
-      };
-      const int64_t part_of = static_cast<int64_t>(plan.parts.size());
-      for (int64_t head = 0; head < s.kv_heads && parts > 1; ++head) {
-        plan.merges.push_back({static_cast<int64_t>(plan.parts.size()), parts});
-        for (int64_t part = 0; part < parts; ++part) {
-          plan.parts.push_back(task_of(head, part));
-          plan.parts.back().partial = plan.workspace;
-          plan.workspace += (q_end - q) * group * (s.head_dim + 2);
-        }
+      const int64_t heads = attention_in_place(s, queries) ? s.kv_heads : 1;  // of a task
+      int64_t keys = std::max<int64_t>(1, last - first);                      // of a task
+      if (queries * group <= kFewStacked) {
+        const int64_t most = heads > 1 && keys <= 1024 ? 128 : 256;
+        keys = up((keys + up(keys, most) / most - 1) / (up(keys, most) / most), 32);
       }
-      // Heads of the same keys one after the other: they lie in the same pages of memory.
-      for (int64_t part = 0; part < parts; ++part)
-        for (int64_t head = 0; head < s.kv_heads; ++head) plan.tasks.push_back(parts > 1 ? plan.parts[part_of + head * parts + part] : task_of(head, 0));
+      for (int64_t head = 0; head < s.kv_heads; head += heads) {
+        const AttentionMerge parts = {static_cast<int64_t>(plan.parts.size()), std::max<int64_t>(1, (last - first + keys - 1) / keys)};
+        for (int64_t k = first; k < last || k == first; k += keys) {
+          AttentionTask task{row, head, head + heads, q, q_end, k, std::min(last, k + keys), -1, 0};
+          task.cost = static_cast<double>(heads) * (attention_pairs(s, row, q, q_end, k, task.k_end) * group + 16.0 * (task.k_end - k));
+          if (parts.count > 1) {
+            task.partial = plan.workspace;
+            plan.workspace += heads * (q_end - q) * group * (s.head_dim + 2);
+            plan.parts.push_back(task);
+          }
+          plan.tasks.push_back(task);
+        }
+        if (parts.count > 1) plan.merges.push_back(parts);
+      }
     }
   }
   attention_sort(plan.tasks);
@@ -207,7 +215,7 @@ inline AttentionPlan plan_attention_backward(const AttentionShape& s) {
     for (int64_t head = 0; head < s.kv_heads; ++head) {
       const int64_t part_of = static_cast<int64_t>(plan.parts.size());
       for (int64_t k = 0; k < keys || k == 0; k += step) {
-        AttentionTask task{row, head, 0, queries, k, std::min(keys, k + step), -1, 0};
+        AttentionTask task{row, head, head + 1, 0, queries, k, std::min(keys, k + step), -1, 0};
         if (k > 0) {
           while (task.q_begin < queries && attention_visible(s, row, task.q_begin).end <= k) ++task.q_begin;
           while (task.q_end > task.q_begin && attention_visible(s, row, task.q_end - 1).begin >= task.k_end) --task.q_end;

@@ -1,10 +1,11 @@
-// Forward attention for a few queries over many keys: bound by the reading of keys and values, so they are read once, in place.
+// Forward attention of a few queries over many keys, as in decoding: bound by the reading of keys and values, so they are read once, where
+// they lie, and in the order of memory: all heads of a few tokens before the next tokens.
 #include "attention_forward.h"
 
 namespace graft::GRAFT_ISA {
 namespace {
 
-constexpr int64_t kBlock = 64;            // keys: small enough for their values to stay in L1 while all queries use them
+constexpr int64_t kBlock = 32;  // keys between two steps of the softmax: their values stay in cache while each head takes its part
 constexpr int64_t kScoreStride = kBlock + 16;
 #if defined(__AVX512F__)
 constexpr int kRows = 4;  // queries at a time, as registers allow
@@ -12,43 +13,51 @@ constexpr int kRows = 4;  // queries at a time, as registers allow
 constexpr int kRows = 2;
 #endif
 
+// What one kv head keeps in scratch.
 struct Buffers {
   float *q, *values, *scores;
-  int64_t floats;
-  Buffers(const HeadLayout& head, float* scratch) {
+  Running* running;
+  int64_t floats;  // of all kv heads
+
+  Buffers(const HeadLayout& head, int64_t kv_heads, float* scratch) {
     Arena arena(scratch);
-    q = arena.take(kDecodeStack * head.stride);
-    values = arena.take(kDecodeStack * head.stride);
-    scores = arena.take(kDecodeStack * kScoreStride);
+    q = arena.take(kv_heads * kAttentionStackInPlace * head.stride);
+    values = arena.take(kv_heads * kAttentionStackInPlace * head.stride);
+    scores = arena.take(kv_heads * kAttentionStackInPlace * kScoreStride);
+    running = reinterpret_cast<Running*>(arena.take(kv_heads * static_cast<int64_t>(sizeof(Running) / sizeof(float))));
     floats = arena.needed();
+  }
+  void next_head(const HeadLayout& head) {
+    q += kAttentionStackInPlace * head.stride;
+    values += kAttentionStackInPlace * head.stride;
+    scores += kAttentionStackInPlace * kScoreStride;
+    ++running;
   }
 };
 
-// scores[r][j] = q[r] . k[j] for R queries and `keys` keys, four keys at a time. Up to 3 scores behind the last are written too.
+// scores[r][j] = q[r] . k[j] for R queries and up to four keys; four scores are written.
 template <int R>
 void dot_products(const HeadLayout& head, const float* q, const float* k, int64_t k_stride, int64_t keys, float* scores) {
-  for (int64_t j = 0; j < keys; j += 4) {
-    const float* key[4];
-    for (int i = 0; i < 4; ++i) key[i] = k + min(j + i, keys - 1) * k_stride;
-    F sum[R][4];
+  const float* key[4];
+  for (int i = 0; i < 4; ++i) key[i] = k + min(i, keys - 1) * k_stride;
+  F sum[R][4];
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r)
+  for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) sum[r][i] = zero();
-    for (int64_t d = 0; d < head.dim; d += F::W) {
-      F part[4];
+    for (int i = 0; i < 4; ++i) sum[r][i] = zero();
+  for (int64_t d = 0; d < head.dim; d += F::W) {
+    F part[4];
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) part[i] = load(key[i] + d);
+    for (int i = 0; i < 4; ++i) part[i] = load(key[i] + d);
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        const F query = load(q + r * head.stride + d);
+    for (int r = 0; r < R; ++r) {
+      const F query = load(q + r * head.stride + d);
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) sum[r][i] = fma(query, part[i], sum[r][i]);
-      }
+      for (int i = 0; i < 4; ++i) sum[r][i] = fma(query, part[i], sum[r][i]);
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) _mm_storeu_ps(scores + r * kScoreStride + j, hsum4(sum[r][0], sum[r][1], sum[r][2], sum[r][3]));
   }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) _mm_storeu_ps(scores + r * kScoreStride, hsum4(sum[r][0], sum[r][1], sum[r][2], sum[r][3]));
 }
 
 // values[r] (+)= sum over j of scores[r][j] v[j].
@@ -59,55 +68,80 @@ void weighted_sum(const HeadLayout& head, const float* scores, const float* v, i
   for (; d < head.dim; d += F::W) tile<R, 1, false>(keys, scores, kScoreStride, v + d, v_stride, values + d, head.stride, add);
 }
 
+// Asks for one head's part of some tokens to be brought to L2: reading head by head is no pattern that the processor follows by itself
+// (from memory, asking is worth a factor of 2).
+void ask_for(const HeadLayout& head, const float* rows, int64_t stride, int64_t tokens) {
+  for (int64_t i = 0; i < tokens; ++i)
+    for (int64_t d = 0; d < head.dim; d += 16) __builtin_prefetch(rows + i * stride + d, 0, 2);
+}
+
+// The same for any number of queries.
 void dot_products(int64_t rows, const HeadLayout& head, const float* q, const float* k, int64_t k_stride, int64_t keys, float* scores) {
-  if (rows == 1) dot_products<1>(head, q, k, k_stride, keys, scores);
-  else if (rows == 2 || kRows == 2) dot_products<2>(head, q, k, k_stride, keys, scores);
-  else if (rows == 3) dot_products<kRows - 1>(head, q, k, k_stride, keys, scores);
-  else dot_products<kRows>(head, q, k, k_stride, keys, scores);
+  for (; rows > 0; rows -= kRows, q += kRows * head.stride, scores += kRows * kScoreStride) {
+    if (rows == 1) dot_products<1>(head, q, k, k_stride, keys, scores);
+    else if (rows == 2 || kRows == 2) dot_products<2>(head, q, k, k_stride, keys, scores);
+    else if (rows == 3) dot_products<kRows - 1>(head, q, k, k_stride, keys, scores);
+    else dot_products<kRows>(head, q, k, k_stride, keys, scores);
+  }
 }
 
 void weighted_sum(int64_t rows, const HeadLayout& head, const float* scores, const float* v, int64_t v_stride, int64_t keys, float* values, bool add) {
-  if (rows == 1) weighted_sum<1>(head, scores, v, v_stride, keys, values, add);
-  else if (rows == 2 || kRows == 2) weighted_sum<2>(head, scores, v, v_stride, keys, values, add);
-  else if (rows == 3) weighted_sum<kRows - 1>(head, scores, v, v_stride, keys, values, add);
-  else weighted_sum<kRows>(head, scores, v, v_stride, keys, values, add);
+  for (; rows > 0; rows -= kRows, scores += kRows * kScoreStride, values += kRows * head.stride) {
+    if (rows == 1) weighted_sum<1>(head, scores, v, v_stride, keys, values, add);
+    else if (rows == 2 || kRows == 2) weighted_sum<2>(head, scores, v, v_stride, keys, values, add);
+    else if (rows == 3) weighted_sum<kRows - 1>(head, scores, v, v_stride, keys, values, add);
+    else weighted_sum<kRows>(head, scores, v, v_stride, keys, values, add);
+  }
 }
 
 }  // namespace
 
-int64_t decode_scratch(const AttentionShape& shape) { return Buffers(HeadLayout(shape.head_dim), nullptr).floats; }
+int64_t scratch_in_place(const AttentionShape& shape) { return Buffers(HeadLayout(shape.head_dim), shape.kv_heads, nullptr).floats; }
 
-void decode_task(const AttentionForward& args, const AttentionTask& task, float* workspace, float* scratch) {
+void task_in_place(const AttentionForward& args, const AttentionTask& task, float* workspace, float* scratch) {
   const AttentionShape& shape = args.shape;
   const HeadLayout head(shape.head_dim);
   const int64_t group = shape.heads / shape.kv_heads, stack = (task.q_end - task.q_begin) * group;
-  const Buffers own(head, scratch);
-  float *q = own.q, *values = own.values, *scores = own.scores;
-  Running running;
-  running.reset();
+  const Buffers first_head(head, shape.kv_heads, scratch);
 
-  const float* from = args.q.data + (shape.q_starts[task.row] + task.q_begin) * args.q.stride + task.kv_head * group * head.dim;
-  for (int64_t i = 0; i < stack; ++i) {
-    pack_row(head, q + i * head.stride, from + i / group * args.q.stride + i % group * head.dim, args.scale * kLog2E);
-  }
-  for (int64_t b = task.k_begin; b < task.k_end; b += kBlock) {
-    const int64_t b_end = min(task.k_end, b + kBlock), keys = b_end - b, token = shape.k_starts[task.row] + b;
-    const float* k = args.k.data + token * args.k.stride + task.kv_head * head.dim;
-    const float* v = args.v.data + token * args.v.stride + task.kv_head * head.dim;
-    const bool started = b > task.k_begin;
-    for (int64_t r = 0; r < stack; r += kRows)
-      dot_products(min(kRows, stack - r), head, q + r * head.stride, k, args.k.stride, keys, scores + r * kScoreStride);
-    for (int64_t i = 0; i < stack; ++i) {
-      const AttentionKeys seen = attention_visible(shape, task.row, task.q_begin + i / group);
-      mask_row(scores + i * kScoreStride, 0, round_up(keys, F::W), seen.begin - b, min(seen.end - b, keys));
+  Buffers own = first_head;
+  for (int64_t kv_head = task.kv_head; kv_head < task.kv_head_end; ++kv_head, own.next_head(head)) {
+    StackPlace place(task.q_begin, 0, group);
+    for (int64_t i = 0; i < stack; ++i, place.next()) {
+      const int64_t token = shape.q_starts[task.row] + place.query;
+      pack_row(head, own.q + i * head.stride, args.q.data + token * args.q.stride + (kv_head * group + place.member) * head.dim, args.scale * kLog2E);
     }
-    float factors[F::W];
-    store(factors, softmax_step(scores, kScoreStride, stack, round_up(keys, F::W), running));
-    for (int64_t i = 0; i < stack && started; ++i) scale_row(head, values + i * head.stride, factors[i]);
-    for (int64_t r = 0; r < stack; r += kRows)
-      weighted_sum(min(kRows, stack - r), head, scores + r * kScoreStride, v, args.v.stride, keys, values + r * head.stride, started);
+    own.running->reset();
   }
-  leave_rows(args, head, task, 0, stack, values, running, workspace);
+  const float* k_row = args.k.data + shape.k_starts[task.row] * args.k.stride;
+  const float* v_row = args.v.data + shape.k_starts[task.row] * args.v.stride;
+  for (int64_t b = task.k_begin; b < task.k_end; b += kBlock) {
+    const int64_t keys = min(task.k_end - b, kBlock), next_keys = min(task.k_end - b - keys, kBlock), columns = round_up(keys, F::W);
+    for (int64_t j = 0; j < keys; j += 4) {
+      own = first_head;
+      for (int64_t kv_head = task.kv_head; kv_head < task.kv_head_end; ++kv_head, own.next_head(head)) {
+        dot_products(stack, head, own.q, k_row + (b + j) * args.k.stride + kv_head * head.dim, args.k.stride, keys - j, own.scores + j);
+        ask_for(head, v_row + (b + j) * args.v.stride + kv_head * head.dim, args.v.stride, min(keys - j, 4));
+      }
+    }
+    const bool started = b > task.k_begin;
+    own = first_head;
+    for (int64_t kv_head = task.kv_head; kv_head < task.kv_head_end; ++kv_head, own.next_head(head)) {
+      StackPlace place(task.q_begin, 0, group);
+      for (int64_t i = 0; i < stack; ++i, place.next()) {
+        const AttentionKeys seen = attention_visible(shape, task.row, place.query);
+        mask_row(own.scores + i * kScoreStride, 0, columns, seen.begin - b, min(seen.end - b, keys));
+      }
+      float factors[F::W];
+      store(factors, softmax_step(own.scores, kScoreStride, stack, columns, *own.running));
+      for (int64_t i = 0; i < stack && started; ++i) scale_row(head, own.values + i * head.stride, factors[i]);
+      ask_for(head, k_row + (b + keys) * args.k.stride + kv_head * head.dim, args.k.stride, next_keys);
+      weighted_sum(stack, head, own.scores, v_row + b * args.v.stride + kv_head * head.dim, args.v.stride, keys, own.values, started);
+    }
+  }
+  own = first_head;
+  for (int64_t kv_head = task.kv_head; kv_head < task.kv_head_end; ++kv_head, own.next_head(head))
+    leave_rows(args, head, task, kv_head, 0, stack, own.values, *own.running, workspace);
 }
 
 }  // namespace graft::GRAFT_ISA

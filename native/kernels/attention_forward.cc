@@ -77,7 +77,7 @@ struct Forward {
                       own.v + keys.seen_begin * head.stride, head.stride, kTileColumns, values, head.stride, keys.earlier);
     }
     const bool done = keys.first >= keys.last ? begin == task.k_begin : begin < keys.last && keys.last <= end;
-    if (done) leave_rows(args, head, task, first, rows, values, running, workspace);
+    if (done) leave_rows(args, head, task, task.kv_head, first, rows, values, running, workspace);
   }
 
   void run() {
@@ -96,12 +96,12 @@ int64_t forward_scratch(const AttentionShape& shape, const AttentionTask* tasks,
   int64_t tokens = 0;
   for (int64_t i = 0; i < count; ++i) tokens = max(tokens, tasks[i].q_end - tasks[i].q_begin);
   const Buffers own(head, tokens * (shape.heads / shape.kv_heads), nullptr);
-  return max(own.floats, decode_scratch(shape));
+  return max(own.floats, scratch_in_place(shape));
 }
 
 void forward(const AttentionForward& args, const AttentionTask* tasks, int64_t begin, int64_t end, float* workspace, float* scratch) {
   for (int64_t i = begin; i < end; ++i) {
-    if (is_decode(args.shape, tasks[i])) decode_task(args, tasks[i], workspace, scratch);
+    if (attention_in_place(args.shape, tasks[i].q_end - tasks[i].q_begin)) task_in_place(args, tasks[i], workspace, scratch);
     else Forward(args, tasks[i], workspace, scratch).run();
   }
 }
@@ -114,25 +114,29 @@ void forward_merge(const AttentionForward& args, const AttentionTask* parts, con
   for (int64_t m = begin; m < end; ++m) {
     const AttentionTask* part = parts + merges[m].first;
     const int64_t stack = (part->q_end - part->q_begin) * group, count = merges[m].count;
-    for (int64_t i = 0; i < stack; ++i) {
-      const auto state = [&](int64_t p) { return workspace + part[p].partial + stack * head.dim + 2 * i; };
-      Running all;
-      all.reset();
-      for (int64_t p = 0; p < count; ++p)
-        if (!(state(p)[0] <= all.largest[0])) all.largest[0] = state(p)[0];
-      clear(values, 0, head.padded);
-      for (int64_t p = 0; p < count; ++p) {
-        if (state(p)[1] == 0.0f) continue;  // saw no key of this part
-        const float factor = __builtin_exp2f(state(p)[0] - all.largest[0]);
-        all.sum[0] += state(p)[1] * factor;
-        const float* from = workspace + part[p].partial + i * head.dim;
-        for (int64_t d = 0; d < head.dim; d += F::W) {
-          const int n = static_cast<int>(min(F::W, head.dim - d));
-          store(values + d, fma(F(factor), load_n(from + d, n), load(values + d)));
+    for (int64_t kv_head = part->kv_head; kv_head < part->kv_head_end; ++kv_head)
+      for (int64_t i = 0; i < stack; ++i) {
+        const auto partial = [&](int64_t p) { return Partial(const_cast<float*>(workspace), part[p], kv_head, stack, head.dim); };
+        Running all;
+        all.reset();
+        for (int64_t p = 0; p < count; ++p) {
+          const float largest = partial(p).state[2 * i];
+          if (!(largest <= all.largest[0])) all.largest[0] = largest;
         }
+        clear(values, 0, head.padded);
+        for (int64_t p = 0; p < count; ++p) {
+          const float* state = partial(p).state + 2 * i;
+          if (state[1] == 0.0f) continue;  // saw no key of this part
+          const float factor = __builtin_exp2f(state[0] - all.largest[0]);
+          all.sum[0] += state[1] * factor;
+          const float* from = partial(p).values + i * head.dim;
+          for (int64_t d = 0; d < head.dim; d += F::W) {
+            const int n = static_cast<int>(min(F::W, head.dim - d));
+            store(values + d, fma(F(factor), load_n(from + d, n), load(values + d)));
+          }
+        }
+        finish_rows(args, head, part->row, kv_head, StackPlace(part->q_begin, i, group), 1, values, all);
       }
-      finish_rows(args, head, part->row, part->kv_head, StackPlace(part->q_begin, i, group), 1, values, all);
-    }
   }
 }
 

@@ -5,13 +5,8 @@
 
 namespace graft::GRAFT_ISA {
 
-// Tasks of at most this many stacked queries read keys and values in place; packing would not pay for them.
-inline constexpr int64_t kDecodeStack = 8;
-inline bool is_decode(const AttentionShape& shape, const AttentionTask& task) {
-  return shape.head_dim % F::W == 0 && (task.q_end - task.q_begin) * (shape.heads / shape.kv_heads) <= kDecodeStack;
-}
-void decode_task(const AttentionForward& args, const AttentionTask& task, float* workspace, float* scratch);
-int64_t decode_scratch(const AttentionShape& shape);
+void task_in_place(const AttentionForward& args, const AttentionTask& task, float* workspace, float* scratch);
+int64_t scratch_in_place(const AttentionShape& shape);
 
 // Running state of the online softmax, for up to W queries side by side: the largest score so far, the sum of 2^(score - largest).
 // Queries that have seen no key have the sum 0.
@@ -23,7 +18,7 @@ struct Running {
     store(sum, zero());
   }
 };
-static_assert(kTileRows <= F::W && kDecodeStack <= F::W);
+static_assert(kTileRows <= F::W && kAttentionStackInPlace <= F::W);
 
 template <int R>
 inline void row_maxima(const float* scores, int64_t stride, int64_t columns, float* found) {
@@ -77,11 +72,12 @@ inline F softmax_step(float* scores, int64_t stride, int64_t rows, int64_t colum
   return factor;
 }
 
-// An unfinished result in the workspace: the sums of values [stack, D], then for each query its largest score and its sum.
+// An unfinished result of one kv head in the workspace: the sums of values [stack, D], then for each query its largest score and its sum.
 struct Partial {
   float* values;
   float* state;
-  Partial(float* at, int64_t stack, int64_t dim) : values(at), state(at + stack * dim) {}
+  Partial(float* workspace, const AttentionTask& task, int64_t kv_head, int64_t stack, int64_t dim)
+      : values(workspace + task.partial + (kv_head - task.kv_head) * stack * (dim + 2)), state(values + stack * dim) {}
 };
 
 // out and lse of up to W queries from their sums of values, where the first lies at `place`; rows of values are not read where no key
@@ -103,11 +99,11 @@ inline void finish_rows(const AttentionForward& args, const HeadLayout& head, in
 }
 
 // The results of `rows` stacked queries of a task from the `first` on: finished, or left in the workspace for the merge.
-inline void leave_rows(const AttentionForward& args, const HeadLayout& head, const AttentionTask& task, int64_t first, int64_t rows,
+inline void leave_rows(const AttentionForward& args, const HeadLayout& head, const AttentionTask& task, int64_t kv_head, int64_t first, int64_t rows,
                        const float* values, const Running& running, float* workspace) {
   const int64_t group = args.shape.heads / args.shape.kv_heads;
-  if (task.partial < 0) return finish_rows(args, head, task.row, task.kv_head, StackPlace(task.q_begin, first, group), rows, values, running);
-  const Partial partial(workspace + task.partial, (task.q_end - task.q_begin) * group, head.dim);
+  if (task.partial < 0) return finish_rows(args, head, task.row, kv_head, StackPlace(task.q_begin, first, group), rows, values, running);
+  const Partial partial(workspace, task, kv_head, (task.q_end - task.q_begin) * group, head.dim);
   for (int64_t i = 0; i < rows; ++i) {
     float* to = partial.values + (first + i) * head.dim;
     if (running.sum[i] == 0.0f) clear(to, 0, head.dim);

@@ -58,13 +58,13 @@ inline void tile(int64_t depth, const float* a, int64_t lda, const float* b, int
     }
 }
 
-template <bool Transposed>
-[[gnu::noinline]] inline void tile_of(int64_t rows, bool wide, int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
-                                      int64_t ldc, bool add) {
+template <int V, bool Transposed>
+[[gnu::noinline]] inline void tile_of(int64_t rows, int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
+                                      bool add) {
   constexpr int M = kTileRows;
-  if (rows > M * 2 / 3) return wide ? tile<M, 2, Transposed>(depth, a, lda, b, ldb, c, ldc, add) : tile<M, 1, Transposed>(depth, a, lda, b, ldb, c, ldc, add);
-  if (rows > M / 3) return wide ? tile<M * 2 / 3, 2, Transposed>(depth, a, lda, b, ldb, c, ldc, add) : tile<M * 2 / 3, 1, Transposed>(depth, a, lda, b, ldb, c, ldc, add);
-  return wide ? tile<M / 3, 2, Transposed>(depth, a, lda, b, ldb, c, ldc, add) : tile<M / 3, 1, Transposed>(depth, a, lda, b, ldb, c, ldc, add);
+  if (rows > M * 2 / 3) tile<M, V, Transposed>(depth, a, lda, b, ldb, c, ldc, add);
+  else if (rows > M / 3) tile<M * 2 / 3, V, Transposed>(depth, a, lda, b, ldb, c, ldc, add);
+  else tile<M / 3, V, Transposed>(depth, a, lda, b, ldb, c, ldc, add);
 }
 
 // At most kTileRows rows of a product, `columns` (a multiple of W) wide. b lies in panels of kTileColumns columns, b_panel floats apart.
@@ -72,8 +72,9 @@ template <bool Transposed>
 template <bool Transposed>
 inline void multiply(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t b_panel, float* c,
                      int64_t ldc, bool add) {
-  for (int64_t n = 0; n < columns; n += kTileColumns, b += b_panel)
-    tile_of<Transposed>(rows, columns - n > F::W, depth, a, lda, b, ldb, c + n, ldc, add);
+  int64_t n = 0;
+  for (; n + kTileColumns <= columns; n += kTileColumns, b += b_panel) tile_of<2, Transposed>(rows, depth, a, lda, b, ldb, c + n, ldc, add);
+  if (n < columns) tile_of<1, Transposed>(rows, depth, a, lda, b, ldb, c + n, ldc, add);
 }
 
 // Sizes that follow from the head size.
@@ -113,12 +114,6 @@ inline void unpack_row(const HeadLayout& head, float* to, const float* from, flo
 
 inline void scale_row(const HeadLayout& head, float* row, float factor) {
   for (int64_t d = 0; d < head.padded; d += F::W) store(row + d, load(row + d) * F(factor));
-}
-
-// Asks for a row that will be read, or written, a register tile later: packing would otherwise wait for each line.
-template <bool Write>
-inline void prefetch_row(const HeadLayout& head, const float* row) {
-  for (int64_t d = 0; d < head.dim; d += 16) __builtin_prefetch(row + d, Write, 3);
 }
 
 inline void clear(float* to, int64_t begin, int64_t end) {
@@ -163,7 +158,8 @@ inline void pack_transposed(const HeadLayout& head, float* to, const float* from
 struct StackPlace {
   int64_t query, member;  // token of the row; query head of the group
   int64_t group;
-  StackPlace(int64_t first_query, int64_t i, int64_t heads_of_group) : query(first_query + i / heads_of_group), member(i % heads_of_group), group(heads_of_group) {}
+  StackPlace(int64_t first_query, int64_t i, int64_t heads_of_group)
+      : query(first_query + i / heads_of_group), member(i % heads_of_group), group(heads_of_group) {}
   void next() {
     if (++member == group) member = 0, ++query;
   }

@@ -204,7 +204,7 @@ inline F exp2_flushed(F x) {
   return zero_where_less(x, F(-126.0f), p * power_from_bits(t));
 }
 
-// Natural logarithm to about 1 ulp, for positive normal x. With s = (m - 1) / (m + 1), log m = 2 s (1 + s^2 / 3 + s^4 / 5 + ...).
+// Natural logarithm to about 2 ulp, for positive normal x. With s = (m - 1) / (m + 1), log m = 2 s (1 + s^2 / 3 + s^4 / 5 + ...).
 inline F log(F x) {
   F m, n;
   split(x, m, n);
