@@ -1,5 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { GraftError } from '../base/index.ts';
+import { spinBriefly } from '../engine/index.ts';
 import type { jobs } from './jobs.ts';
 
 type Jobs = typeof jobs;
@@ -29,6 +30,7 @@ export class Session implements AsyncDisposable {
   #next = 0;
 
   constructor() {
+    spinBriefly();
     // The file has this module's own ending: .ts in a checkout, .js when published.
     this.#worker = new Worker(
       new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js', import.meta.url),

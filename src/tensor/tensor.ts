@@ -39,7 +39,8 @@ const arrays = {
  * are functions (`ops.mm(a, b)`); a tensor only knows what it is and how to get its numbers out.
  */
 export class Tensor implements Disposable {
-  readonly id: number;
+  /** The native handle; of a disposed tensor one that no tensor has, since the engine gives handles out again. */
+  id: number;
   #shape: readonly number[] | undefined;
   #dtype: DType | undefined;
   #disposed = false;
@@ -142,13 +143,14 @@ export class Tensor implements Disposable {
   /** Gives the handle back; the memory goes with the last handle on it. Twice is harmless. */
   dispose(): void {
     if (this.#disposed) return;
-    this.#disposed = true;
     release(this);
+    this.retire();
   }
 
   /** Marks as freed without telling the engine: the scope frees many at once. */
   retire(): void {
     this.#disposed = true;
+    this.id = 0xffffffff;
   }
 
   [Symbol.dispose](): void {

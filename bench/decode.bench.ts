@@ -1,0 +1,180 @@
+/**
+ * Prefill and decode rates, and what each precision does to the logits.
+ *   node bench/decode.bench.ts --model FILE.gguf [--rounds 5] [--prompt-tokens 512] [--new-tokens 64] [--threads 2]
+ *                              [--quantize none,keep,int8]
+ * The precisions take turns within every round (A B C A B C …); medians are reported with the least and the largest. The
+ * last line is one JSON document. Floors of the same run: prefill, 2 · weights · tokens at the measured GEMM rate; decode,
+ * the bytes of the weights at the measured read rate.
+ */
+import { readFileSync } from 'node:fs';
+import { loadavg } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { packageRoot } from '../src/base/index.ts';
+import { tokenizerOf } from '../src/data/index.ts';
+import { currentEngine, processor, startEngine } from '../src/engine/index.ts';
+import { type GenerateSummary, generate } from '../src/generate/index.ts';
+import { loadModel, type Quantize } from '../src/models/index.ts';
+import { type Model, namedTensors, packTokens } from '../src/nn/index.ts';
+import { noGrad, ops, scope, type Tensor } from '../src/tensor/index.ts';
+
+const { values: args } = parseArgs({
+  options: {
+    model: { type: 'string' },
+    rounds: { type: 'string', default: '5' },
+    'prompt-tokens': { type: 'string', default: '512' },
+    'new-tokens': { type: 'string', default: '64' },
+    threads: { type: 'string', default: '2' },
+    quantize: { type: 'string', default: 'none,keep,int8' },
+  },
+});
+if (!args.model) {
+  console.error('--model names the model file or directory to measure');
+  process.exit(2);
+}
+const path = args.model;
+const [rounds, promptTokens, newTokens] = [+args.rounds, +args['prompt-tokens'], +args['new-tokens']];
+const precisions = args.quantize.split(',') as Quantize[];
+
+await startEngine();
+currentEngine().native.threads(+args.threads);
+const loadBefore = loadavg()[0]!;
+
+/** The first tokens of the README, repeated where it is short: real text, the same for everyone. */
+function promptIds(): number[] {
+  const text = readFileSync(join(packageRoot, 'README.md'), 'utf8');
+  const ids = [...tokenizerOf(path).encode(text, { addSpecialTokens: false })];
+  return Array.from({ length: promptTokens }, (_, i) => ids[i % ids.length]!);
+}
+
+/** Seconds that `body` takes, the least of `times`. */
+function seconds(times: number, body: () => void): number {
+  let least = Infinity;
+  for (let i = 0; i < times; i++) {
+    const start = performance.now();
+    body();
+    least = Math.min(least, (performance.now() - start) / 1e3);
+  }
+  return least;
+}
+
+/** FLOP/s of a product of the model's own size, and bytes/s of reading a tensor larger than any cache. */
+function machine(): { flops: number; readBytes: number } {
+  using _ = scope();
+  const [a, b] = [ops.ones([1024, 576]), ops.t(ops.ones([1536, 576]))];
+  const large = ops.ones([2 ** 26]);
+  return {
+    flops: (2 * 1024 * 576 * 1536) / seconds(20, () => ops.mm(a, b).dispose()),
+    readBytes: 2 ** 28 / seconds(8, () => ops.sum(large).dispose()),
+  };
+}
+
+function run(model: Model, ids: readonly number[], count: number): GenerateSummary {
+  const steps = generate(model, ids, { maxNewTokens: count });
+  for (;;) {
+    const step = steps.next();
+    if (step.done) return step.value;
+  }
+}
+
+/** Bytes of the weights that a token reads: all but the embedding table, unless that is the head too. */
+function weightBytes(model: Model): number {
+  const seen = new Map<Tensor, number>();
+  for (const [key, tensor] of namedTensors(model.root)) {
+    if (!/embed/.test(key)) seen.set(tensor, tensor.bytes().length);
+  }
+  return [...seen.values()].reduce((a, b) => a + b, 0);
+}
+
+/** Logits [T, V] of the prompt as generation reads it: its last 64 tokens one by one, over the cache. */
+function logitsOf(model: Model, ids: readonly number[]): Float32Array {
+  const together = Math.max(1, ids.length - 64);
+  const logits = new Float32Array(ids.length * model.vocabSize);
+  using cache = model.newCache(ids.length);
+  for (let at = 0; at < ids.length; at += at === 0 ? together : 1) {
+    noGrad(() => {
+      using _ = scope();
+      const hidden = model.hidden(packTokens([ids.slice(at, at === 0 ? together : at + 1)], at), cache);
+      logits.set(model.logits(hidden).data() as Float32Array, at * model.vocabSize);
+    });
+  }
+  return logits;
+}
+
+function difference(got: Float32Array, want: Float32Array) {
+  let [max, sum] = [0, 0];
+  for (let i = 0; i < want.length; i++) {
+    const d = Math.abs(got[i]! - want[i]!);
+    max = Math.max(max, d);
+    sum += d;
+  }
+  return { max_logit_difference: max, mean_logit_difference: sum / want.length };
+}
+
+const round = (x: number) => +x.toPrecision(4);
+
+function spread(rates: readonly number[]) {
+  const sorted = [...rates].sort((a, b) => a - b);
+  return { median: round(sorted[sorted.length >> 1]!), least: round(sorted[0]!), most: round(sorted.at(-1)!) };
+}
+
+const ids = promptIds();
+const models = precisions.map((quantize) => ({ quantize, model: loadModel(path, { quantize }) }));
+const reference = (() => {
+  using exact = loadModel(path, { quantize: 'none' });
+  return logitsOf(exact, ids);
+})();
+const differences = models.map(({ model }) => difference(logitsOf(model, ids), reference));
+const rates = models.map(() => ({ prefill: [] as number[], decode: [] as number[] }));
+const machines: ReturnType<typeof machine>[] = [];
+for (const { model } of models) run(model, ids.slice(0, 32), 8);
+const handles = currentEngine().native.memory().handles;
+for (let r = 0; r < rounds; r++) {
+  machines.push(machine());
+  models.forEach(({ model, quantize }, i) => {
+    const { prefillSeconds, decodeSeconds, newTokens: made } = run(model, ids, newTokens);
+    rates[i]!.prefill.push(ids.length / prefillSeconds);
+    rates[i]!.decode.push((made - 1) / decodeSeconds);
+    const [prefill, decode] = [rates[i]!.prefill.at(-1)!, rates[i]!.decode.at(-1)!].map((x) => x.toFixed(0));
+    console.error(`round ${r + 1}, ${quantize}: prefill ${prefill}, decode ${decode} tokens/s`);
+  });
+}
+const best = {
+  flops: Math.max(...machines.map((m) => m.flops)),
+  readBytes: Math.max(...machines.map((m) => m.readBytes)),
+};
+console.log(
+  JSON.stringify({
+    bench: 'decode',
+    machine: processor().model,
+    threads: currentEngine().native.threads(),
+    load_average: [round(loadBefore), round(loadavg()[0]!)],
+    gemm_gflops: round(best.flops / 1e9),
+    read_gb_per_s: round(best.readBytes / 1e9),
+    prompt_tokens: ids.length,
+    new_tokens: newTokens,
+    rounds,
+    handles_left: currentEngine().native.memory().handles - handles,
+    precisions: Object.fromEntries(
+      models.map(({ quantize, model }, i) => {
+        const [prefill, decode] = [spread(rates[i]!.prefill), spread(rates[i]!.decode)];
+        const bytes = weightBytes(model);
+        const share = {
+          prefill: round((prefill.median * 2 * model.parameters) / best.flops),
+          decode: round((decode.median * bytes) / best.readBytes),
+        };
+        return [
+          quantize,
+          {
+            prefill_tokens_per_s: prefill,
+            decode_tokens_per_s: decode,
+            weight_bytes: bytes,
+            share_of_floor: share,
+            ...differences[i]!,
+          },
+        ];
+      }),
+    ),
+  }),
+);
+for (const { model } of models) model[Symbol.dispose]();

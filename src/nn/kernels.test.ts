@@ -1,0 +1,547 @@
+/**
+ * Every fused kernel against its composite twin, which runs in float64 on the same float32 numbers; the composites
+ * themselves against finite differences. Errors are relative to the largest number of the tensor. The whole file runs
+ * twice: with the instructions that this processor has, and in a child process with AVX2 only.
+ */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import test, { before } from 'node:test';
+import { golden, readTensors, relativeError } from '../../test/support.ts';
+import { currentEngine, startEngine } from '../engine/index.ts';
+import { Generator, mixSeed, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { composite, fused, type GateActivation, type Kernels } from './kernels.ts';
+
+before(() => startEngine());
+
+type Random = (...shape: number[]) => Tensor;
+type Named<K extends string> = Readonly<Record<K, Tensor>>;
+
+/** What one case computes: `inputs` are made float32, and `run` is called with them or with their float64 copies. */
+type Run<K extends string> = (kernels: Kernels, inputs: Named<K>) => readonly Tensor[];
+type Case<K extends string> = { readonly inputs: Named<K>; readonly run: Run<K> };
+type Build<K extends string> = (random: Random) => Case<K>;
+const given = <K extends string>(inputs: Named<K>, run: Run<K>): Case<K> => ({ inputs, run });
+
+interface Expectation<K extends string> {
+  /** Inputs whose gradients are compared; default: all. */
+  readonly trained?: readonly NoInfer<K>[];
+  /** Outputs that the loss depends on; default: all. */
+  readonly used?: readonly number[];
+}
+
+const tolerance = { forward: 2e-6, backward: 1e-5, differences: 1e-7 };
+const worst = { forward: 0, backward: 0, differences: 0 };
+const done = { twins: 0, gradients: 0, differences: 0 };
+
+const random =
+  (generator: Generator): Random =>
+  (...shape) =>
+    ops.randn(shape, { generator });
+
+const floats = (t: Tensor) => Array.from(noGrad(() => ops.contiguous(t).data()) as Float64Array);
+const keys = <K extends string>(inputs: Named<K>) => Object.keys(inputs) as K[];
+
+/** Values of all outputs, and gradients of all trained inputs for a loss that weighs the used outputs with `weights`. */
+function evaluate<K extends string>(
+  kernels: Kernels,
+  run: Run<K>,
+  inputs: Named<K>,
+  weights: readonly Tensor[],
+  { trained = keys(inputs), used }: Expectation<K>,
+) {
+  // The oracle is many tiny operators, which a second thread only slows down.
+  currentEngine().native.threads(kernels === fused ? 2 : 1);
+  for (const name of trained) inputs[name].requiresGrad = true;
+  const outputs = run(kernels, inputs);
+  const parts = (used ?? outputs.map((_, i) => i)).map((i) => ops.sum(ops.mul(outputs[i]!, weights[i]!)));
+  const loss = parts.reduce((a, b) => ops.add(a, b));
+  if (trained.length > 0) loss.backward();
+  for (const name of keys(inputs)) {
+    assert.equal(inputs[name].grad !== undefined, trained.includes(name), `a gradient of ${name}, or none`);
+  }
+  return {
+    loss: loss.item(),
+    values: outputs.map(floats),
+    gradients: trained.map((name) => floats(inputs[name].grad!)),
+  };
+}
+
+const double = (t: Tensor) => ops.toCopy(t, { dtype: 'float64' });
+const doubled = <K extends string>(inputs: Named<K>) =>
+  Object.fromEntries(keys(inputs).map((k) => [k, double(inputs[k])])) as Named<K>;
+
+const within = (kind: keyof typeof tolerance, what: string, got: ArrayLike<number>, want: ArrayLike<number>) => {
+  const error = relativeError(got, want);
+  worst[kind] = Math.max(worst[kind], error);
+  assert.ok(error <= tolerance[kind], `${what} differs by ${error}, more than ${tolerance[kind]}`);
+};
+
+let seed = 0;
+
+function twins<K extends string>(name: string, build: Build<K>, expectation: Expectation<K> = {}): void {
+  const own = mixSeed(20, seed++);
+  test(`fused = composite: ${name}`, () => {
+    using _ = scope();
+    using generator = new Generator(own);
+    const { inputs, run } = build(random(generator));
+    const weights = noGrad(() => run(fused, inputs)).map((t) => random(generator)(...t.shape));
+    const want = evaluate(composite, run, doubled(inputs), weights.map(double), expectation);
+    const got = evaluate(fused, run, inputs, weights, expectation);
+    want.values.forEach((value, i) => {
+      within('forward', `output ${i}`, got.values[i]!, value);
+    });
+    const trained = expectation.trained ?? keys(inputs);
+    want.gradients.forEach((value, i) => {
+      within('backward', `gradient of ${trained[i]}`, got.gradients[i]!, value);
+    });
+    done.twins++;
+    done.gradients += trained.length;
+  });
+}
+
+/** The composite's gradients against central differences in float64. */
+function differences<K extends string>(name: string, build: Build<K>): void {
+  const own = mixSeed(21, seed++);
+  test(`composite = finite differences: ${name}`, () => {
+    using _ = scope();
+    using generator = new Generator(own);
+    const { inputs: given, run } = build(random(generator));
+    const inputs = doubled(given);
+    const shapes = noGrad(() => run(composite, inputs)).map((t) => t.shape);
+    const weights = shapes.map((shape) => ops.randn(shape, { generator, dtype: 'float64' }));
+    const { gradients } = evaluate(composite, run, doubled(given), weights, {});
+    keys(inputs).forEach((key, i) => {
+      const values = floats(inputs[key]);
+      const slopes = values.map((value, at) => {
+        const loss = (h: number) => {
+          using _inner = scope();
+          const moved = Tensor.from(Float64Array.from(values).with(at, value + h), inputs[key].shape);
+          return evaluate(composite, run, { ...inputs, [key]: moved }, weights, { trained: [] }).loss;
+        };
+        return (loss(1e-5) - loss(-1e-5)) / 2e-5;
+      });
+      within('differences', `gradient of ${key}`, gradients[i]!, slopes);
+    });
+    done.differences++;
+  });
+}
+
+// --- storage formats: ids of native/kernels/blocks.h; where the float16 scales of a block stand
+
+const formats = {
+  float16: { id: 1, elements: 1, bytes: 2, scales: [0] },
+  q4_0: { id: 2, elements: 32, bytes: 18, scales: [0] },
+  q4_1: { id: 3, elements: 32, bytes: 20, scales: [0, 2] },
+  q5_0: { id: 6, elements: 32, bytes: 22, scales: [0] },
+  q5_1: { id: 7, elements: 32, bytes: 24, scales: [0, 2] },
+  q8_0: { id: 8, elements: 32, bytes: 34, scales: [0] },
+  q4_k: { id: 12, elements: 256, bytes: 144, scales: [0, 2] },
+  q5_k: { id: 13, elements: 256, bytes: 176, scales: [0, 2] },
+  q6_k: { id: 14, elements: 256, bytes: 210, scales: [208] },
+  bfloat16: { id: 30, elements: 1, bytes: 2, scales: [0] },
+  nf4: { id: 100, elements: 64, bytes: 36, scales: [2] },
+} as const;
+type Format = keyof typeof formats;
+
+/** A weight [out, inner] in blocks: any bits, but scales of about 0.01 (the top half of such a number in its format). */
+function blocks(random: Random, format: Format, out: number, inner: number): Tensor {
+  const { elements, bytes, scales } = formats[format];
+  const raw = new Uint8Array((out * inner * bytes) / elements);
+  const noise = random(raw.length).data() as Float32Array;
+  for (let i = 0; i < raw.length; i++) raw[i] = Math.floor(Math.abs(noise[i]!) * 1e5);
+  const wide = format === 'bfloat16' || format === 'nf4';
+  for (let at = 0; at < raw.length; at += bytes) {
+    // float32 and bfloat16 begin with 0x3c00 at 0.0078, float16 with 0x2000; the sign is left as it fell.
+    for (const offset of scales) {
+      const high = raw[at + offset + 1]!;
+      raw[at + offset + 1] = (high & 0x80) | (wide ? 0x3c : 0x20) | (high & (wide ? 0 : 3));
+    }
+  }
+  return Tensor.from(raw, [out, raw.length / out]);
+}
+
+// --- norms, rotation, gate
+
+for (const shape of [
+  [7, 5],
+  [1, 576],
+  [33, 61],
+  [5, 3, 64],
+]) {
+  const size = shape.at(-1)!;
+  twins(`rms_norm ${shape.join('×')}`, (random) =>
+    given({ x: random(...shape), weight: random(size) }, (k, t) => [k.rmsNorm(t.x, t.weight, 1e-5)]),
+  );
+  for (const used of [[0, 1], [0], [1]]) {
+    twins(
+      `add_rms_norm ${shape.join('×')}, gradient to ${used.join(' and ')}`,
+      (random) =>
+        given({ x: random(...shape), delta: random(...shape), weight: random(size) }, (k, t) =>
+          k.addRmsNorm(t.x, t.delta, t.weight, 1e-5),
+        ),
+      { used, trained: used.includes(1) ? ['x', 'delta', 'weight'] : ['x', 'delta'] },
+    );
+  }
+}
+twins(
+  'rms_norm of a frozen weight',
+  (random) => given({ x: random(9, 40), weight: random(40) }, (k, t) => [k.rmsNorm(t.x, t.weight, 1e-6)]),
+  { trained: ['x'] },
+);
+
+const turn = (n: number, heads: number, dim: number, half: number) => (random: Random) =>
+  given({ x: random(n, heads, dim), cos: random(n, half), sin: random(n, half) }, (k, t) => [
+    k.rope(t.x, t.cos, t.sin),
+  ]);
+const turns = '1 1 2 1, 13 3 8 4, 37 9 64 32, 11 5 80 20, 5 2 70 31, 6 2 128 64'.split(', ');
+for (const [n, heads, dim, half] of turns.map((size) => size.split(' ').map(Number))) {
+  const name = `rope ${n}×${heads}×${dim}, ${2 * half!} turned`;
+  twins(name, turn(n!, heads!, dim!, half!), { trained: ['x'] });
+}
+twins(
+  'rope of some heads of a wider tensor',
+  (random) =>
+    given({ x: random(9, 7, 16), cos: random(9, 8), sin: random(9, 8) }, (k, t) => [
+      k.rope(ops.narrow(t.x, 1, 2, 3), t.cos, t.sin),
+    ]),
+  { trained: ['x'] },
+);
+
+const gate =
+  (act: GateActivation, ...shape: number[]) =>
+  (random: Random) =>
+    given({ gate: ops.mulScalar(random(...shape), 3), up: random(...shape) }, (k, t) => [k.glu(t.gate, t.up, act)]);
+const activations = ['silu', 'gelu_tanh'] as const;
+for (const act of activations) {
+  for (const shape of [
+    [1, 1],
+    [3, 37],
+    [41, 1001],
+  ])
+    twins(`glu ${act} ${shape.join('×')}`, gate(act, ...shape));
+}
+
+// --- attention
+
+interface Rows {
+  readonly queries: readonly number[];
+  /** Keys of each row; default: as many as queries. */
+  readonly keys?: readonly number[];
+  /** Slots between the rows' keys that belong to nobody, as in a cache. */
+  readonly gap?: number;
+}
+
+function attend(
+  { queries, keys = queries, gap = 0 }: Rows,
+  heads: number,
+  kvHeads: number,
+  dim: number,
+  causal: boolean,
+  window: number,
+) {
+  const sum = (lengths: readonly number[]) => lengths.reduce((a, b) => a + b, 0);
+  const qStarts = [...queries, 0].map((_, r) => sum(queries.slice(0, r)));
+  const kStarts = keys.map((_, r) => sum(keys.slice(0, r)) + r * gap);
+  const kEnds = kStarts.map((start, r) => start + keys[r]!);
+  const slots = sum(keys) + keys.length * gap;
+  return (random: Random) =>
+    given(
+      { q: random(sum(queries), heads, dim), k: random(slots, kvHeads, dim), v: random(slots, kvHeads, dim) },
+      (kernels, t) => [kernels.attention(t.q, t.k, t.v, { qStarts, kStarts, kEnds }, dim ** -0.5, causal, window)],
+    );
+}
+
+const rowSets: Record<string, Rows> = {
+  'one token': { queries: [1] },
+  'ragged rows, one of them empty': { queries: [3, 1, 0, 70, 17, 129] },
+  'a token after a cache': { queries: [1], keys: [301], gap: 11 },
+  'some tokens after caches': { queries: [5, 1, 37], keys: [133, 65, 37], gap: 3 },
+};
+for (const dim of [8, 64, 80, 128]) {
+  for (const [heads, kvHeads] of [
+    [3, 3],
+    [6, 2],
+  ] as const) {
+    for (const [name, rows] of Object.entries(rowSets)) {
+      for (const [causal, window] of [
+        [true, 0],
+        [true, 19],
+        [false, 0],
+        [false, 19],
+      ] as const) {
+        const seen = `${causal ? 'causal' : 'all'}, window ${window}`;
+        twins(
+          `attention D=${dim} H=${heads} K=${kvHeads}, ${name}, ${seen}`,
+          attend(rows, heads, kvHeads, dim, causal, window),
+        );
+      }
+    }
+  }
+}
+twins('attention D=64, a long row', attend({ queries: [700] }, 3, 1, 64, true, 0));
+twins('attention D=256', attend({ queries: [33, 4] }, 2, 1, 256, true, 0));
+twins('attention of q, k and v cut from one product', (random) =>
+  given({ qkv: random(29, 7, 24) }, (k, { qkv }) => {
+    const rows = { qStarts: [0, 11, 29], kStarts: [0, 11], kEnds: [11, 29] };
+    const part = (from: number, n: number) => ops.narrow(qkv, 1, from, n);
+    return [k.attention(part(0, 3), part(3, 1), part(4, 1), rows, 0.2, true, 0)];
+  }),
+);
+
+test('attention reads nothing outside the rows: slots that were never written may hold anything', () => {
+  for (const [queries, keys] of [
+    [[1], [301]],
+    [
+      [5, 1, 37],
+      [133, 65, 37],
+    ],
+    [
+      [70, 129],
+      [70, 129],
+    ],
+  ] as const) {
+    for (const window of [0, 19]) {
+      using _ = scope();
+      using generator = new Generator(5);
+      const { inputs, run } = attend({ queries, keys, gap: 9 }, 3, 1, 64, true, window)(random(generator));
+      const clean = noGrad(() => floats(run(fused, inputs)[0]!));
+      for (const t of [inputs.k, inputs.v]) {
+        let at = 0;
+        for (const n of keys) {
+          at += n;
+          ops.fill_(ops.narrow(t, 0, at, 9), Number.NaN);
+          at += 9;
+        }
+      }
+      for (const t of Object.values(inputs)) t.requiresGrad = true;
+      const out = run(fused, inputs)[0]!;
+      assert.deepEqual(floats(out), clean);
+      ops.sum(out).backward();
+      for (const t of Object.values(inputs)) assert.ok(floats(t.grad!).every(Number.isFinite));
+    }
+  }
+});
+
+// --- products with frozen weights
+
+const names = Object.keys(formats) as Format[];
+
+/** A frozen weight of `out` rows, for the fused and for the exact kernels; its width is odd where the format lets it be. */
+function frozen(random: Random, format: Format | 'dense', out: number, width = 0) {
+  if (format === 'dense') {
+    const weight = random(out, width || 103);
+    const exact = double(weight);
+    return { id: -1, width: width || 103, of: (k: Kernels) => (k === fused ? weight : exact) };
+  }
+  const { id, elements } = formats[format];
+  const inner = width || (elements === 1 ? 101 : Math.max(96, 2 * elements));
+  const weight = blocks(random, format, out, inner);
+  return { id, width: inner, of: () => weight };
+}
+
+for (const n of [1, 2, 7, 9, 45]) {
+  for (const format of ['dense', ...names] as const) {
+    for (const bias of [false, true]) {
+      twins(`linear of ${n} rows, ${format}${bias ? ' with bias' : ''}`, (random) => {
+        const w = frozen(random, format, 37);
+        const inputs = { x: random(n, w.width), ...(bias && { bias: random(37) }) } as Named<'x' | 'bias'>;
+        return given(inputs, (k, t) => [k.linear(t.x, w.of(k), w.id, t.bias ?? null)]);
+      });
+    }
+  }
+}
+const trainedLinear = (n: number, inner: number, out: number) => (random: Random) =>
+  given({ x: random(n, inner), weight: random(out, inner), bias: random(out) }, (k, t) => [
+    k.linear(t.x, t.weight, -1, t.bias),
+  ]);
+twins('linear with a trained dense weight', trainedLinear(19, 23, 11));
+
+interface Lora {
+  readonly n: number;
+  readonly rank: number;
+  readonly format: Format | 'dense';
+  readonly bias?: boolean;
+  readonly dropped?: boolean;
+  readonly width?: number;
+  readonly out?: number;
+}
+
+const lora =
+  ({ n, rank, format, bias, dropped, width, out = 53 }: Lora) =>
+  (random: Random) => {
+    const w = frozen(random, format, out, width);
+    const inputs = {
+      ...{ x: random(n, w.width), a: random(rank, w.width), b: random(out, rank) },
+      ...(bias && { bias: random(out) }),
+      ...(dropped && { dropped: random(n, w.width) }),
+    } as Named<'x' | 'a' | 'b' | 'bias' | 'dropped'>;
+    return given(inputs, (k, t) => [
+      k.loraLinear(t.x, t.dropped ?? null, w.of(k), w.id, t.bias ?? null, t.a, t.b, 0.37),
+    ]);
+  };
+const gatedLora =
+  ({ n, rank, format, bias, width, out = 53 }: Lora, act: GateActivation) =>
+  (random: Random) => {
+    const w = frozen(random, format, out, width);
+    const inputs = {
+      ...{ gate: random(n, w.width), up: random(n, w.width), a: random(rank, w.width), b: random(out, rank) },
+      ...(bias && { bias: random(out) }),
+    } as Named<'gate' | 'up' | 'a' | 'b' | 'bias'>;
+    return given(inputs, (k, t) => [
+      k.loraGatedLinear(t.gate, t.up, act, w.of(k), w.id, t.bias ?? null, t.a, t.b, 0.37),
+    ]);
+  };
+for (const rank of [1, 4, 8, 16, 20, 72]) {
+  for (const format of ['dense', 'q4_1', 'nf4'] as const) {
+    for (const bias of [false, true]) {
+      const name = `r=${rank} ${format}${bias ? ', bias' : ''}`;
+      twins(`lora_linear ${name}`, lora({ n: 77, rank, format, bias }));
+      twins(`lora_linear ${name}, dropped input`, lora({ n: 77, rank, format, bias, dropped: true }));
+      twins(`lora_linear ${name}, x frozen`, lora({ n: 5, rank, format, bias }), { trained: ['a', 'b'] });
+      for (const act of activations)
+        twins(`lora_gated_linear ${act} ${name}`, gatedLora({ n: 35, rank, format, bias }, act));
+    }
+  }
+}
+for (const format of names) twins(`lora_linear r=8 ${format}`, lora({ n: 33, rank: 8, format, bias: true }));
+twins('lora_linear of one token', lora({ n: 1, rank: 8, format: 'q8_0' }));
+twins('lora_gated_linear, gate and up frozen', gatedLora({ n: 7, rank: 8, format: 'q8_0' }, 'silu'), {
+  trained: ['a', 'b'],
+});
+
+// --- the head's loss
+
+const headLoss = (n: number, predicted: number, format: Format | 'dense', vocab: number) => (random: Random) => {
+  // Logits stay near 1: float32 cannot hold a large one to 1e-5 of a probability.
+  const w = frozen(random, format, vocab, format === 'dense' ? 31 : 0);
+  const inputs = { h: ops.mulScalar(random(n, w.width), 0.03), ...(format === 'dense' && { weight: w.of(fused) }) };
+  const places = Array.from(random(n).data() as Float32Array, (x, i) => [x, i] as const).sort(([a], [b]) => a - b);
+  const labels = new BigInt64Array(n).fill(-100n);
+  for (const [, i] of places.slice(0, predicted)) labels[i] = BigInt((i * 7919) % vocab);
+  if (predicted > 1) labels[places[0]![1]] = BigInt(vocab - 1);
+  const targets = Tensor.from(labels);
+  return given(inputs as Named<'h' | 'weight'>, (k, t) => [
+    k.linearCrossEntropy(t.h, t.weight ?? w.of(k), w.id, targets),
+  ]);
+};
+for (const [n, predicted, vocab] of [
+  [1, 1, 3],
+  [40, 0, 50],
+  [45, 45, 97],
+  [61, 23, 301],
+  [700, 531, 83],
+] as const) {
+  const shape = `${predicted} of ${n} rows, V=${vocab}`;
+  twins(`linear_cross_entropy ${shape}, trained head`, headLoss(n, predicted, 'dense', vocab));
+  twins(`linear_cross_entropy ${shape}, frozen head`, headLoss(n, predicted, 'dense', vocab), { trained: ['h'] });
+  for (const format of ['q8_0', 'q6_k', 'nf4'] as const) {
+    twins(`linear_cross_entropy ${shape}, ${format}`, headLoss(n, predicted, format, vocab));
+  }
+}
+twins('linear_cross_entropy over more than one tile of a vocabulary in blocks', headLoss(300, 277, 'q4_1', 9001));
+
+// --- blocks themselves: bit for bit what gguf-py makes of them (tools/golden/make_gguf.py)
+
+test('blocks are read, looked up and written as the reference does, bit for bit', () => {
+  using _ = scope();
+  const { tensors } = readTensors(golden('gguf', 'blocks.safetensors'));
+  const stored = names.filter((name) => name !== 'nf4');
+  let [read, written] = [0, 0];
+  for (const name of stored) {
+    const { id, elements, bytes, scales } = formats[name];
+    const type = { float16: 'F16', bfloat16: 'BF16' }[name as string] ?? name.toUpperCase();
+    const [raw, values] = [tensors.get(`raw.${type}`)!, tensors.get(`values.${type}`)!];
+    assert.deepEqual(ops.dequantize(raw, id).bytes(), values.bytes(), `${name} read`);
+    const ids = Tensor.from(BigInt64Array.of(5n, 0n, 5n, 3n));
+    assert.deepEqual(
+      ops.blockEmbedding(raw, id, ids).bytes(),
+      ops.indexSelect(values, 0, ids).bytes(),
+      `${name} looked up`,
+    );
+    read++;
+    const input = tensors.get(`input.${type}`);
+    if (!input || name.startsWith('q5')) continue;
+    // Blocks of zeros of both signs: which sign the scale gets is chance in numpy's reductions.
+    const signless = (t: Tensor) => {
+      const raw = t.data() as Uint8Array;
+      for (let at = 0; elements > 1 && at < raw.length; at += bytes) {
+        for (const o of scales) if (raw[at + o] === 0 && raw[at + o + 1] === 0x80) raw[at + o + 1] = 0;
+      }
+      return raw;
+    };
+    const want = signless(tensors.get(`quantised.${type}`)!);
+    assert.deepEqual(signless(ops.quantize(input, id)), want, `${name} written`);
+    written++;
+  }
+  assert.deepEqual([read, written], [10, 5]);
+  const raw = tensors.get('raw.Q8_0')!;
+  const outside = (id: bigint) => () => ops.blockEmbedding(raw, formats.q8_0.id, Tensor.from(BigInt64Array.of(id)));
+  for (const id of [6n, -1n]) assert.throws(outside(id), /is outside the table of 6 rows/);
+  for (const name of ['q4_k', 'q5_k', 'q6_k', 'q5_0', 'q5_1'] as const) {
+    assert.throws(() => ops.quantize(Tensor.empty([1, 256]), formats[name].id), /can be read but not written/, name);
+  }
+  assert.throws(
+    () => ops.quantize(Tensor.empty([1, 40]), formats.q8_0.id),
+    /a width of 40 is no multiple of the block's 32/,
+  );
+  assert.throws(() => ops.dequantize(ops.narrow(raw, 1, 0, 33), formats.q8_0.id), /contiguous/);
+  assert.throws(
+    () => ops.dequantize(Tensor.empty([2, 35], 'uint8'), formats.q8_0.id),
+    /no whole number of blocks of 34/,
+  );
+  assert.throws(() => ops.dequantize(raw, 99), /no block format has the number 99/);
+});
+
+test('nf4 keeps its own grid, and every number within half a gap of it', () => {
+  using _ = scope();
+  using generator = new Generator(9);
+  const { id } = formats.nf4;
+  const x = random(generator)(7, 192);
+  const once = ops.dequantize(ops.quantize(x, id), id);
+  assert.deepEqual(ops.dequantize(ops.quantize(once, id), id).bytes(), once.bytes());
+  const [given, got] = [floats(x), floats(once)];
+  for (let at = 0; at < given.length; at += 64) {
+    const largest = Math.max(...given.slice(at, at + 64).map(Math.abs));
+    // The widest gap of the grid lies between −1 and −0.696 of a block's largest number (arXiv 2305.14314, appendix E).
+    for (let i = at; i < at + 64; i++) assert.ok(Math.abs(given[i]! - got[i]!) <= 0.1521 * largest);
+  }
+});
+
+// --- the composites themselves
+
+differences('rms_norm', (random) =>
+  given({ x: random(2, 5), weight: random(5) }, (k, t) => [k.rmsNorm(t.x, t.weight, 1e-5)]),
+);
+differences('add_rms_norm', (random) =>
+  given({ x: random(2, 5), delta: random(2, 5), weight: random(5) }, (k, t) =>
+    k.addRmsNorm(t.x, t.delta, t.weight, 1e-5),
+  ),
+);
+differences('rope', turn(2, 2, 7, 2));
+for (const act of activations) differences(`glu ${act}`, gate(act, 2, 3));
+differences('attention', attend({ queries: [3, 1], keys: [4, 1], gap: 1 }, 4, 2, 3, true, 0));
+differences('attention with a window', attend({ queries: [4] }, 2, 1, 3, true, 2));
+differences('attention to all', attend({ queries: [2, 2] }, 2, 2, 3, false, 0));
+differences('linear', trainedLinear(2, 5, 3));
+differences('lora_linear', lora({ n: 2, rank: 2, format: 'dense', bias: true, dropped: true, width: 5, out: 3 }));
+differences('lora_linear on blocks', lora({ n: 2, rank: 1, format: 'q4_0', width: 32, out: 3 }));
+differences('lora_gated_linear', gatedLora({ n: 2, rank: 2, format: 'dense', bias: true, width: 5, out: 3 }, 'silu'));
+differences('linear_cross_entropy', headLoss(4, 3, 'dense', 5));
+
+// --- both instruction sets, and the count
+
+const narrow = process.env.GRAFT_AVX2 === '1';
+test('the same with AVX2 only', { skip: narrow && 'this is that run' }, (t) => {
+  const { NODE_TEST_CONTEXT: _, ...env } = process.env;
+  const child = spawnSync(process.execPath, [import.meta.filename], {
+    env: { ...env, GRAFT_AVX2: '1' },
+    encoding: 'utf8',
+  });
+  assert.equal(child.status, 0, `${child.stdout.slice(-4000)}${child.stderr.slice(-2000)}`);
+  t.diagnostic(/AVX2: .*/.exec(child.stdout)![0]);
+});
+
+test('every case was compared', (t) => {
+  t.diagnostic(`${narrow ? 'AVX2' : 'native'}: ${JSON.stringify({ ...done, worst })}`);
+  assert.deepEqual(done, { twins: 501, gradients: 1398, differences: 13 });
+});
