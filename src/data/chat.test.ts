@@ -69,6 +69,73 @@ test('spans found by rendering prefixes equal those of {% generation %} marks, e
   assert.ok(compared >= 8, `${compared} turns`);
 });
 
+/** The same text, with the turns marked and with the turns to be found. */
+const pairs: Record<string, string> = {
+  // The system prompt stands at the last user's turn (Mistral), so that no beginning of a conversation is one of its text.
+  'system prompt last': `{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}{% for m in rest %}{% if m.role == 'user' %}[INST] {% if loop.last and system %}{{ system }}\n\n{% endif %}{{ m.content }}[/INST]{% else %}{% generation %}{{ ' ' + m.content + '</s>' }}{% endgeneration %}{% endif %}{% endfor %}`,
+  // An end token where no prompt follows (Phi-3).
+  'end token last': `{% for m in messages %}{{ '<|' + m.role + '|>\n' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|end|>' }}{% endgeneration %}{{ '\n' }}{% else %}{{ m.content + '<|end|>\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ '<|endoftext|>' }}{% endif %}`,
+  // Reasoning only after the last question (Qwen3).
+  'reasoning last': `{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}{% if loop.index0 > ns.last %}{{ '<think>\n' + (m.reasoning_content or '') + '\n</think>\n\n' }}{% endif %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`,
+};
+const unmarked = (source: string) => source.replaceAll(/\{% (end)?generation %\}/g, '');
+const turns = (...contents: string[]): Message[] =>
+  contents.map((content, i) => ({ role: i % 2 === 0 ? 'user' : 'assistant', content }));
+
+test('turns that are rendered otherwise at the end are found all the same', () => {
+  const system = { role: 'system', content: 'Be kind.' };
+  const talks: Message[][] = [
+    turns('a', 'b', 'c', 'd', 'e'),
+    [system, ...turns('Hello', 'Hello', 'Hello?', 'Hello', 'Bye')],
+    [system, ...turns('x < y?', 'if (x < y) {', 'and?', 'no > here', 'so')],
+    [
+      ...turns('why', 'so', 'and', 'then').with(1, { role: 'assistant', content: 'so', reasoning: 'hm' }),
+      ...turns('f'),
+    ],
+  ];
+  let compared = 0;
+  for (const [name, source] of Object.entries(pairs))
+    for (const messages of talks) {
+      const marked = new ChatTemplate(source).learned(messages);
+      const found = new ChatTemplate(unmarked(source)).learned(messages);
+      assert.deepEqual(found, marked, `${name}: ${JSON.stringify(marked.text)}`);
+      compared += found.spans.length;
+    }
+  assert.equal(compared, 3 * 4 * 2);
+});
+
+test('a turn that only calls a function', () => {
+  const call = { role: 'assistant', content: '', tool_calls: [{ function: { name: 'f', arguments: { x: 1 } } }] };
+  const messages = [
+    ...turns('a'),
+    call,
+    { role: 'tool', content: '1' },
+    ...turns('b').map((m) => ({ ...m, role: 'user' })),
+  ];
+  for (const [name, said] of [
+    ['qwen-tools', '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call><|im_end|>'],
+    ['phi', '<|end|>'],
+  ] as const) {
+    const { text, spans } = new ChatTemplate(templates[name]!, special[name]).learned(messages);
+    assert.deepEqual(
+      spans.map((span) => text.slice(...span)),
+      [said],
+      name,
+    );
+  }
+});
+
+test('templates see documents, reasoning under any of its names, and what else is given', () => {
+  const chat = new ChatTemplate(
+    '{{ documents[0].title }} {{ messages[0].reasoning_content }} {{ messages[0].thinking }} {{ enable_thinking }}',
+  );
+  const rendered = chat.render([{ role: 'assistant', content: 'a', reasoning: 'r' }], {
+    documents: [{ title: 't' }],
+    variables: { enable_thinking: false },
+  });
+  assert.equal(rendered, 't r r False');
+});
+
 test('turns before `from` are not learned', () => {
   const messages = conversations['many-turns']!;
   for (const name of ['chatml', 'chatml-generation']) {
@@ -80,9 +147,7 @@ test('turns before `from` are not learned', () => {
 });
 
 test('a template whose turns cannot be told apart says what to do', () => {
-  const chat = new ChatTemplate(
-    '{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}',
-  );
+  const chat = new ChatTemplate('{{ messages | length }}{% for m in messages %}{{ m.content | upper }}{% endfor %}');
   assert.throws(
     () => chat.learned(conversations['one-turn']!),
     (e) => e instanceof GraftError && /no assistant marks/.test(e.message) && /\{% generation %\}/.test(e.message),

@@ -1,4 +1,5 @@
 import { GraftError } from '../base/index.ts';
+import { spanOfTurn } from './chat-turns.ts';
 import type { Message } from './formats.ts';
 import { compile } from './jinja.ts';
 import type { Tokenizer } from './tokenizer.ts';
@@ -6,11 +7,22 @@ import type { Tokenizer } from './tokenizer.ts';
 export interface RenderOptions {
   readonly addGenerationPrompt?: boolean;
   readonly tools?: readonly unknown[] | undefined;
+  readonly documents?: readonly unknown[] | undefined;
+  /** What else the template asks for, such as `enable_thinking`. */
+  readonly variables?: Readonly<Record<string, unknown>> | undefined;
 }
 
 // What stands for the marks of what the assistant says, while its turns are looked for.
 const begin = '\uE010graft:begin\uE011';
 const end = '\uE010graft:end\uE011';
+
+/** Reasoning under the names that templates read. Source: `_alias_reasoning_fields` of transformers. */
+function reasoned(message: Message): Message {
+  const reasoning = message.reasoning_content ?? message.thinking ?? message.reasoning;
+  return reasoning === undefined || reasoning === null
+    ? message
+    : { thinking: reasoning, ...message, reasoning_content: reasoning };
+}
 
 /**
  * A chat template with the meaning that transformers' `apply_chat_template` gives it. The text it makes holds the special
@@ -34,8 +46,10 @@ export class ChatTemplate {
     }
   }
 
-  static of(tokenizer: Tokenizer): ChatTemplate | undefined {
-    if (tokenizer.chatTemplate === undefined) return undefined;
+  /** The template of that name that came with the tokenizer; undefined when there is none. */
+  static of(tokenizer: Tokenizer, name = 'default'): ChatTemplate | undefined {
+    const source = tokenizer.chatTemplates[name];
+    if (source === undefined) return undefined;
     const ids = {
       bos_token: tokenizer.bosId,
       eos_token: tokenizer.eosId,
@@ -45,7 +59,7 @@ export class ChatTemplate {
     const special = Object.entries(ids).flatMap(([name, id]) =>
       id === undefined ? [] : [[name, tokenizer.idToToken(id)!]],
     );
-    return new ChatTemplate(tokenizer.chatTemplate, Object.fromEntries(special));
+    return new ChatTemplate(source, Object.fromEntries(special));
   }
 
   /** The conversation as text. @throws GraftError 'input' with the template's own words when it refuses */
@@ -56,14 +70,15 @@ export class ChatTemplate {
   #render(
     template: (variables: Record<string, unknown>) => string,
     messages: readonly Message[],
-    { addGenerationPrompt = false, tools }: RenderOptions,
+    { addGenerationPrompt = false, tools, documents, variables }: RenderOptions,
   ): string {
     try {
       return template({
-        messages: structuredClone(messages),
-        tools: tools ? structuredClone(tools) : null,
-        documents: null,
+        messages: messages.map(reasoned),
+        tools: tools ?? null,
+        documents: documents ?? null,
         ...this.#special,
+        ...variables,
         add_generation_prompt: addGenerationPrompt,
       });
     } catch (cause) {
@@ -83,7 +98,7 @@ export class ChatTemplate {
     tools?: readonly unknown[],
     from = 0,
   ): { text: string; spans: [number, number][] } {
-    return this.#marks ? this.#bySigns(messages, tools, from) : this.#byPrefixes(messages, tools, from);
+    return this.#marks ? this.#bySigns(messages, tools, from) : this.#byRendering(messages, tools, from);
   }
 
   #bySigns(messages: readonly Message[], tools: readonly unknown[] | undefined, from: number) {
@@ -99,15 +114,15 @@ export class ChatTemplate {
     return { text, spans: spans.slice(earlier) };
   }
 
-  /** A turn is what rendering it adds to rendering all before it with the generation prompt. */
-  #byPrefixes(messages: readonly Message[], tools: readonly unknown[] | undefined, from: number) {
-    const text = this.render(messages, { tools });
+  #byRendering(messages: readonly Message[], tools: readonly unknown[] | undefined, from: number) {
+    const render = (some: readonly Message[], addGenerationPrompt: boolean) =>
+      this.render(some, { tools, addGenerationPrompt });
+    const text = render(messages, false);
     const spans: [number, number][] = [];
     messages.forEach((message, i) => {
       if (message.role !== 'assistant' || i < from) return;
-      const before = this.render(messages.slice(0, i), { tools, addGenerationPrompt: true });
-      const through = this.render(messages.slice(0, i + 1), { tools });
-      if (!through.startsWith(before) || !text.startsWith(through.trimEnd())) {
+      const span = spanOfTurn(render, messages, i, text);
+      if (!span || span[0] < (spans.at(-1)?.[1] ?? 0)) {
         throw new GraftError(
           'input',
           'the chat template has no assistant marks, and its turns cannot be told apart by rendering',
@@ -116,7 +131,7 @@ export class ChatTemplate {
           },
         );
       }
-      spans.push([before.length, through.trimEnd().length]);
+      spans.push(span);
     });
     return { text, spans };
   }

@@ -79,6 +79,24 @@ test('missing, mixed, mistyped and unknown fields', () => {
   refused({ messages: [user('a')] }, /as text, text/, 'text');
 });
 
+test('a mistake names the field as it stands, and the one that was meant', () => {
+  refused(
+    { promt: 'a', completion: 'b' },
+    /prompt: expected string.*Is 'promt' meant for 'prompt'\?/,
+    'prompt-completion',
+  );
+  refused(
+    { messages: [{ role: 'user', content: [{ type: 'image' }] }] },
+    /messages\.0\.content\.0\.type: expected "text"/,
+  );
+  refused({ prompt: [user('a')], completion: [{ role: 'assistant', content: 3 }] }, /completion\.0\.content/);
+});
+
+test('tools of a prompt that is a conversation', () => {
+  const got = example({ prompt: [user('a')], completion: [assistant('b')], tools: [{ x: 1 }] });
+  assert.deepEqual(got.kind === 'chat' && [got.tools, got.from], [[{ x: 1 }], 1]);
+});
+
 test('a named format settles what could be two', () => {
   const both = { instruction: 'a', output: 'b', text: 'c' };
   refused(both, /alpaca or text/);

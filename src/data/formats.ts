@@ -31,6 +31,12 @@ const plainContent = (content: z.infer<typeof part>): string =>
 const plain = (messages: z.infer<typeof message>[]): Message[] =>
   messages.map((m) => ({ ...m, content: plainContent(m.content) }));
 
+interface Asked {
+  prompt: z.infer<typeof message>[];
+  completion: z.infer<typeof message>[];
+  tools?: unknown[] | null;
+}
+
 const speakers: Readonly<Record<string, string>> = {
   human: 'user',
   user: 'user',
@@ -70,14 +76,19 @@ const formats: Readonly<
     fields: ['prompt', 'completion'],
     schema: z.union([
       z.looseObject({ prompt: z.string(), completion: z.string() }),
-      z.looseObject({ prompt: z.array(message).min(1), completion: z.array(message).min(1) }),
+      z.looseObject({
+        prompt: z.array(message).min(1),
+        completion: z.array(message).min(1),
+        tools: z.array(z.unknown()).nullish(),
+      }),
     ]),
-    read: (v: { prompt: string | z.infer<typeof message>[]; completion: string | z.infer<typeof message>[] }) =>
+    read: (v: { prompt: string; completion: string } | Asked) =>
       typeof v.prompt === 'string'
         ? { kind: 'completion', prompt: v.prompt, completion: v.completion as string }
         : {
             kind: 'chat',
-            messages: plain([...v.prompt, ...(v.completion as z.infer<typeof message>[])]),
+            messages: plain([...v.prompt, ...(v as Asked).completion]),
+            tools: (v as Asked).tools ?? undefined,
             from: v.prompt.length,
           },
   },
@@ -148,19 +159,27 @@ function formatOf({ value, place }: RawRecord): Format {
 export function toExample(record: RawRecord, format: Format | 'auto'): Example {
   const name = format === 'auto' ? formatOf(record) : format;
   const parsed = formats[name].schema.safeParse(record.value);
-  if (!parsed.success) {
-    const issues = parsed.error.issues.flatMap((issue) =>
-      issue.code === 'invalid_union' ? issue.errors[0]! : [issue],
-    );
-    const [first] = issues;
-    const path = first!.path.map(String).join('.');
-    throw new GraftError(
-      'input',
-      `as ${name}, ${path || 'the row'}: ${first!.message.replace(/^Invalid input: /, '')}`,
-      { place: record.place },
-    );
-  }
+  if (!parsed.success) throw mistake(name, record, deepest(parsed.error.issues));
   return formats[name].read(parsed.data as never);
+}
+
+/** Of the ways in which a value fits no form of a union, the one that came farthest. */
+function deepest(issues: readonly z.core.$ZodIssue[]): z.core.$ZodIssue {
+  const [first] = issues;
+  if (first!.code !== 'invalid_union') return first!;
+  const inner = first!.errors.map((list) => deepest(list)).sort((a, b) => b.path.length - a.path.length);
+  return inner[0] ? { ...inner[0], path: [...first!.path, ...inner[0].path] } : first!;
+}
+
+function mistake(name: Format, { value, place }: RawRecord, { path, message: problem }: z.core.$ZodIssue): GraftError {
+  const [field] = path.map(String);
+  // A field that is not there may stand there misspelt.
+  const near = field && !(field in value) ? nearest(field, Object.keys(value)) : undefined;
+  return new GraftError(
+    'input',
+    `as ${name}, ${path.map(String).join('.') || 'the row'}: ${problem.replace(/^Invalid input: /, '')}`,
+    { place, ...(near && { mend: `Is '${near}' meant for '${field}'?` }) },
+  );
 }
 
 /** The file of explicit optimizer steps: `{"rows": [{"ids": […], "labels": […]}]}`, one step a line. */

@@ -53,7 +53,7 @@ test('turns before `from` are only read', () => {
 test('train on all: every token, and no marks are needed', () => {
   const row = one(talk, { trainOn: 'all' });
   assert.deepEqual(row.ids, row.labels);
-  const odd = new ChatTemplate('{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}');
+  const odd = new ChatTemplate('{{ messages | length }}{% for m in messages %}{{ m.content | upper }}{% endfor %}');
   assert.ok(one(talk, { trainOn: 'all', chat: odd }).ids.length > 0);
   assert.throws(() => one(talk, { chat: odd }), /f:1: .*no assistant marks/);
 });
@@ -131,6 +131,17 @@ test('ids and labels as given must be of the vocabulary', () => {
     [tokens([]), /no ids/],
   ];
   for (const [example, pattern] of bad) assert.throws(() => rows([example]), pattern);
+});
+
+test("a tokenizer that goes beyond the model's vocabulary", () => {
+  const example: Example = { kind: 'text', text: 'plain words' };
+  assert.throws(
+    () => rows([example], { vocabSize: 300 }),
+    (e) =>
+      e instanceof GraftError &&
+      e.kind === 'mismatch' &&
+      /^f:1: the tokenizer gives id \d+ \(.+\).*ends at 299/.test(e.message),
+  );
 });
 
 test('text without a tokenizer, conversations without a template', () => {

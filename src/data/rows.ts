@@ -41,6 +41,14 @@ export function toRows(
   const rows: Row[] = [];
   for (const { example, place } of examples) {
     let { ids, labels } = tokens(example, place, options);
+    const beyond = ids.find((id) => id >= options.vocabSize);
+    if (beyond !== undefined) {
+      throw new GraftError(
+        'mismatch',
+        `the tokenizer gives id ${beyond} (${options.tokenizer?.idToToken(beyond)}), and the vocabulary of the model ends at ${options.vocabSize - 1}`,
+        { place, mend: 'Use the tokenizer that belongs to the model' },
+      );
+    }
     if (ids.length > options.maxLength) {
       report.cutRows++;
       report.cutTokens += ids.length - options.maxLength;

@@ -1,5 +1,5 @@
 import { GraftError, nearest } from '../base/index.ts';
-import type { GgufMetadata } from '../io/index.ts';
+import { type GgufMetadata, parseJson } from '../io/index.ts';
 import { Tokenizer, type TokenizerSettings } from './tokenizer.ts';
 import type { Part } from './tokenizer-text.ts';
 
@@ -111,7 +111,7 @@ export function tokenizerFromGguf(metadata: GgufMetadata, place = 'the GGUF file
 
   let json: Part;
   let addsBos = false;
-  if (typeof embedded === 'string') json = JSON.parse(embedded) as Part;
+  if (typeof embedded === 'string') json = parseJson(embedded, place) as Part;
   else if (kind === 'gpt2') {
     const name = String(get('ggml.pre') ?? 'default');
     const pre = Object.hasOwn(pres, name) ? pres[name]! : undefined;
@@ -127,7 +127,7 @@ export function tokenizerFromGguf(metadata: GgufMetadata, place = 'the GGUF file
     addsBos = true;
     const scores = Array.from(get('ggml.scores') as ArrayLike<number>, Number);
     json = sentencePieceJson(list, types, scores, id('unknown') ?? 0, get('ggml.add_space_prefix') !== false);
-  } else throw fail(`Tokenizers of kind ${JSON.stringify(kind)} are not known`);
+  } else throw fail(`Tokenizers of kind '${String(kind)}' are not known`);
 
   const flag = (key: string) => get(`ggml.${key}`) as boolean | undefined;
   const settings: TokenizerSettings = {

@@ -1,3 +1,4 @@
+import { GraftError } from '../base/index.ts';
 import { AddedFinder, type AddedToken, type Stretch } from './tokenizer-added.ts';
 import type { Extents, Model } from './tokenizer-bpe.ts';
 import { type Decoder, makeDecoder } from './tokenizer-decoder.ts';
@@ -66,7 +67,8 @@ export class Tokenizer {
     this.#json = json;
     this.#settings = settings;
     try {
-      this.#model = makeModel((json.model ?? {}) as Part, place);
+      if (!json.model) throw tokenizerError(place, 'The file has no model');
+      this.#model = makeModel(json.model as Part, place);
       this.#normalize = makeNormalizer(json.normalizer as Part | null, place);
       const { run, bytes } = makePreTokenizer(json.pre_tokenizer as Part | null, place);
       [this.#cut, this.#bytes] = [run, bytes];
@@ -90,8 +92,8 @@ export class Tokenizer {
       for (const t of added) if (t.normalized) this.#tokens[t.id] = this.#normalize?.(t.content) ?? t.content;
       [this.#prefix, this.#suffix] = this.#affixes(json.post_processor as Part | null, settings, place);
     } catch (error) {
-      if (error instanceof TypeError) throw tokenizerError(place, `The file is damaged: ${error.message}`, error);
-      throw error;
+      if (error instanceof GraftError) throw error;
+      throw tokenizerError(place, `The file is damaged: ${(error as Error).message}`, error);
     }
     this.vocabSize = this.#tokens.length;
     const idOf = (token: string | undefined) => (token === undefined ? undefined : this.#ids.get(token));
