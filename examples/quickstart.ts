@@ -9,8 +9,8 @@ import { fetchMails, fetchSmolLM2, type Mail } from '../tools/fetch/fetch.ts';
 
 const dir = 'runs/quickstart';
 const labels = ['spam', 'ham'] as const;
-const perLabel = { train: 200, heldOut: 100 };
-const bodyCharacters = 260;
+const perLabel = { train: 150, heldOut: 100 };
+const bodyCharacters = 230;
 
 const question = ({ subject, body }: Pick<Mail, 'subject' | 'body'>) => [
   { role: 'system', content: 'Is this e-mail spam or ham?' },
@@ -111,4 +111,4 @@ console.log(`
 All of it took ${seconds(started)} after the downloads. What to try next:
   npx graft generate --model ${model} --adapter ${result.adapter} --chat --system "Is this e-mail spam or ham?" --prompt "…"
   npx graft eval --model ${model} --adapter ${result.adapter} --data ${dir}/heldout.jsonl --labels spam ham
-  Your own task: write rows like those of ${dir}/train.jsonl, and a recipe as in recipes/.`);
+  Your own task: write rows like those of ${dir}/train.jsonl, and a recipe as in the README.`);
