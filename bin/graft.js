@@ -10,7 +10,7 @@ const checkout = join(root, 'src', 'cli', 'main.ts');
 const main = existsSync(checkout) ? checkout : join(root, 'dist', 'cli', 'main.js');
 
 if (Number(process.versions.node.split('.')[0]) >= 24) {
-  await import(main);
+  await (await import(main)).main();
 } else {
   const newer = join(root, 'node_modules', 'node', 'bin', 'node');
   if (!existsSync(newer)) {
@@ -19,7 +19,9 @@ if (Number(process.versions.node.split('.')[0]) >= 24) {
     );
     process.exit(1);
   }
-  const { status, signal } = spawnSync(newer, [main, ...process.argv.slice(2)], { stdio: 'inherit' });
+  const { status, signal } = spawnSync(newer, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], {
+    stdio: 'inherit',
+  });
   if (signal) process.kill(process.pid, signal);
   process.exit(status ?? 1);
 }

@@ -33,55 +33,71 @@ std::pair<Tensor, Tensor> backward_products(const Tensor& g, const Tensor& h, co
   return {padded == r ? dh : dh.narrow(1, 0, r).contiguous(), db_t.sum(0).narrow(0, 0, r).t().contiguous()};
 }
 
-// y = x Wᵀ + bias + s (x' Aᵀ) Bᵀ, where x' is x or, under dropout, what it left of x (LoRA, arXiv 2106.09685, eq. 3; dropout on the
-// adapter's input only, as PEFT does).
+// What both operators share. y = x Wᵀ + bias + s (input Aᵀ) Bᵀ (LoRA, arXiv 2106.09685, eq. 3).
+struct Adapted {
+  Tensor y, h;  // h = input Aᵀ, kept for B's gradient
+};
+
+Adapted adapted_product(const Tensor& x, const Tensor& input, const Weight& w, const std::optional<Tensor>& bias, const Tensor& a, const Tensor& b,
+                        double scaling) {
+  check_float(a, "A");
+  check_float(b, "B");
+  TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(0) == b.size(1) && a.size(1) == w.in() && b.size(0) == w.out(), "A must be [r, ", w.in(),
+              "] and B [", w.out(), ", r], got ", a.sizes(), " and ", b.sizes());
+  Tensor y = product(x, w, bias);
+  const Tensor h = at::mm(input, a.t());
+  y.addmm_(h, b.t(), 1, scaling);
+  return {y, h};
+}
+
+// The frozen weight is kept by reference beside the graph: it gets no gradient and is never copied.
+void remember(AutogradContext* ctx, const Weight& w, const std::optional<Tensor>& bias, double scaling, bool dx) {
+  ctx->saved_data["weight"] = w.tensor;
+  ctx->saved_data["format"] = w.format;
+  ctx->saved_data["scaling"] = scaling;
+  ctx->saved_data["dx"] = dx;
+  ctx->saved_data["dbias"] = bias && bias->requires_grad();
+}
+
+Weight remembered_weight(AutogradContext* ctx) { return weight_of(ctx->saved_data["weight"].toTensor(), ctx->saved_data["format"].toInt()); }
+
+// dh and dB, scaled
+std::pair<Tensor, Tensor> scaled_products(AutogradContext* ctx, const Tensor& g, const Tensor& h, const Tensor& b) {
+  auto [dh, db] = backward_products(g, h, b);
+  const double scaling = ctx->saved_data["scaling"].toDouble();
+  return {dh.mul_(scaling), db.mul_(scaling)};
+}
+
+Tensor bias_gradient(AutogradContext* ctx, const Tensor& g) { return ctx->saved_data["dbias"].toBool() ? g.sum(0) : Tensor(); }
+
+// x' is x or, under dropout, what it left of x: it acts on the adapter's input only, as PEFT does.
 struct LoraLinear : torch::autograd::Function<LoraLinear> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const std::optional<Tensor>& x_dropped, const Tensor& weight, int64_t format,
                         const std::optional<Tensor>& bias, const Tensor& a, const Tensor& b, double scaling) {
     check_float(x, "x");
-    check_float(a, "A");
-    check_float(b, "B");
     const Weight w = weight_of(weight, format);
-    TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(0) == b.size(1) && a.size(1) == w.in() && b.size(0) == w.out(), "A must be [r, ", w.in(),
-                "] and B [", w.out(), ", r], got ", a.sizes(), " and ", b.sizes());
-    Tensor y = product(x, w, bias);
     const Tensor& input = x_dropped ? *x_dropped : x;
-    const Tensor h = at::mm(input, a.t());
-    y.addmm_(h, b.t(), 1, scaling);
-    // x is kept for A's gradient only; the frozen weight is never copied.
+    const auto [y, h] = adapted_product(x, input, w, bias, a, b, scaling);
+    // x is kept for A's gradient only.
     ctx->save_for_backward({a.requires_grad() ? input : Tensor(), h, a, b});
-    ctx->saved_data["weight"] = weight;
-    ctx->saved_data["format"] = format;
-    ctx->saved_data["scaling"] = scaling;
-    ctx->saved_data["dx"] = x.requires_grad();
     ctx->saved_data["dropped"] = x_dropped.has_value();
-    ctx->saved_data["dbias"] = bias && bias->requires_grad();
+    remember(ctx, w, bias, scaling, x.requires_grad());
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const Tensor &input = saved[0], &h = saved[1], &a = saved[2], &b = saved[3];
-    const double scaling = ctx->saved_data["scaling"].toDouble();
     const Tensor g = grads[0].contiguous();
-    auto [dh, db] = backward_products(g, h, b);
-    dh.mul_(scaling);
-    db.mul_(scaling);
-    const bool dropped = ctx->saved_data["dropped"].toBool();
+    const auto [dh, db] = scaled_products(ctx, g, h, b);
     Tensor dx, dx_dropped;
     if (ctx->saved_data["dx"].toBool()) {
-      dx = at::mm(g, weight_of(ctx->saved_data["weight"].toTensor(), ctx->saved_data["format"].toInt()).all());
-      if (dropped) dx_dropped = at::mm(dh, a);
+      dx = at::mm(g, remembered_weight(ctx).all());
+      if (ctx->saved_data["dropped"].toBool()) dx_dropped = at::mm(dh, a);
       else dx.addmm_(dh, a);
     }
-    return {dx,
-            dx_dropped,
-            {},
-            {},
-            ctx->saved_data["dbias"].toBool() ? g.sum(0) : Tensor(),
-            a.requires_grad() ? at::mm(dh.t(), input) : Tensor(),
-            b.requires_grad() ? db : Tensor(),
-            {}};
+    const Tensor da = a.requires_grad() ? at::mm(dh.t(), input) : Tensor();
+    return {dx, dx_dropped, {}, {}, bias_gradient(ctx, g), da, b.requires_grad() ? db : Tensor(), {}};
   }
 };
 
@@ -96,18 +112,12 @@ struct LoraGatedLinear : torch::autograd::Function<LoraGatedLinear> {
   static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up, std::string_view act, const Tensor& weight, int64_t format,
                         const std::optional<Tensor>& bias, const Tensor& a, const Tensor& b, double scaling) {
     const Activation activated = activation(act);
-    const Tensor x = glu_forward(gate, up, activated);
     const Weight w = weight_of(weight, format);
-    Tensor y = product(x, w, bias);
-    const Tensor h = at::mm(x, a.t());
-    y.addmm_(h, b.t(), 1, scaling);
+    const Tensor x = glu_forward(gate, up, activated);
+    const auto [y, h] = adapted_product(x, x, w, bias, a, b, scaling);
     ctx->save_for_backward({gate, up, h, a, b});
     ctx->saved_data["act"] = static_cast<int64_t>(activated);
-    ctx->saved_data["weight"] = weight;
-    ctx->saved_data["format"] = format;
-    ctx->saved_data["scaling"] = scaling;
-    ctx->saved_data["dx"] = gate.requires_grad() || up.requires_grad();
-    ctx->saved_data["dbias"] = bias && bias->requires_grad();
+    remember(ctx, w, bias, scaling, gate.requires_grad() || up.requires_grad());
     return y;
   }
 
@@ -115,19 +125,16 @@ struct LoraGatedLinear : torch::autograd::Function<LoraGatedLinear> {
     const auto saved = ctx->get_saved_variables();
     const Tensor &gate = saved[0], &up = saved[1], &h = saved[2], &a = saved[3], &b = saved[4];
     const auto act = static_cast<Activation>(ctx->saved_data["act"].toInt());
-    const double scaling = ctx->saved_data["scaling"].toDouble();
     const Tensor g = grads[0].contiguous();
-    auto [dh, db] = backward_products(g, h, b);
-    dh.mul_(scaling);
-    db.mul_(scaling);
+    const auto [dh, db] = scaled_products(ctx, g, h, b);
     const Tensor da = a.requires_grad() ? at::mm(dh.t(), glu_forward(gate, up, act)) : Tensor();
     Tensor dgate, dup;
     if (ctx->saved_data["dx"].toBool()) {
-      Tensor dx = at::mm(g, weight_of(ctx->saved_data["weight"].toTensor(), ctx->saved_data["format"].toInt()).all());
+      Tensor dx = at::mm(g, remembered_weight(ctx).all());
       dx.addmm_(dh, a);
       std::tie(dgate, dup) = glu_backward(gate, up, dx, act);
     }
-    return {dgate, dup, {}, {}, {}, ctx->saved_data["dbias"].toBool() ? g.sum(0) : Tensor(), da, b.requires_grad() ? db : Tensor(), {}};
+    return {dgate, dup, {}, {}, {}, bias_gradient(ctx, g), da, b.requires_grad() ? db : Tensor(), {}};
   }
 };
 

@@ -45,6 +45,13 @@ function describe(schema: z.ZodType, issue: Issue): string[] {
       return `${at}unknown key '${key}'${near ? ` (did you mean '${near}'?)` : ` (known are ${known.join(', ')})`}`;
     });
   }
+  if (issue.code === 'invalid_type' && issue.input === undefined) return [`${path} is missing`];
+  const allowed = issue.code === 'invalid_value' ? issue.values.map(String) : [];
+  const choices = 'options' in issue && Array.isArray(issue.options) ? issue.options.map(String) : allowed;
+  if (choices.length > 0) {
+    const near = typeof issue.input === 'string' ? nearest(issue.input, choices) : undefined;
+    return [`${at}must be one of ${choices.join(', ')}${near ? ` (did you mean '${near}'?)` : ''}`];
+  }
   return [`${at}${issue.message.replace(/^Invalid input: /, '')}`];
 }
 
@@ -53,7 +60,7 @@ function describe(schema: z.ZodType, issue: Issue): string[] {
  * @throws GraftError 'usage' that lists all mistakes at once, each with its path
  */
 export function parseWith<T extends z.ZodType>(schema: T, value: unknown, place: string): z.output<T> {
-  const result = schema.safeParse(value);
+  const result = schema.safeParse(value, { reportInput: true });
   if (result.success) return result.data;
   const mistakes = result.error.issues.flatMap((issue) => describe(schema, issue));
   throw new GraftError('usage', mistakes.join('; '), { place, data: { mistakes } });

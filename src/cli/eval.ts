@@ -1,20 +1,15 @@
-import { Command } from 'commander';
 import { Session } from '../session/index.ts';
-import { examples, logLine } from './shared.ts';
+import { count, examples, logLine, onModel } from './shared.ts';
 
 export const evaluate = () =>
-  new Command('eval')
-    .description(
-      'Measure a model on rows: loss and perplexity, and accuracy where every row is answered with one of a few labels.',
-    )
-    .requiredOption('--model <path>', 'a Hugging Face directory, a .gguf file, or a hub id')
-    .option('--adapter <dir>', 'an adapter on top')
+  onModel(
+    'eval',
+    'Measure a model on rows: loss and perplexity, and accuracy where every row is answered with one of a few labels.',
+    'none',
+  )
     .requiredOption('--data <file>', 'rows in any format that train reads')
     .option('--labels <text...>', 'the answers to choose among: the likeliest counts')
-    .option('--max-length <n>', 'tokens; what is longer is cut', Number, 1024)
-    .option('--quantize <how>', 'none, keep, int8 or nf4', 'none')
-    .option('--threads <n>', 'processor threads', Number)
-    .option('--json', 'print the result as JSON', false)
+    .option('--max-length <n>', 'tokens; what is longer is cut', count, 1024)
     .addHelpText(
       'after',
       examples(

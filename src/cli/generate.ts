@@ -1,16 +1,12 @@
-import { Command } from 'commander';
 import { Session } from '../session/index.ts';
-import { examples, logLine } from './shared.ts';
+import { count, examples, logLine, onModel } from './shared.ts';
 
 export const generate = () =>
-  new Command('generate')
-    .description('Continue a prompt, or answer it as a chat turn.')
-    .requiredOption('--model <path>', 'a Hugging Face directory, a .gguf file, or a hub id')
-    .option('--adapter <dir>', 'an adapter on top')
+  onModel('generate', 'Continue a prompt, or answer it as a chat turn.', 'keep')
     .requiredOption('--prompt <text>', 'what to continue or answer')
     .option('--chat', "put the prompt into the model's chat template", false)
     .option('--system <text>', 'system message of the chat')
-    .option('--max-new-tokens <n>', 'tokens at most', Number, 256)
+    .option('--max-new-tokens <n>', 'tokens at most', count, 256)
     .option('--temperature <t>', '0: always the likeliest token', Number, 0)
     .option('--top-k <k>', 'choose among the k likeliest', Number)
     .option('--top-p <p>', 'choose among the likeliest that make up this share', Number)
@@ -18,9 +14,6 @@ export const generate = () =>
     .option('--repetition-penalty <x>', 'above 1: tokens seen already are less likely', Number)
     .option('--stop <text...>', 'end before this text')
     .option('--seed <n>', 'of the sampling', Number, 0)
-    .option('--quantize <how>', 'none, keep, int8 or nf4; default keep: weights as the file has them')
-    .option('--threads <n>', 'processor threads', Number)
-    .option('--json', 'print text, ids and speeds as JSON', false)
     .addHelpText(
       'after',
       examples(

@@ -22,7 +22,8 @@ export function program(): Command {
   return graft;
 }
 
-if (import.meta.main || process.argv[1]?.endsWith('graft.js') || process.argv[1]?.endsWith('/graft')) {
+/** Runs the command that the arguments name; bin/graft.js calls it. */
+export async function main(): Promise<void> {
   try {
     await program().parseAsync();
   } catch (error) {

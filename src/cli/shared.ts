@@ -1,4 +1,26 @@
+import { Command, InvalidArgumentError, Option } from 'commander';
 import type { LogEvent } from '../session/index.ts';
+
+/** A command that works on a loaded model, with the options that all of these have. */
+export const onModel = (name: string, description: string, quantize: 'none' | 'keep') =>
+  new Command(name)
+    .description(description)
+    .requiredOption('--model <path>', 'a Hugging Face directory, a .gguf file, or a hub id')
+    .option('--adapter <dir>', 'an adapter on top')
+    .addOption(
+      new Option('--quantize <how>', 'how weights are held: unpacked, as the file has them, or packed at load')
+        .choices(['none', 'keep', 'int8', 'nf4'])
+        .default(quantize),
+    )
+    .option('--threads <n>', 'processor threads', count)
+    .option('--json', 'print the result as JSON', false);
+
+/** A whole number above 0, for an option. */
+export function count(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('It must be a whole number above 0.');
+  return value;
+}
 
 /** Examples under a command's help. */
 export const examples = (...lines: string[]) => `\nExamples:\n${lines.map((line) => `  $ ${line}`).join('\n')}\n`;

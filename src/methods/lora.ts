@@ -5,21 +5,12 @@
  */
 import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
-import {
-  crossEntropyOfLogits,
-  Embedding,
-  type GateActivation,
-  type Kernels,
-  Linear,
-  type LinearLayer,
-  Module,
-  moduleAt,
-  replaceModule,
-} from '../nn/index.ts';
-import { detachFromScopes, Generator, gradEnabled, mixSeed, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { Embedding, Linear, type LinearLayer, moduleAt, replaceModule } from '../nn/index.ts';
+import { detachFromScopes, Generator, mixSeed, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { innermost, LoraEmbedding, LoraLinear, unwrap } from './lora-layers.ts';
 import type { Adapter, Method } from './method.ts';
 import { type Copies, saveModules, trainBiases } from './saved.ts';
-import { byPattern, candidatesOf, patternFits, selectTargets } from './targets.ts';
+import { byPattern, candidatesOf, patternFits, savedTargets, selectTargets } from './targets.ts';
 
 const names = z.union([z.string(), z.array(z.string())]);
 
@@ -55,162 +46,6 @@ export const loraConfig = z.strictObject({
 
 export type LoraConfig = z.infer<typeof loraConfig>;
 
-/** A wrapper stands where its layer stood: a walk over the model sees one module, not two. */
-const inner: ReadonlySet<string> = new Set(['base_layer']);
-
-/** A linear layer with an update beside it. */
-class LoraLinear extends Module implements LinearLayer {
-  base_layer: LinearLayer;
-  readonly lora_A: Tensor;
-  readonly lora_B: Tensor;
-  readonly scaling: number;
-  readonly dropout: number;
-  readonly state: { enabled: boolean };
-  override hidden: ReadonlySet<string> = inner;
-
-  constructor(base: LinearLayer, a: Tensor, b: Tensor, scaling: number, dropout: number, state: { enabled: boolean }) {
-    super();
-    this.base_layer = base;
-    this.lora_A = a;
-    this.lora_B = b;
-    this.scaling = scaling;
-    this.dropout = dropout;
-    this.state = state;
-  }
-
-  get inFeatures(): number {
-    return this.base_layer.inFeatures;
-  }
-
-  get outFeatures(): number {
-    return this.base_layer.outFeatures;
-  }
-
-  /** [N, in] → [N, out] */
-  forward(x: Tensor): Tensor {
-    if (!this.state.enabled) return this.base_layer.forward(x);
-    const dropped = this.dropout > 0 && gradEnabled() ? ops.dropout(x, this.dropout, true) : null;
-    const base = this.base_layer.plain();
-    if (base) {
-      const { weight, format, bias, kernels } = base;
-      return kernels.loraLinear(x, dropped, weight, format, bias ?? null, this.lora_A, this.lora_B, this.scaling);
-    }
-    // On top of another active adapter: add to what it gives.
-    const h = ops.mm(dropped ?? x, ops.t(this.lora_A));
-    return ops.add(this.base_layer.forward(x), ops.mm(h, ops.t(this.lora_B)), { alpha: this.scaling });
-  }
-
-  forwardGated(gate: Tensor, up: Tensor, act: GateActivation): Tensor {
-    if (!this.state.enabled) return this.base_layer.forwardGated(gate, up, act);
-    const base = this.base_layer.plain();
-    if (base && !(this.dropout > 0 && gradEnabled())) {
-      const { weight, format, bias, kernels } = base;
-      return kernels.loraGatedLinear(
-        gate,
-        up,
-        act,
-        weight,
-        format,
-        bias ?? null,
-        this.lora_A,
-        this.lora_B,
-        this.scaling,
-      );
-    }
-    return this.forward(this.kernels.glu(gate, up, act));
-  }
-
-  get kernels(): Kernels {
-    return this.base_layer.kernels;
-  }
-
-  crossEntropy(h: Tensor, targets: Tensor): Tensor {
-    if (!this.state.enabled) return this.base_layer.crossEntropy(h, targets);
-    return crossEntropyOfLogits((rows) => this.forward(rows), h, targets);
-  }
-
-  plain() {
-    return this.state.enabled ? undefined : this.base_layer.plain();
-  }
-
-  denseWeight(): Tensor {
-    return this.base_layer.denseWeight();
-  }
-
-  /** s·BA [out, in]: what the update adds to the weight. */
-  delta(): Tensor {
-    return ops.mulScalar(ops.mm(this.lora_B, this.lora_A), this.scaling);
-  }
-}
-
-/** An embedding with an update: row i of the table gains s·(B A[:, i])ᵀ. */
-class LoraEmbedding extends Module {
-  base_layer: Embedding | LoraEmbedding;
-  readonly lora_embedding_A: Tensor;
-  readonly lora_embedding_B: Tensor;
-  readonly scaling: number;
-  readonly state: { enabled: boolean };
-  override hidden: ReadonlySet<string> = inner;
-
-  constructor(base: Embedding | LoraEmbedding, a: Tensor, b: Tensor, scaling: number, state: { enabled: boolean }) {
-    super();
-    this.base_layer = base;
-    this.lora_embedding_A = a;
-    this.lora_embedding_B = b;
-    this.scaling = scaling;
-    this.state = state;
-  }
-
-  get width(): number {
-    return this.base_layer.width;
-  }
-
-  get rows(): number {
-    return this.base_layer.rows;
-  }
-
-  /** ids int64 [N] → [N, C] */
-  forward(ids: Tensor): Tensor {
-    const base = this.base_layer.forward(ids);
-    if (!this.state.enabled) return base;
-    const h = ops.embedding(ops.t(this.lora_embedding_A), ids);
-    return ops.add(base, ops.mm(h, ops.t(this.lora_embedding_B)), { alpha: this.scaling });
-  }
-
-  denseWeight(): Tensor {
-    return this.base_layer.denseWeight();
-  }
-
-  delta(): Tensor {
-    return ops.mulScalar(ops.t(ops.mm(this.lora_embedding_B, this.lora_embedding_A)), this.scaling);
-  }
-}
-
-type Wrapper = LoraLinear | LoraEmbedding;
-
-/** Takes `wrapper` out of the chain of wrappers at `path`, wherever in it it stands. */
-function unwrap(root: Module, path: string, wrapper: Wrapper): void {
-  let outer = moduleAt(root, path) as Wrapper;
-  if (outer === wrapper) {
-    replaceModule(root, path, wrapper.base_layer as Module);
-    return;
-  }
-  while (outer.base_layer !== wrapper) outer = outer.base_layer as Wrapper;
-  outer.base_layer = wrapper.base_layer as LinearLayer & Embedding;
-}
-
-/** The layer under all wrappers, and a way to put another in its place. */
-function innermost(wrapper: Wrapper): { layer: Linear | Embedding; put: (layer: Linear | Embedding) => void } {
-  let outer = wrapper;
-  while (outer.base_layer instanceof LoraLinear || outer.base_layer instanceof LoraEmbedding) outer = outer.base_layer;
-  return {
-    layer: outer.base_layer as Linear | Embedding,
-    put(layer) {
-      outer.base_layer = layer as Linear & Embedding;
-    },
-  };
-}
-
 function initialValues(
   config: LoraConfig,
   rank: number,
@@ -239,15 +74,6 @@ function initialValues(
     tensor.requiresGrad = true;
   }
   return pair;
-}
-
-/** `all-linear` and the defaults as names that any reader understands: last parts where they say it exactly, else paths. */
-function savedTargets(config: LoraConfig, paths: readonly string[], all: readonly string[]) {
-  const given = config.target_modules;
-  if (given && (typeof given !== 'string' || given.toLowerCase() !== 'all-linear')) return given;
-  const last = [...new Set(paths.map((path) => path.split('.').at(-1)!))].sort();
-  const exact = all.filter((path) => last.includes(path.split('.').at(-1)!)).length === paths.length;
-  return exact ? last : paths;
 }
 
 export const lora: Method<LoraConfig> = {
@@ -298,11 +124,15 @@ export const lora: Method<LoraConfig> = {
       method: 'lora',
       config,
       parameters,
-      warnings: (['rank_pattern', 'alpha_pattern'] as const).flatMap((field) =>
-        Object.keys(config[field])
-          .filter((key) => ![...paths].some((path) => patternFits(key, path)))
-          .map((key) => `${field} '${key}' fits no module`),
-      ),
+      warnings: [
+        ...(['rank_pattern', 'alpha_pattern'] as const).flatMap((field) =>
+          Object.keys(config[field])
+            .filter((key) => ![...paths].some((path) => patternFits(key, path)))
+            .map((key) => `${field} '${key}' fits no module`),
+        ),
+        // As in PEFT: the layers know how they are stored, and the field changes nothing.
+        ...(config.fan_in_fan_out ? ['fan_in_fan_out is ignored: these layers are stored [out, in]'] : []),
+      ],
 
       get enabled() {
         return state.enabled || merged.length > 0;
@@ -316,7 +146,7 @@ export const lora: Method<LoraConfig> = {
 
       savedConfig: () => ({
         target_modules: savedTargets(
-          config,
+          config.target_modules,
           [...paths],
           candidates.map(({ path }) => path),
         ),

@@ -129,6 +129,21 @@ export function patternFits(key: string, path: string): boolean {
   return new RegExp(`^(?:.*\\.)?(?:${key.replaceAll('(?P<', '(?<')})$`, 's').test(path);
 }
 
+/**
+ * What a saved config says of the targets: `all-linear` and the defaults as names that any reader understands, last parts
+ * where they say it exactly, else paths.
+ */
+export function savedTargets(
+  given: TargetConfig['target_modules'],
+  paths: readonly string[],
+  all: readonly string[],
+): string | readonly string[] {
+  if (given && (typeof given !== 'string' || given.toLowerCase() !== 'all-linear')) return given;
+  const last = [...new Set(paths.map((path) => path.split('.').at(-1)!))].sort();
+  const exact = all.filter((path) => last.includes(path.split('.').at(-1)!)).length === paths.length;
+  return exact ? last : paths;
+}
+
 /** The modules of a model as candidates. */
 export function candidatesOf(model: Model): Candidate[] {
   return [...namedModules(model.root)].map(([path, module]) => ({

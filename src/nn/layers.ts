@@ -2,6 +2,10 @@ import { ops, type Tensor } from '../tensor/index.ts';
 import type { GateActivation, Kernels } from './kernels.ts';
 import { Module } from './module.ts';
 
+/** Dense weights are the layer's own memory; blocks are freshly unpacked. */
+const unpacked = ({ weight, format }: { weight: Tensor; format: number }) =>
+  format < 0 ? weight : ops.dequantize(weight, format);
+
 /** A linear layer or what stands in for one: what a family may expect at such a place. */
 export interface LinearLayer extends Module {
   readonly inFeatures: number;
@@ -55,7 +59,7 @@ export class Linear extends Module implements LinearLayer {
   }
 
   denseWeight(): Tensor {
-    return this.format < 0 ? this.weight : ops.dequantize(this.weight, this.format);
+    return unpacked(this);
   }
 }
 
@@ -81,7 +85,7 @@ export class Embedding extends Module {
 
   /** The table as dense numbers [V, C]: its own memory, or freshly unpacked. */
   denseWeight(): Tensor {
-    return this.format < 0 ? this.weight : ops.dequantize(this.weight, this.format);
+    return unpacked(this);
   }
 }
 

@@ -51,13 +51,22 @@ export async function evaluateJob(args: EvaluateArgs) {
 
   const choices = args.labels.map((label) => [...tokenizer.encode(label, { addSpecialTokens: false })]);
   const answers = examples.map(({ example, place }) => question(example, place, args.labels!, tokenizer, chat));
+  const room = maxLength - Math.max(...choices.map((choice) => choice.length));
   const scores = scoreChoices(
     model,
-    answers.map(({ prompt }) => prompt.slice(0, maxLength)),
+    answers.map(({ prompt }) => shortened(prompt, room)),
     choices,
   );
+  const shortenedPrompts = answers.filter(({ prompt }) => prompt.length > room).length;
   const right = scores.filter((row, i) => row.indexOf(Math.max(...row)) === answers[i]!.answer).length;
-  return { ...result, accuracy: { rows: answers.length, ...wilson(right, answers.length) } };
+  return { ...result, accuracy: { rows: answers.length, shortenedPrompts, ...wilson(right, answers.length) } };
+}
+
+/** A prompt that is too long loses its middle: the question stands at the beginning, and where to answer at the end. */
+function shortened(prompt: readonly number[], room: number): readonly number[] {
+  if (prompt.length <= room) return prompt;
+  const tail = Math.min(32, Math.floor(room / 4));
+  return [...prompt.slice(0, room - tail), ...prompt.slice(prompt.length - tail)];
 }
 
 /** The tokens before the last answer, and which label it is. */

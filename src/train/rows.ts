@@ -1,5 +1,6 @@
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { GraftError } from '../base/index.ts';
 import {
   ChatTemplate,
   type Format,
@@ -75,7 +76,18 @@ export async function planRows(recipe: Recipe, model: Model, modelPath: string):
   else if (data.held_out) {
     const parts = split(rows.length, data.held_out, train.seed);
     heldOut = parts.heldOut.map((i) => rows[i]!);
+    const all = rows.length;
     rows = parts.train.map((i) => rows[i]!);
+    if (rows.length === 0 || heldOut.length === 0) {
+      throw new GraftError(
+        'usage',
+        `held_out ${data.held_out} of ${all} rows leaves ${rows.length} to learn from and ${heldOut.length} to measure`,
+        {
+          place: 'data.held_out',
+          mend: 'Give a share or a number that leaves rows on both sides',
+        },
+      );
+    }
   }
   const stepsPerEpoch = Math.ceil(rows.length / train.batch_size);
   return {

@@ -16,7 +16,7 @@ const ranks: Readonly<Record<string, number>> = {
   optim: 4,
   data: 4,
   generate: 5,
-  export: 6,
+  export: 5,
   train: 6,
   session: 7,
   cli: 8,
@@ -26,7 +26,6 @@ const ranks: Readonly<Record<string, number>> = {
 const exceptions = new Set([
   'src/io/weights.ts → src/tensor/dtype.ts', // the table of element types only: io stays free of the engine
   'src/io/safetensors.ts → src/tensor/dtype.ts',
-  'src/train/run.ts → src/export/index.ts', // one rank: a run ends by writing what it trained
 ]);
 
 const src = join(packageRoot, 'src');
@@ -57,7 +56,7 @@ test('imports go to a lower rank, through index.ts', () => {
 test('files keep under their ceilings', () => {
   for (const file of files.filter((f) => !f.includes('.gen.'))) {
     const lines = readFileSync(file, 'utf8').split('\n').length;
-    const ceiling = file.includes('/models/') ? 350 : 400;
+    const ceiling = file.includes('/methods/') ? 200 : file.includes('/models/') ? 350 : 400;
     assert.ok(lines <= ceiling, `${relative(packageRoot, file)} has ${lines} lines, ${ceiling} at most`);
   }
 });

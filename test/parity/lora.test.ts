@@ -123,3 +123,14 @@ test("target selection equals PEFT's on every recorded case", () => {
   }
   assert.ok(compared >= 100, `${compared} cases`);
 });
+
+test('all-linear and the defaults are saved as the names that they came to', () => {
+  using model = loadModel(golden('models', 'llama3'));
+  const saved = (target: string | null) => {
+    using adapter = lora.attach(model, lora.config.parse({ target_modules: target }), 0);
+    return adapter.savedConfig!().target_modules;
+  };
+  const every = ['down_proj', 'gate_proj', 'k_proj', 'o_proj', 'q_proj', 'up_proj', 'v_proj'];
+  assert.deepEqual(saved('all-linear'), every);
+  assert.deepEqual(saved(null), ['q_proj', 'v_proj']);
+});

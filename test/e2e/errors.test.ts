@@ -1,0 +1,173 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { cpSync, existsSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { after } from 'node:test';
+import { packageRoot } from '../../src/base/index.ts';
+import { golden } from '../support.ts';
+
+const dir = mkdtempSync(join(tmpdir(), 'graft-errors-'));
+after(() => rmSync(dir, { recursive: true }));
+
+const write = (name: string, text: string) => {
+  writeFileSync(join(dir, name), text);
+  return name;
+};
+
+/** A recipe on the tiny model; `change` replaces parts of it. */
+const recipe = (change: object = {}) =>
+  write(
+    'recipe.yaml',
+    JSON.stringify({
+      model: golden('models', 'llama3'),
+      method: { type: 'lora', target_modules: 'all-linear' },
+      data: { train: 'rows.jsonl', format: 'tokens' },
+      run: { dir: 'out' },
+      ...change,
+    }),
+  );
+
+const damaged = () => {
+  cpSync(golden('models', 'llama3'), join(dir, 'cut'), { recursive: true });
+  truncateSync(join(dir, 'cut', 'model.safetensors'), 5000);
+  return 'cut';
+};
+
+const otherConfig = () => {
+  cpSync(golden('models', 'llama3'), join(dir, 'mixed'), { recursive: true });
+  cpSync(golden('models', 'qwen3', 'config.json'), join(dir, 'mixed', 'config.json'));
+  return 'mixed';
+};
+
+/** Training on a file of these lines. */
+const trainOn = (rows: string, change: object = {}) => {
+  write('rows.jsonl', rows);
+  return ['train', recipe(change)];
+};
+
+const tokens = '{"ids": [1, 2, 3]}\n';
+
+/** What goes wrong, the command, its exit code, and what the one sentence must say. */
+const cases: [string, () => string[], 1 | 2, RegExp][] = [
+  [
+    'all mistakes of a recipe at once',
+    () => ['train', recipe({ method: { type: 'lora', target_moduls: 'x' }, trian: 1 })],
+    2,
+    /unknown key 'target_moduls' \(did you mean 'target_modules'\?\).*unknown key 'trian' \(did you mean 'train'\?\)/,
+  ],
+  ['a missing key', () => ['train', recipe({ data: {} })], 2, /data\.train is missing/],
+  ['an unknown method', () => ['train', recipe({ method: { type: 'lore' } })], 2, /method\.type.*lora/],
+  ['bad YAML', () => ['train', write('bad.yaml', 'model: [a\nb: }')], 2, /bad\.yaml:\d+:\d+: this is no valid YAML/],
+  ['no recipe', () => ['train', 'nowhere.yaml'], 2, /nowhere\.yaml: the recipe cannot be read/],
+  ['no model', () => ['train', recipe({ model: 'nowhere.gguf' })], 2, /nowhere\.gguf/],
+  ['no data', () => ['train', recipe({ data: { train: 'none.jsonl' } })], 2, /none\.jsonl: there is no such data file/],
+  ['a bad line', () => trainOn(`${tokens}{"ids": [1,\n`), 1, /rows\.jsonl:2: the line is no valid JSON/],
+  [
+    'an id outside the vocabulary',
+    () => trainOn('{"ids": [1, 999]}\n'),
+    1,
+    /rows\.jsonl:1: ids\[1\] is 999, outside the vocabulary of 140/,
+  ],
+  [
+    'a label outside the vocabulary',
+    () => trainOn('{"ids": [1, 2], "labels": [-100, 999]}\n'),
+    1,
+    /labels\[1\] is 999/,
+  ],
+  [
+    'no label',
+    () => trainOn('{"ids": [1, 2], "labels": [-100, -100]}\n'),
+    1,
+    /none of the 1 rows has a token to learn/,
+  ],
+  [
+    'a split with nothing left',
+    () => trainOn(tokens, { data: { train: 'rows.jsonl', format: 'tokens', held_out: 5 } }),
+    2,
+    /held_out 5 of 1 rows leaves 0/,
+  ],
+  [
+    'a target that is not there',
+    () => trainOn(tokens, { method: { type: 'lora', target_modules: ['q_prj'] } }),
+    2,
+    /selects no module.*did you mean 'q_proj'/i,
+  ],
+  [
+    'a cut safetensors',
+    () => ['logits', '--model', damaged(), '--ids', write('ids.json', '[[1]]'), '--out', 'o'],
+    1,
+    /model\.safetensors/,
+  ],
+  [
+    'weights of another config',
+    () => ['logits', '--model', otherConfig(), '--ids', write('ids.json', '[[1]]'), '--out', 'o'],
+    1,
+    /the weights do not fit the config: .*asks for/,
+  ],
+  [
+    'an adapter of another base',
+    () => [
+      'logits',
+      '--model',
+      golden('models', 'qwen2'),
+      '--adapter',
+      golden('lora', 'llama3-all-linear'),
+      '--ids',
+      write('ids.json', '[[1]]'),
+      '--out',
+      'o',
+    ],
+    1,
+    /does not fit this base: .*lora_A.*lora_B/,
+  ],
+  [
+    'no adapter',
+    () => [
+      'logits',
+      '--model',
+      golden('models', 'qwen2'),
+      '--adapter',
+      '.',
+      '--ids',
+      write('ids.json', '[[1]]'),
+      '--out',
+      'o',
+    ],
+    1,
+    /no adapter/,
+  ],
+  [
+    'ids that are none',
+    () => ['logits', '--model', golden('models', 'qwen2'), '--ids', write('ids.json', '{"a": 1}'), '--out', 'o'],
+    2,
+    /rows of whole numbers/,
+  ],
+  [
+    'an option that is not there',
+    () => ['generate', '--model', 'x', '--prompt', 'y', '--adaptor', 'z'],
+    2,
+    /unknown option '--adaptor'/,
+  ],
+  [
+    'an option out of range',
+    () => ['logits', '--model', 'x', '--ids', 'y', '--out', 'z', '--threads', '0'],
+    2,
+    /whole number above 0/,
+  ],
+];
+
+for (const [name, args, code, sentence] of cases) {
+  test(`${name}: exit code ${code} and one clear sentence`, () => {
+    const { status, stderr } = spawnSync(process.execPath, [join(packageRoot, 'bin', 'graft.js'), ...args()], {
+      cwd: dir,
+      encoding: 'utf8',
+    });
+    assert.match(stderr, sentence);
+    assert.doesNotMatch(stderr, /\n\s+at .*:\d+:\d+/, 'no stack trace');
+    assert.equal(status, code);
+    assert.ok(!existsSync(join(dir, 'o')) && !existsSync(join(dir, 'out', 'adapter')), 'nothing was written');
+  });
+}
+
+test('every case was looked at', () => assert.equal(cases.length, 20));
