@@ -97,7 +97,7 @@ def double_model(cls, config, state):
     model = cls._from_config(config, attn_implementation="eager")
     model.to(torch.float64)
     missing, unexpected = model.load_state_dict({k: v.double() for k, v in state.items()}, strict=False)
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    tied = {"lm_head.weight"} if getattr(config, "tie_word_embeddings", False) else set()
     assert set(missing) <= tied and not unexpected, (missing, unexpected)
     model.tie_weights()
     for name, t in list(model.named_parameters()) + list(model.named_buffers()):
