@@ -6,10 +6,10 @@ import { examples, logLine, mebibytes } from './shared.ts';
 export const doctor = () =>
   new Command('doctor')
     .description('Show what this machine has and what follows from it; build what is missing.')
-    .option('--rebuild', 'build the native addon again', false)
-    .option('--json', 'print the findings as JSON', false)
-    .addHelpText('after', examples('graft doctor', 'graft doctor --json'))
-    .action(async ({ rebuild, json }: { rebuild: boolean; json: boolean }) => {
+    .option('--rebuild', 'build the native addon again')
+    .option('--json', 'print the findings as JSON')
+    .addHelpText('after', examples('graft doctor', 'graft doctor --json | jq .gemm'))
+    .action(async ({ rebuild, json }: { rebuild?: true; json?: true }) => {
       if (rebuild) await startEngine({ rebuild });
       const { features, model, cores } = processor();
       await using session = new Session();

@@ -7,9 +7,9 @@ export const evaluate = () =>
     'Measure a model on rows: loss and perplexity, and accuracy where every row is answered with one of a few labels.',
     'none',
   )
-    .requiredOption('--data <file>', 'rows in any format that train reads')
-    .option('--labels <text...>', 'the answers to choose among: the likeliest counts')
-    .option('--max-length <n>', 'tokens; what is longer is cut', count, 1024)
+    .requiredOption('--data <file>', 'rows to measure on, in any format that train reads')
+    .option('--labels <text...>', 'the answers to choose among; the likeliest one counts as said')
+    .option('--max-length <n>', 'tokens of a row; what is longer is cut', count, 1024)
     .addHelpText(
       'after',
       examples(

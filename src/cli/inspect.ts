@@ -10,10 +10,13 @@ export const inspect = () =>
   new Command('inspect')
     .description('Show what a model or an adapter is made of, without loading it.')
     .argument('<path>', 'a model (directory, .gguf file, hub id) or an adapter directory')
-    .option('--tensors', 'list every tensor', false)
-    .option('--json', 'print it as JSON', false)
-    .addHelpText('after', examples('graft inspect base.gguf', 'graft inspect out/adapter --tensors'))
-    .action(async (path: string, { tensors, json }: { tensors: boolean; json: boolean }) => {
+    .option('--tensors', 'list every tensor with its type and shape')
+    .option('--json', 'print it as JSON')
+    .addHelpText(
+      'after',
+      examples('graft inspect base.gguf', 'graft inspect out/adapter --tensors', 'graft inspect org/name --json'),
+    )
+    .action(async (path: string, { tensors, json }: { tensors?: true; json?: true }) => {
       const found = existsSync(join(path, 'adapter_config.json')) ? inspectAdapter(path) : await inspectModel(path);
       if (json) {
         console.log(JSON.stringify(tensors ? found : { ...found, tensors: found.tensors.length }));

@@ -3,8 +3,8 @@ import { examples, logLine, onModel } from './shared.ts';
 
 export const logits = () =>
   onModel('logits', 'Write the full logits of rows of token ids, for comparison with another implementation.', 'none')
-    .requiredOption('--ids <file>', 'JSON: [[int]], one list a row')
-    .requiredOption('--out <file>', 'safetensors: logits.0 float32 [T, V], and so on')
+    .requiredOption('--ids <file>', 'JSON file of token ids, [[int]]: one list a row')
+    .requiredOption('--out <file>', 'safetensors file to write: logits.0 of float32 [T, V], logits.1, and so on')
     .addHelpText(
       'after',
       examples(

@@ -7,7 +7,19 @@ import { inspect } from './inspect.ts';
 import { logits } from './logits.ts';
 import { merge } from './merge.ts';
 import { pull } from './pull.ts';
+import { examples } from './shared.ts';
 import { train } from './train.ts';
+
+const firstSteps = examples(
+  'graft doctor',
+  'graft train recipe.yaml',
+  'graft generate --model base.gguf --adapter out/adapter --chat --prompt "Hello"',
+);
+
+const environment = `Every command takes --json. Exit codes: 0 done, 1 failed, 2 wrong use.
+Environment: GRAFT_CACHE (downloads and builds), GRAFT_LIBTORCH (a LibTorch of your own), HF_TOKEN and HF_ENDPOINT
+(hub), GRAFT_DEBUG=1 (stack traces).
+`;
 
 /** The whole command line; a command is a file and a place in this list. */
 export function program(): Command {
@@ -15,6 +27,7 @@ export function program(): Command {
     .description('Fine-tune open language models on your own machine, keep many small adapters on one base.')
     .version('0.1.0')
     .exitOverride()
+    .addHelpText('after', `${firstSteps}\n${environment}`)
     .showHelpAfterError('(graft --help, or graft <command> --help)');
   for (const command of [doctor, train, evaluate, generate, logits, merge, inspect, pull]) {
     graft.addCommand(command().exitOverride());

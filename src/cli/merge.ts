@@ -1,16 +1,26 @@
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import { Session } from '../session/index.ts';
 import { examples, logLine } from './shared.ts';
 
 export const merge = () =>
   new Command('merge')
     .description('Fold an adapter into its base and write the whole model as a Hugging Face directory.')
-    .requiredOption('--model <path>', 'the base')
-    .requiredOption('--adapter <dir>', 'the adapter')
-    .requiredOption('--out <dir>', 'where the merged model goes')
-    .option('--dtype <type>', 'float32, bfloat16 or float16', 'float32')
-    .option('--json', 'print the result as JSON', false)
-    .addHelpText('after', examples('graft merge --model base.gguf --adapter out/adapter --out merged'))
+    .requiredOption('--model <path>', 'the base: a Hugging Face directory, a .gguf file, or a hub id')
+    .requiredOption('--adapter <dir>', 'the adapter to fold in')
+    .requiredOption('--out <dir>', 'directory for the merged model; it is replaced at once or not at all')
+    .addOption(
+      new Option('--dtype <type>', 'how the weights are written')
+        .choices(['float32', 'bfloat16', 'float16'])
+        .default('float32'),
+    )
+    .option('--json', 'print the result as JSON')
+    .addHelpText(
+      'after',
+      examples(
+        'graft merge --model base.gguf --adapter out/adapter --out merged',
+        'graft merge --model org/name --adapter out/adapter --out merged --dtype bfloat16',
+      ),
+    )
     .action(async (options) => {
       await using session = new Session();
       const result = await session.run('merge', options, logLine);

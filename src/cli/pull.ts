@@ -5,10 +5,16 @@ import { examples, mebibytes } from './shared.ts';
 export const pull = () =>
   new Command('pull')
     .description('Fetch a model from the hub into the cache, or check the copy that is there.')
-    .argument('<model>', 'org/name, org/name@revision or org/name/file.gguf')
-    .option('--json', 'print the path as JSON', false)
-    .addHelpText('after', examples('graft pull HuggingFaceTB/SmolLM2-135M-Instruct'))
-    .action(async (model: string, { json }: { json: boolean }) => {
+    .argument('<model>', 'org/name, org/name@revision, org/name/file.gguf or org/name@revision/file.gguf')
+    .option('--json', 'print the path as JSON')
+    .addHelpText(
+      'after',
+      examples(
+        'graft pull HuggingFaceTB/SmolLM2-135M-Instruct',
+        'graft pull HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF/smollm2-1.7b-instruct-q4_k_m.gguf',
+      ),
+    )
+    .action(async (model: string, { json }: { json?: true }) => {
       let shown = 0;
       const path = await resolveModel(model, {
         refresh: true,

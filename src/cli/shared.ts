@@ -6,14 +6,17 @@ export const onModel = (name: string, description: string, quantize: 'none' | 'k
   new Command(name)
     .description(description)
     .requiredOption('--model <path>', 'a Hugging Face directory, a .gguf file, or a hub id')
-    .option('--adapter <dir>', 'an adapter on top')
+    .option('--adapter <dir>', 'directory of an adapter to put on the model')
     .addOption(
-      new Option('--quantize <how>', 'how weights are held: unpacked, as the file has them, or packed at load')
+      new Option(
+        '--quantize <how>',
+        'how weights are held: unpacked (none), as the file has them (keep), packed at load',
+      )
         .choices(['none', 'keep', 'int8', 'nf4'])
         .default(quantize),
     )
-    .option('--threads <n>', 'processor threads', count)
-    .option('--json', 'print the result as JSON', false);
+    .option('--threads <n>', 'processor threads; default: all cores', count)
+    .option('--json', 'print the result as JSON');
 
 /** A whole number above 0, for an option. */
 export function count(text: string): number {

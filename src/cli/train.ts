@@ -3,28 +3,28 @@ import { Session } from '../session/index.ts';
 import { readRecipe, type TrainEvent } from '../train/index.ts';
 import { duration, examples, logLine, mebibytes } from './shared.ts';
 
-const collect = (value: string, all: string[]) => [...all, value];
+const collect = (value: string, all: string[] = []) => [...all, value];
 
 export const train = () =>
   new Command('train')
     .description('Fine-tune a model as a recipe says; a run that was stopped goes on from its last checkpoint.')
-    .argument('<recipe>', 'a YAML file (docs/recipe.md lists its fields)')
-    .option('--set <a.b=value>', 'overrides a field of the recipe; may be repeated', collect, [])
-    .option('--fresh', 'begin anew: what the run directory holds is moved aside', false)
-    .option('--json', 'print events as JSON lines, the last line being the result', false)
+    .argument('<recipe>', 'a YAML file; docs/recipe.md lists its fields, recipes/ has some to begin with')
+    .option('--set <a.b=value>', 'override a field of the recipe, the value in YAML; may be repeated', collect)
+    .option('--fresh', 'begin anew; what the run directory holds is moved aside')
+    .option('--json', 'print events as JSON lines, the last line being the result')
     .addHelpText(
       'after',
       examples(
-        'graft train recipe.yaml',
+        'graft train recipes/chat.yaml --set model=base.gguf --set data.train=rows.jsonl',
         'graft train recipe.yaml --set train.lr=1e-4 --set run.dir=out2',
         'graft train recipe.yaml --json | tail -1',
       ),
     )
-    .action(async (file: string, options: { set: string[]; fresh: boolean; json: boolean }) => {
+    .action(async (file: string, options: { set?: string[]; fresh?: true; json?: true }) => {
       const recipe = readRecipe(file, options.set);
       await using session = new Session();
       const show = options.json ? (event: object) => console.log(JSON.stringify(event)) : progress();
-      const result = await session.run('train', { recipe, fresh: options.fresh }, (event) =>
+      const result = await session.run('train', { recipe, fresh: options.fresh === true }, (event) =>
         event.type === 'log' ? logLine(event) : show(event as TrainEvent),
       );
       if (options.json) {

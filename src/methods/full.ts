@@ -8,7 +8,11 @@ import { Embedding, Linear, namedModules, namedTensors } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import type { Adapter, Method } from './method.ts';
 
-export const fullConfig = z.strictObject({});
+export const fullConfig = z
+  .strictObject({})
+  .describe(
+    'Every weight of the base is trained. The run writes a whole model; the base must be unpacked (quantize: none).',
+  );
 
 export const full: Method<Record<string, never>> = {
   name: 'full',

@@ -3,48 +3,14 @@
  * α/√r under rank stabilisation (arXiv 2312.03732). Fields, defaults and file layout are PEFT's (tuners/lora/config.py);
  * the drop-out acts on the adapter's input only, as there.
  */
-import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
 import { Embedding, Linear, type LinearLayer, moduleAt, replaceModule } from '../nn/index.ts';
 import { detachFromScopes, Generator, mixSeed, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { type LoraConfig, loraConfig } from './lora-config.ts';
 import { innermost, LoraEmbedding, LoraLinear, unwrap } from './lora-layers.ts';
 import type { Adapter, Method } from './method.ts';
 import { type Copies, saveModules, trainBiases } from './saved.ts';
 import { byPattern, candidatesOf, patternFits, savedTargets, selectTargets } from './targets.ts';
-
-const names = z.union([z.string(), z.array(z.string())]);
-
-export const loraConfig = z.strictObject({
-  r: z.int().positive().default(8).describe('Rank of the update.'),
-  lora_alpha: z.number().positive().default(8).describe('α: the update is scaled by α/r.'),
-  lora_dropout: z
-    .number()
-    .min(0)
-    .lt(1)
-    .default(0)
-    .describe("Share of the adapter's input that is dropped while training."),
-  target_modules: names
-    .nullish()
-    .describe('Last parts of module paths, or one regular expression for whole paths, or all-linear.'),
-  exclude_modules: names.nullish().describe('The same, for what is left out.'),
-  layers_to_transform: z
-    .union([z.int().nonnegative(), z.array(z.int().nonnegative())])
-    .nullish()
-    .describe('Only these layers.'),
-  layers_pattern: names.nullish().describe('Name of the list that layers_to_transform counts in.'),
-  rank_pattern: z.record(z.string(), z.int().positive()).default({}).describe('Other ranks, by regular expression.'),
-  alpha_pattern: z.record(z.string(), z.number().positive()).default({}).describe('Other α, by regular expression.'),
-  use_rslora: z.boolean().default(false).describe('Scale by α/√r (arXiv 2312.03732).'),
-  bias: z.enum(['none', 'all', 'lora_only']).default('none').describe('Which biases are trained too.'),
-  modules_to_save: z.array(z.string()).nullish().describe('Modules that are trained and saved whole.'),
-  init_lora_weights: z
-    .union([z.boolean(), z.literal('gaussian')])
-    .default(true)
-    .describe('A uniform as in PEFT, or normal; B zero. false: both random.'),
-  fan_in_fan_out: z.boolean().default(false).describe('The base weight is stored [in, out].'),
-});
-
-export type LoraConfig = z.infer<typeof loraConfig>;
 
 function initialValues(
   config: LoraConfig,

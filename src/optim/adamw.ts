@@ -4,10 +4,14 @@ import { detachFromScopes, noGrad, ops, Tensor } from '../tensor/index.ts';
 import type { Optimizer } from './optimizer.ts';
 
 export const adamwConfig = z.strictObject({
-  beta1: z.number().min(0).lt(1).default(0.9),
-  beta2: z.number().min(0).lt(1).default(0.999),
-  eps: z.number().positive().default(1e-8),
-  weight_decay: z.number().nonnegative().default(0).describe('Of matrices; biases and norms are never decayed.'),
+  beta1: z.number().min(0).lt(1).default(0.9).describe('AdamW: share of the mean gradient that a step keeps.'),
+  beta2: z.number().min(0).lt(1).default(0.999).describe('AdamW: the same for the mean squared gradient.'),
+  eps: z.number().positive().default(1e-8).describe('AdamW: added to the root of the mean squared gradient.'),
+  weight_decay: z
+    .number()
+    .nonnegative()
+    .default(0)
+    .describe('Pull of matrices towards zero, times the learning rate; biases and norms are never decayed.'),
 });
 
 export type AdamWConfig = z.infer<typeof adamwConfig>;

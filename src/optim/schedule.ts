@@ -1,9 +1,12 @@
 import { z } from 'zod';
 
 export const scheduleConfig = z.strictObject({
-  type: z.enum(['constant', 'linear', 'cosine']).default('constant'),
-  warmup_steps: z.int().nonnegative().optional(),
-  warmup_ratio: z.number().min(0).max(1).optional(),
+  type: z
+    .enum(['constant', 'linear', 'cosine'])
+    .default('constant')
+    .describe('Course of the learning rate after the warm-up: it stays, or falls to 0 at the last step.'),
+  warmup_steps: z.int().nonnegative().optional().describe('Steps over which the learning rate rises from 0.'),
+  warmup_ratio: z.number().min(0).max(1).optional().describe('The same as a share of all steps; warmup_steps wins.'),
 });
 
 export type ScheduleConfig = z.infer<typeof scheduleConfig>;

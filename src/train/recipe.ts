@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { LineCounter, parseDocument } from 'yaml';
 import { z } from 'zod';
@@ -7,17 +7,22 @@ import { methods } from '../methods/index.ts';
 import { adamwConfig, scheduleConfig } from '../optim/index.ts';
 
 const methodSchemas = Object.values(methods).map((m) =>
-  (m.config as unknown as z.ZodObject).extend({ type: z.literal(m.name) }),
+  z
+    .strictObject({
+      type: z.literal(m.name).describe('Name of the method.'),
+      ...(m.config as unknown as z.ZodObject).shape,
+    })
+    .describe(m.config.description ?? ''),
 );
 
 const data = z.strictObject({
   train: z.string().describe('File to learn from: .jsonl, .json, .csv or .parquet.'),
-  eval: z.string().optional().describe('File to measure on. Instead of it: held_out.'),
+  eval: z.string().optional().describe('File to measure on; without it, held_out rows of train.'),
   held_out: z
     .number()
     .positive()
     .optional()
-    .describe('Share of the training rows (below 1) or their number that is kept for measuring.'),
+    .describe('Share of the training rows (below 1) or number of them that is kept for measuring.'),
   format: z
     .enum(['auto', 'messages', 'sharegpt', 'prompt-completion', 'alpaca', 'text', 'tokens', 'batches'])
     .default('auto')
@@ -41,7 +46,7 @@ const train = adamwConfig.extend({
     .describe(
       'Tokens that are in memory at one time; the gradient does not depend on it. Default: fits memory and processor.',
     ),
-  schedule: scheduleConfig.shape.type.describe('How the learning rate goes on after the warm-up.'),
+  schedule: scheduleConfig.shape.type,
   warmup_steps: scheduleConfig.shape.warmup_steps,
   warmup_ratio: scheduleConfig.shape.warmup_ratio,
   max_grad_norm: z.number().positive().optional().describe('Gradients are scaled down to this 2-norm.'),
@@ -52,17 +57,22 @@ const train = adamwConfig.extend({
 const evaluation = z.strictObject({
   every: z.int().positive().optional().describe('Steps between two measurements; default: once an epoch.'),
   patience: z.int().positive().optional().describe('Stop after so many measurements without a better loss.'),
-  keep: z.enum(['best', 'last']).default('best').describe('Which adapter is handed over.'),
+  keep: z
+    .enum(['best', 'last'])
+    .default('best')
+    .describe('Which adapter is handed over: of the lowest held-out loss, or of the last step.'),
 });
 
 const run = z.strictObject({
-  dir: z.string().describe('Everything that the run writes.'),
+  dir: z
+    .string()
+    .describe('Directory of everything that the run writes: adapter/ (or model/), events.jsonl, checkpoints/.'),
   checkpoint_every: z
     .int()
     .positive()
     .optional()
     .describe('Steps between two checkpoints; default: about every minute.'),
-  keep_checkpoints: z.int().positive().default(2),
+  keep_checkpoints: z.int().positive().default(2).describe('Older checkpoints are deleted.'),
 });
 
 export const recipeSchema = z.strictObject({
@@ -70,33 +80,41 @@ export const recipeSchema = z.strictObject({
   quantize: z
     .enum(['none', 'keep', 'int8', 'nf4'])
     .default('none')
-    .describe('How the frozen weights are held: unpacked, as the file has them, or packed at load.'),
+    .describe(
+      'How frozen weights are held: unpacked to float32 (none), as the file has them (keep: GGUF blocks, bfloat16), or packed at load (int8, nf4).',
+    ),
   method: z
     .discriminatedUnion('type', methodSchemas as never)
     .describe('How to fine-tune, under PEFT’s own field names.'),
-  adapter: z.string().optional().describe('Begin from this saved adapter.'),
-  task: z.enum(['causal-lm']).default('causal-lm'),
-  data,
-  train: train.prefault({}),
-  eval: evaluation.prefault({}),
-  run,
+  adapter: z
+    .string()
+    .optional()
+    .describe('Begin from this saved adapter; its own config counts, not the fields of method.'),
+  task: z.enum(['causal-lm']).default('causal-lm').describe('What the model learns to do: predict the next token.'),
+  data: data.describe('What to learn from, and what to measure on.'),
+  train: train.prefault({}).describe('The optimizer, its steps and their size.'),
+  eval: evaluation.prefault({}).describe('Measuring on held-out rows while training.'),
+  run: run.describe('Where the run writes, and how often.'),
 });
 
 export type Recipe = Omit<z.output<typeof recipeSchema>, 'method'> & {
   method: { type: keyof typeof methods } & Record<string, unknown>;
 };
 
-/** Paths in a recipe are relative to the recipe's own folder; a hub id stays as it is. */
+/** Paths in a recipe are relative to the recipe's own folder; a model that is not there may be a hub id. */
 function resolved(recipe: Recipe, base: string): Recipe {
   const path = (p: string) => (isAbsolute(p) ? p : resolve(base, p));
-  const { data, run } = recipe;
+  const { data, run, model } = recipe;
   return {
     ...recipe,
+    model: existsSync(path(model)) && path(model) !== resolve(model) ? path(model) : model,
     data: { ...data, train: path(data.train), ...(data.eval !== undefined && { eval: path(data.eval) }) },
     ...(recipe.adapter !== undefined && { adapter: path(recipe.adapter) }),
     run: { ...run, dir: path(run.dir) },
   };
 }
+
+const pathFields: ReadonlySet<string> = new Set(['adapter', 'data.train', 'data.eval', 'run.dir']);
 
 /** A recipe given as an object, checked; paths are relative to `base`. @throws GraftError 'usage' with all mistakes */
 export function parseRecipe(value: unknown, place = 'recipe', base = process.cwd()): Recipe {
@@ -105,7 +123,7 @@ export function parseRecipe(value: unknown, place = 'recipe', base = process.cwd
 
 /**
  * Reads a recipe file.
- * @param overrides `a.b=value` pairs, the value in YAML
+ * @param overrides `a.b=value` pairs, the value in YAML; paths in them are relative to the working directory
  * @throws GraftError 'usage' for a missing file, bad YAML (with line and column) or mistakes in the recipe (all at once)
  */
 export function readRecipe(file: string, overrides: readonly string[] = []): Recipe {
@@ -126,7 +144,9 @@ export function readRecipe(file: string, overrides: readonly string[] = []): Rec
   for (const override of overrides) {
     const [, key, value] = /^([\w.-]+)=(.*)$/s.exec(override) ?? [];
     if (!key) throw new GraftError('usage', `'${override}' is not of the form a.b=value`, { place: '--set' });
-    document.setIn(key.split('.'), parseDocument(value!).toJS());
+    const given: unknown = parseDocument(value!).toJS();
+    const here = pathFields.has(key) && typeof given === 'string';
+    document.setIn(key.split('.'), here ? resolve(given) : given);
   }
   return parseRecipe(document.toJS(), file, dirname(resolve(file)));
 }

@@ -1,6 +1,6 @@
 /**
  * Writes src/tensor/ops.gen.ts from src/tensor/ops.list and the schemas that LibTorch publishes.
- *   npx node tools/codegen/ops.ts            write the file
+ *   npm run generate
  * A test calls `generate()` and compares.
  */
 import { readFileSync, writeFileSync } from 'node:fs';

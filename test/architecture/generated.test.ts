@@ -1,0 +1,44 @@
+/** Files that a generator writes are what it would write now. */
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
+import test from 'node:test';
+import { parse } from 'yaml';
+import { z } from 'zod';
+import { packageRoot } from '../../src/base/index.ts';
+import { readRecipe } from '../../src/train/index.ts';
+import { documents } from '../../tools/codegen/docs.ts';
+import { generate, outFile } from '../../tools/codegen/ops.ts';
+
+const recipes = readdirSync(join(packageRoot, 'recipes')).filter((name) => name.endsWith('.yaml'));
+
+test('generated files are fresh', async (t) => {
+  const { text, count } = await generate();
+  assert.ok(count >= 100, `${count} operators`);
+  const files = [{ path: relative(packageRoot, outFile), text }, ...documents()];
+  for (const file of files) {
+    assert.equal(readFileSync(join(packageRoot, file.path), 'utf8'), file.text, `${file.path}: npm run generate`);
+  }
+  assert.equal(files.length, 4);
+  t.diagnostic(`${files.length} files compared`);
+});
+
+test('every recipe is good, for the schema of the program and for that of editors', (t) => {
+  const schemaFile = join(packageRoot, 'docs', 'recipe.schema.json');
+  const schema = z.fromJSONSchema(JSON.parse(readFileSync(schemaFile, 'utf8')));
+  for (const name of recipes) {
+    const file = join(packageRoot, 'recipes', name);
+    const recipe = readRecipe(file);
+    assert.ok(recipe.data.train.startsWith(dirname(file)), 'paths are relative to the recipe');
+    const text = readFileSync(file, 'utf8');
+    const link = /^# yaml-language-server: \$schema=(\S+)\n/.exec(text)?.[1];
+    assert.ok(link && existsSync(join(dirname(file), link)), `${name} points editors to the schema`);
+    const value = parse(text) as { train: object };
+    const problems = (v: unknown) => (schema.safeParse(v).error?.issues ?? []).map((issue) => issue.path.join('.'));
+    assert.deepEqual(problems(value), [], name);
+    assert.deepEqual(problems({ ...value, train: { ...value.train, lr: 'fast' } }), ['train.lr']);
+    assert.equal(problems({ ...value, trian: {} }).length, 1);
+  }
+  assert.ok(recipes.length >= 4);
+  t.diagnostic(`${recipes.length} recipes read`);
+});
