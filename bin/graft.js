@@ -2,14 +2,16 @@
 // Runs on any Node: hands over to one that is new enough (the devDependency `node` of a checkout), or says what is missing.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import module from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const checkout = join(root, 'src', 'cli', 'main.ts');
-const main = existsSync(checkout) ? checkout : join(root, 'dist', 'cli', 'main.js');
+const main = existsSync(checkout) ? checkout : join(root, 'lib', 'cli', 'main.js');
 
 if (Number(process.versions.node.split('.')[0]) >= 24) {
+  module.enableCompileCache(join(root, 'node_modules', '.cache', 'node'));
   await (await import(main)).main();
 } else {
   const newer = join(root, 'node_modules', 'node', 'bin', 'node');

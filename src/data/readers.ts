@@ -1,7 +1,5 @@
 import { createReadStream, existsSync, readFileSync } from 'node:fs';
 import { extname } from 'node:path';
-import { parse } from 'csv-parse/sync';
-import { asyncBufferFromFile, parquetReadObjects } from 'hyparquet';
 import { GraftError } from '../base/index.ts';
 import { parseJson } from '../io/index.ts';
 
@@ -99,6 +97,7 @@ async function json(file: string): Promise<RawRecord[]> {
 }
 
 async function csv(file: string): Promise<RawRecord[]> {
+  const { parse } = await import('csv-parse/sync'); // here, so that who reads no CSV does not load it
   try {
     const rows = parse(readFileSync(file), {
       bom: true,
@@ -129,6 +128,7 @@ function plain(value: unknown): unknown {
 }
 
 async function parquet(file: string): Promise<RawRecord[]> {
+  const { asyncBufferFromFile, parquetReadObjects } = await import('hyparquet');
   try {
     const rows = await parquetReadObjects({ file: await asyncBufferFromFile(file) });
     return rows.map((value, i) => record(plain(value), `${file}:row ${i + 1}`));

@@ -46,7 +46,7 @@ const kept = [
   'nvidia/cu13/lib/libcupti.so.13',
 ] as const;
 
-/** Looks in `GRAFT_LIBTORCH`, then in `python3`'s torch, then in the cache. Never touches the network. */
+/** Looks in `GRAFT_LIBTORCH`, then for an earlier download, then for `python3`'s torch. Never touches the network. */
 export function findLibTorch(): LibTorch | undefined {
   const named = process.env.GRAFT_LIBTORCH;
   if (named) {
@@ -70,7 +70,8 @@ export function findLibTorch(): LibTorch | undefined {
     }
     return { root, version, origin: 'GRAFT_LIBTORCH' };
   }
-  return pythonTorch() ?? cached();
+  // The cache first: asking python3 takes as long as loading LibTorch.
+  return cached() ?? pythonTorch();
 }
 
 /** Finds LibTorch, or fetches the pinned wheels with pip into the user's cache; `log` is told what takes time. */

@@ -58,3 +58,31 @@ export function replaceModule(root: Module, path: string, module: Module): Modul
   (keys.reduce<unknown>(step, root) as Record<string, unknown>)[last] = module;
   return before;
 }
+
+/** Bytes that the tensors below `root` take in memory, tied ones once. */
+export function tensorBytes(root: Module): number {
+  const sizes = new Map([...namedTensors(root)].map(([, tensor]) => [tensor.id, tensor.nbytes]));
+  return [...sizes.values()].reduce((sum, size) => sum + size, 0);
+}
+
+/** A module that stands in the place of another and holds it. */
+type Wrapping = Module & { base_layer: Module };
+
+const isWrapping = (module: Module): module is Wrapping => 'base_layer' in module;
+
+/** The layer under whatever wrappers stand before it. */
+export function unwrapped(module: Module): Module {
+  return isWrapping(module) ? unwrapped(module.base_layer) : module;
+}
+
+/** Puts `module` at `path`, under the wrappers that stand there. */
+export function replaceUnwrapped(root: Module, path: string, module: Module): void {
+  const outer = moduleAt(root, path);
+  if (!isWrapping(outer)) {
+    replaceModule(root, path, module);
+    return;
+  }
+  let last = outer;
+  while (isWrapping(last.base_layer)) last = last.base_layer;
+  last.base_layer = module;
+}

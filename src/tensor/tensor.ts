@@ -88,6 +88,11 @@ export class Tensor implements Disposable {
     return this.shape.reduce((a, b) => a * b, 1);
   }
 
+  /** Bytes of its elements. */
+  get nbytes(): number {
+    return this.numel * dtypes[this.dtype].bytes;
+  }
+
   /** Size of dimension `i`; negative counts from the end. */
   size(i: number): number {
     return this.shape.at(i)!;

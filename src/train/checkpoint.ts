@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openSafetensors, readJsonObject, recoverDirectory, writeDirectory, writeSafetensors } from '../io/index.ts';
@@ -35,7 +35,11 @@ export function saveCheckpoint(
     writeSafetensors(join(work, 'optimizer.safetensors'), listed(optimizer.state));
     writeFileSync(join(work, 'state.json'), JSON.stringify(state));
   });
-  for (const old of checkpoints(dir).slice(0, -keep)) rmSync(join(dir, old), { recursive: true, force: true });
+  // Under another name first: killed while removing, a run leaves no part of a checkpoint under a checkpoint's name.
+  for (const old of checkpoints(dir).slice(0, -keep)) renameSync(join(dir, old), join(dir, `.${old}.removed`));
+  for (const name of readdirSync(dir)) {
+    if (name.endsWith('.removed')) rmSync(join(dir, name), { recursive: true, force: true });
+  }
   return path;
 }
 

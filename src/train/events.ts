@@ -11,6 +11,8 @@ export type TrainEvent =
       heldOut: number;
       trainable: number;
       parameters: number;
+      /** Of the base's weights as they are held in memory. */
+      weightBytes: number;
       microTokens: number;
       threads: number;
     }
@@ -24,6 +26,9 @@ export type TrainEvent =
       predicted: number;
       seconds: number;
       epoch: number;
+      /** Resident memory of the process and live tensor handles, after the step. */
+      rssMb: number;
+      handles: number;
     }
   | { type: 'eval'; step: number; loss: number; tokens: number; seconds: number; best: boolean }
   | { type: 'checkpoint'; step: number; path: string; seconds: number }

@@ -8,7 +8,7 @@ import { loadAdapter, saveAdapter, saveModel } from '../export/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
 import { type Adapter, type Method, methods } from '../methods/index.ts';
 import { loadModel } from '../models/index.ts';
-import type { Model } from '../nn/index.ts';
+import { type Model, tensorBytes } from '../nn/index.ts';
 import { adamw, type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { microTokensFor } from './budget.ts';
 import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoint.ts';
@@ -56,6 +56,7 @@ export async function runTraining(
   const found = claim(dir, fingerprint, fresh);
 
   using model = loadModel(modelPath, { quantize: recipe.quantize });
+  const weightBytes = tensorBytes(model.root);
   using adapter = attach(model, recipe);
   using optimizer = adamw(adapter.parameters, pick(recipe.train, ['beta1', 'beta2', 'eps', 'weight_decay']));
   const plan = await planRows(recipe, model, modelPath);
@@ -69,13 +70,14 @@ export async function runTraining(
     earlier = log.rewind(state.step);
   }
   native.trim();
-  return run({ recipe, model, modelPath, adapter, optimizer, plan, log, threads, state, earlier });
+  return run({ recipe, model, modelPath, weightBytes, adapter, optimizer, plan, log, threads, state, earlier });
 }
 
 interface Run {
   readonly recipe: Recipe;
   readonly model: Model;
   readonly modelPath: string;
+  readonly weightBytes: number;
   readonly adapter: Adapter;
   readonly optimizer: Optimizer;
   readonly plan: Plan;
@@ -89,6 +91,7 @@ function run({
   recipe,
   model,
   modelPath,
+  weightBytes,
   adapter,
   optimizer,
   plan,
@@ -116,6 +119,7 @@ function run({
     heldOut: plan.heldOut.length,
     trainable: count(adapter.parameters.values()),
     parameters: model.parameters,
+    weightBytes,
     microTokens: budget,
     threads,
   });
@@ -155,7 +159,10 @@ function run({
       const seconds = (performance.now() - start) / 1e3;
       state = { ...state, step: step + 1 };
       done.push({ loss: result.loss, tokens: result.tokens, seconds });
-      log.emit({ type: 'step', step: step + 1, ...result, lr, seconds, epoch: (step + 1) / plan.stepsPerEpoch });
+      const epoch = (step + 1) / plan.stepsPerEpoch;
+      const rssMb = process.memoryUsage.rss() / 2 ** 20;
+      const { handles } = currentEngine().native.memory();
+      log.emit({ type: 'step', step: step + 1, ...result, lr, seconds, epoch, rssMb, handles });
     },
 
     ...(heldOut.length > 0 && {
