@@ -1,8 +1,10 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { packageRoot } from '../src/base/index.ts';
 import { openSafetensors } from '../src/io/index.ts';
-import type { DType } from '../src/tensor/index.ts';
-import { Tensor } from '../src/tensor/index.ts';
+import { type Model, packTokens } from '../src/nn/index.ts';
+import { type DType, noGrad, scope, Tensor } from '../src/tensor/index.ts';
 
 export const golden = (...parts: string[]) => join(packageRoot, 'test', 'golden', ...parts);
 
@@ -33,3 +35,16 @@ export function relativeError(got: ArrayLike<number>, want: ArrayLike<number>): 
 
 export const numbers = (t: Tensor): Float32Array => t.data() as Float32Array;
 export const integers = (t: Tensor): number[] => Array.from(t.data() as BigInt64Array, Number);
+
+/** A directory of its own, gone at the end of the block. */
+export function temporary(): { readonly path: string } & Disposable {
+  const path = mkdtempSync(join(tmpdir(), 'graft-test-'));
+  return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) };
+}
+
+/** The logits of one row of ids, or of several end to end: [N, V] as numbers. */
+export const logitsOf = (model: Model, ...rows: ArrayLike<number>[]): Float32Array =>
+  noGrad(() => {
+    using _ = scope();
+    return numbers(model.logits(model.hidden(packTokens(rows))));
+  });

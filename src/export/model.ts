@@ -1,8 +1,9 @@
 import { copyFileSync, existsSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { GraftError } from '../base/index.ts';
 import { writeDirectory, writeSafetensors } from '../io/index.ts';
-import { Embedding, Linear, type Model, namedModules, namedTensors } from '../nn/index.ts';
-import { type DType, ops, scoped, type Tensor } from '../tensor/index.ts';
+import { Embedding, Linear, type Model, type Module, namedModules } from '../nn/index.ts';
+import { type DType, ops, scoped, Tensor } from '../tensor/index.ts';
 
 const beside = [
   'tokenizer.json',
@@ -26,6 +27,7 @@ export function saveModel(
   extra: Readonly<Record<string, string>> = {},
 ): void {
   const config = Object.fromEntries(Object.entries(model.config).filter(([, value]) => value !== undefined));
+  if (config.tie_word_embeddings) config.tie_word_embeddings = tied(model);
   writeDirectory(dir, (work) => {
     writeFileSync(join(work, 'config.json'), JSON.stringify({ ...config, dtype }, null, 2));
     writeSafetensors(join(work, 'model.safetensors'), weights(model, dtype), { format: 'pt' });
@@ -36,26 +38,47 @@ export function saveModel(
   });
 }
 
-/** Every weight, dense, under its key; tied ones once. */
-function* weights(model: Model, dtype: DType) {
-  const dense = new Map<string, () => Tensor>();
-  for (const [path, module] of namedModules(model.root)) {
-    if (module instanceof Linear || module instanceof Embedding)
-      dense.set(`${path}.weight`, () => module.denseWeight());
-  }
-  const seen = new Set<Tensor>();
-  for (const [key, tensor] of namedTensors(model.root)) {
-    if (seen.has(tensor)) continue;
-    seen.add(tensor);
-    const from = dense.get(key) ?? (() => tensor);
-    const shape = dense.has(key) ? shapeOf(model, key, tensor) : tensor.shape;
-    yield { name: key, dtype, shape, bytes: () => bytesOf(from, dtype) };
+/**
+ * Every tensor of the base under its key, by the module that holds it. Wrappers of merged or switched-off adapters are
+ * looked through.
+ * @throws GraftError 'state' for an adapter at work that is not in the weights
+ */
+function* stored(model: Model): Generator<{ name: string; tensor: Tensor; module: Module; field: string }> {
+  for (const [path, outer] of namedModules(model.root)) {
+    const module = isLayer(outer) ? outer.plain() : outer;
+    if (!module) {
+      throw new GraftError('state', `an adapter is at work on '${path}', and its update is not in the weights`, {
+        mend: 'Merge or detach it first',
+      });
+    }
+    for (const [field, tensor] of Object.entries(module)) {
+      if (tensor instanceof Tensor) yield { name: `${path}.${field}`, tensor, module, field };
+    }
   }
 }
 
-function shapeOf(model: Model, key: string, tensor: Tensor): readonly number[] {
-  const module = [...namedModules(model.root)].find(([path]) => `${path}.weight` === key)![1];
-  return [tensor.size(0), module instanceof Linear ? module.inFeatures : (module as Embedding).width];
+const isLayer = (module: Module): module is Module & { plain(): Linear | Embedding | undefined } => 'plain' in module;
+
+/** Every weight, dense, under its key; tied ones once. */
+function* weights(model: Model, dtype: DType) {
+  const seen = new Set<Tensor>();
+  for (const { name, tensor, module, field } of stored(model)) {
+    if (seen.has(tensor)) continue;
+    seen.add(tensor);
+    if ((module instanceof Linear || module instanceof Embedding) && field === 'weight') {
+      const shape = [tensor.size(0), module instanceof Linear ? module.inFeatures : module.width];
+      yield { name, dtype, shape, bytes: () => bytesOf(() => module.denseWeight(), dtype) };
+    } else {
+      yield { name, dtype, shape: tensor.shape, bytes: () => bytesOf(() => tensor, dtype) };
+    }
+  }
+}
+
+/** Whether head and embeddings still are one table: an adapter on one of them parts them. */
+function tied(model: Model): boolean {
+  const { embeddings, head } = model.sites;
+  const tables = [...stored(model)].filter(({ name }) => name === `${embeddings}.weight` || name === `${head}.weight`);
+  return tables.length === 2 && tables[0]!.tensor === tables[1]!.tensor;
 }
 
 function bytesOf(from: () => Tensor, dtype: DType): Uint8Array {

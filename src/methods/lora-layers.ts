@@ -9,8 +9,9 @@ import {
   Module,
   moduleAt,
   replaceModule,
+  unwrapped,
 } from '../nn/index.ts';
-import { gradEnabled, ops, type Tensor } from '../tensor/index.ts';
+import { detachFromScopes, gradEnabled, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 
 /** A wrapper stands where its layer stood: a walk over the model sees one module, not two. */
 const inner: ReadonlySet<string> = new Set(['base_layer']);
@@ -134,6 +135,10 @@ export class LoraEmbedding extends Module {
     return ops.add(base, ops.mm(h, ops.t(this.lora_embedding_B)), { alpha: this.scaling });
   }
 
+  plain(): Embedding | undefined {
+    return this.state.enabled ? undefined : this.base_layer.plain();
+  }
+
   denseWeight(): Tensor {
     return this.base_layer.denseWeight();
   }
@@ -156,14 +161,35 @@ export function unwrap(root: Module, path: string, wrapper: Wrapper): void {
   outer.base_layer = wrapper.base_layer as LinearLayer & Embedding;
 }
 
-/** The layer under all wrappers, and a way to put another in its place. */
-export function innermost(wrapper: Wrapper): { layer: Linear | Embedding; put: (layer: Linear | Embedding) => void } {
-  let outer = wrapper;
-  while (outer.base_layer instanceof LoraLinear || outer.base_layer instanceof LoraEmbedding) outer = outer.base_layer;
-  return {
-    layer: outer.base_layer as Linear | Embedding,
-    put(layer) {
-      outer.base_layer = layer as Linear & Embedding;
-    },
-  };
+interface Folded {
+  readonly weight: Tensor;
+  readonly format: number;
+  readonly wrappers: readonly Wrapper[];
 }
+
+/** Layers that hold the updates of merged wrappers, with what they held before. */
+const folded = new WeakMap<Module, Folded>();
+
+/** Sets which wrappers are folded into the layer under `wrapper`: several may come and go in any order. */
+function refold(wrapper: Wrapper, change: (wrappers: readonly Wrapper[]) => readonly Wrapper[]): void {
+  const layer = unwrapped(wrapper) as Linear | Embedding;
+  const before = folded.get(layer) ?? { weight: layer.weight, format: layer.format, wrappers: [] };
+  const wrappers = change(before.wrappers);
+  if (folded.has(layer)) layer.weight.dispose();
+  folded.delete(layer);
+  [layer.weight, layer.format] = [before.weight, before.format];
+  if (wrappers.length === 0) return;
+  noGrad(() => {
+    using s = scope();
+    const sum = wrappers.reduce((weight, w) => ops.add(weight, w.delta()), layer.denseWeight());
+    layer.weight = detachFromScopes(s.keep(sum));
+    layer.format = -1;
+  });
+  folded.set(layer, { ...before, wrappers });
+}
+
+/** Adds the update of `wrapper` to the weight of the layer under it. */
+export const fold = (wrapper: Wrapper) => refold(wrapper, (wrappers) => [...wrappers, wrapper]);
+
+/** Takes it out again; without any, the layer has its own weight back, bit for bit. */
+export const unfold = (wrapper: Wrapper) => refold(wrapper, (wrappers) => wrappers.filter((w) => w !== wrapper));

@@ -4,10 +4,10 @@
  * the drop-out acts on the adapter's input only, as there.
  */
 import { GraftError } from '../base/index.ts';
-import { Embedding, Linear, type LinearLayer, moduleAt, replaceModule } from '../nn/index.ts';
+import { type Embedding, type LinearLayer, moduleAt, replaceModule } from '../nn/index.ts';
 import { detachFromScopes, Generator, mixSeed, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 import { type LoraConfig, loraConfig } from './lora-config.ts';
-import { innermost, LoraEmbedding, LoraLinear, unwrap } from './lora-layers.ts';
+import { fold, LoraEmbedding, LoraLinear, unfold, unwrap } from './lora-layers.ts';
 import type { Adapter, Method } from './method.ts';
 import { type Copies, saveModules, trainBiases } from './saved.ts';
 import { byPattern, candidatesOf, patternFits, savedTargets, selectTargets } from './targets.ts';
@@ -84,7 +84,7 @@ export const lora: Method<LoraConfig> = {
     for (const copy of copies) for (const [key, tensor] of copy.parameters) parameters.set(key, tensor);
 
     let attached = true;
-    let merged: { before: Linear | Embedding; after: Linear | Embedding; put: (l: Linear | Embedding) => void }[] = [];
+    let merged = false;
 
     const adapter: Adapter = {
       method: 'lora',
@@ -101,11 +101,10 @@ export const lora: Method<LoraConfig> = {
       ],
 
       get enabled() {
-        return state.enabled || merged.length > 0;
+        return state.enabled || merged;
       },
       set enabled(on: boolean) {
-        if (merged.length > 0)
-          throw new GraftError('state', 'a merged adapter cannot be switched', { mend: 'Unmerge it first' });
+        if (merged) throw new GraftError('state', 'a merged adapter cannot be switched', { mend: 'Unmerge it first' });
         state.enabled = on;
         for (const copy of copies) copy.use(on);
       },
@@ -119,30 +118,18 @@ export const lora: Method<LoraConfig> = {
       }),
 
       merge() {
-        if (merged.length > 0) return;
-        merged = noGrad(() =>
-          wrapped.map(({ wrapper }) => {
-            using s = scope();
-            const { layer, put } = innermost(wrapper);
-            const sum = detachFromScopes(s.keep(ops.add(layer.denseWeight(), wrapper.delta())));
-            const after =
-              layer instanceof Embedding
-                ? new Embedding(sum, -1, layer.width)
-                : new Linear(layer.kernels, sum, -1, layer.inFeatures, layer.bias);
-            put(after);
-            return { before: layer, after, put };
-          }),
-        );
+        if (merged) return;
+        adapter.enabled = true;
+        for (const { wrapper } of wrapped) fold(wrapper);
+        merged = true;
         state.enabled = false;
       },
 
       unmerge() {
-        for (const { before, after, put } of merged) {
-          put(before);
-          after.weight.dispose();
-        }
-        if (merged.length > 0) state.enabled = true;
-        merged = [];
+        if (!merged) return;
+        for (const { wrapper } of wrapped) unfold(wrapper);
+        merged = false;
+        state.enabled = true;
       },
 
       detach() {

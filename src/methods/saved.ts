@@ -1,6 +1,15 @@
 import { GraftError, nearest } from '../base/index.ts';
-import { Embedding, Linear, type Model, type Module, namedModules, RmsNorm, replaceModule } from '../nn/index.ts';
-import { detachFromScopes, noGrad, ops, type Tensor } from '../tensor/index.ts';
+import {
+  Embedding,
+  Linear,
+  type Model,
+  type Module,
+  namedModules,
+  RmsNorm,
+  replaceUnwrapped,
+  unwrapped,
+} from '../nn/index.ts';
+import { detachFromScopes, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 
 /** Parts of the base that are trained on copies, so that the base itself stays as it is. */
 export interface Copies {
@@ -15,42 +24,46 @@ const copyOf = (tensor: Tensor): Tensor => {
   return copy;
 };
 
+/** Where several adapters may each have a copy. The one that was switched on last is at work. */
+interface Place<T> {
+  readonly original: T;
+  on: T[];
+  put(value: T): void;
+}
+
+const modulePlaces = new WeakMap<Module, Place<Module>>();
+const biasPlaces = new WeakMap<Linear, Place<Tensor>>();
+
+function use<T>(place: Place<T>, copy: T, on: boolean): void {
+  place.on = place.on.filter((other) => other !== copy);
+  if (on) place.on.push(copy);
+  place.put(place.on.at(-1) ?? place.original);
+}
+
+type WithWeights = Linear | Embedding | RmsNorm;
+
+const hasWeights = (module: Module): module is WithWeights =>
+  module instanceof Linear || module instanceof Embedding || module instanceof RmsNorm;
+
 /** A trainable twin of a module, and its parameters by field. */
-function twin(module: Module, path: string): { module: Module; fields: Map<string, Tensor> } {
+function twin(module: WithWeights): { module: Module; fields: Map<string, Tensor> } {
   const fields = new Map<string, Tensor>();
   const copied = (field: string, tensor: Tensor) => {
     const copy = copyOf(tensor);
     fields.set(field, copy);
     return copy;
   };
-  if (module instanceof Linear) {
-    const weight = copied(
-      'weight',
-      noGrad(() => module.denseWeight()),
-    );
-    const bias = module.bias && copied('bias', module.bias);
-    return { module: new Linear(module.kernels, weight, -1, module.inFeatures, bias), fields };
-  }
-  if (module instanceof Embedding) {
-    return {
-      module: new Embedding(
-        copied(
-          'weight',
-          noGrad(() => module.denseWeight()),
-        ),
-        -1,
-        module.width,
-      ),
-      fields,
-    };
-  }
   if (module instanceof RmsNorm) {
     return { module: new RmsNorm(module.kernels, copied('weight', module.weight), module.eps), fields };
   }
-  throw new GraftError('usage', `modules_to_save names '${path}', which has no weights of its own`, {
-    place: 'modules_to_save',
-    mend: 'Name the layers inside it',
-  });
+  using _ = scope();
+  const weight = copied(
+    'weight',
+    noGrad(() => module.denseWeight()),
+  );
+  if (module instanceof Embedding) return { module: new Embedding(weight, -1, module.width), fields };
+  const bias = module.bias && copied('bias', module.bias);
+  return { module: new Linear(module.kernels, weight, -1, module.inFeatures, bias), fields };
 }
 
 /**
@@ -60,11 +73,10 @@ function twin(module: Module, path: string): { module: Module; fields: Map<strin
  */
 export function saveModules(model: Model, names: readonly string[]): Copies {
   const modules = [...namedModules(model.root)];
-  const parameters = new Map<string, Tensor>();
-  const swaps: { path: string; original: Module; copy: Module }[] = [];
+  const hits = new Map<string, Module>();
   for (const name of names) {
-    const hits = modules.filter(([path]) => path.endsWith(name));
-    if (hits.length === 0) {
+    const found = modules.filter(([path]) => path.endsWith(name));
+    if (found.length === 0) {
       const near = nearest(
         name,
         modules.map(([path]) => path.split('.').at(-1)!),
@@ -74,24 +86,32 @@ export function saveModules(model: Model, names: readonly string[]): Copies {
         ...(near && { mend: `Did you mean '${near}'?` }),
       });
     }
-    for (const [path, original] of hits) {
-      const { module: copy, fields } = twin(original, path);
-      swaps.push({ path, original, copy });
-      for (const [field, tensor] of fields) parameters.set(`${path}.${field}`, tensor);
+    for (const [path, outer] of found) {
+      if (!hasWeights(unwrapped(outer))) {
+        throw new GraftError('usage', `modules_to_save names '${path}', which has no weights of its own`, {
+          place: 'modules_to_save',
+          mend: 'Name the layers inside it',
+        });
+      }
+      hits.set(path, unwrapped(outer));
     }
   }
-  const use = (on: boolean) => {
-    for (const { path, original, copy } of swaps) replaceModule(model.root, path, on ? copy : original);
-  };
-  use(true);
-  return { parameters, use, dispose: () => dispose(parameters, use) };
-}
-
-/** The layer under whatever adapters stand on it. */
-function plain(module: Module): Module {
-  let at: Module = module;
-  while ('base_layer' in at) at = at.base_layer as Module;
-  return at;
+  const parameters = new Map<string, Tensor>();
+  const swaps: { place: Place<Module>; copy: Module }[] = [];
+  for (const [path, current] of hits) {
+    const place = modulePlaces.get(current) ?? {
+      original: current,
+      on: [],
+      put: (module) => replaceUnwrapped(model.root, path, module),
+    };
+    const { module: copy, fields } = twin(place.original as WithWeights);
+    for (const module of [place.original, copy]) modulePlaces.set(module, place);
+    swaps.push({ place, copy });
+    for (const [field, tensor] of fields) parameters.set(`${path}.${field}`, tensor);
+  }
+  return switched(parameters, (on) => {
+    for (const { place, copy } of swaps) use(place, copy, on);
+  });
 }
 
 /**
@@ -104,22 +124,36 @@ export function trainBiases(
   wrapped: (path: string) => boolean,
 ): Copies {
   const parameters = new Map<string, Tensor>();
-  const swaps: { module: Linear; original: Tensor; copy: Tensor }[] = [];
+  const swaps: { place: Place<Tensor>; copy: Tensor }[] = [];
   for (const [path, outer] of namedModules(model.root)) {
-    const module = plain(outer);
+    const module = unwrapped(outer);
     if (!(module instanceof Linear) || !module.bias || !trained(path)) continue;
-    const copy = copyOf(module.bias);
+    const place = biasPlaces.get(module) ?? {
+      original: module.bias,
+      on: [],
+      put: (bias) => {
+        module.bias = bias;
+      },
+    };
+    biasPlaces.set(module, place);
+    const copy = copyOf(place.original);
     parameters.set(wrapped(path) ? `${path}.base_layer.bias` : `${path}.bias`, copy);
-    swaps.push({ module, original: module.bias, copy });
+    swaps.push({ place, copy });
   }
-  const use = (on: boolean) => {
-    for (const { module, original, copy } of swaps) module.bias = on ? copy : original;
-  };
-  use(true);
-  return { parameters, use, dispose: () => dispose(parameters, use) };
+  return switched(parameters, (on) => {
+    for (const { place, copy } of swaps) use(place, copy, on);
+  });
 }
 
-function dispose(parameters: ReadonlyMap<string, Tensor>, use: (on: boolean) => void): void {
-  use(false);
-  for (const tensor of parameters.values()) tensor.dispose();
+/** Switches the copies on; when they are disposed, what was there before is back. */
+function switched(parameters: ReadonlyMap<string, Tensor>, use: (on: boolean) => void): Copies {
+  use(true);
+  return {
+    parameters,
+    use,
+    dispose() {
+      use(false);
+      for (const tensor of parameters.values()) tensor.dispose();
+    },
+  };
 }

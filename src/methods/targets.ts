@@ -3,7 +3,7 @@
  * `check_target_module_exists`, peft/utils/other.py `get_pattern_key`).
  */
 import { GraftError, nearest } from '../base/index.ts';
-import { Embedding, type Model, namedModules } from '../nn/index.ts';
+import { Embedding, type Model, namedModules, unwrapped } from '../nn/index.ts';
 
 export interface TargetConfig {
   readonly target_modules?: string | readonly string[] | null | undefined;
@@ -148,7 +148,7 @@ export function savedTargets(
 export function candidatesOf(model: Model): Candidate[] {
   return [...namedModules(model.root)].map(([path, module]) => ({
     path,
-    kind: isLinear(module) ? 'linear' : module instanceof Embedding ? 'embedding' : 'other',
+    kind: isLinear(module) ? 'linear' : unwrapped(module) instanceof Embedding ? 'embedding' : 'other',
     head: path === model.sites.head,
   }));
 }

@@ -58,9 +58,14 @@ export function loadModel(path: string, options: LoadOptions = {}): Model {
   using _ = source;
   return noGrad(() => {
     const weights = new LoadedWeights(path, source, stored, options);
-    const model = family.build(config, weights);
-    weights.finish();
-    return model;
+    try {
+      const model = family.build(config, weights);
+      weights.finish();
+      return model;
+    } catch (cause) {
+      weights.release();
+      throw cause;
+    }
   });
 }
 
@@ -180,7 +185,6 @@ class LoadedWeights implements Weights {
         `the model has no place for ${extra.slice(0, 5).join(', ')}${extra.length > 5 ? ` and ${extra.length - 5} more` : ''}`,
       );
     if (this.#problems.length === 0) return;
-    this.release();
     throw new GraftError(
       'mismatch',
       `the weights do not fit the config: ${this.#problems.slice(0, 12).join('; ')}${this.#problems.length > 12 ? `; and ${this.#problems.length - 12} more` : ''}`,
@@ -248,10 +252,11 @@ class LoadedWeights implements Weights {
 
   /** The stored bytes as uint8 [rows, bytes of a row]. */
   #raw({ entry, interleavedHeads }: Stored): Tensor {
+    using s = scope();
     const rows = entry.shape.length > 1 ? entry.shape[0]! : 1;
     const tensor = Tensor.empty([rows, entry.bytes / rows], 'uint8');
     this.#source.read(entry.name, tensor.bytes());
-    return interleavedHeads ? deinterleaved(tensor, interleavedHeads) : tensor;
+    return s.keep(interleavedHeads ? deinterleaved(tensor, interleavedHeads) : tensor);
   }
 
   #dense(stored: Stored, dtype = this.dtype): Tensor {

@@ -27,7 +27,7 @@ export interface LinearLayer extends Module {
 export class Linear extends Module implements LinearLayer {
   weight: Tensor;
   bias?: Tensor;
-  readonly format: number;
+  format: number;
   readonly inFeatures: number;
   readonly outFeatures: number;
   readonly kernels: Kernels;
@@ -66,7 +66,7 @@ export class Linear extends Module implements LinearLayer {
 /** Rows of a table by id. The table is dense [V, C], or in blocks of `format`. */
 export class Embedding extends Module {
   weight: Tensor;
-  readonly format: number;
+  format: number;
   readonly width: number;
   readonly rows: number;
 
@@ -81,6 +81,10 @@ export class Embedding extends Module {
   /** ids int64 [N] → [N, C] */
   forward(ids: Tensor): Tensor {
     return this.format < 0 ? ops.embedding(this.weight, ids) : ops.blockEmbedding(this.weight, this.format, ids);
+  }
+
+  plain(): Embedding {
+    return this;
   }
 
   /** The table as dense numbers [V, C]: its own memory, or freshly unpacked. */

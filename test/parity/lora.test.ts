@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { startEngine } from '../../src/engine/index.ts';
-import { loadAdapter, saveAdapter } from '../../src/export/index.ts';
+import { loadAdapter, saveAdapter, saveModel } from '../../src/export/index.ts';
 import { openSafetensors } from '../../src/io/index.ts';
 import { byPattern, type Candidate, lora, selectTargets, type TargetConfig } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
@@ -57,15 +57,21 @@ for (const name of adapters) {
       assert.ok(error <= 5e-5, `gradient of ${key} differs by ${error}`);
     }
 
-    adapter.merge!();
-    for (const [r, row] of ids.entries()) {
-      assert.ok(relativeError(logitsOf(model, row), attached[r]!) <= 1e-5, 'merged equals attached');
-    }
-    adapter.unmerge!();
-    assert.deepEqual(logitsOf(model, ids[0]!), attached[0], 'unmerged equals attached, bit for bit');
-
     const out = mkdtempSync(join(tmpdir(), 'graft-lora-'));
     try {
+      adapter.merge!();
+      for (const [r, row] of ids.entries()) {
+        assert.ok(relativeError(logitsOf(model, row), attached[r]!) <= 1e-5, 'merged equals attached');
+      }
+      saveModel(model, join(out, 'model'), golden('models', facts.base));
+      using whole = loadModel(join(out, 'model'));
+      ids.forEach((row, r) => {
+        const error = relativeError(logitsOf(whole, row), numbers(tensors.get(`logits.${r}`)!));
+        assert.ok(error <= 2e-5, `the merged model differs by ${error} on row ${r}`);
+      });
+      adapter.unmerge!();
+      assert.deepEqual(logitsOf(model, ids[0]!), attached[0], 'unmerged equals attached, bit for bit');
+
       saveAdapter(model, adapter, join(out, 'saved'), { base: facts.base });
       using saved = openSafetensors(join(out, 'saved', 'adapter_model.safetensors'));
       using original = openSafetensors(join(dir, 'adapter_model.safetensors'));

@@ -1,0 +1,170 @@
+/**
+ * What the suite runs over, as data: a new method or a new base is one entry here, beside its line in the registry.
+ */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { writeSafetensors } from '../../src/io/index.ts';
+import type { methods } from '../../src/methods/index.ts';
+import { loadModel, type Quantize } from '../../src/models/index.ts';
+import type { Model } from '../../src/nn/index.ts';
+import { Generator, ops, scope } from '../../src/tensor/index.ts';
+import type { MicroBatch } from '../../src/train/index.ts';
+import { golden, temporary } from '../support.ts';
+
+/** A model to put methods on. */
+export interface Base {
+  readonly name: string;
+  /** Its linear layers and tables are held in blocks. */
+  readonly packed: boolean;
+  load(): Model;
+  /** Rows that it can learn. */
+  batch(model: Model, seed?: number): MicroBatch;
+}
+
+/** Three rows of random ids; the first half of each is only read. */
+function tokens(model: Model, seed = 0): MicroBatch {
+  const lengths = [13, 2, 7];
+  const n = lengths.reduce((a, b) => a + b);
+  const ids = Int32Array.from({ length: n }, (_, i) => ((i + 1) * 7919 + seed * 104729 + i * i) % model.vocabSize);
+  const targets = new Int32Array(n).fill(-100);
+  const positions = new Int32Array(n);
+  const rowStarts = Int32Array.of(0, 13, 15, 22);
+  let predicted = 0;
+  lengths.forEach((length, r) => {
+    for (let i = 0; i < length; i++) {
+      const at = rowStarts[r]! + i;
+      positions[at] = i;
+      if (i + 1 === length || i < length / 2 - 1) continue;
+      targets[at] = ids[at + 1]!;
+      predicted++;
+    }
+  });
+  return { ids, targets, positions, rowStarts, predicted };
+}
+
+const decoder = (file: string, quantize: Quantize = 'none'): Base => ({
+  name: quantize === 'none' ? file : `${file} ${quantize}`,
+  packed: quantize !== 'none',
+  load: () => loadModel(golden(...file.split('/')), { quantize }),
+  batch: tokens,
+});
+
+/** A small Llama whose every width is a multiple of 64, with random weights: nf4 needs such widths. */
+const wide: Base = {
+  name: 'a wide llama nf4',
+  packed: true,
+  batch: tokens,
+  load() {
+    using _ = scope();
+    using generator = new Generator(17);
+    using dir = temporary();
+    const config = {
+      model_type: 'llama',
+      vocab_size: 96,
+      hidden_size: 64,
+      intermediate_size: 128,
+      num_hidden_layers: 2,
+      num_attention_heads: 4,
+      num_key_value_heads: 4,
+      tie_word_embeddings: false,
+    };
+    const shapes: Record<string, number[]> = {
+      'model.embed_tokens.weight': [96, 64],
+      'model.norm.weight': [64],
+      'lm_head.weight': [96, 64],
+    };
+    for (const layer of [0, 1]) {
+      const at = `model.layers.${layer}`;
+      for (const name of ['q', 'k', 'v', 'o']) shapes[`${at}.self_attn.${name}_proj.weight`] = [64, 64];
+      for (const name of ['gate', 'up']) shapes[`${at}.mlp.${name}_proj.weight`] = [128, 64];
+      shapes[`${at}.mlp.down_proj.weight`] = [64, 128];
+      for (const name of ['input', 'post_attention']) shapes[`${at}.${name}_layernorm.weight`] = [64];
+    }
+    writeFileSync(join(dir.path, 'config.json'), JSON.stringify(config));
+    writeSafetensors(
+      join(dir.path, 'model.safetensors'),
+      Object.entries(shapes).map(([name, shape]) => {
+        const values = ops.mulScalar(ops.randn(shape, { generator }), 0.2);
+        return { name, dtype: 'float32' as const, shape, bytes: () => values.bytes() };
+      }),
+    );
+    return loadModel(dir.path, { quantize: 'nf4' });
+  },
+};
+
+export const bases: readonly Base[] = [
+  ...['llama2', 'llama3', 'llama-linear', 'mistral', 'qwen2', 'qwen3'].map((name) => decoder(`models/${name}`)),
+  ...['llama', 'qwen2'].flatMap((name) => [decoder(`gguf/${name}.gguf`, 'keep'), decoder(`gguf/${name}.gguf`, 'int8')]),
+  wide,
+];
+
+/** Bases that cannot be held so, and why. */
+export const refusedBases: readonly { base: Base; why: RegExp }[] = [
+  { base: decoder('models/llama2', 'int8'), why: /down_proj\.weight is 44 wide, and int8 needs a multiple of 32/ },
+  { base: decoder('models/qwen2', 'int8'), why: /embed_tokens\.weight is 40 wide, and int8 needs a multiple of 32/ },
+  { base: decoder('models/llama3', 'nf4'), why: /embed_tokens\.weight is 32 wide, and nf4 needs a multiple of 64/ },
+];
+
+export interface MethodCases {
+  /** Configurations to try, by a name of ours; fields that are not given have their defaults. */
+  readonly configs: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+  /** Whether attaching alone leaves every logit as it was. */
+  freshIsSilent(config: string): boolean;
+  /** Largest relative difference between merged and attached logits; undefined: it cannot be merged. */
+  readonly mergeTolerance: number | undefined;
+  /** Whether it trains the base itself: then it is saved as a model, and neither undone nor attached twice. */
+  readonly trainsBase: boolean;
+  /** Learning rate at which a few steps on one batch must help. */
+  readonly lr: number;
+  /** Why it cannot go on this base; undefined: it can. */
+  refuses(base: Base): RegExp | undefined;
+  /** Configurations that fit no base here, and why. */
+  readonly wrong: readonly { config: Readonly<Record<string, unknown>>; why: RegExp }[];
+}
+
+export const methodCases: Readonly<Record<keyof typeof methods, MethodCases>> = {
+  lora: {
+    configs: {
+      defaults: {},
+      'every linear layer': { target_modules: 'all-linear', r: 4, lora_alpha: 16 },
+      'rank-stabilised, normal': { target_modules: 'all-linear', use_rslora: true, init_lora_weights: 'gaussian' },
+      'random start': { target_modules: 'all-linear', init_lora_weights: false, r: 3 },
+      'drop-out': { target_modules: 'all-linear', lora_dropout: 0.3 },
+      patterns: {
+        target_modules: ['q_proj', 'down_proj', 'o_proj'],
+        layers_to_transform: [1],
+        rank_pattern: { o_proj: 2 },
+        alpha_pattern: { 'layers.1.mlp.down_proj': 3 },
+      },
+      'regular expression': { target_modules: '.*layers\\.0\\.mlp\\.(up|gate)_proj', exclude_modules: ['gate_proj'] },
+      'all biases': { target_modules: ['q_proj', 'o_proj'], bias: 'all' },
+      'own biases': { target_modules: ['k_proj', 'v_proj'], bias: 'lora_only' },
+      'tables and head': { target_modules: ['embed_tokens', 'lm_head', 'up_proj'] },
+      'head and norms saved': { target_modules: ['v_proj'], modules_to_save: ['lm_head', 'norm'] },
+      'embeddings saved': { target_modules: ['down_proj'], modules_to_save: ['embed_tokens'], bias: 'lora_only' },
+    },
+    freshIsSilent: (config) => config !== 'random start',
+    mergeTolerance: 1e-5,
+    trainsBase: false,
+    lr: 1e-2,
+    refuses: () => undefined,
+    wrong: [
+      { config: { target_modules: ['q_porj'] }, why: /selects no module.*\n?.*/ },
+      { config: { target_modules: ['mlp'] }, why: /neither a linear layer nor an embedding/ },
+      { config: { modules_to_save: ['lm_head', 'hed'] }, why: /names 'hed'/ },
+      {
+        config: { modules_to_save: ['lm_head', 'mlp'] },
+        why: /'model\.layers\.0\.mlp', which has no weights of its own/,
+      },
+    ],
+  },
+  full: {
+    configs: { defaults: {} },
+    freshIsSilent: () => true,
+    mergeTolerance: undefined,
+    trainsBase: true,
+    lr: 1e-3,
+    refuses: ({ packed }) => (packed ? /is quantised, and full fine-tuning needs dense weights/ : undefined),
+    wrong: [],
+  },
+};
