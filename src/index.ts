@@ -14,12 +14,12 @@ export {
   type Tokenizer,
   tokenizerOf,
 } from './data/index.ts';
-export { startEngine } from './engine/index.ts';
-export { loadAdapter, saveAdapter, saveModel } from './export/index.ts';
+export { engineStatus, processor, startEngine } from './engine/index.ts';
+export { loadAdapter, readAdapterConfig, saveAdapter, saveModel } from './export/index.ts';
 export { generate, generateText, scoreChoices } from './generate/index.ts';
 export { openGguf, openSafetensors, resolveModel, writeSafetensors } from './io/index.ts';
 export { type Adapter, type Method, methods } from './methods/index.ts';
-export { type LoadOptions, loadModel } from './models/index.ts';
+export { type LoadOptions, loadModel, openModel } from './models/index.ts';
 export { type Model, packTokens } from './nn/index.ts';
 export { adamw, clipGradients, scheduleFactor } from './optim/index.ts';
 export { type LogEvent, Session } from './session/index.ts';

@@ -1,15 +1,12 @@
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { commit, hub } from '../../test/samples/hub.ts';
 import { temporary } from '../../test/samples/io.ts';
 import { GraftError } from '../base/index.ts';
 import { type DownloadProgress, resolveModel } from './index.ts';
 
-const commit = 'c0ffee'.padEnd(40, '0');
 const weights = Buffer.from(Array.from({ length: 3_000_000 }, (_, i) => (i * 7) & 255));
 const small = {
   'config.json': '{"a": 1}',
@@ -28,64 +25,6 @@ const repository = (): Record<string, Buffer> => ({
   'q/m-00002-of-00002.gguf': Buffer.from('GGUF2'),
   'whole.gguf': Buffer.from('GGUF'),
 });
-
-type Handler = (request: IncomingMessage, response: ServerResponse, path: string) => boolean;
-
-/** A server with the four endpoints of the hub that are used, as the real one answers them (paged list, ranges, LFS). */
-async function hub(files: Record<string, Buffer>, intercept: Handler = () => false) {
-  const requests: string[] = [];
-  const hash = (algorithm: string, ...parts: (string | Buffer)[]) =>
-    parts.reduce((h, part) => h.update(part), createHash(algorithm)).digest('hex');
-  const entries = Object.entries(files).map(([path, bytes]) => ({
-    type: 'file',
-    path,
-    size: bytes.byteLength,
-    oid: hash('sha1', `blob ${bytes.byteLength}\0`, bytes),
-    ...(bytes.byteLength > 1e6 && {
-      oid: 'pointer',
-      lfs: { oid: hash('sha256', bytes), size: bytes.byteLength, pointerSize: 130 },
-    }),
-  }));
-  const server = createServer((request, response) => {
-    const path = decodeURIComponent(request.url!);
-    requests.push(path);
-    if (intercept(request, response, path)) return;
-    const json = (value: unknown, headers = {}) =>
-      response.writeHead(200, { 'content-type': 'application/json', ...headers }).end(JSON.stringify(value));
-    if (/^\/api\/models\/org\/name\/revision\/(main|v1)\?/.test(path))
-      json({ _id: '1', id: 'org/name', sha: commit, lastModified: '2025-01-01' });
-    else if (path.startsWith(`/api/models/org/name/tree/${commit}?`)) {
-      const more = path.includes('cursor=2');
-      json(
-        more ? entries.slice(4) : [{ type: 'directory', path: 'q', size: 0 }, ...entries.slice(0, 4)],
-        more ? {} : { link: `<${url}${path}&cursor=2>; rel="next"` },
-      );
-    } else {
-      const bytes = files[path.split(`/org/name/resolve/${commit}/`)[1] ?? ''];
-      const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [];
-      if (!bytes) response.writeHead(404, { 'x-error-code': 'EntryNotFound' }).end('no');
-      else if (from === undefined)
-        response.writeHead(200, { etag: '"x"', 'content-length': bytes.byteLength }).end(bytes);
-      else
-        response
-          .writeHead(206, {
-            etag: '"x"',
-            'content-range': `bytes ${from}-${Math.min(Number(to), bytes.byteLength - 1)}/${bytes.byteLength}`,
-          })
-          .end(bytes.subarray(Number(from), Number(to) + 1));
-    }
-  });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  return {
-    endpoint: url,
-    requests,
-    async [Symbol.asyncDispose]() {
-      server.closeAllConnections();
-      await new Promise((resolve) => server.close(resolve));
-    },
-  };
-}
 
 /** A cache of its own, and none of the machine's settings. */
 function cache(): ReturnType<typeof temporary> {

@@ -7,14 +7,13 @@ import {
   readRecords,
   type Tokenizer,
   toExample,
-  tokenizerOf,
   toRows,
 } from '../data/index.ts';
-import { loadAdapter } from '../export/index.ts';
 import { scoreChoices } from '../generate/index.ts';
 import { resolveModel } from '../io/index.ts';
-import { loadModel, type Quantize } from '../models/index.ts';
+import type { Quantize } from '../models/index.ts';
 import { evaluateLoss, wilson } from '../train/index.ts';
+import { residentModel, residentTokenizer } from './resident.ts';
 import { useThreads } from './threads.ts';
 
 export interface EvaluateArgs {
@@ -31,10 +30,9 @@ export interface EvaluateArgs {
 export async function evaluateJob(args: EvaluateArgs) {
   useThreads(args.threads);
   const path = await resolveModel(args.model);
-  const tokenizer = tokenizerOf(path);
+  const tokenizer = residentTokenizer(path);
   const chat = ChatTemplate.of(tokenizer);
-  using model = loadModel(path, { quantize: args.quantize ?? 'none' });
-  using _ = args.adapter ? loadAdapter(model, args.adapter) : undefined;
+  const model = residentModel(path, args.quantize ?? 'none', args.adapter);
   const records = await readRecords(args.data);
   const examples = records.map((record) => ({ example: toExample(record, 'auto'), place: record.place }));
   const maxLength = Math.min(args.maxLength ?? 1024, model.contextLength);

@@ -1,15 +1,16 @@
 import { GraftError } from '../base/index.ts';
-import { ChatTemplate, type Message, tokenizerOf } from '../data/index.ts';
-import { loadAdapter } from '../export/index.ts';
+import { ChatTemplate, type Message, type Tokenizer } from '../data/index.ts';
 import { generateText, type SamplingOptions } from '../generate/index.ts';
 import { resolveModel } from '../io/index.ts';
-import { loadModel, type Quantize } from '../models/index.ts';
+import type { Quantize } from '../models/index.ts';
+import { residentModel, residentTokenizer } from './resident.ts';
 import { useThreads } from './threads.ts';
 
 export interface GenerateArgs extends SamplingOptions {
   readonly model: string;
   readonly adapter?: string;
-  readonly prompt: string;
+  /** What to continue; with `chat`, what to answer. A conversation up to the turn to answer is a chat in any case. */
+  readonly prompt: string | readonly Message[];
   readonly chat?: boolean;
   readonly system?: string;
   readonly maxNewTokens: number;
@@ -22,10 +23,9 @@ export interface GenerateArgs extends SamplingOptions {
 export async function generateJob(args: GenerateArgs, emit: (event: { type: 'text'; text: string }) => void) {
   useThreads(args.threads);
   const path = await resolveModel(args.model);
-  const tokenizer = tokenizerOf(path);
+  const tokenizer = residentTokenizer(path);
   const ids = promptIds(args, tokenizer, path);
-  using model = loadModel(path, { quantize: args.quantize ?? 'keep' });
-  using _ = args.adapter ? loadAdapter(model, args.adapter) : undefined;
+  const model = residentModel(path, args.quantize ?? 'keep', args.adapter);
   const result = generateText(model, tokenizer, ids, args, (text) => emit({ type: 'text', text }));
   return {
     text: result.text,
@@ -37,18 +37,14 @@ export async function generateJob(args: GenerateArgs, emit: (event: { type: 'tex
   };
 }
 
-function promptIds(
-  { prompt, chat, system }: GenerateArgs,
-  tokenizer: ReturnType<typeof tokenizerOf>,
-  path: string,
-): number[] {
-  if (!chat) return [...tokenizer.encode(prompt)];
+function promptIds({ prompt, chat, system }: GenerateArgs, tokenizer: Tokenizer, path: string): number[] {
+  if (!chat && typeof prompt === 'string') return [...tokenizer.encode(prompt)];
   const template = ChatTemplate.of(tokenizer);
   if (!template)
     throw new GraftError('usage', 'this model has no chat template', { place: path, mend: 'Leave --chat out' });
   const messages: Message[] = [
     ...(system ? [{ role: 'system', content: system }] : []),
-    { role: 'user', content: prompt },
+    ...(typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : prompt),
   ];
   return [...tokenizer.encode(template.render(messages, { addGenerationPrompt: true }), { addSpecialTokens: false })];
 }

@@ -4,13 +4,22 @@ import { evaluateJob } from './evaluate.ts';
 import { generateJob } from './generate.ts';
 import { logitsJob } from './logits.ts';
 import { mergeJob } from './merge.ts';
+import { releaseModel } from './resident.ts';
+
+/** A job that loads its model by itself: the one that is loaded makes room. */
+const alone =
+  <A extends unknown[], R>(job: (...args: A) => R) =>
+  (...args: A): R => {
+    releaseModel();
+    return job(...args);
+  };
 
 /** What the engine thread can be asked for. */
 export const jobs = {
-  train: runTraining,
+  train: alone(runTraining),
   generate: generateJob,
   evaluate: evaluateJob,
   logits: logitsJob,
-  merge: mergeJob,
+  merge: alone(mergeJob),
   doctor: doctorJob,
 } as const;

@@ -1,9 +1,9 @@
 import { GraftError } from '../base/index.ts';
-import { loadAdapter } from '../export/index.ts';
 import { readJson, resolveModel, writeSafetensors } from '../io/index.ts';
-import { loadModel, type Quantize } from '../models/index.ts';
+import type { Quantize } from '../models/index.ts';
 import { packTokens } from '../nn/index.ts';
 import { noGrad, scope } from '../tensor/index.ts';
+import { residentModel } from './resident.ts';
 import { useThreads } from './threads.ts';
 
 export interface LogitsArgs {
@@ -19,8 +19,7 @@ export interface LogitsArgs {
 export async function logitsJob(args: LogitsArgs) {
   const rows = readRows(args.ids);
   useThreads(args.threads);
-  using model = loadModel(await resolveModel(args.model), { quantize: args.quantize ?? 'none' });
-  using _ = args.adapter ? loadAdapter(model, args.adapter) : undefined;
+  const model = residentModel(await resolveModel(args.model), args.quantize ?? 'none', args.adapter);
   checkIds(rows, model.vocabSize, args.ids);
   const compute = (row: readonly number[]): Uint8Array =>
     noGrad(() => {

@@ -23,6 +23,9 @@ interface Pending {
 /**
  * An engine in a thread of its own. The thread that owns a terminal, a server or a user's event loop only sends jobs and
  * gets events and results (design §3). Jobs run one after the other; `await using` ends the thread.
+ *
+ * The model of the last `generate`, `evaluate` or `logits` stays loaded with its adapters, so that asking again, with this
+ * adapter or with another, costs no load.
  */
 export class Session implements AsyncDisposable {
   readonly #worker: Worker;

@@ -1,0 +1,79 @@
+/**
+ * The model of the last job stays loaded, and so do its tokenizer and its adapters: asking again costs no load, and changing
+ * the adapter is a switch. One model at a time.
+ */
+import { readdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { type Tokenizer, tokenizerOf } from '../data/index.ts';
+import { loadAdapter } from '../export/index.ts';
+import type { Adapter } from '../methods/index.ts';
+import { loadModel, type Quantize } from '../models/index.ts';
+import type { Model } from '../nn/index.ts';
+
+/** Adapters that stay on the model; of more, the one that was used longest ago is taken off. */
+const most = 16;
+
+interface Resident {
+  readonly key: string;
+  readonly model: Model;
+  /** By directory and state of its files, the one used last at the end. */
+  readonly adapters: Map<string, Adapter>;
+}
+
+let resident: Resident | undefined;
+let speaking: { readonly key: string; readonly tokenizer: Tokenizer } | undefined;
+
+/** Path, size and time of what is on disk: files that were written again are another model. */
+function stateOf(path: string): string {
+  const files = statSync(path, { throwIfNoEntry: false })?.isDirectory()
+    ? readdirSync(path).map((name) => join(path, name))
+    : [path];
+  return JSON.stringify(
+    files.map((file) => {
+      const stat = statSync(file, { throwIfNoEntry: false });
+      return [file, stat?.size, stat?.mtimeMs];
+    }),
+  );
+}
+
+/**
+ * The model with this adapter at work and no other; without one, the base.
+ * @throws what `loadModel` and `loadAdapter` throw
+ */
+export function residentModel(path: string, quantize: Quantize, adapter?: string): Model {
+  const key = `${quantize} ${stateOf(path)}`;
+  if (resident?.key !== key) {
+    releaseModel();
+    resident = { key, model: loadModel(path, { quantize }), adapters: new Map() };
+  }
+  const { model, adapters } = resident;
+  for (const other of adapters.values()) other.enabled = false;
+  if (adapter === undefined) return model;
+  const wanted = stateOf(adapter);
+  const active = adapters.get(wanted) ?? loadAdapter(model, adapter);
+  active.enabled = true;
+  adapters.delete(wanted);
+  adapters.set(wanted, active);
+  const [[oldest, unused]] = adapters as unknown as [[string, Adapter]];
+  if (adapters.size > most) {
+    unused.detach();
+    adapters.delete(oldest);
+  }
+  return model;
+}
+
+/** The tokenizer of the model there. @throws what `tokenizerOf` throws */
+export function residentTokenizer(path: string): Tokenizer {
+  const key = stateOf(path);
+  if (speaking?.key !== key) speaking = { key, tokenizer: tokenizerOf(path) };
+  return speaking.tokenizer;
+}
+
+/** Frees the model and its adapters: a job that loads one of its own needs the memory. */
+export function releaseModel(): void {
+  if (!resident) return;
+  const { model, adapters } = resident;
+  resident = undefined;
+  for (const adapter of adapters.values()) adapter[Symbol.dispose]();
+  model[Symbol.dispose]();
+}

@@ -1,0 +1,191 @@
+/** Every example and every recipe, run as a reader would, on a tiny model. */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { after, before } from 'node:test';
+import { packageRoot } from '../../src/base/index.ts';
+import { commit, hub } from '../samples/hub.ts';
+import { tinyModel } from '../samples/tiny.ts';
+
+const dir = mkdtempSync(join(tmpdir(), 'graft-examples-'));
+after(() => rmSync(dir, { recursive: true }));
+const at = (...parts: string[]) => join(dir, ...parts);
+const model = tinyModel(at('tiny'));
+const adapter = at('run', 'adapter');
+
+const words = ['red', 'blue', 'green', 'black'];
+const rows = Array.from({ length: 60 }, (_, i) => [`Is item ${i} ${words[i % 4]}?`, i % 2 ? 'no' : 'yes'] as const);
+const lines = (row: (question: string, answer: string) => object) =>
+  rows.map(([question, answer]) => JSON.stringify(row(question, answer))).join('\n');
+writeFileSync(
+  at('text.jsonl'),
+  lines((question, answer) => ({ text: `${question} ${answer}` })),
+);
+writeFileSync(
+  at('rows.jsonl'),
+  lines((question, answer) => ({
+    messages: [
+      { role: 'user', content: question },
+      { role: 'assistant', content: answer },
+    ],
+  })),
+);
+
+interface Outcome {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+function node(args: readonly string[], { input = '', env = {} }: { input?: string; env?: object } = {}) {
+  const child = spawn(process.execPath, args, {
+    cwd: packageRoot,
+    env: { ...process.env, ...env },
+  });
+  child.stdin.end(input);
+  const text = { out: '', err: '' };
+  child.stdout.setEncoding('utf8').on('data', (piece: string) => (text.out += piece));
+  child.stderr.setEncoding('utf8').on('data', (piece: string) => (text.err += piece));
+  return new Promise<Outcome>((resolve) => child.on('close', (code) => resolve({ code, ...text })));
+}
+
+const ran = new Set<string>();
+
+/** What the example prints, once it has ended well. */
+async function example(name: string, args: readonly string[], options?: Parameters<typeof node>[1]): Promise<string> {
+  const { code, out, err } = await node([join('examples', `${name}.ts`), ...args], options);
+  assert.equal(code, 0, err);
+  ran.add(name);
+  return out;
+}
+
+const numbers = (text: string, pattern: RegExp) => Array.from(text.matchAll(pattern), (match) => Number(match[1]));
+
+before(async () => {
+  const out = await example('train', [model, at('rows.jsonl'), at('run'), '5']);
+  const [first, ...more] = numbers(out, /step \d+: loss ([\d.]+)/g);
+  assert.ok(more.length > 20 && more.at(-1)! < first! / 2, out);
+  assert.equal(numbers(out, /held out: loss ([\d.]+)/g).length, 5);
+  assert.ok(out.endsWith(`saved ${adapter}\n`));
+  assert.deepEqual(readdirSync(adapter).sort(), ['README.md', 'adapter_config.json', 'adapter_model.safetensors']);
+  const events = readFileSync(at('run', 'events.jsonl'), 'utf8').trim().split('\n');
+  assert.equal(JSON.parse(events.at(-1)!).type, 'end');
+});
+
+test('eval: the adapter lowers the loss', async () => {
+  const out = await example('eval', [model, adapter, at('rows.jsonl'), 'yes', 'no']);
+  const [base, trained] = numbers(out, /loss ([\d.]+)/g);
+  assert.ok(trained! < base! / 2, out);
+  assert.equal(numbers(out, /([\d.]+) % right/g).length, 2);
+});
+
+test('generate: text streams, and the same seed gives the same', async () => {
+  const said = async (args: string[]) => {
+    const [, text, count] = /^(.+)\n\((\d+) tokens, \d+ tokens\/s, ended by (?:eos|length)\)\n$/s.exec(
+      await example('generate', [model, 'Hello', ...args]),
+    )!;
+    assert.ok(Number(count) > 0);
+    return text;
+  };
+  const text = await said([]);
+  assert.equal(await said([]), text);
+  assert.notEqual(await said([adapter]), text);
+});
+
+test('chat: a line is a turn, and each is answered', async () => {
+  const out = await example('chat', [model], { input: 'Hello\nAnd now?\n' });
+  assert.ok(out.split('\n').filter(Boolean).length >= 2, out);
+});
+
+test('logits: the five likeliest tokens', async () => {
+  const out = await example('logits', [model, 'Hello']);
+  const shares = numbers(out, /^([\d.]+) % {2}"/gm);
+  assert.equal(shares.length, 5);
+  assert.ok(shares.every((share, i) => share > 0 && share < 100 && share <= (shares[i - 1] ?? 100)));
+});
+
+test('merge: a model with its tokenizer that says something', async () => {
+  const out = await example('merge', [model, adapter, at('merged'), 'Hello']);
+  assert.ok(numbers(out, /at most ([\d.e+-]+) over/g)[0]! < 1e-3, out);
+  for (const name of ['config.json', 'model.safetensors', 'tokenizer.json', 'chat_template.jinja'])
+    assert.ok(existsSync(at('merged', name)), name);
+  assert.ok(out.split('\n')[1]!.length > 0);
+});
+
+test('inspect: what the files hold', async () => {
+  const out = await example('inspect', [model, adapter]);
+  assert.match(out, /^llama: 3 layers of width 32\nfloat32: 29 tensors, 0\.17 MB\nlora adapter of \S+tiny: \{"r":8,/);
+});
+
+test('pull: every file once, and none again', async () => {
+  const names = readdirSync(model);
+  await using server = await hub(Object.fromEntries(names.map((name) => [name, readFileSync(join(model, name))])));
+  const env = { GRAFT_CACHE: at('cache'), HF_ENDPOINT: server.endpoint, HF_HUB_OFFLINE: '' };
+  const path = (await example('pull', ['org/name'], { env })).trim().split('\n').at(-1)!;
+  assert.ok(path.endsWith(commit));
+  for (const name of names) assert.deepEqual(readFileSync(join(path, name)), readFileSync(join(model, name)), name);
+  const fetched = () => server.requests.filter((request) => request.includes('/resolve/')).length;
+  const before = fetched();
+  assert.equal((await example('pull', ['org/name'], { env })).trim(), path);
+  assert.equal(fetched(), before);
+});
+
+test('doctor: rates of both types', async () => {
+  const rates = numbers(await example('doctor', []), /^(?:float32|bfloat16): (\d+) GFLOP\/s$/gm);
+  assert.ok(rates.length === 2 && rates.every((rate) => rate > 0));
+});
+
+test('loop and adapters: a loop of one’s own learns, and switching adapters changes the model and back', async () => {
+  const learned = await example('loop', [model, at('own')]);
+  const losses = numbers(learned, /loss ([\d.]+)/g);
+  assert.ok(losses.length === 5 && losses.at(-1)! < losses[0]! / 4, learned);
+  const out = await example('adapters', [model, at('own'), adapter]);
+  const scores = Array.from(out.matchAll(/: (yes \S+, no \S+) \(switched in [\d.]+ ms\)/g), ([, score]) => score);
+  assert.equal(scores.length, 4);
+  assert.equal(scores[3], scores[0], 'the base as before');
+  assert.equal(new Set(scores).size, 3, out);
+});
+
+test('every example was run, says how it is used, and is short', async (t) => {
+  const files = readdirSync(join(packageRoot, 'examples'));
+  const names = files.map((file) => file.replace('.ts', '')).filter((name) => name !== 'quickstart');
+  assert.deepEqual(names.sort(), [...ran].sort());
+  for (const name of names) {
+    const text = readFileSync(join(packageRoot, 'examples', `${name}.ts`), 'utf8');
+    assert.ok(text.split('\n').length <= 41, `${name} is long`);
+    assert.match(text, /^\/\*\*/);
+  }
+  for (const name of names.filter((name) => name !== 'doctor')) {
+    const { code, err } = await node([join('examples', `${name}.ts`)]);
+    assert.equal(code, 2);
+    assert.ok(err.startsWith(`usage: node tools/run.cjs examples/${name}.ts `), err);
+  }
+  t.diagnostic(`${names.length} examples run`);
+});
+
+test('every recipe runs with a model and data put in', async (t) => {
+  const recipes = readdirSync(join(packageRoot, 'recipes')).filter((name) => name.endsWith('.yaml'));
+  for (const name of recipes) {
+    const full = name === 'full.yaml';
+    const given = {
+      model,
+      'data.train': at(full ? 'text.jsonl' : 'rows.jsonl'),
+      'train.steps': 3,
+      'run.dir': at(name),
+    };
+    const set = Object.entries(given).flatMap(([key, value]) => ['--set', `${key}=${value}`]);
+    const { code, out, err } = await node(['bin/graft.js', 'train', join('recipes', name), ...set, '--json']);
+    assert.equal(code, 0, err);
+    const { losses, adapter: written } = JSON.parse(out.trim().split('\n').at(-1)!) as {
+      losses: number[];
+      adapter: string;
+    };
+    assert.ok(losses.length === 3 && losses.every((loss) => loss > 0 && loss < 20), `${name}: ${losses}`);
+    assert.equal(written, at(name, full ? 'model' : 'adapter'));
+    assert.ok(existsSync(join(written, full ? 'model.safetensors' : 'adapter_model.safetensors')));
+  }
+  assert.ok(recipes.length >= 4);
+  t.diagnostic(`${recipes.length} recipes run`);
+});
