@@ -9,7 +9,7 @@ rmSync(dist, { recursive: true, force: true });
 const tsc = join(packageRoot, 'node_modules', '.bin', 'tsc');
 const { status } = spawnSync(tsc, ['-p', 'tsconfig.build.json'], { cwd: packageRoot, stdio: 'inherit' });
 if (status !== 0) process.exit(status ?? 1);
-for (const name of ['bin', 'native', 'README.md', 'LICENSE', 'CHANGELOG.md']) {
+for (const name of ['bin', 'native', 'docs', 'recipes', 'README.md', 'LICENSE', 'CHANGELOG.md']) {
   cpSync(join(packageRoot, name), join(dist, name), { recursive: true });
 }
 const {

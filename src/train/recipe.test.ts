@@ -1,0 +1,64 @@
+import assert from 'node:assert/strict';
+import { mkdirSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import test from 'node:test';
+import { temporary } from '../../test/samples/io.ts';
+import { GraftError } from '../base/index.ts';
+import { parseRecipe, readRecipe } from './recipe.ts';
+
+const text = `
+model: org/name
+method: { type: lora }
+data: { train: rows.jsonl, eval: ../test.jsonl }
+run: { dir: out }
+`;
+
+test('paths are seen from the recipe, those given by hand from the working directory', () => {
+  using dir = temporary();
+  const file = dir.put('recipe.yaml', text);
+  const recipe = readRecipe(file);
+  assert.equal(recipe.data.train, join(dir.path, 'rows.jsonl'));
+  assert.equal(recipe.data.eval, resolve(dir.path, '../test.jsonl'));
+  assert.equal(recipe.run.dir, join(dir.path, 'out'));
+  assert.equal(recipe.model, 'org/name', 'a hub id stays');
+  const given = readRecipe(file, ['data.train=mine.jsonl', 'run.dir=/elsewhere', 'adapter=a', 'model=base.gguf']);
+  assert.equal(given.data.train, resolve('mine.jsonl'));
+  assert.equal(given.run.dir, '/elsewhere');
+  assert.equal(given.adapter, resolve('a'));
+  assert.equal(given.model, 'base.gguf');
+});
+
+test('a model beside the recipe is found from everywhere', () => {
+  using dir = temporary();
+  mkdirSync(join(dir.path, 'org', 'name'), { recursive: true });
+  assert.equal(readRecipe(dir.put('recipe.yaml', text)).model, join(dir.path, 'org', 'name'));
+});
+
+test('overrides are YAML: numbers, lists, maps, and parts that the file does not have', () => {
+  using dir = temporary();
+  const recipe = readRecipe(dir.put('recipe.yaml', text), [
+    'train.lr=1e-4',
+    'method.target_modules=[q_proj, v_proj]',
+    'method.rank_pattern={up_proj: 4}',
+    'data.held_out=0.5',
+  ]);
+  assert.equal(recipe.train.lr, 1e-4);
+  assert.deepEqual(recipe.method.target_modules, ['q_proj', 'v_proj']);
+  assert.deepEqual(recipe.method.rank_pattern, { up_proj: 4 });
+  assert.equal(recipe.data.held_out, 0.5);
+  assert.throws(() => readRecipe(join(dir.path, 'recipe.yaml'), ['train.lr']), /--set: 'train\.lr' is not of the form/);
+});
+
+test('defaults are filled in, and all mistakes are told at once', () => {
+  const recipe = parseRecipe({ model: 'm', method: { type: 'full' }, data: { train: '/a' }, run: { dir: '/b' } });
+  assert.deepEqual([recipe.train.batch_size, recipe.eval.keep, recipe.quantize], [8, 'best', 'none']);
+  assert.throws(
+    () => parseRecipe({ model: 'm', method: { type: 'lora', rank: 8 }, data: { train: '/a' }, train: { lr: 0 } }),
+    (error) => {
+      assert.ok(error instanceof GraftError);
+      assert.equal((error.data.mistakes as string[]).length, 3);
+      assert.match(error.message, /method: unknown key 'rank'.*train\.lr.*run is missing/);
+      return true;
+    },
+  );
+});
