@@ -102,13 +102,16 @@ function run({
 }: Run): TrainResult {
   const { train, eval: evaluation } = recipe;
   const { dir } = recipe.run;
-  const budget = train.micro_tokens ?? microTokensFor(model);
+  // Gone on with, a run keeps the cut that it began with, whatever memory is free now.
+  const budget = train.micro_tokens ?? earlier.find((e) => e.type === 'start')?.microTokens ?? microTokensFor(model);
   const cut = (rows: readonly Row[]): MicroBatch[] => microBatches(rows, budget).map(pack);
   const heldOut = cut(plan.heldOut);
   const evaluateEvery = evaluation.every ?? plan.stepsPerEpoch;
   const best = join(dir, 'best');
   let state = from;
-  let evalLoss: number | null = null;
+  let evalLoss = earlier.findLast((e) => e.type === 'eval')?.loss ?? null;
+  const enough = () => evaluation.patience !== undefined && state.stale >= evaluation.patience;
+  const stopped = enough();
   let saved = performance.now();
 
   log.emit({
@@ -128,7 +131,7 @@ function run({
   const done: { loss: number; tokens: number; seconds: number }[] = [];
   const reason = trainLoop({
     from: state.step,
-    steps: plan.steps,
+    steps: stopped ? state.step : plan.steps,
 
     step(step) {
       const start = performance.now();
@@ -174,7 +177,7 @@ function run({
         state = { ...state, best: better ? loss : state.best, stale: better ? 0 : state.stale + 1 };
         if (better && evaluation.keep === 'best') save(best);
         log.emit({ type: 'eval', step, loss, tokens, seconds: (performance.now() - start) / 1e3, best: better });
-        return evaluation.patience !== undefined && state.stale >= evaluation.patience ? 'stop' : 'go on';
+        return enough() ? 'stop' : 'go on';
       },
     }),
     evaluateNow: (step) => step % evaluateEvery === 0,
@@ -201,13 +204,14 @@ function run({
   }
 
   const handed = join(dir, adapter.method === 'full' ? 'model' : 'adapter');
-  if (heldOut.length > 0 && evaluation.keep === 'best' && existsSync(best)) {
+  const chosen = state.best !== null && evaluation.keep === 'best';
+  if (chosen && existsSync(best)) {
     rmSync(handed, { recursive: true, force: true });
     renameSync(best, handed);
-  } else {
-    save(handed);
+  } else if (!(chosen && existsSync(handed))) {
+    save(handed); // a run killed just before its end may have handed over the best already
   }
-  log.emit({ type: 'end', step: state.step, reason, adapter: handed });
+  log.emit({ type: 'end', step: state.step, reason: stopped ? 'early-stop' : reason, adapter: handed });
   const timed = done.length > 1 ? done.slice(1) : done;
   const sum = (of: (d: (typeof done)[number]) => number, list = done) => list.reduce((a, d) => a + of(d), 0);
   return {
