@@ -4,10 +4,10 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { writeSafetensors } from '../../src/io/index.ts';
-import type { methods } from '../../src/methods/index.ts';
+import type { Adapter, methods } from '../../src/methods/index.ts';
 import { loadModel, type Quantize } from '../../src/models/index.ts';
 import type { Model } from '../../src/nn/index.ts';
-import { Generator, ops, scope } from '../../src/tensor/index.ts';
+import { Generator, noGrad, ops, scope } from '../../src/tensor/index.ts';
 import type { MicroBatch } from '../../src/train/index.ts';
 import { golden, temporary } from '../support.ts';
 
@@ -168,3 +168,12 @@ export const methodCases: Readonly<Record<keyof typeof methods, MethodCases>> = 
     wrong: [],
   },
 };
+
+/** Moves every parameter a little, so that an adapter is as after training. */
+export function disturb({ parameters }: Adapter, seed: number): void {
+  using _ = scope();
+  using generator = new Generator(seed);
+  noGrad(() => {
+    for (const p of parameters.values()) ops.add_(p, ops.mulScalar(ops.randn(p.shape, { generator }), 0.05));
+  });
+}

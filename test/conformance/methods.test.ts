@@ -8,10 +8,10 @@ import { type Adapter, type Method, methods } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { type Model, namedTensors } from '../../src/nn/index.ts';
 import { adamw } from '../../src/optim/index.ts';
-import { Generator, noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
+import { ops, scope, type Tensor } from '../../src/tensor/index.ts';
 import { batchLoss, type MicroBatch, trainStep } from '../../src/train/index.ts';
 import { logitsOf, relativeError, temporary } from '../support.ts';
-import { type Base, bases, type MethodCases, methodCases, refusedBases } from './cases.ts';
+import { type Base, bases, disturb, type MethodCases, methodCases, refusedBases } from './cases.ts';
 
 before(async () => {
   await startEngine();
@@ -28,15 +28,6 @@ interface Case {
   readonly cases: MethodCases;
   readonly config: string;
   attach(model: Model, seed?: number): Adapter;
-}
-
-/** Moves every parameter a little, so that an adapter is as after training. */
-function disturb({ parameters }: Adapter, seed: number): void {
-  using _ = scope();
-  using generator = new Generator(seed);
-  noGrad(() => {
-    for (const p of parameters.values()) ops.add_(p, ops.mulScalar(ops.randn(p.shape, { generator }), 0.05));
-  });
 }
 
 const rowOf = ({ ids }: MicroBatch) => ids.subarray(0, 13);
