@@ -5,6 +5,7 @@ export type ErrorKind =
   | 'mismatch' // two good things do not belong together: adapter and base, config and weights
   | 'environment' // this machine lacks something: compiler, network, LibTorch, disk, memory
   | 'state' // a run directory in use, a disposed tensor, a second engine
+  | 'interrupted' // the user stopped it; what was done is kept
   | 'numeric' // NaN, overflow, divergence
   | 'engine'; // LibTorch refused an operation
 
@@ -38,15 +39,22 @@ export class GraftError extends Error {
     this.data = details.data ?? {};
   }
 
-  /** 2 for wrong use, 1 for everything else (design §7). */
-  get exitCode(): 1 | 2 {
-    return this.kind === 'usage' ? 2 : 1;
+  /** 2 for wrong use, 130 as shells have it for Ctrl-C, 1 for everything else (design §7). */
+  get exitCode(): 1 | 2 | 130 {
+    return this.kind === 'usage' ? 2 : this.kind === 'interrupted' ? 130 : 1;
   }
 
   /** The error as plain data, to cross a thread or to be printed with `--json`. */
   toJSON(): Record<string, unknown> {
     const { kind, message, place, mend, data } = this;
     return { kind, message, ...(place && { place }), ...(mend && { mend }), ...(Object.keys(data).length && { data }) };
+  }
+
+  /** Anything that was thrown, as a GraftError; what is none is of kind 'engine', its stack in `data`. */
+  static of(error: unknown): GraftError {
+    if (error instanceof GraftError) return error;
+    const { message = String(error), stack } = Object(error) as Error;
+    return new GraftError('engine', message, { data: { stack }, cause: error });
   }
 
   static from(json: { kind: ErrorKind; message: string; data?: Record<string, unknown> }): GraftError {

@@ -1,5 +1,5 @@
 import { Command, CommanderError } from 'commander';
-import { GraftError } from '../base/index.ts';
+import { fileError, GraftError } from '../base/index.ts';
 import { doctor } from './doctor.ts';
 import { evaluate } from './eval.ts';
 import { generate } from './generate.ts';
@@ -47,8 +47,7 @@ export async function main(): Promise<void> {
 /** One clear sentence on stderr (with --json: a document on stdout too). Returns the exit code. */
 function report(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-  const known =
-    error instanceof GraftError ? error : new GraftError('engine', (error as Error).message ?? String(error));
+  const known = GraftError.of(fileError(error, (error as NodeJS.ErrnoException).path ?? '', 'used'));
   if (process.argv.includes('--json')) console.log(JSON.stringify({ error: known.toJSON() }));
   console.error(`graft: ${known.message}`);
   if (process.env.GRAFT_DEBUG) console.error((known.data.stack as string) ?? known.stack);

@@ -23,6 +23,7 @@ export const train = () =>
     .action(async (file: string, options: { set?: string[]; fresh?: true; json?: true }) => {
       const recipe = readRecipe(file, options.set);
       await using session = new Session();
+      using _ = stopOnSignals(session);
       const show = options.json ? (event: object) => console.log(JSON.stringify(event)) : progress();
       const result = await session.run('train', { recipe, fresh: options.fresh === true }, (event) =>
         event.type === 'log' ? logLine(event) : show(event as TrainEvent),
@@ -84,5 +85,27 @@ function progress(): (event: TrainEvent) => void {
           true,
         );
     }
+  };
+}
+
+/** What is pressed within this many milliseconds counts once: a shell and a parent process may send the same signal. */
+const SAME_PRESS = 1000;
+
+/** Ctrl-C (and SIGTERM) lets the step end and takes a checkpoint; pressed again, the process ends at once. */
+function stopOnSignals(session: Session): Disposable {
+  let asked: number | undefined;
+  const stop = () => {
+    const now = performance.now();
+    if (asked !== undefined && now - asked > SAME_PRESS) process.exit(130);
+    if (asked === undefined) console.error('Stopping after this step, with a checkpoint (once more: at once)');
+    asked ??= now;
+    session.stop();
+  };
+  const signals = ['SIGINT', 'SIGTERM'] as const;
+  for (const signal of signals) process.on(signal, stop);
+  return {
+    [Symbol.dispose]() {
+      for (const signal of signals) process.off(signal, stop);
+    },
   };
 }

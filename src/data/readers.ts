@@ -1,6 +1,6 @@
 import { createReadStream, existsSync, readFileSync } from 'node:fs';
 import { extname } from 'node:path';
-import { GraftError } from '../base/index.ts';
+import { GraftError, nearestPath } from '../base/index.ts';
 import { parseJson } from '../io/index.ts';
 
 export interface RawRecord {
@@ -14,7 +14,13 @@ export interface RawRecord {
  * @throws GraftError 'input' with file and line of what is no record; for a missing, unknown or empty file
  */
 export async function readRecords(file: string): Promise<RawRecord[]> {
-  if (!existsSync(file)) throw new GraftError('usage', 'there is no such data file', { place: file });
+  if (!existsSync(file)) {
+    const near = nearestPath(file);
+    throw new GraftError('usage', 'there is no such data file', {
+      place: file,
+      mend: near ? `Did you mean ${near}?` : 'Check the path',
+    });
+  }
   const reader = readers[extname(file).toLowerCase()];
   if (!reader) {
     throw new GraftError('usage', `files ending in '${extname(file)}' are not read`, {

@@ -3,7 +3,6 @@ import { createHash } from 'node:crypto';
 import {
   copyFileSync,
   existsSync,
-  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -14,7 +13,7 @@ import {
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
-import { cacheDir, GraftError, packageRoot } from '../base/index.ts';
+import { cacheDir, GraftError, makeDirectory, packageRoot } from '../base/index.ts';
 import type { LibTorch } from './libtorch.ts';
 
 const sources = join(packageRoot, 'native');
@@ -51,7 +50,7 @@ export async function ensureAddon(torch: LibTorch, log: (line: string) => void, 
   if (existsSync(addon) && !rebuild) return addon;
   requireTools();
   log('Building the native addon once (about a minute)');
-  mkdirSync(cacheDir('addon'), { recursive: true });
+  makeDirectory(cacheDir('addon'));
   // GRAFT_BUILD_DIR keeps CMake's folder between builds: for those who change native/ and want only that compiled.
   const keep = process.env.GRAFT_BUILD_DIR;
   const work = keep ?? mkdtempSync(join(cacheDir('addon'), 'building-'));
@@ -59,7 +58,7 @@ export async function ensureAddon(torch: LibTorch, log: (line: string) => void, 
     const headers = headerPackages.map(headerDir).join(';');
     await run('cmake', ['-S', sources, '-B', work, `-DLIBTORCH=${torch.root}`, `-DNODE_HEADERS=${headers}`]);
     await run('cmake', ['--build', work, '--parallel', String(availableParallelism())]);
-    mkdirSync(dirname(addon), { recursive: true });
+    makeDirectory(dirname(addon));
     copyFileSync(join(work, 'graft.node'), `${addon}.${process.pid}`);
     renameSync(`${addon}.${process.pid}`, addon);
   } finally {

@@ -1,7 +1,7 @@
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { cacheDir, GraftError } from '../base/index.ts';
+import { cacheDir, GraftError, makeDirectory } from '../base/index.ts';
 
 /** Where LibTorch was found: `root` has `lib/libtorch_cpu.so` and `include/`. */
 export interface LibTorch {
@@ -50,9 +50,9 @@ const kept = [
 export function findLibTorch(): LibTorch | undefined {
   const named = process.env.GRAFT_LIBTORCH;
   if (named) {
-    const root = [named, join(named, 'torch')].find((dir) => existsSync(join(dir, 'lib', 'libtorch_cpu.so')));
+    const root = [named, join(named, 'torch')].find(complete);
     if (!root) {
-      throw new GraftError('environment', 'GRAFT_LIBTORCH names a folder without lib/libtorch_cpu.so', {
+      throw new GraftError('environment', 'GRAFT_LIBTORCH names no folder with lib/libtorch_cpu.so and include', {
         place: named,
         mend: 'Point it at the `torch` folder of a Python environment, or unset it',
       });
@@ -79,6 +79,9 @@ export async function ensureLibTorch(log: (line: string) => void): Promise<LibTo
   return findLibTorch() ?? (await fetchLibTorch(log));
 }
 
+const complete = (root: string) =>
+  existsSync(join(root, 'lib', 'libtorch_cpu.so')) && existsSync(join(root, 'include'));
+
 function recent(version: string): boolean {
   const [major = 0, minor = 0] = version.split('.').map(Number);
   return major > minimum[0]! || (major === minimum[0]! && minor >= minimum[1]!);
@@ -86,8 +89,9 @@ function recent(version: string): boolean {
 
 function versionOf(root: string): string {
   const file = join(root, 'version.py');
-  if (!existsSync(file)) return readFileSync(join(root, 'build-version'), 'utf8').trim();
-  return /__version__\s*=\s*'([^']+)'/.exec(readFileSync(file, 'utf8'))?.[1] ?? 'unknown';
+  const plain = join(root, 'build-version');
+  if (!existsSync(file)) return existsSync(plain) ? readFileSync(plain, 'utf8').trim() : 'of unknown version';
+  return /__version__\s*=\s*'([^']+)'/.exec(readFileSync(file, 'utf8'))?.[1] ?? 'of unknown version';
 }
 
 function pythonTorch(): LibTorch | undefined {
@@ -95,8 +99,7 @@ function pythonTorch(): LibTorch | undefined {
   const script =
     "import importlib.util as u; s=u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')";
   const root = spawnSync('python3', ['-c', script], { encoding: 'utf8' }).stdout?.trim();
-  if (!root || !existsSync(join(root, 'lib', 'libtorch_cpu.so')) || !existsSync(join(root, 'include')))
-    return undefined;
+  if (!root || !complete(root)) return undefined;
   const version = versionOf(root);
   return recent(version) ? { root, version, origin: 'python3' } : undefined;
 }
@@ -112,7 +115,7 @@ function cached(): LibTorch | undefined {
 
 async function fetchLibTorch(log: (line: string) => void): Promise<LibTorch> {
   const target = cacheRoot();
-  mkdirSync(dirname(target), { recursive: true });
+  makeDirectory(dirname(target));
   const work = mkdtempSync(join(dirname(target), 'fetching-'));
   try {
     log(`Fetching LibTorch ${pinned} once (543 MB, kept in ${target})`);
@@ -151,7 +154,7 @@ async function fetchLibTorch(log: (line: string) => void): Promise<LibTorch> {
     for (const path of kept) {
       const from = sites.map((site) => join(site, path)).find(existsSync);
       if (!from) throw new GraftError('environment', `the fetched wheels hold no ${path}`);
-      mkdirSync(dirname(join(ready, path)), { recursive: true });
+      makeDirectory(dirname(join(ready, path)));
       renameSync(from, join(ready, path));
     }
     rmSync(target, { recursive: true, force: true });
@@ -183,6 +186,7 @@ function pip(args: readonly string[]): Promise<void> {
         .filter((line) => /error/i.test(line))
         .at(-1);
       if (code === 0) resolve();
+      else if (last?.includes('No matching distribution')) fail('pip reached no index that has it');
       else fail(last?.trim() ?? `pip ended with code ${code}`);
     });
   });

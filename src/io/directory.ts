@@ -12,8 +12,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import { GraftError } from '../base/index.ts';
-import { fileError } from './files.ts';
+import { fileError, GraftError, makeDirectory } from '../base/index.ts';
 import { bornAt, isRunning } from './lock.ts';
 
 /**
@@ -51,7 +50,7 @@ export function writeDirectory(path: string, fill: (aside: string) => unknown): 
     }
   };
   try {
-    mkdirSync(dirname(target), { recursive: true });
+    makeDirectory(dirname(target));
     recoverDirectory(target);
     if (existsSync(target) && !statSync(target).isDirectory())
       throw new GraftError('usage', 'There is already something here that is not a directory', {
@@ -104,7 +103,7 @@ export function writeFile(path: string, fill: (write: (bytes: Uint8Array) => voi
   const aside = asideName(target, 'new');
   let fd: number | undefined;
   try {
-    mkdirSync(dirname(target), { recursive: true });
+    makeDirectory(dirname(target));
     recoverDirectory(target);
     if (existsSync(target) && !statSync(target).isFile())
       throw new GraftError('usage', 'There is already something here that is not a file', {

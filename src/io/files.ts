@@ -1,6 +1,5 @@
-import { closeSync, fstatSync, openSync, readSync, statfsSync, statSync } from 'node:fs';
-import { dirname } from 'node:path';
-import { type ErrorKind, GraftError } from '../base/index.ts';
+import { closeSync, fstatSync, openSync, readSync, statSync } from 'node:fs';
+import { fileError, GraftError } from '../base/index.ts';
 
 /** Linux reads at most 2^31 - 4096 bytes in one call, Node at most 2^31 - 1: whole tensors may be larger. */
 const CHUNK = 2 ** 30;
@@ -100,53 +99,4 @@ export function guessFormat(head: Uint8Array): string {
     ? JSON.stringify(text.slice(0, 4))
     : Buffer.from(head.subarray(0, 4)).toString('hex');
   return head.byteLength === 0 ? 'it is empty' : `it starts with ${shown}`;
-}
-
-const causes: Record<string, readonly [ErrorKind, string, string]> = {
-  ENOENT: ['input', 'There is no such file or directory', 'Check the path'],
-  ENOTDIR: ['input', 'A part of this path is a file, not a directory', 'Check the path'],
-  EISDIR: ['input', 'This is a directory, not a file', 'Name a file'],
-  EACCES: ['environment', 'Permission denied', 'Run as a user who may, or change its permissions'],
-  EPERM: ['environment', 'Permission denied', 'Run as a user who may, or change its permissions'],
-  EROFS: ['environment', 'The file system is read-only', 'Choose another directory'],
-  EMFILE: ['environment', 'Too many files are open', 'Raise the limit with `ulimit -n 4096`'],
-  EIO: ['environment', 'The disk reports an error', 'Check the disk'],
-  ENOSPC: ['environment', 'The disk is full', 'Free some space or choose another directory, then run it again'],
-  EDQUOT: [
-    'environment',
-    'The disk quota is used up',
-    'Free some space or choose another directory, then run it again',
-  ],
-  EFBIG: ['environment', 'The file is larger than the file system allows', 'Choose another directory'],
-};
-
-/**
- * Turns an error of `node:fs` into a GraftError that names the file; anything else comes back as it is.
- * @param doing past participle: `read`, `written`, `locked`
- */
-export function fileError(error: unknown, path: string, doing: string): unknown {
-  const code = (error as NodeJS.ErrnoException | null)?.code;
-  if (error instanceof GraftError || !(error instanceof Error) || !code?.startsWith('E') || !('syscall' in error))
-    return error;
-  const data = { code };
-  const [kind, problem, mend] = causes[code] ?? [
-    'environment',
-    `The system said ${code}`,
-    'See that the path is usable',
-  ];
-  return new GraftError(kind, `${problem}${code === 'ENOSPC' ? freeSpace(path) : ''}: it could not be ${doing}`, {
-    place: path,
-    mend,
-    data,
-    cause: error,
-  });
-}
-
-function freeSpace(path: string): string {
-  try {
-    const { bavail, bsize } = statfsSync(dirname(path));
-    return ` (${Math.floor((bavail * bsize) / 1e6)} MB free)`;
-  } catch {
-    return '';
-  }
 }

@@ -5,8 +5,7 @@ import { pipeline } from 'node:stream/promises';
 import type { ReadableStream } from 'node:stream/web';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { ListFileEntry } from '@huggingface/hub';
-import { GraftError } from '../base/index.ts';
-import { fileError } from './files.ts';
+import { fileError, GraftError } from '../base/index.ts';
 
 type Library = typeof import('@huggingface/hub');
 

@@ -1,10 +1,9 @@
-import { existsSync, mkdirSync, readFileSync, statfsSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statfsSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { ListFileEntry } from '@huggingface/hub';
-import { cacheDir, GraftError } from '../base/index.ts';
+import { cacheDir, fileError, GraftError, makeDirectory, nearestPath } from '../base/index.ts';
 import { writeFile } from './directory.ts';
-import { fileError } from './files.ts';
 import { HubClient } from './hub-client.ts';
 import { lockDirectory } from './lock.ts';
 
@@ -53,11 +52,14 @@ export async function resolveModel(spec: string, options: ResolveOptions = {}): 
       place: spec,
       mend: 'Name a directory or a .gguf file',
     });
+  const near = nearestPath(spec);
   const groups = SPEC.exec(spec)?.groups;
   if (!groups?.repo || spec.split(/[/@]/).includes('..'))
     throw new GraftError('usage', 'There is no such directory or .gguf file, and this is not a hub id', {
       place: spec,
-      mend: 'Check the path, or write a hub id as org/name, org/name@revision or org/name/file.gguf',
+      mend: near
+        ? `Did you mean ${near}?`
+        : 'Check the path, or write a hub id as org/name, org/name@revision or org/name/file.gguf',
     });
   const wanted: Spec = { repo: groups.repo, revision: groups.revision ?? 'main', file: groups.file };
   const home = cacheDir('hub', wanted.repo.replace('/', '--'));
@@ -180,7 +182,7 @@ async function fetchAll(
   let received = sum(files.filter(isHere));
   for (const file of absent) {
     const target = join(snapshot, file.path);
-    mkdirSync(dirname(target), { recursive: true });
+    makeDirectory(dirname(target));
     await hub.fetch(file, commit, target, (bytes) =>
       progress?.({ file: file.path, received: received + bytes, total }),
     );

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
-import { GraftError } from '../base/index.ts';
-import { brief, fileError } from './files.ts';
+import { fileError, GraftError } from '../base/index.ts';
+import { brief } from './files.ts';
 
 /**
  * The value in a JSON file.

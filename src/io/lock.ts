@@ -1,18 +1,7 @@
-import {
-  closeSync,
-  fsyncSync,
-  linkSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeSync,
-} from 'node:fs';
+import { closeSync, fsyncSync, linkSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { GraftError } from '../base/index.ts';
-import { fileError } from './files.ts';
+import { fileError, GraftError, makeDirectory } from '../base/index.ts';
 
 /** Name of the lock file inside a locked directory. */
 export const LOCK_NAME = 'graft.lock';
@@ -43,7 +32,7 @@ export function lockDirectory(path: string): Disposable {
     id,
   };
   try {
-    mkdirSync(path, { recursive: true });
+    makeDirectory(path);
     for (let tries = 0; tries < 100 && !place(lock, mine); tries++) {
       const text = textOf(lock);
       if (text !== undefined) removeStale(path, lock, text, id); // throws unless it is stale

@@ -5,7 +5,8 @@ import type { jobs } from './jobs.ts';
 
 type Jobs = typeof jobs;
 type Args<K extends keyof Jobs> = Parameters<Jobs[K]>[0];
-type Event<K extends keyof Jobs> = Parameters<Jobs[K]> extends [unknown, (event: infer E) => void] ? E : never;
+type Event<K extends keyof Jobs> =
+  Parameters<Jobs[K]> extends [unknown, (event: infer E) => void, ...unknown[]] ? E : never;
 type Result<K extends keyof Jobs> = Awaited<ReturnType<Jobs[K]>>;
 
 /** A line about something slow that is being done once: a download, a build. */
@@ -29,6 +30,8 @@ interface Pending {
  */
 export class Session implements AsyncDisposable {
   readonly #worker: Worker;
+  /** Not 0: the job that runs should end when it can. Shared memory, for a busy thread reads no messages. */
+  readonly #stop = new Int32Array(new SharedArrayBuffer(4));
   readonly #pending = new Map<number, Pending>();
   #next = 0;
 
@@ -37,6 +40,7 @@ export class Session implements AsyncDisposable {
     // The file has this module's own ending: .ts in a checkout, .js when published.
     this.#worker = new Worker(
       new URL(import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js', import.meta.url),
+      { workerData: { stop: this.#stop } },
     );
     this.#worker.on('message', ({ id, event, result, error }) => {
       const pending = this.#pending.get(id);
@@ -62,11 +66,17 @@ export class Session implements AsyncDisposable {
   /** Runs a job in the engine thread. `onEvent` is told what happens on the way. */
   run<K extends keyof Jobs>(job: K, args: Args<K>, onEvent?: (event: Event<K> | LogEvent) => void): Promise<Result<K>> {
     const id = this.#next++;
+    if (this.#pending.size === 0) Atomics.store(this.#stop, 0, 0);
     this.#worker.ref();
     return new Promise((resolve, reject) => {
       this.#pending.set(id, { resolve: resolve as never, reject, onEvent: onEvent as never });
       this.#worker.postMessage({ id, job, args });
     });
+  }
+
+  /** Asks the running job to stop: training ends after the step it is in, with a checkpoint, as an 'interrupted' error. */
+  stop(): void {
+    Atomics.store(this.#stop, 0, 1);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

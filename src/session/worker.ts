@@ -1,6 +1,6 @@
 /** The engine thread: runs one job at a time and posts what happens. */
-import { parentPort } from 'node:worker_threads';
-import { GraftError } from '../base/index.ts';
+import { parentPort, workerData } from 'node:worker_threads';
+import { fileError, GraftError } from '../base/index.ts';
 import { startEngine } from '../engine/index.ts';
 import { jobs } from './jobs.ts';
 
@@ -11,21 +11,20 @@ export interface JobRequest {
 }
 
 const port = parentPort!;
+const { stop } = workerData as { stop: Int32Array };
+const stopNow = () => Atomics.load(stop, 0) !== 0;
 let queue: Promise<void> = Promise.resolve();
 
 port.on('message', ({ id, job, args }: JobRequest) => {
   queue = queue.then(async () => {
     try {
       await startEngine({ log: (line) => port.postMessage({ id, event: { type: 'log', line } }) });
-      const run = jobs[job] as (args: unknown, emit: (event: unknown) => void) => unknown;
-      const result = await run(args, (event) => port.postMessage({ id, event }));
+      const run = jobs[job] as (args: unknown, emit: (event: unknown) => void, stopNow: () => boolean) => unknown;
+      const result = await run(args, (event) => port.postMessage({ id, event }), stopNow);
       port.postMessage({ id, result });
     } catch (error) {
-      const json =
-        error instanceof GraftError
-          ? error.toJSON()
-          : { kind: 'engine', message: (error as Error).message, data: { stack: (error as Error).stack } };
-      port.postMessage({ id, error: json });
+      const known = GraftError.of(fileError(error, (error as NodeJS.ErrnoException | null)?.path ?? '', 'used'));
+      port.postMessage({ id, error: known.toJSON() });
     }
   });
 });

@@ -1,3 +1,4 @@
+import { GraftError } from '../base/index.ts';
 import type { Model } from '../nn/index.ts';
 import { noGrad, scope } from '../tensor/index.ts';
 import { batchLoss, type MicroBatch } from './step.ts';
@@ -13,5 +14,6 @@ export function evaluateLoss(model: Model, batches: readonly MicroBatch[]): { lo
       predicted += batch.predicted;
     }
   });
+  if (!Number.isFinite(sum)) throw new GraftError('numeric', 'the loss on the rows to measure is not finite');
   return { loss: sum / predicted, tokens: predicted };
 }

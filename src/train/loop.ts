@@ -11,17 +11,21 @@ export interface LoopParts {
   /** Whether to measure or save after `done` steps. */
   evaluateNow(done: number): boolean;
   checkpointNow(done: number): boolean;
+  /** Whether somebody asked to stop. */
+  stopNow(): boolean;
 }
 
-/** Steps until all are done or an evaluation says stop. A checkpoint is taken after the evaluation it belongs to. */
-export function trainLoop(parts: LoopParts): 'done' | 'early-stop' {
+/** Steps until all are done, an evaluation says stop, or somebody does. A checkpoint is taken after the evaluation it belongs to. */
+export function trainLoop(parts: LoopParts): 'done' | 'early-stop' | 'stopped' {
   for (let step = parts.from; step < parts.steps; step++) {
     parts.step(step);
     const done = step + 1;
     const last = done === parts.steps;
     const verdict = parts.evaluate && (last || parts.evaluateNow(done)) ? parts.evaluate(done) : 'go on';
-    if (last || verdict === 'stop' || parts.checkpointNow(done)) parts.checkpoint(done);
+    const stopped = !last && parts.stopNow();
+    if (last || stopped || verdict === 'stop' || parts.checkpointNow(done)) parts.checkpoint(done);
     if (verdict === 'stop') return 'early-stop';
+    if (stopped) return 'stopped';
   }
   return 'done';
 }

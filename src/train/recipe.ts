@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { LineCounter, parseDocument } from 'yaml';
 import { z } from 'zod';
-import { GraftError, parseWith } from '../base/index.ts';
+import { GraftError, nearestPath, parseWith } from '../base/index.ts';
 import { methods } from '../methods/index.ts';
 import { adamwConfig, scheduleConfig } from '../optim/index.ts';
 
@@ -131,7 +131,12 @@ export function readRecipe(file: string, overrides: readonly string[] = []): Rec
   try {
     text = readFileSync(file, 'utf8');
   } catch (cause) {
-    throw new GraftError('usage', 'the recipe cannot be read', { place: file, mend: 'Check the path', cause });
+    const near = nearestPath(file);
+    throw new GraftError('usage', 'the recipe cannot be read', {
+      place: file,
+      mend: existsSync(file) ? 'Name a readable file' : near ? `Did you mean ${near}?` : 'Check the path',
+      cause,
+    });
   }
   const document = parseDocument(text, { lineCounter: new LineCounter() });
   const [error] = document.errors;

@@ -12,6 +12,7 @@ import { type Model, tensorBytes } from '../nn/index.ts';
 import { adamw, type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { microTokensFor } from './budget.ts';
 import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoint.ts';
+import { explained, requireFinite } from './diverged.ts';
 import { evaluateLoss } from './evaluate.ts';
 import { EventLog, type TrainEvent } from './events.ts';
 import { trainLoop } from './loop.ts';
@@ -37,29 +38,31 @@ export interface TrainResult {
 /**
  * Runs a recipe in this thread. A run directory that holds an unfinished run of the same recipe is gone on with; what
  * another run left there is moved aside.
+ * @param stopNow asked after every step; when true the run ends with a checkpoint, as an 'interrupted' error
  * @throws GraftError for anything that is wrong with the recipe, the model, the data or the machine
  */
 export async function runTraining(
   { recipe, fresh = false }: { recipe: Recipe; fresh?: boolean },
   listen: (event: TrainEvent) => void,
+  stopNow: () => boolean = () => false,
 ): Promise<TrainResult> {
   const { native } = currentEngine();
   const threads = native.threads(recipe.train.threads);
   const modelPath = await resolveModel(recipe.model);
   const { dir } = recipe.run;
-  mkdirSync(dir, { recursive: true });
   using _lock = lockDirectory(dir);
   const fingerprint = createHash('sha256')
     .update(JSON.stringify({ ...recipe, run: undefined }))
     .digest('hex')
     .slice(0, 16);
-  const found = claim(dir, fingerprint, fresh);
 
   using model = loadModel(modelPath, { quantize: recipe.quantize });
   const weightBytes = tensorBytes(model.root);
   using adapter = attach(model, recipe);
   using optimizer = adamw(adapter.parameters, pick(recipe.train, ['beta1', 'beta2', 'eps', 'weight_decay']));
   const plan = await planRows(recipe, model, modelPath);
+  // Only now: a recipe that turns out wrong leaves the directory as it is, and may begin from an adapter in it.
+  const found = claim(dir, fingerprint, fresh);
   const log = new EventLog(dir, listen);
 
   let state: RunState = { step: 0, best: null, stale: 0, recipe: fingerprint };
@@ -70,7 +73,20 @@ export async function runTraining(
     earlier = log.rewind(state.step);
   }
   native.trim();
-  return run({ recipe, model, modelPath, weightBytes, adapter, optimizer, plan, log, threads, state, earlier });
+  return run({
+    recipe,
+    model,
+    modelPath,
+    weightBytes,
+    adapter,
+    optimizer,
+    plan,
+    log,
+    threads,
+    state,
+    earlier,
+    stopNow,
+  });
 }
 
 interface Run {
@@ -85,6 +101,7 @@ interface Run {
   readonly threads: number;
   readonly state: RunState;
   readonly earlier: readonly TrainEvent[];
+  readonly stopNow: () => boolean;
 }
 
 function run({
@@ -99,6 +116,7 @@ function run({
   threads,
   state: from,
   earlier,
+  stopNow,
 }: Run): TrainResult {
   const { train, eval: evaluation } = recipe;
   const { dir } = recipe.run;
@@ -108,6 +126,7 @@ function run({
   const heldOut = cut(plan.heldOut);
   const evaluateEvery = evaluation.every ?? plan.stepsPerEpoch;
   const best = join(dir, 'best');
+  const checkpoints = join(dir, 'checkpoints');
   let state = from;
   let evalLoss = earlier.findLast((e) => e.type === 'eval')?.loss ?? null;
   const enough = () => evaluation.patience !== undefined && state.stale >= evaluation.patience;
@@ -129,6 +148,22 @@ function run({
   for (const message of [...adapter.warnings, ...plan.warnings]) log.emit({ type: 'warning', message });
 
   const done: { loss: number; tokens: number; seconds: number }[] = [];
+  let last: { rows: readonly Row[]; lr: number } = { rows: [], lr: train.lr };
+  const withCause = <T>(rows: readonly Row[], lr: number, act: () => T): T => {
+    try {
+      return act();
+    } catch (error) {
+      throw explained(error, {
+        model,
+        parameters: adapter.parameters,
+        rows,
+        lr,
+        step: state.step,
+        steps: done.length,
+        checkpoints,
+      });
+    }
+  };
   const reason = trainLoop({
     from: state.step,
     steps: stopped ? state.step : plan.steps,
@@ -140,9 +175,8 @@ function run({
         train.lr *
         scheduleFactor({ type: train.schedule, ...pick(train, ['warmup_steps', 'warmup_ratio']) }, step, plan.steps);
       adapter.beforeStep?.(step);
-      let result: ReturnType<typeof trainStep>;
-      try {
-        result = trainStep({
+      const result = withCause(rows, lr, () =>
+        trainStep({
           model,
           parameters: adapter.parameters,
           optimizer,
@@ -151,14 +185,9 @@ function run({
           maxGradNorm: train.max_grad_norm,
           seed: train.seed,
           step,
-        });
-      } catch (cause) {
-        if (!(cause instanceof GraftError) || cause.kind !== 'numeric') throw cause;
-        throw new GraftError('numeric', `${cause.message} Its rows are ${rows.map((r) => r.place).join(', ')}`, {
-          mend: `The checkpoints in ${join(dir, 'checkpoints')} are from before it`,
-          data: cause.data,
-        });
-      }
+        }),
+      );
+      last = { rows, lr };
       const seconds = (performance.now() - start) / 1e3;
       state = { ...state, step: step + 1 };
       done.push({ loss: result.loss, tokens: result.tokens, seconds });
@@ -171,7 +200,7 @@ function run({
     ...(heldOut.length > 0 && {
       evaluate(step: number) {
         const start = performance.now();
-        const { loss, tokens } = evaluateLoss(model, heldOut);
+        const { loss, tokens } = withCause(last.rows, last.lr, () => evaluateLoss(model, heldOut));
         evalLoss = loss;
         const better = state.best === null || loss < state.best;
         state = { ...state, best: better ? loss : state.best, stale: better ? 0 : state.stale + 1 };
@@ -180,23 +209,28 @@ function run({
         return enough() ? 'stop' : 'go on';
       },
     }),
+    stopNow,
     evaluateNow: (step) => step % evaluateEvery === 0,
 
     checkpoint(step) {
       const start = performance.now();
-      const path = saveCheckpoint(
-        join(dir, 'checkpoints'),
-        state,
-        adapter.parameters,
-        optimizer,
-        recipe.run.keep_checkpoints,
-      );
+      withCause(last.rows, last.lr, () => requireFinite(adapter.parameters, step));
+      const path = saveCheckpoint(checkpoints, state, adapter.parameters, optimizer, recipe.run.keep_checkpoints);
       saved = performance.now();
       log.emit({ type: 'checkpoint', step, path, seconds: (saved - start) / 1e3 });
     },
     checkpointNow: (step) =>
       recipe.run.checkpoint_every ? step % recipe.run.checkpoint_every === 0 : performance.now() - saved > 60_000,
   });
+
+  if (reason === 'stopped') {
+    const checkpoint = lastCheckpoint(checkpoints)!.path;
+    throw new GraftError('interrupted', `stopped after step ${state.step} of ${plan.steps}, with a checkpoint`, {
+      place: checkpoint,
+      mend: 'Run the same command again to go on from there',
+      data: { step: state.step, checkpoint },
+    });
+  }
 
   function save(to: string): void {
     if (adapter.method === 'full') saveModel(model, to, modelPath, 'float32', tokenizerFilesOf(modelPath));

@@ -52,7 +52,7 @@ export function batchLoss(model: Model, batch: MicroBatch): Tensor {
 export function trainStep(input: StepInput): StepResult {
   const { model, parameters, optimizer, batches, step } = input;
   const predicted = batches.reduce((sum, b) => sum + b.predicted, 0);
-  if (predicted === 0) throw new GraftError('input', `step ${step} has no token to predict`);
+  if (predicted === 0) throw new GraftError('input', `step ${step + 1} has no token to predict`);
   let total = 0;
   try {
     batches.forEach((batch, micro) => {
@@ -66,9 +66,8 @@ export function trainStep(input: StepInput): StepResult {
     const gradNorm = clipGradients(parameters.values(), input.maxGradNorm);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
       throw new GraftError('numeric', `the ${Number.isFinite(loss) ? 'gradient' : 'loss'} is not finite`, {
-        place: `step ${step}`,
-        mend: 'Lower the learning rate, set max_grad_norm, or look at the rows of this step',
-        data: { step, loss, gradNorm },
+        place: `step ${step + 1}`,
+        data: { step: step + 1, loss: String(loss), gradNorm: String(gradNorm) },
       });
     }
     optimizer.step(input.lr);

@@ -1,0 +1,78 @@
+import { GraftError } from '../base/index.ts';
+import type { Row } from '../data/index.ts';
+import { type Model, namedTensors } from '../nn/index.ts';
+import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { lastCheckpoint } from './checkpoint.ts';
+
+export interface Diverged {
+  readonly model: Model;
+  readonly parameters: ReadonlyMap<string, Tensor>;
+  readonly rows: readonly Row[];
+  readonly lr: number;
+  /** Steps that the run has done, and that this process has. */
+  readonly step: number;
+  readonly steps: number;
+  /** Folder of the run's checkpoints. */
+  readonly checkpoints: string;
+}
+
+/** Numbers of a healthy adapter or model stay far below this; products of larger ones leave float32. */
+const huge = 1e4;
+
+/** The largest magnitude in a tensor; NaN or Infinity when it holds one. */
+function magnitude(tensor: Tensor): number {
+  return noGrad(() => {
+    using _ = scope();
+    return tensor.numel === 0 ? 0 : ops.max(ops.abs(tensor)).item();
+  });
+}
+
+/** What most likely made a loss or gradient not finite, and what to do about it. */
+function causeOf({ model, parameters, lr, steps, rows }: Diverged): [cause: string, mend: string] {
+  const trained = new Set(parameters.values());
+  const dense = [...namedTensors(model.root)].filter(([, t]) => t.dtype.startsWith('float') && !trained.has(t));
+  const broken = dense.filter(([, tensor]) => !Number.isFinite(magnitude(tensor))).map(([name]) => name);
+  if (broken.length > 0) {
+    const more = broken.length > 3 ? ` and ${broken.length - 3} more` : '';
+    return [
+      `the base itself holds NaN or Infinity, in ${broken.slice(0, 3).join(', ')}${more}`,
+      'Fetch the model again',
+    ];
+  }
+  const [name, size] = [...parameters]
+    .map(([key, tensor]): [string, number] => [key, magnitude(tensor)])
+    .reduce((worst, next) => (worst[1] >= next[1] || Number.isNaN(worst[1]) ? worst : next), ['', 0]);
+  if (!Number.isFinite(size) && steps === 0)
+    return [`${name} held NaN or Infinity from the beginning`, 'Begin from another adapter or model'];
+  if (!(size <= huge))
+    return [
+      `the learning rate of ${lr} is too high: ${name} has grown to ${Number.isFinite(size) ? size.toExponential(1) : 'more than float32 holds'}`,
+      'Lower train.lr, or set train.max_grad_norm and train.warmup_steps',
+    ];
+  return [
+    'one of its rows, or a learning rate that is too high',
+    `Look at ${rows.length === 1 ? 'the row' : 'the rows'}, lower train.lr, or set train.max_grad_norm`,
+  ];
+}
+
+/** @throws GraftError 'numeric' when a step made a parameter NaN or infinite: what is saved must be good */
+export function requireFinite(parameters: ReadonlyMap<string, Tensor>, step: number): void {
+  for (const [name, tensor] of parameters) {
+    if (!Number.isFinite(magnitude(tensor)))
+      throw new GraftError('numeric', `the update made ${name} not finite`, { place: `step ${step}`, data: { step } });
+  }
+}
+
+/** A 'numeric' error of a step with what a person needs to mend it: rows, likely cause, last checkpoint. Others stay. */
+export function explained(error: unknown, run: Diverged): unknown {
+  if (!(error instanceof GraftError) || error.kind !== 'numeric') return error;
+  const [cause, mend] = causeOf(run);
+  const places = run.rows.map((row) => row.place);
+  const rows = places.slice(0, 8).join(', ') + (places.length > 8 ? ` and ${places.length - 8} more` : '');
+  const last = lastCheckpoint(run.checkpoints)?.path;
+  return new GraftError(
+    'numeric',
+    `${error.place ? '' : `after step ${run.step}: `}${error.message} Its rows are ${rows}. The likely cause: ${cause}. ${last ? `The last good checkpoint is ${last}` : 'There is no checkpoint yet'}`,
+    { mend, data: { ...error.data, rows: places, cause, checkpoint: last ?? null }, cause: error },
+  );
+}
