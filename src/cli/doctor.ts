@@ -1,19 +1,20 @@
 import { Command } from 'commander';
 import { engineStatus, processor, startEngine } from '../engine/index.ts';
-import { Session } from '../session/index.ts';
-import { examples, logLine, mebibytes } from './shared.ts';
+import { type MemoryPlan, Session } from '../session/index.ts';
+import { examples, logLine } from './shared.ts';
 
 export const doctor = () =>
   new Command('doctor')
     .description('Show what this machine has and what follows from it; build what is missing.')
-    .option('--rebuild', 'build the native addon again')
-    .option('--json', 'print the findings as JSON')
-    .addHelpText('after', examples('graft doctor', 'graft doctor --json | jq .gemm'))
-    .action(async ({ rebuild, json }: { rebuild?: true; json?: true }) => {
+    .option('--model <path>', 'say what this model needs, instead of three common sizes')
+    .option('--rebuild', 'build the native addon again', false)
+    .option('--json', 'print the findings as JSON', false)
+    .addHelpText('after', examples('graft doctor', 'graft doctor --model base.gguf', 'graft doctor --json'))
+    .action(async ({ rebuild, json, model: path }: { rebuild: boolean; json: boolean; model?: string }) => {
       if (rebuild) await startEngine({ rebuild });
       const { features, model, cores } = processor();
       await using session = new Session();
-      const measured = await session.run('doctor', {}, logLine);
+      const measured = await session.run('doctor', path === undefined ? {} : { model: path }, logLine);
       const { torch, addon } = engineStatus();
       const findings = { processor: { model, cores, features }, libtorch: torch, addon, ...measured };
       if (json) {
@@ -23,19 +24,56 @@ export const doctor = () =>
       const has = Object.entries(features)
         .filter(([, on]) => on)
         .map(([name]) => name);
-      const rows: [string, string][] = [
-        ['processor', `${model}, ${cores} cores (${has.join(', ')})`],
-        ['threads', String(measured.threads)],
-        ['LibTorch', `${torch?.version} from ${torch?.origin}: ${torch?.root}`],
+      table([
+        ['processor', `${model}, ${cores} cores, ${measured.threads} threads in use`],
+        ['features', has.join(', ')],
+        ['kernels', features.avx512f ? 'AVX-512' : 'AVX2'],
+        ['memory', `${gigabytes(measured.freeBytes)} free of ${gigabytes(measured.totalBytes)}`],
+        ['LibTorch', `${torch?.version}, ${origins[torch!.origin]}`],
+        ['', torch!.root],
         ['addon', String(addon)],
-        ['memory', `${mebibytes(measured.freeBytes)} free of ${mebibytes(measured.totalBytes)}`],
-        ...Object.entries(measured.gemm).map(([dtype, rate]): [string, string] => [
+        ...Object.entries(measured.gemm).map(([dtype, rate]) => [
           `GEMM ${dtype}`,
           `${rate.toFixed(0)} GFLOP/s at [1024, 576] × [576, 1536]`,
         ]),
-        ['kernels', features.avx512f ? 'AVX-512' : 'AVX2'],
         ['precision', `${measured.precision}: ${measured.precisionReason}`],
-      ];
-      const width = Math.max(...rows.map(([name]) => name.length));
-      for (const [name, value] of rows) console.log(`${name.padEnd(width)}  ${value}`);
+      ]);
+      console.log(
+        '\nWeights in memory by `quantize`, and the tokens of a micro-batch that training takes by default then\n(LoRA r=8 on all linear layers; train.micro_tokens sets another number):\n',
+      );
+      table([['', 'parameters', ...measured.plans[0]!.fits.map((fit) => fit.quantize)], ...measured.plans.map(row)]);
+      console.log();
+      for (const plan of measured.plans)
+        console.log(
+          `${plan.name}: adapter and optimizer ${gigabytes(plan.adapterBytes)}, activations ${(plan.bytesPerToken / 1e6).toFixed(1)} MB a token`,
+        );
     });
+
+const origins = {
+  GRAFT_LIBTORCH: 'named by GRAFT_LIBTORCH',
+  python3: 'of the torch that python3 has',
+  download: 'fetched by Graft',
+} as const;
+
+const gigabytes = (bytes: number) => (bytes < 1e9 ? `${Math.ceil(bytes / 1e6)} MB` : `${(bytes / 1e9).toFixed(1)} GB`);
+
+const row = ({ name, parameters, fits }: MemoryPlan): string[] => [
+  name,
+  parameters >= 1e9 ? `${(parameters / 1e9).toFixed(2)} B` : `${(parameters / 1e6).toFixed(1)} M`,
+  ...fits.map(
+    ({ weightBytes, microTokens }) =>
+      `${gigabytes(weightBytes)}, ${microTokens === null ? 'does not fit' : `${microTokens} tokens`}`,
+  ),
+];
+
+/** Prints rows of cells in columns. */
+function table(rows: readonly (readonly string[])[]): void {
+  const widths = rows[0]!.map((_, i) => Math.max(...rows.map((cells) => cells[i]?.length ?? 0)));
+  for (const cells of rows)
+    console.log(
+      cells
+        .map((cell, i) => cell.padEnd(widths[i]!))
+        .join('  ')
+        .trimEnd(),
+    );
+}

@@ -16,7 +16,7 @@ const firstSteps = examples(
   'graft generate --model base.gguf --adapter out/adapter --chat --prompt "Hello"',
 );
 
-const environment = `Every command takes --json. Exit codes: 0 done, 1 failed, 2 wrong use.
+const environment = `Every command takes --json. Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped with Ctrl-C.
 Environment: GRAFT_CACHE (downloads and builds), GRAFT_LIBTORCH (a LibTorch of your own), HF_TOKEN and HF_ENDPOINT
 (hub), GRAFT_DEBUG=1 (stack traces).
 `;

@@ -39,6 +39,7 @@ export function toRows(
 ): { rows: Row[]; report: RowReport } {
   const report: RowReport = { rows: 0, cutRows: 0, cutTokens: 0, emptyRows: 0 };
   const rows: Row[] = [];
+  let firstEmpty: string | undefined;
   for (const { example, place } of examples) {
     let { ids, labels } = tokens(example, place, options);
     const beyond = ids.find((id) => id >= options.vocabSize);
@@ -56,8 +57,10 @@ export function toRows(
       labels = labels.slice(0, options.maxLength);
     }
     // The first token has nothing before it that could predict it.
-    if (!labels.subarray(1).some((label) => label !== ignored)) report.emptyRows++;
-    else rows.push({ ids, labels, place });
+    if (!labels.subarray(1).some((label) => label !== ignored)) {
+      report.emptyRows++;
+      firstEmpty ??= place;
+    } else rows.push({ ids, labels, place });
   }
   report.rows = rows.length;
   if (rows.length === 0) {
@@ -65,7 +68,11 @@ export function toRows(
       'input',
       report.emptyRows > 0 ? `none of the ${report.emptyRows} rows has a token to learn` : 'there are no rows',
       {
-        mend: report.cutRows > 0 ? 'Raise max_length: the answers are cut off' : 'Look at the answers of the rows',
+        ...(firstEmpty && { place: firstEmpty }),
+        mend:
+          report.cutRows > 0
+            ? `Raise max_length above ${options.maxLength}: the answers are cut off`
+            : 'Look at the answers of the rows',
         data: { ...report },
       },
     );

@@ -70,6 +70,16 @@ export function writeDirectory(path: string, fill: (aside: string) => unknown): 
   return undefined;
 }
 
+/** @throws GraftError 'usage' where something is already: a result never takes the place of what it was not asked to */
+export function requireNew(path: string): void {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (stat?.isDirectory() ? readdirSync(path).length > 0 : stat)
+    throw new GraftError('usage', 'There is already something here', {
+      place: path,
+      mend: 'Choose another path, or delete it',
+    });
+}
+
 /**
  * Ends what a killed `writeDirectory(path, …)` or `writeFile(path, …)` left: former contents that were moved away and
  * not yet replaced come back, half-written ones go. Call it before reading a directory that a killed run may have been

@@ -1,4 +1,4 @@
-export { recoverDirectory, writeDirectory, writeFile } from './directory.ts';
+export { recoverDirectory, requireNew, writeDirectory, writeFile } from './directory.ts';
 export { type GgufMetadata, openGguf } from './gguf.ts';
 export { type DownloadProgress, type ResolveOptions, resolveModel } from './hub.ts';
 export { parseJson, readJson, readJsonObject } from './jsonfile.ts';

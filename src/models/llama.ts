@@ -5,7 +5,7 @@
  * D head size.
  */
 import { z } from 'zod';
-import { GraftError } from '../base/index.ts';
+import { GraftError, parseWith } from '../base/index.ts';
 import {
   type AttentionRows,
   type Embedding,
@@ -107,7 +107,7 @@ function complete(config: Config): Complete {
   };
 }
 
-const mismatch = (problem: string) => new GraftError('input', problem, { place: 'config.json' });
+const mismatch = (problem: string) => new GraftError('input', problem);
 
 function ropeOf(config: Config): { theta: number; scaling: RopeScaling } {
   const given = config.rope_parameters ?? config.rope_scaling ?? {};
@@ -270,9 +270,7 @@ export const llama: Family = {
   gguf: { architectures: ['llama', 'qwen2', 'qwen3'], names: ggufLlamaNames, config: ggufLlamaConfig },
 
   build(raw, w) {
-    const parsed = configSchema.safeParse(raw);
-    if (!parsed.success) throw mismatch(z.prettifyError(parsed.error).replaceAll('\n', ' '));
-    const config = parsed.data;
+    const config = parseWith(configSchema, raw, '', 'input');
     const c = complete(config);
     const { theta, scaling } = ropeOf(config);
     const root = new Root(w, config);

@@ -14,6 +14,7 @@ import {
 import { Embedding, fused, type Kernels, Linear, type Model, type Weights } from '../nn/index.ts';
 import { type DType, detachFromScopes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import type { Family } from './family.ts';
+import { requireMemory } from './memory.ts';
 import { families } from './registry.ts';
 
 /**
@@ -43,6 +44,9 @@ export const formatIds: Readonly<Record<string, number>> = {
 const quantizers = { int8: formatIds.q8_0!, nf4: formatIds.nf4! } as const;
 const blockElements = { int8: 32, nf4: 64 } as const;
 
+/** Weights that do not fit, after which no more are looked for. */
+const tooMany = 1000;
+
 /** A stored tensor under the key that the family asks for, with its rows put in order. */
 interface Stored {
   readonly entry: WeightEntry;
@@ -56,6 +60,8 @@ interface Stored {
 export function loadModel(path: string, options: LoadOptions = {}): Model {
   const { source, config, family, stored } = openModel(path);
   using _ = source;
+  const entries = [...stored.values()].map(({ entry }) => entry);
+  requireMemory(path, entries, options.quantize ?? 'none', options.dtype);
   return noGrad(() => {
     const weights = new LoadedWeights(path, source, stored, options);
     try {
@@ -64,7 +70,7 @@ export function loadModel(path: string, options: LoadOptions = {}): Model {
       return model;
     } catch (cause) {
       weights.release();
-      throw cause;
+      throw placed(cause, path);
     }
   });
 }
@@ -77,7 +83,18 @@ export function openModel(path: string): {
   stored: Map<string, Stored>;
 } {
   if (!existsSync(path)) throw new GraftError('input', 'there is no such model file or directory', { place: path });
-  return statSync(path).isDirectory() ? openDirectory(path) : openGgufModel(path);
+  try {
+    return statSync(path).isDirectory() ? openDirectory(path) : openGgufModel(path);
+  } catch (error) {
+    throw placed(error, path);
+  }
+}
+
+/** An error about a config, with the file that the config is from. */
+function placed(error: unknown, path: string): unknown {
+  if (!(error instanceof GraftError) || error.place) return error;
+  const place = statSync(path).isDirectory() ? join(path, 'config.json') : path;
+  return new GraftError(error.kind, error.message, { place, data: error.data, cause: error });
 }
 
 function openDirectory(path: string) {
@@ -184,7 +201,10 @@ class LoadedWeights implements Weights {
       this.#problems.push(
         `the model has no place for ${extra.slice(0, 5).join(', ')}${extra.length > 5 ? ` and ${extra.length - 5} more` : ''}`,
       );
-    if (this.#problems.length === 0) return;
+    if (this.#problems.length > 0) this.#refuse();
+  }
+
+  #refuse(): never {
     throw new GraftError(
       'mismatch',
       `the weights do not fit the config: ${this.#problems.slice(0, 12).join('; ')}${this.#problems.length > 12 ? `; and ${this.#problems.length - 12} more` : ''}`,
@@ -210,6 +230,7 @@ class LoadedWeights implements Weights {
     this.#progress?.(this.#used.size, this.#stored.size);
     if (!stored) {
       this.#problems.push(`${key} [${shape.join(', ')}] is missing`);
+      if (this.#problems.length > tooMany) this.#refuse(); // a number of layers that is nonsense
       return undefined;
     }
     const got = stored.entry.shape;

@@ -1,1 +1,2 @@
+export type { MemoryPlan } from './doctor.ts';
 export { type LogEvent, Session } from './session.ts';

@@ -1,7 +1,7 @@
 import { GraftError } from '../base/index.ts';
 import { tokenizerFilesOf } from '../data/index.ts';
 import { loadAdapter, saveModel } from '../export/index.ts';
-import { resolveModel } from '../io/index.ts';
+import { requireNew, resolveModel } from '../io/index.ts';
 import { loadModel } from '../models/index.ts';
 import { type Model, packTokens } from '../nn/index.ts';
 import { noGrad, ops, scope } from '../tensor/index.ts';
@@ -17,6 +17,7 @@ const sample = 128;
 
 /** Folds the adapter in, writes the model, and reports how far its logits are from adapter and base apart. */
 export async function mergeJob(args: MergeArgs) {
+  requireNew(args.out);
   const path = await resolveModel(args.model);
   using model = loadModel(path);
   using adapter = loadAdapter(model, args.adapter);

@@ -1,22 +1,35 @@
-import { freemem } from 'node:os';
+import { freeMemory } from '../base/index.ts';
 import type { Model } from '../nn/index.ts';
 
-/**
- * Float32 numbers that one token of a Llama-shaped block keeps for its backward pass: the residual stream twice, both
- * normed inputs and the attention's output (width each), queries, keys and values, gate, up and their product.
- */
-function bytesPerToken(model: Model): number {
-  const c = model.config as Record<string, number | undefined>;
-  const width = c.hidden_size ?? 1024;
-  const inner = c.intermediate_size ?? 4 * width;
-  return 4 * model.layers * (8 * width + 3 * inner);
+/** What of a config decides how much memory a token takes. */
+export interface BlockShape {
+  readonly layers: number;
+  readonly width: number;
+  readonly inner: number;
 }
+
+export function shapeOf(config: object): BlockShape {
+  const c = config as Record<string, number | undefined>;
+  const width = c.hidden_size ?? 1024;
+  return { layers: c.num_hidden_layers ?? 1, width, inner: c.intermediate_size ?? 4 * width };
+}
+
+/**
+ * Bytes that one token keeps for the backward pass of a Llama-shaped model, float32: in each block the residual stream
+ * twice, both normed inputs and the attention's output (width each), queries, keys and values, gate, up and their product.
+ */
+export const bytesPerToken = ({ layers, width, inner }: BlockShape): number => 4 * layers * (8 * width + 3 * inner);
 
 /** Products reach their full rate at about a thousand rows; more tokens at a time only cost memory. */
 const mostUseful = 768;
+const least = 32;
 
-/** Tokens that a micro-batch should have: what products need to be fast, less where memory is short. */
-export function microTokensFor(model: Model): number {
-  const fits = Math.floor((0.5 * freemem()) / bytesPerToken(model));
-  return Math.max(32, Math.min(mostUseful, fits));
+/** Tokens that a micro-batch should have with `free` bytes left: what products need to be fast, less where memory is short. */
+export function tokenBudget(shape: BlockShape, free: number): number {
+  const fits = Math.floor((0.5 * free) / bytesPerToken(shape));
+  return Math.max(least, Math.min(mostUseful, fits));
 }
+
+/** The budget for a model that is loaded, in the memory that is free now. */
+export const microTokensFor = (model: Model): number =>
+  tokenBudget({ ...shapeOf(model.config), layers: model.layers }, freeMemory());

@@ -1,3 +1,4 @@
+export { type BlockShape, bytesPerToken, shapeOf, tokenBudget } from './budget.ts';
 export { evaluateLoss } from './evaluate.ts';
 export type { TrainEvent } from './events.ts';
 export { wilson } from './interval.ts';
