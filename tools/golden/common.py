@@ -37,8 +37,8 @@ def arguments(doc, **extra):
     return p.parse_args()
 
 
-def provenance(script, seed, tolerance, **more):
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+def provenance(script, seed, tolerance, packages=PACKAGES, **more):
+    versions = {name: importlib.metadata.version(name) for name in packages}
     return {"script": "tools/golden/" + pathlib.Path(script).name, "versions": versions, "seed": seed,
             "tolerance": tolerance, **more}
 
