@@ -28,12 +28,14 @@ export class GraftError extends Error {
   readonly kind: ErrorKind;
   readonly place: string | undefined;
   readonly mend: string | undefined;
+  readonly #problem: string;
   readonly data: Readonly<Record<string, unknown>>;
 
   constructor(kind: ErrorKind, problem: string, details: ErrorDetails = {}) {
     const sentences = [problem, details.mend].filter((s) => s !== undefined).map(closed);
     super((details.place ? `${details.place}: ` : '') + sentences.join(' '), { cause: details.cause });
     this.kind = kind;
+    this.#problem = problem;
     this.place = details.place;
     this.mend = details.mend;
     this.data = details.data ?? {};
@@ -42,6 +44,12 @@ export class GraftError extends Error {
   /** 2 for wrong use, 130 as shells have it for Ctrl-C, 1 for everything else (design §7). */
   get exitCode(): 1 | 2 | 130 {
     return this.kind === 'usage' ? 2 : this.kind === 'interrupted' ? 130 : 1;
+  }
+
+  /** The same error at another place. */
+  at(place: string): GraftError {
+    const { kind, mend, data, cause } = this;
+    return new GraftError(kind, this.#problem, { place, ...(mend && { mend }), data, cause });
   }
 
   /** The error as plain data, to cross a thread or to be printed with `--json`. */

@@ -32,7 +32,9 @@ export function writeDirectory(path: string, fill: (aside: string) => unknown): 
   const aside = asideName(target, 'new');
   const abandon = (error: unknown) => {
     const at = (error as NodeJS.ErrnoException | null)?.path; // what `fill` read elsewhere and failed at keeps its name
-    const shown = fileError(error, at && !at.startsWith(aside) ? at : path, 'written');
+    let shown = fileError(error, at && !at.startsWith(aside) ? at : path, 'written');
+    if (shown instanceof GraftError && shown.place?.startsWith(aside))
+      shown = shown.at(path + shown.place.slice(aside.length));
     rmSync(aside, { recursive: true, force: true });
     return shown;
   };
@@ -112,6 +114,7 @@ export function writeFile(path: string, fill: (write: (bytes: Uint8Array) => voi
   const target = targetOf(path);
   const aside = asideName(target, 'new');
   let fd: number | undefined;
+  let opened = false;
   try {
     makeDirectory(dirname(target));
     recoverDirectory(target);
@@ -122,6 +125,7 @@ export function writeFile(path: string, fill: (write: (bytes: Uint8Array) => voi
       });
     const open = openSync(aside, 'wx');
     fd = open;
+    opened = true;
     fill((bytes) => writeAll(open, bytes));
     fsyncSync(open);
     closeSync(open);
@@ -131,7 +135,7 @@ export function writeFile(path: string, fill: (write: (bytes: Uint8Array) => voi
   } catch (error) {
     if (fd !== undefined) closeSync(fd);
     const shown = fileError(error, path, 'written');
-    rmSync(aside, { force: true });
+    if (opened) rmSync(aside, { force: true });
     throw shown;
   }
 }

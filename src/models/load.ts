@@ -93,8 +93,7 @@ export function openModel(path: string): {
 /** An error about a config, with the file that the config is from. */
 function placed(error: unknown, path: string): unknown {
   if (!(error instanceof GraftError) || error.place) return error;
-  const place = statSync(path).isDirectory() ? join(path, 'config.json') : path;
-  return new GraftError(error.kind, error.message, { place, data: error.data, cause: error });
+  return error.at(statSync(path).isDirectory() ? join(path, 'config.json') : path);
 }
 
 function openDirectory(path: string) {

@@ -1,0 +1,284 @@
+/** What goes wrong in a run or with the machine, made to happen for real, through the command line. */
+import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import test, { after } from 'node:test';
+import { setTimeout as wait } from 'node:timers/promises';
+import { engineStatus } from '../../src/engine/index.ts';
+import { openSafetensors } from '../../src/io/index.ts';
+import { golden } from '../support.ts';
+import { assertRefused, entry, graft } from './cli.ts';
+
+const dir = mkdtempSync(join(tmpdir(), 'graft-failures-'));
+after(() => rmSync(dir, { recursive: true }));
+const at = (...parts: string[]) => join(dir, ...parts);
+const torch = engineStatus().torch!.root;
+
+const rows = Array.from({ length: 16 }, (_, i) => JSON.stringify({ ids: [1, 2, 3, 4 + i, 5] }));
+writeFileSync(at('rows.jsonl'), rows.join('\n'));
+writeFileSync(at('ids.json'), '[[1, 2]]');
+writeFileSync(at('a-file'), 'kept');
+
+/** Writes a recipe on the tiny model; returns the command. */
+function train(run: string, change: object = {}, settings: object = {}): string[] {
+  const recipe = {
+    model: golden('models', 'llama3'),
+    method: { type: 'lora', target_modules: 'all-linear' },
+    data: { train: 'rows.jsonl', format: 'tokens' },
+    train: { batch_size: 2, ...settings },
+    run: { dir: run, checkpoint_every: 1 },
+    ...change,
+  };
+  writeFileSync(at(`${run.replaceAll('/', '-')}.yaml`), JSON.stringify(recipe));
+  return ['train', `${run.replaceAll('/', '-')}.yaml`];
+}
+
+const logits = ['logits', '--model', golden('models', 'llama3'), '--ids', 'ids.json', '--out'];
+const checkpoints = (run: string) => (existsSync(at(run, 'checkpoints')) ? readdirSync(at(run, 'checkpoints')) : []);
+
+test('a learning rate that is too high: step, rows, cause, and a good checkpoint', () => {
+  assertRefused(
+    graft(dir, train('diverged', {}, { lr: 1e30 })),
+    1,
+    /step 2: the loss is not finite\. Its rows are \S+rows\.jsonl:\d+, \S+rows\.jsonl:\d+\. The likely cause: the learning rate of 1e\+30 is too high: .* The last good checkpoint is \S+step-0000001\. Lower train\.lr/,
+  );
+  assert.deepEqual(checkpoints('diverged'), ['step-0000001']);
+  using saved = openSafetensors(at('diverged', 'checkpoints', 'step-0000001', 'parameters.safetensors'));
+  let numbers = 0;
+  for (const [name, { bytes }] of saved.entries) {
+    const values = new Float32Array(bytes / 4);
+    saved.read(name, new Uint8Array(values.buffer));
+    assert.ok(values.every(Number.isFinite), name);
+    numbers += values.length;
+  }
+  assert.equal(numbers, 10_848);
+  assert.ok(!existsSync(at('diverged', 'adapter')));
+});
+
+test('an update that leaves what float32 holds is not saved', () => {
+  const ended = graft(dir, train('overflow', { method: { type: 'full' } }, { lr: 1e38 }));
+  assertRefused(
+    ended,
+    1,
+    /step 1: the update made \S+ not finite.*more than float32 holds\. There is no checkpoint yet/,
+  );
+  assert.deepEqual(checkpoints('overflow'), []);
+});
+
+test('a base that holds Infinity', () => {
+  cpSync(golden('models', 'llama3'), at('infinite'), { recursive: true });
+  const file = readFileSync(at('infinite', 'model.safetensors'));
+  const length = Number(file.readBigUInt64LE(0));
+  const header = JSON.parse(file.toString('utf8', 8, 8 + length));
+  file.writeFloatLE(Number.POSITIVE_INFINITY, 8 + length + header['model.norm.weight'].data_offsets[0]);
+  writeFileSync(at('infinite', 'model.safetensors'), file);
+  assertRefused(
+    graft(dir, train('from-infinite', { model: at('infinite') })),
+    1,
+    /step 1: the loss is not finite.*the base itself holds NaN or Infinity, in model\.norm\.weight/,
+  );
+});
+
+test('a file that may not grow further: nothing half-written under a final name', () => {
+  const command = train('limited', { run: { dir: 'limited', checkpoint_every: 1 } });
+  const limited = spawnSync('bash', ['-c', 'ulimit -f 16; exec "$0" "$@"', process.execPath, entry, ...command], {
+    cwd: dir,
+    encoding: 'utf8',
+  });
+  assertRefused(
+    limited,
+    1,
+    /checkpoints\/step-0000001\/\w+\.safetensors: The file is larger than .*could not be written/,
+  );
+  assert.deepEqual(checkpoints('limited'), []);
+  assert.ok(!existsSync(at('limited', 'adapter')));
+});
+
+test('a full disk: nothing half-written under a final name', (t) => {
+  const command = train('full', { run: { dir: '/mnt/full', checkpoint_every: 1, keep_checkpoints: 9 } });
+  const script = 'mount -t tmpfs -o size=300k none /mnt && "$0" "$@"; echo "code $?"; find /mnt/full';
+  const inside = spawnSync('unshare', ['-Urm', 'sh', '-c', script, process.execPath, entry, ...command], {
+    cwd: dir,
+    encoding: 'utf8',
+  });
+  if (!inside.stdout.includes('/mnt/full')) return t.skip('no user namespaces here');
+  assertRefused(
+    { ...inside, status: 1 },
+    1,
+    /checkpoints\/step-000000\d\/\w+\.safetensors: The disk is full \(0 MB free\): .*Free some space/,
+  );
+  assert.match(inside.stdout, /code 1\n/);
+  const left = inside.stdout.split('\n').filter((line) => line.includes('checkpoints/'));
+  const whole = new Set(left.map((line) => /step-\d+/.exec(line)?.[0]));
+  assert.ok(whole.size >= 1 && !left.some((line) => line.includes('.new')), inside.stdout);
+  for (const name of whole)
+    assert.equal(left.filter((line) => line.includes(`/${name}`)).length, 4, `${name} has its three files`);
+  assert.ok(!inside.stdout.includes('/adapter'));
+});
+
+test('a directory in use; Ctrl-C leaves a checkpoint, and the run goes on from it as if never stopped', async () => {
+  const long = { epochs: 30, lr: 1e-3 };
+  const stopped = train('stopped', {}, long);
+  const first = spawn(process.execPath, [entry, ...stopped, '--json'], { cwd: dir });
+  let [stdout, stderr] = ['', ''];
+  first.stdout.on('data', (chunk) => (stdout += chunk));
+  first.stderr.on('data', (chunk) => (stderr += chunk));
+  while (!stdout.includes('"step":5,')) {
+    assert.equal(first.exitCode, null, stderr);
+    await wait(10);
+  }
+  first.kill('SIGSTOP'); // or it would end before the second has started
+  assertRefused(graft(dir, stopped), 1, new RegExp(`stopped: This directory is in use by process ${first.pid} since`));
+  first.kill('SIGINT');
+  first.kill('SIGCONT');
+  const [status] = (await once(first, 'close')) as [number];
+  assertRefused({ status, stdout, stderr }, 130, /step-\d+: stopped after step \d+ of 240.*Run the same command again/);
+  assert.ok(checkpoints('stopped').length > 0 && !existsSync(at('stopped', 'adapter')));
+
+  const losses = (command: string[]) => {
+    const { stdout: out } = graft(dir, [...command, '--json']);
+    return JSON.parse(out.trim().split('\n').at(-1)!) as { losses: number[]; resumed_from: number };
+  };
+  const resumed = losses(stopped);
+  assert.ok(resumed.resumed_from >= 5);
+  assert.deepEqual(resumed.losses, losses(train('whole', {}, long)).losses);
+});
+
+test('no compiler', () => {
+  mkdirSync(at('bin'), { recursive: true });
+  const env = { PATH: at('bin'), CXX: undefined, GRAFT_CACHE: at('empty'), GRAFT_LIBTORCH: torch };
+  assertRefused(
+    graft(dir, [...logits, 'o'], env),
+    1,
+    /this machine lacks CMake and a C\+\+ compiler \(c\+\+\)\. Install them.*apt-get install/,
+  );
+});
+
+test('no network and no LibTorch', () => {
+  const env = {
+    PATH: `${at('shim')}:${process.env.PATH}`,
+    GRAFT_CACHE: at('empty'),
+    GRAFT_LIBTORCH: undefined,
+    PIP_INDEX_URL: 'http://127.0.0.1:2/simple',
+    PIP_EXTRA_INDEX_URL: '',
+    PIP_FIND_LINKS: '',
+    PIP_NO_INDEX: undefined,
+    PIP_RETRIES: '0',
+  };
+  // A python3 that has pip and no torch, whatever this machine has.
+  mkdirSync(at('shim'), { recursive: true });
+  const real = spawnSync('sh', ['-c', 'command -v python3'], { encoding: 'utf8' }).stdout.trim();
+  writeFileSync(at('shim', 'python3'), `#!/bin/sh\ncase "$1" in -c) exit 0;; esac\nexec ${real} "$@"\n`, {
+    mode: 0o755,
+  });
+  assertRefused(
+    graft(dir, ['doctor'], env),
+    1,
+    /LibTorch could not be fetched: pip reached no index that has it\. Check the network, or install torch 2\.11 yourself/,
+  );
+  assert.deepEqual(readdirSync(at('empty', 'libtorch')), [], 'nothing of it is left');
+});
+
+test('no python3', () => {
+  const env = { PATH: at('bin'), GRAFT_CACHE: at('empty'), GRAFT_LIBTORCH: undefined };
+  assertRefused(graft(dir, ['doctor'], env), 1, /could not be fetched: python3 with pip is not on the PATH/);
+});
+
+test('another LibTorch, or none, where GRAFT_LIBTORCH points', () => {
+  for (const part of ['lib', 'include']) mkdirSync(at('old', part), { recursive: true });
+  cpSync(join(torch, 'lib', 'libtorch_cpu.so'), at('old', 'lib', 'libtorch_cpu.so'), { dereference: false });
+  const named = { GRAFT_LIBTORCH: at('old') };
+  assertRefused(
+    graft(dir, ['doctor'], named),
+    1,
+    /old: GRAFT_LIBTORCH is LibTorch of unknown version, and Graft needs/,
+  );
+  writeFileSync(at('old', 'version.py'), "__version__ = '2.5.1+cpu'\n");
+  assertRefused(graft(dir, ['doctor'], named), 1, /LibTorch 2\.5\.1\+cpu, and Graft needs 2\.11 or later.*unset it/);
+  rmSync(at('old'), { recursive: true });
+  for (const nonsense of ['/nowhere', dir])
+    assertRefused(
+      graft(dir, ['doctor'], { GRAFT_LIBTORCH: nonsense }),
+      1,
+      /names no folder with lib\/libtorch_cpu\.so/,
+    );
+});
+
+test('no network and a hub id', () => {
+  const env = { HF_ENDPOINT: 'http://127.0.0.1:2', GRAFT_CACHE: at('empty'), GRAFT_LIBTORCH: torch };
+  const ended = graft(dir, ['pull', 'some/model'], env);
+  assertRefused(ended, 1, /some\/model: http:\/\/127\.0\.0\.1:2 could not be reached: .*name a local directory/);
+});
+
+/** The command, its exit code, and what is said. */
+const paths: [string, () => string[], number, RegExp][] = [
+  ['a run directory that is a file', () => train('a-file'), 2, /a-file: There is already something with this name/],
+  ['a run directory in a file', () => train('a-file/run'), 2, /a-file: .*Choose another path/],
+  ['a run directory where nothing can be made', () => train('x', { run: { dir: '/proc/x/y' } }), 1, /\/proc\/x: /],
+  ['an output in a file', () => [...logits, 'a-file/o'], 2, /a-file: /],
+  ['an output that is a directory', () => [...logits, '.'], 2, /something here that is not a file/],
+  ['an output where nothing can be made', () => [...logits, '/proc/x/o'], 1, /\/proc\/x: /],
+  [
+    'a merge into what is there',
+    () => [
+      'merge',
+      '--model',
+      golden('models', 'llama3'),
+      '--adapter',
+      golden('lora', 'llama3-all-linear'),
+      '--out',
+      '.',
+    ],
+    2,
+    /There is already something here.*Choose another path/,
+  ],
+  ['a misspelt model', () => ['inspect', join(dirname(golden('models')), 'modles')], 2, /Did you mean \S+models\?/],
+  [
+    'misspelt data',
+    () => train('y', { data: { train: 'row.jsonl' } }),
+    2,
+    /row\.jsonl: .*Did you mean \S+rows\.jsonl\?/,
+  ],
+  ['a misspelt recipe', () => [train('recipe')[0]!, 'recipes.yaml'], 2, /Did you mean recipe\.yaml\?/],
+  [
+    'an empty data file',
+    () => {
+      writeFileSync(at('none.jsonl'), '\n');
+      return train('z', { data: { train: 'none.jsonl' } });
+    },
+    1,
+    /none\.jsonl: the file has no rows/,
+  ],
+];
+for (const [name, args, code, sentence] of paths) {
+  test(name, () => {
+    assertRefused(graft(dir, args()), code, sentence);
+    assert.equal(readFileSync(at('a-file'), 'utf8'), 'kept');
+  });
+}
+
+test('a chat template without marks whose turns cannot be told; an answer beyond max_length', () => {
+  cpSync(golden('models', 'llama3'), at('chat'), { recursive: true });
+  const words = ['[UNK]', 'a', 'b', 'c', 'A', 'B', 'C', 'user', 'assistant'];
+  const model = { type: 'WordLevel', vocab: Object.fromEntries(words.map((w, i) => [w, i])), unk_token: '[UNK]' };
+  writeFileSync(
+    at('chat', 'tokenizer.json'),
+    JSON.stringify({ version: '1.0', added_tokens: [], pre_tokenizer: { type: 'Whitespace' }, model }),
+  );
+  const template = (text: string) =>
+    writeFileSync(at('chat', 'tokenizer_config.json'), JSON.stringify({ chat_template: text }));
+  const turns = ['a b c', 'c b'].map((content, i) => ({ role: ['user', 'assistant'][i], content }));
+  writeFileSync(at('chat.jsonl'), `${JSON.stringify({ messages: turns })}\n`);
+  const run = (data: object) =>
+    graft(dir, train('talk', { model: at('chat'), data: { train: 'chat.jsonl', ...data } }, { steps: 1 }));
+
+  template('{% for m in messages | reverse %}{{ m.content | upper }} {% endfor %}');
+  assertRefused(run({}), 1, /chat\.jsonl:1: the chat template has no assistant marks.*train on all tokens/);
+  assert.equal(run({ train_on: 'all' }).status, 0);
+  template('{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}');
+  assertRefused(run({ max_length: 4 }), 1, /chat\.jsonl:1: none of the 1 rows has.*Raise max_length above 4/);
+  assert.equal(run({}).status, 0);
+});
