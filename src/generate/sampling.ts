@@ -33,7 +33,7 @@ export function checkSampling({ temperature = 0, topK, topP, minP, repetitionPen
  * @param logits [V]; changed in place by the repetition penalty
  * @param seen ids of prompt and answer so far
  * @param random gives numbers in [0, 1); one is drawn unless the temperature is 0
- * @throws GraftError 'numeric' when a logit is NaN
+ * @throws GraftError 'numeric' when a logit is NaN or infinite
  */
 export function sample(
   logits: Float32Array,
@@ -71,6 +71,10 @@ export function likeliest(logits: Float32Array): number {
       });
     }
   }
+  if (logits[best] === Number.POSITIVE_INFINITY)
+    throw new GraftError('numeric', `the logit of token ${best} is infinite`, {
+      mend: 'Check the weights and the adapter',
+    });
   return best;
 }
 

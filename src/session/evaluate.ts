@@ -12,7 +12,7 @@ import {
 import { scoreChoices } from '../generate/index.ts';
 import { resolveModel } from '../io/index.ts';
 import type { Quantize } from '../models/index.ts';
-import { evaluateLoss, wilson } from '../train/index.ts';
+import { evaluateLoss, explainedMeasurement, wilson } from '../train/index.ts';
 import { residentModel, residentTokenizer } from './resident.ts';
 import { useThreads } from './threads.ts';
 
@@ -43,7 +43,14 @@ export async function evaluateJob(args: EvaluateArgs) {
     maxLength,
     trainOn: 'completion',
   });
-  const { loss, tokens } = evaluateLoss(model, microBatches(rows, 1024).map(pack));
+  const measure = () => {
+    try {
+      return evaluateLoss(model, microBatches(rows, 1024).map(pack));
+    } catch (error) {
+      throw explainedMeasurement(error, model, args.adapter ?? path);
+    }
+  };
+  const { loss, tokens } = measure();
   const result = { loss, perplexity: Math.exp(loss), tokens, rows: rows.length, report };
   if (!args.labels) return { ...result, accuracy: null };
 

@@ -27,18 +27,32 @@ function magnitude(tensor: Tensor): number {
   });
 }
 
+/** Weights of the model, other than `trained`, that hold NaN or Infinity; of packed ones nothing is known. */
+function brokenWeights(model: Model, trained: ReadonlySet<Tensor> = new Set()): string[] {
+  const dense = [...namedTensors(model.root)].filter(([, t]) => t.dtype.startsWith('float') && !trained.has(t));
+  return dense.filter(([, tensor]) => !Number.isFinite(magnitude(tensor))).map(([name]) => name);
+}
+
+const listed = (names: readonly string[]) =>
+  names.slice(0, 3).join(', ') + (names.length > 3 ? ` and ${names.length - 3} more` : '');
+
+/** A 'numeric' error of a measurement alone, with the likely cause; others stay. */
+export function explainedMeasurement(error: unknown, model: Model, place: string): unknown {
+  if (!(error instanceof GraftError) || error.kind !== 'numeric') return error;
+  const broken = brokenWeights(model);
+  const cause = broken.length > 0 ? `: there is NaN or Infinity in ${listed(broken)}` : '';
+  return new GraftError('numeric', `${error.message.replace(/\.$/, '')}${cause}`, {
+    place,
+    mend: 'Check the model and the adapter',
+    cause: error,
+  });
+}
+
 /** What most likely made a loss or gradient not finite, and what to do about it. */
 function causeOf({ model, parameters, lr, steps, rows }: Diverged): [cause: string, mend: string] {
-  const trained = new Set(parameters.values());
-  const dense = [...namedTensors(model.root)].filter(([, t]) => t.dtype.startsWith('float') && !trained.has(t));
-  const broken = dense.filter(([, tensor]) => !Number.isFinite(magnitude(tensor))).map(([name]) => name);
-  if (broken.length > 0) {
-    const more = broken.length > 3 ? ` and ${broken.length - 3} more` : '';
-    return [
-      `the base itself holds NaN or Infinity, in ${broken.slice(0, 3).join(', ')}${more}`,
-      'Fetch the model again',
-    ];
-  }
+  const broken = brokenWeights(model, new Set(parameters.values()));
+  if (broken.length > 0)
+    return [`the base itself holds NaN or Infinity, in ${listed(broken)}`, 'Fetch the model again'];
   const [name, size] = [...parameters]
     .map(([key, tensor]): [string, number] => [key, magnitude(tensor)])
     .reduce((worst, next) => (worst[1] >= next[1] || Number.isNaN(worst[1]) ? worst : next), ['', 0]);

@@ -1,4 +1,5 @@
 export { type BlockShape, bytesPerToken, shapeOf, tokenBudget } from './budget.ts';
+export { explainedMeasurement } from './diverged.ts';
 export { evaluateLoss } from './evaluate.ts';
 export type { TrainEvent } from './events.ts';
 export { wilson } from './interval.ts';

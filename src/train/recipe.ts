@@ -149,9 +149,19 @@ export function readRecipe(file: string, overrides: readonly string[] = []): Rec
   for (const override of overrides) {
     const [, key, value] = /^([\w.-]+)=(.*)$/s.exec(override) ?? [];
     if (!key) throw new GraftError('usage', `'${override}' is not of the form a.b=value`, { place: '--set' });
-    const given: unknown = parseDocument(value!).toJS();
+    const parsed = parseDocument(value!);
+    if (parsed.errors.length > 0)
+      throw new GraftError('usage', `the value of '${override}' is no YAML`, { place: '--set' });
+    const given: unknown = parsed.toJS();
     const here = pathFields.has(key) && typeof given === 'string';
-    document.setIn(key.split('.'), here ? resolve(given) : given);
+    try {
+      document.setIn(key.split('.'), here ? resolve(given) : given);
+    } catch (cause) {
+      throw new GraftError('usage', `a part of '${key}' is a value in the recipe, and has no fields`, {
+        place: '--set',
+        cause,
+      });
+    }
   }
   return parseRecipe(document.toJS(), file, dirname(resolve(file)));
 }

@@ -36,6 +36,19 @@ function train(run: string, change: object = {}, settings: object = {}): string[
   return ['train', `${run.replaceAll('/', '-')}.yaml`];
 }
 
+/** A tokenizer of a few words for the tiny model in this directory. */
+function writeTokenizer(model: string): void {
+  const words = ['[UNK]', 'a', 'b', 'c', 'A', 'B', 'C', 'user', 'assistant'];
+  const vocab = Object.fromEntries(words.map((word, i) => [word, i]));
+  const tokenizer = {
+    version: '1.0',
+    added_tokens: [],
+    pre_tokenizer: { type: 'Whitespace' },
+    model: { type: 'WordLevel', vocab, unk_token: '[UNK]' },
+  };
+  writeFileSync(at(model, 'tokenizer.json'), JSON.stringify(tokenizer));
+}
+
 const logits = ['logits', '--model', golden('models', 'llama3'), '--ids', 'ids.json', '--out'];
 const checkpoints = (run: string) => (existsSync(at(run, 'checkpoints')) ? readdirSync(at(run, 'checkpoints')) : []);
 
@@ -80,6 +93,19 @@ test('a base that holds Infinity', () => {
     1,
     /step 1: the loss is not finite.*the base itself holds NaN or Infinity, in model\.norm\.weight/,
   );
+  writeTokenizer('infinite');
+  writeFileSync(at('asked.jsonl'), '{"prompt": "a b", "completion": "c"}\n');
+  assertRefused(
+    graft(dir, ['eval', '--model', 'infinite', '--data', 'asked.jsonl']),
+    1,
+    /infinite: the loss .* not finite: there is NaN or Infinity in model\.norm\.weight\. Check the model/,
+  );
+  for (const temperature of ['0', '1'])
+    assertRefused(
+      graft(dir, ['generate', '--model', 'infinite', '--prompt', 'a', '--temperature', temperature]),
+      1,
+      /the logit of token \d+ is (infinite|not a number)\. Check the weights/,
+    );
 });
 
 test('a file that may not grow further: nothing half-written under a final name', () => {
@@ -242,6 +268,25 @@ const paths: [string, () => string[], number, RegExp][] = [
     2,
     /row\.jsonl: .*Did you mean \S+rows\.jsonl\?/,
   ],
+  ['a setting under a value', () => [...train('s'), '--set', 'model.x=3'], 2, /--set: a part of 'model\.x' is/],
+  ['a setting that is no YAML', () => [...train('s'), '--set', 'train.lr=[1'], 2, /--set: the value of .* is no YAML/],
+  [
+    'all tensors of an adapter for another base',
+    () => [
+      'logits',
+      '--model',
+      golden('models', 'qwen2'),
+      '--adapter',
+      golden('lora', 'llama3-all-linear'),
+      '--ids',
+      'ids.json',
+      '--out',
+      'o',
+      '--json',
+    ],
+    1,
+    /does not fit this base: .*lora_A.*asks for.*; and \d+ more/,
+  ],
   ['a misspelt recipe', () => [train('recipe')[0]!, 'recipes.yaml'], 2, /Did you mean recipe\.yaml\?/],
   [
     'an empty data file',
@@ -262,12 +307,7 @@ for (const [name, args, code, sentence] of paths) {
 
 test('a chat template without marks whose turns cannot be told; an answer beyond max_length', () => {
   cpSync(golden('models', 'llama3'), at('chat'), { recursive: true });
-  const words = ['[UNK]', 'a', 'b', 'c', 'A', 'B', 'C', 'user', 'assistant'];
-  const model = { type: 'WordLevel', vocab: Object.fromEntries(words.map((w, i) => [w, i])), unk_token: '[UNK]' };
-  writeFileSync(
-    at('chat', 'tokenizer.json'),
-    JSON.stringify({ version: '1.0', added_tokens: [], pre_tokenizer: { type: 'Whitespace' }, model }),
-  );
+  writeTokenizer('chat');
   const template = (text: string) =>
     writeFileSync(at('chat', 'tokenizer_config.json'), JSON.stringify({ chat_template: text }));
   const turns = ['a b c', 'c b'].map((content, i) => ({ role: ['user', 'assistant'][i], content }));
