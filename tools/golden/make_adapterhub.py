@@ -1,7 +1,7 @@
 """Writes adapterhub/CASE/ with AdapterHub's `adapters`: bottleneck adapters on the tiny models of models/ and families/ (run make_models.py,
 make_families.py and make_peft.py first). It needs an environment of its own, with an older transformers: requirements-adapterhub.txt.
 
-  NAME/                 one directory an adapter, as `adapters` saves it: adapter_config.json, adapter.safetensors (seq-bn-*, norms-bert:
+  NAME/                 one directory an adapter, as `adapters` saves it: adapter_config.json, adapter.safetensors (seq-bn-*, prefix-*, norms-bert:
                         pytorch_adapter.bin), and where the head is trained head_config.json with model_head.safetensors or
                         pytorch_model_head.bin; fusion/: adapter_fusion_config.json, model_adapter_fusion.safetensors
   golden.safetensors    ids.N (images: pixels.N), labels.N, logits.N, loss [] of row 0, grad.KEY for every trainable tensor, KEY as in
@@ -10,7 +10,9 @@ make_families.py and make_peft.py first). It needs an environment of its own, wi
                         what AdapterHub's trainer adds to the loss of a fusion, not in `loss`
   summed.*              average-outputs-*: `adapters` divides the weighted sum of the outputs once more by their number (its default weights
                         are 1/n already); these are logits, loss and gradients of the weighted sum itself
-norms-bert: adapter_norm_before and adapter_down.0 are one module under two keys; `adapters` cannot write that as safetensors.
+lora-*, ia3-*, prefix-*: other methods in AdapterHub's layout, for reading and conversion.
+norms-bert: adapter_norm_before and adapter_down.0 are one module under two keys, prefix-*: the pool is under a key of every layer too;
+`adapters` cannot write that as safetensors.
 average-weights-*: `avg` is what average_adapter made of `a` and `b`. Weights are random and far from their initialisation.
 All float64 truth rounded to float32; dropout is off; rows alone.
 """
@@ -71,6 +73,14 @@ CASES |= {
     "average-outputs-bert": (BERT, ABC, {"average": ["a", "b", "c"], "weights": [0.5, 0.3, 0.2]}, {}),
     "average-outputs-llama3": (LLAMA, ABC, {"average": ["a", "b"], "weights": [0.6, 0.4]}, {}),
     "average-weights-bert": (BERT, {n: ABC[n] for n in "ab"}, "avg", dict(average=[0.6, 0.2])),
+    "average-weights-llama3": (LLAMA, {n: ABC[n] for n in "ab"}, "avg", dict(average=[0.5, 0.5])),
+    "lora-bert": (BERT, {"task": adapters.LoRAConfig(r=4, alpha=8)}, "task", {}),
+    "lora-all-llama3": (LLAMA, {"task": adapters.LoRAConfig(r=4, alpha=8, attn_matrices=["q", "k", "v"], intermediate_lora=True, output_lora=True)}, "task", {}),
+    "lora-gpt2": (GPT2, {"task": adapters.LoRAConfig(r=4, alpha=8)}, "task", {}),
+    "ia3-llama3": (LLAMA, {"task": "ia3"}, "task", {}),
+    "prefix-llama3": (LLAMA, {"task": adapters.PrefixTuningConfig(prefix_length=5, bottleneck_size=12)}, "task", dict(safe=False)),
+    "prefix-flat-llama3": (LLAMA, {"task": adapters.PrefixTuningConfig(prefix_length=5, flat=True)}, "task", dict(safe=False)),
+    "prefix-flat-bert": (BERT, {"task": adapters.PrefixTuningConfig(prefix_length=5, flat=True)}, "task", dict(safe=False)),
     "flex-head-bert": ("families/bert", {"task": "seq_bn[reduction_factor=4]"}, "task", dict(head=True, flex=True)),
 }
 LENGTHS = [16, 5]
@@ -148,7 +158,7 @@ def fill(model, seed):
             n = torch.eye(len(p)) + 0.1 * n
         elif "norm" in name or "scaling" in name:
             n = (1 if name.endswith("weight") or "scaling" in name else 0) + 0.2 * n
-        elif "phm_rule" in name or "W_" in name:
+        elif "phm_rule" in name or "W_" in name or name.endswith("control_trans"):
             n = 0.6 * n
         elif p.dim() == 1:
             n = 0.1 * n

@@ -13,6 +13,7 @@ adapter_config.json and adapter_model.safetensors as PEFT saves them, with rando
   init.A|B|base.PATH      PiSSA, OLoRA: A and B at the start and what is left of the base weight; only the product B A is unique.
                           Their adapter is the float32 one after the 20 steps, logits and gradients are at those weights on the
                           base that is left; converted/ is the plain LoRA of rank 2r that PEFT makes of it, for the untouched base
+  text [12] I64           prefix-text-*: the prefix is what PEFT's initialize_kv_prefix_from_past_key_values takes from this row
   init.NAME.KEY           multitask prompts: weights after PEFT's three ways to start from a source task, `source`
 batches.KIND.jsonl: 30 steps of three ragged rows. The loss of a step is the sum over predicted tokens / their number (lm, tags) or the
 mean over rows (class). Rows are computed alone; dropout is off.
@@ -107,6 +108,9 @@ CASES = {
     "ia3-qwen2": ("models/qwen2", LM, lambda: peft.IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"])),
     "ia3-gpt2": ("families/gpt2", LM, lambda: peft.IA3Config(fan_in_fan_out=True)),
     "ia3-bert-seqcls": ("families/bert-seqcls", CLS, lambda: peft.IA3Config()),
+    "prefix-text-llama3": ("models/llama3", LM, lambda: prefix()),
+    "prefix-text-qwen2": ("models/qwen2", LM, lambda: prefix()),
+    "prefix-text-gpt2": ("families/gpt2", LM, lambda: prefix()),
 }
 KIND = {LM: "lm", CLS: "class", TAGS: "tags", QA: "span", None: "image"}
 LENGTHS = [17, 4]
@@ -324,7 +328,12 @@ def main():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model = get_peft_model(load(base), copy.deepcopy(config)).eval()
-            if not mutates:
+            if "text" in case:  # keys and values of the first tokens of a longer text, keys after rotation
+                tensors["text"] = random_rows([12], VOCAB, seed)[0]
+                with torch.no_grad(), model.disable_adapter():
+                    cache = model(input_ids=tensors["text"][None], use_cache=True).past_key_values
+                peft.initialize_kv_prefix_from_past_key_values(model, past_key_values=[(layer.keys, layer.values) for layer in cache.layers])
+            elif not mutates:
                 fill(model, seed)
         optimizer = loraplus if case.startswith("loraplus") else adamw
         encoder = config.peft_type == "P_TUNING" or bool(getattr(config, "prefix_projection", False))
