@@ -95,7 +95,7 @@ function logitsOf(model: Model, ids: readonly number[]): Float32Array {
     noGrad(() => {
       using _ = scope();
       const hidden = model.hidden(packTokens([ids.slice(at, at === 0 ? together : at + 1)], at), cache);
-      logits.set(model.logits(hidden).data() as Float32Array, at * model.vocabSize);
+      logits.set(model.logits(hidden, [0, hidden.size(0)]).data() as Float32Array, at * model.vocabSize);
     });
   }
   return logits;

@@ -21,6 +21,6 @@ for (const [format, { tensors, bytes }] of sums) {
 }
 
 if (adapter) {
-  const { method, config: fields, base } = readAdapterConfig(adapter);
-  console.log(`${method.name} adapter of ${base}: ${JSON.stringify(fields)}`);
+  const { parts, base } = readAdapterConfig(adapter);
+  for (const { choice } of parts) console.log(`${choice.type} adapter of ${base}: ${JSON.stringify(choice)}`);
 }

@@ -16,7 +16,7 @@ const ids = tokenizer.encode(text);
 noGrad(() => {
   using _ = scope(); // frees every tensor that is made in here
   const hidden = model.hidden(packTokens([ids])); // [T, C]
-  const last = model.logits(ops.narrow(hidden, 0, ids.length - 1, 1)); // [1, V]
+  const last = model.logits(ops.narrow(hidden, 0, ids.length - 1, 1), [0, 1]); // [1, V]
   const probabilities = ops.softmax(last, -1).data() as Float32Array;
   const order = Array.from(probabilities.keys()).sort((a, b) => probabilities[b]! - probabilities[a]!);
   for (const id of order.slice(0, 5)) {

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { packageRoot } from '../src/base/index.ts';
 import { openSafetensors } from '../src/io/index.ts';
-import { type Model, packTokens } from '../src/nn/index.ts';
+import { type Model, outputOf, packTokens } from '../src/nn/index.ts';
 import { type DType, noGrad, scope, Tensor } from '../src/tensor/index.ts';
 
 export const golden = (...parts: string[]) => join(packageRoot, 'test', 'golden', ...parts);
@@ -46,5 +46,5 @@ export function temporary(): { readonly path: string } & Disposable {
 export const logitsOf = (model: Model, ...rows: ArrayLike<number>[]): Float32Array =>
   noGrad(() => {
     using _ = scope();
-    return numbers(model.logits(model.hidden(packTokens(rows))));
+    return numbers(outputOf(model, packTokens(rows)));
   });

@@ -9,6 +9,10 @@ function keysAt(schema: z.ZodType, path: readonly PropertyKey[], value: unknown)
   let at: z.ZodType | undefined = schema;
   let here = value;
   for (const part of path) {
+    if (typeof part === 'number') {
+      here = (here as unknown[] | undefined)?.[part];
+      continue;
+    }
     at = at && shapeOf(at, here)[String(part)];
     here = (here as Record<PropertyKey, unknown> | undefined)?.[part];
   }
@@ -31,6 +35,7 @@ function unwrapped(schema: z.ZodType): z.ZodType {
 /** Fields of an object; of a union told apart by a field, those of the form that `value` names. */
 function shapeOf(schema: z.ZodType, value: unknown): Record<string, z.ZodType> {
   const at = unwrapped(schema);
+  if (at instanceof z.ZodArray) return shapeOf(at.element as z.ZodType, value);
   if (at instanceof z.ZodDiscriminatedUnion) {
     const name = (value as Record<string, unknown> | undefined)?.[at.def.discriminator];
     const form = (at.options as z.ZodType[]).find((option) => {
@@ -63,6 +68,14 @@ function shown(value: unknown): string {
 }
 
 function describe(schema: z.ZodType, issue: Issue, value: unknown): string[] {
+  if (issue.code === 'invalid_union' && issue.errors.length > 0) {
+    // Of the forms that a value may have, the one that it was meant to have: its mistakes lie deepest.
+    const depth = (issues: Issue[]) => Math.max(...issues.map(({ path }) => path.length));
+    const [meant] = issue.errors.toSorted((a, b) => depth(b) - depth(a)) as [Issue[]];
+    if (depth(meant) > 0) {
+      return meant.flatMap((inner) => describe(schema, { ...inner, path: [...issue.path, ...inner.path] }, value));
+    }
+  }
   const path = issue.path.map(String).join('.');
   const at = path ? `${path}: ` : '';
   if (issue.code === 'unrecognized_keys') {

@@ -32,10 +32,14 @@ export const inspect = () =>
     });
 
 function inspectAdapter(path: string) {
-  const { method, config, base } = readAdapterConfig(path);
-  using source = openSafetensors(join(path, 'adapter_model.safetensors'));
-  const about = { kind: 'adapter', method: method.name, base, ...(config as object) };
-  return { about, tensors: [...source.entries.values()] };
+  const { parts, base } = readAdapterConfig(path);
+  const tensors = parts.flatMap(({ dir }) => {
+    using source = openSafetensors(join(dir, 'adapter_model.safetensors'));
+    return [...source.entries.values()];
+  });
+  const methods = parts.map(({ choice: { type: method, ...config } }) => ({ method, ...config }));
+  const about = { kind: 'adapter', base, ...(methods.length === 1 ? methods[0] : { methods }) };
+  return { about, tensors };
 }
 
 async function inspectModel(spec: string) {

@@ -1,2 +1,3 @@
+export { loadAdapter, readAdapterConfig, saveAdapter, taskOfAdapter } from './adapter.ts';
 export { saveModel } from './model.ts';
-export { loadAdapter, readAdapterConfig, type SaveOptions, saveAdapter } from './peft.ts';
+export type { SaveOptions } from './peft.ts';

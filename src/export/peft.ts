@@ -6,12 +6,15 @@ import { existsSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
-import { openSafetensors, readJsonObject, writeDirectory, writeSafetensors } from '../io/index.ts';
+import { openSafetensors, readJsonObject, type WeightSource, writeSafetensors } from '../io/index.ts';
 import { type Adapter, type Method, methods } from '../methods/index.ts';
-import { type Model, moduleAt } from '../nn/index.ts';
+import { type Model, moduleAt, type TaskName } from '../nn/index.ts';
 import { type DType, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 
 const prefix = 'base_model.model.';
+
+/** Parameters of methods whose PEFT file holds only what they make: training goes on from here. */
+const sideFile = 'training.safetensors';
 
 /** Fields that PEFT writes and that carry no choice of ours. */
 const inert = new Set([
@@ -31,7 +34,7 @@ const unused = (value: unknown) =>
   value === null || value === false || (typeof value === 'object' && Object.keys(value as object).length === 0);
 
 /** The method of an adapter directory and its config, under Graft's schema. */
-export function readAdapterConfig(dir: string): { method: Method<unknown>; config: unknown; base: string | undefined } {
+export function readPeftConfig(dir: string): { method: Method<unknown>; config: unknown; base: string | undefined } {
   const place = join(dir, 'adapter_config.json');
   if (!existsSync(place)) {
     throw new GraftError('input', 'this is no adapter: it has no adapter_config.json', { place: dir });
@@ -56,6 +59,11 @@ export function readAdapterConfig(dir: string): { method: Method<unknown>; confi
     });
   }
   const known = Object.keys((method.config as unknown as z.ZodObject).shape);
+  // The head is trained with every method and needs no mention.
+  if (Array.isArray(raw.modules_to_save)) {
+    raw.modules_to_save = raw.modules_to_save.filter((name) => !headNames.includes(name));
+    if ((raw.modules_to_save as unknown[]).length === 0) raw.modules_to_save = null;
+  }
   const chosen = Object.entries(raw).filter(([key, value]) => !inert.has(key) && value !== null);
   const foreign = chosen.filter(([key, value]) => !known.includes(key) && !unused(value)).map(([key]) => key);
   if (foreign.length > 0) {
@@ -67,74 +75,124 @@ export function readAdapterConfig(dir: string): { method: Method<unknown>; confi
   return { method: method as Method<unknown>, config: parsed.data, base };
 }
 
-/**
- * Puts a saved adapter on `model`.
- * @throws GraftError 'input' for a broken or foreign file, 'mismatch' listing every tensor that does not fit the model
- */
-export function loadAdapter(model: Model, dir: string): Adapter {
-  const { method, config } = readAdapterConfig(dir);
+/** Names that PEFT gives its task heads; it trains them with every method (peft_model.py, classifier_module_names). */
+const headNames = ['classifier', 'score', 'qa_outputs'] as const;
+
+const taskTypes: Partial<Record<TaskName, string>> = {
+  'causal-lm': 'CAUSAL_LM',
+  'sequence-classification': 'SEQ_CLS',
+  'token-classification': 'TOKEN_CLS',
+  'question-answering': 'QUESTION_ANS',
+  embedding: 'FEATURE_EXTRACTION',
+};
+
+/** The task that PEFT's config names, if it names one. */
+export function taskNameOf(dir: string): TaskName | undefined {
+  const said = readJsonObject(join(dir, 'adapter_config.json')).task_type;
+  return (Object.keys(taskTypes) as TaskName[]).find((name) => taskTypes[name] === said);
+}
+
+/** Number of labels of the head that the file holds, or undefined. */
+export function headSizeOf(dir: string): number | undefined {
+  using source = openWeights(dir);
+  const head = new RegExp(`^base_model\\.(model\\.)?(${headNames.join('|')})\\.(.*\\.)?weight$`);
+  const sizes = [...source.entries.values()].filter(({ name }) => head.test(name)).map(({ shape }) => shape[0]!);
+  return sizes.at(-1);
+}
+
+function openWeights(dir: string): WeightSource {
   const file = join(dir, 'adapter_model.safetensors');
-  if (!existsSync(file)) {
-    throw new GraftError('input', 'the adapter has no adapter_model.safetensors', {
-      place: dir,
-      mend: 'Save it with safe_serialization, which is the default of PEFT',
-    });
+  if (existsSync(file)) return openSafetensors(file);
+  throw new GraftError('input', 'the adapter has no adapter_model.safetensors', {
+    place: dir,
+    mend: 'Save it with safe_serialization, which is the default of PEFT',
+  });
+}
+
+/** Each tensor of the file by the name that it has there. */
+function fileNames(adapter: Adapter, head: ReadonlyMap<string, Tensor>): Map<string, Tensor> {
+  const named = new Map<string, Tensor>();
+  for (const [key, tensor] of adapter.parameters) named.set(adapter.fileKey?.(key) ?? prefix + key, tensor);
+  // PEFT's prompt methods hold the model itself and not a wrapper of it: one `model.` less.
+  const before = adapter.fileKey || adapter.made ? 'base_model.' : prefix;
+  for (const [key, tensor] of head) named.set(before + key, tensor);
+  return named;
+}
+
+/**
+ * Fills an adapter, and the head with it, from its directory.
+ * @throws GraftError 'input' for a broken file, 'mismatch' listing every tensor that does not fit
+ */
+export function fillPeft(dir: string, adapter: Adapter, head: ReadonlyMap<string, Tensor>): void {
+  const { made } = adapter;
+  using source = openWeights(dir);
+  const beside = join(dir, sideFile);
+  if (!made) {
+    fill(source, fileNames(adapter, head), dir);
+    return;
   }
-  using source = openSafetensors(file);
-  let adapter: Adapter;
-  try {
-    adapter = method.attach(model, config, 0);
-  } catch (cause) {
-    if (!(cause instanceof GraftError)) throw cause;
-    throw new GraftError('mismatch', `the adapter does not fit this base: ${cause.message}`, { place: dir, cause });
+  if (existsSync(beside)) {
+    using own = openSafetensors(beside);
+    fill(own, adapter.parameters, dir);
+    return;
   }
+  const entry = source.entries.get(made.name);
+  if (!entry) throw new GraftError('input', `the adapter has no ${made.name}`, { place: dir });
+  using _ = scope();
+  made.adopt(read(source, made.name));
+  fill(source, fileNames(adapter, head), dir);
+}
+
+function read(source: WeightSource, name: string): Tensor {
+  const entry = source.entries.get(name)!;
+  const stored = Tensor.empty(entry.shape, entry.format as DType);
+  source.read(name, stored.bytes());
+  return stored;
+}
+
+function fill(source: WeightSource, tensors: ReadonlyMap<string, Tensor>, place: string): void {
+  const short = (name: string) => (name.startsWith(prefix) ? name.slice(prefix.length) : name);
   const problems: string[] = [];
-  for (const [key, parameter] of adapter.parameters) {
-    const entry = source.entries.get(prefix + key);
-    if (!entry) problems.push(`${key} [${parameter.shape.join(', ')}] is missing`);
+  for (const [name, parameter] of tensors) {
+    const entry = source.entries.get(name);
+    if (!entry) problems.push(`${short(name)} [${parameter.shape.join(', ')}] is missing`);
     else if (entry.shape.join() !== parameter.shape.join()) {
-      problems.push(`${key} is [${entry.shape.join(', ')}], the base asks for [${parameter.shape.join(', ')}]`);
+      const asked = `the base asks for [${parameter.shape.join(', ')}]`;
+      problems.push(`${short(name)} is [${entry.shape.join(', ')}], ${asked}`);
     }
   }
   for (const name of source.entries.keys()) {
-    const key = name.startsWith(prefix) ? name.slice(prefix.length) : name;
     // PEFT stores a copy of a targeted table; ours is the base's own.
-    if (!adapter.parameters.has(key) && !key.endsWith('.base_layer.weight'))
-      problems.push(`${name} has no place in it`);
+    if (!tensors.has(name) && !name.endsWith('.base_layer.weight')) problems.push(`${name} has no place in it`);
   }
   if (problems.length > 0) {
-    adapter.detach();
     const more = problems.length > 16 ? `; and ${problems.length - 16} more` : '';
     throw new GraftError('mismatch', `the adapter does not fit this base: ${problems.slice(0, 16).join('; ')}${more}`, {
-      place: dir,
+      place,
       data: { problems },
     });
   }
   noGrad(() => {
-    for (const [key, parameter] of adapter.parameters) {
+    for (const [name, parameter] of tensors) {
       using _ = scope();
-      const entry = source.entries.get(prefix + key)!;
-      const stored = Tensor.empty(entry.shape, entry.format as DType);
-      source.read(entry.name, stored.bytes());
-      ops.copy_(parameter, stored);
+      ops.copy_(parameter, read(source, name));
     }
   });
-  return adapter;
 }
 
 /** What is written beside the parameters. */
 export interface SaveOptions {
   /** Path or id of the base, for whoever loads the adapter. */
   readonly base: string;
-  readonly taskType?: 'CAUSAL_LM';
 }
 
-/** Saves an adapter so that PEFT loads it; replaces `dir` at once or not at all. */
-export function saveAdapter(
+/** Writes one method's adapter, and the head with it, into the empty directory `work`. */
+export function writePeft(
   model: Model,
   adapter: Adapter,
-  dir: string,
-  { base, taskType = 'CAUSAL_LM' }: SaveOptions,
+  head: ReadonlyMap<string, Tensor>,
+  work: string,
+  { base }: SaveOptions,
 ): void {
   const method = methods[adapter.method as keyof typeof methods] as Method<unknown>;
   if (!method.peftType) {
@@ -145,7 +203,7 @@ export function saveAdapter(
   const config = {
     ...adapter.config,
     peft_type: method.peftType,
-    task_type: taskType,
+    task_type: taskTypes[model.task.name] ?? null,
     base_model_name_or_path: base,
     inference_mode: true,
     revision: null,
@@ -153,27 +211,30 @@ export function saveAdapter(
     ...adapter.savedConfig?.(),
   };
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
-  writeDirectory(dir, (work) => {
-    writeFileSync(join(work, 'adapter_config.json'), `${JSON.stringify(sorted, null, 2)}\n`);
-    writeSafetensors(join(work, 'adapter_model.safetensors'), tensors(model, adapter), { format: 'pt' });
-    writeFileSync(join(work, 'README.md'), card(adapter, base));
-  });
+  writeFileSync(join(work, 'adapter_config.json'), `${JSON.stringify(sorted, null, 2)}\n`);
+  writeSafetensors(join(work, 'adapter_model.safetensors'), tensors(model, adapter, head), { format: 'pt' });
+  if (adapter.made) writeSafetensors(join(work, sideFile), [...adapter.parameters].map(entryOf));
+  writeFileSync(join(work, 'README.md'), card(adapter, base));
 }
 
-function* tensors(model: Model, adapter: Adapter) {
-  const entry = (key: string, tensor: Tensor) => ({
-    name: prefix + key,
-    dtype: tensor.dtype,
-    shape: tensor.shape,
-    bytes: () => tensor.bytes(),
-  });
-  for (const [key, tensor] of adapter.parameters) {
-    yield entry(key, tensor);
+const entryOf = ([name, tensor]: readonly [string, Tensor]) => ({
+  name,
+  dtype: tensor.dtype,
+  shape: tensor.shape,
+  bytes: () => tensor.bytes(),
+});
+
+function* tensors(model: Model, adapter: Adapter, head: ReadonlyMap<string, Tensor>) {
+  const { made } = adapter;
+  if (made) yield entryOf([made.name, noGrad(() => made.value())]);
+  const named = fileNames(made ? { ...adapter, parameters: new Map() } : adapter, head);
+  for (const [name, tensor] of named) {
+    yield entryOf([name, tensor]);
     // PEFT saves a targeted embedding's or head's own table too (save_embedding_layers="auto").
-    const path = /^(.*)\.lora_(embedding_A|A\.weight)$/.exec(key)?.[1];
+    const path = /^base_model\.model\.(.*)\.lora_(embedding_A|A\.weight)$/.exec(name)?.[1];
     if (path && (path === model.sites.embeddings || path === model.sites.head)) {
       const table = (moduleAt(model.root, path) as unknown as { denseWeight(): Tensor }).denseWeight();
-      yield entry(`${path}.base_layer.weight`, table);
+      yield entryOf([`${prefix}${path}.base_layer.weight`, table]);
     }
   }
 }

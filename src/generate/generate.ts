@@ -28,8 +28,8 @@ export interface GenerateSummary {
 function read(model: Model, ids: readonly number[], cache: KvCache, wanted: boolean): Float32Array | undefined {
   return noGrad(() => {
     using _ = scope();
-    const hidden = model.hidden(packTokens([ids], cache.length), cache);
-    return wanted ? (model.logits(ops.narrow(hidden, 0, ids.length - 1, 1)).data() as Float32Array) : undefined;
+    const hidden = model.hidden(packTokens([ids], cache.tokens), cache);
+    return wanted ? (model.logits(ops.narrow(hidden, 0, ids.length - 1, 1), [0, 1]).data() as Float32Array) : undefined;
   });
 }
 
@@ -95,7 +95,7 @@ function roomFor(model: Model, prompt: readonly number[], options: GenerateOptio
   if (prompt.length === 0) throw wrong('prompt', 'the prompt has no tokens');
   const alien = prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < model.vocabSize));
   if (alien !== undefined) throw wrong('prompt', `the id ${alien} is outside the vocabulary of ${model.vocabSize}`);
-  const room = model.contextLength - prompt.length;
+  const room = model.contextLength - model.ports.promptLength - model.ports.prefixLength - prompt.length;
   if (room < 1) {
     const problem = `the prompt has ${prompt.length} tokens, and the model reads at most ${model.contextLength} with the answer`;
     throw wrong('prompt', problem, 'Shorten the prompt');

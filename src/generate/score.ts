@@ -79,7 +79,7 @@ function scoreProbes(
     });
     const positions = spans.flatMap(({ from, count }) => Array.from({ length: count }, (_, i) => from + i));
     const rows = ops.indexSelect(hidden, 0, Tensor.from(BigInt64Array.from(positions, BigInt)));
-    const logProbabilities = ops.logSoftmax(model.logits(rows), -1);
+    const logProbabilities = ops.logSoftmax(model.logits(rows, [0, rows.size(0)]), -1);
     const width = model.vocabSize;
     const values = logProbabilities.data() as Float32Array;
     let at = 0;

@@ -3,7 +3,7 @@ import test, { before } from 'node:test';
 import { golden } from '../../test/support.ts';
 import { loadTokenizer } from '../data/index.ts';
 import { currentEngine, startEngine } from '../engine/index.ts';
-import { KvCache, type Model } from '../nn/index.ts';
+import { KvCache, type Model, Ports } from '../nn/index.ts';
 import { ops, Tensor } from '../tensor/index.ts';
 import { generateText, type TextOptions } from './text.ts';
 
@@ -21,9 +21,10 @@ function scripted(script: readonly number[]): Model & { readonly read: number } 
     },
     vocabSize: tokenizer.vocabSize,
     contextLength: 1000,
+    ports: new Ports(),
     newCache: (capacity: number) => new KvCache(0, capacity, 1, 1),
     hidden: ({ rowStarts }: { rowStarts: readonly number[] }, cache: KvCache) => {
-      cache.advance(rowStarts[1]!);
+      cache.advance(rowStarts[1]!, rowStarts[1]!);
       read = cache.length;
       return ops.zeros([rowStarts[1]!, 1]);
     },

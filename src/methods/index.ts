@@ -1,3 +1,4 @@
+export { type Attached, attachMethods, type MethodChoice } from './compose.ts';
 export { lora } from './lora.ts';
 export type { Adapter, Method } from './method.ts';
 export { methods } from './registry.ts';

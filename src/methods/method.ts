@@ -29,6 +29,13 @@ export interface Adapter extends Disposable {
   readonly warnings: readonly string[];
   /** Fields of the saved config that differ from `config`: what a word like `all-linear` came to. */
   savedConfig?(): Readonly<Record<string, unknown>>;
+  /** The name of a parameter in PEFT's file. Absent: `base_model.model.` and its key. */
+  fileKey?(key: string): string;
+  /**
+   * Where PEFT stores what the parameters make and not the parameters (the prompt that an encoder gives): that tensor's name
+   * and value, and how to go on from the value alone. Graft keeps the parameters in a file beside it.
+   */
+  readonly made?: { readonly name: string; value(): Tensor; adopt(value: Tensor): void };
   /** Takes the adapter off; the base is as before, bit for bit. */
   detach(): void;
   /** Adds the adapter to the weights; `unmerge` puts the weights from before back. Absent: cannot be folded in. */

@@ -1,6 +1,7 @@
 import { GraftError, nearest } from '../base/index.ts';
 import {
   Embedding,
+  LayerNorm,
   Linear,
   type Model,
   type Module,
@@ -40,10 +41,10 @@ function use<T>(place: Place<T>, copy: T, on: boolean): void {
   place.put(place.on.at(-1) ?? place.original);
 }
 
-type WithWeights = Linear | Embedding | RmsNorm;
+type WithWeights = Linear | Embedding | RmsNorm | LayerNorm;
 
 const hasWeights = (module: Module): module is WithWeights =>
-  module instanceof Linear || module instanceof Embedding || module instanceof RmsNorm;
+  module instanceof Linear || module instanceof Embedding || module instanceof RmsNorm || module instanceof LayerNorm;
 
 /** A trainable twin of a module, and its parameters by field. */
 function twin(module: WithWeights): { module: Module; fields: Map<string, Tensor> } {
@@ -56,6 +57,10 @@ function twin(module: WithWeights): { module: Module; fields: Map<string, Tensor
   if (module instanceof RmsNorm) {
     return { module: new RmsNorm(module.kernels, copied('weight', module.weight), module.eps), fields };
   }
+  if (module instanceof LayerNorm) {
+    const [weight, bias] = [copied('weight', module.weight), copied('bias', module.bias)];
+    return { module: new LayerNorm(weight, bias, module.eps), fields };
+  }
   using _ = scope();
   const weight = copied(
     'weight',
@@ -63,11 +68,13 @@ function twin(module: WithWeights): { module: Module; fields: Map<string, Tensor
   );
   if (module instanceof Embedding) return { module: new Embedding(weight, -1, module.width), fields };
   const bias = module.bias && copied('bias', module.bias);
-  return { module: new Linear(module.kernels, weight, -1, module.inFeatures, bias), fields };
+  const linear = new Linear(module.kernels, weight, -1, module.inFeatures, bias);
+  linear.transposed = module.transposed;
+  return { module: linear, fields };
 }
 
 /**
- * PEFT's `modules_to_save`: every module whose path ends in one of `names` is trained and saved whole. Of tied weights
+ * PEFT's `modules_to_save`: every module whose path ends in one of `names` is trained and saved whole, with all inside it. Of tied weights
  * only the named one changes.
  * @throws GraftError 'usage' for a name that fits no module
  */
@@ -88,6 +95,9 @@ export function saveModules(model: Model, names: readonly string[]): Copies {
     }
     for (const [path, outer] of found) {
       if (!hasWeights(unwrapped(outer))) {
+        const inside = modules.filter(([below, m]) => below.startsWith(`${path}.`) && hasWeights(unwrapped(m)));
+        for (const [below, m] of inside) hits.set(below, unwrapped(m));
+        if (inside.length > 0) continue;
         throw new GraftError('usage', `modules_to_save names '${path}', which has no weights of its own`, {
           place: 'modules_to_save',
           mend: 'Name the layers inside it',

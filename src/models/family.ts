@@ -1,5 +1,5 @@
 import type { GgufMetadata } from '../io/index.ts';
-import type { Model, Weights } from '../nn/index.ts';
+import type { Model, TaskHead, TaskName, Weights } from '../nn/index.ts';
 
 /** How a GGUF file of this family maps to the Hugging Face form that `build` reads. */
 export interface GgufNames {
@@ -13,6 +13,10 @@ export interface GgufNames {
 export interface Family {
   /** `model_type` of `config.json`. */
   readonly types: readonly string[];
+  /** What stands before the keys of a checkpoint with a head and not before those of one without: `bert`. */
+  readonly prefix: string;
+  /** What it can be loaded for; the first where the checkpoint does not say. */
+  readonly tasks: readonly TaskName[];
   readonly gguf?: {
     readonly architectures: readonly string[];
     names(metadata: GgufMetadata): GgufNames;
@@ -20,5 +24,5 @@ export interface Family {
     config(metadata: GgufMetadata, has: (name: string) => boolean): Record<string, unknown>;
   };
   /** @throws GraftError 'input' for a config that is wrong in itself */
-  build(config: Record<string, unknown>, weights: Weights): Model;
+  build(config: Record<string, unknown>, weights: Weights, task: TaskHead): Model;
 }

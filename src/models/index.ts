@@ -1,4 +1,5 @@
 export type { Family } from './family.ts';
-export { formatIds, type LoadOptions, loadModel, openModel, type Quantize } from './load.ts';
+export { loadModel, openModel } from './load.ts';
 export { heldBytes } from './memory.ts';
 export { families } from './registry.ts';
+export { formatIds, type LoadOptions, type Quantize } from './weights.ts';

@@ -7,18 +7,23 @@
 import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import {
-  type AttentionRows,
   type Embedding,
   type Kernels,
-  KvCache,
+  type KvCache,
+  type LayerKeys,
   type LinearLayer,
+  lastOfRows,
   type Model,
   Module,
+  meanOfRows,
   type PackedTokens,
+  Ports,
+  parseRope,
   RmsNorm,
-  type RopeScaling,
   RopeTable,
+  requireHead,
   ropeFrequencies,
+  type TaskHead,
   type Weights,
 } from '../nn/index.ts';
 import { ops, scope, type Tensor } from '../tensor/index.ts';
@@ -109,44 +114,12 @@ function complete(config: Config): Complete {
 
 const mismatch = (problem: string) => new GraftError('input', problem);
 
-function ropeOf(config: Config): { theta: number; scaling: RopeScaling } {
-  const given = config.rope_parameters ?? config.rope_scaling ?? {};
-  const number = (key: string): number => {
-    const value = given[key];
-    if (typeof value !== 'number') throw mismatch(`the rope parameter '${key}' is missing`);
-    return value;
-  };
-  const theta = typeof given.rope_theta === 'number' ? given.rope_theta : (config.rope_theta ?? 10_000);
-  const type = String(given.rope_type ?? given.type ?? 'default');
-  switch (type) {
-    case 'default':
-      return { theta, scaling: { type } };
-    case 'linear':
-      return { theta, scaling: { type, factor: number('factor') } };
-    case 'divisors':
-      return { theta, scaling: { type, divisors: given.divisors as number[] } };
-    case 'llama3':
-      return {
-        theta,
-        scaling: {
-          type,
-          factor: number('factor'),
-          lowFreqFactor: number('low_freq_factor'),
-          highFreqFactor: number('high_freq_factor'),
-          originalContext: number('original_max_position_embeddings'),
-        },
-      };
-    default:
-      throw mismatch(`rope scaling of type '${type}' is not supported (default, linear and llama3 are)`);
-  }
-}
-
 /** What every layer of one forward pass shares. */
 interface Pass {
-  readonly rows: AttentionRows;
+  readonly keys: LayerKeys;
   readonly cos: Tensor;
   readonly sin: Tensor;
-  readonly cache: KvCache | undefined;
+  readonly ports: Ports;
 }
 
 class Attention extends Module {
@@ -179,13 +152,14 @@ class Attention extends Module {
     const split = (t: Tensor, count: number) => ops.view(t, [t.size(0), count, headDim]);
     let q = split(this.q_proj.forward(x), heads);
     let k = split(this.k_proj.forward(x), kvHeads);
-    let v = split(this.v_proj.forward(x), kvHeads);
+    const v = split(this.v_proj.forward(x), kvHeads);
     if (this.q_norm) q = this.q_norm.forward(q);
     if (this.k_norm) k = this.k_norm.forward(k);
     q = kernels.rope(q, pass.cos, pass.sin);
     k = kernels.rope(k, pass.cos, pass.sin);
-    if (pass.cache) ({ k, v } = pass.cache.write(this.#layer, k, v));
-    const out = kernels.attention(q, k, v, pass.rows, headDim ** -0.5, true, this.#c.window(this.#layer));
+    const seen = pass.keys.of(this.#layer, k, v);
+    const window = this.#c.window(this.#layer);
+    const out = kernels.attention(q, seen.k, seen.v, pass.keys.rows, headDim ** -0.5, true, window);
     return this.o_proj.forward(ops.view(out, [out.size(0), heads * headDim]));
   }
 }
@@ -215,9 +189,11 @@ class Block extends Module {
   mlp: Mlp;
   input_layernorm: RmsNorm;
   post_attention_layernorm: RmsNorm;
+  readonly #layer: number;
 
   constructor(w: Weights, path: string, c: Complete, layer: number) {
     super();
+    this.#layer = layer;
     const norm = (name: string) => new RmsNorm(w.kernels, w.vector(`${path}.${name}.weight`, c.width), c.eps);
     this.self_attn = new Attention(w, `${path}.self_attn`, c, layer);
     this.mlp = new Mlp(w, `${path}.mlp`, c);
@@ -232,9 +208,12 @@ class Block extends Module {
   forward(x: Tensor, delta: Tensor | undefined, pass: Pass, kernels: Kernels): [Tensor, Tensor] {
     using s = scope();
     const [before, normed] = delta ? this.input_layernorm.forwardAdded(x, delta) : [x, this.input_layernorm.forward(x)];
+    const half = { layer: this.#layer, norm: undefined };
     const attended = this.self_attn.forward(normed, pass, kernels);
-    const [between, normedAgain] = this.post_attention_layernorm.forwardAdded(before, attended);
-    return s.keep([between, this.mlp.forward(normedAgain)]);
+    const added = pass.ports.afterAttention({ ...half, delta: attended, residual: before });
+    const [between, normedAgain] = this.post_attention_layernorm.forwardAdded(before, added);
+    const out = this.mlp.forward(normedAgain);
+    return s.keep([between, pass.ports.afterMlp({ ...half, delta: out, residual: between })]);
   }
 }
 
@@ -253,34 +232,47 @@ class Decoder extends Module {
 
 class Root extends Module {
   model: Decoder;
-  lm_head: LinearLayer;
+  /** Causal language modelling. */
+  lm_head?: LinearLayer;
+  /** Classification of rows or tokens. */
+  score?: LinearLayer;
 
-  constructor(w: Weights, config: Config) {
+  constructor(w: Weights, config: Config, { name, labels }: TaskHead) {
     super();
     const c = complete(config);
     this.model = new Decoder(w, config, c);
-    this.lm_head = config.tie_word_embeddings
-      ? w.tied('lm_head', this.model.embed_tokens)
-      : w.linear('lm_head', config.vocab_size, c.width);
+    if (name === 'causal-lm') {
+      this.lm_head = config.tie_word_embeddings
+        ? w.tied('lm_head', this.model.embed_tokens)
+        : w.linear('lm_head', config.vocab_size, c.width);
+    } else {
+      w.ignore(/^lm_head\./);
+      if (name !== 'embedding') this.score = w.head('score', labels.length, c.width, name === 'token-classification');
+    }
   }
 }
 
 export const llama: Family = {
   types,
+  prefix: 'model',
+  tasks: ['causal-lm', 'sequence-classification', 'token-classification', 'embedding'],
   gguf: { architectures: ['llama', 'qwen2', 'qwen3'], names: ggufLlamaNames, config: ggufLlamaConfig },
 
-  build(raw, w) {
+  build(raw, w, task) {
     const config = parseWith(configSchema, raw, '', 'input');
     const c = complete(config);
-    const { theta, scaling } = ropeOf(config);
-    const root = new Root(w, config);
+    const { theta, scaling } = parseRope(config);
+    const root = new Root(w, config, task);
     const { kernels } = w;
+    const ports = new Ports();
     const rope = new RopeTable(ropeFrequencies(c.headDim, theta, scaling), w.dtype);
 
     return {
       family: 'llama',
+      task,
       config,
       kernels,
+      ports,
       root,
       vocabSize: config.vocab_size,
       layers: config.num_hidden_layers,
@@ -289,7 +281,7 @@ export const llama: Family = {
       sites: {
         block: 'model.layers.*',
         embeddings: 'model.embed_tokens',
-        head: 'lm_head',
+        head: root.lm_head ? 'lm_head' : root.score && 'score',
         attention: {
           q: 'model.layers.*.self_attn.q_proj',
           k: 'model.layers.*.self_attn.k_proj',
@@ -304,13 +296,12 @@ export const llama: Family = {
         defaultTargets: ['q_proj', 'v_proj'],
       },
 
-      hidden({ ids, positions, rowStarts, longest }: PackedTokens, cache?: KvCache): Tensor {
+      hidden(tokens: PackedTokens, cache?: KvCache): Tensor {
         using s = scope();
-        const [cos, sin] = rope.at(positions, longest);
-        const kStarts = cache ? [0] : rowStarts.slice(0, -1);
-        const kEnds = cache ? [cache.length + ids.size(0)] : rowStarts.slice(1);
-        const pass: Pass = { rows: { qStarts: rowStarts, kStarts, kEnds }, cos, sin, cache };
-        let x = root.model.embed_tokens.forward(ids);
+        const input = ports.enter(root.model.embed_tokens.forward(tokens.ids), tokens, cache);
+        const [cos, sin] = rope.at(input.positions, input.longest);
+        const pass: Pass = { keys: ports.keys(input.rowStarts, cache), cos, sin, ports };
+        let x = ports.embedded(input.x);
         let delta: Tensor | undefined;
         for (const block of root.model.layers) {
           const [nextX, nextDelta] = block.forward(x, delta, pass, kernels);
@@ -318,13 +309,18 @@ export const llama: Family = {
           delta?.dispose();
           [x, delta] = [nextX, nextDelta];
         }
-        cache?.advance(ids.size(0));
-        return s.keep(delta ? root.model.norm.forwardAdded(x, delta)[1] : root.model.norm.forward(x));
+        cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
+        const last = delta ? root.model.norm.forwardAdded(x, delta)[1] : root.model.norm.forward(x);
+        return s.keep(ports.ended(input.strip(last)));
       },
 
-      logits: (hidden) => root.lm_head.forward(hidden),
-      lossSum: (hidden, targets) => root.lm_head.crossEntropy(hidden, targets),
-      newCache: (capacity) => new KvCache(config.num_hidden_layers, capacity, c.kvHeads, c.headDim),
+      logits(hidden, rowStarts) {
+        if (root.lm_head) return root.lm_head.forward(hidden);
+        if (!root.score) return meanOfRows(hidden, rowStarts);
+        return root.score.forward(task.name === 'token-classification' ? hidden : lastOfRows(hidden, rowStarts));
+      },
+      lossSum: (hidden, targets) => requireHead(root.lm_head, 'causal-lm').crossEntropy(hidden, targets),
+      newCache: (capacity) => ports.newCache(config.num_hidden_layers, capacity, c.kvHeads, c.headDim),
       [Symbol.dispose]() {
         rope.dispose();
         w.release();

@@ -1,57 +1,13 @@
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import {
-  type BlockFormat,
-  blockFormats,
-  isBlockFormat,
-  openGguf,
-  openSafetensors,
-  readJsonObject,
-  type WeightEntry,
-  type WeightSource,
-} from '../io/index.ts';
-import { Embedding, fused, type Kernels, Linear, type Model, type Weights } from '../nn/index.ts';
-import { type DType, detachFromScopes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { openGguf, openSafetensors, readJsonObject, type WeightSource } from '../io/index.ts';
+import type { Model, TaskHead, TaskName } from '../nn/index.ts';
+import { noGrad } from '../tensor/index.ts';
 import type { Family } from './family.ts';
 import { requireMemory } from './memory.ts';
 import { families } from './registry.ts';
-
-/**
- * How the weights of linear layers and embeddings are held in memory.
- * - `none`: dense, in the kernels' type (float32 with the fused ones)
- * - `keep`: as the file stores them (GGUF blocks, bfloat16, float16), unpacked where they are used
- * - `int8`: blocks of 32 with one scale (GGUF's Q8_0); `nf4`: blocks of 64 on the NormalFloat grid (arXiv 2305.14314)
- */
-export type Quantize = 'none' | 'keep' | 'int8' | 'nf4';
-
-export interface LoadOptions {
-  readonly quantize?: Quantize;
-  readonly kernels?: Kernels;
-  /** Element type of dense weights; the fused kernels need float32. */
-  readonly dtype?: DType;
-  readonly progress?: (loaded: number, total: number) => void;
-}
-
-/** Numbers by which the native side knows storage formats (native/kernels/blocks.h); −1: dense. */
-export const formatIds: Readonly<Record<string, number>> = {
-  ...Object.fromEntries(Object.entries(blockFormats).map(([name, { id }]) => [name, id])),
-  float16: 1,
-  bfloat16: 30,
-  nf4: 100,
-};
-
-const quantizers = { int8: formatIds.q8_0!, nf4: formatIds.nf4! } as const;
-const blockElements = { int8: 32, nf4: 64 } as const;
-
-/** Weights that do not fit, after which no more are looked for. */
-const tooMany = 1000;
-
-/** A stored tensor under the key that the family asks for, with its rows put in order. */
-interface Stored {
-  readonly entry: WeightEntry;
-  readonly interleavedHeads: number | undefined;
-}
+import { LoadedWeights, type LoadOptions, type Stored } from './weights.ts';
 
 /**
  * Loads a model from a Hugging Face directory (config.json and safetensors) or a GGUF file.
@@ -63,9 +19,9 @@ export function loadModel(path: string, options: LoadOptions = {}): Model {
   const entries = [...stored.values()].map(({ entry }) => entry);
   requireMemory(path, entries, options.quantize ?? 'none', options.dtype);
   return noGrad(() => {
-    const weights = new LoadedWeights(path, source, stored, options);
+    const weights = new LoadedWeights(path, source, stored, family.prefix, options);
     try {
-      const model = family.build(config, weights);
+      const model = family.build(config, weights, taskOf(family, config, options));
       weights.finish();
       return model;
     } catch (cause) {
@@ -73,6 +29,37 @@ export function loadModel(path: string, options: LoadOptions = {}): Model {
       throw placed(cause, path);
     }
   });
+}
+
+const architectureTasks: readonly [RegExp, TaskName][] = [
+  [/ForCausalLM$|LMHeadModel$/, 'causal-lm'],
+  [/ForSequenceClassification$/, 'sequence-classification'],
+  [/ForTokenClassification$/, 'token-classification'],
+  [/ForQuestionAnswering$/, 'question-answering'],
+  [/ForImageClassification/, 'image-classification'],
+];
+
+/** The task to load for, and its labels. @throws GraftError 'usage' for one that the family does not have */
+function taskOf(family: Family, config: Record<string, unknown>, options: LoadOptions): TaskHead {
+  const [architecture = ''] = (config.architectures as string[] | undefined) ?? [];
+  const said = architectureTasks.find(([pattern]) => pattern.test(architecture))?.[1];
+  const name = options.task ?? (said && family.tasks.includes(said) ? said : family.tasks[0]!);
+  if (!family.tasks.includes(name)) {
+    throw new GraftError('usage', `${family.types[0]} models cannot be loaded for ${name}`, {
+      place: 'task',
+      mend: `They are for ${family.tasks.join(', ')}`,
+    });
+  }
+  if (name === 'causal-lm' || name === 'embedding') return { name, labels: [] };
+  if (name === 'question-answering') return { name, labels: ['start', 'end'] };
+  const named = config.id2label as Record<string, string> | undefined;
+  const count = (config.num_labels as number | undefined) ?? 2;
+  const stored = named
+    ? Object.entries(named)
+        .sort(([a], [b]) => Number(a) - Number(b))
+        .map(([, label]) => label)
+    : Array.from({ length: count }, (_, i) => `LABEL_${i}`);
+  return { name, labels: options.labels ?? stored };
 }
 
 /** The config and the list of weights, without reading any. */
@@ -141,165 +128,4 @@ function openGgufModel(path: string) {
     };
   }
   return { source, config, family, stored };
-}
-
-class LoadedWeights implements Weights {
-  readonly kernels: Kernels;
-  readonly dtype: DType;
-  readonly #path: string;
-  readonly #source: WeightSource;
-  readonly #stored: ReadonlyMap<string, Stored>;
-  readonly #quantize: Quantize;
-  readonly #progress: LoadOptions['progress'];
-  readonly #tensors: Tensor[] = [];
-  readonly #used = new Set<string>();
-  readonly #problems: string[] = [];
-  parameters = 0;
-
-  constructor(path: string, source: WeightSource, stored: ReadonlyMap<string, Stored>, options: LoadOptions) {
-    this.kernels = options.kernels ?? fused;
-    this.dtype = options.dtype ?? 'float32';
-    this.#path = path;
-    this.#source = source;
-    this.#stored = stored;
-    this.#quantize = options.quantize ?? 'none';
-    this.#progress = options.progress;
-  }
-
-  has(key: string): boolean {
-    return this.#stored.has(key);
-  }
-
-  linear(path: string, outFeatures: number, inFeatures: number, bias = false): Linear {
-    const { tensor, format } = this.#matrix(`${path}.weight`, outFeatures, inFeatures);
-    const biasTensor = bias ? this.vector(`${path}.bias`, outFeatures) : undefined;
-    return new Linear(this.kernels, tensor, format, inFeatures, biasTensor);
-  }
-
-  embedding(path: string, rows: number, width: number): Embedding {
-    const { tensor, format } = this.#matrix(`${path}.weight`, rows, width);
-    return new Embedding(tensor, format, width);
-  }
-
-  tied(path: string, embedding: Embedding): Linear {
-    // Some checkpoints store the shared table twice.
-    this.#used.add(`${path}.weight`);
-    return new Linear(this.kernels, embedding.weight, embedding.format, embedding.width);
-  }
-
-  vector(key: string, size: number): Tensor {
-    const stored = this.#find(key, [size]);
-    if (!stored) return this.#own(ops.zeros([size], { dtype: this.dtype }));
-    return this.#own(this.#dense(stored));
-  }
-
-  /** @throws GraftError 'mismatch' with all that was missing or misshapen */
-  finish(): void {
-    const extra = [...this.#stored.keys()].filter((key) => !this.#used.has(key) && !/rotary_emb\.inv_freq$/.test(key));
-    if (extra.length > 0)
-      this.#problems.push(
-        `the model has no place for ${extra.slice(0, 5).join(', ')}${extra.length > 5 ? ` and ${extra.length - 5} more` : ''}`,
-      );
-    if (this.#problems.length > 0) this.#refuse();
-  }
-
-  #refuse(): never {
-    throw new GraftError(
-      'mismatch',
-      `the weights do not fit the config: ${this.#problems.slice(0, 12).join('; ')}${this.#problems.length > 12 ? `; and ${this.#problems.length - 12} more` : ''}`,
-      {
-        place: this.#path,
-        data: { problems: this.#problems },
-      },
-    );
-  }
-
-  release(): void {
-    for (const tensor of this.#tensors.splice(0)) tensor.dispose();
-  }
-
-  #own(tensor: Tensor): Tensor {
-    this.#tensors.push(detachFromScopes(tensor));
-    return tensor;
-  }
-
-  #find(key: string, shape: readonly number[]): Stored | undefined {
-    const stored = this.#stored.get(key);
-    this.#used.add(key);
-    this.#progress?.(this.#used.size, this.#stored.size);
-    if (!stored) {
-      this.#problems.push(`${key} [${shape.join(', ')}] is missing`);
-      if (this.#problems.length > tooMany) this.#refuse(); // a number of layers that is nonsense
-      return undefined;
-    }
-    const got = stored.entry.shape;
-    if (got.length !== shape.length || got.some((n, i) => n !== shape[i])) {
-      this.#problems.push(`${key} is [${got.join(', ')}], the config asks for [${shape.join(', ')}]`);
-      return undefined;
-    }
-    this.parameters += shape.reduce((a, b) => a * b, 1);
-    return stored;
-  }
-
-  /** A [rows, width] weight in the form that `quantize` asks for. */
-  #matrix(key: string, rows: number, width: number): { tensor: Tensor; format: number } {
-    const stored = this.#find(key, [rows, width]);
-    if (!stored) return { tensor: this.#own(Tensor.empty([0, width], this.dtype)), format: -1 };
-    const { format } = stored.entry;
-    const id = formatIds[format];
-    if (this.#quantize === 'keep' && id !== undefined) {
-      return { tensor: this.#own(this.#raw(stored)), format: id };
-    }
-    if (this.#quantize === 'int8' || this.#quantize === 'nf4') {
-      if (width % blockElements[this.#quantize] !== 0) {
-        throw new GraftError(
-          'usage',
-          `${key} is ${width} wide, and ${this.#quantize} needs a multiple of ${blockElements[this.#quantize]}`,
-          {
-            place: this.#path,
-            mend: 'Load this model with quantize: none',
-          },
-        );
-      }
-      using s = scope();
-      return {
-        tensor: this.#own(s.keep(ops.quantize(this.#dense(stored, 'float32'), quantizers[this.#quantize]))),
-        format: quantizers[this.#quantize],
-      };
-    }
-    return { tensor: this.#own(this.#dense(stored)), format: -1 };
-  }
-
-  /** The stored bytes as uint8 [rows, bytes of a row]. */
-  #raw({ entry, interleavedHeads }: Stored): Tensor {
-    using s = scope();
-    const rows = entry.shape.length > 1 ? entry.shape[0]! : 1;
-    const tensor = Tensor.empty([rows, entry.bytes / rows], 'uint8');
-    this.#source.read(entry.name, tensor.bytes());
-    return s.keep(interleavedHeads ? deinterleaved(tensor, interleavedHeads) : tensor);
-  }
-
-  #dense(stored: Stored, dtype = this.dtype): Tensor {
-    using s = scope();
-    const { entry } = stored;
-    const { format, shape } = entry;
-    let dense: Tensor;
-    if (isBlockFormat(format)) {
-      dense = ops.dequantize(this.#raw(stored), formatIds[format satisfies BlockFormat]!);
-    } else {
-      dense = Tensor.empty(shape, format);
-      this.#source.read(entry.name, dense.bytes());
-      if (stored.interleavedHeads) dense = deinterleaved(dense, stored.interleavedHeads);
-    }
-    if (dense.dtype !== dtype) dense = ops.toCopy(dense, { dtype });
-    return s.keep(ops.view(dense, shape));
-  }
-}
-
-/** Undoes convert_hf_to_gguf.py: within a head, row 2i comes from the first half and row 2i + 1 from the second. */
-function deinterleaved(tensor: Tensor, heads: number): Tensor {
-  using s = scope();
-  const rows = tensor.shape.length > 1 ? tensor.size(0) : tensor.numel;
-  const flat = ops.view(tensor, [heads, rows / heads / 2, 2, tensor.numel / rows]);
-  return s.keep(ops.view(ops.contiguous(ops.transpose(flat, 1, 2)), tensor.shape));
 }

@@ -1,7 +1,7 @@
 import { freeMemory, GraftError } from '../base/index.ts';
 import { isBlockFormat, type WeightEntry } from '../io/index.ts';
 import { type DType, dtypes } from '../tensor/index.ts';
-import type { Quantize } from './load.ts';
+import type { Quantize } from './weights.ts';
 
 /** Bytes of 64 elements as they are packed at load: two blocks of 32 and a scale, one of 64 half bytes and a scale. */
 const packed = { int8: 2 * 34, nf4: 32 + 4 } as const;

@@ -1,9 +1,12 @@
 import { detachFromScopes, ops, type Tensor } from '../tensor/index.ts';
 
-/** Keys and values of the tokens that generation has seen, for one row: per layer [capacity, K, D]. */
+/** Keys and values of the tokens that generation has seen, virtual ones included, for one row: per layer [capacity, K, D]. */
 export class KvCache implements Disposable {
   readonly capacity: number;
+  /** Slots in use; virtual tokens count. */
   length = 0;
+  /** Tokens of the row's own. */
+  tokens = 0;
   readonly #layers: { k: Tensor; v: Tensor }[];
 
   /** @param capacity tokens that the cache has room for */
@@ -24,8 +27,9 @@ export class KvCache implements Disposable {
     return cached;
   }
 
-  advance(tokens: number): void {
-    this.length += tokens;
+  advance(slots: number, tokens: number): void {
+    this.length += slots;
+    this.tokens += tokens;
   }
 
   [Symbol.dispose](): void {

@@ -1,6 +1,6 @@
 export { KvCache } from './cache.ts';
 export { type AttentionRows, composite, fused, type GateActivation, type Kernels } from './kernels.ts';
-export { Embedding, Linear, type LinearLayer, RmsNorm } from './layers.ts';
+export { Embedding, LayerNorm, Linear, type LinearLayer, RmsNorm } from './layers.ts';
 export { crossEntropyOfLogits } from './losses.ts';
 export type { Model, PackedTokens } from './model.ts';
 export {
@@ -13,7 +13,17 @@ export {
   tensorBytes,
   unwrapped,
 } from './module.ts';
-export { packTokens } from './packed.ts';
-export { type RopeScaling, RopeTable, ropeFrequencies } from './rope.ts';
+export { outputOf, packTokens } from './packed.ts';
+export { type BlockInput, type HalfOutput, LayerKeys, type Port, Ports } from './ports.ts';
+export { parseRope, type RopeScaling, RopeTable, ropeFrequencies } from './rope.ts';
 export type { Sites } from './sites.ts';
+export {
+  firstOfRows,
+  lastOfRows,
+  meanOfRows,
+  requireHead,
+  type TaskHead,
+  type TaskName,
+  taskNames,
+} from './tasks.ts';
 export type { Weights } from './weights.ts';

@@ -28,6 +28,8 @@ export class Linear extends Module implements LinearLayer {
   weight: Tensor;
   bias?: Tensor;
   format: number;
+  /** The checkpoint stores the weight [in, out]. */
+  transposed = false;
   readonly inFeatures: number;
   readonly outFeatures: number;
   readonly kernels: Kernels;
@@ -114,5 +116,24 @@ export class RmsNorm extends Module {
   /** [x + delta, norm of it] */
   forwardAdded(x: Tensor, delta: Tensor): [Tensor, Tensor] {
     return this.kernels.addRmsNorm(x, delta, this.weight, this.eps);
+  }
+}
+
+/** Layer norm (arXiv 1607.06450). */
+export class LayerNorm extends Module {
+  weight: Tensor;
+  bias: Tensor;
+  readonly eps: number;
+
+  constructor(weight: Tensor, bias: Tensor, eps: number) {
+    super();
+    this.weight = weight;
+    this.bias = bias;
+    this.eps = eps;
+  }
+
+  /** [..., C] → [..., C] */
+  forward(x: Tensor): Tensor {
+    return ops.layerNorm(x, [this.weight.size(0)], this.weight, this.bias, this.eps);
   }
 }

@@ -2,7 +2,9 @@ import type { Tensor } from '../tensor/index.ts';
 import type { KvCache } from './cache.ts';
 import type { Kernels } from './kernels.ts';
 import type { Module } from './module.ts';
+import type { Ports } from './ports.ts';
 import type { Sites } from './sites.ts';
+import type { TaskHead } from './tasks.ts';
 
 /** The tokens of several rows end to end: no padding anywhere (design §4). */
 export interface PackedTokens {
@@ -14,15 +16,24 @@ export interface PackedTokens {
   readonly rowStarts: readonly number[];
   /** One more than the largest position. */
   readonly longest: number;
+  /** Token types int64 [N] (BERT's segments); all 0 where absent. */
+  readonly types?: Tensor;
+  /** Images float32 [R, channels, height, width] in the place of ids, for families that see. */
+  readonly pixels?: Tensor;
+  /** One number a row: which of several tasks that share an adapter it belongs to. */
+  readonly tasks?: readonly number[];
 }
 
 /** What a model offers to methods, training and generation: its modules by path, and these ports. */
 export interface Model extends Disposable {
   readonly family: string;
+  readonly task: TaskHead;
   /** As in `config.json`. */
   readonly config: Readonly<Record<string, unknown>>;
   readonly sites: Sites;
   readonly kernels: Kernels;
+  /** What methods put in. */
+  readonly ports: Ports;
   /** Holds the checkpoint's names: `root.model.layers[0].self_attn.q_proj`. */
   readonly root: Module;
   readonly vocabSize: number;
@@ -33,9 +44,12 @@ export interface Model extends Disposable {
   readonly contextLength: number;
   /** Final hidden states [N, C]. With a cache (one row only): keys and values are read from and added to it. */
   hidden(tokens: PackedTokens, cache?: KvCache): Tensor;
-  /** [N, C] → [N, V] */
-  logits(hidden: Tensor): Tensor;
-  /** Sum of the cross-entropies of hidden [N, C] against targets int64 [N] (−100: not predicted): a scalar, in nats. */
+  /**
+   * What the task's head makes of hidden states [N, C]: [N, V] for causal-lm, [N, L] for token classification, [N, 2] for
+   * question answering (start, end), [R, L] for classification of rows and images, [R, C] for embedding.
+   */
+  logits(hidden: Tensor, rowStarts: readonly number[]): Tensor;
+  /** causal-lm only. Sum of the cross-entropies of hidden [N, C] against targets int64 [N] (−100: not predicted): a scalar, in nats. */
   lossSum(hidden: Tensor, targets: Tensor): Tensor;
   newCache(capacity: number): KvCache;
 }

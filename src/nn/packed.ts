@@ -1,5 +1,5 @@
 import { Tensor } from '../tensor/index.ts';
-import type { PackedTokens } from './model.ts';
+import type { Model, PackedTokens } from './model.ts';
 
 /**
  * Packs rows of token ids end to end.
@@ -20,3 +20,7 @@ export function packTokens(rows: readonly ArrayLike<number>[], firstPosition = 0
   });
   return { ids: Tensor.from(ids), positions: Tensor.from(positions), rowStarts, longest };
 }
+
+/** What the model's head says about `tokens`: shapes as `Model.logits` has them. */
+export const outputOf = (model: Model, tokens: PackedTokens): Tensor =>
+  model.logits(model.hidden(tokens), tokens.rowStarts);

@@ -1,3 +1,4 @@
+import { GraftError } from '../base/index.ts';
 import { type DType, detachFromScopes, ops, Tensor } from '../tensor/index.ts';
 
 /** How a checkpoint stretches its positions (transformers `modeling_rope_utils.py` has the names). */
@@ -13,6 +14,47 @@ export type RopeScaling =
     }
   /** GGUF stores llama3's result instead of its parameters: one divisor for each frequency. */
   | { readonly type: 'divisors'; readonly divisors: readonly number[] };
+
+/**
+ * Theta and scaling out of a `config.json`: under `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling`.
+ * @throws GraftError 'input' for a kind of scaling that is not known, or a parameter that is missing
+ */
+export function parseRope(config: {
+  readonly rope_theta?: number | null | undefined;
+  readonly rope_scaling?: Readonly<Record<string, unknown>> | null | undefined;
+  readonly rope_parameters?: Readonly<Record<string, unknown>> | null | undefined;
+}): { theta: number; scaling: RopeScaling } {
+  const wrong = (problem: string) => new GraftError('input', problem);
+  const given = config.rope_parameters ?? config.rope_scaling ?? {};
+  const number = (key: string): number => {
+    const value = given[key];
+    if (typeof value !== 'number') throw wrong(`the rope parameter '${key}' is missing`);
+    return value;
+  };
+  const theta = typeof given.rope_theta === 'number' ? given.rope_theta : (config.rope_theta ?? 10_000);
+  const type = String(given.rope_type ?? given.type ?? 'default');
+  switch (type) {
+    case 'default':
+      return { theta, scaling: { type } };
+    case 'linear':
+      return { theta, scaling: { type, factor: number('factor') } };
+    case 'divisors':
+      return { theta, scaling: { type, divisors: given.divisors as number[] } };
+    case 'llama3':
+      return {
+        theta,
+        scaling: {
+          type,
+          factor: number('factor'),
+          lowFreqFactor: number('low_freq_factor'),
+          highFreqFactor: number('high_freq_factor'),
+          originalContext: number('original_max_position_embeddings'),
+        },
+      };
+    default:
+      throw wrong(`rope scaling of type '${type}' is not supported (default, linear and llama3 are)`);
+  }
+}
 
 const f = Math.fround;
 

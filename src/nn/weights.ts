@@ -14,11 +14,21 @@ export interface Weights {
   linear(path: string, outFeatures: number, inFeatures: number, bias?: boolean): Linear;
   /** `path.weight` [rows, width] */
   embedding(path: string, rows: number, width: number): Embedding;
+  /** As `linear`, from a file that stores the weight [in, out] (GPT-2's Conv1D). */
+  transposed(path: string, outFeatures: number, inFeatures: number): Linear;
+  /** As `linear`, and made new (normal, 0.02; bias 0) where the checkpoint has none. */
+  head(path: string, outFeatures: number, inFeatures: number, bias?: boolean): Linear;
+  /** The tensor `key` of any shape, dense. */
+  tensor(key: string, shape: readonly number[]): Tensor;
   /** The tensor `key` [size] as float32. */
   vector(key: string, size: number): Tensor;
   /** An output projection that shares the embedding's table. */
   tied(path: string, embedding: Embedding): Linear;
   has(key: string): boolean;
+  /** Keys that this model has no use for. */
+  ignore(keys: RegExp): void;
+  /** Paths of heads that the checkpoint does not have. */
+  readonly fresh: readonly string[];
   /** Numbers handed out so far, tied ones once. */
   readonly parameters: number;
   /** Frees all that was handed out. */

@@ -1,7 +1,7 @@
 import { GraftError } from '../base/index.ts';
 import { readJson, resolveModel, writeSafetensors } from '../io/index.ts';
 import type { Quantize } from '../models/index.ts';
-import { packTokens } from '../nn/index.ts';
+import { outputOf, packTokens } from '../nn/index.ts';
 import { noGrad, scope } from '../tensor/index.ts';
 import { residentModel } from './resident.ts';
 import { useThreads } from './threads.ts';
@@ -24,7 +24,7 @@ export async function logitsJob(args: LogitsArgs) {
   const compute = (row: readonly number[]): Uint8Array =>
     noGrad(() => {
       using _ = scope();
-      return model.logits(model.hidden(packTokens([row]))).bytes();
+      return outputOf(model, packTokens([row])).bytes();
     });
   writeSafetensors(
     args.out,

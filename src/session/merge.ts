@@ -3,7 +3,7 @@ import { tokenizerFilesOf } from '../data/index.ts';
 import { loadAdapter, saveModel } from '../export/index.ts';
 import { requireNew, resolveModel } from '../io/index.ts';
 import { loadModel } from '../models/index.ts';
-import { type Model, packTokens } from '../nn/index.ts';
+import { type Model, outputOf, packTokens } from '../nn/index.ts';
 import { noGrad, ops, scope } from '../tensor/index.ts';
 
 export interface MergeArgs {
@@ -45,6 +45,6 @@ export async function mergeJob(args: MergeArgs) {
 function logits(model: Model, ids: readonly number[]): Float32Array {
   return noGrad(() => {
     using _ = scope();
-    return ops.contiguous(model.logits(model.hidden(packTokens([ids])))).data() as Float32Array;
+    return ops.contiguous(outputOf(model, packTokens([ids]))).data() as Float32Array;
   });
 }

@@ -7,7 +7,7 @@ import { golden } from '../../test/support.ts';
 import { currentEngine, startEngine } from '../engine/index.ts';
 import { loadAdapter } from '../export/index.ts';
 import { loadModel } from '../models/index.ts';
-import { type Model, packTokens } from '../nn/index.ts';
+import { type Model, outputOf, packTokens } from '../nn/index.ts';
 import { noGrad, scope } from '../tensor/index.ts';
 import { releaseModel, residentModel, residentTokenizer } from './resident.ts';
 
@@ -16,7 +16,7 @@ before(() => startEngine());
 const logits = (model: Model): Float32Array =>
   noGrad(() => {
     using _ = scope();
-    return (model.logits(model.hidden(packTokens([[3, 1, 4, 1, 5]]))).data() as Float32Array).slice();
+    return (outputOf(model, packTokens([[3, 1, 4, 1, 5]])).data() as Float32Array).slice();
   });
 
 const base = golden('models', 'llama2');

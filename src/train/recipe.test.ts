@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path';
 import test from 'node:test';
 import { temporary } from '../../test/samples/io.ts';
 import { GraftError } from '../base/index.ts';
+import type { MethodChoice } from '../methods/index.ts';
 import { parseRecipe, readRecipe } from './recipe.ts';
 
 const text = `
@@ -43,8 +44,8 @@ test('overrides are YAML: numbers, lists, maps, and parts that the file does not
     'data.held_out=0.5',
   ]);
   assert.equal(recipe.train.lr, 1e-4);
-  assert.deepEqual(recipe.method.target_modules, ['q_proj', 'v_proj']);
-  assert.deepEqual(recipe.method.rank_pattern, { up_proj: 4 });
+  assert.deepEqual((recipe.method as MethodChoice).target_modules, ['q_proj', 'v_proj']);
+  assert.deepEqual((recipe.method as MethodChoice).rank_pattern, { up_proj: 4 });
   assert.equal(recipe.data.held_out, 0.5);
   assert.throws(() => readRecipe(join(dir.path, 'recipe.yaml'), ['train.lr']), /--set: 'train\.lr' is not of the form/);
 });

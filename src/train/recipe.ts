@@ -3,7 +3,8 @@ import { dirname, isAbsolute, resolve } from 'node:path';
 import { LineCounter, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { GraftError, nearestPath, parseWith } from '../base/index.ts';
-import { methods } from '../methods/index.ts';
+import { type MethodChoice, methods } from '../methods/index.ts';
+import { taskNames } from '../nn/index.ts';
 import { adamwConfig, scheduleConfig } from '../optim/index.ts';
 
 const methodSchemas = Object.values(methods).map((m) =>
@@ -75,6 +76,8 @@ const run = z.strictObject({
   keep_checkpoints: z.int().positive().default(2).describe('Older checkpoints are deleted.'),
 });
 
+const method = z.discriminatedUnion('type', methodSchemas as never);
+
 export const recipeSchema = z.strictObject({
   model: z.string().describe('A Hugging Face directory, a .gguf file, or a hub id.'),
   quantize: z
@@ -84,13 +87,16 @@ export const recipeSchema = z.strictObject({
       'How frozen weights are held: unpacked to float32 (none), as the file has them (keep: GGUF blocks, bfloat16), or packed at load (int8, nf4).',
     ),
   method: z
-    .discriminatedUnion('type', methodSchemas as never)
-    .describe('How to fine-tune, under PEFT’s own field names.'),
+    .union([method, z.array(method).min(1)])
+    .describe('How to fine-tune, under PEFT’s own field names; several methods together as a list.'),
   adapter: z
     .string()
     .optional()
     .describe('Begin from this saved adapter; its own config counts, not the fields of method.'),
-  task: z.enum(['causal-lm']).default('causal-lm').describe('What the model learns to do: predict the next token.'),
+  task: z
+    .enum(taskNames)
+    .optional()
+    .describe('What the model learns to do; default: what its checkpoint is for, causal-lm for decoders.'),
   data: data.describe('What to learn from, and what to measure on.'),
   train: train.prefault({}).describe('The optimizer, its steps and their size.'),
   eval: evaluation.prefault({}).describe('Measuring on held-out rows while training.'),
@@ -98,7 +104,7 @@ export const recipeSchema = z.strictObject({
 });
 
 export type Recipe = Omit<z.output<typeof recipeSchema>, 'method'> & {
-  method: { type: keyof typeof methods } & Record<string, unknown>;
+  method: MethodChoice | MethodChoice[];
 };
 
 /** Paths in a recipe are relative to the recipe's own folder; a model that is not there may be a hub id. */

@@ -6,7 +6,7 @@ import { microBatches, pack, type Row, tokenizerFilesOf } from '../data/index.ts
 import { currentEngine } from '../engine/index.ts';
 import { loadAdapter, saveAdapter, saveModel } from '../export/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
-import { type Adapter, type Method, methods } from '../methods/index.ts';
+import { type Adapter, type Attached, attachMethods } from '../methods/index.ts';
 import { loadModel } from '../models/index.ts';
 import { type Model, tensorBytes } from '../nn/index.ts';
 import { adamw, type Optimizer, scheduleFactor } from '../optim/index.ts';
@@ -56,7 +56,11 @@ export async function runTraining(
     .digest('hex')
     .slice(0, 16);
 
-  using model = loadModel(modelPath, { quantize: recipe.quantize });
+  using model = loadModel(modelPath, {
+    quantize: recipe.quantize,
+    seed: recipe.train.seed,
+    ...(recipe.task && { task: recipe.task }),
+  });
   const weightBytes = tensorBytes(model.root);
   using adapter = attach(model, recipe);
   using optimizer = adamw(adapter.parameters, pick(recipe.train, ['beta1', 'beta2', 'eps', 'weight_decay']));
@@ -279,15 +283,16 @@ function claim(dir: string, fingerprint: string, fresh: boolean): { path: string
   return undefined;
 }
 
-function attach(model: Model, recipe: Recipe): Adapter {
-  const { type, ...config } = recipe.method;
-  if (!recipe.adapter) return (methods[type] as unknown as Method<unknown>).attach(model, config, recipe.train.seed);
+function attach(model: Model, recipe: Recipe): Attached {
+  const choices = [recipe.method].flat();
+  if (!recipe.adapter) return attachMethods(model, choices, recipe.train.seed);
   const adapter = loadAdapter(model, recipe.adapter);
-  if (adapter.method === type) return adapter;
+  const wanted = choices.map(({ type }) => type).join(' + ');
+  if (adapter.method === wanted) return adapter;
   adapter.detach();
   throw new GraftError(
     'mismatch',
-    `the recipe's method is ${type}, and the adapter to begin from is ${adapter.method}`,
+    `the recipe's method is ${wanted}, and the adapter to begin from is ${adapter.method}`,
     { place: recipe.adapter },
   );
 }

@@ -152,10 +152,6 @@ export const methodCases: Readonly<Record<keyof typeof methods, MethodCases>> = 
       { config: { target_modules: ['q_porj'] }, why: /selects no module.*\n?.*/ },
       { config: { target_modules: ['mlp'] }, why: /neither a linear layer nor an embedding/ },
       { config: { modules_to_save: ['lm_head', 'hed'] }, why: /names 'hed'/ },
-      {
-        config: { modules_to_save: ['lm_head', 'mlp'] },
-        why: /'model\.layers\.0\.mlp', which has no weights of its own/,
-      },
     ],
   },
   full: {

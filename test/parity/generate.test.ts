@@ -12,7 +12,7 @@ import {
   scoreChoices,
 } from '../../src/generate/index.ts';
 import { loadModel } from '../../src/models/index.ts';
-import { type Model, packTokens } from '../../src/nn/index.ts';
+import { type Model, outputOf, packTokens } from '../../src/nn/index.ts';
 import { noGrad, ops, scope } from '../../src/tensor/index.ts';
 import { golden, numbers } from '../support.ts';
 
@@ -35,7 +35,7 @@ function collect(
 const full = (model: Model, ids: readonly number[]): Float32Array[] =>
   noGrad(() => {
     using _ = scope();
-    const all = numbers(model.logits(model.hidden(packTokens([ids]))));
+    const all = numbers(outputOf(model, packTokens([ids])));
     return ids.map((_, i) => all.subarray(i * model.vocabSize, (i + 1) * model.vocabSize));
   });
 

@@ -8,7 +8,7 @@ import { loadAdapter, saveAdapter, saveModel } from '../../src/export/index.ts';
 import { openSafetensors } from '../../src/io/index.ts';
 import { byPattern, type Candidate, lora, selectTargets, type TargetConfig } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
-import { type Model, packTokens } from '../../src/nn/index.ts';
+import { type Model, outputOf, packTokens } from '../../src/nn/index.ts';
 import { noGrad, ops, scope, Tensor } from '../../src/tensor/index.ts';
 import { golden, integers, numbers, readTensors, relativeError } from '../support.ts';
 
@@ -19,7 +19,7 @@ const adapters = readdirSync(golden('lora'), { withFileTypes: true })
   .map((e) => e.name);
 const prefix = 'base_model.model.';
 
-const logitsOf = (model: Model, ids: number[]) => noGrad(() => numbers(model.logits(model.hidden(packTokens([ids])))));
+const logitsFor = (model: Model, ids: number[]) => noGrad(() => numbers(outputOf(model, packTokens([ids]))));
 
 test('there is a golden for every kind of adapter', () => assert.equal(adapters.length, 12));
 
@@ -31,11 +31,11 @@ for (const name of adapters) {
     const { tensors } = readTensors(join(dir, 'golden.safetensors'));
     using model = loadModel(golden('models', facts.base));
     const ids = [0, 1].map((r) => integers(tensors.get(`ids.${r}`)!));
-    const untouched = logitsOf(model, ids[0]!);
+    const untouched = logitsFor(model, ids[0]!);
     const adapter = loadAdapter(model, dir);
     assert.deepEqual(adapter.warnings, []);
 
-    const attached = ids.map((row) => logitsOf(model, row));
+    const attached = ids.map((row) => logitsFor(model, row));
     attached.forEach((got, r) => {
       const error = relativeError(got, numbers(tensors.get(`logits.${r}`)!));
       assert.ok(error <= 2e-5, `logits of row ${r} differ by ${error}`);
@@ -61,16 +61,16 @@ for (const name of adapters) {
     try {
       adapter.merge!();
       for (const [r, row] of ids.entries()) {
-        assert.ok(relativeError(logitsOf(model, row), attached[r]!) <= 1e-5, 'merged equals attached');
+        assert.ok(relativeError(logitsFor(model, row), attached[r]!) <= 1e-5, 'merged equals attached');
       }
       saveModel(model, join(out, 'model'), golden('models', facts.base));
       using whole = loadModel(join(out, 'model'));
       ids.forEach((row, r) => {
-        const error = relativeError(logitsOf(whole, row), numbers(tensors.get(`logits.${r}`)!));
+        const error = relativeError(logitsFor(whole, row), numbers(tensors.get(`logits.${r}`)!));
         assert.ok(error <= 2e-5, `the merged model differs by ${error} on row ${r}`);
       });
       adapter.unmerge!();
-      assert.deepEqual(logitsOf(model, ids[0]!), attached[0], 'unmerged equals attached, bit for bit');
+      assert.deepEqual(logitsFor(model, ids[0]!), attached[0], 'unmerged equals attached, bit for bit');
 
       saveAdapter(model, adapter, join(out, 'saved'), { base: facts.base });
       using saved = openSafetensors(join(out, 'saved', 'adapter_model.safetensors'));
@@ -87,7 +87,7 @@ for (const name of adapters) {
     }
 
     adapter.detach();
-    assert.deepEqual(logitsOf(model, ids[0]!), untouched, 'detached restores the base, bit for bit');
+    assert.deepEqual(logitsFor(model, ids[0]!), untouched, 'detached restores the base, bit for bit');
   });
 }
 

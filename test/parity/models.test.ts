@@ -3,7 +3,7 @@ import { readdirSync } from 'node:fs';
 import test, { before } from 'node:test';
 import { startEngine } from '../../src/engine/index.ts';
 import { loadModel } from '../../src/models/index.ts';
-import { moduleAt, namedTensors, packTokens } from '../../src/nn/index.ts';
+import { moduleAt, namedTensors, outputOf, packTokens } from '../../src/nn/index.ts';
 import { noGrad, ops, scope, Tensor } from '../../src/tensor/index.ts';
 import { golden, integers, numbers, readTensors, relativeError } from '../support.ts';
 
@@ -26,7 +26,7 @@ for (const name of models) {
 
     noGrad(() => {
       const packed = packTokens(ids);
-      const logits = model.logits(model.hidden(packed));
+      const logits = outputOf(model, packed);
       rows.forEach((key, r) => {
         const got = ops.narrow(logits, 0, packed.rowStarts[r]!, ids[r]!.length);
         const error = relativeError(numbers(got), numbers(tensors.get(key.replace('ids', 'logits'))!));

@@ -1,0 +1,80 @@
+/** Methods at work together on one model, and the task's head, which is trained whatever the method. */
+
+import type { Model } from '../nn/index.ts';
+import { mixSeed, type Tensor } from '../tensor/index.ts';
+import type { Adapter, Method } from './method.ts';
+import { methods } from './registry.ts';
+import { type Copies, saveModules } from './saved.ts';
+
+export interface MethodChoice {
+  readonly type: keyof typeof methods;
+  readonly [field: string]: unknown;
+}
+
+/** One or several methods as one adapter. */
+export interface Attached extends Adapter {
+  readonly parts: readonly Adapter[];
+  /** The head's parameters by key; empty where the task has no head of its own. */
+  readonly head: ReadonlyMap<string, Tensor>;
+}
+
+/**
+ * Puts the methods on the model in their order. The head of a classification is trained beside them, on a copy, as PEFT
+ * does with `modules_to_save`; full fine-tuning has it among its own parameters.
+ * @throws GraftError 'usage' as the methods do; the model is then as before
+ */
+export function attachMethods(model: Model, choices: readonly MethodChoice[], seed: number): Attached {
+  const parts: Adapter[] = [];
+  try {
+    choices.forEach(({ type, ...config }, i) => {
+      const method = methods[type] as unknown as Method<unknown>;
+      parts.push(method.attach(model, method.config.parse(config), i === 0 ? seed : Number(mixSeed(seed, i) >> 12n)));
+    });
+    const { head } = model.sites;
+    const trained = model.task.labels.length > 0 && head !== undefined && !parts.some((part) => part.method === 'full');
+    return together(parts, trained ? saveModules(model, [head]) : undefined);
+  } catch (cause) {
+    for (const part of parts.reverse()) part.detach();
+    throw cause;
+  }
+}
+
+function together(parts: readonly Adapter[], head: Copies | undefined): Attached {
+  const [first] = parts as [Adapter, ...Adapter[]];
+  const parameters = new Map<string, Tensor>(head?.parameters);
+  parts.forEach((part, i) => {
+    for (const [key, tensor] of part.parameters) parameters.set(parts.length === 1 ? key : `${i}.${key}`, tensor);
+  });
+  const attached: Attached = {
+    method: parts.map(({ method }) => method).join(' + '),
+    config: first.config,
+    parameters,
+    parts,
+    head: head?.parameters ?? new Map(),
+    warnings: parts.flatMap(({ warnings }) => warnings),
+    get enabled() {
+      return parts.every((part) => part.enabled);
+    },
+    set enabled(on: boolean) {
+      for (const part of parts) part.enabled = on;
+      head?.use(on);
+    },
+    beforeStep(step) {
+      for (const part of parts) part.beforeStep?.(step);
+    },
+    detach() {
+      head?.dispose();
+      for (const part of [...parts].reverse()) part.detach();
+    },
+    [Symbol.dispose]: () => attached.detach(),
+  };
+  if (parts.every((part) => part.merge)) {
+    attached.merge = () => {
+      for (const part of parts) part.merge!();
+    };
+    attached.unmerge = () => {
+      for (const part of [...parts].reverse()) part.unmerge!();
+    };
+  }
+  return attached;
+}

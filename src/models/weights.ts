@@ -1,0 +1,269 @@
+import { GraftError } from '../base/index.ts';
+import { type BlockFormat, blockFormats, isBlockFormat, type WeightEntry, type WeightSource } from '../io/index.ts';
+import { Embedding, fused, type Kernels, Linear, type TaskName, type Weights } from '../nn/index.ts';
+import { type DType, detachFromScopes, Generator, mixSeed, ops, scope, Tensor } from '../tensor/index.ts';
+
+/**
+ * How the weights of linear layers and embeddings are held in memory.
+ * - `none`: dense, in the kernels' type (float32 with the fused ones)
+ * - `keep`: as the file stores them (GGUF blocks, bfloat16, float16), unpacked where they are used
+ * - `int8`: blocks of 32 with one scale (GGUF's Q8_0); `nf4`: blocks of 64 on the NormalFloat grid (arXiv 2305.14314)
+ */
+export type Quantize = 'none' | 'keep' | 'int8' | 'nf4';
+
+export interface LoadOptions {
+  readonly quantize?: Quantize;
+  readonly kernels?: Kernels;
+  /** Element type of dense weights; the fused kernels need float32. */
+  readonly dtype?: DType;
+  /** What for; default: what the checkpoint's `architectures` say, else the family's first. */
+  readonly task?: TaskName;
+  /** Names of the classes, for a new head or in the place of the config's. */
+  readonly labels?: readonly string[];
+  /** Decides the values of a new head. */
+  readonly seed?: number;
+  readonly progress?: (loaded: number, total: number) => void;
+}
+
+/** Numbers by which the native side knows storage formats (native/kernels/blocks.h); −1: dense. */
+export const formatIds: Readonly<Record<string, number>> = {
+  ...Object.fromEntries(Object.entries(blockFormats).map(([name, { id }]) => [name, id])),
+  float16: 1,
+  bfloat16: 30,
+  nf4: 100,
+};
+
+const quantizers = { int8: formatIds.q8_0!, nf4: formatIds.nf4! } as const;
+const blockElements = { int8: 32, nf4: 64 } as const;
+
+/** Weights that do not fit, after which no more are looked for. */
+const tooMany = 1000;
+
+/** A stored tensor under the key that the family asks for, with its rows put in order. */
+export interface Stored {
+  readonly entry: WeightEntry;
+  readonly interleavedHeads: number | undefined;
+}
+
+/** Weights out of a file, in the form that the options ask for. */
+export class LoadedWeights implements Weights {
+  readonly kernels: Kernels;
+  readonly dtype: DType;
+  readonly #path: string;
+  readonly #source: WeightSource;
+  readonly #stored: ReadonlyMap<string, Stored>;
+  readonly #prefix: string;
+  readonly #seed: number;
+  readonly #ignored: RegExp[] = [/rotary_emb\.inv_freq$/];
+  readonly #quantize: Quantize;
+  readonly #progress: LoadOptions['progress'];
+  readonly #tensors: Tensor[] = [];
+  readonly #used = new Set<string>();
+  readonly #problems: string[] = [];
+  readonly fresh: string[] = [];
+  parameters = 0;
+
+  constructor(
+    path: string,
+    source: WeightSource,
+    stored: ReadonlyMap<string, Stored>,
+    prefix: string,
+    options: LoadOptions,
+  ) {
+    this.kernels = options.kernels ?? fused;
+    this.dtype = options.dtype ?? 'float32';
+    this.#path = path;
+    this.#source = source;
+    this.#stored = stored;
+    this.#prefix = `${prefix}.`;
+    this.#seed = options.seed ?? 0;
+    this.#quantize = options.quantize ?? 'none';
+    this.#progress = options.progress;
+  }
+
+  has(key: string): boolean {
+    return this.#stored.has(this.#keyOf(key));
+  }
+
+  /** The file's key: with or without the family's prefix, as the file has it. */
+  #keyOf(key: string): string {
+    if (this.#stored.has(key)) return key;
+    const other = key.startsWith(this.#prefix) ? key.slice(this.#prefix.length) : this.#prefix + key;
+    return this.#stored.has(other) ? other : key;
+  }
+
+  ignore(keys: RegExp): void {
+    this.#ignored.push(keys);
+  }
+
+  linear(path: string, outFeatures: number, inFeatures: number, bias = false): Linear {
+    const { tensor, format } = this.#matrix(`${path}.weight`, outFeatures, inFeatures);
+    const biasTensor = bias ? this.vector(`${path}.bias`, outFeatures) : undefined;
+    return new Linear(this.kernels, tensor, format, inFeatures, biasTensor);
+  }
+
+  transposed(path: string, outFeatures: number, inFeatures: number): Linear {
+    const { tensor, format } = this.#matrix(`${path}.weight`, outFeatures, inFeatures, true);
+    const linear = new Linear(this.kernels, tensor, format, inFeatures, this.vector(`${path}.bias`, outFeatures));
+    linear.transposed = true;
+    return linear;
+  }
+
+  head(path: string, outFeatures: number, inFeatures: number, bias = false): Linear {
+    if (this.has(`${path}.weight`)) {
+      // Never packed: it is small, and it is trained.
+      const weight = this.tensor(`${path}.weight`, [outFeatures, inFeatures]);
+      return new Linear(
+        this.kernels,
+        weight,
+        -1,
+        inFeatures,
+        bias ? this.vector(`${path}.bias`, outFeatures) : undefined,
+      );
+    }
+    this.fresh.push(path);
+    using s = scope();
+    using generator = new Generator(mixSeed(this.#seed, this.fresh.length));
+    const weight = ops.mulScalar(ops.randn([outFeatures, inFeatures], { generator }), 0.02);
+    this.parameters += outFeatures * (inFeatures + (bias ? 1 : 0));
+    const zeros = bias ? this.#own(s.keep(ops.zeros([outFeatures]))) : undefined;
+    return new Linear(this.kernels, this.#own(s.keep(weight)), -1, inFeatures, zeros);
+  }
+
+  tensor(key: string, shape: readonly number[]): Tensor {
+    const stored = this.#find(key, shape);
+    return this.#own(stored ? this.#dense(stored) : ops.zeros(shape, { dtype: this.dtype }));
+  }
+
+  embedding(path: string, rows: number, width: number): Embedding {
+    const { tensor, format } = this.#matrix(`${path}.weight`, rows, width);
+    return new Embedding(tensor, format, width);
+  }
+
+  tied(path: string, embedding: Embedding): Linear {
+    // Some checkpoints store the shared table twice.
+    this.#used.add(this.#keyOf(`${path}.weight`));
+    return new Linear(this.kernels, embedding.weight, embedding.format, embedding.width);
+  }
+
+  vector(key: string, size: number): Tensor {
+    return this.tensor(key, [size]);
+  }
+
+  /** @throws GraftError 'mismatch' with all that was missing or misshapen */
+  finish(): void {
+    const extra = [...this.#stored.keys()].filter(
+      (key) => !this.#used.has(key) && !this.#ignored.some((pattern) => pattern.test(key)),
+    );
+    if (extra.length > 0)
+      this.#problems.push(
+        `the model has no place for ${extra.slice(0, 5).join(', ')}${extra.length > 5 ? ` and ${extra.length - 5} more` : ''}`,
+      );
+    if (this.#problems.length > 0) this.#refuse();
+  }
+
+  #refuse(): never {
+    throw new GraftError(
+      'mismatch',
+      `the weights do not fit the config: ${this.#problems.slice(0, 12).join('; ')}${this.#problems.length > 12 ? `; and ${this.#problems.length - 12} more` : ''}`,
+      {
+        place: this.#path,
+        data: { problems: this.#problems },
+      },
+    );
+  }
+
+  release(): void {
+    for (const tensor of this.#tensors.splice(0)) tensor.dispose();
+  }
+
+  #own(tensor: Tensor): Tensor {
+    this.#tensors.push(detachFromScopes(tensor));
+    return tensor;
+  }
+
+  #find(key: string, shape: readonly number[]): Stored | undefined {
+    const stored = this.#stored.get(this.#keyOf(key));
+    this.#used.add(this.#keyOf(key));
+    this.#progress?.(this.#used.size, this.#stored.size);
+    if (!stored) {
+      this.#problems.push(`${key} [${shape.join(', ')}] is missing`);
+      if (this.#problems.length > tooMany) this.#refuse(); // a number of layers that is nonsense
+      return undefined;
+    }
+    const got = stored.entry.shape;
+    if (got.length !== shape.length || got.some((n, i) => n !== shape[i])) {
+      this.#problems.push(`${key} is [${got.join(', ')}], the config asks for [${shape.join(', ')}]`);
+      return undefined;
+    }
+    this.parameters += shape.reduce((a, b) => a * b, 1);
+    return stored;
+  }
+
+  /** A [rows, width] weight in the form that `quantize` asks for. */
+  #matrix(key: string, rows: number, width: number, transposed = false): { tensor: Tensor; format: number } {
+    const stored = this.#find(key, transposed ? [width, rows] : [rows, width]);
+    if (!stored) return { tensor: this.#own(Tensor.empty([0, width], this.dtype)), format: -1 };
+    const { format } = stored.entry;
+    const id = formatIds[format];
+    const dense = (dtype?: DType) => {
+      const tensor = this.#dense(stored, dtype);
+      return transposed ? ops.contiguous(ops.t(tensor)) : tensor;
+    };
+    if (this.#quantize === 'keep' && id !== undefined && !transposed) {
+      return { tensor: this.#own(this.#raw(stored)), format: id };
+    }
+    if (this.#quantize === 'int8' || this.#quantize === 'nf4') {
+      if (width % blockElements[this.#quantize] !== 0) {
+        throw new GraftError(
+          'usage',
+          `${key} is ${width} wide, and ${this.#quantize} needs a multiple of ${blockElements[this.#quantize]}`,
+          {
+            place: this.#path,
+            mend: 'Load this model with quantize: none',
+          },
+        );
+      }
+      using s = scope();
+      return {
+        tensor: this.#own(s.keep(ops.quantize(dense('float32'), quantizers[this.#quantize]))),
+        format: quantizers[this.#quantize],
+      };
+    }
+    using s = scope();
+    return { tensor: this.#own(s.keep(dense())), format: -1 };
+  }
+
+  /** The stored bytes as uint8 [rows, bytes of a row]. */
+  #raw({ entry, interleavedHeads }: Stored): Tensor {
+    using s = scope();
+    const rows = entry.shape.length > 1 ? entry.shape[0]! : 1;
+    const tensor = Tensor.empty([rows, entry.bytes / rows], 'uint8');
+    this.#source.read(entry.name, tensor.bytes());
+    return s.keep(interleavedHeads ? deinterleaved(tensor, interleavedHeads) : tensor);
+  }
+
+  #dense(stored: Stored, dtype = this.dtype): Tensor {
+    using s = scope();
+    const { entry } = stored;
+    const { format, shape } = entry;
+    let dense: Tensor;
+    if (isBlockFormat(format)) {
+      dense = ops.dequantize(this.#raw(stored), formatIds[format satisfies BlockFormat]!);
+    } else {
+      dense = Tensor.empty(shape, format);
+      this.#source.read(entry.name, dense.bytes());
+      if (stored.interleavedHeads) dense = deinterleaved(dense, stored.interleavedHeads);
+    }
+    if (dense.dtype !== dtype) dense = ops.toCopy(dense, { dtype });
+    return s.keep(ops.view(dense, shape));
+  }
+}
+
+/** Undoes convert_hf_to_gguf.py: within a head, row 2i comes from the first half and row 2i + 1 from the second. */
+function deinterleaved(tensor: Tensor, heads: number): Tensor {
+  using s = scope();
+  const rows = tensor.shape.length > 1 ? tensor.size(0) : tensor.numel;
+  const flat = ops.view(tensor, [heads, rows / heads / 2, 2, tensor.numel / rows]);
+  return s.keep(ops.view(ops.contiguous(ops.transpose(flat, 1, 2)), tensor.shape));
+}

@@ -1,0 +1,211 @@
+/**
+ * What methods put into a model's computation, beside replacing its modules (design §4): virtual tokens in front of every
+ * row, keys and values in front of a layer's own, a word on what each half of a block adds to the residual stream, and on
+ * what goes into the first block and comes out of the last. A plain model has none of it and pays nothing.
+ * Letters: N packed tokens, R rows, T virtual tokens, C width, K kv heads, D head size.
+ */
+import { ops, Tensor } from '../tensor/index.ts';
+import { KvCache } from './cache.ts';
+import type { AttentionRows } from './kernels.ts';
+import type { PackedTokens } from './model.ts';
+
+/** What one half of a block (attention or MLP) gives. */
+export interface HalfOutput {
+  readonly layer: number;
+  /** What the half adds to the residual stream [N, C]. */
+  readonly delta: Tensor;
+  /** The stream that it is added to [N, C]. */
+  readonly residual: Tensor;
+  /** The norm of the sum, in families that norm after it (BERT); undefined where norms come before. */
+  readonly norm: ((sum: Tensor) => Tensor) | undefined;
+}
+
+/** One method's part in the computation; any of the fields. */
+export interface Port {
+  /** Off, the part is as if it were not there. */
+  readonly enabled: boolean;
+  /** Vectors in front of every row's embeddings. */
+  readonly prompt?: {
+    readonly length: number;
+    /** [T, C], the same for all rows, or [R·T, C] */
+    vectors(tokens: PackedTokens): Tensor;
+  };
+  /** Keys, as they are after rotation, and values in front of every row's own. */
+  readonly prefix?: {
+    readonly length: number;
+    /** k, v [T, K, D] */
+    at(layer: number): { k: Tensor; v: Tensor };
+  };
+  /** What the half is to add instead of `delta`. */
+  afterAttention?(half: HalfOutput): Tensor;
+  afterMlp?(half: HalfOutput): Tensor;
+  /** On the embeddings [N, C] before the first block, and on the hidden states after the last norm. */
+  embedded?(x: Tensor): Tensor;
+  ended?(x: Tensor): Tensor;
+}
+
+/** Rows as the blocks see them, virtual tokens included. */
+export interface BlockInput {
+  readonly x: Tensor;
+  readonly positions: Tensor;
+  readonly rowStarts: readonly number[];
+  readonly longest: number;
+  /** Takes the virtual tokens off again: [N + R·T, C] → [N, C]. */
+  strip(x: Tensor): Tensor;
+}
+
+export class Ports {
+  readonly #parts = new Set<Port>();
+
+  /** Puts a part in, behind those that are there; call what it returns to take it out. */
+  add(part: Port): () => void {
+    this.#parts.add(part);
+    return () => this.#parts.delete(part);
+  }
+
+  get #active(): Port[] {
+    return [...this.#parts].filter((part) => part.enabled);
+  }
+
+  /** Virtual tokens that are rows of embeddings. */
+  get promptLength(): number {
+    return this.#active.reduce((sum, { prompt }) => sum + (prompt?.length ?? 0), 0);
+  }
+
+  /** Virtual tokens that are keys and values only. */
+  get prefixLength(): number {
+    return this.#active.reduce((sum, { prefix }) => sum + (prefix?.length ?? 0), 0);
+  }
+
+  /**
+   * What goes into the first block. Positions count all virtual tokens: first the prefix, then the prompt, then the row's
+   * own tokens, as in PEFT.
+   * @param x the tokens' own embeddings [N, C], before any position is added
+   */
+  enter(x: Tensor, tokens: PackedTokens, cache?: KvCache): BlockInput {
+    const [prompt, prefix] = [this.promptLength, this.prefixLength];
+    const shift = prompt + prefix;
+    const positions = shift === 0 ? tokens.positions : ops.addScalar(tokens.positions, shift);
+    const input = { x, positions, rowStarts: tokens.rowStarts, longest: tokens.longest + shift };
+    // A row that goes on has its prompt in the cache.
+    if (prompt === 0 || (cache && cache.tokens > 0)) return { ...input, strip: (y) => y };
+    const vectors = this.#active.flatMap((part) => (part.prompt ? [part.prompt] : []));
+    const order: bigint[] = [];
+    const real: bigint[] = [];
+    const rowStarts = [0];
+    const given = vectors.map((part) => part.vectors(tokens));
+    for (let r = 0; r + 1 < tokens.rowStarts.length; r++) {
+      let at = x.size(0);
+      given.forEach((block, i) => {
+        const { length } = vectors[i]!;
+        const first = block.size(0) === length ? at : at + r * length;
+        for (let t = 0; t < length; t++) order.push(BigInt(first + t));
+        at += block.size(0);
+      });
+      for (let n = tokens.rowStarts[r]!; n < tokens.rowStarts[r + 1]!; n++) {
+        real.push(BigInt(order.length));
+        order.push(BigInt(n));
+      }
+      rowStarts.push(order.length);
+    }
+    const index = Tensor.from(BigInt64Array.from(order));
+    const own = Tensor.from(BigInt64Array.from(real));
+    const places = new BigInt64Array(order.length);
+    const starts = tokens.positions.data();
+    for (let r = 0; r + 1 < rowStarts.length; r++) {
+      const first = Number(starts[tokens.rowStarts[r]!]);
+      for (let n = rowStarts[r]!; n < rowStarts[r + 1]!; n++) places[n] = BigInt(prefix + first + n - rowStarts[r]!);
+    }
+    return {
+      x: ops.indexSelect(ops.cat([x, ...given]), 0, index),
+      positions: Tensor.from(places),
+      rowStarts,
+      longest: input.longest,
+      strip: (y) => ops.indexSelect(y, 0, own),
+    };
+  }
+
+  embedded(x: Tensor): Tensor {
+    return this.#active.reduce((y, part) => part.embedded?.(y) ?? y, x);
+  }
+
+  ended(x: Tensor): Tensor {
+    return this.#active.reduce((y, part) => part.ended?.(y) ?? y, x);
+  }
+
+  afterAttention(half: HalfOutput): Tensor {
+    return this.#active.reduce((delta, part) => part.afterAttention?.({ ...half, delta }) ?? delta, half.delta);
+  }
+
+  afterMlp(half: HalfOutput): Tensor {
+    return this.#active.reduce((delta, part) => part.afterMlp?.({ ...half, delta }) ?? delta, half.delta);
+  }
+
+  /** Where the layers of one pass find their keys and values. */
+  keys(rowStarts: readonly number[], cache?: KvCache): LayerKeys {
+    const prefixes = this.#active.flatMap(({ prefix }) => (prefix ? [prefix] : []));
+    return new LayerKeys(prefixes, rowStarts, cache);
+  }
+
+  /** A cache for one row that has room for `capacity` tokens beside the virtual ones, and holds the prefix. */
+  newCache(layers: number, capacity: number, kvHeads: number, headDim: number): KvCache {
+    const prefixes = this.#active.flatMap(({ prefix }) => (prefix ? [prefix] : []));
+    const cache = new KvCache(layers, capacity + this.promptLength + this.prefixLength, kvHeads, headDim);
+    for (const prefix of prefixes) {
+      for (let layer = 0; layer < layers; layer++) {
+        const { k, v } = prefix.at(layer);
+        cache.write(layer, k, v);
+      }
+      cache.advance(prefix.length, 0);
+    }
+    return cache;
+  }
+}
+
+type Prefix = NonNullable<Port['prefix']>;
+
+/** The keys and values of one pass: of the batch, of prefixes in front of each row, or of a cache. */
+export class LayerKeys {
+  readonly rows: AttentionRows;
+  readonly #prefixes: readonly Prefix[];
+  readonly #cache: KvCache | undefined;
+  readonly #index: Tensor | undefined;
+
+  constructor(prefixes: readonly Prefix[], rowStarts: readonly number[], cache: KvCache | undefined) {
+    this.#prefixes = prefixes;
+    this.#cache = cache;
+    const tokens = rowStarts.at(-1)!;
+    if (cache) {
+      this.rows = { qStarts: rowStarts, kStarts: [0], kEnds: [cache.length + tokens] };
+      return;
+    }
+    const before = prefixes.reduce((sum, { length }) => sum + length, 0);
+    const starts = rowStarts.map((start, r) => start + r * before);
+    this.rows = { qStarts: rowStarts, kStarts: starts.slice(0, -1), kEnds: starts.slice(1) };
+    if (before === 0) return;
+    const order: bigint[] = [];
+    for (let r = 0; r + 1 < rowStarts.length; r++) {
+      for (let t = 0; t < before; t++) order.push(BigInt(t));
+      for (let n = rowStarts[r]!; n < rowStarts[r + 1]!; n++) order.push(BigInt(before + n));
+    }
+    this.#index = Tensor.from(BigInt64Array.from(order));
+  }
+
+  /** k, v [N, K, D] of the batch → what its queries see. */
+  of(layer: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
+    if (this.#cache) return this.#cache.write(layer, k, v);
+    if (!this.#index) return { k, v };
+    const parts = this.#prefixes.map((prefix) => prefix.at(layer));
+    const joined = (own: Tensor, others: Tensor[]) => ops.indexSelect(ops.cat([...others, own]), 0, this.#index!);
+    return {
+      k: joined(
+        k,
+        parts.map((part) => part.k),
+      ),
+      v: joined(
+        v,
+        parts.map((part) => part.v),
+      ),
+    };
+  }
+}
