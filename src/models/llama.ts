@@ -276,6 +276,9 @@ export const llama: Family = {
       root,
       vocabSize: config.vocab_size,
       layers: config.num_hidden_layers,
+      width: c.width,
+      kvHeads: c.kvHeads,
+      headDim: c.headDim,
       parameters: w.parameters,
       contextLength: config.max_position_embeddings,
       sites: {

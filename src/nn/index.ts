@@ -14,7 +14,7 @@ export {
   unwrapped,
 } from './module.ts';
 export { outputOf, packTokens } from './packed.ts';
-export { type BlockInput, type HalfOutput, LayerKeys, type Port, Ports } from './ports.ts';
+export { type BlockInput, type HalfOutput, type KeysAndValues, LayerKeys, type Port, Ports } from './ports.ts';
 export { parseRope, type RopeScaling, RopeTable, ropeFrequencies } from './rope.ts';
 export type { Sites } from './sites.ts';
 export {

@@ -38,6 +38,11 @@ export interface Model extends Disposable {
   readonly root: Module;
   readonly vocabSize: number;
   readonly layers: number;
+  /** C: of hidden states and embeddings. */
+  readonly width: number;
+  /** K and D of the keys and values of a layer. */
+  readonly kvHeads: number;
+  readonly headDim: number;
   /** Numbers in the base's weights, tied ones once. */
   readonly parameters: number;
   /** Positions that the model was trained for. */

@@ -4,7 +4,7 @@
  * what goes into the first block and comes out of the last. A plain model has none of it and pays nothing.
  * Letters: N packed tokens, R rows, T virtual tokens, C width, K kv heads, D head size.
  */
-import { ops, Tensor } from '../tensor/index.ts';
+import { detachFromScopes, ops, Tensor } from '../tensor/index.ts';
 import { KvCache } from './cache.ts';
 import type { AttentionRows } from './kernels.ts';
 import type { PackedTokens } from './model.ts';
@@ -20,6 +20,12 @@ export interface HalfOutput {
   readonly norm: ((sum: Tensor) => Tensor) | undefined;
 }
 
+/** [M, K, D] each, keys after rotation. */
+export interface KeysAndValues {
+  readonly k: Tensor;
+  readonly v: Tensor;
+}
+
 /** One method's part in the computation; any of the fields. */
 export interface Port {
   /** Off, the part is as if it were not there. */
@@ -33,8 +39,8 @@ export interface Port {
   /** Keys, as they are after rotation, and values in front of every row's own. */
   readonly prefix?: {
     readonly length: number;
-    /** k, v [T, K, D] */
-    at(layer: number): { k: Tensor; v: Tensor };
+    /** Called once a pass: what one layer after the other asks for its k, v [T, K, D]. */
+    open(): (layer: number) => KeysAndValues;
   };
   /** What the half is to add instead of `delta`. */
   afterAttention?(half: HalfOutput): Tensor;
@@ -50,12 +56,16 @@ export interface BlockInput {
   readonly positions: Tensor;
   readonly rowStarts: readonly number[];
   readonly longest: number;
+  /** Token types with 0 for virtual tokens, where the batch has some. */
+  readonly types: Tensor | undefined;
   /** Takes the virtual tokens off again: [N + R·T, C] → [N, C]. */
   strip(x: Tensor): Tensor;
 }
 
 export class Ports {
   readonly #parts = new Set<Port>();
+  /** Where the layers of a pass leave their keys and values while someone listens. */
+  #heard: KeysAndValues[] | undefined;
 
   /** Puts a part in, behind those that are there; call what it returns to take it out. */
   add(part: Port): () => void {
@@ -81,12 +91,15 @@ export class Ports {
    * What goes into the first block. Positions count all virtual tokens: first the prefix, then the prompt, then the row's
    * own tokens, as in PEFT.
    * @param x the tokens' own embeddings [N, C], before any position is added
+   * @param pooled the head reads the first token of a row, which is then the first virtual one: `strip` puts what became of
+   * it in the place of the row's own first token, as PEFT's BERT classifiers have it
    */
-  enter(x: Tensor, tokens: PackedTokens, cache?: KvCache): BlockInput {
+  enter(x: Tensor, tokens: PackedTokens, cache?: KvCache, pooled = false): BlockInput {
     const [prompt, prefix] = [this.promptLength, this.prefixLength];
     const shift = prompt + prefix;
     const positions = shift === 0 ? tokens.positions : ops.addScalar(tokens.positions, shift);
-    const input = { x, positions, rowStarts: tokens.rowStarts, longest: tokens.longest + shift };
+    const { types } = tokens;
+    const input = { x, positions, types, rowStarts: tokens.rowStarts, longest: tokens.longest + shift };
     // A row that goes on has its prompt in the cache.
     if (prompt === 0 || (cache && cache.tokens > 0)) return { ...input, strip: (y) => y };
     const vectors = this.#active.flatMap((part) => (part.prompt ? [part.prompt] : []));
@@ -103,7 +116,8 @@ export class Ports {
         at += block.size(0);
       });
       for (let n = tokens.rowStarts[r]!; n < tokens.rowStarts[r + 1]!; n++) {
-        real.push(BigInt(order.length));
+        const first = pooled && n === tokens.rowStarts[r];
+        real.push(BigInt(first ? rowStarts[r]! : order.length));
         order.push(BigInt(n));
       }
       rowStarts.push(order.length);
@@ -116,9 +130,11 @@ export class Ports {
       const first = Number(starts[tokens.rowStarts[r]!]);
       for (let n = rowStarts[r]!; n < rowStarts[r + 1]!; n++) places[n] = BigInt(prefix + first + n - rowStarts[r]!);
     }
+    const zeros = given.map((block) => ops.zeros([block.size(0)], { dtype: 'int64' }));
     return {
       x: ops.indexSelect(ops.cat([x, ...given]), 0, index),
       positions: Tensor.from(places),
+      types: types && ops.indexSelect(ops.cat([types, ...zeros]), 0, index),
       rowStarts,
       longest: input.longest,
       strip: (y) => ops.indexSelect(y, 0, own),
@@ -143,13 +159,33 @@ export class Ports {
 
   /** Where the layers of one pass find their keys and values. */
   keys(rowStarts: readonly number[], cache?: KvCache): LayerKeys {
-    const prefixes = this.#active.flatMap(({ prefix }) => (prefix ? [prefix] : []));
-    return new LayerKeys(prefixes, rowStarts, cache);
+    return new LayerKeys(this.#prefixes(cache), rowStarts, cache, this.#heard);
+  }
+
+  /** None where a cache holds them. */
+  #prefixes(cache?: KvCache): OpenPrefix[] {
+    if (cache) return [];
+    return this.#active.flatMap(({ prefix }) => (prefix ? [{ length: prefix.length, at: prefix.open() }] : []));
+  }
+
+  /** The keys and values that each layer makes in `pass`, a forward pass that sees nothing of what was put in. */
+  listen(pass: () => void): readonly KeysAndValues[] {
+    const parts = [...this.#parts];
+    const heard: KeysAndValues[] = [];
+    this.#parts.clear();
+    this.#heard = heard;
+    try {
+      pass();
+    } finally {
+      this.#heard = undefined;
+      for (const part of parts) this.#parts.add(part);
+    }
+    return heard;
   }
 
   /** A cache for one row that has room for `capacity` tokens beside the virtual ones, and holds the prefix. */
   newCache(layers: number, capacity: number, kvHeads: number, headDim: number): KvCache {
-    const prefixes = this.#active.flatMap(({ prefix }) => (prefix ? [prefix] : []));
+    const prefixes = this.#prefixes();
     const cache = new KvCache(layers, capacity + this.promptLength + this.prefixLength, kvHeads, headDim);
     for (const prefix of prefixes) {
       for (let layer = 0; layer < layers; layer++) {
@@ -162,18 +198,29 @@ export class Ports {
   }
 }
 
-type Prefix = NonNullable<Port['prefix']>;
+interface OpenPrefix {
+  readonly length: number;
+  at(layer: number): KeysAndValues;
+}
 
 /** The keys and values of one pass: of the batch, of prefixes in front of each row, or of a cache. */
 export class LayerKeys {
   readonly rows: AttentionRows;
-  readonly #prefixes: readonly Prefix[];
+  readonly #prefixes: readonly OpenPrefix[];
   readonly #cache: KvCache | undefined;
+  readonly #heard: KeysAndValues[] | undefined;
+  /** Which of the prefixes' and the batch's own keys, in this order, stand where; undefined: all as they are. */
   readonly #index: Tensor | undefined;
 
-  constructor(prefixes: readonly Prefix[], rowStarts: readonly number[], cache: KvCache | undefined) {
+  constructor(
+    prefixes: readonly OpenPrefix[],
+    rowStarts: readonly number[],
+    cache: KvCache | undefined,
+    heard: KeysAndValues[] | undefined,
+  ) {
     this.#prefixes = prefixes;
     this.#cache = cache;
+    this.#heard = heard;
     const tokens = rowStarts.at(-1)!;
     if (cache) {
       this.rows = { qStarts: rowStarts, kStarts: [0], kEnds: [cache.length + tokens] };
@@ -182,7 +229,7 @@ export class LayerKeys {
     const before = prefixes.reduce((sum, { length }) => sum + length, 0);
     const starts = rowStarts.map((start, r) => start + r * before);
     this.rows = { qStarts: rowStarts, kStarts: starts.slice(0, -1), kEnds: starts.slice(1) };
-    if (before === 0) return;
+    if (before === 0 || rowStarts.length === 2) return;
     const order: bigint[] = [];
     for (let r = 0; r + 1 < rowStarts.length; r++) {
       for (let t = 0; t < before; t++) order.push(BigInt(t));
@@ -192,20 +239,16 @@ export class LayerKeys {
   }
 
   /** k, v [N, K, D] of the batch → what its queries see. */
-  of(layer: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
+  of(layer: number, k: Tensor, v: Tensor): KeysAndValues {
+    if (this.#heard) this.#heard[layer] = { k: detachFromScopes(ops.clone(k)), v: detachFromScopes(ops.clone(v)) };
     if (this.#cache) return this.#cache.write(layer, k, v);
-    if (!this.#index) return { k, v };
-    const parts = this.#prefixes.map((prefix) => prefix.at(layer));
-    const joined = (own: Tensor, others: Tensor[]) => ops.indexSelect(ops.cat([...others, own]), 0, this.#index!);
-    return {
-      k: joined(
-        k,
-        parts.map((part) => part.k),
-      ),
-      v: joined(
-        v,
-        parts.map((part) => part.v),
-      ),
+    if (this.#prefixes.length === 0) return { k, v };
+    const parts = this.#prefixes.map(({ at }) => at(layer));
+    const joined = (own: Tensor, others: readonly Tensor[]) => {
+      const all = ops.cat([...others, own]);
+      return this.#index ? ops.indexSelect(all, 0, this.#index) : all;
     };
+    const [keys, values] = [parts.map((part) => part.k), parts.map((part) => part.v)];
+    return { k: joined(k, keys), v: joined(v, values) };
   }
 }
