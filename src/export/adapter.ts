@@ -75,9 +75,10 @@ export function taskOfAdapter(dir: string): Pick<LoadOptions, 'task' | 'labels'>
 
 /**
  * Puts a saved adapter on `model`.
+ * @param head `own`: the model keeps its head, and one in the file is left out, so that tasks share what is below it
  * @throws GraftError 'input' for a broken or foreign file, 'mismatch' listing every tensor that does not fit the model
  */
-export function loadAdapter(model: Model, dir: string): Attached {
+export function loadAdapter(model: Model, dir: string, head: 'file' | 'own' = 'file'): Attached {
   const { parts } = readAdapterConfig(dir);
   let adapter: Attached;
   try {
@@ -85,6 +86,7 @@ export function loadAdapter(model: Model, dir: string): Attached {
       model,
       parts.map(({ choice }) => choice),
       0,
+      { loading: true },
     );
   } catch (cause) {
     if (!(cause instanceof GraftError)) throw cause;
@@ -92,7 +94,7 @@ export function loadAdapter(model: Model, dir: string): Attached {
   }
   try {
     parts.forEach((part, i) => {
-      fillPeft(part.dir, adapter.parts[i]!, i === 0 ? adapter.head : new Map());
+      fillPeft(part.dir, adapter.parts[i]!, head === 'own' ? undefined : i === 0 ? adapter.head : new Map());
     });
     return adapter;
   } catch (cause) {

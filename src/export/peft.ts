@@ -27,6 +27,12 @@ const inert = new Set([
   'peft_version',
   'megatron_core',
   'qalora_group_size',
+  // Of prompt methods: they follow from the model, or made the first values.
+  'token_dim',
+  'num_layers',
+  'num_attention_heads',
+  'num_transformer_submodules',
+  'tokenizer_kwargs',
 ]);
 
 /** Whether a field says nothing: what PEFT writes when a feature is not used. */
@@ -77,6 +83,7 @@ export function readPeftConfig(dir: string): { method: Method<unknown>; config: 
 
 /** Names that PEFT gives its task heads; it trains them with every method (peft_model.py, classifier_module_names). */
 const headNames = ['classifier', 'score', 'qa_outputs'] as const;
+const headKey = new RegExp(`^base_model\\.(model\\.)?(${headNames.join('|')})\\.`);
 
 const taskTypes: Partial<Record<TaskName, string>> = {
   'causal-lm': 'CAUSAL_LM',
@@ -95,8 +102,9 @@ export function taskNameOf(dir: string): TaskName | undefined {
 /** Number of labels of the head that the file holds, or undefined. */
 export function headSizeOf(dir: string): number | undefined {
   using source = openWeights(dir);
-  const head = new RegExp(`^base_model\\.(model\\.)?(${headNames.join('|')})\\.(.*\\.)?weight$`);
-  const sizes = [...source.entries.values()].filter(({ name }) => head.test(name)).map(({ shape }) => shape[0]!);
+  const sizes = [...source.entries.values()]
+    .filter(({ name }) => headKey.test(name) && name.endsWith('.weight'))
+    .map(({ shape }) => shape[0]!);
   return sizes.at(-1);
 }
 
@@ -110,7 +118,7 @@ function openWeights(dir: string): WeightSource {
 }
 
 /** Each tensor of the file by the name that it has there. */
-function fileNames(adapter: Adapter, head: ReadonlyMap<string, Tensor>): Map<string, Tensor> {
+function fileNames(adapter: Adapter, head: ReadonlyMap<string, Tensor> = new Map()): Map<string, Tensor> {
   const named = new Map<string, Tensor>();
   for (const [key, tensor] of adapter.parameters) named.set(adapter.fileKey?.(key) ?? prefix + key, tensor);
   // PEFT's prompt methods hold the model itself and not a wrapper of it: one `model.` less.
@@ -121,26 +129,23 @@ function fileNames(adapter: Adapter, head: ReadonlyMap<string, Tensor>): Map<str
 
 /**
  * Fills an adapter, and the head with it, from its directory.
+ * @param head undefined: the model keeps its own, whatever the file holds
  * @throws GraftError 'input' for a broken file, 'mismatch' listing every tensor that does not fit
  */
-export function fillPeft(dir: string, adapter: Adapter, head: ReadonlyMap<string, Tensor>): void {
+export function fillPeft(dir: string, adapter: Adapter, head: ReadonlyMap<string, Tensor> | undefined): void {
   const { made } = adapter;
   using source = openWeights(dir);
   const beside = join(dir, sideFile);
-  if (!made) {
-    fill(source, fileNames(adapter, head), dir);
-    return;
-  }
-  if (existsSync(beside)) {
+  const leftOut = (name: string) => !head && headKey.test(name);
+  if (made && existsSync(beside)) {
     using own = openSafetensors(beside);
     fill(own, adapter.parameters, dir);
+    const rest = fileNames({ ...adapter, parameters: new Map() }, head);
+    fill(source, rest, dir, (name) => name === made.name || leftOut(name));
     return;
   }
-  const entry = source.entries.get(made.name);
-  if (!entry) throw new GraftError('input', `the adapter has no ${made.name}`, { place: dir });
-  using _ = scope();
-  made.adopt(read(source, made.name));
-  fill(source, fileNames(adapter, head), dir);
+  made?.adopt();
+  fill(source, fileNames(adapter, head), dir, leftOut);
 }
 
 function read(source: WeightSource, name: string): Tensor {
@@ -150,7 +155,12 @@ function read(source: WeightSource, name: string): Tensor {
   return stored;
 }
 
-function fill(source: WeightSource, tensors: ReadonlyMap<string, Tensor>, place: string): void {
+function fill(
+  source: WeightSource,
+  tensors: ReadonlyMap<string, Tensor>,
+  place: string,
+  leftOut: (name: string) => boolean = () => false,
+): void {
   const short = (name: string) => (name.startsWith(prefix) ? name.slice(prefix.length) : name);
   const problems: string[] = [];
   for (const [name, parameter] of tensors) {
@@ -163,7 +173,8 @@ function fill(source: WeightSource, tensors: ReadonlyMap<string, Tensor>, place:
   }
   for (const name of source.entries.keys()) {
     // PEFT stores a copy of a targeted table; ours is the base's own.
-    if (!tensors.has(name) && !name.endsWith('.base_layer.weight')) problems.push(`${name} has no place in it`);
+    if (!tensors.has(name) && !name.endsWith('.base_layer.weight') && !leftOut(name))
+      problems.push(`${name} has no place in it`);
   }
   if (problems.length > 0) {
     const more = problems.length > 16 ? `; and ${problems.length - 16} more` : '';
@@ -208,7 +219,7 @@ export function writePeft(
     inference_mode: true,
     revision: null,
     auto_mapping: null,
-    ...adapter.savedConfig?.(),
+    ...adapter.savedConfig?.(base),
   };
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
   writeFileSync(join(work, 'adapter_config.json'), `${JSON.stringify(sorted, null, 2)}\n`);

@@ -1,8 +1,9 @@
 /** Methods at work together on one model, and the task's head, which is trained whatever the method. */
 
+import { parseWith } from '../base/index.ts';
 import type { Model } from '../nn/index.ts';
 import { mixSeed, type Tensor } from '../tensor/index.ts';
-import type { Adapter, Method } from './method.ts';
+import type { Adapter, Method, Tools } from './method.ts';
 import { methods } from './registry.ts';
 import { type Copies, saveModules } from './saved.ts';
 
@@ -23,12 +24,18 @@ export interface Attached extends Adapter {
  * does with `modules_to_save`; full fine-tuning has it among its own parameters.
  * @throws GraftError 'usage' as the methods do; the model is then as before
  */
-export function attachMethods(model: Model, choices: readonly MethodChoice[], seed: number): Attached {
+export function attachMethods(
+  model: Model,
+  choices: readonly MethodChoice[],
+  seed: number,
+  tools: Tools = {},
+): Attached {
   const parts: Adapter[] = [];
   try {
     choices.forEach(({ type, ...config }, i) => {
       const method = methods[type] as unknown as Method<unknown>;
-      parts.push(method.attach(model, method.config.parse(config), i === 0 ? seed : Number(mixSeed(seed, i) >> 12n)));
+      const own = i === 0 ? seed : Number(mixSeed(seed, i) >> 12n);
+      parts.push(method.attach(model, parseWith(method.config, config, 'method'), own, tools));
     });
     const { head } = model.sites;
     const trained = model.task.labels.length > 0 && head !== undefined && !parts.some((part) => part.method === 'full');
@@ -41,17 +48,21 @@ export function attachMethods(model: Model, choices: readonly MethodChoice[], se
 
 function together(parts: readonly Adapter[], head: Copies | undefined): Attached {
   const [first] = parts as [Adapter, ...Adapter[]];
-  const parameters = new Map<string, Tensor>(head?.parameters);
-  parts.forEach((part, i) => {
-    for (const [key, tensor] of part.parameters) parameters.set(parts.length === 1 ? key : `${i}.${key}`, tensor);
-  });
   const attached: Attached = {
     method: parts.map(({ method }) => method).join(' + '),
     config: first.config,
-    parameters,
+    // Made anew: a part that goes on from a file without its encoder has other parameters than before.
+    get parameters() {
+      const parameters = new Map<string, Tensor>(head?.parameters);
+      parts.forEach((part, i) => {
+        for (const [key, tensor] of part.parameters) parameters.set(parts.length === 1 ? key : `${i}.${key}`, tensor);
+      });
+      return parameters;
+    },
     parts,
     head: head?.parameters ?? new Map(),
     warnings: parts.flatMap(({ warnings }) => warnings),
+    advise: (lr) => parts.flatMap((part) => part.advise?.(lr) ?? []),
     get enabled() {
       return parts.every((part) => part.enabled);
     },

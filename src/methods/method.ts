@@ -14,7 +14,15 @@ export interface Method<C> {
    * @param seed decides the initial values
    * @throws GraftError 'usage' when the config selects nothing, or what cannot carry the method
    */
-  attach(model: Model, config: C, seed: number): Adapter;
+  attach(model: Model, config: C, seed: number, tools?: Tools): Adapter;
+}
+
+/** What initial values may be made with. */
+export interface Tools {
+  /** Ids of a text, with the special tokens that the model's tokenizer puts in. */
+  encode?(text: string): readonly number[];
+  /** The values come from a saved adapter: how they would begin does not matter. */
+  readonly loading?: boolean;
 }
 
 /** A method at work on a model. */
@@ -27,15 +35,20 @@ export interface Adapter extends Disposable {
   enabled: boolean;
   /** What the config asked for in vain: pattern keys that match nothing. */
   readonly warnings: readonly string[];
-  /** Fields of the saved config that differ from `config`: what a word like `all-linear` came to. */
-  savedConfig?(): Readonly<Record<string, unknown>>;
+  /** What speaks against training this adapter at this learning rate. */
+  advise?(lr: number): readonly string[];
+  /**
+   * Fields of the saved config that differ from `config`: what a word like `all-linear` came to; undefined: not written.
+   * @param base path or id of the base
+   */
+  savedConfig?(base?: string): Readonly<Record<string, unknown>>;
   /** The name of a parameter in PEFT's file. Absent: `base_model.model.` and its key. */
   fileKey?(key: string): string;
   /**
    * Where PEFT stores what the parameters make and not the parameters (the prompt that an encoder gives): that tensor's name
-   * and value, and how to go on from the value alone. Graft keeps the parameters in a file beside it.
+   * and value. Graft keeps the parameters in a file beside it; without that file, after `adopt`, the value itself is the parameter.
    */
-  readonly made?: { readonly name: string; value(): Tensor; adopt(value: Tensor): void };
+  readonly made?: { readonly name: string; value(): Tensor; adopt(): void } | undefined;
   /** Takes the adapter off; the base is as before, bit for bit. */
   detach(): void;
   /** Adds the adapter to the weights; `unmerge` puts the weights from before back. Absent: cannot be folded in. */
