@@ -12,18 +12,19 @@ import {
   type KvCache,
   type LayerKeys,
   type LinearLayer,
-  lastOfRows,
+  lastOfRowsBefore,
   type Model,
   Module,
-  meanOfRows,
   type PackedTokens,
   Ports,
   parseRope,
+  pooledRows,
   RmsNorm,
   RopeTable,
   requireHead,
   ropeFrequencies,
   type TaskHead,
+  type TaskName,
   type Weights,
 } from '../nn/index.ts';
 import { ops, scope, type Tensor } from '../tensor/index.ts';
@@ -45,6 +46,7 @@ const configSchema = z.looseObject({
   hidden_act: z.string().default('silu'),
   rms_norm_eps: z.number().positive().default(1e-6),
   max_position_embeddings: z.int().positive().default(2048),
+  pad_token_id: z.int().nullish(),
   tie_word_embeddings: z.boolean().default(false),
   attention_bias: z.boolean().nullish(),
   mlp_bias: z.boolean().nullish(),
@@ -59,6 +61,15 @@ const configSchema = z.looseObject({
 });
 
 type Config = z.infer<typeof configSchema>;
+
+const stems = { llama: 'Llama', mistral: 'Mistral', qwen2: 'Qwen2', qwen3: 'Qwen3' } as const;
+
+const architectures: Partial<Record<TaskName, string>> = {
+  'causal-lm': 'ForCausalLM',
+  'sequence-classification': 'ForSequenceClassification',
+  'token-classification': 'ForTokenClassification',
+  embedding: 'Model',
+};
 
 /** The config without optionals: what the modules are built from. */
 interface Complete {
@@ -271,6 +282,7 @@ export const llama: Family = {
       family: 'llama',
       task,
       config,
+      architecture: stems[config.model_type] + architectures[task.name],
       kernels,
       ports,
       root,
@@ -317,10 +329,11 @@ export const llama: Family = {
         return s.keep(ports.ended(input.strip(last)));
       },
 
-      logits(hidden, rowStarts) {
+      logits(hidden, rowStarts, ids) {
         if (root.lm_head) return root.lm_head.forward(hidden);
-        if (!root.score) return meanOfRows(hidden, rowStarts);
-        return root.score.forward(task.name === 'token-classification' ? hidden : lastOfRows(hidden, rowStarts));
+        if (!root.score) return pooledRows(hidden, rowStarts, task);
+        if (task.name === 'token-classification') return root.score.forward(hidden);
+        return root.score.forward(lastOfRowsBefore(config.pad_token_id, hidden, rowStarts, ids));
       },
       lossSum: (hidden, targets) => requireHead(root.lm_head, 'causal-lm').crossEntropy(hidden, targets),
       newCache: (capacity) => ports.newCache(config.num_hidden_layers, capacity, c.kvHeads, c.headDim),

@@ -1,8 +1,9 @@
+export { type ActivationName, activationNames, activationOf } from './activations.ts';
 export { KvCache } from './cache.ts';
 export { type AttentionRows, composite, fused, type GateActivation, type Kernels } from './kernels.ts';
 export { Embedding, LayerNorm, Linear, type LinearLayer, RmsNorm } from './layers.ts';
 export { crossEntropyOfLogits } from './losses.ts';
-export type { Model, PackedTokens } from './model.ts';
+export type { ImageShape, Model, PackedTokens } from './model.ts';
 export {
   Module,
   moduleAt,
@@ -13,14 +14,18 @@ export {
   tensorBytes,
   unwrapped,
 } from './module.ts';
-export { outputOf, packTokens } from './packed.ts';
+export { outputOf, packImages, packTokens, requireRoom } from './packed.ts';
 export { type BlockInput, type HalfOutput, type KeysAndValues, LayerKeys, type Port, Ports } from './ports.ts';
 export { parseRope, type RopeScaling, RopeTable, ropeFrequencies } from './rope.ts';
 export type { Sites } from './sites.ts';
 export {
   firstOfRows,
   lastOfRows,
+  lastOfRowsBefore,
   meanOfRows,
+  type Pooling,
+  pooledRows,
+  poolings,
   requireHead,
   type TaskHead,
   type TaskName,

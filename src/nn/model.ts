@@ -24,12 +24,23 @@ export interface PackedTokens {
   readonly tasks?: readonly number[];
 }
 
+/** What a family that sees takes for a row. */
+export interface ImageShape {
+  readonly channels: number;
+  readonly height: number;
+  readonly width: number;
+  /** Rows of hidden states that one image comes to. */
+  readonly tokens: number;
+}
+
 /** What a model offers to methods, training and generation: its modules by path, and these ports. */
 export interface Model extends Disposable {
   readonly family: string;
   readonly task: TaskHead;
   /** As in `config.json`. */
   readonly config: Readonly<Record<string, unknown>>;
+  /** The class of transformers that a saved model is for. */
+  readonly architecture: string;
   readonly sites: Sites;
   readonly kernels: Kernels;
   /** What methods put in. */
@@ -47,13 +58,18 @@ export interface Model extends Disposable {
   readonly parameters: number;
   /** Positions that the model was trained for. */
   readonly contextLength: number;
+  /** Families that see: `PackedTokens.pixels` of this shape. */
+  readonly image?: ImageShape;
+  /** The checkpoint's key of a tensor, where transformers names modules otherwise than their files (ViT). */
+  fileKey?(key: string): string;
   /** Final hidden states [N, C]. With a cache (one row only): keys and values are read from and added to it. */
   hidden(tokens: PackedTokens, cache?: KvCache): Tensor;
   /**
    * What the task's head makes of hidden states [N, C]: [N, V] for causal-lm, [N, L] for token classification, [N, 2] for
    * question answering (start, end), [R, L] for classification of rows and images, [R, C] for embedding.
+   * @param ids int64 [N]; decoders that classify rows read the last token that is no pad, where rows may end in pads
    */
-  logits(hidden: Tensor, rowStarts: readonly number[]): Tensor;
+  logits(hidden: Tensor, rowStarts: readonly number[], ids?: Tensor): Tensor;
   /** causal-lm only. Sum of the cross-entropies of hidden [N, C] against targets int64 [N] (−100: not predicted): a scalar, in nats. */
   lossSum(hidden: Tensor, targets: Tensor): Tensor;
   newCache(capacity: number): KvCache;

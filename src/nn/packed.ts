@@ -1,5 +1,6 @@
+import { GraftError } from '../base/index.ts';
 import { Tensor } from '../tensor/index.ts';
-import type { Model, PackedTokens } from './model.ts';
+import type { ImageShape, Model, PackedTokens } from './model.ts';
 
 /**
  * Packs rows of token ids end to end.
@@ -21,6 +22,42 @@ export function packTokens(rows: readonly ArrayLike<number>[], firstPosition = 0
   return { ids: Tensor.from(ids), positions: Tensor.from(positions), rowStarts, longest };
 }
 
+/**
+ * Images as rows: each is as many tokens as the model cuts it into.
+ * @param images each [channels, height, width], as the model's preprocessing leaves it
+ * @throws GraftError 'input' for an image of another size
+ */
+export function packImages(images: readonly Float32Array[], shape: ImageShape): PackedTokens {
+  const { channels, height, width, tokens } = shape;
+  const size = channels * height * width;
+  const pixels = new Float32Array(images.length * size);
+  images.forEach((image, i) => {
+    if (image.length !== size) {
+      const asked = `${channels} × ${height} × ${width} = ${size}`;
+      throw new GraftError('input', `an image has ${image.length} numbers, and the model sees ${asked}`, {
+        place: `image ${i}`,
+        mend: 'Prepare images by the preprocessor_config.json of this model',
+      });
+    }
+    pixels.set(image, i * size);
+  });
+  const n = images.length * tokens;
+  return {
+    ids: Tensor.from(new BigInt64Array(n)),
+    positions: Tensor.from(BigInt64Array.from({ length: n }, (_, i) => BigInt(i % tokens))),
+    rowStarts: Array.from({ length: images.length + 1 }, (_, i) => i * tokens),
+    longest: tokens,
+    pixels: Tensor.from(pixels, [images.length, channels, height, width]),
+  };
+}
+
+/** @throws GraftError 'usage' where rows, virtual tokens included, are longer than a table of positions */
+export function requireRoom(longest: number, positions: number): void {
+  if (longest <= positions) return;
+  const problem = `a row has ${longest} tokens, virtual ones included, and the model has ${positions} positions`;
+  throw new GraftError('usage', problem, { mend: 'Cut the rows (max_length), or use fewer virtual tokens' });
+}
+
 /** What the model's head says about `tokens`: shapes as `Model.logits` has them. */
 export const outputOf = (model: Model, tokens: PackedTokens): Tensor =>
-  model.logits(model.hidden(tokens), tokens.rowStarts);
+  model.logits(model.hidden(tokens), tokens.rowStarts, tokens.ids);

@@ -18,7 +18,18 @@ export interface TaskHead {
   readonly name: TaskName;
   /** By index; a single one of a sequence classification: regression. Empty where a task has none. */
   readonly labels: readonly string[];
+  /** A row may have several of the labels, or none. */
+  readonly multiLabel?: boolean;
+  /** embedding: how a row's hidden states become one vector; absent: as the family does it. */
+  readonly pooling?: Pooling;
+  /** embedding: vectors have the length 1. */
+  readonly normalize?: boolean;
 }
+
+/** Under the names of sentence-transformers (`1_Pooling/config.json`). */
+export const poolings = ['mean', 'cls', 'max', 'lasttoken'] as const;
+
+export type Pooling = (typeof poolings)[number];
 
 /** hidden [N, C] → [R, C]: the last token of each row. */
 export function lastOfRows(hidden: Tensor, rowStarts: readonly number[]): Tensor {
@@ -26,6 +37,26 @@ export function lastOfRows(hidden: Tensor, rowStarts: readonly number[]): Tensor
     hidden,
     rowStarts.slice(1).map((end) => end - 1),
   );
+}
+
+/**
+ * hidden [N, C] → [R, C]: the last token of each row that is not `pad`, the row's first where all are
+ * (transformers `GenericForSequenceClassification`).
+ */
+export function lastOfRowsBefore(
+  pad: number | null | undefined,
+  hidden: Tensor,
+  rowStarts: readonly number[],
+  ids?: Tensor,
+): Tensor {
+  if (pad == null || !ids) return lastOfRows(hidden, rowStarts);
+  const row = Array.from(ids.data() as BigInt64Array, Number);
+  const last = rowStarts.slice(1).map((end, r) => {
+    let at = end - 1;
+    while (at > rowStarts[r]! && row[at] === pad) at--;
+    return at;
+  });
+  return picked(hidden, last);
 }
 
 /** hidden [N, C] → [R, C]: the first token of each row. */
@@ -41,6 +72,28 @@ export function meanOfRows(hidden: Tensor, rowStarts: readonly number[]): Tensor
     rowStarts.slice(1).map((end, r) => ops.meanDim(ops.narrow(hidden, 0, rowStarts[r]!, end - rowStarts[r]!), [0])),
   );
 }
+
+/** hidden [N, C] → [R, C]: one vector a row, as the task asks. */
+export function pooledRows(
+  hidden: Tensor,
+  rowStarts: readonly number[],
+  { pooling = 'mean', normalize = false }: Pick<TaskHead, 'pooling' | 'normalize'>,
+): Tensor {
+  const rows = pools[pooling](hidden, rowStarts);
+  if (!normalize) return rows;
+  const squares = ops.sumDim(ops.mul(rows, rows), [-1], true);
+  return ops.div(rows, ops.sqrt(ops.addScalar(squares, 1e-24)));
+}
+
+const pools: Readonly<Record<Pooling, (hidden: Tensor, rowStarts: readonly number[]) => Tensor>> = {
+  mean: meanOfRows,
+  cls: firstOfRows,
+  lasttoken: lastOfRows,
+  max: (hidden, rowStarts) =>
+    ops.stack(
+      rowStarts.slice(1).map((end, r) => ops.amax(ops.narrow(hidden, 0, rowStarts[r]!, end - rowStarts[r]!), [0])),
+    ),
+};
 
 /** @throws GraftError 'usage' where the model was loaded for another task */
 export function requireHead<T>(head: T | undefined, task: TaskName): T {

@@ -1,0 +1,332 @@
+/**
+ * BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692: positions count from behind the padding id, another head for rows).
+ * Norms come after each half. Reference: transformers `modeling_bert.py`, `modeling_roberta.py`, whose dropout is not
+ * applied in training. Letters: N packed tokens, R rows, C width.
+ */
+import { z } from 'zod';
+import { GraftError, parseWith } from '../base/index.ts';
+import {
+  activationOf,
+  type Embedding,
+  firstOfRows,
+  type Kernels,
+  type LayerKeys,
+  LayerNorm,
+  type LinearLayer,
+  type Model,
+  Module,
+  type PackedTokens,
+  Ports,
+  pooledRows,
+  requireHead,
+  requireRoom,
+  type TaskHead,
+  type TaskName,
+  type Weights,
+} from '../nn/index.ts';
+import { ops, scope, type Tensor } from '../tensor/index.ts';
+import type { Family } from './family.ts';
+
+const types = ['bert', 'roberta'] as const;
+type Type = (typeof types)[number];
+
+/** The fields of `config.json` that decide the computation; others are kept but not read. */
+const configSchema = z.looseObject({
+  model_type: z.enum(types),
+  vocab_size: z.int().positive(),
+  hidden_size: z.int().positive(),
+  intermediate_size: z.int().positive(),
+  num_hidden_layers: z.int().positive(),
+  num_attention_heads: z.int().positive(),
+  hidden_act: z.string().default('gelu'),
+  layer_norm_eps: z.number().positive().default(1e-12),
+  max_position_embeddings: z.int().positive().default(512),
+  type_vocab_size: z.int().positive().default(2),
+  pad_token_id: z.int().nonnegative().nullish(),
+  position_embedding_type: z.literal('absolute').default('absolute'),
+  is_decoder: z.literal(false).default(false),
+});
+
+type Config = z.infer<typeof configSchema>;
+
+const architectureOf = (type: Type, task: TaskName): string => {
+  const names: Partial<Record<TaskName, string>> = {
+    'sequence-classification': 'ForSequenceClassification',
+    'token-classification': 'ForTokenClassification',
+    'question-answering': 'ForQuestionAnswering',
+  };
+  return `${{ bert: 'Bert', roberta: 'Roberta' }[type]}${names[task] ?? 'Model'}`;
+};
+
+/** What every layer of one forward pass shares. */
+interface Pass {
+  readonly keys: LayerKeys;
+  readonly ports: Ports;
+  readonly kernels: Kernels;
+}
+
+const normOf = (w: Weights, path: string, c: Config) =>
+  new LayerNorm(w.vector(`${path}.weight`, c.hidden_size), w.vector(`${path}.bias`, c.hidden_size), c.layer_norm_eps);
+
+class Embeddings extends Module {
+  word_embeddings: Embedding;
+  position_embeddings: Embedding;
+  token_type_embeddings: Embedding;
+  LayerNorm: LayerNorm;
+
+  constructor(w: Weights, path: string, c: Config) {
+    super();
+    this.word_embeddings = w.embedding(`${path}.word_embeddings`, c.vocab_size, c.hidden_size);
+    this.position_embeddings = w.embedding(`${path}.position_embeddings`, c.max_position_embeddings, c.hidden_size);
+    this.token_type_embeddings = w.embedding(`${path}.token_type_embeddings`, c.type_vocab_size, c.hidden_size);
+    this.LayerNorm = normOf(w, `${path}.LayerNorm`, c);
+  }
+
+  /** words [N, C] and int64 [N] each → [N, C] */
+  forward(words: Tensor, positions: Tensor, tokenTypes: Tensor | undefined): Tensor {
+    const ids = tokenTypes ?? ops.zeros([1], { dtype: 'int64' });
+    const sum = ops.add(words, this.token_type_embeddings.forward(ids));
+    return this.LayerNorm.forward(ops.add(sum, this.position_embeddings.forward(positions)));
+  }
+}
+
+/** `dense` alone. */
+class Dense extends Module {
+  dense: LinearLayer;
+
+  constructor(dense: LinearLayer) {
+    super();
+    this.dense = dense;
+  }
+}
+
+/** What ends each half of a block: a product, and the norm of its sum with the stream. */
+class Output extends Module {
+  dense: LinearLayer;
+  LayerNorm: LayerNorm;
+
+  constructor(w: Weights, path: string, c: Config, inFeatures: number) {
+    super();
+    this.dense = w.linear(`${path}.dense`, c.hidden_size, inFeatures, true);
+    this.LayerNorm = normOf(w, `${path}.LayerNorm`, c);
+  }
+}
+
+class SelfAttention extends Module {
+  query: LinearLayer;
+  key: LinearLayer;
+  value: LinearLayer;
+  readonly #heads: number;
+  readonly #layer: number;
+
+  constructor(w: Weights, path: string, c: Config, layer: number) {
+    super();
+    const linear = (name: string) => w.linear(`${path}.${name}`, c.hidden_size, c.hidden_size, true);
+    this.query = linear('query');
+    this.key = linear('key');
+    this.value = linear('value');
+    this.#heads = c.num_attention_heads;
+    this.#layer = layer;
+  }
+
+  /** [N, C] → [N, C] */
+  forward(x: Tensor, { keys, kernels }: Pass): Tensor {
+    const [tokens, width] = x.shape as [number, number];
+    const headDim = width / this.#heads;
+    const split = (t: Tensor) => ops.view(t, [tokens, this.#heads, headDim]);
+    const q = split(this.query.forward(x));
+    const seen = keys.of(this.#layer, split(this.key.forward(x)), split(this.value.forward(x)));
+    const out = kernels.attention(q, seen.k, seen.v, keys.rows, headDim ** -0.5, false, 0);
+    return ops.view(out, [tokens, width]);
+  }
+}
+
+class Attention extends Module {
+  self: SelfAttention;
+  output: Output;
+
+  constructor(w: Weights, path: string, c: Config, layer: number) {
+    super();
+    this.self = new SelfAttention(w, `${path}.self`, c, layer);
+    this.output = new Output(w, `${path}.output`, c, c.hidden_size);
+  }
+}
+
+class Layer extends Module {
+  attention: Attention;
+  intermediate: Dense;
+  output: Output;
+  readonly #layer: number;
+  readonly #act: (x: Tensor) => Tensor;
+
+  constructor(w: Weights, path: string, c: Config, layer: number) {
+    super();
+    this.#layer = layer;
+    this.#act = activationOf(c.hidden_act);
+    this.attention = new Attention(w, `${path}.attention`, c, layer);
+    this.intermediate = new Dense(w.linear(`${path}.intermediate.dense`, c.intermediate_size, c.hidden_size, true));
+    this.output = new Output(w, `${path}.output`, c, c.intermediate_size);
+  }
+
+  /** [N, C] → [N, C] */
+  forward(x: Tensor, pass: Pass): Tensor {
+    using s = scope();
+    const half = (output: Output, delta: Tensor, residual: Tensor) => {
+      return { layer: this.#layer, delta, residual, norm: (sum: Tensor) => output.LayerNorm.forward(sum) };
+    };
+    const { self, output: first } = this.attention;
+    const attended = first.dense.forward(self.forward(x, pass));
+    const added = pass.ports.afterAttention(half(first, attended, x));
+    const between = first.LayerNorm.forward(ops.add(x, added));
+    const out = this.output.dense.forward(this.#act(this.intermediate.dense.forward(between)));
+    const last = pass.ports.afterMlp(half(this.output, out, between));
+    return s.keep(this.output.LayerNorm.forward(ops.add(between, last)));
+  }
+}
+
+class Encoder extends Module {
+  layer: Layer[];
+
+  constructor(w: Weights, path: string, c: Config) {
+    super();
+    this.layer = Array.from({ length: c.num_hidden_layers }, (_, i) => new Layer(w, `${path}.layer.${i}`, c, i));
+  }
+}
+
+class Bert extends Module {
+  embeddings: Embeddings;
+  encoder: Encoder;
+  /** tanh(dense(first token)): what BERT classifies rows by. The task `embedding` only keeps it. */
+  pooler?: Dense;
+
+  constructor(w: Weights, path: string, c: Config, task: TaskName) {
+    super();
+    this.embeddings = new Embeddings(w, `${path}.embeddings`, c);
+    this.encoder = new Encoder(w, `${path}.encoder`, c);
+    const pooler = `${path}.pooler.dense`;
+    const used = task === 'sequence-classification' && c.model_type === 'bert';
+    if (used || (task === 'embedding' && w.has(`${pooler}.weight`))) {
+      this.pooler = new Dense(w.head(pooler, c.hidden_size, c.hidden_size, true));
+    }
+  }
+}
+
+/** RoBERTa's head for rows: out_proj(tanh(dense(first token))). */
+class RowHead extends Module {
+  dense: LinearLayer;
+  out_proj: LinearLayer;
+
+  constructor(w: Weights, path: string, c: Config, labels: number) {
+    super();
+    this.dense = w.head(`${path}.dense`, c.hidden_size, c.hidden_size, true);
+    this.out_proj = w.head(`${path}.out_proj`, labels, c.hidden_size, true);
+  }
+}
+
+/** The encoder under its name, with the head of its task. */
+class WithHead extends Module {
+  bert?: Bert;
+  roberta?: Bert;
+  classifier?: LinearLayer | RowHead;
+  qa_outputs?: LinearLayer;
+
+  constructor(w: Weights, c: Config, { name, labels }: TaskHead, encoder: Bert) {
+    super();
+    this[c.model_type] = encoder;
+    if (name === 'question-answering') this.qa_outputs = w.head('qa_outputs', labels.length, c.hidden_size, true);
+    else if (name === 'sequence-classification' && c.model_type === 'roberta') {
+      this.classifier = new RowHead(w, 'classifier', c, labels.length);
+    } else this.classifier = w.head('classifier', labels.length, c.hidden_size, true);
+  }
+
+  /** As `Model.logits`. */
+  forward(hidden: Tensor, rowStarts: readonly number[], task: TaskName): Tensor {
+    if (this.qa_outputs) return this.qa_outputs.forward(hidden);
+    const classifier = this.classifier!;
+    if (classifier instanceof RowHead) {
+      return classifier.out_proj.forward(ops.tanh(classifier.dense.forward(firstOfRows(hidden, rowStarts))));
+    }
+    if (task === 'token-classification') return classifier.forward(hidden);
+    return classifier.forward(ops.tanh(this.bert!.pooler!.dense.forward(firstOfRows(hidden, rowStarts))));
+  }
+}
+
+const familyOf = (type: Type): Family => ({
+  types: [type],
+  prefix: type,
+  tasks: ['embedding', 'sequence-classification', 'token-classification', 'question-answering'],
+
+  build(raw, w, task) {
+    const config = parseWith(configSchema, raw, '', 'input');
+    if (config.hidden_size % config.num_attention_heads !== 0) {
+      const problem = `hidden_size ${config.hidden_size} is no multiple of ${config.num_attention_heads} heads`;
+      throw new GraftError('input', problem);
+    }
+    // What pre-training and other tasks use.
+    w.ignore(/(^|\.)(position_ids|token_type_ids)$|(^|\.)pooler\.|^(cls|lm_head|classifier|qa_outputs)\./);
+    const encoder = new Bert(w, type, config, task.name);
+    const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, encoder);
+    // BertModel by itself has no `bert.` before its names.
+    const at = head ? `${type}.` : '';
+    // RoBERTa's first row of positions is that behind the one of padding.
+    const firstPosition = type === 'roberta' ? (config.pad_token_id ?? 1) + 1 : 0;
+    const pooled = task.name === 'sequence-classification';
+    const { kernels } = w;
+    const ports = new Ports();
+
+    return {
+      family: 'bert',
+      task,
+      config,
+      architecture: architectureOf(type, task.name),
+      kernels,
+      ports,
+      root: head ?? encoder,
+      vocabSize: config.vocab_size,
+      layers: config.num_hidden_layers,
+      width: config.hidden_size,
+      kvHeads: config.num_attention_heads,
+      headDim: config.hidden_size / config.num_attention_heads,
+      parameters: w.parameters,
+      contextLength: config.max_position_embeddings - firstPosition,
+      sites: {
+        block: `${at}encoder.layer.*`,
+        embeddings: `${at}embeddings.word_embeddings`,
+        head: head && (head.qa_outputs ? 'qa_outputs' : 'classifier'),
+        attention: {
+          q: `${at}encoder.layer.*.attention.self.query`,
+          k: `${at}encoder.layer.*.attention.self.key`,
+          v: `${at}encoder.layer.*.attention.self.value`,
+          o: `${at}encoder.layer.*.attention.output.dense`,
+        },
+        mlp: { up: `${at}encoder.layer.*.intermediate.dense`, down: `${at}encoder.layer.*.output.dense` },
+        defaultTargets: ['query', 'value'],
+      },
+
+      hidden(tokens: PackedTokens): Tensor {
+        using s = scope();
+        const words = encoder.embeddings.word_embeddings.forward(tokens.ids);
+        const input = ports.enter(words, tokens, undefined, pooled);
+        requireRoom(input.longest + firstPosition, config.max_position_embeddings);
+        const positions = firstPosition > 0 ? ops.addScalar(input.positions, firstPosition) : input.positions;
+        const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
+        let x = ports.embedded(encoder.embeddings.forward(input.x, positions, input.types));
+        for (const layer of encoder.encoder.layer) {
+          const next = layer.forward(x, pass);
+          x.dispose();
+          x = next;
+        }
+        return s.keep(ports.ended(input.strip(x)));
+      },
+
+      logits: (hidden, rowStarts) =>
+        head ? head.forward(hidden, rowStarts, task.name) : pooledRows(hidden, rowStarts, task),
+      lossSum: () => requireHead<never>(undefined, 'causal-lm'),
+      newCache: () => requireHead<never>(undefined, 'causal-lm'),
+      [Symbol.dispose]: () => w.release(),
+    } satisfies Model;
+  },
+});
+
+export const bert = familyOf('bert');
+export const roberta = familyOf('roberta');

@@ -1,0 +1,255 @@
+/**
+ * GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"): learned positions, norms before each
+ * half, queries, keys and values in one product, whose weight the checkpoint stores [in, out] (Conv1D).
+ * Reference: transformers `modeling_gpt2.py`, whose dropout is not applied in training. Letters: N packed tokens, C width.
+ */
+import { z } from 'zod';
+import { GraftError, parseWith } from '../base/index.ts';
+import {
+  activationOf,
+  type Embedding,
+  type Kernels,
+  type KvCache,
+  type LayerKeys,
+  LayerNorm,
+  type LinearLayer,
+  lastOfRowsBefore,
+  type Model,
+  Module,
+  type PackedTokens,
+  Ports,
+  pooledRows,
+  requireHead,
+  requireRoom,
+  type TaskHead,
+  type TaskName,
+  type Weights,
+} from '../nn/index.ts';
+import { ops, scope, type Tensor } from '../tensor/index.ts';
+import type { Family } from './family.ts';
+
+/** The fields of `config.json` that decide the computation; others are kept but not read. */
+const configSchema = z.looseObject({
+  model_type: z.literal('gpt2'),
+  vocab_size: z.int().positive().default(50257),
+  n_positions: z.int().positive().default(1024),
+  n_embd: z.int().positive().default(768),
+  n_layer: z.int().positive().default(12),
+  n_head: z.int().positive().default(12),
+  n_inner: z.int().positive().nullish(),
+  activation_function: z.string().default('gelu_new'),
+  layer_norm_epsilon: z.number().positive().default(1e-5),
+  scale_attn_weights: z.boolean().default(true),
+  scale_attn_by_inverse_layer_idx: z.boolean().default(false),
+  add_cross_attention: z.literal(false).default(false),
+  tie_word_embeddings: z.boolean().default(true),
+  pad_token_id: z.int().nullish(),
+});
+
+type Config = z.infer<typeof configSchema>;
+
+const architectures: Partial<Record<TaskName, string>> = {
+  'causal-lm': 'GPT2LMHeadModel',
+  'sequence-classification': 'GPT2ForSequenceClassification',
+  'token-classification': 'GPT2ForTokenClassification',
+  'question-answering': 'GPT2ForQuestionAnswering',
+  embedding: 'GPT2Model',
+};
+
+/** What every layer of one forward pass shares. */
+interface Pass {
+  readonly keys: LayerKeys;
+  readonly ports: Ports;
+  readonly kernels: Kernels;
+}
+
+class Attention extends Module {
+  c_attn: LinearLayer;
+  c_proj: LinearLayer;
+  readonly #heads: number;
+  readonly #layer: number;
+  readonly #scale: number;
+
+  constructor(w: Weights, path: string, c: Config, layer: number) {
+    super();
+    this.c_attn = w.transposed(`${path}.c_attn`, 3 * c.n_embd, c.n_embd);
+    this.c_proj = w.transposed(`${path}.c_proj`, c.n_embd, c.n_embd);
+    this.#heads = c.n_head;
+    this.#layer = layer;
+    const scale = c.scale_attn_weights ? (c.n_embd / c.n_head) ** -0.5 : 1;
+    this.#scale = c.scale_attn_by_inverse_layer_idx ? scale / (layer + 1) : scale;
+  }
+
+  /** [N, C] → [N, C] */
+  forward(x: Tensor, { keys, kernels }: Pass): Tensor {
+    const [tokens, width] = x.shape as [number, number];
+    const parts = ops.splitWithSizes(this.c_attn.forward(x), [width, width, width], 1);
+    const split = (t: Tensor) => ops.view(t, [tokens, this.#heads, width / this.#heads]);
+    const [q, k, v] = parts.map(split) as [Tensor, Tensor, Tensor];
+    const seen = keys.of(this.#layer, k, v);
+    const out = kernels.attention(q, seen.k, seen.v, keys.rows, this.#scale, true, 0);
+    return this.c_proj.forward(ops.view(out, [tokens, width]));
+  }
+}
+
+class Mlp extends Module {
+  c_fc: LinearLayer;
+  c_proj: LinearLayer;
+  readonly #act: (x: Tensor) => Tensor;
+
+  constructor(w: Weights, path: string, c: Config) {
+    super();
+    const inner = c.n_inner ?? 4 * c.n_embd;
+    this.c_fc = w.transposed(`${path}.c_fc`, inner, c.n_embd);
+    this.c_proj = w.transposed(`${path}.c_proj`, c.n_embd, inner);
+    this.#act = activationOf(c.activation_function, 'activation_function');
+  }
+
+  /** [N, C] → [N, C] */
+  forward(x: Tensor): Tensor {
+    return this.c_proj.forward(this.#act(this.c_fc.forward(x)));
+  }
+}
+
+const norm = (w: Weights, path: string, c: Config) =>
+  new LayerNorm(w.vector(`${path}.weight`, c.n_embd), w.vector(`${path}.bias`, c.n_embd), c.layer_norm_epsilon);
+
+class Block extends Module {
+  ln_1: LayerNorm;
+  attn: Attention;
+  ln_2: LayerNorm;
+  mlp: Mlp;
+  readonly #layer: number;
+
+  constructor(w: Weights, path: string, c: Config, layer: number) {
+    super();
+    this.#layer = layer;
+    this.ln_1 = norm(w, `${path}.ln_1`, c);
+    this.attn = new Attention(w, `${path}.attn`, c, layer);
+    this.ln_2 = norm(w, `${path}.ln_2`, c);
+    this.mlp = new Mlp(w, `${path}.mlp`, c);
+  }
+
+  /** [N, C] → [N, C] */
+  forward(x: Tensor, pass: Pass): Tensor {
+    using s = scope();
+    const half = { layer: this.#layer, norm: undefined };
+    const attended = this.attn.forward(this.ln_1.forward(x), pass);
+    const between = ops.add(x, pass.ports.afterAttention({ ...half, delta: attended, residual: x }));
+    const out = this.mlp.forward(this.ln_2.forward(between));
+    return s.keep(ops.add(between, pass.ports.afterMlp({ ...half, delta: out, residual: between })));
+  }
+}
+
+class Transformer extends Module {
+  wte: Embedding;
+  wpe: Embedding;
+  h: Block[];
+  ln_f: LayerNorm;
+
+  constructor(w: Weights, c: Config) {
+    super();
+    this.wte = w.embedding('transformer.wte', c.vocab_size, c.n_embd);
+    this.wpe = w.embedding('transformer.wpe', c.n_positions, c.n_embd);
+    this.h = Array.from({ length: c.n_layer }, (_, i) => new Block(w, `transformer.h.${i}`, c, i));
+    this.ln_f = norm(w, 'transformer.ln_f', c);
+  }
+}
+
+/** The transformer with the head of its task. */
+class WithHead extends Module {
+  transformer: Transformer;
+  lm_head?: LinearLayer;
+  score?: LinearLayer;
+  classifier?: LinearLayer;
+  qa_outputs?: LinearLayer;
+
+  constructor(w: Weights, c: Config, { name, labels }: TaskHead, transformer: Transformer) {
+    super();
+    this.transformer = transformer;
+    const count = labels.length;
+    if (name === 'causal-lm') {
+      this.lm_head = c.tie_word_embeddings
+        ? w.tied('lm_head', transformer.wte)
+        : w.linear('lm_head', c.vocab_size, c.n_embd);
+    } else if (name === 'sequence-classification') this.score = w.head('score', count, c.n_embd);
+    else if (name === 'token-classification') this.classifier = w.head('classifier', count, c.n_embd, true);
+    else this.qa_outputs = w.head('qa_outputs', count, c.n_embd, true);
+  }
+}
+
+export const gpt2: Family = {
+  types: ['gpt2'],
+  prefix: 'transformer',
+  tasks: ['causal-lm', 'sequence-classification', 'token-classification', 'question-answering', 'embedding'],
+
+  build(raw, w, task) {
+    const config = parseWith(configSchema, raw, '', 'input');
+    if (config.n_embd % config.n_head !== 0) {
+      throw new GraftError('input', `n_embd ${config.n_embd} is no multiple of ${config.n_head} heads`);
+    }
+    // The causal mask, which old checkpoints hold, and heads of other tasks.
+    w.ignore(/(^|\.)attn\.(masked_)?bias$|^(lm_head|score|classifier|qa_outputs)\./);
+    const transformer = new Transformer(w, config);
+    const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, transformer);
+    // GPT2Model by itself has no `transformer.` before its names.
+    const at = head ? 'transformer.' : '';
+    const { kernels } = w;
+    const ports = new Ports();
+
+    return {
+      family: 'gpt2',
+      task,
+      config,
+      architecture: architectures[task.name]!,
+      kernels,
+      ports,
+      root: head ?? transformer,
+      vocabSize: config.vocab_size,
+      layers: config.n_layer,
+      width: config.n_embd,
+      kvHeads: config.n_head,
+      headDim: config.n_embd / config.n_head,
+      parameters: w.parameters,
+      contextLength: config.n_positions,
+      sites: {
+        block: `${at}h.*`,
+        embeddings: `${at}wte`,
+        head: head && (['lm_head', 'score', 'classifier', 'qa_outputs'] as const).find((name) => head[name]),
+        attention: {
+          q: `${at}h.*.attn.c_attn`,
+          k: `${at}h.*.attn.c_attn`,
+          v: `${at}h.*.attn.c_attn`,
+          o: `${at}h.*.attn.c_proj`,
+        },
+        mlp: { up: `${at}h.*.mlp.c_fc`, down: `${at}h.*.mlp.c_proj` },
+        defaultTargets: ['c_attn'],
+      },
+
+      hidden(tokens: PackedTokens, cache?: KvCache): Tensor {
+        using s = scope();
+        const input = ports.enter(transformer.wte.forward(tokens.ids), tokens, cache);
+        requireRoom(input.longest, config.n_positions);
+        const pass: Pass = { keys: ports.keys(input.rowStarts, cache), ports, kernels };
+        let x = ports.embedded(ops.add(input.x, transformer.wpe.forward(input.positions)));
+        for (const block of transformer.h) {
+          const next = block.forward(x, pass);
+          x.dispose();
+          x = next;
+        }
+        cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
+        return s.keep(ports.ended(input.strip(transformer.ln_f.forward(x))));
+      },
+
+      logits(hidden, rowStarts, ids) {
+        if (!head) return pooledRows(hidden, rowStarts, task);
+        const { lm_head: lm, classifier, qa_outputs: answer, score } = head;
+        if (!score) return (lm ?? classifier ?? answer)!.forward(hidden);
+        return score.forward(lastOfRowsBefore(config.pad_token_id, hidden, rowStarts, ids));
+      },
+      lossSum: (hidden, targets) => requireHead(head?.lm_head, 'causal-lm').crossEntropy(hidden, targets),
+      newCache: (capacity) => ports.newCache(config.n_layer, capacity, config.n_head, config.n_embd / config.n_head),
+      [Symbol.dispose]: () => w.release(),
+    } satisfies Model;
+  },
+};
