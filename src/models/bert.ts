@@ -7,15 +7,16 @@ import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import {
   activationOf,
+  attend,
+  Dense,
   type Embedding,
   firstOfRows,
-  type Kernels,
-  type LayerKeys,
   LayerNorm,
   type LinearLayer,
   type Model,
   Module,
   type PackedTokens,
+  type Pass,
   Ports,
   pooledRows,
   requireHead,
@@ -58,13 +59,6 @@ const architectureOf = (type: Type, task: TaskName): string => {
   return `${{ bert: 'Bert', roberta: 'Roberta' }[type]}${names[task] ?? 'Model'}`;
 };
 
-/** What every layer of one forward pass shares. */
-interface Pass {
-  readonly keys: LayerKeys;
-  readonly ports: Ports;
-  readonly kernels: Kernels;
-}
-
 const normOf = (w: Weights, path: string, c: Config) =>
   new LayerNorm(w.vector(`${path}.weight`, c.hidden_size), w.vector(`${path}.bias`, c.hidden_size), c.layer_norm_eps);
 
@@ -87,16 +81,6 @@ class Embeddings extends Module {
     const ids = tokenTypes ?? ops.zeros([1], { dtype: 'int64' });
     const sum = ops.add(words, this.token_type_embeddings.forward(ids));
     return this.LayerNorm.forward(ops.add(sum, this.position_embeddings.forward(positions)));
-  }
-}
-
-/** `dense` alone. */
-class Dense extends Module {
-  dense: LinearLayer;
-
-  constructor(dense: LinearLayer) {
-    super();
-    this.dense = dense;
   }
 }
 
@@ -130,14 +114,10 @@ class SelfAttention extends Module {
   }
 
   /** [N, C] → [N, C] */
-  forward(x: Tensor, { keys, kernels }: Pass): Tensor {
-    const [tokens, width] = x.shape as [number, number];
-    const headDim = width / this.#heads;
-    const split = (t: Tensor) => ops.view(t, [tokens, this.#heads, headDim]);
-    const q = split(this.query.forward(x));
-    const seen = keys.of(this.#layer, split(this.key.forward(x)), split(this.value.forward(x)));
-    const out = kernels.attention(q, seen.k, seen.v, keys.rows, headDim ** -0.5, false, 0);
-    return ops.view(out, [tokens, width]);
+  forward(x: Tensor, pass: Pass): Tensor {
+    const [q, k, v] = [this.query.forward(x), this.key.forward(x), this.value.forward(x)];
+    const options = { layer: this.#layer, heads: this.#heads, causal: false };
+    return attend(pass, q, k, v, options);
   }
 }
 

@@ -7,16 +7,16 @@ import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import {
   activationOf,
+  attend,
   type Embedding,
-  type Kernels,
   type KvCache,
-  type LayerKeys,
   LayerNorm,
   type LinearLayer,
   lastOfRowsBefore,
   type Model,
   Module,
   type PackedTokens,
+  type Pass,
   Ports,
   pooledRows,
   requireHead,
@@ -56,13 +56,6 @@ const architectures: Partial<Record<TaskName, string>> = {
   embedding: 'GPT2Model',
 };
 
-/** What every layer of one forward pass shares. */
-interface Pass {
-  readonly keys: LayerKeys;
-  readonly ports: Ports;
-  readonly kernels: Kernels;
-}
-
 class Attention extends Module {
   c_attn: LinearLayer;
   c_proj: LinearLayer;
@@ -81,14 +74,11 @@ class Attention extends Module {
   }
 
   /** [N, C] → [N, C] */
-  forward(x: Tensor, { keys, kernels }: Pass): Tensor {
-    const [tokens, width] = x.shape as [number, number];
-    const parts = ops.splitWithSizes(this.c_attn.forward(x), [width, width, width], 1);
-    const split = (t: Tensor) => ops.view(t, [tokens, this.#heads, width / this.#heads]);
-    const [q, k, v] = parts.map(split) as [Tensor, Tensor, Tensor];
-    const seen = keys.of(this.#layer, k, v);
-    const out = kernels.attention(q, seen.k, seen.v, keys.rows, this.#scale, true, 0);
-    return this.c_proj.forward(ops.view(out, [tokens, width]));
+  forward(x: Tensor, pass: Pass): Tensor {
+    const width = x.size(1);
+    const [q, k, v] = ops.splitWithSizes(this.c_attn.forward(x), [width, width, width], 1) as [Tensor, Tensor, Tensor];
+    const options = { layer: this.#layer, heads: this.#heads, causal: true, scale: this.#scale };
+    return this.c_proj.forward(attend(pass, q, k, v, options));
   }
 }
 

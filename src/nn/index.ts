@@ -1,4 +1,5 @@
 export { type ActivationName, activationNames, activationOf } from './activations.ts';
+export { attend, Dense, type Pass } from './blocks.ts';
 export { KvCache } from './cache.ts';
 export { type AttentionRows, composite, fused, type GateActivation, type Kernels } from './kernels.ts';
 export { Embedding, LayerNorm, Linear, type LinearLayer, RmsNorm } from './layers.ts';

@@ -1,0 +1,261 @@
+/**
+ * DistilBERT (arXiv 1910.01108): BERT without token types and pooler, under names of its own.
+ * Reference: transformers `modeling_distilbert.py`, whose dropout is not applied in training. Letters: N packed tokens,
+ * C width.
+ */
+import { z } from 'zod';
+import { GraftError, parseWith } from '../base/index.ts';
+import {
+  activationOf,
+  attend,
+  type Embedding,
+  firstOfRows,
+  LayerNorm,
+  type LinearLayer,
+  type Model,
+  Module,
+  type PackedTokens,
+  type Pass,
+  Ports,
+  pooledRows,
+  requireHead,
+  requireRoom,
+  type TaskHead,
+  type TaskName,
+  type Weights,
+} from '../nn/index.ts';
+import { ops, scope, type Tensor } from '../tensor/index.ts';
+import type { Family } from './family.ts';
+
+/** The fields of `config.json` that decide the computation; others are kept but not read. */
+const configSchema = z.looseObject({
+  model_type: z.literal('distilbert'),
+  vocab_size: z.int().positive().default(30522),
+  dim: z.int().positive().default(768),
+  hidden_dim: z.int().positive().default(3072),
+  n_layers: z.int().positive().default(6),
+  n_heads: z.int().positive().default(12),
+  activation: z.string().default('gelu'),
+  max_position_embeddings: z.int().positive().default(512),
+});
+
+type Config = z.infer<typeof configSchema>;
+
+const architectures: Partial<Record<TaskName, string>> = {
+  'sequence-classification': 'DistilBertForSequenceClassification',
+  'token-classification': 'DistilBertForTokenClassification',
+  'question-answering': 'DistilBertForQuestionAnswering',
+  embedding: 'DistilBertModel',
+};
+
+/** transformers has this number in the code, not in the config. */
+const eps = 1e-12;
+
+const normOf = (w: Weights, path: string, c: Config) =>
+  new LayerNorm(w.vector(`${path}.weight`, c.dim), w.vector(`${path}.bias`, c.dim), eps);
+
+class Embeddings extends Module {
+  word_embeddings: Embedding;
+  position_embeddings: Embedding;
+  LayerNorm: LayerNorm;
+
+  constructor(w: Weights, path: string, c: Config) {
+    super();
+    this.word_embeddings = w.embedding(`${path}.word_embeddings`, c.vocab_size, c.dim);
+    this.position_embeddings = w.embedding(`${path}.position_embeddings`, c.max_position_embeddings, c.dim);
+    this.LayerNorm = normOf(w, `${path}.LayerNorm`, c);
+  }
+}
+
+class Attention extends Module {
+  q_lin: LinearLayer;
+  k_lin: LinearLayer;
+  v_lin: LinearLayer;
+  out_lin: LinearLayer;
+  readonly #heads: number;
+  readonly #layer: number;
+
+  constructor(w: Weights, path: string, c: Config, layer: number) {
+    super();
+    const linear = (name: string) => w.linear(`${path}.${name}`, c.dim, c.dim, true);
+    this.q_lin = linear('q_lin');
+    this.k_lin = linear('k_lin');
+    this.v_lin = linear('v_lin');
+    this.out_lin = linear('out_lin');
+    this.#heads = c.n_heads;
+    this.#layer = layer;
+  }
+
+  /** [N, C] → [N, C] */
+  forward(x: Tensor, pass: Pass): Tensor {
+    const [q, k, v] = [this.q_lin.forward(x), this.k_lin.forward(x), this.v_lin.forward(x)];
+    const options = { layer: this.#layer, heads: this.#heads, causal: false };
+    return this.out_lin.forward(attend(pass, q, k, v, options));
+  }
+}
+
+class FeedForward extends Module {
+  lin1: LinearLayer;
+  lin2: LinearLayer;
+  readonly #act: (x: Tensor) => Tensor;
+
+  constructor(w: Weights, path: string, c: Config) {
+    super();
+    this.lin1 = w.linear(`${path}.lin1`, c.hidden_dim, c.dim, true);
+    this.lin2 = w.linear(`${path}.lin2`, c.dim, c.hidden_dim, true);
+    this.#act = activationOf(c.activation, 'activation');
+  }
+
+  /** [N, C] → [N, C] */
+  forward(x: Tensor): Tensor {
+    return this.lin2.forward(this.#act(this.lin1.forward(x)));
+  }
+}
+
+class Layer extends Module {
+  attention: Attention;
+  sa_layer_norm: LayerNorm;
+  ffn: FeedForward;
+  output_layer_norm: LayerNorm;
+  readonly #layer: number;
+
+  constructor(w: Weights, path: string, c: Config, layer: number) {
+    super();
+    this.#layer = layer;
+    this.attention = new Attention(w, `${path}.attention`, c, layer);
+    this.sa_layer_norm = normOf(w, `${path}.sa_layer_norm`, c);
+    this.ffn = new FeedForward(w, `${path}.ffn`, c);
+    this.output_layer_norm = normOf(w, `${path}.output_layer_norm`, c);
+  }
+
+  /** [N, C] → [N, C] */
+  forward(x: Tensor, pass: Pass): Tensor {
+    using s = scope();
+    const half = (delta: Tensor, residual: Tensor, norm: (sum: Tensor) => Tensor) => {
+      return { layer: this.#layer, delta, residual, norm };
+    };
+    const first = (sum: Tensor) => this.sa_layer_norm.forward(sum);
+    const second = (sum: Tensor) => this.output_layer_norm.forward(sum);
+    const attended = this.attention.forward(x, pass);
+    const between = first(ops.add(x, pass.ports.afterAttention(half(attended, x, first))));
+    const out = this.ffn.forward(between);
+    return s.keep(second(ops.add(between, pass.ports.afterMlp(half(out, between, second)))));
+  }
+}
+
+class Transformer extends Module {
+  layer: Layer[];
+
+  constructor(w: Weights, path: string, c: Config) {
+    super();
+    this.layer = Array.from({ length: c.n_layers }, (_, i) => new Layer(w, `${path}.layer.${i}`, c, i));
+  }
+}
+
+class DistilBert extends Module {
+  embeddings: Embeddings;
+  transformer: Transformer;
+
+  constructor(w: Weights, c: Config) {
+    super();
+    this.embeddings = new Embeddings(w, 'distilbert.embeddings', c);
+    this.transformer = new Transformer(w, 'distilbert.transformer', c);
+  }
+}
+
+/** The encoder with the head of its task. */
+class WithHead extends Module {
+  distilbert: DistilBert;
+  pre_classifier?: LinearLayer;
+  classifier?: LinearLayer;
+  qa_outputs?: LinearLayer;
+
+  constructor(w: Weights, c: Config, { name, labels }: TaskHead, encoder: DistilBert) {
+    super();
+    this.distilbert = encoder;
+    if (name === 'question-answering') this.qa_outputs = w.head('qa_outputs', labels.length, c.dim, true);
+    else {
+      if (name === 'sequence-classification') this.pre_classifier = w.head('pre_classifier', c.dim, c.dim, true);
+      this.classifier = w.head('classifier', labels.length, c.dim, true);
+    }
+  }
+
+  /** As `Model.logits`. */
+  forward(hidden: Tensor, rowStarts: readonly number[]): Tensor {
+    if (!this.classifier) return this.qa_outputs!.forward(hidden);
+    if (!this.pre_classifier) return this.classifier.forward(hidden);
+    return this.classifier.forward(ops.relu(this.pre_classifier.forward(firstOfRows(hidden, rowStarts))));
+  }
+}
+
+export const distilbert: Family = {
+  types: ['distilbert'],
+  prefix: 'distilbert',
+  tasks: ['embedding', 'sequence-classification', 'token-classification', 'question-answering'],
+
+  build(raw, w, task) {
+    const config = parseWith(configSchema, raw, '', 'input');
+    const { dim, n_heads: heads, n_layers: layers } = config;
+    if (dim % heads !== 0) throw new GraftError('input', `dim ${dim} is no multiple of ${heads} heads`);
+    // What pre-training and other tasks use.
+    w.ignore(/(^|\.)position_ids$|^(vocab_\w+|pre_classifier|classifier|qa_outputs)\./);
+    const encoder = new DistilBert(w, config);
+    const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, encoder);
+    // DistilBertModel by itself has no `distilbert.` before its names.
+    const at = head ? 'distilbert.' : '';
+    const { kernels } = w;
+    const ports = new Ports();
+
+    return {
+      family: 'distilbert',
+      task,
+      config,
+      architecture: architectures[task.name]!,
+      kernels,
+      ports,
+      root: head ?? encoder,
+      vocabSize: config.vocab_size,
+      layers,
+      width: dim,
+      kvHeads: heads,
+      headDim: dim / heads,
+      parameters: w.parameters,
+      contextLength: config.max_position_embeddings,
+      sites: {
+        block: `${at}transformer.layer.*`,
+        embeddings: `${at}embeddings.word_embeddings`,
+        head: head && (head.qa_outputs ? 'qa_outputs' : 'classifier'),
+        attention: {
+          q: `${at}transformer.layer.*.attention.q_lin`,
+          k: `${at}transformer.layer.*.attention.k_lin`,
+          v: `${at}transformer.layer.*.attention.v_lin`,
+          o: `${at}transformer.layer.*.attention.out_lin`,
+        },
+        mlp: { up: `${at}transformer.layer.*.ffn.lin1`, down: `${at}transformer.layer.*.ffn.lin2` },
+        // PEFT names none for this family: those that it has for BERT.
+        defaultTargets: ['q_lin', 'v_lin'],
+      },
+
+      hidden(tokens: PackedTokens): Tensor {
+        using s = scope();
+        const { word_embeddings, position_embeddings, LayerNorm: norm } = encoder.embeddings;
+        const pooled = task.name === 'sequence-classification';
+        const input = ports.enter(word_embeddings.forward(tokens.ids), tokens, undefined, pooled);
+        requireRoom(input.longest, config.max_position_embeddings);
+        const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
+        let x = ports.embedded(norm.forward(ops.add(input.x, position_embeddings.forward(input.positions))));
+        for (const layer of encoder.transformer.layer) {
+          const next = layer.forward(x, pass);
+          x.dispose();
+          x = next;
+        }
+        return s.keep(ports.ended(input.strip(x)));
+      },
+
+      logits: (hidden, rowStarts) => (head ? head.forward(hidden, rowStarts) : pooledRows(hidden, rowStarts, task)),
+      lossSum: () => requireHead<never>(undefined, 'causal-lm'),
+      newCache: () => requireHead<never>(undefined, 'causal-lm'),
+      [Symbol.dispose]: () => w.release(),
+    } satisfies Model;
+  },
+};

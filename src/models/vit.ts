@@ -1,0 +1,349 @@
+/**
+ * ViT (arXiv 2010.11929) and DeiT (arXiv 2012.12877: one more token, which a teacher taught): an image is its patches, a
+ * class token first; norms before each half. Reference: transformers `modeling_vit.py`, `modeling_deit.py`, whose dropout
+ * is not applied in training. Modules are named as in transformers 5, where PEFT's names come from; checkpoints have older
+ * names. Letters: R images, P patches, N = R × (tokens of an image), C width.
+ */
+import { z } from 'zod';
+import { GraftError, parseWith } from '../base/index.ts';
+import {
+  activationOf,
+  attend,
+  Dense,
+  firstOfRows,
+  type ImageShape,
+  LayerNorm,
+  type LinearLayer,
+  type Model,
+  Module,
+  type PackedTokens,
+  type Pass,
+  Ports,
+  pooledRows,
+  requireHead,
+  type TaskHead,
+  type Weights,
+} from '../nn/index.ts';
+import { ops, scope, type Tensor } from '../tensor/index.ts';
+import type { Family } from './family.ts';
+
+const types = ['vit', 'deit'] as const;
+type Type = (typeof types)[number];
+
+/** Parts of a layer: the name of the module, and the checkpoint's. */
+const storedNames: Readonly<Record<string, string>> = {
+  'attention.q_proj': 'attention.attention.query',
+  'attention.k_proj': 'attention.attention.key',
+  'attention.v_proj': 'attention.attention.value',
+  'attention.o_proj': 'attention.output.dense',
+  'mlp.fc1': 'intermediate.dense',
+  'mlp.fc2': 'output.dense',
+};
+
+/** `vit.layers.0.mlp.fc1.bias` → `vit.encoder.layer.0.intermediate.dense.bias`, with and without `vit.`. */
+const storedKey = (key: string): string =>
+  key.replace(/^(\w+\.)?layers\.(\d+)\.(\w+(?:\.\w+_proj|\.fc\d)?)/, (_, model = '', layer, part) => {
+    return `${model}encoder.layer.${layer}.${storedNames[part] ?? part}`;
+  });
+
+const size = z.union([z.int().positive(), z.tuple([z.int().positive(), z.int().positive()])]);
+
+/** The fields of `config.json` that decide the computation; others are kept but not read. */
+const configSchema = z.looseObject({
+  model_type: z.enum(types),
+  architectures: z.array(z.string()).nullish(),
+  hidden_size: z.int().positive().default(768),
+  intermediate_size: z.int().positive().default(3072),
+  num_hidden_layers: z.int().positive().default(12),
+  num_attention_heads: z.int().positive().default(12),
+  hidden_act: z.string().default('gelu'),
+  layer_norm_eps: z.number().positive().default(1e-12),
+  image_size: size.default(224),
+  patch_size: size.default(16),
+  num_channels: z.int().positive().default(3),
+  qkv_bias: z.boolean().default(true),
+  pooler_act: z.string().default('tanh'),
+});
+
+type Config = z.infer<typeof configSchema>;
+
+const pair = (value: z.infer<typeof size>): [number, number] => (typeof value === 'number' ? [value, value] : value);
+
+/** How an image is cut: class token, DeiT's second token, patches. */
+interface Grid extends ImageShape {
+  readonly patch: readonly [number, number];
+}
+
+function gridOf(c: Config): Grid {
+  const [height, width] = pair(c.image_size);
+  const patch = pair(c.patch_size);
+  const patches = Math.floor(height / patch[0]) * Math.floor(width / patch[1]);
+  if (height % patch[0] !== 0 || width % patch[1] !== 0) {
+    throw new GraftError('input', `image_size ${height} × ${width} is no multiple of patch_size ${patch.join(' × ')}`);
+  }
+  return { channels: c.num_channels, height, width, patch, tokens: patches + (c.model_type === 'deit' ? 2 : 1) };
+}
+
+const normOf = (w: Weights, path: string, c: Config) =>
+  new LayerNorm(w.vector(`${path}.weight`, c.hidden_size), w.vector(`${path}.bias`, c.hidden_size), c.layer_norm_eps);
+
+const linear = (w: Weights, path: string, outFeatures: number, inFeatures: number, bias = true) =>
+  w.linear(storedKey(path), outFeatures, inFeatures, bias);
+
+/** A convolution whose steps are as wide as its kernel: one product over patches. */
+class Projection extends Module {
+  /** [C, channels, h, w] */
+  weight: Tensor;
+  bias: Tensor;
+  readonly #grid: Grid;
+
+  constructor(w: Weights, path: string, c: Config, grid: Grid) {
+    super();
+    this.weight = w.tensor(`${path}.weight`, [c.hidden_size, grid.channels, ...grid.patch]);
+    this.bias = w.vector(`${path}.bias`, c.hidden_size);
+    this.#grid = grid;
+  }
+
+  /** [R, channels, height, width] → [R, P, C] */
+  forward(pixels: Tensor): Tensor {
+    const { channels, height, width, patch } = this.#grid;
+    const [down, across] = [height / patch[0], width / patch[1]];
+    const images = pixels.size(0);
+    const cut = ops.view(pixels, [images, channels, down, patch[0], across, patch[1]]);
+    const patches = ops.reshape(ops.permute(cut, [0, 2, 4, 1, 3, 5]), [images, down * across, -1]);
+    return ops.linear(patches, ops.view(this.weight, [this.weight.size(0), -1]), this.bias);
+  }
+}
+
+class PatchEmbeddings extends Module {
+  projection: Projection;
+
+  constructor(projection: Projection) {
+    super();
+    this.projection = projection;
+  }
+}
+
+class Embeddings extends Module {
+  cls_token: Tensor;
+  distillation_token?: Tensor;
+  position_embeddings: Tensor;
+  patch_embeddings: PatchEmbeddings;
+
+  constructor(w: Weights, path: string, c: Config, grid: Grid) {
+    super();
+    this.cls_token = w.tensor(`${path}.cls_token`, [1, 1, c.hidden_size]);
+    if (c.model_type === 'deit') {
+      this.distillation_token = w.tensor(`${path}.distillation_token`, [1, 1, c.hidden_size]);
+    }
+    this.position_embeddings = w.tensor(`${path}.position_embeddings`, [1, grid.tokens, c.hidden_size]);
+    this.patch_embeddings = new PatchEmbeddings(new Projection(w, `${path}.patch_embeddings.projection`, c, grid));
+  }
+
+  /** [R, channels, height, width] → [N, C] */
+  forward(pixels: Tensor): Tensor {
+    const first = this.distillation_token ? [this.cls_token, this.distillation_token] : [this.cls_token];
+    const patches = this.patch_embeddings.projection.forward(pixels);
+    const [images, , width] = patches.shape as [number, number, number];
+    const tokens = ops.cat([...first.map((token) => ops.expand(token, [images, 1, width])), patches], 1);
+    return ops.view(ops.add(tokens, this.position_embeddings), [-1, width]);
+  }
+}
+
+class Attention extends Module {
+  q_proj: LinearLayer;
+  k_proj: LinearLayer;
+  v_proj: LinearLayer;
+  o_proj: LinearLayer;
+  readonly #heads: number;
+  readonly #layer: number;
+
+  constructor(w: Weights, path: string, c: Config, layer: number) {
+    super();
+    const { hidden_size: width, qkv_bias: bias } = c;
+    this.q_proj = linear(w, `${path}.q_proj`, width, width, bias);
+    this.k_proj = linear(w, `${path}.k_proj`, width, width, bias);
+    this.v_proj = linear(w, `${path}.v_proj`, width, width, bias);
+    this.o_proj = linear(w, `${path}.o_proj`, width, width);
+    this.#heads = c.num_attention_heads;
+    this.#layer = layer;
+  }
+
+  /** [N, C] → [N, C] */
+  forward(x: Tensor, pass: Pass): Tensor {
+    const [q, k, v] = [this.q_proj.forward(x), this.k_proj.forward(x), this.v_proj.forward(x)];
+    const options = { layer: this.#layer, heads: this.#heads, causal: false };
+    return this.o_proj.forward(attend(pass, q, k, v, options));
+  }
+}
+
+class Mlp extends Module {
+  fc1: LinearLayer;
+  fc2: LinearLayer;
+  readonly #act: (x: Tensor) => Tensor;
+
+  constructor(w: Weights, path: string, c: Config) {
+    super();
+    this.fc1 = linear(w, `${path}.fc1`, c.intermediate_size, c.hidden_size);
+    this.fc2 = linear(w, `${path}.fc2`, c.hidden_size, c.intermediate_size);
+    this.#act = activationOf(c.hidden_act);
+  }
+
+  /** [N, C] → [N, C] */
+  forward(x: Tensor): Tensor {
+    return this.fc2.forward(this.#act(this.fc1.forward(x)));
+  }
+}
+
+class Layer extends Module {
+  layernorm_before: LayerNorm;
+  attention: Attention;
+  layernorm_after: LayerNorm;
+  mlp: Mlp;
+  readonly #layer: number;
+
+  constructor(w: Weights, path: string, c: Config, layer: number) {
+    super();
+    this.#layer = layer;
+    this.layernorm_before = normOf(w, storedKey(`${path}.layernorm_before`), c);
+    this.attention = new Attention(w, `${path}.attention`, c, layer);
+    this.layernorm_after = normOf(w, storedKey(`${path}.layernorm_after`), c);
+    this.mlp = new Mlp(w, `${path}.mlp`, c);
+  }
+
+  /** [N, C] → [N, C] */
+  forward(x: Tensor, pass: Pass): Tensor {
+    using s = scope();
+    const half = { layer: this.#layer, norm: undefined };
+    const attended = this.attention.forward(this.layernorm_before.forward(x), pass);
+    const between = ops.add(x, pass.ports.afterAttention({ ...half, delta: attended, residual: x }));
+    const out = this.mlp.forward(this.layernorm_after.forward(between));
+    return s.keep(ops.add(between, pass.ports.afterMlp({ ...half, delta: out, residual: between })));
+  }
+}
+
+class Vit extends Module {
+  embeddings: Embeddings;
+  layers: Layer[];
+  layernorm: LayerNorm;
+  /** Only kept, by the task `embedding`. */
+  pooler?: Dense;
+
+  constructor(w: Weights, path: string, c: Config, grid: Grid, task: TaskHead) {
+    super();
+    this.embeddings = new Embeddings(w, `${path}.embeddings`, c, grid);
+    this.layers = Array.from({ length: c.num_hidden_layers }, (_, i) => new Layer(w, `${path}.layers.${i}`, c, i));
+    this.layernorm = normOf(w, `${path}.layernorm`, c);
+    const pooler = `${path}.pooler.dense`;
+    if (task.name === 'embedding' && w.has(`${pooler}.weight`)) {
+      this.pooler = new Dense(w.head(pooler, c.hidden_size, c.hidden_size, true));
+    }
+  }
+}
+
+/** The encoder under its name, with the classifier; DeiT's two classifiers where a teacher's was trained too. */
+class WithHead extends Module {
+  vit?: Vit;
+  deit?: Vit;
+  classifier?: LinearLayer;
+  cls_classifier?: LinearLayer;
+  distillation_classifier?: LinearLayer;
+
+  constructor(w: Weights, c: Config, { labels }: TaskHead, encoder: Vit) {
+    super();
+    this[c.model_type] = encoder;
+    const head = (path: string) => w.head(path, labels.length, c.hidden_size, true);
+    if (w.has('distillation_classifier.weight')) {
+      this.cls_classifier = head('cls_classifier');
+      this.distillation_classifier = head('distillation_classifier');
+    } else this.classifier = head('classifier');
+  }
+
+  /** [N, C] → [R, L] */
+  forward(hidden: Tensor, rowStarts: readonly number[]): Tensor {
+    const first = firstOfRows(hidden, rowStarts);
+    if (this.classifier) return this.classifier.forward(first);
+    const behind = rowStarts.map((start) => start + 1);
+    const second = firstOfRows(hidden, behind);
+    const both = ops.add(this.cls_classifier!.forward(first), this.distillation_classifier!.forward(second));
+    return ops.divScalar(both, 2);
+  }
+}
+
+const familyOf = (type: Type): Family => ({
+  types: [type],
+  prefix: type,
+  tasks: ['image-classification', 'embedding'],
+
+  build(raw, w, task) {
+    const config = parseWith(configSchema, raw, '', 'input');
+    const { hidden_size: width, num_attention_heads: heads, num_hidden_layers: layers } = config;
+    if (width % heads !== 0) throw new GraftError('input', `hidden_size ${width} is no multiple of ${heads} heads`);
+    const grid = gridOf(config);
+    w.ignore(/(^|\.)pooler\.|(^|\.)mask_token$|^(decoder|classifier|cls_classifier|distillation_classifier)\./);
+    const encoder = new Vit(w, type, config, grid, task);
+    const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, encoder);
+    // ViTModel by itself has no `vit.` before its names.
+    const at = head ? `${type}.` : '';
+    const stem = { vit: 'ViT', deit: 'DeiT' }[type];
+    const { kernels } = w;
+    const ports = new Ports();
+
+    return {
+      family: 'vit',
+      task,
+      config,
+      architecture: `${stem}${head ? 'ForImageClassification' : 'Model'}${head?.cls_classifier ? 'WithTeacher' : ''}`,
+      kernels,
+      ports,
+      root: head ?? encoder,
+      vocabSize: 0,
+      layers,
+      width,
+      kvHeads: heads,
+      headDim: width / heads,
+      parameters: w.parameters,
+      contextLength: grid.tokens,
+      image: grid,
+      sites: {
+        block: `${at}layers.*`,
+        embeddings: `${at}embeddings.patch_embeddings.projection`,
+        head: head && 'classifier',
+        attention: {
+          q: `${at}layers.*.attention.q_proj`,
+          k: `${at}layers.*.attention.k_proj`,
+          v: `${at}layers.*.attention.v_proj`,
+          o: `${at}layers.*.attention.o_proj`,
+        },
+        mlp: { up: `${at}layers.*.mlp.fc1`, down: `${at}layers.*.mlp.fc2` },
+        // PEFT names none for this family: those that it has for BERT.
+        defaultTargets: ['q_proj', 'v_proj'],
+      },
+      fileKey: storedKey,
+
+      hidden(tokens: PackedTokens): Tensor {
+        using s = scope();
+        if (!tokens.pixels) throw new GraftError('usage', `${type} models see images, and these rows are token ids`);
+        const pooled = task.name === 'image-classification';
+        const input = ports.enter(encoder.embeddings.forward(tokens.pixels), tokens, undefined, pooled);
+        const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
+        let x = ports.embedded(input.x);
+        for (const layer of encoder.layers) {
+          const next = layer.forward(x, pass);
+          x.dispose();
+          x = next;
+        }
+        return s.keep(ports.ended(input.strip(encoder.layernorm.forward(x))));
+      },
+
+      logits: (hidden, rowStarts) =>
+        head ? head.forward(hidden, rowStarts) : pooledRows(hidden, rowStarts, { pooling: 'cls', ...task }),
+      lossSum: () => requireHead<never>(undefined, 'causal-lm'),
+      newCache: () => requireHead<never>(undefined, 'causal-lm'),
+      [Symbol.dispose]: () => w.release(),
+    } satisfies Model;
+  },
+});
+
+export const vit = familyOf('vit');
+export const deit = familyOf('deit');
