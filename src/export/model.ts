@@ -1,4 +1,4 @@
-import { copyFileSync, existsSync, statSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { writeDirectory, writeSafetensors } from '../io/index.ts';
@@ -13,11 +13,20 @@ const beside = [
   'chat_template.jinja',
   'vocab.json',
   'merges.txt',
+  'vocab.txt',
+  'added_tokens.json',
+  'preprocessor_config.json',
+  // Of sentence-transformers.
+  'modules.json',
+  'config_sentence_transformers.json',
+  'sentence_bert_config.json',
+  '1_Pooling',
+  '2_Normalize',
 ] as const;
 
 /**
  * Writes the whole model as a Hugging Face directory that transformers loads: config.json, model.safetensors and, where
- * `source` is a directory, its tokenizer files. `extra` are more files by name (a tokenizer taken from a GGUF file).
+ * `source` is a directory, the files beside it (tokenizer, preprocessing, pooling). `extra` are more files by name (a tokenizer taken from a GGUF file).
  */
 export function saveModel(
   model: Model,
@@ -26,16 +35,32 @@ export function saveModel(
   dtype: DType = 'float32',
   extra: Readonly<Record<string, string>> = {},
 ): void {
-  const config = Object.fromEntries(Object.entries(model.config).filter(([, value]) => value !== undefined));
-  if (config.tie_word_embeddings) config.tie_word_embeddings = tied(model);
+  const config = configOf(model);
   writeDirectory(dir, (work) => {
     writeFileSync(join(work, 'config.json'), JSON.stringify({ ...config, dtype }, null, 2));
     writeSafetensors(join(work, 'model.safetensors'), weights(model, dtype), { format: 'pt' });
     if (statSync(source).isDirectory()) {
-      for (const name of beside) if (existsSync(join(source, name))) copyFileSync(join(source, name), join(work, name));
+      for (const name of beside)
+        if (existsSync(join(source, name))) cpSync(join(source, name), join(work, name), { recursive: true });
     }
     for (const [name, text] of Object.entries(extra)) writeFileSync(join(work, name), text);
   });
+}
+
+/** As `config.json` of a checkpoint with this task's head. */
+function configOf(model: Model): Record<string, unknown> {
+  const { config, task, architecture } = model;
+  const kept = Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined));
+  kept.architectures = [architecture];
+  if (kept.tie_word_embeddings && task.name === 'causal-lm') kept.tie_word_embeddings = tied(model);
+  const named = task.labels.length > 0 && task.name !== 'question-answering';
+  if (!named) return kept;
+  delete kept.num_labels;
+  delete kept.problem_type; // One label is a number, several are classes, unless:
+  if (task.multiLabel) kept.problem_type = 'multi_label_classification';
+  kept.id2label = Object.fromEntries(task.labels.map((label, i) => [i, label]));
+  kept.label2id = Object.fromEntries(task.labels.map((label, i) => [label, i]));
+  return kept;
 }
 
 /**
@@ -44,6 +69,11 @@ export function saveModel(
  * @throws GraftError 'state' for an adapter at work that is not in the weights
  */
 function* stored(model: Model): Generator<{ name: string; tensor: Tensor; module: Module; field: string }> {
+  if (model.ports.busy) {
+    throw new GraftError('state', 'an adapter is at work between the layers, and a model is saved without it', {
+      mend: 'Merge or detach it first',
+    });
+  }
   for (const [path, outer] of namedModules(model.root)) {
     const module = isLayer(outer) ? outer.plain() : outer;
     if (!module) {
@@ -52,7 +82,8 @@ function* stored(model: Model): Generator<{ name: string; tensor: Tensor; module
       });
     }
     for (const [field, tensor] of Object.entries(module)) {
-      if (tensor instanceof Tensor) yield { name: `${path}.${field}`, tensor, module, field };
+      const key = path === '' ? field : `${path}.${field}`;
+      if (tensor instanceof Tensor) yield { name: model.fileKey?.(key) ?? key, tensor, module, field };
     }
   }
 }
@@ -67,7 +98,10 @@ function* weights(model: Model, dtype: DType) {
     seen.add(tensor);
     if ((module instanceof Linear || module instanceof Embedding) && field === 'weight') {
       const shape = [tensor.size(0), module instanceof Linear ? module.inFeatures : module.width];
-      yield { name, dtype, shape, bytes: () => bytesOf(() => module.denseWeight(), dtype) };
+      if (module instanceof Linear && module.transposed) {
+        const transposed = () => ops.contiguous(ops.t(module.denseWeight()));
+        yield { name, dtype, shape: shape.reverse(), bytes: () => bytesOf(transposed, dtype) };
+      } else yield { name, dtype, shape, bytes: () => bytesOf(() => module.denseWeight(), dtype) };
     } else {
       yield { name, dtype, shape: tensor.shape, bytes: () => bytesOf(() => tensor, dtype) };
     }

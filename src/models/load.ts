@@ -7,6 +7,7 @@ import { noGrad } from '../tensor/index.ts';
 import type { Family } from './family.ts';
 import { requireMemory } from './memory.ts';
 import { families } from './registry.ts';
+import { sentenceSettings } from './sentence.ts';
 import { LoadedWeights, type LoadOptions, type Stored } from './weights.ts';
 
 /**
@@ -21,8 +22,15 @@ export function loadModel(path: string, options: LoadOptions = {}): Model {
   return noGrad(() => {
     const weights = new LoadedWeights(path, source, stored, family.prefix, options);
     try {
-      const model = family.build(config, weights, taskOf(family, config, options));
+      const task = taskOf(family, config, options);
+      const pooled = task.name === 'embedding' ? { ...task, ...sentenceSettings(path) } : task;
+      const model = family.build(config, weights, pooled);
       weights.finish();
+      if (options.trainedHead && weights.fresh.length > 0) {
+        throw new GraftError('mismatch', `the checkpoint has no head for ${task.name}: ${weights.fresh.join(', ')}`, {
+          mend: 'Train one first and give the adapter',
+        });
+      }
       return model;
     } catch (cause) {
       weights.release();
@@ -37,6 +45,7 @@ const architectureTasks: readonly [RegExp, TaskName][] = [
   [/ForTokenClassification$/, 'token-classification'],
   [/ForQuestionAnswering$/, 'question-answering'],
   [/ForImageClassification/, 'image-classification'],
+  [/Model$/, 'embedding'],
 ];
 
 /** The task to load for, and its labels. @throws GraftError 'usage' for one that the family does not have */
@@ -59,7 +68,15 @@ function taskOf(family: Family, config: Record<string, unknown>, options: LoadOp
         .sort(([a], [b]) => Number(a) - Number(b))
         .map(([, label]) => label)
     : Array.from({ length: count }, (_, i) => `LABEL_${i}`);
-  return { name, labels: options.labels ?? stored };
+  const several = options.multiLabel ?? (config.problem_type === 'multi_label_classification' && !options.labels);
+  return { name, labels: options.labels ?? stored, ...(several && { multiLabel: true }) };
+}
+
+/** What a checkpoint is for by itself, and the labels of the head that it has or would get. */
+export function headOf(path: string): TaskHead {
+  const { source, config, family } = openModel(path);
+  using _ = source;
+  return taskOf(family, config, {});
 }
 
 /** The config and the list of weights, without reading any. */

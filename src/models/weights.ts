@@ -20,6 +20,10 @@ export interface LoadOptions {
   readonly task?: TaskName;
   /** Names of the classes, for a new head or in the place of the config's. */
   readonly labels?: readonly string[];
+  /** A row may have several of the labels. */
+  readonly multiLabel?: boolean;
+  /** Refuse a checkpoint that lacks the task's head, in the place of making one. */
+  readonly trainedHead?: boolean;
   /** Decides the values of a new head. */
   readonly seed?: number;
   readonly progress?: (loaded: number, total: number) => void;

@@ -1,8 +1,11 @@
 /** GPT-2, BERT and their like, with every task's head, against transformers' float64 (tools/golden/make_families.py). */
 import assert from 'node:assert/strict';
 import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { startEngine } from '../../src/engine/index.ts';
+import { saveModel } from '../../src/export/index.ts';
+import { readJsonObject } from '../../src/io/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import {
   Linear,
@@ -16,7 +19,7 @@ import {
   packTokens,
 } from '../../src/nn/index.ts';
 import { noGrad, ops, scope, Tensor } from '../../src/tensor/index.ts';
-import { golden, integers, numbers, readTensors, relativeError } from '../support.ts';
+import { golden, integers, numbers, readTensors, relativeError, temporary } from '../support.ts';
 
 before(() => startEngine());
 
@@ -174,9 +177,78 @@ for (const name of families) {
   });
 }
 
+let tensorsSaved = 0;
+
+for (const name of families) {
+  test(`${name}: saved again it has the tensors that transformers wrote, bit for bit, and its class`, () => {
+    using _ = scope();
+    using dir = temporary();
+    using model = loadModel(golden('families', name));
+    const out = join(dir.path, 'saved');
+    saveModel(model, out, golden('families', name));
+    const want = readTensors(golden('families', name, 'model.safetensors')).tensors;
+    const got = readTensors(join(out, 'model.safetensors')).tensors;
+    assert.deepEqual([...got.keys()].sort(), [...want.keys()].sort());
+    for (const [key, tensor] of want) {
+      assert.deepEqual(got.get(key)!.shape, tensor.shape, key);
+      assert.deepEqual(numbers(got.get(key)!), numbers(tensor), key);
+      tensorsSaved++;
+    }
+    const config = readJsonObject(join(out, 'config.json'));
+    const before = readJsonObject(golden('families', name, 'config.json'));
+    for (const field of ['architectures', 'id2label', 'label2id', 'problem_type', 'tie_word_embeddings'])
+      assert.deepEqual(config[field], before[field], field);
+  });
+}
+
+const newHeads = [
+  { from: 'bert', task: 'sequence-classification', like: 'BertForSequenceClassification', head: /^classifier\./ },
+  { from: 'bert', task: 'token-classification', like: 'BertForTokenClassification', head: /^classifier\./ },
+  { from: 'bert', task: 'question-answering', like: 'BertForQuestionAnswering', head: /^qa_outputs\./ },
+  { from: 'gpt2', task: 'sequence-classification', like: 'GPT2ForSequenceClassification', head: /^score\./ },
+  { from: 'gpt2-seqcls', task: 'token-classification', like: 'GPT2ForTokenClassification', head: /^classifier\./ },
+  { from: 'bert-seqcls', task: 'embedding', like: 'BertModel', head: /^$/ },
+  { from: 'roberta-tokcls', task: 'question-answering', like: 'RobertaForQuestionAnswering', head: /^qa_outputs\./ },
+  {
+    from: 'distilbert-tokcls',
+    task: 'sequence-classification',
+    like: 'DistilBertForSequenceClassification',
+    head: /^pre_/,
+  },
+  { from: 'vit', task: 'embedding', like: 'ViTModel', head: /^$/ },
+] as const;
+
+for (const { from, task, like, head } of newHeads) {
+  test(`${from} loads for ${task}: what the head lacks is made new, and it is saved as ${like}`, () => {
+    using _ = scope();
+    using dir = temporary();
+    const named = task === 'sequence-classification' || task === 'token-classification';
+    const path = golden('families', from);
+    using model = loadModel(path, { task, ...(named && from !== 'distilbert-tokcls' && { labels: ['no', 'yes'] }) });
+    saveModel(model, join(dir.path, 'saved'), path);
+    using again = loadModel(join(dir.path, 'saved'));
+    assert.equal(again.architecture, like);
+    assert.deepEqual(again.task, model.task);
+    const before = new Map(namedTensors(model.root));
+    let made = 0;
+    for (const [key, tensor] of namedTensors(again.root)) {
+      assert.deepEqual(numbers(tensor), numbers(before.get(key)!), key);
+      if (head.test(key)) made++;
+    }
+    assert.equal(made > 0, head.source !== '^$');
+  });
+}
+
+test('a task that a family does not have is refused, and so is a head of another size', () => {
+  assert.throws(() => loadModel(golden('families', 'bert'), { task: 'causal-lm' }), /bert models cannot be loaded for/);
+  assert.throws(() => loadModel(golden('families', 'vit'), { task: 'token-classification' }), /vit models cannot/);
+  const other = { labels: ['a', 'b'] };
+  assert.throws(() => loadModel(golden('families', 'bert-seqcls'), other), /classifier\.weight is \[3, 32\]/);
+});
+
 test('so much was compared', (t) => {
   t.diagnostic(
-    `${families.length} models: ${logitsCompared} rows of logits, ${hiddenCompared} hidden states, ${gradientsCompared} gradients`,
+    `${families.length} models: ${logitsCompared} rows of logits, ${hiddenCompared} hidden states, ${gradientsCompared} gradients, ${tensorsSaved} saved tensors`,
   );
   assert.equal(families.length, 21);
 });
