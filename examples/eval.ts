@@ -15,7 +15,7 @@ for (const [name, more] of [
   ['with adapter', { adapter }],
 ] as const) {
   const { loss, perplexity, tokens, accuracy } = await session.run('evaluate', { ...common, ...more });
-  console.log(`${name}: loss ${loss.toFixed(4)}, perplexity ${perplexity.toFixed(2)} over ${tokens} tokens`);
+  console.log(`${name}: loss ${loss.toFixed(4)}, perplexity ${perplexity?.toFixed(2)} over ${tokens} tokens`);
   if (accuracy) {
     const [value, low, high] = [accuracy.value, accuracy.low, accuracy.high].map((x) => (100 * x).toFixed(1));
     console.log(`  ${value} % right (95 % interval ${low} to ${high}, ${accuracy.rows} rows)`);

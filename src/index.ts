@@ -23,6 +23,7 @@ export { type LoadOptions, loadModel, openModel } from './models/index.ts';
 export { type Model, packTokens } from './nn/index.ts';
 export { adamw, clipGradients, scheduleFactor } from './optim/index.ts';
 export { type LogEvent, Session } from './session/index.ts';
+export { type Metric, measure, type Task, taskOf, wilson } from './tasks/index.ts';
 export { type DType, manualSeed, noGrad, ops, scope, scoped, Tensor } from './tensor/index.ts';
 export {
   parseRecipe,
@@ -31,5 +32,4 @@ export {
   recipeSchema,
   type TrainEvent,
   type TrainResult,
-  wilson,
 } from './train/index.ts';

@@ -1,15 +1,22 @@
 import { Session } from '../session/index.ts';
-import { count, examples, logLine, onModel } from './shared.ts';
+import { onRows } from './predict.ts';
+import { examples, logLine } from './shared.ts';
+
+const number = (x: number) => x.toFixed(4);
+
+/** Rows of text in columns of one width, to the right. */
+function columns(lines: readonly (readonly string[])[]): string {
+  const widths = lines[0]!.map((_, c) => Math.max(...lines.map((line) => line[c]!.length)));
+  return lines.map((line) => line.map((text, c) => text.padStart(widths[c]!)).join('  ')).join('\n');
+}
 
 export const evaluate = () =>
-  onModel(
+  onRows(
     'eval',
-    'Measure a model on rows: loss and perplexity, and accuracy where every row is answered with one of a few labels.',
-    'none',
+    'Measure a model on rows: the loss and the metrics of its task, each with its 95 % interval; perplexity of text, and accuracy where every row is answered with one of a few labels.',
+    'rows to measure on, in any format that train reads',
   )
-    .requiredOption('--data <file>', 'rows to measure on, in any format that train reads')
-    .option('--labels <text...>', 'the answers to choose among; the likeliest one counts as said')
-    .option('--max-length <n>', 'tokens of a row; what is longer is cut', count, 1024)
+    .option('--labels <text...>', 'causal-lm: the answers to choose among; the likeliest one counts as said')
     .addHelpText(
       'after',
       examples(
@@ -24,12 +31,24 @@ export const evaluate = () =>
         console.log(JSON.stringify(result));
         return;
       }
+      const { loss, perplexity, tokens, rows, metrics, confusion } = result;
       console.log(
-        `loss ${result.loss.toFixed(4)} nats a token, perplexity ${result.perplexity.toFixed(3)}, over ${result.tokens} tokens of ${result.rows} rows`,
+        perplexity === null
+          ? `loss ${number(loss)} over ${rows} rows`
+          : `loss ${number(loss)} nats a token, perplexity ${perplexity.toFixed(3)}, over ${tokens} tokens of ${rows} rows`,
       );
-      if (result.accuracy) {
-        const { value, low, high, rows } = result.accuracy;
-        const percent = (x: number) => `${(100 * x).toFixed(1)} %`;
-        console.log(`accuracy ${percent(value)} (95 % interval ${percent(low)} to ${percent(high)}, ${rows} rows)`);
+      for (const { name, value, low, high, count, of } of metrics) {
+        const share = perplexity !== null;
+        const shown = (x: number) => (share ? `${(100 * x).toFixed(1)} %` : number(x));
+        console.log(`${name} ${shown(value)} (95 % interval ${shown(low)} to ${shown(high)}, ${count} ${of})`);
+      }
+      if (confusion) {
+        console.log('is (rows), said (columns):');
+        console.log(
+          columns([
+            ['', ...confusion.labels],
+            ...confusion.counts.map((row, c) => [confusion.labels[c]!, ...row.map(String)]),
+          ]),
+        );
       }
     });

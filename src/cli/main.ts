@@ -6,6 +6,7 @@ import { generate } from './generate.ts';
 import { inspect } from './inspect.ts';
 import { logits } from './logits.ts';
 import { merge } from './merge.ts';
+import { predict } from './predict.ts';
 import { pull } from './pull.ts';
 import { examples } from './shared.ts';
 import { train } from './train.ts';
@@ -29,7 +30,7 @@ export function program(): Command {
     .exitOverride()
     .addHelpText('after', `${firstSteps}\n${environment}`)
     .showHelpAfterError('(graft --help, or graft <command> --help)');
-  for (const command of [doctor, train, evaluate, generate, logits, merge, inspect, pull]) {
+  for (const command of [doctor, train, evaluate, predict, generate, logits, merge, inspect, pull]) {
     graft.addCommand(command().exitOverride());
   }
   return graft;

@@ -8,7 +8,16 @@ export interface Message {
   readonly [more: string]: unknown;
 }
 
-/** A row, whatever its file looked like. */
+/** A class by name or number, a number to be predicted, or several classes. */
+export type Label = string | number | readonly (string | number)[];
+
+/** Where an answer stands in its context, in UTF-16 units. */
+export interface Answer {
+  readonly text: string;
+  readonly start: number;
+}
+
+/** A row, whatever its file looked like. What is undefined in it is to be predicted. */
 export type Example =
   | {
       readonly kind: 'chat';
@@ -18,14 +27,85 @@ export type Example =
     }
   | { readonly kind: 'completion'; readonly prompt: string; readonly completion: string }
   | { readonly kind: 'text'; readonly text: string }
-  | { readonly kind: 'tokens'; readonly ids: readonly number[]; readonly labels: readonly number[] | undefined };
+  | {
+      readonly kind: 'labelled';
+      readonly text: string;
+      readonly pair: string | undefined;
+      readonly label: Label | undefined;
+    }
+  | { readonly kind: 'tags'; readonly words: readonly string[]; readonly tags: readonly string[] | undefined }
+  | {
+      readonly kind: 'question';
+      readonly question: string;
+      readonly context: string;
+      /** None: it cannot be answered from the context. */
+      readonly answers: readonly Answer[] | undefined;
+    }
+  | { readonly kind: 'image'; readonly image: unknown; readonly label: Label | undefined }
+  | {
+      readonly kind: 'tokens';
+      readonly ids: readonly number[];
+      /** One a token, one of the row, or as its task has them. */
+      readonly labels: readonly number[] | number | undefined;
+      readonly types?: readonly number[];
+      /** Of the second text of a pair. */
+      readonly pairIds?: readonly number[];
+    };
 
-export type Format = 'messages' | 'sharegpt' | 'prompt-completion' | 'alpaca' | 'text' | 'tokens';
+export type Format =
+  | 'messages'
+  | 'sharegpt'
+  | 'prompt-completion'
+  | 'alpaca'
+  | 'text'
+  | 'labelled'
+  | 'pairs'
+  | 'tags'
+  | 'question'
+  | 'image'
+  | 'tokens';
 
 const part = z.union([z.string(), z.array(z.looseObject({ type: z.literal('text'), text: z.string() })), z.null()]);
 const message = z.looseObject({ role: z.string(), content: part.default('') });
 const turn = z.looseObject({ from: z.string(), value: z.string() });
 const ids = z.array(z.int());
+const label = z.union([z.string(), z.number(), z.boolean(), z.array(z.union([z.string(), z.number()]))]);
+const labelOf = (value: z.infer<typeof label> | null | undefined): Label | undefined =>
+  typeof value === 'boolean' ? String(value) : value === null || value === '' ? undefined : value;
+const tokensRow = z.looseObject({
+  ids,
+  labels: z.union([z.number(), z.array(z.number())]).nullish(),
+  types: ids.nullish(),
+  pair_ids: ids.nullish(),
+});
+const tokensExample = (v: z.infer<typeof tokensRow>): Example => ({
+  kind: 'tokens',
+  ids: v.ids,
+  labels: v.labels ?? undefined,
+  ...(v.types && { types: v.types }),
+  ...(v.pair_ids && { pairIds: v.pair_ids }),
+});
+const answer = z.looseObject({ text: z.string(), answer_start: z.int().nonnegative() });
+/** SQuAD's own form has lists side by side; others list the answers. */
+const answers = z.union([
+  z.array(answer),
+  z.looseObject({ text: z.array(z.string()), answer_start: z.array(z.int().nonnegative()) }),
+]);
+
+/** SQuAD counts characters by code point. */
+function utf16(text: string, codePoints: number): number {
+  let at = 0;
+  for (let n = 0; n < codePoints && at < text.length; n++) at += text.codePointAt(at)! > 0xffff ? 2 : 1;
+  return at;
+}
+
+function answersOf(value: z.infer<typeof answers> | null | undefined, context: string): Answer[] | undefined {
+  if (!value) return undefined;
+  const list = Array.isArray(value)
+    ? value.map(({ text, answer_start: at }) => ({ text, at }))
+    : value.text.map((text, i) => ({ text, at: value.answer_start[i] ?? 0 }));
+  return list.map(({ text, at }) => ({ text, start: utf16(context, at) }));
+}
 const plainContent = (content: z.infer<typeof part>): string =>
   typeof content === 'string' ? content : (content ?? []).map(({ text }) => text).join('');
 const plain = (messages: z.infer<typeof message>[]): Message[] =>
@@ -46,10 +126,16 @@ const speakers: Readonly<Record<string, string>> = {
   tool: 'tool',
 };
 
-/** Each format: the fields that tell it, and how its record becomes an example. */
-const formats: Readonly<
-  Record<Format, { fields: readonly string[]; read: (value: never) => Example; schema: z.ZodType }>
-> = {
+interface FormatEntry {
+  /** The fields that tell it, and fields that tell another. */
+  readonly fields: readonly string[];
+  readonly without?: readonly string[];
+  readonly schema: z.ZodType;
+  readonly read: (value: never) => Example;
+}
+
+/** Each format, and how its record becomes an example. */
+const formats: Readonly<Record<Format, FormatEntry>> = {
   messages: {
     fields: ['messages'],
     schema: z.looseObject({ messages: z.array(message).min(1), tools: z.array(z.unknown()).nullish() }),
@@ -112,26 +198,69 @@ const formats: Readonly<
   },
   text: {
     fields: ['text'],
+    without: ['label', 'text_pair'],
     schema: z.looseObject({ text: z.string().min(1) }),
     read: (v: { text: string }) => ({ kind: 'text', text: v.text }),
   },
-  tokens: {
-    fields: ['ids'],
-    schema: z.looseObject({ ids, labels: ids.nullish() }),
-    read: (v: { ids: number[]; labels?: number[] | null }) => ({
-      kind: 'tokens',
-      ids: v.ids,
-      labels: v.labels ?? undefined,
+  labelled: {
+    fields: ['text', 'label'],
+    schema: z.looseObject({ text: z.string(), text_pair: z.string().nullish(), label: label.nullish() }),
+    read: (v: { text: string; text_pair?: string | null; label?: z.infer<typeof label> | null }) => ({
+      kind: 'labelled',
+      text: v.text,
+      pair: v.text_pair ?? undefined,
+      label: labelOf(v.label),
     }),
   },
+  pairs: {
+    fields: ['text', 'text_pair'],
+    without: ['label'],
+    schema: z.looseObject({ text: z.string(), text_pair: z.string() }),
+    read: (v: { text: string; text_pair: string }) => ({
+      kind: 'labelled',
+      text: v.text,
+      pair: v.text_pair,
+      label: undefined,
+    }),
+  },
+  tags: {
+    fields: ['tokens'],
+    schema: z.looseObject({ tokens: z.array(z.string()).min(1), tags: z.array(z.string()).nullish() }),
+    read: (v: { tokens: string[]; tags?: string[] | null }) => ({
+      kind: 'tags',
+      words: v.tokens,
+      tags: v.tags ?? undefined,
+    }),
+  },
+  question: {
+    fields: ['question', 'context'],
+    schema: z.looseObject({ question: z.string(), context: z.string().min(1), answers: answers.nullish() }),
+    read: (v: { question: string; context: string; answers?: z.infer<typeof answers> | null }) => ({
+      kind: 'question',
+      question: v.question,
+      context: v.context,
+      answers: answersOf(v.answers, v.context),
+    }),
+  },
+  image: {
+    fields: ['image'],
+    schema: z.looseObject({ image: z.unknown(), label: label.nullish() }),
+    read: (v: { image: unknown; label?: z.infer<typeof label> | null }) => ({
+      kind: 'image',
+      image: v.image,
+      label: labelOf(v.label),
+    }),
+  },
+  tokens: { fields: ['ids'], schema: tokensRow, read: tokensExample },
 };
 
 /** The format that a record's fields tell. */
 function formatOf({ value, place }: RawRecord): Format {
   const keys = Object.keys(value);
-  const fits = (Object.keys(formats) as Format[]).filter((name) =>
-    formats[name].fields.every((field) => keys.includes(field)),
-  );
+  const fits = (Object.keys(formats) as Format[]).filter((name) => {
+    const { fields, without = [] } = formats[name];
+    return fields.every((field) => keys.includes(field)) && !without.some((field) => keys.includes(field));
+  });
   if (fits.length === 1) return fits[0]!;
   if (fits.length > 1) {
     throw new GraftError('input', `the row could be ${fits.join(' or ')}`, {
@@ -184,17 +313,12 @@ function mistake(name: Format, { value, place }: RawRecord, { path, message: pro
 
 /** The file of explicit optimizer steps: `{"rows": [{"ids": […], "labels": […]}]}`, one step a line. */
 export function toStep({ value, place }: RawRecord): { example: Example; place: string }[] {
-  const parsed = z
-    .looseObject({ rows: z.array(z.looseObject({ ids, labels: ids.nullish() })).min(1) })
-    .safeParse(value);
+  const parsed = z.looseObject({ rows: z.array(tokensRow).min(1) }).safeParse(value);
   if (!parsed.success) {
     const [first] = parsed.error.issues;
     throw new GraftError('input', `as batches, ${first!.path.map(String).join('.') || 'the line'}: ${first!.message}`, {
       place,
     });
   }
-  return parsed.data.rows.map((row, i) => ({
-    example: { kind: 'tokens', ids: row.ids, labels: row.labels ?? undefined },
-    place: `${place} row ${i}`,
-  }));
+  return parsed.data.rows.map((row, i) => ({ example: tokensExample(row), place: `${place} row ${i}` }));
 }

@@ -1,4 +1,5 @@
 import { existsSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openGguf } from '../io/index.ts';
 import type { Tokenizer } from './tokenizer.ts';
@@ -6,10 +7,10 @@ import { tokenizerFromGguf } from './tokenizer-gguf.ts';
 import { loadTokenizer } from './tokenizer-load.ts';
 
 export { ChatTemplate, type RenderOptions } from './chat.ts';
-export { type Example, type Format, type Message, toExample, toStep } from './formats.ts';
+export { type Answer, type Example, type Format, type Label, type Message, toExample, toStep } from './formats.ts';
 export { microBatches, type Packed, pack } from './packing.ts';
 export { type RawRecord, readRecords } from './readers.ts';
-export { type Row, type RowOptions, type RowReport, toRows } from './rows.ts';
+export { checkedIds, checkedLabels, type Row, type RowOptions, type RowReport, toRows } from './rows.ts';
 export { rowsOfStep, shuffled, split, stream } from './sampler.ts';
 export { TextStream, Tokenizer, type TokenizerSettings } from './tokenizer.ts';
 export { tokenizerFromGguf } from './tokenizer-gguf.ts';
@@ -21,6 +22,13 @@ export function tokenizerOf(model: string): Tokenizer {
   if (statSync(model).isDirectory()) return loadTokenizer(model);
   using source = openGguf(model);
   return tokenizerFromGguf(source.metadata, model);
+}
+
+/** The tokenizer of a model that has one: rows of ids and images need none. */
+export function tokenizerIfAny(model: string): Tokenizer | undefined {
+  const names = ['tokenizer.json', 'vocab.txt', 'vocab.json', 'tokenizer.model'];
+  const has = !statSync(model).isDirectory() || names.some((name) => existsSync(join(model, name)));
+  return has ? tokenizerOf(model) : undefined;
 }
 
 /** The tokenizer files that a directory made from `model` needs and that are no files yet: those inside a GGUF. */

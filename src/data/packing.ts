@@ -1,10 +1,11 @@
 import type { Row } from './rows.ts';
 
-/** Rows end to end, ready for the model. N tokens, R rows. */
+/** Rows end to end, ready for the model. N tokens, R rows, the second of each pair among them. */
 export interface Packed {
+  readonly rows: readonly Row[];
   /** [N] */
   readonly ids: Int32Array;
-  /** [N]: the label of the next token of the same row; −100 where there is none or it is not learned. */
+  /** [N]: the label of the next token of the same row (language modelling); −100 where none is learned. */
   readonly targets: Int32Array;
   /** [N]: restart in each row. */
   readonly positions: Int32Array;
@@ -13,7 +14,8 @@ export interface Packed {
   readonly predicted: number;
 }
 
-export function pack(rows: readonly Row[]): Packed {
+export function pack(given: readonly Row[]): Packed {
+  const rows = given.flatMap((row) => (row.pair ? [row, row.pair] : [row]));
   const rowStarts = Int32Array.from({ length: rows.length + 1 }, () => 0);
   rows.forEach((row, r) => {
     rowStarts[r + 1] = rowStarts[r]! + row.ids.length;
@@ -29,10 +31,10 @@ export function pack(rows: readonly Row[]): Packed {
     targets.set(row.labels.subarray(1), start);
     for (let i = 0; i < row.ids.length; i++) {
       positions[start + i] = i;
-      if (i > 0 && row.labels[i] !== -100) predicted++;
+      if (i > 0 && row.labels.length > 0 && row.labels[i] !== -100) predicted++;
     }
   });
-  return { ids, targets, positions, rowStarts, predicted };
+  return { rows, ids, targets, positions, rowStarts, predicted };
 }
 
 interface Bin {
@@ -40,6 +42,9 @@ interface Bin {
   readonly number: number;
   readonly entries: { row: Row; order: number }[];
 }
+
+/** Tokens that a row brings, its pair included. */
+const lengthOf = (row: Row): number => row.ids.length + (row.pair?.ids.length ?? 0);
 
 const emptier = (a: Bin, b: Bin) => a.tokens < b.tokens || (a.tokens === b.tokens && a.number < b.number);
 
@@ -64,11 +69,11 @@ function sink(heap: Bin[]): void {
 export function microBatches(rows: readonly Row[], budget: number): Row[][] {
   const byLength = rows
     .map((row, order) => ({ row, order }))
-    .sort((a, b) => b.row.ids.length - a.row.ids.length || a.order - b.order);
-  const tooLong = byLength.filter(({ row }) => row.ids.length > budget).length;
+    .sort((a, b) => lengthOf(b.row) - lengthOf(a.row) || a.order - b.order);
+  const tooLong = byLength.filter(({ row }) => lengthOf(row) > budget).length;
   // No two of these fit together.
-  const alone = byLength.filter(({ row }) => row.ids.length > budget / 2).length;
-  const rest = byLength.slice(tooLong).reduce((sum, { row }) => sum + row.ids.length, 0);
+  const alone = byLength.filter(({ row }) => lengthOf(row) > budget / 2).length;
+  const rest = byLength.slice(tooLong).reduce((sum, { row }) => sum + lengthOf(row), 0);
   for (let count = Math.max(1, alone, tooLong + Math.ceil(rest / budget)); ; count += Math.max(1, count >> 6)) {
     count = Math.min(count, Math.max(1, rows.length));
     const bins = Array.from({ length: count }, (_, number): Bin => ({ tokens: 0, number, entries: [] }));
@@ -76,7 +81,7 @@ export function microBatches(rows: readonly Row[], budget: number): Row[][] {
     for (const entry of byLength) {
       const emptiest = heap[0]!;
       emptiest.entries.push(entry);
-      emptiest.tokens += entry.row.ids.length;
+      emptiest.tokens += lengthOf(entry.row);
       sink(heap);
     }
     if (count >= rows.length || bins.every((bin) => bin.tokens <= budget || bin.entries.length === 1)) {

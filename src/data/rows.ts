@@ -3,12 +3,27 @@ import type { ChatTemplate } from './chat.ts';
 import type { Example } from './formats.ts';
 import type { Tokenizer } from './tokenizer.ts';
 
-/** One row of tokens to learn from. `labels[i]` is the token at i where it is learned, −100 where it is only read. */
+/** One row of tokens to learn from. */
 export interface Row {
   readonly ids: Int32Array;
+  /** Language modelling: the token at i where it is learned; tags: its class; −100 where it is only read. Empty: none. */
   readonly labels: Int32Array;
   /** file:line */
   readonly place: string;
+  /** Token types (BERT's segments); all 0 where absent. */
+  readonly types?: Int32Array;
+  /** Of the row as a whole: a class, a number, a 0 or 1 for each class, or start and end of an answer. */
+  readonly target?: readonly number[];
+  /** An image [channels, height, width] in the place of the ids, which then only count its tokens. */
+  readonly pixels?: Float32Array;
+  /** The row that belongs to this one (the second text of a pair); packed right behind it. */
+  readonly pair?: Row;
+  /** Which of several tasks that share an adapter it belongs to. */
+  readonly task?: number;
+  /** What it was made of: rows of one example are its windows. */
+  readonly example?: Example;
+  /** Where each token stands in the example's context, start and end in UTF-16 units; −1 where it does not. */
+  readonly spans?: Int32Array;
 }
 
 export interface RowOptions {
@@ -81,7 +96,10 @@ export function toRows(
 }
 
 function tokens(example: Example, place: string, options: RowOptions): { ids: Int32Array; labels: Int32Array } {
-  if (example.kind === 'tokens') return checked(example.ids, example.labels, options.vocabSize, place);
+  if (example.kind === 'tokens') {
+    const ids = checkedIds(example.ids, options.vocabSize, place);
+    return { ids, labels: checkedLabels(example.labels ?? example.ids, ids.length, options.vocabSize, place) };
+  }
   const { tokenizer } = options;
   if (!tokenizer)
     throw new GraftError('usage', 'this model has no tokenizer, and the rows are text', {
@@ -124,8 +142,20 @@ function tokens(example: Example, place: string, options: RowOptions): { ids: In
         throw new GraftError(cause.kind, cause.message, { place, cause });
       }
     }
+    default:
+      throw new GraftError('usage', `rows of ${kinds[example.kind]} do not say what to write`, {
+        place,
+        mend: "Set the recipe's task to what the rows are for, or data.format to text",
+      });
   }
 }
+
+const kinds = {
+  labelled: 'labelled texts',
+  tags: 'tagged words',
+  question: 'questions with a context',
+  image: 'images',
+} as const;
 
 /** A prompt goes on: an end token that the tokenizer put behind it, and that its text does not hold, is taken off. */
 function withoutEnd(ids: Int32Array, text: string, tokenizer: Tokenizer): Int32Array {
@@ -155,25 +185,38 @@ function join(a: Int32Array, b: Int32Array): Int32Array {
   return both;
 }
 
-function checked(ids: readonly number[], labels: readonly number[] | undefined, vocabSize: number, place: string) {
-  const outside = (value: number) => !Number.isInteger(value) || value < 0 || value >= vocabSize;
+/** Ids as given. @throws GraftError 'input' for none, and for one outside the vocabulary */
+export function checkedIds(ids: readonly number[], vocabSize: number, place: string): Int32Array {
   if (ids.length === 0) throw new GraftError('input', 'the row has no ids', { place });
-  const id = ids.findIndex(outside);
+  const id = ids.findIndex((value) => outside(value, vocabSize));
   if (id >= 0)
     throw new GraftError('input', `ids[${id}] is ${ids[id]}, outside the vocabulary of ${vocabSize}`, { place });
-  const wanted = labels ?? ids;
-  if (wanted.length !== ids.length) {
-    throw new GraftError('input', `${ids.length} ids have ${wanted.length} labels`, {
+  return Int32Array.from(ids);
+}
+
+/** One label a token as given, each −100 or below `count`. @throws GraftError 'input' */
+export function checkedLabels(
+  labels: readonly number[] | number,
+  length: number,
+  count: number,
+  place: string,
+  among = `the vocabulary of ${count}`,
+): Int32Array {
+  const given = typeof labels === 'number' ? [labels] : labels;
+  if (given.length !== length) {
+    throw new GraftError('input', `${length} ids have ${given.length} labels`, {
       place,
       mend: 'Give one label for each id, −100 where nothing is learned',
     });
   }
-  const label = wanted.findIndex((value) => value !== ignored && outside(value));
+  const label = given.findIndex((value) => value !== ignored && outside(value, count));
   if (label >= 0) {
-    throw new GraftError('input', `labels[${label}] is ${wanted[label]}, outside the vocabulary of ${vocabSize}`, {
+    throw new GraftError('input', `labels[${label}] is ${given[label]}, outside ${among}`, {
       place,
       mend: 'Use −100 where nothing is learned',
     });
   }
-  return { ids: Int32Array.from(ids), labels: Int32Array.from(wanted) };
+  return Int32Array.from(given);
 }
+
+const outside = (value: number, count: number) => !Number.isInteger(value) || value < 0 || value >= count;

@@ -2,6 +2,7 @@ import { GraftError } from '../base/index.ts';
 import { AddedFinder, type AddedToken, type Stretch } from './tokenizer-added.ts';
 import type { Extents, Model } from './tokenizer-bpe.ts';
 import { type Decoder, makeDecoder } from './tokenizer-decoder.ts';
+import { type Frame, readAffixes, readPairFrame } from './tokenizer-frame.ts';
 import { makeModel } from './tokenizer-models.ts';
 import { makeNormalizer, type Normalizer } from './tokenizer-normalizer.ts';
 import { makePreTokenizer, type PreTokenizer } from './tokenizer-pretokenizer.ts';
@@ -49,6 +50,7 @@ export class Tokenizer {
   readonly #special: ReadonlySet<number>;
   readonly #prefix: readonly number[];
   readonly #suffix: readonly number[];
+  readonly #pair: Frame;
   readonly #model: Model;
   readonly #normalize: Normalizer | undefined;
   readonly #cut: PreTokenizer;
@@ -90,7 +92,11 @@ export class Tokenizer {
       for (const [token, id] of ids) this.#tokens[id] = token;
       // Python tells and decodes these in their normalised form.
       for (const t of added) if (t.normalized) this.#tokens[t.id] = this.#normalize?.(t.content) ?? t.content;
-      [this.#prefix, this.#suffix] = this.#affixes(json.post_processor as Part | null, settings, place);
+      const processor = json.post_processor as Part | null;
+      [this.#prefix, this.#suffix] = this.#affixes(processor, settings, place);
+      this.#pair = this.#forced(settings)
+        ? [0, 1].flatMap((text) => [...this.#prefix, { text }, ...this.#suffix].map((part) => ({ part, type: text })))
+        : readPairFrame(processor, this.#ids);
     } catch (error) {
       if (error instanceof GraftError) throw error;
       throw tokenizerError(place, `The file is damaged: ${(error as Error).message}`, error);
@@ -162,6 +168,28 @@ export class Tokenizer {
     }
     if (addSpecialTokens) for (const id of this.#suffix) ids.push(id);
     return Int32Array.from(ids);
+  }
+
+  /**
+   * One text or two, given as ids without special tokens, with what the model expects before, between and after them.
+   * @returns the ids, their token types (0 and 1), and where each text begins
+   */
+  frame(...texts: [ArrayLike<number>] | [ArrayLike<number>, ArrayLike<number>]): {
+    ids: Int32Array;
+    types: Int32Array;
+    starts: number[];
+  } {
+    const single: Frame = [...this.#prefix, { text: 0 }, ...this.#suffix].map((part) => ({ part, type: 0 }));
+    const [ids, types, starts]: [number[], number[], number[]] = [[], [], []];
+    for (const { part, type } of texts.length === 1 ? single : this.#pair) {
+      const own = typeof part === 'number' ? [part] : Array.from(texts[part.text]!);
+      if (typeof part !== 'number') starts[part.text] = ids.length;
+      for (const id of own) {
+        ids.push(id);
+        types.push(type);
+      }
+    }
+    return { ids: Int32Array.from(ids), types: Int32Array.from(types), starts };
   }
 
   /**
@@ -253,9 +281,13 @@ export class Tokenizer {
     return ids;
   }
 
+  #forced({ addBos, addEos }: TokenizerSettings): boolean {
+    return addBos !== undefined || addEos !== undefined;
+  }
+
   /** The ids before and after a text, from `post_processor` or, where settings speak of them, from these. */
   #affixes(part: Part | null, settings: TokenizerSettings, place: string): [number[], number[]] {
-    if (settings.addBos === undefined && settings.addEos === undefined) return readAffixes(part, this.#ids, place);
+    if (!this.#forced(settings)) return readAffixes(part, this.#ids, place);
     const id = (wanted: boolean | undefined, token: string | undefined) => {
       const found = wanted && token !== undefined ? this.#ids.get(token) : undefined;
       return found === undefined ? [] : [found];
@@ -318,41 +350,4 @@ function readAdded(list: readonly Part[], model: Model, place: string): AddedTok
     });
   }
   return [...byContent.values()];
-}
-
-function readAffixes(part: Part | null, ids: ReadonlyMap<string, number>, place: string): [number[], number[]] {
-  const pair = (name: string): number => {
-    const [token, id] = part![name] as [string, number];
-    return ids.get(token) ?? id;
-  };
-  switch (part?.type) {
-    case undefined:
-    case 'ByteLevel':
-      return [[], []];
-    case 'Sequence':
-      return (part!.processors as Part[])
-        .map((p) => readAffixes(p, ids, place))
-        .reduce(
-          ([before, after], [b, a]) => [
-            [...b, ...before],
-            [...after, ...a],
-          ],
-          [[], []] as [number[], number[]],
-        );
-    case 'BertProcessing':
-    case 'RobertaProcessing':
-      return [[pair('cls')], [pair('sep')]];
-    case 'TemplateProcessing': {
-      const known = (part!.special_tokens ?? {}) as Record<string, { ids: number[] }>;
-      const out: [number[], number[]] = [[], []];
-      let side = 0;
-      for (const item of part!.single as Record<'Sequence' | 'SpecialToken', { id: string } | undefined>[]) {
-        if (item.Sequence) side = 1;
-        else out[side]!.push(...known[item.SpecialToken!.id]!.ids);
-      }
-      return out;
-    }
-    default:
-      throw tokenizerError(place, `Post-processors of type ${JSON.stringify(part?.type)} are not known`);
-  }
 }

@@ -8,14 +8,14 @@ import { GraftError } from '../base/index.ts';
 import { readJsonObject, writeDirectory } from '../io/index.ts';
 import { type Adapter, type Attached, attachMethods, type MethodChoice } from '../methods/index.ts';
 import type { LoadOptions } from '../models/index.ts';
-import type { Model, TaskName } from '../nn/index.ts';
+import type { Model, TaskHead } from '../nn/index.ts';
 import { fillPeft, headSizeOf, readPeftConfig, type SaveOptions, taskNameOf, writePeft } from './peft.ts';
 
 /** `graft.json` of an adapter. */
 interface Beside {
   /** Folders of the methods, in the order in which they go on the model. */
   readonly parts?: readonly string[];
-  readonly task?: { readonly name: TaskName; readonly labels: readonly string[] };
+  readonly task?: TaskHead;
 }
 
 const besideOf = (dir: string): Beside => {
@@ -61,9 +61,9 @@ export function readAdapterConfig(dir: string): {
 }
 
 /** What a model is to be loaded for, to carry this adapter. */
-export function taskOfAdapter(dir: string): Pick<LoadOptions, 'task' | 'labels'> {
+export function taskOfAdapter(dir: string): Pick<LoadOptions, 'task' | 'labels' | 'multiLabel'> {
   const { task } = besideOf(dir);
-  if (task) return { task: task.name, labels: task.labels };
+  if (task) return { task: task.name, labels: task.labels, ...(task.multiLabel && { multiLabel: true }) };
   const [first] = partsOf(dir) as [string];
   const name = taskNameOf(first);
   const size = headSizeOf(first);

@@ -7,55 +7,107 @@ import {
   readRecords,
   type Tokenizer,
   toExample,
-  toRows,
 } from '../data/index.ts';
 import { scoreChoices } from '../generate/index.ts';
 import { resolveModel } from '../io/index.ts';
 import type { Quantize } from '../models/index.ts';
-import { evaluateLoss, explainedMeasurement, wilson } from '../train/index.ts';
-import { residentModel, residentTokenizer } from './resident.ts';
+import type { Model, TaskName } from '../nn/index.ts';
+import { type Metric, measure, taskOf, taskRows, wilson } from '../tasks/index.ts';
+import { explainedMeasurement } from '../train/index.ts';
+import { residentModel, residentTokenizerIfAny } from './resident.ts';
 import { useThreads } from './threads.ts';
 
-export interface EvaluateArgs {
+/** What the rows of a file are measured or predicted with. */
+export interface RowsArgs {
   readonly model: string;
   readonly adapter?: string;
   readonly data: string;
-  readonly labels?: readonly string[];
+  /** Default: what the adapter or the checkpoint is for. */
+  readonly task?: TaskName;
   readonly maxLength?: number;
+  readonly stride?: number;
   readonly quantize?: Quantize;
   readonly threads?: number;
 }
 
-/** Loss and perplexity over rows; with labels, how often the row's own answer is the likeliest of them. */
-export async function evaluateJob(args: EvaluateArgs) {
+export interface EvaluateArgs extends RowsArgs {
+  /** causal-lm: the answers to choose among. */
+  readonly labels?: readonly string[];
+}
+
+/** Model, task and rows of a file. */
+export async function rowsOfFile(args: RowsArgs, labelled: boolean) {
   useThreads(args.threads);
   const path = await resolveModel(args.model);
-  const tokenizer = residentTokenizer(path);
-  const chat = ChatTemplate.of(tokenizer);
-  const model = residentModel(path, args.quantize ?? 'none', args.adapter);
+  const tokenizer = residentTokenizerIfAny(path);
+  const chat = tokenizer && ChatTemplate.of(tokenizer);
+  const model = residentModel(path, args.quantize ?? 'none', args.adapter, args.task);
   const records = await readRecords(args.data);
   const examples = records.map((record) => ({ example: toExample(record, 'auto'), place: record.place }));
+  const task = taskOf(model.task);
   const maxLength = Math.min(args.maxLength ?? 1024, model.contextLength);
-  const { rows, report } = toRows(examples, {
+  const made = taskRows(task, examples, {
     tokenizer,
     chat,
     vocabSize: model.vocabSize,
     maxLength,
     trainOn: 'completion',
+    stride: args.stride ?? 128,
+    labelled,
   });
-  const measure = () => {
+  const batches = (task.together ? [made.rows] : microBatches(made.rows, 1024)).map(pack);
+  const explained = <T>(act: () => T): T => {
     try {
-      return evaluateLoss(model, microBatches(rows, 1024).map(pack));
+      return act();
     } catch (error) {
       throw explainedMeasurement(error, model, args.adapter ?? path);
     }
   };
-  const { loss, tokens } = measure();
-  const result = { loss, perplexity: Math.exp(loss), tokens, rows: rows.length, report };
-  if (!args.labels) return { ...result, accuracy: null };
+  return { model, task, tokenizer, chat, examples, maxLength, ...made, batches, explained };
+}
 
-  const choices = args.labels.map((label) => [...tokenizer.encode(label, { addSpecialTokens: false })]);
-  const answers = examples.map(({ example, place }) => question(example, place, args.labels!, tokenizer, chat));
+/**
+ * Loss and metrics of a task over rows. Of language modelling: perplexity, and with labels how often the row's own answer is the
+ * likeliest of them.
+ */
+export async function evaluateJob(args: EvaluateArgs) {
+  const { model, task, tokenizer, chat, examples, maxLength, rows, report, batches, explained } = await rowsOfFile(
+    args,
+    true,
+  );
+  const speaks = task.head.name === 'causal-lm';
+  if (args.labels && !speaks) {
+    throw new GraftError('usage', `the labels of ${task.head.name} are those of its head`, { place: '--labels' });
+  }
+  const { loss, units, metrics, confusion } = explained(() => measure(model, task, batches, rows));
+  const result = {
+    task: task.head.name,
+    loss,
+    perplexity: speaks ? Math.exp(loss) : null,
+    tokens: units,
+    rows: rows.length,
+    report,
+    metrics,
+    confusion: confusion ?? null,
+  };
+  if (!args.labels) return { ...result, accuracy: null };
+  const accuracy = choiceAccuracy(model, examples, args.labels, tokenizer!, chat, maxLength);
+  const { value, low, high, rows: count } = accuracy;
+  const metric: Metric = { name: 'accuracy', value, low, high, count, of: 'rows' };
+  return { ...result, metrics: [...metrics, metric], accuracy };
+}
+
+/** How often the likeliest of the labels is the row's own answer. */
+function choiceAccuracy(
+  model: Model,
+  examples: readonly { example: Example; place: string }[],
+  labels: readonly string[],
+  tokenizer: Tokenizer,
+  chat: ChatTemplate | undefined,
+  maxLength: number,
+) {
+  const choices = labels.map((label) => [...tokenizer.encode(label, { addSpecialTokens: false })]);
+  const answers = examples.map(({ example, place }) => question(example, place, labels, tokenizer, chat));
   const room = maxLength - Math.max(...choices.map((choice) => choice.length));
   const scores = scoreChoices(
     model,
@@ -64,7 +116,7 @@ export async function evaluateJob(args: EvaluateArgs) {
   );
   const shortenedPrompts = answers.filter(({ prompt }) => prompt.length > room).length;
   const right = scores.filter((row, i) => row.indexOf(Math.max(...row)) === answers[i]!.answer).length;
-  return { ...result, accuracy: { rows: answers.length, shortenedPrompts, ...wilson(right, answers.length) } };
+  return { rows: answers.length, shortenedPrompts, ...wilson(right, answers.length) };
 }
 
 /** A prompt that is too long loses its middle: the question stands at the beginning, and where to answer at the end. */

@@ -4,6 +4,7 @@ import { evaluateJob } from './evaluate.ts';
 import { generateJob } from './generate.ts';
 import { logitsJob } from './logits.ts';
 import { mergeJob } from './merge.ts';
+import { predictJob } from './predict.ts';
 import { releaseModel } from './resident.ts';
 
 /** A job that loads its model by itself: the one that is loaded makes room. */
@@ -19,6 +20,7 @@ export const jobs = {
   train: alone(runTraining),
   generate: generateJob,
   evaluate: evaluateJob,
+  predict: predictJob,
   logits: logitsJob,
   merge: alone(mergeJob),
   doctor: doctorJob,

@@ -1,7 +1,7 @@
 import { GraftError } from '../base/index.ts';
 import { readJson, resolveModel, writeSafetensors } from '../io/index.ts';
 import type { Quantize } from '../models/index.ts';
-import { outputOf, packTokens } from '../nn/index.ts';
+import { type Model, outputOf, packTokens } from '../nn/index.ts';
 import { noGrad, scope } from '../tensor/index.ts';
 import { residentModel } from './resident.ts';
 import { useThreads } from './threads.ts';
@@ -15,7 +15,7 @@ export interface LogitsArgs {
   readonly threads?: number;
 }
 
-/** Full logits of each row, one row in memory at a time. */
+/** What the model's head says of each row (`Model.logits`), one row in memory at a time. */
 export async function logitsJob(args: LogitsArgs) {
   const rows = readRows(args.ids);
   useThreads(args.threads);
@@ -31,11 +31,26 @@ export async function logitsJob(args: LogitsArgs) {
     rows.map((row, i) => ({
       name: `logits.${i}`,
       dtype: 'float32' as const,
-      shape: [row.length, model.vocabSize],
+      shape: shapeOf(model, row.length),
       bytes: () => compute(row),
     })),
   );
   return { rows: rows.length, tokens: rows.reduce((sum, row) => sum + row.length, 0), out: args.out };
+}
+
+/** What a head says of a row of `length` tokens. */
+function shapeOf({ task, vocabSize, width }: Model, length: number): number[] {
+  switch (task.name) {
+    case 'causal-lm':
+      return [length, vocabSize];
+    case 'token-classification':
+    case 'question-answering':
+      return [length, task.labels.length];
+    case 'embedding':
+      return [width];
+    default:
+      return [task.labels.length];
+  }
 }
 
 function readRows(file: string): number[][] {

@@ -4,17 +4,19 @@
  */
 import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { type Tokenizer, tokenizerOf } from '../data/index.ts';
-import { loadAdapter } from '../export/index.ts';
+import { type Tokenizer, tokenizerIfAny, tokenizerOf } from '../data/index.ts';
+import { loadAdapter, taskOfAdapter } from '../export/index.ts';
 import type { Adapter } from '../methods/index.ts';
-import { loadModel, type Quantize } from '../models/index.ts';
-import type { Model } from '../nn/index.ts';
+import { headOf, type LoadOptions, loadModel, type Quantize } from '../models/index.ts';
+import type { Model, TaskName } from '../nn/index.ts';
 
 /** Adapters that stay on the model; of more, the one that was used longest ago is taken off. */
 const most = 16;
 
 interface Resident {
   readonly key: string;
+  /** What the checkpoint is for, without an adapter that says otherwise. */
+  readonly own: TaskName;
   readonly model: Model;
   /** By directory and state of its files, the one used last at the end. */
   readonly adapters: Map<string, Adapter>;
@@ -36,15 +38,24 @@ function stateOf(path: string): string {
   );
 }
 
+/** Adapters of one task and the same labels share a model; causal-lm has no head of its own. */
+const headKey = ({ task, labels, ...more }: LoadOptions): string =>
+  task === 'causal-lm' ? '' : JSON.stringify([task, labels, more]);
+
 /**
- * The model with this adapter at work and no other; without one, the base.
- * @throws what `loadModel` and `loadAdapter` throw
+ * The model with this adapter at work and no other; without one, the base. It is loaded for `task`, else for what the adapter
+ * is for, else for what the checkpoint is for.
+ * @throws what `loadModel` and `loadAdapter` throw; 'mismatch' where neither checkpoint nor adapter has the task's head
  */
-export function residentModel(path: string, quantize: Quantize, adapter?: string): Model {
-  const key = `${quantize} ${stateOf(path)}`;
+export function residentModel(path: string, quantize: Quantize, adapter?: string, task?: TaskName): Model {
+  const file = `${quantize} ${stateOf(path)}`;
+  const own = resident?.key.startsWith(file) ? resident.own : headOf(path).name;
+  const said = adapter === undefined ? { trainedHead: true } : taskOfAdapter(adapter);
+  const head = { task: own, ...said, ...(task && { task }) };
+  const key = file + headKey(head);
   if (resident?.key !== key) {
     releaseModel();
-    resident = { key, model: loadModel(path, { quantize }), adapters: new Map() };
+    resident = { key, own, model: loadModel(path, { quantize, ...head }), adapters: new Map() };
   }
   const { model, adapters } = resident;
   for (const other of adapters.values()) other.enabled = false;
@@ -68,6 +79,10 @@ export function residentTokenizer(path: string): Tokenizer {
   if (speaking?.key !== key) speaking = { key, tokenizer: tokenizerOf(path) };
   return speaking.tokenizer;
 }
+
+/** As `residentTokenizer`; undefined for a model without one. */
+export const residentTokenizerIfAny = (path: string): Tokenizer | undefined =>
+  speaking?.key === stateOf(path) || tokenizerIfAny(path) ? residentTokenizer(path) : undefined;
 
 /** Frees the model and its adapters: a job that loads one of its own needs the memory. */
 export function releaseModel(): void {

@@ -1,5 +1,6 @@
 import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Metric } from '../tasks/index.ts';
 
 /** What happens in a run, one line of `events.jsonl` each. Seconds are of the event alone. */
 export type TrainEvent =
@@ -30,7 +31,16 @@ export type TrainEvent =
       rssMb: number;
       handles: number;
     }
-  | { type: 'eval'; step: number; loss: number; tokens: number; seconds: number; best: boolean }
+  | {
+      type: 'eval';
+      step: number;
+      loss: number;
+      /** Units of the loss: predicted tokens, rows, or their weights. */
+      tokens: number;
+      metrics: readonly Metric[];
+      seconds: number;
+      best: boolean;
+    }
   | { type: 'checkpoint'; step: number; path: string; seconds: number }
   | { type: 'warning'; message: string }
   | { type: 'end'; step: number; reason: 'done' | 'early-stop'; adapter: string };

@@ -1,8 +1,6 @@
 export { type BlockShape, bytesPerToken, shapeOf, tokenBudget } from './budget.ts';
 export { explainedMeasurement } from './diverged.ts';
-export { evaluateLoss } from './evaluate.ts';
 export type { TrainEvent } from './events.ts';
-export { wilson } from './interval.ts';
 export { parseRecipe, type Recipe, readRecipe, recipeSchema } from './recipe.ts';
 export { runTraining, type TrainResult } from './run.ts';
 export { batchLoss, type MicroBatch, type StepResult, trainStep } from './step.ts';

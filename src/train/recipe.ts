@@ -17,7 +17,11 @@ const methodSchemas = Object.values(methods).map((m) =>
 );
 
 const data = z.strictObject({
-  train: z.string().describe('File to learn from: .jsonl, .json, .csv or .parquet.'),
+  train: z
+    .string()
+    .describe(
+      'File to learn from: .jsonl, .json, .csv, .parquet or .conll (tagged words); or a folder of images, one folder a class.',
+    ),
   eval: z.string().optional().describe('File to measure on; without it, held_out rows of train.'),
   held_out: z
     .number()
@@ -25,7 +29,21 @@ const data = z.strictObject({
     .optional()
     .describe('Share of the training rows (below 1) or number of them that is kept for measuring.'),
   format: z
-    .enum(['auto', 'messages', 'sharegpt', 'prompt-completion', 'alpaca', 'text', 'tokens', 'batches'])
+    .enum([
+      'auto',
+      'messages',
+      'sharegpt',
+      'prompt-completion',
+      'alpaca',
+      'text',
+      'labelled',
+      'pairs',
+      'tags',
+      'question',
+      'image',
+      'tokens',
+      'batches',
+    ])
     .default('auto')
     .describe('What a row is; auto tells by its fields. batches: one optimizer step a line, ids and labels as given.'),
   max_length: z.int().positive().default(1024).describe('Tokens; what is longer is cut, and reported.'),
@@ -33,6 +51,11 @@ const data = z.strictObject({
     .enum(['completion', 'all'])
     .default('completion')
     .describe('Learn the assistant turns or completions only, or every token.'),
+  stride: z
+    .int()
+    .nonnegative()
+    .default(128)
+    .describe('question-answering: tokens that two windows of a long context share.'),
 });
 
 const train = adamwConfig.extend({
@@ -96,7 +119,27 @@ export const recipeSchema = z.strictObject({
   task: z
     .enum(taskNames)
     .optional()
-    .describe('What the model learns to do; default: what its checkpoint is for, causal-lm for decoders.'),
+    .describe(
+      'What the model learns to do; default: what the adapter or the checkpoint is for, causal-lm for decoders.',
+    ),
+  labels: z
+    .array(z.string())
+    .min(1)
+    .optional()
+    .describe(
+      'Classes by the order of the head; default: those of the adapter or the checkpoint, else those in the data, sorted. A single one: a regression.',
+    ),
+  class_weights: z
+    .union([z.literal('balanced'), z.record(z.string(), z.number().nonnegative())])
+    .optional()
+    .describe(
+      'How much a row of each class counts, 1 where it is not named; balanced: as if all were equally frequent.',
+    ),
+  temperature: z
+    .number()
+    .positive()
+    .optional()
+    .describe('embedding: similarities are divided by it before the softmax; default 0.05.'),
   data: data.describe('What to learn from, and what to measure on.'),
   train: train.prefault({}).describe('The optimizer, its steps and their size.'),
   eval: evaluation.prefault({}).describe('Measuring on held-out rows while training.'),

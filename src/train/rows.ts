@@ -1,8 +1,7 @@
-import { existsSync, statSync } from 'node:fs';
-import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import {
   ChatTemplate,
+  type Example,
   type Format,
   type Row,
   type RowReport,
@@ -10,16 +9,29 @@ import {
   rowsOfStep,
   split,
   toExample,
-  tokenizerOf,
-  toRows,
+  tokenizerIfAny,
   toStep,
 } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
+import { type Task, taskRows } from '../tasks/index.ts';
 import type { Recipe } from './recipe.ts';
+
+interface Given {
+  readonly example: Example;
+  readonly place: string;
+}
+
+/** The examples of a recipe's files: of one optimizer step each where the file says so, else of the whole file. */
+export interface Examples {
+  readonly train: readonly (readonly Given[])[];
+  readonly eval: readonly Given[] | undefined;
+}
 
 /** Which rows each step learns from, and which are only measured. */
 export interface Plan {
   readonly rows: number;
+  /** Every row that steps learn from. */
+  readonly learned: readonly Row[];
   readonly heldOut: readonly Row[];
   readonly steps: number;
   readonly stepsPerEpoch: number;
@@ -27,42 +39,44 @@ export interface Plan {
   readonly warnings: readonly string[];
 }
 
-/** Reads, tokenises and divides the data of a recipe. @throws GraftError with file and line of what is wrong */
-export async function planRows(recipe: Recipe, model: Model, modelPath: string): Promise<Plan> {
+/** Reads the files of a recipe. @throws GraftError with file and line of what is wrong */
+export async function readExamples({ data }: Recipe): Promise<Examples> {
+  const steps = data.format === 'batches';
+  const read = async (file: string): Promise<Given[][]> => {
+    const records = await readRecords(file);
+    if (steps) return records.map(toStep);
+    const format = data.format as Format | 'auto';
+    return [records.map((record) => ({ example: toExample(record, format), place: record.place }))];
+  };
+  return { train: await read(data.train), eval: data.eval === undefined ? undefined : (await read(data.eval)).flat() };
+}
+
+/** Tokenises and divides the examples of a recipe. @throws GraftError with file and line of what is wrong */
+export function planRows(recipe: Recipe, model: Model, modelPath: string, task: Task, examples: Examples): Plan {
   const { data, train } = recipe;
-  const hasTokenizer = !statSync(modelPath).isDirectory() || existsSync(join(modelPath, 'tokenizer.json'));
   const explicit = data.format === 'batches' || data.format === 'tokens';
-  const tokenizer = hasTokenizer && !explicit ? tokenizerOf(modelPath) : undefined;
+  const tokenizer = explicit ? undefined : tokenizerIfAny(modelPath);
   const options = {
     tokenizer,
     chat: tokenizer && ChatTemplate.of(tokenizer),
     vocabSize: model.vocabSize,
     maxLength: Math.min(data.max_length, model.contextLength),
     trainOn: data.train_on,
+    stride: data.stride,
   };
   const warnings: string[] = [];
-  const rowsFrom = async (file: string): Promise<Row[]> => {
-    const records = await readRecords(file);
-    const format = data.format as Format | 'auto';
-    const { rows, report } = toRows(
-      records.map((record) => ({ example: toExample(record, format), place: record.place })),
-      options,
-    );
-    warnings.push(...notes(report, file));
+  const rowsFrom = (given: readonly Given[], place: string): Row[] => {
+    const { rows, report } = taskRows(task, given, options);
+    warnings.push(...notes(report, place));
     return rows;
   };
 
   if (data.format === 'batches') {
-    const steps = (await readRecords(data.train)).map((record) => {
-      const { rows, report } = toRows(toStep(record), options);
-      warnings.push(...notes(report, record.place));
-      return rows;
-    });
+    const steps = examples.train.map((given) => rowsFrom(given, given[0]!.place));
     return {
       rows: steps.reduce((sum, rows) => sum + rows.length, 0),
-      heldOut: data.eval
-        ? (await readRecords(data.eval)).flatMap((record) => toRows(toStep(record), options).rows)
-        : [],
+      learned: steps.flat(),
+      heldOut: examples.eval ? rowsFrom(examples.eval, data.eval!) : [],
       steps: train.steps ?? Math.round(steps.length * train.epochs),
       stepsPerEpoch: steps.length,
       rowsOf: (step) => steps[step % steps.length]!,
@@ -70,9 +84,9 @@ export async function planRows(recipe: Recipe, model: Model, modelPath: string):
     };
   }
 
-  let rows = await rowsFrom(data.train);
+  let rows = rowsFrom(examples.train.flat(), data.train);
   let heldOut: Row[] = [];
-  if (data.eval) heldOut = await rowsFrom(data.eval);
+  if (examples.eval) heldOut = rowsFrom(examples.eval, data.eval!);
   else if (data.held_out) {
     const parts = split(rows.length, data.held_out, train.seed);
     heldOut = parts.heldOut.map((i) => rows[i]!);
@@ -92,6 +106,7 @@ export async function planRows(recipe: Recipe, model: Model, modelPath: string):
   const stepsPerEpoch = Math.ceil(rows.length / train.batch_size);
   return {
     rows: rows.length,
+    learned: rows,
     heldOut,
     steps: train.steps ?? Math.max(1, Math.round(stepsPerEpoch * train.epochs)),
     stepsPerEpoch,

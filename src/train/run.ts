@@ -10,19 +10,20 @@ import { type Adapter, type Attached, attachMethods } from '../methods/index.ts'
 import { loadModel } from '../models/index.ts';
 import { type Model, tensorBytes } from '../nn/index.ts';
 import { adamw, type Optimizer, scheduleFactor } from '../optim/index.ts';
+import { type Metric, measure, type Task, taskOf } from '../tasks/index.ts';
 import { microTokensFor } from './budget.ts';
 import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoint.ts';
 import { explained, requireFinite } from './diverged.ts';
-import { evaluateLoss } from './evaluate.ts';
 import { EventLog, type TrainEvent } from './events.ts';
+import { headFor, taskOptions } from './head.ts';
 import { trainLoop } from './loop.ts';
 import type { Recipe } from './recipe.ts';
-import { type Plan, planRows } from './rows.ts';
+import { type Plan, planRows, readExamples } from './rows.ts';
 import { type MicroBatch, trainStep } from './step.ts';
 
 /** What `graft train --json` prints last. */
 export interface TrainResult {
-  /** Mean loss of every step of the run, in nats a predicted token. */
+  /** Mean loss of every step of the run: in nats a predicted token, or as the task has it. */
   readonly losses: number[];
   /** Of all steps that this process did. */
   readonly seconds: number;
@@ -32,6 +33,8 @@ export interface TrainResult {
   /** Where the trained adapter (or, for `method: full`, the model) is. */
   readonly adapter: string;
   readonly eval_loss: number | null;
+  /** Of the last measurement on held-out rows. */
+  readonly eval_metrics: readonly Metric[];
   readonly resumed_from: number;
 }
 
@@ -56,15 +59,18 @@ export async function runTraining(
     .digest('hex')
     .slice(0, 16);
 
+  const examples = await readExamples(recipe);
+  const given = [...examples.train.flat(), ...(examples.eval ?? [])].map(({ example }) => example);
   using model = loadModel(modelPath, {
     quantize: recipe.quantize,
     seed: recipe.train.seed,
-    ...(recipe.task && { task: recipe.task }),
+    ...headFor(recipe, modelPath, given),
   });
   const weightBytes = tensorBytes(model.root);
   using adapter = attach(model, recipe);
-  using optimizer = adamw(adapter.parameters, pick(recipe.train, ['beta1', 'beta2', 'eps', 'weight_decay']));
-  const plan = await planRows(recipe, model, modelPath);
+  using optimizer = optimizerFor(adapter, recipe);
+  const plan = planRows(recipe, model, modelPath, taskOf(model.task), examples);
+  const task = taskOf(model.task, taskOptions(recipe, model.task, plan.learned));
   // Only now: a recipe that turns out wrong leaves the directory as it is, and may begin from an adapter in it.
   const found = claim(dir, fingerprint, fresh);
   const log = new EventLog(dir, listen);
@@ -80,6 +86,7 @@ export async function runTraining(
   return run({
     recipe,
     model,
+    task,
     modelPath,
     weightBytes,
     adapter,
@@ -96,6 +103,7 @@ export async function runTraining(
 interface Run {
   readonly recipe: Recipe;
   readonly model: Model;
+  readonly task: Task;
   readonly modelPath: string;
   readonly weightBytes: number;
   readonly adapter: Adapter;
@@ -111,6 +119,7 @@ interface Run {
 function run({
   recipe,
   model,
+  task,
   modelPath,
   weightBytes,
   adapter,
@@ -126,13 +135,16 @@ function run({
   const { dir } = recipe.run;
   // Gone on with, a run keeps the cut that it began with, whatever memory is free now.
   const budget = train.micro_tokens ?? earlier.find((e) => e.type === 'start')?.microTokens ?? microTokensFor(model);
-  const cut = (rows: readonly Row[]): MicroBatch[] => microBatches(rows, budget).map(pack);
+  const cut = (rows: readonly Row[]): MicroBatch[] =>
+    (task.together ? [[...rows]] : microBatches(rows, budget)).map(pack);
   const heldOut = cut(plan.heldOut);
   const evaluateEvery = evaluation.every ?? plan.stepsPerEpoch;
   const best = join(dir, 'best');
   const checkpoints = join(dir, 'checkpoints');
   let state = from;
-  let evalLoss = earlier.findLast((e) => e.type === 'eval')?.loss ?? null;
+  const measured = earlier.findLast((e) => e.type === 'eval');
+  let evalLoss = measured?.loss ?? null;
+  let metrics: readonly Metric[] = measured?.metrics ?? [];
   const enough = () => evaluation.patience !== undefined && state.stale >= evaluation.patience;
   const stopped = enough();
   let saved = performance.now();
@@ -178,12 +190,14 @@ function run({
       const lr =
         train.lr *
         scheduleFactor({ type: train.schedule, ...pick(train, ['warmup_steps', 'warmup_ratio']) }, step, plan.steps);
-      adapter.beforeStep?.(step);
+      adapter.beforeStep?.(step, plan.steps);
       const result = withCause(rows, lr, () =>
         trainStep({
           model,
+          task,
           parameters: adapter.parameters,
           optimizer,
+          adapter,
           batches: cut(rows),
           lr,
           maxGradNorm: train.max_grad_norm,
@@ -204,12 +218,15 @@ function run({
     ...(heldOut.length > 0 && {
       evaluate(step: number) {
         const start = performance.now();
-        const { loss, tokens } = withCause(last.rows, last.lr, () => evaluateLoss(model, heldOut));
+        const result = withCause(last.rows, last.lr, () => measure(model, task, heldOut, plan.heldOut));
+        const { loss, units: tokens } = result;
         evalLoss = loss;
+        metrics = result.metrics;
         const better = state.best === null || loss < state.best;
         state = { ...state, best: better ? loss : state.best, stale: better ? 0 : state.stale + 1 };
         if (better && evaluation.keep === 'best') save(best);
-        log.emit({ type: 'eval', step, loss, tokens, seconds: (performance.now() - start) / 1e3, best: better });
+        const seconds = (performance.now() - start) / 1e3;
+        log.emit({ type: 'eval', step, loss, tokens, metrics, seconds, best: better });
         return enough() ? 'stop' : 'go on';
       },
     }),
@@ -259,6 +276,7 @@ function run({
     peak_rss_mb: process.resourceUsage().maxRSS / 1024,
     adapter: handed,
     eval_loss: evalLoss,
+    eval_metrics: metrics,
     resumed_from: from.step,
   };
 }
@@ -295,6 +313,13 @@ function attach(model: Model, recipe: Recipe): Attached {
     `the recipe's method is ${wanted}, and the adapter to begin from is ${adapter.method}`,
     { place: recipe.adapter },
   );
+}
+
+/** AdamW at the rates that the method asks for; what the method keeps from step to step is kept with its moments. */
+function optimizerFor(adapter: Adapter, { train }: Recipe): Optimizer {
+  const rate = (key: string) => (adapter.rate?.(key, train.lr) ?? train.lr) / train.lr;
+  const optimizer = adamw(adapter.parameters, pick(train, ['beta1', 'beta2', 'eps', 'weight_decay']), rate);
+  return { ...optimizer, state: new Map([...optimizer.state, ...(adapter.state ?? [])]) };
 }
 
 function count(tensors: Iterable<{ numel: number }>): number {

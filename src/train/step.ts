@@ -1,21 +1,22 @@
 import { GraftError } from '../base/index.ts';
+import type { Packed } from '../data/index.ts';
+import type { Adapter } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
 import { clipGradients, type Optimizer } from '../optim/index.ts';
+import { type Task, taskOf, tokensOf } from '../tasks/index.ts';
 import { manualSeed, mixSeed, scope, Tensor } from '../tensor/index.ts';
 
-/** One micro-batch: rows end to end. `targets[i]` is the id after token i in its row, or −100 where none is learned. */
-export interface MicroBatch {
-  readonly ids: Int32Array;
-  readonly targets: Int32Array;
-  readonly positions: Int32Array;
-  readonly rowStarts: Int32Array;
-  readonly predicted: number;
-}
+/** One micro-batch: rows end to end. */
+export type MicroBatch = Packed;
 
 export interface StepInput {
   readonly model: Model;
+  /** Default: that of the model's head. */
+  readonly task?: Task;
   readonly parameters: ReadonlyMap<string, Tensor>;
   readonly optimizer: Optimizer;
+  /** What the method adds to the loss, and does after the update. */
+  readonly adapter?: Pick<Adapter, 'regularisation' | 'afterStep'>;
   readonly batches: readonly MicroBatch[];
   readonly lr: number;
   readonly maxGradNorm: number | undefined;
@@ -25,44 +26,44 @@ export interface StepInput {
 }
 
 export interface StepResult {
-  /** Mean over the predicted tokens of the whole step, in nats. */
+  /** Mean over the units of the whole step: predicted tokens, rows, or their weights. */
   readonly loss: number;
   /** 2-norm of all gradients before clipping. */
   readonly gradNorm: number;
   readonly tokens: number;
+  /** Units of the loss. */
   readonly predicted: number;
 }
 
-const wide = (values: Int32Array) => Tensor.from(BigInt64Array.from(values, BigInt));
-
 /** The sum of the losses of one micro-batch: a scalar that can be differentiated. */
-export function batchLoss(model: Model, batch: MicroBatch): Tensor {
-  let longest = 0;
-  for (const p of batch.positions) longest = Math.max(longest, p + 1);
-  const rowStarts = Array.from(batch.rowStarts);
-  const hidden = model.hidden({ ids: wide(batch.ids), positions: wide(batch.positions), rowStarts, longest });
-  return model.lossSum(hidden, wide(batch.targets));
-}
+export const batchLoss = (model: Model, batch: MicroBatch, task = taskOf(model.task)): Tensor =>
+  task.lossSum(model, model.hidden(tokensOf(model, batch)), batch);
 
 /**
- * One optimizer step. The loss is the sum over all predicted tokens of all micro-batches, divided by their number:
- * however the step is cut, the gradient is the same (design §6).
+ * One optimizer step. The loss is the sum over all units of all micro-batches, divided by their number: however the step is cut, the gradient is the same (design §6).
  * @throws GraftError 'numeric' when the loss or a gradient is not finite; the parameters are then as before
  */
 export function trainStep(input: StepInput): StepResult {
   const { model, parameters, optimizer, batches, step } = input;
-  const predicted = batches.reduce((sum, b) => sum + b.predicted, 0);
-  if (predicted === 0) throw new GraftError('input', `step ${step + 1} has no token to predict`);
+  const task = input.task ?? taskOf(model.task);
+  const predicted = batches.reduce((sum, b) => sum + task.units(b), 0);
+  if (predicted === 0) throw new GraftError('input', `step ${step + 1} has nothing to predict`);
   let total = 0;
   try {
     batches.forEach((batch, micro) => {
       using _ = scope();
       manualSeed(mixSeed(input.seed, step, micro));
-      const sum = batchLoss(model, batch);
+      const sum = batchLoss(model, batch, task);
       total += sum.item();
       sum.backward(Tensor.from([1 / predicted], []));
     });
-    const loss = total / predicted;
+    let loss = total / predicted;
+    if (input.adapter?.regularisation) {
+      using _ = scope();
+      const term = input.adapter.regularisation();
+      loss += term.item();
+      term.backward();
+    }
     const gradNorm = clipGradients(parameters.values(), input.maxGradNorm);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
       throw new GraftError('numeric', `the ${Number.isFinite(loss) ? 'gradient' : 'loss'} is not finite`, {
@@ -71,6 +72,7 @@ export function trainStep(input: StepInput): StepResult {
       });
     }
     optimizer.step(input.lr);
+    input.adapter?.afterStep?.(step);
     return { loss, gradNorm, tokens: batches.reduce((sum, b) => sum + b.ids.length, 0), predicted };
   } finally {
     for (const parameter of parameters.values()) parameter.grad = undefined;

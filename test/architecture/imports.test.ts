@@ -15,6 +15,7 @@ const ranks: Readonly<Record<string, number>> = {
   optim: 4,
   data: 4,
   generate: 5,
+  tasks: 5,
   export: 5,
   train: 6,
   session: 7,

@@ -3,6 +3,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { pack } from '../../src/data/index.ts';
 import { writeSafetensors } from '../../src/io/index.ts';
 import type { Adapter, methods } from '../../src/methods/index.ts';
 import { loadModel, type Quantize } from '../../src/models/index.ts';
@@ -23,23 +24,13 @@ export interface Base {
 
 /** Three rows of random ids; the first half of each is only read. */
 function tokens(model: Model, seed = 0): MicroBatch {
-  const lengths = [13, 2, 7];
-  const n = lengths.reduce((a, b) => a + b);
-  const ids = Int32Array.from({ length: n }, (_, i) => ((i + 1) * 7919 + seed * 104729 + i * i) % model.vocabSize);
-  const targets = new Int32Array(n).fill(-100);
-  const positions = new Int32Array(n);
-  const rowStarts = Int32Array.of(0, 13, 15, 22);
-  let predicted = 0;
-  lengths.forEach((length, r) => {
-    for (let i = 0; i < length; i++) {
-      const at = rowStarts[r]! + i;
-      positions[at] = i;
-      if (i + 1 === length || i < length / 2 - 1) continue;
-      targets[at] = ids[at + 1]!;
-      predicted++;
-    }
+  let at = 0;
+  const rows = [13, 2, 7].map((length) => {
+    const next = () => ((at + 1) * 7919 + seed * 104729 + at * at++) % model.vocabSize;
+    const ids = Int32Array.from({ length }, next);
+    return { ids, labels: ids.map((id, i) => (i < length / 2 ? -100 : id)), place: 'test' };
   });
-  return { ids, targets, positions, rowStarts, predicted };
+  return pack(rows);
 }
 
 const decoder = (file: string, quantize: Quantize = 'none'): Base => ({

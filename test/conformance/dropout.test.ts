@@ -6,8 +6,9 @@ import { type Adapter, lora } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { type LinearLayer, type Model, moduleAt } from '../../src/nn/index.ts';
 import { adamw } from '../../src/optim/index.ts';
+import { measure, taskOf } from '../../src/tasks/index.ts';
 import { Generator, manualSeed, mixSeed, noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
-import { batchLoss, evaluateLoss, trainStep } from '../../src/train/index.ts';
+import { batchLoss, trainStep } from '../../src/train/index.ts';
 import { golden, logitsOf, numbers, relativeError } from '../support.ts';
 import { bases, disturb } from './cases.ts';
 
@@ -80,7 +81,7 @@ test('it is off where no gradient is recorded', () => {
   const batch = base.batch(model);
   const measured = [p, 0].map((dropout) => {
     using _ = attach(model, dropout);
-    return { logits: logitsOf(model, batch.ids), loss: evaluateLoss(model, [batch]).loss };
+    return { logits: logitsOf(model, batch.ids), loss: measure(model, taskOf(model.task), [batch], []).loss };
   });
   assert.deepEqual(measured[0], measured[1]);
   using _adapter = attach(model, p);

@@ -40,6 +40,11 @@ const rows: Readonly<Record<string, string>> = {
   'prompt-completion': '{"prompt": "2 + 2 =", "completion": " 4"}',
   alpaca: '{"instruction": "Add the numbers.", "input": "2 and 2", "output": "4"}',
   text: '{"text": "Every token of this is learned."}',
+  labelled: '{"text": "WINNER!! Claim now", "text_pair": "optional", "label": "spam"}',
+  pairs: '{"text": "A cat sleeps.", "text_pair": "A kitten is resting."}',
+  tags: '{"tokens": ["Ada", "was", "in", "Turin"], "tags": ["B-PER", "O", "O", "B-LOC"]}',
+  question: '{"question": "Who?", "context": "Ada wrote it.", "answers": {"text": ["Ada"], "answer_start": [0]}}',
+  image: '{"image": "digits/0001.png", "label": "7"}',
   tokens: '{"ids": [1, 17, 4], "labels": [-100, 17, 4]}',
   batches: '{"rows": [{"ids": [1, 17, 4]}, {"ids": [1, 9], "labels": [-100, 9]}]}',
 };

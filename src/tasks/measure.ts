@@ -1,0 +1,70 @@
+import { GraftError } from '../base/index.ts';
+import type { Packed, Row } from '../data/index.ts';
+import type { Model } from '../nn/index.ts';
+import { noGrad, scope } from '../tensor/index.ts';
+import { tokensOf } from './input.ts';
+import type { Measures, Task } from './task.ts';
+
+export interface Measured extends Measures {
+  /** Mean over the units of the task. */
+  readonly loss: number;
+  /** Predicted tokens, rows, or their weights. */
+  readonly units: number;
+}
+
+/** Every batch once, without gradient and dropout, one in memory at a time. */
+function pass(
+  model: Model,
+  batches: readonly Packed[],
+  act: (batch: Packed, hidden: ReturnType<Model['hidden']>) => void,
+) {
+  noGrad(() => {
+    for (const batch of batches) {
+      using _ = scope();
+      act(batch, model.hidden(tokensOf(model, batch)));
+    }
+  });
+}
+
+/**
+ * Loss and metrics of a task over packed rows.
+ * @param order the rows as they came, for cutting into batches mixes them; the intervals' draws go by it
+ * @throws GraftError 'numeric' when the loss is not finite
+ */
+export function measure(model: Model, task: Task, batches: readonly Packed[], order: readonly Row[]): Measured {
+  let [sum, units] = [0, 0];
+  const said = new Map<Row, unknown>();
+  pass(model, batches, (batch, hidden) => {
+    sum += task.lossSum(model, hidden, batch).item();
+    units += task.units(batch);
+    for (const [i, answer] of (task.answers?.(model, hidden, batch) ?? []).entries()) said.set(batch.rows[i]!, answer);
+  });
+  if (!Number.isFinite(sum)) throw new GraftError('numeric', 'the loss on the rows to measure is not finite');
+  const measures = task.measures?.(
+    order,
+    order.map((row) => said.get(row)),
+  );
+  return { loss: sum / units, units, metrics: [], ...measures };
+}
+
+/** What the task says of each example of `order`, as a file of predictions has it; windows of one example together. */
+export function predict(
+  model: Model,
+  task: Task,
+  batches: readonly Packed[],
+  order: readonly Row[],
+): Readonly<Record<string, unknown>>[] {
+  if (!task.answers || !task.prediction) {
+    throw new GraftError('usage', `${task.head.name} has no labels to predict`, { mend: 'Use graft generate' });
+  }
+  const said = new Map<Row, unknown>();
+  pass(model, batches, (batch, hidden) => {
+    for (const [i, answer] of task.answers!(model, hidden, batch).entries()) said.set(batch.rows[i]!, answer);
+  });
+  return [...Map.groupBy(order, ({ example }) => example).values()].map((rows) =>
+    task.prediction!(
+      rows,
+      rows.map((row) => said.get(row)),
+    ),
+  );
+}
