@@ -18,6 +18,8 @@ export interface HalfOutput {
   readonly residual: Tensor;
   /** The norm of the sum, in families that norm after it (BERT); undefined where norms come before. */
   readonly norm: ((sum: Tensor) => Tensor) | undefined;
+  /** Of the pass, virtual tokens included. */
+  readonly rowStarts: readonly number[];
 }
 
 /** [M, K, D] each, keys after rotation. */
@@ -45,7 +47,7 @@ export interface Port {
   /** What the half is to add instead of `delta`. */
   afterAttention?(half: HalfOutput): Tensor;
   afterMlp?(half: HalfOutput): Tensor;
-  /** On the embeddings [N, C] before the first block, and on the hidden states after the last norm. */
+  /** On the embeddings [N, C] before the first block, and, last part first, on the hidden states after the last norm. */
   embedded?(x: Tensor): Tensor;
   ended?(x: Tensor): Tensor;
 }
@@ -66,11 +68,18 @@ export class Ports {
   readonly #parts = new Set<Port>();
   /** Where the layers of a pass leave their keys and values while someone listens. */
   #heard: KeysAndValues[] | undefined;
+  /** Of the pass that `enter` began. */
+  #rowStarts: readonly number[] = [];
 
   /** Puts a part in, behind those that are there; call what it returns to take it out. */
   add(part: Port): () => void {
     this.#parts.add(part);
     return () => this.#parts.delete(part);
+  }
+
+  /** Whether any part is at work. */
+  get busy(): boolean {
+    return this.#active.length > 0;
   }
 
   get #active(): Port[] {
@@ -99,6 +108,7 @@ export class Ports {
     const shift = prompt + prefix;
     const positions = shift === 0 ? tokens.positions : ops.addScalar(tokens.positions, shift);
     const { types } = tokens;
+    this.#rowStarts = tokens.rowStarts;
     const input = { x, positions, types, rowStarts: tokens.rowStarts, longest: tokens.longest + shift };
     // A row that goes on has its prompt in the cache.
     if (prompt === 0 || (cache && cache.tokens > 0)) return { ...input, strip: (y) => y };
@@ -122,6 +132,7 @@ export class Ports {
       }
       rowStarts.push(order.length);
     }
+    this.#rowStarts = rowStarts;
     const index = Tensor.from(BigInt64Array.from(order));
     const own = Tensor.from(BigInt64Array.from(real));
     const places = new BigInt64Array(order.length);
@@ -146,15 +157,20 @@ export class Ports {
   }
 
   ended(x: Tensor): Tensor {
-    return this.#active.reduce((y, part) => part.ended?.(y) ?? y, x);
+    return this.#active.reduceRight((y, part) => part.ended?.(y) ?? y, x);
   }
 
-  afterAttention(half: HalfOutput): Tensor {
-    return this.#active.reduce((delta, part) => part.afterAttention?.({ ...half, delta }) ?? delta, half.delta);
+  afterAttention(half: Omit<HalfOutput, 'rowStarts'>): Tensor {
+    const rowStarts = this.#rowStarts;
+    return this.#active.reduce(
+      (delta, part) => part.afterAttention?.({ ...half, delta, rowStarts }) ?? delta,
+      half.delta,
+    );
   }
 
-  afterMlp(half: HalfOutput): Tensor {
-    return this.#active.reduce((delta, part) => part.afterMlp?.({ ...half, delta }) ?? delta, half.delta);
+  afterMlp(half: Omit<HalfOutput, 'rowStarts'>): Tensor {
+    const rowStarts = this.#rowStarts;
+    return this.#active.reduce((delta, part) => part.afterMlp?.({ ...half, delta, rowStarts }) ?? delta, half.delta);
   }
 
   /** Where the layers of one pass find their keys and values. */
