@@ -1,5 +1,16 @@
 import { full } from './full.ts';
 import { lora } from './lora.ts';
+import { multitaskPrompt } from './multitask-prompt.ts';
+import { pTuning } from './p-tuning.ts';
+import { prefix } from './prefix.ts';
+import { prompt } from './prompt.ts';
 
 /** Every method; a new one is a file and a line here. Recipes, help and documents derive from it. */
-export const methods = { lora, full } as const;
+export const methods = {
+  lora,
+  full,
+  prompt,
+  'multitask-prompt': multitaskPrompt,
+  prefix,
+  'p-tuning': pTuning,
+} as const;

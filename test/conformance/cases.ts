@@ -113,6 +113,15 @@ export interface MethodCases {
   readonly wrong: readonly { config: Readonly<Record<string, unknown>>; why: RegExp }[];
 }
 
+/** What all methods of virtual tokens promise. */
+const virtual = {
+  freshIsSilent: () => false,
+  mergeTolerance: undefined,
+  trainsBase: false,
+  lr: 5e-2,
+  refuses: () => undefined,
+} as const;
+
 export const methodCases: Readonly<Record<keyof typeof methods, MethodCases>> = {
   lora: {
     configs: {
@@ -153,6 +162,56 @@ export const methodCases: Readonly<Record<keyof typeof methods, MethodCases>> = 
     lr: 1e-3,
     refuses: ({ packed }) => (packed ? /is quantised, and full fine-tuning needs dense weights/ : undefined),
     wrong: [],
+  },
+  prompt: {
+    configs: {
+      'tokens of the vocabulary': { num_virtual_tokens: 4 },
+      'random start': { num_virtual_tokens: 3, prompt_tuning_init: 'RANDOM' },
+    },
+    ...virtual,
+    wrong: [
+      { config: { num_virtual_tokens: 1e6 }, why: /1000000 virtual tokens leave no room for rows/ },
+      { config: { num_virtual_tokens: 4, prompt_tuning_init: 'TEXT' }, why: /prompt_tuning_init_text is empty/ },
+      {
+        config: { num_virtual_tokens: 4, prompt_tuning_init: 'TEXT', prompt_tuning_init_text: 'Hi' },
+        why: /the model has no tokenizer/,
+      },
+    ],
+  },
+  'multitask-prompt': {
+    configs: { 'one task': { num_virtual_tokens: 4, num_ranks: 2 } },
+    ...virtual,
+    wrong: [
+      { config: { num_virtual_tokens: 1e6 }, why: /leave no room/ },
+      {
+        config: { num_virtual_tokens: 4, prompt_tuning_init: 'ONLY_SOURCE_SHARED' },
+        why: /ONLY_SOURCE_SHARED needs a saved adapter/,
+      },
+    ],
+  },
+  prefix: {
+    configs: {
+      'random start': { num_virtual_tokens: 5 },
+      'projected, zero start': { num_virtual_tokens: 2, prefix_projection: true, init_weights: 'zero' },
+      projected: { num_virtual_tokens: 3, prefix_projection: true, encoder_hidden_size: 12 },
+    },
+    ...virtual,
+    wrong: [
+      { config: { num_virtual_tokens: 1e6, prefix_projection: true }, why: /leave no room/ },
+      { config: { num_virtual_tokens: 4, init_text: 'Hi' }, why: /the model has no tokenizer/ },
+      {
+        config: { num_virtual_tokens: 4, init_text: 'Hi', prefix_projection: true },
+        why: /init_text cannot be had with prefix_projection/,
+      },
+    ],
+  },
+  'p-tuning': {
+    configs: {
+      MLP: { num_virtual_tokens: 4, encoder_hidden_size: 12 },
+      'LSTM, drop-out': { num_virtual_tokens: 3, encoder_reparameterization_type: 'LSTM', encoder_dropout: 0.2 },
+    },
+    ...virtual,
+    wrong: [{ config: { num_virtual_tokens: 1e6 }, why: /leave no room/ }],
   },
 };
 

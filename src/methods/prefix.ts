@@ -1,0 +1,131 @@
+/**
+ * Prefix tuning (Li and Liang, arXiv 2101.00190): in every layer T trained keys and values stand in front of a row's own,
+ * attention(q, [Pₖ; k], [Pᵥ; v]); with a task's head this is P-tuning v2 (arXiv 2110.07602). Keys are as they are after
+ * rotation, and a row's positions begin at T. Fields and file are PEFT's (tuners/prefix_tuning): [T, 2·L·K·D], layer i
+ * at 2i (keys) and 2i + 1 (values); Graft adds `init_text`. Letters: T virtual tokens, L layers, K kv heads, D head size.
+ */
+import { z } from 'zod';
+import { GraftError } from '../base/index.ts';
+import { type Model, packTokens } from '../nn/index.ts';
+import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { Draws } from './draws.ts';
+import type { Method, Tools } from './method.ts';
+import { idsOfText, slowStart } from './prompt.ts';
+import { type Encoder, requireSpace, Vectors, virtualAdapter, virtualFields } from './virtual.ts';
+
+export const prefixConfig = z
+  .strictObject({
+    ...virtualFields,
+    prefix_projection: z
+      .boolean()
+      .default(false)
+      .describe(
+        'The prefix is made by a two-layer perceptron with tanh, which is trained in its place and kept beside.',
+      ),
+    encoder_hidden_size: z
+      .int()
+      .positive()
+      .nullish()
+      .describe('Width inside the perceptron of prefix_projection. Default: K·D of the model.'),
+    init_weights: z
+      .literal('zero')
+      .nullish()
+      .describe('zero: keys and values begin at zero. Default: normal numbers, which need a high learning rate.'),
+    init_text: z
+      .string()
+      .nullish()
+      .describe(
+        'Begin from the keys and values that the base has for this text’s first num_virtual_tokens tokens, repeated where they are fewer. Not PEFT’s; by far the best start.',
+      ),
+  })
+  .describe('Trained keys and values in front of every layer’s own (arXiv 2101.00190). Fields are PEFT’s.');
+
+export type PrefixConfig = z.infer<typeof prefixConfig>;
+
+/** What the base's layers have for the text: [T, 2·L·K·D], written into `prefix`. */
+function readText(model: Model, prefix: Tensor, ids: readonly number[]): void {
+  noGrad(() => {
+    using _ = scope();
+    const layers = model.ports.listen(() => model.hidden(packTokens([ids])));
+    const slots = layers.flatMap(({ k, v }) => [k, v]);
+    ops.copy_(prefix, ops.view(ops.stack(slots, 1), prefix.shape));
+    for (const tensor of slots) tensor.dispose();
+  });
+}
+
+/** W₂ tanh(W₁ E + b₁) + b₂ over the rows of E [T, K·D]. */
+function projection(config: PrefixConfig, dim: number, width: number, seed: number): Encoder {
+  using draws = new Draws(seed);
+  const inner = config.encoder_hidden_size ?? dim;
+  const embedding = draws.normal([config.num_virtual_tokens, dim], 1);
+  const first = [draws.uniform([inner, dim], dim ** -0.5), draws.uniform([inner], dim ** -0.5)] as const;
+  const bound = config.init_weights === 'zero' ? 0 : inner ** -0.5;
+  const second = [draws.uniform([width, inner], bound), draws.uniform([width], bound)] as const;
+  return {
+    parameters: new Map([
+      ['embedding.weight', embedding],
+      ['transform.0.weight', first[0]],
+      ['transform.0.bias', first[1]],
+      ['transform.2.weight', second[0]],
+      ['transform.2.bias', second[1]],
+    ]),
+    forward: () => ops.linear(ops.tanh(ops.linear(embedding, ...first)), ...second),
+  };
+}
+
+/** The keys and values themselves, a parameter. */
+function direct(model: Model, config: PrefixConfig, width: number, seed: number, tools: Tools): Tensor {
+  const { num_virtual_tokens: count, init_text: text } = config;
+  const ids = text && !tools.loading ? idsOfText(text, count, 'init_text', tools) : undefined;
+  using draws = new Draws(seed);
+  const prefix =
+    ids || config.init_weights === 'zero' ? draws.full([count, width], 0) : draws.normal([count, width], 1);
+  if (ids) readText(model, prefix, ids);
+  return prefix;
+}
+
+export const prefix: Method<PrefixConfig> = {
+  name: 'prefix',
+  peftType: 'PREFIX_TUNING',
+  config: prefixConfig,
+
+  attach(model, config, seed, tools = {}) {
+    const { num_virtual_tokens: length, prefix_projection: projected, init_text: text, init_weights } = config;
+    const { layers, kvHeads, headDim } = model;
+    requireSpace(model, length);
+    if (text && (projected || init_weights)) {
+      throw new GraftError(
+        'usage',
+        `init_text cannot be had with ${projected ? 'prefix_projection' : 'init_weights'}`,
+        {
+          place: 'init_text',
+          mend: 'Leave one of the two out',
+        },
+      );
+    }
+    const dim = kvHeads * headDim;
+    const width = 2 * layers * dim;
+    const from = projected ? projection(config, dim, width, seed) : direct(model, config, width, seed, tools);
+    const vectors = new Vectors([length, width], from);
+    const open = () => {
+      const slots = ops.unbind(ops.view(vectors.value(), [length, 2 * layers, kvHeads, headDim]), 1);
+      return (layer: number) => ({ k: slots[2 * layer]!, v: slots[2 * layer + 1]! });
+    };
+    const random = !text && init_weights !== 'zero' && !projected && !tools.loading;
+    return virtualAdapter(
+      model,
+      'prefix',
+      config,
+      vectors,
+      { prefix: { length, open } },
+      {
+        advise: slowStart(random, 'prefix', 'begin from a text (init_text)'),
+        savedConfig: () => ({
+          init_text: undefined,
+          init_weights: init_weights ?? null,
+          encoder_hidden_size: config.encoder_hidden_size ?? dim,
+        }),
+      },
+    );
+  },
+};

@@ -1,0 +1,105 @@
+/**
+ * Prompt tuning (Lester et al., arXiv 2104.08691): T trained vectors P [T, C] stand in front of every row's embeddings,
+ * [P; x], and all else is frozen. Fields and file are PEFT's (tuners/prompt_tuning). The label of a row's own first token
+ * never counts, as without a prompt; PEFT's loss has it predicted by the last virtual token where it is given.
+ */
+import { z } from 'zod';
+import { GraftError } from '../base/index.ts';
+import { type Embedding, type Model, moduleAt } from '../nn/index.ts';
+import { Generator, mixSeed, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { Draws } from './draws.ts';
+import type { Method, Tools } from './method.ts';
+import { requireSpace, Vectors, virtualAdapter, virtualFields } from './virtual.ts';
+
+export const promptFields = {
+  ...virtualFields,
+  prompt_tuning_init_text: z
+    .string()
+    .nullish()
+    .describe('The text of TEXT; its tokens are repeated or cut to num_virtual_tokens.'),
+  tokenizer_name_or_path: z
+    .string()
+    .nullish()
+    .describe('PEFT: where the tokenizer of TEXT is. Ignored here, where the base brings its own.'),
+};
+
+export const promptConfig = z
+  .strictObject({
+    ...promptFields,
+    prompt_tuning_init: z
+      .enum(['RANDOM', 'TEXT', 'SAMPLE_VOCAB'])
+      .default('SAMPLE_VOCAB')
+      .describe(
+        'First vectors: those of a text’s tokens, of tokens drawn from the vocabulary, or normal numbers. The default is not PEFT’s RANDOM, which lies far from all that the model has seen and learns little.',
+      ),
+  })
+  .describe('Trained vectors in front of every row’s embeddings (arXiv 2104.08691). Fields are PEFT’s.');
+
+export type PromptConfig = z.infer<typeof promptConfig>;
+
+type Start = Pick<PromptConfig, 'num_virtual_tokens' | 'prompt_tuning_init_text'> & { readonly init: string };
+
+/** Ids of a text, repeated or cut to `count`. @throws GraftError 'usage' without a tokenizer or a text */
+export function idsOfText(text: string | null | undefined, count: number, field: string, tools: Tools): number[] {
+  const wrong = (problem: string, mend: string) => new GraftError('usage', problem, { place: field, mend });
+  if (!text) throw wrong(`the virtual tokens are to begin from a text, and ${field} is empty`, `Give ${field}`);
+  if (!tools.encode)
+    throw wrong(`${field} cannot be read: the model has no tokenizer`, 'Give a model with a tokenizer');
+  const ids = tools.encode(text);
+  if (ids.length === 0) throw wrong(`${field} has no tokens`, 'Give a longer text');
+  return Array.from({ length: count }, (_, i) => ids[i % ids.length]!);
+}
+
+/** The first vectors [T, C], a parameter. */
+export function firstVectors(model: Model, start: Start, seed: number, tools: Tools): Tensor {
+  const { init, num_virtual_tokens: count, prompt_tuning_init_text: text } = start;
+  using draws = new Draws(seed);
+  const drawn = !tools.loading && (init === 'TEXT' || init === 'SAMPLE_VOCAB');
+  if (!drawn) return draws.normal([count, model.width], 1);
+  using _ = scope();
+  const table = moduleAt(model.root, model.sites.embeddings) as Embedding;
+  if (typeof table.rows !== 'number') {
+    throw new GraftError('usage', 'this model reads no tokens whose vectors could be taken', {
+      place: 'prompt_tuning_init',
+      mend: 'Use RANDOM',
+    });
+  }
+  using generator = new Generator(mixSeed(seed, 1));
+  const ids =
+    init === 'TEXT'
+      ? idsOfText(text, count, 'prompt_tuning_init_text', tools)
+      : Array.from(ops.rand([count], { generator }).data() as Float32Array, (u) => Math.floor(u * table.rows));
+  const vectors = draws.full([count, model.width], 0);
+  noGrad(() => ops.copy_(vectors, table.forward(Tensor.from(BigInt64Array.from(ids, BigInt)))));
+  return vectors;
+}
+
+/** A prompt of normal numbers is not near any embedding, and small steps do not bring it there. */
+export const slowStart = (random: boolean, what: string, instead: string) => (lr: number) =>
+  random && lr <= 1e-3
+    ? [`a ${what} that begins at random hardly learns at a learning rate of ${lr}: ${instead}, or use more than 0.001`]
+    : [];
+
+export const prompt: Method<PromptConfig> = {
+  name: 'prompt',
+  peftType: 'PROMPT_TUNING',
+  config: promptConfig,
+
+  attach(model, config, seed, tools = {}) {
+    const { num_virtual_tokens: length, prompt_tuning_init: init } = config;
+    requireSpace(model, length);
+    const vectors = new Vectors([length, model.width], firstVectors(model, { ...config, init }, seed, tools));
+    const port = { prompt: { length, vectors: () => vectors.value() } };
+    return virtualAdapter(model, 'prompt', config, vectors, port, {
+      advise: slowStart(init === 'RANDOM' && !tools.loading, 'prompt', 'begin from a text (prompt_tuning_init: TEXT)'),
+      savedConfig: (base) => savedStart(init, config, base),
+    });
+  },
+};
+
+/** PEFT does not load TEXT without the name of a tokenizer, though it then needs none. */
+export const savedStart = (init: string, config: Omit<PromptConfig, 'prompt_tuning_init'>, base?: string) => ({
+  prompt_tuning_init_text: config.prompt_tuning_init_text ?? null,
+  tokenizer_name_or_path: config.tokenizer_name_or_path ?? (init === 'TEXT' ? base : null),
+  tokenizer_kwargs: null,
+});
