@@ -136,7 +136,8 @@ export function fillPeft(dir: string, adapter: Adapter, head: ReadonlyMap<string
   const { made } = adapter;
   using source = openWeights(dir);
   const beside = join(dir, sideFile);
-  const leftOut = (name: string) => !head && headKey.test(name);
+  const doubles = new Set(scopedKeys(adapter).map((key) => prefix + key));
+  const leftOut = (name: string) => doubles.has(name) || (!head && headKey.test(name));
   if (made && existsSync(beside)) {
     using own = openSafetensors(beside);
     fill(own, adapter.parameters, dir);
@@ -146,6 +147,12 @@ export function fillPeft(dir: string, adapter: Adapter, head: ReadonlyMap<string
   }
   made?.adopt();
   fill(source, fileNames(adapter, head), dir, leftOut);
+}
+
+/** Keys that the file has and the parameters have not: a table's other end. */
+function scopedKeys(adapter: Adapter): string[] {
+  using _ = scope();
+  return [...(adapter.savedTensors?.().keys() ?? [])].filter((key) => !adapter.parameters.has(key));
 }
 
 function read(source: WeightSource, name: string): Tensor {
@@ -223,6 +230,7 @@ export function writePeft(
   };
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
   writeFileSync(join(work, 'adapter_config.json'), `${JSON.stringify(sorted, null, 2)}\n`);
+  using _ = scope();
   writeSafetensors(join(work, 'adapter_model.safetensors'), tensors(model, adapter, head), { format: 'pt' });
   if (adapter.made) writeSafetensors(join(work, sideFile), [...adapter.parameters].map(entryOf));
   writeFileSync(join(work, 'README.md'), card(adapter, base));
@@ -235,15 +243,26 @@ const entryOf = ([name, tensor]: readonly [string, Tensor]) => ({
   bytes: () => tensor.bytes(),
 });
 
+/** Whether PEFT saves the own tables of embeddings and head beside their update: where the targets call one of them by name. */
+function tablesSaved({
+  target_modules: targets,
+  trainable_token_indices: rows,
+}: Readonly<Record<string, unknown>>): boolean {
+  if (rows) return false;
+  return Array.isArray(targets) ? targets.includes('embed_tokens') || targets.includes('lm_head') : true;
+}
+
 function* tensors(model: Model, adapter: Adapter, head: ReadonlyMap<string, Tensor>) {
   const { made } = adapter;
+  const tables = tablesSaved({ ...adapter.config, ...adapter.savedConfig?.() });
   if (made) yield entryOf([made.name, noGrad(() => made.value())]);
-  const named = fileNames(made ? { ...adapter, parameters: new Map() } : adapter, head);
+  const parameters = made ? new Map() : (noGrad(() => adapter.savedTensors?.()) ?? adapter.parameters);
+  const named = fileNames({ ...adapter, parameters }, head);
   for (const [name, tensor] of named) {
     yield entryOf([name, tensor]);
     // PEFT saves a targeted embedding's or head's own table too (save_embedding_layers="auto").
     const path = /^base_model\.model\.(.*)\.lora_(embedding_A|A\.weight)$/.exec(name)?.[1];
-    if (path && (path === model.sites.embeddings || path === model.sites.head)) {
+    if (path && tables && (path === model.sites.embeddings || path === model.sites.head)) {
       const table = (moduleAt(model.root, path) as unknown as { denseWeight(): Tensor }).denseWeight();
       yield entryOf([`${prefix}${path}.base_layer.weight`, table]);
     }

@@ -2,7 +2,7 @@
 
 import { parseWith } from '../base/index.ts';
 import type { Model } from '../nn/index.ts';
-import { mixSeed, type Tensor } from '../tensor/index.ts';
+import { mixSeed, ops, type Tensor } from '../tensor/index.ts';
 import type { Adapter, Method, Tools } from './method.ts';
 import { methods } from './registry.ts';
 import { type Copies, saveModules } from './saved.ts';
@@ -70,8 +70,23 @@ function together(parts: readonly Adapter[], head: Copies | undefined): Attached
       for (const part of parts) part.enabled = on;
       head?.use(on);
     },
-    beforeStep(step) {
-      for (const part of parts) part.beforeStep?.(step);
+    beforeStep(step, steps) {
+      for (const part of parts) part.beforeStep?.(step, steps);
+    },
+    afterStep(step) {
+      for (const part of parts) part.afterStep?.(step);
+    },
+    ...(parts.some((part) => part.rate) && {
+      rate(key: string, lr: number) {
+        const [, i, own] = (parts.length > 1 && /^(\d+)\.(.*)$/.exec(key)) || ['', '0', key];
+        const part = parts[Number(i)]!;
+        return part.parameters.has(own!) ? (part.rate?.(own!, lr) ?? lr) : lr;
+      },
+    }),
+    get state() {
+      return new Map(
+        parts.flatMap((part, i) => [...(part.state ?? [])].map(([key, t]) => [`${i}.${key}`, t] as const)),
+      );
     },
     detach() {
       head?.dispose();
@@ -79,6 +94,10 @@ function together(parts: readonly Adapter[], head: Copies | undefined): Attached
     },
     [Symbol.dispose]: () => attached.detach(),
   };
+  const regular = parts.filter((part) => part.regularisation);
+  if (regular.length > 0) {
+    attached.regularisation = () => regular.map((part) => part.regularisation!()).reduce((a, b) => ops.add(a, b));
+  }
   if (parts.every((part) => part.merge)) {
     attached.merge = () => {
       for (const part of parts) part.merge!();

@@ -1,195 +1,111 @@
-/** What LoRA puts in the place of a layer, and the chain that several adapters on one layer form. */
-import {
-  crossEntropyOfLogits,
-  type Embedding,
-  type GateActivation,
-  type Kernels,
-  type Linear,
-  type LinearLayer,
-  Module,
-  moduleAt,
-  replaceModule,
-  unwrapped,
-} from '../nn/index.ts';
-import { detachFromScopes, gradEnabled, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
-
-/** A wrapper stands where its layer stood: a walk over the model sees one module, not two. */
-const inner: ReadonlySet<string> = new Set(['base_layer']);
+/** What LoRA puts in the place of a layer. */
+import type { GateActivation, LinearLayer } from '../nn/index.ts';
+import { gradEnabled, ops, type Tensor } from '../tensor/index.ts';
+import { LinearWrapper, type Table, TableWrapper } from './layer-wrappers.ts';
+import type { Held, Switch } from './wrappers.ts';
 
 /** A linear layer with an update beside it. */
-export class LoraLinear extends Module implements LinearLayer {
-  base_layer: LinearLayer;
+export class LoraLinear extends LinearWrapper {
   readonly lora_A: Tensor;
   readonly lora_B: Tensor;
+  /** Of B's product (`lora_bias`). */
+  readonly lora_bias?: Tensor;
   readonly scaling: number;
   readonly dropout: number;
-  readonly state: { enabled: boolean };
-  override hidden: ReadonlySet<string> = inner;
 
-  constructor(base: LinearLayer, a: Tensor, b: Tensor, scaling: number, dropout: number, state: { enabled: boolean }) {
-    super();
-    this.base_layer = base;
+  constructor(base: LinearLayer, a: Tensor, b: Tensor, scaling: number, dropout: number, state: Switch, bias?: Tensor) {
+    super(base, state);
     this.lora_A = a;
     this.lora_B = b;
+    if (bias) this.lora_bias = bias;
     this.scaling = scaling;
     this.dropout = dropout;
-    this.state = state;
   }
 
-  get inFeatures(): number {
-    return this.base_layer.inFeatures;
+  /** A [R, in] and B [out, R] of the update. */
+  protected matrices(): readonly [Tensor, Tensor] {
+    return [this.lora_A, this.lora_B];
   }
 
-  get outFeatures(): number {
-    return this.base_layer.outFeatures;
+  /** The layer's bias and the update's own, whichever there are. */
+  #biasWith(bias: Tensor | undefined): Tensor | null {
+    if (!this.lora_bias) return bias ?? null;
+    const own = ops.mulScalar(this.lora_bias, this.scaling);
+    return bias ? ops.add(bias, own) : own;
   }
 
-  /** [N, in] → [N, out] */
-  forward(x: Tensor): Tensor {
-    if (!this.state.enabled) return this.base_layer.forward(x);
-    const dropped = this.dropout > 0 && gradEnabled() ? ops.dropout(x, this.dropout, true) : null;
+  /** x as the update sees it: null where nothing is dropped. */
+  protected dropped(x: Tensor): Tensor | null {
+    return this.dropout > 0 && gradEnabled() ? ops.dropout(x, this.dropout, true) : null;
+  }
+
+  protected adapted(x: Tensor): Tensor {
+    const dropped = this.dropped(x);
+    const [a, b] = this.matrices();
     const base = this.base_layer.plain();
     if (base) {
       const { weight, format, bias, kernels } = base;
-      return kernels.loraLinear(x, dropped, weight, format, bias ?? null, this.lora_A, this.lora_B, this.scaling);
+      return kernels.loraLinear(x, dropped, weight, format, this.#biasWith(bias), a, b, this.scaling);
     }
     // On top of another active adapter: add to what it gives.
-    const h = ops.mm(dropped ?? x, ops.t(this.lora_A));
-    return ops.add(this.base_layer.forward(x), ops.mm(h, ops.t(this.lora_B)), { alpha: this.scaling });
+    const product = ops.mm(ops.mm(dropped ?? x, ops.t(a)), ops.t(b));
+    const update = this.lora_bias ? ops.add(product, this.lora_bias) : product;
+    return ops.add(this.base_layer.forward(x), update, { alpha: this.scaling });
   }
 
-  forwardGated(gate: Tensor, up: Tensor, act: GateActivation): Tensor {
-    if (!this.state.enabled) return this.base_layer.forwardGated(gate, up, act);
+  override forwardGated(gate: Tensor, up: Tensor, act: GateActivation): Tensor {
     const base = this.base_layer.plain();
-    if (base && !(this.dropout > 0 && gradEnabled())) {
-      const { weight, format, bias, kernels } = base;
-      return kernels.loraGatedLinear(
-        gate,
-        up,
-        act,
-        weight,
-        format,
-        bias ?? null,
-        this.lora_A,
-        this.lora_B,
-        this.scaling,
-      );
-    }
-    return this.forward(this.kernels.glu(gate, up, act));
-  }
-
-  get kernels(): Kernels {
-    return this.base_layer.kernels;
-  }
-
-  crossEntropy(h: Tensor, targets: Tensor): Tensor {
-    if (!this.state.enabled) return this.base_layer.crossEntropy(h, targets);
-    return crossEntropyOfLogits((rows) => this.forward(rows), h, targets);
-  }
-
-  plain() {
-    return this.state.enabled ? undefined : this.base_layer.plain();
-  }
-
-  denseWeight(): Tensor {
-    return this.base_layer.denseWeight();
+    if (!this.state.enabled || !base || (this.dropout > 0 && gradEnabled())) return super.forwardGated(gate, up, act);
+    const { weight, format, bias, kernels } = base;
+    const [a, b] = this.matrices();
+    return kernels.loraGatedLinear(gate, up, act, weight, format, this.#biasWith(bias), a, b, this.scaling);
   }
 
   /** s·BA [out, in]: what the update adds to the weight. */
-  delta(): Tensor {
-    return ops.mulScalar(ops.mm(this.lora_B, this.lora_A), this.scaling);
+  protected delta(): Tensor {
+    const [a, b] = this.matrices();
+    return ops.mulScalar(ops.mm(b, a), this.scaling);
+  }
+
+  fold({ weight, bias }: Held, _own: Tensor): Held {
+    return { weight: ops.add(weight, this.delta()), format: -1, bias: this.#biasWith(bias) ?? undefined };
+  }
+}
+
+/**
+ * An output projection that shares its table with an embedding shares the embedding's update too, the other way round:
+ * A [R, C] is the embedding's Bᵀ, and B [V, R] its Aᵀ (PEFT's `ensure_weight_tying`).
+ */
+export class TiedLoraLinear extends LoraLinear {
+  protected override matrices(): readonly [Tensor, Tensor] {
+    return [ops.contiguous(ops.t(this.lora_A)), ops.contiguous(ops.t(this.lora_B))];
   }
 }
 
 /** An embedding with an update: row i of the table gains s·(B A[:, i])ᵀ. */
-export class LoraEmbedding extends Module {
-  base_layer: Embedding | LoraEmbedding;
+export class LoraEmbedding extends TableWrapper {
   readonly lora_embedding_A: Tensor;
   readonly lora_embedding_B: Tensor;
   readonly scaling: number;
-  readonly state: { enabled: boolean };
-  override hidden: ReadonlySet<string> = inner;
 
-  constructor(base: Embedding | LoraEmbedding, a: Tensor, b: Tensor, scaling: number, state: { enabled: boolean }) {
-    super();
-    this.base_layer = base;
+  constructor(base: Table, a: Tensor, b: Tensor, scaling: number, state: Switch) {
+    super(base, state);
     this.lora_embedding_A = a;
     this.lora_embedding_B = b;
     this.scaling = scaling;
-    this.state = state;
   }
 
-  get width(): number {
-    return this.base_layer.width;
-  }
-
-  get rows(): number {
-    return this.base_layer.rows;
-  }
-
-  /** ids int64 [N] → [N, C] */
-  forward(ids: Tensor): Tensor {
-    const base = this.base_layer.forward(ids);
-    if (!this.state.enabled) return base;
+  protected adapted(base: Tensor, ids: Tensor): Tensor {
     const h = ops.embedding(ops.t(this.lora_embedding_A), ids);
     return ops.add(base, ops.mm(h, ops.t(this.lora_embedding_B)), { alpha: this.scaling });
   }
 
-  plain(): Embedding | undefined {
-    return this.state.enabled ? undefined : this.base_layer.plain();
-  }
-
-  denseWeight(): Tensor {
-    return this.base_layer.denseWeight();
-  }
-
-  delta(): Tensor {
+  /** [V, C] */
+  protected delta(): Tensor {
     return ops.mulScalar(ops.t(ops.mm(this.lora_embedding_B, this.lora_embedding_A)), this.scaling);
   }
-}
 
-export type Wrapper = LoraLinear | LoraEmbedding;
-
-/** Takes `wrapper` out of the chain of wrappers at `path`, wherever in it it stands. */
-export function unwrap(root: Module, path: string, wrapper: Wrapper): void {
-  let outer = moduleAt(root, path) as Wrapper;
-  if (outer === wrapper) {
-    replaceModule(root, path, wrapper.base_layer as Module);
-    return;
+  fold({ weight, bias }: Held, _own: Tensor): Held {
+    return { weight: ops.add(weight, this.delta()), format: -1, bias };
   }
-  while (outer.base_layer !== wrapper) outer = outer.base_layer as Wrapper;
-  outer.base_layer = wrapper.base_layer as LinearLayer & Embedding;
 }
-
-interface Folded {
-  readonly weight: Tensor;
-  readonly format: number;
-  readonly wrappers: readonly Wrapper[];
-}
-
-/** Layers that hold the updates of merged wrappers, with what they held before. */
-const folded = new WeakMap<Module, Folded>();
-
-/** Sets which wrappers are folded into the layer under `wrapper`: several may come and go in any order. */
-function refold(wrapper: Wrapper, change: (wrappers: readonly Wrapper[]) => readonly Wrapper[]): void {
-  const layer = unwrapped(wrapper) as Linear | Embedding;
-  const before = folded.get(layer) ?? { weight: layer.weight, format: layer.format, wrappers: [] };
-  const wrappers = change(before.wrappers);
-  if (folded.has(layer)) layer.weight.dispose();
-  folded.delete(layer);
-  [layer.weight, layer.format] = [before.weight, before.format];
-  if (wrappers.length === 0) return;
-  noGrad(() => {
-    using s = scope();
-    const sum = wrappers.reduce((weight, w) => ops.add(weight, w.delta()), layer.denseWeight());
-    layer.weight = detachFromScopes(s.keep(sum));
-    layer.format = -1;
-  });
-  folded.set(layer, { ...before, wrappers });
-}
-
-/** Adds the update of `wrapper` to the weight of the layer under it. */
-export const fold = (wrapper: Wrapper) => refold(wrapper, (wrappers) => [...wrappers, wrapper]);
-
-/** Takes it out again; without any, the layer has its own weight back, bit for bit. */
-export const unfold = (wrapper: Wrapper) => refold(wrapper, (wrappers) => wrappers.filter((w) => w !== wrapper));

@@ -1,45 +1,44 @@
 /**
  * LoRA (Hu et al., arXiv 2106.09685): W = W0 + s·BA with W0 frozen, A [r, in], B [out, r] and s = α/r (eq. 3), or
  * α/√r under rank stabilisation (arXiv 2312.03732). Fields, defaults and file layout are PEFT's (tuners/lora/config.py);
- * the drop-out acts on the adapter's input only, as there.
+ * the drop-out acts on the adapter's input only, as there. Variants: dora.ts, lora-init.ts (PiSSA, OLoRA, LoftQ),
+ * token-rows.ts.
  */
 import { GraftError } from '../base/index.ts';
-import { type Embedding, type LinearLayer, moduleAt, replaceModule } from '../nn/index.ts';
+import { type Linear, type LinearLayer, type Model, moduleAt, replaceModule } from '../nn/index.ts';
 import { detachFromScopes, Generator, mixSeed, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { columnNorms, DoraEmbedding, DoraLinear, rowNorms } from './dora.ts';
+import type { Table } from './layer-wrappers.ts';
 import { type LoraConfig, loraConfig } from './lora-config.ts';
-import { fold, LoraEmbedding, LoraLinear, unfold, unwrap } from './lora-layers.ts';
+import { requireStarts, type Shape, type Start, startOf } from './lora-init.ts';
+import { LoraEmbedding, LoraLinear, TiedLoraLinear } from './lora-layers.ts';
+import { savedLoraConfig, savedLoraTensors, type Ties, type Updated } from './lora-saved.ts';
 import type { Adapter, Method } from './method.ts';
 import { type Copies, saveModules, trainBiases } from './saved.ts';
-import { byPattern, candidatesOf, patternFits, savedTargets, selectTargets } from './targets.ts';
+import { byPattern, candidatesOf, patternFits, selectTargets } from './targets.ts';
+import { tiedHead, tokenTables, trainTokenRows } from './token-rows.ts';
+import { layerUnder, type Switch, type Wrapper, wrappedAdapter } from './wrappers.ts';
 
-function initialValues(
-  config: LoraConfig,
-  rank: number,
-  inside: number,
-  outside: number,
-  embedding: boolean,
-  seed: bigint,
-) {
-  using s = scope();
-  using generator = new Generator(seed);
-  const normal = (shape: number[], std: number) => ops.mulScalar(ops.randn(shape, { generator }), std);
-  const uniform = (shape: number[], bound: number) => ops.uniform_(ops.zeros(shape), -bound, bound, { generator });
-  const zeros = (shape: number[]) => ops.zeros(shape);
-  const aShape = [rank, inside];
-  const bShape = [outside, rank];
-  let pair: [Tensor, Tensor];
-  if (embedding) {
-    // For a table it is A that starts at zero: its columns are picked, not multiplied.
-    pair = [config.init_lora_weights === false ? normal(aShape, 1) : zeros(aShape), normal(bShape, 1)];
-  } else {
-    const a = config.init_lora_weights === 'gaussian' ? normal(aShape, 1 / rank) : uniform(aShape, inside ** -0.5);
-    pair = [a, config.init_lora_weights === false ? uniform(bShape, rank ** -0.5) : zeros(bShape)];
-  }
-  for (const tensor of pair) {
-    detachFromScopes(s.keep(tensor));
-    tensor.requiresGrad = true;
-  }
-  return pair;
+/** @throws GraftError 'usage' for fields that exclude one another, as in PEFT */
+function requireFields(config: LoraConfig): void {
+  const refuse = (message: string, mend: string): never => {
+    throw new GraftError('usage', message, { place: 'method', mend });
+  };
+  const starts = typeof config.init_lora_weights === 'string' && config.init_lora_weights !== 'gaussian';
+  if (config.lora_bias && (config.use_dora || config.bias !== 'none' || typeof config.init_lora_weights !== 'boolean'))
+    refuse('lora_bias goes with plain LoRA only', 'Leave out use_dora, bias and init_lora_weights');
+  if (config.use_dora && starts)
+    refuse(`use_dora and init_lora_weights: ${config.init_lora_weights} exclude one another`, 'Choose one of the two');
+}
+
+/** Where head and embeddings share what is trained. */
+function tiesOf(model: Model, config: LoraConfig, paths: readonly string[]): Ties | undefined {
+  const head = config.ensure_weight_tying ? tiedHead(model) : undefined;
+  if (head === undefined) return undefined;
+  const { embeddings } = model.sites;
+  const ends = (path: string) => path === head || path === embeddings;
+  const saved = (config.modules_to_save ?? []).some((name) => head.endsWith(name) || embeddings.endsWith(name));
+  return { embeddings, head, lora: paths.some(ends), saved };
 }
 
 export const lora: Method<LoraConfig> = {
@@ -47,101 +46,142 @@ export const lora: Method<LoraConfig> = {
   peftType: 'LORA',
   config: loraConfig,
 
-  attach(model, config, seed): Adapter {
+  attach(model, config, seed, tools): Adapter {
+    requireFields(config);
     const candidates = candidatesOf(model);
-    const targets = selectTargets(candidates, config, model.sites.defaultTargets);
-    const paths = new Set(targets.map(({ path }) => path));
-    const state = { enabled: true };
-    const parameters = new Map<string, Tensor>();
-    const copies: Copies[] = [];
-    if (config.modules_to_save?.length) copies.push(saveModules(model, config.modules_to_save));
-    if (config.bias !== 'none') {
-      copies.push(
-        trainBiases(
-          model,
-          (path) => config.bias === 'all' || paths.has(path),
-          (path) => paths.has(path),
-        ),
-      );
-    }
-
-    const wrapped = targets.map(({ path }, index) => {
-      const base = moduleAt(model.root, path) as LinearLayer | Embedding | LoraEmbedding;
+    const selected = selectTargets(candidates, config, model.sites.defaultTargets).map(({ path }) => path);
+    const ties = tiesOf(model, config, selected);
+    const untied = ties?.lora ? [...new Set([ties.embeddings, ...selected])].filter((p) => p !== ties.head) : selected;
+    const paths = new Set(untied);
+    const modules = untied.map((path) => moduleAt(model.root, path) as LinearLayer | Table);
+    const shapes = modules.map((base, i): Shape => {
+      const path = untied[i]!;
       const rank = byPattern(config.rank_pattern, path, config.r);
       const alpha = byPattern(config.alpha_pattern, path, config.lora_alpha);
       const scaling = alpha / (config.use_rslora ? Math.sqrt(rank) : rank);
       const table = !('inFeatures' in base);
+      if (table && config.lora_bias) throw new GraftError('usage', `lora_bias is not for a table: '${path}'`);
       const [inside, outside] = table ? [base.rows, base.width] : [base.inFeatures, base.outFeatures];
-      const [a, b] = noGrad(() => initialValues(config, rank, inside, outside, table, mixSeed(seed, index)));
-      const wrapper = table
-        ? new LoraEmbedding(base, a, b, scaling, state)
-        : new LoraLinear(base, a, b, scaling, config.lora_dropout, state);
-      const [keyA, keyB] = table ? ['lora_embedding_A', 'lora_embedding_B'] : ['lora_A.weight', 'lora_B.weight'];
-      parameters.set(`${path}.${keyA}`, a).set(`${path}.${keyB}`, b);
-      replaceModule(model.root, path, wrapper);
-      return { path, wrapper };
+      return { path, rank, inside, outside, table, scaling };
     });
+    const layers = modules.map((module) => layerUnder(module) as Linear);
+    requireStarts(model, config, shapes, layers);
+    const tables = tokenTables(model, config.trainable_token_indices ?? {});
+
+    const state: Switch = { enabled: true };
+    const copies: Copies[] = [];
+    if (config.modules_to_save?.length) copies.push(saveModules(model, config.modules_to_save, ties));
+    if (config.bias !== 'none') {
+      const own = (path: string) => paths.has(path);
+      copies.push(trainBiases(model, (path) => config.bias === 'all' || own(path), own));
+    }
+
+    const parameters = new Map<string, Tensor>();
+    const updated: Updated[] = [];
+    const wrappers: { path: string; wrapper: Wrapper }[] = [];
+    const wrap = (path: string, wrapper: Wrapper) => {
+      replaceModule(model.root, path, wrapper);
+      wrappers.push({ path, wrapper });
+    };
+    shapes.forEach((shape, i) => {
+      const { path } = shape;
+      const start = startOf(model, layers[i]!, config, shape, mixSeed(seed, i), tools?.loading ?? false);
+      updated.push({ path, start, layer: layers[i]! });
+      const [wrapper, own] = wrapperOf(modules[i]!, start, shape, config, state, mixSeed(seed, i, 1));
+      for (const [key, tensor] of own) parameters.set(`${path}.${key}`, tensor);
+      wrap(path, wrapper);
+    });
+    if (ties?.lora) {
+      const { start } = updated.find(({ path }) => path === ties.embeddings)!;
+      const { scaling } = shapes.find(({ path }) => path === ties.embeddings)!;
+      const head = moduleAt(model.root, ties.head) as LinearLayer;
+      wrap(ties.head, new TiedLoraLinear(head, start.b, start.a, scaling, config.lora_dropout, state));
+    }
+    const rows = trainTokenRows(model, tables, state);
+    for (const [key, tensor] of rows.parameters) parameters.set(key, tensor);
     for (const copy of copies) for (const [key, tensor] of copy.parameters) parameters.set(key, tensor);
 
-    let attached = true;
-    let merged = false;
-
-    const adapter: Adapter = {
+    const { loraplus_lr_ratio: ratio } = config;
+    return wrappedAdapter(model, {
       method: 'lora',
       config,
       parameters,
+      wrappers: [...wrappers, ...rows.wrappers],
+      switched: state,
+      copies,
+      rebased: updated.flatMap(({ start, layer }) => (start.base ? [{ layer, by: start.base }] : [])),
+      owned: updated.flatMap(({ start: { base } }) => (base ? ('a' in base ? [base.a, base.b] : [base.weight]) : [])),
+      unmergeable: config.lora_bias && layers.some(({ bias }) => !bias),
       warnings: [
         ...(['rank_pattern', 'alpha_pattern'] as const).flatMap((field) =>
           Object.keys(config[field])
-            .filter((key) => ![...paths].some((path) => patternFits(key, path)))
+            .filter((key) => !untied.some((path) => patternFits(key, path)))
             .map((key) => `${field} '${key}' fits no module`),
         ),
+        ...(config.ensure_weight_tying && !ties
+          ? ['ensure_weight_tying does nothing: embeddings and head share no table']
+          : []),
         // As in PEFT: the layers know how they are stored, and the field changes nothing.
-        ...(config.fan_in_fan_out ? ['fan_in_fan_out is ignored: these layers are stored [out, in]'] : []),
+        ...(config.fan_in_fan_out && !layers.some(({ transposed }) => transposed)
+          ? ['fan_in_fan_out is ignored: these layers are stored [out, in]']
+          : []),
       ],
-
-      get enabled() {
-        return state.enabled || merged;
-      },
-      set enabled(on: boolean) {
-        if (merged) throw new GraftError('state', 'a merged adapter cannot be switched', { mend: 'Unmerge it first' });
-        state.enabled = on;
-        for (const copy of copies) copy.use(on);
-      },
-
-      savedConfig: () => ({
-        target_modules: savedTargets(
-          config.target_modules,
-          [...paths],
-          candidates.map(({ path }) => path),
-        ),
+      ...(ratio && {
+        rate(key: string, lr: number) {
+          if (key.includes('.lora_embedding_')) return config.loraplus_lr_embedding ?? 1e-6;
+          return key.includes('.lora_B.') || parameters.get(key)!.shape.length === 1 ? ratio * lr : lr;
+        },
       }),
-
-      merge() {
-        if (merged) return;
-        adapter.enabled = true;
-        for (const { wrapper } of wrapped) fold(wrapper);
-        merged = true;
-        state.enabled = false;
-      },
-
-      unmerge() {
-        if (!merged) return;
-        for (const { wrapper } of wrapped) unfold(wrapper);
-        merged = false;
-        state.enabled = true;
-      },
-
-      detach() {
-        if (!attached) return;
-        attached = false;
-        adapter.unmerge!();
-        for (const { path, wrapper } of wrapped) unwrap(model.root, path, wrapper);
-        for (const tensor of parameters.values()) tensor.dispose();
-        for (const copy of copies) copy.dispose();
-      },
-      [Symbol.dispose]: () => adapter.detach(),
-    };
-    return adapter;
+      savedConfig: () =>
+        savedLoraConfig(
+          config,
+          updated,
+          candidates.map(({ path }) => path),
+          ties,
+        ),
+      savedTensors: () => savedLoraTensors(parameters, updated, ties),
+    });
   },
 };
+
+/** What goes in the place of a layer, and its parameters by the end of their keys. */
+function wrapperOf(
+  base: LinearLayer | Table,
+  { a, b }: Start,
+  { rank, scaling }: Shape,
+  { use_dora, lora_dropout, lora_bias, init_lora_weights }: LoraConfig,
+  state: Switch,
+  seed: bigint,
+): [Wrapper, [string, Tensor][]] {
+  const trained = (make: () => Tensor): Tensor => {
+    using s = scope();
+    const tensor = detachFromScopes(s.keep(noGrad(make)));
+    tensor.requiresGrad = true;
+    return tensor;
+  };
+  const table = !('inFeatures' in base);
+  const own: [string, Tensor][] = table
+    ? [
+        ['lora_embedding_A', a],
+        ['lora_embedding_B', b],
+      ]
+    : [
+        ['lora_A.weight', a],
+        ['lora_B.weight', b],
+      ];
+  if (use_dora) {
+    const m = trained(() => (table ? columnNorms(base, a, b, scaling) : rowNorms(base, a, b, scaling)));
+    own.push(['lora_magnitude_vector', m]);
+    if (table) return [new DoraEmbedding(base, a, b, m, scaling, state), own];
+    return [new DoraLinear(base, a, b, m, scaling, lora_dropout, state), own];
+  }
+  if (table) return [new LoraEmbedding(base, a, b, scaling, state), own];
+  if (!lora_bias) return [new LoraLinear(base, a, b, scaling, lora_dropout, state), own];
+  using generator = new Generator(seed);
+  const bias = trained(() => {
+    const zeros = ops.zeros([base.outFeatures]);
+    return init_lora_weights ? zeros : ops.uniform_(zeros, -(rank ** -0.5), rank ** -0.5, { generator });
+  });
+  own.push(['lora_B.bias', bias]);
+  return [new LoraLinear(base, a, b, scaling, lora_dropout, state, bias), own];
+}

@@ -42,6 +42,11 @@ export interface Adapter extends Disposable {
    * @param base path or id of the base
    */
   savedConfig?(base?: string): Readonly<Record<string, unknown>>;
+  /**
+   * What the file holds instead of `parameters`, keys alike: ends that share a table written twice, an update for another base.
+   * Made in the caller's scope.
+   */
+  savedTensors?(): ReadonlyMap<string, Tensor>;
   /** The name of a parameter in PEFT's file. Absent: `base_model.model.` and its key. */
   fileKey?(key: string): string;
   /**
@@ -54,6 +59,14 @@ export interface Adapter extends Disposable {
   /** Adds the adapter to the weights; `unmerge` puts the weights from before back. Absent: cannot be folded in. */
   merge?(): void;
   unmerge?(): void;
-  /** Layer-wise methods choose again what trains. */
-  beforeStep?(step: number): void;
+  /** Layer-wise methods choose again what trains. `steps`: how many the run has in all. */
+  beforeStep?(step: number, steps: number): void;
+  /** After the optimizer's update, while the gradients that it used are still there. */
+  afterStep?(step: number): void;
+  /** A scalar that is added to the loss of every step. */
+  regularisation?(): Tensor;
+  /** Learning rate of a parameter where the run's is `lr`. Absent: the same. */
+  rate?(key: string, lr: number): number;
+  /** What a checkpoint keeps beside the parameters, for the run to go on as if never stopped. */
+  readonly state?: ReadonlyMap<string, Tensor>;
 }

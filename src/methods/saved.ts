@@ -5,6 +5,7 @@ import {
   Linear,
   type Model,
   type Module,
+  moduleAt,
   namedModules,
   RmsNorm,
   replaceUnwrapped,
@@ -76,9 +77,14 @@ function twin(module: WithWeights): { module: Module; fields: Map<string, Tensor
 /**
  * PEFT's `modules_to_save`: every module whose path ends in one of `names` is trained and saved whole, with all inside it. Of tied weights
  * only the named one changes.
+ * @param ties embeddings and head that share a table, and are to share its copy
  * @throws GraftError 'usage' for a name that fits no module
  */
-export function saveModules(model: Model, names: readonly string[]): Copies {
+export function saveModules(
+  model: Model,
+  names: readonly string[],
+  ties?: { readonly embeddings: string; readonly head: string },
+): Copies {
   const modules = [...namedModules(model.root)];
   const hits = new Map<string, Module>();
   for (const name of names) {
@@ -106,18 +112,34 @@ export function saveModules(model: Model, names: readonly string[]): Copies {
       hits.set(path, unwrapped(outer));
     }
   }
+  const shared = ties && [ties.embeddings, ties.head].some((path) => hits.has(path)) ? ties : undefined;
+  if (shared) {
+    hits.delete(shared.head);
+    hits.set(shared.embeddings, unwrapped(moduleAt(model.root, shared.embeddings)));
+  }
   const parameters = new Map<string, Tensor>();
   const swaps: { place: Place<Module>; copy: Module }[] = [];
-  for (const [path, current] of hits) {
+  const swap = (path: string, current: Module, twinOf: (original: WithWeights) => Module) => {
     const place = modulePlaces.get(current) ?? {
       original: current,
       on: [],
       put: (module) => replaceUnwrapped(model.root, path, module),
     };
-    const { module: copy, fields } = twin(place.original as WithWeights);
+    const copy = twinOf(place.original as WithWeights);
     for (const module of [place.original, copy]) modulePlaces.set(module, place);
     swaps.push({ place, copy });
-    for (const [field, tensor] of fields) parameters.set(`${path}.${field}`, tensor);
+  };
+  for (const [path, current] of hits) {
+    swap(path, current, (original) => {
+      const { module, fields } = twin(original);
+      for (const [field, tensor] of fields) parameters.set(`${path}.${field}`, tensor);
+      return module;
+    });
+  }
+  if (shared) {
+    const head = unwrapped(moduleAt(model.root, shared.head)) as Linear;
+    const weight = parameters.get(`${shared.embeddings}.weight`)!;
+    swap(shared.head, head, () => new Linear(head.kernels, weight, -1, head.inFeatures));
   }
   return switched(parameters, (on) => {
     for (const { place, copy } of swaps) use(place, copy, on);

@@ -2,8 +2,8 @@ import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openGguf, openSafetensors, readJsonObject, type WeightSource } from '../io/index.ts';
-import type { Model, TaskHead, TaskName } from '../nn/index.ts';
-import { noGrad } from '../tensor/index.ts';
+import type { Linear, Model, TaskHead, TaskName } from '../nn/index.ts';
+import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import type { Family } from './family.ts';
 import { requireMemory } from './memory.ts';
 import { families } from './registry.ts';
@@ -31,12 +31,25 @@ export function loadModel(path: string, options: LoadOptions = {}): Model {
           mend: 'Train one first and give the adapter',
         });
       }
+      model.stored = (at, layer) => storedWeight(path, at, layer);
       return model;
     } catch (cause) {
       weights.release();
       throw placed(cause, path);
     }
   });
+}
+
+function storedWeight(path: string, at: string, { outFeatures, inFeatures, transposed }: Linear): Tensor {
+  const { source, family, stored } = openModel(path);
+  using _ = source;
+  const weights = new LoadedWeights(path, source, stored, family.prefix, {});
+  const { weight } = transposed
+    ? weights.transposed(at, outFeatures, inFeatures)
+    : weights.linear(at, outFeatures, inFeatures);
+  const copy = ops.clone(weight);
+  weights.release();
+  return copy;
 }
 
 const architectureTasks: readonly [RegExp, TaskName][] = [

@@ -1,6 +1,7 @@
 import type { Tensor } from '../tensor/index.ts';
 import type { KvCache } from './cache.ts';
 import type { Kernels } from './kernels.ts';
+import type { Linear } from './layers.ts';
 import type { Module } from './module.ts';
 import type { Ports } from './ports.ts';
 import type { Sites } from './sites.ts';
@@ -73,4 +74,6 @@ export interface Model extends Disposable {
   /** causal-lm only. Sum of the cross-entropies of hidden [N, C] against targets int64 [N] (−100: not predicted): a scalar, in nats. */
   lossSum(hidden: Tensor, targets: Tensor): Tensor;
   newCache(capacity: number): KvCache;
+  /** The weight of the layer at `path` read again from the checkpoint, dense [out, in] float32, whatever form the layer holds it in. */
+  stored?: (path: string, layer: Linear) => Tensor;
 }

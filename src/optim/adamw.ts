@@ -16,23 +16,36 @@ export const adamwConfig = z.strictObject({
 
 export type AdamWConfig = z.infer<typeof adamwConfig>;
 
-/** State is two moments of each parameter's size, in float32, and a step count. */
-export function adamw(parameters: ReadonlyMap<string, Tensor>, config: AdamWConfig): Optimizer {
+/**
+ * State is two moments of each parameter's size, in float32, and a step count.
+ * @param rate what the learning rate is multiplied with for a parameter
+ */
+export function adamw(
+  parameters: ReadonlyMap<string, Tensor>,
+  config: AdamWConfig,
+  rate: (key: string) => number = () => 1,
+): Optimizer {
   const entries = [...parameters].map(([key, parameter]) => ({
     key,
     parameter,
     decay: parameter.shape.length > 1 ? config.weight_decay : 0,
+    rate: rate(key),
     expAvg: detachFromScopes(noGrad(() => ops.zerosLike(parameter))),
     expAvgSq: detachFromScopes(noGrad(() => ops.zerosLike(parameter))),
     step: detachFromScopes(Tensor.from(new Float32Array(1), [])),
   }));
 
+  type Entry = (typeof entries)[number];
+  const groups = Map.groupBy(entries, (e) => `${e.decay} ${e.rate}`)
+    .values()
+    .toArray();
+
   return {
     step(lr) {
       noGrad(() => {
-        for (const decay of new Set(entries.map((e) => e.decay))) {
-          const group = entries.filter((e) => e.decay === decay).map((e) => ({ ...e, grad: e.parameter.grad }));
-          const live = group.filter((e) => e.grad !== undefined);
+        for (const group of groups) {
+          const [{ decay, rate }] = group as [Entry];
+          const live = group.map((e) => ({ ...e, grad: e.parameter.grad })).filter((e) => e.grad !== undefined);
           ops.addScalarToEach(
             live.map((e) => e.step),
             1,
@@ -45,7 +58,7 @@ export function adamw(parameters: ReadonlyMap<string, Tensor>, config: AdamWConf
             [],
             live.map((e) => e.step),
             {
-              lr,
+              lr: lr * rate,
               beta1: config.beta1,
               beta2: config.beta2,
               weightDecay: decay,

@@ -1,0 +1,170 @@
+/**
+ * What stands in the place of a layer and holds it: the chain that several adapters on one layer form, and what an adapter made
+ * of such wrappers can do (switch, merge, come off).
+ */
+import { GraftError } from '../base/index.ts';
+import {
+  type Embedding,
+  type Linear,
+  type LinearLayer,
+  type Model,
+  type Module,
+  moduleAt,
+  replaceModule,
+  unwrapped,
+} from '../nn/index.ts';
+import { detachFromScopes, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import type { Adapter } from './method.ts';
+import type { Copies } from './saved.ts';
+
+/** Whether the wrappers of an adapter are at work. */
+export interface Switch {
+  enabled: boolean;
+}
+
+type Layer = Linear | Embedding;
+
+/** What a layer holds: a weight, dense where `format` is −1, and a bias. */
+export interface Held {
+  readonly weight: Tensor;
+  readonly format: number;
+  readonly bias: Tensor | undefined;
+}
+
+/** A change of a layer's own weights that can be taken back. */
+export interface Fold {
+  /**
+   * @param now dense, with what was folded in before
+   * @param own the layer's own weight, dense
+   * @returns a new weight; the bias may be the one given
+   */
+  fold(now: Held, own: Tensor): Held;
+}
+
+export type Wrapper = Module & Fold & { base_layer: Module };
+
+/** Layers that hold folded changes, with what they held before. */
+const folded = new WeakMap<Layer, Held & { readonly folds: readonly Fold[] }>();
+
+function put(layer: Layer, { weight, format, bias }: Held): void {
+  [layer.weight, layer.format] = [weight, format];
+  if (!('inFeatures' in layer)) return;
+  if (bias) layer.bias = bias;
+  else delete layer.bias;
+}
+
+/** Sets what is folded into a layer: several changes may come and go in any order. */
+function refold(layer: Layer, change: (folds: readonly Fold[]) => readonly Fold[]): void {
+  const bias = 'inFeatures' in layer ? layer.bias : undefined;
+  const before = folded.get(layer) ?? { weight: layer.weight, format: layer.format, bias, folds: [] };
+  const folds = change(before.folds);
+  if (folded.has(layer)) {
+    layer.weight.dispose();
+    if (bias !== before.bias) bias?.dispose();
+  }
+  folded.delete(layer);
+  put(layer, before);
+  if (folds.length === 0) return;
+  noGrad(() => {
+    using s = scope();
+    const own = layer.denseWeight();
+    let held: Held = { weight: own, format: -1, bias: before.bias };
+    for (const each of folds) {
+      const weight = held.format < 0 ? held.weight : ops.dequantize(held.weight, held.format);
+      held = each.fold({ ...held, weight, format: -1 }, own);
+    }
+    for (const made of [held.weight, held.bias]) if (made && made !== before.bias) detachFromScopes(s.keep(made));
+    put(layer, held);
+  });
+  folded.set(layer, { ...before, folds });
+}
+
+/** Changes the layer; `unfold` takes it back, and without any change the layer has its own weight again, bit for bit. */
+export const fold = (layer: Layer, it: Fold) => refold(layer, (folds) => [...folds, it]);
+export const unfold = (layer: Layer, it: Fold) => refold(layer, (folds) => folds.filter((other) => other !== it));
+
+/** The layer's weight, dense, without what is folded in. */
+export function ownWeight(layer: Layer): Tensor {
+  const held = folded.get(layer);
+  if (!held) return layer.denseWeight();
+  return held.format < 0 ? held.weight : ops.dequantize(held.weight, held.format);
+}
+
+/** The layer under all wrappers. */
+export const layerUnder = (module: Module) => unwrapped(module) as Layer;
+
+/** Takes `wrapper` out of the chain of wrappers at `path`, wherever in it it stands. */
+function unwrap(root: Module, path: string, wrapper: Wrapper): void {
+  let outer = moduleAt(root, path) as Wrapper;
+  if (outer === wrapper) {
+    replaceModule(root, path, wrapper.base_layer);
+    return;
+  }
+  while (outer.base_layer !== wrapper) outer = outer.base_layer as Wrapper;
+  outer.base_layer = wrapper.base_layer as LinearLayer & Embedding;
+}
+
+/** An adapter that is made of wrappers. */
+export interface Wrapped
+  extends Omit<Adapter, 'enabled' | 'detach' | 'merge' | 'unmerge' | 'made' | typeof Symbol.dispose> {
+  readonly wrappers: readonly { readonly path: string; readonly wrapper: Wrapper }[];
+  readonly switched: Switch;
+  /** Trained beside them, on copies. */
+  readonly copies?: readonly Copies[];
+  /** What the base is changed by while the adapter is at work, merged or not. */
+  readonly rebased?: readonly { readonly layer: Layer; readonly by: Fold }[];
+  /** More tensors that go when it is detached. */
+  readonly owned?: readonly Tensor[];
+  /** Why it cannot be folded in. */
+  readonly unmergeable?: boolean;
+}
+
+export function wrappedAdapter(model: Model, given: Wrapped): Adapter {
+  const { wrappers, switched, copies = [], rebased = [], owned = [], unmergeable = false, ...rest } = given;
+  let attached = true;
+  let merged = false;
+  let at = false;
+  const rebase = (on: boolean) => {
+    if (on !== at) for (const { layer, by } of rebased) (on ? fold : unfold)(layer, by);
+    at = on;
+  };
+  rebase(true);
+
+  const adapter: Adapter = {
+    ...rest,
+    get enabled() {
+      return switched.enabled || merged;
+    },
+    set enabled(on: boolean) {
+      if (merged) throw new GraftError('state', 'a merged adapter cannot be switched', { mend: 'Unmerge it first' });
+      switched.enabled = on;
+      rebase(on);
+      for (const copy of copies) copy.use(on);
+    },
+    detach() {
+      if (!attached) return;
+      attached = false;
+      adapter.unmerge?.();
+      rebase(false);
+      for (const { path, wrapper } of wrappers) unwrap(model.root, path, wrapper);
+      for (const tensor of [...adapter.parameters.values(), ...owned]) tensor.dispose();
+      for (const copy of copies) copy.dispose();
+    },
+    [Symbol.dispose]: () => adapter.detach(),
+  };
+  if (unmergeable) return adapter;
+  adapter.merge = () => {
+    if (merged) return;
+    adapter.enabled = true;
+    for (const { wrapper } of wrappers) fold(layerUnder(wrapper), wrapper);
+    merged = true;
+    switched.enabled = false;
+  };
+  adapter.unmerge = () => {
+    if (!merged) return;
+    for (const { wrapper } of wrappers) unfold(layerUnder(wrapper), wrapper);
+    merged = false;
+    switched.enabled = true;
+  };
+  return adapter;
+}

@@ -1,0 +1,195 @@
+/** LoRA's variants and every family and task that it goes on, against PEFT. */
+import assert from 'node:assert/strict';
+import { join } from 'node:path';
+import test, { before } from 'node:test';
+import { startEngine } from '../../src/engine/index.ts';
+import { loadAdapter, saveAdapter, taskOfAdapter } from '../../src/export/index.ts';
+import { attachMethods } from '../../src/methods/index.ts';
+import { loadModel } from '../../src/models/index.ts';
+import { type Linear, moduleAt, unwrapped } from '../../src/nn/index.ts';
+import { noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
+import { numbers, readTensors, relativeError, temporary } from '../support.ts';
+import {
+  curve,
+  curveError,
+  differingFields,
+  goldensOf,
+  gradientsOf,
+  logitsOfRows,
+  lossOf,
+  outputs,
+  prefix,
+  readGolden,
+  sameFile,
+} from './peft.ts';
+
+before(() => startEngine());
+
+const plain = goldensOf(/^(dora|lora|rslora|tokens|embed|tying|saved|loraplus)-/);
+const rebased = goldensOf(/^(pissa|olora)-/);
+const counts = { logits: 0, gradients: 0, curves: 0, files: 0 };
+
+test('there is a golden for every variant', () => assert.deepEqual([plain.length, rebased.length], [27, 4]));
+
+/** Where PEFT ties by two parameters over one storage, Graft has one: the other's gradient, turned round, is a part of its own. */
+const tiedKeys: Readonly<Record<string, string>> = {
+  'model.embed_tokens.lora_embedding_A': 'lm_head.lora_B.weight',
+  'model.embed_tokens.lora_embedding_B': 'lm_head.lora_A.weight',
+};
+
+for (const name of plain) {
+  test(`${name}: read, logits, gradients, merge, twenty steps, save: as PEFT`, () => {
+    using _ = scope();
+    using folder = temporary();
+    const { dir, base, kind, rows, tensors, tolerance } = readGolden(name);
+    using model = loadModel(base, taskOfAdapter(dir));
+    const untouched = logitsOfRows(model, kind, rows);
+    const adapter = loadAdapter(model, dir);
+    const attached = logitsOfRows(model, kind, rows);
+    attached.forEach((got, r) => {
+      const error = relativeError(got, numbers(tensors.get(`logits.${r}`)!));
+      assert.ok(error <= Math.max(tolerance.logits, 2e-5), `the logits of row ${r} differ by ${error}`);
+      counts.logits++;
+    });
+
+    const loss = lossOf(kind, outputs(model, kind, rows.slice(0, 1)), rows.slice(0, 1));
+    assert.ok(Math.abs(loss.item() / tensors.get('loss')!.item() - 1) <= 3e-6, `loss ${loss.item()}`);
+    loss.backward();
+    const gradients = gradientsOf(adapter.parameters);
+    for (const [key, got] of gradients) {
+      const want = tensors.get(`grad.${prefix}${key}`)!;
+      const other = tiedKeys[key] && tensors.get(`grad.${prefix}${tiedKeys[key]}`);
+      const sum = other ? numbers(ops.contiguous(ops.add(want, ops.t(other)))) : numbers(want);
+      const error = relativeError(got, sum);
+      assert.ok(error <= Math.max(tolerance.grad, 5e-5), `the gradient of ${key} differs by ${error}`);
+      counts.gradients++;
+    }
+    const known = [...tensors.keys()].filter((key) => key.startsWith('grad.')).length;
+    assert.equal(gradients.size + (tensors.has('curve.summed') ? 2 : 0), known);
+
+    if (adapter.merge) {
+      adapter.merge();
+      logitsOfRows(model, kind, rows).forEach((got, r) => {
+        assert.ok(relativeError(got, attached[r]!) <= 1e-5, 'merged equals attached');
+      });
+      adapter.unmerge!();
+      assert.deepEqual(logitsOfRows(model, kind, rows), attached, 'unmerged equals attached, bit for bit');
+    } else assert.equal(name, 'lora-bias-llama3', 'only a bias that the base has no place for cannot be folded in');
+
+    const saved = join(folder.path, 'saved');
+    saveAdapter(model, adapter, saved, { base });
+    sameFile(saved, dir);
+    // The head needs no mention: PEFT trains it with every method.
+    const fields = differingFields(saved, dir).filter((field) => field !== 'modules_to_save' || kind === 'lm');
+    assert.deepEqual(fields, []);
+    counts.files++;
+
+    if (tensors.has('curve')) {
+      adapter.detach();
+      const config = name === 'loraplus-llama3' ? { loraplus_lr_ratio: 8, loraplus_lr_embedding: 1e-3 } : {};
+      using trained = attachedWith(model, dir, config);
+      const want = numbers(tensors.get('curve.summed') ?? tensors.get('curve')!);
+      const error = curveError(curve(model, trained, kind, 20, name === 'loraplus-llama3' ? 2e-3 : 1e-2), want);
+      assert.ok(error <= 1e-4, `the losses of twenty steps differ by ${error}`);
+      counts.curves++;
+    } else adapter.detach();
+    assert.deepEqual(logitsOfRows(model, kind, rows), untouched, 'detached restores the base, bit for bit');
+  });
+}
+
+/** The saved adapter with some fields changed. */
+function attachedWith(model: Parameters<typeof loadAdapter>[0], dir: string, fields: object) {
+  const saved = loadAdapter(model, dir);
+  if (Object.keys(fields).length === 0) return saved;
+  const config = { type: 'lora' as const, ...saved.parts[0]!.config, ...fields };
+  const other = attachMethods(model, [config], 0);
+  noGrad(() => {
+    for (const [key, tensor] of other.parameters) ops.copy_(tensor, saved.parameters.get(key)!);
+  });
+  saved.detach();
+  return other;
+}
+
+for (const name of rebased) {
+  test(`${name}: start, twenty steps, logits, gradients, plain LoRA of twice the rank on disk: as PEFT`, () => {
+    using _ = scope();
+    using folder = temporary();
+    const { dir, base, kind, rows, tensors, tolerance } = readGolden(name);
+    using model = loadModel(base);
+    const untouched = logitsOfRows(model, kind, rows);
+    const { tensors: own } = readTensors(join(dir, 'adapter_model.safetensors'));
+
+    // From the start: the same base that is left, the same product, the same losses, the same adapter for the untouched base.
+    const config = { type: 'lora' as const, ...loadedConfig(model, dir) };
+    const fresh = attachMethods(model, [config], 0);
+    const starts = [...tensors.keys()].filter((key) => key.startsWith('init.base.')).map((key) => key.slice(10));
+    assert.ok(starts.length > 0);
+    for (const path of starts) {
+      const product = (a: Tensor, b: Tensor) => numbers(noGrad(() => ops.mm(b, a)));
+      const [a, b] = ['A', 'B'].map((m) => fresh.parameters.get(`${path}.lora_${m}.weight`)!) as [Tensor, Tensor];
+      // GPT-2 stores its weights the other way round.
+      const layer = unwrapped(moduleAt(model.root, path)) as Linear;
+      const left = tensors.get(`init.base.${path}`)!;
+      const kept = numbers(ops.contiguous(layer.transposed ? ops.t(left) : left));
+      assert.ok(relativeError(numbers(layer.weight), kept) <= 1e-5, `the base of ${path}`);
+      const want = product(tensors.get(`init.A.${path}`)!, tensors.get(`init.B.${path}`)!);
+      assert.ok(relativeError(product(a, b), want) <= 1e-5, `the start of ${path}`);
+    }
+    logitsOfRows(model, kind, rows).forEach((got, r) => {
+      assert.ok(relativeError(got, untouched[r]!) <= 2e-5, 'nothing changes at first');
+    });
+    const error = curveError(curve(model, fresh, kind), numbers(tensors.get('curve')!));
+    assert.ok(error <= 1e-4, `the losses of twenty steps differ by ${error}`);
+    counts.curves++;
+    const trained = logitsOfRows(model, kind, rows);
+    const saved = join(folder.path, 'saved');
+    saveAdapter(model, fresh, saved, { base });
+    fresh.detach();
+    assert.deepEqual(logitsOfRows(model, kind, rows), untouched, 'detached restores the base, bit for bit');
+    {
+      using plain = loadAdapter(model, saved);
+      logitsOfRows(model, kind, rows).forEach((got, r) => {
+        assert.ok(relativeError(got, trained[r]!) <= 2e-5, 'the file is for the untouched base');
+      });
+      assert.equal(plain.parts[0]!.config.init_lora_weights, true);
+    }
+    assert.deepEqual(differingFields(saved, join(dir, 'converted')), []);
+    {
+      using converted = loadAdapter(model, join(dir, 'converted'));
+      logitsOfRows(model, kind, rows).forEach((got, r) => {
+        const error = relativeError(got, numbers(tensors.get(`logits.${r}`)!));
+        assert.ok(error <= 1e-4, `PEFT's converted adapter: row ${r} differs by ${error}`);
+        counts.logits++;
+      });
+      assert.deepEqual(converted.warnings, []);
+    }
+
+    // PEFT's file of the trained part alone: the base is parted again as at the start.
+    const adapter = loadAdapter(model, dir);
+    logitsOfRows(model, kind, rows).forEach((got, r) => {
+      const error = relativeError(got, numbers(tensors.get(`logits.${r}`)!));
+      assert.ok(error <= Math.max(tolerance.logits, 2e-5), `the logits of row ${r} differ by ${error}`);
+      counts.logits++;
+    });
+    lossOf(kind, outputs(model, kind, rows.slice(0, 1)), rows.slice(0, 1)).backward();
+    for (const [key, got] of gradientsOf(adapter.parameters)) {
+      const error = relativeError(got, numbers(tensors.get(`grad.${prefix}${key}`)!));
+      assert.ok(error <= Math.max(tolerance.grad, 5e-5), `the gradient of ${key} differs by ${error}`);
+      counts.gradients++;
+    }
+    assert.equal(adapter.parameters.size, own.size);
+    adapter.detach();
+    assert.deepEqual(logitsOfRows(model, kind, rows), untouched);
+    counts.files++;
+  });
+}
+
+function loadedConfig(model: Parameters<typeof loadAdapter>[0], dir: string) {
+  using adapter = loadAdapter(model, dir);
+  return adapter.parts[0]!.config;
+}
+
+test('so much was compared', (t) => {
+  t.diagnostic(JSON.stringify(counts));
+  assert.deepEqual(counts, { logits: 27 * 2 + 4 * 4, gradients: 385, curves: 29, files: 31 });
+});

@@ -1,0 +1,188 @@
+/** Goldens of PEFT's adapters (tools/golden/make_peft.py) and what it takes to compare with them. */
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { openSafetensors } from '../../src/io/index.ts';
+import type { Adapter } from '../../src/methods/index.ts';
+import { type Model, outputOf, packImages, packTokens } from '../../src/nn/index.ts';
+import { adamw } from '../../src/optim/index.ts';
+import { noGrad, ops, scope, Tensor } from '../../src/tensor/index.ts';
+import { golden, integers, numbers, readTensors } from '../support.ts';
+
+export type Kind = 'lm' | 'class' | 'tags' | 'span' | 'image';
+
+export interface Sample {
+  readonly ids: readonly number[];
+  readonly pixels?: Float32Array;
+  readonly labels: readonly number[];
+}
+
+export interface Golden {
+  readonly dir: string;
+  readonly base: string;
+  readonly kind: Kind;
+  readonly facts: Readonly<Record<string, unknown>>;
+  readonly tensors: ReadonlyMap<string, Tensor>;
+  readonly rows: readonly Sample[];
+  readonly tolerance: {
+    readonly logits: number;
+    readonly loss: number;
+    readonly grad: number;
+    readonly curve?: number;
+  };
+}
+
+export const goldensOf = (pattern: RegExp): string[] =>
+  readdirSync(golden('peft'))
+    .filter((name) => pattern.test(name))
+    .sort();
+
+/** One golden; its tensors belong to the caller's scope. */
+export function readGolden(name: string): Golden {
+  const dir = golden('peft', name);
+  const facts = JSON.parse(readFileSync(join(dir, 'golden.json'), 'utf8')) as Record<string, unknown>;
+  const { tensors } = readTensors(join(dir, 'golden.safetensors'));
+  const rows = [0, 1].map((r): Sample => {
+    const pixels = tensors.get(`pixels.${r}`);
+    const ids = pixels ? [] : integers(tensors.get(`ids.${r}`)!);
+    return { ids, labels: integers(tensors.get(`labels.${r}`)!), ...(pixels && { pixels: numbers(pixels) }) };
+  });
+  const { tolerance } = facts.provenance as { tolerance: Golden['tolerance'] };
+  return {
+    dir,
+    base: golden(...(facts.base as string).split('/')),
+    kind: facts.kind as Kind,
+    facts,
+    tensors,
+    rows,
+    tolerance,
+  };
+}
+
+/** What the head says of each row, all rows packed: one tensor a row. */
+export function outputs(model: Model, kind: Kind, rows: readonly Sample[]): Tensor[] {
+  const packed =
+    kind === 'image'
+      ? packImages(
+          rows.map(({ pixels }) => pixels!),
+          model.image!,
+        )
+      : packTokens(rows.map(({ ids }) => ids));
+  const all = outputOf(model, packed);
+  return rows.map((row, r) =>
+    kind === 'class' || kind === 'image'
+      ? ops.narrow(all, 0, r, 1)
+      : ops.narrow(all, 0, packed.rowStarts[r]!, row.ids.length),
+  );
+}
+
+/** Mean cross-entropy, as PEFT's models have it. */
+export function lossOf(kind: Kind, logits: readonly Tensor[], rows: readonly Sample[]): Tensor {
+  const [picked, targets]: [Tensor[], number[]] = [[], []];
+  rows.forEach(({ labels }, r) => {
+    labels.forEach((label, i) => {
+      const at = kind === 'lm' ? i - 1 : i;
+      if (label < 0 || at < 0) return;
+      // Where an answer begins, and where it ends, is a choice among the row's tokens.
+      picked.push(kind === 'span' ? ops.t(ops.narrow(logits[r]!, 1, i, 1)) : ops.narrow(logits[r]!, 0, at, 1));
+      targets.push(label);
+    });
+  });
+  const index = ops.unsqueeze(Tensor.from(BigInt64Array.from(targets, BigInt)), 1);
+  const likely = ops.gather(ops.logSoftmax(ops.cat(picked), -1), 1, index);
+  return ops.neg(ops.mean(likely));
+}
+
+export const logitsOfRows = (model: Model, kind: Kind, rows: readonly Sample[]): Float32Array[] =>
+  noGrad(() => {
+    using _ = scope();
+    return outputs(model, kind, rows).map((t) => numbers(ops.contiguous(t)));
+  });
+
+/** The rows of each recorded step. */
+export const batchesOf = (kind: Kind, steps: number): Sample[][] =>
+  readFileSync(golden('peft', `batches.${kind}.jsonl`), 'utf8')
+    .trim()
+    .split('\n')
+    .slice(0, steps)
+    .map((line) =>
+      (JSON.parse(line) as { rows: { ids: number[]; labels: number[] | number }[] }).rows.map(({ ids, labels }) => ({
+        ids,
+        labels: [labels].flat(),
+      })),
+    );
+
+/** Losses of AdamW steps at `lr`, as `trainStep` does them; the weights are changed. */
+export function curve(model: Model, adapter: Adapter, kind: Kind, steps = 20, lr = 1e-2): number[] {
+  const { parameters } = adapter;
+  const rate = (key: string) => (adapter.rate?.(key, lr) ?? lr) / lr;
+  using optimizer = adamw(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 }, rate);
+  return batchesOf(kind, steps).map((rows, step) => {
+    using _ = scope();
+    adapter.beforeStep?.(step, steps);
+    const plain = lossOf(kind, outputs(model, kind, rows), rows);
+    const loss = adapter.regularisation ? ops.add(plain, adapter.regularisation()) : plain;
+    loss.backward();
+    optimizer.step(lr);
+    adapter.afterStep?.(step);
+    for (const parameter of parameters.values()) parameter.grad = undefined;
+    return loss.item();
+  });
+}
+
+/** The largest relative difference of any step. */
+export const curveError = (got: readonly number[], want: ArrayLike<number>): number => {
+  assert.equal(got.length, want.length);
+  return Math.max(...got.map((loss, i) => Math.abs(loss / want[i]! - 1)));
+};
+
+export const prefix = 'base_model.model.';
+
+/** Gradients of every parameter, taken off them again. */
+export function gradientsOf(parameters: ReadonlyMap<string, Tensor>): Map<string, Float32Array> {
+  return new Map(
+    [...parameters].map(([key, parameter]) => {
+      assert.ok(parameter.grad, `${key} has no gradient`);
+      const gradient = numbers(ops.contiguous(parameter.grad));
+      parameter.grad = undefined;
+      return [key, gradient];
+    }),
+  );
+}
+
+/** Names, shapes and bytes of the tensors of two adapter files are the same. */
+export function sameFile(dir: string, wanted: string): void {
+  using got = openSafetensors(join(dir, 'adapter_model.safetensors'));
+  using want = openSafetensors(join(wanted, 'adapter_model.safetensors'));
+  assert.deepEqual([...got.entries.keys()].sort(), [...want.entries.keys()].sort());
+  for (const [key, { bytes, shape }] of want.entries) {
+    assert.deepEqual(got.entries.get(key)!.shape, shape, key);
+    const [a, b] = [new Uint8Array(bytes), new Uint8Array(bytes)];
+    got.read(key, a);
+    want.read(key, b);
+    assert.deepEqual(a, b, key);
+  }
+}
+
+/** Fields of a saved config that are not what PEFT wrote; what Graft has no use for is left out. */
+export function differingFields(dir: string, wanted: string): string[] {
+  const read = (d: string) =>
+    JSON.parse(readFileSync(join(d, 'adapter_config.json'), 'utf8')) as Record<string, unknown>;
+  const [got, want] = [read(dir), read(wanted)];
+  const plain = (value: unknown) =>
+    JSON.stringify(
+      value === undefined || value === false || (typeof value === 'object' && Object.keys(value ?? {}).length === 0)
+        ? null
+        : value,
+    );
+  const own = new Set([
+    'auto_mapping',
+    'base_model_name_or_path',
+    'peft_version',
+    'megatron_core',
+    'qalora_group_size',
+  ]);
+  return [...new Set([...Object.keys(got), ...Object.keys(want)])].filter(
+    (key) => !own.has(key) && plain(got[key]) !== plain(want[key]),
+  );
+}
