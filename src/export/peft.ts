@@ -162,7 +162,8 @@ function read(source: WeightSource, name: string): Tensor {
   return stored;
 }
 
-function fill(
+/** Gives tensors what a file holds under their names. @throws GraftError 'mismatch' listing every one that does not fit */
+export function fill(
   source: WeightSource,
   tensors: ReadonlyMap<string, Tensor>,
   place: string,
@@ -236,7 +237,7 @@ export function writePeft(
   writeFileSync(join(work, 'README.md'), card(adapter, base));
 }
 
-const entryOf = ([name, tensor]: readonly [string, Tensor]) => ({
+export const entryOf = ([name, tensor]: readonly [string, Tensor]) => ({
   name,
   dtype: tensor.dtype,
   shape: tensor.shape,

@@ -5,6 +5,7 @@ export { parseJson, readJson, readJsonObject } from './jsonfile.ts';
 export { LOCK_NAME, lockDirectory } from './lock.ts';
 export { openWeights } from './open.ts';
 export { openSafetensors, type TensorToWrite, writeSafetensors } from './safetensors.ts';
+export { openTorch } from './torch.ts';
 export {
   type BlockFormat,
   blockFormats,

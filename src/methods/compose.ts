@@ -1,6 +1,6 @@
 /** Methods at work together on one model, and the task's head, which is trained whatever the method. */
 
-import { parseWith } from '../base/index.ts';
+import { GraftError, parseWith } from '../base/index.ts';
 import type { Model } from '../nn/index.ts';
 import { mixSeed, ops, type Tensor } from '../tensor/index.ts';
 import type { Adapter, Method, Tools } from './method.ts';
@@ -9,6 +9,10 @@ import { type Copies, saveModules } from './saved.ts';
 
 export interface MethodChoice {
   readonly type: keyof typeof methods;
+  /** Directory of a saved adapter to begin from; its config counts then, and none of the fields here. */
+  readonly adapter?: string;
+  /** false: at work and saved with the others, but frozen, as the lower adapters of a stack are. */
+  readonly train?: boolean;
   readonly [field: string]: unknown;
 }
 
@@ -32,11 +36,19 @@ export function attachMethods(
 ): Attached {
   const parts: Adapter[] = [];
   try {
-    choices.forEach(({ type, ...config }, i) => {
+    choices.forEach(({ type, adapter, train = true, ...config }, i) => {
       const method = methods[type] as unknown as Method<unknown>;
       const own = i === 0 ? seed : Number(mixSeed(seed, i) >> 12n);
-      parts.push(method.attach(model, parseWith(method.config, config, 'method'), own, tools));
+      const part =
+        adapter === undefined
+          ? method.attach(model, parseWith(method.config, config, 'method'), own, tools)
+          : attachSaved(model, method, adapter, tools);
+      parts.push(part);
+      if (!train) freeze(part);
     });
+    if (parts.every((part) => part.frozen)) {
+      throw new GraftError('usage', 'every method has train: false, so there is nothing to train', { place: 'method' });
+    }
     const { head } = model.sites;
     const trained = model.task.labels.length > 0 && head !== undefined && !parts.some((part) => part.method === 'full');
     return together(parts, trained ? saveModules(model, [head]) : undefined);
@@ -44,6 +56,29 @@ export function attachMethods(
     for (const part of parts.reverse()) part.detach();
     throw cause;
   }
+}
+
+function attachSaved(model: Model, method: Method<unknown>, dir: string, tools: Tools): Adapter {
+  const saved = tools.saved?.(dir);
+  if (!saved) throw new GraftError('usage', 'saved adapters cannot be read from here', { place: dir });
+  if (saved.method !== method.name) {
+    throw new GraftError('mismatch', `the recipe says ${method.name}, and this adapter is ${saved.method}`, {
+      place: dir,
+    });
+  }
+  const adapter = method.attach(model, saved.config, 0, { ...tools, loading: true });
+  try {
+    saved.fill(adapter);
+    return adapter;
+  } catch (cause) {
+    adapter.detach();
+    throw cause;
+  }
+}
+
+function freeze(part: Adapter): void {
+  part.frozen = true;
+  for (const tensor of part.parameters.values()) tensor.requiresGrad = false;
 }
 
 function together(parts: readonly Adapter[], head: Copies | undefined): Attached {
@@ -55,6 +90,7 @@ function together(parts: readonly Adapter[], head: Copies | undefined): Attached
     get parameters() {
       const parameters = new Map<string, Tensor>(head?.parameters);
       parts.forEach((part, i) => {
+        if (part.frozen) return;
         for (const [key, tensor] of part.parameters) parameters.set(parts.length === 1 ? key : `${i}.${key}`, tensor);
       });
       return parameters;

@@ -1,5 +1,5 @@
 export { type Attached, attachMethods, type MethodChoice } from './compose.ts';
 export { lora } from './lora.ts';
-export type { Adapter, Method, Tools } from './method.ts';
+export type { Adapter, Inside, Method, SavedAdapter, Tools } from './method.ts';
 export { methods } from './registry.ts';
 export { byPattern, type Candidate, candidatesOf, selectTargets, type TargetConfig } from './targets.ts';

@@ -23,7 +23,22 @@ export interface Tools {
   encode?(text: string): readonly number[];
   /** The values come from a saved adapter: how they would begin does not matter. */
   readonly loading?: boolean;
+  /** Reads a saved adapter of one method. @throws GraftError 'input' for what is none */
+  saved?(dir: string): SavedAdapter;
 }
+
+/** An adapter on disk, for methods that work with others. */
+export interface SavedAdapter {
+  /** As its files call it, or its folder. */
+  readonly name: string;
+  readonly method: string;
+  readonly config: unknown;
+  /** Gives parameters of the method under this config their saved values. */
+  fill(adapter: Inside): void;
+}
+
+/** What it takes to save an adapter. */
+export type Inside = Pick<Adapter, 'method' | 'config' | 'parameters' | 'savedConfig'>;
 
 /** A method at work on a model. */
 export interface Adapter extends Disposable {
@@ -54,6 +69,10 @@ export interface Adapter extends Disposable {
    * and value. Graft keeps the parameters in a file beside it; without that file, after `adopt`, the value itself is the parameter.
    */
   readonly made?: { readonly name: string; value(): Tensor; adopt(): void } | undefined;
+  /** Saved with the others, and not trained: `train: false`. */
+  frozen?: boolean;
+  /** Adapters that this one works with, by name: they are saved in its directory. */
+  readonly inside?: ReadonlyMap<string, Inside>;
   /** Takes the adapter off; the base is as before, bit for bit. */
   detach(): void;
   /** Adds the adapter to the weights; `unmerge` puts the weights from before back. Absent: cannot be folded in. */

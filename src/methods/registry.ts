@@ -1,4 +1,6 @@
+import { bottleneck } from './bottleneck.ts';
 import { full } from './full.ts';
+import { fusion } from './fusion.ts';
 import { lora } from './lora.ts';
 import { multitaskPrompt } from './multitask-prompt.ts';
 import { pTuning } from './p-tuning.ts';
@@ -9,6 +11,8 @@ import { prompt } from './prompt.ts';
 export const methods = {
   lora,
   full,
+  bottleneck,
+  fusion,
   prompt,
   'multitask-prompt': multitaskPrompt,
   prefix,

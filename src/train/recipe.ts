@@ -11,6 +11,14 @@ const methodSchemas = Object.values(methods).map((m) =>
   z
     .strictObject({
       type: z.literal(m.name).describe('Name of the method.'),
+      adapter: z
+        .string()
+        .optional()
+        .describe('Begin from this saved adapter; its own config counts, not the fields here.'),
+      train: z
+        .boolean()
+        .default(true)
+        .describe('false: the method is at work and frozen, as the lower adapters of a stack are.'),
       ...(m.config as unknown as z.ZodObject).shape,
     })
     .describe(m.config.description ?? ''),
@@ -154,10 +162,16 @@ export type Recipe = Omit<z.output<typeof recipeSchema>, 'method'> & {
 function resolved(recipe: Recipe, base: string): Recipe {
   const path = (p: string) => (isAbsolute(p) ? p : resolve(base, p));
   const { data, run, model } = recipe;
+  const choice = (given: MethodChoice): MethodChoice => ({
+    ...given,
+    ...(given.adapter !== undefined && { adapter: path(given.adapter) }),
+    ...(Array.isArray(given.adapters) && { adapters: given.adapters.map(path) }),
+  });
   return {
     ...recipe,
     model: existsSync(path(model)) && path(model) !== resolve(model) ? path(model) : model,
     data: { ...data, train: path(data.train), ...(data.eval !== undefined && { eval: path(data.eval) }) },
+    method: Array.isArray(recipe.method) ? recipe.method.map(choice) : choice(recipe.method),
     ...(recipe.adapter !== undefined && { adapter: path(recipe.adapter) }),
     run: { ...run, dir: path(run.dir) },
   };

@@ -1,11 +1,13 @@
 /**
  * What the suite runs over, as data: a new method or a new base is one entry here, beside its line in the registry.
  */
-import { writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pack } from '../../src/data/index.ts';
+import { saveAdapter } from '../../src/export/index.ts';
 import { writeSafetensors } from '../../src/io/index.ts';
-import type { Adapter, methods } from '../../src/methods/index.ts';
+import { type Adapter, methods } from '../../src/methods/index.ts';
 import { loadModel, type Quantize } from '../../src/models/index.ts';
 import type { Model } from '../../src/nn/index.ts';
 import { Generator, noGrad, ops, scope } from '../../src/tensor/index.ts';
@@ -96,9 +98,14 @@ export const refusedBases: readonly { base: Base; why: RegExp }[] = [
   { base: decoder('models/llama3', 'nf4'), why: /embed_tokens\.weight is 32 wide, and nf4 needs a multiple of 64/ },
 ];
 
+type Fields = Readonly<Record<string, unknown>>;
+
+/** A configuration, or what makes one for a base (with adapters that fit it). */
+export type Given = Fields | ((base: Base) => Fields);
+
 export interface MethodCases {
   /** Configurations to try, by a name of ours; fields that are not given have their defaults. */
-  readonly configs: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+  readonly configs: Readonly<Record<string, Given>>;
   /** Whether attaching alone leaves every logit as it was. */
   freshIsSilent(config: string): boolean;
   /** Largest relative difference between merged and attached logits; undefined: it cannot be merged. */
@@ -110,7 +117,31 @@ export interface MethodCases {
   /** Why it cannot go on this base; undefined: it can. */
   refuses(base: Base): RegExp | undefined;
   /** Configurations that fit no base here, and why. */
-  readonly wrong: readonly { config: Readonly<Record<string, unknown>>; why: RegExp }[];
+  readonly wrong: readonly { config: Given; why: RegExp }[];
+  /** Parameters that no loss depends on. */
+  readonly idle?: RegExp;
+}
+
+const kept = temporary();
+process.on('exit', () => kept[Symbol.dispose]());
+
+/** Saves adapters of these configurations that fit a base; returns their directories. */
+function savedOn(base: Base, configs: readonly Fields[]): string[] {
+  return configs.map((config) => {
+    const dir = join(
+      kept.path,
+      createHash('sha256')
+        .update(`${base.name} ${JSON.stringify(config)}`)
+        .digest('hex'),
+    );
+    if (existsSync(dir)) return dir;
+    using _ = scope();
+    using model = base.load();
+    using adapter = methods.bottleneck.attach(model, methods.bottleneck.config.parse(config), 5);
+    disturb(adapter, 6);
+    saveAdapter(model, adapter, dir, { base: 'b' });
+    return dir;
+  });
 }
 
 /** What all methods of virtual tokens promise. */
@@ -153,6 +184,64 @@ export const methodCases: Readonly<Record<keyof typeof methods, MethodCases>> = 
       { config: { target_modules: ['mlp'] }, why: /neither a linear layer nor an embedding/ },
       { config: { modules_to_save: ['lm_head', 'hed'] }, why: /names 'hed'/ },
     ],
+  },
+  bottleneck: {
+    configs: {
+      defaults: {},
+      Houlsby: { config: 'double_seq_bn', reduction_factor: 4 },
+      parallel: { config: 'par_bn' },
+      'scaled parallel, gated': { config: 'scaled_par_bn', reduction_factor: 4, use_gating: true },
+      'adapter_plus, dropped rows': { config: 'adapter_plus', reduction_factor: 8 },
+      Compacter: { config: 'compacter', reduction_factor: 4, phm_dim: 2, phm_init_range: 0.3 },
+      'invertible, undone': { config: 'seq_bn_inv', reduction_factor: 4, inverse_before_head: true },
+      'norms, drop-out, by layer': {
+        reduction_factor: { 0: 2, default: 8 },
+        ln_before: true,
+        ln_after: true,
+        scaling: 'learned',
+        dropout: 0.2,
+      },
+      'a layer left out': { leave_out: [0], non_linearity: 'leakyrelu', reduction_factor: 4 },
+    },
+    freshIsSilent: (config) => config === 'parallel' || config === 'scaled parallel, gated',
+    mergeTolerance: undefined,
+    trainsBase: false,
+    lr: 1e-2,
+    refuses: () => undefined,
+    wrong: [
+      { config: { output_adapter: false }, why: /neither attention nor MLP gets a bottleneck/ },
+      { config: { reduction_factor: { 0: 2 } }, why: /says nothing of layer 1/ },
+      { config: { config: 'compacter', phm_dim: 3 }, why: /32 wide, which is no multiple/ },
+      { config: { config: 'compacter', init_weights: 'mam_adapter' }, why: /no meaning with phm_layer/ },
+      { config: { inverse_before_head: true }, why: /no invertible block to undo/ },
+    ],
+  },
+  fusion: {
+    configs: {
+      dynamic: (base) => ({ adapters: savedOn(base, [{ reduction_factor: 4 }, { reduction_factor: 8 }]) }),
+      'static, adapters trained': (base) => ({
+        adapters: savedOn(base, [{ config: 'double_seq_bn' }, { config: 'double_seq_bn', reduction_factor: 4 }]),
+        config: 'static',
+        train_adapters: true,
+        dropout_prob: 0.1,
+      }),
+    },
+    freshIsSilent: () => false,
+    mergeTolerance: undefined,
+    trainsBase: false,
+    lr: 1e-2,
+    refuses: () => undefined,
+    wrong: [
+      { config: { adapters: ['nowhere'] }, why: /this is no adapter/ },
+      { config: (base) => ({ adapters: savedOn(base, [{ config: 'par_bn' }]) }), why: /parallel adapters cannot/ },
+      { config: (base) => ({ adapters: savedOn(base, [{}, { leave_out: [1] }]) }), why: /at other places/ },
+      {
+        config: (base) => ({ adapters: savedOn(base, [{}]), config: 'average', weights: [1, 2] }),
+        why: /2 weights for 1/,
+      },
+    ],
+    // Softmax does not see what is added to every score.
+    idle: /\.key\.bias$/,
   },
   full: {
     configs: { defaults: {} },

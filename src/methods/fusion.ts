@@ -1,0 +1,203 @@
+/**
+ * AdapterFusion (Pfeiffer et al., arXiv 2005.00247, §3.2): several saved bottleneck adapters work side by side, and what
+ * each gives is mixed by attention: softmax(q·Kᵢ) over the adapters, with q from what they read, K and V from what they
+ * give. Only the mixing is trained. Or their outputs are averaged with fixed weights (`config: average`).
+ * Reference and fields: AdapterHub, methods/modeling.py BertFusion and configuration/adapter_fusion_config.py.
+ */
+import { z } from 'zod';
+import { GraftError } from '../base/index.ts';
+import type { HalfOutput, Model } from '../nn/index.ts';
+import { gradEnabled, mixSeed, ops, type Tensor } from '../tensor/index.ts';
+import { type BottleneckPlace, type Bottlenecks, makeBottlenecks, plug } from './bottleneck.ts';
+import type { BottleneckConfig } from './bottleneck-config.ts';
+import type { Bottleneck, Reading } from './bottleneck-layer.ts';
+import { Draws } from './draws.ts';
+import type { Adapter, Inside, Method, Tools } from './method.ts';
+
+export const fusionConfig = z
+  .strictObject({
+    adapters: z.array(z.string()).min(1).describe('Directories of the saved bottleneck adapters to mix.'),
+    config: z
+      .enum(['dynamic', 'static', 'average'])
+      .default('dynamic')
+      .describe(
+        'dynamic: attention with a value matrix; static: without one; average: fixed weights, nothing to train.',
+      ),
+    weights: z.array(z.number()).nullish().describe('average: of each adapter; they are divided by their sum.'),
+    train_adapters: z.boolean().default(false).describe('The adapters are trained too.'),
+    query_before_ln: z
+      .boolean()
+      .default(false)
+      .describe('The query is what the half-block gives, before sum and norm.'),
+    residual_before: z.boolean().default(false).describe('The residual goes into keys and values, not around them.'),
+    value_before_softmax: z.boolean().default(true).describe('The value matrix comes before the mixing, not after it.'),
+    dropout_prob: z.number().min(0).lt(1).nullish().describe('Share of the attention’s scores that is dropped.'),
+    regularization: z
+      .boolean()
+      .nullish()
+      .describe(
+        'A hundredth of the squared distance of the value matrices from 1 is added to the loss; default: dynamic.',
+      ),
+  })
+  .describe('A trained mixture of saved bottleneck adapters (AdapterFusion, arXiv 2005.00247).');
+
+export type FusionConfig = z.infer<typeof fusionConfig>;
+
+type Child = Bottlenecks & { readonly name: string; readonly given: BottleneckConfig };
+
+/** The adapters with their saved values, not at work by themselves. */
+function children(model: Model, { adapters }: FusionConfig, tools: Tools): Child[] {
+  const made: Child[] = [];
+  try {
+    for (const dir of adapters) {
+      const saved = tools.saved?.(dir);
+      if (!saved) throw new GraftError('usage', 'saved adapters cannot be read from here', { place: dir });
+      if (saved.method !== 'bottleneck') {
+        throw new GraftError('usage', `only bottleneck adapters can be mixed, and this is ${saved.method}`, {
+          place: dir,
+        });
+      }
+      const given = saved.config as BottleneckConfig;
+      const child = makeBottlenecks(model, given, 0);
+      const taken = made.some(({ name }) => name === saved.name);
+      made.push({ ...child, given, name: taken ? `${saved.name}-${made.length}` : saved.name });
+      saved.fill(insideOf(made.at(-1)!));
+      if (placesOf(child) !== placesOf(made[0]!)) {
+        throw new GraftError('usage', 'it has bottlenecks at other places than the first adapter of the fusion', {
+          place: dir,
+          mend: 'Mix adapters with the same mh_adapter, output_adapter and leave_out',
+        });
+      }
+      if (child.config.is_parallel) {
+        throw new GraftError('usage', 'parallel adapters cannot be mixed: each reads the stream itself', {
+          place: dir,
+        });
+      }
+    }
+    return made;
+  } catch (cause) {
+    for (const { parameters } of made) for (const tensor of parameters.values()) tensor.dispose();
+    throw cause;
+  }
+}
+
+const placesOf = ({ config: c }: Bottlenecks): string =>
+  JSON.stringify([c.mh_adapter, c.output_adapter, [...c.leave_out].sort((a, b) => a - b)]);
+
+const insideOf = ({ given, config, parameters }: Child): Inside => ({
+  method: 'bottleneck',
+  config: given,
+  parameters,
+  savedConfig: () => config,
+});
+
+/** The mixing at one place: outputs [N, C] of the adapters → [N, C]. */
+class Mixing {
+  readonly parameters = new Map<string, Tensor>();
+  readonly #c: FusionConfig;
+
+  constructor(c: FusionConfig, draws: Draws, width: number) {
+    this.#c = c;
+    for (const name of ['query', 'key']) {
+      this.parameters.set(`${name}.weight`, draws.normal([width, width], 0.02));
+      this.parameters.set(`${name}.bias`, draws.full([width], 0));
+    }
+    if (c.config === 'dynamic') this.parameters.set('value.weight', draws.identity(width, 1e-6));
+  }
+
+  #linear(name: string, x: Tensor): Tensor {
+    const weight = this.parameters.get(`${name}.weight`);
+    return weight ? ops.linear(x, weight, this.parameters.get(`${name}.bias`)) : x;
+  }
+
+  forward(query: Tensor, around: Tensor, outputs: readonly Tensor[]): Tensor {
+    const c = this.#c;
+    let given = ops.stack(outputs, 1);
+    if (c.residual_before) given = ops.add(given, ops.unsqueeze(around, 1));
+    const q = ops.unsqueeze(this.#linear('query', query), 1);
+    let scores = ops.bmm(q, ops.transpose(this.#linear('key', given), 1, 2));
+    if (c.dropout_prob && gradEnabled()) scores = ops.dropout(scores, c.dropout_prob, true);
+    const values = c.value_before_softmax ? this.#linear('value', given) : given;
+    let y = ops.select(ops.bmm(ops.softmax(scores, -1), values), 1, 0);
+    if (!c.value_before_softmax) y = this.#linear('value', y);
+    return c.residual_before ? y : ops.add(y, around);
+  }
+}
+
+export const fusion: Method<FusionConfig> = {
+  name: 'fusion',
+  config: fusionConfig,
+
+  attach(model, config, seed, tools = {}): Adapter {
+    const weights = config.weights ?? config.adapters.map(() => 1);
+    if (weights.length !== config.adapters.length) {
+      throw new GraftError('usage', `${weights.length} weights for ${config.adapters.length} adapters`, {
+        place: 'weights',
+      });
+    }
+    const total = weights.reduce((a, b) => a + b, 0);
+    const mixed = children(model, config, tools);
+    const parameters = new Map<string, Tensor>();
+    const mixings = new Map<string, Mixing>();
+    if (config.config !== 'average') {
+      using draws = new Draws(mixSeed(seed, 1));
+      for (let layer = 0; layer < model.layers; layer++) {
+        for (const place of ['mh_adapter', 'output_adapter'] as const) {
+          if (!mixed[0]!.at(layer, place)) continue;
+          const mixing = new Mixing(config, draws, model.width);
+          mixings.set(`${layer}.${place}`, mixing);
+          for (const [key, tensor] of mixing.parameters) parameters.set(`layers.${layer}.${place}.${key}`, tensor);
+        }
+      }
+    }
+    for (const { name, parameters: own } of mixed) {
+      for (const [key, tensor] of own) {
+        tensor.requiresGrad = config.train_adapters;
+        if (config.train_adapters) parameters.set(`adapters.${name}.${key}`, tensor);
+      }
+    }
+
+    const average = (half: HalfOutput, at: readonly [Bottleneck, number][]): Tensor => {
+      const reading = at[0]![0].read(half);
+      const outputs = at.map(([b, w]) => ops.mulScalar(b.forward(reading, half.rowStarts), w / total));
+      return outputs.reduce((a, b) => ops.add(a, b));
+    };
+    const attend = (half: HalfOutput, at: readonly [Bottleneck, number][], mixing: Mixing): Tensor => {
+      const { x, around, query }: Reading = at.at(-1)![0].read(half);
+      const outputs = at.map(([b]) => b.up(x, half.rowStarts));
+      return mixing.forward(config.query_before_ln ? half.delta : query, around, outputs);
+    };
+    const state = { enabled: true };
+    const unplug = plug(model, state, mixed[0]!.ends, (half, place: BottleneckPlace) => {
+      const at = mixed.flatMap((child, i): [Bottleneck, number][] => {
+        const here = child.at(half.layer, place);
+        return here ? [[here, weights[i]!]] : [];
+      });
+      if (at.length === 0) return half.delta;
+      const mixing = mixings.get(`${half.layer}.${place}`);
+      const y = mixing ? attend(half, at, mixing) : average(half, at);
+      return at.at(-1)![0].leave(y, half);
+    });
+    const adapter: Adapter = {
+      method: 'fusion',
+      config,
+      parameters,
+      warnings: [],
+      inside: new Map(mixed.map((child) => [child.name, insideOf(child)])),
+      get enabled() {
+        return state.enabled;
+      },
+      set enabled(on: boolean) {
+        state.enabled = on;
+      },
+      detach() {
+        unplug();
+        for (const part of [...mixed, ...mixings.values()]) {
+          for (const tensor of part.parameters.values()) tensor.dispose();
+        }
+      },
+      [Symbol.dispose]: () => adapter.detach(),
+    };
+    return adapter;
+  },
+};

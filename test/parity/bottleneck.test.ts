@@ -1,0 +1,265 @@
+/** Bottleneck adapters alone, stacked, fused and averaged against AdapterHub's float64 (tools/golden/make_adapterhub.py). */
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { before } from 'node:test';
+import { currentEngine, startEngine } from '../../src/engine/index.ts';
+import { fileNames } from '../../src/export/adapterhub.ts';
+import { loadAdapter, readAdapterConfig, saveAdapter, savedAdapters } from '../../src/export/index.ts';
+import { openSafetensors, openTorch, readJsonObject, type WeightSource } from '../../src/io/index.ts';
+import { type Adapter, type Attached, attachMethods, type Inside } from '../../src/methods/index.ts';
+import { loadModel } from '../../src/models/index.ts';
+import { type Model, outputOf, type PackedTokens, packImages, packTokens } from '../../src/nn/index.ts';
+import { adamw } from '../../src/optim/index.ts';
+import { noGrad, ops, scope, Tensor } from '../../src/tensor/index.ts';
+import { golden, integers, numbers, readTensors, relativeError, temporary } from '../support.ts';
+
+before(async () => {
+  await startEngine();
+  currentEngine().native.threads(1);
+});
+
+type Setup = string | { stack: string[] } | { fuse: string[] } | { average: string[]; weights: number[] };
+
+interface Facts {
+  base: string;
+  kind: 'lm' | 'class' | 'image';
+  setup: Setup;
+  trainable: string[];
+  keys: Record<string, number[]>;
+  fusion_regularization?: number;
+  provenance: { tolerance: Record<'logits' | 'loss' | 'grad' | 'curve', number>; zero_gradients: string[] };
+}
+
+interface Row {
+  readonly ids?: readonly number[];
+  readonly pixels?: Float32Array;
+  readonly labels: readonly number[];
+}
+
+const all = readdirSync(golden('adapterhub')).sort();
+/** Other methods in AdapterHub's layout. */
+const others = all.filter((name) => /^(lora|ia3|prefix)-/.test(name));
+/** A head that AdapterHub puts together itself: Graft's models have none such. */
+const refused = ['flex-head-bert'];
+const cases = all.filter((name) => !others.includes(name) && !refused.includes(name));
+
+const packed = (model: Model, rows: readonly Row[]): PackedTokens =>
+  model.image
+    ? packImages(
+        rows.map((r) => r.pixels!),
+        model.image,
+      )
+    : packTokens(rows.map((r) => r.ids!));
+
+/** The mean loss over what is predicted in all rows. */
+function lossOf(model: Model, kind: Facts['kind'], rows: readonly Row[]): Tensor {
+  const tokens = packed(model, rows);
+  const hidden = model.hidden(tokens);
+  if (kind === 'lm') {
+    const targets = rows.flatMap(({ labels }) => [...labels.slice(1), -100]);
+    const count = targets.filter((t) => t !== -100).length;
+    return ops.divScalar(model.lossSum(hidden, Tensor.from(BigInt64Array.from(targets, BigInt))), count);
+  }
+  const classes = Tensor.from(
+    BigInt64Array.from(
+      rows.map(({ labels }) => labels[0]!),
+      BigInt,
+    ),
+    [rows.length, 1],
+  );
+  const scores = ops.logSoftmax(model.logits(hidden, tokens.rowStarts, tokens.ids), -1);
+  return ops.neg(ops.mean(ops.gather(scores, 1, classes)));
+}
+
+const bytesOf = (source: WeightSource, key: string) => {
+  const bytes = new Uint8Array(source.entries.get(key)!.bytes);
+  source.read(key, bytes);
+  return bytes;
+};
+
+/** Puts the adapters of a case on the model; every adapter in it is trained, as in the goldens. */
+function attach(model: Model, dir: string, setup: Setup): Attached[] {
+  if (typeof setup === 'string') return [loadAdapter(model, join(dir, setup))];
+  if ('stack' in setup) return setup.stack.map((name) => loadAdapter(model, join(dir, name)));
+  if ('fuse' in setup) return [loadAdapter(model, join(dir, 'fusion'))];
+  const adapters = setup.average.map((name) => join(dir, name));
+  const choice = { type: 'fusion', config: 'average', adapters, weights: setup.weights } as const;
+  return [attachMethods(model, [choice], 0, savedAdapters(model))];
+}
+
+/** Trainable tensors by the names that AdapterHub gives them. */
+function named(model: Model, attached: readonly Attached[], setup: Setup): Map<string, Tensor> {
+  const names = typeof setup === 'string' ? [setup] : 'stack' in setup ? setup.stack : [];
+  const found = new Map<string, Tensor>();
+  const add = (name: string, part: Inside) => {
+    for (const [key, tensor] of fileNames(model, name, part)) found.set(key, tensor);
+  };
+  attached.forEach((adapter, i) => {
+    for (const [key, tensor] of adapter.head) found.set(key, tensor);
+    const part = adapter.parts[0]!;
+    if (!part.inside) add(names[i]!, part);
+    else add([...part.inside.keys()].join(','), part);
+    for (const [name, child] of part.inside ?? []) {
+      add(name, child);
+      for (const tensor of child.parameters.values()) tensor.requiresGrad = true;
+    }
+  });
+  return found;
+}
+
+const counts = { logits: 0, gradients: 0, curves: 0, files: 0, tensors: 0 };
+
+for (const name of cases) {
+  test(`${name}: logits, loss, gradients, training and files are AdapterHub's`, () => {
+    using _ = scope();
+    const dir = golden('adapterhub', name);
+    const facts = JSON.parse(readFileSync(join(dir, 'golden.json'), 'utf8')) as Facts;
+    const { tolerance, zero_gradients } = facts.provenance;
+    const { tensors } = readTensors(join(dir, 'golden.safetensors'));
+    const averaged = typeof facts.setup !== 'string' && 'average' in facts.setup;
+    // AdapterHub divides the weighted sum once more by the number of adapters.
+    const want = (key: string) => tensors.get(averaged ? `summed.${key}` : key)!;
+    const rows = [0, 1].map((r): Row => {
+      const labels = integers(tensors.get(`labels.${r}`)!);
+      const pixels = tensors.get(`pixels.${r}`);
+      return pixels ? { pixels: numbers(pixels), labels } : { ids: integers(tensors.get(`ids.${r}`)!), labels };
+    });
+    using model = loadModel(golden(...facts.base.split('/')));
+    const logits = () => noGrad(() => numbers(outputOf(model, packed(model, rows))).slice());
+    const plain = logits();
+    const attached = attach(model, dir, facts.setup);
+
+    const both = logits();
+    const expected = [0, 1].flatMap((r) => Array.from(numbers(want(`logits.${r}`))));
+    const error = relativeError(both, expected);
+    assert.ok(error <= tolerance.logits, `logits differ by ${error}, more than ${tolerance.logits}`);
+    counts.logits += expected.length;
+
+    const tensorsByName = named(model, attached, facts.setup);
+    const loss = lossOf(model, facts.kind, [rows[0]!]);
+    const off = Math.abs(loss.item() / want('loss').item() - 1);
+    assert.ok(off <= tolerance.loss, `the loss differs by ${off}`);
+    loss.backward();
+    const headTrained = facts.trainable.some((key) => key.startsWith('classifier.'));
+    for (const key of [...tensorsByName.keys()].filter((k) => !facts.trainable.includes(k))) {
+      assert.ok(
+        key.startsWith('classifier.') ? !headTrained : /\.adapter_down\.0\.(weight|bias)$/.test(key),
+        `${key} is not trained by AdapterHub`,
+      );
+    }
+    for (const key of facts.trainable) {
+      const tensor = tensorsByName.get(key);
+      assert.ok(tensor, `${key} is not there`);
+      const gradient = numbers(ops.contiguous(tensor.grad!));
+      const off = zero_gradients.includes(key)
+        ? Math.max(...gradient.map(Math.abs))
+        : relativeError(gradient, numbers(want(`grad.${key}`)));
+      assert.ok(off <= tolerance.grad, `the gradient of ${key} differs by ${off}, more than ${tolerance.grad}`);
+      counts.gradients++;
+    }
+    for (const tensor of tensorsByName.values()) tensor.grad = undefined;
+
+    checkFiles(model, dir, facts, attached, both);
+
+    const curve = tensors.get('curve');
+    if (curve) {
+      const batches = readFileSync(golden('peft', `batches.${facts.kind}.jsonl`), 'utf8')
+        .trim()
+        .split('\n');
+      const trained = new Map([...tensorsByName].filter(([key]) => facts.trainable.includes(key)));
+      using optimizer = adamw(trained, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 });
+      numbers(curve).forEach((wanted, step) => {
+        using _ = scope();
+        const batch = (JSON.parse(batches[step]!).rows as { ids: number[]; labels: number | number[] }[]).map(
+          ({ ids, labels }) => ({ ids, labels: [labels].flat() }),
+        );
+        const loss = lossOf(model, facts.kind, batch);
+        const off = Math.abs(loss.item() / wanted - 1);
+        assert.ok(off <= Math.min(1e-3, 10 * tolerance.curve), `the loss of step ${step + 1} differs by ${off}`);
+        loss.backward();
+        optimizer.step(1e-2);
+        for (const tensor of trained.values()) tensor.grad = undefined;
+      });
+      counts.curves++;
+    }
+
+    for (const adapter of [...attached].reverse()) adapter.detach();
+    assert.deepEqual(logits(), plain, 'detached restores the base, bit for bit');
+  });
+}
+
+/** Saved again, every file is as AdapterHub's: keys, values and config. And loaded from there it computes the same. */
+function checkFiles(model: Model, dir: string, facts: Facts, attached: readonly Attached[], logits: Float32Array) {
+  using out = temporary();
+  const names = typeof facts.setup === 'string' ? [facts.setup] : 'stack' in facts.setup ? facts.setup.stack : [];
+  const compare = (mine: string, theirs: string, files: readonly string[], config: string) => {
+    const [safe, pickle] = files as [string, string];
+    using saved = openSafetensors(join(mine, safe));
+    const has = readdirSync(theirs).includes(safe);
+    using original = has ? openSafetensors(join(theirs, safe)) : openTorch(join(theirs, pickle));
+    assert.deepEqual([...saved.entries.keys()].sort(), [...original.entries.keys()].sort());
+    for (const key of original.entries.keys()) {
+      assert.deepEqual(bytesOf(saved, key), bytesOf(original, key), key);
+      counts.tensors++;
+    }
+    const [a, b] = [mine, theirs].map((at) => readJsonObject(join(at, config))) as [
+      Record<string, unknown>,
+      Record<string, unknown>,
+    ];
+    assert.deepEqual(
+      Object.keys(a).filter((key) => key !== 'graft'),
+      Object.keys(b),
+    );
+    for (const key of Object.keys(b)) assert.deepEqual(a[key], b[key], `${config}: ${key}`);
+    counts.files++;
+  };
+  const adapterFiles = ['adapter.safetensors', 'pytorch_adapter.bin'];
+  attached.forEach((adapter, i) => {
+    const to = join(out.path, names[i] ?? 'fusion');
+    saveAdapter(model, adapter, to, { base: facts.base });
+    const inside = adapter.parts[0]!.inside;
+    if (!inside) compare(to, join(dir, names[i]!), adapterFiles, 'adapter_config.json');
+    for (const child of inside?.keys() ?? []) {
+      compare(join(to, child), join(dir, child), adapterFiles, 'adapter_config.json');
+    }
+    if (readdirSync(dir).includes('fusion')) {
+      const files = ['model_adapter_fusion.safetensors', 'pytorch_model_adapter_fusion.bin'];
+      compare(to, join(dir, 'fusion'), files, 'adapter_fusion_config.json');
+    }
+    if (facts.trainable.includes('classifier.weight')) {
+      compare(to, join(dir, names[i]!), ['model_head.safetensors', 'pytorch_model_head.bin'], 'head_config.json');
+    }
+  });
+  using again = loadModel(golden(...facts.base.split('/')));
+  const loaded = attached.map((_, i) => loadAdapter(again, join(out.path, names[i] ?? 'fusion')));
+  const { tensors } = readTensors(join(dir, 'golden.safetensors'));
+  const rows = [0, 1].map((r): Row => {
+    const pixels = tensors.get(`pixels.${r}`);
+    return pixels ? { pixels: numbers(pixels), labels: [] } : { ids: integers(tensors.get(`ids.${r}`)!), labels: [] };
+  });
+  assert.deepEqual(
+    noGrad(() => numbers(outputOf(again, packed(again, rows)))),
+    logits,
+    'saved and loaded',
+  );
+  for (const adapter of loaded) adapter.detach();
+}
+
+test('a head that AdapterHub puts together itself is refused, and the adapter goes under a head of the model', () => {
+  using _ = scope();
+  for (const name of refused) {
+    const dir = golden('adapterhub', name, 'task');
+    using model = loadModel(golden('families', 'bert-seqcls'));
+    assert.throws(() => loadAdapter(model, dir), /put together differently/);
+    using adapter: Adapter = loadAdapter(model, dir, 'own');
+    assert.equal(readAdapterConfig(dir).parts[0]!.choice.type, 'bottleneck');
+    assert.equal(adapter.parameters.size, 10);
+  }
+});
+
+test('every golden was compared', (t) => {
+  t.diagnostic(`${cases.length} cases, ${JSON.stringify(counts)}`);
+  assert.deepEqual([all.length, cases.length, others.length, refused.length], [63, 55, 7, 1]);
+  assert.equal(counts.curves, 5);
+});
