@@ -95,9 +95,11 @@ function roomFor(model: Model, prompt: readonly number[], options: GenerateOptio
   if (prompt.length === 0) throw wrong('prompt', 'the prompt has no tokens');
   const alien = prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < model.vocabSize));
   if (alien !== undefined) throw wrong('prompt', `the id ${alien} is outside the vocabulary of ${model.vocabSize}`);
-  const room = model.contextLength - model.ports.promptLength - model.ports.prefixLength - prompt.length;
+  const { virtualLength } = model.ports;
+  const room = model.contextLength - virtualLength - prompt.length;
   if (room < 1) {
-    const problem = `the prompt has ${prompt.length} tokens, and the model reads at most ${model.contextLength} with the answer`;
+    const virtual = virtualLength > 0 ? ` beside ${virtualLength} virtual ones` : '';
+    const problem = `the prompt has ${prompt.length} tokens${virtual}, and the model reads at most ${model.contextLength} with the answer`;
     throw wrong('prompt', problem, 'Shorten the prompt');
   }
   return room;

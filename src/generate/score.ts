@@ -54,8 +54,10 @@ function check(model: Model, prompts: readonly (readonly number[])[], choices: r
   prompts.forEach((prompt, p) => {
     if (prompt.length === 0) throw wrong(`prompt ${p}`, 'the prompt has no tokens');
     // The last token of a continuation is only predicted, never read.
-    if (prompt.length + longest - 1 > model.contextLength) {
-      const tokens = `${prompt.length} tokens, and ${longest} of the longest continuation`;
+    const { virtualLength } = model.ports;
+    if (virtualLength + prompt.length + longest - 1 > model.contextLength) {
+      const virtual = virtualLength > 0 ? `, ${virtualLength} virtual ones` : '';
+      const tokens = `${prompt.length} tokens${virtual}, and ${longest} of the longest continuation`;
       throw wrong(`prompt ${p}`, `the prompt has ${tokens}; the model reads ${model.contextLength}`);
     }
   });

@@ -18,7 +18,7 @@ const stored = 'prompt_embeddings';
 
 /** @throws GraftError 'usage' where a row of one token would have no place behind the virtual ones */
 export function requireSpace(model: Model, count: number): void {
-  const taken = model.ports.promptLength + model.ports.prefixLength;
+  const taken = model.ports.virtualLength;
   if (taken + count < model.contextLength) return;
   const others = taken > 0 ? ` beside the ${taken} that are there` : '';
   const problem = `${count} virtual tokens${others} leave no room for rows: the model reads ${model.contextLength} tokens`;

@@ -96,6 +96,10 @@ export class Ports {
     return this.#active.reduce((sum, { prefix }) => sum + (prefix?.length ?? 0), 0);
   }
 
+  get virtualLength(): number {
+    return this.promptLength + this.prefixLength;
+  }
+
   /**
    * What goes into the first block. Positions count all virtual tokens: first the prefix, then the prompt, then the row's
    * own tokens, as in PEFT.
@@ -202,7 +206,7 @@ export class Ports {
   /** A cache for one row that has room for `capacity` tokens beside the virtual ones, and holds the prefix. */
   newCache(layers: number, capacity: number, kvHeads: number, headDim: number): KvCache {
     const prefixes = this.#prefixes();
-    const cache = new KvCache(layers, capacity + this.promptLength + this.prefixLength, kvHeads, headDim);
+    const cache = new KvCache(layers, capacity + this.virtualLength, kvHeads, headDim);
     for (const prefix of prefixes) {
       for (let layer = 0; layer < layers; layer++) {
         const { k, v } = prefix.at(layer);

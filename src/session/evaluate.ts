@@ -45,7 +45,7 @@ export async function rowsOfFile(args: RowsArgs, labelled: boolean) {
   const records = await readRecords(args.data);
   const examples = records.map((record) => ({ example: toExample(record, 'auto'), place: record.place }));
   const task = taskOf(model.task);
-  const maxLength = Math.min(args.maxLength ?? 1024, model.contextLength);
+  const maxLength = Math.min(args.maxLength ?? 1024, model.contextLength - model.ports.virtualLength);
   const made = taskRows(task, examples, {
     tokenizer,
     chat,
@@ -55,7 +55,7 @@ export async function rowsOfFile(args: RowsArgs, labelled: boolean) {
     stride: args.stride ?? 128,
     labelled,
   });
-  const batches = (task.together ? [made.rows] : microBatches(made.rows, 1024)).map(pack);
+  const batches = (task.together ? [made.rows] : microBatches(made.rows, 1024, model.ports.promptLength)).map(pack);
   const explained = <T>(act: () => T): T => {
     try {
       return act();

@@ -60,7 +60,7 @@ export function planRows(recipe: Recipe, model: Model, modelPath: string, task: 
     tokenizer,
     chat: tokenizer && ChatTemplate.of(tokenizer),
     vocabSize: model.vocabSize,
-    maxLength: Math.min(data.max_length, model.contextLength),
+    maxLength: Math.min(data.max_length, model.contextLength - model.ports.virtualLength),
     trainOn: data.train_on,
     stride: data.stride,
   };

@@ -2,9 +2,9 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import { microBatches, pack, type Row, tokenizerFilesOf } from '../data/index.ts';
+import { microBatches, pack, type Row, tokenizerFilesOf, tokenizerOf } from '../data/index.ts';
 import { currentEngine } from '../engine/index.ts';
-import { loadAdapter, saveAdapter, saveModel } from '../export/index.ts';
+import { headFits, loadAdapter, saveAdapter, saveModel } from '../export/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
 import { type Adapter, type Attached, attachMethods } from '../methods/index.ts';
 import { loadModel } from '../models/index.ts';
@@ -67,7 +67,7 @@ export async function runTraining(
     ...headFor(recipe, modelPath, given),
   });
   const weightBytes = tensorBytes(model.root);
-  using adapter = attach(model, recipe);
+  using adapter = attach(model, modelPath, recipe);
   using optimizer = optimizerFor(adapter, recipe);
   const plan = planRows(recipe, model, modelPath, taskOf(model.task), examples);
   const task = taskOf(model.task, taskOptions(recipe, model.task, plan.learned));
@@ -136,7 +136,7 @@ function run({
   // Gone on with, a run keeps the cut that it began with, whatever memory is free now.
   const budget = train.micro_tokens ?? earlier.find((e) => e.type === 'start')?.microTokens ?? microTokensFor(model);
   const cut = (rows: readonly Row[]): MicroBatch[] =>
-    (task.together ? [[...rows]] : microBatches(rows, budget)).map(pack);
+    (task.together ? [[...rows]] : microBatches(rows, budget, model.ports.promptLength)).map(pack);
   const heldOut = cut(plan.heldOut);
   const evaluateEvery = evaluation.every ?? plan.stepsPerEpoch;
   const best = join(dir, 'best');
@@ -161,7 +161,11 @@ function run({
     microTokens: budget,
     threads,
   });
-  for (const message of [...adapter.warnings, ...plan.warnings]) log.emit({ type: 'warning', message });
+  const advice = [...(adapter.advise?.(train.lr) ?? [])];
+  if (recipe.adapter && !headFits(model, recipe.adapter)) {
+    advice.push(`the head of ${recipe.adapter} is for another task: the model keeps its own`);
+  }
+  for (const message of [...adapter.warnings, ...advice, ...plan.warnings]) log.emit({ type: 'warning', message });
 
   const done: { loss: number; tokens: number; seconds: number }[] = [];
   let last: { rows: readonly Row[]; lr: number } = { rows: [], lr: train.lr };
@@ -301,10 +305,14 @@ function claim(dir: string, fingerprint: string, fresh: boolean): { path: string
   return undefined;
 }
 
-function attach(model: Model, recipe: Recipe): Attached {
+function attach(model: Model, modelPath: string, recipe: Recipe): Attached {
   const choices = [recipe.method].flat();
-  if (!recipe.adapter) return attachMethods(model, choices, recipe.train.seed);
-  const adapter = loadAdapter(model, recipe.adapter);
+  if (!recipe.adapter) {
+    const encode = (text: string) => [...tokenizerOf(modelPath).encode(text)];
+    return attachMethods(model, choices, recipe.train.seed, { encode });
+  }
+  // An adapter of another task goes on under this one's head.
+  const adapter = loadAdapter(model, recipe.adapter, headFits(model, recipe.adapter) ? 'file' : 'own');
   const wanted = choices.map(({ type }) => type).join(' + ');
   if (adapter.method === wanted) return adapter;
   adapter.detach();
