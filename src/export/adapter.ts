@@ -1,20 +1,33 @@
 /**
- * Adapters on disk. One method: the directory that PEFT knows. Several methods: one such directory for each, `0-lora`,
- * `1-…`. What PEFT's format has no place for stands beside it in `graft.json`.
+ * Adapters on disk. One method: the directory that PEFT knows, or AdapterHub for bottleneck adapters; they are told apart
+ * by content. Several methods: one such directory for each, `0-lora`, `1-…`. What these formats have no place for stands
+ * beside it in `graft.json`.
  */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { readJsonObject, writeDirectory } from '../io/index.ts';
-import { type Adapter, type Attached, attachMethods, type MethodChoice } from '../methods/index.ts';
+import { type Adapter, type Attached, attachMethods, type MethodChoice, type Tools } from '../methods/index.ts';
 import type { LoadOptions } from '../models/index.ts';
 import type { Model, TaskHead } from '../nn/index.ts';
+import type { Tensor } from '../tensor/index.ts';
+import {
+  fillAdapterHub,
+  headOfAdapterHub,
+  isAdapterHub,
+  nameFor,
+  readAdapterHubConfig,
+  savedAdapterHub,
+  writeAdapterHub,
+} from './adapterhub.ts';
 import { fillPeft, headSizeOf, readPeftConfig, type SaveOptions, taskNameOf, writePeft } from './peft.ts';
 
 /** `graft.json` of an adapter. */
 interface Beside {
   /** Folders of the methods, in the order in which they go on the model. */
   readonly parts?: readonly string[];
+  /** Numbers of those that are not trained. */
+  readonly frozen?: readonly number[];
   readonly task?: TaskHead;
 }
 
@@ -25,25 +38,39 @@ const besideOf = (dir: string): Beside => {
 
 const partsOf = (dir: string): string[] => besideOf(dir).parts?.map((part) => join(dir, part)) ?? [dir];
 
-/** Saves an adapter so that PEFT loads it; replaces `dir` at once or not at all. */
+/** Methods that AdapterHub has a layout for, and PEFT none. */
+const hubMethods: ReadonlySet<string> = new Set(['bottleneck', 'fusion']);
+
+/** Saves an adapter so that PEFT, or AdapterHub, loads it; replaces `dir` at once or not at all. */
 export function saveAdapter(model: Model, adapter: Adapter | Attached, dir: string, options: SaveOptions): void {
   const parts = 'parts' in adapter ? adapter.parts : [adapter];
   const head = 'head' in adapter ? adapter.head : new Map();
   const folders = parts.length === 1 ? undefined : parts.map(({ method }, i) => `${i}-${method}`);
+  const frozen = parts.flatMap((part, i) => (part.frozen ? [i] : []));
   const beside: Beside = {
     ...(folders && { parts: folders }),
+    ...(frozen.length > 0 && { frozen }),
     ...(model.task.labels.length > 0 && { task: model.task }),
   };
   writeDirectory(dir, (work) => {
     parts.forEach((part, i) => {
       const to = folders ? join(work, folders[i]!) : work;
       if (folders) mkdirSync(to);
-      writePeft(model, part, i === 0 ? head : new Map(), to, options);
+      const own = i === 0 ? head : new Map();
+      if (hubMethods.has(part.method))
+        writeAdapterHub(model, part, own, to, options, nameFor(folders ? folders[i]! : dir));
+      else writePeft(model, part, own, to, options);
     });
     if (Object.keys(beside).length > 0) {
       writeFileSync(join(work, 'graft.json'), `${JSON.stringify(beside, null, 2)}\n`);
     }
   });
+}
+
+function readPart(dir: string): { method: string; config: unknown; base: string | undefined } {
+  if (isAdapterHub(dir)) return readAdapterHubConfig(dir);
+  const { method, ...rest } = readPeftConfig(dir);
+  return { method: method.name, ...rest };
 }
 
 /** The methods of a saved adapter, each with its directory. @throws GraftError 'input' for what is no adapter that Graft reads */
@@ -52,10 +79,12 @@ export function readAdapterConfig(dir: string): {
   base: string | undefined;
 } {
   let base: string | undefined;
-  const parts = partsOf(dir).map((part) => {
-    const { method, config, base: said } = readPeftConfig(part);
+  const { frozen = [] } = besideOf(dir);
+  const parts = partsOf(dir).map((part, i) => {
+    const { method, config, base: said } = readPart(part);
     base ??= said;
-    return { dir: part, choice: { ...(config as object), type: method.name } as MethodChoice };
+    const train = frozen.includes(i) ? { train: false } : {};
+    return { dir: part, choice: { ...(config as object), type: method, ...train } as MethodChoice };
   });
   return { parts, base };
 }
@@ -65,6 +94,7 @@ export function taskOfAdapter(dir: string): Pick<LoadOptions, 'task' | 'labels' 
   const { task } = besideOf(dir);
   if (task) return { task: task.name, labels: task.labels, ...(task.multiLabel && { multiLabel: true }) };
   const [first] = partsOf(dir) as [string];
+  if (isAdapterHub(first)) return headOfAdapterHub(first) ?? {};
   const name = taskNameOf(first);
   const size = headSizeOf(first);
   return {
@@ -95,7 +125,7 @@ export function loadAdapter(model: Model, dir: string, head: 'file' | 'own' = 'f
       model,
       parts.map(({ choice }) => choice),
       0,
-      { loading: true },
+      { ...savedAdapters(model), loading: true },
     );
   } catch (cause) {
     if (!(cause instanceof GraftError)) throw cause;
@@ -103,11 +133,37 @@ export function loadAdapter(model: Model, dir: string, head: 'file' | 'own' = 'f
   }
   try {
     parts.forEach((part, i) => {
-      fillPeft(part.dir, adapter.parts[i]!, head === 'own' ? undefined : i === 0 ? adapter.head : new Map());
+      const own = head === 'own' ? undefined : i === 0 ? adapter.head : new Map<string, Tensor>();
+      if (isAdapterHub(part.dir)) fillAdapterHub(model, part.dir, adapter.parts[i]!, own);
+      else fillPeft(part.dir, adapter.parts[i]!, own);
     });
     return adapter;
   } catch (cause) {
     adapter.detach();
     throw cause;
   }
+}
+
+/** What lets methods work with saved adapters. */
+export function savedAdapters(model: Model): Required<Pick<Tools, 'saved'>> {
+  return {
+    saved(dir) {
+      const parts = partsOf(dir);
+      if (parts.length > 1) {
+        throw new GraftError('usage', `${parts.length} methods were saved together here`, {
+          place: dir,
+          mend: `Name the folder of one: ${parts.join(', ')}`,
+        });
+      }
+      const [part] = parts as [string];
+      if (isAdapterHub(part)) return savedAdapterHub(model, part);
+      const { method, config } = readPeftConfig(part);
+      return {
+        name: nameFor(part),
+        method: method.name,
+        config,
+        fill: (adapter) => fillPeft(part, adapter as Adapter, undefined),
+      };
+    },
+  };
 }

@@ -1,3 +1,3 @@
-export { headFits, loadAdapter, readAdapterConfig, saveAdapter, taskOfAdapter } from './adapter.ts';
+export { headFits, loadAdapter, readAdapterConfig, saveAdapter, savedAdapters, taskOfAdapter } from './adapter.ts';
 export { saveModel } from './model.ts';
 export type { SaveOptions } from './peft.ts';

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { microBatches, pack, type Row, tokenizerFilesOf, tokenizerOf } from '../data/index.ts';
 import { currentEngine } from '../engine/index.ts';
-import { headFits, loadAdapter, saveAdapter, saveModel } from '../export/index.ts';
+import { headFits, loadAdapter, saveAdapter, savedAdapters, saveModel } from '../export/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
 import { type Adapter, type Attached, attachMethods } from '../methods/index.ts';
 import { loadModel } from '../models/index.ts';
@@ -309,7 +309,7 @@ function attach(model: Model, modelPath: string, recipe: Recipe): Attached {
   const choices = [recipe.method].flat();
   if (!recipe.adapter) {
     const encode = (text: string) => [...tokenizerOf(modelPath).encode(text)];
-    return attachMethods(model, choices, recipe.train.seed, { encode });
+    return attachMethods(model, choices, recipe.train.seed, { ...savedAdapters(model), encode });
   }
   // An adapter of another task goes on under this one's head.
   const adapter = loadAdapter(model, recipe.adapter, headFits(model, recipe.adapter) ? 'file' : 'own');
