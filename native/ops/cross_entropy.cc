@@ -1,6 +1,6 @@
 #include "kernels/cross_entropy.h"
 
-#include "shared.h"
+#include "product.h"
 
 namespace graft {
 namespace {
@@ -10,13 +10,13 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr int64_t kRowsOfChunk = 256;   // predicted rows whose logits exist at one time
-constexpr int64_t kTableTile = 4096;    // vocabulary rows of a quantised head that are unpacked at one time
+constexpr int64_t kTableTile = 4096;    // vocabulary rows of the head that are unpacked, or packed, at one time
 
-// Calls body(first vocabulary row, tile as float32 [rows, c]).
+// Calls body(first vocabulary row, rows). An exact product with a dense head is one call.
 template <typename Body>
-void tiles(const Weight& head, Body body) {
-  const int64_t step = head.dense() ? head.out() : kTableTile;
-  for (int64_t first = 0; first < head.out(); first += step) body(first, head.rows(first, std::min(step, head.out() - first)));
+void tiles(const Weight& head, bool reduced, Body body) {
+  const int64_t step = head.dense() && !reduced ? head.out() : kTableTile;
+  for (int64_t first = 0; first < head.out(); first += step) body(first, std::min(step, head.out() - first));
 }
 
 // Sum of the cross-entropies of softmax(h Wᵀ) against targets, over the rows whose target is not negative. The gradient for h (and for W
@@ -37,6 +37,7 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     Tensor dh = want_h ? at::zeros_like(h) : Tensor();
     Tensor dw = want_w ? at::zeros_like(weight) : Tensor();
     const auto& kernels = pick(avx512::cross_entropy, avx2::cross_entropy);
+    const Reduced reduced = reduced_products();
     double total = 0;
     Tensor buffer = at::empty({std::min(n, kRowsOfChunk), v}, h.options());
     Tensor losses = at::empty({std::min(n, kRowsOfChunk)}, at::kDouble);
@@ -45,10 +46,7 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
       const Tensor places = kept.narrow(0, first, rows);
       const Tensor hidden = h.index_select(0, places);
       Tensor logits = buffer.narrow(0, 0, rows);
-      tiles(head, [&](int64_t start, const Tensor& tile) {
-        Tensor part = logits.narrow(1, start, tile.size(0));
-        at::mm_out(part, hidden, tile.t());
-      });
+      tiles(head, reduced.forward, [&](int64_t start, int64_t count) { product_rows(hidden, head, start, count, logits.narrow(1, start, count)); });
       const int64_t* label = labels.const_data_ptr<int64_t>() + first;
       at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
         kernels.rows(logits.mutable_data_ptr<float>(), label, begin, end, v, losses.mutable_data_ptr<double>());
@@ -56,7 +54,7 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
       for (int64_t i = 0; i < rows; i++) total += losses.const_data_ptr<double>()[i];
       if (want_h) {
         Tensor gradient = at::zeros({rows, c}, h.options());
-        tiles(head, [&](int64_t start, const Tensor& tile) { gradient.addmm_(logits.narrow(1, start, tile.size(0)), tile); });
+        tiles(head, reduced.backward, [&](int64_t start, int64_t count) { product_rows_backward(logits.narrow(1, start, count), head, start, count, gradient); });
         dh.index_copy_(0, places, gradient);
       }
       if (want_w) dw.addmm_(logits.t(), hidden);

@@ -1,5 +1,6 @@
 #include "glu.h"
 #include "kernels/lowrank.h"
+#include "product.h"
 
 namespace graft {
 namespace {
@@ -92,7 +93,7 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
     const auto [dh, db] = scaled_products(ctx, g, h, b);
     Tensor dx, dx_dropped;
     if (ctx->saved_data["dx"].toBool()) {
-      dx = at::mm(g, remembered_weight(ctx).all());
+      dx = product_backward(g, remembered_weight(ctx));
       if (ctx->saved_data["dropped"].toBool()) dx_dropped = at::mm(dh, a);
       else dx.addmm_(dh, a);
     }
@@ -130,7 +131,7 @@ struct LoraGatedLinear : torch::autograd::Function<LoraGatedLinear> {
     const Tensor da = a.requires_grad() ? at::mm(dh.t(), glu_forward(gate, up, act)) : Tensor();
     Tensor dgate, dup;
     if (ctx->saved_data["dx"].toBool()) {
-      Tensor dx = at::mm(g, remembered_weight(ctx).all());
+      Tensor dx = product_backward(g, remembered_weight(ctx));
       dx.addmm_(dh, a);
       std::tie(dgate, dup) = glu_backward(gate, up, dx, act);
     }

@@ -42,7 +42,4 @@ struct Weight {
 
 Weight weight_of(const at::Tensor& tensor, int64_t format);
 
-// x [n, in] times the weight's transpose => [n, out]; with a bias [out] added where there is one.
-at::Tensor product(const at::Tensor& x, const Weight& weight, const std::optional<at::Tensor>& bias);
-
 }  // namespace graft

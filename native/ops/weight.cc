@@ -1,5 +1,5 @@
 // Frozen weights that stay quantised: unpacked where a product needs them, never stored unpacked.
-#include "shared.h"
+#include "product.h"
 
 namespace graft {
 
@@ -36,28 +36,6 @@ Tensor Weight::rows(int64_t first, int64_t count) const {
   return unpacked;
 }
 
-Tensor product(const Tensor& x, const Weight& weight, const std::optional<Tensor>& bias) {
-  TORCH_CHECK(x.dim() == 2 && x.size(1) == weight.in(), "x must be [n, ", weight.in(), "], got ", x.sizes());
-  if (weight.dense() && x.size(0) > 1) return bias ? at::addmm(*bias, x, weight.tensor.t()) : at::mm(x, weight.tensor.t());
-  if (x.size(0) > kMatvecMaxRows) {
-    const Tensor unpacked = weight.all();
-    return bias ? at::addmm(*bias, x, unpacked.t()) : at::mm(x, unpacked.t());
-  }
-  check_float(x, "x");
-  // Few rows: read the blocks once and unpack in registers, instead of writing and reading floats.
-  const Tensor input = x.contiguous();
-  Tensor y = at::empty({x.size(0), weight.out()}, x.options());
-  const auto& kernels = block_kernels();
-  const auto format = weight.dense() ? BlockFormat::F32 : weight.block_format();
-  const void* source = weight.tensor.const_data_ptr();
-  at::parallel_for(0, weight.out(), grain(weight.in()), [&](int64_t begin, int64_t end) {
-    kernels.matvec(format, source, begin, end, weight.in(), input.const_data_ptr<float>(), x.size(0), x.size(1), y.mutable_data_ptr<float>(),
-                   weight.out(), false);
-  });
-  if (bias) y.add_(*bias);
-  return y;
-}
-
 namespace {
 
 // The gradient goes to x only: blocks are frozen.
@@ -72,7 +50,7 @@ struct BlockLinear : torch::autograd::Function<BlockLinear> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const Weight weight = weight_of(ctx->saved_data["weight"].toTensor(), ctx->saved_data["format"].toInt());
     Tensor dbias = ctx->saved_data["bias"].toBool() ? grads[0].sum(0) : Tensor();
-    return {at::mm(grads[0], weight.all()), {}, {}, dbias};
+    return {product_backward(grads[0], weight), {}, {}, dbias};
   }
 };
 

@@ -5,6 +5,7 @@
 
 #include "autograd.h"
 #include "dispatch.h"
+#include "memory.h"
 
 namespace graft {
 
@@ -175,6 +176,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   mallopt(M_TOP_PAD, 64 << 20);
+  use_heap_allocator();
   env.SetInstanceData(new Instance());
   const auto add = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
     exports[name] = Napi::Function::New(env, function, name);

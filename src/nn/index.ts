@@ -17,6 +17,7 @@ export {
 } from './module.ts';
 export { outputOf, packImages, packTokens, requireRoom } from './packed.ts';
 export { type BlockInput, type HalfOutput, type KeysAndValues, LayerKeys, type Port, Ports } from './ports.ts';
+export { bestPrecision, type Precision, precisions, usePrecision } from './precision.ts';
 export { parseRope, type RopeScaling, RopeTable, ropeFrequencies } from './rope.ts';
 export type { Sites } from './sites.ts';
 export {

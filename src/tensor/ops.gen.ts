@@ -130,6 +130,7 @@ const names = [
   'graft::lora_linear',
   'graft::lora_gated_linear',
   'graft::linear_cross_entropy',
+  'graft::set_reduced_products',
 ];
 onStart((native) => native.resolve(names));
 
@@ -754,4 +755,9 @@ export function loraGatedLinear(gate: Tensor, up: Tensor, act: string, weight: T
 /** graft::linear_cross_entropy(Tensor h, Tensor weight, int format, Tensor targets) -> Tensor */
 export function linearCrossEntropy(h: Tensor, weight: Tensor, format: number, targets: Tensor): Tensor {
   return new Tensor(door.call(121, h.id, weight.id, format, targets.id) as number);
+}
+
+/** graft::set_reduced_products(bool forward, bool backward) -> () */
+export function setReducedProducts(forward: boolean, backward: boolean): void {
+  door.call(122, forward, backward);
 }

@@ -1,0 +1,172 @@
+#include "product.h"
+
+#include <ATen/native/CPUBlas.h>
+
+#include "kernels/bf16.h"
+
+namespace graft {
+
+using at::Tensor;
+
+namespace {
+
+Reduced reduced;
+constexpr int64_t kColumns = 64;  // of a panel: the second factor of one small product
+constexpr int64_t kRows = 64;     // of the first factor
+constexpr int64_t kFewest = 16;   // rows of activations, and
+constexpr int64_t kLeast = 128;   // sides of a weight, for which panels pay
+
+const Bf16Kernels& rounding() { return pick(avx512::bf16, avx2::bf16); }
+
+// Memory that a thread packs panels in, kept for the next product.
+template <typename T>
+T* scratch(int64_t count) {
+  static thread_local std::vector<T> memory;
+  if (static_cast<int64_t>(memory.size()) < count) memory.resize(count);
+  return memory.data();
+}
+
+// [n, c] float32, rows `stride` apart, as bfloat16
+Tensor rounded(const Tensor& x) {
+  const int64_t n = x.size(0), c = x.size(1);
+  Tensor y = at::empty({n, c}, at::kBFloat16);
+  const float* from = x.const_data_ptr<float>();
+  auto* to = static_cast<uint16_t*>(y.mutable_data_ptr());
+  TORCH_CHECK(x.stride(1) == 1, "rows must be contiguous");
+  at::parallel_for(0, n, grain(c), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) rounding().round(from + i * x.stride(0), c, to + i * c);
+  });
+  return y;
+}
+
+// Rows of a weight as bfloat16 [count, in]: its own memory where it is stored so, else fresh.
+Tensor rounded_rows(const Weight& w, int64_t first, int64_t count) {
+  if (w.dense()) return rounded(w.tensor.narrow(0, first, count));
+  Tensor rows = at::empty({count, w.in()}, at::kBFloat16);
+  auto* to = static_cast<uint16_t*>(rows.mutable_data_ptr());
+  const auto& kernels = block_kernels();
+  const int64_t width = w.in();
+  at::parallel_for(0, count, grain(width), [&](int64_t begin, int64_t end) {
+    kernels.dequantize_bf16(w.block_format(), w.tensor.const_data_ptr(), first + begin, end - begin, width, to + begin * width, width);
+  });
+  return rows;
+}
+
+// y [n, m] = a [n, k] b, where `pack(first, count, panel)` writes columns of b; adds to y instead of overwriting it if asked.
+template <typename Pack>
+void panels(const Tensor& a, int64_t k, int64_t m, bool add, Tensor& y, Pack pack) {
+  const int64_t n = a.size(0);
+  const auto* left = static_cast<const at::BFloat16*>(a.const_data_ptr());
+  float* to = y.mutable_data_ptr<float>();
+  const int64_t stride = y.stride(0);
+  at::parallel_for(0, (m + kColumns - 1) / kColumns, 1, [&](int64_t begin, int64_t end) {
+    uint32_t* panel = scratch<uint32_t>(k / 2 * kColumns);
+    for (int64_t p = begin; p < end; p++) {
+      const int64_t first = p * kColumns, count = std::min(kColumns, m - first);
+      pack(first, count, panel);
+      for (int64_t row = 0; row < n; row += kRows) {
+        at::native::cpublas::brgemm(std::min(kRows, n - row), count, k, k, count, stride, add, left + row * k,
+                                    reinterpret_cast<const at::BFloat16*>(panel), to + row * stride + first);
+      }
+    }
+    at::native::cpublas::brgemm_release();
+  });
+}
+
+// y = x rowsᵀ
+void reduced_forward(const Tensor& x, const Weight& w, int64_t first, int64_t count, Tensor& y) {
+  const int64_t k = w.in();
+  const Tensor left = rounded(x);
+  // Blocks are unpacked whole, numbers row by row while they are packed.
+  const Tensor unpacked = w.dense() ? Tensor() : rounded_rows(w, first, count);
+  panels(left, k, count, false, y, [&](int64_t begin, int64_t columns, uint32_t* panel) {
+    const uint16_t* rows;
+    if (w.dense()) {
+      uint16_t* near = scratch<uint16_t>(kColumns * k);
+      rounding().round(w.tensor.const_data_ptr<float>() + (first + begin) * k, columns * k, near);
+      rows = near;
+    } else {
+      rows = static_cast<const uint16_t*>(unpacked.const_data_ptr()) + begin * k;
+    }
+    rounding().panel_of_rows(rows, columns, k, panel);
+  });
+}
+
+// dx (+)= g rows
+void reduced_backward(const Tensor& g, const Weight& w, int64_t first, int64_t count, bool add, Tensor& dx) {
+  const int64_t width = w.in();
+  const Tensor left = rounded(g);
+  const Tensor unpacked = w.dense() ? Tensor() : rounded_rows(w, first, count);
+  panels(left, count, width, add, dx, [&](int64_t begin, int64_t columns, uint32_t* panel) {
+    if (!w.dense()) {
+      rounding().panel_of_columns(static_cast<const uint16_t*>(unpacked.const_data_ptr()) + begin, width, columns, count, panel);
+      return;
+    }
+    uint16_t* near = scratch<uint16_t>(2 * kColumns);
+    const float* from = w.tensor.const_data_ptr<float>() + first * width + begin;
+    for (int64_t row = 0; row < count; row += 2) {
+      rounding().round(from + row * width, columns, near);
+      rounding().round(from + (row + 1) * width, columns, near + columns);
+      rounding().panel_of_columns(near, columns, columns, 2, panel + row / 2 * columns);
+    }
+  });
+}
+
+// n rows of activations, k the side of the weight that is summed over, m the other
+bool pays(int64_t n, int64_t k, int64_t m) { return n >= kFewest && k >= kLeast && m >= kLeast && k % 2 == 0; }
+
+void set_reduced_products(bool forward, bool backward) { reduced = {forward, backward}; }
+
+TORCH_LIBRARY_FRAGMENT(graft, m) { m.def("set_reduced_products(bool forward, bool backward) -> ()", set_reduced_products); }
+
+}  // namespace
+
+Reduced reduced_products() { return reduced; }
+
+Tensor product(const Tensor& x, const Weight& weight, const std::optional<Tensor>& bias) {
+  TORCH_CHECK(x.dim() == 2 && x.size(1) == weight.in(), "x must be [n, ", weight.in(), "], got ", x.sizes());
+  if (reduced.forward && pays(x.size(0), weight.in(), weight.out())) {
+    check_float(x, "x");
+    Tensor y = at::empty({x.size(0), weight.out()}, x.options());
+    reduced_forward(x.contiguous(), weight, 0, weight.out(), y);
+    if (bias) y.add_(*bias);
+    return y;
+  }
+  if (weight.dense() && x.size(0) > 1) return bias ? at::addmm(*bias, x, weight.tensor.t()) : at::mm(x, weight.tensor.t());
+  if (x.size(0) > kMatvecMaxRows) {
+    const Tensor unpacked = weight.all();
+    return bias ? at::addmm(*bias, x, unpacked.t()) : at::mm(x, unpacked.t());
+  }
+  check_float(x, "x");
+  // Few rows: read the blocks once and unpack in registers, instead of writing and reading floats.
+  const Tensor input = x.contiguous();
+  Tensor y = at::empty({x.size(0), weight.out()}, x.options());
+  const auto& kernels = block_kernels();
+  const auto format = weight.dense() ? BlockFormat::F32 : weight.block_format();
+  const void* source = weight.tensor.const_data_ptr();
+  at::parallel_for(0, weight.out(), grain(weight.in()), [&](int64_t begin, int64_t end) {
+    kernels.matvec(format, source, begin, end, weight.in(), input.const_data_ptr<float>(), x.size(0), x.size(1), y.mutable_data_ptr<float>(),
+                   weight.out(), false);
+  });
+  if (bias) y.add_(*bias);
+  return y;
+}
+
+Tensor product_backward(const Tensor& g, const Weight& weight) {
+  if (!reduced.backward || !pays(g.size(0), weight.out(), weight.in())) return at::mm(g, weight.all());
+  Tensor dx = at::empty({g.size(0), weight.in()}, g.options());
+  reduced_backward(g.contiguous(), weight, 0, weight.out(), false, dx);
+  return dx;
+}
+
+void product_rows(const Tensor& x, const Weight& weight, int64_t first, int64_t count, Tensor y) {
+  if (reduced.forward && pays(x.size(0), weight.in(), count)) reduced_forward(x, weight, first, count, y);
+  else at::mm_out(y, x, weight.rows(first, count).t());
+}
+
+void product_rows_backward(const Tensor& g, const Weight& weight, int64_t first, int64_t count, Tensor dx) {
+  if (reduced.backward && pays(g.size(0), count, weight.in())) reduced_backward(g, weight, first, count, true, dx);
+  else dx.addmm_(g, weight.rows(first, count));
+}
+
+}  // namespace graft

@@ -1,0 +1,39 @@
+// The system's aligned allocation, which LibTorch uses, cuts a block at both ends at every call and leaves the heap in pieces: a training
+// run of 1.5 GB grew to 1.9 GB. A block of malloc with room to align it in does not.
+#include "memory.h"
+
+#include <cstdlib>
+
+#include "torch.h"
+
+namespace graft {
+namespace {
+
+constexpr size_t kAlignment = 64;  // a cache line, and what LibTorch expects
+
+// In front of the address that is given out stands where its block begins.
+void release(void* address) {
+  if (address) std::free(static_cast<void**>(address)[-1]);
+}
+
+struct HeapAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    if (bytes == 0) return {nullptr, nullptr, &release, at::Device(at::kCPU)};
+    void* block = std::malloc(bytes + sizeof(void*) + kAlignment);
+    TORCH_CHECK_WITH(OutOfMemoryError, block, "there is no memory for ", bytes, " bytes");
+    const auto first = reinterpret_cast<uintptr_t>(block) + sizeof(void*);
+    void* address = reinterpret_cast<void*>((first + kAlignment - 1) / kAlignment * kAlignment);
+    static_cast<void**>(address)[-1] = block;
+    return {address, address, &release, at::Device(at::kCPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+};
+
+HeapAllocator allocator;
+
+}  // namespace
+
+void use_heap_allocator() { c10::SetAllocator(at::kCPU, &allocator, 1); }
+
+}  // namespace graft
