@@ -8,6 +8,7 @@ import { loadTokenizer } from './tokenizer-load.ts';
 
 export { ChatTemplate, type RenderOptions } from './chat.ts';
 export { type Answer, type Example, type Format, type Label, type Message, toExample, toStep } from './formats.ts';
+export { decodeImage, type ImageProcessor, imageProcessorOf, imageRecords, readImage } from './images.ts';
 export { microBatches, type Packed, pack } from './packing.ts';
 export { type RawRecord, readRecords } from './readers.ts';
 export { checkedIds, checkedLabels, type Row, type RowOptions, type RowReport, toRows } from './rows.ts';

@@ -5,7 +5,8 @@
   CASE/preprocessor_config.json   as the processor saves it
   CASE/golden.safetensors         resized.NAME [h,w,3] U8: after PIL's resize and the centre crop, whole numbers, exact;
                                   pixels.NAME [3,h,w] F32: (resized / 255 - mean) / std, float64 truth rounded to float32
-PIL resizes along the width first, then along the height, and rounds to whole levels after each pass; its filter grows with
+PIL resizes along one side, then along the other, and rounds to whole levels after each pass (Pillow 13 takes the height first where
+it loses more than twice what the width does); its filter grows with
 the reduction (it anti-aliases), bicubic has a = -0.5. torchvision_levels in the provenance: by how many levels torchvision's processor differs.
 """
 import json
