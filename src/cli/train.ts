@@ -53,7 +53,7 @@ function progress(): (event: TrainEvent) => void {
       case 'start':
         start = { steps: event.steps, at: now, first: event.step };
         line(
-          `${event.rows} rows to learn from, ${event.heldOut} held out; ${event.trainable.toLocaleString('en')} of ${event.parameters.toLocaleString('en')} parameters train (${((100 * event.trainable) / event.parameters).toFixed(2)} %); up to ${event.microTokens} tokens in memory at a time, ${event.threads} threads`,
+          `${event.rows} rows to learn from, ${event.heldOut} held out; ${event.trainable.toLocaleString('en')} of ${event.parameters.toLocaleString('en')} parameters train (${((100 * event.trainable) / event.parameters).toFixed(2)} %); up to ${event.microTokens} tokens in memory at a time, ${event.threads} threads, ${event.precision} products`,
           true,
         );
         if (event.step > 0) line(`Going on after step ${event.step}`, true);

@@ -3,6 +3,7 @@ import { freeMemory } from '../base/index.ts';
 import { currentEngine, processor } from '../engine/index.ts';
 import { resolveModel, type WeightEntry } from '../io/index.ts';
 import { heldBytes, openModel, type Quantize } from '../models/index.ts';
+import { bestPrecision } from '../nn/index.ts';
 import { ops, scope } from '../tensor/index.ts';
 import { type BlockShape, bytesPerToken, shapeOf, tokenBudget } from '../train/index.ts';
 
@@ -42,10 +43,10 @@ export async function doctorJob({ model }: DoctorArgs) {
     freeBytes,
     totalBytes: totalmem(),
     gemm,
-    precision: 'float32' as const,
+    precision: bestPrecision(),
     precisionReason: emulated
-      ? 'bfloat16 products are emulated on this processor'
-      : 'adapters learn in full precision; weights may stay bfloat16, int8 or 4 bit in memory',
+      ? 'this processor has no bfloat16 products'
+      : 'training computes losses in float32, and gradients from factors rounded to bfloat16, summed in float32; adapters, their optimizer and all else are float32',
     plans,
   };
 }

@@ -16,6 +16,7 @@ export type TrainEvent =
       weightBytes: number;
       microTokens: number;
       threads: number;
+      precision: string;
     }
   | {
       type: 'step';

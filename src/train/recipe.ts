@@ -4,7 +4,7 @@ import { LineCounter, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { GraftError, nearestPath, parseWith } from '../base/index.ts';
 import { type MethodChoice, methods } from '../methods/index.ts';
-import { taskNames } from '../nn/index.ts';
+import { precisions, taskNames } from '../nn/index.ts';
 import { adamwConfig, scheduleConfig } from '../optim/index.ts';
 
 const methodSchemas = Object.values(methods).map((m) =>
@@ -83,6 +83,12 @@ const train = adamwConfig.extend({
   warmup_ratio: scheduleConfig.shape.warmup_ratio,
   max_grad_norm: z.number().positive().optional().describe('Gradients are scaled down to this 2-norm.'),
   threads: z.int().positive().optional().describe('Processor threads; default all cores.'),
+  precision: z
+    .enum(['auto', ...precisions])
+    .default('auto')
+    .describe(
+      'Of products with frozen weights. mixed: the forward pass, and so every loss, in float32, factors of backward products rounded to bfloat16; bfloat16: of all products. auto: mixed where the processor multiplies bfloat16 faster, else float32.',
+    ),
   seed: z.int().nonnegative().default(0).describe('Decides initial values, order and dropout.'),
 });
 

@@ -8,9 +8,9 @@ import { headFits, loadAdapter, saveAdapter, savedAdapters, saveModel } from '..
 import { lockDirectory, resolveModel } from '../io/index.ts';
 import { type Adapter, type Attached, attachMethods } from '../methods/index.ts';
 import { loadModel } from '../models/index.ts';
-import { type Model, tensorBytes } from '../nn/index.ts';
+import { bestPrecision, type Model, type Precision, tensorBytes, usePrecision } from '../nn/index.ts';
 import { adamw, type Optimizer, scheduleFactor } from '../optim/index.ts';
-import { type Metric, measure, type Task, taskOf } from '../tasks/index.ts';
+import { batchesOf, type Metric, measure, type Task, taskOf } from '../tasks/index.ts';
 import { microTokensFor } from './budget.ts';
 import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoint.ts';
 import { explained, requireFinite } from './diverged.ts';
@@ -51,6 +51,8 @@ export async function runTraining(
 ): Promise<TrainResult> {
   const { native } = currentEngine();
   const threads = native.threads(recipe.train.threads);
+  const precision = recipe.train.precision === 'auto' ? bestPrecision() : recipe.train.precision;
+  using _precision = usePrecision(precision);
   const modelPath = await resolveModel(recipe.model);
   const { dir } = recipe.run;
   using _lock = lockDirectory(dir);
@@ -94,6 +96,7 @@ export async function runTraining(
     plan,
     log,
     threads,
+    precision,
     state,
     earlier,
     stopNow,
@@ -111,6 +114,7 @@ interface Run {
   readonly plan: Plan;
   readonly log: EventLog;
   readonly threads: number;
+  readonly precision: Precision;
   readonly state: RunState;
   readonly earlier: readonly TrainEvent[];
   readonly stopNow: () => boolean;
@@ -127,6 +131,7 @@ function run({
   plan,
   log,
   threads,
+  precision,
   state: from,
   earlier,
   stopNow,
@@ -160,6 +165,7 @@ function run({
     weightBytes,
     microTokens: budget,
     threads,
+    precision,
   });
   const advice = [...(adapter.advise?.(train.lr) ?? [])];
   if (recipe.adapter && !headFits(model, recipe.adapter)) {
