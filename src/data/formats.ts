@@ -18,7 +18,12 @@ export interface Answer {
 }
 
 /** A row, whatever its file looked like. What is undefined in it is to be predicted. */
-export type Example =
+export type Example = Content & {
+  /** Which of several tasks it is of, from 0. */
+  readonly task?: number;
+};
+
+type Content =
   | {
       readonly kind: 'chat';
       readonly messages: readonly Message[];
@@ -78,7 +83,7 @@ const tokensRow = z.looseObject({
   types: ids.nullish(),
   pair_ids: ids.nullish(),
 });
-const tokensExample = (v: z.infer<typeof tokensRow>): Example => ({
+const tokensExample = (v: z.infer<typeof tokensRow>): Content => ({
   kind: 'tokens',
   ids: v.ids,
   labels: v.labels ?? undefined,
@@ -131,7 +136,7 @@ interface FormatEntry {
   readonly fields: readonly string[];
   readonly without?: readonly string[];
   readonly schema: z.ZodType;
-  readonly read: (value: never) => Example;
+  readonly read: (value: never) => Content;
 }
 
 /** Each format, and how its record becomes an example. */
@@ -289,8 +294,11 @@ export function toExample(record: RawRecord, format: Format | 'auto'): Example {
   const name = format === 'auto' ? formatOf(record) : format;
   const parsed = formats[name].schema.safeParse(record.value);
   if (!parsed.success) throw mistake(name, record, deepest(parsed.error.issues));
-  return formats[name].read(parsed.data as never);
+  return withTask(formats[name].read(parsed.data as never), record.value);
 }
+
+const withTask = (content: Content, { task }: Readonly<Record<string, unknown>>): Example =>
+  Number.isInteger(task) ? { ...content, task: task as number } : content;
 
 /** Of the ways in which a value fits no form of a union, the one that came farthest. */
 function deepest(issues: readonly z.core.$ZodIssue[]): z.core.$ZodIssue {
@@ -320,5 +328,5 @@ export function toStep({ value, place }: RawRecord): { example: Example; place: 
       place,
     });
   }
-  return parsed.data.rows.map((row, i) => ({ example: tokensExample(row), place: `${place} row ${i}` }));
+  return parsed.data.rows.map((row, i) => ({ example: withTask(tokensExample(row), row), place: `${place} row ${i}` }));
 }

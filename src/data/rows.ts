@@ -14,8 +14,8 @@ export interface Row {
   readonly types?: Int32Array;
   /** Of the row as a whole: a class, a number, a 0 or 1 for each class, or start and end of an answer. */
   readonly target?: readonly number[];
-  /** An image [channels, height, width] in the place of the ids, which then only count its tokens. */
-  readonly pixels?: Float32Array;
+  /** Makes an image [channels, height, width] in the place of the ids, which then only count its tokens. */
+  readonly pixels?: () => Float32Array;
   /** The row that belongs to this one (the second text of a pair); packed right behind it. */
   readonly pair?: Row;
   /** Which of several tasks that share an adapter it belongs to. */
@@ -24,6 +24,8 @@ export interface Row {
   readonly example?: Example;
   /** Where each token stands in the example's context, start and end in UTF-16 units; −1 where it does not. */
   readonly spans?: Int32Array;
+  /** The word of the example that each token is of; −1: none. */
+  readonly words?: Int32Array;
 }
 
 export interface RowOptions {
@@ -75,7 +77,7 @@ export function toRows(
     if (!labels.subarray(1).some((label) => label !== ignored)) {
       report.emptyRows++;
       firstEmpty ??= place;
-    } else rows.push({ ids, labels, place });
+    } else rows.push({ ids, labels, place, ...(example.task !== undefined && { task: example.task }) });
   }
   report.rows = rows.length;
   if (rows.length === 0) {

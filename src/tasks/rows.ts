@@ -5,6 +5,9 @@ import type { RowTools, Task } from './task.ts';
 /** Both ways to rows need: of texts to be written, and of what a head says. */
 export type TaskRowOptions = RowOptions & Omit<RowTools, 'labelled'> & { readonly labelled?: boolean };
 
+const ofTask = (row: Row, task: number | undefined): Row =>
+  task === undefined ? row : { ...row, task, ...(row.pair && { pair: { ...row.pair, task } }) };
+
 /** Examples as rows of their task. @throws GraftError 'input' with the place of what cannot be a row; when no row is left */
 export function taskRows(
   task: Task,
@@ -19,7 +22,7 @@ export function taskRows(
     if (made.rows.length === 0) report.emptyRows++;
     if (made.cut > 0) report.cutRows++;
     report.cutTokens += made.cut;
-    rows.push(...made.rows);
+    rows.push(...made.rows.map((row) => ofTask(row, example.task)));
   }
   report.rows = rows.length;
   if (rows.length === 0) {
