@@ -4,11 +4,12 @@ import { GraftError } from '../base/index.ts';
 import { readJsonObject } from '../io/index.ts';
 import { Tokenizer, type TokenizerSettings } from './tokenizer.ts';
 import type { Part } from './tokenizer-text.ts';
+import { tokenizerFromVocab } from './tokenizer-vocab.ts';
 
 /**
  * The tokenizer of a Hugging Face directory, or of a tokenizer.json by itself.
  *
- * Of a directory it reads tokenizer.json, and where they exist tokenizer_config.json and special_tokens_map.json (which
+ * Of a directory it reads tokenizer.json (else vocab.txt, or vocab.json and merges.txt, of BERT, GPT-2 and RoBERTa), and where they exist tokenizer_config.json and special_tokens_map.json (which
  * tokens play which part; `add_bos_token` and `add_eos_token` there win over the post-processor, as in transformers 5),
  * generation_config.json or config.json (what ends a generation), chat_template.jinja, chat_template.json and
  * additional_chat_templates/.
@@ -22,6 +23,11 @@ export function loadTokenizer(dirOrTokenizerJson: string): Tokenizer {
   const dir = dirOrTokenizerJson;
   const path = join(dir, 'tokenizer.json');
   if (!existsSync(path)) {
+    const old = tokenizerFromVocab(dir);
+    if (old) {
+      const said = Object.entries(readSettings(dir)).filter(([, value]) => value !== undefined);
+      return new Tokenizer(old.json, { ...old.settings, ...Object.fromEntries(said) }, dir);
+    }
     const other = ['tokenizer.model', 'vocab.json', 'vocab.txt', 'tekken.json'].find((name) =>
       existsSync(join(dir, name)),
     );

@@ -55,3 +55,11 @@ for (const kind of kinds) {
     compare(real ? tokenizerOf(model!) : loadTokenizer(join(dir, `${kind}.json`)), golden);
   });
 }
+
+for (const name of ['bert', 'gpt2', 'roberta']) {
+  test(`${name}: vocabulary files without tokenizer.json give what transformers' class gives`, () => {
+    const files = join(dir, 'files', name);
+    const golden = JSON.parse(readFileSync(join(files, 'golden.json'), 'utf8')) as Golden;
+    compare(loadTokenizer(files), golden);
+  });
+}
