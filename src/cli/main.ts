@@ -1,5 +1,6 @@
 import { Command, CommanderError } from 'commander';
 import { fileError, GraftError } from '../base/index.ts';
+import { compare } from './compare.ts';
 import { doctor } from './doctor.ts';
 import { evaluate } from './eval.ts';
 import { generate } from './generate.ts';
@@ -30,7 +31,7 @@ export function program(): Command {
     .exitOverride()
     .addHelpText('after', `${firstSteps}\n${environment}`)
     .showHelpAfterError('(graft --help, or graft <command> --help)');
-  for (const command of [doctor, train, evaluate, predict, generate, logits, merge, inspect, pull]) {
+  for (const command of [doctor, train, compare, evaluate, predict, generate, logits, merge, inspect, pull]) {
     graft.addCommand(command().exitOverride());
   }
   return graft;

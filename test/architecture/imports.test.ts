@@ -19,6 +19,7 @@ const ranks: Readonly<Record<string, number>> = {
   export: 5,
   train: 6,
   session: 7,
+  compare: 7,
   cli: 8,
 };
 

@@ -1,0 +1,90 @@
+/** A comparison as a table for the terminal, and as one HTML page without anything from elsewhere. */
+import { curves, dots, escaped } from './chart.ts';
+import { type Outcome, type Results, smoothed, stepsTo } from './run.ts';
+
+const percent = (x: number) => `${(100 * x).toFixed(1)}`;
+
+/** Headings and, for each method from the best down, its cells. */
+export function table({ outcomes, loss }: Results): { head: string[]; rows: string[][] } {
+  const [first] = outcomes;
+  const head = [
+    'method',
+    `${first!.metric.name} %`,
+    '95 % interval',
+    'trained',
+    'of all %',
+    `steps to loss ${loss.toPrecision(3)}`,
+    'tokens/s',
+    'peak MB',
+    'kept MB',
+    'time s',
+    'lr',
+  ];
+  const rows = [...outcomes]
+    .sort((a, b) => b.metric.value - a.metric.value)
+    .map((o) => [
+      o.name,
+      percent(o.metric.value),
+      `${percent(o.metric.low)} to ${percent(o.metric.high)}`,
+      o.trainable.toLocaleString('en'),
+      ((100 * o.trainable) / o.parameters).toFixed(3),
+      String(stepsTo(o.losses, loss) ?? '–'),
+      o.tokensPerSecond.toFixed(0),
+      o.peakMb.toFixed(0),
+      (o.size / 1e6).toFixed(2),
+      o.seconds.toFixed(0),
+      String(o.lr),
+    ]);
+  return { head, rows };
+}
+
+const style = `
+:root { color-scheme: light dark; --ink: #1d232b; --soft: #667180; --line: #dfe4ea; --page: #fff; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6eaef; --soft: #98a3b1; --line: #313943; --page: #14181d; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; margin-bottom: .2rem; } h2 { font-size: 1.05rem; margin-top: 2.2rem; } p { color: var(--soft); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
+th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); } th:first-child, td:first-child { text-align: left; } td:first-child { font-weight: 600; }
+svg { width: 100%; height: auto; } .grid { stroke: var(--line); } .mark { stroke: var(--soft); stroke-dasharray: 4 4; }
+.label { fill: var(--soft); font-size: 12px; } .name { fill: var(--ink); font-size: 13px; }
+`;
+
+/** Colours that stay apart for most eyes, around the wheel at one lightness. */
+const colours = (count: number) =>
+  Array.from({ length: count }, (_, i) => {
+    const colour = `oklch(${i % 2 === 0 ? 0.62 : 0.7} 0.15 ${Math.round((i * 360) / count)})`;
+    return `circle.c${i} { fill: ${colour}; } line.c${i}, polyline.c${i} { stroke: ${colour}; } .t${i} { fill: ${colour}; }`;
+  }).join('\n');
+
+export function page(results: Results): string {
+  const { outcomes, before, title, date } = results;
+  const series = new Map(outcomes.map(({ name }, i) => [name, i]));
+  const best = [...outcomes].sort((a, b) => b.metric.value - a.metric.value);
+  const { head, rows } = table(results);
+  const cells = (tag: string, list: readonly string[]) => list.map((c) => `<${tag}>${escaped(c)}</${tag}>`).join('');
+  const { name: metric, count, of } = outcomes[0]!.metric;
+  const intervals = best.map((o) => ({ ...o.metric, name: o.name, series: series.get(o.name)! }));
+  const lines = outcomes.map((o: Outcome) => ({
+    name: o.name,
+    values: smoothed(o.losses),
+    series: series.get(o.name)!,
+  }));
+  const mark = before && { value: before.value, name: 'before training' };
+  return `<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Methods compared: ${escaped(title)}</title><style>${style}${colours(outcomes.length)}</style></head><body>
+<h1>Methods compared</h1>
+<p>${escaped(title)} · ${date} · the same rows, steps and batches for every method; measured on ${count} ${of}.</p>
+<h2>${escaped(metric)}, with its 95 % interval</h2>
+${dots(intervals, metric, mark)}
+<h2>Loss while training</h2>
+${curves(lines, 'loss')}
+<h2>In numbers</h2>
+<div class="wide"><table><thead><tr>${cells('th', head)}</tr></thead><tbody>
+${rows.map((row) => `<tr>${cells('td', row)}</tr>`).join('\n')}
+</tbody></table></div>
+<p>trained: parameters that learn. kept: what has to be stored for the task beside the base. peak: resident memory of the process.</p>
+</body></html>
+`;
+}

@@ -1,0 +1,190 @@
+/** Runs a comparison: every method in a process of its own, one after the other, so that time and memory are its alone. */
+import { spawn } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { GraftError, packageRoot } from '../base/index.ts';
+import type { Metric } from '../tasks/index.ts';
+import type { Recipe, TrainEvent, TrainResult } from '../train/index.ts';
+import type { Comparison } from './comparison.ts';
+
+/** What is known of one method after its run. */
+export interface Outcome {
+  readonly name: string;
+  readonly method: string;
+  readonly lr: number;
+  readonly metric: Metric;
+  readonly evalLoss: number;
+  readonly trainable: number;
+  readonly parameters: number;
+  readonly losses: readonly number[];
+  readonly tokensPerSecond: number;
+  readonly peakMb: number;
+  /** Of what has to be kept for the task, in bytes. */
+  readonly size: number;
+  readonly seconds: number;
+}
+
+export interface Results {
+  readonly title: string;
+  readonly date: string;
+  readonly before: Metric | undefined;
+  readonly outcomes: readonly Outcome[];
+  /** The loss whose steps are counted. */
+  readonly loss: number;
+}
+
+type Json = Record<string, unknown>;
+
+/** Runs the command line; its last line of output is the result, those before it are told to `line`. */
+function graft(args: readonly string[], line: (event: Json) => void = () => {}): Promise<Json> {
+  const child = spawn(process.execPath, [join(packageRoot, 'bin', 'graft.js'), ...args, '--json'], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let last: Json = {};
+  let said = '';
+  createInterface(child.stdout).on('line', (text) => {
+    last = JSON.parse(text) as Json;
+    line(last);
+  });
+  child.stderr.on('data', (data: Buffer) => {
+    said = (said + data.toString()).slice(-2000);
+  });
+  return new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (code) => {
+      if (code === 0) resolve(last);
+      else
+        reject(
+          new GraftError(
+            'environment',
+            said
+              .trim()
+              .split('\n')
+              .at(-1)
+              ?.replace(/^graft: /, '') ?? `code ${code}`,
+          ),
+        );
+    });
+  });
+}
+
+function sizeOf(dir: string): number {
+  return readdirSync(dir, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && entry.name.endsWith('.safetensors') && entry.name !== 'training.safetensors')
+    .reduce((sum, entry) => sum + statSync(join(entry.parentPath, entry.name)).size, 0);
+}
+
+/**
+ * Trains and measures every method that has no outcome in the directory yet, so that a comparison that was stopped goes on.
+ * @param tell a line about what happens
+ */
+export async function runComparison(comparison: Comparison, tell: (line: string) => void): Promise<Results> {
+  const { answers, contenders, dir } = comparison;
+  mkdirSync(dir, { recursive: true });
+  const outcomes: Outcome[] = [];
+  const before = answers && (await measure([...contenders.values()][0]!, comparison));
+  if (before) tell(`before: ${shown(before.metric)}`);
+  for (const [name, recipe] of contenders) {
+    const kept = join(dir, name, 'outcome.json');
+    const said = JSON.stringify(recipe);
+    const stored = existsSync(kept)
+      ? (JSON.parse(readFileSync(kept, 'utf8')) as { recipe: string } & Outcome)
+      : undefined;
+    if (stored?.recipe === said) {
+      outcomes.push(stored);
+      tell(`${name}: ${shown(stored.metric)} (from before)`);
+      continue;
+    }
+    const outcome = await learn(name, recipe, comparison, tell);
+    writeFileSync(kept, JSON.stringify({ ...outcome, recipe: said }));
+    outcomes.push(outcome);
+    tell(
+      `${name}: ${shown(outcome.metric)}, ${outcome.tokensPerSecond.toFixed(0)} tokens/s, ${outcome.peakMb.toFixed(0)} MB`,
+    );
+  }
+  const reached = outcomes.map(({ losses }) => Math.min(...smoothed(losses))).sort((a, b) => a - b);
+  return {
+    title: comparison.title,
+    date: new Date().toISOString().slice(0, 10),
+    before: before?.metric,
+    outcomes,
+    loss: comparison.loss ?? reached[reached.length >> 1]!,
+  };
+}
+
+const shown = ({ name, value, low, high, count, of }: Metric) =>
+  `${name} ${value.toFixed(4)} (95 % interval ${low.toFixed(4)} to ${high.toFixed(4)}, ${count} ${of})`;
+
+async function learn(
+  name: string,
+  recipe: Recipe,
+  comparison: Comparison,
+  tell: (line: string) => void,
+): Promise<Outcome> {
+  const file = join(comparison.dir, `${name}.json`);
+  writeFileSync(file, JSON.stringify(recipe)); // JSON is YAML
+  let start: Extract<TrainEvent, { type: 'start' }> | undefined;
+  const result = (await graft(['train', file, '--fresh'], (event) => {
+    const told = event as TrainEvent;
+    if (told.type === 'start') start = told;
+    if (told.type === 'step' && told.step % 25 === 0) tell(`${name}: step ${told.step}, loss ${told.loss.toFixed(4)}`);
+    if (told.type === 'warning') tell(`${name}: ${told.message}`);
+  })) as unknown as TrainResult;
+  const { metric, loss } = await measure(recipe, comparison, result.adapter);
+  return {
+    name,
+    method: [recipe.method]
+      .flat()
+      .map(({ type }) => type)
+      .join(' + '),
+    lr: recipe.train.lr,
+    metric,
+    evalLoss: loss,
+    trainable: start!.trainable,
+    parameters: start!.parameters,
+    losses: result.losses,
+    tokensPerSecond: result.tokens_per_s,
+    peakMb: result.peak_rss_mb,
+    size: sizeOf(result.adapter),
+    seconds: result.seconds,
+  };
+}
+
+/** The metric that counts, of the base or of what a method made. */
+async function measure(recipe: Recipe, { answers, metric }: Comparison, made?: string) {
+  const whole = made !== undefined && [recipe.method].flat().some(({ type }) => type === 'full');
+  const result = await graft([
+    'eval',
+    ...['--model', whole ? made : recipe.model],
+    ...(made && !whole ? ['--adapter', made] : []),
+    ...['--data', recipe.data.eval!, '--max-length', String(recipe.data.max_length)],
+    ...(answers ? ['--labels', ...answers] : []),
+  ]);
+  const metrics = result.metrics as Metric[];
+  const wanted = metric ?? (answers ? 'accuracy' : metrics[0]?.name);
+  const found = metrics.find(({ name }) => name === wanted);
+  if (!found) {
+    const names = metrics.map(({ name }) => name).join(', ') || 'none: name the answers under compare.answers';
+    throw new GraftError('usage', `the task has no metric '${wanted}'`, {
+      place: 'compare.metric',
+      mend: `It has ${names}`,
+    });
+  }
+  return { metric: found, loss: result.loss as number };
+}
+
+/** Mean over the last steps before each: what a curve shows without its noise. */
+export function smoothed(losses: readonly number[]): number[] {
+  const span = Math.max(1, Math.round(losses.length / 15));
+  return losses.map((_, i) => {
+    const part = losses.slice(Math.max(0, i + 1 - span), i + 1);
+    return part.reduce((a, b) => a + b, 0) / part.length;
+  });
+}
+
+/** Steps until the smoothed loss is at `loss`; undefined: never. */
+export function stepsTo(losses: readonly number[], loss: number): number | undefined {
+  const at = smoothed(losses).findIndex((x) => x <= loss);
+  return at < 0 ? undefined : at + 1;
+}
