@@ -4,7 +4,7 @@
  * what goes into the first block and comes out of the last. A plain model has none of it and pays nothing.
  * Letters: N packed tokens, R rows, T virtual tokens, C width, K kv heads, D head size.
  */
-import { detachFromScopes, ops, Tensor } from '../tensor/index.ts';
+import { detachFromScopes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import { KvCache } from './cache.ts';
 import type { AttentionRows } from './kernels.ts';
 import type { PackedTokens } from './model.ts';
@@ -205,15 +205,17 @@ export class Ports {
 
   /** A cache for one row that has room for `capacity` tokens beside the virtual ones, and holds the prefix. */
   newCache(layers: number, capacity: number, kvHeads: number, headDim: number): KvCache {
-    const prefixes = this.#prefixes();
     const cache = new KvCache(layers, capacity + this.virtualLength, kvHeads, headDim);
-    for (const prefix of prefixes) {
-      for (let layer = 0; layer < layers; layer++) {
-        const { k, v } = prefix.at(layer);
-        cache.write(layer, k, v);
+    noGrad(() => {
+      using _ = scope();
+      for (const prefix of this.#prefixes()) {
+        for (let layer = 0; layer < layers; layer++) {
+          const { k, v } = prefix.at(layer);
+          cache.write(layer, k, v);
+        }
+        cache.advance(prefix.length, 0);
       }
-      cache.advance(prefix.length, 0);
-    }
+    });
     return cache;
   }
 }

@@ -46,6 +46,8 @@ for (const base of ['models/llama3', 'models/mistral', 'models/qwen3', 'families
       using model = loadModel(golden(...base.split('/')), { quantize: 'keep' });
       using adapter = attachMethods(model, choices, 3);
       disturb(adapter, 4);
+      logitsOf(model, promptOf(model, 30)); // tables that a first forward fills
+      const live = currentEngine().native.memory().handles;
       for (const [length, prefillTokens] of [
         [1, 512],
         [17, 512],
@@ -63,6 +65,7 @@ for (const base of ['models/llama3', 'models/mistral', 'models/qwen3', 'families
           decoded++;
         }
       }
+      assert.equal(currentEngine().native.memory().handles, live, 'live handles');
     });
   }
 }
