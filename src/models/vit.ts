@@ -324,8 +324,8 @@ const familyOf = (type: Type): Family => ({
       hidden(tokens: PackedTokens): Tensor {
         using s = scope();
         if (!tokens.pixels) throw new GraftError('usage', `${type} models see images, and these rows are token ids`);
-        const pooled = task.name === 'image-classification';
-        const input = ports.enter(encoder.embeddings.forward(tokens.pixels), tokens, undefined, pooled);
+        // Heads read the class token behind a prompt too (arXiv 2203.12119, eq. 4).
+        const input = ports.enter(encoder.embeddings.forward(tokens.pixels), tokens);
         const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
         let x = ports.embedded(input.x);
         for (const layer of encoder.layers) {
