@@ -11,6 +11,7 @@ export { type Answer, type Example, type Format, type Label, type Message, toExa
 export { decodeImage, type ImageProcessor, imageProcessorOf, imageRecords, readImage } from './images.ts';
 export { microBatches, type Packed, pack } from './packing.ts';
 export { type RawRecord, readRecords } from './readers.ts';
+export type { Image } from './resample.ts';
 export { checkedIds, checkedLabels, type Row, type RowOptions, type RowReport, toRows } from './rows.ts';
 export { rowsOfStep, shuffled, split, stream } from './sampler.ts';
 export { TextStream, Tokenizer, type TokenizerSettings } from './tokenizer.ts';

@@ -1,7 +1,8 @@
-import { createReadStream, existsSync, readFileSync } from 'node:fs';
-import { extname } from 'node:path';
+import { createReadStream, existsSync, readFileSync, statSync } from 'node:fs';
+import { dirname, extname, resolve } from 'node:path';
 import { GraftError, nearestPath } from '../base/index.ts';
 import { parseJson } from '../io/index.ts';
+import { imageRecords } from './images.ts';
 
 export interface RawRecord {
   readonly value: Readonly<Record<string, unknown>>;
@@ -10,7 +11,7 @@ export interface RawRecord {
 }
 
 /**
- * The records of a .jsonl, .json, .csv or .parquet file.
+ * The records of a .jsonl, .json, .csv, .parquet or .conll file, or the images of a folder of folders.
  * @throws GraftError 'input' with file and line of what is no record; for a missing, unknown or empty file
  */
 export async function readRecords(file: string): Promise<RawRecord[]> {
@@ -21,6 +22,7 @@ export async function readRecords(file: string): Promise<RawRecord[]> {
       mend: near ? `Did you mean ${near}?` : 'Check the path',
     });
   }
+  if (statSync(file).isDirectory()) return imageRecords(file);
   const reader = readers[extname(file).toLowerCase()];
   if (!reader) {
     throw new GraftError('usage', `files ending in '${extname(file)}' are not read`, {
@@ -36,7 +38,13 @@ export async function readRecords(file: string): Promise<RawRecord[]> {
     throw new GraftError('input', `the file cannot be read: ${(cause as Error).message}`, { place: file, cause });
   }
   if (records.length === 0) throw new GraftError('input', 'the file has no rows', { place: file });
-  return records;
+  return records.map(({ value, place }) => {
+    // Images are named from where their list stands.
+    const { image } = value;
+    return typeof image === 'string'
+      ? { value: { ...value, image: resolve(dirname(file), image) }, place }
+      : { value, place };
+  });
 }
 
 const readers: Readonly<Record<string, (file: string) => Promise<RawRecord[]>>> = {
@@ -45,6 +53,7 @@ const readers: Readonly<Record<string, (file: string) => Promise<RawRecord[]>>> 
   '.json': json,
   '.csv': csv,
   '.parquet': parquet,
+  '.conll': conll,
 };
 
 function record(value: unknown, place: string): RawRecord {
@@ -122,6 +131,35 @@ async function csv(file: string): Promise<RawRecord[]> {
       cause,
     });
   }
+}
+
+/**
+ * Tagged words as the shared tasks of CoNLL have them: a word a line with columns behind it, of which the last is its tag; an
+ * empty line ends a sentence, `-DOCSTART-` a document.
+ */
+async function conll(file: string): Promise<RawRecord[]> {
+  const records: RawRecord[] = [];
+  let [tokens, tags]: [string[], string[]] = [[], []];
+  let [line, begin] = [0, 1];
+  const end = () => {
+    if (tokens.length > 0) records.push({ value: { tokens, tags }, place: `${file}:${begin}` });
+    [tokens, tags] = [[], []];
+  };
+  for await (const bytes of linesOf(file)) {
+    line++;
+    const columns = utf8.decode(bytes).trim().split(/\s+/);
+    if (columns[0] === '' || columns[0] === '-DOCSTART-') {
+      end();
+      continue;
+    }
+    if (columns.length < 2)
+      throw new GraftError('input', 'the line has a word and no tag', { place: `${file}:${line}` });
+    if (tokens.length === 0) begin = line;
+    tokens.push(columns[0]!);
+    tags.push(columns.at(-1)!);
+  }
+  end();
+  return records;
 }
 
 /** 64-bit integers as numbers, where these are exact. */

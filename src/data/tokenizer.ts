@@ -6,6 +6,7 @@ import { type Frame, readAffixes, readPairFrame } from './tokenizer-frame.ts';
 import { makeModel } from './tokenizer-models.ts';
 import { makeNormalizer, type Normalizer } from './tokenizer-normalizer.ts';
 import { makePreTokenizer, type PreTokenizer } from './tokenizer-pretokenizer.ts';
+import { aligned, placeOf, unitsOfBytes } from './tokenizer-spans.ts';
 import { type Part, toByteChars, tokenizerError } from './tokenizer-text.ts';
 
 /** What stands beside tokenizer.json: which tokens play which part, and the chat templates. */
@@ -234,6 +235,47 @@ export class Tokenizer {
       }
     }
     return { ids: Int32Array.from(ids), mask: Uint8Array.from(mask) };
+  }
+
+  /**
+   * The ids of `text`, without special tokens put before or after, and where each stands in it.
+   * @returns spans: start and end of each token in UTF-16 units of `text`; of a character that is several tokens, each
+   *   has the whole
+   */
+  encodeWithSpans(text: string): { ids: Int32Array; spans: Int32Array } {
+    const [ids, spans]: [number[], number[]] = [[], []];
+    const whole = text.toWellFormed();
+    for (const part of this.#before.split(whole)) {
+      if (part.id >= 0) {
+        ids.push(part.id);
+        spans.push(part.start, part.stop);
+        continue;
+      }
+      const given = whole.slice(part.start, part.stop);
+      const { normal, starts, stops } = aligned(given, this.#normalize);
+      const add = (id: number, from: number, to: number) => {
+        ids.push(id);
+        spans.push(part.start + (starts[Math.max(0, from)] ?? given.length), part.start + (stops[to - 1] ?? 0));
+      };
+      let at = 0;
+      for (const piece of this.#pieces(given, part.start === 0)) {
+        if (typeof piece !== 'string') {
+          add(piece.id, piece.start, piece.stop);
+          at = piece.stop;
+          continue;
+        }
+        const place = placeOf(piece, normal, at);
+        const extents: Extents = [];
+        const made = this.#model.tokenize(this.#modelled(piece), extents);
+        const bytes = this.#bytes ? unitsOfBytes(piece) : undefined;
+        made.forEach((id, i) => {
+          const [from, to] = [extents[2 * i]!, extents[2 * i + 1]!];
+          add(id, place + (bytes ? bytes.starts[from]! : from), place + (bytes ? bytes.stops[to - 1]! : to));
+        });
+        at = Math.max(at, place + piece.length);
+      }
+    }
+    return { ids: Int32Array.from(ids), spans: Int32Array.from(spans) };
   }
 
   /** The text of `ids`; an id without a token gives nothing. Bytes that are not UTF-8 become U+FFFD. */

@@ -1,18 +1,10 @@
 import { GraftError } from '../base/index.ts';
-import {
-  ChatTemplate,
-  type Example,
-  microBatches,
-  pack,
-  readRecords,
-  type Tokenizer,
-  toExample,
-} from '../data/index.ts';
+import { ChatTemplate, type Example, readRecords, type Tokenizer, toExample } from '../data/index.ts';
 import { scoreChoices } from '../generate/index.ts';
 import { resolveModel } from '../io/index.ts';
 import type { Quantize } from '../models/index.ts';
 import type { Model, TaskName } from '../nn/index.ts';
-import { type Metric, measure, taskOf, taskRows, wilson } from '../tasks/index.ts';
+import { batchesOf, imageTools, type Metric, measure, taskOf, taskRows, wilson } from '../tasks/index.ts';
 import { explainedMeasurement } from '../train/index.ts';
 import { residentModel, residentTokenizerIfAny } from './resident.ts';
 import { useThreads } from './threads.ts';
@@ -54,8 +46,9 @@ export async function rowsOfFile(args: RowsArgs, labelled: boolean) {
     trainOn: 'completion',
     stride: args.stride ?? 128,
     labelled,
+    ...(await imageTools(model, path, examples)),
   });
-  const batches = (task.together ? [made.rows] : microBatches(made.rows, 1024, model.ports.promptLength)).map(pack);
+  const batches = batchesOf(task, made.rows, 1024, 32, model.ports.promptLength);
   const explained = <T>(act: () => T): T => {
     try {
       return act();

@@ -20,6 +20,10 @@ export async function logitsJob(args: LogitsArgs) {
   const rows = readRows(args.ids);
   useThreads(args.threads);
   const model = residentModel(await resolveModel(args.model), args.quantize ?? 'none', args.adapter);
+  if (model.image) {
+    const mend = 'Use graft predict with images';
+    throw new GraftError('usage', `${model.family} models see images, not ids`, { place: args.model, mend });
+  }
   checkIds(rows, model.vocabSize, args.ids);
   const compute = (row: readonly number[]): Uint8Array =>
     noGrad(() => {

@@ -78,8 +78,8 @@ export function classTask(head: TaskHead, options: TaskOptions): Omit<Task<Float
 
     answers: (model, hidden, batch) => rowsOfNumbers(headOutput(model, hidden, batch)),
 
-    measures(rows, answers) {
-      const said = answers.map(predicted[kind]);
+    measures(rows, answerTo) {
+      const said = rows.map((row) => predicted[kind](answerTo(row)));
       const wanted = rows.map(({ target }) => target!);
       const n = rows.length;
       if (kind === 'number') {
@@ -106,11 +106,12 @@ export function classTask(head: TaskHead, options: TaskOptions): Omit<Task<Float
       };
     },
 
-    prediction(_rows, [scores]) {
-      if (kind === 'number') return { value: scores![0]! };
-      const shares = kind === 'single' ? softmax(scores!) : Array.from(scores!, (x) => 1 / (1 + Math.exp(-x)));
+    prediction([row], answerTo) {
+      const scores = answerTo(row!);
+      if (kind === 'number') return { value: scores[0]! };
+      const shares = kind === 'single' ? softmax(scores) : Array.from(scores, (x) => 1 / (1 + Math.exp(-x)));
       const probabilities = Object.fromEntries(head.labels.map((label, c) => [label, shares[c]!]));
-      const labels = predicted[kind](scores!).map((c) => head.labels[c]!);
+      const labels = predicted[kind](scores).map((c) => head.labels[c]!);
       return kind === 'single' ? { label: labels[0], probabilities } : { labels, probabilities };
     },
   };

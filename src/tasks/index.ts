@@ -1,6 +1,7 @@
+export { imageTools } from './images.ts';
 export { tokensOf } from './input.ts';
 export { labelOf, labelsIn } from './labels.ts';
-export { type Measured, measure, predict } from './measure.ts';
+export { batchesOf, type Measured, measure, predict } from './measure.ts';
 export { type Metric, wilson } from './metrics.ts';
 export { taskOf, tasks } from './registry.ts';
 export { type TaskRowOptions, taskRows } from './rows.ts';

@@ -1,5 +1,5 @@
 import { GraftError } from '../base/index.ts';
-import type { Packed, Row } from '../data/index.ts';
+import { microBatches, type Packed, pack, type Row } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
 import { noGrad, scope } from '../tensor/index.ts';
 import { tokensOf } from './input.ts';
@@ -10,6 +10,16 @@ export interface Measured extends Measures {
   readonly loss: number;
   /** Predicted tokens, rows, or their weights. */
   readonly units: number;
+}
+
+/**
+ * Rows as micro-batches of at most `budget` tokens, `extra` virtual ones a row included; of a task that compares rows, of
+ * `together` rows each, whatever their tokens.
+ */
+export function batchesOf(task: Task, rows: readonly Row[], budget: number, together: number, extra = 0): Packed[] {
+  if (!task.together) return microBatches(rows, budget, extra).map(pack);
+  const groups = Math.ceil(rows.length / together);
+  return Array.from({ length: groups }, (_, g) => pack(rows.slice(g * together, (g + 1) * together)));
 }
 
 /** Every batch once, without gradient and dropout, one in memory at a time. */
@@ -40,10 +50,7 @@ export function measure(model: Model, task: Task, batches: readonly Packed[], or
     for (const [i, answer] of (task.answers?.(model, hidden, batch) ?? []).entries()) said.set(batch.rows[i]!, answer);
   });
   if (!Number.isFinite(sum)) throw new GraftError('numeric', 'the loss on the rows to measure is not finite');
-  const measures = task.measures?.(
-    order,
-    order.map((row) => said.get(row)),
-  );
+  const measures = order.length > 0 ? task.measures?.(order, (row) => said.get(row)) : undefined;
   return { loss: sum / units, units, metrics: [], ...measures };
 }
 
@@ -62,9 +69,6 @@ export function predict(
     for (const [i, answer] of task.answers!(model, hidden, batch).entries()) said.set(batch.rows[i]!, answer);
   });
   return [...Map.groupBy(order, ({ example }) => example).values()].map((rows) =>
-    task.prediction!(
-      rows,
-      rows.map((row) => said.get(row)),
-    ),
+    task.prediction!(rows, (row) => said.get(row)),
   );
 }

@@ -1,18 +1,22 @@
 import type { TaskHead, TaskName } from '../nn/index.ts';
 import { causalLm } from './causal-lm.ts';
+import { embedding } from './embedding.ts';
+import { imageClassification } from './image-classification.ts';
+import { questionAnswering } from './question-answering.ts';
 import { sequenceClassification } from './sequence-classification.ts';
 import type { Task, TaskOptions } from './task.ts';
+import { tokenClassification } from './token-classification.ts';
 
 /** Every task; a new one is a file and a line here. */
 export const tasks = {
   'causal-lm': causalLm,
   'sequence-classification': sequenceClassification,
-} as const satisfies Partial<Record<TaskName, (head: TaskHead, options: TaskOptions) => Task>>;
+  'token-classification': tokenClassification,
+  'question-answering': questionAnswering,
+  'image-classification': imageClassification,
+  embedding,
+} as const satisfies Record<TaskName, (head: TaskHead, options: TaskOptions) => Pick<Task, 'head' | 'rows'>>;
 
 /** The task that a head is for. @throws GraftError 'usage' for options that do not fit it */
-export function taskOf(head: TaskHead, options: TaskOptions = {}): Task {
-  return (tasks as unknown as Record<TaskName, (head: TaskHead, options: TaskOptions) => Task>)[head.name](
-    head,
-    options,
-  );
-}
+export const taskOf = (head: TaskHead, options: TaskOptions = {}): Task =>
+  tasks[head.name](head, options) as unknown as Task;

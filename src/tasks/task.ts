@@ -13,8 +13,8 @@ export interface RowTools {
   readonly stride: number;
   /** Rows are to be learned or measured, so each needs its label; without it rows may lack one. */
   readonly labelled: boolean;
-  /** Reads an image as the model wants it [channels · height · width]; absent where the model sees none. */
-  readonly pixels?: ((image: unknown, place: string) => Float32Array) | undefined;
+  /** Makes an example's image what the model sees [channels · height · width]; absent where the model sees none. */
+  readonly pixels?: ((example: Example) => Float32Array) | undefined;
   /** Tokens that one image comes to. */
   readonly imageTokens?: number | undefined;
 }
@@ -61,10 +61,10 @@ export interface Task<A = unknown> {
   units(batch: Packed): number;
   /** Sum of the losses of a packed batch, given its final hidden states [N, C]: a scalar, in nats where it is a likelihood. */
   lossSum(model: Model, hidden: Tensor, batch: Packed): Tensor;
-  /** What the model says of each row of the batch. Absent: only the loss is measured. */
+  /** What the model says of each row of the batch, seconds of pairs too. Absent: only the loss is measured. */
   answers?(model: Model, hidden: Tensor, batch: Packed): A[];
-  /** Of rows in their order and what was said of them, labelled ones only. */
-  measures?(rows: readonly Row[], answers: readonly A[]): Measures;
-  /** What a file of predictions says of one example: its rows, and what was said of them. */
-  prediction?(rows: readonly Row[], answers: readonly A[]): Readonly<Record<string, unknown>>;
+  /** Of labelled rows in their order, and what was said of each. */
+  measures?(rows: readonly Row[], said: (row: Row) => A): Measures;
+  /** What a file of predictions says of one example, from its rows and what was said of each. */
+  prediction?(rows: readonly Row[], said: (row: Row) => A): Readonly<Record<string, unknown>>;
 }

@@ -13,7 +13,7 @@ import {
   toStep,
 } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
-import { type Task, taskRows } from '../tasks/index.ts';
+import { imageTools, type Task, taskRows } from '../tasks/index.ts';
 import type { Recipe } from './recipe.ts';
 
 interface Given {
@@ -52,7 +52,13 @@ export async function readExamples({ data }: Recipe): Promise<Examples> {
 }
 
 /** Tokenises and divides the examples of a recipe. @throws GraftError with file and line of what is wrong */
-export function planRows(recipe: Recipe, model: Model, modelPath: string, task: Task, examples: Examples): Plan {
+export async function planRows(
+  recipe: Recipe,
+  model: Model,
+  modelPath: string,
+  task: Task,
+  examples: Examples,
+): Promise<Plan> {
   const { data, train } = recipe;
   const explicit = data.format === 'batches' || data.format === 'tokens';
   const tokenizer = explicit ? undefined : tokenizerIfAny(modelPath);
@@ -63,6 +69,7 @@ export function planRows(recipe: Recipe, model: Model, modelPath: string, task: 
     maxLength: Math.min(data.max_length, model.contextLength - model.ports.virtualLength),
     trainOn: data.train_on,
     stride: data.stride,
+    ...(await imageTools(model, modelPath, [...examples.train.flat(), ...(examples.eval ?? [])])),
   };
   const warnings: string[] = [];
   const rowsFrom = (given: readonly Given[], place: string): Row[] => {

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import { microBatches, pack, type Row, tokenizerFilesOf, tokenizerOf } from '../data/index.ts';
+import { type Row, tokenizerFilesOf, tokenizerOf } from '../data/index.ts';
 import { currentEngine } from '../engine/index.ts';
 import { headFits, loadAdapter, saveAdapter, savedAdapters, saveModel } from '../export/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
@@ -71,7 +71,7 @@ export async function runTraining(
   const weightBytes = tensorBytes(model.root);
   using adapter = attach(model, modelPath, recipe);
   using optimizer = optimizerFor(adapter, recipe);
-  const plan = planRows(recipe, model, modelPath, taskOf(model.task), examples);
+  const plan = await planRows(recipe, model, modelPath, taskOf(model.task), examples);
   const task = taskOf(model.task, taskOptions(recipe, model.task, plan.learned));
   // Only now: a recipe that turns out wrong leaves the directory as it is, and may begin from an adapter in it.
   const found = claim(dir, fingerprint, fresh);
@@ -140,9 +140,9 @@ function run({
   const { dir } = recipe.run;
   // Gone on with, a run keeps the cut that it began with, whatever memory is free now.
   const budget = train.micro_tokens ?? earlier.find((e) => e.type === 'start')?.microTokens ?? microTokensFor(model);
-  const cut = (rows: readonly Row[]): MicroBatch[] =>
-    (task.together ? [[...rows]] : microBatches(rows, budget, model.ports.promptLength)).map(pack);
-  const heldOut = cut(plan.heldOut);
+  const cut = (rows: readonly Row[], together = rows.length): MicroBatch[] =>
+    batchesOf(task, rows, budget, together, model.ports.promptLength);
+  const heldOut = cut(plan.heldOut, train.batch_size);
   const evaluateEvery = evaluation.every ?? plan.stepsPerEpoch;
   const best = join(dir, 'best');
   const checkpoints = join(dir, 'checkpoints');
