@@ -1,6 +1,7 @@
 import { Command, CommanderError } from 'commander';
 import { fileError, GraftError } from '../base/index.ts';
 import { compare } from './compare.ts';
+import { convert } from './convert.ts';
 import { doctor } from './doctor.ts';
 import { evaluate } from './eval.ts';
 import { generate } from './generate.ts';
@@ -31,7 +32,7 @@ export function program(): Command {
     .exitOverride()
     .addHelpText('after', `${firstSteps}\n${environment}`)
     .showHelpAfterError('(graft --help, or graft <command> --help)');
-  for (const command of [doctor, train, compare, evaluate, predict, generate, logits, merge, inspect, pull]) {
+  for (const command of [doctor, train, compare, evaluate, predict, generate, logits, merge, convert, inspect, pull]) {
     graft.addCommand(command().exitOverride());
   }
   return graft;

@@ -13,11 +13,11 @@ import type { Model, TaskHead } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import {
   fillAdapterHub,
-  headOfAdapterHub,
   isAdapterHub,
   nameFor,
   readAdapterHubConfig,
   savedAdapterHub,
+  taskOfAdapterHub,
   writeAdapterHub,
 } from './adapterhub.ts';
 import { fillPeft, headSizeOf, readPeftConfig, type SaveOptions, taskNameOf, writePeft } from './peft.ts';
@@ -94,7 +94,7 @@ export function taskOfAdapter(dir: string): Pick<LoadOptions, 'task' | 'labels' 
   const { task } = besideOf(dir);
   if (task) return { task: task.name, labels: task.labels, ...(task.multiLabel && { multiLabel: true }) };
   const [first] = partsOf(dir) as [string];
-  if (isAdapterHub(first)) return headOfAdapterHub(first) ?? {};
+  if (isAdapterHub(first)) return taskOfAdapterHub(first);
   const name = taskNameOf(first);
   const size = headSizeOf(first);
   return {

@@ -8,12 +8,12 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { GraftError, parseWith } from '../base/index.ts';
 import { openSafetensors, openTorch, readJsonObject, type WeightSource, writeSafetensors } from '../io/index.ts';
 import { type Adapter, type Inside, methods, type SavedAdapter } from '../methods/index.ts';
-import type { Model } from '../nn/index.ts';
+import type { Model, TaskName } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import { entryOf, fill, type SaveOptions } from './peft.ts';
 
 /** The release whose layout this is. */
-const version = 'adapters.1.3.0';
+export const version = 'adapters.1.3.0';
 
 /** Names of a file as safetensors and as torch.save writes it. */
 const files = {
@@ -156,14 +156,24 @@ function folderOf(dir: string, name: string): string {
   });
 }
 
-/** Whether the directory holds a head, and its number of labels. */
-export function headOfAdapterHub(dir: string): { labels: string[] } | undefined {
+const tasks: readonly (readonly [RegExp, TaskName])[] = [
+  [/ForSequenceClassification$/, 'sequence-classification'],
+  [/ForTokenClassification$/, 'token-classification'],
+  [/ForQuestionAnswering$/, 'question-answering'],
+  [/ForImageClassification$/, 'image-classification'],
+];
+
+/** The task and the labels of the head beside an adapter, where there is one. */
+export function taskOfAdapterHub(dir: string): { task?: TaskName; labels?: string[] } {
   const file = join(dir, 'head_config.json');
-  if (!existsSync(file)) return undefined;
-  const { config, label2id } = readJsonObject(file);
+  if (!existsSync(file)) return {};
+  const { config, label2id, model_class } = readJsonObject(file);
   const found = ((config as Record<string, unknown> | null)?.label2id ?? label2id) as Record<string, number> | null;
-  if (!found) return undefined;
-  return { labels: Object.keys(found).sort((a, b) => found[a]! - found[b]!) };
+  const task = tasks.find(([name]) => name.test(String(model_class)))?.[1];
+  return {
+    ...(task && { task }),
+    ...(found && { labels: Object.keys(found).sort((a, b) => found[a]! - found[b]!) }),
+  };
 }
 
 /**
@@ -200,7 +210,7 @@ export function fillAdapterHub(
 }
 
 /** JSON as Python writes it: keys sorted, and a scaling with a point, without which AdapterHub does not take it. */
-function json(value: Record<string, unknown>): string {
+export function pythonJson(value: Record<string, unknown>): string {
   const sorted = (_: string, v: unknown) =>
     typeof v === 'object' && v !== null && !Array.isArray(v)
       ? Object.fromEntries(Object.entries(v).sort(([a], [b]) => (a < b ? -1 : 1)))
@@ -231,7 +241,7 @@ export function writeAdapterHub(
 ): void {
   const { method, config } = adapter;
   const about = (own: Record<string, unknown>) =>
-    json({
+    pythonJson({
       model_type: model.config.model_type,
       model_name: base,
       model_class: classOf(model, config),

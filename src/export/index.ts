@@ -1,3 +1,4 @@
 export { headFits, loadAdapter, readAdapterConfig, saveAdapter, savedAdapters, taskOfAdapter } from './adapter.ts';
+export { type AdapterFormat, adapterFormats, convertAdapter, formatOf } from './convert.ts';
 export { saveModel } from './model.ts';
 export type { SaveOptions } from './peft.ts';

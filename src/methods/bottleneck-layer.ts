@@ -5,7 +5,7 @@
 import { GraftError } from '../base/index.ts';
 import { activationOf, type HalfOutput } from '../nn/index.ts';
 import { gradEnabled, ops, Tensor } from '../tensor/index.ts';
-import type { CompleteBottleneck } from './bottleneck-config.ts';
+import type { CompleteBottleneck } from './bottleneck-named.ts';
 import { phmProjection, type SharedPhm } from './compacter.ts';
 import type { Draws } from './draws.ts';
 

@@ -7,14 +7,9 @@
  */
 import type { HalfOutput, Model, Port } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
-import {
-  type BottleneckConfig,
-  bottleneckConfig,
-  type CompleteBottleneck,
-  completeBottleneck,
-  innerWidth,
-} from './bottleneck-config.ts';
+import { type BottleneckConfig, bottleneckConfig, completeBottleneck, innerWidth } from './bottleneck-config.ts';
 import { activation, Bottleneck } from './bottleneck-layer.ts';
+import type { CompleteBottleneck } from './bottleneck-named.ts';
 import { sharedPhm } from './compacter.ts';
 import { Draws } from './draws.ts';
 import { niceCoupling } from './invertible.ts';

@@ -5,8 +5,8 @@
  */
 import { GraftError } from '../base/index.ts';
 import { ops, type Tensor } from '../tensor/index.ts';
-import type { CompleteBottleneck } from './bottleneck-config.ts';
 import type { Projection } from './bottleneck-layer.ts';
+import type { CompleteBottleneck } from './bottleneck-named.ts';
 import type { Draws } from './draws.ts';
 
 type Parameters = Map<string, Tensor>;

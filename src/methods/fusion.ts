@@ -4,44 +4,15 @@
  * give. Only the mixing is trained. Or their outputs are averaged with fixed weights (`config: average`).
  * Reference and fields: AdapterHub, methods/modeling.py BertFusion and configuration/adapter_fusion_config.py.
  */
-import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
 import type { HalfOutput, Model } from '../nn/index.ts';
-import { gradEnabled, mixSeed, ops, type Tensor } from '../tensor/index.ts';
+import { mixSeed, ops, type Tensor } from '../tensor/index.ts';
 import { type BottleneckPlace, type Bottlenecks, makeBottlenecks, plug } from './bottleneck.ts';
 import type { BottleneckConfig } from './bottleneck-config.ts';
 import type { Bottleneck, Reading } from './bottleneck-layer.ts';
 import { Draws } from './draws.ts';
+import { type FusionConfig, fusionConfig, Mixing, regularisation } from './fusion-layer.ts';
 import type { Adapter, Inside, Method, Tools } from './method.ts';
-
-export const fusionConfig = z
-  .strictObject({
-    adapters: z.array(z.string()).min(1).describe('Directories of the saved bottleneck adapters to mix.'),
-    config: z
-      .enum(['dynamic', 'static', 'average'])
-      .default('dynamic')
-      .describe(
-        'dynamic: attention with a value matrix; static: without one; average: fixed weights, nothing to train.',
-      ),
-    weights: z.array(z.number()).nullish().describe('average: of each adapter; they are divided by their sum.'),
-    train_adapters: z.boolean().default(false).describe('The adapters are trained too.'),
-    query_before_ln: z
-      .boolean()
-      .default(false)
-      .describe('The query is what the half-block gives, before sum and norm.'),
-    residual_before: z.boolean().default(false).describe('The residual goes into keys and values, not around them.'),
-    value_before_softmax: z.boolean().default(true).describe('The value matrix comes before the mixing, not after it.'),
-    dropout_prob: z.number().min(0).lt(1).nullish().describe('Share of the attention’s scores that is dropped.'),
-    regularization: z
-      .boolean()
-      .nullish()
-      .describe(
-        'A hundredth of the squared distance of the value matrices from 1 is added to the loss; default: dynamic.',
-      ),
-  })
-  .describe('A trained mixture of saved bottleneck adapters (AdapterFusion, arXiv 2005.00247).');
-
-export type FusionConfig = z.infer<typeof fusionConfig>;
 
 type Child = Bottlenecks & { readonly name: string; readonly given: BottleneckConfig };
 
@@ -90,39 +61,6 @@ const insideOf = ({ given, config, parameters }: Child): Inside => ({
   parameters,
   savedConfig: () => config,
 });
-
-/** The mixing at one place: outputs [N, C] of the adapters → [N, C]. */
-class Mixing {
-  readonly parameters = new Map<string, Tensor>();
-  readonly #c: FusionConfig;
-
-  constructor(c: FusionConfig, draws: Draws, width: number) {
-    this.#c = c;
-    for (const name of ['query', 'key']) {
-      this.parameters.set(`${name}.weight`, draws.normal([width, width], 0.02));
-      this.parameters.set(`${name}.bias`, draws.full([width], 0));
-    }
-    if (c.config === 'dynamic') this.parameters.set('value.weight', draws.identity(width, 1e-6));
-  }
-
-  #linear(name: string, x: Tensor): Tensor {
-    const weight = this.parameters.get(`${name}.weight`);
-    return weight ? ops.linear(x, weight, this.parameters.get(`${name}.bias`)) : x;
-  }
-
-  forward(query: Tensor, around: Tensor, outputs: readonly Tensor[]): Tensor {
-    const c = this.#c;
-    let given = ops.stack(outputs, 1);
-    if (c.residual_before) given = ops.add(given, ops.unsqueeze(around, 1));
-    const q = ops.unsqueeze(this.#linear('query', query), 1);
-    let scores = ops.bmm(q, ops.transpose(this.#linear('key', given), 1, 2));
-    if (c.dropout_prob && gradEnabled()) scores = ops.dropout(scores, c.dropout_prob, true);
-    const values = c.value_before_softmax ? this.#linear('value', given) : given;
-    let y = ops.select(ops.bmm(ops.softmax(scores, -1), values), 1, 0);
-    if (!c.value_before_softmax) y = this.#linear('value', y);
-    return c.residual_before ? y : ops.add(y, around);
-  }
-}
 
 export const fusion: Method<FusionConfig> = {
   name: 'fusion',
@@ -178,12 +116,14 @@ export const fusion: Method<FusionConfig> = {
       const y = mixing ? attend(half, at, mixing) : average(half, at);
       return at.at(-1)![0].leave(y, half);
     });
+    const values = [...parameters].filter(([key]) => key.endsWith('.value.weight')).map(([, tensor]) => tensor);
     const adapter: Adapter = {
       method: 'fusion',
       config,
       parameters,
       warnings: [],
       inside: new Map(mixed.map((child) => [child.name, insideOf(child)])),
+      ...(values.length > 0 && config.regularization !== false && { regularisation: () => regularisation(values) }),
       get enabled() {
         return state.enabled;
       },

@@ -108,7 +108,7 @@ function named(model: Model, attached: readonly Attached[], setup: Setup): Map<s
   return found;
 }
 
-const counts = { logits: 0, gradients: 0, curves: 0, files: 0, tensors: 0 };
+const counts = { logits: 0, gradients: 0, curves: 0, files: 0, tensors: 0, regularisations: 0 };
 
 for (const name of cases) {
   test(`${name}: logits, loss, gradients, training and files are AdapterHub's`, () => {
@@ -136,6 +136,11 @@ for (const name of cases) {
     assert.ok(error <= tolerance.logits, `logits differ by ${error}, more than ${tolerance.logits}`);
     counts.logits += expected.length;
 
+    if (facts.fusion_regularization !== undefined) {
+      const got = attached[0]!.regularisation!().item();
+      assert.ok(Math.abs(got / facts.fusion_regularization - 1) <= 1e-5, `the regularisation is ${got}`);
+      counts.regularisations++;
+    }
     const tensorsByName = named(model, attached, facts.setup);
     const loss = lossOf(model, facts.kind, [rows[0]!]);
     const off = Math.abs(loss.item() / want('loss').item() - 1);
@@ -261,5 +266,5 @@ test('a head that AdapterHub puts together itself is refused, and the adapter go
 test('every golden was compared', (t) => {
   t.diagnostic(`${cases.length} cases, ${JSON.stringify(counts)}`);
   assert.deepEqual([all.length, cases.length, others.length, refused.length], [63, 55, 7, 1]);
-  assert.equal(counts.curves, 5);
+  assert.deepEqual([counts.curves, counts.regularisations], [5, 5]);
 });
