@@ -1,6 +1,6 @@
 import { GraftError } from '../base/index.ts';
 import { stream } from '../data/index.ts';
-import { type KvCache, type Model, packTokens } from '../nn/index.ts';
+import { type KvCache, type Model, packTokens, type TaskName } from '../nn/index.ts';
 import { mixSeed, noGrad, ops, scope } from '../tensor/index.ts';
 import { checkSampling, type SamplingOptions, sample } from './sampling.ts';
 
@@ -81,6 +81,15 @@ export function* generate(
   }
 }
 
+/** @throws GraftError 'usage' for a model that is loaded for anything but writing */
+export function requireWriter(task: TaskName): void {
+  if (task === 'causal-lm') return;
+  throw new GraftError('usage', `the model is for ${task}, and does not write text`, {
+    place: 'model',
+    mend: 'Use graft predict, or a model that writes',
+  });
+}
+
 /** Tokens that fit behind the prompt, once all arguments have been found good. */
 function roomFor(model: Model, prompt: readonly number[], options: GenerateOptions): number {
   checkSampling(options);
@@ -92,6 +101,7 @@ function roomFor(model: Model, prompt: readonly number[], options: GenerateOptio
       throw wrong(name, `${name} must be a whole number above 0, and is ${value}`);
   }
   if (!Number.isSafeInteger(seed)) throw wrong('seed', `seed must be a whole number, and is ${seed}`);
+  requireWriter(model.task.name);
   if (prompt.length === 0) throw wrong('prompt', 'the prompt has no tokens');
   const alien = prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < model.vocabSize));
   if (alien !== undefined) throw wrong('prompt', `the id ${alien} is outside the vocabulary of ${model.vocabSize}`);

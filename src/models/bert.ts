@@ -233,7 +233,7 @@ class WithHead extends Module {
 
 const familyOf = (type: Type): Family => ({
   types: [type],
-  prefix: type,
+  prefixes: [type],
   tasks: ['embedding', 'sequence-classification', 'token-classification', 'question-answering'],
 
   build(raw, w, task) {

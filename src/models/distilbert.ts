@@ -190,7 +190,7 @@ class WithHead extends Module {
 
 export const distilbert: Family = {
   types: ['distilbert'],
-  prefix: 'distilbert',
+  prefixes: ['distilbert'],
   tasks: ['embedding', 'sequence-classification', 'token-classification', 'question-answering'],
 
   build(raw, w, task) {

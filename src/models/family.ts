@@ -13,8 +13,8 @@ export interface GgufNames {
 export interface Family {
   /** `model_type` of `config.json`. */
   readonly types: readonly string[];
-  /** What stands before the keys of a checkpoint with a head and not before those of one without: `bert`. */
-  readonly prefix: string;
+  /** What stands before the keys of a checkpoint with a head and not before those of one without: `bert`; one of several. */
+  readonly prefixes: readonly string[];
   /** What it can be loaded for; the first where the checkpoint does not say. */
   readonly tasks: readonly TaskName[];
   readonly gguf?: {

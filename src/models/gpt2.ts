@@ -170,7 +170,7 @@ class WithHead extends Module {
 
 export const gpt2: Family = {
   types: ['gpt2'],
-  prefix: 'transformer',
+  prefixes: ['transformer'],
   tasks: ['causal-lm', 'sequence-classification', 'token-classification', 'question-answering', 'embedding'],
 
   build(raw, w, task) {

@@ -68,6 +68,7 @@ const architectures: Partial<Record<TaskName, string>> = {
   'causal-lm': 'ForCausalLM',
   'sequence-classification': 'ForSequenceClassification',
   'token-classification': 'ForTokenClassification',
+  'question-answering': 'ForQuestionAnswering',
   embedding: 'Model',
 };
 
@@ -241,39 +242,41 @@ class Decoder extends Module {
   }
 }
 
-class Root extends Module {
-  model: Decoder;
-  /** Causal language modelling. */
+/** The decoder with the head of its task. */
+class WithHead extends Module {
+  model?: Decoder;
+  /** transformers' name of the decoder where answers are looked for. */
+  transformer?: Decoder;
   lm_head?: LinearLayer;
-  /** Classification of rows or tokens. */
   score?: LinearLayer;
+  qa_outputs?: LinearLayer;
 
-  constructor(w: Weights, config: Config, { name, labels }: TaskHead) {
+  constructor(w: Weights, config: Config, { name, labels }: TaskHead, decoder: Decoder) {
     super();
-    const c = complete(config);
-    this.model = new Decoder(w, config, c);
-    if (name === 'causal-lm') {
-      this.lm_head = config.tie_word_embeddings
-        ? w.tied('lm_head', this.model.embed_tokens)
-        : w.linear('lm_head', config.vocab_size, c.width);
-    } else {
-      w.ignore(/^lm_head\./);
-      if (name !== 'embedding') this.score = w.head('score', labels.length, c.width, name === 'token-classification');
-    }
+    const width = config.hidden_size;
+    this[name === 'question-answering' ? 'transformer' : 'model'] = decoder;
+    if (name === 'question-answering') this.qa_outputs = w.head('qa_outputs', labels.length, width, true);
+    else if (name !== 'causal-lm') this.score = w.head('score', labels.length, width, name === 'token-classification');
+    else if (config.tie_word_embeddings) this.lm_head = w.tied('lm_head', decoder.embed_tokens);
+    else this.lm_head = w.linear('lm_head', config.vocab_size, width);
   }
 }
 
 export const llama: Family = {
   types,
-  prefix: 'model',
-  tasks: ['causal-lm', 'sequence-classification', 'token-classification', 'embedding'],
+  prefixes: ['model', 'transformer'],
+  tasks: ['causal-lm', 'sequence-classification', 'token-classification', 'question-answering', 'embedding'],
   gguf: { architectures: ['llama', 'qwen2', 'qwen3'], names: ggufLlamaNames, config: ggufLlamaConfig },
 
   build(raw, w, task) {
     const config = parseWith(configSchema, raw, '', 'input');
     const c = complete(config);
     const { theta, scaling } = parseRope(config);
-    const root = new Root(w, config, task);
+    w.ignore(/^(lm_head|score|qa_outputs)\./);
+    const decoder = new Decoder(w, config, c);
+    const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, decoder);
+    // LlamaModel by itself has no `model.` before its names.
+    const at = head ? (head.model ? 'model.' : 'transformer.') : '';
     const { kernels } = w;
     const ports = new Ports();
     const rope = new RopeTable(ropeFrequencies(c.headDim, theta, scaling), w.dtype);
@@ -285,7 +288,7 @@ export const llama: Family = {
       architecture: stems[config.model_type] + architectures[task.name],
       kernels,
       ports,
-      root,
+      root: head ?? decoder,
       vocabSize: config.vocab_size,
       layers: config.num_hidden_layers,
       width: c.width,
@@ -294,48 +297,48 @@ export const llama: Family = {
       parameters: w.parameters,
       contextLength: config.max_position_embeddings,
       sites: {
-        block: 'model.layers.*',
-        embeddings: 'model.embed_tokens',
-        head: root.lm_head ? 'lm_head' : root.score && 'score',
+        block: `${at}layers.*`,
+        embeddings: `${at}embed_tokens`,
+        head: head && (['lm_head', 'score', 'qa_outputs'] as const).find((name) => head[name]),
         attention: {
-          q: 'model.layers.*.self_attn.q_proj',
-          k: 'model.layers.*.self_attn.k_proj',
-          v: 'model.layers.*.self_attn.v_proj',
-          o: 'model.layers.*.self_attn.o_proj',
+          q: `${at}layers.*.self_attn.q_proj`,
+          k: `${at}layers.*.self_attn.k_proj`,
+          v: `${at}layers.*.self_attn.v_proj`,
+          o: `${at}layers.*.self_attn.o_proj`,
         },
         mlp: {
-          gate: 'model.layers.*.mlp.gate_proj',
-          up: 'model.layers.*.mlp.up_proj',
-          down: 'model.layers.*.mlp.down_proj',
+          gate: `${at}layers.*.mlp.gate_proj`,
+          up: `${at}layers.*.mlp.up_proj`,
+          down: `${at}layers.*.mlp.down_proj`,
         },
         defaultTargets: ['q_proj', 'v_proj'],
       },
 
       hidden(tokens: PackedTokens, cache?: KvCache): Tensor {
         using s = scope();
-        const input = ports.enter(root.model.embed_tokens.forward(tokens.ids), tokens, cache);
+        const input = ports.enter(decoder.embed_tokens.forward(tokens.ids), tokens, cache);
         const [cos, sin] = rope.at(input.positions, input.longest);
         const pass: Pass = { keys: ports.keys(input.rowStarts, cache), cos, sin, ports };
         let x = ports.embedded(input.x);
         let delta: Tensor | undefined;
-        for (const block of root.model.layers) {
+        for (const block of decoder.layers) {
           const [nextX, nextDelta] = block.forward(x, delta, pass, kernels);
           x.dispose();
           delta?.dispose();
           [x, delta] = [nextX, nextDelta];
         }
         cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
-        const last = delta ? root.model.norm.forwardAdded(x, delta)[1] : root.model.norm.forward(x);
+        const last = delta ? decoder.norm.forwardAdded(x, delta)[1] : decoder.norm.forward(x);
         return s.keep(ports.ended(input.strip(last)));
       },
 
       logits(hidden, rowStarts, ids) {
-        if (root.lm_head) return root.lm_head.forward(hidden);
-        if (!root.score) return pooledRows(hidden, rowStarts, task);
-        if (task.name === 'token-classification') return root.score.forward(hidden);
-        return root.score.forward(lastOfRowsBefore(config.pad_token_id, hidden, rowStarts, ids));
+        if (!head) return pooledRows(hidden, rowStarts, task);
+        const { lm_head: lm, score, qa_outputs: answer } = head;
+        if (task.name !== 'sequence-classification') return (lm ?? answer ?? score)!.forward(hidden);
+        return score!.forward(lastOfRowsBefore(config.pad_token_id, hidden, rowStarts, ids));
       },
-      lossSum: (hidden, targets) => requireHead(root.lm_head, 'causal-lm').crossEntropy(hidden, targets),
+      lossSum: (hidden, targets) => requireHead(head?.lm_head, 'causal-lm').crossEntropy(hidden, targets),
       newCache: (capacity) => ports.newCache(config.num_hidden_layers, capacity, c.kvHeads, c.headDim),
       [Symbol.dispose]() {
         rope.dispose();

@@ -20,7 +20,7 @@ export function loadModel(path: string, options: LoadOptions = {}): Model {
   const entries = [...stored.values()].map(({ entry }) => entry);
   requireMemory(path, entries, options.quantize ?? 'none', options.dtype);
   return noGrad(() => {
-    const weights = new LoadedWeights(path, source, stored, family.prefix, options);
+    const weights = new LoadedWeights(path, source, stored, family.prefixes, options);
     try {
       const task = taskOf(family, config, options);
       const pooled = task.name === 'embedding' ? { ...task, ...sentenceSettings(path) } : task;
@@ -31,7 +31,7 @@ export function loadModel(path: string, options: LoadOptions = {}): Model {
           mend: 'Train one first and give the adapter',
         });
       }
-      model.stored = (at, layer) => storedWeight(path, at, layer);
+      model.stored = (at, layer) => storedWeight(path, model.fileKey?.(at) ?? at, layer);
       return model;
     } catch (cause) {
       weights.release();
@@ -43,7 +43,7 @@ export function loadModel(path: string, options: LoadOptions = {}): Model {
 function storedWeight(path: string, at: string, { outFeatures, inFeatures, transposed }: Linear): Tensor {
   const { source, family, stored } = openModel(path);
   using _ = source;
-  const weights = new LoadedWeights(path, source, stored, family.prefix, {});
+  const weights = new LoadedWeights(path, source, stored, family.prefixes, {});
   const { weight } = transposed
     ? weights.transposed(at, outFeatures, inFeatures)
     : weights.linear(at, outFeatures, inFeatures);

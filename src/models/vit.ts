@@ -272,7 +272,7 @@ class WithHead extends Module {
 
 const familyOf = (type: Type): Family => ({
   types: [type],
-  prefix: type,
+  prefixes: [type],
   tasks: ['image-classification', 'embedding'],
 
   build(raw, w, task) {

@@ -56,7 +56,7 @@ export class LoadedWeights implements Weights {
   readonly #path: string;
   readonly #source: WeightSource;
   readonly #stored: ReadonlyMap<string, Stored>;
-  readonly #prefix: string;
+  readonly #prefixes: readonly string[];
   readonly #seed: number;
   readonly #ignored: RegExp[] = [/rotary_emb\.inv_freq$/];
   readonly #quantize: Quantize;
@@ -71,7 +71,7 @@ export class LoadedWeights implements Weights {
     path: string,
     source: WeightSource,
     stored: ReadonlyMap<string, Stored>,
-    prefix: string,
+    prefixes: readonly string[],
     options: LoadOptions,
   ) {
     this.kernels = options.kernels ?? fused;
@@ -79,7 +79,7 @@ export class LoadedWeights implements Weights {
     this.#path = path;
     this.#source = source;
     this.#stored = stored;
-    this.#prefix = `${prefix}.`;
+    this.#prefixes = prefixes.map((prefix) => `${prefix}.`);
     this.#seed = options.seed ?? 0;
     this.#quantize = options.quantize ?? 'none';
     this.#progress = options.progress;
@@ -89,11 +89,12 @@ export class LoadedWeights implements Weights {
     return this.#stored.has(this.#keyOf(key));
   }
 
-  /** The file's key: with or without the family's prefix, as the file has it. */
+  /** The file's key: with one of the family's prefixes or without, as the file has it. */
   #keyOf(key: string): string {
     if (this.#stored.has(key)) return key;
-    const other = key.startsWith(this.#prefix) ? key.slice(this.#prefix.length) : this.#prefix + key;
-    return this.#stored.has(other) ? other : key;
+    const prefix = this.#prefixes.find((p) => key.startsWith(p)) ?? '';
+    const bare = key.slice(prefix.length);
+    return ['', ...this.#prefixes].map((p) => p + bare).find((k) => this.#stored.has(k)) ?? key;
   }
 
   ignore(keys: RegExp): void {

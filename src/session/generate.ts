@@ -1,8 +1,8 @@
 import { GraftError } from '../base/index.ts';
 import { ChatTemplate, type Message, type Tokenizer } from '../data/index.ts';
-import { generateText, type SamplingOptions } from '../generate/index.ts';
+import { generateText, requireWriter, type SamplingOptions } from '../generate/index.ts';
 import { resolveModel } from '../io/index.ts';
-import type { Quantize } from '../models/index.ts';
+import { headOf, type Quantize } from '../models/index.ts';
 import { residentModel, residentTokenizer } from './resident.ts';
 import { useThreads } from './threads.ts';
 
@@ -23,6 +23,7 @@ export interface GenerateArgs extends SamplingOptions {
 export async function generateJob(args: GenerateArgs, emit: (event: { type: 'text'; text: string }) => void) {
   useThreads(args.threads);
   const path = await resolveModel(args.model);
+  if (args.adapter === undefined) requireWriter(headOf(path).name);
   const tokenizer = residentTokenizer(path);
   const ids = promptIds(args, tokenizer, path);
   const model = residentModel(path, args.quantize ?? 'keep', args.adapter);

@@ -1,10 +1,15 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { copyFileSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
+import { packageRoot } from '../../src/base/index.ts';
 import { loadTokenizer } from '../../src/data/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
-import { temporary } from '../support.ts';
+import { loadModel, type Quantize } from '../../src/models/index.ts';
+import { outputOf, packTokens } from '../../src/nn/index.ts';
+import { noGrad, scope } from '../../src/tensor/index.ts';
+import { numbers, temporary } from '../support.ts';
 import { compareMiniLM } from './minilm.ts';
 
 before(() => startEngine());
@@ -32,4 +37,38 @@ test('its vocab.txt alone gives the same tokens', { skip }, () => {
   const text = 'Über die Straße: 東京, 3 p.m.? [MASK] unbelievably…';
   assert.deepEqual([...old.encode(text)], [...now.encode(text)]);
   assert.equal(old.vocabSize, now.vocabSize);
+});
+
+test('held in int8 and nf4 its embeddings stay near, and it does not write', { skip }, (t) => {
+  using _ = scope();
+  const tokens = packTokens([
+    [101, 2023, 2003, 102],
+    [101, 3899, 102],
+  ]);
+  const embedded = (quantize: Quantize) => {
+    using model = loadModel(path!, { quantize });
+    return noGrad(() => numbers(outputOf(model, tokens)).slice());
+  };
+  const dense = embedded('none');
+  for (const [quantize, least] of [
+    ['int8', 0.999],
+    ['nf4', 0.85],
+  ] as const) {
+    const got = embedded(quantize);
+    const cosines = [0, 1].map((r) => {
+      const of = (v: Float32Array) => v.subarray(384 * r, 384 * (r + 1));
+      return of(got).reduce((sum, x, i) => sum + x * of(dense)[i]!, 0);
+    });
+    t.diagnostic(`${quantize}: cosines ${cosines}`);
+    assert.ok(
+      cosines.every((c) => c > least && c < 1 + 1e-5),
+      `${quantize}: ${cosines}`,
+    );
+  }
+  const asked = spawnSync(process.execPath, ['bin/graft.js', 'generate', '--model', path!, '--prompt', 'Hi'], {
+    cwd: packageRoot,
+    encoding: 'utf8',
+  });
+  assert.match(asked.stderr, /the model is for embedding, and does not write text/);
+  assert.equal(asked.status, 2);
 });
