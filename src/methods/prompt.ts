@@ -28,9 +28,9 @@ export const promptConfig = z
     ...promptFields,
     prompt_tuning_init: z
       .enum(['RANDOM', 'TEXT', 'SAMPLE_VOCAB'])
-      .default('SAMPLE_VOCAB')
+      .optional()
       .describe(
-        'First vectors: those of a text’s tokens, of tokens drawn from the vocabulary, or normal numbers. The default is not PEFT’s RANDOM, which lies far from all that the model has seen and learns little.',
+        'First vectors: those of a text’s tokens, of tokens drawn from the vocabulary, or normal numbers. Default: SAMPLE_VOCAB, for images RANDOM. PEFT’s default is RANDOM, which lies far from all that the model has seen and learns little.',
       ),
   })
   .describe('Trained vectors in front of every row’s embeddings (arXiv 2104.08691). Fields are PEFT’s.');
@@ -50,6 +50,12 @@ export function idsOfText(text: string | null | undefined, count: number, field:
   return Array.from({ length: count }, (_, i) => ids[i % ids.length]!);
 }
 
+/** The table of tokens; models that see images have none. */
+function tableOf(model: Model): Embedding | undefined {
+  const module = moduleAt(model.root, model.sites.embeddings) as Embedding;
+  return typeof module.rows === 'number' ? module : undefined;
+}
+
 /** The first vectors [T, C], a parameter. */
 export function firstVectors(model: Model, start: Start, seed: number, tools: Tools): Tensor {
   const { init, num_virtual_tokens: count, prompt_tuning_init_text: text } = start;
@@ -57,8 +63,8 @@ export function firstVectors(model: Model, start: Start, seed: number, tools: To
   const drawn = !tools.loading && (init === 'TEXT' || init === 'SAMPLE_VOCAB');
   if (!drawn) return draws.normal([count, model.width], 1);
   using _ = scope();
-  const table = moduleAt(model.root, model.sites.embeddings) as Embedding;
-  if (typeof table.rows !== 'number') {
+  const table = tableOf(model);
+  if (!table) {
     throw new GraftError('usage', 'this model reads no tokens whose vectors could be taken', {
       place: 'prompt_tuning_init',
       mend: 'Use RANDOM',
@@ -86,13 +92,14 @@ export const prompt: Method<PromptConfig> = {
   config: promptConfig,
 
   attach(model, config, seed, tools = {}) {
-    const { num_virtual_tokens: length, prompt_tuning_init: init } = config;
+    const { num_virtual_tokens: length } = config;
+    const init = config.prompt_tuning_init ?? (tableOf(model) ? 'SAMPLE_VOCAB' : 'RANDOM');
     requireSpace(model, length);
     const vectors = new Vectors([length, model.width], firstVectors(model, { ...config, init }, seed, tools));
     const port = { prompt: { length, vectors: () => vectors.value() } };
     return virtualAdapter(model, 'prompt', config, vectors, port, {
       advise: slowStart(init === 'RANDOM' && !tools.loading, 'prompt', 'begin from a text (prompt_tuning_init: TEXT)'),
-      savedConfig: (base) => savedStart(init, config, base),
+      savedConfig: (base) => ({ ...savedStart(init, config, base), prompt_tuning_init: init }),
     });
   },
 };
