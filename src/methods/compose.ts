@@ -46,9 +46,6 @@ export function attachMethods(
       parts.push(part);
       if (!train) freeze(part);
     });
-    if (parts.every((part) => part.frozen)) {
-      throw new GraftError('usage', 'every method has train: false, so there is nothing to train', { place: 'method' });
-    }
     const { head } = model.sites;
     const trained = model.task.labels.length > 0 && head !== undefined && !parts.some((part) => part.method === 'full');
     return together(parts, trained ? saveModules(model, [head]) : undefined);

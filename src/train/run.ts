@@ -70,6 +70,9 @@ export async function runTraining(
   });
   const weightBytes = tensorBytes(model.root);
   using adapter = attach(model, modelPath, recipe);
+  if (adapter.parameters.size === 0) {
+    throw new GraftError('usage', 'there is nothing to train: all of it is frozen or averaged', { place: 'method' });
+  }
   using optimizer = optimizerFor(adapter, recipe);
   const plan = await planRows(recipe, model, modelPath, taskOf(model.task), examples);
   const task = taskOf(model.task, taskOptions(recipe, model.task, plan.learned));
