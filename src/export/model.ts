@@ -53,10 +53,9 @@ function configOf(model: Model): Record<string, unknown> {
   const kept = Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined));
   kept.architectures = [architecture];
   if (kept.tie_word_embeddings && task.name === 'causal-lm') kept.tie_word_embeddings = tied(model);
-  const named = task.labels.length > 0 && task.name !== 'question-answering';
-  if (!named) return kept;
-  delete kept.num_labels;
-  delete kept.problem_type; // One label is a number, several are classes, unless:
+  // Of another task's head, if the checkpoint had one. One label is a number, several are classes, unless:
+  for (const field of ['id2label', 'label2id', 'num_labels', 'problem_type']) delete kept[field];
+  if (task.labels.length === 0 || task.name === 'question-answering') return kept;
   if (task.multiLabel) kept.problem_type = 'multi_label_classification';
   kept.id2label = Object.fromEntries(task.labels.map((label, i) => [i, label]));
   kept.label2id = Object.fromEntries(task.labels.map((label, i) => [label, i]));
