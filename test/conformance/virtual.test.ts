@@ -172,31 +172,39 @@ async function run(recipe: object, stopAfter = Infinity) {
 
 const batches = (kind: string) => ({ train: golden('peft', `batches.${kind}.jsonl`), format: 'batches' });
 
-test('P-tuning that is stopped goes on as if it had not been, and from its directory with its encoder', async () => {
-  const recipe = (dir: string, more: object = {}) => ({
-    model: golden('models', 'llama3'),
-    method: p('p-tuning', { encoder_reparameterization_type: 'LSTM', encoder_dropout: 0.3 }),
-    data: batches('lm'),
-    train: { steps: 6, lr: 1e-2, threads: 1 },
-    run: { dir },
-    ...more,
-  });
-  using dir = temporary();
-  const whole = await run(recipe(join(dir.path, 'whole')));
-  const cut = recipe(join(dir.path, 'cut'));
-  const { result: stopped } = await run(cut, 3);
-  assert.match(String(stopped), /stopped after step 3/);
-  const { result: resumed } = await run(cut);
-  assert.ok(!(whole.result instanceof Error) && !(resumed instanceof Error));
-  assert.equal(resumed.resumed_from, 3);
-  assert.deepEqual(resumed.losses, whole.result.losses);
+const encoder = p('p-tuning', { encoder_reparameterization_type: 'LSTM', encoder_dropout: 0.3 });
 
-  const { result: again } = await run(recipe(join(dir.path, 'again'), { adapter: resumed.adapter }));
-  assert.ok(!(again instanceof Error));
-  const keys = (adapter: string) => [...readTensors(join(adapter, 'training.safetensors')).tensors.keys()];
-  assert.deepEqual(keys(again.adapter), keys(resumed.adapter));
-  assert.ok(keys(again.adapter).some((key) => key.includes('lstm_head')));
-});
+for (const [name, method, folder] of [
+  ['P-tuning', encoder, ''],
+  ['P-tuning + LoRA', [encoder, { type: 'lora', lora_dropout: 0.1 }], '0-p-tuning'],
+  ['prefix + bottleneck', [p('prefix', { prefix_projection: true }), { type: 'bottleneck' }], '0-prefix'],
+] as const) {
+  test(`${name}: a run that is stopped goes on as if it had not been, and from its directory with its encoder`, async () => {
+    const recipe = (dir: string, more: object = {}) => ({
+      model: golden('models', 'llama3'),
+      method,
+      data: batches('lm'),
+      train: { steps: 6, lr: 1e-2, threads: 1 },
+      run: { dir },
+      ...more,
+    });
+    using dir = temporary();
+    const whole = await run(recipe(join(dir.path, 'whole')));
+    const cut = recipe(join(dir.path, 'cut'));
+    const { result: stopped } = await run(cut, 3);
+    assert.match(String(stopped), /stopped after step 3/);
+    const { result: resumed } = await run(cut);
+    assert.ok(!(whole.result instanceof Error) && !(resumed instanceof Error));
+    assert.equal(resumed.resumed_from, 3);
+    assert.deepEqual(resumed.losses, whole.result.losses);
+
+    const { result: again } = await run(recipe(join(dir.path, 'again'), { adapter: resumed.adapter }));
+    assert.ok(!(again instanceof Error), String(again));
+    const keys = (adapter: string) => [...readTensors(join(adapter, folder, 'training.safetensors')).tensors.keys()];
+    assert.deepEqual(keys(again.adapter), keys(resumed.adapter));
+    assert.ok(keys(again.adapter).some((key) => /lstm_head|transform/.test(key)));
+  });
+}
 
 test('rows of several tasks: a run from PEFT’s adapter has PEFT’s losses', async () => {
   using _ = scope();
