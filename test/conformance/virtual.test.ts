@@ -160,6 +160,23 @@ test('a prompt begins with a text’s vectors, repeated or cut, and a prefix wit
   assert.deepEqual(b, a);
 });
 
+test('a prefix that begins at zero takes its share of the attention, and learns from there', () => {
+  using _ = scope();
+  using model = loadModel(golden('models', 'llama3'));
+  const row = promptOf(model, 12);
+  const plain = logitsOf(model, row);
+  for (const more of [{}, { prefix_projection: true }]) {
+    using adapter = attachMethods(model, [p('prefix', { init_weights: 'zero', ...more })], 0);
+    const made = adapter.parts[0]!.made?.value() ?? adapter.parameters.get('prompt_embeddings')!;
+    assert.ok(numbers(made).every((value) => value === 0));
+    assert.ok(relativeError(logitsOf(model, row), plain) > 1e-3);
+    const tokens = packTokens([row]);
+    model.lossSum(model.hidden(tokens), tokens.ids).backward();
+    const moved = [...adapter.parameters.values()].filter(({ grad }) => grad && numbers(grad).some((g) => g !== 0));
+    assert.ok(moved.length > 0);
+  }
+});
+
 async function run(recipe: object, stopAfter = Infinity) {
   const events: TrainEvent[] = [];
   const stop = () => events.filter(({ type }) => type === 'step').length >= stopAfter;
