@@ -6,9 +6,10 @@
  */
 import { GraftError } from '../base/index.ts';
 import type { Linear, Model } from '../nn/index.ts';
-import { detachFromScopes, Generator, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { detachFromScopes, Generator, mixSeed, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { alternate, largest, orthogonal, sketched } from './decompose.ts';
 import type { LoraConfig } from './lora-config.ts';
-import { type Fold, type Held, ownWeight } from './wrappers.ts';
+import { type Fold, type Held, ownHeld, ownWeight } from './wrappers.ts';
 
 /** The update of one layer at its start. */
 export interface Start {
@@ -59,55 +60,6 @@ export interface Shape {
   readonly scaling: number;
 }
 
-/** A = √(S/s) Vᵀ and B = U √(S/s) of the r largest singular values: s·BA is nearest to the matrix. */
-function halves(u: Tensor, s: Tensor, vh: Tensor, rank: number, scaling: number): [a: Tensor, b: Tensor] {
-  const root = ops.sqrt(ops.divScalar(ops.narrow(s, 0, 0, rank), scaling));
-  const a = ops.mul(ops.unsqueeze(root, 1), ops.narrow(vh, 0, 0, rank));
-  return [ops.contiguous(a), ops.contiguous(ops.mul(ops.narrow(u, 1, 0, rank), root))];
-}
-
-const largest = (matrix: Tensor, rank: number, scaling: number) =>
-  halves(...ops.linalgSvd(matrix, false), rank, scaling);
-
-/** The same from a random sketch, sharper with every one of `rounds` (arXiv 0909.4061, algorithms 4.4 and 5.1). */
-function sketched(weight: Tensor, rank: number, scaling: number, rounds: number, generator: Generator) {
-  const sketch = ops.randn([weight.size(1), rank], { generator });
-  let [q] = ops.linalgQr(ops.mm(weight, sketch));
-  for (let i = 0; i < rounds; i++) {
-    const [back] = ops.linalgQr(ops.mm(ops.t(weight), q));
-    [q] = ops.linalgQr(ops.mm(weight, back));
-  }
-  const [u, s, vh] = ops.linalgSvd(ops.mm(ops.t(q), weight), false);
-  return halves(ops.mm(q, u), s, vh, rank, scaling);
-}
-
-function orthogonal(weight: Tensor, rank: number): [a: Tensor, b: Tensor] {
-  const [q, r] = ops.linalgQr(weight);
-  return [ops.contiguous(ops.narrow(r, 0, 0, rank)), ops.contiguous(ops.narrow(q, 1, 0, rank))];
-}
-
-/**
- * LoftQ's alternations: Q ← pack(W − s·BA), BA ← the largest part of (W − Q)/s.
- * @param weight as the checkpoint has it [out, in]
- * @param packed what the base holds, in blocks of `format`
- */
-export function alternate(
-  weight: Tensor,
-  packed: Tensor,
-  format: number,
-  rank: number,
-  scaling: number,
-  rounds: number,
-) {
-  let held = packed;
-  let [a, b] = largest(ops.sub(weight, ops.dequantize(held, format)), rank, scaling);
-  for (let i = 1; i < rounds; i++) {
-    held = ops.quantize(ops.sub(weight, ops.mulScalar(ops.mm(b, a), scaling)), format);
-    [a, b] = largest(ops.sub(weight, ops.dequantize(held, format)), rank, scaling);
-  }
-  return { a, b, held };
-}
-
 /** Bits of a number in the formats that LoftQ makes up for, by the native side's number. */
 const bits: Readonly<Record<number, number>> = { 8: 8, 100: 4 };
 
@@ -126,7 +78,7 @@ export function requireStarts(
   const place = 'init_lora_weights';
   shapes.forEach(({ path, rank, inside, outside, table }, i) => {
     if (table) return;
-    const { format } = layers[i]!;
+    const { format } = ownHeld(layers[i]!);
     if (rank > Math.min(inside, outside))
       throw new GraftError('usage', `'${path}' is ${outside}×${inside}, which has no ${rank} directions`, { place });
     if (start !== 'loftq') {
@@ -146,15 +98,35 @@ export function requireStarts(
   });
 }
 
-/** The update of one layer, made as `config` says; the tensors outlive every scope, A and B are trainable. */
-export function startOf(
+/**
+ * The update of every layer, made as `config` says; the tensors outlive every scope, A and B are trainable.
+ * @throws GraftError 'usage' where there is nothing to start from; nothing is changed
+ */
+export function startsOf(
   model: Model,
-  layer: Linear,
+  layers: readonly Linear[],
   config: LoraConfig,
-  shape: Shape,
-  seed: bigint,
+  shapes: readonly Shape[],
+  seed: number,
   loading: boolean,
-): Start {
+): Start[] {
+  const starts: Start[] = [];
+  try {
+    shapes.forEach((shape, i) => {
+      starts.push(startOf(model, layers[i]!, config, shape, mixSeed(seed, i), loading));
+    });
+    return starts;
+  } catch (cause) {
+    for (const start of starts) for (const tensor of [start.a, start.b, ...baseTensors(start)]) tensor.dispose();
+    throw cause;
+  }
+}
+
+/** What a start holds of the base's change. */
+export const baseTensors = ({ base }: Start): Tensor[] =>
+  base === undefined ? [] : base instanceof Residual ? [base.a, base.b] : [base.weight];
+
+function startOf(model: Model, layer: Linear, config: LoraConfig, shape: Shape, seed: bigint, loading: boolean): Start {
   const { rank, inside, outside, table, scaling } = shape;
   const start = table ? undefined : startsFrom(config.init_lora_weights);
   using s = scope();
@@ -171,8 +143,13 @@ export function startOf(
   }
   return noGrad(() => {
     if (start === 'loftq') {
-      const { weight, format } = layer;
-      const { a, b, held } = alternate(model.stored!(shape.path, layer), weight, format, rank, scaling, rounds);
+      const { weight, format } = ownHeld(layer);
+      const { a, b, held, lost } = alternate(model.stored!(shape.path, layer), weight, format, rank, scaling, rounds);
+      if (lost === 0)
+        throw new GraftError('usage', `'${shape.path}' lost nothing by packing, so LoftQ has nothing to make up for`, {
+          place: 'init_lora_weights',
+          mend: 'Use init_lora_weights: true',
+        });
       if (held === weight) return { a: kept(a), b: kept(b) };
       return { a: kept(a), b: kept(b), base: new Repacked(kept(held, false), format) };
     }

@@ -10,7 +10,7 @@ import { detachFromScopes, Generator, mixSeed, noGrad, ops, scope, type Tensor }
 import { columnNorms, DoraEmbedding, DoraLinear, rowNorms } from './dora.ts';
 import type { Table } from './layer-wrappers.ts';
 import { type LoraConfig, loraConfig } from './lora-config.ts';
-import { requireStarts, type Shape, type Start, startOf } from './lora-init.ts';
+import { baseTensors, requireStarts, type Shape, type Start, startsOf } from './lora-init.ts';
 import { LoraEmbedding, LoraLinear, TiedLoraLinear } from './lora-layers.ts';
 import { savedLoraConfig, savedLoraTensors, type Ties, type Updated } from './lora-saved.ts';
 import type { Adapter, Method } from './method.ts';
@@ -76,6 +76,13 @@ export const lora: Method<LoraConfig> = {
       copies.push(trainBiases(model, (path) => config.bias === 'all' || own(path), own));
     }
 
+    let starts: Start[];
+    try {
+      starts = startsOf(model, layers, config, shapes, seed, tools?.loading ?? false);
+    } catch (cause) {
+      for (const copy of copies) copy.dispose();
+      throw cause;
+    }
     const parameters = new Map<string, Tensor>();
     const updated: Updated[] = [];
     const wrappers: { path: string; wrapper: Wrapper }[] = [];
@@ -85,7 +92,7 @@ export const lora: Method<LoraConfig> = {
     };
     shapes.forEach((shape, i) => {
       const { path } = shape;
-      const start = startOf(model, layers[i]!, config, shape, mixSeed(seed, i), tools?.loading ?? false);
+      const start = starts[i]!;
       updated.push({ path, start, layer: layers[i]! });
       const [wrapper, own] = wrapperOf(modules[i]!, start, shape, config, state, mixSeed(seed, i, 1));
       for (const [key, tensor] of own) parameters.set(`${path}.${key}`, tensor);
@@ -110,7 +117,7 @@ export const lora: Method<LoraConfig> = {
       switched: state,
       copies,
       rebased: updated.flatMap(({ start, layer }) => (start.base ? [{ layer, by: start.base }] : [])),
-      owned: updated.flatMap(({ start: { base } }) => (base ? ('a' in base ? [base.a, base.b] : [base.weight]) : [])),
+      owned: starts.flatMap(baseTensors),
       unmergeable: config.lora_bias && layers.some(({ bias }) => !bias),
       warnings: [
         ...(['rank_pattern', 'alpha_pattern'] as const).flatMap((field) =>

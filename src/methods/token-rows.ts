@@ -122,7 +122,8 @@ export function trainTokenRows(model: Model, tables: readonly Named[], state: Sw
     const table = moduleAt(model.root, path) as unknown as Table;
     const values = noGrad(() => {
       using s = scope();
-      return detachFromScopes(s.keep(ops.clone(table.forward(indexOf(tokens)))));
+      // As the table itself has them, whatever other adapters make of them.
+      return detachFromScopes(s.keep(ops.clone((unwrapped(table) as Embedding).forward(indexOf(tokens)))));
     });
     values.requiresGrad = true;
     parameters.set(`${path}.token_adapter.trainable_tokens_delta`, values);

@@ -43,11 +43,21 @@ export interface Fold {
 
 export type Wrapper = Module & Fold & { base_layer: Module };
 
-/** Layers that hold folded changes, with what they held before. */
-const folded = new WeakMap<Layer, Held & { readonly folds: readonly Fold[] }>();
+/** What a layer held before anything was folded in. */
+interface Before {
+  readonly weight: Tensor;
+  readonly format: number;
+  readonly folds: readonly Fold[];
+  /** Only where a fold changed it: else it may come and go with adapters that train it. */
+  readonly bias?: { readonly own: Tensor | undefined };
+}
 
-function put(layer: Layer, { weight, format, bias }: Held): void {
-  [layer.weight, layer.format] = [weight, format];
+/** Layers that hold folded changes. */
+const folded = new WeakMap<Layer, Before>();
+
+const biasOf = (layer: Layer) => ('inFeatures' in layer ? layer.bias : undefined);
+
+function putBias(layer: Layer, bias: Tensor | undefined): void {
   if (!('inFeatures' in layer)) return;
   if (bias) layer.bias = bias;
   else delete layer.bias;
@@ -55,39 +65,45 @@ function put(layer: Layer, { weight, format, bias }: Held): void {
 
 /** Sets what is folded into a layer: several changes may come and go in any order. */
 function refold(layer: Layer, change: (folds: readonly Fold[]) => readonly Fold[]): void {
-  const bias = 'inFeatures' in layer ? layer.bias : undefined;
-  const before = folded.get(layer) ?? { weight: layer.weight, format: layer.format, bias, folds: [] };
+  const before = folded.get(layer) ?? { weight: layer.weight, format: layer.format, folds: [] };
   const folds = change(before.folds);
-  if (folded.has(layer)) {
-    layer.weight.dispose();
-    if (bias !== before.bias) bias?.dispose();
-  }
+  if (folded.has(layer)) layer.weight.dispose();
   folded.delete(layer);
-  put(layer, before);
+  [layer.weight, layer.format] = [before.weight, before.format];
+  if (before.bias) {
+    biasOf(layer)?.dispose();
+    putBias(layer, before.bias.own);
+  }
   if (folds.length === 0) return;
-  noGrad(() => {
+  const bias = biasOf(layer);
+  const held = noGrad(() => {
     using s = scope();
     const own = layer.denseWeight();
-    let held: Held = { weight: own, format: -1, bias: before.bias };
+    let last: Held = { weight: own, format: -1, bias };
     for (const each of folds) {
-      const weight = held.format < 0 ? held.weight : ops.dequantize(held.weight, held.format);
-      held = each.fold({ ...held, weight, format: -1 }, own);
+      const weight = last.format < 0 ? last.weight : ops.dequantize(last.weight, last.format);
+      last = each.fold({ weight, format: -1, bias: last.bias }, own);
     }
-    for (const made of [held.weight, held.bias]) if (made && made !== before.bias) detachFromScopes(s.keep(made));
-    put(layer, held);
+    for (const made of [last.weight, last.bias]) if (made && made !== bias) detachFromScopes(s.keep(made));
+    return last;
   });
-  folded.set(layer, { ...before, folds });
+  [layer.weight, layer.format] = [held.weight, held.format];
+  const { weight, format } = before;
+  if (held.bias !== bias) putBias(layer, held.bias);
+  folded.set(layer, { weight, format, folds, ...(held.bias !== bias && { bias: { own: bias } }) });
 }
 
 /** Changes the layer; `unfold` takes it back, and without any change the layer has its own weight again, bit for bit. */
 export const fold = (layer: Layer, it: Fold) => refold(layer, (folds) => [...folds, it]);
 export const unfold = (layer: Layer, it: Fold) => refold(layer, (folds) => folds.filter((other) => other !== it));
 
-/** The layer's weight, dense, without what is folded in. */
+/** What the layer holds without what is folded in. */
+export const ownHeld = (layer: Layer): Omit<Held, 'bias'> => folded.get(layer) ?? layer;
+
+/** Its weight, dense: the layer's own memory, or freshly unpacked. */
 export function ownWeight(layer: Layer): Tensor {
-  const held = folded.get(layer);
-  if (!held) return layer.denseWeight();
-  return held.format < 0 ? held.weight : ops.dequantize(held.weight, held.format);
+  const { weight, format } = ownHeld(layer);
+  return format < 0 ? weight : ops.dequantize(weight, format);
 }
 
 /** The layer under all wrappers. */

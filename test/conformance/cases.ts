@@ -2,7 +2,7 @@
  * What the suite runs over, as data: a new method or a new base is one entry here, beside its line in the registry.
  */
 import { createHash } from 'node:crypto';
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pack } from '../../src/data/index.ts';
 import { saveAdapter } from '../../src/export/index.ts';
@@ -50,7 +50,9 @@ const wide: Base = {
   load() {
     using _ = scope();
     using generator = new Generator(17);
-    using dir = temporary();
+    const dir = join(kept.path, 'wide');
+    if (existsSync(dir)) return loadModel(dir, { quantize: 'nf4' });
+    mkdirSync(dir);
     const config = {
       model_type: 'llama',
       vocab_size: 96,
@@ -73,15 +75,15 @@ const wide: Base = {
       shapes[`${at}.mlp.down_proj.weight`] = [64, 128];
       for (const name of ['input', 'post_attention']) shapes[`${at}.${name}_layernorm.weight`] = [64];
     }
-    writeFileSync(join(dir.path, 'config.json'), JSON.stringify(config));
+    writeFileSync(join(dir, 'config.json'), JSON.stringify(config));
     writeSafetensors(
-      join(dir.path, 'model.safetensors'),
+      join(dir, 'model.safetensors'),
       Object.entries(shapes).map(([name, shape]) => {
         const values = ops.mulScalar(ops.randn(shape, { generator }), 0.2);
         return { name, dtype: 'float32' as const, shape, bytes: () => values.bytes() };
       }),
     );
-    return loadModel(dir.path, { quantize: 'nf4' });
+    return loadModel(dir, { quantize: 'nf4' });
   },
 };
 
@@ -106,16 +108,22 @@ export type Given = Fields | ((base: Base) => Fields);
 export interface MethodCases {
   /** Configurations to try, by a name of ours; fields that are not given have their defaults. */
   readonly configs: Readonly<Record<string, Given>>;
-  /** Whether attaching alone leaves every logit as it was. */
-  freshIsSilent(config: string): boolean;
+  /** Whether attaching alone leaves every logit as it was: to the bit, or nearly. */
+  freshIsSilent(config: string): boolean | 'nearly';
   /** Largest relative difference between merged and attached logits; undefined: it cannot be merged. */
   readonly mergeTolerance: number | undefined;
   /** Whether it trains the base itself: then it is saved as a model, and neither undone nor attached twice. */
   readonly trainsBase: boolean;
   /** Learning rate at which a few steps on one batch must help. */
   readonly lr: number;
-  /** Why it cannot go on this base; undefined: it can. */
-  refuses(base: Base): RegExp | undefined;
+  /** Why it cannot go on this base with this configuration; undefined: it can. */
+  refuses(base: Base, config: string): RegExp | undefined;
+  /** Configurations whose file is another adapter that computes the same (parted bases). */
+  readonly savedAsOther?: RegExp;
+  /** Configurations that draw nothing by chance. */
+  readonly drawsNothing?: RegExp;
+  /** Configurations that cannot be merged on this base, whatever `mergeTolerance` says. */
+  unmergeable?(base: Base, config: string): boolean;
   /** Configurations that fit no base here, and why. */
   readonly wrong: readonly { config: Given; why: RegExp }[];
   /** Parameters that no loss depends on. */
@@ -173,16 +181,91 @@ export const methodCases: Readonly<Record<keyof typeof methods, MethodCases>> = 
       'tables and head': { target_modules: ['embed_tokens', 'lm_head', 'up_proj'] },
       'head and norms saved': { target_modules: ['v_proj'], modules_to_save: ['lm_head', 'norm'] },
       'embeddings saved': { target_modules: ['down_proj'], modules_to_save: ['embed_tokens'], bias: 'lora_only' },
+      DoRA: { target_modules: 'all-linear', use_dora: true, r: 4 },
+      'DoRA of a table, drop-out': { target_modules: ['embed_tokens', 'q_proj'], use_dora: true, lora_dropout: 0.2 },
+      PiSSA: { target_modules: ['q_proj', 'down_proj'], init_lora_weights: 'pissa', r: 4 },
+      'PiSSA, sketched': { target_modules: ['k_proj'], init_lora_weights: 'pissa_niter_4', use_rslora: true, r: 3 },
+      OLoRA: { target_modules: 'all-linear', init_lora_weights: 'olora', r: 4, rank_pattern: { o_proj: 2 } },
+      LoftQ: { target_modules: 'all-linear', init_lora_weights: 'loftq', r: 4 },
+      'LoftQ, packed anew': {
+        target_modules: 'all-linear',
+        init_lora_weights: 'loftq',
+        loftq_config: { loftq_iter: 3 },
+      },
+      'biases of updates': { target_modules: ['q_proj', 'k_proj', 'v_proj'], lora_alpha: 32, lora_bias: true },
+      'ends tied': { target_modules: ['embed_tokens', 'v_proj'], ensure_weight_tying: true },
+      'saved ends tied': { target_modules: ['v_proj'], modules_to_save: ['embed_tokens'], ensure_weight_tying: true },
+      'rows of tokens': { trainable_token_indices: Array.from({ length: 48 }, (_, i) => 2 * i + 1) },
     },
-    freshIsSilent: (config) => config !== 'random start',
+    freshIsSilent: (config) => (/PiSSA|OLoRA|DoRA/.test(config) ? 'nearly' : !/random start|LoftQ/.test(config)),
     mergeTolerance: 1e-5,
     trainsBase: false,
     lr: 1e-2,
-    refuses: () => undefined,
+    refuses({ name, packed }, config) {
+      if (/PiSSA|OLoRA/.test(config)) return packed ? /is packed, and \w+ takes a part out/ : undefined;
+      if (/LoftQ/.test(config)) return / nf4$/.test(name) ? undefined : /is not packed so|lost nothing by packing/;
+      return undefined;
+    },
+    savedAsOther: /PiSSA|OLoRA/,
+    drawsNothing: /PiSSA$|OLoRA|LoftQ/,
+    unmergeable: ({ name }, config) => config === 'biases of updates' && !/qwen2|llama-linear/.test(name),
     wrong: [
+      { config: { use_dora: true, init_lora_weights: 'pissa' }, why: /exclude one another/ },
+      { config: { lora_bias: true, use_dora: true }, why: /lora_bias goes with plain LoRA only/ },
+      { config: { lora_bias: true, target_modules: ['embed_tokens'] }, why: /lora_bias is not for a table/ },
+      { config: { init_lora_weights: 'olora', r: 1000 }, why: /has no 1000 directions/ },
+      { config: { init_lora_weights: 'loftq' }, why: /is not packed so/ },
+      { config: { trainable_token_indices: [3, 100000] }, why: /token 100000 is beyond/ },
+      { config: { trainable_token_indices: { wte: [3] } }, why: /'wte', which is no embedding/ },
       { config: { target_modules: ['q_porj'] }, why: /selects no module.*\n?.*/ },
       { config: { target_modules: ['mlp'] }, why: /neither a linear layer nor an embedding/ },
       { config: { modules_to_save: ['lm_head', 'hed'] }, why: /names 'hed'/ },
+    ],
+  },
+  adalora: {
+    configs: {
+      defaults: { init_r: 4, target_r: 2 },
+      'random start, drop-out': {
+        init_r: 3,
+        init_lora_weights: false,
+        lora_alpha: 0.5,
+        lora_dropout: 0.2,
+        target_modules: ['q_proj', 'down_proj'],
+        bias: 'lora_only',
+      },
+    },
+    freshIsSilent: (config) => config === 'defaults',
+    mergeTolerance: 1e-5,
+    trainsBase: false,
+    lr: 5e-2,
+    refuses: () => undefined,
+    wrong: [
+      { config: { target_modules: ['embed_tokens'] }, why: /adalora is for linear layers only/ },
+      { config: { tinit: 6, tfinal: 4, total_step: 10 }, why: /leave no step of 10/ },
+    ],
+  },
+  ia3: {
+    configs: {
+      defaults: {},
+      'random start': {
+        target_modules: ['q_proj', 'up_proj', 'down_proj'],
+        feedforward_modules: ['down_proj'],
+        init_ia3_weights: false,
+        modules_to_save: ['norm'],
+      },
+    },
+    freshIsSilent: (config) => config === 'defaults',
+    mergeTolerance: 1e-5,
+    trainsBase: false,
+    lr: 1e-1,
+    refuses: () => undefined,
+    drawsNothing: /defaults/,
+    wrong: [
+      { config: { target_modules: ['embed_tokens', 'k_proj'] }, why: /ia3 scales linear layers only/ },
+      {
+        config: { target_modules: ['k_proj'], feedforward_modules: ['up_proj'] },
+        why: /which target_modules does not/,
+      },
     ],
   },
   bottleneck: {

@@ -54,7 +54,9 @@ const properties: Readonly<Record<string, (c: Case) => 'not promised' | undefine
   'a fresh adapter changes no logit'(c) {
     const plain = logits(c);
     using _ = c.attach(c.model);
-    if (c.cases.freshIsSilent(c.config)) assert.deepEqual(logits(c), plain);
+    const silent = c.cases.freshIsSilent(c.config);
+    if (silent === 'nearly') assert.ok(relativeError(logits(c), plain) <= 1e-5, 'rounding alone shows');
+    else if (silent) assert.deepEqual(logits(c), plain);
     else assert.ok(relativeError(logits(c), plain) > 1e-4, 'a random start shows');
     return undefined;
   },
@@ -99,6 +101,11 @@ const properties: Readonly<Record<string, (c: Case) => 'not promised' | undefine
     saveAdapter(c.model, adapter, out, { base: 'b' });
     using model = c.base.load();
     using loaded = loadAdapter(model, out);
+    if (c.cases.savedAsOther?.test(c.config)) {
+      const error = relativeError(logits({ ...c, model }), logits(c));
+      assert.ok(error <= 1e-5, `what was saved differs by ${error}`);
+      return undefined;
+    }
     assert.deepEqual(bytesOf(loaded.parameters), bytesOf(adapter.parameters));
     assert.deepEqual(logits({ ...c, model }), logits(c));
     return undefined;
@@ -106,7 +113,7 @@ const properties: Readonly<Record<string, (c: Case) => 'not promised' | undefine
 
   'merged equals attached, unmerged is attached again, and the merged model can be saved'(c) {
     using adapter = c.attach(c.model);
-    if (c.cases.mergeTolerance === undefined) {
+    if (c.cases.mergeTolerance === undefined || c.cases.unmergeable?.(c.base, c.config)) {
       assert.equal(adapter.merge, undefined);
       return 'not promised';
     }
@@ -213,7 +220,7 @@ const properties: Readonly<Record<string, (c: Case) => 'not promised' | undefine
     };
     const first = initial(7);
     assert.deepEqual(initial(7), first);
-    if (c.cases.trainsBase) return 'not promised';
+    if (c.cases.trainsBase || c.cases.drawsNothing?.test(c.config)) return 'not promised';
     const other = initial(8);
     const drawn = [...first].filter(([key, bytes]) => Buffer.compare(bytes, other.get(key)!) !== 0);
     assert.ok(drawn.length > 0, 'another seed, other values');
@@ -237,7 +244,7 @@ for (const [name, cases] of Object.entries(methodCases)) {
   for (const [config, given] of Object.entries(cases.configs)) {
     for (const base of bases) {
       const attach = (model: Model, seed = 0) => attachGiven(method, given, base, model, seed);
-      const why = cases.refuses(base);
+      const why = cases.refuses(base, config);
       test(`${name} (${config}) on ${base.name}${why ? ': refused' : ''}`, () => {
         const live = handles();
         if (why) {
@@ -291,7 +298,15 @@ test('so many cases were looked at', (t) => {
   // By method: configurations × bases × properties.
   const [every, inVain] = [11, 3];
   const lines = [
-    { method: 'lora', kept: 12 * every * 8, notPromised: 0, refused: 3 },
+    // PiSSA and OLoRA on dense bases, LoftQ on the nf4 one; biases without a place in the base; no chance.
+    {
+      method: 'lora',
+      kept: (18 * every + 3 * 6 + 2) * 8 - 7 - 2 * 6 - 2,
+      notPromised: 7 + 2 * 6 + 2,
+      refused: 10 + 3 * 5 + 2 * 10,
+    },
+    { method: 'adalora', kept: 2 * every * 8, notPromised: 0, refused: 2 },
+    { method: 'ia3', kept: 2 * every * 8 - every, notPromised: every, refused: 2 },
     { method: 'bottleneck', kept: 9 * every * 7, notPromised: 9 * every, refused: 5 },
     { method: 'fusion', kept: 2 * every * 7, notPromised: 2 * every, refused: 4 },
     { method: 'full', kept: 6 * 4, notPromised: 6 * 4, refused: 5 },

@@ -4,11 +4,12 @@ import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { startEngine } from '../../src/engine/index.ts';
 import { loadAdapter, saveAdapter, taskOfAdapter } from '../../src/export/index.ts';
+import { alternate } from '../../src/methods/decompose.ts';
 import { attachMethods } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { type Linear, moduleAt, unwrapped } from '../../src/nn/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
-import { numbers, readTensors, relativeError, temporary } from '../support.ts';
+import { golden, numbers, readTensors, relativeError, temporary } from '../support.ts';
 import {
   curve,
   curveError,
@@ -188,6 +189,24 @@ function loadedConfig(model: Parameters<typeof loadAdapter>[0], dir: string) {
   using adapter = loadAdapter(model, dir);
   return adapter.parts[0]!.config;
 }
+
+test('LoftQ makes up for what nf4 took away as PEFT does, and for what the base lost that a model holds', () => {
+  using _ = scope();
+  const { tensors } = readTensors(golden('quant', 'bitsandbytes.safetensors'));
+  const weight = tensors.get('weight.normal')!;
+  const nf4 = 100;
+  for (const rounds of [1, 3]) {
+    const { a, b, held } = noGrad(() => alternate(weight, ops.quantize(weight, nf4), nf4, 4, 1, rounds));
+    const values = noGrad(() => ops.dequantize(held, nf4));
+    assert.ok(relativeError(numbers(values), numbers(tensors.get(`loftq.${rounds}.values`)!)) <= 1e-5);
+    const product = (x: Tensor, y: Tensor) => numbers(noGrad(() => ops.mm(y, x)));
+    const want = product(tensors.get(`loftq.${rounds}.A`)!, tensors.get(`loftq.${rounds}.B`)!);
+    assert.ok(relativeError(product(a, b), want) <= 1e-4, `${rounds} rounds`);
+    const rest = noGrad(() => ops.sub(ops.sub(weight, values), ops.mm(b, a)));
+    const error = ops.vectorNorm(rest, 2).item() / tensors.get(`loftq.${rounds}.error`)!.item();
+    assert.ok(Math.abs(error - 1) <= 1e-4, `what is left after ${rounds} rounds: ${error}`);
+  }
+});
 
 test('so much was compared', (t) => {
   t.diagnostic(JSON.stringify(counts));

@@ -113,7 +113,14 @@ export const batchesOf = (kind: Kind, steps: number): Sample[][] =>
     );
 
 /** Losses of AdamW steps at `lr`, as `trainStep` does them; the weights are changed. */
-export function curve(model: Model, adapter: Adapter, kind: Kind, steps = 20, lr = 1e-2): number[] {
+export function curve(
+  model: Model,
+  adapter: Adapter,
+  kind: Kind,
+  steps = 20,
+  lr = 1e-2,
+  after: (step: number) => void = () => {},
+): number[] {
   const { parameters } = adapter;
   const rate = (key: string) => (adapter.rate?.(key, lr) ?? lr) / lr;
   using optimizer = adamw(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 }, rate);
@@ -125,6 +132,7 @@ export function curve(model: Model, adapter: Adapter, kind: Kind, steps = 20, lr
     loss.backward();
     optimizer.step(lr);
     adapter.afterStep?.(step);
+    after(step);
     for (const parameter of parameters.values()) parameter.grad = undefined;
     return loss.item();
   });
@@ -138,15 +146,17 @@ export const curveError = (got: readonly number[], want: ArrayLike<number>): num
 
 export const prefix = 'base_model.model.';
 
-/** Gradients of every parameter, taken off them again. */
+/** Gradients of every parameter that has numbers, taken off them again. */
 export function gradientsOf(parameters: ReadonlyMap<string, Tensor>): Map<string, Float32Array> {
   return new Map(
-    [...parameters].map(([key, parameter]) => {
-      assert.ok(parameter.grad, `${key} has no gradient`);
-      const gradient = numbers(ops.contiguous(parameter.grad));
-      parameter.grad = undefined;
-      return [key, gradient];
-    }),
+    [...parameters]
+      .filter(([, { numel }]) => numel > 0)
+      .map(([key, parameter]) => {
+        assert.ok(parameter.grad, `${key} has no gradient`);
+        const gradient = numbers(ops.contiguous(parameter.grad));
+        parameter.grad = undefined;
+        return [key, gradient];
+      }),
   );
 }
 

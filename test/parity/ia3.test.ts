@@ -1,0 +1,94 @@
+/** (IA)³ against PEFT. */
+import assert from 'node:assert/strict';
+import { join } from 'node:path';
+import test, { before } from 'node:test';
+import { startEngine } from '../../src/engine/index.ts';
+import { loadAdapter, saveAdapter, taskOfAdapter } from '../../src/export/index.ts';
+import { attachMethods } from '../../src/methods/index.ts';
+import { loadModel } from '../../src/models/index.ts';
+import { scope } from '../../src/tensor/index.ts';
+import { golden, numbers, relativeError, temporary } from '../support.ts';
+import {
+  curve,
+  curveError,
+  differingFields,
+  goldensOf,
+  gradientsOf,
+  logitsOfRows,
+  lossOf,
+  outputs,
+  prefix,
+  readGolden,
+  sameFile,
+} from './peft.ts';
+
+before(() => startEngine());
+
+const cases = goldensOf(/^ia3-/);
+const counts = { logits: 0, gradients: 0, curves: 0, files: 0 };
+
+test('there is a golden for four bases', () => assert.equal(cases.length, 4));
+
+for (const name of cases) {
+  test(`${name}: read, logits, gradients, merge, twenty steps, save: as PEFT`, () => {
+    using _ = scope();
+    using folder = temporary();
+    const { dir, base, kind, rows, tensors, tolerance } = readGolden(name);
+    using model = loadModel(base, taskOfAdapter(dir));
+    const untouched = logitsOfRows(model, kind, rows);
+    const adapter = loadAdapter(model, dir);
+    const attached = logitsOfRows(model, kind, rows);
+    attached.forEach((got, r) => {
+      const error = relativeError(got, numbers(tensors.get(`logits.${r}`)!));
+      assert.ok(error <= Math.max(tolerance.logits, 2e-5), `the logits of row ${r} differ by ${error}`);
+      counts.logits++;
+    });
+    lossOf(kind, outputs(model, kind, rows.slice(0, 1)), rows.slice(0, 1)).backward();
+    const gradients = gradientsOf(adapter.parameters);
+    for (const [key, got] of gradients) {
+      const error = relativeError(got, numbers(tensors.get(`grad.${prefix}${key}`)!));
+      assert.ok(error <= Math.max(tolerance.grad, 5e-5), `the gradient of ${key} differs by ${error}`);
+      counts.gradients++;
+    }
+    assert.equal(gradients.size, [...tensors.keys()].filter((key) => key.startsWith('grad.')).length);
+
+    adapter.merge!();
+    logitsOfRows(model, kind, rows).forEach((got, r) => {
+      assert.ok(relativeError(got, attached[r]!) <= 1e-5, 'merged equals attached');
+    });
+    adapter.unmerge!();
+    assert.deepEqual(logitsOfRows(model, kind, rows), attached, 'unmerged equals attached, bit for bit');
+
+    const saved = join(folder.path, 'saved');
+    saveAdapter(model, adapter, saved, { base });
+    sameFile(saved, dir);
+    assert.deepEqual(
+      differingFields(saved, dir).filter((field) => field !== 'modules_to_save' || kind === 'lm'),
+      [],
+    );
+    counts.files++;
+    const error = curveError(curve(model, adapter, kind), numbers(tensors.get('curve')!));
+    assert.ok(error <= 1e-4, `the losses of twenty steps differ by ${error}`);
+    counts.curves++;
+    adapter.detach();
+    assert.deepEqual(logitsOfRows(model, kind, rows), untouched, 'detached restores the base, bit for bit');
+  });
+}
+
+test('the defaults are keys, values and the second projection, and are saved so that PEFT reads them', () => {
+  const saved = (...base: string[]) => {
+    using model = loadModel(golden(...base));
+    using adapter = attachMethods(model, [{ type: 'ia3' }], 0);
+    const { target_modules, feedforward_modules } = adapter.parts[0]!.savedConfig!();
+    return [target_modules, feedforward_modules, adapter.parameters.size];
+  };
+  assert.deepEqual(saved('models', 'llama3'), [['down_proj', 'k_proj', 'v_proj'], ['down_proj'], 9]);
+  const second = [0, 1].map((i) => `transformer.h.${i}.mlp.c_proj`);
+  const first = [0, 1].flatMap((i) => [`transformer.h.${i}.attn.c_attn`, second[i]!]);
+  assert.deepEqual(saved('families', 'gpt2'), [first, second, 4]);
+});
+
+test('so much was compared', (t) => {
+  t.diagnostic(JSON.stringify(counts));
+  assert.deepEqual(counts, { logits: 8, gradients: 29, curves: 4, files: 4 });
+});
