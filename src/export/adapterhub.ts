@@ -218,8 +218,15 @@ export function pythonJson(value: Record<string, unknown>): string {
   return `${JSON.stringify(value, sorted, 2).replace(/("scaling": -?\d+)(,?)$/m, '$1.0$2')}\n`;
 }
 
+/** Names that torch's ModuleDict has for itself: AdapterHub cannot load an adapter of such a name. */
+const taken =
+  /^(apply|bfloat16|buffers|children|clear|compile|cpu|cuda|double|eval|float|forward|half|ipu|items|keys|modules|mtia|parameters|pop|to|train|training|type|update|values|xpu)$/;
+
 /** A name that may stand inside a key. */
-const asName = (text: string) => text.replaceAll(/[^\w-]+/g, '_') || 'adapter';
+const asName = (text: string): string => {
+  const name = text.replaceAll(/[^\w-]+/g, '_') || 'adapter';
+  return taken.test(name) ? `${name}_adapter` : name;
+};
 
 /** What an adapter is called that is saved to `dir`: its folder, or the run's where that says nothing. */
 export const nameFor = (dir: string): string => {

@@ -1,13 +1,15 @@
 /** Bottleneck adapters alone, stacked, fused and averaged against AdapterHub's float64 (tools/golden/make_adapterhub.py). */
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import test, { before } from 'node:test';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { fileNames } from '../../src/export/adapterhub.ts';
 import { loadAdapter, readAdapterConfig, saveAdapter, savedAdapters } from '../../src/export/index.ts';
 import { openSafetensors, openTorch, readJsonObject, type WeightSource } from '../../src/io/index.ts';
+import { Draws } from '../../src/methods/draws.ts';
 import { type Adapter, type Attached, attachMethods, type Inside } from '../../src/methods/index.ts';
+import { niceCoupling } from '../../src/methods/invertible.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { type Model, outputOf, type PackedTokens, packImages, packTokens } from '../../src/nn/index.ts';
 import { adamw } from '../../src/optim/index.ts';
@@ -260,6 +262,39 @@ test('a head that AdapterHub puts together itself is refused, and the adapter go
     using adapter: Adapter = loadAdapter(model, dir, 'own');
     assert.equal(readAdapterConfig(dir).parts[0]!.choice.type, 'bottleneck');
     assert.equal(adapter.parameters.size, 10);
+  }
+});
+
+test('the invertible block is undone by its inverse', () => {
+  using _ = scope();
+  using draws = new Draws(3);
+  for (const width of [32, 33]) {
+    const coupling = niceCoupling(draws, width, 2, ops.relu);
+    for (const tensor of coupling.parameters.values()) noGrad(() => ops.copy_(tensor, draws.normal(tensor.shape, 0.5)));
+    const x = draws.normal([7, width], 1);
+    const y = coupling.forward(x);
+    assert.ok(relativeError(numbers(y), numbers(x)) > 0.1);
+    assert.ok(relativeError(numbers(coupling.inverse(y)), numbers(x)) < 1e-6);
+  }
+});
+
+test('an adapter is called as its folder or its run, and never as AdapterHub cannot load it', () => {
+  using _ = scope();
+  using out = temporary();
+  using model = loadModel(golden('models', 'llama3'));
+  using adapter = attachMethods(model, [{ type: 'bottleneck' }], 0);
+  for (const [folder, name] of [
+    ['german', 'german'],
+    ['spam/adapter', 'spam'],
+    ['double/best', 'double_adapter'],
+    ['v1.2', 'v1_2'],
+  ] as const) {
+    const dir = join(out.path, folder);
+    mkdirSync(dirname(dir), { recursive: true });
+    saveAdapter(model, adapter, dir, { base: 'b' });
+    assert.equal(readJsonObject(join(dir, 'adapter_config.json')).name, name);
+    using saved = openSafetensors(join(dir, 'adapter.safetensors'));
+    assert.ok([...saved.entries.keys()].every((key) => key.includes(`.adapters.${name}.`)));
   }
 });
 
