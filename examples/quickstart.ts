@@ -5,48 +5,21 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseRecipe, Session, type TrainEvent } from 'graft';
-import { fetchMails, fetchSmolLM2, type Mail } from '../tools/fetch/fetch.ts';
+import { chooseMails, mailQuestion, mailRow } from '../tools/fetch/emails.ts';
+import { fetchMails, fetchSmolLM2 } from '../tools/fetch/fetch.ts';
 
 const dir = 'runs/quickstart';
 const labels = ['spam', 'ham'] as const;
 const perLabel = { train: 150, heldOut: 100 };
-const bodyCharacters = 230;
-
-const question = ({ subject, body }: Pick<Mail, 'subject' | 'body'>) => [
-  { role: 'system', content: 'Is this e-mail spam or ham?' },
-  { role: 'user', content: `${subject.slice(0, 100)}\n${body.slice(0, bodyCharacters)}` },
-];
-const row = (mail: Mail) =>
-  JSON.stringify({ messages: [...question(mail), { role: 'assistant', content: mail.label }] });
-
-/** As many mails of either label, spread over the whole corpus; the held-out ones are none of those learned from. */
-function choose(mails: readonly Mail[]): { train: Mail[]; heldOut: Mail[] } {
-  const parts = { train: [] as Mail[], heldOut: [] as Mail[] };
-  for (const label of labels) {
-    // Mailing lists repeat themselves: the same text must not stand on both sides.
-    const all = [
-      ...new Map(
-        mails.filter((m) => m.label === label).map((m) => [m.subject + m.body.slice(0, bodyCharacters), m]),
-      ).values(),
-    ];
-    const wanted = perLabel.train + perLabel.heldOut;
-    const picked = Array.from({ length: wanted }, (_, i) => all[Math.floor((i * all.length) / wanted)]!);
-    picked.forEach((mail, i) => {
-      const heldOut = Math.floor((i * perLabel.heldOut) / wanted) !== Math.floor(((i + 1) * perLabel.heldOut) / wanted);
-      (heldOut ? parts.heldOut : parts.train).push(mail);
-    });
-  }
-  return parts;
-}
 
 const seconds = (since: number) => `${Math.round((performance.now() - since) / 1000)} s`;
 const percent = (x: number) => `${(100 * x).toFixed(1)} %`;
 
 const model = fetchSmolLM2();
-const { train, heldOut } = choose(fetchMails());
+const { train, heldOut } = chooseMails(fetchMails(), perLabel);
 mkdirSync(dir, { recursive: true });
-writeFileSync(join(dir, 'train.jsonl'), train.map(row).join('\n'));
-writeFileSync(join(dir, 'heldout.jsonl'), heldOut.map(row).join('\n'));
+writeFileSync(join(dir, 'train.jsonl'), train.map(mailRow).join('\n'));
+writeFileSync(join(dir, 'heldout.jsonl'), heldOut.map(mailRow).join('\n'));
 
 await using session = new Session();
 const say = (event: { type: string }) => event.type === 'log' && console.error((event as { line?: string }).line);
@@ -95,7 +68,7 @@ const unseen = [
   },
 ];
 for (const mail of unseen) {
-  const [system, user] = question(mail);
+  const [system, user] = mailQuestion(mail);
   const answer = await session.run('generate', {
     model,
     adapter: result.adapter,
