@@ -1,8 +1,6 @@
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import { Command } from 'commander';
-import { readAdapterConfig } from '../export/index.ts';
-import { openSafetensors, resolveModel } from '../io/index.ts';
+import { isAdapter, readAdapterConfig, storedTensors } from '../export/index.ts';
+import { resolveModel } from '../io/index.ts';
 import { openModel } from '../models/index.ts';
 import { examples, mebibytes } from './shared.ts';
 
@@ -17,7 +15,7 @@ export const inspect = () =>
       examples('graft inspect base.gguf', 'graft inspect out/adapter --tensors', 'graft inspect org/name --json'),
     )
     .action(async (path: string, { tensors, json }: { tensors?: true; json?: true }) => {
-      const found = existsSync(join(path, 'adapter_config.json')) ? inspectAdapter(path) : await inspectModel(path);
+      const found = isAdapter(path) ? inspectAdapter(path) : await inspectModel(path);
       if (json) {
         console.log(JSON.stringify(tensors ? found : { ...found, tensors: found.tensors.length }));
         return;
@@ -33,13 +31,9 @@ export const inspect = () =>
 
 function inspectAdapter(path: string) {
   const { parts, base } = readAdapterConfig(path);
-  const tensors = parts.flatMap(({ dir }) => {
-    using source = openSafetensors(join(dir, 'adapter_model.safetensors'));
-    return [...source.entries.values()];
-  });
   const methods = parts.map(({ choice: { type: method, ...config } }) => ({ method, ...config }));
   const about = { kind: 'adapter', base, ...(methods.length === 1 ? methods[0] : { methods }) };
-  return { about, tensors };
+  return { about, tensors: storedTensors(path) };
 }
 
 async function inspectModel(spec: string) {

@@ -6,7 +6,7 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import { readJsonObject, writeDirectory } from '../io/index.ts';
+import { readJsonObject, type WeightEntry, writeDirectory } from '../io/index.ts';
 import { type Adapter, type Attached, attachMethods, type MethodChoice, type Tools } from '../methods/index.ts';
 import type { LoadOptions } from '../models/index.ts';
 import type { Model, TaskHead } from '../nn/index.ts';
@@ -17,10 +17,11 @@ import {
   nameFor,
   readAdapterHubConfig,
   savedAdapterHub,
+  storedByAdapterHub,
   taskOfAdapterHub,
   writeAdapterHub,
 } from './adapterhub.ts';
-import { fillPeft, headSizeOf, readPeftConfig, type SaveOptions, taskNameOf, writePeft } from './peft.ts';
+import { fillPeft, headSizeOf, readPeftConfig, type SaveOptions, storedByPeft, taskNameOf, writePeft } from './peft.ts';
 
 /** `graft.json` of an adapter. */
 interface Beside {
@@ -40,6 +41,15 @@ const partsOf = (dir: string): string[] => besideOf(dir).parts?.map((part) => jo
 
 /** Methods that AdapterHub has a layout for, and PEFT none. */
 const hubMethods: ReadonlySet<string> = new Set(['bottleneck', 'fusion']);
+
+/** Whether a directory holds an adapter, of one method or several. */
+export const isAdapter = (dir: string): boolean =>
+  besideOf(dir).parts !== undefined ||
+  ['adapter_config.json', 'adapter_fusion_config.json'].some((name) => existsSync(join(dir, name)));
+
+/** Every tensor that an adapter's directory holds. */
+export const storedTensors = (dir: string): WeightEntry[] =>
+  partsOf(dir).flatMap((part) => (isAdapterHub(part) ? storedByAdapterHub(part) : storedByPeft(part)));
 
 /** Saves an adapter so that PEFT, or AdapterHub, loads it; replaces `dir` at once or not at all. */
 export function saveAdapter(model: Model, adapter: Adapter | Attached, dir: string, options: SaveOptions): void {
@@ -95,6 +105,7 @@ export function taskOfAdapter(dir: string): Pick<LoadOptions, 'task' | 'labels' 
   if (task) return { task: task.name, labels: task.labels, ...(task.multiLabel && { multiLabel: true }) };
   const [first] = partsOf(dir) as [string];
   if (isAdapterHub(first)) return taskOfAdapterHub(first);
+  readPeftConfig(first); // refuses what is of another format
   const name = taskNameOf(first);
   const size = headSizeOf(first);
   return {

@@ -6,7 +6,14 @@
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
 import { GraftError, parseWith } from '../base/index.ts';
-import { openSafetensors, openTorch, readJsonObject, type WeightSource, writeSafetensors } from '../io/index.ts';
+import {
+  openSafetensors,
+  openTorch,
+  readJsonObject,
+  type WeightEntry,
+  type WeightSource,
+  writeSafetensors,
+} from '../io/index.ts';
 import { type Adapter, type Inside, methods, type SavedAdapter } from '../methods/index.ts';
 import type { Model, TaskName } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
@@ -287,6 +294,18 @@ export function writeAdapterHub(
   const facts = { config: null, name: null, label2id, num_labels: model.task.labels.length };
   writeFileSync(join(work, 'head_config.json'), about(facts));
   writeSafetensors(join(work, files.head[0]), [...head].map(entryOf));
+}
+
+/** Every tensor that an adapter's directory holds: of a fusion the adapters' too. */
+export function storedByAdapterHub(dir: string): WeightEntry[] {
+  const { method, config } = readAdapterHubConfig(dir);
+  const entries = (kind: keyof typeof files) => {
+    if (!files[kind].some((name) => existsSync(join(dir, name)))) return [];
+    using source = openWeights(dir, kind);
+    return [...source.entries.values()];
+  };
+  const inner = method === 'fusion' ? (config as { adapters: string[] }).adapters.flatMap(storedByAdapterHub) : [];
+  return [...entries('adapter'), ...entries('fusion'), ...entries('head'), ...inner];
 }
 
 /** One saved adapter, for methods that work with others. */

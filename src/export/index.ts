@@ -1,4 +1,13 @@
-export { headFits, loadAdapter, readAdapterConfig, saveAdapter, savedAdapters, taskOfAdapter } from './adapter.ts';
+export {
+  headFits,
+  isAdapter,
+  loadAdapter,
+  readAdapterConfig,
+  saveAdapter,
+  savedAdapters,
+  storedTensors,
+  taskOfAdapter,
+} from './adapter.ts';
 export { type AdapterFormat, adapterFormats, convertAdapter, formatOf } from './convert.ts';
 export { saveModel } from './model.ts';
 export type { SaveOptions } from './peft.ts';

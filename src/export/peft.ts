@@ -6,7 +6,7 @@ import { existsSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
-import { openSafetensors, readJsonObject, type WeightSource, writeSafetensors } from '../io/index.ts';
+import { openSafetensors, readJsonObject, type WeightEntry, type WeightSource, writeSafetensors } from '../io/index.ts';
 import { type Adapter, type Method, methods } from '../methods/index.ts';
 import { type Model, moduleAt, type TaskName } from '../nn/index.ts';
 import { type DType, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
@@ -53,7 +53,10 @@ export function readPeftConfig(dir: string): { method: Method<unknown>; config: 
         : 'fine_tune_type' in raw
           ? "mlx-lm's"
           : 'an unknown';
-    throw new GraftError('input', `this is ${other} format, not PEFT's: peft_type is missing`, { place });
+    throw new GraftError('input', `this is ${other} format, not PEFT's: peft_type is missing`, {
+      place,
+      ...(other !== 'an unknown' && { mend: 'Try graft convert --to peft' }),
+    });
   }
   const method = Object.values(methods).find((m) => 'peftType' in m && m.peftType === raw.peft_type);
   if (!method) {
@@ -115,6 +118,12 @@ function openWeights(dir: string): WeightSource {
     place: dir,
     mend: 'Save it with safe_serialization, which is the default of PEFT',
   });
+}
+
+/** Every tensor of the file. */
+export function storedByPeft(dir: string): WeightEntry[] {
+  using source = openWeights(dir);
+  return [...source.entries.values()];
 }
 
 /** Each tensor of the file by the name that it has there. */

@@ -8,6 +8,7 @@ import { type AdapterFormat, convertAdapter, formatOf, loadAdapter } from '../..
 import { openSafetensors, readJsonObject } from '../../src/io/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { scope } from '../../src/tensor/index.ts';
+import { assertRefused, graft } from '../e2e/cli.ts';
 import { golden, integers, logitsOf, numbers, readTensors, relativeError, temporary } from '../support.ts';
 
 before(() => startEngine());
@@ -149,4 +150,20 @@ test('what a format cannot say exactly is refused with the reason', () => {
     writeFileSync(file, readFileSync(file, 'utf8').replace('"fine_tune_type": "lora"', `"fine_tune_type": "${kind}"`));
     assert.throws(() => convertAdapter(dir, join(out.path, 'y'), 'peft'), new RegExp(`mlx-lm's ${kind} has no`));
   }
+});
+
+test('by command: what came out, a refusal, and what reads the result', () => {
+  using out = temporary();
+  const hub = golden('adapterhub', 'lora-all-llama3', 'task');
+  const mlx = join(out.path, 'mlx');
+  const { status, stdout } = graft(out.path, ['convert', hub, '--to', 'mlx', '--out', mlx, '--json']);
+  assert.equal(status, 0);
+  assert.deepEqual(JSON.parse(stdout), { from: 'adapterhub', to: 'mlx', out: mlx, layers: 15 });
+  assertRefused(graft(out.path, ['convert', hub, '--to', 'peft', '--out', mlx]), 2, /already/);
+  assertRefused(graft(out.path, ['inspect', mlx]), 1, /mlx-lm's format, .* graft convert --to peft/);
+  const seq = golden('adapterhub', 'seq-bn-llama3', 'task');
+  assertRefused(graft(out.path, ['convert', seq, '--to', 'peft', '--out', 'x']), 2, /has no other format/);
+  const fused = graft(out.path, ['inspect', golden('adapterhub', 'fuse-llama3', 'fusion'), '--json']);
+  const { tensors, about } = JSON.parse(fused.stdout) as { tensors: number; about: { method: string } };
+  assert.deepEqual([tensors, about.method], [51, 'fusion']);
 });
