@@ -1,5 +1,6 @@
 import { Command, CommanderError } from 'commander';
 import { fileError, GraftError } from '../base/index.ts';
+import { combine } from './combine.ts';
 import { compare } from './compare.ts';
 import { convert } from './convert.ts';
 import { doctor } from './doctor.ts';
@@ -32,7 +33,20 @@ export function program(): Command {
     .exitOverride()
     .addHelpText('after', `${firstSteps}\n${environment}`)
     .showHelpAfterError('(graft --help, or graft <command> --help)');
-  for (const command of [doctor, train, compare, evaluate, predict, generate, logits, merge, convert, inspect, pull]) {
+  for (const command of [
+    doctor,
+    train,
+    compare,
+    evaluate,
+    predict,
+    generate,
+    logits,
+    merge,
+    combine,
+    convert,
+    inspect,
+    pull,
+  ]) {
     graft.addCommand(command().exitOverride());
   }
   return graft;

@@ -8,6 +8,7 @@ export {
   storedTensors,
   taskOfAdapter,
 } from './adapter.ts';
+export { type CombineOptions, combineAdapters } from './combine.ts';
 export { type AdapterFormat, adapterFormats, convertAdapter, formatOf } from './convert.ts';
 export { saveModel } from './model.ts';
 export type { SaveOptions } from './peft.ts';

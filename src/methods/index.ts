@@ -1,3 +1,12 @@
+export {
+  type Combination,
+  type Combining,
+  combinations,
+  combinedRank,
+  combineUpdates,
+  draws,
+  type WeightedUpdate,
+} from './combine.ts';
 export { type Attached, attachMethods, type MethodChoice } from './compose.ts';
 export { lora } from './lora.ts';
 export type { Adapter, Inside, Method, SavedAdapter, Tools } from './method.ts';

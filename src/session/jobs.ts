@@ -1,4 +1,5 @@
 import { runTraining } from '../train/index.ts';
+import { combineJob } from './combine.ts';
 import { doctorJob } from './doctor.ts';
 import { evaluateJob } from './evaluate.ts';
 import { generateJob } from './generate.ts';
@@ -23,5 +24,6 @@ export const jobs = {
   predict: predictJob,
   logits: logitsJob,
   merge: alone(mergeJob),
+  combine: combineJob,
   doctor: doctorJob,
 } as const;

@@ -106,6 +106,12 @@ test('logits: the five likeliest tokens', async () => {
   assert.ok(shares.every((share, i) => share > 0 && share < 100 && share <= (shares[i - 1] ?? 100)));
 });
 
+test('combine: two adapters weighed into one that the base generates with', async () => {
+  const out = await example('combine', [model, adapter, adapter, at('combined'), 'Hello']);
+  assert.deepEqual(numbers(out, /rank (\d+)/g), [16], out);
+  assert.deepEqual(readdirSync(at('combined')).sort(), ['adapter_config.json', 'adapter_model.safetensors']);
+});
+
 test('merge: a model with its tokenizer that says something', async () => {
   const out = await example('merge', [model, adapter, at('merged'), 'Hello']);
   assert.ok(numbers(out, /at most ([\d.e+-]+) over/g)[0]! < 1e-3, out);

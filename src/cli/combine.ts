@@ -1,0 +1,65 @@
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { combinations } from '../methods/index.ts';
+import { Session } from '../session/index.ts';
+import { count, examples, logLine } from './shared.ts';
+
+function number(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('It must be a number.');
+  return value;
+}
+
+const list = (text: string, before: readonly number[] = []) => [...before, number(text)];
+
+export const combine = () =>
+  new Command('combine')
+    .description(
+      'Weigh several LoRA adapters of one base together into a new one, as PEFT’s add_weighted_adapter does.',
+    )
+    .argument('<adapters...>', 'directories of the adapters')
+    .requiredOption('--weights <numbers...>', 'one weight for each adapter, in their order; any sign', list)
+    .addOption(
+      new Option(
+        '--how <combination>',
+        'cat and svd weigh the updates themselves; the others mix A with A and B with B, or with _svd the updates',
+      )
+        .choices([...combinations])
+        .default('cat'),
+    )
+    .requiredOption('--out <dir>', 'new directory for the combined adapter')
+    .option('--svd-rank <n>', 'rank after a decomposition; default: the highest of the adapters', count)
+    .option('--density <share>', 'share of the numbers that ties, dare and magnitude_prune keep', number, 0.5)
+    .addOption(
+      new Option('--majority-sign-method <method>', 'what decides the sign of a place under ties')
+        .choices(['total', 'frequency'])
+        .default('total'),
+    )
+    .option('--seed <n>', 'decides what dare drops', number, 0)
+    .option('--json', 'print the result as JSON')
+    .addHelpText(
+      'after',
+      examples(
+        'graft combine out/a/adapter out/b/adapter --weights 0.7 0.3 --out both',
+        'graft combine a b c --weights 1 1 -0.5 --how ties --density 0.3 --out mixed',
+      ),
+    )
+    .action(async (adapters: string[], options) => {
+      await using session = new Session();
+      const { weights, how, out, svdRank, density, majoritySignMethod, seed, json } = options;
+      const args = {
+        adapters,
+        weights,
+        how,
+        out,
+        density,
+        majority_sign_method: majoritySignMethod,
+        seed,
+        ...(svdRank !== undefined && { svd_rank: svdRank }),
+      };
+      const result = await session.run('combine', args, logLine);
+      console.log(
+        json
+          ? JSON.stringify(result)
+          : `Wrote ${out}: rank ${result.rank}, ${result.modules} modules, by ${result.how}`,
+      );
+    });
