@@ -13,20 +13,27 @@ export const merge = () =>
         .choices(['float32', 'bfloat16', 'float16'])
         .default('float32'),
     )
+    .addOption(
+      new Option('--quantize <how>', 'measure on a base that is packed at load, with the merged model packed so too')
+        .choices(['none', 'int8', 'nf4'])
+        .default('none'),
+    )
     .option('--json', 'print the result as JSON')
     .addHelpText(
       'after',
       examples(
         'graft merge --model base.gguf --adapter out/adapter --out merged',
         'graft merge --model org/name --adapter out/adapter --out merged --dtype bfloat16',
+        'graft merge --model org/name --adapter out/adapter --out merged --quantize nf4',
       ),
     )
     .action(async (options) => {
       await using session = new Session();
       const result = await session.run('merge', options, logLine);
+      if (options.json) return console.log(JSON.stringify(result));
+      const { maxDrift, meanDrift, tokens, changed, predictions } = result;
+      const held = options.quantize === 'none' ? 'its' : `held as ${options.quantize} its`;
       console.log(
-        options.json
-          ? JSON.stringify(result)
-          : `Wrote ${options.out}; its logits differ from base and adapter apart by at most ${result.maxDrift.toExponential(1)} (mean ${result.meanDrift.toExponential(1)}) over ${result.tokens} tokens`,
+        `Wrote ${options.out}; ${held} logits differ from base and adapter apart by at most ${maxDrift.toExponential(1)} (mean ${meanDrift.toExponential(1)}) over ${tokens} tokens, and ${changed} of ${predictions} predictions became another`,
       );
     });

@@ -1,9 +1,9 @@
 import { GraftError } from '../base/index.ts';
 import { tokenizerFilesOf } from '../data/index.ts';
-import { loadAdapter, saveModel } from '../export/index.ts';
+import { loadAdapter, saveModel, taskOfAdapter } from '../export/index.ts';
 import { requireNew, resolveModel } from '../io/index.ts';
 import { loadModel } from '../models/index.ts';
-import { type Model, outputOf, packTokens } from '../nn/index.ts';
+import { type Model, outputOf, type PackedTokens, packImages, packTokens } from '../nn/index.ts';
 import { noGrad, ops, scope } from '../tensor/index.ts';
 
 export interface MergeArgs {
@@ -11,40 +11,90 @@ export interface MergeArgs {
   readonly adapter: string;
   readonly out: string;
   readonly dtype?: 'float32' | 'bfloat16' | 'float16';
+  /** How the merged model is to be held, and how the base is held under the adapter: what packing takes away shows in the drift. */
+  readonly quantize?: 'none' | 'int8' | 'nf4';
 }
 
-const sample = 128;
+/** How far the outputs of two models are apart, over rows that both saw. */
+export interface Drift {
+  readonly tokens: number;
+  readonly maxDrift: number;
+  readonly meanDrift: number;
+  /** Predictions, and those among them whose most likely token or class became another. */
+  readonly predictions: number;
+  readonly changed: number;
+}
 
-/** Folds the adapter in, writes the model, and reports how far its logits are from adapter and base apart. */
-export async function mergeJob(args: MergeArgs) {
+const rows = 4;
+const rowLength = 32;
+
+/**
+ * Folds the adapter in, writes the model with dense weights, and reports how far what was written, held as `quantize` says, is from
+ * base and adapter apart: the rounding of the file and of packing the sum anew shows too.
+ */
+export async function mergeJob(args: MergeArgs): Promise<Drift & { readonly out: string }> {
   requireNew(args.out);
+  const { quantize = 'none', dtype = 'float32' } = args;
   const path = await resolveModel(args.model);
-  using model = loadModel(path);
+  using model = loadModel(path, { quantize, ...taskOfAdapter(args.adapter) });
   using adapter = loadAdapter(model, args.adapter);
   if (!adapter.merge)
     throw new GraftError('usage', `a ${adapter.method} adapter cannot be folded into the weights`, {
       place: args.adapter,
     });
-  const ids = Array.from({ length: sample }, (_, i) => (i * 7919 + 13) % model.vocabSize);
-  const attached = logits(model, ids);
+  const apart = outputs(model);
   adapter.merge();
-  saveModel(model, args.out, path, args.dtype ?? 'float32', tokenizerFilesOf(path));
+  saveModel(model, args.out, path, dtype, tokenizerFilesOf(path));
   adapter.unmerge!();
-  // What was written is what is measured: with bfloat16 the rounding of the file shows too.
-  using written = loadModel(args.out);
-  const merged = logits(written, ids);
-  let [max, sum] = [0, 0];
-  for (let i = 0; i < merged.length; i++) {
-    const d = Math.abs(merged[i]! - attached[i]!);
-    max = Math.max(max, d);
-    sum += d;
-  }
-  return { out: args.out, tokens: sample, maxDrift: max, meanDrift: sum / merged.length };
+  using written = loadModel(args.out, { quantize });
+  return { out: args.out, ...driftOf(outputs(written), apart) };
 }
 
-function logits(model: Model, ids: readonly number[]): Float32Array {
+interface Outputs {
+  readonly tokens: number;
+  /** Of one prediction. */
+  readonly width: number;
+  readonly values: Float32Array;
+}
+
+function driftOf(merged: Outputs, apart: Outputs): Drift {
+  const { tokens, width, values } = merged;
+  let [max, sum, changed] = [0, 0, 0];
+  for (let at = 0; at < values.length; at += width) {
+    let [likeliest, before] = [at, at];
+    for (let i = at; i < at + width; i++) {
+      const difference = Math.abs(values[i]! - apart.values[i]!);
+      max = Math.max(max, difference);
+      sum += difference;
+      if (values[i]! > values[likeliest]!) likeliest = i;
+      if (apart.values[i]! > apart.values[before]!) before = i;
+    }
+    if (likeliest !== before) changed++;
+  }
+  const predictions = values.length / width;
+  return { tokens, maxDrift: max, meanDrift: sum / values.length, predictions, changed };
+}
+
+/** What the model says of some rows that follow from its vocabulary or image size alone. */
+function outputs(model: Model): Outputs {
   return noGrad(() => {
     using _ = scope();
-    return ops.contiguous(outputOf(model, packTokens([ids]))).data() as Float32Array;
+    const packed = sample(model);
+    const out = ops.contiguous(outputOf(model, packed));
+    return { tokens: packed.rowStarts.at(-1)!, width: out.size(-1), values: out.data() as Float32Array };
   });
+}
+
+function sample({ vocabSize, contextLength, image }: Model): PackedTokens {
+  if (image) {
+    const size = image.channels * image.height * image.width;
+    const pixels = (r: number) => Float32Array.from({ length: size }, (_, i) => Math.sin((i + 1) * (r + 1) * 0.37));
+    return packImages(
+      Array.from({ length: rows }, (_, r) => pixels(r)),
+      image,
+    );
+  }
+  const length = Math.min(rowLength, contextLength);
+  const id = (r: number, i: number) => ((r * length + i) * 7919 + 13) % vocabSize;
+  return packTokens(Array.from({ length: rows }, (_, r) => Array.from({ length }, (_, i) => id(r, i))));
 }
