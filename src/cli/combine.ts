@@ -14,7 +14,7 @@ const list = (text: string, before: readonly number[] = []) => [...before, numbe
 export const combine = () =>
   new Command('combine')
     .description(
-      'Weigh several LoRA adapters of one base together into a new one, as PEFT’s add_weighted_adapter does.',
+      'Weigh several LoRA adapters of one base together into a new one, as PEFT’s add_weighted_adapter does; of bottleneck adapters, with --how linear, the mean of their weights.',
     )
     .argument('<adapters...>', 'directories of the adapters')
     .requiredOption('--weights <numbers...>', 'one weight for each adapter, in their order; any sign', list)
@@ -60,6 +60,8 @@ export const combine = () =>
       console.log(
         json
           ? JSON.stringify(result)
-          : `Wrote ${out}: rank ${result.rank}, ${result.modules} modules, by ${result.how}`,
+          : result.tensors === undefined
+            ? `Wrote ${out}: rank ${result.rank}, ${result.modules} modules, by ${result.how}`
+            : `Wrote ${out}: the mean of ${result.adapters} adapters, ${result.tensors} tensors`,
       );
     });

@@ -96,6 +96,9 @@ function openWeights(dir: string, kind: keyof typeof files): WeightSource {
   throw new GraftError('input', `the adapter has neither ${safe} nor ${pickle}`, { place: dir });
 }
 
+/** The weights of one adapter, safetensors or pickle. @throws GraftError 'input' where there are none */
+export const openAdapterHub = (dir: string): WeightSource => openWeights(dir, 'adapter');
+
 /** Old names of AdapterHub's configs. */
 const oldNames: Readonly<Record<string, string>> = {
   pfeiffer: 'seq_bn',

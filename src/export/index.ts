@@ -8,6 +8,8 @@ export {
   storedTensors,
   taskOfAdapter,
 } from './adapter.ts';
+export { isAdapterHub } from './adapterhub.ts';
+export { averageAdapters } from './average.ts';
 export { type CombineOptions, combineAdapters } from './combine.ts';
 export { type AdapterFormat, adapterFormats, convertAdapter, formatOf } from './convert.ts';
 export { saveModel } from './model.ts';

@@ -8,22 +8,26 @@ export interface Matrix {
   readonly values: Float32Array;
 }
 
+/** A stored tensor's numbers as float32. @throws GraftError 'input' for types that are no floats */
+export function floats(source: WeightSource, name: string): Float32Array {
+  const { format, bytes: size } = source.entries.get(name)!;
+  const bytes = new Uint8Array(size);
+  source.read(name, bytes);
+  if (format === 'float32') return new Float32Array(bytes.buffer);
+  const words = new Uint16Array(bytes.buffer);
+  if (format === 'bfloat16') return new Float32Array(Uint32Array.from(words, (w) => w << 16).buffer);
+  if (format === 'float16') return Float32Array.from(words, half);
+  throw new GraftError('input', `${name} is of the type ${format}`, { place: source.path });
+}
+
 /** A stored matrix as float32. @throws GraftError 'input' for other shapes and types */
 export function matrix(source: WeightSource, name: string): Matrix {
-  const entry = source.entries.get(name)!;
-  const [rows, columns] = entry.shape as [number, number];
-  const bytes = new Uint8Array(entry.bytes);
-  if (entry.shape.length !== 2) {
-    throw new GraftError('input', `${name} is [${entry.shape.join(', ')}], no matrix`, { place: source.path });
+  const { shape } = source.entries.get(name)!;
+  if (shape.length !== 2) {
+    throw new GraftError('input', `${name} is [${shape.join(', ')}], no matrix`, { place: source.path });
   }
-  source.read(name, bytes);
-  if (entry.format === 'float32') return { rows, columns, values: new Float32Array(bytes.buffer) };
-  const words = new Uint16Array(bytes.buffer);
-  if (entry.format === 'bfloat16') {
-    return { rows, columns, values: new Float32Array(Uint32Array.from(words, (w) => w << 16).buffer) };
-  }
-  if (entry.format === 'float16') return { rows, columns, values: Float32Array.from(words, half) };
-  throw new GraftError('input', `${name} is of the type ${entry.format}`, { place: source.path });
+  const [rows, columns] = shape as [number, number];
+  return { rows, columns, values: floats(source, name) };
 }
 
 /** A number of IEEE 754's binary16. */

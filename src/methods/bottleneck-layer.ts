@@ -2,7 +2,6 @@
  * One bottleneck at one place of a block: h + s·W_up f(W_down h), with norms, gate and residuals where the config has
  * them. Reference: AdapterHub, methods/modeling.py Adapter and ParallelAdapter. Letters: N packed tokens, C width.
  */
-import { GraftError } from '../base/index.ts';
 import { activationOf, type HalfOutput } from '../nn/index.ts';
 import { gradEnabled, ops, Tensor } from '../tensor/index.ts';
 import type { CompleteBottleneck } from './bottleneck-named.ts';
@@ -123,14 +122,8 @@ export class Bottleneck {
   }
 
   /** What the half is to add to the stream, given what `forward` (or a fusion) gave. */
-  leave(y: Tensor, { delta, residual, norm }: HalfOutput): Tensor {
+  leave(y: Tensor, { delta, residual }: HalfOutput): Tensor {
     const c = this.#c;
-    if (!c.original_ln_after && norm) {
-      throw new GraftError('usage', 'original_ln_after: false is for families that norm before a half-block', {
-        place: 'original_ln_after',
-        mend: 'This one norms after it: leave the field out',
-      });
-    }
     const out = c.is_parallel ? ops.add(y, delta) : y;
     return c.original_ln_after ? out : ops.sub(out, residual);
   }

@@ -5,6 +5,7 @@
  * (compacter.ts) and an invertible block at the embeddings (invertible.ts) where the config has them. Adapters on one
  * model stack in the order in which they were attached (MAD-X, arXiv 2005.00052).
  */
+import { GraftError } from '../base/index.ts';
 import type { HalfOutput, Model, Port } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import { type BottleneckConfig, bottleneckConfig, completeBottleneck, innerWidth } from './bottleneck-config.ts';
@@ -32,6 +33,12 @@ export interface Bottlenecks {
 /** @throws GraftError 'usage' for a config that fits no layer */
 export function makeBottlenecks(model: Model, given: BottleneckConfig, seed: number): Bottlenecks {
   const config = completeBottleneck(given);
+  if (model.sites.normAfter && !config.original_ln_after) {
+    throw new GraftError('usage', 'original_ln_after: false is for families that norm what goes into a half-block', {
+      place: 'original_ln_after',
+      mend: 'This one norms the sum behind it: leave the field out',
+    });
+  }
   using draws = new Draws(config.init_weights_seed ?? seed);
   return draws.allOrNone(() => drawBottlenecks(model, given, config, draws));
 }

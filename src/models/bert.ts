@@ -271,6 +271,7 @@ const familyOf = (type: Type): Family => ({
       contextLength: config.max_position_embeddings - firstPosition,
       sites: {
         block: `${at}encoder.layer.*`,
+        normAfter: true,
         embeddings: `${at}embeddings.word_embeddings`,
         head: head && (head.qa_outputs ? 'qa_outputs' : 'classifier'),
         attention: {

@@ -223,6 +223,7 @@ export const distilbert: Family = {
       contextLength: config.max_position_embeddings,
       sites: {
         block: `${at}transformer.layer.*`,
+        normAfter: true,
         embeddings: `${at}embeddings.word_embeddings`,
         head: head && (head.qa_outputs ? 'qa_outputs' : 'classifier'),
         attention: {

@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path';
 import test, { before } from 'node:test';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { fileNames } from '../../src/export/adapterhub.ts';
-import { loadAdapter, readAdapterConfig, saveAdapter, savedAdapters } from '../../src/export/index.ts';
+import { averageAdapters, loadAdapter, readAdapterConfig, saveAdapter, savedAdapters } from '../../src/export/index.ts';
 import { openSafetensors, openTorch, readJsonObject, type WeightSource } from '../../src/io/index.ts';
 import { Draws } from '../../src/methods/draws.ts';
 import { type Adapter, type Attached, attachMethods, type Inside } from '../../src/methods/index.ts';
@@ -275,6 +275,63 @@ test('the invertible block is undone by its inverse', () => {
     const y = coupling.forward(x);
     assert.ok(relativeError(numbers(y), numbers(x)) > 0.1);
     assert.ok(relativeError(numbers(coupling.inverse(y)), numbers(x)) < 2e-6);
+  }
+});
+
+for (const name of ['average-weights-bert', 'average-weights-llama3']) {
+  test(`${name}: the mean of the weights is AdapterHub's`, () => {
+    using _ = scope();
+    using out = temporary();
+    const { average } = readJsonObject(golden('adapterhub', name, 'golden.json')) as {
+      average: { of: string[]; weights: number[] };
+    };
+    const dirs = average.of.map((of) => golden('adapterhub', name, of));
+    const mean = join(out.path, 'avg');
+    averageAdapters(dirs, average.weights, mean);
+    const [mine, theirs] = [mean, golden('adapterhub', name, 'avg')];
+    const [got, want] = [mine, theirs].map((dir) => readTensors(join(dir, 'adapter.safetensors')).tensors);
+    assert.deepEqual([...got!.keys()].sort(), [...want!.keys()].sort());
+    for (const [key, tensor] of want!) assert.ok(relativeError(numbers(got!.get(key)!), numbers(tensor)) < 1e-6, key);
+    const [a, b] = [mine, theirs].map((dir) => readJsonObject(join(dir, 'adapter_config.json')));
+    assert.deepEqual(a, b);
+  });
+}
+
+test('adapters that differ have no mean, and the reason is said', () => {
+  using out = temporary();
+  const [a, other, wide] = [
+    golden('adapterhub', 'average-weights-llama3', 'a'),
+    golden('adapterhub', 'par-bn-llama3', 'task'),
+    golden('adapterhub', 'average-weights-bert', 'a'),
+  ];
+  const mean = (dirs: string[], weights: number[]) => averageAdapters(dirs, weights, join(out.path, 'x'));
+  assert.throws(() => mean([a, other], [1, 1]), /differs from the first adapter in .*is_parallel/);
+  assert.throws(() => mean([a, wide], [1, 1]), /of another base/);
+  assert.throws(() => mean([a, a], [1]), /1 weights for 2 adapters/);
+  assert.throws(() => mean([a, a], [1, -1]), /come to 0/);
+  assert.throws(() => mean([golden('adapterhub', 'fuse-llama3', 'fusion')], [1]), /mean of a fusion/);
+});
+
+test('a family that norms behind its half-blocks refuses a config that leaves that out', () => {
+  using model = loadModel(golden('families', 'bert-seqcls'));
+  const live = currentEngine().native.memory().handles;
+  const choice = { type: 'bottleneck', config: 'adapter_plus' } as const;
+  assert.throws(() => attachMethods(model, [choice], 0), /norm what goes into a half-block/);
+  assert.equal(currentEngine().native.memory().handles, live);
+});
+
+test('one adapter under the heads of two tasks', () => {
+  using _ = scope();
+  const dir = golden('adapterhub', 'seq-bn-bert', 'task');
+  const rows = [[3, 1, 4, 1, 5]];
+  for (const base of ['bert-seqcls', 'bert-tokcls']) {
+    using model = loadModel(golden('families', base));
+    const logits = () => noGrad(() => numbers(outputOf(model, packTokens(rows))).slice());
+    const plain = logits();
+    const adapter = loadAdapter(model, dir, 'own');
+    assert.ok(relativeError(logits(), plain) > 1e-3);
+    adapter.detach();
+    assert.deepEqual(logits(), plain);
   }
 });
 
