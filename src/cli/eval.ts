@@ -1,4 +1,5 @@
 import { Session } from '../session/index.ts';
+import type { Confusion } from '../tasks/index.ts';
 import { onRows } from './predict.ts';
 import { examples, logLine } from './shared.ts';
 
@@ -8,6 +9,22 @@ const number = (x: number) => x.toFixed(4);
 function columns(lines: readonly (readonly string[])[]): string {
   const widths = lines[0]!.map((_, c) => Math.max(...lines.map((line) => line[c]!.length)));
   return lines.map((line) => line.map((text, c) => text.padStart(widths[c]!)).join('  ')).join('\n');
+}
+
+/** The whole matrix where it fits a terminal, else its largest mistakes; `--json` has it whole. */
+function confused({ labels, counts }: Confusion): string {
+  if (labels.length <= 12) {
+    const lines = counts.map((row, c) => [labels[c]!, ...row.map(String)]);
+    return `is (rows), said (columns):\n${columns([['', ...labels], ...lines])}`;
+  }
+  const mistakes = counts.flatMap((row, is) =>
+    row.flatMap((count, said) => (is === said || count === 0 ? [] : [{ count, is, said }])),
+  );
+  const worst = mistakes.sort((a, b) => b.count - a.count).slice(0, 10);
+  return [
+    'most often confused:',
+    ...worst.map(({ count, is, said }) => `  ${count} × ${labels[is]} taken for ${labels[said]}`),
+  ].join('\n');
 }
 
 export const evaluate = () =>
@@ -42,13 +59,5 @@ export const evaluate = () =>
         const shown = (x: number) => (share ? `${(100 * x).toFixed(1)} %` : number(x));
         console.log(`${name} ${shown(value)} (95 % interval ${shown(low)} to ${shown(high)}, ${count} ${of})`);
       }
-      if (confusion) {
-        console.log('is (rows), said (columns):');
-        console.log(
-          columns([
-            ['', ...confusion.labels],
-            ...confusion.counts.map((row, c) => [confusion.labels[c]!, ...row.map(String)]),
-          ]),
-        );
-      }
+      if (confusion) console.log(confused(confusion));
     });

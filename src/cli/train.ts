@@ -38,6 +38,12 @@ export const train = () =>
       );
     });
 
+/** What a measurement comes to beside its loss. */
+const measured = ({ loss, metrics }: Extract<TrainEvent, { type: 'eval' }>): string =>
+  metrics.length === 0
+    ? `perplexity ${Math.exp(loss).toFixed(2)}`
+    : metrics.map(({ name, value, count, of }) => `${name} ${value.toFixed(4)} of ${count} ${of}`).join(', ');
+
 /** A line that is rewritten on a terminal; a line every so often elsewhere. */
 function progress(): (event: TrainEvent) => void {
   const terminal = process.stderr.isTTY;
@@ -70,7 +76,7 @@ function progress(): (event: TrainEvent) => void {
       }
       case 'eval':
         line(
-          `step ${event.step}: held-out loss ${event.loss.toFixed(4)} (perplexity ${Math.exp(event.loss).toFixed(2)})${event.best ? ', the best so far' : ''}`,
+          `step ${event.step}: held-out loss ${event.loss.toFixed(4)} (${measured(event)})${event.best ? ', the best so far' : ''}`,
           true,
         );
         return;

