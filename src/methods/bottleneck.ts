@@ -3,7 +3,8 @@
  * s·W_up f(W_down h) to it. h is δ (Houlsby et al., arXiv 1902.00751: after attention and MLP), r + δ (Pfeiffer et al.,
  * arXiv 2005.00247: after the MLP) or r (parallel; He et al., arXiv 2110.04366). With Compacter's projections
  * (compacter.ts) and an invertible block at the embeddings (invertible.ts) where the config has them. Adapters on one
- * model stack in the order in which they were attached (MAD-X, arXiv 2005.00052).
+ * model stack in the order in which they were attached (MAD-X, arXiv 2005.00052), each with its invertible block, where
+ * AdapterHub uses the first one's only.
  */
 import { GraftError } from '../base/index.ts';
 import type { HalfOutput, Model, Port } from '../nn/index.ts';
@@ -79,7 +80,7 @@ function drawBottlenecks(model: Model, given: BottleneckConfig, config: Complete
   };
 }
 
-/** Puts a computation at both places of the blocks into a model; `layers` of it may be without. */
+/** Puts a computation at both places of the blocks into a model. Call what it returns to take it out. */
 export function plug(
   model: Model,
   state: { enabled: boolean },

@@ -88,12 +88,15 @@ export const fusion: Method<FusionConfig> = {
         }
       }
     }
-    for (const { name, parameters: own } of mixed) {
+    const unused: string[] = [];
+    mixed.forEach(({ name, parameters: own }, i) => {
       for (const [key, tensor] of own) {
-        tensor.requiresGrad = config.train_adapters;
-        if (config.train_adapters) parameters.set(`adapters.${name}.${key}`, tensor);
+        const idle = i > 0 && key.startsWith('invertible_adapters.');
+        if (idle && !unused.includes(name)) unused.push(name);
+        tensor.requiresGrad = config.train_adapters && !idle;
+        if (tensor.requiresGrad) parameters.set(`adapters.${name}.${key}`, tensor);
       }
-    }
+    });
 
     const average = (half: HalfOutput, at: readonly [Bottleneck, number][]): Tensor => {
       const reading = at[0]![0].read(half);
@@ -121,7 +124,8 @@ export const fusion: Method<FusionConfig> = {
       method: 'fusion',
       config,
       parameters,
-      warnings: [],
+      // As in AdapterHub.
+      warnings: unused.map((name) => `the invertible block of ${name} is not used: only that of the first adapter is`),
       inside: new Map(mixed.map((child) => [child.name, insideOf(child)])),
       ...(values.length > 0 && config.regularization !== false && { regularisation: () => regularisation(values) }),
       get enabled() {
