@@ -7,10 +7,15 @@ import { cacheDir, GraftError, packageRoot } from '../src/base/index.ts';
 import { processor } from '../src/engine/index.ts';
 import { fetchSmolLM2 } from '../tools/fetch/fetch.ts';
 
+const folders: string[] = [];
+process.on('exit', () => {
+  for (const dir of folders) rmSync(dir, { recursive: true, force: true });
+});
+
 /** A folder for what a script writes; gone when the process ends. */
 export function workFolder(): string {
   const dir = mkdtempSync(join(tmpdir(), 'graft-bench-'));
-  process.on('exit', () => rmSync(dir, { recursive: true, force: true }));
+  folders.push(dir);
   return dir;
 }
 
