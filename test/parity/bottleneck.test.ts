@@ -335,6 +335,35 @@ test('one adapter under the heads of two tasks', () => {
   }
 });
 
+for (const base of ['models/llama3', 'models/mistral', 'families/gpt2']) {
+  test(`${base}: token by token, with a cache, adapters give what they give on the whole row`, () => {
+    using _ = scope();
+    using model = loadModel(golden(...base.split('/')));
+    const row = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3];
+    const all = ['seq_bn_inv', 'par_bn', 'compacter'].map((config, i) => {
+      const choice = { type: 'bottleneck', config, reduction_factor: 8, phm_init_range: 0.5 } as const;
+      return attachMethods(model, [{ ...choice, inverse_before_head: config === 'seq_bn_inv' }], i);
+    });
+    for (const adapter of all) {
+      for (const p of adapter.parameters.values()) {
+        noGrad(() => ops.add_(p, ops.mulScalar(ops.cos(ops.mulScalar(p, 1e4)), 0.05)));
+      }
+    }
+    noGrad(() => {
+      const whole = numbers(outputOf(model, packTokens([row])));
+      using cache = model.newCache(row.length);
+      const steps = [row.slice(0, 4), ...row.slice(4).map((id) => [id])];
+      const pieces = steps.map((ids, i) => {
+        const tokens = packTokens([ids], i === 0 ? 0 : 3 + i);
+        return model.logits(model.hidden(tokens, cache), tokens.rowStarts, tokens.ids);
+      });
+      const error = relativeError(numbers(ops.cat(pieces)), whole);
+      assert.ok(error < 1e-5, `they differ by ${error}`);
+    });
+    for (const adapter of all.reverse()) adapter.detach();
+  });
+}
+
 test('an adapter is called as its folder or its run, and never as AdapterHub cannot load it', () => {
   using _ = scope();
   using out = temporary();
