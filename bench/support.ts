@@ -117,16 +117,19 @@ export interface TrainOptions {
   readonly adapter?: string;
   readonly threads?: number;
   readonly set?: readonly string[];
+  /** Default: LoRA r=8 on all linear layers. */
+  readonly method?: Readonly<Record<string, unknown>>;
   /** Go on with what the directory holds. Default: begin anew. */
   readonly resume?: boolean;
 }
 
-/** Writes the recipe of a comparison (LoRA r=8 on all linear layers, AdamW at 1e-4, no decay) and returns its path. */
-export function writeRecipe({ model, batches, dir, quantize, adapter, threads = 2 }: TrainOptions): string {
+/** Writes the recipe of a comparison (AdamW at 1e-4, no decay) and returns its path. */
+export function writeRecipe(options: TrainOptions): string {
+  const { model, batches, dir, quantize, adapter, threads = 2 } = options;
   const file = `${dir}.json`;
   const recipe = {
     model,
-    method: { type: 'lora', r: 8, lora_alpha: 16, target_modules: 'all-linear' },
+    method: options.method ?? { type: 'lora', r: 8, lora_alpha: 16, target_modules: 'all-linear' },
     data: { train: batches, format: 'batches' },
     train: { lr: 1e-4, weight_decay: 0, threads, seed: 0 },
     run: { dir },

@@ -1,6 +1,6 @@
 """Trains with PEFT and transformers as their users do: rows padded on the right, sdpa attention, float32, AdamW.
 
-  python train.py --model DIR --batches FILE.jsonl [--adapter DIR] [--rank 8] [--threads 2] [--lr 1e-4]
+  python train.py --model DIR --batches FILE.jsonl [--method lora] [--adapter DIR] [--rank 8] [--threads 2] [--lr 1e-4]
 
 A line of the file is one optimizer step. Last line: one JSON document with losses, tokens_per_s (padding not counted, first
 step left out) and peak_rss_mb.
@@ -11,7 +11,8 @@ import resource
 import time
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
+                  get_peft_model)
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
@@ -19,6 +20,7 @@ p = argparse.ArgumentParser()
 p.add_argument("--model", required=True)
 p.add_argument("--batches", required=True)
 p.add_argument("--adapter")
+p.add_argument("--method", default="lora", choices=["lora", "dora", "ia3", "prefix", "prompt", "p-tuning", "full"])
 p.add_argument("--rank", type=int, default=8)
 p.add_argument("--threads", type=int, default=2)
 p.add_argument("--lr", type=float, default=1e-4)
@@ -29,8 +31,14 @@ model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32, attn_
 model.config.use_cache = False
 if a.adapter:
     model = PeftModel.from_pretrained(model, a.adapter, is_trainable=True)
-else:
-    model = get_peft_model(model, LoraConfig(r=a.rank, lora_alpha=2 * a.rank, target_modules="all-linear", task_type="CAUSAL_LM"))
+elif a.method != "full":
+    virtual = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 20}
+    low_rank = {"r": a.rank, "lora_alpha": 2 * a.rank, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    model = get_peft_model(model, {
+        "lora": lambda: LoraConfig(**low_rank), "dora": lambda: LoraConfig(**low_rank, use_dora=True),
+        "ia3": lambda: IA3Config(task_type="CAUSAL_LM"), "prefix": lambda: PrefixTuningConfig(**virtual),
+        "prompt": lambda: PromptTuningConfig(**virtual), "p-tuning": lambda: PromptEncoderConfig(**virtual, encoder_hidden_size=128),
+    }[a.method]())
 model.train()
 optimizer = torch.optim.AdamW([q for q in model.parameters() if q.requires_grad], lr=a.lr, weight_decay=0.0)
 
