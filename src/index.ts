@@ -15,7 +15,16 @@ export {
   tokenizerOf,
 } from './data/index.ts';
 export { engineStatus, processor, startEngine } from './engine/index.ts';
-export { combineAdapters, loadAdapter, readAdapterConfig, saveAdapter, saveModel } from './export/index.ts';
+export {
+  averageAdapters,
+  combineAdapters,
+  convertAdapter,
+  formatOf,
+  loadAdapter,
+  readAdapterConfig,
+  saveAdapter,
+  saveModel,
+} from './export/index.ts';
 export { generate, generateText, scoreChoices } from './generate/index.ts';
 export { openGguf, openSafetensors, resolveModel, writeSafetensors } from './io/index.ts';
 export { type Adapter, type Method, methods } from './methods/index.ts';

@@ -112,6 +112,14 @@ test('combine: two adapters weighed into one that the base generates with', asyn
   assert.deepEqual(readdirSync(at('combined')).sort(), ['adapter_config.json', 'adapter_model.safetensors']);
 });
 
+test('convert: to another format and back', async () => {
+  const [mlx, back] = [at('mlx'), at('back')];
+  const out = await example('convert', [adapter, 'mlx', mlx]);
+  assert.match(out, /from peft to mlx/);
+  assert.deepEqual(readdirSync(mlx).sort(), ['adapter_config.json', 'adapters.safetensors']);
+  assert.match(await example('convert', [mlx, 'peft', back]), /from mlx to peft\nlora/);
+});
+
 test('merge: a model with its tokenizer that says something', async () => {
   const out = await example('merge', [model, adapter, at('merged'), 'Hello']);
   assert.ok(numbers(out, /at most ([\d.e+-]+) over/g)[0]! < 1e-3, out);
