@@ -190,6 +190,17 @@ function loadedConfig(model: Parameters<typeof loadAdapter>[0], dir: string) {
   return adapter.parts[0]!.config;
 }
 
+test('a head that modules_to_save names as well is trained once', () => {
+  using _ = scope();
+  const { base, dir, kind, rows } = readGolden('lora-llama-seqcls');
+  using model = loadModel(base, taskOfAdapter(dir));
+  const fields = { modules_to_save: ['score', 'norm'], target_modules: ['v_proj'] };
+  using adapter = attachMethods(model, [{ type: 'lora', ...fields }], 0);
+  lossOf(kind, outputs(model, kind, rows), rows).backward();
+  const keys = [...gradientsOf(adapter.parameters).keys()].filter((key) => !/v_proj|norm/.test(key));
+  assert.deepEqual(keys, ['score.weight']);
+});
+
 test('LoftQ makes up for what nf4 took away as PEFT does, and for what the base lost that a model holds', () => {
   using _ = scope();
   const { tensors } = readTensors(golden('quant', 'bitsandbytes.safetensors'));

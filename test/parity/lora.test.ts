@@ -106,7 +106,7 @@ test("target selection equals PEFT's on every recorded case", () => {
   let compared = 0;
   for (const c of cases) {
     // Classification heads belong to tasks that are not here yet.
-    if ('task_type' in c.config || c.config.lora_bias || c.config.ensure_weight_tying) continue;
+    if ('task_type' in c.config || c.config.lora_bias) continue;
     const candidates: Candidate[] = models[c.model]!.modules.map(([path, kind]) => ({
       path,
       kind: kind === 'Linear' || kind === 'Conv1D' ? 'linear' : kind === 'Embedding' ? 'embedding' : 'other',
