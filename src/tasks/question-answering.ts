@@ -2,7 +2,7 @@
  * The answer to a question as a span of its context: the head scores each token as a start and as an end. A context that is too
  * long is read in windows that overlap; in a window without the answer both places are the row's first token, as they are
  * for a question that has none. Loss: mean of both cross-entropies over the row's tokens (transformers'
- * `…ForQuestionAnswering`; windows and choice of the span: its `run_qa.py`).
+ * `…ForQuestionAnswering`; windows as in its `run_qa.py`).
  */
 import { GraftError } from '../base/index.ts';
 import { type Answer, checkedIds, type Example, type Row } from '../data/index.ts';
@@ -78,33 +78,33 @@ interface Said {
   readonly text: string;
   /** UTF-16 unit of the context. */
   readonly start: number;
-  /** Sum of both scores. */
+  /** Sum of both scores, less that of saying nothing in the same window; below 0: nothing is likelier. */
   readonly score: number;
-  /** Of saying nothing: the least over the windows. */
-  readonly none: number;
 }
 
 const best = (scores: Scores, which: 0 | 1, allowed: readonly number[]): number[] =>
   [...allowed].sort((a, b) => scores[2 * b + which]! - scores[2 * a + which]!).slice(0, tried);
 
-/** The best span over all windows of an example. */
+/**
+ * The best span over all windows of an example. Scores of different windows are compared by their distance from the score of
+ * the first token, which windows without the answer are trained to: a soft-max knows no height of its own.
+ */
 function answerOf(rows: readonly Row[], scoresOf: (row: Row) => Scores): Said {
-  let said: Said = { text: '', start: 0, score: Number.NEGATIVE_INFINITY, none: 0 };
-  let none = Number.POSITIVE_INFINITY;
+  let said: Said = { text: '', start: 0, score: Number.NEGATIVE_INFINITY };
   for (const row of rows) {
     const [scores, spans] = [scoresOf(row), row.spans!];
-    none = Math.min(none, scores[0]! + scores[1]!);
+    const nothing = scores[0]! + scores[1]!;
     const allowed = [...row.ids.keys()].filter((i) => spans[2 * i]! >= 0);
     for (const s of best(scores, 0, allowed)) {
       for (const e of best(scores, 1, allowed)) {
-        const score = scores[2 * s]! + scores[2 * e + 1]!;
+        const score = scores[2 * s]! + scores[2 * e + 1]! - nothing;
         if (e < s || e - s >= longest || score <= said.score) continue;
         const text = (row.example as Question).context.slice(spans[2 * s]!, spans[2 * e + 1]!);
-        said = { text: text.trim(), start: spans[2 * s]! + text.length - text.trimStart().length, score, none: 0 };
+        said = { text: text.trim(), start: spans[2 * s]! + text.length - text.trimStart().length, score };
       }
     }
   }
-  return { ...said, none };
+  return said;
 }
 
 export const questionAnswering = (head: TaskHead): Task<Scores> => ({
@@ -153,8 +153,8 @@ export const questionAnswering = (head: TaskHead): Task<Scores> => ({
     // Nothing is an answer only where the rows know questions without one.
     const mayBeNone = answers.some((list) => list.length === 0);
     const scores = questions.map((list, q) => {
-      const { text, score, none } = answerOf(list, said);
-      return squadScores(mayBeNone && none > score ? '' : text, answers[q]!);
+      const { text, score } = answerOf(list, said);
+      return squadScores(mayBeNone && score < 0 ? '' : text, answers[q]!);
     });
     const n = scores.length;
     const exact = scores.filter((s) => s.exact === 1).length;
@@ -170,8 +170,8 @@ export const questionAnswering = (head: TaskHead): Task<Scores> => ({
   prediction(rows, said) {
     const [row] = rows as [Row];
     if (row.spans) {
-      const { text, start, score, none } = answerOf(rows, said);
-      return { answer: text, start, score, no_answer_score: none };
+      const { text, start, score } = answerOf(rows, said);
+      return { answer: text, start, score };
     }
     const scores = said(row);
     const all = [...row.ids.keys()];

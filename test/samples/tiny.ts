@@ -12,6 +12,50 @@ const template = `{{ bos_token }}{% for message in messages %}<|start_header_id|
 
 {% endif %}`;
 
+/** Copies a golden's weights, one table grown to `rows` rows of random numbers. */
+function grown(from: string, to: string, table: string, rows: number): void {
+  using source = openSafetensors(from);
+  const random = randomFrom(1);
+  writeSafetensors(
+    to,
+    [...source.entries.values()].map(({ name, format, shape, bytes }) => {
+      const isTable = name === table;
+      const stored = new Uint8Array(isTable ? 4 * rows * shape[1]! : bytes);
+      if (isTable) {
+        const values = new Float32Array(stored.buffer);
+        for (let i = 0; i < values.length; i++) values[i] = random() - 0.5;
+      } else source.read(name, stored);
+      return { name, dtype: format as DType, shape: isTable ? [rows, shape[1]!] : shape, bytes: () => stored };
+    }),
+  );
+}
+
+/** Writes the golden BERT without a head (two layers, width 32, 48 positions), its table grown to the golden WordPiece. */
+export function tinyBert(dir: string): string {
+  mkdirSync(dir, { recursive: true });
+  const tokenizer = JSON.parse(readFileSync(golden('tokenizer', 'bert.json'), 'utf8')) as {
+    model: { vocab: Record<string, number> };
+  };
+  const vocab = Math.max(...Object.values(tokenizer.model.vocab)) + 1;
+  const config = JSON.parse(readFileSync(golden('families', 'bert', 'config.json'), 'utf8'));
+  writeFileSync(join(dir, 'config.json'), JSON.stringify({ ...config, vocab_size: vocab }));
+  writeFileSync(join(dir, 'tokenizer_config.json'), JSON.stringify({ cls_token: '[CLS]', sep_token: '[SEP]' }));
+  copyFileSync(golden('tokenizer', 'bert.json'), join(dir, 'tokenizer.json'));
+  const table = 'embeddings.word_embeddings.weight';
+  grown(golden('families', 'bert', 'model.safetensors'), join(dir, 'model.safetensors'), table, vocab);
+  return dir;
+}
+
+/** Writes the golden ViT (images of 16 × 16, four classes) with what prepares its images. */
+export function tinyVit(dir: string): string {
+  mkdirSync(dir, { recursive: true });
+  for (const name of ['config.json', 'model.safetensors'])
+    copyFileSync(golden('families', 'vit', name), join(dir, name));
+  const prepared = 'preprocessor_config.json';
+  copyFileSync(golden('images', 'vit-bilinear', prepared), join(dir, prepared));
+  return dir;
+}
+
 /**
  * Writes it into `dir`: the golden llama3 (three blocks, width 32), its embedding table grown to the 600 tokens of the
  * golden tokenizer.
@@ -31,23 +75,7 @@ export function tinyModel(dir: string): string {
   writeFileSync(join(dir, 'chat_template.jinja'), template);
   copyFileSync(golden('tokenizer', 'llama3.json'), join(dir, 'tokenizer.json'));
 
-  using source = openSafetensors(golden('models', 'llama3', 'model.safetensors'));
-  const random = randomFrom(1);
-  const table = Float32Array.from({ length: vocab * config.hidden_size }, () => random() - 0.5);
-  writeSafetensors(
-    join(dir, 'model.safetensors'),
-    [...source.entries.values()].map(({ name, format, shape, bytes }) => {
-      if (name === 'model.embed_tokens.weight')
-        return {
-          name,
-          dtype: 'float32' as const,
-          shape: [vocab, shape[1]!],
-          bytes: () => new Uint8Array(table.buffer),
-        };
-      const stored = new Uint8Array(bytes);
-      source.read(name, stored);
-      return { name, dtype: format as DType, shape, bytes: () => stored };
-    }),
-  );
+  const weights = golden('models', 'llama3', 'model.safetensors');
+  grown(weights, join(dir, 'model.safetensors'), 'model.embed_tokens.weight', vocab);
   return dir;
 }
