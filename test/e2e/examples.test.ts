@@ -1,13 +1,14 @@
 /** Every example and every recipe, run as a reader would, on a tiny model. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after, before } from 'node:test';
+import { encode } from 'fast-png';
 import { packageRoot } from '../../src/base/index.ts';
 import { commit, hub } from '../samples/hub.ts';
-import { tinyModel } from '../samples/tiny.ts';
+import { tinyBert, tinyModel, tinyVit } from '../samples/tiny.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'graft-examples-'));
 after(() => rmSync(dir, { recursive: true }));
@@ -23,6 +24,46 @@ writeFileSync(
   at('text.jsonl'),
   lines((question, answer) => ({ text: `${question} ${answer}` })),
 );
+writeFileSync(
+  at('labelled.jsonl'),
+  lines((text, label) => ({ text, label })),
+);
+writeFileSync(
+  at('asked.jsonl'),
+  rows
+    .slice(0, 2)
+    .map(([text]) => JSON.stringify({ text }))
+    .join('\n'),
+);
+writeFileSync(
+  at('tags.conll'),
+  rows
+    .map(([question, answer]) =>
+      question
+        .split(' ')
+        .map((word) => `${word} B-${answer}\n`)
+        .join(''),
+    )
+    .join('\n'),
+);
+writeFileSync(
+  at('answers.jsonl'),
+  lines((context) => ({ question: 'What?', context, answers: { text: ['item'], answer_start: [3] } })),
+);
+for (const label of ['dark', 'light']) {
+  mkdirSync(at('images', label), { recursive: true });
+  for (let i = 0; i < 10; i++) {
+    const data = new Uint8Array(64).fill(label === 'dark' ? i : 200 + i);
+    writeFileSync(at('images', label, `${i}.png`), encode({ width: 8, height: 8, channels: 1, data }));
+  }
+}
+/** What recipes for a head are run with. */
+const heads: Readonly<Record<string, { model: string; data: string; labels?: string }>> = {
+  'classify-head.yaml': { model, data: at('labelled.jsonl') },
+  'tag.yaml': { model: tinyBert(at('bert')), data: at('tags.conll') },
+  'qa.yaml': { model: at('bert'), data: at('answers.jsonl') },
+  'images.yaml': { model: tinyVit(at('vit')), data: at('images'), labels: '[dark, light, red, blue]' },
+};
 writeFileSync(
   at('rows.jsonl'),
   lines((question, answer) => ({
@@ -120,6 +161,13 @@ test('convert: to another format and back', async () => {
   assert.match(await example('convert', [mlx, 'peft', back]), /from mlx to peft\nlora/);
 });
 
+test('predict: a head is trained, measured and asked', async () => {
+  const out = await example('predict', [model, at('labelled.jsonl'), at('asked.jsonl'), at('head')]);
+  assert.match(out, /^accuracy [\d.]+ \(95 % interval [\d.]+ to [\d.]+, 12 rows\)\n/);
+  const said = Array.from(out.matchAll(/^(yes|no) \(([\d.]+) %\)$/gm), ([, , share]) => Number(share));
+  assert.ok(said.length === 2 && said.every((share) => share >= 50), out);
+});
+
 test('merge: a model with its tokenizer that says something', async () => {
   const out = await example('merge', [model, adapter, at('merged'), 'Hello']);
   assert.ok(numbers(out, /at most ([\d.e+-]+) over/g)[0]! < 1e-3, out);
@@ -183,9 +231,12 @@ test('every recipe runs with a model and data put in', async (t) => {
   const recipes = readdirSync(join(packageRoot, 'recipes')).filter((name) => name.endsWith('.yaml'));
   for (const name of recipes) {
     const full = name === 'full.yaml';
+    const head = heads[name];
     const given = {
-      model,
-      'data.train': at(full ? 'text.jsonl' : 'rows.jsonl'),
+      model: head?.model ?? model,
+      'data.train': head?.data ?? at(full ? 'text.jsonl' : 'rows.jsonl'),
+      ...(head && { 'data.eval': head.data, 'data.max_length': 32 }),
+      ...(head?.labels && { labels: head.labels }),
       'train.steps': 3,
       'run.dir': at(name),
     };
@@ -200,6 +251,6 @@ test('every recipe runs with a model and data put in', async (t) => {
     assert.equal(written, at(name, full ? 'model' : 'adapter'));
     assert.ok(existsSync(join(written, full ? 'model.safetensors' : 'adapter_model.safetensors')));
   }
-  assert.ok(recipes.length >= 4);
+  assert.ok(recipes.length >= 8);
   t.diagnostic(`${recipes.length} recipes run`);
 });
