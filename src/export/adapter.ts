@@ -18,9 +18,9 @@ import {
   readAdapterHubConfig,
   savedAdapterHub,
   storedByAdapterHub,
-  taskOfAdapterHub,
   writeAdapterHub,
 } from './adapterhub.ts';
+import { besideHead, taskOfAdapterHub } from './adapterhub-head.ts';
 import { fillPeft, headSizeOf, readPeftConfig, type SaveOptions, storedByPeft, taskNameOf, writePeft } from './peft.ts';
 
 /** `graft.json` of an adapter. */
@@ -136,7 +136,11 @@ export function loadAdapter(model: Model, dir: string, head: 'file' | 'own' = 'f
       model,
       parts.map(({ choice }) => choice),
       0,
-      { ...savedAdapters(model), loading: true },
+      {
+        ...savedAdapters(model),
+        loading: true,
+        headModules: head === 'file' && isAdapterHub(parts[0]!.dir) ? besideHead(model, parts[0]!.dir) : [],
+      },
     );
   } catch (cause) {
     if (!(cause instanceof GraftError)) throw cause;

@@ -15,8 +15,9 @@ import {
   writeSafetensors,
 } from '../io/index.ts';
 import { type Adapter, type Inside, methods, type SavedAdapter } from '../methods/index.ts';
-import type { Model, TaskName } from '../nn/index.ts';
+import type { Model } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
+import { fillHead, openHead, writeHead } from './adapterhub-head.ts';
 import { entryOf, fill, type SaveOptions } from './peft.ts';
 
 /** The release whose layout this is. */
@@ -25,7 +26,6 @@ export const version = 'adapters.1.3.0';
 /** Names of a file as safetensors and as torch.save writes it. */
 const files = {
   adapter: ['adapter.safetensors', 'pytorch_adapter.bin'],
-  head: ['model_head.safetensors', 'pytorch_model_head.bin'],
   fusion: ['model_adapter_fusion.safetensors', 'pytorch_model_adapter_fusion.bin'],
 } as const;
 
@@ -166,26 +166,6 @@ function folderOf(dir: string, name: string): string {
   });
 }
 
-const tasks: readonly (readonly [RegExp, TaskName])[] = [
-  [/ForSequenceClassification$/, 'sequence-classification'],
-  [/ForTokenClassification$/, 'token-classification'],
-  [/ForQuestionAnswering$/, 'question-answering'],
-  [/ForImageClassification$/, 'image-classification'],
-];
-
-/** The task and the labels of the head beside an adapter, where there is one. */
-export function taskOfAdapterHub(dir: string): { task?: TaskName; labels?: string[] } {
-  const file = join(dir, 'head_config.json');
-  if (!existsSync(file)) return {};
-  const { config, label2id, model_class } = readJsonObject(file);
-  const found = ((config as Record<string, unknown> | null)?.label2id ?? label2id) as Record<string, number> | null;
-  const task = tasks.find(([name]) => name.test(String(model_class)))?.[1];
-  return {
-    ...(task && { task }),
-    ...(found && { labels: Object.keys(found).sort((a, b) => found[a]! - found[b]!) }),
-  };
-}
-
 /**
  * Fills an adapter, and the head with it, from its directory.
  * @param head undefined: the model keeps its own, whatever the file holds
@@ -208,15 +188,7 @@ export function fillAdapterHub(
     const wanted = bare ? new Map([...named].map(([key, t]) => [key.slice(base.length + 1), t])) : named;
     fill(source, wanted, dir);
   }
-  if (!head || head.size === 0 || !existsSync(join(dir, 'head_config.json'))) return;
-  if (readJsonObject(join(dir, 'head_config.json')).config) {
-    throw new GraftError('input', "the head is one of AdapterHub's own, which is put together differently", {
-      place: dir,
-      mend: 'Save it from a model class with a fixed head, or load the adapter under a head of the model',
-    });
-  }
-  using source = openWeights(dir, 'head');
-  fill(source, head, dir);
+  if (head) fillHead(model, dir, head);
 }
 
 /** JSON as Python writes it: keys sorted, and a scaling with a point, without which AdapterHub does not take it. */
@@ -292,11 +264,7 @@ export function writeAdapterHub(
     writeFileSync(join(work, configNames[0]), about({ config: adapter.savedConfig!(base), name }));
     writeSafetensors(join(work, files.adapter[0]), [...fileNames(model, name, adapter)].map(entryOf));
   }
-  if (head.size === 0) return;
-  const label2id = Object.fromEntries(model.task.labels.map((label, i) => [label, i]));
-  const facts = { config: null, name: null, label2id, num_labels: model.task.labels.length };
-  writeFileSync(join(work, 'head_config.json'), about(facts));
-  writeSafetensors(join(work, files.head[0]), [...head].map(entryOf));
+  writeHead(model, head, work, about);
 }
 
 /** Every tensor that an adapter's directory holds: of a fusion the adapters' too. */
@@ -308,7 +276,8 @@ export function storedByAdapterHub(dir: string): WeightEntry[] {
     return [...source.entries.values()];
   };
   const inner = method === 'fusion' ? (config as { adapters: string[] }).adapters.flatMap(storedByAdapterHub) : [];
-  return [...entries('adapter'), ...entries('fusion'), ...entries('head'), ...inner];
+  using head = openHead(dir);
+  return [...entries('adapter'), ...entries('fusion'), ...(head?.entries.values() ?? []), ...inner];
 }
 
 /** One saved adapter, for methods that work with others. */

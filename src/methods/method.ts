@@ -23,6 +23,8 @@ export interface Tools {
   encode?(text: string): readonly number[];
   /** The values come from a saved adapter: how they would begin does not matter. */
   readonly loading?: boolean;
+  /** Paths of modules that are trained with the task's head and saved with it. */
+  readonly headModules?: readonly string[];
   /** Reads a saved adapter of one method. @throws GraftError 'input' for what is none */
   saved?(dir: string): SavedAdapter;
 }
