@@ -4,7 +4,7 @@
  * drop-out the base product of what was not dropped stays, and the magnitude acts on the dropped input (PEFT, lora/dora.py).
  */
 import type { GateActivation, Linear, LinearLayer } from '../nn/index.ts';
-import { noGrad, ops, scoped, type Tensor } from '../tensor/index.ts';
+import { gradEnabled, noGrad, ops, scoped, Tensor } from '../tensor/index.ts';
 import type { Table } from './layer-wrappers.ts';
 import { LoraEmbedding, LoraLinear } from './lora-layers.ts';
 import { type Held, layerUnder, ownWeight, type Switch } from './wrappers.ts';
@@ -21,8 +21,27 @@ export const columnNorms = (base: Table, a: Tensor, b: Tensor, scaling: number):
     scoped(() => ops.vectorNorm(ops.add(ownWeight(layerUnder(base)), ops.t(ops.mm(b, a)), { alpha: scaling }), 2, [0])),
   );
 
+/**
+ * The norms of one layer, which take a pass over its whole weight: kept from token to token while nothing is trained. An optimizer's
+ * step is behind a forward pass that records gradients, and that forgets them; any other change shows in the tensors' versions.
+ */
+class Norms {
+  #kept: { readonly versions: string; readonly values: Float32Array } | undefined;
+
+  of(parts: readonly Tensor[], make: () => Tensor): Tensor {
+    if (gradEnabled()) {
+      this.#kept = undefined;
+      return make();
+    }
+    const versions = parts.map((part) => ops.version(part)).join();
+    if (this.#kept?.versions !== versions) this.#kept = { versions, values: make().data() as Float32Array };
+    return Tensor.from(this.#kept.values);
+  }
+}
+
 export class DoraLinear extends LoraLinear {
   readonly lora_magnitude_vector: Tensor;
+  readonly #norms = new Norms();
 
   constructor(base: LinearLayer, a: Tensor, b: Tensor, m: Tensor, scaling: number, dropout: number, state: Switch) {
     super(base, a, b, scaling, dropout, state);
@@ -31,7 +50,9 @@ export class DoraLinear extends LoraLinear {
 
   /** m / ‖W + s·BA‖ [out] */
   #share(): Tensor {
-    return ops.div(this.lora_magnitude_vector, rowNorms(this.base_layer, this.lora_A, this.lora_B, this.scaling));
+    const { base_layer, lora_A, lora_B, scaling } = this;
+    const norms = this.#norms.of([lora_A, lora_B], () => rowNorms(base_layer, lora_A, lora_B, scaling));
+    return ops.div(this.lora_magnitude_vector, norms);
   }
 
   protected override adapted(x: Tensor): Tensor {
@@ -74,6 +95,7 @@ export class DoraLinear extends LoraLinear {
 
 export class DoraEmbedding extends LoraEmbedding {
   readonly lora_magnitude_vector: Tensor;
+  readonly #norms = new Norms();
 
   constructor(base: Table, a: Tensor, b: Tensor, m: Tensor, scaling: number, state: Switch) {
     super(base, a, b, scaling, state);
@@ -82,8 +104,11 @@ export class DoraEmbedding extends LoraEmbedding {
 
   /** m / ‖W + s·(BA)ᵀ‖ [C] */
   #share(): Tensor {
-    const { base_layer, lora_embedding_A, lora_embedding_B, scaling } = this;
-    return ops.div(this.lora_magnitude_vector, columnNorms(base_layer, lora_embedding_A, lora_embedding_B, scaling));
+    const { base_layer, lora_embedding_A: a, lora_embedding_B: b, scaling } = this;
+    return ops.div(
+      this.lora_magnitude_vector,
+      this.#norms.of([a, b], () => columnNorms(base_layer, a, b, scaling)),
+    );
   }
 
   protected override adapted(base: Tensor, ids: Tensor): Tensor {

@@ -201,6 +201,31 @@ test('a head that modules_to_save names as well is trained once', () => {
   assert.deepEqual(keys, ['score.weight']);
 });
 
+test("DoRA's norms follow its update, whatever moves it: an optimizer's step or a write", () => {
+  using _ = scope();
+  const { base, dir, kind, rows } = readGolden('dora-embed-llama2');
+  using model = loadModel(base);
+  using adapter = loadAdapter(model, dir);
+  const fresh = () => {
+    using folder = temporary();
+    saveAdapter(model, adapter, join(folder.path, 'saved'), { base });
+    using other = loadModel(base);
+    using _same = loadAdapter(other, join(folder.path, 'saved'));
+    return logitsOfRows(other, kind, rows);
+  };
+  const first = logitsOfRows(model, kind, rows);
+  assert.deepEqual(logitsOfRows(model, kind, rows), first);
+  curve(model, adapter, kind, 2);
+  const trained = logitsOfRows(model, kind, rows);
+  assert.notDeepEqual(trained, first);
+  assert.deepEqual(trained, fresh());
+  noGrad(() => {
+    for (const parameter of adapter.parameters.values()) ops.mulScalar_(parameter, 1.5);
+  });
+  assert.notDeepEqual(logitsOfRows(model, kind, rows), trained);
+  assert.deepEqual(logitsOfRows(model, kind, rows), fresh());
+});
+
 test('LoftQ makes up for what nf4 took away as PEFT does, and for what the base lost that a model holds', () => {
   using _ = scope();
   const { tensors } = readTensors(golden('quant', 'bitsandbytes.safetensors'));

@@ -105,7 +105,7 @@ test("target selection equals PEFT's on every recorded case", () => {
   const defaults: Record<string, string[]> = { gpt2: ['c_attn'], 'bert-cls': ['query', 'value'] };
   let compared = 0;
   for (const c of cases) {
-    // Classification heads belong to tasks that are not here yet.
+    // Heads are the tasks' matter; lora_bias with DoRA is refused by the method.
     if ('task_type' in c.config || c.config.lora_bias) continue;
     const candidates: Candidate[] = models[c.model]!.modules.map(([path, kind]) => ({
       path,
