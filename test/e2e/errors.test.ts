@@ -150,6 +150,39 @@ const cases: [string, () => string[], 1 | 2, RegExp][] = [
     /unknown option '--adaptor'/,
   ],
   [
+    'adapters combined with unequal ranks',
+    () => [
+      'combine',
+      ...['a', 'c'].map((name) => golden('peft', 'weighted', name)),
+      ...['--weights', '1', '-0.5', '--how', 'ties', '--out', 'o'],
+    ],
+    2,
+    /the adapters have the ranks 4, 6, and ties needs equal ones\. Use cat, or svd/,
+  ],
+  [
+    'a weight that is no number',
+    () => ['combine', golden('peft', 'weighted', 'a'), '--weights', 'much', '--out', 'o'],
+    2,
+    /--weights.*must be a number/,
+  ],
+  [
+    'PiSSA on a packed base',
+    () =>
+      trainOn(tokens, {
+        model: golden('gguf', 'llama.gguf'),
+        quantize: 'int8',
+        method: { type: 'lora', init_lora_weights: 'pissa' },
+      }),
+    2,
+    /is packed, and pissa takes a part out of its weight\. Load the model with quantize: none/,
+  ],
+  [
+    'a schedule of ranks that does not fit the run',
+    () => trainOn(tokens, { method: { type: 'adalora', tinit: 1 }, train: { steps: 1, batch_size: 1 } }),
+    2,
+    /tinit 1 and tfinal 0 leave no step of 1 to cut ranks in/,
+  ],
+  [
     'an option out of range',
     () => ['logits', '--model', 'x', '--ids', 'y', '--out', 'z', '--threads', '0'],
     2,
@@ -170,4 +203,4 @@ for (const [name, args, code, sentence] of cases) {
   });
 }
 
-test('every case was looked at', () => assert.equal(cases.length, 20));
+test('every case was looked at', () => assert.equal(cases.length, 24));
