@@ -126,15 +126,21 @@ export function headFits(model: Model, dir: string): boolean {
 /**
  * Puts a saved adapter on `model`.
  * @param head `own`: the model keeps its head, and one in the file is left out, so that tasks share what is below it
+ * @param training fields that the file does not hold, by part
  * @throws GraftError 'input' for a broken or foreign file, 'mismatch' listing every tensor that does not fit the model
  */
-export function loadAdapter(model: Model, dir: string, head: 'file' | 'own' = 'file'): Attached {
+export function loadAdapter(
+  model: Model,
+  dir: string,
+  head: 'file' | 'own' = 'file',
+  training: readonly object[] = [],
+): Attached {
   const { parts } = readAdapterConfig(dir);
   let adapter: Attached;
   try {
     adapter = attachMethods(
       model,
-      parts.map(({ choice }) => choice),
+      parts.map(({ choice }, i) => ({ ...choice, ...training[i] })),
       0,
       {
         ...savedAdapters(model),

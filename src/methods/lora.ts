@@ -45,6 +45,7 @@ export const lora: Method<LoraConfig> = {
   name: 'lora',
   peftType: 'LORA',
   config: loraConfig,
+  trainingOnly: ['loraplus_lr_ratio', 'loraplus_lr_embedding'],
 
   attach(model, config, seed, tools): Adapter {
     requireFields(config);

@@ -9,6 +9,8 @@ export interface Method<C> {
   readonly peftType?: string;
   /** Default, unit, doc and source of every field, under PEFT's own names. */
   readonly config: z.ZodType<C>;
+  /** Fields that training alone reads, and no file holds: those of a recipe count also where it begins from a saved adapter. */
+  readonly trainingOnly?: readonly string[];
   /**
    * Puts the method on the model: changes nothing that `detach` does not undo.
    * @param seed decides the initial values

@@ -6,7 +6,7 @@ import { type Row, tokenizerFilesOf, tokenizerOf } from '../data/index.ts';
 import { currentEngine } from '../engine/index.ts';
 import { headFits, loadAdapter, saveAdapter, savedAdapters, saveModel } from '../export/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
-import { type Adapter, type Attached, attachMethods } from '../methods/index.ts';
+import { type Adapter, type Attached, attachMethods, type Method, methods } from '../methods/index.ts';
 import { loadModel } from '../models/index.ts';
 import { bestPrecision, type Model, type Precision, tensorBytes, usePrecision } from '../nn/index.ts';
 import { adamw, type Optimizer, scheduleFactor } from '../optim/index.ts';
@@ -321,7 +321,11 @@ function attach(model: Model, modelPath: string, recipe: Recipe): Attached {
     return attachMethods(model, choices, recipe.train.seed, { ...savedAdapters(model), encode });
   }
   // An adapter of another task goes on under this one's head.
-  const adapter = loadAdapter(model, recipe.adapter, headFits(model, recipe.adapter) ? 'file' : 'own');
+  const training = choices.map(({ type, ...fields }) => {
+    const own = (methods[type] as Method<unknown>).trainingOnly ?? [];
+    return Object.fromEntries(Object.entries(fields).filter(([field]) => own.includes(field)));
+  });
+  const adapter = loadAdapter(model, recipe.adapter, headFits(model, recipe.adapter) ? 'file' : 'own', training);
   const wanted = choices.map(({ type }) => type).join(' + ');
   if (adapter.method === wanted) return adapter;
   adapter.detach();

@@ -1,5 +1,6 @@
 /** LoRA's variants and every family and task that it goes on, against PEFT. */
 import assert from 'node:assert/strict';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { startEngine } from '../../src/engine/index.ts';
@@ -9,6 +10,7 @@ import { attachMethods } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { type Linear, moduleAt, unwrapped } from '../../src/nn/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
+import { parseRecipe, runTraining } from '../../src/train/index.ts';
 import { golden, numbers, readTensors, relativeError, temporary } from '../support.ts';
 import {
   curve,
@@ -190,6 +192,28 @@ function loadedConfig(model: Parameters<typeof loadAdapter>[0], dir: string) {
   return adapter.parts[0]!.config;
 }
 
+test('LoRA+ in a recipe that begins from a saved adapter: the losses are PEFT’s, and the file does not mention it', async () => {
+  using folder = temporary();
+  const { dir, base, tensors } = scopedGolden('loraplus-llama3');
+  const recipe = (fields: object, name: string) =>
+    parseRecipe({
+      model: base,
+      adapter: dir,
+      method: { type: 'lora', ...fields },
+      data: { train: batchFile(folder.path), format: 'batches' },
+      train: { lr: 2e-3, threads: 1 },
+      run: { dir: join(folder.path, name) },
+    });
+  const plus = { loraplus_lr_ratio: 8, loraplus_lr_embedding: 1e-3 };
+  const { losses, adapter } = await runTraining({ recipe: recipe(plus, 'plus') }, () => {});
+  const error = curveError(losses, tensors);
+  assert.ok(error <= 1e-4, `the losses differ by ${error}`);
+  const without = await runTraining({ recipe: recipe({}, 'plain') }, () => {});
+  assert.ok(curveError(without.losses, tensors) > 1e-2);
+  const config = readFileSync(join(adapter, 'adapter_config.json'), 'utf8');
+  assert.doesNotMatch(config, /loraplus/);
+});
+
 test('a head that modules_to_save names as well is trained once', () => {
   using _ = scope();
   const { base, dir, kind, rows } = readGolden('lora-llama-seqcls');
@@ -243,6 +267,20 @@ test('LoftQ makes up for what nf4 took away as PEFT does, and for what the base 
     assert.ok(Math.abs(error - 1) <= 1e-4, `what is left after ${rounds} rounds: ${error}`);
   }
 });
+
+/** The recorded steps as a training file. */
+function batchFile(dir: string): string {
+  const file = join(dir, 'batches.jsonl');
+  const lines = readFileSync(golden('peft', 'batches.lm.jsonl'), 'utf8').trim().split('\n').slice(0, 20);
+  writeFileSync(file, lines.map((line) => `${line}\n`).join(''));
+  return file;
+}
+
+function scopedGolden(name: string) {
+  using _ = scope();
+  const { dir, base, tensors } = readGolden(name);
+  return { dir, base, tensors: numbers(tensors.get('curve')!) };
+}
 
 test('so much was compared', (t) => {
   t.diagnostic(JSON.stringify(counts));
