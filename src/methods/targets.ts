@@ -19,6 +19,8 @@ export interface Candidate {
   readonly kind: 'linear' | 'embedding' | 'other';
   /** The output projection: `all-linear` leaves it out. */
   readonly head?: boolean;
+  /** In the head that is trained whole beside every method: never a target. */
+  readonly trained?: boolean;
 }
 
 /** Python's regular expressions in JavaScript's spelling: flags in front, named groups, \\A and \\Z. */
@@ -90,8 +92,8 @@ export function selectTargets(
     if (out == null || out.length === 0) return false;
     return typeof out === 'string' ? regex(out, 'exclude_modules').test(path) : endsIn(path, out);
   };
-  const selected = candidates.filter(({ path, kind, head }) => {
-    if (path === '' || excluded(path) || within(path, config.modules_to_save)) return false;
+  const selected = candidates.filter(({ path, kind, head, trained }) => {
+    if (path === '' || trained || excluded(path) || within(path, config.modules_to_save)) return false;
     return allLinear ? kind === 'linear' && !head : matches(path, config, targets);
   });
   const wrong = selected.find(({ kind }) => kind === 'other');
@@ -110,7 +112,9 @@ export function selectTargets(
 }
 
 function nothing(candidates: readonly Candidate[], targets: string | readonly string[]): GraftError {
-  const names = [...new Set(candidates.filter((c) => c.kind !== 'other').map((c) => c.path.split('.').at(-1)!))];
+  const names = [
+    ...new Set(candidates.filter((c) => c.kind !== 'other' && !c.trained).map((c) => c.path.split('.').at(-1)!)),
+  ];
   const first = typeof targets === 'string' ? targets : (targets[0] ?? '');
   const near = nearest(first, names);
   return new GraftError('usage', `target_modules selects no module: ${JSON.stringify(targets)}`, {
@@ -146,10 +150,15 @@ export function savedTargets(
 
 /** The modules of a model as candidates. */
 export function candidatesOf(model: Model): Candidate[] {
+  const { head } = model.sites;
+  // As `modules_to_save` finds it: by the end of the path, with all that is inside.
+  const inHead = (path: string) => path.split('.').some((part) => part.endsWith(head!));
+  const trained = model.task.labels.length > 0 && head !== undefined;
   return [...namedModules(model.root)].map(([path, module]) => ({
     path,
     kind: isLinear(module) ? 'linear' : unwrapped(module) instanceof Embedding ? 'embedding' : 'other',
-    head: path === model.sites.head,
+    head: path === head,
+    trained: trained && inHead(path),
   }));
 }
 

@@ -303,7 +303,7 @@ const familyOf = (type: Type): Family => ({
       kvHeads: heads,
       headDim: width / heads,
       parameters: w.parameters,
-      contextLength: grid.tokens,
+      contextLength: Number.POSITIVE_INFINITY, // images have their positions in them, and virtual tokens need none
       image: grid,
       sites: {
         block: `${at}layers.*`,

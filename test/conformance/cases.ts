@@ -134,7 +134,7 @@ const kept = temporary();
 process.on('exit', () => kept[Symbol.dispose]());
 
 /** Saves adapters of these configurations that fit a base; returns their directories. */
-function savedOn(base: Base, configs: readonly Fields[]): string[] {
+export function savedOn(base: Base, configs: readonly Fields[]): string[] {
   return configs.map((config) => {
     const dir = join(
       kept.path,
