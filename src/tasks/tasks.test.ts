@@ -1,4 +1,4 @@
-/** Rows, windows and metrics of the tasks; their losses are in test/parity/tasks.test.ts. */
+/** Rows and windows of the tasks; their losses are in test/parity/tasks.test.ts. */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import test from 'node:test';
@@ -7,9 +7,6 @@ import { GraftError } from '../base/index.ts';
 import { type Example, loadTokenizer, toExample } from '../data/index.ts';
 import type { TaskHead } from '../nn/index.ts';
 import { labelsIn, taskOf, taskRows } from './index.ts';
-import { bootstrap, confusionOf, macroF1, spearman, wilson } from './metrics.ts';
-import { chunksOf } from './spans.ts';
-import { squadScores } from './squad.ts';
 
 interface Window {
   ids: number[];
@@ -188,36 +185,4 @@ test('labels are found in the data', () => {
     multiLabel: true,
   });
   assert.deepEqual(labelsIn('token-classification', [ids([-100, 1])]), { labels: ['LABEL_0', 'LABEL_1'] });
-});
-
-test("spans of tags are seqeval's", () => {
-  const spans = (tags: string) => [...chunksOf(tags.split(' '))];
-  assert.deepEqual(spans('B-PER I-PER O B-LOC'), ['PER 0 1', 'LOC 3 3']);
-  assert.deepEqual(spans('I-PER I-PER O I-LOC I-PER'), ['PER 0 1', 'LOC 3 3', 'PER 4 4']);
-  assert.deepEqual(spans('B-PER B-PER I-LOC'), ['PER 0 0', 'PER 1 1', 'LOC 2 2']);
-  assert.deepEqual(spans('S-PER B-PER I-PER E-PER O E-LOC'), ['PER 0 0', 'PER 1 3', 'LOC 5 5']);
-  assert.deepEqual(spans('O O'), []);
-});
-
-test("answers are counted as SQuAD's scripts do", () => {
-  assert.deepEqual(squadScores('the Ada Lovelace!', ['Ada Lovelace', 'Byron']), { exact: 1, f1: 1 });
-  assert.deepEqual(squadScores('Ada', ['Ada Lovelace']), { exact: 0, f1: 2 / 3 });
-  assert.deepEqual(squadScores('', []), { exact: 1, f1: 1 });
-  assert.deepEqual(squadScores('Ada', []), { exact: 0, f1: 0 });
-  assert.deepEqual(squadScores('to to be', ['to be be']), { exact: 0, f1: 2 / 3 });
-});
-
-test('metrics and their intervals', () => {
-  assert.deepEqual(confusionOf([0, 0, 1], [0, 1, 1], 2), [
-    [1, 1],
-    [0, 1],
-  ]);
-  assert.ok(Math.abs(macroF1(confusionOf([0, 0, 1, 1], [0, 1, 1, 1], 3)) - (2 / 3 + 0.8) / 2) < 1e-12);
-  assert.ok(Math.abs(spearman([1, 2, 3, 4], [1, 2, 2, 9]) - 0.9486832980505138) < 1e-12);
-  const right = Array.from({ length: 200 }, (_, i) => (i % 4 === 0 ? 0 : 1));
-  const share = (places: readonly number[]) => places.reduce((sum, i) => sum + right[i]!, 0) / places.length;
-  const [drawn, exact] = [bootstrap(200, share), wilson(150, 200)];
-  assert.equal(drawn.value, 0.75);
-  assert.deepEqual(bootstrap(200, share), drawn);
-  for (const side of ['low', 'high'] as const) assert.ok(Math.abs(drawn[side] - exact[side]) < 0.015, `${drawn[side]}`);
 });
