@@ -6,7 +6,14 @@ import { existsSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
-import { openSafetensors, readJsonObject, type WeightEntry, type WeightSource, writeSafetensors } from '../io/index.ts';
+import {
+  openSafetensors,
+  openTorch,
+  readJsonObject,
+  type WeightEntry,
+  type WeightSource,
+  writeSafetensors,
+} from '../io/index.ts';
 import { type Adapter, type Method, methods } from '../methods/index.ts';
 import { type Model, moduleAt, type TaskName } from '../nn/index.ts';
 import { type DType, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
@@ -114,6 +121,8 @@ export function headSizeOf(dir: string): number | undefined {
 function openWeights(dir: string): WeightSource {
   const file = join(dir, 'adapter_model.safetensors');
   if (existsSync(file)) return openSafetensors(file);
+  const pickle = join(dir, 'adapter_model.bin');
+  if (existsSync(pickle)) return openTorch(pickle);
   throw new GraftError('input', 'the adapter has no adapter_model.safetensors', {
     place: dir,
     mend: 'Save it with safe_serialization, which is the default of PEFT',
