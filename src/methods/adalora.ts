@@ -128,6 +128,12 @@ export const adalora: Method<AdaLoraConfig> = {
       copies,
       owned: [...(budget?.state.values() ?? [])],
       warnings: [],
+      advise: (lr) =>
+        lr >= 5e-4 || !budget || !config.init_lora_weights
+          ? []
+          : [
+              `an update that begins at almost nothing hardly grows at a learning rate of ${lr}: the paper has 5e-4 to 2e-3`,
+            ],
       ...(config.orth_reg_weight > 0 && {
         regularisation: () => ops.mulScalar(orthogonality(layers), config.orth_reg_weight),
       }),

@@ -155,6 +155,10 @@ export const ia3: Method<Ia3Config> = {
       switched,
       copies,
       warnings: [],
+      advise: (lr) =>
+        lr >= 1e-3 || !config.init_ia3_weights
+          ? []
+          : [`vectors that begin at 1 hardly move at a learning rate of ${lr}: the paper has 3e-3`],
       savedConfig: () => {
         const all = candidates.map(({ path }) => path);
         const targets = savedTargets(config.target_modules, paths, all);

@@ -88,6 +88,13 @@ test('the defaults are keys, values and the second projection, and are saved so 
   assert.deepEqual(saved('families', 'gpt2'), [first, second, 4]);
 });
 
+test('a learning rate at which vectors do not move is warned about', () => {
+  using model = loadModel(golden('models', 'llama3'));
+  using adapter = attachMethods(model, [{ type: 'ia3' }], 0);
+  assert.match(adapter.advise!(2e-4).join(), /hardly move at a learning rate of 0\.0002/);
+  assert.deepEqual(adapter.advise!(3e-3), []);
+});
+
 test('so much was compared', (t) => {
   t.diagnostic(JSON.stringify(counts));
   assert.deepEqual(counts, { logits: 8, gradients: 29, curves: 4, files: 4 });
