@@ -11,6 +11,10 @@ const weights = Buffer.from(Array.from({ length: 3_000_000 }, (_, i) => (i * 7) 
 const small = {
   'config.json': '{"a": 1}',
   'tokenizer.json': '{}',
+  'vocab.txt': '[PAD]',
+  'preprocessor_config.json': '{}',
+  'modules.json': '[]',
+  '1_Pooling/config.json': '{"b": 2}',
   LICENSE: 'Apache',
   'README.md': 'no',
   'pytorch_model.bin': 'no',
@@ -70,14 +74,19 @@ describe('resolveModel', () => {
       path = await resolveModel('org/name', { endpoint: server.endpoint, progress: (event) => seen.push(event) });
       assert.equal(path, home(dir));
       const expected = [
+        '1_Pooling',
         'LICENSE',
         'config.json',
         'model-00001-of-00002.safetensors',
         'model-00002-of-00002.safetensors',
         'model.safetensors.index.json',
+        'modules.json',
+        'preprocessor_config.json',
         'tokenizer.json',
+        'vocab.txt',
       ];
       assert.deepEqual(readdirSync(path).sort(), ['.complete', ...expected].sort());
+      assert.equal(readFileSync(join(path, '1_Pooling', 'config.json'), 'utf8'), '{"b": 2}');
       assert(readFileSync(join(path, 'model-00001-of-00002.safetensors')).equals(weights));
       const { received, total } = seen.at(-1)!;
       assert.equal(received, total);

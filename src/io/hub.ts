@@ -99,9 +99,9 @@ function findComplete(home: string, { revision, file }: Spec): string | undefine
   }
 }
 
-/** Small files of a Hugging Face directory that say what the model is, how it speaks and how it may be used. */
+/** Small files of a Hugging Face directory that say what the model is, how it speaks, sees or pools, and how it may be used. */
 const SMALL =
-  /^(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|chat_template)\.json$|^(merges|vocab)\.txt$|\.jinja$|^tokenizer\.model$|^(LICENSE|LICENCE|NOTICE|USE_POLICY)/i;
+  /^(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|chat_template|modules|config_sentence_transformers|sentence_bert_config)\.json$|^\d_Pooling\/config\.json$|^(merges|vocab)\.txt$|\.jinja$|^tokenizer\.model$|^(LICENSE|LICENCE|NOTICE|USE_POLICY)/i;
 const SHARD = /-\d{5}-of-(\d{5})\.gguf$/;
 
 function selectFiles(all: readonly ListFileEntry[], { repo, file }: Spec): ListFileEntry[] {

@@ -124,7 +124,12 @@ function openDirectory(path: string) {
     });
   }
   const source = openSafetensors(path);
-  const stored = new Map([...source.entries].map(([name, entry]) => [name, { entry, interleavedHeads: undefined }]));
+  // Checkpoints that were made from TensorFlow's, bert-base-uncased among them, have its names of a norm's tensors.
+  const key = (name: string) =>
+    name.replace(/LayerNorm\.gamma$/, 'LayerNorm.weight').replace(/LayerNorm\.beta$/, 'LayerNorm.bias');
+  const stored = new Map(
+    [...source.entries].map(([name, entry]) => [key(name), { entry, interleavedHeads: undefined }]),
+  );
   return { source, config, family, stored };
 }
 

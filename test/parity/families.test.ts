@@ -1,12 +1,12 @@
 /** GPT-2, BERT and their like, with every task's head, against transformers' float64 (tools/golden/make_families.py). */
 import assert from 'node:assert/strict';
-import { readdirSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { startEngine } from '../../src/engine/index.ts';
 import { saveModel } from '../../src/export/index.ts';
 import { generate } from '../../src/generate/index.ts';
-import { readJsonObject } from '../../src/io/index.ts';
+import { readJsonObject, writeSafetensors } from '../../src/io/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import {
   Linear,
@@ -260,6 +260,40 @@ for (const name of ['gpt2', 'gpt2-scaled']) {
     assert.throws(() => logitsOf(model, new Array(model.contextLength + 1).fill(3)), /a row has \d+ tokens/);
   });
 }
+
+test('files as old checkpoints have them: no prefix, masks among the weights, names of TensorFlow', () => {
+  using _ = scope();
+  using dir = temporary();
+  const renamed = (name: string, rename: (key: string) => string, more: Record<string, Tensor> = {}) => {
+    const out = join(dir.path, name);
+    mkdirSync(out);
+    copyFileSync(golden('families', name, 'config.json'), join(out, 'config.json'));
+    const { tensors } = readTensors(golden('families', name, 'model.safetensors'));
+    const entries = [...[...tensors].map(([key, tensor]) => [rename(key), tensor] as const), ...Object.entries(more)];
+    writeSafetensors(
+      join(out, 'model.safetensors'),
+      entries.map(([key, t]) => ({ name: key, dtype: t.dtype, shape: t.shape, bytes: () => t.bytes() })),
+    );
+    return out;
+  };
+  const mask = ops.ones([1, 1, 64, 64]);
+  const gpt2 = renamed('gpt2', (key) => key.replace('transformer.', ''), {
+    'h.0.attn.bias': mask,
+    'h.1.attn.bias': mask,
+  });
+  const bert = renamed('bert-tokcls', (key) =>
+    key.replace('LayerNorm.weight', 'LayerNorm.gamma').replace('LayerNorm.bias', 'LayerNorm.beta'),
+  );
+  const row = [7, 31, 5, 60, 22];
+  for (const [name, path] of [
+    ['gpt2', gpt2],
+    ['bert-tokcls', bert],
+  ] as const) {
+    using old = loadModel(path);
+    using now = loadModel(golden('families', name));
+    assert.deepEqual(logitsOf(old, row), logitsOf(now, row), name);
+  }
+});
 
 test('what does not write is not asked to', () => {
   using model = loadModel(golden('families', 'bert-seqcls'));
