@@ -147,7 +147,7 @@ export function readAdapterHubConfig(dir: string): {
   if (architecture !== null) {
     throw new GraftError('input', `this is AdapterHub's ${architecture}, which Graft does not put on a model`, {
       place,
-      mend: 'Try graft convert --to peft',
+      ...(architecture === 'lora' && { mend: 'Try graft convert --to peft' }),
     });
   }
   return {
