@@ -103,7 +103,7 @@ class FeedForward extends Module {
     super();
     this.lin1 = w.linear(`${path}.lin1`, c.hidden_dim, c.dim, true);
     this.lin2 = w.linear(`${path}.lin2`, c.dim, c.hidden_dim, true);
-    this.#act = activationOf(c.activation, 'activation');
+    this.#act = activationOf(c.activation);
   }
 
   /** [N, C] → [N, C] */

@@ -92,7 +92,7 @@ class Mlp extends Module {
     const inner = c.n_inner ?? 4 * c.n_embd;
     this.c_fc = w.transposed(`${path}.c_fc`, inner, c.n_embd);
     this.c_proj = w.transposed(`${path}.c_proj`, c.n_embd, inner);
-    this.#act = activationOf(c.activation_function, 'activation_function');
+    this.#act = activationOf(c.activation_function);
   }
 
   /** [N, C] → [N, C] */

@@ -17,17 +17,20 @@ const activations = {
   tanh: ops.tanh,
 } as const;
 
-export type ActivationName = keyof typeof activations;
+type ActivationName = keyof typeof activations;
 
 export const activationNames = Object.keys(activations) as readonly ActivationName[];
 
-/** @throws GraftError 'input' for a name that is not known */
-export function activationOf(name: string, place = 'hidden_act'): (x: Tensor) => Tensor {
+/**
+ * @param place of the name, for errors; a model's loader names the config by itself
+ * @throws GraftError 'input' for a name that is not known
+ */
+export function activationOf(name: string, place?: string): (x: Tensor) => Tensor {
   const found = activations[name as ActivationName];
   if (found) return found;
   const near = nearest(name, activationNames);
   throw new GraftError('input', `the activation '${name}' is not one of ${activationNames.join(', ')}`, {
-    place,
+    ...(place && { place }),
     ...(near && { mend: `Did you mean '${near}'?` }),
   });
 }

@@ -1,4 +1,4 @@
-export { type ActivationName, activationNames, activationOf } from './activations.ts';
+export { activationNames, activationOf } from './activations.ts';
 export { attend, Dense, type Pass } from './blocks.ts';
 export { KvCache } from './cache.ts';
 export { type AttentionRows, composite, fused, type GateActivation, type Kernels } from './kernels.ts';
@@ -22,9 +22,7 @@ export { parseRope, type RopeScaling, RopeTable, ropeFrequencies } from './rope.
 export type { Sites } from './sites.ts';
 export {
   firstOfRows,
-  lastOfRows,
   lastOfRowsBefore,
-  meanOfRows,
   type Pooling,
   pooledRows,
   poolings,

@@ -32,7 +32,7 @@ export const poolings = ['mean', 'cls', 'max', 'lasttoken'] as const;
 export type Pooling = (typeof poolings)[number];
 
 /** hidden [N, C] → [R, C]: the last token of each row. */
-export function lastOfRows(hidden: Tensor, rowStarts: readonly number[]): Tensor {
+function lastOfRows(hidden: Tensor, rowStarts: readonly number[]): Tensor {
   return picked(
     hidden,
     rowStarts.slice(1).map((end) => end - 1),
@@ -67,7 +67,7 @@ const picked = (hidden: Tensor, rows: readonly number[]): Tensor =>
   ops.indexSelect(hidden, 0, Tensor.from(BigInt64Array.from(rows, BigInt)));
 
 /** hidden [N, C] → [R, C]: the mean over each row's tokens. */
-export function meanOfRows(hidden: Tensor, rowStarts: readonly number[]): Tensor {
+function meanOfRows(hidden: Tensor, rowStarts: readonly number[]): Tensor {
   return ops.stack(
     rowStarts.slice(1).map((end, r) => ops.meanDim(ops.narrow(hidden, 0, rowStarts[r]!, end - rowStarts[r]!), [0])),
   );

@@ -1,6 +1,6 @@
 /** GPT-2, BERT and their like, with every task's head, against transformers' float64 (tools/golden/make_families.py). */
 import assert from 'node:assert/strict';
-import { copyFileSync, mkdirSync, readdirSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { startEngine } from '../../src/engine/index.ts';
@@ -312,6 +312,34 @@ test('GPT-2 held in int8 and its Conv1D weights: near the dense model, and writt
   using again = loadModel(join(dir.path, 'saved'));
   const error = relativeError(logitsOf(again, row), logitsOf(packed, row));
   assert.ok(error <= 1e-5, `saved it differs by ${error}`);
+});
+
+test('configs that cannot be computed say which field, and in which file', () => {
+  const wrong: readonly [string, object, RegExp][] = [
+    ['bert', { hidden_act: 'gelu_nwe' }, /config\.json: the activation 'gelu_nwe' is not one of .*mean 'gelu_new'/],
+    ['bert', { position_embedding_type: 'relative_key' }, /config\.json: position_embedding_type/],
+    ['bert', { is_decoder: true }, /config\.json: is_decoder/],
+    ['bert', { num_attention_heads: 5 }, /hidden_size 32 is no multiple of 5 heads/],
+    ['gpt2', { n_head: 5 }, /config\.json: n_embd 32 is no multiple of 5 heads/],
+    ['gpt2', { add_cross_attention: true }, /config\.json: add_cross_attention/],
+    ['distilbert-seqcls', { dim: 15 }, /dim 15 is no multiple of 2 heads/],
+    ['vit', { image_size: 17 }, /image_size 17 × 17 is no multiple of patch_size 8 × 8/],
+    ['vit', { image_size: 24 }, /position_embeddings is \[1, 5, 32\], the config asks for \[1, 10, 32\]/],
+    ['bert-seqcls', { id2label: { 0: 'a' } }, /classifier\.weight is \[3, 32\], the config asks for \[1, 32\]/],
+  ];
+  for (const [name, fields, why] of wrong) {
+    using dir = temporary();
+    copyFileSync(golden('families', name, 'model.safetensors'), join(dir.path, 'model.safetensors'));
+    const config = { ...readJsonObject(golden('families', name, 'config.json')), ...fields };
+    writeFileSync(join(dir.path, 'config.json'), JSON.stringify(config));
+    assert.throws(() => loadModel(dir.path), why);
+  }
+});
+
+test('an image of another size, and ids where images are seen, are refused', () => {
+  using model = loadModel(golden('families', 'vit'));
+  assert.throws(() => packImages([new Float32Array(3 * 15 * 16)], model.image!), /720 numbers.*3 × 16 × 16 = 768/);
+  assert.throws(() => model.hidden(packTokens([[1, 2]])), /vit models see images/);
 });
 
 test('a task that a family does not have is refused, and so is a head of another size', () => {
