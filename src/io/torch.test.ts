@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after } from 'node:test';
-import { crc32 } from 'node:zlib';
+import { pickle, text, zip } from '../../test/samples/torch.ts';
 import { GraftError, packageRoot } from '../base/index.ts';
 import { openTorch } from './torch.ts';
 
@@ -17,52 +17,6 @@ const file = (bytes: Uint8Array) => {
   writeFileSync(path, bytes);
   return path;
 };
-
-/** A zip archive of uncompressed members. */
-function zip(members: Readonly<Record<string, Buffer>>, method = 0): Buffer {
-  const parts: Buffer[] = [];
-  const directory: Buffer[] = [];
-  let at = 0;
-  for (const [name, bytes] of Object.entries(members)) {
-    const local = Buffer.alloc(30 + name.length);
-    local.writeUInt32LE(0x04034b50);
-    local.writeUInt16LE(name.length, 26);
-    local.write(name, 30);
-    const entry = Buffer.alloc(46 + name.length);
-    entry.writeUInt32LE(0x02014b50);
-    entry.writeUInt16LE(method, 10);
-    entry.writeUInt32LE(crc32(bytes), 16);
-    entry.writeUInt32LE(bytes.length, 20);
-    entry.writeUInt32LE(bytes.length, 24);
-    entry.writeUInt16LE(name.length, 28);
-    entry.writeUInt32LE(at, 42);
-    entry.write(name, 46);
-    parts.push(local, bytes);
-    directory.push(entry);
-    at += local.length + bytes.length;
-  }
-  const end = Buffer.alloc(22);
-  end.writeUInt32LE(0x06054b50);
-  end.writeUInt16LE(directory.length, 10);
-  end.writeUInt32LE(Buffer.concat(directory).length, 12);
-  end.writeUInt32LE(at, 16);
-  return Buffer.concat([...parts, ...directory, end]);
-}
-
-const text = (value: string) => {
-  const bytes = Buffer.from(value);
-  const length = Buffer.alloc(4);
-  length.writeUInt32LE(bytes.length);
-  return Buffer.concat([Buffer.from('X'), length, bytes]);
-};
-const pickle = (...parts: (string | Buffer | number)[]) =>
-  Buffer.concat([
-    Buffer.from([0x80, 2]),
-    ...parts.map((part) =>
-      typeof part === 'number' ? Buffer.from([part]) : typeof part === 'string' ? Buffer.from(part, 'latin1') : part,
-    ),
-    Buffer.from('.'),
-  ]);
 
 /** One tensor [2] over a storage `0` of eight bytes, by the given description. */
 const tensorPickle = ({

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
@@ -10,7 +10,8 @@ import { byPattern, type Candidate, lora, selectTargets, type TargetConfig } fro
 import { loadModel } from '../../src/models/index.ts';
 import { type Model, outputOf, packTokens } from '../../src/nn/index.ts';
 import { noGrad, ops, scope, Tensor } from '../../src/tensor/index.ts';
-import { golden, integers, numbers, readTensors, relativeError } from '../support.ts';
+import { torchFile } from '../samples/torch.ts';
+import { golden, integers, numbers, readTensors, relativeError, temporary } from '../support.ts';
 
 before(() => startEngine());
 
@@ -90,6 +91,22 @@ for (const name of adapters) {
     assert.deepEqual(logitsFor(model, ids[0]!), untouched, 'detached restores the base, bit for bit');
   });
 }
+
+test('a pickled adapter of PEFT is read as the same one, and nothing of it is run', () => {
+  using _ = scope();
+  using out = temporary();
+  const dir = golden('lora', 'llama3-rslora');
+  const { tensors } = readTensors(join(dir, 'adapter_model.safetensors'));
+  const stored = new Map([...tensors].map(([name, tensor]) => [name, { shape: tensor.shape, bytes: tensor.bytes() }]));
+  copyFileSync(join(dir, 'adapter_config.json'), join(out.path, 'adapter_config.json'));
+  writeFileSync(join(out.path, 'adapter_model.bin'), torchFile(stored));
+  using model = loadModel(golden('models', 'llama3'));
+  const [pickled, safe] = [out.path, dir].map((from) => {
+    using _adapter = loadAdapter(model, from);
+    return logitsFor(model, [3, 1, 4, 1, 5]);
+  });
+  assert.deepEqual(pickled, safe);
+});
 
 test("target selection equals PEFT's on every recorded case", () => {
   const { models, cases } = JSON.parse(readFileSync(golden('lora', 'targets.json'), 'utf8')) as {
