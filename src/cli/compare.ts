@@ -14,7 +14,7 @@ export const compare = () =>
       'a recipe without method, with data.eval; its field compare says which methods (docs/compare.md)',
     )
     .option('--json', 'print the results as one JSON document')
-    .addHelpText('after', examples('graft compare recipes/compare.yaml', 'graft compare compare.yaml --json'))
+    .addHelpText('after', examples('graft compare recipes/compare/emails.yaml', 'graft compare compare.yaml --json'))
     .action(async (file: string, { json }: { json?: true }) => {
       const comparison = readComparison(file);
       const results = await runComparison(comparison, (line) => console.error(line));

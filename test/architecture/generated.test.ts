@@ -1,11 +1,12 @@
 /** Files that a generator writes are what it would write now. */
 import assert from 'node:assert/strict';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { dirname, join, relative } from 'node:path';
+import { dirname, join, relative, resolve } from 'node:path';
 import test from 'node:test';
 import { parse } from 'yaml';
 import { z } from 'zod';
 import { packageRoot } from '../../src/base/index.ts';
+import { methods } from '../../src/methods/index.ts';
 import { readRecipe } from '../../src/train/index.ts';
 import { documents } from '../../tools/codegen/docs.ts';
 import { generate, outFile } from '../../tools/codegen/ops.ts';
@@ -15,11 +16,11 @@ const recipes = readdirSync(join(packageRoot, 'recipes')).filter((name) => name.
 test('generated files are fresh', async (t) => {
   const { text, count } = await generate();
   assert.ok(count >= 100, `${count} operators`);
-  const files = [{ path: relative(packageRoot, outFile), text }, ...documents()];
+  const files = [{ path: relative(packageRoot, outFile), text }, ...(await documents())];
   for (const file of files) {
     assert.equal(readFileSync(join(packageRoot, file.path), 'utf8'), file.text, `${file.path}: npm run generate`);
   }
-  assert.equal(files.length, 4);
+  assert.equal(files.length, 5 + Object.keys(methods).length);
   t.diagnostic(`${files.length} files compared`);
 });
 
@@ -29,14 +30,16 @@ test('every recipe is good, for the schema of the program and for that of editor
   for (const name of recipes) {
     const file = join(packageRoot, 'recipes', name);
     const recipe = readRecipe(file);
-    assert.ok(recipe.data.train.startsWith(dirname(file)), 'paths are relative to the recipe');
     const text = readFileSync(file, 'utf8');
     const link = /^# yaml-language-server: \$schema=(\S+)\n/.exec(text)?.[1];
     assert.ok(link && existsSync(join(dirname(file), link)), `${name} points editors to the schema`);
-    const value = parse(text) as { train: object };
+    const value = parse(text) as { train: object; data: { train: string }; method: object };
+    assert.equal(recipe.data.train, resolve(dirname(file), value.data.train), 'paths are relative to the recipe');
     const problems = (v: unknown) => (schema.safeParse(v).error?.issues ?? []).map((issue) => issue.path.join('.'));
     assert.deepEqual(problems(value), [], name);
     assert.deepEqual(problems({ ...value, train: { ...value.train, lr: 'fast' } }), ['train.lr']);
+    assert.equal(problems({ ...value, method: { type: 'lora', rank: 8 } }).length, 1, 'a field that LoRA has not');
+    assert.equal(problems({ ...value, method: [value.method, { type: 'prefix' }] }).length, 1, 'a prefix of no length');
     assert.equal(problems({ ...value, trian: {} }).length, 1);
   }
   assert.ok(recipes.length >= 4);

@@ -1,36 +1,62 @@
 /**
- * Writes docs/recipe.md, docs/recipe.schema.json and docs/cli.md from the recipe's schema, the method registry and the
- * command tree.
+ * Writes docs/recipe.md, docs/recipe.schema.json, docs/cli.md and what is generated in docs/methods/ from the recipe's
+ * schema, the method registry, the model families and the command tree.
  *   npm run generate
  * A test calls `documents()` and compares.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import type { Argument, Command, Option } from 'commander';
 import { z } from 'zod';
 import { packageRoot } from '../../src/base/index.ts';
 import { program } from '../../src/cli/main.ts';
 import { toExample } from '../../src/data/index.ts';
+import { startEngine } from '../../src/engine/index.ts';
+import { methods } from '../../src/methods/index.ts';
 import { recipeSchema } from '../../src/train/index.ts';
+import { type GeneratedFile, markdownTable as table } from './markdown.ts';
+import { methodPages } from './methods.ts';
 
 type Schema = z.core.JSONSchema.JSONSchema;
 
-export interface GeneratedFile {
-  /** From the root of the checkout. */
-  readonly path: string;
-  readonly text: string;
-}
+const methodRef = (name: string) => ({ $ref: `#/definitions/${name}` });
 
-/** The recipe as JSON Schema, draft 7, which editors understand best; what a person writes, before defaults. */
+/**
+ * The recipe as JSON Schema, draft 7, which editors understand best; what a person writes, before defaults. Each method is
+ * there once, under its name, for the field `method` has one of them or a list.
+ */
 export function recipeJsonSchema(): Schema {
-  return z.toJSONSchema(recipeSchema, {
+  const schema = z.toJSONSchema(recipeSchema, {
     io: 'input',
     target: 'draft-7',
     override({ jsonSchema }) {
       // zod bounds every whole number by what a double holds; a reader learns nothing from it.
       if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
+      if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
     },
   }) as Schema;
+  const field = schema.properties!.method as Schema;
+  const [single, list] = field.anyOf as [Schema, Schema];
+  const variants = single.oneOf as Schema[];
+  const names = variants.map((variant) => (variant.properties!.type as Schema).const as string);
+  if (!isDeepStrictEqual((list.items as Schema).oneOf, variants) || names.length !== Object.keys(methods).length)
+    throw new Error('the field method of the recipe is not one method or a list of methods');
+  return {
+    ...schema,
+    title: 'A recipe of Graft',
+    properties: {
+      ...schema.properties,
+      method: {
+        description: field.description!,
+        anyOf: [methodRef('method'), { ...list, items: methodRef('method') }],
+      },
+    },
+    definitions: {
+      method: { oneOf: names.map(methodRef) },
+      ...Object.fromEntries(variants.map((variant, i) => [names[i], { title: `method ${names[i]}`, ...variant }])),
+    },
+  };
 }
 
 /** A row of each format, as it stands in a .jsonl file. */
@@ -49,20 +75,26 @@ const rows: Readonly<Record<string, string>> = {
   batches: '{"rows": [{"ids": [1, 17, 4]}, {"ids": [1, 9], "labels": [-100, 9]}]}',
 };
 
-const cell = (text: string) => text.replaceAll('|', '\\|').replaceAll('\n', ' ');
-const table = (head: readonly string[], lines: readonly (readonly string[])[]) =>
-  [head, head.map(() => '---'), ...lines].map((line) => `| ${line.map(cell).join(' | ')} |`).join('\n');
-
 /** A schema's type in words. */
 function typeOf(schema: Schema): string {
   const variants = (schema.anyOf ?? schema.oneOf) as Schema[] | undefined;
   if (variants) return variants.flatMap((one) => (one.type === 'null' ? [] : [typeOf(one)])).join(', or ');
+  if (Array.isArray(schema.type)) {
+    const types = (schema.type as string[]).filter((type) => type !== 'null');
+    return types.map((type) => typeOf({ ...schema, type } as Schema)).join(', or ');
+  }
   if (schema.const !== undefined) return `\`${schema.const}\``;
   if (schema.enum) return schema.enum.map((value) => `\`${value}\``).join(' ');
   if (schema.type === 'array') return `list of ${typeOf(schema.items as Schema)}`;
+  if (schema.properties) {
+    const fields = Object.entries(schema.properties as Record<string, Schema>);
+    return `map with ${fields.map(([name, field]) => `\`${name}\` (${typeOf(field)})`).join(', ')}`;
+  }
   if (schema.type === 'object') return `map of names to ${typeOf(schema.additionalProperties as Schema)}`;
   if (schema.type === 'boolean') return '`true` `false`';
   if (schema.type === 'string') return 'text';
+  if (schema.type !== 'integer' && schema.type !== 'number')
+    throw new Error(`docs.ts has no words for ${JSON.stringify(schema)}`);
   const noun = schema.type === 'integer' ? 'whole number' : 'number';
   const bounds = [
     [' >', schema.exclusiveMinimum],
@@ -74,13 +106,13 @@ function typeOf(schema: Schema): string {
 }
 
 /** One line for every field of an object. @throws Error where a field has no meaning */
-function fieldLines(schema: Schema, path: string): string[][] {
+function fieldLines(schema: Schema, path: string, types: Readonly<Record<string, string>> = {}): string[][] {
   return Object.entries(schema.properties as Record<string, Schema>).map(([name, field]) => {
     const at = path + name;
     if (!field.description) throw new Error(`the field ${at} of the recipe has no meaning: give it a .describe`);
     const needed = schema.required?.includes(name) ? 'required' : '';
     const fallback = field.default === undefined ? needed : `\`${JSON.stringify(field.default).replaceAll('"', '')}\``;
-    return [`\`${at}\``, typeOf(field), fallback, field.description];
+    return [`\`${at}\``, types[name] ?? typeOf(field), fallback, field.description];
   });
 }
 
@@ -89,27 +121,36 @@ function meaning(schema: Schema, name: string): string {
   return schema.description;
 }
 
+/** The fields that every method has, and a section for each with its own and a link to its page. */
+function methodSections(definitions: Record<string, Schema>, head: readonly string[]): string[] {
+  const names = Object.keys(methods);
+  const lines = names.map((name) => fieldLines(definitions[name]!, '', { type: 'name of a method' }));
+  const common = lines[0]!.filter((line) =>
+    lines.every((others) => others.some((other) => isDeepStrictEqual(line, other))),
+  );
+  const sections = names.map((name, i) => {
+    const about = `${meaning(definitions[name]!, `method ${name}`)} [When and how to use it](methods/${name}.md).`;
+    const own = lines[i]!.filter((line) => !common.some((shared) => isDeepStrictEqual(line, shared)));
+    const fields = own.length > 0 ? `\n${table(head, own)}\n` : '';
+    return `### type: ${name}\n\n${about}\n${fields}`;
+  });
+  return [`${table(head, common)}\n`, ...sections];
+}
+
 function recipePage(schema: Schema): string {
   const head = ['field', 'type', 'default', 'meaning'];
   const fields = Object.entries(schema.properties as Record<string, Schema>);
-  const isSection = (field: Schema) => field.properties !== undefined || field.oneOf !== undefined;
+  const isSection = (field: Schema) => field.properties !== undefined;
   const plain = { ...schema, properties: Object.fromEntries(fields.filter(([, field]) => !isSection(field))) };
-  const sections = fields
-    .filter(([, field]) => isSection(field))
-    .flatMap(([name, field]) => {
-      const title = `## ${name}\n\n${meaning(field, name)}\n`;
-      if (!field.oneOf) return [title, `${table(head, fieldLines(field, `${name}.`))}\n`];
-      return [
-        title,
-        ...(field.oneOf as Schema[]).flatMap((variant) => {
-          const type = (variant.properties!.type as Schema).const as string;
-          return [
-            `### type: ${type}\n\n${meaning(variant, `${name} ${type}`)}\n`,
-            `${table(head, fieldLines(variant, `${name}.`))}\n`,
-          ];
-        }),
-      ];
-    });
+  const links = Object.keys(methods).map((name) => `[${name}](#type-${name})`);
+  const method = `[one of the methods](#method) below, or a list of them: ${links.join(', ')}`;
+  const lines = fieldLines(plain, '', { method });
+  const sections = fields.flatMap(([name, field]) => {
+    const title = `## ${name}\n\n${meaning(field, name)}`;
+    if (name === 'method')
+      return [`${title} [How they differ](methods/README.md).\n`, ...methodSections(schema.definitions as never, head)];
+    return isSection(field) ? [`${title}\n`, `${table(head, fieldLines(field, `${name}.`))}\n`] : [];
+  });
   return [
     '<!-- Generated by tools/codegen/docs.ts from src/train/recipe.ts and src/methods/. Do not edit. -->',
     '# Recipe\n',
@@ -117,7 +158,7 @@ function recipePage(schema: Schema): string {
     "the recipe's own folder; those given by `--set run.dir=out`, which overrides a field, to the working directory. Unknown",
     'fields are refused, with the nearest known one named. Editors check a recipe that begins with',
     '`# yaml-language-server: $schema=…/docs/recipe.schema.json`.\n',
-    `${table(head, fieldLines(plain, ''))}\n`,
+    `${table(head, lines)}\n`,
     ...sections,
     '## Rows\n',
     'What a row of the data looks like in each format. With `auto`, its fields tell which one it is (`batches` has to be named).',
@@ -197,17 +238,19 @@ function commandPage(graft: Command): string {
 }
 
 /** Every generated document. */
-export function documents(): GeneratedFile[] {
+export async function documents(): Promise<GeneratedFile[]> {
+  await startEngine();
   const schema = recipeJsonSchema();
   return [
     { path: 'docs/recipe.md', text: recipePage(schema) },
     { path: 'docs/recipe.schema.json', text: `${JSON.stringify(schema, null, 2)}\n` },
     { path: 'docs/cli.md', text: commandPage(program()) },
+    ...methodPages(),
   ];
 }
 
 if (import.meta.main) {
-  for (const { path, text } of documents()) {
+  for (const { path, text } of await documents()) {
     const file = join(packageRoot, path);
     mkdirSync(dirname(file), { recursive: true });
     writeFileSync(file, text);

@@ -1,0 +1,100 @@
+/** What documents say can be followed: their links lead somewhere, their recipes are recipes, no page of a method is missing. */
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
+import test, { before } from 'node:test';
+import { parse } from 'yaml';
+import { packageRoot } from '../../src/base/index.ts';
+import { readComparison } from '../../src/compare/index.ts';
+import { startEngine } from '../../src/engine/index.ts';
+import { methods } from '../../src/methods/index.ts';
+import { families } from '../../src/models/index.ts';
+import { parseRecipe } from '../../src/train/index.ts';
+import { pairs } from '../../tools/codegen/methods.ts';
+import { temporary } from '../support.ts';
+
+const inFolder = (folder: string) =>
+  readdirSync(join(packageRoot, folder), { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => join(packageRoot, folder, name));
+
+const pages = [
+  ...readdirSync(packageRoot)
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => join(packageRoot, name)),
+  ...inFolder('docs'),
+];
+
+/** Names by which a page's headings are linked, as GitHub makes them. */
+const anchorsOf = (page: string) =>
+  [...readFileSync(page, 'utf8').matchAll(/^#+ (.*)$/gm)].map(([, heading]) =>
+    heading!
+      .toLowerCase()
+      .replaceAll(/[^\p{L}\p{N}\p{M} _-]/gu, '')
+      .replaceAll(' ', '-'),
+  );
+
+before(async () => {
+  await startEngine();
+});
+
+test('links lead to files and headings that are there', (t) => {
+  let links = 0;
+  for (const page of pages) {
+    for (const [, link] of readFileSync(page, 'utf8').matchAll(/\]\(([^)\s]+)\)/g)) {
+      if (/^[a-z]+:/.test(link!)) continue;
+      const [path, anchor] = link!.split('#') as [string, string | undefined];
+      const target = path === '' ? page : join(dirname(page), path);
+      const from = `${relative(packageRoot, page)}: ${link}`;
+      assert.ok(existsSync(target), from);
+      if (anchor !== undefined) assert.ok(anchorsOf(target).includes(anchor), from);
+      links++;
+    }
+  }
+  assert.ok(links >= 60, `${links} links`);
+  t.diagnostic(`${links} links on ${pages.length} pages followed`);
+});
+
+test('recipes on pages are good', (t) => {
+  using dir = temporary();
+  const file = join(dir.path, 'compare.yaml');
+  let recipes = 0;
+  for (const page of pages) {
+    for (const [, text] of readFileSync(page, 'utf8').matchAll(/^```yaml\n(.*?)^```$/gms)) {
+      const given = parse(text!) as Record<string, unknown>;
+      if (given.compare) {
+        writeFileSync(file, text!);
+        assert.ok(readComparison(file).contenders.size >= 2);
+      } else {
+        const rest = { model: 'model', data: { train: 'rows.jsonl' }, run: { dir: 'out' } };
+        parseRecipe({ ...rest, ...given }, `${relative(packageRoot, page)}, recipe ${recipes + 1}`);
+      }
+      recipes++;
+    }
+  }
+  assert.ok(recipes >= 13, `${recipes} recipes`);
+  t.diagnostic(`${recipes} recipes read`);
+});
+
+test('every page of a method has a formula, a picture, a recipe and the place of its comparison', () => {
+  for (const name of Object.keys(methods)) {
+    const text = readFileSync(join(packageRoot, 'docs', 'methods', `${name}.md`), 'utf8');
+    const picture = readFileSync(join(packageRoot, 'docs', 'methods', `${name}.svg`), 'utf8');
+    assert.match(text, /^ {4}\S/m, `${name}: formula`);
+    assert.ok(text.includes(`](${name}.svg)`), `${name}: picture`);
+    assert.match(picture, /^<svg [^>]*viewBox="0 0 \d+ \d+"/);
+    assert.doesNotMatch(picture, /href|url\((?!#)|@import|@font-face/, `${name}: the picture stands alone`);
+    assert.match(text, new RegExp(`type: ${name}\\b`), `${name}: recipe`);
+    assert.match(text, /\*\*Use it\*\*[^]*\*\*Rather not\*\*[^]*\*\*Saved\*\*[^]*\*\*Traps\.\*\*/, name);
+    assert.ok(text.split('\n').length <= 75, `${name}: a screen and a half`);
+  }
+});
+
+test('the table of pairs asked every method of every family and task', (t) => {
+  const all = pairs();
+  const tasks = families.reduce((sum, family) => sum + family.tasks.length, 0);
+  assert.equal(all.length, tasks * Object.keys(methods).length);
+  const refused = all.filter(({ why }) => why !== undefined);
+  assert.deepEqual(refused, []);
+  t.diagnostic(`${all.length} pairs asked`);
+});
