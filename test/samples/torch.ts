@@ -9,6 +9,9 @@ export function zip(members: Readonly<Record<string, Buffer>>, method = 0): Buff
   for (const [name, bytes] of Object.entries(members)) {
     const local = Buffer.alloc(30 + name.length);
     local.writeUInt32LE(0x04034b50);
+    local.writeUInt32LE(crc32(bytes), 14);
+    local.writeUInt32LE(bytes.length, 18);
+    local.writeUInt32LE(bytes.length, 22);
     local.writeUInt16LE(name.length, 26);
     local.write(name, 30);
     const entry = Buffer.alloc(46 + name.length);
@@ -26,6 +29,7 @@ export function zip(members: Readonly<Record<string, Buffer>>, method = 0): Buff
   }
   const end = Buffer.alloc(22);
   end.writeUInt32LE(0x06054b50);
+  end.writeUInt16LE(directory.length, 8);
   end.writeUInt16LE(directory.length, 10);
   end.writeUInt32LE(Buffer.concat(directory).length, 12);
   end.writeUInt32LE(at, 16);
@@ -87,6 +91,7 @@ export function torchFile(tensors: ReadonlyMap<string, { shape: readonly number[
   return zip({
     'archive/data.pkl': pickle('}', '(', ...items, 'u'),
     'archive/byteorder': Buffer.from('little'),
+    'archive/version': Buffer.from('3\n'),
     ...members,
   });
 }
