@@ -26,7 +26,7 @@ export interface StepInput {
 }
 
 export interface StepResult {
-  /** Mean over the units of the whole step: predicted tokens, rows, or their weights. */
+  /** Mean over the units of the whole step (predicted tokens, rows, or their weights), and the term that a method adds. */
   readonly loss: number;
   /** 2-norm of all gradients before clipping. */
   readonly gradNorm: number;

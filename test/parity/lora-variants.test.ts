@@ -250,6 +250,47 @@ test("DoRA's norms follow its update, whatever moves it: an optimizer's step or 
   assert.deepEqual(logitsOfRows(model, kind, rows), fresh());
 });
 
+test('PiSSA from a sketch leaves hardly more than PiSSA from the whole decomposition, less with every round', () => {
+  using _ = scope();
+  const { base, tensors } = readGolden('pissa-llama3');
+  const path = 'model.layers.0.mlp.down_proj';
+  const norm = (weight: Tensor) => ops.vectorNorm(weight, 2).item();
+  const least = norm(tensors.get(`init.base.${path}`)!);
+  const left = [0, 2, 16].map((rounds) => {
+    using model = loadModel(base);
+    const config = { target_modules: ['down_proj'], r: 4, lora_alpha: 8, init_lora_weights: `pissa_niter_${rounds}` };
+    using _adapter = attachMethods(model, [{ type: 'lora', ...config }], 3);
+    return norm((unwrapped(moduleAt(model.root, path)) as Linear).weight) / least;
+  }) as [number, number, number];
+  assert.ok(left[0] > left[1] && left[1] > left[2] && left[2] >= 1 - 1e-6 && left[2] <= 1.01, `${left}`);
+});
+
+test('a PiSSA run that is killed and gone on with hands over the same plain LoRA, bit for bit', async () => {
+  using folder = temporary();
+  const recipe = (name: string) =>
+    parseRecipe({
+      model: golden('models', 'llama3'),
+      method: { type: 'lora', target_modules: ['q_proj', 'up_proj'], init_lora_weights: 'pissa_niter_3', r: 4 },
+      data: { train: batchFile(folder.path), format: 'batches' },
+      train: { lr: 1e-3, threads: 1, steps: 8 },
+      run: { dir: join(folder.path, name), checkpoint_every: 3 },
+    });
+  const whole = await runTraining({ recipe: recipe('whole') }, () => {});
+  const killed = runTraining({ recipe: recipe('again') }, (event) => {
+    if (event.type === 'step' && event.step === 5) throw new Error('killed');
+  });
+  await assert.rejects(killed, /killed/);
+  const again = await runTraining({ recipe: recipe('again') }, () => {});
+  assert.equal(again.resumed_from, 3);
+  assert.deepEqual(again.losses, whole.losses);
+  sameFile(again.adapter, whole.adapter);
+  const config = JSON.parse(readFileSync(join(whole.adapter, 'adapter_config.json'), 'utf8')) as Record<
+    string,
+    unknown
+  >;
+  assert.deepEqual([config.r, config.lora_alpha, config.init_lora_weights], [8, 16, true]);
+});
+
 test('LoftQ makes up for what nf4 took away as PEFT does, and for what the base lost that a model holds', () => {
   using _ = scope();
   const { tensors } = readTensors(golden('quant', 'bitsandbytes.safetensors'));
