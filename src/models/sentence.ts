@@ -14,12 +14,17 @@ const switches: Readonly<Record<string, Pooling>> = {
 };
 
 /**
- * Pooling and normalisation as `modules.json` of the directory says; nothing where there is none.
+ * Pooling and normalisation as `modules.json` of the directory says, or the folders that it would name; nothing where there
+ * is neither.
  * @throws GraftError 'input' for a module or a pooling that Graft does not have
  */
 export function sentenceSettings(dir: string): Pick<TaskHead, 'pooling' | 'normalize'> {
   const list = join(dir, 'modules.json');
-  if (!existsSync(list)) return {};
+  if (!existsSync(list)) {
+    const pooling = join(dir, '1_Pooling', 'config.json');
+    const normalize = existsSync(join(dir, '2_Normalize'));
+    return { ...(existsSync(pooling) && { pooling: poolingOf(pooling) }), ...(normalize && { normalize }) };
+  }
   const modules = JSON.parse(readFileSync(list, 'utf8')) as { type: string; path: string }[];
   const settings: { pooling?: Pooling; normalize?: boolean } = {};
   for (const { type, path } of modules) {
