@@ -22,6 +22,8 @@ export type TrainEvent =
       type: 'step';
       step: number;
       loss: number;
+      /** What a method adds to the loss, and is a part of it. */
+      penalty?: number;
       lr: number;
       gradNorm: number;
       tokens: number;

@@ -28,6 +28,8 @@ export interface StepInput {
 export interface StepResult {
   /** Mean over the units of the whole step (predicted tokens, rows, or their weights), and the term that a method adds. */
   readonly loss: number;
+  /** That term. */
+  readonly penalty?: number;
   /** 2-norm of all gradients before clipping. */
   readonly gradNorm: number;
   readonly tokens: number;
@@ -38,6 +40,15 @@ export interface StepResult {
 /** The sum of the losses of one micro-batch: a scalar that can be differentiated. */
 export const batchLoss = (model: Model, batch: MicroBatch, task = taskOf(model.task)): Tensor =>
   task.lossSum(model, model.hidden(tokensOf(model, batch)), batch);
+
+/** The term that a method adds to the loss, once a step; its gradients go to those that are there. */
+function penalise(adapter: StepInput['adapter']): number | undefined {
+  if (!adapter?.regularisation) return undefined;
+  using _ = scope();
+  const term = adapter.regularisation();
+  term.backward();
+  return term.item();
+}
 
 /**
  * One optimizer step. The loss is the sum over all units of all micro-batches, divided by their number: however the step is cut, the gradient is the same (design §6).
@@ -57,13 +68,8 @@ export function trainStep(input: StepInput): StepResult {
       total += sum.item();
       sum.backward(Tensor.from([1 / predicted], []));
     });
-    let loss = total / predicted;
-    if (input.adapter?.regularisation) {
-      using _ = scope();
-      const term = input.adapter.regularisation();
-      loss += term.item();
-      term.backward();
-    }
+    const penalty = penalise(input.adapter);
+    const loss = total / predicted + (penalty ?? 0);
     const gradNorm = clipGradients(parameters.values(), input.maxGradNorm);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
       throw new GraftError('numeric', `the ${Number.isFinite(loss) ? 'gradient' : 'loss'} is not finite`, {
@@ -73,7 +79,8 @@ export function trainStep(input: StepInput): StepResult {
     }
     optimizer.step(input.lr);
     input.adapter?.afterStep?.(step);
-    return { loss, gradNorm, tokens: batches.reduce((sum, b) => sum + b.ids.length, 0), predicted };
+    const tokens = batches.reduce((sum, b) => sum + b.ids.length, 0);
+    return { loss, ...(penalty !== undefined && { penalty }), gradNorm, tokens, predicted };
   } finally {
     for (const parameter of parameters.values()) parameter.grad = undefined;
   }

@@ -141,7 +141,15 @@ test('a run that is killed and gone on with cuts the same ranks and ends with th
       train: { lr: 1e-2, steps: 12, batch_size: 4, micro_tokens: 64, threads: 1 },
       run: { dir: join(dir.path, name), checkpoint_every: 5 },
     });
-  const whole = await runTraining({ recipe: recipe('whole') }, () => {});
+  const penalties: number[] = [];
+  const whole = await runTraining({ recipe: recipe('whole') }, (event) => {
+    if (event.type === 'step') penalties.push(event.penalty!);
+  });
+  assert.equal(penalties.length, 12);
+  assert.ok(
+    penalties.every((penalty, i) => penalty > 0 && penalty < whole.losses[i]!),
+    'a part of every loss',
+  );
   const kill = (event: TrainEvent) => {
     if (event.type === 'step' && event.step === 8) throw new Error('killed');
   };
