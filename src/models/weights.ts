@@ -58,6 +58,7 @@ export class LoadedWeights implements Weights {
   readonly #stored: ReadonlyMap<string, Stored>;
   readonly #prefixes: readonly string[];
   readonly #seed: number;
+  readonly #labelled: boolean;
   readonly #ignored: RegExp[] = [/rotary_emb\.inv_freq$/];
   readonly #quantize: Quantize;
   readonly #progress: LoadOptions['progress'];
@@ -81,6 +82,7 @@ export class LoadedWeights implements Weights {
     this.#stored = stored;
     this.#prefixes = prefixes.map((prefix) => `${prefix}.`);
     this.#seed = options.seed ?? 0;
+    this.#labelled = options.labels !== undefined;
     this.#quantize = options.quantize ?? 'none';
     this.#progress = options.progress;
   }
@@ -115,7 +117,10 @@ export class LoadedWeights implements Weights {
   }
 
   head(path: string, outFeatures: number, inFeatures: number, bias = false): Linear {
-    if (this.has(`${path}.weight`)) {
+    const [weightKey, biasKey] = [this.#keyOf(`${path}.weight`), this.#keyOf(`${path}.bias`)];
+    const stored = this.#stored.get(weightKey)?.entry.shape;
+    // A head of other classes makes room where the classes were asked for.
+    if (stored && !(this.#labelled && stored[0] !== outFeatures && stored[1] === inFeatures)) {
       // Never packed: it is small, and it is trained.
       const weight = this.tensor(`${path}.weight`, [outFeatures, inFeatures]);
       return new Linear(
@@ -127,6 +132,7 @@ export class LoadedWeights implements Weights {
       );
     }
     this.fresh.push(path);
+    for (const key of [weightKey, biasKey]) this.#used.add(key);
     using s = scope();
     using generator = new Generator(mixSeed(this.#seed, this.fresh.length));
     const weight = ops.mulScalar(ops.randn([outFeatures, inFeatures], { generator }), 0.02);

@@ -68,7 +68,9 @@ export function classOf(label: string | number, { labels }: TaskHead, place: str
   const shown = labels.slice(0, 12).join(', ') + (labels.length > 12 ? ` and ${labels.length - 12} more` : '');
   throw new GraftError('input', `the label '${String(label).slice(0, 40)}' is none of the head's: ${shown}`, {
     place,
-    mend: near ? `Is '${near}' meant?` : "Give the recipe's labels, or a base without a head of its own",
+    mend: near
+      ? `Is '${near}' meant?`
+      : 'Name the classes under labels in the recipe; a new head is then made for them',
   });
 }
 

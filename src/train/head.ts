@@ -24,7 +24,7 @@ export function headFor(
   if (task === 'causal-lm' || task === 'embedding' || task === 'question-answering') return { task };
   const found = labelsIn(task, examples);
   const several = found?.multiLabel && { multiLabel: true };
-  if (recipe.labels) return { task, labels: recipe.labels, ...several };
+  if (recipe.labels) return { task, labels: recipe.labels.map(String), ...several };
   if (begun.labels) return { task, labels: begun.labels, ...(begun.multiLabel ? { multiLabel: true } : several) };
   if (own.name === task) return { task, labels: own.labels, ...(own.multiLabel ? { multiLabel: true } : several) };
   if (found) return { task, ...found };

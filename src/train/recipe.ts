@@ -137,7 +137,7 @@ export const recipeSchema = z.strictObject({
       'What the model learns to do; default: what the adapter or the checkpoint is for, causal-lm for decoders.',
     ),
   labels: z
-    .array(z.string())
+    .array(z.union([z.string(), z.number()]))
     .min(1)
     .optional()
     .describe(
