@@ -87,6 +87,7 @@ function freeze(part: Adapter): void {
 
 function together(parts: readonly Adapter[], head: Copies | undefined): Attached {
   const [first] = parts as [Adapter, ...Adapter[]];
+  const trained = parts.filter((part) => !part.frozen);
   const attached: Attached = {
     method: parts.map(({ method }) => method).join(' + '),
     config: first.config,
@@ -111,10 +112,10 @@ function together(parts: readonly Adapter[], head: Copies | undefined): Attached
       head?.use(on);
     },
     beforeStep(step, steps) {
-      for (const part of parts) part.beforeStep?.(step, steps);
+      for (const part of trained) part.beforeStep?.(step, steps);
     },
     afterStep(step) {
-      for (const part of parts) part.afterStep?.(step);
+      for (const part of trained) part.afterStep?.(step);
     },
     ...(parts.some((part) => part.rate) && {
       rate(key: string, lr: number) {
@@ -134,7 +135,7 @@ function together(parts: readonly Adapter[], head: Copies | undefined): Attached
     },
     [Symbol.dispose]: () => attached.detach(),
   };
-  const regular = parts.filter((part) => part.regularisation);
+  const regular = trained.filter((part) => part.regularisation);
   if (regular.length > 0) {
     attached.regularisation = () => regular.map((part) => part.regularisation!()).reduce((a, b) => ops.add(a, b));
   }

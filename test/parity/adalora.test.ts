@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
-import { loadAdapter, saveAdapter, taskOfAdapter } from '../../src/export/index.ts';
+import { loadAdapter, saveAdapter, savedAdapters, taskOfAdapter } from '../../src/export/index.ts';
 import { attachMethods } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { noGrad, ops, scope } from '../../src/tensor/index.ts';
@@ -164,6 +164,29 @@ test('a run that is killed and gone on with cuts the same ranks and ends with th
   assert.deepEqual([total_step, read(again.adapter).rank_pattern], [12, rank_pattern]);
   const left = Object.values(rank_pattern).flat().filter(Boolean).length;
   assert.equal(left, 2 * Object.keys(rank_pattern).length);
+});
+
+test('frozen below another method it keeps its ranks and adds nothing to the loss', () => {
+  using dir = temporary();
+  using model = loadModel(golden('models', 'llama3'));
+  const config = { type: 'adalora', init_r: 4, target_r: 1, total_step: 3, init_lora_weights: false } as const;
+  {
+    using adapter = attachMethods(model, [config], 1);
+    saveAdapter(model, adapter, join(dir.path, 'lower'), { base: 'b' });
+  }
+  const lower = { type: 'adalora', adapter: join(dir.path, 'lower'), train: false } as const;
+  using stack = attachMethods(model, [lower, { type: 'ia3' }], 1, savedAdapters(model));
+  const before = [...stack.parts[0]!.parameters].map(([, tensor]) => numbers(tensor));
+  assert.equal(stack.regularisation, undefined);
+  for (let step = 0; step < 3; step++) {
+    stack.beforeStep?.(step, 3);
+    stack.afterStep?.(step);
+  }
+  assert.deepEqual(
+    [...stack.parts[0]!.parameters].map(([, tensor]) => numbers(tensor)),
+    before,
+  );
+  assert.equal(stack.parameters.size, 9);
 });
 
 test('so much was compared', (t) => {
