@@ -51,7 +51,7 @@ test('links lead to files and headings that are there', (t) => {
       links++;
     }
   }
-  assert.ok(links >= 60, `${links} links`);
+  assert.ok(links >= 75, `${links} links`);
   t.diagnostic(`${links} links on ${pages.length} pages followed`);
 });
 
