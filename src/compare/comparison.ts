@@ -41,7 +41,8 @@ export const contenders: Readonly<Record<string, Contender>> = {
   'p-tuning': { method: { type: 'p-tuning', num_virtual_tokens: 20, encoder_hidden_size: 128 }, train: { lr: 3e-3 } },
 };
 
-const compareSchema = z.strictObject({
+/** The field `compare`. */
+export const compareSchema = z.strictObject({
   answers: z
     .array(z.string())
     .min(2)

@@ -1,3 +1,3 @@
-export { type Comparison, contenders, readComparison } from './comparison.ts';
+export { type Comparison, compareSchema, contenders, readComparison } from './comparison.ts';
 export { page, table } from './page.ts';
 export { type Outcome, type Results, runComparison } from './run.ts';

@@ -5,12 +5,12 @@ import { dirname, join, relative } from 'node:path';
 import test, { before } from 'node:test';
 import { parse } from 'yaml';
 import { packageRoot } from '../../src/base/index.ts';
-import { readComparison } from '../../src/compare/index.ts';
+import { type Outcome, type Results, readComparison } from '../../src/compare/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
 import { methods } from '../../src/methods/index.ts';
 import { families } from '../../src/models/index.ts';
 import { parseRecipe } from '../../src/train/index.ts';
-import { pairs } from '../../tools/codegen/methods.ts';
+import { comparisons, pairs } from '../../tools/codegen/methods.ts';
 import { temporary } from '../support.ts';
 
 const inFolder = (folder: string) =>
@@ -97,4 +97,36 @@ test('the table of pairs asked every method of every family and task', (t) => {
   const refused = all.filter(({ why }) => why !== undefined);
   assert.deepEqual(refused, []);
   t.diagnostic(`${all.length} pairs asked`);
+});
+
+test("a method's page shows its rows of a comparison, and those of full fine-tuning", () => {
+  using dir = temporary();
+  const outcome = (name: string, method: string, value: number): Outcome => ({
+    name,
+    method,
+    lr: 1e-3,
+    metric: { name: 'accuracy', value, low: value - 0.1, high: value + 0.1, count: 40, of: 'rows' },
+    evalLoss: 1,
+    trainable: 1000,
+    parameters: 1e6,
+    losses: [2, 1],
+    tokensPerSecond: 100,
+    peakMb: 500,
+    size: 4000,
+    seconds: 9,
+  });
+  const outcomes = [outcome('full', 'full', 0.5), outcome('dora', 'lora', 0.7), outcome('both', 'prompt + lora', 0.6)];
+  const results: Results = { title: 'a model, rows', date: '2026-01-02', before: undefined, outcomes, loss: 1.5 };
+  writeFileSync(join(dir.path, 'mails.json'), JSON.stringify(results));
+  const first = (page: string) => [...page.matchAll(/^\| ([\w-]+) \| \d/gm)].map(([, name]) => name);
+  assert.deepEqual(first(comparisons('lora', dir.path)), ['dora', 'both', 'full'], 'best first');
+  assert.deepEqual(first(comparisons('prompt', dir.path)), ['both', 'full']);
+  assert.deepEqual(first(comparisons('full', dir.path)), ['full']);
+  assert.equal(comparisons('ia3', dir.path), '');
+  assert.doesNotMatch(comparisons('lora', dir.path), /mails\.html/, 'no link to a picture that is not there');
+  writeFileSync(join(dir.path, 'mails.html'), '');
+  assert.match(
+    comparisons('lora', dir.path),
+    /^## Compared\n\na model, rows, 2026-01-02; \[all methods\]\(.*mails\.html\):/,
+  );
 });

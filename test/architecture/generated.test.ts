@@ -6,6 +6,7 @@ import test from 'node:test';
 import { parse } from 'yaml';
 import { z } from 'zod';
 import { packageRoot } from '../../src/base/index.ts';
+import { readComparison } from '../../src/compare/index.ts';
 import { methods } from '../../src/methods/index.ts';
 import { readRecipe } from '../../src/train/index.ts';
 import { documents } from '../../tools/codegen/docs.ts';
@@ -20,7 +21,7 @@ test('generated files are fresh', async (t) => {
   for (const file of files) {
     assert.equal(readFileSync(join(packageRoot, file.path), 'utf8'), file.text, `${file.path}: npm run generate`);
   }
-  assert.equal(files.length, 5 + Object.keys(methods).length);
+  assert.equal(files.length, 6 + Object.keys(methods).length);
   t.diagnostic(`${files.length} files compared`);
 });
 
@@ -44,4 +45,24 @@ test('every recipe is good, for the schema of the program and for that of editor
   }
   assert.ok(recipes.length >= 4);
   t.diagnostic(`${recipes.length} recipes read`);
+});
+
+test('every comparison is good, for the program and for the schema of editors', (t) => {
+  const dir = join(packageRoot, 'recipes', 'compare');
+  const schema = z.fromJSONSchema(JSON.parse(readFileSync(join(packageRoot, 'docs', 'compare.schema.json'), 'utf8')));
+  const names = readdirSync(dir).filter((name) => name.endsWith('.yaml'));
+  for (const name of names) {
+    const file = join(dir, name);
+    assert.ok(readComparison(file).contenders.size >= 2, name);
+    const text = readFileSync(file, 'utf8');
+    assert.match(text, /^# yaml-language-server: \$schema=\.\.\/\.\.\/docs\/compare\.schema\.json\n/, name);
+    const value = parse(text) as { compare?: object };
+    const problems = (v: unknown) => (schema.safeParse(v).error?.issues ?? []).map((issue) => issue.path.join('.'));
+    assert.deepEqual(problems(value), [], name);
+    assert.deepEqual(problems({ ...value, compare: { ...value.compare, only: 'lora' } }), ['compare.only']);
+    const methods = { mine: { method: { type: 'prefix' } } };
+    assert.equal(problems({ ...value, compare: { ...value.compare, methods } }).length, 1, 'a prefix of no length');
+  }
+  assert.ok(names.length >= 1);
+  t.diagnostic(`${names.length} comparisons read`);
 });

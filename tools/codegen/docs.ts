@@ -1,5 +1,5 @@
 /**
- * Writes docs/recipe.md, docs/recipe.schema.json, docs/cli.md and what is generated in docs/methods/ from the recipe's
+ * Writes docs/recipe.md, docs/recipe.schema.json, docs/compare.schema.json, docs/cli.md and what is generated in docs/methods/ from the recipe's
  * schema, the method registry, the model families and the command tree.
  *   npm run generate
  * A test calls `documents()` and compares.
@@ -11,6 +11,7 @@ import type { Argument, Command, Option } from 'commander';
 import { z } from 'zod';
 import { packageRoot } from '../../src/base/index.ts';
 import { program } from '../../src/cli/main.ts';
+import { compareSchema } from '../../src/compare/index.ts';
 import { toExample } from '../../src/data/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
 import { methods } from '../../src/methods/index.ts';
@@ -56,6 +57,21 @@ export function recipeJsonSchema(): Schema {
       method: { oneOf: names.map(methodRef) },
       ...Object.fromEntries(variants.map((variant, i) => [names[i], { title: `method ${names[i]}`, ...variant }])),
     },
+  };
+}
+
+/** A comparison: a recipe without a method, and the methods to compare. */
+export function comparisonJsonSchema(): Schema {
+  const recipe = recipeJsonSchema();
+  const { method, ...properties } = recipe.properties!;
+  const { $schema: _, ...compare } = z.toJSONSchema(compareSchema, { io: 'input', target: 'draft-7' }) as Schema;
+  const contender = (compare.properties!.methods as Schema).additionalProperties as Schema;
+  contender.properties!.method = method!;
+  return {
+    ...recipe,
+    title: 'A comparison of Graft',
+    properties: { ...properties, compare: { description: 'Which methods, and what counts.', ...compare } },
+    required: recipe.required!.filter((name) => name !== 'method'),
   };
 }
 
@@ -244,6 +260,7 @@ export async function documents(): Promise<GeneratedFile[]> {
   return [
     { path: 'docs/recipe.md', text: recipePage(schema) },
     { path: 'docs/recipe.schema.json', text: `${JSON.stringify(schema, null, 2)}\n` },
+    { path: 'docs/compare.schema.json', text: `${JSON.stringify(comparisonJsonSchema(), null, 2)}\n` },
     { path: 'docs/cli.md', text: commandPage(program()) },
     ...methodPages(),
   ];

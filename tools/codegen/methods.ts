@@ -174,9 +174,8 @@ function pairTable(): string {
   return markdownTable(['`model_type`', 'tasks, the first by default', 'methods'], rows);
 }
 
-/** The rows that a method has in the comparisons; empty where it has none. */
-function comparisons(name: MethodName): string {
-  const dir = join(packageRoot, 'docs', 'comparison');
+/** The rows that a method has in the comparisons of a folder, full fine-tuning's beside them; empty where it has none. */
+export function comparisons(name: MethodName, dir = join(packageRoot, 'docs', 'comparison')): string {
   const files = existsSync(dir) ? readdirSync(dir).filter((file) => file.endsWith('.json')) : [];
   const parts = files.sort().flatMap((file) => {
     const results = JSON.parse(readFileSync(join(dir, file), 'utf8')) as Results;
