@@ -1,5 +1,5 @@
 import { freeMemory } from '../base/index.ts';
-import type { Model } from '../nn/index.ts';
+import type { Model, Precision } from '../nn/index.ts';
 
 /** What of a config decides how much memory a token takes. */
 export interface BlockShape {
@@ -9,9 +9,10 @@ export interface BlockShape {
 }
 
 export function shapeOf(config: object): BlockShape {
-  const c = config as Record<string, number | undefined>;
-  const width = c.hidden_size ?? 1024;
-  return { layers: c.num_hidden_layers ?? 1, width, inner: c.intermediate_size ?? 4 * width };
+  const c = config as Record<string, number | null | undefined>;
+  const width = c.hidden_size ?? c.n_embd ?? c.dim ?? 1024;
+  const inner = c.intermediate_size ?? c.n_inner ?? c.hidden_dim ?? 4 * width;
+  return { layers: c.num_hidden_layers ?? c.n_layer ?? c.n_layers ?? 1, width, inner };
 }
 
 /**
@@ -20,16 +21,16 @@ export function shapeOf(config: object): BlockShape {
  */
 export const bytesPerToken = ({ layers, width, inner }: BlockShape): number => 4 * layers * (8 * width + 3 * inner);
 
-/** Products reach their full rate at about a thousand rows; more tokens at a time only cost memory. */
-const mostUseful = 768;
+/** Rows at which products reach their full rate; more tokens at a time only cost memory. */
+const mostUseful = { float32: 1024, mixed: 768, bfloat16: 768 } as const satisfies Record<Precision, number>;
 const least = 32;
 
 /** Tokens that a micro-batch should have with `free` bytes left: what products need to be fast, less where memory is short. */
-export function tokenBudget(shape: BlockShape, free: number): number {
+export function tokenBudget(shape: BlockShape, free: number, precision: Precision): number {
   const fits = Math.floor((0.5 * free) / bytesPerToken(shape));
-  return Math.max(least, Math.min(mostUseful, fits));
+  return Math.max(least, Math.min(mostUseful[precision], fits));
 }
 
 /** The budget for a model that is loaded, in the memory that is free now. */
-export const microTokensFor = (model: Model): number =>
-  tokenBudget({ ...shapeOf(model.config), layers: model.layers }, freeMemory());
+export const microTokensFor = (model: Model, precision: Precision): number =>
+  tokenBudget({ ...shapeOf(model.config), layers: model.layers }, freeMemory(), precision);

@@ -142,7 +142,8 @@ function run({
   const { train, eval: evaluation } = recipe;
   const { dir } = recipe.run;
   // Gone on with, a run keeps the cut that it began with, whatever memory is free now.
-  const budget = train.micro_tokens ?? earlier.find((e) => e.type === 'start')?.microTokens ?? microTokensFor(model);
+  const budget =
+    train.micro_tokens ?? earlier.find((e) => e.type === 'start')?.microTokens ?? microTokensFor(model, precision);
   const cut = (rows: readonly Row[], together = rows.length): MicroBatch[] =>
     batchesOf(task, rows, budget, together, model.ports.promptLength);
   const heldOut = cut(plan.heldOut, train.batch_size);
