@@ -46,7 +46,7 @@ export async function doctorJob({ model }: DoctorArgs) {
     precision: bestPrecision(),
     precisionReason: emulated
       ? 'this processor has no bfloat16 products'
-      : 'training computes losses in float32, and gradients from factors rounded to bfloat16, summed in float32; adapters, their optimizer and all else are float32',
+      : 'losses in float32, backward products from bfloat16 factors, all else in float32',
     plans,
   };
 }
