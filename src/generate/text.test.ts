@@ -22,6 +22,7 @@ function scripted(script: readonly number[]): Model & { readonly read: number } 
     vocabSize: tokenizer.vocabSize,
     contextLength: 1000,
     ports: new Ports(),
+    task: { name: 'causal-lm', labels: [] },
     newCache: (capacity: number) => new KvCache(0, capacity, 1, 1),
     hidden: ({ rowStarts }: { rowStarts: readonly number[] }, cache: KvCache) => {
       cache.advance(rowStarts[1]!, rowStarts[1]!);

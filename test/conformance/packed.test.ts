@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
-import { saveModel } from '../../src/export/index.ts';
+import { savedAdapters, saveModel } from '../../src/export/index.ts';
 import { type Method, methods } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { type Model, namedTensors } from '../../src/nn/index.ts';
@@ -34,8 +34,9 @@ for (const [name, cases] of Object.entries(methodCases)) {
 
       for (const [config, given] of Object.entries(cases.configs).filter(([config]) => onBoth(config))) {
         using _ = scope();
+        const fields = typeof given === 'function' ? given(base) : given;
         const [got, want] = [packed, dense].map((model) => {
-          using adapter = method.attach(model, method.config.parse(given), 5);
+          using adapter = method.attach(model, method.config.parse(fields), 5, savedAdapters(model));
           disturb(adapter, 6);
           const batch = base.batch(model);
           // Many rows, few and one: each takes a kernel of its own.
