@@ -1,22 +1,23 @@
 /**
  * Prefill and decode rates, and what each precision does to the logits.
- *   node bench/decode.bench.ts --model FILE.gguf [--rounds 5] [--prompt-tokens 512] [--new-tokens 64] [--threads 2]
- *                              [--quantize none,keep,int8]
+ *   npm run proof:decode -- [--model FILE.gguf|DIR] [--rounds 5] [--prompt-tokens 512] [--new-tokens 64] [--threads 2]
+ *                           [--quantize none,keep,int8]
  * The precisions take turns within every round (A B C A B C …); medians are reported with the least and the largest. The
  * last line is one JSON document. Floors of the same run: prefill, 2 · weights · tokens at the measured GEMM rate; decode,
  * the bytes of the weights at the measured read rate.
  */
 import { readFileSync } from 'node:fs';
-import { loadavg } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { packageRoot } from '../src/base/index.ts';
 import { tokenizerOf } from '../src/data/index.ts';
-import { currentEngine, processor, startEngine } from '../src/engine/index.ts';
+import { currentEngine, startEngine } from '../src/engine/index.ts';
 import { type GenerateSummary, generate } from '../src/generate/index.ts';
 import { loadModel, type Quantize } from '../src/models/index.ts';
 import { type Model, namedTensors, packTokens } from '../src/nn/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../src/tensor/index.ts';
+import { fetchSmolLM2 } from '../tools/fetch/fetch.ts';
+import { report, round, spread } from './support.ts';
 
 const { values: args } = parseArgs({
   options: {
@@ -28,17 +29,12 @@ const { values: args } = parseArgs({
     quantize: { type: 'string', default: 'none,keep,int8' },
   },
 });
-if (!args.model) {
-  console.error('--model names the model file or directory to measure');
-  process.exit(2);
-}
-const path = args.model;
+const path = args.model ?? fetchSmolLM2();
 const [rounds, promptTokens, newTokens] = [+args.rounds, +args['prompt-tokens'], +args['new-tokens']];
 const precisions = args.quantize.split(',') as Quantize[];
 
 await startEngine();
 currentEngine().native.threads(+args.threads);
-const loadBefore = loadavg()[0]!;
 
 /** The first tokens of the README, repeated where it is short: real text, the same for everyone. */
 function promptIds(): number[] {
@@ -81,7 +77,7 @@ function run(model: Model, ids: readonly number[], count: number): GenerateSumma
 function weightBytes(model: Model): number {
   const seen = new Map<Tensor, number>();
   for (const [key, tensor] of namedTensors(model.root)) {
-    if (!/embed/.test(key)) seen.set(tensor, tensor.bytes().length);
+    if (!/embed/.test(key)) seen.set(tensor, tensor.nbytes);
   }
   return [...seen.values()].reduce((a, b) => a + b, 0);
 }
@@ -111,13 +107,6 @@ function difference(got: Float32Array, want: Float32Array) {
   return { max_logit_difference: max, mean_logit_difference: sum / want.length };
 }
 
-const round = (x: number) => +x.toPrecision(4);
-
-function spread(rates: readonly number[]) {
-  const sorted = [...rates].sort((a, b) => a - b);
-  return { median: round(sorted[sorted.length >> 1]!), least: round(sorted[0]!), most: round(sorted.at(-1)!) };
-}
-
 const ids = promptIds();
 const models = precisions.map((quantize) => ({ quantize, model: loadModel(path, { quantize }) }));
 const reference = (() => {
@@ -143,38 +132,47 @@ const best = {
   flops: Math.max(...machines.map((m) => m.flops)),
   readBytes: Math.max(...machines.map((m) => m.readBytes)),
 };
-console.log(
-  JSON.stringify({
-    bench: 'decode',
-    machine: processor().model,
+const measured = models.map(({ quantize, model }, i) => {
+  const [prefill, decode] = [spread(rates[i]!.prefill), spread(rates[i]!.decode)];
+  const bytes = weightBytes(model);
+  return {
+    quantize,
+    prefill_tokens_per_s: prefill,
+    decode_tokens_per_s: decode,
+    weight_bytes: bytes,
+    share_of_floor: {
+      prefill: round((prefill.median * 2 * model.parameters) / best.flops),
+      decode: round((decode.median * bytes) / best.readBytes),
+    },
+    ...differences[i]!,
+  };
+});
+const fastest = measured.reduce((a, b) => (a.decode_tokens_per_s.median > b.decode_tokens_per_s.median ? a : b));
+report(
+  'decode',
+  [
+    { what: `decode, ${fastest.quantize}: tokens/s`, got: fastest.decode_tokens_per_s.median, bar: 60, better: 'more' },
+    {
+      what: `prefill, ${fastest.quantize}: tokens/s`,
+      got: fastest.prefill_tokens_per_s.median,
+      bar: 572,
+      better: 'more',
+    },
+    {
+      what: 'handles left',
+      got: currentEngine().native.memory().handles - handles,
+      bar: 0,
+      better: 'less',
+    },
+  ],
+  {
     threads: currentEngine().native.threads(),
-    load_average: [round(loadBefore), round(loadavg()[0]!)],
     gemm_gflops: round(best.flops / 1e9),
     read_gb_per_s: round(best.readBytes / 1e9),
     prompt_tokens: ids.length,
     new_tokens: newTokens,
     rounds,
-    handles_left: currentEngine().native.memory().handles - handles,
-    precisions: Object.fromEntries(
-      models.map(({ quantize, model }, i) => {
-        const [prefill, decode] = [spread(rates[i]!.prefill), spread(rates[i]!.decode)];
-        const bytes = weightBytes(model);
-        const share = {
-          prefill: round((prefill.median * 2 * model.parameters) / best.flops),
-          decode: round((decode.median * bytes) / best.readBytes),
-        };
-        return [
-          quantize,
-          {
-            prefill_tokens_per_s: prefill,
-            decode_tokens_per_s: decode,
-            weight_bytes: bytes,
-            share_of_floor: share,
-            ...differences[i]!,
-          },
-        ];
-      }),
-    ),
-  }),
+    precisions: measured,
+  },
 );
 for (const { model } of models) model[Symbol.dispose]();

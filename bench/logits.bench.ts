@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { packageRoot } from '../src/base/index.ts';
 import { tokenizerOf } from '../src/data/index.ts';
-import { openSafetensors } from '../src/io/index.ts';
+import { openSafetensors, readJson } from '../src/io/index.ts';
 import { bothModels, graft, graftTrain, integers, peer, report, workFolder, writeBatches } from './support.ts';
 
 const { values: args } = parseArgs({
@@ -23,7 +23,7 @@ const dir = workFolder();
 const below = integers(Number(args.seed));
 const tokenizer = tokenizerOf(ours);
 const text = [...tokenizer.encode(readFileSync(join(packageRoot, 'README.md'), 'utf8'), { addSpecialTokens: false })];
-const vocab = Number(JSON.parse(readFileSync(join(theirs, 'config.json'), 'utf8')).vocab_size);
+const { vocab_size: vocab } = readJson(join(theirs, 'config.json')) as { vocab_size: number };
 const length = Number(args.tokens);
 const rows = [
   Array.from({ length }, (_, i) => text[i % text.length]!),

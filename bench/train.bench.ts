@@ -2,7 +2,7 @@
  * Training speed and peak memory against PEFT, and the share of the floor. Both sides are processes of their own and take
  * turns (A B A B …); ratios are taken within a round, and their medians reported.
  *   npm run proof:train -- [--model FILE.gguf|DIR] [--rounds 3] [--rows 8] [--steps 6] [--seed 0] [--no-fixed]
- *                          [--peer-script FILE.py]
+ *                          [--precision auto] [--peer-script FILE.py]
  * Floor: the products that cannot be avoided, (4 · linear weights · tokens + 4 · head weights · predicted tokens) FLOP (a
  * product with the frozen weight each way), at the rate of a float32 product of 1,024 rows measured in the same round.
  */
@@ -32,6 +32,7 @@ const { values: args } = parseArgs({
     steps: { type: 'string', default: '6' },
     seed: { type: 'string', default: '0' },
     'no-fixed': { type: 'boolean', default: false },
+    precision: { type: 'string', default: 'auto' },
     'peer-script': { type: 'string', default: 'train.py' },
   },
 });
@@ -71,6 +72,7 @@ const sides = [
       ]),
 ].filter(({ quantize }) => quantize !== 'keep' || ours.endsWith('.gguf'));
 
+const set = [`train.precision=${args.precision}`];
 const rounds: { runs: Record<string, Trained & { share: number }>; gemm: number[] }[] = [];
 const weightBytes: Record<string, number> = {};
 for (let r = 0; r < Number(args.rounds); r++) {
@@ -89,7 +91,7 @@ for (let r = 0; r < Number(args.rounds); r++) {
     } else {
       const before = gemm();
       const out = join(dir, `run-${name.replaceAll(/\W+/g, '-')}`);
-      const run = graftTrain({ model: ours, batches, dir: out, quantize });
+      const run = graftTrain({ model: ours, batches, dir: out, quantize, set });
       const rate = (1e9 * (before + gemm())) / 2;
       runs[name] = { ...run, share: (run.tokens_per_s * flop) / tokens / rate };
       const [first] = readFileSync(join(out, 'events.jsonl'), 'utf8').split('\n', 1);
@@ -145,6 +147,7 @@ report(
   ],
   {
     rounds: rounds.length,
+    precision: args.precision,
     gemm_gflops: spread(rounds.flatMap(({ gemm }) => gemm)),
     weight_bytes: weightBytes,
     sides: Object.fromEntries(

@@ -5,6 +5,7 @@
  * thread, is for those who build on it: `startEngine`, then models, methods, tensors.
  */
 export { GraftError } from './base/index.ts';
+export { page as comparisonPage, type Results, readComparison, runComparison } from './compare/index.ts';
 export {
   ChatTemplate,
   loadTokenizer,

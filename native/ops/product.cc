@@ -39,9 +39,8 @@ Tensor rounded(const Tensor& x) {
   return y;
 }
 
-// Rows of a weight as bfloat16 [count, in]: its own memory where it is stored so, else fresh.
-Tensor rounded_rows(const Weight& w, int64_t first, int64_t count) {
-  if (w.dense()) return rounded(w.tensor.narrow(0, first, count));
+// Rows of a weight in blocks as bfloat16 [count, in]
+Tensor unpacked_rows(const Weight& w, int64_t first, int64_t count) {
   Tensor rows = at::empty({count, w.in()}, at::kBFloat16);
   auto* to = static_cast<uint16_t*>(rows.mutable_data_ptr());
   const auto& kernels = block_kernels();
@@ -78,7 +77,7 @@ void reduced_forward(const Tensor& x, const Weight& w, int64_t first, int64_t co
   const int64_t k = w.in();
   const Tensor left = rounded(x);
   // Blocks are unpacked whole, numbers row by row while they are packed.
-  const Tensor unpacked = w.dense() ? Tensor() : rounded_rows(w, first, count);
+  const Tensor unpacked = w.dense() ? Tensor() : unpacked_rows(w, first, count);
   panels(left, k, count, false, y, [&](int64_t begin, int64_t columns, uint32_t* panel) {
     const uint16_t* rows;
     if (w.dense()) {
@@ -96,7 +95,7 @@ void reduced_forward(const Tensor& x, const Weight& w, int64_t first, int64_t co
 void reduced_backward(const Tensor& g, const Weight& w, int64_t first, int64_t count, bool add, Tensor& dx) {
   const int64_t width = w.in();
   const Tensor left = rounded(g);
-  const Tensor unpacked = w.dense() ? Tensor() : rounded_rows(w, first, count);
+  const Tensor unpacked = w.dense() ? Tensor() : unpacked_rows(w, first, count);
   panels(left, count, width, add, dx, [&](int64_t begin, int64_t columns, uint32_t* panel) {
     if (!w.dense()) {
       rounding().panel_of_columns(static_cast<const uint16_t*>(unpacked.const_data_ptr()) + begin, width, columns, count, panel);

@@ -1,7 +1,7 @@
 import { Option } from 'commander';
 import { taskNames } from '../nn/index.ts';
 import { Session } from '../session/index.ts';
-import { count, examples, logLine, onModel } from './shared.ts';
+import { count, countOrNone, examples, logLine, onModel } from './shared.ts';
 
 /** Options of a command that reads rows for the head of a task. */
 export const onRows = (name: string, description: string, data: string) =>
@@ -13,7 +13,7 @@ export const onRows = (name: string, description: string, data: string) =>
       ),
     )
     .option('--max-length <n>', 'tokens of a row; what is longer is cut, or goes on in another window', count, 1024)
-    .option('--stride <n>', 'tokens that two windows of one context share', count, 128);
+    .option('--stride <n>', 'tokens that two windows of one context share', countOrNone, 128);
 
 export const predict = () =>
   onRows(

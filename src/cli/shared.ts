@@ -18,12 +18,19 @@ export const onModel = (name: string, description: string, quantize: 'none' | 'k
     .option('--threads <n>', 'processor threads; default: all cores', count)
     .option('--json', 'print the result as JSON');
 
-/** A whole number above 0, for an option. */
-export function count(text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('It must be a whole number above 0.');
-  return value;
-}
+const wholeNumber =
+  (least: number) =>
+  (text: string): number => {
+    const value = Number(text);
+    if (text.trim() !== '' && Number.isInteger(value) && value >= least) return value;
+    throw new InvalidArgumentError(
+      least > 0 ? 'It must be a whole number above 0.' : 'It must be 0 or a whole number.',
+    );
+  };
+
+/** A whole number above 0, for an option; the other may be 0. */
+export const count = wholeNumber(1);
+export const countOrNone = wholeNumber(0);
 
 /** Examples under a command's help. */
 export const examples = (...lines: string[]) => `\nExamples:\n${lines.map((line) => `  $ ${line}`).join('\n')}\n`;

@@ -1,10 +1,8 @@
 /** What a comparison is: a recipe without a method, and the methods that are to learn from it under the same budget. */
-import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { parse } from 'yaml';
 import { z } from 'zod';
-import { fileError, GraftError } from '../base/index.ts';
-import { parseRecipe, type Recipe } from '../train/index.ts';
+import { GraftError, parseWith } from '../base/index.ts';
+import { parseRecipe, type Recipe, readYaml } from '../train/index.ts';
 
 /** A method to compare, with the learning rate that it needs. */
 export interface Contender {
@@ -75,12 +73,7 @@ export interface Comparison {
  * @throws GraftError 'usage' with all mistakes of it, or of the recipe that it makes of a method
  */
 export function readComparison(file: string): Comparison {
-  let raw: Record<string, unknown>;
-  try {
-    raw = parse(readFileSync(file, 'utf8')) as Record<string, unknown>;
-  } catch (cause) {
-    throw fileError(cause, file, 'read');
-  }
+  const raw = readYaml(file).toJS() as Record<string, unknown>;
   const { compare = {}, method, train = {}, run, ...rest } = raw;
   const place = `${file}: compare`;
   if (method !== undefined) {
@@ -89,9 +82,7 @@ export function readComparison(file: string): Comparison {
       mend: 'Name the methods under compare.methods, or leave them out to compare all',
     });
   }
-  const parsed = compareSchema.safeParse(compare);
-  if (!parsed.success) throw new GraftError('usage', z.prettifyError(parsed.error), { place });
-  const { answers, methods, only, metric, loss } = parsed.data;
+  const { answers, methods, only, metric, loss } = parseWith(compareSchema, compare, place);
   const chosen = Object.entries({ ...(methods ?? contenders) } as Record<string, Contender>).filter(
     ([name]) => !only || only.includes(name),
   );

@@ -159,6 +159,7 @@ async function measure(recipe: Recipe, { answers, metric }: Comparison, made?: s
     ...['--model', whole ? made : recipe.model],
     ...(made && !whole ? ['--adapter', made] : []),
     ...['--data', recipe.data.eval!, '--max-length', String(recipe.data.max_length)],
+    ...['--stride', String(recipe.data.stride), '--quantize', whole ? 'none' : recipe.quantize],
     ...(answers ? ['--labels', ...answers] : []),
   ]);
   const metrics = result.metrics as Metric[];

@@ -7,7 +7,15 @@ import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { readJsonObject, type WeightEntry, writeDirectory } from '../io/index.ts';
-import { type Adapter, type Attached, attachMethods, type MethodChoice, type Tools } from '../methods/index.ts';
+import {
+  type Adapter,
+  type Attached,
+  attachMethods,
+  type Method,
+  type MethodChoice,
+  methods,
+  type Tools,
+} from '../methods/index.ts';
 import type { LoadOptions } from '../models/index.ts';
 import type { Model, TaskHead } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
@@ -39,9 +47,6 @@ const besideOf = (dir: string): Beside => {
 
 const partsOf = (dir: string): string[] => besideOf(dir).parts?.map((part) => join(dir, part)) ?? [dir];
 
-/** Methods that AdapterHub has a layout for, and PEFT none. */
-const hubMethods: ReadonlySet<string> = new Set(['bottleneck', 'fusion']);
-
 /** Whether a directory holds an adapter, of one method or several. */
 export const isAdapter = (dir: string): boolean =>
   besideOf(dir).parts !== undefined ||
@@ -67,7 +72,7 @@ export function saveAdapter(model: Model, adapter: Adapter | Attached, dir: stri
       const to = folders ? join(work, folders[i]!) : work;
       if (folders) mkdirSync(to);
       const own = i === 0 ? head : new Map();
-      if (hubMethods.has(part.method))
+      if ((methods[part.method as keyof typeof methods] as Method<unknown>).adapterHub)
         writeAdapterHub(model, part, own, to, options, nameFor(folders ? folders[i]! : dir));
       else writePeft(model, part, own, to, options);
     });

@@ -4,8 +4,8 @@
  */
 import { existsSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { z } from 'zod';
-import { GraftError } from '../base/index.ts';
+import type { z } from 'zod';
+import { GraftError, parseWith } from '../base/index.ts';
 import {
   openSafetensors,
   openTorch,
@@ -85,10 +85,10 @@ export function readPeftConfig(dir: string): { method: Method<unknown>; config: 
   if (foreign.length > 0) {
     throw new GraftError('input', `it uses ${foreign.join(', ')}, which Graft does not have`, { place });
   }
-  const parsed = method.config.safeParse(Object.fromEntries(chosen.filter(([key]) => known.includes(key))));
-  if (!parsed.success) throw new GraftError('input', z.prettifyError(parsed.error).replaceAll('\n', ' '), { place });
+  const fields = Object.fromEntries(chosen.filter(([key]) => known.includes(key)));
+  const config = parseWith(method.config, fields, place, 'input');
   const base = typeof raw.base_model_name_or_path === 'string' ? raw.base_model_name_or_path : undefined;
-  return { method: method as Method<unknown>, config: parsed.data, base };
+  return { method: method as Method<unknown>, config, base };
 }
 
 /** Names that PEFT gives its task heads; it trains them with every method (peft_model.py, classifier_module_names). */

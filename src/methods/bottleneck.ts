@@ -99,6 +99,7 @@ export function plug(
 
 export const bottleneck: Method<BottleneckConfig> = {
   name: 'bottleneck',
+  adapterHub: true,
   config: bottleneckConfig,
 
   attach(model, config, seed): Adapter {

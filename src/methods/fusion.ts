@@ -64,6 +64,7 @@ const insideOf = ({ given, config, parameters }: Child): Inside => ({
 
 export const fusion: Method<FusionConfig> = {
   name: 'fusion',
+  adapterHub: true,
   config: fusionConfig,
 
   attach(model, config, seed, tools = {}): Adapter {

@@ -7,6 +7,8 @@ export interface Method<C> {
   readonly name: string;
   /** `peft_type` of the files that hold it; absent where PEFT has no such type. */
   readonly peftType?: string;
+  /** AdapterHub has a layout for it, and PEFT none. */
+  readonly adapterHub?: true;
   /** Default, unit, doc and source of every field, under PEFT's own names. */
   readonly config: z.ZodType<C>;
   /** Fields that training alone reads, and no file holds: those of a recipe count also where it begins from a saved adapter. */

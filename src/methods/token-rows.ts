@@ -101,7 +101,10 @@ export function tokenTables(model: Model, wanted: TokenRows): Named[] {
     const found = tables.find(([path]) => path === name || path.endsWith(`.${name}`));
     if (!found) {
       const last = tables.map(([path]) => path.split('.').at(-1)!);
-      const mend = `Did you mean '${nearest(name, last) ?? last[0]}'?`;
+      const mend =
+        last.length > 0
+          ? `Did you mean '${nearest(name, last) ?? last[0]}'?`
+          : 'This model reads no tokens: leave the field out';
       throw new GraftError('usage', `trainable_token_indices names '${name}', which is no embedding`, { place, mend });
     }
     const [path, table] = found as unknown as [string, Table];

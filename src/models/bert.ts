@@ -4,26 +4,29 @@
  * applied in training. Letters: N packed tokens, R rows, C width.
  */
 import { z } from 'zod';
-import { GraftError, parseWith } from '../base/index.ts';
+import { parseWith } from '../base/index.ts';
 import {
   activationOf,
   attend,
   Dense,
   type Embedding,
   firstOfRows,
+  headDimOf,
   LayerNorm,
   type LinearLayer,
   type Model,
   Module,
+  normsLast,
   type PackedTokens,
   type Pass,
   Ports,
   pooledRows,
-  requireHead,
   requireRoom,
   type TaskHead,
   type TaskName,
+  through,
   type Weights,
+  writesNothing,
 } from '../nn/index.ts';
 import { ops, scope, type Tensor } from '../tensor/index.ts';
 import type { Family } from './family.ts';
@@ -150,17 +153,13 @@ class Layer extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    using s = scope();
-    const half = (output: Output, delta: Tensor, residual: Tensor) => {
-      return { layer: this.#layer, delta, residual, norm: (sum: Tensor) => output.LayerNorm.forward(sum) };
-    };
     const { self, output: first } = this.attention;
-    const attended = first.dense.forward(self.forward(x, pass));
-    const added = pass.ports.afterAttention(half(first, attended, x));
-    const between = first.LayerNorm.forward(ops.add(x, added));
-    const out = this.output.dense.forward(this.#act(this.intermediate.dense.forward(between)));
-    const last = pass.ports.afterMlp(half(this.output, out, between));
-    return s.keep(this.output.LayerNorm.forward(ops.add(between, last)));
+    return normsLast(x, pass, {
+      layer: this.#layer,
+      norms: [first.LayerNorm, this.output.LayerNorm],
+      attention: (y) => first.dense.forward(self.forward(y, pass)),
+      mlp: (y) => this.output.dense.forward(this.#act(this.intermediate.dense.forward(y))),
+    });
   }
 }
 
@@ -238,10 +237,7 @@ const familyOf = (type: Type): Family => ({
 
   build(raw, w, task) {
     const config = parseWith(configSchema, raw, '', 'input');
-    if (config.hidden_size % config.num_attention_heads !== 0) {
-      const problem = `hidden_size ${config.hidden_size} is no multiple of ${config.num_attention_heads} heads`;
-      throw new GraftError('input', problem);
-    }
+    const headDim = headDimOf(config.hidden_size, config.num_attention_heads);
     // What pre-training and other tasks use.
     w.ignore(/(^|\.)(position_ids|token_type_ids)$|(^|\.)pooler\.|^(cls|lm_head|classifier|qa_outputs)\./);
     const encoder = new Bert(w, type, config, task.name);
@@ -266,7 +262,7 @@ const familyOf = (type: Type): Family => ({
       layers: config.num_hidden_layers,
       width: config.hidden_size,
       kvHeads: config.num_attention_heads,
-      headDim: config.hidden_size / config.num_attention_heads,
+      headDim,
       parameters: w.parameters,
       contextLength: config.max_position_embeddings - firstPosition,
       sites: {
@@ -291,19 +287,13 @@ const familyOf = (type: Type): Family => ({
         requireRoom(input.longest + firstPosition, config.max_position_embeddings);
         const positions = firstPosition > 0 ? ops.addScalar(input.positions, firstPosition) : input.positions;
         const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
-        let x = ports.embedded(encoder.embeddings.forward(input.x, positions, input.types));
-        for (const layer of encoder.encoder.layer) {
-          const next = layer.forward(x, pass);
-          x.dispose();
-          x = next;
-        }
-        return s.keep(ports.ended(input.strip(x)));
+        const x = ports.embedded(encoder.embeddings.forward(input.x, positions, input.types));
+        return s.keep(ports.ended(input.strip(through(x, encoder.encoder.layer, pass))));
       },
 
       logits: (hidden, rowStarts) =>
         head ? head.forward(hidden, rowStarts, task.name) : pooledRows(hidden, rowStarts, task),
-      lossSum: () => requireHead<never>(undefined, 'causal-lm'),
-      newCache: () => requireHead<never>(undefined, 'causal-lm'),
+      ...writesNothing,
       [Symbol.dispose]: () => w.release(),
     } satisfies Model;
   },

@@ -4,25 +4,28 @@
  * C width.
  */
 import { z } from 'zod';
-import { GraftError, parseWith } from '../base/index.ts';
+import { parseWith } from '../base/index.ts';
 import {
   activationOf,
   attend,
   type Embedding,
   firstOfRows,
+  headDimOf,
   LayerNorm,
   type LinearLayer,
   type Model,
   Module,
+  normsLast,
   type PackedTokens,
   type Pass,
   Ports,
   pooledRows,
-  requireHead,
   requireRoom,
   type TaskHead,
   type TaskName,
+  through,
   type Weights,
+  writesNothing,
 } from '../nn/index.ts';
 import { ops, scope, type Tensor } from '../tensor/index.ts';
 import type { Family } from './family.ts';
@@ -130,16 +133,12 @@ class Layer extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    using s = scope();
-    const half = (delta: Tensor, residual: Tensor, norm: (sum: Tensor) => Tensor) => {
-      return { layer: this.#layer, delta, residual, norm };
-    };
-    const first = (sum: Tensor) => this.sa_layer_norm.forward(sum);
-    const second = (sum: Tensor) => this.output_layer_norm.forward(sum);
-    const attended = this.attention.forward(x, pass);
-    const between = first(ops.add(x, pass.ports.afterAttention(half(attended, x, first))));
-    const out = this.ffn.forward(between);
-    return s.keep(second(ops.add(between, pass.ports.afterMlp(half(out, between, second)))));
+    return normsLast(x, pass, {
+      layer: this.#layer,
+      norms: [this.sa_layer_norm, this.output_layer_norm],
+      attention: (y) => this.attention.forward(y, pass),
+      mlp: (y) => this.ffn.forward(y),
+    });
   }
 }
 
@@ -196,7 +195,7 @@ export const distilbert: Family = {
   build(raw, w, task) {
     const config = parseWith(configSchema, raw, '', 'input');
     const { dim, n_heads: heads, n_layers: layers } = config;
-    if (dim % heads !== 0) throw new GraftError('input', `dim ${dim} is no multiple of ${heads} heads`);
+    const headDim = headDimOf(dim, heads, 'dim');
     // What pre-training and other tasks use.
     w.ignore(/(^|\.)position_ids$|^(vocab_\w+|pre_classifier|classifier|qa_outputs)\./);
     const encoder = new DistilBert(w, config);
@@ -218,7 +217,7 @@ export const distilbert: Family = {
       layers,
       width: dim,
       kvHeads: heads,
-      headDim: dim / heads,
+      headDim,
       parameters: w.parameters,
       contextLength: config.max_position_embeddings,
       sites: {
@@ -244,18 +243,12 @@ export const distilbert: Family = {
         const input = ports.enter(word_embeddings.forward(tokens.ids), tokens, undefined, pooled);
         requireRoom(input.longest, config.max_position_embeddings);
         const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
-        let x = ports.embedded(norm.forward(ops.add(input.x, position_embeddings.forward(input.positions))));
-        for (const layer of encoder.transformer.layer) {
-          const next = layer.forward(x, pass);
-          x.dispose();
-          x = next;
-        }
-        return s.keep(ports.ended(input.strip(x)));
+        const x = ports.embedded(norm.forward(ops.add(input.x, position_embeddings.forward(input.positions))));
+        return s.keep(ports.ended(input.strip(through(x, encoder.transformer.layer, pass))));
       },
 
       logits: (hidden, rowStarts) => (head ? head.forward(hidden, rowStarts) : pooledRows(hidden, rowStarts, task)),
-      lossSum: () => requireHead<never>(undefined, 'causal-lm'),
-      newCache: () => requireHead<never>(undefined, 'causal-lm'),
+      ...writesNothing,
       [Symbol.dispose]: () => w.release(),
     } satisfies Model;
   },

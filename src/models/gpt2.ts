@@ -4,17 +4,19 @@
  * Reference: transformers `modeling_gpt2.py`, whose dropout is not applied in training. Letters: N packed tokens, C width.
  */
 import { z } from 'zod';
-import { GraftError, parseWith } from '../base/index.ts';
+import { parseWith } from '../base/index.ts';
 import {
   activationOf,
   attend,
   type Embedding,
+  headDimOf,
   type KvCache,
   LayerNorm,
   type LinearLayer,
   lastOfRowsBefore,
   type Model,
   Module,
+  normsFirst,
   type PackedTokens,
   type Pass,
   Ports,
@@ -23,6 +25,7 @@ import {
   requireRoom,
   type TaskHead,
   type TaskName,
+  through,
   type Weights,
 } from '../nn/index.ts';
 import { ops, scope, type Tensor } from '../tensor/index.ts';
@@ -122,12 +125,12 @@ class Block extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    using s = scope();
-    const half = { layer: this.#layer, norm: undefined };
-    const attended = this.attn.forward(this.ln_1.forward(x), pass);
-    const between = ops.add(x, pass.ports.afterAttention({ ...half, delta: attended, residual: x }));
-    const out = this.mlp.forward(this.ln_2.forward(between));
-    return s.keep(ops.add(between, pass.ports.afterMlp({ ...half, delta: out, residual: between })));
+    return normsFirst(x, pass, {
+      layer: this.#layer,
+      norms: [this.ln_1, this.ln_2],
+      attention: (normed) => this.attn.forward(normed, pass),
+      mlp: (normed) => this.mlp.forward(normed),
+    });
   }
 }
 
@@ -175,9 +178,7 @@ export const gpt2: Family = {
 
   build(raw, w, task) {
     const config = parseWith(configSchema, raw, '', 'input');
-    if (config.n_embd % config.n_head !== 0) {
-      throw new GraftError('input', `n_embd ${config.n_embd} is no multiple of ${config.n_head} heads`);
-    }
+    const headDim = headDimOf(config.n_embd, config.n_head, 'n_embd');
     // The causal mask, which old checkpoints hold, and heads of other tasks.
     w.ignore(/(^|\.)attn\.(masked_)?bias$|^(lm_head|score|classifier|qa_outputs)\./);
     const transformer = new Transformer(w, config);
@@ -199,7 +200,7 @@ export const gpt2: Family = {
       layers: config.n_layer,
       width: config.n_embd,
       kvHeads: config.n_head,
-      headDim: config.n_embd / config.n_head,
+      headDim,
       parameters: w.parameters,
       contextLength: config.n_positions,
       sites: {
@@ -221,14 +222,10 @@ export const gpt2: Family = {
         const input = ports.enter(transformer.wte.forward(tokens.ids), tokens, cache);
         requireRoom(input.longest, config.n_positions);
         const pass: Pass = { keys: ports.keys(input.rowStarts, cache), ports, kernels };
-        let x = ports.embedded(ops.add(input.x, transformer.wpe.forward(input.positions)));
-        for (const block of transformer.h) {
-          const next = block.forward(x, pass);
-          x.dispose();
-          x = next;
-        }
+        const x = ports.embedded(ops.add(input.x, transformer.wpe.forward(input.positions)));
+        const last = through(x, transformer.h, pass);
         cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
-        return s.keep(ports.ended(input.strip(transformer.ln_f.forward(x))));
+        return s.keep(ports.ended(input.strip(transformer.ln_f.forward(last))));
       },
 
       logits(hidden, rowStarts, ids) {
@@ -238,7 +235,7 @@ export const gpt2: Family = {
         return score.forward(lastOfRowsBefore(config.pad_token_id, hidden, rowStarts, ids));
       },
       lossSum: (hidden, targets) => requireHead(head?.lm_head, 'causal-lm').crossEntropy(hidden, targets),
-      newCache: (capacity) => ports.newCache(config.n_layer, capacity, config.n_head, config.n_embd / config.n_head),
+      newCache: (capacity) => ports.newCache(config.n_layer, capacity, config.n_head, headDim),
       [Symbol.dispose]: () => w.release(),
     } satisfies Model;
   },

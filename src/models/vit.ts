@@ -11,18 +11,21 @@ import {
   attend,
   Dense,
   firstOfRows,
+  headDimOf,
   type ImageShape,
   LayerNorm,
   type LinearLayer,
   type Model,
   Module,
+  normsFirst,
   type PackedTokens,
   type Pass,
   Ports,
   pooledRows,
-  requireHead,
   type TaskHead,
+  through,
   type Weights,
+  writesNothing,
 } from '../nn/index.ts';
 import { ops, scope, type Tensor } from '../tensor/index.ts';
 import type { Family } from './family.ts';
@@ -213,12 +216,12 @@ class Layer extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    using s = scope();
-    const half = { layer: this.#layer, norm: undefined };
-    const attended = this.attention.forward(this.layernorm_before.forward(x), pass);
-    const between = ops.add(x, pass.ports.afterAttention({ ...half, delta: attended, residual: x }));
-    const out = this.mlp.forward(this.layernorm_after.forward(between));
-    return s.keep(ops.add(between, pass.ports.afterMlp({ ...half, delta: out, residual: between })));
+    return normsFirst(x, pass, {
+      layer: this.#layer,
+      norms: [this.layernorm_before, this.layernorm_after],
+      attention: (normed) => this.attention.forward(normed, pass),
+      mlp: (normed) => this.mlp.forward(normed),
+    });
   }
 }
 
@@ -278,7 +281,7 @@ const familyOf = (type: Type): Family => ({
   build(raw, w, task) {
     const config = parseWith(configSchema, raw, '', 'input');
     const { hidden_size: width, num_attention_heads: heads, num_hidden_layers: layers } = config;
-    if (width % heads !== 0) throw new GraftError('input', `hidden_size ${width} is no multiple of ${heads} heads`);
+    const headDim = headDimOf(width, heads);
     const grid = gridOf(config);
     w.ignore(/(^|\.)pooler\.|(^|\.)mask_token$|^(decoder|classifier|cls_classifier|distillation_classifier)\./);
     const encoder = new Vit(w, type, config, grid, task);
@@ -301,7 +304,7 @@ const familyOf = (type: Type): Family => ({
       layers,
       width,
       kvHeads: heads,
-      headDim: width / heads,
+      headDim,
       parameters: w.parameters,
       contextLength: Number.POSITIVE_INFINITY, // images have their positions in them, and virtual tokens need none
       image: grid,
@@ -327,19 +330,13 @@ const familyOf = (type: Type): Family => ({
         // Heads read the class token behind a prompt too (arXiv 2203.12119, eq. 4).
         const input = ports.enter(encoder.embeddings.forward(tokens.pixels), tokens);
         const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
-        let x = ports.embedded(input.x);
-        for (const layer of encoder.layers) {
-          const next = layer.forward(x, pass);
-          x.dispose();
-          x = next;
-        }
-        return s.keep(ports.ended(input.strip(encoder.layernorm.forward(x))));
+        const last = through(ports.embedded(input.x), encoder.layers, pass);
+        return s.keep(ports.ended(input.strip(encoder.layernorm.forward(last))));
       },
 
       logits: (hidden, rowStarts) =>
         head ? head.forward(hidden, rowStarts) : pooledRows(hidden, rowStarts, { pooling: 'cls', ...task }),
-      lossSum: () => requireHead<never>(undefined, 'causal-lm'),
-      newCache: () => requireHead<never>(undefined, 'causal-lm'),
+      ...writesNothing,
       [Symbol.dispose]: () => w.release(),
     } satisfies Model;
   },

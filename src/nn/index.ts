@@ -1,5 +1,14 @@
 export { activationNames, activationOf } from './activations.ts';
-export { attend, Dense, type Pass } from './blocks.ts';
+export {
+  attend,
+  Dense,
+  headDimOf,
+  normsFirst,
+  normsLast,
+  type Pass,
+  through,
+  writesNothing,
+} from './blocks.ts';
 export { KvCache } from './cache.ts';
 export { type AttentionRows, composite, fused, type GateActivation, type Kernels } from './kernels.ts';
 export { Embedding, LayerNorm, Linear, type LinearLayer, RmsNorm } from './layers.ts';

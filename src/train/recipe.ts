@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
-import { LineCounter, parseDocument } from 'yaml';
+import { type Document, LineCounter, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { GraftError, nearestPath, parseWith } from '../base/index.ts';
 import { type MethodChoice, methods } from '../methods/index.ts';
@@ -190,12 +190,8 @@ export function parseRecipe(value: unknown, place = 'recipe', base = process.cwd
   return resolved(parseWith(recipeSchema, value, place) as unknown as Recipe, base);
 }
 
-/**
- * Reads a recipe file.
- * @param overrides `a.b=value` pairs, the value in YAML; paths in them are relative to the working directory
- * @throws GraftError 'usage' for a missing file, bad YAML (with line and column) or mistakes in the recipe (all at once)
- */
-export function readRecipe(file: string, overrides: readonly string[] = []): Recipe {
+/** A YAML file. @throws GraftError 'usage' for a missing file, with the nearest name, or bad YAML, with line and column */
+export function readYaml(file: string): Document {
   let text: string;
   try {
     text = readFileSync(file, 'utf8');
@@ -211,10 +207,24 @@ export function readRecipe(file: string, overrides: readonly string[] = []): Rec
   const [error] = document.errors;
   if (error) {
     const at = error.linePos?.[0];
-    throw new GraftError('usage', `this is no valid YAML: ${error.message.split('\n')[0]}`, {
-      place: at ? `${file}:${at.line}:${at.col}` : file,
-    });
+    throw new GraftError(
+      'usage',
+      `this is no valid YAML: ${error.message.split('\n')[0]!.replace(/ at line \d+, column \d+:$/, '')}`,
+      {
+        place: at ? `${file}:${at.line}:${at.col}` : file,
+      },
+    );
   }
+  return document;
+}
+
+/**
+ * Reads a recipe file.
+ * @param overrides `a.b=value` pairs, the value in YAML; paths in them are relative to the working directory
+ * @throws GraftError 'usage' for a missing file, bad YAML (with line and column) or mistakes in the recipe (all at once)
+ */
+export function readRecipe(file: string, overrides: readonly string[] = []): Recipe {
+  const document = readYaml(file);
   for (const override of overrides) {
     const [, key, value] = /^([\w.-]+)=(.*)$/s.exec(override) ?? [];
     if (!key) throw new GraftError('usage', `'${override}' is not of the form a.b=value`, { place: '--set' });

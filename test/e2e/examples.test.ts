@@ -168,6 +168,21 @@ test('predict: a head is trained, measured and asked', async () => {
   assert.ok(said.length === 2 && said.every((share) => share >= 50), out);
 });
 
+test('compare: two methods, and a page', async () => {
+  const comparison = {
+    model,
+    task: 'sequence-classification',
+    data: { train: at('labelled.jsonl'), eval: at('labelled.jsonl') },
+    train: { steps: 2 },
+    run: { dir: at('compared') },
+    compare: { only: ['lora', 'ia3'] },
+  };
+  writeFileSync(at('compare.yaml'), JSON.stringify(comparison));
+  const out = await example('compare', [at('compare.yaml')]);
+  assert.equal(numbers(out, /accuracy ([\d.]+), \d+ parameters trained$/gm).length, 2, out);
+  assert.ok(readFileSync(at('compared', 'comparison.html'), 'utf8').includes('<svg '));
+});
+
 test('merge: a model with its tokenizer that says something', async () => {
   const out = await example('merge', [model, adapter, at('merged'), 'Hello']);
   assert.ok(numbers(out, /at most ([\d.e+-]+) over/g)[0]! < 1e-3, out);

@@ -11,6 +11,7 @@ import { noGrad, ops, scope } from '../../src/tensor/index.ts';
 import { parseRecipe, runTraining, type TrainEvent } from '../../src/train/index.ts';
 import { golden, numbers, readTensors, relativeError, temporary } from '../support.ts';
 import {
+  comparedLogits,
   curve,
   curveError,
   differingFields,
@@ -18,6 +19,7 @@ import {
   gradientsOf,
   logitsOfRows,
   lossOf,
+  mergesAndBack,
   outputs,
   prefix,
   readGolden,
@@ -55,21 +57,24 @@ for (const name of cases) {
       for (const [key, tensor] of adapter.parameters) ops.copy_(tensor, tensors.get(`start.${prefix}${key}`)!);
     });
     const records = facts.budget as readonly Step[];
-    const losses = curve(model, adapter, kind, 30, 1e-2, (step) => {
-      const { kept, left } = records[step]!;
-      if (kept) {
-        const { rank_pattern } = adapter.parts[0]!.savedConfig!() as { rank_pattern: Record<string, boolean[]> };
-        const chosen = Object.entries(rank_pattern).map(([key, ranks]) => [key, ranks.map(Number)]);
-        assert.deepEqual(Object.fromEntries(chosen), kept, `step ${step + 1}`);
-        counts.choices++;
-      }
-      const values = [...adapter.parameters].filter(([key]) => key.endsWith('.lora_E'));
-      assert.deepEqual(
-        values.map(([, e]) => numbers(e).filter((x) => x !== 0).length),
-        left,
-        `step ${step + 1}`,
-      );
-      counts.steps++;
+    const losses = curve(model, adapter, kind, {
+      steps: 30,
+      after(step) {
+        const { kept, left } = records[step]!;
+        if (kept) {
+          const { rank_pattern } = adapter.parts[0]!.savedConfig!() as { rank_pattern: Record<string, boolean[]> };
+          const chosen = Object.entries(rank_pattern).map(([key, ranks]) => [key, ranks.map(Number)]);
+          assert.deepEqual(Object.fromEntries(chosen), kept, `step ${step + 1}`);
+          counts.choices++;
+        }
+        const values = [...adapter.parameters].filter(([key]) => key.endsWith('.lora_E'));
+        assert.deepEqual(
+          values.map(([, e]) => numbers(e).filter((x) => x !== 0).length),
+          left,
+          `step ${step + 1}`,
+        );
+        counts.steps++;
+      },
     });
     const error = curveError(losses, numbers(tensors.get('curve')!));
     assert.ok(error <= 1e-4, `the losses differ by ${error}`);
@@ -99,14 +104,11 @@ for (const name of cases) {
   test(`${name}: PEFT's cut adapter: logits, gradients with the orthogonal term, merge, save`, () => {
     using _ = scope();
     using folder = temporary();
-    const { dir, base, kind, rows, tensors, tolerance } = readGolden(name);
+    const want = readGolden(name);
+    const { dir, base, kind, rows, tensors, tolerance } = want;
     using model = loadModel(base, taskOfAdapter(dir));
     using adapter = loadAdapter(model, dir);
-    const attached = logitsOfRows(model, kind, rows);
-    attached.forEach((got, r) => {
-      const error = relativeError(got, numbers(tensors.get(`logits.${r}`)!));
-      assert.ok(error <= Math.max(tolerance.logits, 2e-5), `the logits of row ${r} differ by ${error}`);
-    });
+    const attached = comparedLogits(model, want);
     const loss = ops.add(
       lossOf(kind, outputs(model, kind, rows.slice(0, 1)), rows.slice(0, 1)),
       adapter.regularisation!(),
@@ -118,11 +120,7 @@ for (const name of cases) {
       assert.ok(error <= Math.max(tolerance.grad, 5e-5), `the gradient of ${key} differs by ${error}`);
       counts.gradients++;
     }
-    adapter.merge!();
-    logitsOfRows(model, kind, rows).forEach((got, r) => {
-      assert.ok(relativeError(got, attached[r]!) <= 1e-5, 'merged equals attached');
-    });
-    adapter.unmerge!();
+    mergesAndBack(model, adapter, want, attached);
     saveAdapter(model, adapter, join(folder.path, 'saved'), { base });
     sameFile(join(folder.path, 'saved'), dir);
   });

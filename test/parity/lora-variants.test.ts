@@ -13,6 +13,7 @@ import { noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
 import { parseRecipe, runTraining } from '../../src/train/index.ts';
 import { golden, numbers, readTensors, relativeError, temporary } from '../support.ts';
 import {
+  comparedLogits,
   curve,
   curveError,
   differingFields,
@@ -20,10 +21,12 @@ import {
   gradientsOf,
   logitsOfRows,
   lossOf,
+  mergesAndBack,
   outputs,
   prefix,
   readGolden,
   sameFile,
+  savesAsPeft,
 } from './peft.ts';
 
 before(() => startEngine());
@@ -44,25 +47,22 @@ for (const name of plain) {
   test(`${name}: read, logits, gradients, merge, twenty steps, save: as PEFT`, () => {
     using _ = scope();
     using folder = temporary();
-    const { dir, base, kind, rows, tensors, tolerance } = readGolden(name);
+    const want = readGolden(name);
+    const { dir, base, kind, rows, tensors, tolerance } = want;
     using model = loadModel(base, taskOfAdapter(dir));
     const untouched = logitsOfRows(model, kind, rows);
     const adapter = loadAdapter(model, dir);
-    const attached = logitsOfRows(model, kind, rows);
-    attached.forEach((got, r) => {
-      const error = relativeError(got, numbers(tensors.get(`logits.${r}`)!));
-      assert.ok(error <= Math.max(tolerance.logits, 2e-5), `the logits of row ${r} differ by ${error}`);
-      counts.logits++;
-    });
+    const attached = comparedLogits(model, want);
+    counts.logits += attached.length;
 
     const loss = lossOf(kind, outputs(model, kind, rows.slice(0, 1)), rows.slice(0, 1));
     assert.ok(Math.abs(loss.item() / tensors.get('loss')!.item() - 1) <= 3e-6, `loss ${loss.item()}`);
     loss.backward();
     const gradients = gradientsOf(adapter.parameters);
     for (const [key, got] of gradients) {
-      const want = tensors.get(`grad.${prefix}${key}`)!;
+      const own = tensors.get(`grad.${prefix}${key}`)!;
       const other = tiedKeys[key] && tensors.get(`grad.${prefix}${tiedKeys[key]}`);
-      const sum = other ? numbers(ops.contiguous(ops.add(want, ops.t(other)))) : numbers(want);
+      const sum = other ? numbers(ops.contiguous(ops.add(own, ops.t(other)))) : numbers(own);
       const error = relativeError(got, sum);
       assert.ok(error <= Math.max(tolerance.grad, 5e-5), `the gradient of ${key} differs by ${error}`);
       counts.gradients++;
@@ -70,29 +70,18 @@ for (const name of plain) {
     const known = [...tensors.keys()].filter((key) => key.startsWith('grad.')).length;
     assert.equal(gradients.size + (tensors.has('curve.summed') ? 2 : 0), known);
 
-    if (adapter.merge) {
-      adapter.merge();
-      logitsOfRows(model, kind, rows).forEach((got, r) => {
-        assert.ok(relativeError(got, attached[r]!) <= 1e-5, 'merged equals attached');
-      });
-      adapter.unmerge!();
-      assert.deepEqual(logitsOfRows(model, kind, rows), attached, 'unmerged equals attached, bit for bit');
-    } else assert.equal(name, 'lora-bias-llama3', 'only a bias that the base has no place for cannot be folded in');
+    if (adapter.merge) mergesAndBack(model, adapter, want, attached);
+    else assert.equal(name, 'lora-bias-llama3', 'only a bias that the base has no place for cannot be folded in');
 
-    const saved = join(folder.path, 'saved');
-    saveAdapter(model, adapter, saved, { base });
-    sameFile(saved, dir);
-    // The head needs no mention: PEFT trains it with every method.
-    const fields = differingFields(saved, dir).filter((field) => field !== 'modules_to_save' || kind === 'lm');
-    assert.deepEqual(fields, []);
+    savesAsPeft(model, adapter, want, join(folder.path, 'saved'));
     counts.files++;
 
     if (tensors.has('curve')) {
       adapter.detach();
       const config = name === 'loraplus-llama3' ? { loraplus_lr_ratio: 8, loraplus_lr_embedding: 1e-3 } : {};
       using trained = attachedWith(model, dir, config);
-      const want = numbers(tensors.get('curve.summed') ?? tensors.get('curve')!);
-      const error = curveError(curve(model, trained, kind, 20, name === 'loraplus-llama3' ? 2e-3 : 1e-2), want);
+      const losses = numbers(tensors.get('curve.summed') ?? tensors.get('curve')!);
+      const error = curveError(curve(model, trained, kind, { lr: name === 'loraplus-llama3' ? 2e-3 : 1e-2 }), losses);
       assert.ok(error <= 1e-4, `the losses of twenty steps differ by ${error}`);
       counts.curves++;
     } else adapter.detach();
@@ -239,7 +228,7 @@ test("DoRA's norms follow its update, whatever moves it: an optimizer's step or 
   };
   const first = logitsOfRows(model, kind, rows);
   assert.deepEqual(logitsOfRows(model, kind, rows), first);
-  curve(model, adapter, kind, 2);
+  curve(model, adapter, kind, { steps: 2 });
   const trained = logitsOfRows(model, kind, rows);
   assert.notDeepEqual(trained, first);
   assert.deepEqual(trained, fresh());

@@ -2,12 +2,13 @@
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { saveAdapter } from '../../src/export/index.ts';
 import { openSafetensors } from '../../src/io/index.ts';
 import type { Adapter } from '../../src/methods/index.ts';
 import { type Model, outputOf, packImages, packTokens } from '../../src/nn/index.ts';
 import { adamw } from '../../src/optim/index.ts';
 import { noGrad, ops, scope, Tensor } from '../../src/tensor/index.ts';
-import { golden, integers, numbers, readTensors } from '../support.ts';
+import { golden, integers, numbers, readTensors, relativeError } from '../support.ts';
 
 export type Kind = 'lm' | 'class' | 'tags' | 'span' | 'image';
 
@@ -15,6 +16,8 @@ export interface Sample {
   readonly ids: readonly number[];
   readonly pixels?: Float32Array;
   readonly labels: readonly number[];
+  /** Which of several tasks that share an adapter. */
+  readonly task?: number;
 }
 
 export interface Golden {
@@ -45,7 +48,13 @@ export function readGolden(name: string): Golden {
   const rows = [0, 1].map((r): Sample => {
     const pixels = tensors.get(`pixels.${r}`);
     const ids = pixels ? [] : integers(tensors.get(`ids.${r}`)!);
-    return { ids, labels: integers(tensors.get(`labels.${r}`)!), ...(pixels && { pixels: numbers(pixels) }) };
+    const task = tensors.get(`task.${r}`)?.item();
+    return {
+      ids,
+      labels: integers(tensors.get(`labels.${r}`)!),
+      ...(pixels && { pixels: numbers(pixels) }),
+      ...(task !== undefined && { task }),
+    };
   });
   const { tolerance } = facts.provenance as { tolerance: Golden['tolerance'] };
   return {
@@ -68,7 +77,8 @@ export function outputs(model: Model, kind: Kind, rows: readonly Sample[]): Tens
           model.image!,
         )
       : packTokens(rows.map(({ ids }) => ids));
-  const all = outputOf(model, packed);
+  const tasks = rows.flatMap(({ task }) => (task === undefined ? [] : [task]));
+  const all = outputOf(model, { ...packed, ...(tasks.length > 0 && { tasks }) });
   return rows.map((row, r) =>
     kind === 'class' || kind === 'image'
       ? ops.narrow(all, 0, r, 1)
@@ -100,7 +110,7 @@ export const logitsOfRows = (model: Model, kind: Kind, rows: readonly Sample[]):
   });
 
 /** The rows of each recorded step. */
-export const batchesOf = (kind: Kind, steps: number): Sample[][] =>
+const batchesOf = (kind: Kind, steps: number): Sample[][] =>
   readFileSync(golden('peft', `batches.${kind}.jsonl`), 'utf8')
     .trim()
     .split('\n')
@@ -112,27 +122,31 @@ export const batchesOf = (kind: Kind, steps: number): Sample[][] =>
       })),
     );
 
-/** Losses of AdamW steps at `lr`, as `trainStep` does them; the weights are changed. */
-export function curve(
-  model: Model,
-  adapter: Adapter,
-  kind: Kind,
-  steps = 20,
-  lr = 1e-2,
-  after: (step: number) => void = () => {},
-): number[] {
+export interface CurveOptions {
+  readonly steps?: number;
+  readonly lr?: number;
+  /** Told of each step that is done. */
+  after?(step: number): void;
+  /** The task of each row of a step. */
+  taskOf?(step: number, row: number): number;
+}
+
+/** Losses of AdamW steps, as `trainStep` does them; the weights are changed. */
+export function curve(model: Model, adapter: Adapter, kind: Kind, options: CurveOptions = {}): number[] {
+  const { steps = 20, lr = 1e-2, after, taskOf } = options;
   const { parameters } = adapter;
   const rate = (key: string) => (adapter.rate?.(key, lr) ?? lr) / lr;
   using optimizer = adamw(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 }, rate);
-  return batchesOf(kind, steps).map((rows, step) => {
+  return batchesOf(kind, steps).map((given, step) => {
     using _ = scope();
+    const rows = taskOf ? given.map((row, r) => ({ ...row, task: taskOf(step, r) })) : given;
     adapter.beforeStep?.(step, steps);
     const plain = lossOf(kind, outputs(model, kind, rows), rows);
     const loss = adapter.regularisation ? ops.add(plain, adapter.regularisation()) : plain;
     loss.backward();
     optimizer.step(lr);
     adapter.afterStep?.(step);
-    after(step);
+    after?.(step);
     for (const parameter of parameters.values()) parameter.grad = undefined;
     return loss.item();
   });
@@ -194,5 +208,35 @@ export function differingFields(dir: string, wanted: string): string[] {
   ]);
   return [...new Set([...Object.keys(got), ...Object.keys(want)])].filter(
     (key) => !own.has(key) && plain(got[key]) !== plain(want[key]),
+  );
+}
+
+/** The logits of a golden's rows, compared with PEFT's. */
+export function comparedLogits(model: Model, { kind, rows, tensors, tolerance }: Golden): Float32Array[] {
+  const logits = logitsOfRows(model, kind, rows);
+  logits.forEach((got, r) => {
+    const error = relativeError(got, numbers(tensors.get(`logits.${r}`)!));
+    assert.ok(error <= Math.max(tolerance.logits, 2e-5), `the logits of row ${r} differ by ${error}`);
+  });
+  return logits;
+}
+
+/** Merged the model says the same, and unmerged the very same. */
+export function mergesAndBack(model: Model, adapter: Adapter, { kind, rows }: Golden, attached: Float32Array[]): void {
+  adapter.merge!();
+  logitsOfRows(model, kind, rows).forEach((got, r) => {
+    assert.ok(relativeError(got, attached[r]!) <= 1e-5, 'merged equals attached');
+  });
+  adapter.unmerge!();
+  assert.deepEqual(logitsOfRows(model, kind, rows), attached, 'unmerged equals attached, bit for bit');
+}
+
+/** What is saved into `to` is PEFT's file and config. The head needs no mention: PEFT trains it with every method. */
+export function savesAsPeft(model: Model, adapter: Adapter, { dir, base, kind }: Golden, to: string): void {
+  saveAdapter(model, adapter, to, { base });
+  sameFile(to, dir);
+  assert.deepEqual(
+    differingFields(to, dir).filter((field) => field !== 'modules_to_save' || kind === 'lm'),
+    [],
   );
 }

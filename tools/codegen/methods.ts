@@ -97,9 +97,9 @@ function asked<T>(name: MethodName, model: Model, question: (adapter: Adapter) =
 const count = (adapter: Adapter) => [...adapter.parameters.values()].reduce((sum, { numel }) => sum + numel, 0);
 
 const layoutOf = (name: MethodName): string => {
-  const { peftType } = methods[name] as Method<unknown>;
+  const { peftType, adapterHub } = methods[name] as Method<unknown>;
   if (peftType) return `PEFT, \`${peftType}\``;
-  return name === 'full' ? 'a whole model, Hugging Face' : 'AdapterHub';
+  return adapterHub ? 'AdapterHub' : 'a whole model, Hugging Face';
 };
 
 const papersOf = (description: string): string =>

@@ -1,0 +1,71 @@
+/** A comparison of methods through the command line, on a tiny model: table, page, going on, and mistakes. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { after } from 'node:test';
+import type { Results } from '../../src/compare/index.ts';
+import { tinyModel } from '../samples/tiny.ts';
+import { assertRefused, graft } from './cli.ts';
+
+const dir = mkdtempSync(join(tmpdir(), 'graft-compare-'));
+after(() => rmSync(dir, { recursive: true }));
+const model = tinyModel(join(dir, 'tiny'));
+const rows = Array.from({ length: 24 }, (_, i) => ({
+  text: i % 2 ? 'report town' : 'prize cash',
+  label: i % 2 ? 'ham' : 'spam',
+}));
+writeFileSync(join(dir, 'rows.jsonl'), rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
+
+const write = (name: string, fields: Record<string, unknown>): string => {
+  const comparison = {
+    model,
+    task: 'sequence-classification',
+    data: { train: 'rows.jsonl', eval: 'rows.jsonl' },
+    train: { steps: 3, batch_size: 4 },
+    run: { dir: name },
+    ...fields,
+  };
+  writeFileSync(join(dir, `${name}.yaml`), JSON.stringify(comparison));
+  return `${name}.yaml`;
+};
+
+test('each method learns and is measured; a second call takes what is there, and only the new one learns', () => {
+  const first = graft(dir, ['compare', write('both', { compare: { only: ['lora', 'prefix'] } })]);
+  assert.equal(first.status, 0, first.stderr);
+  assert.match(first.stdout, /^method +accuracy % +95 % interval/);
+  const page = readFileSync(join(dir, 'both', 'comparison.html'), 'utf8');
+  assert.equal(page.match(/<svg /g)?.length, 2);
+  assert.equal(page.match(/<polyline /g)?.length, 2);
+  assert.ok(!/(src|href)=/.test(page), 'nothing is from elsewhere');
+
+  const again = graft(dir, ['compare', write('both', { compare: { only: ['lora', 'prefix', 'full'] } }), '--json']);
+  assert.equal(again.status, 0, again.stderr);
+  assert.match(again.stderr, /lora: .*\(from before\)\nprefix: .*\(from before\)/);
+  const { outcomes, loss } = JSON.parse(again.stdout) as Results;
+  assert.deepEqual(
+    outcomes.map(({ name }) => name),
+    ['full', 'lora', 'prefix'],
+  );
+  for (const { losses, metric, trainable, parameters, size, peakMb, tokensPerSecond } of outcomes) {
+    assert.equal(losses.length, 3);
+    assert.deepEqual([metric.name, metric.count], ['accuracy', 24]);
+    assert.ok(metric.low <= metric.value && metric.value <= metric.high);
+    assert.ok(trainable > 0 && trainable <= parameters && size > 4 * 32 && peakMb > 50 && tokensPerSecond > 0);
+  }
+  assert.equal(outcomes[0]!.trainable, outcomes[0]!.parameters);
+  assert.ok(loss > 0);
+});
+
+test('mistakes: each one clear sentence', () => {
+  const refused = (fields: Record<string, unknown>, sentence: RegExp) =>
+    assertRefused(graft(dir, ['compare', write('wrong', fields)]), 2, sentence);
+  refused({ method: { type: 'lora' } }, /has no method of its own.*compare\.methods/);
+  refused({ compare: { only: ['lara'] } }, /no method is left.*lora/);
+  refused({ compare: { onyl: ['lora'] } }, /unknown key 'onyl' \(did you mean 'only'\?\)/);
+  refused({ data: { train: 'rows.jsonl' } }, /measures on a file of its own.*data\.eval/);
+  refused({ compare: { methods: { mine: { method: { type: 'lora', rank: 8 } } } } }, /mine.*unknown key 'rank'/);
+  writeFileSync(join(dir, 'bad.yaml'), 'model: [');
+  assertRefused(graft(dir, ['compare', 'bad.yaml']), 2, /bad\.yaml:\d+:\d+.*no valid YAML/);
+  assertRefused(graft(dir, ['compare', 'bda.yaml']), 2, /cannot be read.*bad\.yaml/);
+});
