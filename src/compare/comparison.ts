@@ -2,54 +2,35 @@
 import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
+import { taskNames } from '../nn/index.ts';
 import { parseRecipe, type Recipe, readYaml } from '../train/index.ts';
-
-/** A method to compare, with the learning rate that it needs. */
-export interface Contender {
-  readonly method: unknown;
-  /** Fields of `train` in the place of the recipe's. */
-  readonly train?: Readonly<Record<string, unknown>>;
-}
-
-/**
- * The methods with settings that learn on small models. Learning rates differ by their nature: a few numbers that are
- * multiplied in need larger steps than whole matrices (training.md §3.2 of the references; tried on the e-mails).
- */
-export const contenders: Readonly<Record<string, Contender>> = {
-  full: { method: { type: 'full' }, train: { lr: 1e-4 } },
-  lora: { method: { type: 'lora', r: 8, lora_alpha: 16, target_modules: 'all-linear' }, train: { lr: 1e-3 } },
-  dora: {
-    method: { type: 'lora', r: 8, lora_alpha: 16, target_modules: 'all-linear', use_dora: true },
-    train: { lr: 1e-3 },
-  },
-  adalora: {
-    method: { type: 'adalora', init_r: 12, target_r: 8, target_modules: 'all-linear' },
-    train: { lr: 2e-3 },
-  },
-  ia3: { method: { type: 'ia3' }, train: { lr: 1e-2 } },
-  'seq-bn': { method: { type: 'bottleneck', config: 'seq_bn' }, train: { lr: 1e-3 } },
-  'double-seq-bn': { method: { type: 'bottleneck', config: 'double_seq_bn' }, train: { lr: 1e-3 } },
-  'par-bn': { method: { type: 'bottleneck', config: 'par_bn', reduction_factor: 16 }, train: { lr: 1e-3 } },
-  compacter: { method: { type: 'bottleneck', config: 'compacter' }, train: { lr: 3e-3 } },
-  prefix: { method: { type: 'prefix', num_virtual_tokens: 20 }, train: { lr: 1e-2 } },
-  prompt: {
-    method: { type: 'prompt', num_virtual_tokens: 20, prompt_tuning_init: 'SAMPLE_VOCAB' },
-    train: { lr: 3e-2 },
-  },
-  'p-tuning': { method: { type: 'p-tuning', num_virtual_tokens: 20, encoder_hidden_size: 128 }, train: { lr: 3e-3 } },
-};
+import { type Contender, contenders } from './contenders.ts';
 
 /** The field `compare`. */
 export const compareSchema = z.strictObject({
+  title: z.string().optional().describe('What stands above the table; default: model and file.'),
   answers: z
     .array(z.string())
     .min(2)
     .optional()
     .describe('causal-lm: rows are answered with one of these; accuracy is how often the likeliest is right.'),
-  methods: z
-    .record(z.string(), z.strictObject({ method: z.unknown(), train: z.record(z.string(), z.unknown()).optional() }))
+  text: z
+    .string()
     .optional()
-    .describe('Methods by a name of yours, each with fields of train in the place of the common ones. Default: all.'),
+    .describe('What prompts and prefixes begin from: a sentence about the task. Default: one that names the answers.'),
+  methods: z
+    .record(
+      z.string(),
+      z.strictObject({
+        method: z.unknown().optional().describe('Default: what is compared under this name where none are named.'),
+        task: z.enum(taskNames).optional(),
+        train: z.record(z.string(), z.unknown()).optional(),
+      }),
+    )
+    .optional()
+    .describe(
+      'Methods by a name of yours, each with a task and fields of train in the place of the common ones. Default: all.',
+    ),
   only: z.array(z.string()).min(1).optional().describe('Names of those that are compared.'),
   metric: z.string().optional().describe('Which metric counts; default: the first that the task has.'),
   loss: z
@@ -82,22 +63,30 @@ export function readComparison(file: string): Comparison {
       mend: 'Name the methods under compare.methods, or leave them out to compare all',
     });
   }
-  const { answers, methods, only, metric, loss } = parseWith(compareSchema, compare, place);
-  const chosen = Object.entries({ ...(methods ?? contenders) } as Record<string, Contender>).filter(
-    ([name]) => !only || only.includes(name),
-  );
+  const { title, answers, text, methods, only, metric, loss } = parseWith(compareSchema, compare, place);
+  const presets = contenders({
+    text: text ?? (answers && `Read the text and say what it is: ${answers.join(' or ')}?`),
+    answers,
+    images: rest.task === 'image-classification',
+  });
+  const offered: Readonly<Record<string, Partial<Contender>>> = methods ?? presets;
+  const chosen = Object.keys(offered).filter((name) => !only || only.includes(name));
   if (chosen.length === 0) {
-    const names = Object.keys(methods ?? contenders).join(', ');
+    const names = Object.keys(offered).join(', ');
     throw new GraftError('usage', 'no method is left to compare', { place, mend: `There are ${names}` });
   }
   const base = dirname(resolve(file));
   const dir = (run as { dir?: string } | undefined)?.dir;
   if (!dir) throw new GraftError('usage', 'run.dir is missing', { place: file });
-  const recipes = chosen.map(([name, contender]): [string, Recipe] => {
+  const recipes = chosen.map((name): [string, Recipe] => {
+    const own = offered[name]!;
+    const preset = own.method === undefined ? presets[name] : undefined;
+    const { task, method } = { ...preset, ...own };
     const recipe = {
       ...rest,
-      method: contender.method,
-      train: { ...(train as object), ...contender.train },
+      ...(task !== undefined && { task }),
+      method,
+      train: { ...(train as object), ...preset?.train, ...own.train },
       run: { ...(run as object), dir: resolve(base, dir, name) },
     };
     return [name, parseRecipe(recipe, `${file}, ${name}`, base)];
@@ -109,7 +98,7 @@ export function readComparison(file: string): Comparison {
     });
   }
   return {
-    title: `${rest.model}, ${(rest.data as { train?: string } | undefined)?.train}`,
+    title: title ?? `${rest.model}, ${(rest.data as { train?: string } | undefined)?.train}`,
     dir: resolve(base, dir),
     contenders: new Map(recipes),
     answers,

@@ -58,7 +58,7 @@ const colours = (count: number) =>
   }).join('\n');
 
 export function page(results: Results): string {
-  const { outcomes, before, title, date } = results;
+  const { outcomes, failed, before, title, date } = results;
   const series = new Map(outcomes.map(({ name }, i) => [name, i]));
   const best = [...outcomes].sort((a, b) => b.metric.value - a.metric.value);
   const { head, rows } = table(results);
@@ -84,6 +84,7 @@ ${curves(lines, 'loss')}
 <div class="wide"><table><thead><tr>${cells('th', head)}</tr></thead><tbody>
 ${rows.map((row) => `<tr>${cells('td', row)}</tr>`).join('\n')}
 </tbody></table></div>
+${failed.map(({ name, reason }) => `<p>${escaped(name)} came to no result: ${escaped(reason)}</p>`).join('\n')}
 <p>trained: parameters that learn. kept: what has to be stored for the task beside the base. peak: resident memory of the process.</p>
 </body></html>
 `;

@@ -1,6 +1,6 @@
 /** Runs a comparison: every method in a process of its own, one after the other, so that time and memory are its alone. */
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { GraftError, packageRoot } from '../base/index.ts';
@@ -25,11 +25,18 @@ export interface Outcome {
   readonly seconds: number;
 }
 
+/** A method that came to no result, and why. */
+export interface Failure {
+  readonly name: string;
+  readonly reason: string;
+}
+
 export interface Results {
   readonly title: string;
   readonly date: string;
   readonly before: Metric | undefined;
   readonly outcomes: readonly Outcome[];
+  readonly failed: readonly Failure[];
   /** The loss whose steps are counted. */
   readonly loss: number;
 }
@@ -62,7 +69,7 @@ function graft(args: readonly string[], line: (event: Json) => void = () => {}):
               .trim()
               .split('\n')
               .at(-1)
-              ?.replace(/^graft: /, '') ?? `code ${code}`,
+              ?.replace(/^graft: /, '') || `code ${code}`,
           ),
         );
     });
@@ -83,7 +90,9 @@ export async function runComparison(comparison: Comparison, tell: (line: string)
   const { answers, contenders, dir } = comparison;
   mkdirSync(dir, { recursive: true });
   const outcomes: Outcome[] = [];
-  const before = answers && (await measure([...contenders.values()][0]!, comparison));
+  const failed: Failure[] = [];
+  const speaking = [...contenders.values()].find(writes);
+  const before = answers && speaking && (await measure(speaking, comparison));
   if (before) tell(`before: ${shown(before.metric)}`);
   for (const [name, recipe] of contenders) {
     const kept = join(dir, name, 'outcome.json');
@@ -96,19 +105,30 @@ export async function runComparison(comparison: Comparison, tell: (line: string)
       tell(`${name}: ${shown(stored.metric)} (from before)`);
       continue;
     }
-    const outcome = await learn(name, recipe, comparison, tell);
+    let outcome: Outcome;
+    try {
+      outcome = await learn(name, recipe, comparison, tell);
+    } catch (error) {
+      // One method that cannot be had here, or that diverges, does not take the evening's others with it.
+      const reason = (error as Error).message;
+      failed.push({ name, reason });
+      tell(`${name}: failed: ${reason}`);
+      continue;
+    }
     writeFileSync(kept, JSON.stringify({ ...outcome, recipe: said }));
     outcomes.push(outcome);
     tell(
       `${name}: ${shown(outcome.metric)}, ${outcome.tokensPerSecond.toFixed(0)} tokens/s, ${outcome.peakMb.toFixed(0)} MB`,
     );
   }
+  if (outcomes.length === 0) throw new GraftError('usage', 'no method came to a result', { place: dir });
   const reached = outcomes.map(({ losses }) => Math.min(...smoothed(losses))).sort((a, b) => a - b);
   return {
     title: comparison.title,
     date: new Date().toISOString().slice(0, 10),
     before: before?.metric,
     outcomes,
+    failed,
     loss: comparison.loss ?? reached[reached.length >> 1]!,
   };
 }
@@ -123,7 +143,8 @@ async function learn(
   tell: (line: string) => void,
 ): Promise<Outcome> {
   const file = join(comparison.dir, `${name}.json`);
-  writeFileSync(file, JSON.stringify(recipe)); // JSON is YAML
+  // What all are measured on decides nothing while they learn. JSON is YAML.
+  writeFileSync(file, JSON.stringify({ ...recipe, data: { ...recipe.data, eval: undefined } }));
   let start: Extract<TrainEvent, { type: 'start' }> | undefined;
   const result = (await graft(['train', file, '--fresh'], (event) => {
     const told = event as TrainEvent;
@@ -132,6 +153,7 @@ async function learn(
     if (told.type === 'warning') tell(`${name}: ${told.message}`);
   })) as unknown as TrainResult;
   const { metric, loss } = await measure(recipe, comparison, result.adapter);
+  rmSync(join(recipe.run.dir, 'checkpoints'), { recursive: true, force: true });
   return {
     name,
     method: [recipe.method]
@@ -151,8 +173,12 @@ async function learn(
   };
 }
 
+/** The method writes answers, rather than say them with a head. */
+const writes = ({ task = 'causal-lm' }: Recipe) => task === 'causal-lm';
+
 /** The metric that counts, of the base or of what a method made. */
 async function measure(recipe: Recipe, { answers, metric }: Comparison, made?: string) {
+  const chosen = writes(recipe) ? answers : undefined;
   const whole = made !== undefined && [recipe.method].flat().some(({ type }) => type === 'full');
   const result = await graft([
     'eval',
@@ -160,7 +186,7 @@ async function measure(recipe: Recipe, { answers, metric }: Comparison, made?: s
     ...(made && !whole ? ['--adapter', made] : []),
     ...['--data', recipe.data.eval!, '--max-length', String(recipe.data.max_length)],
     ...['--stride', String(recipe.data.stride), '--quantize', whole ? 'none' : recipe.quantize],
-    ...(answers ? ['--labels', ...answers] : []),
+    ...(chosen ? ['--labels', ...chosen] : []),
   ]);
   const metrics = result.metrics as Metric[];
   const wanted = metric ?? (answers ? 'accuracy' : metrics[0]?.name);

@@ -4,7 +4,18 @@ import { scoreChoices } from '../generate/index.ts';
 import { resolveModel } from '../io/index.ts';
 import type { Quantize } from '../models/index.ts';
 import type { Model, TaskName } from '../nn/index.ts';
-import { batchesOf, imageTools, type Metric, measure, taskOf, taskRows, wilson } from '../tasks/index.ts';
+import {
+  asked,
+  batchesOf,
+  imageTools,
+  labelOf,
+  type Metric,
+  measure,
+  shortened,
+  taskOf,
+  taskRows,
+  wilson,
+} from '../tasks/index.ts';
 import { explainedMeasurement } from '../train/index.ts';
 import { residentModel, residentTokenizerIfAny } from './resident.ts';
 import { useThreads } from './threads.ts';
@@ -104,19 +115,12 @@ function choiceAccuracy(
   const room = maxLength - Math.max(...choices.map((choice) => choice.length));
   const scores = scoreChoices(
     model,
-    answers.map(({ prompt }) => shortened(prompt, room)),
+    answers.map(({ prompt }) => [...shortened(prompt, room)]),
     choices,
   );
   const shortenedPrompts = answers.filter(({ prompt }) => prompt.length > room).length;
   const right = scores.filter((row, i) => row.indexOf(Math.max(...row)) === answers[i]!.answer).length;
   return { rows: answers.length, shortenedPrompts, ...wilson(right, answers.length) };
-}
-
-/** A prompt that is too long loses its middle: the question stands at the beginning, and where to answer at the end. */
-function shortened(prompt: readonly number[], room: number): readonly number[] {
-  if (prompt.length <= room) return prompt;
-  const tail = Math.min(32, Math.floor(room / 4));
-  return [...prompt.slice(0, room - tail), ...prompt.slice(prompt.length - tail)];
 }
 
 /** The tokens before the last answer, and which label it is. */
@@ -127,24 +131,17 @@ function question(
   tokenizer: Tokenizer,
   chat: ChatTemplate | undefined,
 ) {
-  const index = (said: string) => {
-    const found = labels.indexOf(said.trim());
-    if (found < 0)
-      throw new GraftError(
-        'input',
-        `the answer '${said.trim().slice(0, 40)}' is none of the labels ${labels.join(', ')}`,
-        { place },
-      );
-    return found;
-  };
-  if (example.kind === 'completion')
-    return { prompt: [...tokenizer.encode(example.prompt)], answer: index(example.completion) };
-  const last = example.kind === 'chat' ? example.messages.at(-1) : undefined;
-  if (example.kind !== 'chat' || last?.role !== 'assistant' || !chat) {
+  const prompt = asked(example, place, tokenizer, chat);
+  const said = labelOf(example);
+  if (!prompt || said === undefined) {
     throw new GraftError('input', 'labels need rows that end in an answer: messages, or prompt and completion', {
       place,
     });
   }
-  const text = chat.render(example.messages.slice(0, -1), { addGenerationPrompt: true, tools: example.tools });
-  return { prompt: [...tokenizer.encode(text, { addSpecialTokens: false })], answer: index(last.content) };
+  const answer = labels.indexOf(String(said));
+  if (answer < 0) {
+    const problem = `the answer '${String(said).slice(0, 40)}' is none of the labels ${labels.join(', ')}`;
+    throw new GraftError('input', problem, { place });
+  }
+  return { prompt, answer };
 }

@@ -1,3 +1,4 @@
+export { asked, shortened } from './asked.ts';
 export { imageTools } from './images.ts';
 export { tokensOf } from './input.ts';
 export { labelOf, labelsIn } from './labels.ts';

@@ -2,13 +2,27 @@ import { GraftError, nearest } from '../base/index.ts';
 import type { Example, Label } from '../data/index.ts';
 import type { TaskHead, TaskName } from '../nn/index.ts';
 
-/** The label of a text or an image as it was given; undefined where the example has none. */
-export const labelOf = (example: Example): Label | undefined =>
-  example.kind === 'labelled' || example.kind === 'image'
-    ? example.label
-    : example.kind === 'tokens'
-      ? example.labels
-      : undefined;
+/**
+ * The label of a text or an image as it was given, or what a conversation or a completion ends with; undefined where the
+ * example has none.
+ */
+export function labelOf(example: Example): Label | undefined {
+  switch (example.kind) {
+    case 'labelled':
+    case 'image':
+      return example.label;
+    case 'tokens':
+      return example.labels;
+    case 'completion':
+      return example.completion.trim();
+    case 'chat': {
+      const last = example.messages.at(-1)!;
+      return last.role === 'assistant' ? last.content.trim() : undefined;
+    }
+    default:
+      return undefined;
+  }
+}
 
 const isNumber = (label: string | number): boolean =>
   typeof label === 'number' || (label.trim() !== '' && Number.isFinite(Number(label)));

@@ -1,4 +1,4 @@
-import type { Example, Packed, Row, Tokenizer } from '../data/index.ts';
+import type { ChatTemplate, Example, Packed, Row, Tokenizer } from '../data/index.ts';
 import type { Model, TaskHead } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import type { Metric } from './metrics.ts';
@@ -6,6 +6,7 @@ import type { Metric } from './metrics.ts';
 /** What examples are made into rows with. */
 export interface RowTools {
   readonly tokenizer: Tokenizer | undefined;
+  readonly chat: ChatTemplate | undefined;
   readonly vocabSize: number;
   /** Tokens; what is longer is cut, or goes on in another window. */
   readonly maxLength: number;

@@ -164,6 +164,20 @@ test('rows that lack what they need, or name what the head does not know', () =>
   assert.throws(() => taskOf(kinds, { classWeights: { spamm: 2 } }), /'spamm' is none of the labels.*Is 'spam' meant/);
 });
 
+test('a completion ends in its label: a head reads where it would begin, and a long prompt loses its middle', () => {
+  const row = (prompt: string, maxLength?: number) => made(kinds, { prompt, completion: ' spam' }, 'llama3', maxLength);
+  const prompt = 'Win a prize now: spam or ham?';
+  const whole = [...tokenizers.get('llama3')!.encode(prompt)];
+  const { rows } = row(prompt);
+  assert.deepEqual([...rows[0]!.ids], whole);
+  assert.deepEqual(rows[0]!.target, [1]);
+  const cut = row(prompt, whole.length - 2);
+  assert.deepEqual([...cut.rows[0]!.ids].slice(-2), whole.slice(-2));
+  assert.deepEqual([cut.rows[0]!.ids.length, cut.report.cutTokens], [whole.length - 2, 2]);
+  refused(() => made(kinds, { prompt, completion: ' eggs' }), /'eggs' is none of the head's/);
+  refused(() => made(kinds, { messages: [{ role: 'user', content: 'a' }] }), /no chat template/);
+});
+
 test('labels are found in the data', () => {
   const found = (...labels: unknown[]) =>
     labelsIn(

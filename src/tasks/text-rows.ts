@@ -1,5 +1,6 @@
 import { GraftError } from '../base/index.ts';
 import { checkedIds, type Example, type Tokenizer } from '../data/index.ts';
+import { asked, shortened } from './asked.ts';
 import type { RowTools } from './task.ts';
 
 /** Ids of a text or a pair of texts with their token types, and how many tokens did not fit. */
@@ -24,6 +25,15 @@ export function unfit(example: Example, task: string, wanted: string, place: str
     place,
     mend: `It needs ${wanted}`,
   });
+}
+
+/** A conversation or a completion up to its answer; undefined for other kinds of rows. */
+export function conversationIds(example: Example, place: string, tools: RowTools): TextIds | undefined {
+  if (example.kind !== 'chat' && example.kind !== 'completion') return undefined;
+  const prompt = asked(example, place, requireTokenizer(tools.tokenizer, place), tools.chat)!;
+  const ids = shortened(prompt, tools.maxLength);
+  checkedIds([...ids], tools.vocabSize, place);
+  return { ids, cut: prompt.length - ids.length };
 }
 
 /** A text, a pair or ids as given, cut to the length of a row: of a pair, the longer text gives way. */

@@ -116,7 +116,14 @@ test("a method's page shows its rows of a comparison, and those of full fine-tun
     seconds: 9,
   });
   const outcomes = [outcome('full', 'full', 0.5), outcome('dora', 'lora', 0.7), outcome('both', 'prompt + lora', 0.6)];
-  const results: Results = { title: 'a model, rows', date: '2026-01-02', before: undefined, outcomes, loss: 1.5 };
+  const results: Results = {
+    title: 'a model, rows',
+    date: '2026-01-02',
+    before: undefined,
+    failed: [],
+    outcomes,
+    loss: 1.5,
+  };
   writeFileSync(join(dir.path, 'mails.json'), JSON.stringify(results));
   const first = (page: string) => [...page.matchAll(/^\| ([\w-]+) \| \d/gm)].map(([, name]) => name);
   assert.deepEqual(first(comparisons('lora', dir.path)), ['dora', 'both', 'full'], 'best first');

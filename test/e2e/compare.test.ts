@@ -1,6 +1,6 @@
 /** A comparison of methods through the command line, on a tiny model: table, page, going on, and mistakes. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after } from 'node:test';
@@ -55,6 +55,45 @@ test('each method learns and is measured; a second call takes what is there, and
   }
   assert.equal(outcomes[0]!.trainable, outcomes[0]!.parameters);
   assert.ok(loss > 0);
+});
+
+test('a method that needs a head learns from the same conversations; one that fails is named with its reason', () => {
+  const talks = rows.map(({ text, label }) => ({
+    messages: [
+      { role: 'user', content: text },
+      { role: 'assistant', content: label },
+    ],
+  }));
+  writeFileSync(join(dir, 'talks.jsonl'), talks.map((row) => `${JSON.stringify(row)}\n`).join(''));
+  const file = write('talks', {
+    task: undefined,
+    data: { train: 'talks.jsonl', eval: 'talks.jsonl' },
+    compare: {
+      answers: ['spam', 'ham'],
+      methods: {
+        prefix: {},
+        'p-tuning-v2': { train: { lr: 5e-3 } },
+        wrong: { method: { type: 'lora', target_modules: ['nowhere'] } },
+      },
+    },
+  });
+  const { status, stdout, stderr } = graft(dir, ['compare', file, '--json']);
+  assert.equal(status, 0, stderr);
+  const { outcomes, failed, before } = JSON.parse(stdout) as Results;
+  assert.deepEqual(
+    outcomes.map(({ name, method, lr, metric }) => [name, method, lr, metric.name, metric.count]),
+    [
+      ['prefix', 'prefix', 1e-2, 'accuracy', 24],
+      ['p-tuning-v2', 'prefix', 5e-3, 'accuracy', 24],
+    ],
+  );
+  assert.equal(before?.count, 24);
+  assert.deepEqual(
+    failed.map(({ name }) => name),
+    ['wrong'],
+  );
+  assert.match(failed[0]!.reason, /nowhere/);
+  assert.ok(!existsSync(join(dir, 'talks', 'prefix', 'checkpoints')), 'checkpoints are of no more use');
 });
 
 test('mistakes: each one clear sentence', () => {
