@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, wri
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { GraftError, packageRoot } from '../base/index.ts';
+import { Session } from '../session/index.ts';
 import type { Metric } from '../tasks/index.ts';
 import type { Recipe, TrainEvent, TrainResult } from '../train/index.ts';
 import type { Comparison } from './comparison.ts';
@@ -14,7 +15,6 @@ export interface Outcome {
   readonly method: string;
   readonly lr: number;
   readonly metric: Metric;
-  readonly evalLoss: number;
   readonly trainable: number;
   readonly parameters: number;
   readonly losses: readonly number[];
@@ -43,7 +43,7 @@ export interface Results {
 
 type Json = Record<string, unknown>;
 
-/** Runs the command line; its last line of output is the result, those before it are told to `line`. */
+/** Trains through the command line; its last line of output is the result, those before it are told to `line`. */
 function graft(args: readonly string[], line: (event: Json) => void = () => {}): Promise<Json> {
   const child = spawn(process.execPath, [join(packageRoot, 'bin', 'graft.js'), ...args, '--json'], {
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -93,7 +93,7 @@ export async function runComparison(comparison: Comparison, tell: (line: string)
   const failed: Failure[] = [];
   const speaking = [...contenders.values()].find(writes);
   const before = answers && speaking && (await measure(speaking, comparison));
-  if (before) tell(`before: ${shown(before.metric)}`);
+  if (before) tell(`before: ${shown(before)}`);
   for (const [name, recipe] of contenders) {
     const kept = join(dir, name, 'outcome.json');
     const said = JSON.stringify(recipe);
@@ -126,7 +126,7 @@ export async function runComparison(comparison: Comparison, tell: (line: string)
   return {
     title: comparison.title,
     date: new Date().toISOString().slice(0, 10),
-    before: before?.metric,
+    before,
     outcomes,
     failed,
     loss: comparison.loss ?? reached[reached.length >> 1]!,
@@ -152,7 +152,7 @@ async function learn(
     if (told.type === 'step' && told.step % 25 === 0) tell(`${name}: step ${told.step}, loss ${told.loss.toFixed(4)}`);
     if (told.type === 'warning') tell(`${name}: ${told.message}`);
   })) as unknown as TrainResult;
-  const { metric, loss } = await measure(recipe, comparison, result.adapter);
+  const metric = await measure(recipe, comparison, result.adapter);
   rmSync(join(recipe.run.dir, 'checkpoints'), { recursive: true, force: true });
   return {
     name,
@@ -162,7 +162,6 @@ async function learn(
       .join(' + '),
     lr: recipe.train.lr,
     metric,
-    evalLoss: loss,
     trainable: start!.trainable,
     parameters: start!.parameters,
     losses: result.losses,
@@ -180,16 +179,19 @@ const writes = ({ task = 'causal-lm' }: Recipe) => task === 'causal-lm';
 async function measure(recipe: Recipe, { answers, metric }: Comparison, made?: string) {
   const chosen = writes(recipe) ? answers : undefined;
   const whole = made !== undefined && [recipe.method].flat().some(({ type }) => type === 'full');
-  const result = await graft([
-    'eval',
-    ...['--model', whole ? made : recipe.model],
-    ...(made && !whole ? ['--adapter', made] : []),
-    ...['--data', recipe.data.eval!, '--max-length', String(recipe.data.max_length)],
-    ...['--stride', String(recipe.data.stride), '--quantize', whole ? 'none' : recipe.quantize],
-    ...(chosen ? ['--labels', ...chosen] : []),
-  ]);
-  const metrics = result.metrics as Metric[];
-  const wanted = metric ?? (answers ? 'accuracy' : metrics[0]?.name);
+  // A session of its own: the next method trains with all of the memory.
+  await using session = new Session();
+  const rows = {
+    model: whole ? made : recipe.model,
+    ...(made && !whole && { adapter: made }),
+    data: recipe.data.eval!,
+    maxLength: recipe.data.max_length,
+    stride: recipe.data.stride,
+    quantize: whole ? 'none' : recipe.quantize,
+  };
+  if (chosen) return await session.run('choose', { ...rows, labels: chosen });
+  const { metrics } = await session.run('evaluate', rows);
+  const wanted = metric ?? metrics[0]?.name;
   const found = metrics.find(({ name }) => name === wanted);
   if (!found) {
     const names = metrics.map(({ name }) => name).join(', ') || 'none: name the answers under compare.answers';
@@ -198,7 +200,7 @@ async function measure(recipe: Recipe, { answers, metric }: Comparison, made?: s
       mend: `It has ${names}`,
     });
   }
-  return { metric: found, loss: result.loss as number };
+  return found;
 }
 
 /** Mean over the last steps before each: what a curve shows without its noise. */

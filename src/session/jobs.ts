@@ -1,7 +1,7 @@
 import { runTraining } from '../train/index.ts';
 import { combineJob } from './combine.ts';
 import { doctorJob } from './doctor.ts';
-import { evaluateJob } from './evaluate.ts';
+import { chooseJob, evaluateJob } from './evaluate.ts';
 import { generateJob } from './generate.ts';
 import { logitsJob } from './logits.ts';
 import { mergeJob } from './merge.ts';
@@ -21,6 +21,7 @@ export const jobs = {
   train: alone(runTraining),
   generate: generateJob,
   evaluate: evaluateJob,
+  choose: chooseJob,
   predict: predictJob,
   logits: logitsJob,
   merge: alone(mergeJob),

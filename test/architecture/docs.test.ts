@@ -106,7 +106,6 @@ test("a method's page shows its rows of a comparison, and those of full fine-tun
     method,
     lr: 1e-3,
     metric: { name: 'accuracy', value, low: value - 0.1, high: value + 0.1, count: 40, of: 'rows' },
-    evalLoss: 1,
     trainable: 1000,
     parameters: 1e6,
     losses: [2, 1],

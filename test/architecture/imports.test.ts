@@ -19,8 +19,8 @@ const ranks: Readonly<Record<string, number>> = {
   export: 5,
   train: 6,
   session: 7,
-  compare: 7,
-  cli: 8,
+  compare: 8,
+  cli: 9,
 };
 
 /** Imports against the ranks, each with its reason. */
