@@ -175,14 +175,14 @@ class Encoder extends Module {
 class Bert extends Module {
   embeddings: Embeddings;
   encoder: Encoder;
-  /** tanh(dense(first token)): what BERT classifies rows by. The task `embedding` only keeps it. */
+  /** tanh(dense(first token)): what BERT classifies rows by, and no other task's model has. The task `embedding` only keeps it. */
   pooler?: Dense;
 
-  constructor(w: Weights, path: string, c: Config, task: TaskName) {
+  constructor(w: Weights, c: Config, task: TaskName, embeddings: Embeddings, encoder: Encoder) {
     super();
-    this.embeddings = new Embeddings(w, `${path}.embeddings`, c);
-    this.encoder = new Encoder(w, `${path}.encoder`, c);
-    const pooler = `${path}.pooler.dense`;
+    this.embeddings = embeddings;
+    this.encoder = encoder;
+    const pooler = `${c.model_type}.pooler.dense`;
     const used = task === 'sequence-classification' && c.model_type === 'bert';
     if (used || (task === 'embedding' && w.has(`${pooler}.weight`))) {
       this.pooler = new Dense(w.head(pooler, c.hidden_size, c.hidden_size, true));
@@ -235,67 +235,72 @@ const familyOf = (type: Type): Family => ({
   prefixes: [type],
   tasks: ['embedding', 'sequence-classification', 'token-classification', 'question-answering'],
 
-  build(raw, w, task) {
+  build(raw, w) {
     const config = parseWith(configSchema, raw, '', 'input');
     const headDim = headDimOf(config.hidden_size, config.num_attention_heads);
     // What pre-training and other tasks use.
     w.ignore(/(^|\.)(position_ids|token_type_ids)$|(^|\.)pooler\.|^(cls|lm_head|classifier|qa_outputs)\./);
-    const encoder = new Bert(w, type, config, task.name);
-    const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, encoder);
-    // BertModel by itself has no `bert.` before its names.
-    const at = head ? `${type}.` : '';
+    const embeddings = new Embeddings(w, `${type}.embeddings`, config);
+    const encoder = new Encoder(w, `${type}.encoder`, config);
     // RoBERTa's first row of positions is that behind the one of padding.
     const firstPosition = type === 'roberta' ? (config.pad_token_id ?? 1) + 1 : 0;
-    const pooled = task.name === 'sequence-classification';
     const { kernels } = w;
     const ports = new Ports();
 
-    return {
-      family: 'bert',
-      task,
-      config,
-      architecture: architectureOf(type, task.name),
-      kernels,
-      ports,
-      root: head ?? encoder,
-      vocabSize: config.vocab_size,
-      layers: config.num_hidden_layers,
-      width: config.hidden_size,
-      kvHeads: config.num_attention_heads,
-      headDim,
-      parameters: w.parameters,
-      contextLength: config.max_position_embeddings - firstPosition,
-      sites: {
-        block: `${at}encoder.layer.*`,
-        normAfter: true,
-        embeddings: `${at}embeddings.word_embeddings`,
-        head: head && (head.qa_outputs ? 'qa_outputs' : 'classifier'),
-        attention: {
-          q: `${at}encoder.layer.*.attention.self.query`,
-          k: `${at}encoder.layer.*.attention.self.key`,
-          v: `${at}encoder.layer.*.attention.self.value`,
-          o: `${at}encoder.layer.*.attention.output.dense`,
+    return (task) => {
+      const body = new Bert(w, config, task.name, embeddings, encoder);
+      const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, body);
+      // BertModel by itself has no `bert.` before its names.
+      const at = head ? `${type}.` : '';
+      const pooled = task.name === 'sequence-classification';
+
+      return {
+        family: 'bert',
+        task,
+        config,
+        architecture: architectureOf(type, task.name),
+        kernels,
+        ports,
+        root: head ?? body,
+        vocabSize: config.vocab_size,
+        layers: config.num_hidden_layers,
+        width: config.hidden_size,
+        kvHeads: config.num_attention_heads,
+        headDim,
+        parameters: w.parameters,
+        contextLength: config.max_position_embeddings - firstPosition,
+        sites: {
+          block: `${at}encoder.layer.*`,
+          normAfter: true,
+          embeddings: `${at}embeddings.word_embeddings`,
+          head: head && (head.qa_outputs ? 'qa_outputs' : 'classifier'),
+          attention: {
+            q: `${at}encoder.layer.*.attention.self.query`,
+            k: `${at}encoder.layer.*.attention.self.key`,
+            v: `${at}encoder.layer.*.attention.self.value`,
+            o: `${at}encoder.layer.*.attention.output.dense`,
+          },
+          mlp: { up: `${at}encoder.layer.*.intermediate.dense`, down: `${at}encoder.layer.*.output.dense` },
+          defaultTargets: ['query', 'value'],
         },
-        mlp: { up: `${at}encoder.layer.*.intermediate.dense`, down: `${at}encoder.layer.*.output.dense` },
-        defaultTargets: ['query', 'value'],
-      },
 
-      hidden(tokens: PackedTokens): Tensor {
-        using s = scope();
-        const words = encoder.embeddings.word_embeddings.forward(tokens.ids);
-        const input = ports.enter(words, tokens, undefined, pooled);
-        requireRoom(input.longest + firstPosition, config.max_position_embeddings);
-        const positions = firstPosition > 0 ? ops.addScalar(input.positions, firstPosition) : input.positions;
-        const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
-        const x = ports.embedded(encoder.embeddings.forward(input.x, positions, input.types));
-        return s.keep(ports.ended(input.strip(through(x, encoder.encoder.layer, pass))));
-      },
+        hidden(tokens: PackedTokens): Tensor {
+          using s = scope();
+          const words = embeddings.word_embeddings.forward(tokens.ids);
+          const input = ports.enter(words, tokens, undefined, pooled);
+          requireRoom(input.longest + firstPosition, config.max_position_embeddings);
+          const positions = firstPosition > 0 ? ops.addScalar(input.positions, firstPosition) : input.positions;
+          const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
+          const x = ports.embedded(embeddings.forward(input.x, positions, input.types));
+          return s.keep(ports.ended(input.strip(through(x, encoder.layer, pass))));
+        },
 
-      logits: (hidden, rowStarts) =>
-        head ? head.forward(hidden, rowStarts, task.name) : pooledRows(hidden, rowStarts, task),
-      ...writesNothing,
-      [Symbol.dispose]: () => w.release(),
-    } satisfies Model;
+        logits: (hidden, rowStarts) =>
+          head ? head.forward(hidden, rowStarts, task.name) : pooledRows(hidden, rowStarts, task),
+        ...writesNothing,
+        [Symbol.dispose]: () => w.release(),
+      } satisfies Model;
+    };
   },
 });
 

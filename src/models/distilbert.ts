@@ -192,64 +192,67 @@ export const distilbert: Family = {
   prefixes: ['distilbert'],
   tasks: ['embedding', 'sequence-classification', 'token-classification', 'question-answering'],
 
-  build(raw, w, task) {
+  build(raw, w) {
     const config = parseWith(configSchema, raw, '', 'input');
     const { dim, n_heads: heads, n_layers: layers } = config;
     const headDim = headDimOf(dim, heads, 'dim');
     // What pre-training and other tasks use.
     w.ignore(/(^|\.)position_ids$|^(vocab_\w+|pre_classifier|classifier|qa_outputs)\./);
     const encoder = new DistilBert(w, config);
-    const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, encoder);
-    // DistilBertModel by itself has no `distilbert.` before its names.
-    const at = head ? 'distilbert.' : '';
     const { kernels } = w;
     const ports = new Ports();
 
-    return {
-      family: 'distilbert',
-      task,
-      config,
-      architecture: architectures[task.name]!,
-      kernels,
-      ports,
-      root: head ?? encoder,
-      vocabSize: config.vocab_size,
-      layers,
-      width: dim,
-      kvHeads: heads,
-      headDim,
-      parameters: w.parameters,
-      contextLength: config.max_position_embeddings,
-      sites: {
-        block: `${at}transformer.layer.*`,
-        normAfter: true,
-        embeddings: `${at}embeddings.word_embeddings`,
-        head: head && (head.qa_outputs ? 'qa_outputs' : 'classifier'),
-        attention: {
-          q: `${at}transformer.layer.*.attention.q_lin`,
-          k: `${at}transformer.layer.*.attention.k_lin`,
-          v: `${at}transformer.layer.*.attention.v_lin`,
-          o: `${at}transformer.layer.*.attention.out_lin`,
+    return (task) => {
+      const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, encoder);
+      // DistilBertModel by itself has no `distilbert.` before its names.
+      const at = head ? 'distilbert.' : '';
+
+      return {
+        family: 'distilbert',
+        task,
+        config,
+        architecture: architectures[task.name]!,
+        kernels,
+        ports,
+        root: head ?? encoder,
+        vocabSize: config.vocab_size,
+        layers,
+        width: dim,
+        kvHeads: heads,
+        headDim,
+        parameters: w.parameters,
+        contextLength: config.max_position_embeddings,
+        sites: {
+          block: `${at}transformer.layer.*`,
+          normAfter: true,
+          embeddings: `${at}embeddings.word_embeddings`,
+          head: head && (head.qa_outputs ? 'qa_outputs' : 'classifier'),
+          attention: {
+            q: `${at}transformer.layer.*.attention.q_lin`,
+            k: `${at}transformer.layer.*.attention.k_lin`,
+            v: `${at}transformer.layer.*.attention.v_lin`,
+            o: `${at}transformer.layer.*.attention.out_lin`,
+          },
+          mlp: { up: `${at}transformer.layer.*.ffn.lin1`, down: `${at}transformer.layer.*.ffn.lin2` },
+          // PEFT names none for this family: those that it has for BERT.
+          defaultTargets: ['q_lin', 'v_lin'],
         },
-        mlp: { up: `${at}transformer.layer.*.ffn.lin1`, down: `${at}transformer.layer.*.ffn.lin2` },
-        // PEFT names none for this family: those that it has for BERT.
-        defaultTargets: ['q_lin', 'v_lin'],
-      },
 
-      hidden(tokens: PackedTokens): Tensor {
-        using s = scope();
-        const { word_embeddings, position_embeddings, LayerNorm: norm } = encoder.embeddings;
-        const pooled = task.name === 'sequence-classification';
-        const input = ports.enter(word_embeddings.forward(tokens.ids), tokens, undefined, pooled);
-        requireRoom(input.longest, config.max_position_embeddings);
-        const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
-        const x = ports.embedded(norm.forward(ops.add(input.x, position_embeddings.forward(input.positions))));
-        return s.keep(ports.ended(input.strip(through(x, encoder.transformer.layer, pass))));
-      },
+        hidden(tokens: PackedTokens): Tensor {
+          using s = scope();
+          const { word_embeddings, position_embeddings, LayerNorm: norm } = encoder.embeddings;
+          const pooled = task.name === 'sequence-classification';
+          const input = ports.enter(word_embeddings.forward(tokens.ids), tokens, undefined, pooled);
+          requireRoom(input.longest, config.max_position_embeddings);
+          const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
+          const x = ports.embedded(norm.forward(ops.add(input.x, position_embeddings.forward(input.positions))));
+          return s.keep(ports.ended(input.strip(through(x, encoder.transformer.layer, pass))));
+        },
 
-      logits: (hidden, rowStarts) => (head ? head.forward(hidden, rowStarts) : pooledRows(hidden, rowStarts, task)),
-      ...writesNothing,
-      [Symbol.dispose]: () => w.release(),
-    } satisfies Model;
+        logits: (hidden, rowStarts) => (head ? head.forward(hidden, rowStarts) : pooledRows(hidden, rowStarts, task)),
+        ...writesNothing,
+        [Symbol.dispose]: () => w.release(),
+      } satisfies Model;
+    };
   },
 };

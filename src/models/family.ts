@@ -23,6 +23,10 @@ export interface Family {
     /** The `config.json` that this file would have had. */
     config(metadata: GgufMetadata, has: (name: string) => boolean): Record<string, unknown>;
   };
-  /** @throws GraftError 'input' for a config that is wrong in itself */
-  build(config: Record<string, unknown>, weights: Weights, task: TaskHead): Model;
+  /**
+   * Builds what all tasks share, and returns what gives a task its model: the task's own head on that. Models of one body share
+   * its modules and ports, so that a method that goes on one is on all; disposing of one frees all.
+   * @throws GraftError 'input' for a config that is wrong in itself
+   */
+  build(config: Record<string, unknown>, weights: Weights): (task: TaskHead) => Model;
 }

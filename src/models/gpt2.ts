@@ -176,67 +176,70 @@ export const gpt2: Family = {
   prefixes: ['transformer'],
   tasks: ['causal-lm', 'sequence-classification', 'token-classification', 'question-answering', 'embedding'],
 
-  build(raw, w, task) {
+  build(raw, w) {
     const config = parseWith(configSchema, raw, '', 'input');
     const headDim = headDimOf(config.n_embd, config.n_head, 'n_embd');
     // The causal mask, which old checkpoints hold, and heads of other tasks.
     w.ignore(/(^|\.)attn\.(masked_)?bias$|^(lm_head|score|classifier|qa_outputs)\./);
     const transformer = new Transformer(w, config);
-    const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, transformer);
-    // GPT2Model by itself has no `transformer.` before its names.
-    const at = head ? 'transformer.' : '';
     const { kernels } = w;
     const ports = new Ports();
 
-    return {
-      family: 'gpt2',
-      task,
-      config,
-      architecture: architectures[task.name]!,
-      kernels,
-      ports,
-      root: head ?? transformer,
-      vocabSize: config.vocab_size,
-      layers: config.n_layer,
-      width: config.n_embd,
-      kvHeads: config.n_head,
-      headDim,
-      parameters: w.parameters,
-      contextLength: config.n_positions,
-      sites: {
-        block: `${at}h.*`,
-        embeddings: `${at}wte`,
-        head: head && (['lm_head', 'score', 'classifier', 'qa_outputs'] as const).find((name) => head[name]),
-        attention: {
-          q: `${at}h.*.attn.c_attn`,
-          k: `${at}h.*.attn.c_attn`,
-          v: `${at}h.*.attn.c_attn`,
-          o: `${at}h.*.attn.c_proj`,
+    return (task) => {
+      const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, transformer);
+      // GPT2Model by itself has no `transformer.` before its names.
+      const at = head ? 'transformer.' : '';
+
+      return {
+        family: 'gpt2',
+        task,
+        config,
+        architecture: architectures[task.name]!,
+        kernels,
+        ports,
+        root: head ?? transformer,
+        vocabSize: config.vocab_size,
+        layers: config.n_layer,
+        width: config.n_embd,
+        kvHeads: config.n_head,
+        headDim,
+        parameters: w.parameters,
+        contextLength: config.n_positions,
+        sites: {
+          block: `${at}h.*`,
+          embeddings: `${at}wte`,
+          head: head && (['lm_head', 'score', 'classifier', 'qa_outputs'] as const).find((name) => head[name]),
+          attention: {
+            q: `${at}h.*.attn.c_attn`,
+            k: `${at}h.*.attn.c_attn`,
+            v: `${at}h.*.attn.c_attn`,
+            o: `${at}h.*.attn.c_proj`,
+          },
+          mlp: { up: `${at}h.*.mlp.c_fc`, down: `${at}h.*.mlp.c_proj` },
+          defaultTargets: ['c_attn'],
         },
-        mlp: { up: `${at}h.*.mlp.c_fc`, down: `${at}h.*.mlp.c_proj` },
-        defaultTargets: ['c_attn'],
-      },
 
-      hidden(tokens: PackedTokens, cache?: KvCache): Tensor {
-        using s = scope();
-        const input = ports.enter(transformer.wte.forward(tokens.ids), tokens, cache);
-        requireRoom(input.longest, config.n_positions);
-        const pass: Pass = { keys: ports.keys(input.rowStarts, cache), ports, kernels };
-        const x = ports.embedded(ops.add(input.x, transformer.wpe.forward(input.positions)));
-        const last = through(x, transformer.h, pass);
-        cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
-        return s.keep(ports.ended(input.strip(transformer.ln_f.forward(last))));
-      },
+        hidden(tokens: PackedTokens, cache?: KvCache): Tensor {
+          using s = scope();
+          const input = ports.enter(transformer.wte.forward(tokens.ids), tokens, cache);
+          requireRoom(input.longest, config.n_positions);
+          const pass: Pass = { keys: ports.keys(input.rowStarts, cache), ports, kernels };
+          const x = ports.embedded(ops.add(input.x, transformer.wpe.forward(input.positions)));
+          const last = through(x, transformer.h, pass);
+          cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
+          return s.keep(ports.ended(input.strip(transformer.ln_f.forward(last))));
+        },
 
-      logits(hidden, rowStarts, ids) {
-        if (!head) return pooledRows(hidden, rowStarts, task);
-        const { lm_head: lm, classifier, qa_outputs: answer, score } = head;
-        if (!score) return (lm ?? classifier ?? answer)!.forward(hidden);
-        return score.forward(lastOfRowsBefore(config.pad_token_id, hidden, rowStarts, ids));
-      },
-      lossSum: (hidden, targets) => requireHead(head?.lm_head, 'causal-lm').crossEntropy(hidden, targets),
-      newCache: (capacity) => ports.newCache(config.n_layer, capacity, config.n_head, headDim),
-      [Symbol.dispose]: () => w.release(),
-    } satisfies Model;
+        logits(hidden, rowStarts, ids) {
+          if (!head) return pooledRows(hidden, rowStarts, task);
+          const { lm_head: lm, classifier, qa_outputs: answer, score } = head;
+          if (!score) return (lm ?? classifier ?? answer)!.forward(hidden);
+          return score.forward(lastOfRowsBefore(config.pad_token_id, hidden, rowStarts, ids));
+        },
+        lossSum: (hidden, targets) => requireHead(head?.lm_head, 'causal-lm').crossEntropy(hidden, targets),
+        newCache: (capacity) => ports.newCache(config.n_layer, capacity, config.n_head, headDim),
+        [Symbol.dispose]: () => w.release(),
+      } satisfies Model;
+    };
   },
 };

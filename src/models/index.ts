@@ -1,5 +1,5 @@
 export type { Family } from './family.ts';
-export { headOf, loadModel, openModel } from './load.ts';
+export { headOf, loadModel, loadModels, openModel } from './load.ts';
 export { heldBytes } from './memory.ts';
 export { families } from './registry.ts';
-export { formatIds, type LoadOptions, type Quantize } from './weights.ts';
+export { formatIds, type HeadOptions, type LoadOptions, type Quantize } from './weights.ts';

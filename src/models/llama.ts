@@ -268,82 +268,82 @@ export const llama: Family = {
   tasks: ['causal-lm', 'sequence-classification', 'token-classification', 'question-answering', 'embedding'],
   gguf: { architectures: ['llama', 'qwen2', 'qwen3'], names: ggufLlamaNames, config: ggufLlamaConfig },
 
-  build(raw, w, task) {
+  build(raw, w) {
     const config = parseWith(configSchema, raw, '', 'input');
     const c = complete(config);
-    const { theta, scaling } = parseRope(config);
     w.ignore(/^(lm_head|score|qa_outputs)\./);
     const decoder = new Decoder(w, config, c);
-    const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, decoder);
-    // LlamaModel by itself has no `model.` before its names.
-    const at = head ? (head.model ? 'model.' : 'transformer.') : '';
-    const { kernels } = w;
-    const ports = new Ports();
-    const rope = new RopeTable(ropeFrequencies(c.headDim, theta, scaling), w.dtype);
+    const [kernels, ports] = [w.kernels, new Ports()];
+    const rope = new RopeTable(ropeFrequencies(c.headDim, parseRope(config)), w.dtype);
+    return (task) => {
+      const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, decoder);
+      // LlamaModel by itself has no `model.` before its names.
+      const at = head ? (head.model ? 'model.' : 'transformer.') : '';
 
-    return {
-      family: 'llama',
-      task,
-      config,
-      architecture: stems[config.model_type] + architectures[task.name],
-      kernels,
-      ports,
-      root: head ?? decoder,
-      vocabSize: config.vocab_size,
-      layers: config.num_hidden_layers,
-      width: c.width,
-      kvHeads: c.kvHeads,
-      headDim: c.headDim,
-      parameters: w.parameters,
-      contextLength: config.max_position_embeddings,
-      sites: {
-        block: `${at}layers.*`,
-        embeddings: `${at}embed_tokens`,
-        head: head && (['lm_head', 'score', 'qa_outputs'] as const).find((name) => head[name]),
-        attention: {
-          q: `${at}layers.*.self_attn.q_proj`,
-          k: `${at}layers.*.self_attn.k_proj`,
-          v: `${at}layers.*.self_attn.v_proj`,
-          o: `${at}layers.*.self_attn.o_proj`,
+      return {
+        family: 'llama',
+        task,
+        config,
+        architecture: stems[config.model_type] + architectures[task.name],
+        kernels,
+        ports,
+        root: head ?? decoder,
+        vocabSize: config.vocab_size,
+        layers: config.num_hidden_layers,
+        width: c.width,
+        kvHeads: c.kvHeads,
+        headDim: c.headDim,
+        parameters: w.parameters,
+        contextLength: config.max_position_embeddings,
+        sites: {
+          block: `${at}layers.*`,
+          embeddings: `${at}embed_tokens`,
+          head: head && (['lm_head', 'score', 'qa_outputs'] as const).find((name) => head[name]),
+          attention: {
+            q: `${at}layers.*.self_attn.q_proj`,
+            k: `${at}layers.*.self_attn.k_proj`,
+            v: `${at}layers.*.self_attn.v_proj`,
+            o: `${at}layers.*.self_attn.o_proj`,
+          },
+          mlp: {
+            gate: `${at}layers.*.mlp.gate_proj`,
+            up: `${at}layers.*.mlp.up_proj`,
+            down: `${at}layers.*.mlp.down_proj`,
+          },
+          defaultTargets: ['q_proj', 'v_proj'],
         },
-        mlp: {
-          gate: `${at}layers.*.mlp.gate_proj`,
-          up: `${at}layers.*.mlp.up_proj`,
-          down: `${at}layers.*.mlp.down_proj`,
+
+        hidden(tokens: PackedTokens, cache?: KvCache): Tensor {
+          using s = scope();
+          const input = ports.enter(decoder.embed_tokens.forward(tokens.ids), tokens, cache);
+          const [cos, sin] = rope.at(input.positions, input.longest);
+          const pass: Pass = { keys: ports.keys(input.rowStarts, cache), cos, sin, ports };
+          let x = ports.embedded(input.x);
+          let delta: Tensor | undefined;
+          for (const block of decoder.layers) {
+            const [nextX, nextDelta] = block.forward(x, delta, pass, kernels);
+            x.dispose();
+            delta?.dispose();
+            [x, delta] = [nextX, nextDelta];
+          }
+          cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
+          const last = delta ? decoder.norm.forwardAdded(x, delta)[1] : decoder.norm.forward(x);
+          return s.keep(ports.ended(input.strip(last)));
         },
-        defaultTargets: ['q_proj', 'v_proj'],
-      },
 
-      hidden(tokens: PackedTokens, cache?: KvCache): Tensor {
-        using s = scope();
-        const input = ports.enter(decoder.embed_tokens.forward(tokens.ids), tokens, cache);
-        const [cos, sin] = rope.at(input.positions, input.longest);
-        const pass: Pass = { keys: ports.keys(input.rowStarts, cache), cos, sin, ports };
-        let x = ports.embedded(input.x);
-        let delta: Tensor | undefined;
-        for (const block of decoder.layers) {
-          const [nextX, nextDelta] = block.forward(x, delta, pass, kernels);
-          x.dispose();
-          delta?.dispose();
-          [x, delta] = [nextX, nextDelta];
-        }
-        cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
-        const last = delta ? decoder.norm.forwardAdded(x, delta)[1] : decoder.norm.forward(x);
-        return s.keep(ports.ended(input.strip(last)));
-      },
-
-      logits(hidden, rowStarts, ids) {
-        if (!head) return pooledRows(hidden, rowStarts, task);
-        const { lm_head: lm, score, qa_outputs: answer } = head;
-        if (task.name !== 'sequence-classification') return (lm ?? answer ?? score)!.forward(hidden);
-        return score!.forward(lastOfRowsBefore(config.pad_token_id, hidden, rowStarts, ids));
-      },
-      lossSum: (hidden, targets) => requireHead(head?.lm_head, 'causal-lm').crossEntropy(hidden, targets),
-      newCache: (capacity) => ports.newCache(config.num_hidden_layers, capacity, c.kvHeads, c.headDim),
-      [Symbol.dispose]() {
-        rope.dispose();
-        w.release();
-      },
-    } satisfies Model;
+        logits(hidden, rowStarts, ids) {
+          if (!head) return pooledRows(hidden, rowStarts, task);
+          const { lm_head: lm, score, qa_outputs: answer } = head;
+          if (task.name !== 'sequence-classification') return (lm ?? answer ?? score)!.forward(hidden);
+          return score!.forward(lastOfRowsBefore(config.pad_token_id, hidden, rowStarts, ids));
+        },
+        lossSum: (hidden, targets) => requireHead(head?.lm_head, 'causal-lm').crossEntropy(hidden, targets),
+        newCache: (capacity) => ports.newCache(config.num_hidden_layers, capacity, c.kvHeads, c.headDim),
+        [Symbol.dispose]() {
+          rope.dispose();
+          w.release();
+        },
+      } satisfies Model;
+    };
   },
 };

@@ -8,31 +8,46 @@ import type { Family } from './family.ts';
 import { requireMemory } from './memory.ts';
 import { families } from './registry.ts';
 import { sentenceSettings } from './sentence.ts';
-import { LoadedWeights, type LoadOptions, type Stored } from './weights.ts';
+import { type HeadOptions, LoadedWeights, type LoadOptions, type Stored } from './weights.ts';
 
 /**
  * Loads a model from a Hugging Face directory (config.json and safetensors) or a GGUF file.
  * @throws GraftError 'input' for a broken file or an unknown family, 'mismatch' listing every weight that does not fit
  */
-export function loadModel(path: string, options: LoadOptions = {}): Model {
+export const loadModel = (path: string, options: LoadOptions = {}): Model => loadModels(path, [options], options)[0]!;
+
+/**
+ * As `loadModel`, a model for each head, all on one body: what goes on the body of one is on all, and disposing of one frees
+ * all. Heads without labels of their own are one model.
+ */
+export function loadModels(path: string, heads: readonly HeadOptions[], options: LoadOptions = {}): Model[] {
   const { source, config, family, stored } = openModel(path);
   using _ = source;
   const entries = [...stored.values()].map(({ entry }) => entry);
   requireMemory(path, entries, options.quantize ?? 'none', options.dtype);
   return noGrad(() => {
-    const weights = new LoadedWeights(path, source, stored, family.prefixes, options);
+    const labels = heads.find((head) => head.labels)?.labels;
+    const weights = new LoadedWeights(path, source, stored, family.prefixes, { ...options, ...(labels && { labels }) });
     try {
-      const task = taskOf(family, config, options);
-      const pooled = task.name === 'embedding' ? { ...task, ...sentenceSettings(path) } : task;
-      const model = family.build(config, weights, pooled);
+      const tasks = heads.map((head) => taskOf(family, config, head));
+      const modelFor = family.build(config, weights);
+      const unlabelled = new Map<TaskName, Model>();
+      const models = tasks.map((task) => {
+        const made = unlabelled.get(task.name);
+        if (made) return made;
+        const model = modelFor(task.name === 'embedding' ? { ...task, ...sentenceSettings(path) } : task);
+        model.stored = (at, layer) => storedWeight(path, model.fileKey?.(at) ?? at, layer);
+        if (task.labels.length === 0) unlabelled.set(task.name, model);
+        return model;
+      });
       weights.finish();
       if (options.trainedHead && weights.fresh.length > 0) {
-        throw new GraftError('mismatch', `the checkpoint has no head for ${task.name}: ${weights.fresh.join(', ')}`, {
+        const [{ name }] = tasks as [TaskHead];
+        throw new GraftError('mismatch', `the checkpoint has no head for ${name}: ${weights.fresh.join(', ')}`, {
           mend: 'Train one first and give the adapter',
         });
       }
-      model.stored = (at, layer) => storedWeight(path, model.fileKey?.(at) ?? at, layer);
-      return model;
+      return models;
     } catch (cause) {
       weights.release();
       throw placed(cause, path);
@@ -62,7 +77,7 @@ const architectureTasks: readonly [RegExp, TaskName][] = [
 ];
 
 /** The task to load for, and its labels. @throws GraftError 'usage' for one that the family does not have */
-function taskOf(family: Family, config: Record<string, unknown>, options: LoadOptions): TaskHead {
+function taskOf(family: Family, config: Record<string, unknown>, options: HeadOptions): TaskHead {
   const [architecture = ''] = (config.architectures as string[] | undefined) ?? [];
   const said = architectureTasks.find(([pattern]) => pattern.test(architecture))?.[1];
   const name = options.task ?? (said && family.tasks.includes(said) ? said : family.tasks[0]!);

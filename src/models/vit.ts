@@ -232,15 +232,11 @@ class Vit extends Module {
   /** Only kept, by the task `embedding`. */
   pooler?: Dense;
 
-  constructor(w: Weights, path: string, c: Config, grid: Grid, task: TaskHead) {
+  constructor(w: Weights, path: string, c: Config, grid: Grid) {
     super();
     this.embeddings = new Embeddings(w, `${path}.embeddings`, c, grid);
     this.layers = Array.from({ length: c.num_hidden_layers }, (_, i) => new Layer(w, `${path}.layers.${i}`, c, i));
     this.layernorm = normOf(w, `${path}.layernorm`, c);
-    const pooler = `${path}.pooler.dense`;
-    if (task.name === 'embedding' && w.has(`${pooler}.weight`)) {
-      this.pooler = new Dense(w.head(pooler, c.hidden_size, c.hidden_size, true));
-    }
   }
 }
 
@@ -278,67 +274,73 @@ const familyOf = (type: Type): Family => ({
   prefixes: [type],
   tasks: ['image-classification', 'embedding'],
 
-  build(raw, w, task) {
+  build(raw, w) {
     const config = parseWith(configSchema, raw, '', 'input');
     const { hidden_size: width, num_attention_heads: heads, num_hidden_layers: layers } = config;
     const headDim = headDimOf(width, heads);
     const grid = gridOf(config);
     w.ignore(/(^|\.)pooler\.|(^|\.)mask_token$|^(decoder|classifier|cls_classifier|distillation_classifier)\./);
-    const encoder = new Vit(w, type, config, grid, task);
-    const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, encoder);
-    // ViTModel by itself has no `vit.` before its names.
-    const at = head ? `${type}.` : '';
-    const stem = { vit: 'ViT', deit: 'DeiT' }[type];
+    const encoder = new Vit(w, type, config, grid);
     const { kernels } = w;
     const ports = new Ports();
 
-    return {
-      family: 'vit',
-      task,
-      config,
-      architecture: `${stem}${head ? 'ForImageClassification' : 'Model'}${head?.cls_classifier ? 'WithTeacher' : ''}`,
-      kernels,
-      ports,
-      root: head ?? encoder,
-      vocabSize: 0,
-      layers,
-      width,
-      kvHeads: heads,
-      headDim,
-      parameters: w.parameters,
-      contextLength: Number.POSITIVE_INFINITY, // images have their positions in them, and virtual tokens need none
-      image: grid,
-      sites: {
-        block: `${at}layers.*`,
-        embeddings: `${at}embeddings.patch_embeddings.projection`,
-        head: head && 'classifier',
-        attention: {
-          q: `${at}layers.*.attention.q_proj`,
-          k: `${at}layers.*.attention.k_proj`,
-          v: `${at}layers.*.attention.v_proj`,
-          o: `${at}layers.*.attention.o_proj`,
+    return (task) => {
+      if (task.name === 'embedding' && w.has(`${type}.pooler.dense.weight`)) {
+        encoder.pooler ??= new Dense(w.head(`${type}.pooler.dense`, width, width, true));
+      }
+      const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, encoder);
+      // ViTModel by itself has no `vit.` before its names.
+      const at = head ? `${type}.` : '';
+      const stem = { vit: 'ViT', deit: 'DeiT' }[type];
+
+      return {
+        family: 'vit',
+        task,
+        config,
+        architecture: `${stem}${head ? 'ForImageClassification' : 'Model'}${head?.cls_classifier ? 'WithTeacher' : ''}`,
+        kernels,
+        ports,
+        root: head ?? encoder,
+        vocabSize: 0,
+        layers,
+        width,
+        kvHeads: heads,
+        headDim,
+        parameters: w.parameters,
+        contextLength: Number.POSITIVE_INFINITY, // images have their positions in them, and virtual tokens need none
+        image: grid,
+        sites: {
+          block: `${at}layers.*`,
+          embeddings: `${at}embeddings.patch_embeddings.projection`,
+          head: head && 'classifier',
+          attention: {
+            q: `${at}layers.*.attention.q_proj`,
+            k: `${at}layers.*.attention.k_proj`,
+            v: `${at}layers.*.attention.v_proj`,
+            o: `${at}layers.*.attention.o_proj`,
+          },
+          mlp: { up: `${at}layers.*.mlp.fc1`, down: `${at}layers.*.mlp.fc2` },
+          // PEFT names none for this family: those that it has for BERT.
+          defaultTargets: ['q_proj', 'v_proj'],
         },
-        mlp: { up: `${at}layers.*.mlp.fc1`, down: `${at}layers.*.mlp.fc2` },
-        // PEFT names none for this family: those that it has for BERT.
-        defaultTargets: ['q_proj', 'v_proj'],
-      },
-      fileKey: storedKey,
+        fileKey: storedKey,
 
-      hidden(tokens: PackedTokens): Tensor {
-        using s = scope();
-        if (!tokens.pixels) throw new GraftError('usage', `${type} models see images, and these rows are token ids`);
-        // Heads read the class token behind a prompt too (arXiv 2203.12119, eq. 4).
-        const input = ports.enter(encoder.embeddings.forward(tokens.pixels), tokens);
-        const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
-        const last = through(ports.embedded(input.x), encoder.layers, pass);
-        return s.keep(ports.ended(input.strip(encoder.layernorm.forward(last))));
-      },
+        hidden(tokens: PackedTokens): Tensor {
+          using s = scope();
+          if (!tokens.pixels) throw new GraftError('usage', `${type} models see images, and these rows are token ids`);
+          // Heads read the class token behind a prompt too (arXiv 2203.12119, eq. 4).
+          const input = ports.enter(encoder.embeddings.forward(tokens.pixels), tokens);
+          const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
+          const last = through(ports.embedded(input.x), encoder.layers, pass);
+          return s.keep(ports.ended(input.strip(encoder.layernorm.forward(last))));
+        },
 
-      logits: (hidden, rowStarts) =>
-        head ? head.forward(hidden, rowStarts) : pooledRows(hidden, rowStarts, { pooling: 'cls', ...task }),
-      ...writesNothing,
-      [Symbol.dispose]: () => w.release(),
-    } satisfies Model;
+        logits: (hidden, rowStarts) =>
+          head ? head.forward(hidden, rowStarts) : pooledRows(hidden, rowStarts, { pooling: 'cls', ...task }),
+        ...writesNothing,
+        [Symbol.dispose]: () => w.release(),
+      } satisfies Model;
+    };
   },
 });
 

@@ -11,17 +11,21 @@ import { type DType, detachFromScopes, Generator, mixSeed, ops, scope, Tensor } 
  */
 export type Quantize = 'none' | 'keep' | 'int8' | 'nf4';
 
-export interface LoadOptions {
-  readonly quantize?: Quantize;
-  readonly kernels?: Kernels;
-  /** Element type of dense weights; the fused kernels need float32. */
-  readonly dtype?: DType;
+/** The head that a model is to have. */
+export interface HeadOptions {
   /** What for; default: what the checkpoint's `architectures` say, else the family's first. */
   readonly task?: TaskName;
   /** Names of the classes, for a new head or in the place of the config's. */
   readonly labels?: readonly string[];
   /** A row may have several of the labels. */
   readonly multiLabel?: boolean;
+}
+
+export interface LoadOptions extends HeadOptions {
+  readonly quantize?: Quantize;
+  readonly kernels?: Kernels;
+  /** Element type of dense weights; the fused kernels need float32. */
+  readonly dtype?: DType;
   /** Refuse a checkpoint that lacks the task's head, in the place of making one. */
   readonly trainedHead?: boolean;
   /** Decides the values of a new head. */
@@ -131,10 +135,11 @@ export class LoadedWeights implements Weights {
         bias ? this.vector(`${path}.bias`, outFeatures) : undefined,
       );
     }
-    this.fresh.push(path);
+    // One path is one start, whatever else is made: each of several tasks finds the head that it would have alone.
+    const nth = this.fresh.indexOf(path) + 1 || this.fresh.push(path);
     for (const key of [weightKey, biasKey]) this.#used.add(key);
     using s = scope();
-    using generator = new Generator(mixSeed(this.#seed, this.fresh.length));
+    using generator = new Generator(mixSeed(this.#seed, nth));
     const weight = ops.mulScalar(ops.randn([outFeatures, inFeatures], { generator }), 0.02);
     this.parameters += outFeatures * (inFeatures + (bias ? 1 : 0));
     const zeros = bias ? this.#own(s.keep(ops.zeros([outFeatures]))) : undefined;

@@ -15,6 +15,12 @@ export type RopeScaling =
   /** GGUF stores llama3's result instead of its parameters: one divisor for each frequency. */
   | { readonly type: 'divisors'; readonly divisors: readonly number[] };
 
+/** How positions turn queries and keys. */
+interface Rope {
+  readonly theta: number;
+  readonly scaling: RopeScaling;
+}
+
 /**
  * Theta and scaling out of a `config.json`: under `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling`.
  * @throws GraftError 'input' for a kind of scaling that is not known, or a parameter that is missing
@@ -23,7 +29,7 @@ export function parseRope(config: {
   readonly rope_theta?: number | null | undefined;
   readonly rope_scaling?: Readonly<Record<string, unknown>> | null | undefined;
   readonly rope_parameters?: Readonly<Record<string, unknown>> | null | undefined;
-}): { theta: number; scaling: RopeScaling } {
+}): Rope {
   const wrong = (problem: string) => new GraftError('input', problem);
   const given = config.rope_parameters ?? config.rope_scaling ?? {};
   const number = (key: string): number => {
@@ -59,7 +65,7 @@ export function parseRope(config: {
 const f = Math.fround;
 
 /** The angle that each pair of dimensions turns by for one position, float32 as transformers computes it: [dim / 2]. */
-export function ropeFrequencies(dim: number, theta: number, scaling: RopeScaling): Float32Array {
+export function ropeFrequencies(dim: number, { theta, scaling }: Rope): Float32Array {
   const frequencies = Float32Array.from({ length: dim / 2 }, (_, i) => 1 / f(theta ** f((2 * i) / dim)));
   switch (scaling.type) {
     case 'default':

@@ -77,7 +77,7 @@ function modelOf(family: Family, config: Record<string, unknown>, task: TaskName
   const labels = { 'question-answering': ['start', 'end'], 'causal-lm': [], embedding: [] } as Partial<
     Record<TaskName, string[]>
   >;
-  return family.build(config, hollow(), { name: task, labels: labels[task] ?? ['no', 'yes'] });
+  return family.build(config, hollow())({ name: task, labels: labels[task] ?? ['no', 'yes'] });
 }
 
 /** What a fusion is given for a saved adapter: its shape counts here, not its values. */
