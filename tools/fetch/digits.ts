@@ -1,6 +1,6 @@
 /**
  * Writes the handwritten digits as images of 8 × 8 grey levels in folders by their number: train/ and heldout/.
- *   node tools/run.cjs tools/fetch/digits.ts FOLDER [--held-out 500]
+ *   node tools/run.cjs tools/fetch/digits.ts FOLDER [--digits 0123456789] [--held-out 500]
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -11,14 +11,17 @@ import { fetchDigits } from './fetch.ts';
 if (import.meta.main) {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { 'held-out': { type: 'string', default: '500' } },
+    options: {
+      digits: { type: 'string', default: '0123456789' },
+      'held-out': { type: 'string', default: '500' },
+    },
   });
   const [folder] = positionals;
   if (!folder) {
-    console.error('usage: node tools/run.cjs tools/fetch/digits.ts FOLDER [--held-out 500]');
+    console.error('usage: node tools/run.cjs tools/fetch/digits.ts FOLDER [--digits 0123456789] [--held-out 500]');
     process.exit(2);
   }
-  const digits = fetchDigits();
+  const digits = fetchDigits().filter(({ label }) => values.digits.includes(String(label)));
   const heldOut = Number(values['held-out']);
   const counts = { train: 0, heldout: 0 };
   digits.forEach(({ label, levels }, i) => {
