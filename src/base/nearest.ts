@@ -16,11 +16,11 @@ function distance(a: string, b: string): number {
   return last[b.length]!;
 }
 
-/** The known word that `word` most likely meant, or undefined when none is close (more than a third of it differs). */
+/** The known word that `word` most likely meant, or undefined when none is close (more than a third of it differs, or all). */
 export function nearest(word: string, known: Iterable<string>): string | undefined {
   const fold = (s: string) => s.toLowerCase().replaceAll(/[-_ ]/g, '');
   let best: string | undefined;
-  let least = Math.max(1, Math.floor(word.length / 3)) + 0.5;
+  let least = Math.min(Math.max(1, Math.floor(word.length / 3)), word.length - 1) + 0.5;
   for (const candidate of known) {
     const d = distance(fold(word), fold(candidate));
     if (d < least) [best, least] = [candidate, d];
