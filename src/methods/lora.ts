@@ -110,6 +110,7 @@ export const lora: Method<LoraConfig> = {
     for (const copy of copies) for (const [key, tensor] of copy.parameters) parameters.set(key, tensor);
 
     const { loraplus_lr_ratio: ratio } = config;
+    const bare = untied.find((_, i) => !layers[i]!.bias);
     return wrappedAdapter(model, {
       method: 'lora',
       config,
@@ -119,7 +120,8 @@ export const lora: Method<LoraConfig> = {
       copies,
       rebased: updated.flatMap(({ start, layer }) => (start.base ? [{ layer, by: start.base }] : [])),
       owned: starts.flatMap(baseTensors),
-      unmergeable: config.lora_bias && layers.some(({ bias }) => !bias),
+      unmergeable:
+        config.lora_bias && bare ? `lora_bias is on '${bare}', whose layer has no bias to add it to` : undefined,
       warnings: [
         ...(['rank_pattern', 'alpha_pattern'] as const).flatMap((field) =>
           Object.keys(config[field])

@@ -83,6 +83,8 @@ export interface Adapter extends Disposable {
   detach(): void;
   /** Adds the adapter to the weights; `unmerge` puts the weights from before back. Absent: cannot be folded in. */
   merge?(): void;
+  /** Why it cannot, where others of its method can. */
+  readonly unmergeable?: string | undefined;
   unmerge?(): void;
   /** Layer-wise methods choose again what trains. `steps`: how many the run has in all. */
   beforeStep?(step: number, steps: number): void;

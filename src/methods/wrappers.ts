@@ -131,12 +131,10 @@ export interface Wrapped
   readonly rebased?: readonly { readonly layer: Layer; readonly by: Fold }[];
   /** More tensors that go when it is detached. */
   readonly owned?: readonly Tensor[];
-  /** Why it cannot be folded in. */
-  readonly unmergeable?: boolean;
 }
 
 export function wrappedAdapter(model: Model, given: Wrapped): Adapter {
-  const { wrappers, switched, copies = [], rebased = [], owned = [], unmergeable = false, ...rest } = given;
+  const { wrappers, switched, copies = [], rebased = [], owned = [], ...rest } = given;
   let attached = true;
   let merged = false;
   let at = false;
@@ -168,7 +166,7 @@ export function wrappedAdapter(model: Model, given: Wrapped): Adapter {
     },
     [Symbol.dispose]: () => adapter.detach(),
   };
-  if (unmergeable) return adapter;
+  if (given.unmergeable) return adapter;
   adapter.merge = () => {
     if (merged) return;
     adapter.enabled = true;

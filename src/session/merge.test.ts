@@ -76,4 +76,9 @@ test('heads and images: predictions are rows; what cannot be folded in is refuse
   assert.ok(seen.maxDrift < 1e-4, JSON.stringify(seen));
   const prefix = saved(at('prefix'), { type: 'prefix', num_virtual_tokens: 2 }, 'none');
   await assert.rejects(mergeJob({ model: base, adapter: prefix, out: at('no') }), /prefix adapter cannot be folded/);
+  const biased = saved(at('biased'), { type: 'lora', lora_bias: true }, 'none');
+  await assert.rejects(
+    mergeJob({ model: base, adapter: biased, out: at('no') }),
+    /cannot be folded into the weights: lora_bias is on 'model\.layers\.0\.self_attn\.q_proj', whose layer has no bias/,
+  );
 });

@@ -38,10 +38,13 @@ export async function mergeJob(args: MergeArgs): Promise<Drift & { readonly out:
   const path = await resolveModel(args.model);
   using model = loadModel(path, { quantize, ...taskOfAdapter(args.adapter) });
   using adapter = loadAdapter(model, args.adapter);
-  if (!adapter.merge)
-    throw new GraftError('usage', `a ${adapter.method} adapter cannot be folded into the weights`, {
+  if (!adapter.merge) {
+    const { method, unmergeable } = adapter.parts.find((part) => !part.merge)!;
+    const why = unmergeable ? `this ${method} adapter cannot be folded into the weights: ${unmergeable}` : undefined;
+    throw new GraftError('usage', why ?? `a ${method} adapter cannot be folded into the weights`, {
       place: args.adapter,
     });
+  }
   const apart = outputs(model);
   adapter.merge();
   saveModel(model, args.out, path, dtype, tokenizerFilesOf(path));
