@@ -13,7 +13,8 @@ function keysAt(schema: z.ZodType, path: readonly PropertyKey[], value: unknown)
       here = (here as unknown[] | undefined)?.[part];
       continue;
     }
-    at = at && shapeOf(at, here)[String(part)];
+    const named: z.ZodType | undefined = at && unwrapped(at);
+    at = named instanceof z.ZodRecord ? (named.valueType as z.ZodType) : named && shapeOf(named, here)[String(part)];
     here = (here as Record<PropertyKey, unknown> | undefined)?.[part];
   }
   return at ? Object.keys(shapeOf(at, here)) : [];
@@ -57,6 +58,7 @@ function shapeOf(schema: z.ZodType, value: unknown): Record<string, z.ZodType> {
 const words: Readonly<Record<string, string>> = {
   object: 'a set of named fields',
   array: 'a list',
+  record: 'a map of names',
   int: 'a whole number',
 };
 
@@ -85,6 +87,7 @@ function describe(schema: z.ZodType, issue: Issue, value: unknown): string[] {
       return `${at}unknown key '${key}'${near ? ` (did you mean '${near}'?)` : ` (known are ${known.join(', ')})`}`;
     });
   }
+  if (issue.code === 'invalid_key') return issue.issues.map(({ message }) => at + message);
   if (issue.code === 'invalid_type' && issue.input === undefined) return [`${path} is missing`];
   if (issue.code === 'invalid_type')
     return [`${at || 'this '}must be ${words[issue.expected] ?? `a ${issue.expected}`}, and is ${shown(issue.input)}`];

@@ -15,6 +15,7 @@ export const onModel = (name: string, description: string, quantize: 'none' | 'k
         .choices(['none', 'keep', 'int8', 'nf4'])
         .default(quantize),
     )
+    .option('--task-number <n>', 'of a prompt for several tasks: which one, where rows do not say', countOrNone)
     .option('--threads <n>', 'processor threads; default: all cores', count)
     .option('--json', 'print the result as JSON');
 

@@ -70,13 +70,13 @@ function progress(): (event: TrainEvent) => void {
         const done = event.step - start.first;
         const left = ((now - start.at) / 1000 / done) * (start.steps - event.step);
         line(
-          `step ${event.step}/${start.steps}  loss ${event.loss.toFixed(4)}  ${(event.tokens / event.seconds).toFixed(0)} tokens/s  ${mebibytes(process.memoryUsage.rss())}  ${duration(left)} left`,
+          `step ${event.step}/${start.steps}  ${event.task ? `${event.task} ` : ''}loss ${event.loss.toFixed(4)}  ${(event.tokens / event.seconds).toFixed(0)} tokens/s  ${mebibytes(process.memoryUsage.rss())}  ${duration(left)} left`,
         );
         return;
       }
       case 'eval':
         line(
-          `step ${event.step}: held-out loss ${event.loss.toFixed(4)} (${measured(event)})${event.best ? ', the best so far' : ''}`,
+          `step ${event.step}: ${event.task ? `${event.task}, ` : ''}held-out loss ${event.loss.toFixed(4)} (${measured(event)})${event.best ? ', the best so far' : ''}`,
           true,
         );
         return;

@@ -297,6 +297,10 @@ export function toExample(record: RawRecord, format: Format | 'auto'): Example {
   return withTask(formats[name].read(parsed.data as never), record.value);
 }
 
+/** The example as one of this task, where it does not say its own. */
+export const ofTask = (example: Example, task: number | undefined): Example =>
+  task === undefined || example.task !== undefined ? example : { ...example, task };
+
 const withTask = (content: Content, { task }: Readonly<Record<string, unknown>>): Example =>
   Number.isInteger(task) ? { ...content, task: task as number } : content;
 

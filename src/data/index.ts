@@ -7,7 +7,16 @@ import { tokenizerFromGguf } from './tokenizer-gguf.ts';
 import { loadTokenizer } from './tokenizer-load.ts';
 
 export { ChatTemplate, type RenderOptions } from './chat.ts';
-export { type Answer, type Example, type Format, type Label, type Message, toExample, toStep } from './formats.ts';
+export {
+  type Answer,
+  type Example,
+  type Format,
+  type Label,
+  type Message,
+  ofTask,
+  toExample,
+  toStep,
+} from './formats.ts';
 export { decodeImage, type ImageProcessor, imageProcessorOf, imageRecords, readImage } from './images.ts';
 export { microBatches, type Packed, pack } from './packing.ts';
 export { type RawRecord, readRecords } from './readers.ts';

@@ -3,7 +3,7 @@
  * by content. Several methods: one such directory for each, `0-lora`, `1-…`. What these formats have no place for stands
  * beside it in `graft.json`.
  */
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { readJsonObject, type WeightEntry, writeDirectory } from '../io/index.ts';
@@ -17,7 +17,7 @@ import {
   type Tools,
 } from '../methods/index.ts';
 import type { LoadOptions } from '../models/index.ts';
-import type { Model, TaskHead } from '../nn/index.ts';
+import { type Model, namedModules, type TaskHead } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import {
   fillAdapterHub,
@@ -38,6 +38,8 @@ interface Beside {
   /** Numbers of those that are not trained. */
   readonly frozen?: readonly number[];
   readonly task?: TaskHead;
+  /** Of rows that do not say which of several tasks they are of. */
+  readonly taskNumber?: number;
 }
 
 const besideOf = (dir: string): Beside => {
@@ -45,7 +47,18 @@ const besideOf = (dir: string): Beside => {
   return existsSync(file) ? (readJsonObject(file) as Beside) : {};
 };
 
-const partsOf = (dir: string): string[] => besideOf(dir).parts?.map((part) => join(dir, part)) ?? [dir];
+function partsOf(dir: string): string[] {
+  const { parts } = besideOf(dir);
+  if (parts) return parts.map((part) => join(dir, part));
+  const folder = !isAdapter(dir) && statSync(dir, { throwIfNoEntry: false })?.isDirectory();
+  const inside = folder ? readdirSync(dir).map((name) => join(dir, name)) : [];
+  const adapters = inside.filter(isAdapter);
+  if (adapters.length === 0) return [dir];
+  throw new GraftError('usage', 'there is an adapter for each of several tasks here', {
+    place: dir,
+    mend: `Name one: ${adapters.join(', ')}`,
+  });
+}
 
 /** Whether a directory holds an adapter, of one method or several. */
 export const isAdapter = (dir: string): boolean =>
@@ -56,9 +69,21 @@ export const isAdapter = (dir: string): boolean =>
 export const storedTensors = (dir: string): WeightEntry[] =>
   partsOf(dir).flatMap((part) => (isAdapterHub(part) ? storedByAdapterHub(part) : storedByPeft(part)));
 
+/** An adapter without what is on modules that `host` has and `model`, which shares its body, has not. */
+function partFor(model: Model, host: Model, part: Adapter): Adapter {
+  if (host === model) return part;
+  const there = new Set([...namedModules(model.root)].map(([path]) => `${path}.`));
+  const lacking = [...namedModules(host.root)].map(([path]) => `${path}.`).filter((path) => !there.has(path));
+  const kept = (tensors: ReadonlyMap<string, Tensor>) =>
+    new Map([...tensors].filter(([key]) => !lacking.some((path) => key.startsWith(path))));
+  const { parameters, savedTensors } = part;
+  return { ...part, parameters: kept(parameters), ...(savedTensors && { savedTensors: () => kept(savedTensors()) }) };
+}
+
 /** Saves an adapter so that PEFT, or AdapterHub, loads it; replaces `dir` at once or not at all. */
 export function saveAdapter(model: Model, adapter: Adapter | Attached, dir: string, options: SaveOptions): void {
-  const parts = 'parts' in adapter ? adapter.parts : [adapter];
+  const { host = model, taskNumber } = options;
+  const parts = ('parts' in adapter ? adapter.parts : [adapter]).map((part) => partFor(model, host, part));
   const head = 'head' in adapter ? adapter.head : new Map();
   const folders = parts.length === 1 ? undefined : parts.map(({ method }, i) => `${i}-${method}`);
   const frozen = parts.flatMap((part, i) => (part.frozen ? [i] : []));
@@ -66,6 +91,7 @@ export function saveAdapter(model: Model, adapter: Adapter | Attached, dir: stri
     ...(folders && { parts: folders }),
     ...(frozen.length > 0 && { frozen }),
     ...(model.task.labels.length > 0 && { task: model.task }),
+    ...(taskNumber !== undefined && { taskNumber }),
   };
   writeDirectory(dir, (work) => {
     parts.forEach((part, i) => {
@@ -103,6 +129,9 @@ export function readAdapterConfig(dir: string): {
   });
   return { parts, base };
 }
+
+/** Which of several tasks rows are of that do not say so, where the adapter knows. */
+export const taskNumberOf = (dir: string): number | undefined => besideOf(dir).taskNumber;
 
 /** What a model is to be loaded for, to carry this adapter. */
 export function taskOfAdapter(dir: string): Pick<LoadOptions, 'task' | 'labels' | 'multiLabel'> {

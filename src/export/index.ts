@@ -6,6 +6,7 @@ export {
   saveAdapter,
   savedAdapters,
   storedTensors,
+  taskNumberOf,
   taskOfAdapter,
 } from './adapter.ts';
 export { isAdapterHub } from './adapterhub.ts';

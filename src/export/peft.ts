@@ -221,6 +221,10 @@ export function fill(
 export interface SaveOptions {
   /** Path or id of the base, for whoever loads the adapter. */
   readonly base: string;
+  /** The model that the adapter is on, where it is saved for another of the same body. */
+  readonly host?: Model;
+  /** Of rows that do not say which of several tasks they are of. */
+  readonly taskNumber?: number;
 }
 
 /** Writes one method's adapter, and the head with it, into the empty directory `work`. */

@@ -8,6 +8,8 @@ export interface GenerateOptions extends SamplingOptions {
   readonly maxNewTokens: number;
   /** Ids that end the answer; the one that did is not part of it. */
   readonly eosIds?: readonly number[] | undefined;
+  /** Which of several tasks that share an adapter the prompt is of. */
+  readonly taskNumber?: number | undefined;
   /** Of the draws: the same seed gives the same answer. Default 0. */
   readonly seed?: number | undefined;
   /** Prompt tokens that are read at one time: enough for products at full rate, few enough to bound memory. Default 512. */
@@ -24,11 +26,17 @@ export interface GenerateSummary {
   readonly decodeSeconds: number;
 }
 
-/** Puts `ids` into the cache; the logits [V] behind the last of them, where they are wanted. */
-function read(model: Model, ids: readonly number[], cache: KvCache, wanted: boolean): Float32Array | undefined {
+/** Puts `ids`, of task `task`, into the cache; the logits [V] behind the last of them, where they are wanted. */
+function read(
+  model: Model,
+  ids: readonly number[],
+  cache: KvCache,
+  wanted: boolean,
+  task: number | undefined,
+): Float32Array | undefined {
   return noGrad(() => {
     using _ = scope();
-    const hidden = model.hidden(packTokens([ids], cache.tokens), cache);
+    const hidden = model.hidden(packTokens([ids], cache.tokens, [task]), cache);
     return wanted ? (model.logits(ops.narrow(hidden, 0, ids.length - 1, 1), [0, 1]).data() as Float32Array) : undefined;
   });
 }
@@ -55,10 +63,11 @@ export function* generate(
 
   using cache = model.newCache(prompt.length + most);
   let at = 0;
-  for (; at + step < prompt.length; at += step) read(model, prompt.slice(at, at + step), cache, false);
+  for (; at + step < prompt.length; at += step)
+    read(model, prompt.slice(at, at + step), cache, false, options.taskNumber);
   let next = prompt.slice(at);
   for (;;) {
-    const id = sample(read(model, next, cache, true)!, seen, options, random);
+    const id = sample(read(model, next, cache, true, options.taskNumber)!, seen, options, random);
     if (newTokens === 0) prefillSeconds = elapsed();
     else decodeSeconds += elapsed();
     const ended = eos.has(id);

@@ -15,6 +15,7 @@ interface Probe {
 /**
  * Log-probability, in nats, of each continuation after each prompt: the sum over its tokens. Continuations that differ in
  * their last token only share a row, so labels of one token cost one pass over the prompt.
+ * @param tasks which of several tasks that share an adapter each prompt is of
  * @returns [prompts][choices]
  * @throws GraftError 'usage' for an empty prompt or continuation, and where the two do not fit the model's context
  */
@@ -22,6 +23,7 @@ export function scoreChoices(
   model: Model,
   prompts: readonly (readonly number[])[],
   choices: readonly (readonly number[])[],
+  tasks: readonly (number | undefined)[] = prompts.map(() => undefined),
 ): number[][] {
   check(model, prompts, choices);
   const probes: Probe[] = prompts.flatMap((prompt, p) => {
@@ -39,7 +41,7 @@ export function scoreChoices(
     let [last, tokens] = [first, 0];
     while (last < probes.length && (last === first || tokens + probes[last]!.ids.length <= budget))
       tokens += probes[last++]!.ids.length;
-    scoreProbes(model, prompts, choices, probes.slice(first, last), scores);
+    scoreProbes(model, prompts, choices, tasks, probes.slice(first, last), scores);
     first = last;
   }
   return scores;
@@ -67,12 +69,17 @@ function scoreProbes(
   model: Model,
   prompts: readonly (readonly number[])[],
   choices: readonly (readonly number[])[],
+  tasks: readonly (number | undefined)[],
   probes: readonly Probe[],
   scores: number[][],
 ): void {
   noGrad(() => {
     using _ = scope();
-    const packed = packTokens(probes.map(({ ids }) => ids));
+    const packed = packTokens(
+      probes.map(({ ids }) => ids),
+      0,
+      probes.map(({ asks }) => tasks[asks[0]!.prompt]),
+    );
     const hidden = model.hidden(packed);
     // The positions whose next token is asked for: from each prompt's end to its row's end.
     const spans = probes.map(({ ids, asks }, r) => {

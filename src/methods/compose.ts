@@ -46,13 +46,21 @@ export function attachMethods(
       parts.push(part);
       if (!train) freeze(part);
     });
-    const { head } = model.sites;
-    const trained = model.task.labels.length > 0 && head !== undefined && !parts.some((part) => part.method === 'full');
-    return together(parts, trained ? saveModules(model, [head, ...(tools.headModules ?? [])]) : undefined);
+    const full = parts.some((part) => part.method === 'full');
+    return together(parts, full ? undefined : trainHead(model, tools.headModules));
   } catch (cause) {
     for (const part of parts.reverse()) part.detach();
     throw cause;
   }
+}
+
+/**
+ * The head of a model's task as a copy that is trained and at work; undefined where the task has none of its own.
+ * @param beside paths of modules that are trained with it
+ */
+export function trainHead(model: Model, beside: readonly string[] = []): Copies | undefined {
+  const { head } = model.sites;
+  return model.task.labels.length > 0 && head !== undefined ? saveModules(model, [head, ...beside]) : undefined;
 }
 
 /** The head is trained with every method: `modules_to_save` that names it too would train a second copy of it. */

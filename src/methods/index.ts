@@ -7,7 +7,7 @@ export {
   draws,
   type WeightedUpdate,
 } from './combine.ts';
-export { type Attached, attachMethods, type MethodChoice } from './compose.ts';
+export { type Attached, attachMethods, type MethodChoice, trainHead } from './compose.ts';
 export { lora } from './lora.ts';
 export type { Adapter, Inside, Method, SavedAdapter, Tools } from './method.ts';
 export { methods } from './registry.ts';

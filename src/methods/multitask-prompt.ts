@@ -69,7 +69,7 @@ function tasksOf({ tasks, rowStarts }: PackedTokens, count: number): readonly nu
   const problem = tasks ? `a row is of task ${alien}` : 'the rows do not say which task they are of';
   throw new GraftError('usage', `${problem}, and the prompt has ${count} tasks`, {
     place: 'task',
-    mend: `Give each row its task, 0 to ${count - 1}`,
+    mend: `Give each row its task, 0 to ${count - 1}, or --task-number for all that do not say`,
   });
 }
 

@@ -35,6 +35,7 @@ export function loadModels(path: string, heads: readonly HeadOptions[], options:
       const models = tasks.map((task) => {
         const made = unlabelled.get(task.name);
         if (made) return made;
+        weights.fresh = []; // a new head's first values are those that it would have alone
         const model = modelFor(task.name === 'embedding' ? { ...task, ...sentenceSettings(path) } : task);
         model.stored = (at, layer) => storedWeight(path, model.fileKey?.(at) ?? at, layer);
         if (task.labels.length === 0) unlabelled.set(task.name, model);

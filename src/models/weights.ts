@@ -69,7 +69,7 @@ export class LoadedWeights implements Weights {
   readonly #tensors: Tensor[] = [];
   readonly #used = new Set<string>();
   readonly #problems: string[] = [];
-  readonly fresh: string[] = [];
+  fresh: string[] = [];
   parameters = 0;
 
   constructor(
@@ -135,8 +135,7 @@ export class LoadedWeights implements Weights {
         bias ? this.vector(`${path}.bias`, outFeatures) : undefined,
       );
     }
-    // One path is one start, whatever else is made: each of several tasks finds the head that it would have alone.
-    const nth = this.fresh.indexOf(path) + 1 || this.fresh.push(path);
+    const nth = this.fresh.push(path);
     for (const key of [weightKey, biasKey]) this.#used.add(key);
     using s = scope();
     using generator = new Generator(mixSeed(this.#seed, nth));

@@ -59,9 +59,10 @@ export function replaceModule(root: Module, path: string, module: Module): Modul
   return before;
 }
 
-/** Bytes that the tensors below `root` take in memory, tied ones once. */
-export function tensorBytes(root: Module): number {
-  const sizes = new Map([...namedTensors(root)].map(([, tensor]) => [tensor.id, tensor.nbytes]));
+/** Bytes that the tensors below `roots` take in memory, tied and shared ones once. */
+export function tensorBytes(...roots: readonly Module[]): number {
+  const tensors = roots.flatMap((root) => [...namedTensors(root)]);
+  const sizes = new Map(tensors.map(([, tensor]) => [tensor.id, tensor.nbytes]));
   return [...sizes.values()].reduce((sum, size) => sum + size, 0);
 }
 

@@ -5,8 +5,13 @@ import type { ImageShape, Model, PackedTokens } from './model.ts';
 /**
  * Packs rows of token ids end to end.
  * @param firstPosition where the (only) row continues: tokens that a cache already holds
+ * @param tasks which of several tasks each row is of; where one does not say, none does
  */
-export function packTokens(rows: readonly ArrayLike<number>[], firstPosition = 0): PackedTokens {
+export function packTokens(
+  rows: readonly ArrayLike<number>[],
+  firstPosition = 0,
+  tasks: readonly (number | undefined)[] = [undefined],
+): PackedTokens {
   const rowStarts = [0];
   for (const row of rows) rowStarts.push(rowStarts.at(-1)! + row.length);
   const ids = new BigInt64Array(rowStarts.at(-1)!);
@@ -19,7 +24,9 @@ export function packTokens(rows: readonly ArrayLike<number>[], firstPosition = 0
     }
     longest = Math.max(longest, firstPosition + row.length);
   });
-  return { ids: Tensor.from(ids), positions: Tensor.from(positions), rowStarts, longest };
+  const known = tasks.filter((task) => task !== undefined);
+  const said = known.length === tasks.length && { tasks: known };
+  return { ids: Tensor.from(ids), positions: Tensor.from(positions), rowStarts, longest, ...said };
 }
 
 /**

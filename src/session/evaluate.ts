@@ -1,5 +1,5 @@
 import { GraftError } from '../base/index.ts';
-import { ChatTemplate, type Example, readRecords, type Tokenizer, toExample } from '../data/index.ts';
+import { ChatTemplate, type Example, ofTask, readRecords, type Tokenizer, toExample } from '../data/index.ts';
 import { scoreChoices } from '../generate/index.ts';
 import { resolveModel } from '../io/index.ts';
 import type { Quantize } from '../models/index.ts';
@@ -17,13 +17,12 @@ import {
   wilson,
 } from '../tasks/index.ts';
 import { explainedMeasurement } from '../train/index.ts';
-import { residentModel, residentTokenizerIfAny } from './resident.ts';
+import { residentModel, residentTokenizerIfAny, type TaskNumberArgs, taskNumberFor } from './resident.ts';
 import { useThreads } from './threads.ts';
 
 /** What the rows of a file are measured or predicted with. */
-export interface RowsArgs {
+export interface RowsArgs extends TaskNumberArgs {
   readonly model: string;
-  readonly adapter?: string;
   readonly data: string;
   /** Default: what the adapter or the checkpoint is for. */
   readonly task?: TaskName;
@@ -46,7 +45,11 @@ export async function rowsOfFile(args: RowsArgs, labelled: boolean) {
   const chat = tokenizer && ChatTemplate.of(tokenizer);
   const model = residentModel(path, args.quantize ?? 'none', args.adapter, args.task);
   const records = await readRecords(args.data);
-  const examples = records.map((record) => ({ example: toExample(record, 'auto'), place: record.place }));
+  const number = taskNumberFor(args);
+  const examples = records.map((record) => ({
+    example: ofTask(toExample(record, 'auto'), number),
+    place: record.place,
+  }));
   const task = taskOf(model.task);
   const maxLength = Math.min(args.maxLength ?? 1024, model.contextLength - model.ports.virtualLength);
   const made = taskRows(task, examples, {
@@ -125,6 +128,7 @@ function choiceAccuracy(
     model,
     answers.map(({ prompt }) => [...shortened(prompt, room)]),
     choices,
+    examples.map(({ example }) => example.task),
   );
   const shortenedPrompts = answers.filter(({ prompt }) => prompt.length > room).length;
   const right = scores.filter((row, i) => row.indexOf(Math.max(...row)) === answers[i]!.answer).length;

@@ -3,12 +3,11 @@ import { ChatTemplate, type Message, type Tokenizer } from '../data/index.ts';
 import { generateText, requireWriter, type SamplingOptions } from '../generate/index.ts';
 import { resolveModel } from '../io/index.ts';
 import { headOf, type Quantize } from '../models/index.ts';
-import { residentModel, residentTokenizer } from './resident.ts';
+import { residentModel, residentTokenizer, type TaskNumberArgs, taskNumberFor } from './resident.ts';
 import { useThreads } from './threads.ts';
 
-export interface GenerateArgs extends SamplingOptions {
+export interface GenerateArgs extends SamplingOptions, TaskNumberArgs {
   readonly model: string;
-  readonly adapter?: string;
   /** What to continue; with `chat`, what to answer. A conversation up to the turn to answer is a chat in any case. */
   readonly prompt: string | readonly Message[];
   readonly chat?: boolean;
@@ -27,7 +26,9 @@ export async function generateJob(args: GenerateArgs, emit: (event: { type: 'tex
   const tokenizer = residentTokenizer(path);
   const ids = promptIds(args, tokenizer, path);
   const model = residentModel(path, args.quantize ?? 'keep', args.adapter);
-  const result = generateText(model, tokenizer, ids, args, (text) => emit({ type: 'text', text }));
+  const result = generateText(model, tokenizer, ids, { ...args, taskNumber: taskNumberFor(args) }, (text) =>
+    emit({ type: 'text', text }),
+  );
   return {
     text: result.text,
     ids: result.ids,

@@ -3,12 +3,11 @@ import { readJson, resolveModel, writeSafetensors } from '../io/index.ts';
 import type { Quantize } from '../models/index.ts';
 import { type Model, outputOf, packTokens } from '../nn/index.ts';
 import { noGrad, scope } from '../tensor/index.ts';
-import { residentModel } from './resident.ts';
+import { residentModel, type TaskNumberArgs, taskNumberFor } from './resident.ts';
 import { useThreads } from './threads.ts';
 
-export interface LogitsArgs {
+export interface LogitsArgs extends TaskNumberArgs {
   readonly model: string;
-  readonly adapter?: string;
   readonly ids: string;
   readonly out: string;
   readonly quantize?: Quantize;
@@ -25,10 +24,11 @@ export async function logitsJob(args: LogitsArgs) {
     throw new GraftError('usage', `${model.family} models see images, not ids`, { place: args.model, mend });
   }
   checkIds(rows, model.vocabSize, args.ids);
+  const task = taskNumberFor(args);
   const compute = (row: readonly number[]): Uint8Array =>
     noGrad(() => {
       using _ = scope();
-      return outputOf(model, packTokens([row])).bytes();
+      return outputOf(model, packTokens([row], 0, [task])).bytes();
     });
   writeSafetensors(
     args.out,

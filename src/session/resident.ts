@@ -5,7 +5,7 @@
 import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Tokenizer, tokenizerIfAny, tokenizerOf } from '../data/index.ts';
-import { loadAdapter, taskOfAdapter } from '../export/index.ts';
+import { loadAdapter, taskNumberOf, taskOfAdapter } from '../export/index.ts';
 import type { Adapter } from '../methods/index.ts';
 import { headOf, type LoadOptions, loadModel, type Quantize } from '../models/index.ts';
 import type { Model, TaskName } from '../nn/index.ts';
@@ -71,6 +71,16 @@ export function residentModel(path: string, quantize: Quantize, adapter?: string
     adapters.delete(oldest);
   }
   return model;
+}
+
+/** Which of several tasks rows are of that do not say so: as it is asked for, else as the adapter knows. */
+export const taskNumberFor = ({ taskNumber, adapter }: TaskNumberArgs): number | undefined =>
+  taskNumber ?? (adapter === undefined ? undefined : taskNumberOf(adapter));
+
+export interface TaskNumberArgs {
+  readonly adapter?: string;
+  /** Of several tasks that share a prompt, the one of rows that do not say theirs. */
+  readonly taskNumber?: number;
 }
 
 /** The tokenizer of the model there. @throws what `tokenizerOf` throws */

@@ -17,10 +17,14 @@ export type TrainEvent =
       microTokens: number;
       threads: number;
       precision: string;
+      /** Of several: rows to learn from, rows that are held out, and the share of the steps. */
+      tasks?: Readonly<Record<string, { rows: number; heldOut: number; share: number }>>;
     }
   | {
       type: 'step';
       step: number;
+      /** Of several, the one that the step learned from. */
+      task?: string;
       loss: number;
       /** What a method adds to the loss, and is a part of it. */
       penalty?: number;
@@ -37,11 +41,14 @@ export type TrainEvent =
   | {
       type: 'eval';
       step: number;
+      /** Of several, the one whose held-out rows were measured. */
+      task?: string;
       loss: number;
       /** Units of the loss: predicted tokens, rows, or their weights. */
       tokens: number;
       metrics: readonly Metric[];
       seconds: number;
+      /** Least loss so far; of several tasks, the mean of their losses by their shares of the steps. */
       best: boolean;
     }
   | { type: 'checkpoint'; step: number; path: string; seconds: number }

@@ -113,23 +113,8 @@ const run = z.strictObject({
   keep_checkpoints: z.int().positive().default(2).describe('Older checkpoints are deleted.'),
 });
 
-const method = z.discriminatedUnion('type', methodSchemas as never);
-
-export const recipeSchema = z.strictObject({
-  model: z.string().describe('A Hugging Face directory, a .gguf file, or a hub id.'),
-  quantize: z
-    .enum(['none', 'keep', 'int8', 'nf4'])
-    .default('none')
-    .describe(
-      'How frozen weights are held: unpacked to float32 (none), as the file has them (keep: GGUF blocks, bfloat16), or packed at load (int8, nf4).',
-    ),
-  method: z
-    .union([method, z.array(method).min(1)])
-    .describe('How to fine-tune, under PEFT’s own field names; several methods together as a list.'),
-  adapter: z
-    .string()
-    .optional()
-    .describe('Begin from this saved adapter; its own config counts, not the fields of method.'),
+/** What is said of a task: of the one that a recipe has, or of each of several. */
+const taskFields = {
   task: z
     .enum(taskNames)
     .optional()
@@ -155,19 +140,89 @@ export const recipeSchema = z.strictObject({
     .optional()
     .describe('embedding: similarities are divided by it before the softmax; default 0.05.'),
   data: data.describe('What to learn from, and what to measure on.'),
+};
+
+const method = z.discriminatedUnion('type', methodSchemas as never);
+
+export const recipeSchema = z.strictObject({
+  model: z.string().describe('A Hugging Face directory, a .gguf file, or a hub id.'),
+  quantize: z
+    .enum(['none', 'keep', 'int8', 'nf4'])
+    .default('none')
+    .describe(
+      'How frozen weights are held: unpacked to float32 (none), as the file has them (keep: GGUF blocks, bfloat16), or packed at load (int8, nf4).',
+    ),
+  method: z
+    .union([method, z.array(method).min(1)])
+    .describe('How to fine-tune, under PEFT’s own field names; several methods together as a list.'),
+  adapter: z
+    .string()
+    .optional()
+    .describe('Begin from this saved adapter; its own config counts, not the fields of method.'),
+  ...taskFields,
   train: train.prefault({}).describe('The optimizer, its steps and their size.'),
   eval: evaluation.prefault({}).describe('Measuring on held-out rows while training.'),
   run: run.describe('Where the run writes, and how often.'),
 });
 
+const tasks = z
+  .record(
+    z.string().regex(/^[A-Za-z][\w-]*$/, 'a task is named by a letter, then letters, digits, - and _'),
+    z.strictObject({
+      ...taskFields,
+      weight: z
+        .number()
+        .positive()
+        .optional()
+        .describe(
+          'How many turns the task has against the others, 1 where another one has a weight. Default: by the rows.',
+        ),
+    }),
+  )
+  .refine((named) => Object.keys(named).length > 0, 'there is none')
+  .describe(
+    'Several tasks by names of yours, in the place of task, labels, class_weights, temperature and data: one adapter that all share, a head each. Every optimizer step learns from one of them; what is handed over is adapter/NAME/ for each.',
+  );
+
+/** A recipe of several tasks: what is said of one stands with each. */
+export const severalSchema = recipeSchema.extend({
+  ...Object.fromEntries(
+    Object.keys(taskFields).map((name) => [
+      name,
+      z.custom((given) => given === undefined, 'stands with each of the tasks').optional(),
+    ]),
+  ),
+  tasks,
+});
+
+type TaskFields = Pick<z.output<typeof recipeSchema>, keyof typeof taskFields>;
+
 export type Recipe = Omit<z.output<typeof recipeSchema>, 'method'> & {
   method: MethodChoice | MethodChoice[];
+  /** By name; `data` is then the first one's, and no other field of a task is there. */
+  tasks?: Readonly<Record<string, TaskFields & { readonly weight?: number | undefined }>>;
 };
+
+/** A recipe for each of several tasks, with its name; of one task, the recipe itself. An adapter to begin from is for what they share. */
+export function recipesOf({ tasks, ...common }: Recipe): [name: string | undefined, recipe: Recipe][] {
+  if (!tasks) return [[undefined, common]];
+  return Object.entries(tasks).map(([name, { weight: _, ...fields }]) => [
+    name,
+    { ...common, ...fields, adapter: undefined },
+  ]);
+}
 
 /** Paths in a recipe are relative to the recipe's own folder; a model that is not there may be a hub id. */
 function resolved(recipe: Recipe, base: string): Recipe {
   const path = (p: string) => (isAbsolute(p) ? p : resolve(base, p));
-  const { data, run, model } = recipe;
+  const { run, model, tasks } = recipe;
+  const files = (data: Recipe['data']) => ({
+    ...data,
+    train: path(data.train),
+    ...(data.eval !== undefined && { eval: path(data.eval) }),
+  });
+  const several =
+    tasks && Object.entries(tasks).map(([name, fields]) => [name, { ...fields, data: files(fields.data) }] as const);
   const choice = (given: MethodChoice): MethodChoice => ({
     ...given,
     ...(given.adapter !== undefined && { adapter: path(given.adapter) }),
@@ -176,18 +231,19 @@ function resolved(recipe: Recipe, base: string): Recipe {
   return {
     ...recipe,
     model: existsSync(path(model)) && path(model) !== resolve(model) ? path(model) : model,
-    data: { ...data, train: path(data.train), ...(data.eval !== undefined && { eval: path(data.eval) }) },
+    ...(several ? { tasks: Object.fromEntries(several), data: several[0]![1].data } : { data: files(recipe.data) }),
     method: Array.isArray(recipe.method) ? recipe.method.map(choice) : choice(recipe.method),
     ...(recipe.adapter !== undefined && { adapter: path(recipe.adapter) }),
     run: { ...run, dir: path(run.dir) },
   };
 }
 
-const pathFields: ReadonlySet<string> = new Set(['adapter', 'data.train', 'data.eval', 'run.dir']);
+const pathField = /^(adapter|(tasks\.[^.]+\.)?data\.(train|eval)|run\.dir)$/;
 
 /** A recipe given as an object, checked; paths are relative to `base`. @throws GraftError 'usage' with all mistakes */
 export function parseRecipe(value: unknown, place = 'recipe', base = process.cwd()): Recipe {
-  return resolved(parseWith(recipeSchema, value, place) as unknown as Recipe, base);
+  const several = typeof value === 'object' && value !== null && 'tasks' in value;
+  return resolved(parseWith(several ? severalSchema : recipeSchema, value, place) as unknown as Recipe, base);
 }
 
 /** A YAML file. @throws GraftError 'usage' for a missing file, with the nearest name, or bad YAML, with line and column */
@@ -232,7 +288,7 @@ export function readRecipe(file: string, overrides: readonly string[] = []): Rec
     if (parsed.errors.length > 0)
       throw new GraftError('usage', `the value of '${override}' is no YAML`, { place: '--set' });
     const given: unknown = parsed.toJS();
-    const here = pathFields.has(key) && typeof given === 'string';
+    const here = pathField.test(key) && typeof given === 'string';
     try {
       document.setIn(key.split('.'), here ? resolve(given) : given);
     } catch (cause) {

@@ -3,6 +3,7 @@ import {
   ChatTemplate,
   type Example,
   type Format,
+  ofTask,
   type Row,
   type RowReport,
   readRecords,
@@ -39,14 +40,20 @@ export interface Plan {
   readonly warnings: readonly string[];
 }
 
-/** Reads the files of a recipe. @throws GraftError with file and line of what is wrong */
-export async function readExamples({ data }: Recipe): Promise<Examples> {
+/**
+ * Reads the files of a recipe.
+ * @param taskNumber of rows that do not say theirs
+ * @throws GraftError with file and line of what is wrong
+ */
+export async function readExamples({ data }: Recipe, taskNumber?: number): Promise<Examples> {
   const steps = data.format === 'batches';
   const read = async (file: string): Promise<Given[][]> => {
     const records = await readRecords(file);
-    if (steps) return records.map(toStep);
     const format = data.format as Format | 'auto';
-    return [records.map((record) => ({ example: toExample(record, format), place: record.place }))];
+    const given = steps
+      ? records.map(toStep)
+      : [records.map((record) => ({ example: toExample(record, format), place: record.place }))];
+    return given.map((rows) => rows.map(({ example, place }) => ({ example: ofTask(example, taskNumber), place })));
   };
   return { train: await read(data.train), eval: data.eval === undefined ? undefined : (await read(data.eval)).flat() };
 }

@@ -1,25 +1,29 @@
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import { type Row, tokenizerFilesOf, tokenizerOf } from '../data/index.ts';
+import type { Row } from '../data/index.ts';
 import { currentEngine } from '../engine/index.ts';
-import { headFits, loadAdapter, saveAdapter, savedAdapters, saveModel } from '../export/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
-import { type Adapter, type Attached, attachMethods, type Method, methods } from '../methods/index.ts';
-import { loadModel } from '../models/index.ts';
-import { bestPrecision, type Model, type Precision, tensorBytes, usePrecision } from '../nn/index.ts';
-import { adamw, type Optimizer, scheduleFactor } from '../optim/index.ts';
-import { batchesOf, type Metric, measure, type Task, taskOf } from '../tasks/index.ts';
+import { bestPrecision, type Precision, usePrecision } from '../nn/index.ts';
+import { type Optimizer, scheduleFactor } from '../optim/index.ts';
+import { batchesOf, type Measured, type Metric, measure } from '../tasks/index.ts';
+import { keepsHead, optimizerFor } from './attach.ts';
 import { microTokensFor } from './budget.ts';
 import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoint.ts';
+import { type Course, type Courses, openCourses } from './courses.ts';
 import { explained, requireFinite } from './diverged.ts';
 import { EventLog, type TrainEvent } from './events.ts';
-import { headFor, taskOptions } from './head.ts';
+import { claim, handOver, save } from './handover.ts';
 import { trainLoop } from './loop.ts';
 import type { Recipe } from './recipe.ts';
-import { type Plan, planRows, readExamples } from './rows.ts';
 import { type MicroBatch, trainStep } from './step.ts';
+
+/** What came of one task: a measurement on its held-out rows, the last, and where its adapter is. */
+export interface TaskResult {
+  readonly adapter: string;
+  readonly eval_loss: number | null;
+  readonly eval_metrics: readonly Metric[];
+}
 
 /** What `graft train --json` prints last. */
 export interface TrainResult {
@@ -30,11 +34,14 @@ export interface TrainResult {
   /** Tokens (predicted or not) a second over those steps, the first left out. */
   readonly tokens_per_s: number;
   readonly peak_rss_mb: number;
-  /** Where the trained adapter (or, for `method: full`, the model) is. */
+  /** Where the trained adapter (for `method: full` the model, of several tasks the folder of their adapters) is. */
   readonly adapter: string;
+  /** Of the last measurement on held-out rows; of several tasks the mean of their losses by their shares of the steps. */
   readonly eval_loss: number | null;
-  /** Of the last measurement on held-out rows. */
+  /** Of several tasks none: they are with each. */
   readonly eval_metrics: readonly Metric[];
+  /** Of several, by name. */
+  readonly tasks?: Readonly<Record<string, TaskResult>>;
   readonly resumed_from: number;
 }
 
@@ -61,196 +68,131 @@ export async function runTraining(
     .digest('hex')
     .slice(0, 16);
 
-  const examples = await readExamples(recipe);
-  const given = [...examples.train.flat(), ...(examples.eval ?? [])].map(({ example }) => example);
-  using model = loadModel(modelPath, {
-    quantize: recipe.quantize,
-    seed: recipe.train.seed,
-    ...headFor(recipe, modelPath, given),
-  });
-  const weightBytes = tensorBytes(model.root);
-  using adapter = attach(model, modelPath, recipe);
-  if (adapter.parameters.size === 0) {
-    throw new GraftError('usage', 'there is nothing to train: all of it is frozen or averaged', { place: 'method' });
-  }
-  using optimizer = optimizerFor(adapter, recipe);
-  const plan = await planRows(recipe, model, modelPath, taskOf(model.task), examples);
-  const task = taskOf(model.task, taskOptions(recipe, model.task, plan.learned));
+  using courses = await openCourses(recipe, modelPath);
+  using optimizer = optimizerFor(courses.adapter, courses.parameters, recipe);
   // Only now: a recipe that turns out wrong leaves the directory as it is, and may begin from an adapter in it.
   const found = claim(dir, fingerprint, fresh);
   const log = new EventLog(dir, listen);
-
-  let state: RunState = { step: 0, best: null, stale: 0, recipe: fingerprint };
-  let earlier: TrainEvent[] = [];
-  if (found) {
-    state = found.state;
-    restoreCheckpoint(found.path, adapter.parameters, optimizer);
-    earlier = log.rewind(state.step);
-  }
+  if (found) restoreCheckpoint(found.path, courses.parameters, optimizer);
+  const from: RunState = found?.state ?? { step: 0, best: null, stale: 0, recipe: fingerprint };
+  const earlier = found ? log.rewind(from.step) : [];
   native.trim();
-  return run({
-    recipe,
-    model,
-    task,
-    modelPath,
-    weightBytes,
-    adapter,
-    optimizer,
-    plan,
-    log,
-    threads,
-    precision,
-    state,
-    earlier,
-    stopNow,
-  });
+  return run(courses, { recipe, modelPath, optimizer, log, threads, precision, from, earlier, stopNow });
 }
 
 interface Run {
   readonly recipe: Recipe;
-  readonly model: Model;
-  readonly task: Task;
   readonly modelPath: string;
-  readonly weightBytes: number;
-  readonly adapter: Adapter;
   readonly optimizer: Optimizer;
-  readonly plan: Plan;
   readonly log: EventLog;
   readonly threads: number;
   readonly precision: Precision;
-  readonly state: RunState;
+  /** What the run goes on from, and its events up to there. */
+  readonly from: RunState;
   readonly earlier: readonly TrainEvent[];
   readonly stopNow: () => boolean;
 }
 
-function run({
-  recipe,
-  model,
-  task,
-  modelPath,
-  weightBytes,
-  adapter,
-  optimizer,
-  plan,
-  log,
-  threads,
-  precision,
-  state: from,
-  earlier,
-  stopNow,
-}: Run): TrainResult {
+function run(courses: Courses, given: Run): TrainResult {
+  const { recipe, modelPath, optimizer, log, from, earlier } = given;
+  const { adapter, parameters, list, steps } = courses;
   const { train, eval: evaluation } = recipe;
   const { dir } = recipe.run;
   // Gone on with, a run keeps the cut that it began with, whatever memory is free now.
-  const budget =
-    train.micro_tokens ?? earlier.find((e) => e.type === 'start')?.microTokens ?? microTokensFor(model, precision);
-  const cut = (rows: readonly Row[], together = rows.length): MicroBatch[] =>
+  const begun = earlier.find((e) => e.type === 'start')?.microTokens;
+  const budget = train.micro_tokens ?? begun ?? microTokensFor(courses.host, given.precision);
+  const cut = ({ task, model }: Course, rows: readonly Row[], together = rows.length): MicroBatch[] =>
     batchesOf(task, rows, budget, together, model.ports.promptLength);
-  const heldOut = cut(plan.heldOut, train.batch_size);
-  const evaluateEvery = evaluation.every ?? plan.stepsPerEpoch;
-  const best = join(dir, 'best');
-  const checkpoints = join(dir, 'checkpoints');
+  const held = list
+    .filter(({ plan }) => plan.heldOut.length > 0)
+    .map((course) => ({ course, batches: cut(course, course.plan.heldOut, train.batch_size) }));
+  const evaluateEvery = evaluation.every ?? courses.stepsPerEpoch;
+  const [best, checkpoints] = [join(dir, 'best'), join(dir, 'checkpoints')];
   let state = from;
-  const measured = earlier.findLast((e) => e.type === 'eval');
-  let evalLoss = measured?.loss ?? null;
-  let metrics: readonly Metric[] = measured?.metrics ?? [];
+  /** The last measurement of each task. */
+  const said = new Map<Course, Pick<Measured, 'loss' | 'metrics'>>();
+  for (const course of list) {
+    const event = earlier.findLast((e) => e.type === 'eval' && e.task === course.name);
+    if (event?.type === 'eval') said.set(course, event);
+  }
   const enough = () => evaluation.patience !== undefined && state.stale >= evaluation.patience;
   const stopped = enough();
   let saved = performance.now();
-
-  log.emit({
-    type: 'start',
-    step: state.step,
-    steps: plan.steps,
-    rows: plan.rows,
-    heldOut: plan.heldOut.length,
-    trainable: count(adapter.parameters.values()),
-    parameters: model.parameters,
-    weightBytes,
-    microTokens: budget,
-    threads,
-    precision,
-  });
-  const advice = [...(adapter.advise?.(train.lr) ?? [])];
-  if (recipe.adapter && !headFits(model, recipe.adapter)) {
-    advice.push(`the head of ${recipe.adapter} is for another task: the model keeps its own`);
-  }
-  for (const message of [...adapter.warnings, ...advice, ...plan.warnings]) log.emit({ type: 'warning', message });
+  announce(courses, given, budget);
 
   const done: { loss: number; tokens: number; seconds: number }[] = [];
-  let last: { rows: readonly Row[]; lr: number } = { rows: [], lr: train.lr };
-  const withCause = <T>(rows: readonly Row[], lr: number, act: () => T): T => {
+  let last: { course: Course; rows: readonly Row[]; lr: number } = { course: list[0]!, rows: [], lr: train.lr };
+  const withCause = <T>(act: () => T): T => {
     try {
       return act();
     } catch (error) {
-      throw explained(error, {
-        model,
-        parameters: adapter.parameters,
-        rows,
-        lr,
-        step: state.step,
-        steps: done.length,
-        checkpoints,
-      });
+      const { course, rows, lr } = last;
+      const at = { step: state.step, steps: done.length, checkpoints };
+      throw explained(error, { model: course.model, parameters, rows, lr, ...at });
     }
   };
   const reason = trainLoop({
     from: state.step,
-    steps: stopped ? state.step : plan.steps,
+    steps: stopped ? state.step : steps,
 
     step(step) {
       const start = performance.now();
-      const rows = plan.rowsOf(step);
-      const lr =
-        train.lr *
-        scheduleFactor({ type: train.schedule, ...pick(train, ['warmup_steps', 'warmup_ratio']) }, step, plan.steps);
-      adapter.beforeStep?.(step, plan.steps);
-      const result = withCause(rows, lr, () =>
+      const { course, nth } = courses.turn(step);
+      const { model, task, name } = course;
+      const rows = course.plan.rowsOf(nth);
+      const { schedule: type, warmup_steps, warmup_ratio } = train;
+      const lr = train.lr * scheduleFactor({ type, warmup_steps, warmup_ratio }, step, steps);
+      last = { course, rows, lr };
+      adapter.beforeStep?.(step, steps);
+      const result = withCause(() =>
         trainStep({
           model,
           task,
-          parameters: adapter.parameters,
+          parameters,
           optimizer,
           adapter,
-          batches: cut(rows),
+          batches: cut(course, rows),
           lr,
           maxGradNorm: train.max_grad_norm,
           seed: train.seed,
           step,
         }),
       );
-      last = { rows, lr };
       const seconds = (performance.now() - start) / 1e3;
       state = { ...state, step: step + 1 };
       done.push({ loss: result.loss, tokens: result.tokens, seconds });
-      const epoch = (step + 1) / plan.stepsPerEpoch;
+      const epoch = (step + 1) / courses.stepsPerEpoch;
       const rssMb = process.memoryUsage.rss() / 2 ** 20;
       const { handles } = currentEngine().native.memory();
-      log.emit({ type: 'step', step: step + 1, ...result, lr, seconds, epoch, rssMb, handles });
+      const of = name !== undefined && { task: name };
+      log.emit({ type: 'step', step: step + 1, ...of, ...result, lr, seconds, epoch, rssMb, handles });
     },
 
-    ...(heldOut.length > 0 && {
+    ...(held.length > 0 && {
       evaluate(step: number) {
-        const start = performance.now();
-        const result = withCause(last.rows, last.lr, () => measure(model, task, heldOut, plan.heldOut));
-        const { loss, units: tokens } = result;
-        evalLoss = loss;
-        metrics = result.metrics;
+        const events = held.map(({ course, batches }) => {
+          const start = performance.now();
+          const { name, model, task, plan } = course;
+          const { loss, metrics, units } = withCause(() => measure(model, task, batches, plan.heldOut));
+          said.set(course, { loss, metrics });
+          const of = name !== undefined && { task: name };
+          return { ...of, loss, tokens: units, metrics, seconds: (performance.now() - start) / 1e3 };
+        });
+        const loss = meanLoss(said)!;
         const better = state.best === null || loss < state.best;
         state = { ...state, best: better ? loss : state.best, stale: better ? 0 : state.stale + 1 };
-        if (better && evaluation.keep === 'best') save(best);
-        const seconds = (performance.now() - start) / 1e3;
-        log.emit({ type: 'eval', step, loss, tokens, metrics, seconds, best: better });
+        if (better && evaluation.keep === 'best') save(courses, best, recipe, modelPath);
+        for (const event of events) log.emit({ type: 'eval', step, ...event, best: better });
         return enough() ? 'stop' : 'go on';
       },
     }),
-    stopNow,
+    stopNow: given.stopNow,
     evaluateNow: (step) => step % evaluateEvery === 0,
 
     checkpoint(step) {
       const start = performance.now();
-      withCause(last.rows, last.lr, () => requireFinite(adapter.parameters, step));
-      const path = saveCheckpoint(checkpoints, state, adapter.parameters, optimizer, recipe.run.keep_checkpoints);
+      withCause(() => requireFinite(parameters, step));
+      const path = saveCheckpoint(checkpoints, state, parameters, optimizer, recipe.run.keep_checkpoints);
       saved = performance.now();
       log.emit({ type: 'checkpoint', step, path, seconds: (saved - start) / 1e3 });
     },
@@ -260,96 +202,69 @@ function run({
 
   if (reason === 'stopped') {
     const checkpoint = lastCheckpoint(checkpoints)!.path;
-    throw new GraftError('interrupted', `stopped after step ${state.step} of ${plan.steps}, with a checkpoint`, {
+    throw new GraftError('interrupted', `stopped after step ${state.step} of ${steps}, with a checkpoint`, {
       place: checkpoint,
       mend: 'Run the same command again to go on from there',
       data: { step: state.step, checkpoint },
     });
   }
 
-  function save(to: string): void {
-    if (adapter.method === 'full') saveModel(model, to, modelPath, 'float32', tokenizerFilesOf(modelPath));
-    else saveAdapter(model, adapter, to, { base: recipe.model });
-  }
-
   const handed = join(dir, adapter.method === 'full' ? 'model' : 'adapter');
   const chosen = state.best !== null && evaluation.keep === 'best';
-  if (chosen && existsSync(best)) {
-    rmSync(handed, { recursive: true, force: true });
-    renameSync(best, handed);
-  } else if (!(chosen && existsSync(handed))) {
-    save(handed); // a run killed just before its end may have handed over the best already
-  }
+  handOver(handed, chosen ? best : undefined, (to) => save(courses, to, recipe, modelPath));
   log.emit({ type: 'end', step: state.step, reason: stopped ? 'early-stop' : reason, adapter: handed });
   const timed = done.length > 1 ? done.slice(1) : done;
-  const sum = (of: (d: (typeof done)[number]) => number, list = done) => list.reduce((a, d) => a + of(d), 0);
+  const sum = (of: (d: (typeof done)[number]) => number, over = done) => over.reduce((a, d) => a + of(d), 0);
+  const results = list.map((course): TaskResult => {
+    const { loss, metrics } = said.get(course) ?? { loss: null, metrics: [] };
+    return { adapter: join(handed, course.name ?? ''), eval_loss: loss, eval_metrics: metrics };
+  });
   return {
     losses: [...earlier.flatMap((e) => (e.type === 'step' ? [e.loss] : [])), ...done.map((d) => d.loss)],
     seconds: sum((d) => d.seconds),
     tokens_per_s: sum((d) => d.tokens, timed) / sum((d) => d.seconds, timed) || 0,
     peak_rss_mb: process.resourceUsage().maxRSS / 1024,
     adapter: handed,
-    eval_loss: evalLoss,
-    eval_metrics: metrics,
+    eval_loss: meanLoss(said),
+    eval_metrics: recipe.tasks ? [] : results[0]!.eval_metrics,
+    ...(recipe.tasks && { tasks: Object.fromEntries(list.map(({ name }, i) => [name!, results[i]!])) }),
     resumed_from: from.step,
   };
 }
 
-/** Makes the run directory ready: the checkpoint to go on from, or undefined with the directory free of older runs. */
-function claim(dir: string, fingerprint: string, fresh: boolean): { path: string; state: RunState } | undefined {
-  const log = new EventLog(dir, () => {});
-  const events = log.read();
-  const found = lastCheckpoint(join(dir, 'checkpoints'));
-  const finished = events.at(-1)?.type === 'end';
-  if (found && found.state.recipe === fingerprint && !finished && !fresh) return found;
-  const parts = ['adapter', 'model', 'best', 'checkpoints', 'events.jsonl'].filter((name) =>
-    existsSync(join(dir, name)),
-  );
-  // A run that never came to a checkpoint has nothing worth keeping but its events.
-  if (parts.length > 0) {
-    let n = 1;
-    while (existsSync(join(dir, `previous-${n}`))) n++;
-    mkdirSync(join(dir, `previous-${n}`));
-    for (const name of parts) renameSync(join(dir, name), join(dir, `previous-${n}`, name));
-  }
-  return undefined;
+/** The mean of the tasks' losses by their shares of the steps, which is what the steps make less; null: none was measured. */
+function meanLoss(said: ReadonlyMap<Course, { readonly loss: number }>): number | null {
+  const measured = [...said];
+  if (measured.length <= 1) return measured[0]?.[1].loss ?? null;
+  const shares = measured.reduce((sum, [{ share }]) => sum + share, 0);
+  return measured.reduce((sum, [{ share }, { loss }]) => sum + share * loss, 0) / shares;
 }
 
-function attach(model: Model, modelPath: string, recipe: Recipe): Attached {
-  const choices = [recipe.method].flat();
-  if (!recipe.adapter) {
-    const encode = (text: string) => [...tokenizerOf(modelPath).encode(text)];
-    return attachMethods(model, choices, recipe.train.seed, { ...savedAdapters(model), encode });
-  }
-  // An adapter of another task goes on under this one's head.
-  const training = choices.map(({ type, ...fields }) => {
-    const own = (methods[type] as Method<unknown>).trainingOnly ?? [];
-    return Object.fromEntries(Object.entries(fields).filter(([field]) => own.includes(field)));
+/** The first events of a run: what it learns, and what speaks against it. */
+function announce({ list, adapter, host, parameters, ...courses }: Courses, given: Run, microTokens: number): void {
+  const { recipe, log, threads, precision, from } = given;
+  const counts = list.map(({ plan, share }) => ({ rows: plan.rows, heldOut: plan.heldOut.length, share }));
+  const sum = (numbers: Iterable<number>) => [...numbers].reduce((a, b) => a + b, 0);
+  log.emit({
+    type: 'start',
+    step: from.step,
+    steps: courses.steps,
+    rows: sum(counts.map(({ rows }) => rows)),
+    heldOut: sum(counts.map(({ heldOut }) => heldOut)),
+    trainable: sum(parameters.values().map(({ numel }) => numel)),
+    parameters: courses.numbers,
+    weightBytes: courses.weightBytes,
+    microTokens,
+    threads,
+    precision,
+    ...(recipe.tasks && { tasks: Object.fromEntries(list.map(({ name }, i) => [name!, counts[i]!])) }),
   });
-  const adapter = loadAdapter(model, recipe.adapter, headFits(model, recipe.adapter) ? 'file' : 'own', training);
-  const wanted = choices.map(({ type }) => type).join(' + ');
-  if (adapter.method === wanted) return adapter;
-  adapter.detach();
-  throw new GraftError(
-    'mismatch',
-    `the recipe's method is ${wanted}, and the adapter to begin from is ${adapter.method}`,
-    { place: recipe.adapter },
-  );
-}
-
-/** AdamW at the rates that the method asks for; what the method keeps from step to step is kept with its moments. */
-function optimizerFor(adapter: Adapter, { train }: Recipe): Optimizer {
-  const rate = (key: string) => (adapter.rate?.(key, train.lr) ?? train.lr) / train.lr;
-  const optimizer = adamw(adapter.parameters, pick(train, ['beta1', 'beta2', 'eps', 'weight_decay']), rate);
-  return { ...optimizer, state: new Map([...optimizer.state, ...(adapter.state ?? [])]) };
-}
-
-function count(tensors: Iterable<{ numel: number }>): number {
-  let sum = 0;
-  for (const t of tensors) sum += t.numel;
-  return sum;
-}
-
-function pick<T extends object, K extends keyof T>(from: T, keys: readonly K[]): Pick<T, K> {
-  return Object.fromEntries(keys.filter((k) => from[k] !== undefined).map((k) => [k, from[k]])) as Pick<T, K>;
+  const advice = [...(adapter.advise?.(recipe.train.lr) ?? [])];
+  if (recipe.adapter && !keepsHead(host, recipe)) {
+    const why = recipe.tasks ? 'no part of what the tasks share' : 'for another task';
+    const own = recipe.tasks ? 'each of them begins with a new one' : 'the model keeps its own';
+    advice.push(`the head of ${recipe.adapter} is ${why}: ${own}`);
+  }
+  const warnings = list.flatMap(({ plan }) => plan.warnings);
+  for (const message of [...adapter.warnings, ...advice, ...warnings]) log.emit({ type: 'warning', message });
 }

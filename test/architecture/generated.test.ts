@@ -8,7 +8,7 @@ import { z } from 'zod';
 import { packageRoot } from '../../src/base/index.ts';
 import { readComparison } from '../../src/compare/index.ts';
 import { methods } from '../../src/methods/index.ts';
-import { readRecipe } from '../../src/train/index.ts';
+import { type Recipe, readRecipe } from '../../src/train/index.ts';
 import { documents } from '../../tools/codegen/docs.ts';
 import { generate, outFile } from '../../tools/codegen/ops.ts';
 
@@ -34,8 +34,9 @@ test('every recipe is good, for the schema of the program and for that of editor
     const text = readFileSync(file, 'utf8');
     const link = /^# yaml-language-server: \$schema=(\S+)\n/.exec(text)?.[1];
     assert.ok(link && existsSync(join(dirname(file), link)), `${name} points editors to the schema`);
-    const value = parse(text) as { train: object; data: { train: string }; method: object };
-    assert.equal(recipe.data.train, resolve(dirname(file), value.data.train), 'paths are relative to the recipe');
+    const value = parse(text) as Pick<Recipe, 'data' | 'tasks'> & { train: object; method: object };
+    const [first] = value.tasks ? Object.values(value.tasks) : [value];
+    assert.equal(recipe.data.train, resolve(dirname(file), first!.data.train), 'paths are relative to the recipe');
     const problems = (v: unknown) => (schema.safeParse(v).error?.issues ?? []).map((issue) => issue.path.join('.'));
     assert.deepEqual(problems(value), [], name);
     assert.deepEqual(problems({ ...value, train: { ...value.train, lr: 'fast' } }), ['train.lr']);

@@ -15,7 +15,7 @@ import { compareSchema } from '../../src/compare/index.ts';
 import { toExample } from '../../src/data/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
 import { methods } from '../../src/methods/index.ts';
-import { recipeSchema } from '../../src/train/index.ts';
+import { recipeSchema, severalSchema } from '../../src/train/index.ts';
 import { type GeneratedFile, markdownTable as table } from './markdown.ts';
 import { methodPages } from './methods.ts';
 
@@ -23,12 +23,9 @@ type Schema = z.core.JSONSchema.JSONSchema;
 
 const methodRef = (name: string) => ({ $ref: `#/definitions/${name}` });
 
-/**
- * The recipe as JSON Schema, draft 7, which editors understand best; what a person writes, before defaults. Each method is
- * there once, under its name, for the field `method` has one of them or a list.
- */
-export function recipeJsonSchema(): Schema {
-  const schema = z.toJSONSchema(recipeSchema, {
+/** What a person writes, before defaults, in draft 7. */
+function jsonSchemaOf(schema: z.ZodType): Schema {
+  return z.toJSONSchema(schema, {
     io: 'input',
     target: 'draft-7',
     override({ jsonSchema }) {
@@ -37,6 +34,15 @@ export function recipeJsonSchema(): Schema {
       if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
     },
   }) as Schema;
+}
+
+/**
+ * The recipe as JSON Schema, draft 7, which editors understand best; what a person writes, before defaults. Each method is
+ * there once, under its name, for the field `method` has one of them or a list.
+ */
+export function recipeJsonSchema(): Schema {
+  const schema = jsonSchemaOf(recipeSchema);
+  const { $schema: _, ...tasks } = jsonSchemaOf(severalSchema.shape.tasks);
   const field = schema.properties!.method as Schema;
   const [single, list] = field.anyOf as [Schema, Schema];
   const variants = single.oneOf as Schema[];
@@ -46,8 +52,10 @@ export function recipeJsonSchema(): Schema {
   return {
     ...schema,
     title: 'A recipe of Graft',
+    required: schema.required!.filter((name) => name !== 'data'),
     properties: {
       ...schema.properties,
+      tasks,
       method: {
         description: field.description!,
         anyOf: [methodRef('method'), { ...list, items: methodRef('method') }],
@@ -63,7 +71,7 @@ export function recipeJsonSchema(): Schema {
 /** A comparison: a recipe without a method, and the methods to compare. */
 export function comparisonJsonSchema(): Schema {
   const recipe = recipeJsonSchema();
-  const { method, ...properties } = recipe.properties!;
+  const { method, tasks: _tasks, ...properties } = recipe.properties!;
   const { $schema: _, ...compare } = z.toJSONSchema(compareSchema, { io: 'input', target: 'draft-7' }) as Schema;
   const contender = (compare.properties!.methods as Schema).additionalProperties as Schema;
   contender.properties!.method = method!;
@@ -71,7 +79,7 @@ export function comparisonJsonSchema(): Schema {
     ...recipe,
     title: 'A comparison of Graft',
     properties: { ...properties, compare: { description: 'Which methods, and what counts.', ...compare } },
-    required: recipe.required!.filter((name) => name !== 'method'),
+    required: ['model', 'data', 'run'],
   };
 }
 
@@ -160,11 +168,13 @@ function recipePage(schema: Schema): string {
   const plain = { ...schema, properties: Object.fromEntries(fields.filter(([, field]) => !isSection(field))) };
   const links = Object.keys(methods).map((name) => `[${name}](#type-${name})`);
   const method = `[one of the methods](#method) below, or a list of them: ${links.join(', ')}`;
-  const lines = fieldLines(plain, '', { method });
+  const tasks = 'map of names to the fields [of each](#tasks)';
+  const lines = fieldLines(plain, '', { method, tasks });
   const sections = fields.flatMap(([name, field]) => {
     const title = `## ${name}\n\n${meaning(field, name)}`;
     if (name === 'method')
       return [`${title} [How they differ](methods/README.md).\n`, ...methodSections(schema.definitions as never, head)];
+    if (name === 'tasks') return [tasksSection(title, field, head)];
     return isSection(field) ? [`${title}\n`, `${table(head, fieldLines(field, `${name}.`))}\n`] : [];
   });
   return [
@@ -181,6 +191,29 @@ function recipePage(schema: Schema): string {
     'CSV and Parquet files have the fields as columns.\n',
     `${table(['format', 'a row'], rowLines(schema))}\n`,
   ].join('\n');
+}
+
+/** What is different where a recipe has several tasks. */
+function tasksSection(title: string, field: Schema, head: readonly string[]): string {
+  const { weight } = (field.additionalProperties as Schema).properties!;
+  return `${title}
+
+\`\`\`yaml
+method: { type: lora, target_modules: all-linear }
+tasks:
+  spam: { task: sequence-classification, data: { train: mails.jsonl, held_out: 0.1 } }
+  names: { task: token-classification, data: { train: tweets.conll, eval: heldout.conll } }
+  talk: { task: causal-lm, data: { train: chats.jsonl }, weight: 2 }
+\`\`\`
+
+Each has the fields of a task, \`task\`, \`labels\`, \`class_weights\`, \`temperature\` and \`data\`, and a weight. An epoch is as many steps as all their
+rows come to; the best measurement is that with the least mean of the tasks' losses, by their shares of the steps. Each adapter is
+complete: the weights that all share, and the head of its task. Rows of the first task are of the number 0, those of the second of 1,
+and so on, where they do not say it themselves: [multitask prompts](methods/multitask-prompt.md) go by that. Tasks whose models keep
+their layers under other names (embedding and any other) cannot share an adapter, and \`method: full\` makes none.
+
+${table(head, fieldLines({ properties: { weight: weight! } }, 'tasks.NAME.'))}
+`;
 }
 
 /** @throws Error where the reader does not take a row for what the page says it is, or a format has no row */

@@ -1,0 +1,46 @@
+import { GraftError } from '../base/index.ts';
+import { tokenizerOf } from '../data/index.ts';
+import { headFits, loadAdapter, savedAdapters } from '../export/index.ts';
+import { type Adapter, type Attached, attachMethods, type Method, methods } from '../methods/index.ts';
+import type { Model } from '../nn/index.ts';
+import { adamw, type Optimizer } from '../optim/index.ts';
+import type { Tensor } from '../tensor/index.ts';
+import type { Recipe } from './recipe.ts';
+
+/** Whether the head of the adapter that a recipe begins from goes on too; tasks that share an adapter begin with new ones. */
+export const keepsHead = (model: Model, { adapter, tasks }: Recipe): boolean =>
+  adapter !== undefined && !tasks && headFits(model, adapter);
+
+/** Puts a recipe's methods on the model, or the adapter that it begins from. @throws GraftError as these do */
+export function attach(model: Model, modelPath: string, recipe: Recipe): Attached {
+  const choices = [recipe.method].flat();
+  if (!recipe.adapter) {
+    const encode = (text: string) => [...tokenizerOf(modelPath).encode(text)];
+    return attachMethods(model, choices, recipe.train.seed, { ...savedAdapters(model), encode });
+  }
+  // An adapter of another task goes on under this one's head.
+  const training = choices.map(({ type, ...fields }) => {
+    const own = (methods[type] as Method<unknown>).trainingOnly ?? [];
+    return Object.fromEntries(Object.entries(fields).filter(([field]) => own.includes(field)));
+  });
+  const adapter = loadAdapter(model, recipe.adapter, keepsHead(model, recipe) ? 'file' : 'own', training);
+  const wanted = choices.map(({ type }) => type).join(' + ');
+  if (adapter.method === wanted) return adapter;
+  adapter.detach();
+  throw new GraftError(
+    'mismatch',
+    `the recipe's method is ${wanted}, and the adapter to begin from is ${adapter.method}`,
+    { place: recipe.adapter },
+  );
+}
+
+/** AdamW at the rates that the method asks for; what the method keeps from step to step is kept with its moments. */
+export function optimizerFor(
+  adapter: Adapter,
+  parameters: ReadonlyMap<string, Tensor>,
+  { train: { lr, beta1, beta2, eps, weight_decay } }: Recipe,
+): Optimizer {
+  const rate = (key: string) => (adapter.rate?.(key, lr) ?? lr) / lr;
+  const optimizer = adamw(parameters, { beta1, beta2, eps, weight_decay }, rate);
+  return { ...optimizer, state: new Map([...optimizer.state, ...(adapter.state ?? [])]) };
+}

@@ -1,0 +1,58 @@
+/** The directory of a run: made ready at its beginning, the result put into it at its end. */
+import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { tokenizerFilesOf } from '../data/index.ts';
+import { saveAdapter, saveModel } from '../export/index.ts';
+import { writeDirectory } from '../io/index.ts';
+import { lastCheckpoint, type RunState } from './checkpoint.ts';
+import type { Courses } from './courses.ts';
+import { EventLog } from './events.ts';
+import type { Recipe } from './recipe.ts';
+
+/** Makes the run directory ready: the checkpoint to go on from, or undefined with the directory free of older runs. */
+export function claim(dir: string, fingerprint: string, fresh: boolean): { path: string; state: RunState } | undefined {
+  const log = new EventLog(dir, () => {});
+  const events = log.read();
+  const found = lastCheckpoint(join(dir, 'checkpoints'));
+  const finished = events.at(-1)?.type === 'end';
+  if (found && found.state.recipe === fingerprint && !finished && !fresh) return found;
+  const parts = ['adapter', 'model', 'best', 'checkpoints', 'events.jsonl'].filter((name) =>
+    existsSync(join(dir, name)),
+  );
+  // A run that never came to a checkpoint has nothing worth keeping but its events.
+  if (parts.length > 0) {
+    let n = 1;
+    while (existsSync(join(dir, `previous-${n}`))) n++;
+    mkdirSync(join(dir, `previous-${n}`));
+    for (const name of parts) renameSync(join(dir, name), join(dir, `previous-${n}`, name));
+  }
+  return undefined;
+}
+
+/** Saves what was learned to `to`: a model, an adapter, or a folder with an adapter for each of several tasks. */
+export function save({ list, adapter, host }: Courses, to: string, recipe: Recipe, modelPath: string): void {
+  if (adapter.method === 'full') {
+    saveModel(host, to, modelPath, 'float32', tokenizerFilesOf(modelPath));
+    return;
+  }
+  const base = recipe.model;
+  if (!recipe.tasks) {
+    saveAdapter(host, adapter, to, { base });
+    return;
+  }
+  writeDirectory(to, (work) => {
+    for (const [taskNumber, { name, model, head }] of list.entries()) {
+      saveAdapter(model, { ...adapter, head }, join(work, name!), { base, host, taskNumber });
+    }
+  });
+}
+
+/** Puts the result where it is looked for: what was best on held-out rows where `best` is given, else what is there now. */
+export function handOver(to: string, best: string | undefined, saveNow: (to: string) => void): void {
+  if (best !== undefined && existsSync(best)) {
+    rmSync(to, { recursive: true, force: true });
+    renameSync(best, to);
+  } else if (best === undefined || !existsSync(to)) {
+    saveNow(to); // a run killed just before its end may have handed over the best already
+  }
+}

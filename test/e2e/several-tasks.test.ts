@@ -1,0 +1,333 @@
+/** Several tasks on one base that share an adapter: learned in turn, gone on with, measured and handed over each by itself. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { after, before } from 'node:test';
+import { GraftError } from '../../src/base/index.ts';
+import { currentEngine, startEngine } from '../../src/engine/index.ts';
+import { taskOfAdapter } from '../../src/export/index.ts';
+import { loadModel, loadModels } from '../../src/models/index.ts';
+import { outputOf, packTokens } from '../../src/nn/index.ts';
+import { Session } from '../../src/session/index.ts';
+import { noGrad, scope } from '../../src/tensor/index.ts';
+import { parseRecipe, runTraining, type TrainEvent } from '../../src/train/index.ts';
+import { tinyBert, tinyModel } from '../samples/tiny.ts';
+import { golden } from '../support.ts';
+import { assertRefused, graft } from './cli.ts';
+
+const dir = mkdtempSync(join(tmpdir(), 'graft-several-'));
+const session = new Session();
+before(() => startEngine());
+after(async () => {
+  await session[Symbol.asyncDispose]();
+  rmSync(dir, { recursive: true });
+});
+const at = (...parts: string[]) => join(dir, ...parts);
+const llama = tinyModel(at('llama'));
+const bert = tinyBert(at('bert'));
+
+const numbered = <T>(count: number, make: (i: number) => T) => Array.from({ length: count }, (_, i) => make(i));
+const write = (name: string, rows: readonly object[]): string => {
+  writeFileSync(at(name), rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
+  return at(name);
+};
+
+const kinds = { ham: ['report', 'meeting', 'river', 'town'], spam: ['prize', 'winner', 'free', 'cash'] } as const;
+const mails = write(
+  'mails.jsonl',
+  numbered(60, (i) => {
+    const label = i % 3 === 0 ? 'spam' : 'ham';
+    const text = numbered(3 + (i % 5), (w) => kinds[label][(i * 7 + w * 3 + ((i * w) % 2)) % 4]).join(' ');
+    return { text, label };
+  }),
+);
+const names = write(
+  'names.jsonl',
+  numbered(40, (i) => {
+    const [name, surname] = [['Ada', 'Byron'][i % 2]!, i % 3 === 0];
+    const tags = ['O', 'B-person', ...(surname ? ['I-person'] : []), 'O', 'O', 'B-place'];
+    return { tokens: ['the', name, ...(surname ? ['Lovelace'] : []), 'was', 'in', 'Turin'], tags };
+  }),
+);
+const talk = write(
+  'talk.jsonl',
+  numbered(24, (i) => ({ prompt: `town ${i % 3}:`, completion: [' river', ' abbey', ' mills'][i % 3]! })),
+);
+
+const files = { spam: mails, names, talk } as const;
+const lines = (file: string): object[] =>
+  readFileSync(file, 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as object);
+const fields = {
+  spam: { task: 'sequence-classification' },
+  names: { task: 'token-classification' },
+  talk: { task: 'causal-lm' },
+};
+const task = (name: keyof typeof fields, more: object = {}) => ({
+  ...fields[name],
+  ...more,
+  data: { train: files[name], eval: write(`${name}-held.jsonl`, lines(files[name]).slice(0, 12)) },
+});
+const onLlama = { spam: task('spam'), names: task('names'), talk: task('talk') };
+const onBert = { spam: task('spam'), names: task('names') };
+
+const recipeOf = (model: string, tasks: object, run: string, more: Record<string, unknown> = {}) => {
+  const { train: settings = {}, ...rest } = more;
+  return parseRecipe({
+    model,
+    method: { type: 'lora', r: 8, target_modules: 'all-linear' },
+    tasks,
+    train: { lr: 1e-2, epochs: 6, batch_size: 6, threads: 1, ...(settings as object) },
+    run: { dir: at(run), checkpoint_every: 7 },
+    ...rest,
+  });
+};
+const bytesIn = (folder: string) =>
+  readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => [entry.name, readFileSync(join(entry.parentPath, entry.name), 'base64')] as const)
+    .sort();
+
+const several: Readonly<Record<string, [model: string, tasks: object, more: Record<string, unknown>]>> = {
+  'a decoder that writes, classifies and tags': [llama, onLlama, {}],
+  'an encoder whose pooler one task alone has': [bert, onBert, { eval: { every: 20 } }],
+  'bottlenecks and LoRA with a start of its own': [
+    llama,
+    { names: task('names'), spam: task('spam') },
+    {
+      method: [
+        { type: 'lora', init_lora_weights: 'pissa' },
+        { type: 'bottleneck', reduction_factor: 4 },
+      ],
+    },
+  ],
+  'a prefix': [bert, onBert, { method: { type: 'prefix', num_virtual_tokens: 4 }, train: { lr: 3e-2 } }],
+};
+
+type Step = Extract<TrainEvent, { type: 'step' }>;
+type Eval = Extract<TrainEvent, { type: 'eval' }>;
+
+let measured = 0;
+
+for (const [name, [model, tasks, more]] of Object.entries(several)) {
+  test(`${name}: each task learns, and its adapter alone measures what the run said`, async () => {
+    const recipe = recipeOf(model, tasks, name.replaceAll(/\W+/g, '-'), more);
+    const events: TrainEvent[] = [];
+    const result = await session.run('train', { recipe }, (event) => events.push(event as TrainEvent));
+    assert.deepEqual(readdirSync(result.adapter).sort(), Object.keys(tasks).sort());
+    assert.deepEqual(Object.keys(result.tasks!), Object.keys(tasks));
+    for (const [task, { adapter, eval_loss }] of Object.entries(result.tasks!)) {
+      const steps = events.filter((event): event is Step => event.type === 'step' && event.task === task);
+      const mean = (part: readonly Step[]) => part.reduce((sum, { loss }) => sum + loss, 0) / part.length;
+      const [first, last] = [mean(steps.slice(0, 3)), mean(steps.slice(-3))];
+      assert.ok(last < 0.8 * first, `${task}: ${first} to ${last}`);
+      const evals = events.filter((event): event is Eval => event.type === 'eval' && event.task === task);
+      assert.equal(eval_loss, evals.at(-1)!.loss);
+      const best = evals.findLast((event) => event.best)!;
+      const data = recipe.tasks![task]!.data.eval!;
+      const alone = await session.run('evaluate', { model, adapter, data });
+      assert.ok(Math.abs(alone.loss - best.loss) < 1e-5, `${task}: ${alone.loss}, ${best.loss}`);
+      assert.deepEqual(alone.metrics, best.metrics, task);
+      measured += 1 + best.metrics.length;
+    }
+  });
+}
+
+test('so much was measured', () => assert.ok(measured >= 20, String(measured)));
+
+test('a prompt of several tasks: the rows of each are of its number, and so are they where its adapter is used', async () => {
+  // The same questions; the answer is the task's.
+  const tasks = Object.fromEntries(
+    ['river', 'mills'].map((completion, k) => {
+      const file = write(
+        `asked-${k}.jsonl`,
+        numbered(24, (i) => ({ prompt: `town ${i % 3}:`, completion })),
+      );
+      return [`t${k}`, { task: 'causal-lm', data: { train: file, eval: file } }];
+    }),
+  );
+  const method = {
+    type: 'multitask-prompt',
+    num_virtual_tokens: 6,
+    num_tasks: 2,
+    num_ranks: 4,
+    prompt_tuning_init: 'RANDOM',
+  };
+  const more = { method, train: { lr: 0.03, epochs: 20 } };
+  const { tasks: results } = await session.run('train', { recipe: recipeOf(llama, tasks, 'multitask', more) });
+  const losses: number[] = [];
+  for (const k of [0, 1]) {
+    const { adapter, eval_loss } = results![`t${k}`]!;
+    for (const data of [0, 1].map((file) => at(`asked-${file}.jsonl`))) {
+      losses.push((await session.run('evaluate', { model: llama, adapter, data })).loss);
+    }
+    assert.ok(eval_loss !== null);
+  }
+  const [own, other, otherToo, ownToo] = losses as [number, number, number, number];
+  assert.ok(own < other && ownToo < otherToo, String(losses));
+
+  // The same adapter is of the other task where that is asked for: choices, answers and logits too.
+  const of = (k: number) => results![`t${k}`]!.adapter;
+  const labels = ['river', 'mills'];
+  const [prompt, ids] = ['town 0:', [3, 1, 4, 1, 5]];
+  writeFileSync(at('ids.json'), JSON.stringify([ids]));
+  const said = async (adapter: string, taskNumber?: number) => {
+    const more = { model: llama, adapter, ...(taskNumber !== undefined && { taskNumber }) };
+    const chosen = await session.run('evaluate', { ...more, data: at('asked-1.jsonl'), labels });
+    const { text } = await session.run('generate', { ...more, prompt, maxNewTokens: 3 });
+    const out = at(`logits-${Math.random()}.safetensors`);
+    await session.run('logits', { ...more, ids: at('ids.json'), out });
+    return { accuracy: chosen.accuracy!.value, text, logits: readFileSync(out, 'base64') };
+  };
+  const [first, second] = [await said(of(0)), await said(of(1))];
+  assert.deepEqual([first.accuracy, second.accuracy], [0, 1]);
+  assert.ok(first.text.startsWith('r') && second.text.startsWith('m'), `${first.text}, ${second.text}`);
+  assert.notEqual(first.logits, second.logits);
+  assert.deepEqual(await said(of(0), 1), second);
+  assert.deepEqual(await said(of(1), 0), first);
+  const wrong = ['generate', '--model', llama, '--adapter', of(0), '--prompt', prompt, '--task-number'];
+  assertRefused(graft(dir, [...wrong, '2']), 2, /a row is of task 2, and the prompt has 2 tasks\. .*--task-number/);
+});
+
+test('a run that was killed and gone on with equals the run never killed, bit for bit', async () => {
+  const live = currentEngine().native.memory().handles;
+  const recipe = (run: string) =>
+    recipeOf(llama, onLlama, run, {
+      method: { type: 'lora', r: 4, lora_dropout: 0.2, target_modules: 'all-linear' },
+      train: { epochs: 2, seed: 5 },
+      eval: { every: 10 },
+    });
+  const whole = await runTraining({ recipe: recipe('whole') }, () => {});
+  const kills = {
+    'two steps after a checkpoint': (e: TrainEvent) => e.type === 'step' && e.step === 16,
+    'between two measurements': (e: TrainEvent) => e.type === 'eval' && e.step === 20 && e.task === 'names',
+    'when only handing over was left': (e: TrainEvent) => e.type === 'checkpoint' && e.step === whole.losses.length,
+  };
+  for (const [when, killed] of Object.entries(kills)) {
+    const listen = (event: TrainEvent) => {
+      if (killed(event)) throw new Error('killed');
+    };
+    await assert.rejects(runTraining({ recipe: recipe(when) }, listen), /killed/, when);
+    const result = await runTraining({ recipe: recipe(when) }, () => {});
+    assert.ok(result.resumed_from > 0, when);
+    assert.deepEqual(result.losses, whole.losses, when);
+    assert.equal(result.eval_loss, whole.eval_loss, when);
+    for (const [name, { eval_loss, eval_metrics, adapter }] of Object.entries(result.tasks!)) {
+      const of = whole.tasks![name]!;
+      assert.deepEqual([eval_loss, eval_metrics], [of.eval_loss, of.eval_metrics], when);
+      assert.deepEqual(bytesIn(adapter), bytesIn(of.adapter), when);
+    }
+  }
+  assert.equal(currentEngine().native.memory().handles, live, 'live handles');
+});
+
+test('turns go by rows, or by weights; a run begins from what an adapter shares', async () => {
+  const turns = async (tasks: object, run: string, more: Record<string, unknown> = {}) => {
+    const of: string[] = [];
+    const result = await session.run('train', { recipe: recipeOf(llama, tasks, run, more) }, (event) => {
+      if (event.type === 'step') of.push((event as Step).task!);
+      if (event.type === 'warning') of.push((event as { message: string }).message);
+    });
+    return { of, result };
+  };
+  const { spam, talk } = onLlama;
+  const byRows = await turns({ spam, talk }, 'by-rows', { train: { epochs: 1 } });
+  assert.deepEqual(Object.groupBy(byRows.of, (name) => name).spam!.length, 10, 'sixty rows, six at a time');
+  assert.equal(byRows.of.length, 14);
+  const weighed = await turns({ spam: { ...spam, weight: 1 }, talk: { ...talk, weight: 3 } }, 'weighed', {
+    train: { steps: 8 },
+  });
+  assert.deepEqual(weighed.of.join(' '), 'talk spam talk talk talk spam talk talk');
+  const again = await turns({ talk, spam }, 'again', {
+    adapter: byRows.result.tasks!.spam!.adapter,
+    train: { steps: 2, lr: 1e-9 },
+  });
+  assert.match(again.of[0]!, /each of them begins with a new one/);
+  assert.ok(Math.abs(again.result.tasks!.talk!.eval_loss! - byRows.result.tasks!.talk!.eval_loss!) < 1e-4);
+});
+
+test('models of one body say what models loaded alone say, in every family', () => {
+  const heads = {
+    'families/gpt2': [
+      'causal-lm',
+      'sequence-classification',
+      'token-classification',
+      'question-answering',
+      'embedding',
+    ],
+    'families/bert': ['sequence-classification', 'token-classification', 'question-answering', 'embedding'],
+    'families/roberta-tokcls': ['sequence-classification', 'token-classification', 'question-answering', 'embedding'],
+    'families/distilbert-tokcls': [
+      'sequence-classification',
+      'token-classification',
+      'question-answering',
+      'embedding',
+    ],
+    'models/qwen3': ['causal-lm', 'sequence-classification', 'token-classification', 'question-answering', 'embedding'],
+  } as const;
+  const said = (model: ReturnType<typeof loadModel>) =>
+    noGrad(() => {
+      using _ = scope();
+      return Array.from(
+        outputOf(
+          model,
+          packTokens([
+            [3, 1, 4, 1, 5],
+            [9, 2],
+          ]),
+        ).data() as Float32Array,
+      );
+    });
+  let compared = 0;
+  for (const [base, tasks] of Object.entries(heads)) {
+    const options = tasks.map((task) => ({ task, labels: ['a', 'b', 'c'] }));
+    const models = loadModels(golden(...base.split('/')), options, { seed: 3 });
+    for (const [i, model] of models.entries()) {
+      using alone = loadModel(golden(...base.split('/')), { ...options[i]!, seed: 3 });
+      assert.deepEqual(said(model), said(alone), `${base}, ${tasks[i]}`);
+      compared++;
+    }
+    for (const model of models) model[Symbol.dispose]();
+  }
+  assert.equal(compared, 22);
+});
+
+test('what cannot be is told: both forms, unknown fields, a task the family lacks, full, other names, the folder of all', async () => {
+  const refused = (recipe: () => unknown, pattern: RegExp) =>
+    assert.rejects(
+      async () => await recipe(),
+      (error) => error instanceof GraftError && pattern.test(error.message),
+    );
+  const run = (model: string, tasks: object, more: Record<string, unknown> = {}) =>
+    runTraining({ recipe: recipeOf(model, tasks, 'refused', more) }, () => {});
+  await refused(
+    () => recipeOf(llama, onLlama, 'x', { data: { train: mails }, labels: ['a'] }),
+    /labels: stands with each of the tasks; data: stands with each/,
+  );
+  await refused(
+    () => recipeOf(llama, { spam: { taks: 'causal-lm', data: { train: mails } }, 'a/b': onLlama.spam }, 'x'),
+    /tasks\.spam: unknown key 'taks' \(did you mean 'task'\?\); tasks\.a\/b: a task is named by a letter/,
+  );
+  await refused(() => recipeOf(llama, {}, 'x'), /tasks: there is none/);
+  await refused(() => recipeOf(llama, { talk: { task: 'causal-lm' } }, 'x'), /tasks\.talk\.data is missing/);
+  await refused(() => run(bert, { ...onBert, talk: onLlama.talk }), /bert models cannot be loaded for causal-lm/);
+  await refused(() => run(llama, onLlama, { method: { type: 'full' } }), /tasks share an adapter, and full/);
+  await refused(
+    () => run(llama, { ...onLlama, talk: { ...onLlama.talk, task: 'embedding' } }),
+    /cannot share an adapter: .*sequence-classification as model\.layers\.\*, for embedding as layers\.\*/,
+  );
+  await refused(
+    () => run(llama, { ...onLlama, spam: { ...onLlama.spam, class_weights: { eggs: 2 } } }),
+    /'eggs' is none of the labels/,
+  );
+  const folder = at('a-decoder-that-writes-classifies-and-tags', 'adapter');
+  assertRefused(
+    graft(dir, ['eval', '--model', llama, '--adapter', folder, '--data', mails]),
+    2,
+    /an adapter for each of several tasks here\. Name one: \S+names, \S+spam, \S+talk/,
+  );
+  assert.equal(taskOfAdapter(join(folder, 'names')).task, 'token-classification');
+});
