@@ -1,15 +1,24 @@
 /** A comparison as a table for the terminal, and as one HTML page without anything from elsewhere. */
-import { curves, dots, escaped } from './chart.ts';
+import { curves, dots, escaped, sizes } from './chart.ts';
 import { type Outcome, type Results, smoothed, stepsTo } from './run.ts';
 
-const percent = (x: number) => `${(100 * x).toFixed(1)}`;
+/** How a metric is read: an error as it is, and less is better; all else is a share. */
+const readingOf = (name: string) =>
+  name === 'mse' ? { unit: '', scale: 1, sign: 1, digits: 4 } : { unit: ' %', scale: 100, sign: -1, digits: 1 };
+
+const bestFirst = (outcomes: readonly Outcome[]): Outcome[] => {
+  const { sign } = readingOf(outcomes[0]!.metric.name);
+  return [...outcomes].sort((a, b) => sign * (a.metric.value - b.metric.value));
+};
 
 /** Headings and, for each method from the best down, its cells. */
 export function table({ outcomes, loss }: Results): { head: string[]; rows: string[][] } {
-  const [first] = outcomes;
+  const { name } = outcomes[0]!.metric;
+  const { unit, scale, digits } = readingOf(name);
+  const shown = (x: number) => (scale * x).toFixed(digits);
   const head = [
     'method',
-    `${first!.metric.name} %`,
+    `${name}${unit}`,
     '95 % interval',
     'trained',
     'of all %',
@@ -20,34 +29,33 @@ export function table({ outcomes, loss }: Results): { head: string[]; rows: stri
     'time s',
     'lr',
   ];
-  const rows = [...outcomes]
-    .sort((a, b) => b.metric.value - a.metric.value)
-    .map((o) => [
-      o.name,
-      percent(o.metric.value),
-      `${percent(o.metric.low)} to ${percent(o.metric.high)}`,
-      o.trainable.toLocaleString('en'),
-      ((100 * o.trainable) / o.parameters).toFixed(3),
-      String(stepsTo(o.losses, loss) ?? '–'),
-      o.tokensPerSecond.toFixed(0),
-      o.peakMb.toFixed(0),
-      (o.size / 1e6).toFixed(2),
-      o.seconds.toFixed(0),
-      String(o.lr),
-    ]);
+  const rows = bestFirst(outcomes).map((o) => [
+    o.name,
+    shown(o.metric.value),
+    `${shown(o.metric.low)} to ${shown(o.metric.high)}`,
+    o.trainable.toLocaleString('en'),
+    ((100 * o.trainable) / o.parameters).toFixed(3),
+    String(stepsTo(o.losses, loss) ?? '–'),
+    o.tokensPerSecond.toFixed(0),
+    o.peakMb.toFixed(0),
+    (o.size / 1e6).toFixed(2),
+    o.seconds.toFixed(0),
+    String(o.lr),
+  ]);
   return { head, rows };
 }
 
 const style = `
 :root { color-scheme: light dark; --ink: #1d232b; --soft: #667180; --line: #dfe4ea; --page: #fff; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6eaef; --soft: #98a3b1; --line: #313943; --page: #14181d; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; margin-bottom: .2rem; } h2 { font-size: 1.05rem; margin-top: 2.2rem; } p { color: var(--soft); }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
-th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; margin-bottom: .2rem; } h2 { font-size: 1.05rem; margin-top: 2.2rem; } p { color: var(--soft); } .found { color: var(--ink); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .84rem; }
+th, td { padding: .35rem .55rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; color: var(--soft); } th:first-child, td:first-child { text-align: left; } td:first-child { font-weight: 600; }
 svg { width: 100%; height: auto; } .grid { stroke: var(--line); } .mark { stroke: var(--soft); stroke-dasharray: 4 4; }
 .label { fill: var(--soft); font-size: 12px; } .name { fill: var(--ink); font-size: 13px; }
+svg:has(polyline:hover) polyline { opacity: .2; } svg polyline:hover { opacity: 1; stroke-width: 3; }
 `;
 
 /** Colours that stay apart for most eyes, around the wheel at one lightness. */
@@ -60,24 +68,44 @@ const colours = (count: number) =>
 export function page(results: Results): string {
   const { outcomes, failed, before, title, date } = results;
   const series = new Map(outcomes.map(({ name }, i) => [name, i]));
-  const best = [...outcomes].sort((a, b) => b.metric.value - a.metric.value);
   const { head, rows } = table(results);
   const cells = (tag: string, list: readonly string[]) => list.map((c) => `<${tag}>${escaped(c)}</${tag}>`).join('');
   const { name: metric, count, of } = outcomes[0]!.metric;
-  const intervals = best.map((o) => ({ ...o.metric, name: o.name, series: series.get(o.name)! }));
+  const { unit, scale, digits } = readingOf(metric);
+  const bars = bestFirst(outcomes).map(({ name, trainable, metric: { value, low, high } }) => ({
+    name,
+    value: scale * value,
+    low: scale * low,
+    high: scale * high,
+    size: trainable,
+    series: series.get(name)!,
+  }));
   const lines = outcomes.map((o: Outcome) => ({
     name: o.name,
     values: smoothed(o.losses),
     series: series.get(o.name)!,
   }));
-  const mark = before && { value: before.value, name: 'before training' };
+  const [top] = bars as [(typeof bars)[0]];
+  const near = bars.filter(({ low, high }) => low <= top.value && top.value <= high);
+  const least = near.reduce((a, b) => (b.size < a.size ? b : a));
+  const told = ({ name, value, size }: typeof top) =>
+    `${name}, ${value.toFixed(digits)}${unit} with ${size.toLocaleString('en')} parameters`;
+  const beside =
+    least === top
+      ? 'No smaller one has an interval that reaches it.'
+      : `The smallest whose interval reaches it: ${told(least)}.`;
+  const mark = before && { value: scale * before.value, name: 'before training' };
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Methods compared: ${escaped(title)}</title><style>${style}${colours(outcomes.length)}</style></head><body>
 <h1>Methods compared</h1>
 <p>${escaped(title)} · ${date} · the same rows, steps and batches for every method; measured on ${count} ${of}.</p>
-<h2>${escaped(metric)}, with its 95 % interval</h2>
-${dots(intervals, metric, mark)}
+<p class="found">The best: ${escaped(told(top))}. ${escaped(beside)}</p>
+<h2>${escaped(metric)}${unit}, with its 95 % interval</h2>
+${dots(bars, metric, mark)}
+<h2>The same against size</h2>
+${sizes(bars, `${metric} against size`, 'parameters that learn')}
+<p>Along the dashed line are the methods that no smaller one reaches; where intervals overlap widely, another draw of rows may tell otherwise.</p>
 <h2>Loss while training</h2>
 ${curves(lines, 'loss')}
 <h2>In numbers</h2>

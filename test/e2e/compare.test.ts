@@ -35,8 +35,10 @@ test('each method learns and is measured; a second call takes what is there, and
   assert.equal(first.status, 0, first.stderr);
   assert.match(first.stdout, /^method +accuracy % +95 % interval/);
   const page = readFileSync(join(dir, 'both', 'comparison.html'), 'utf8');
-  assert.equal(page.match(/<svg /g)?.length, 2);
-  assert.equal(page.match(/<polyline /g)?.length, 2);
+  assert.equal(page.match(/<svg /g)?.length, 3);
+  assert.equal(page.match(/<polyline class="c/g)?.length, 2);
+  assert.equal(page.match(/<circle /g)?.length, 4);
+  assert.match(page, /The best: (lora|prefix), [\d.]+ % with [\d,]+ parameters\. (The smallest|No smaller)/);
   assert.ok(!/(src|href)=/.test(page), 'nothing is from elsewhere');
 
   const again = graft(dir, ['compare', write('both', { compare: { only: ['lora', 'prefix', 'full'] } }), '--json']);
