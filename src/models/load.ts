@@ -36,6 +36,7 @@ export function loadModels(path: string, heads: readonly HeadOptions[], options:
         const made = unlabelled.get(task.name);
         if (made) return made;
         weights.fresh = []; // a new head's first values are those that it would have alone
+        weights.renamed = areRenamed(task.labels, config) ? task.labels.length : undefined;
         const model = modelFor(task.name === 'embedding' ? { ...task, ...sentenceSettings(path) } : task);
         model.stored = (at, layer) => storedWeight(path, model.fileKey?.(at) ?? at, layer);
         if (task.labels.length === 0) unlabelled.set(task.name, model);
@@ -99,6 +100,12 @@ function taskOf(family: Family, config: Record<string, unknown>, options: HeadOp
     : Array.from({ length: count }, (_, i) => `LABEL_${i}`);
   const several = options.multiLabel ?? (config.problem_type === 'multi_label_classification' && !options.labels);
   return { name, labels: options.labels ?? stored, ...(several && { multiLabel: true }) };
+}
+
+/** The checkpoint's classes have names, and these are others. `LABEL_0` is transformers' name for one that has none. */
+function areRenamed(labels: readonly string[], { id2label }: Record<string, unknown>): boolean {
+  const own = Object.entries((id2label ?? {}) as Record<string, string>);
+  return own.some(([i, name]) => name !== `LABEL_${i}` && name !== labels[Number(i)]);
 }
 
 /** What a checkpoint is for by itself, and the labels of the head that it has or would get. */

@@ -71,6 +71,8 @@ export class LoadedWeights implements Weights {
   readonly #problems: string[] = [];
   fresh: string[] = [];
   parameters = 0;
+  /** How many classes the next head has, if they are asked for by other names than the checkpoint's. */
+  renamed: number | undefined;
 
   constructor(
     path: string,
@@ -123,8 +125,9 @@ export class LoadedWeights implements Weights {
   head(path: string, outFeatures: number, inFeatures: number, bias = false): Linear {
     const [weightKey, biasKey] = [this.#keyOf(`${path}.weight`), this.#keyOf(`${path}.bias`)];
     const stored = this.#stored.get(weightKey)?.entry.shape;
-    // A head of other classes makes room where the classes were asked for.
-    if (stored && !(this.#labelled && stored[0] !== outFeatures && stored[1] === inFeatures)) {
+    // A head of other classes makes room where the classes were asked for, of as many under other names too.
+    const other = outFeatures === this.renamed || stored?.[0] !== outFeatures;
+    if (stored && !(this.#labelled && other && stored[1] === inFeatures)) {
       // Never packed: it is small, and it is trained.
       const weight = this.tensor(`${path}.weight`, [outFeatures, inFeatures]);
       return new Linear(
