@@ -39,6 +39,10 @@ describe('openSafetensors', () => {
     const into = new Uint8Array(6);
     weights.read('b', into);
     assert.deepEqual([...into], [16, 17, 18, 19, 20, 21]);
+    weights.read('b', into.subarray(0, 3), 2);
+    assert.deepEqual([...into], [18, 19, 20, 19, 20, 21]);
+    for (const from of [-1, 3, Number.NaN])
+      assert.throws(() => weights.read('b', into.subarray(0, 4), from), /6 bytes, the buffer for it 4 from byte/);
     weights.read('none', new Uint8Array(0));
     assert.throws(() => weights.read('b', new Uint8Array(7)), /Tensor "b" has 6 bytes, the buffer for it 7/);
     assert.throws(() => weights.read('scalr', into), /no tensor "scalr" among the 5 here. The nearest is "scalar"/);

@@ -71,12 +71,12 @@ export interface WeightSource extends Disposable {
   readonly entries: ReadonlyMap<string, WeightEntry>;
   readonly metadata: ReadonlyMap<string, MetadataValue>;
   /**
-   * Fills `into` with the whole tensor's raw little-endian bytes.
-   * @param into exactly `entries.get(name).bytes` long
+   * Fills `into` with the tensor's raw little-endian bytes.
+   * @param from byte of the tensor to begin at; without it `into` must be as long as the whole tensor
    * @throws GraftError `input` when the file was changed or cut since it was opened; `usage` for an unknown name or a
    *   buffer of another size; `state` after disposal.
    */
-  read(name: string, into: Uint8Array): void;
+  read(name: string, into: Uint8Array, from?: number): void;
 }
 
 /** An entry and where its bytes are. */
@@ -105,7 +105,7 @@ export class StoredWeights implements WeightSource {
     this.metadata = metadata;
   }
 
-  read(name: string, into: Uint8Array): void {
+  read(name: string, into: Uint8Array, from?: number): void {
     const entry = this.entries.get(name);
     if (!entry) {
       const close = nearest(name, this.entries.keys());
@@ -114,15 +114,15 @@ export class StoredWeights implements WeightSource {
         ...(close && { mend: `The nearest is ${brief(close)}` }),
       });
     }
-    if (into.byteLength !== entry.bytes)
+    if (from === undefined ? into.byteLength !== entry.bytes : !(from >= 0 && from + into.byteLength <= entry.bytes))
       throw new GraftError(
         'usage',
-        `Tensor ${brief(name)} has ${entry.bytes} bytes, the buffer for it ${into.byteLength}`,
+        `Tensor ${brief(name)} has ${entry.bytes} bytes, the buffer for it ${into.byteLength}${from === undefined ? '' : ` from byte ${from}`}`,
         {
           place: entry.file.path,
         },
       );
-    entry.file.read(into, entry.at);
+    entry.file.read(into, entry.at + (from ?? 0));
   }
 
   [Symbol.dispose](): void {

@@ -1,5 +1,6 @@
 export type { Family } from './family.ts';
 export { headOf, loadModel, loadModels, openModel } from './load.ts';
 export { heldBytes } from './memory.ts';
+export { formatIds } from './reader.ts';
 export { families } from './registry.ts';
-export { formatIds, type HeadOptions, type LoadOptions, type Quantize } from './weights.ts';
+export type { HeadOptions, LoadOptions, Quantize } from './weights.ts';

@@ -6,9 +6,10 @@ import type { Linear, Model, TaskHead, TaskName } from '../nn/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import type { Family } from './family.ts';
 import { requireMemory } from './memory.ts';
+import { type Stored, StoredReader } from './reader.ts';
 import { families } from './registry.ts';
 import { sentenceSettings } from './sentence.ts';
-import { type HeadOptions, LoadedWeights, type LoadOptions, type Stored } from './weights.ts';
+import { type HeadOptions, LoadedWeights, type LoadOptions } from './weights.ts';
 
 /**
  * Loads a model from a Hugging Face directory (config.json and safetensors) or a GGUF file.
@@ -27,7 +28,8 @@ export function loadModels(path: string, heads: readonly HeadOptions[], options:
   requireMemory(path, entries, options.quantize ?? 'none', options.dtype);
   return noGrad(() => {
     const labels = heads.find((head) => head.labels)?.labels;
-    const weights = new LoadedWeights(path, source, stored, family.prefixes, { ...options, ...(labels && { labels }) });
+    using reader = new StoredReader(source);
+    const weights = new LoadedWeights(path, reader, stored, family.prefixes, { ...options, ...(labels && { labels }) });
     try {
       const tasks = heads.map((head) => taskOf(family, config, head));
       const modelFor = family.build(config, weights);
@@ -60,7 +62,8 @@ export function loadModels(path: string, heads: readonly HeadOptions[], options:
 function storedWeight(path: string, at: string, { outFeatures, inFeatures, transposed }: Linear): Tensor {
   const { source, family, stored } = openModel(path);
   using _ = source;
-  const weights = new LoadedWeights(path, source, stored, family.prefixes, {});
+  using reader = new StoredReader(source);
+  const weights = new LoadedWeights(path, reader, stored, family.prefixes, {});
   const { weight } = transposed
     ? weights.transposed(at, outFeatures, inFeatures)
     : weights.linear(at, outFeatures, inFeatures);

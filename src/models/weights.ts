@@ -1,7 +1,7 @@
 import { GraftError } from '../base/index.ts';
-import { type BlockFormat, blockFormats, isBlockFormat, type WeightEntry, type WeightSource } from '../io/index.ts';
 import { Embedding, fused, type Kernels, Linear, type TaskName, type Weights } from '../nn/index.ts';
 import { type DType, detachFromScopes, Generator, mixSeed, ops, scope, Tensor } from '../tensor/index.ts';
+import { formatIds, type Stored, type StoredReader } from './reader.ts';
 
 /**
  * How the weights of linear layers and embeddings are held in memory.
@@ -33,32 +33,18 @@ export interface LoadOptions extends HeadOptions {
   readonly progress?: (loaded: number, total: number) => void;
 }
 
-/** Numbers by which the native side knows storage formats (native/kernels/blocks.h); −1: dense. */
-export const formatIds: Readonly<Record<string, number>> = {
-  ...Object.fromEntries(Object.entries(blockFormats).map(([name, { id }]) => [name, id])),
-  float16: 1,
-  bfloat16: 30,
-  nf4: 100,
-};
-
 const quantizers = { int8: formatIds.q8_0!, nf4: formatIds.nf4! } as const;
 const blockElements = { int8: 32, nf4: 64 } as const;
 
 /** Weights that do not fit, after which no more are looked for. */
 const tooMany = 1000;
 
-/** A stored tensor under the key that the family asks for, with its rows put in order. */
-export interface Stored {
-  readonly entry: WeightEntry;
-  readonly interleavedHeads: number | undefined;
-}
-
 /** Weights out of a file, in the form that the options ask for. */
 export class LoadedWeights implements Weights {
   readonly kernels: Kernels;
   readonly dtype: DType;
   readonly #path: string;
-  readonly #source: WeightSource;
+  readonly #reader: StoredReader;
   readonly #stored: ReadonlyMap<string, Stored>;
   readonly #prefixes: readonly string[];
   readonly #seed: number;
@@ -76,7 +62,7 @@ export class LoadedWeights implements Weights {
 
   constructor(
     path: string,
-    source: WeightSource,
+    reader: StoredReader,
     stored: ReadonlyMap<string, Stored>,
     prefixes: readonly string[],
     options: LoadOptions,
@@ -84,7 +70,7 @@ export class LoadedWeights implements Weights {
     this.kernels = options.kernels ?? fused;
     this.dtype = options.dtype ?? 'float32';
     this.#path = path;
-    this.#source = source;
+    this.#reader = reader;
     this.#stored = stored;
     this.#prefixes = prefixes.map((prefix) => `${prefix}.`);
     this.#seed = options.seed ?? 0;
@@ -150,7 +136,7 @@ export class LoadedWeights implements Weights {
 
   tensor(key: string, shape: readonly number[]): Tensor {
     const stored = this.#find(key, shape);
-    return this.#own(stored ? this.#dense(stored) : ops.zeros(shape, { dtype: this.dtype }));
+    return this.#own(stored ? this.#reader.dense(stored, this.dtype) : ops.zeros(shape, { dtype: this.dtype }));
   }
 
   embedding(path: string, rows: number, width: number): Embedding {
@@ -222,66 +208,26 @@ export class LoadedWeights implements Weights {
   #matrix(key: string, rows: number, width: number, transposed = false): { tensor: Tensor; format: number } {
     const stored = this.#find(key, transposed ? [width, rows] : [rows, width]);
     if (!stored) return { tensor: this.#own(Tensor.empty([0, width], this.dtype)), format: -1 };
-    const { format } = stored.entry;
-    const id = formatIds[format];
-    const dense = (dtype?: DType) => {
-      const tensor = this.#dense(stored, dtype);
+    const own = (tensor: Tensor, format: number) => ({ tensor: this.#own(tensor), format });
+    const id = formatIds[stored.entry.format];
+    if (this.#quantize === 'keep' && id !== undefined && !transposed) return own(this.#reader.raw(stored), id);
+    using s = scope();
+    const dense = (dtype = this.dtype) => {
+      const tensor = this.#reader.dense(stored, dtype);
       return transposed ? ops.contiguous(ops.t(tensor)) : tensor;
     };
-    if (this.#quantize === 'keep' && id !== undefined && !transposed) {
-      return { tensor: this.#own(this.#raw(stored)), format: id };
+    if (this.#quantize !== 'int8' && this.#quantize !== 'nf4') return own(s.keep(dense()), -1);
+    const to = quantizers[this.#quantize];
+    if (width % blockElements[this.#quantize] !== 0) {
+      throw new GraftError(
+        'usage',
+        `${key} is ${width} wide, and ${this.#quantize} needs a multiple of ${blockElements[this.#quantize]}`,
+        {
+          place: this.#path,
+          mend: 'Load this model with quantize: none',
+        },
+      );
     }
-    if (this.#quantize === 'int8' || this.#quantize === 'nf4') {
-      if (width % blockElements[this.#quantize] !== 0) {
-        throw new GraftError(
-          'usage',
-          `${key} is ${width} wide, and ${this.#quantize} needs a multiple of ${blockElements[this.#quantize]}`,
-          {
-            place: this.#path,
-            mend: 'Load this model with quantize: none',
-          },
-        );
-      }
-      using s = scope();
-      return {
-        tensor: this.#own(s.keep(ops.quantize(dense('float32'), quantizers[this.#quantize]))),
-        format: quantizers[this.#quantize],
-      };
-    }
-    using s = scope();
-    return { tensor: this.#own(s.keep(dense())), format: -1 };
+    return own(s.keep(transposed ? ops.quantize(dense('float32'), to) : this.#reader.packed(stored, to)), to);
   }
-
-  /** The stored bytes as uint8 [rows, bytes of a row]. */
-  #raw({ entry, interleavedHeads }: Stored): Tensor {
-    using s = scope();
-    const rows = entry.shape.length > 1 ? entry.shape[0]! : 1;
-    const tensor = Tensor.empty([rows, entry.bytes / rows], 'uint8');
-    this.#source.read(entry.name, tensor.bytes());
-    return s.keep(interleavedHeads ? deinterleaved(tensor, interleavedHeads) : tensor);
-  }
-
-  #dense(stored: Stored, dtype = this.dtype): Tensor {
-    using s = scope();
-    const { entry } = stored;
-    const { format, shape } = entry;
-    let dense: Tensor;
-    if (isBlockFormat(format)) {
-      dense = ops.dequantize(this.#raw(stored), formatIds[format satisfies BlockFormat]!);
-    } else {
-      dense = Tensor.empty(shape, format);
-      this.#source.read(entry.name, dense.bytes());
-      if (stored.interleavedHeads) dense = deinterleaved(dense, stored.interleavedHeads);
-    }
-    if (dense.dtype !== dtype) dense = ops.toCopy(dense, { dtype });
-    return s.keep(ops.view(dense, shape));
-  }
-}
-
-/** Undoes convert_hf_to_gguf.py: within a head, row 2i comes from the first half and row 2i + 1 from the second. */
-function deinterleaved(tensor: Tensor, heads: number): Tensor {
-  using s = scope();
-  const rows = tensor.shape.length > 1 ? tensor.size(0) : tensor.numel;
-  const flat = ops.view(tensor, [heads, rows / heads / 2, 2, tensor.numel / rows]);
-  return s.keep(ops.view(ops.contiguous(ops.transpose(flat, 1, 2)), tensor.shape));
 }

@@ -1,0 +1,65 @@
+import assert from 'node:assert/strict';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { temporary } from '../../test/samples/io.ts';
+import { startEngine } from '../engine/index.ts';
+import { openSafetensors, writeSafetensors } from '../io/index.ts';
+import { type DType, Generator, ops, scope, type Tensor } from '../tensor/index.ts';
+import { formatIds, StoredReader } from './reader.ts';
+
+await startEngine();
+const dir = temporary();
+after(() => dir[Symbol.dispose]());
+
+/** 17 MB in bfloat16: two whole pieces and a part of one. */
+const [rows, width, heads] = [2080, 4096, 5];
+
+function written(dtype: DType): { tensor: Tensor; file: string } {
+  using generator = new Generator(7);
+  const tensor = ops.toCopy(ops.randn([rows, width], { generator }), { dtype });
+  const file = join(dir.path, `${dtype}.safetensors`);
+  writeSafetensors(file, [{ name: 'w', dtype, shape: tensor.shape, bytes: tensor.bytes() }]);
+  return { tensor, file };
+}
+
+function same(got: Tensor, want: Tensor): void {
+  assert.deepEqual([got.shape, got.dtype], [want.shape, want.dtype]);
+  assert.equal(Buffer.compare(got.bytes(), want.bytes()), 0);
+}
+
+for (const dtype of ['bfloat16', 'float32'] as const) {
+  test(`a matrix of several pieces, ${dtype}: dense, raw, packed, heads in order`, () => {
+    using _ = scope();
+    const { tensor, file } = written(dtype);
+    using source = openSafetensors(file);
+    using reader = new StoredReader(source);
+    const stored = { entry: source.entries.get('w')!, interleavedHeads: undefined };
+    const float = ops.toCopy(tensor, { dtype: 'float32' });
+    same(reader.dense(stored, 'float32'), float);
+    assert.equal(Buffer.compare(reader.raw(stored).bytes(), tensor.bytes()), 0);
+    for (const format of [formatIds.nf4!, formatIds.q8_0!])
+      same(reader.packed(stored, format), ops.quantize(float, format));
+
+    const mixed = ops.view(ops.contiguous(ops.transpose(ops.view(float, [heads, rows / heads / 2, 2, width]), 1, 2)), [
+      rows,
+      width,
+    ]);
+    const inOrder = { ...stored, interleavedHeads: heads };
+    same(reader.dense(inOrder, 'float32'), mixed);
+    same(reader.packed(inOrder, formatIds.nf4!), ops.quantize(mixed, formatIds.nf4!));
+  });
+}
+
+test('what was read is not kept: many matrices take the memory of one', () => {
+  using _ = scope();
+  const { file } = written('bfloat16');
+  using source = openSafetensors(file);
+  using reader = new StoredReader(source);
+  const stored = { entry: source.entries.get('w')!, interleavedHeads: undefined };
+  const read = () => reader.packed(stored, formatIds.nf4!).dispose();
+  read();
+  const before = process.memoryUsage.rss();
+  for (let i = 0; i < 40; i++) read(); // in one turn of the event loop, as a model is loaded
+  const grown = process.memoryUsage.rss() - before;
+  assert.ok(grown < 2 * stored.entry.bytes, `${grown} bytes more after 40 reads of ${stored.entry.bytes}`);
+});
