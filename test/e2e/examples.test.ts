@@ -63,6 +63,7 @@ const heads: Readonly<Record<string, { model: string; data: string; labels?: str
   'tag.yaml': { model: tinyBert(at('bert')), data: at('tags.conll') },
   'qa.yaml': { model: at('bert'), data: at('answers.jsonl') },
   'images.yaml': { model: tinyVit(at('vit')), data: at('images'), labels: '[dark, light, red, blue]' },
+  'digits-base.yaml': { model: at('vit'), data: at('images'), labels: '[dark, light, red, blue]' },
 };
 writeFileSync(
   at('rows.jsonl'),
@@ -245,7 +246,7 @@ test('every example was run, says how it is used, and is short', async (t) => {
 test('every recipe runs with a model and data put in', async (t) => {
   const recipes = readdirSync(join(packageRoot, 'recipes')).filter((name) => name.endsWith('.yaml'));
   for (const name of recipes) {
-    const full = name === 'full.yaml';
+    const full = ['full.yaml', 'digits-base.yaml'].includes(name);
     const head = heads[name];
     const given = {
       model: head?.model ?? model,
