@@ -11,6 +11,8 @@ const folders: string[] = [];
 process.on('exit', () => {
   for (const dir of folders) rmSync(dir, { recursive: true, force: true });
 });
+// By itself a signal ends a process without its exit handlers.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(130));
 
 /** A folder for what a script writes; gone when the process ends. */
 export function workFolder(): string {

@@ -107,7 +107,8 @@ function plan(name: string, entries: WeightEntry[], shape: BlockShape, vocab: nu
   const fits = (['none', 'keep', 'int8', 'nf4'] as const).map((quantize): Fit => {
     const weightBytes = heldBytes(entries, quantize);
     const left = free - weightBytes - adapterBytes;
-    return { quantize, weightBytes, microTokens: left > 0 ? tokenBudget(shape, left, bestPrecision()) : null };
+    const microTokens = left > 0 ? tokenBudget(shape, weightBytes, left, bestPrecision()) : null;
+    return { quantize, weightBytes, microTokens };
   });
   const parameters = entries.reduce((sum, e) => sum + e.shape.reduce((a, b) => a * b, 1), 0);
   return { name, parameters, adapterBytes, bytesPerToken: bytesPerToken(shape), fits };

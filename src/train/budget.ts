@@ -1,5 +1,5 @@
 import { freeMemory } from '../base/index.ts';
-import type { Model, Precision } from '../nn/index.ts';
+import { type Model, type Precision, tensorBytes } from '../nn/index.ts';
 
 /** What of a config decides how much memory a token takes. */
 export interface BlockShape {
@@ -24,13 +24,19 @@ export const bytesPerToken = ({ layers, width, inner }: BlockShape): number => 4
 /** Rows at which products reach their full rate; more tokens at a time only cost memory. */
 const mostUseful = { float32: 1024, mixed: 768, bfloat16: 768 } as const satisfies Record<Precision, number>;
 const least = 32;
+/** Bytes that activations may have beside any model. */
+const modest = 2e9;
 
-/** Tokens that a micro-batch should have with `free` bytes left: what products need to be fast, less where memory is short. */
-export function tokenBudget(shape: BlockShape, free: number, precision: Precision): number {
-  const fits = Math.floor((0.5 * free) / bytesPerToken(shape));
+/**
+ * Tokens that a micro-batch should have: what products need to be fast; less where `free` bytes are short, and where a large
+ * model, whose wide products are fast with fewer rows, would have activations of more than half of its weights.
+ */
+export function tokenBudget(shape: BlockShape, weightBytes: number, free: number, precision: Precision): number {
+  const room = Math.min(0.5 * free, Math.max(modest, 0.5 * weightBytes));
+  const fits = Math.floor(room / bytesPerToken(shape));
   return Math.max(least, Math.min(mostUseful[precision], fits));
 }
 
 /** The budget for a model that is loaded, in the memory that is free now. */
 export const microTokensFor = (model: Model, precision: Precision): number =>
-  tokenBudget({ ...shapeOf(model.config), layers: model.layers }, freeMemory(), precision);
+  tokenBudget({ ...shapeOf(model.config), layers: model.layers }, tensorBytes(model.root), freeMemory(), precision);
