@@ -185,7 +185,7 @@ class Bert extends Module {
     const pooler = `${c.model_type}.pooler.dense`;
     const used = task === 'sequence-classification' && c.model_type === 'bert';
     if (used || (task === 'embedding' && w.has(`${pooler}.weight`))) {
-      this.pooler = new Dense(w.head(pooler, c.hidden_size, c.hidden_size, true));
+      this.pooler = new Dense(w.head(pooler, c.hidden_size, c.hidden_size, true, false));
     }
   }
 }

@@ -108,7 +108,7 @@ export class LoadedWeights implements Weights {
     return linear;
   }
 
-  head(path: string, outFeatures: number, inFeatures: number, bias = false): Linear {
+  head(path: string, outFeatures: number, inFeatures: number, bias = false, trained = true): Linear {
     const [weightKey, biasKey] = [this.#keyOf(`${path}.weight`), this.#keyOf(`${path}.bias`)];
     const stored = this.#stored.get(weightKey)?.entry.shape;
     // A head of other classes makes room where the classes were asked for, of as many under other names too.
@@ -127,7 +127,7 @@ export class LoadedWeights implements Weights {
     const nth = this.fresh.push(path);
     for (const key of [weightKey, biasKey]) this.#used.add(key);
     using s = scope();
-    using generator = new Generator(mixSeed(this.#seed, nth));
+    using generator = new Generator(mixSeed(trained ? this.#seed : 0, nth));
     const weight = ops.mulScalar(ops.randn([outFeatures, inFeatures], { generator }), 0.02);
     this.parameters += outFeatures * (inFeatures + (bias ? 1 : 0));
     const zeros = bias ? this.#own(s.keep(ops.zeros([outFeatures]))) : undefined;

@@ -16,8 +16,11 @@ export interface Weights {
   embedding(path: string, rows: number, width: number): Embedding;
   /** As `linear`, from a file that stores the weight [in, out] (GPT-2's Conv1D). */
   transposed(path: string, outFeatures: number, inFeatures: number): Linear;
-  /** As `linear`, and made new (normal, 0.02; bias 0) where the checkpoint has none. */
-  head(path: string, outFeatures: number, inFeatures: number, bias?: boolean): Linear;
+  /**
+   * As `linear`, and made new (normal, 0.02; bias 0) where the checkpoint has none.
+   * @param trained by default; what is not is in no adapter, and so has the same values whatever the seed
+   */
+  head(path: string, outFeatures: number, inFeatures: number, bias?: boolean, trained?: boolean): Linear;
   /** The tensor `key` of any shape, dense. */
   tensor(key: string, shape: readonly number[]): Tensor;
   /** The tensor `key` [size] as float32. */

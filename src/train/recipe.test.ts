@@ -5,7 +5,7 @@ import test from 'node:test';
 import { temporary } from '../../test/samples/io.ts';
 import { GraftError } from '../base/index.ts';
 import type { MethodChoice } from '../methods/index.ts';
-import { parseRecipe, readRecipe } from './recipe.ts';
+import { parseRecipe, type Recipe, readRecipe, recipesOf } from './recipe.ts';
 
 const text = `
 model: org/name
@@ -62,4 +62,22 @@ test('defaults are filled in, and all mistakes are told at once', () => {
       return true;
     },
   );
+});
+
+test('several tasks: paths of each, by hand too; the recipe of each is one of a single task', () => {
+  using dir = temporary();
+  const tasks =
+    'tasks: { a: { task: embedding, data: { train: a.jsonl } }, b: { data: { train: b.jsonl, eval: c.jsonl } } }';
+  const file = dir.put('recipe.yaml', text.replace(/^data: .*$/m, tasks));
+  const recipe = readRecipe(file, ['tasks.b.data.eval=mine.jsonl', 'tasks.b.weight=2', 'adapter=begun']);
+  assert.equal(recipe.data.train, join(dir.path, 'a.jsonl'), 'those of the first');
+  assert.equal(recipe.tasks!.b!.data.eval, resolve('mine.jsonl'));
+  assert.equal(recipe.tasks!.b!.data.max_length, 1024);
+  const [[first, a], [second, b]] = recipesOf(recipe) as [[string, Recipe], [string, Recipe]];
+  assert.deepEqual(
+    [first, second, a.task, b.task, b.data.train],
+    ['a', 'b', 'embedding', undefined, join(dir.path, 'b.jsonl')],
+  );
+  assert.ok([a, b].every(({ tasks, adapter }) => tasks === undefined && adapter === undefined));
+  assert.deepEqual(recipesOf(readRecipe(dir.put('one.yaml', text)))[0]![0], undefined);
 });

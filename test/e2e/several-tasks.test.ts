@@ -8,7 +8,7 @@ import { GraftError } from '../../src/base/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { taskOfAdapter } from '../../src/export/index.ts';
 import { loadModel, loadModels } from '../../src/models/index.ts';
-import { outputOf, packTokens } from '../../src/nn/index.ts';
+import { type Linear, moduleAt, outputOf, packTokens } from '../../src/nn/index.ts';
 import { Session } from '../../src/session/index.ts';
 import { noGrad, scope } from '../../src/tensor/index.ts';
 import { parseRecipe, runTraining, type TrainEvent } from '../../src/train/index.ts';
@@ -293,6 +293,17 @@ test('models of one body say what models loaded alone say, in every family', () 
     for (const model of models) model[Symbol.dispose]();
   }
   assert.equal(compared, 22);
+});
+
+test('a pooler that the checkpoint lacks, and that no adapter holds, does not go by the seed; a new head does', () => {
+  const weights = [0, 5].map((seed) => {
+    const options = { task: 'sequence-classification', labels: ['a', 'b', 'c', 'd'], seed } as const;
+    using model = loadModel(golden('families', 'bert-tokcls'), options);
+    const of = (path: string) => Array.from((moduleAt(model.root, path) as Linear).weight.data() as Float32Array);
+    return [of('bert.pooler.dense'), of('classifier')];
+  });
+  assert.deepEqual(weights[0]![0], weights[1]![0]);
+  assert.notDeepEqual(weights[0]![1], weights[1]![1]);
 });
 
 test('what cannot be is told: both forms, unknown fields, a task the family lacks, full, other names, the folder of all', async () => {
