@@ -45,7 +45,7 @@ const { hidden_size: width, intermediate_size: inner, num_hidden_layers: layers,
 async function writeLlama(dir: string): Promise<void> {
   // Room for the largest tensor, where each is drawn when its turn comes.
   using room = Tensor.empty([vocab * width], 'bfloat16');
-  const bytes = room.bytes();
+  const bytes = room.memory();
   using generator = new Generator(seed);
   const random = (name: string, shape: readonly number[]): TensorToWrite => ({
     name,

@@ -14,7 +14,7 @@ export function readTensors(path: string): { tensors: Map<string, Tensor>; metad
   const tensors = new Map<string, Tensor>();
   for (const [name, { format, shape }] of source.entries) {
     const tensor = Tensor.empty(shape, format as DType);
-    source.read(name, tensor.bytes());
+    source.read(name, tensor.memory());
     tensors.set(name, tensor);
   }
   return { tensors, metadata: new Map(source.metadata) };

@@ -1,6 +1,8 @@
 // What JavaScript sees of the engine. src/engine/binding.ts is the typed side of this table: keep the two together.
 #include <malloc.h>
 
+#include <cstring>
+
 #include <ATen/CPUGeneratorImpl.h>
 
 #include "autograd.h"
@@ -93,7 +95,7 @@ Napi::Value device(const Napi::CallbackInfo& info) {
   });
 }
 
-// (handle) => ArrayBuffer over the tensor's own memory; it keeps the storage alive. The tensor must be contiguous.
+// (handle) => ArrayBuffer over the tensor's own memory, which stays alive until the event loop comes to free it. The tensor must be contiguous.
 Napi::Value buffer(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, "buffer", no_shapes, [&]() -> Napi::Value {
@@ -104,6 +106,24 @@ Napi::Value buffer(const Napi::CallbackInfo& info) {
     auto* owner = new at::Tensor(tensor);
     return Napi::ArrayBuffer::New(
         env, data, tensor.nbytes(), [](Napi::Env, void*, at::Tensor* held) { delete held; }, owner);
+  });
+}
+
+// (handle, Uint8Array of as many bytes, true: into the tensor, false: out of it). The tensor must be contiguous.
+Napi::Value copy(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "copy", no_shapes, [&]() -> Napi::Value {
+    const at::Tensor tensor = tensor_at(info, 0).detach();
+    auto bytes = info[1].As<Napi::Uint8Array>();
+    TORCH_CHECK(tensor.device().is_cpu() && tensor.is_contiguous(), "only a contiguous tensor on the CPU has bytes");
+    TORCH_CHECK(bytes.ByteLength() == tensor.nbytes(), tensor.nbytes(), " bytes, and ", bytes.ByteLength(), " are given");
+    if (tensor.nbytes() == 0) return env.Undefined();
+    if (info[2].As<Napi::Boolean>()) {
+      std::memcpy(tensor.data_ptr(), bytes.Data(), tensor.nbytes());
+    } else {
+      std::memcpy(bytes.Data(), tensor.const_data_ptr(), tensor.nbytes());
+    }
+    return env.Undefined();
   });
 }
 
@@ -189,6 +209,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("describe", describe);
   add("device", device);
   add("buffer", buffer);
+  add("copy", copy);
   add("item", item);
   add("backward", backward);
   add("grad", grad);

@@ -11,6 +11,7 @@ export interface Binding {
   describe(handle: number): number[];
   device(handle: number): string;
   buffer(handle: number): ArrayBuffer;
+  copy(handle: number, bytes: Uint8Array, into: boolean): void;
   item(handle: number): number;
   backward(root: number, seed?: number): void;
   grad(handle: number): number | null;

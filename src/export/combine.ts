@@ -70,7 +70,7 @@ function readSaved(dir: string): Saved {
       continue;
     }
     const stored = Tensor.empty(shape, format as DType);
-    source.read(name, stored.bytes());
+    source.read(name, stored.memory());
     const tensor = stored.dtype === 'float32' ? stored : ops.toCopy(stored, { dtype: 'float32' });
     const table = embedding !== undefined;
     halves.set(module, { ...halves.get(module), table, [(ofTable ?? ofLinear) as 'A' | 'B']: tensor });

@@ -176,7 +176,7 @@ function scopedKeys(adapter: Adapter): string[] {
 function read(source: WeightSource, name: string): Tensor {
   const entry = source.entries.get(name)!;
   const stored = Tensor.empty(entry.shape, entry.format as DType);
-  source.read(name, stored.bytes());
+  source.read(name, stored.memory());
   return stored;
 }
 

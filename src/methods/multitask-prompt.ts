@@ -48,7 +48,7 @@ function sourceValues(config: MultitaskConfig): Tensor[] {
     const entry = source.entries.get(name);
     if (!entry) throw new GraftError('input', `the adapter to begin from has no ${name}`, { place: path });
     const tensor = Tensor.empty(entry.shape, entry.format as DType);
-    source.read(name, tensor.bytes());
+    source.read(name, tensor.memory());
     return tensor;
   };
   if (init === 'ONLY_SOURCE_SHARED') return [read(names[0])];

@@ -124,9 +124,7 @@ export class RankBudget {
     const threshold = drop > 0 ? scores.flatMap((s) => [...s]).sort((x, y) => x - y)[drop - 1]! : -1;
     this.#layers.forEach(({ path }, i) => {
       const kept = this.#kept.get(path)!;
-      new Float32Array(kept.bytes().buffer, kept.bytes().byteOffset, kept.numel).set(
-        scores[i]!.map((s) => (s > threshold ? 1 : 0)),
-      );
+      new Float32Array(kept.memory().buffer).set(scores[i]!.map((s) => (s > threshold ? 1 : 0)));
     });
   }
 

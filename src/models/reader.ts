@@ -82,7 +82,7 @@ export class StoredReader implements Disposable {
     if (known && known.bytes.length >= least) return known;
     known?.tensor.dispose();
     const tensor = detachFromScopes(Tensor.empty([Math.max(pieceBytes, least) / dtypes[dtype].bytes], dtype));
-    const piece = { tensor, bytes: tensor.bytes() };
+    const piece = { tensor, bytes: tensor.memory() };
     this.#pieces.set(dtype, piece);
     return piece;
   }

@@ -217,7 +217,7 @@ for (const dtype of Object.keys(dtypes) as DType[]) {
     assert.deepEqual(tensor.bytes(), new Uint8Array(sample.buffer));
     assert.equal(tensor.bytes().length, 6 * dtypes[dtype].bytes);
     const filled = Tensor.empty([2, 3], dtype);
-    filled.bytes().set(new Uint8Array(sample.buffer));
+    filled.memory().set(new Uint8Array(sample.buffer));
     assert.deepEqual(filled.data(), sample);
     assert.deepEqual(ops.clone(tensor).data(), sample);
     // Elements arrive in the engine as the numbers they stand for.
@@ -250,9 +250,20 @@ test('wrong sizes and doubtful types are refused', () => {
   assert.match(failure(() => turned.item()).message, /6 elements|one element|Boolean|scalar/i);
 });
 
-test('bytes are the memory itself, and outlive the handle', () => {
+test('copies of numbers go, also where the event loop never comes round', () => {
+  const before = process.memoryUsage.rss();
+  for (let i = 0; i < 100; i++) {
+    using tensor = Tensor.from(new Float32Array(2 ** 21).fill(i));
+    assert.equal(tensor.data().at(-1), i);
+    assert.equal(tensor.bytes().length, 2 ** 23);
+  }
+  const grown = (process.memoryUsage.rss() - before) / 2 ** 20;
+  assert.ok(grown < 400, `${grown.toFixed(0)} MB more after 2,400 MB of copies`);
+});
+
+test('the memory itself can be written to, and outlives the handle', () => {
   const tensor = Tensor.from([1, 2]);
-  const view = new Float32Array(tensor.bytes().buffer);
+  const view = new Float32Array(tensor.memory().buffer);
   ops.mulScalar_(tensor, 3);
   assert.deepEqual([...view], [3, 6]);
   view[0] = 10;

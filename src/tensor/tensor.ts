@@ -65,12 +65,7 @@ export class Tensor implements Disposable {
       throw new GraftError('engine', `${data.length} numbers do not fill the shape [${to.join(', ')}]`);
     }
     const tensor = Tensor.empty(to, type);
-    const view = tensor.#view();
-    if (view instanceof BigInt64Array && !(data instanceof BigInt64Array)) {
-      for (let i = 0; i < numel; i++) view[i] = BigInt(data[i] as number);
-    } else {
-      (view as Float32Array).set(data as ArrayLike<number>);
-    }
+    native.copy(tensor.id, bytesOf(asArray(data, type)), true);
     return tensor;
   }
 
@@ -133,11 +128,23 @@ export class Tensor implements Disposable {
 
   /** The numbers, copied out in row-major order (float16 and bfloat16 as raw bits). The tensor must be contiguous. */
   data(): TypedArray {
-    return this.#view().slice();
+    const out = new arrays[this.dtype](this.numel);
+    native.copy(this.id, bytesOf(out), false);
+    return out;
   }
 
-  /** The memory itself, little-endian; valid also after the tensor is disposed. The tensor must be contiguous. */
+  /** The same as raw bytes, little-endian. The tensor must be contiguous. */
   bytes(): Uint8Array {
+    const out = new Uint8Array(this.nbytes);
+    native.copy(this.id, out, false);
+    return out;
+  }
+
+  /**
+   * The memory itself, to be written to. It stays until the event loop comes to free it, also when the tensor is disposed: only
+   * for what lives long anyway. The tensor must be contiguous.
+   */
+  memory(): Uint8Array {
     return new Uint8Array(native.buffer(this.id));
   }
 
@@ -167,10 +174,15 @@ export class Tensor implements Disposable {
     this.#dtype = dtypeOf(code!);
     this.#shape = shape;
   }
+}
 
-  #view(): TypedArray {
-    return new arrays[this.dtype](native.buffer(this.id));
-  }
+const bytesOf = (array: TypedArray): Uint8Array => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+
+function asArray(data: TypedArray | readonly number[], type: DType): TypedArray {
+  const kind = arrays[type];
+  if (data instanceof kind) return data;
+  if (kind === BigInt64Array) return BigInt64Array.from(data as ArrayLike<number>, BigInt);
+  return (kind as Float32ArrayConstructor).from(data as ArrayLike<number>);
 }
 
 function typeOfArray(data: TypedArray): DType {

@@ -75,7 +75,7 @@ function fill(file: string, tensors: ReadonlyMap<string, Tensor>): void {
     noGrad(() => {
       using _ = scope();
       const stored = Tensor.empty(entry.shape, tensor.dtype);
-      source.read(name, stored.bytes());
+      source.read(name, stored.memory());
       ops.copy_(tensor, stored);
     });
   }

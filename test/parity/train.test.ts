@@ -236,7 +236,7 @@ test('full fine-tuning hands over a model that loads again with the logits of th
   const { tensors } = readTensors(join(dir.path, 'run', 'checkpoints', 'step-0000014', 'parameters.safetensors'));
   using adapter = methods.full.attach(start, {}, 0);
   assert.deepEqual([...adapter.parameters.keys()].sort(), [...tensors.keys()].sort());
-  for (const [key, parameter] of adapter.parameters) parameter.bytes().set(tensors.get(key)!.bytes());
+  for (const [key, parameter] of adapter.parameters) parameter.memory().set(tensors.get(key)!.bytes());
   assert.deepEqual(logitsOf(start, ids), got);
   const written = new Map(namedTensors(trained.root));
   for (const [key, tensor] of tensors) assert.deepEqual(written.get(key)!.bytes(), tensor.bytes(), key);
