@@ -55,6 +55,7 @@ const inside = { mh_adapter: 'attention.output', output_adapter: 'output' };
 const layouts: Readonly<Record<string, Layout>> = {
   bert: { base: 'bert', block: 'bert.encoder.layer.*', ...inside },
   roberta: { base: 'roberta', block: 'roberta.encoder.layer.*', ...inside },
+  'xlm-roberta': { base: 'roberta', block: 'roberta.encoder.layer.*', ...inside },
   gpt2: { base: 'transformer', block: 'transformer.h.*', ...beside },
   distilbert: { base: 'distilbert', block: 'distilbert.transformer.layer.*', ...beside },
   vit: { base: 'vit', block: 'vit.encoder.layer.*', ...beside, output_adapter: 'output.output_adapters' },

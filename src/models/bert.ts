@@ -1,5 +1,6 @@
 /**
- * BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692: positions count from behind the padding id, another head for rows).
+ * BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692: positions count from behind the padding id, another head for rows), of
+ * many languages as XLM-R (arXiv 1911.02116).
  * Norms come after each half. Reference: transformers `modeling_bert.py`, `modeling_roberta.py`, whose dropout is not
  * applied in training. Letters: N packed tokens, R rows, C width.
  */
@@ -31,12 +32,17 @@ import {
 import { ops, scope, type Tensor } from '../tensor/index.ts';
 import type { Family } from './family.ts';
 
-const types = ['bert', 'roberta'] as const;
-type Type = (typeof types)[number];
+/** What the types are called in checkpoints and in names of architectures. */
+const called = {
+  bert: { at: 'bert', stem: 'Bert' },
+  roberta: { at: 'roberta', stem: 'Roberta' },
+  'xlm-roberta': { at: 'roberta', stem: 'XLMRoberta' },
+} as const;
+type Type = keyof typeof called;
 
 /** The fields of `config.json` that decide the computation; others are kept but not read. */
 const configSchema = z.looseObject({
-  model_type: z.enum(types),
+  model_type: z.enum(Object.keys(called) as [Type, ...Type[]]),
   vocab_size: z.int().positive(),
   hidden_size: z.int().positive(),
   intermediate_size: z.int().positive(),
@@ -59,7 +65,7 @@ const architectureOf = (type: Type, task: TaskName): string => {
     'token-classification': 'ForTokenClassification',
     'question-answering': 'ForQuestionAnswering',
   };
-  return `${{ bert: 'Bert', roberta: 'Roberta' }[type]}${names[task] ?? 'Model'}`;
+  return called[type].stem + (names[task] ?? 'Model');
 };
 
 const normOf = (w: Weights, path: string, c: Config) =>
@@ -211,9 +217,10 @@ class WithHead extends Module {
 
   constructor(w: Weights, c: Config, { name, labels }: TaskHead, encoder: Bert) {
     super();
-    this[c.model_type] = encoder;
+    const { at } = called[c.model_type];
+    this[at] = encoder;
     if (name === 'question-answering') this.qa_outputs = w.head('qa_outputs', labels.length, c.hidden_size, true);
-    else if (name === 'sequence-classification' && c.model_type === 'roberta') {
+    else if (name === 'sequence-classification' && at === 'roberta') {
       this.classifier = new RowHead(w, 'classifier', c, labels.length);
     } else this.classifier = w.head('classifier', labels.length, c.hidden_size, true);
   }
@@ -230,9 +237,9 @@ class WithHead extends Module {
   }
 }
 
-const familyOf = (type: Type): Family => ({
-  types: [type],
-  prefixes: [type],
+const familyOf = (at: 'bert' | 'roberta', types: readonly Type[]): Family => ({
+  types,
+  prefixes: [at],
   tasks: ['embedding', 'sequence-classification', 'token-classification', 'question-answering'],
 
   build(raw, w) {
@@ -240,10 +247,10 @@ const familyOf = (type: Type): Family => ({
     const headDim = headDimOf(config.hidden_size, config.num_attention_heads);
     // What pre-training and other tasks use.
     w.ignore(/(^|\.)(position_ids|token_type_ids)$|(^|\.)pooler\.|^(cls|lm_head|classifier|qa_outputs)\./);
-    const embeddings = new Embeddings(w, `${type}.embeddings`, config);
-    const encoder = new Encoder(w, `${type}.encoder`, config);
+    const embeddings = new Embeddings(w, `${at}.embeddings`, config);
+    const encoder = new Encoder(w, `${at}.encoder`, config);
     // RoBERTa's first row of positions is that behind the one of padding.
-    const firstPosition = type === 'roberta' ? (config.pad_token_id ?? 1) + 1 : 0;
+    const firstPosition = at === 'roberta' ? (config.pad_token_id ?? 1) + 1 : 0;
     const { kernels } = w;
     const ports = new Ports();
 
@@ -251,14 +258,14 @@ const familyOf = (type: Type): Family => ({
       const body = new Bert(w, config, task.name, embeddings, encoder);
       const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, body);
       // BertModel by itself has no `bert.` before its names.
-      const at = head ? `${type}.` : '';
+      const before = head ? `${at}.` : '';
       const pooled = task.name === 'sequence-classification';
 
       return {
         family: 'bert',
         task,
         config,
-        architecture: architectureOf(type, task.name),
+        architecture: architectureOf(config.model_type, task.name),
         kernels,
         ports,
         root: head ?? body,
@@ -270,17 +277,17 @@ const familyOf = (type: Type): Family => ({
         parameters: w.parameters,
         contextLength: config.max_position_embeddings - firstPosition,
         sites: {
-          block: `${at}encoder.layer.*`,
+          block: `${before}encoder.layer.*`,
           normAfter: true,
-          embeddings: `${at}embeddings.word_embeddings`,
+          embeddings: `${before}embeddings.word_embeddings`,
           head: head && (head.qa_outputs ? 'qa_outputs' : 'classifier'),
           attention: {
-            q: `${at}encoder.layer.*.attention.self.query`,
-            k: `${at}encoder.layer.*.attention.self.key`,
-            v: `${at}encoder.layer.*.attention.self.value`,
-            o: `${at}encoder.layer.*.attention.output.dense`,
+            q: `${before}encoder.layer.*.attention.self.query`,
+            k: `${before}encoder.layer.*.attention.self.key`,
+            v: `${before}encoder.layer.*.attention.self.value`,
+            o: `${before}encoder.layer.*.attention.output.dense`,
           },
-          mlp: { up: `${at}encoder.layer.*.intermediate.dense`, down: `${at}encoder.layer.*.output.dense` },
+          mlp: { up: `${before}encoder.layer.*.intermediate.dense`, down: `${before}encoder.layer.*.output.dense` },
           defaultTargets: ['query', 'value'],
         },
 
@@ -304,5 +311,5 @@ const familyOf = (type: Type): Family => ({
   },
 });
 
-export const bert = familyOf('bert');
-export const roberta = familyOf('roberta');
+export const bert = familyOf('bert', ['bert']);
+export const roberta = familyOf('roberta', ['roberta', 'xlm-roberta']);

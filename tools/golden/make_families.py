@@ -1,4 +1,4 @@
-"""Writes families/NAME/ for tiny random GPT-2, BERT, RoBERTa, DistilBERT, ViT and DeiT models and for task heads (on Llama too):
+"""Writes families/NAME/ for tiny random GPT-2, BERT, RoBERTa, XLM-R, DistilBERT, ViT and DeiT models and for task heads (on Llama too):
 config.json and model.safetensors as transformers saves them, and golden.safetensors:
 
   ids.N [T] I64            row N, ragged lengths; images: pixels.N [3,H,W] F32 instead
@@ -63,6 +63,7 @@ MODELS = {
     "llama-seqcls": ("LlamaForSequenceClassification", "class", dict(**LLAMA, num_labels=3, pad_token_id=0)),
     "llama-tokcls": ("LlamaForTokenClassification", "tags", dict(**LLAMA, num_labels=5)),
     "llama-qa": ("LlamaForQuestionAnswering", "span", dict(**LLAMA)),
+    "xlm-roberta-seqcls": ("XLMRobertaForSequenceClassification", "class", dict(**SMALL, pad_token_id=1, type_vocab_size=1, layer_norm_eps=1e-5, num_labels=3)),
 }
 LENGTHS = [21, 3, 9]
 NORMS = ["ln_f", "layernorm", "norm"]
