@@ -54,6 +54,11 @@ export function program(): Command {
 
 /** Runs the command that the arguments name; bin/graft.js calls it. */
 export async function main(): Promise<void> {
+  // `graft … | head`: who was listening has gone, and there is nobody to tell.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+    process.exit(1);
+  });
   try {
     await program().parseAsync();
   } catch (error) {

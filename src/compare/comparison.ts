@@ -63,6 +63,12 @@ export function readComparison(file: string): Comparison {
       mend: 'Name the methods under compare.methods, or leave them out to compare all',
     });
   }
+  if (rest.tasks !== undefined) {
+    throw new GraftError('usage', 'methods are compared on one task', {
+      place: `${file}: tasks`,
+      mend: 'Make a comparison of each',
+    });
+  }
   const { title, answers, text, methods, only, metric, loss } = parseWith(compareSchema, compare, place);
   const presets = contenders({
     text: text ?? (answers && `Read the text and say what it is: ${answers.join(' or ')}?`),

@@ -150,7 +150,7 @@ function question(
       place,
     });
   }
-  const answer = labels.indexOf(String(said));
+  const answer = labels.findIndex((label) => label.trim() === said);
   if (answer < 0) {
     const problem = `the answer '${String(said).slice(0, 40)}' is none of the labels ${labels.join(', ')}`;
     throw new GraftError('input', problem, { place });

@@ -102,6 +102,7 @@ test('mistakes: each one clear sentence', () => {
   const refused = (fields: Record<string, unknown>, sentence: RegExp) =>
     assertRefused(graft(dir, ['compare', write('wrong', fields)]), 2, sentence);
   refused({ method: { type: 'lora' } }, /has no method of its own.*compare\.methods/);
+  refused({ tasks: { a: {} } }, /compared on one task/);
   refused({ compare: { only: ['lara'] } }, /no method is left.*lora/);
   refused({ compare: { onyl: ['lora'] } }, /unknown key 'onyl' \(did you mean 'only'\?\)/);
   refused({ data: { train: 'rows.jsonl' } }, /measures on a file of its own.*data\.eval/);
