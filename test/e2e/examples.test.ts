@@ -243,14 +243,26 @@ test('every example was run, says how it is used, and is short', async (t) => {
   t.diagnostic(`${names.length} examples run`);
 });
 
+/** What is put in for the data of a recipe of several tasks. */
+const several: Readonly<Record<string, { model: string; data: Readonly<Record<string, string>> }>> = {
+  'several-tasks.yaml': { model: at('bert'), data: { spam: at('labelled.jsonl'), names: at('tags.conll') } },
+};
+
 test('every recipe runs with a model and data put in', async (t) => {
   const recipes = readdirSync(join(packageRoot, 'recipes')).filter((name) => name.endsWith('.yaml'));
   for (const name of recipes) {
     const full = ['full.yaml', 'digits-base.yaml'].includes(name);
-    const head = heads[name];
+    const [head, tasks] = [heads[name], Object.entries(several[name]?.data ?? {})];
+    const filled = tasks.flatMap(([task, file]) =>
+      [...['train', 'eval'].map((part) => [part, file]), ['max_length', 32]].map(([field, value]) => [
+        `tasks.${task}.data.${field}`,
+        value,
+      ]),
+    );
     const given = {
-      model: head?.model ?? model,
-      'data.train': head?.data ?? at(full ? 'text.jsonl' : 'rows.jsonl'),
+      model: several[name]?.model ?? head?.model ?? model,
+      ...Object.fromEntries(filled),
+      ...(tasks.length === 0 && { 'data.train': head?.data ?? at(full ? 'text.jsonl' : 'rows.jsonl') }),
       ...(head && { 'data.eval': head.data, 'data.max_length': 32 }),
       ...(head?.labels && { labels: head.labels }),
       'train.steps': 3,
@@ -265,7 +277,9 @@ test('every recipe runs with a model and data put in', async (t) => {
     };
     assert.ok(losses.length === 3 && losses.every((loss) => loss > 0 && loss < 20), `${name}: ${losses}`);
     assert.equal(written, at(name, full ? 'model' : 'adapter'));
-    assert.ok(existsSync(join(written, full ? 'model.safetensors' : 'adapter_model.safetensors')));
+    for (const folder of tasks.length > 0 ? tasks.map(([task]) => join(written, task)) : [written]) {
+      assert.ok(existsSync(join(folder, full ? 'model.safetensors' : 'adapter_model.safetensors')), folder);
+    }
   }
   assert.ok(recipes.length >= 8);
   t.diagnostic(`${recipes.length} recipes run`);
