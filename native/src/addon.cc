@@ -164,6 +164,26 @@ Napi::Value manual_seed(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// (state to put in, or undefined) => ArrayBuffer: the state from before, of the same generator
+Napi::Value random_state(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "random state", no_shapes, [&]() -> Napi::Value {
+    at::Generator generator = at::globalContext().defaultGenerator(at::kCPU);
+    const std::lock_guard<std::mutex> lock(generator.mutex());
+    const at::Tensor before = generator.get_state();
+    if (info[0].IsArrayBuffer()) {
+      auto given = info[0].As<Napi::ArrayBuffer>();
+      TORCH_CHECK(given.ByteLength() == before.nbytes(), "a state has ", before.nbytes(), " bytes, and ", given.ByteLength(), " are given");
+      at::Tensor state = at::empty_like(before);
+      std::memcpy(state.data_ptr(), given.Data(), state.nbytes());
+      generator.set_state(state);
+    }
+    Napi::ArrayBuffer out = Napi::ArrayBuffer::New(env, before.nbytes());
+    std::memcpy(out.Data(), before.const_data_ptr(), before.nbytes());
+    return out;
+  });
+}
+
 // (count or undefined) => threads in use
 Napi::Value threads(const Napi::CallbackInfo& info) {
   if (info[0].IsNumber()) at::set_num_threads(info[0].As<Napi::Number>().Int32Value());
@@ -211,6 +231,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("buffer", buffer);
   add("copy", copy);
   add("item", item);
+  add("checkpoint", checkpoint);
   add("backward", backward);
   add("grad", grad);
   add("setGrad", set_grad);
@@ -220,6 +241,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("generator", generator);
   add("freeGenerator", free_generator);
   add("manualSeed", manual_seed);
+  add("randomState", random_state);
   add("threads", threads);
   add("memory", memory);
   add("trim", trim);

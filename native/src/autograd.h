@@ -3,6 +3,7 @@
 #include "handles.h"
 
 namespace graft {
+Napi::Value checkpoint(const Napi::CallbackInfo& info);
 Napi::Value backward(const Napi::CallbackInfo& info);
 Napi::Value grad(const Napi::CallbackInfo& info);
 Napi::Value set_grad(const Napi::CallbackInfo& info);

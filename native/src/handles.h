@@ -1,6 +1,8 @@
 // JavaScript holds a native tensor as a small integer: an index into a table that belongs to one Node environment
 // (main thread or worker). Integers cost nothing to pass, and the table knows at any moment what is alive.
 #pragma once
+#include <set>
+
 #include "torch.h"
 
 namespace graft {
@@ -25,6 +27,7 @@ struct Instance {
   std::vector<at::Generator> generators;
   std::vector<struct Op> ops;
   Napi::FunctionReference make_error;  // (op, message, shapes) => Error
+  std::set<std::shared_ptr<Napi::FunctionReference>> replays;  // of graphs that are alive (autograd.cc)
 };
 
 Instance& instance(Napi::Env env);

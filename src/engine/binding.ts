@@ -13,7 +13,12 @@ export interface Binding {
   buffer(handle: number): ArrayBuffer;
   copy(handle: number, bytes: Uint8Array, into: boolean): void;
   item(handle: number): number;
-  backward(root: number, seed?: number): void;
+  checkpoint(
+    inputs: readonly number[],
+    outputs: readonly number[],
+    replay: (inputs: number[], gradients: (number | null)[]) => void,
+  ): number[];
+  backward(roots: readonly number[], seeds: readonly number[]): void;
   grad(handle: number): number | null;
   setGrad(handle: number, grad: number | null): void;
   requiresGrad(handle: number): boolean;
@@ -22,6 +27,7 @@ export interface Binding {
   generator(seed: bigint): number;
   freeGenerator(index: number): void;
   manualSeed(seed: bigint): void;
+  randomState(state?: ArrayBuffer): ArrayBuffer;
   threads(count?: number): number;
   memory(): { handles: number; bytes: number };
   trim(): void;

@@ -8,14 +8,14 @@ import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import {
   type Embedding,
-  type Kernels,
+  flow,
   type KvCache,
-  type LayerKeys,
   type LinearLayer,
   lastOfRowsBefore,
   type Model,
   Module,
   type PackedTokens,
+  type Pass,
   Ports,
   parseRope,
   pooledRows,
@@ -126,14 +126,6 @@ function complete(config: Config): Complete {
 
 const mismatch = (problem: string) => new GraftError('input', problem);
 
-/** What every layer of one forward pass shares. */
-interface Pass {
-  readonly keys: LayerKeys;
-  readonly cos: Tensor;
-  readonly sin: Tensor;
-  readonly ports: Ports;
-}
-
 class Attention extends Module {
   q_proj: LinearLayer;
   k_proj: LinearLayer;
@@ -159,7 +151,7 @@ class Attention extends Module {
   }
 
   /** [N, C] → [N, C] */
-  forward(x: Tensor, pass: Pass, kernels: Kernels): Tensor {
+  forward(x: Tensor, { keys, kernels, rotation }: Pass): Tensor {
     const { heads, kvHeads, headDim } = this.#c;
     const split = (t: Tensor, count: number) => ops.view(t, [t.size(0), count, headDim]);
     let q = split(this.q_proj.forward(x), heads);
@@ -167,11 +159,11 @@ class Attention extends Module {
     const v = split(this.v_proj.forward(x), kvHeads);
     if (this.q_norm) q = this.q_norm.forward(q);
     if (this.k_norm) k = this.k_norm.forward(k);
-    q = kernels.rope(q, pass.cos, pass.sin);
-    k = kernels.rope(k, pass.cos, pass.sin);
-    const seen = pass.keys.of(this.#layer, k, v);
+    q = kernels.rope(q, ...rotation!);
+    k = kernels.rope(k, ...rotation!);
+    const seen = keys.of(this.#layer, k, v);
     const window = this.#c.window(this.#layer);
-    const out = kernels.attention(q, seen.k, seen.v, pass.keys.rows, headDim ** -0.5, true, window);
+    const out = kernels.attention(q, seen.k, seen.v, keys.rows, headDim ** -0.5, true, window);
     return this.o_proj.forward(ops.view(out, [out.size(0), heads * headDim]));
   }
 }
@@ -215,13 +207,14 @@ class Block extends Module {
 
   /**
    * The residual stream travels as a sum not yet taken, x + delta, so that each norm takes it in its own pass.
-   * [N, C], [N, C] or undefined → the same two
+   * [N, C] and, but for the first block, [N, C] → the same two
    */
-  forward(x: Tensor, delta: Tensor | undefined, pass: Pass, kernels: Kernels): [Tensor, Tensor] {
+  forward([x, delta]: readonly Tensor[], pass: Pass): [Tensor, Tensor] {
     using s = scope();
-    const [before, normed] = delta ? this.input_layernorm.forwardAdded(x, delta) : [x, this.input_layernorm.forward(x)];
-    const half = { layer: this.#layer, norm: undefined };
-    const attended = this.self_attn.forward(normed, pass, kernels);
+    const norm = this.input_layernorm;
+    const [before, normed] = delta ? norm.forwardAdded(x!, delta) : [x!, norm.forward(x!)];
+    const half = { layer: this.#layer, norm: undefined, rowStarts: pass.keys.rows.qStarts };
+    const attended = this.self_attn.forward(normed, pass);
     const added = pass.ports.afterAttention({ ...half, delta: attended, residual: before });
     const [between, normedAgain] = this.post_attention_layernorm.forwardAdded(before, added);
     const out = this.mlp.forward(normedAgain);
@@ -316,18 +309,12 @@ export const llama: Family = {
         hidden(tokens: PackedTokens, cache?: KvCache): Tensor {
           using s = scope();
           const input = ports.enter(decoder.embed_tokens.forward(tokens.ids), tokens, cache);
-          const [cos, sin] = rope.at(input.positions, input.longest);
-          const pass: Pass = { keys: ports.keys(input.rowStarts, cache), cos, sin, ports };
-          let x = ports.embedded(input.x);
-          let delta: Tensor | undefined;
-          for (const block of decoder.layers) {
-            const [nextX, nextDelta] = block.forward(x, delta, pass, kernels);
-            x.dispose();
-            delta?.dispose();
-            [x, delta] = [nextX, nextDelta];
-          }
+          const rotation = rope.at(input.positions, input.longest);
+          const pass: Pass = { keys: ports.keys(input.rowStarts, cache), ports, kernels, rotation };
+          const blocks = decoder.layers.map((layer) => layer.forward.bind(layer));
+          const [x, delta] = flow([ports.embedded(input.x)], blocks, pass);
           cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
-          const last = delta ? decoder.norm.forwardAdded(x, delta)[1] : decoder.norm.forward(x);
+          const [, last] = decoder.norm.forwardAdded(x!, delta!);
           return s.keep(ports.ended(input.strip(last)));
         },
 

@@ -1,6 +1,6 @@
-/** What families without rotated positions share. Letters: N packed tokens, C width, H heads, D head size. */
+/** What families share: the way through the blocks, halves of a block, attention. Letters: N packed tokens, C width, H heads, D head size. */
 import { GraftError } from '../base/index.ts';
-import { ops, scope, type Tensor } from '../tensor/index.ts';
+import { checkpoint, ops, scope, type Tensor } from '../tensor/index.ts';
 import type { Kernels } from './kernels.ts';
 import type { LayerNorm, LinearLayer } from './layers.ts';
 import type { Model } from './model.ts';
@@ -13,6 +13,8 @@ export interface Pass {
   readonly keys: LayerKeys;
   readonly ports: Ports;
   readonly kernels: Kernels;
+  /** Cosines and sines of the tokens' positions, in families that rotate queries and keys. */
+  readonly rotation?: readonly [cos: Tensor, sin: Tensor];
 }
 
 export interface AttendOptions {
@@ -50,11 +52,11 @@ export interface Halves {
 /** b = x + attention(norm₁ x), then b + mlp(norm₂ b): GPT-2, ViT. What methods put in has its say on each half. */
 export function normsFirst(
   x: Tensor,
-  { ports }: Pass,
+  { ports, keys }: Pass,
   { layer, norms: [first, second], attention, mlp }: Halves,
 ): Tensor {
   using s = scope();
-  const half = { layer, norm: undefined };
+  const half = { layer, norm: undefined, rowStarts: keys.rows.qStarts };
   const attended = ports.afterAttention({ ...half, delta: attention(first.forward(x)), residual: x });
   const between = ops.add(x, attended);
   const out = ports.afterMlp({ ...half, delta: mlp(second.forward(between)), residual: between });
@@ -62,25 +64,68 @@ export function normsFirst(
 }
 
 /** b = norm₁(x + attention(x)), then norm₂(b + mlp(b)): BERT. */
-export function normsLast(x: Tensor, { ports }: Pass, { layer, norms, attention, mlp }: Halves): Tensor {
+export function normsLast(x: Tensor, { ports, keys }: Pass, { layer, norms, attention, mlp }: Halves): Tensor {
   using s = scope();
   const [first, second] = norms.map((norm) => (sum: Tensor) => norm.forward(sum)) as [
     (sum: Tensor) => Tensor,
     (sum: Tensor) => Tensor,
   ];
-  const attended = ports.afterAttention({ layer, delta: attention(x), residual: x, norm: first });
+  const half = { layer, rowStarts: keys.rows.qStarts };
+  const attended = ports.afterAttention({ ...half, delta: attention(x), residual: x, norm: first });
   const between = first(ops.add(x, attended));
-  const out = ports.afterMlp({ layer, delta: mlp(between), residual: between, norm: second });
+  const out = ports.afterMlp({ ...half, delta: mlp(between), residual: between, norm: second });
   return s.keep(second(ops.add(between, out)));
 }
 
-/** x through one block after the other; what lies between two of them is freed. */
-export function through(x: Tensor, blocks: readonly { forward(x: Tensor, pass: Pass): Tensor }[], pass: Pass): Tensor {
-  return blocks.reduce((before, block) => {
-    const after = block.forward(before, pass);
-    before.dispose();
+let checkpointing = false;
+
+/** Whether the passes that follow keep of each block only what goes into it, and compute the rest again in the backward pass; `using` puts back what was. */
+export function useGradientCheckpointing(on: boolean): Disposable {
+  const before = checkpointing;
+  checkpointing = on;
+  return {
+    [Symbol.dispose]: () => {
+      checkpointing = before;
+    },
+  };
+}
+
+/** The stream, in one part or as a sum not yet taken, through one block after the other; what lies between two of them is freed. */
+export function flow(
+  stream: readonly Tensor[],
+  blocks: readonly ((stream: readonly Tensor[], pass: Pass) => readonly Tensor[])[],
+  pass: Pass,
+): readonly Tensor[] {
+  return blocks.reduce((before, block, layer) => {
+    const after = checkpointing ? checkpointed(before, block, layer, pass) : block(before, pass);
+    for (const part of before) part.dispose();
     return after;
-  }, x);
+  }, stream);
+}
+
+/** The same for blocks that take and give the stream in one part. */
+export const through = (x: Tensor, blocks: readonly { forward(x: Tensor, pass: Pass): Tensor }[], pass: Pass): Tensor =>
+  flow(
+    [x],
+    blocks.map((block) => ([y], given) => [block.forward(y!, given)]),
+    pass,
+  )[0]!;
+
+/** All that a block reads of the pass goes in beside the stream: in the backward pass the pass is over. */
+function checkpointed(
+  stream: readonly Tensor[],
+  block: (stream: readonly Tensor[], pass: Pass) => readonly Tensor[],
+  layer: number,
+  pass: Pass,
+): readonly Tensor[] {
+  const rotation = pass.rotation ?? [];
+  const inputs = [...stream, ...rotation, ...pass.keys.others(layer)];
+  const [turned, rest] = [stream.length, stream.length + rotation.length];
+  return checkpoint((...given) => {
+    const [cos, sin] = given.slice(turned, rest);
+    const keys = pass.keys.with(given.slice(rest));
+    return block(given.slice(0, turned), { ...pass, keys, ...(cos && sin && { rotation: [cos, sin] }) });
+  }, inputs);
 }
 
 /** D. @throws GraftError 'input' where the heads do not divide the width, which the config calls `field` */

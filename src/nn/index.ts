@@ -2,11 +2,13 @@ export { activationNames, activationOf } from './activations.ts';
 export {
   attend,
   Dense,
+  flow,
   headDimOf,
   normsFirst,
   normsLast,
   type Pass,
   through,
+  useGradientCheckpointing,
   writesNothing,
 } from './blocks.ts';
 export { KvCache } from './cache.ts';
@@ -25,7 +27,7 @@ export {
   unwrapped,
 } from './module.ts';
 export { outputOf, packImages, packTokens, requireRoom } from './packed.ts';
-export { type BlockInput, type HalfOutput, type KeysAndValues, LayerKeys, type Port, Ports } from './ports.ts';
+export { type BlockInput, type HalfOutput, type KeysAndValues, type LayerKeys, type Port, Ports } from './ports.ts';
 export { bestPrecision, type Precision, precisions, usePrecision } from './precision.ts';
 export { parseRope, type RopeScaling, RopeTable, ropeFrequencies } from './rope.ts';
 export type { Sites } from './sites.ts';

@@ -68,8 +68,6 @@ export class Ports {
   readonly #parts = new Set<Port>();
   /** Where the layers of a pass leave their keys and values while someone listens. */
   #heard: KeysAndValues[] | undefined;
-  /** Of the pass that `enter` began. */
-  #rowStarts: readonly number[] = [];
 
   /** Puts a part in, behind those that are there; call what it returns to take it out. */
   add(part: Port): () => void {
@@ -112,7 +110,6 @@ export class Ports {
     const shift = prompt + prefix;
     const positions = shift === 0 ? tokens.positions : ops.addScalar(tokens.positions, shift);
     const { types } = tokens;
-    this.#rowStarts = tokens.rowStarts;
     const input = { x, positions, types, rowStarts: tokens.rowStarts, longest: tokens.longest + shift };
     // A row that goes on has its prompt in the cache.
     if (prompt === 0 || (cache && cache.tokens > 0)) return { ...input, strip: (y) => y };
@@ -136,7 +133,6 @@ export class Ports {
       }
       rowStarts.push(order.length);
     }
-    this.#rowStarts = rowStarts;
     const index = Tensor.from(BigInt64Array.from(order));
     const own = Tensor.from(BigInt64Array.from(real));
     const places = new BigInt64Array(order.length);
@@ -164,22 +160,17 @@ export class Ports {
     return this.#active.reduceRight((y, part) => part.ended?.(y) ?? y, x);
   }
 
-  afterAttention(half: Omit<HalfOutput, 'rowStarts'>): Tensor {
-    const rowStarts = this.#rowStarts;
-    return this.#active.reduce(
-      (delta, part) => part.afterAttention?.({ ...half, delta, rowStarts }) ?? delta,
-      half.delta,
-    );
+  afterAttention(half: HalfOutput): Tensor {
+    return this.#active.reduce((delta, part) => part.afterAttention?.({ ...half, delta }) ?? delta, half.delta);
   }
 
-  afterMlp(half: Omit<HalfOutput, 'rowStarts'>): Tensor {
-    const rowStarts = this.#rowStarts;
-    return this.#active.reduce((delta, part) => part.afterMlp?.({ ...half, delta, rowStarts }) ?? delta, half.delta);
+  afterMlp(half: HalfOutput): Tensor {
+    return this.#active.reduce((delta, part) => part.afterMlp?.({ ...half, delta }) ?? delta, half.delta);
   }
 
   /** Where the layers of one pass find their keys and values. */
   keys(rowStarts: readonly number[], cache?: KvCache): LayerKeys {
-    return new LayerKeys(this.#prefixes(cache), rowStarts, cache, this.#heard);
+    return new PassKeys(this.#prefixes(cache), rowStarts, cache, this.#heard);
   }
 
   /** None where a cache holds them. */
@@ -226,7 +217,17 @@ interface OpenPrefix {
 }
 
 /** The keys and values of one pass: of the batch, of prefixes in front of each row, or of a cache. */
-export class LayerKeys {
+export interface LayerKeys {
+  readonly rows: AttentionRows;
+  /** The tensors that a layer's keys and values are made of, beside the batch's own. */
+  others(layer: number): readonly Tensor[];
+  /** k, v [N, K, D] of the batch → what its queries see. */
+  of(layer: number, k: Tensor, v: Tensor): KeysAndValues;
+  /** The same for one layer, with these in the place of its `others`. */
+  with(others: readonly Tensor[]): LayerKeys;
+}
+
+class PassKeys implements LayerKeys {
   readonly rows: AttentionRows;
   readonly #prefixes: readonly OpenPrefix[];
   readonly #cache: KvCache | undefined;
@@ -260,17 +261,27 @@ export class LayerKeys {
     this.#index = Tensor.from(BigInt64Array.from(order));
   }
 
-  /** k, v [N, K, D] of the batch → what its queries see. */
-  of(layer: number, k: Tensor, v: Tensor): KeysAndValues {
+  others(layer: number): readonly Tensor[] {
+    const parts = this.#prefixes.map(({ at }) => at(layer));
+    return [...parts.map(({ k }) => k), ...parts.map(({ v }) => v), ...(this.#index ? [this.#index] : [])];
+  }
+
+  with(others: readonly Tensor[]): LayerKeys {
+    const of = (layer: number, k: Tensor, v: Tensor) => this.of(layer, k, v, others);
+    return { rows: this.rows, others: () => others, of, with: (again) => this.with(again) };
+  }
+
+  of(layer: number, k: Tensor, v: Tensor, others?: readonly Tensor[]): KeysAndValues {
     if (this.#heard) this.#heard[layer] = { k: detachFromScopes(ops.clone(k)), v: detachFromScopes(ops.clone(v)) };
     if (this.#cache) return this.#cache.write(layer, k, v);
     if (this.#prefixes.length === 0) return { k, v };
-    const parts = this.#prefixes.map(({ at }) => at(layer));
-    const joined = (own: Tensor, others: readonly Tensor[]) => {
-      const all = ops.cat([...others, own]);
-      return this.#index ? ops.indexSelect(all, 0, this.#index) : all;
+    const given = others ?? this.others(layer);
+    const count = this.#prefixes.length;
+    const index = given[2 * count];
+    const joined = (own: Tensor, before: readonly Tensor[]) => {
+      const all = ops.cat([...before, own]);
+      return index ? ops.indexSelect(all, 0, index) : all;
     };
-    const [keys, values] = [parts.map((part) => part.k), parts.map((part) => part.v)];
-    return { k: joined(k, keys), v: joined(v, values) };
+    return { k: joined(k, given.slice(0, count)), v: joined(v, given.slice(count, 2 * count)) };
   }
 }

@@ -1,3 +1,4 @@
+export { checkpoint } from './checkpoint.ts';
 export { type DType, dtypes } from './dtype.ts';
 export { gradEnabled, noGrad, withGrad } from './grad.ts';
 export * as ops from './ops.gen.ts';

@@ -118,7 +118,7 @@ export class Tensor implements Disposable {
 
   /** Adds d(this)/d(leaf) to the gradient of every leaf; `seed` is d(loss)/d(this) where this is not a scalar. */
   backward(seed?: Tensor): void {
-    native.backward(this.id, seed?.id);
+    native.backward([this.id], seed ? [seed.id] : []);
   }
 
   /** The value of a tensor with one element. */

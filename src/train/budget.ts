@@ -6,6 +6,8 @@ export interface BlockShape {
   readonly layers: number;
   readonly width: number;
   readonly inner: number;
+  /** Blocks keep only what goes into them: all the rest is there for one of them at a time. */
+  readonly checkpointed?: boolean;
 }
 
 export function shapeOf(config: object): BlockShape {
@@ -19,7 +21,10 @@ export function shapeOf(config: object): BlockShape {
  * Bytes that one token keeps for the backward pass of a Llama-shaped model, float32: in each block the residual stream
  * twice, both normed inputs and the attention's output (width each), queries, keys and values, gate, up and their product.
  */
-export const bytesPerToken = ({ layers, width, inner }: BlockShape): number => 4 * layers * (8 * width + 3 * inner);
+export const bytesPerToken = ({ layers, width, inner, checkpointed = false }: BlockShape): number => {
+  const block = 4 * (8 * width + 3 * inner);
+  return checkpointed ? 4 * layers * 2 * width + block : layers * block;
+};
 
 /** Rows at which products reach their full rate; more tokens at a time only cost memory. */
 const mostUseful = { float32: 1024, mixed: 768, bfloat16: 768 } as const satisfies Record<Precision, number>;
@@ -38,5 +43,7 @@ export function tokenBudget(shape: BlockShape, weightBytes: number, free: number
 }
 
 /** The budget for a model that is loaded, in the memory that is free now. */
-export const microTokensFor = (model: Model, precision: Precision): number =>
-  tokenBudget({ ...shapeOf(model.config), layers: model.layers }, tensorBytes(model.root), freeMemory(), precision);
+export const microTokensFor = (model: Model, precision: Precision, checkpointed: boolean): number => {
+  const shape = { ...shapeOf(model.config), layers: model.layers, checkpointed };
+  return tokenBudget(shape, tensorBytes(model.root), freeMemory(), precision);
+};

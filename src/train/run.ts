@@ -4,7 +4,7 @@ import { GraftError } from '../base/index.ts';
 import type { Row } from '../data/index.ts';
 import { currentEngine } from '../engine/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
-import { bestPrecision, type Precision, usePrecision } from '../nn/index.ts';
+import { bestPrecision, type Precision, useGradientCheckpointing, usePrecision } from '../nn/index.ts';
 import { type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { batchesOf, type Measured, type Metric, measure } from '../tasks/index.ts';
 import { keepsHead, optimizerFor } from './attach.ts';
@@ -60,6 +60,7 @@ export async function runTraining(
   const threads = native.threads(recipe.train.threads);
   const precision = recipe.train.precision === 'auto' ? bestPrecision() : recipe.train.precision;
   using _precision = usePrecision(precision);
+  using _checkpointing = useGradientCheckpointing(recipe.train.gradient_checkpointing ?? false);
   const modelPath = await resolveModel(recipe.model);
   const { dir } = recipe.run;
   using _lock = lockDirectory(dir);
@@ -100,7 +101,8 @@ function run(courses: Courses, given: Run): TrainResult {
   const { dir } = recipe.run;
   // Gone on with, a run keeps the cut that it began with, whatever memory is free now.
   const begun = earlier.find((e) => e.type === 'start')?.microTokens;
-  const budget = train.micro_tokens ?? begun ?? microTokensFor(courses.host, given.precision);
+  const budget =
+    train.micro_tokens ?? begun ?? microTokensFor(courses.host, given.precision, train.gradient_checkpointing ?? false);
   const cut = ({ task, model }: Course, rows: readonly Row[], together = rows.length): MicroBatch[] =>
     batchesOf(task, rows, budget, together, model.ports.promptLength);
   const held = list

@@ -6,10 +6,10 @@ import { currentEngine } from '../../src/engine/index.ts';
 import { loadAdapter, saveAdapter, saveModel } from '../../src/export/index.ts';
 import type { Adapter } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
-import { type Model, namedTensors, outputOf } from '../../src/nn/index.ts';
+import { type Model, namedTensors, outputOf, useGradientCheckpointing } from '../../src/nn/index.ts';
 import { adamw } from '../../src/optim/index.ts';
 import { tokensOf } from '../../src/tasks/index.ts';
-import { noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
+import { manualSeed, mixSeed, noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
 import { batchLoss, type MicroBatch, trainStep } from '../../src/train/index.ts';
 import { numbers, relativeError, temporary } from '../support.ts';
 import { type Base, disturb, type MethodCases } from './cases.ts';
@@ -49,6 +49,26 @@ function learn({ model, batch, cases }: Case, { parameters }: Adapter, steps: nu
   });
   assert.equal(counts.size, 1, `live handles after every step: ${[...counts]}`);
   return losses;
+}
+
+/** The loss of one batch, each parameter's gradient, and how many blocks were computed for them. */
+function gradientsOf({ model, batch }: Case, { parameters }: Adapter) {
+  using _ = scope();
+  let blocks = 0;
+  const counted = model.ports.add({
+    enabled: true,
+    afterMlp(half) {
+      blocks++;
+      return half.delta;
+    },
+  });
+  manualSeed(mixSeed(3, 1));
+  const sum = batchLoss(model, batch);
+  sum.backward();
+  counted();
+  const gradients = new Map([...parameters].map(([key, { grad }]) => [key, numbers(ops.contiguous(grad!))]));
+  for (const parameter of parameters.values()) parameter.grad = undefined;
+  return { loss: sum.item(), gradients, blocks };
 }
 
 /** Each is true of the case, or says that the method does not promise it. */
@@ -206,6 +226,22 @@ export const properties: Readonly<Record<string, (c: Case) => 'not promised' | u
       assert.deepEqual(logits(c), stays, 'the one that stays');
       left.detach();
       assert.deepEqual(logits(c), plain, 'both detached');
+    }
+    return undefined;
+  },
+
+  'with gradient checkpointing, losses and gradients are the same'(c) {
+    using adapter = c.attach(c.model);
+    disturb(adapter, 9);
+    const plain = gradientsOf(c, adapter);
+    using _ = useGradientCheckpointing(true);
+    const again = gradientsOf(c, adapter);
+    assert.equal(again.loss, plain.loss);
+    assert.ok(again.blocks > plain.blocks && again.blocks <= 2 * plain.blocks, `${again.blocks} blocks`);
+    assert.equal(again.gradients.size, adapter.parameters.size);
+    for (const [key, gradient] of again.gradients) {
+      const error = relativeError(gradient, plain.gradients.get(key)!);
+      assert.ok(error <= 1e-6, `the gradient of ${key} differs by ${error}`);
     }
     return undefined;
   },

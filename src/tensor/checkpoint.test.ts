@@ -1,0 +1,119 @@
+import assert from 'node:assert/strict';
+import test, { before } from 'node:test';
+import { currentEngine, startEngine } from '../engine/index.ts';
+import { checkpoint, manualSeed, noGrad, ops, scope, Tensor } from './index.ts';
+
+before(async () => {
+  await startEngine();
+});
+
+const handles = () => currentEngine().native.memory().handles;
+const leaf = (data: readonly number[]): Tensor => {
+  const tensor = Tensor.from(data);
+  tensor.requiresGrad = true;
+  return tensor;
+};
+const gradient = (tensor: Tensor) => [...(tensor.grad!.data() as Float32Array)];
+
+test('values and gradients are those without it, for inputs and for what is closed over, and forward runs twice', () => {
+  using _ = scope();
+  const [x, w] = [leaf([1, -2, 3]), leaf([0.5, 0.25, 2])];
+  let runs = 0;
+  const forward = (a: Tensor, b: Tensor) => {
+    runs++;
+    return [ops.mul(ops.mul(a, w), b), ops.tanh(ops.add(a, b))];
+  };
+  const outcome = (by: typeof checkpoint) => {
+    // Two stretches, one upon the other; y goes into both.
+    const y = ops.mulScalar(x, 2);
+    const [first, second] = by(forward, [x, y]) as [Tensor, Tensor];
+    const [third, fourth] = by(forward, [ops.add(first, second), y]) as [Tensor, Tensor];
+    const sum = ops.add(ops.sum(third), ops.sum(ops.mul(fourth, first)));
+    sum.backward();
+    const found = [sum.item(), ...gradient(x), ...gradient(w)];
+    x.grad = undefined;
+    w.grad = undefined;
+    return found;
+  };
+  const plain = outcome((f, inputs) => f(...inputs));
+  assert.equal(runs, 2);
+  const again = outcome(checkpoint);
+  assert.equal(runs, 6);
+  again.forEach((value, i) => {
+    assert.ok(Math.abs(value - plain[i]!) <= 1e-6 * Math.abs(plain[i]!), `${i}: ${value}, not ${plain[i]}`);
+  });
+});
+
+test('the second run drops what the first did, and the numbers that follow are as if it had not been', () => {
+  using _ = scope();
+  const ones = Array.from({ length: 1000 }, () => 1);
+  const x = leaf(ones);
+  const drawn = () => [...(ops.dropout(Tensor.from(ones), 0.5, true).data() as Float32Array)];
+  manualSeed(5);
+  const [y] = checkpoint((a) => [ops.dropout(a!, 0.5, true)], [x]) as [Tensor];
+  const second = drawn();
+  ops.sum(y).backward();
+  assert.deepEqual(gradient(x), [...(y.data() as Float32Array)]);
+  const third = drawn();
+  manualSeed(5);
+  assert.deepEqual([drawn(), drawn(), drawn()], [gradient(x), second, third]);
+});
+
+test('a graph goes with its tensors, also one that is never gone back through, and back through one it goes once', () => {
+  const live = handles();
+  {
+    using _ = scope();
+    const x = leaf([0.5, 0.25]);
+    const deep = (a: Tensor) => {
+      let y = a;
+      for (let i = 0; i < 20; i++) y = ops.tanh(y);
+      return [y];
+    };
+    const [y] = checkpoint(deep, [x]) as [Tensor];
+    assert.equal(handles(), live + 2);
+    const sum = ops.sum(y);
+    sum.backward();
+    assert.throws(() => sum.backward(), /a second time/);
+    assert.equal(handles(), live + 3);
+    checkpoint(deep, [x]);
+  }
+  assert.equal(handles(), live);
+});
+
+test('without a gradient to be had it is a plain call', () => {
+  using _ = scope();
+  let runs = 0;
+  const twice = (a: Tensor) => {
+    runs++;
+    return [ops.mulScalar(a, 2)];
+  };
+  const [frozen] = checkpoint(twice, [Tensor.from([1, 2])]) as [Tensor];
+  assert.ok(!frozen.requiresGrad);
+  const [evaluated] = noGrad(() => checkpoint(twice, [leaf([1, 2])])) as [Tensor];
+  assert.ok(!evaluated.requiresGrad);
+  assert.equal(runs, 2);
+});
+
+test('an error in the second run comes out of backward as it is, and the next pass is sound', () => {
+  const live = handles();
+  {
+    using _ = scope();
+    const x = leaf([1, 2]);
+    let runs = 0;
+    const failing = (a: Tensor) => {
+      if (runs++ > 0) throw new RangeError('not again');
+      return [ops.mulScalar(a, 3)];
+    };
+    const broken = (a: Tensor) => [runs++ > 1 ? ops.mm(a, a) : ops.mulScalar(a, 3)];
+    const [y] = checkpoint(failing, [x]) as [Tensor];
+    assert.throws(() => ops.sum(y).backward(), { name: 'RangeError', message: 'not again' });
+    runs = 1;
+    const [z] = checkpoint(broken, [x]) as [Tensor];
+    assert.throws(() => ops.sum(z).backward(), /aten::mm/);
+    assert.equal(x.grad, undefined);
+    const [w] = checkpoint((a) => [ops.mul(a, a)], [x]) as [Tensor];
+    ops.sum(w).backward();
+    assert.deepEqual(gradient(x), [2, 4]);
+  }
+  assert.equal(handles(), live);
+});
