@@ -128,7 +128,7 @@ const peak = Math.max((result.peak_rss_mb * 2 ** 20) / 1e9, ...seen.map((s) => s
 report(
   'large',
   [
-    { what: 'peak memory, GB', got: peak, bar: checkpointing ? 5.5 : 7, better: 'less' },
+    { what: 'peak memory, GB', got: peak, bar: checkpointing ? 6 : 7, better: 'less' },
     { what: 'finite losses', got: result.losses.filter(Number.isFinite).length, bar: steps, better: 'more' },
   ],
   {
