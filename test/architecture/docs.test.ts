@@ -131,8 +131,10 @@ test("a method's page shows its rows of a comparison, and those of full fine-tun
   assert.equal(comparisons('ia3', dir.path), '');
   assert.doesNotMatch(comparisons('lora', dir.path), /mails\.html/, 'no link to a picture that is not there');
   writeFileSync(join(dir.path, 'mails.html'), '');
-  assert.match(
-    comparisons('lora', dir.path),
-    /^## Compared\n\na model, rows, 2026-01-02; \[all methods\]\(.*mails\.html\):/,
+  const linked = comparisons('lora', dir.path);
+  assert.match(linked, /^## Compared\n\n\| method \| result \| metric \|/);
+  const rows = linked.match(
+    /^\| [\w-]+ \| \d.* \| accuracy % \|.*\| \[a model, rows, 2026-01-02\]\(.*mails\.html\) \|$/gm,
   );
+  assert.equal(rows?.length, 3, 'every row says on what, and leads to all methods');
 });

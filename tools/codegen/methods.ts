@@ -177,20 +177,21 @@ function pairTable(): string {
 /** The rows that a method has in the comparisons of a folder, full fine-tuning's beside them; empty where it has none. */
 export function comparisons(name: MethodName, dir = join(packageRoot, 'docs', 'comparison')): string {
   const files = existsSync(dir) ? readdirSync(dir).filter((file) => file.endsWith('.json')) : [];
-  const parts = files.sort().flatMap((file) => {
+  const lines = files.sort().flatMap((file) => {
     const results = JSON.parse(readFileSync(join(dir, file), 'utf8')) as Results;
-    const own = new Set(
-      results.outcomes.filter(({ method }) => method.split(' + ').includes(name)).map((outcome) => outcome.name),
-    );
-    if (own.size === 0) return [];
+    const methodsOf = new Map(results.outcomes.map((outcome) => [outcome.name, outcome.method.split(' + ')]));
     const { head, rows } = table(results);
-    const beside = name === 'full' ? [] : results.outcomes.filter(({ method }) => method === 'full').map((o) => o.name);
-    const shown = rows.filter(([row]) => own.has(row!) || beside.includes(row!));
+    if (!rows.some(([row]) => methodsOf.get(row!)!.includes(name))) return [];
     const picture = file.replace(/json$/, 'html');
-    const whole = existsSync(join(dir, picture)) ? `; [all methods](../comparison/${picture})` : '';
-    return [`${results.title}, ${results.date}${whole}:\n\n${markdownTable(head, shown)}`];
+    const said = `${results.title}, ${results.date}`;
+    const on = existsSync(join(dir, picture)) ? `[${said}](../comparison/${picture})` : said;
+    return rows
+      .filter(([row]) => methodsOf.get(row!)!.some((method) => method === name || method === 'full'))
+      .map(([method, value, interval, ...rest]) => [method!, value!, head[1]!, interval!, ...rest, on]);
   });
-  return parts.length === 0 ? '' : `## Compared\n\n${parts.join('\n\n')}`;
+  if (lines.length === 0) return '';
+  const costs = ['trained', 'of all %', 'steps to loss', 'tokens/s', 'peak MB', 'kept MB', 'time s', 'lr'];
+  return `## Compared\n\n${markdownTable(['method', 'result', 'metric', '95 % interval', ...costs, 'on'], lines)}`;
 }
 
 /** Puts `text` between the page's markers of this name. @throws Error where it has none */
