@@ -2,11 +2,14 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { type Outcome, page, type Results, table } from './index.ts';
 
-const outcome = (name: string, metric: string, value: number, trainable: number): Outcome => ({
+const outcome = (name: string, metric: 'accuracy' | 'mse', value: number, trainable: number): Outcome => ({
   name,
   method: name,
   lr: 1e-3,
-  metric: { name: metric, value, low: value - 0.05, high: value + 0.05, count: 40, of: 'rows' },
+  metric: {
+    ...{ name: metric, value, low: value - 0.05, high: value + 0.05, count: 40, of: 'rows' },
+    ...(metric === 'mse' && { error: true }),
+  },
   trainable,
   parameters: 1e6,
   losses: [2, 1, 0],
@@ -38,44 +41,36 @@ const front = (html: string) => {
     .reverse();
 };
 
-test('shares: the most is the best, and the line goes along what nothing smaller reaches', () => {
-  const given = [
-    outcome('full', 'accuracy', 0.9, 1e6),
-    outcome('lora', 'accuracy', 0.88, 5e4),
-    outcome('prefix', 'accuracy', 0.8, 6e4),
-    outcome('ia3', 'accuracy', 0.7, 1e3),
-  ];
-  const { head, rows } = table(results(given));
-  assert.equal(head[1], 'accuracy %');
-  assert.deepEqual(
-    rows.map(([name, value]) => [name, value]),
-    [
-      ['full', '90.0'],
-      ['lora', '88.0'],
-      ['prefix', '80.0'],
-      ['ia3', '70.0'],
-    ],
-  );
-  const html = page(results(given));
+const parameters = { full: 1e6, lora: 5e4, prefix: 6e4, ia3: 1e3 } as const;
+
+/** The page of a comparison whose table begins with these cells, and whose line goes along ia3, lora, full. */
+function told(
+  metric: 'accuracy' | 'mse',
+  values: Readonly<Record<keyof typeof parameters, number>>,
+  cells: readonly string[],
+): string {
+  const methods = Object.keys(values) as (keyof typeof parameters)[];
+  const given = results(methods.map((name) => outcome(name, metric, values[name], parameters[name])));
+  const { head, rows } = table(given);
+  assert.deepEqual([head[1], ...rows.map(([name, value]) => `${name} ${value}`)], cells);
+  const html = page(given);
   assert.deepEqual(front(html), ['ia3', 'lora', 'full']);
+  return html;
+}
+
+test('shares: the most is the best, and the line goes along what nothing smaller reaches', () => {
+  const html = told('accuracy', { full: 0.9, lora: 0.88, prefix: 0.8, ia3: 0.7 }, [
+    'accuracy %',
+    ...['full 90.0', 'lora 88.0', 'prefix 80.0', 'ia3 70.0'],
+  ]);
   assert.match(html, /The best: full, 90\.0 %.*The smallest whose interval reaches it: lora, 88\.0 % with 50,000 /);
 });
 
 test('errors: the least is the best, and they are no shares', () => {
-  const given = [
-    outcome('ia3', 'mse', 0.9, 1e3),
-    outcome('lora', 'mse', 0.2, 5e4),
-    outcome('prefix', 'mse', 0.3, 6e4),
-    outcome('full', 'mse', 0.1, 1e6),
-  ];
-  const { head, rows } = table(results(given));
-  assert.equal(head[1], 'mse');
-  assert.deepEqual(
-    rows.map(([name, value]) => `${name} ${value}`),
-    ['full 0.1000', 'lora 0.2000', 'prefix 0.3000', 'ia3 0.9000'],
-  );
-  const html = page(results(given));
-  assert.deepEqual(front(html), ['ia3', 'lora', 'full']);
+  const html = told('mse', { ia3: 0.9, lora: 0.2, prefix: 0.3, full: 0.1 }, [
+    'mse',
+    ...['full 0.1000', 'lora 0.2000', 'prefix 0.3000', 'ia3 0.9000'],
+  ]);
   assert.match(html, /The best: full, 0\.1000 with 1,000,000 parameters\. No smaller one/);
 });
 

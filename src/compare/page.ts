@@ -1,24 +1,25 @@
 /** A comparison as a table for the terminal, and as one HTML page without anything from elsewhere. */
+import type { Metric } from '../tasks/index.ts';
 import { curves, dots, escaped, sizes } from './chart.ts';
 import { type Outcome, type Results, smoothed, stepsTo } from './run.ts';
 
-/** How a metric is read: an error as it is, and less is better; all else is a share. */
-const readingOf = (name: string) =>
-  name === 'mse' ? { unit: '', scale: 1, sign: 1, digits: 4 } : { unit: ' %', scale: 100, sign: -1, digits: 1 };
+/** How a metric is read: an error as it is, and less is better; all else as a share. */
+const readingOf = ({ error }: Metric) =>
+  error ? { unit: '', scale: 1, sign: 1, digits: 4 } : { unit: ' %', scale: 100, sign: -1, digits: 1 };
 
 const bestFirst = (outcomes: readonly Outcome[]): Outcome[] => {
-  const { sign } = readingOf(outcomes[0]!.metric.name);
+  const { sign } = readingOf(outcomes[0]!.metric);
   return [...outcomes].sort((a, b) => sign * (a.metric.value - b.metric.value));
 };
 
 /** Headings and, for each method from the best down, its cells. */
 export function table({ outcomes, loss }: Results): { head: string[]; rows: string[][] } {
-  const { name } = outcomes[0]!.metric;
-  const { unit, scale, digits } = readingOf(name);
+  const { metric } = outcomes[0]!;
+  const { unit, scale, digits } = readingOf(metric);
   const shown = (x: number) => (scale * x).toFixed(digits);
   const head = [
     'method',
-    `${name}${unit}`,
+    `${metric.name}${unit}`,
     '95 % interval',
     'trained',
     'of all %',
@@ -71,7 +72,7 @@ export function page(results: Results): string {
   const { head, rows } = table(results);
   const cells = (tag: string, list: readonly string[]) => list.map((c) => `<${tag}>${escaped(c)}</${tag}>`).join('');
   const { name: metric, count, of } = outcomes[0]!.metric;
-  const { unit, scale, digits } = readingOf(metric);
+  const { unit, scale, digits } = readingOf(outcomes[0]!.metric);
   const bars = bestFirst(outcomes).map(({ name, trainable, metric: { value, low, high } }) => ({
     name,
     value: scale * value,

@@ -60,18 +60,9 @@ function graft(args: readonly string[], line: (event: Json) => void = () => {}):
   return new Promise((resolve, reject) => {
     child.on('error', reject);
     child.on('close', (code) => {
+      const [reason = ''] = said.trim().split('\n').slice(-1);
       if (code === 0) resolve(last);
-      else
-        reject(
-          new GraftError(
-            'environment',
-            said
-              .trim()
-              .split('\n')
-              .at(-1)
-              ?.replace(/^graft: /, '') || `code ${code}`,
-          ),
-        );
+      else reject(new GraftError('environment', reason.replace(/^graft: /, '') || `code ${code}`));
     });
   });
 }
@@ -80,6 +71,18 @@ function sizeOf(dir: string): number {
   return readdirSync(dir, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile() && entry.name.endsWith('.safetensors') && entry.name !== 'training.safetensors')
     .reduce((sum, entry) => sum + statSync(join(entry.parentPath, entry.name)).size, 0);
+}
+
+/** What the file keeps, as long as it was made for the same `key`. */
+function kept<T>(file: string, key: unknown): T | undefined {
+  if (!existsSync(file)) return undefined;
+  const stored = JSON.parse(readFileSync(file, 'utf8')) as { key: string; value: T };
+  return stored.key === JSON.stringify(key) ? stored.value : undefined;
+}
+
+function keep<T>(file: string, key: unknown, value: T): T {
+  writeFileSync(file, JSON.stringify({ key: JSON.stringify(key), value }));
+  return value;
 }
 
 /**
@@ -92,22 +95,26 @@ export async function runComparison(comparison: Comparison, tell: (line: string)
   const outcomes: Outcome[] = [];
   const failed: Failure[] = [];
   const speaking = [...contenders.values()].find(writes);
-  const before = answers && speaking && (await measure(speaking, comparison));
-  if (before) tell(`before: ${shown(before)}`);
+  let before: Metric | undefined;
+  if (answers && speaking) {
+    const file = join(dir, 'before.json');
+    const { model, quantize, data } = speaking;
+    const key = { model, quantize, data, answers };
+    before = kept<Metric>(file, key) ?? keep(file, key, await measure(speaking, comparison));
+    tell(`before: ${shown(before)}`);
+  }
   for (const [name, recipe] of contenders) {
-    const kept = join(dir, name, 'outcome.json');
-    const said = JSON.stringify(recipe);
-    const stored = existsSync(kept)
-      ? (JSON.parse(readFileSync(kept, 'utf8')) as { recipe: string } & Outcome)
-      : undefined;
-    if (stored?.recipe === said) {
-      outcomes.push(stored);
-      tell(`${name}: ${shown(stored.metric)} (from before)`);
+    const file = join(dir, name, 'outcome.json');
+    const key = { recipe, answers, metric: comparison.metric };
+    const known = kept<Outcome>(file, key);
+    if (known) {
+      outcomes.push(known);
+      tell(`${name}: ${shown(known.metric)} (from before)`);
       continue;
     }
-    let outcome: Outcome;
+    let learned: Learned;
     try {
-      outcome = await learn(name, recipe, comparison, tell);
+      learned = await learn(name, recipe, dir, tell);
     } catch (error) {
       // One method that cannot be had here, or that diverges, does not take the evening's others with it.
       const reason = (error as Error).message;
@@ -115,11 +122,11 @@ export async function runComparison(comparison: Comparison, tell: (line: string)
       tell(`${name}: failed: ${reason}`);
       continue;
     }
-    writeFileSync(kept, JSON.stringify({ ...outcome, recipe: said }));
+    const { made, ...costs } = learned;
+    const outcome = keep(file, key, { ...costs, metric: await measure(recipe, comparison, made) });
     outcomes.push(outcome);
-    tell(
-      `${name}: ${shown(outcome.metric)}, ${outcome.tokensPerSecond.toFixed(0)} tokens/s, ${outcome.peakMb.toFixed(0)} MB`,
-    );
+    const { metric, tokensPerSecond, peakMb } = outcome;
+    tell(`${name}: ${shown(metric)}, ${tokensPerSecond.toFixed(0)} tokens/s, ${peakMb.toFixed(0)} MB`);
   }
   if (outcomes.length === 0) throw new GraftError('usage', 'no method came to a result', { place: dir });
   const reached = outcomes.map(({ losses }) => Math.min(...smoothed(losses))).sort((a, b) => a - b);
@@ -136,13 +143,11 @@ export async function runComparison(comparison: Comparison, tell: (line: string)
 const shown = ({ name, value, low, high, count, of }: Metric) =>
   `${name} ${value.toFixed(4)} (95 % interval ${low.toFixed(4)} to ${high.toFixed(4)}, ${count} ${of})`;
 
-async function learn(
-  name: string,
-  recipe: Recipe,
-  comparison: Comparison,
-  tell: (line: string) => void,
-): Promise<Outcome> {
-  const file = join(comparison.dir, `${name}.json`);
+/** A method's run before it is measured, and where what it made is. */
+type Learned = Omit<Outcome, 'metric'> & { readonly made: string };
+
+async function learn(name: string, recipe: Recipe, dir: string, tell: (line: string) => void): Promise<Learned> {
+  const file = join(dir, `${name}.json`);
   // What all are measured on decides nothing while they learn. JSON is YAML.
   writeFileSync(file, JSON.stringify({ ...recipe, data: { ...recipe.data, eval: undefined } }));
   let start: Extract<TrainEvent, { type: 'start' }> | undefined;
@@ -152,7 +157,6 @@ async function learn(
     if (told.type === 'step' && told.step % 25 === 0) tell(`${name}: step ${told.step}, loss ${told.loss.toFixed(4)}`);
     if (told.type === 'warning') tell(`${name}: ${told.message}`);
   })) as unknown as TrainResult;
-  const metric = await measure(recipe, comparison, result.adapter);
   rmSync(join(recipe.run.dir, 'checkpoints'), { recursive: true, force: true });
   return {
     name,
@@ -161,7 +165,6 @@ async function learn(
       .map(({ type }) => type)
       .join(' + '),
     lr: recipe.train.lr,
-    metric,
     trainable: start!.trainable,
     parameters: start!.parameters,
     losses: result.losses,
@@ -169,6 +172,7 @@ async function learn(
     peakMb: result.peak_rss_mb,
     size: sizeOf(result.adapter),
     seconds: result.seconds,
+    made: result.adapter,
   };
 }
 

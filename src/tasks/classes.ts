@@ -87,7 +87,10 @@ export function classTask(head: TaskHead, options: TaskOptions): Omit<Task<Float
         const mse = (places: readonly number[]) =>
           places.reduce((sum, i) => sum + (x[i]! - y[i]!) ** 2, 0) / places.length;
         return {
-          metrics: [{ name: 'mse', ...bootstrap(n, mse), count: n, of: 'rows' }, ...correlations(x, y, 'rows')],
+          metrics: [
+            { name: 'mse', ...bootstrap(n, mse), count: n, of: 'rows', error: true },
+            ...correlations(x, y, 'rows'),
+          ],
         };
       }
       if (kind === 'several') {

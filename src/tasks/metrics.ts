@@ -9,6 +9,8 @@ export interface Metric {
   /** How many things it counts, and what they are. */
   readonly count: number;
   readonly of: 'rows' | 'tokens' | 'entities' | 'labels' | 'questions' | 'pairs';
+  /** It is an error, in units of its own: less is better. All others are shares, or from −1 to 1. */
+  readonly error?: true;
 }
 
 /**

@@ -96,6 +96,12 @@ test('a method that needs a head learns from the same conversations; one that fa
   );
   assert.match(failed[0]!.reason, /nowhere/);
   assert.ok(!existsSync(join(dir, 'talks', 'prefix', 'checkpoints')), 'checkpoints are of no more use');
+
+  const kept = join(dir, 'talks', 'before.json');
+  const { key, value } = JSON.parse(readFileSync(kept, 'utf8')) as { key: string; value: object };
+  writeFileSync(kept, JSON.stringify({ key, value: { ...value, count: 23 } }));
+  const again = graft(dir, ['compare', file, '--json']);
+  assert.equal((JSON.parse(again.stdout) as Results).before?.count, 23, 'the base is not measured again');
 });
 
 test('mistakes: each one clear sentence', () => {
@@ -103,6 +109,7 @@ test('mistakes: each one clear sentence', () => {
     assertRefused(graft(dir, ['compare', write('wrong', fields)]), 2, sentence);
   refused({ method: { type: 'lora' } }, /has no method of its own.*compare\.methods/);
   refused({ tasks: { a: {} } }, /compared on one task/);
+  refused({ compare: { only: ['lora', 'prefix'], metric: 'f1' } }, /no metric 'f1'.*accuracy, f1_macro/);
   refused({ compare: { only: ['lara'] } }, /no method is left.*lora/);
   refused({ compare: { onyl: ['lora'] } }, /unknown key 'onyl' \(did you mean 'only'\?\)/);
   refused({ data: { train: 'rows.jsonl' } }, /measures on a file of its own.*data\.eval/);

@@ -1,47 +1,26 @@
 /** Several tasks on one base that share an adapter: learned in turn, gone on with, measured and handed over each by itself. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import test, { after, before } from 'node:test';
+import test, { before } from 'node:test';
 import { GraftError } from '../../src/base/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { taskOfAdapter } from '../../src/export/index.ts';
 import { loadModel, loadModels } from '../../src/models/index.ts';
 import { type Linear, moduleAt, outputOf, packTokens } from '../../src/nn/index.ts';
-import { Session } from '../../src/session/index.ts';
 import { noGrad, scope } from '../../src/tensor/index.ts';
 import { parseRecipe, runTraining, type TrainEvent } from '../../src/train/index.ts';
 import { tinyBert, tinyModel } from '../samples/tiny.ts';
 import { golden } from '../support.ts';
 import { assertRefused, graft } from './cli.ts';
+import { mails, numbered, placeFor } from './place.ts';
 
-const dir = mkdtempSync(join(tmpdir(), 'graft-several-'));
-const session = new Session();
+const { dir, session, at, write } = placeFor('several');
 before(() => startEngine());
-after(async () => {
-  await session[Symbol.asyncDispose]();
-  rmSync(dir, { recursive: true });
-});
-const at = (...parts: string[]) => join(dir, ...parts);
 const llama = tinyModel(at('llama'));
 const bert = tinyBert(at('bert'));
 
-const numbered = <T>(count: number, make: (i: number) => T) => Array.from({ length: count }, (_, i) => make(i));
-const write = (name: string, rows: readonly object[]): string => {
-  writeFileSync(at(name), rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
-  return at(name);
-};
-
-const kinds = { ham: ['report', 'meeting', 'river', 'town'], spam: ['prize', 'winner', 'free', 'cash'] } as const;
-const mails = write(
-  'mails.jsonl',
-  numbered(60, (i) => {
-    const label = i % 3 === 0 ? 'spam' : 'ham';
-    const text = numbered(3 + (i % 5), (w) => kinds[label][(i * 7 + w * 3 + ((i * w) % 2)) % 4]).join(' ');
-    return { text, label };
-  }),
-);
+const spam = write('mails.jsonl', mails(60));
 const names = write(
   'names.jsonl',
   numbered(40, (i) => {
@@ -55,7 +34,7 @@ const talk = write(
   numbered(24, (i) => ({ prompt: `town ${i % 3}:`, completion: [' river', ' abbey', ' mills'][i % 3]! })),
 );
 
-const files = { spam: mails, names, talk } as const;
+const files = { spam, names, talk } as const;
 const lines = (file: string): object[] =>
   readFileSync(file, 'utf8')
     .trim()
@@ -315,11 +294,11 @@ test('what cannot be is told: both forms, unknown fields, a task the family lack
   const run = (model: string, tasks: object, more: Record<string, unknown> = {}) =>
     runTraining({ recipe: recipeOf(model, tasks, 'refused', more) }, () => {});
   await refused(
-    () => recipeOf(llama, onLlama, 'x', { data: { train: mails }, labels: ['a'] }),
+    () => recipeOf(llama, onLlama, 'x', { data: { train: spam }, labels: ['a'] }),
     /labels: stands with each of the tasks; data: stands with each/,
   );
   await refused(
-    () => recipeOf(llama, { spam: { taks: 'causal-lm', data: { train: mails } }, 'a/b': onLlama.spam }, 'x'),
+    () => recipeOf(llama, { spam: { taks: 'causal-lm', data: { train: spam } }, 'a/b': onLlama.spam }, 'x'),
     /tasks\.spam: unknown key 'taks' \(did you mean 'task'\?\); tasks\.a\/b: a task is named by a letter/,
   );
   await refused(() => recipeOf(llama, {}, 'x'), /tasks: there is none/);
@@ -336,7 +315,7 @@ test('what cannot be is told: both forms, unknown fields, a task the family lack
   );
   const folder = at('a-decoder-that-writes-classifies-and-tags', 'adapter');
   assertRefused(
-    graft(dir, ['eval', '--model', llama, '--adapter', folder, '--data', mails]),
+    graft(dir, ['eval', '--model', llama, '--adapter', folder, '--data', spam]),
     2,
     /an adapter for each of several tasks here\. Name one: \S+names, \S+spam, \S+talk/,
   );

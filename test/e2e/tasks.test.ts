@@ -1,37 +1,18 @@
 /** Every task from a recipe to predictions: trained on tiny models till it is learned, measured, predicted, refused. */
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import test, { after } from 'node:test';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import test from 'node:test';
 import { encode } from 'fast-png';
 import { GraftError } from '../../src/base/index.ts';
-import { Session } from '../../src/session/index.ts';
 import { parseRecipe } from '../../src/train/index.ts';
 import { tinyBert, tinyModel, tinyVit } from '../samples/tiny.ts';
 import { assertRefused, graft } from './cli.ts';
+import { kindOf, mails, numbered, placeFor, words } from './place.ts';
 
-const dir = mkdtempSync(join(tmpdir(), 'graft-tasks-'));
-const session = new Session();
-after(async () => {
-  await session[Symbol.asyncDispose]();
-  rmSync(dir, { recursive: true });
-});
-const at = (...parts: string[]) => join(dir, ...parts);
+const { dir, session, at, write } = placeFor('tasks');
 const llama = tinyModel(at('llama'));
 const bert = tinyBert(at('bert'));
 const vit = tinyVit(at('vit'));
-
-const write = (name: string, rows: readonly object[]): string => {
-  writeFileSync(at(name), rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
-  return at(name);
-};
-
-const kinds = { ham: ['report', 'meeting', 'river', 'town'], spam: ['prize', 'winner', 'free', 'cash'] } as const;
-const words = (kind: keyof typeof kinds, i: number) =>
-  Array.from({ length: 3 + (i % 5) }, (_, w) => kinds[kind][(i * 7 + w * 3 + ((i * w) % 2)) % 4]).join(' ');
-const numbered = <T>(count: number, make: (i: number) => T) => Array.from({ length: count }, (_, i) => make(i));
-const kindOf = (i: number) => (i % 3 === 0 ? 'spam' : 'ham');
 
 async function train(model: string, data: string, more: Record<string, unknown> = {}) {
   const run = at(`run-${Math.random().toString(36).slice(2)}`);
@@ -64,7 +45,7 @@ async function refused(act: () => Promise<unknown>, pattern: RegExp): Promise<vo
 }
 
 test('classes of texts, on a decoder: learned, with weights, in order of the rows, and through the command line', async () => {
-  const rows = numbered(60, (i) => ({ text: words(kindOf(i), i), label: kindOf(i) }));
+  const rows = mails(60);
   const data = write('mails.jsonl', rows);
   const result = await train(llama, data, { task: 'sequence-classification', class_weights: 'balanced' });
   const held = result.eval_metrics.find(({ name }) => name === 'accuracy')!;
@@ -238,24 +219,24 @@ test('vectors of sentences: pairs find each other, and a score is learned', asyn
 });
 
 test('rows of another task, and a task without labels, say what to do', async () => {
-  const mails = write('plain.jsonl', [
+  const plain = write('plain.jsonl', [
     { text: 'free cash', label: 'spam' },
     { text: 'a report', label: 'ham' },
   ]);
-  await refused(() => train(llama, mails, { data: { train: mails } }), /Set the recipe's task/);
+  await refused(() => train(llama, plain, { data: { train: plain } }), /Set the recipe's task/);
   await refused(
-    () => train(llama, mails, { task: 'token-classification', data: { train: mails } }),
+    () => train(llama, plain, { task: 'token-classification', data: { train: plain } }),
     /no labels for token-classification|not for token-classification/,
   );
   await refused(
-    () => train(llama, mails, { task: 'image-classification', data: { train: mails } }),
+    () => train(llama, plain, { task: 'image-classification', data: { train: plain } }),
     /cannot be loaded for image-classification/,
   );
-  const shape = { task: 'sequence-classification', data: { train: mails } };
-  await refused(() => train(llama, mails, { ...shape, class_weights: { spam: 2, eggs: 1 } }), /class_weights: 'eggs'/);
-  await refused(() => train(llama, mails, { ...shape, labels: ['ham'] }), /not one number/);
+  const shape = { task: 'sequence-classification', data: { train: plain } };
+  await refused(() => train(llama, plain, { ...shape, class_weights: { spam: 2, eggs: 1 } }), /class_weights: 'eggs'/);
+  await refused(() => train(llama, plain, { ...shape, labels: ['ham'] }), /not one number/);
   await refused(
-    () => session.run('predict', { model: llama, data: mails, out: at('x.jsonl') }),
+    () => session.run('predict', { model: llama, data: plain, out: at('x.jsonl') }),
     /Set the recipe's task|graft generate/,
   );
 });
