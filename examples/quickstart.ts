@@ -24,14 +24,12 @@ writeFileSync(join(dir, 'heldout.jsonl'), heldOut.map(mailRow).join('\n'));
 await using session = new Session();
 const say = (event: { type: string }) => event.type === 'log' && console.error((event as { line?: string }).line);
 const measure = (adapter?: string) =>
-  session.run('evaluate', { model, data: join(dir, 'heldout.jsonl'), labels, ...(adapter && { adapter }) }, say);
+  session.run('choose', { model, data: join(dir, 'heldout.jsonl'), labels, ...(adapter && { adapter }) }, say);
 
 const started = performance.now();
 console.log(`1. Asking the model as it is about ${heldOut.length} e-mails it will never learn from …`);
 const before = await measure();
-console.log(
-  `   ${percent(before.accuracy!.value)} right (95 % interval ${percent(before.accuracy!.low)} to ${percent(before.accuracy!.high)})`,
-);
+console.log(`   ${percent(before.value)} right (95 % interval ${percent(before.low)} to ${percent(before.high)})`);
 
 console.log(`2. Learning from ${train.length} others (LoRA of rank 8 on every linear layer) …`);
 const recipe = parseRecipe({
@@ -52,9 +50,7 @@ console.log(
 
 console.log('3. Asking again …');
 const after = await measure(result.adapter);
-console.log(
-  `   ${percent(after.accuracy!.value)} right (95 % interval ${percent(after.accuracy!.low)} to ${percent(after.accuracy!.high)})`,
-);
+console.log(`   ${percent(after.value)} right (95 % interval ${percent(after.low)} to ${percent(after.high)})`);
 
 console.log('4. Two mails that nobody has labelled:');
 const unseen = [
