@@ -44,7 +44,7 @@ export function contenders({ text, answers, images }: Circumstances): Readonly<R
     compacter: { method: { type: 'bottleneck', config: 'compacter' }, train: { lr: 3e-3 } },
     prefix: {
       method: { type: 'prefix', ...virtual, ...(text ? { init_text: text } : { init_weights: 'zero' }) },
-      train: { lr: 1e-2 },
+      train: { lr: text ? 2e-2 : 1e-2 },
     },
     'p-tuning-v2': {
       method: { type: 'prefix', ...virtual, ...(text && { init_text: text }) },

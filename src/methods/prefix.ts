@@ -3,11 +3,14 @@
  * attention(q, [Pₖ; k], [Pᵥ; v]); with a task's head this is P-tuning v2 (arXiv 2110.07602). Keys are as they are after
  * rotation, and a row's positions begin at T. Fields and file are PEFT's (tuners/prefix_tuning): [T, 2·L·K·D], layer i
  * at 2i (keys) and 2i + 1 (values); Graft adds `init_text`. Letters: T virtual tokens, L layers, K kv heads, D head size.
+ *
+ * From a text, P = s ∘ P̂ and P̂ is trained, s being the root mean square of each layer's keys and of its values in the text:
+ * keys are three to ten times as large as values (SmolLM2), and one learning rate then moves each in its own measure.
  */
 import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
 import { type Model, packTokens } from '../nn/index.ts';
-import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { detachFromScopes, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 import { Draws } from './draws.ts';
 import type { Method, Tools } from './method.ts';
 import { idsOfText, slowStart } from './prompt.ts';
@@ -35,7 +38,7 @@ export const prefixConfig = z
       .string()
       .nullish()
       .describe(
-        'Begin from the keys and values that the base has for this text’s first num_virtual_tokens tokens, repeated where they are fewer. Not PEFT’s; by far the best start.',
+        'Begin from the keys and values that the base has for this text’s first num_virtual_tokens tokens, repeated where they are fewer; a step is then relative to the size of each layer’s keys and values. Not PEFT’s; by far the best start.',
       ),
   })
   .describe('Trained keys and values in front of every layer’s own (arXiv 2101.00190). Fields are PEFT’s.');
@@ -50,6 +53,19 @@ function readText(model: Model, prefix: Tensor, ids: readonly number[]): void {
     const slots = layers.flatMap(({ k, v }) => [k, v]);
     ops.copy_(prefix, ops.view(ops.stack(slots, 1), prefix.shape));
     for (const tensor of slots) tensor.dispose();
+  });
+}
+
+/** Divides each layer's keys and each layer's values by their root mean square, [1, 2·L·K·D], which is the outcome. */
+function takeScale(prefix: Tensor, slots: number): Tensor {
+  return noGrad(() => {
+    using s = scope();
+    const [count, width] = prefix.shape as [number, number];
+    const values = ops.view(prefix, [count, slots, width / slots]);
+    const size = ops.sqrt(ops.meanDim(ops.mul(values, values), [0, 2], true));
+    const scale = ops.reshape(ops.expand(size, [1, slots, width / slots]), [1, width]);
+    ops.copy_(prefix, ops.div(prefix, scale));
+    return detachFromScopes(s.keep(scale));
   });
 }
 
@@ -73,15 +89,16 @@ function projection(config: PrefixConfig, dim: number, width: number, seed: numb
   };
 }
 
-/** The keys and values themselves, a parameter. */
-function direct(model: Model, config: PrefixConfig, width: number, seed: number, tools: Tools): Tensor {
+/** The keys and values themselves, a parameter; in units of a scale where they begin from a text. */
+function direct(model: Model, config: PrefixConfig, width: number, seed: number, tools: Tools): Vectors {
   const { num_virtual_tokens: count, init_text: text } = config;
   const ids = text && !tools.loading ? idsOfText(text, count, 'init_text', tools) : undefined;
   using draws = new Draws(seed);
   const prefix =
     ids || config.init_weights === 'zero' ? draws.full([count, width], 0) : draws.normal([count, width], 1);
-  if (ids) readText(model, prefix, ids);
-  return prefix;
+  if (!ids) return new Vectors([count, width], prefix);
+  readText(model, prefix, ids);
+  return new Vectors([count, width], prefix, takeScale(prefix, 2 * model.layers));
 }
 
 export const prefix: Method<PrefixConfig> = {
@@ -105,8 +122,9 @@ export const prefix: Method<PrefixConfig> = {
     }
     const dim = kvHeads * headDim;
     const width = 2 * layers * dim;
-    const from = projected ? projection(config, dim, width, seed) : direct(model, config, width, seed, tools);
-    const vectors = new Vectors([length, width], from);
+    const vectors = projected
+      ? new Vectors([length, width], projection(config, dim, width, seed))
+      : direct(model, config, width, seed, tools);
     const open = () => {
       const slots = ops.unbind(ops.view(vectors.value(), [length, 2 * layers, kvHeads, headDim]), 1);
       return (layer: number) => ({ k: slots[2 * layer]!, v: slots[2 * layer + 1]! });

@@ -32,14 +32,16 @@ export interface Encoder {
   forward(): Tensor;
 }
 
-/** The vectors [T, W]: trained themselves, or made by an encoder that is. */
+/** The vectors [T, W]: trained themselves, trained in units of a scale [1, W] that is not, or made by an encoder that is. */
 export class Vectors {
   readonly shape: readonly [number, number];
   readonly parameters = new Map<string, Tensor>();
   #encoder: Encoder | undefined;
+  readonly #scale: Tensor | undefined;
 
-  constructor(shape: readonly [number, number], from: Tensor | Encoder) {
+  constructor(shape: readonly [number, number], from: Tensor | Encoder, scale?: Tensor) {
     this.shape = shape;
+    this.#scale = scale;
     if (!('forward' in from)) {
       this.parameters.set(stored, from);
       return;
@@ -49,7 +51,13 @@ export class Vectors {
   }
 
   value(): Tensor {
-    return this.#encoder ? this.#encoder.forward() : this.parameters.get(stored)!;
+    if (this.#encoder) return this.#encoder.forward();
+    const own = this.parameters.get(stored)!;
+    return this.#scale ? ops.mul(own, this.#scale) : own;
+  }
+
+  get saved(): Adapter['savedTensors'] {
+    return this.#scale && (() => new Map([[stored, this.value()]]));
   }
 
   get made(): Adapter['made'] {
@@ -69,6 +77,7 @@ export class Vectors {
 
   dispose(): void {
     for (const tensor of this.parameters.values()) tensor.dispose();
+    this.#scale?.dispose();
   }
 }
 
@@ -125,11 +134,13 @@ export function virtualAdapter(
     get made() {
       return vectors.made;
     },
+    ...(vectors.saved && { savedTensors: () => new Map([...vectors.saved!(), ...others]) }),
     detach() {
       if (!attached) return;
       attached = false;
       remove();
-      for (const tensor of adapter.parameters.values()) tensor.dispose();
+      vectors.dispose();
+      for (const tensor of others.values()) tensor.dispose();
     },
     [Symbol.dispose]: () => adapter.detach(),
   };

@@ -156,8 +156,31 @@ test('a prompt begins with a text’s vectors, repeated or cut, and a prefix wit
   assert.ok(error <= 5e-6, `the logits behind the text differ by ${error}`);
   // What stands on the model already does not get into it.
   using other = attachMethods(model, [p('prefix', more)], 0, { encode });
-  const [a, b] = [prefix, other].map(({ parameters }) => numbers(parameters.get('prompt_embeddings')!));
+  const [a, b] = [prefix, other].map(({ parts }) => numbers(parts[0]!.savedTensors!().get('prompt_embeddings')!));
   assert.deepEqual(b, a);
+});
+
+test('a prefix from a text is trained in the measure of each layer’s keys and values, and saved as it is', () => {
+  using _ = scope();
+  using dir = temporary();
+  using model = loadModel(golden('models', 'llama3'));
+  const row = promptOf(model, 12);
+  {
+    using adapter = attachMethods(model, [p('prefix', { init_text: 'a text' })], 0, { encode: () => [3, 1, 4, 1, 5] });
+    const units = numbers(adapter.parameters.get('prompt_embeddings')!);
+    const size = model.kvHeads * model.headDim;
+    for (let slot = 0; slot < 2 * model.layers; slot++) {
+      const own = units.filter((_, i) => Math.floor(i / size) % (2 * model.layers) === slot);
+      assert.ok(Math.abs(own.reduce((sum, x) => sum + x * x, 0) / own.length - 1) < 1e-5);
+    }
+    disturb(adapter, 6);
+    const trained = logitsOf(model, row);
+    saveAdapter(model, adapter, dir.path, { base: 'b' });
+    adapter.detach();
+    using loaded = loadAdapter(model, dir.path);
+    assert.ok(relativeError(logitsOf(model, row), trained) <= 1e-6);
+    assert.equal(loaded.parts[0]!.savedTensors, undefined);
+  }
 });
 
 test('a prefix that begins at zero takes its share of the attention, and learns from there', () => {
