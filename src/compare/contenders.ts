@@ -49,7 +49,7 @@ export function contenders({ text, answers, images }: Circumstances): Readonly<R
     'p-tuning-v2': {
       method: { type: 'prefix', ...virtual, ...(text && { init_text: text }) },
       // The head that it trains beside the prefix bears less than a prefix alone.
-      train: { lr: text ? 3e-3 : 1e-2 },
+      train: { lr: text ? 5e-3 : 1e-2 },
       ...(answers && { task: 'sequence-classification' }),
     },
     prompt: { method: { type: 'prompt', ...virtual, ...promptStart }, train: { lr: 3e-2 } },
