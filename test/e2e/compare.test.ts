@@ -85,7 +85,7 @@ test('a method that needs a head learns from the same conversations; one that fa
   assert.deepEqual(
     outcomes.map(({ name, method, lr, metric }) => [name, method, lr, metric.name, metric.count]),
     [
-      ['prefix', 'prefix', 1e-2, 'accuracy', 24],
+      ['prefix', 'prefix', 2e-2, 'accuracy', 24],
       ['p-tuning-v2', 'prefix', 5e-3, 'accuracy', 24],
     ],
   );
