@@ -17,7 +17,9 @@ export const compareSchema = z.strictObject({
   text: z
     .string()
     .optional()
-    .describe('What prompts and prefixes begin from: a sentence about the task. Default: one that names the answers.'),
+    .describe(
+      'What prompts and prefixes begin from, taken whole: best one or two rows in the form of the chat. Default: a sentence that names the answers, for 20 virtual tokens.',
+    ),
   methods: z
     .record(
       z.string(),
@@ -71,7 +73,7 @@ export function readComparison(file: string): Comparison {
   }
   const { title, answers, text, methods, only, metric, loss } = parseWith(compareSchema, compare, place);
   const presets = contenders({
-    text: text ?? (answers && `Read the text and say what it is: ${answers.join(' or ')}?`),
+    text,
     answers,
     images: rest.task === 'image-classification',
   });

@@ -11,7 +11,7 @@ export interface Contender {
 
 /** What is known of the task before anything is loaded. */
 export interface Circumstances {
-  /** What prompts and prefixes begin from. */
+  /** What prompts and prefixes begin from, where the recipe says it. */
   readonly text: string | undefined;
   /** The model writes one of these, which a head could say as well. */
   readonly answers: readonly string[] | undefined;
@@ -24,8 +24,11 @@ const linear = { r: 8, lora_alpha: 16, target_modules: 'all-linear' };
  * Learning rates differ by the nature of what is trained: a few numbers that are multiplied in need larger steps than whole
  * matrices (training.md §3.2 of the references; tried on the e-mails).
  */
-export function contenders({ text, answers, images }: Circumstances): Readonly<Record<string, Contender>> {
-  const virtual = { num_virtual_tokens: 20 };
+export function contenders({ text: own, answers, images }: Circumstances): Readonly<Record<string, Contender>> {
+  const text = own ?? (answers && `Read the text and say what it is: ${answers.join(' or ')}?`);
+  // A text of one's own is taken whole: rows in the form of the chat, best.
+  const length = { num_virtual_tokens: 20 };
+  const virtual = own ? {} : length;
   const promptStart = text
     ? { prompt_tuning_init: 'TEXT', prompt_tuning_init_text: text }
     : { prompt_tuning_init: images ? 'RANDOM' : 'SAMPLE_VOCAB' };
@@ -38,13 +41,13 @@ export function contenders({ text, answers, images }: Circumstances): Readonly<R
       train: { lr: 2e-3 },
     },
     ia3: { method: { type: 'ia3' }, train: { lr: 1e-2 } },
-    'seq-bn': { method: { type: 'bottleneck', config: 'seq_bn' }, train: { lr: 1e-3 } },
+    'seq-bn': { method: { type: 'bottleneck', config: 'seq_bn' }, train: { lr: 2e-3 } },
     'double-seq-bn': { method: { type: 'bottleneck', config: 'double_seq_bn' }, train: { lr: 1e-3 } },
     'par-bn': { method: { type: 'bottleneck', config: 'par_bn', reduction_factor: 16 }, train: { lr: 1e-3 } },
     compacter: { method: { type: 'bottleneck', config: 'compacter' }, train: { lr: 3e-3 } },
     prefix: {
       method: { type: 'prefix', ...virtual, ...(text ? { init_text: text } : { init_weights: 'zero' }) },
-      train: { lr: text ? 2e-2 : 1e-2 },
+      train: { lr: text && !own ? 2e-2 : 1e-2 },
     },
     'p-tuning-v2': {
       method: { type: 'prefix', ...virtual, ...(text && { init_text: text }) },
@@ -52,7 +55,7 @@ export function contenders({ text, answers, images }: Circumstances): Readonly<R
       train: { lr: text ? 5e-3 : 1e-2 },
       ...(answers && { task: 'sequence-classification' }),
     },
-    prompt: { method: { type: 'prompt', ...virtual, ...promptStart }, train: { lr: 3e-2 } },
-    'p-tuning': { method: { type: 'p-tuning', ...virtual, encoder_hidden_size: 128 }, train: { lr: 3e-3 } },
+    prompt: { method: { type: 'prompt', ...virtual, ...promptStart }, train: { lr: own ? 1e-2 : 3e-2 } },
+    'p-tuning': { method: { type: 'p-tuning', ...length, encoder_hidden_size: 128 }, train: { lr: 3e-3 } },
   };
 }

@@ -112,7 +112,9 @@ export const multitaskPrompt: Method<MultitaskConfig> = {
     ]);
     const port = { prompt: { length, vectors: ofRows } };
     const rest = {
-      advise: slowStart(init === 'RANDOM' && !tools.loading, 'prompt', 'begin from a text (prompt_tuning_init: TEXT)'),
+      ...(!tools.loading && {
+        advise: slowStart('prompt', init === 'RANDOM', 'begin from a text (prompt_tuning_init: TEXT)'),
+      }),
       // PEFT reads the source again whenever it loads; the values here need none.
       savedConfig: (base?: string) => ({
         ...savedStart(init, config, base),

@@ -13,12 +13,12 @@ import { type Model, packTokens } from '../nn/index.ts';
 import { detachFromScopes, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 import { Draws } from './draws.ts';
 import type { Method, Tools } from './method.ts';
-import { idsOfText, slowStart } from './prompt.ts';
-import { type Encoder, requireSpace, Vectors, virtualAdapter, virtualFields } from './virtual.ts';
+import { idsOfText, lengthField, lengthOfText, slowStart } from './prompt.ts';
+import { type Encoder, requireSpace, Vectors, virtualAdapter } from './virtual.ts';
 
 export const prefixConfig = z
   .strictObject({
-    ...virtualFields,
+    num_virtual_tokens: lengthField,
     prefix_projection: z
       .boolean()
       .default(false)
@@ -38,7 +38,7 @@ export const prefixConfig = z
       .string()
       .nullish()
       .describe(
-        'Begin from the keys and values that the base has for this text’s first num_virtual_tokens tokens, repeated where they are fewer; a step is then relative to the size of each layer’s keys and values. Not PEFT’s; by far the best start.',
+        'Begin from the keys and values that the base has for this text, repeated or cut to num_virtual_tokens; a step is then relative to the size of each layer’s keys and values. Not PEFT’s; by far the best start.',
       ),
   })
   .describe('Trained keys and values in front of every layer’s own (arXiv 2101.00190). Fields are PEFT’s.');
@@ -70,10 +70,10 @@ function takeScale(prefix: Tensor, slots: number): Tensor {
 }
 
 /** W₂ tanh(W₁ E + b₁) + b₂ over the rows of E [T, K·D]. */
-function projection(config: PrefixConfig, dim: number, width: number, seed: number): Encoder {
+function projection(config: PrefixConfig, count: number, dim: number, width: number, seed: number): Encoder {
   using draws = new Draws(seed);
   const inner = config.encoder_hidden_size ?? dim;
-  const embedding = draws.normal([config.num_virtual_tokens, dim], 1);
+  const embedding = draws.normal([count, dim], 1);
   const first = [draws.uniform([inner, dim], dim ** -0.5), draws.uniform([inner], dim ** -0.5)] as const;
   const bound = config.init_weights === 'zero' ? 0 : inner ** -0.5;
   const second = [draws.uniform([width, inner], bound), draws.uniform([width], bound)] as const;
@@ -90,15 +90,20 @@ function projection(config: PrefixConfig, dim: number, width: number, seed: numb
 }
 
 /** The keys and values themselves, a parameter; in units of a scale where they begin from a text. */
-function direct(model: Model, config: PrefixConfig, width: number, seed: number, tools: Tools): Vectors {
-  const { num_virtual_tokens: count, init_text: text } = config;
-  const ids = text && !tools.loading ? idsOfText(text, count, 'init_text', tools) : undefined;
+function direct(
+  model: Model,
+  config: PrefixConfig,
+  shape: readonly [number, number],
+  seed: number,
+  tools: Tools,
+): Vectors {
+  const { init_text: text } = config;
+  const ids = text && !tools.loading ? idsOfText(text, 'init_text', tools, shape[0]) : undefined;
   using draws = new Draws(seed);
-  const prefix =
-    ids || config.init_weights === 'zero' ? draws.full([count, width], 0) : draws.normal([count, width], 1);
-  if (!ids) return new Vectors([count, width], prefix);
+  const prefix = ids || config.init_weights === 'zero' ? draws.full(shape, 0) : draws.normal(shape, 1);
+  if (!ids) return new Vectors(shape, prefix);
   readText(model, prefix, ids);
-  return new Vectors([count, width], prefix, takeScale(prefix, 2 * model.layers));
+  return new Vectors(shape, prefix, takeScale(prefix, 2 * model.layers));
 }
 
 export const prefix: Method<PrefixConfig> = {
@@ -107,7 +112,8 @@ export const prefix: Method<PrefixConfig> = {
   config: prefixConfig,
 
   attach(model, config, seed, tools = {}) {
-    const { num_virtual_tokens: length, prefix_projection: projected, init_text: text, init_weights } = config;
+    const { prefix_projection: projected, init_text: text, init_weights } = config;
+    const length = config.num_virtual_tokens ?? lengthOfText(text, 'init_text', tools);
     const { layers, kvHeads, headDim } = model;
     requireSpace(model, length);
     if (text && (projected || init_weights)) {
@@ -123,21 +129,21 @@ export const prefix: Method<PrefixConfig> = {
     const dim = kvHeads * headDim;
     const width = 2 * layers * dim;
     const vectors = projected
-      ? new Vectors([length, width], projection(config, dim, width, seed))
-      : direct(model, config, width, seed, tools);
+      ? new Vectors([length, width], projection(config, length, dim, width, seed))
+      : direct(model, config, [length, width], seed, tools);
     const open = () => {
       const slots = ops.unbind(ops.view(vectors.value(), [length, 2 * layers, kvHeads, headDim]), 1);
       return (layer: number) => ({ k: slots[2 * layer]!, v: slots[2 * layer + 1]! });
     };
-    const random = !text && init_weights !== 'zero' && !projected && !tools.loading;
+    const random = !text && init_weights !== 'zero';
     return virtualAdapter(
       model,
       'prefix',
-      config,
+      { ...config, num_virtual_tokens: length },
       vectors,
       { prefix: { length, open } },
       {
-        advise: slowStart(random, 'prefix', 'begin from a text (init_text)'),
+        ...(!projected && !tools.loading && { advise: slowStart('prefix', random, 'begin from a text (init_text)') }),
         savedConfig: () => ({
           init_text: undefined,
           init_weights: init_weights ?? null,

@@ -23,9 +23,15 @@ export const promptFields = {
     .describe('PEFT: where the tokenizer of TEXT is. Ignored here, where the base brings its own.'),
 };
 
+/** For methods that may begin from a text. */
+export const lengthField = virtualFields.num_virtual_tokens
+  .optional()
+  .describe('T: virtual tokens in front of every row. Default: as many as the text has that they begin from.');
+
 export const promptConfig = z
   .strictObject({
     ...promptFields,
+    num_virtual_tokens: lengthField,
     prompt_tuning_init: z
       .enum(['RANDOM', 'TEXT', 'SAMPLE_VOCAB'])
       .optional()
@@ -37,17 +43,29 @@ export const promptConfig = z
 
 export type PromptConfig = z.infer<typeof promptConfig>;
 
-type Start = Pick<PromptConfig, 'num_virtual_tokens' | 'prompt_tuning_init_text'> & { readonly init: string };
+interface Start extends Pick<PromptConfig, 'prompt_tuning_init_text'> {
+  readonly num_virtual_tokens: number;
+  readonly init: string;
+}
 
-/** Ids of a text, repeated or cut to `count`. @throws GraftError 'usage' without a tokenizer or a text */
-export function idsOfText(text: string | null | undefined, count: number, field: string, tools: Tools): number[] {
+/** T where the config leaves it out. @throws GraftError 'usage' without a text either */
+export function lengthOfText(text: string | null | undefined, field: string, tools: Tools): number {
+  if (text) return idsOfText(text, field, tools).length;
+  throw new GraftError('usage', 'num_virtual_tokens is missing, and so is a text to begin from', {
+    place: 'num_virtual_tokens',
+    mend: `Give it, or ${field}`,
+  });
+}
+
+/** Ids of a text, repeated or cut to `count` where it is given. @throws GraftError 'usage' without a tokenizer or a text */
+export function idsOfText(text: string | null | undefined, field: string, tools: Tools, count?: number): number[] {
   const wrong = (problem: string, mend: string) => new GraftError('usage', problem, { place: field, mend });
   if (!text) throw wrong(`the virtual tokens are to begin from a text, and ${field} is empty`, `Give ${field}`);
   if (!tools.encode)
     throw wrong(`${field} cannot be read: the model has no tokenizer`, 'Give a model with a tokenizer');
   const ids = tools.encode(text);
   if (ids.length === 0) throw wrong(`${field} has no tokens`, 'Give a longer text');
-  return Array.from({ length: count }, (_, i) => ids[i % ids.length]!);
+  return Array.from({ length: count ?? ids.length }, (_, i) => ids[i % ids.length]!);
 }
 
 /** The table of tokens; models that see images have none. */
@@ -73,18 +91,20 @@ export function firstVectors(model: Model, start: Start, seed: number, tools: To
   using generator = new Generator(mixSeed(seed, 1));
   const ids =
     init === 'TEXT'
-      ? idsOfText(text, count, 'prompt_tuning_init_text', tools)
+      ? idsOfText(text, 'prompt_tuning_init_text', tools, count)
       : Array.from(ops.rand([count], { generator }).data() as Float32Array, (u) => Math.floor(u * table.rows));
   const vectors = draws.full([count, model.width], 0);
   noGrad(() => ops.copy_(vectors, table.forward(Tensor.from(BigInt64Array.from(ids, BigInt)))));
   return vectors;
 }
 
-/** A prompt of normal numbers is not near any embedding, and small steps do not bring it there. */
-export const slowStart = (random: boolean, what: string, instead: string) => (lr: number) =>
-  random && lr <= 1e-3
+/** Few numbers move a model little at a matrix's rate; normal ones are not near any embedding, and hardly come there. */
+export const slowStart = (what: string, random: boolean, instead: string) => (lr: number) => {
+  if (lr > 1e-3) return [];
+  return random
     ? [`a ${what} that begins at random hardly learns at a learning rate of ${lr}: ${instead}, or use more than 0.001`]
-    : [];
+    : [`a ${what} learns slowly at a learning rate of ${lr}, as it is few numbers: 0.01 suits more`];
+};
 
 export const prompt: Method<PromptConfig> = {
   name: 'prompt',
@@ -92,13 +112,17 @@ export const prompt: Method<PromptConfig> = {
   config: promptConfig,
 
   attach(model, config, seed, tools = {}) {
-    const { num_virtual_tokens: length } = config;
+    const { prompt_tuning_init_text: text } = config;
+    const length = config.num_virtual_tokens ?? lengthOfText(text, 'prompt_tuning_init_text', tools);
     const init = config.prompt_tuning_init ?? (tableOf(model) ? 'SAMPLE_VOCAB' : 'RANDOM');
     requireSpace(model, length);
-    const vectors = new Vectors([length, model.width], firstVectors(model, { ...config, init }, seed, tools));
+    const whole = { ...config, num_virtual_tokens: length };
+    const vectors = new Vectors([length, model.width], firstVectors(model, { ...whole, init }, seed, tools));
     const port = { prompt: { length, vectors: () => vectors.value() } };
-    return virtualAdapter(model, 'prompt', config, vectors, port, {
-      advise: slowStart(init === 'RANDOM' && !tools.loading, 'prompt', 'begin from a text (prompt_tuning_init: TEXT)'),
+    return virtualAdapter(model, 'prompt', whole, vectors, port, {
+      ...(!tools.loading && {
+        advise: slowStart('prompt', init === 'RANDOM', 'begin from a text (prompt_tuning_init: TEXT)'),
+      }),
       savedConfig: (base) => ({ ...savedStart(init, config, base), prompt_tuning_init: init }),
     });
   },

@@ -41,7 +41,11 @@ test('every recipe is good, for the schema of the program and for that of editor
     assert.deepEqual(problems(value), [], name);
     assert.deepEqual(problems({ ...value, train: { ...value.train, lr: 'fast' } }), ['train.lr']);
     assert.equal(problems({ ...value, method: { type: 'lora', rank: 8 } }).length, 1, 'a field that LoRA has not');
-    assert.equal(problems({ ...value, method: [value.method, { type: 'prefix' }] }).length, 1, 'a prefix of no length');
+    assert.equal(
+      problems({ ...value, method: [value.method, { type: 'prefix', num_virtual_tokens: 0 }] }).length,
+      1,
+      'a prefix of no tokens',
+    );
     assert.equal(problems({ ...value, trian: {} }).length, 1);
   }
   assert.ok(recipes.length >= 4);
@@ -61,8 +65,8 @@ test('every comparison is good, for the program and for the schema of editors', 
     const problems = (v: unknown) => (schema.safeParse(v).error?.issues ?? []).map((issue) => issue.path.join('.'));
     assert.deepEqual(problems(value), [], name);
     assert.deepEqual(problems({ ...value, compare: { ...value.compare, only: 'lora' } }), ['compare.only']);
-    const methods = { mine: { method: { type: 'prefix' } } };
-    assert.equal(problems({ ...value, compare: { ...value.compare, methods } }).length, 1, 'a prefix of no length');
+    const methods = { mine: { method: { type: 'prefix', num_virtual_tokens: 0 } } };
+    assert.equal(problems({ ...value, compare: { ...value.compare, methods } }).length, 1, 'a prefix of no tokens');
   }
   assert.ok(names.length >= 1);
   t.diagnostic(`${names.length} comparisons read`);

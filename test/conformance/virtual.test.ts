@@ -147,10 +147,10 @@ test('a prompt begins with a text’s vectors, repeated or cut, and a prefix wit
     const vectors = table.forward(Tensor.from(BigInt64Array.from(want)));
     assert.deepEqual(numbers(adapter.parameters.get('prompt_embeddings')!), numbers(vectors));
   }
-  // A prefix of a row's own beginning is that beginning.
+  // A prefix of a row's own beginning is that beginning. Where no number is given, there are as many as the text has.
   const rest = encode('and why not');
   const whole = logitsOf(model, [...ids, ...rest]).slice(-rest.length * model.vocabSize);
-  const more = { num_virtual_tokens: ids.length, init_text: text };
+  const more = { num_virtual_tokens: undefined, init_text: text };
   using prefix = attachMethods(model, [p('prefix', more)], 0, { encode });
   const error = relativeError(logitsOf(model, rest), whole);
   assert.ok(error <= 5e-6, `the logits behind the text differ by ${error}`);
@@ -158,6 +158,9 @@ test('a prompt begins with a text’s vectors, repeated or cut, and a prefix wit
   using other = attachMethods(model, [p('prefix', more)], 0, { encode });
   const [a, b] = [prefix, other].map(({ parts }) => numbers(parts[0]!.savedTensors!().get('prompt_embeddings')!));
   assert.deepEqual(b, a);
+  assert.equal(prefix.parts[0]!.config.num_virtual_tokens, ids.length);
+  using prompt = attachMethods(model, [{ type: 'prompt', prompt_tuning_init_text: text }], 0, { encode });
+  assert.equal(prompt.parts[0]!.config.num_virtual_tokens, ids.length);
 });
 
 test('a prefix from a text is trained in the measure of each layer’s keys and values, and saved as it is', () => {
@@ -282,8 +285,10 @@ test('a start that hardly learns is warned about, and only then', async () => {
     [p('prefix'), 2e-4, /a prefix that begins at random hardly learns at a learning rate of 0.0002: begin from a text/],
     [p('prompt', { prompt_tuning_init: 'RANDOM' }), 1e-3, /a prompt that begins at random/],
     [p('prefix'), 1e-2, undefined],
-    [p('prefix', { init_weights: 'zero' }), 2e-4, undefined],
-    [p('prompt'), 2e-4, undefined],
+    [p('prefix', { init_weights: 'zero' }), 2e-4, /a prefix learns slowly at a learning rate of 0.0002/],
+    [p('prompt'), 2e-4, /a prompt learns slowly/],
+    [p('prompt'), 3e-3, undefined],
+    [p('prefix', { prefix_projection: true }), 2e-4, undefined],
   ] as const) {
     const { messages } = await run({
       model: golden('models', 'llama3'),
@@ -295,7 +300,7 @@ test('a start that hardly learns is warned about, and only then', async () => {
     if (expected) assert.match(messages.join('\n'), expected);
     else assert.deepEqual(messages, []);
   }
-  assert.equal(warned, 5);
+  assert.equal(warned, 7);
 });
 
 test('virtual tokens take room: rows are cut to what is left, and prompts that do not fit are refused', async () => {
