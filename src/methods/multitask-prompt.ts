@@ -112,9 +112,7 @@ export const multitaskPrompt: Method<MultitaskConfig> = {
     ]);
     const port = { prompt: { length, vectors: ofRows } };
     const rest = {
-      ...(!tools.loading && {
-        advise: slowStart('prompt', init === 'RANDOM', 'begin from a text (prompt_tuning_init: TEXT)'),
-      }),
+      advise: slowStart('prompt', init === 'RANDOM' && !tools.loading, 'begin from a text (prompt_tuning_init: TEXT)'),
       // PEFT reads the source again whenever it loads; the values here need none.
       savedConfig: (base?: string) => ({
         ...savedStart(init, config, base),

@@ -13,8 +13,8 @@ import { type Model, packTokens } from '../nn/index.ts';
 import { detachFromScopes, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 import { Draws } from './draws.ts';
 import type { Method, Tools } from './method.ts';
-import { idsOfText, lengthField, lengthOfText, slowStart } from './prompt.ts';
-import { type Encoder, requireSpace, Vectors, virtualAdapter } from './virtual.ts';
+import { idsOfText, lengthOfText, slowStart } from './prompt.ts';
+import { type Encoder, lengthField, requireSpace, Vectors, virtualAdapter } from './virtual.ts';
 
 export const prefixConfig = z
   .strictObject({
@@ -135,7 +135,7 @@ export const prefix: Method<PrefixConfig> = {
       const slots = ops.unbind(ops.view(vectors.value(), [length, 2 * layers, kvHeads, headDim]), 1);
       return (layer: number) => ({ k: slots[2 * layer]!, v: slots[2 * layer + 1]! });
     };
-    const random = !text && init_weights !== 'zero';
+    const random = !text && init_weights !== 'zero' && !tools.loading;
     return virtualAdapter(
       model,
       'prefix',
@@ -143,7 +143,7 @@ export const prefix: Method<PrefixConfig> = {
       vectors,
       { prefix: { length, open } },
       {
-        ...(!projected && !tools.loading && { advise: slowStart('prefix', random, 'begin from a text (init_text)') }),
+        ...(!projected && { advise: slowStart('prefix', random, 'begin from a text (init_text)') }),
         savedConfig: () => ({
           init_text: undefined,
           init_weights: init_weights ?? null,

@@ -9,7 +9,7 @@ import { type Embedding, type Model, moduleAt } from '../nn/index.ts';
 import { Generator, mixSeed, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import { Draws } from './draws.ts';
 import type { Method, Tools } from './method.ts';
-import { requireSpace, Vectors, virtualAdapter, virtualFields } from './virtual.ts';
+import { lengthField, requireSpace, Vectors, virtualAdapter, virtualFields } from './virtual.ts';
 
 export const promptFields = {
   ...virtualFields,
@@ -23,11 +23,6 @@ export const promptFields = {
     .describe('PEFT: where the tokenizer of TEXT is. Ignored here, where the base brings its own.'),
 };
 
-/** For methods that may begin from a text. */
-export const lengthField = virtualFields.num_virtual_tokens
-  .optional()
-  .describe('T: virtual tokens in front of every row. Default: as many as the text has that they begin from.');
-
 export const promptConfig = z
   .strictObject({
     ...promptFields,
@@ -36,7 +31,7 @@ export const promptConfig = z
       .enum(['RANDOM', 'TEXT', 'SAMPLE_VOCAB'])
       .optional()
       .describe(
-        'First vectors: those of a text’s tokens, of tokens drawn from the vocabulary, or normal numbers. Default: SAMPLE_VOCAB, for images RANDOM. PEFT’s default is RANDOM, which lies far from all that the model has seen and learns little.',
+        'First vectors: those of a text’s tokens, of tokens drawn from the vocabulary, or normal numbers. Default: TEXT where there is one, else SAMPLE_VOCAB, for images RANDOM. PEFT’s default is RANDOM, which lies far from all that the model has seen and learns little.',
       ),
   })
   .describe('Trained vectors in front of every row’s embeddings (arXiv 2104.08691). Fields are PEFT’s.');
@@ -113,16 +108,15 @@ export const prompt: Method<PromptConfig> = {
 
   attach(model, config, seed, tools = {}) {
     const { prompt_tuning_init_text: text } = config;
-    const length = config.num_virtual_tokens ?? lengthOfText(text, 'prompt_tuning_init_text', tools);
-    const init = config.prompt_tuning_init ?? (tableOf(model) ? 'SAMPLE_VOCAB' : 'RANDOM');
+    const init = config.prompt_tuning_init ?? (text ? 'TEXT' : tableOf(model) ? 'SAMPLE_VOCAB' : 'RANDOM');
+    const length =
+      config.num_virtual_tokens ?? lengthOfText(init === 'TEXT' ? text : undefined, 'prompt_tuning_init_text', tools);
     requireSpace(model, length);
     const whole = { ...config, num_virtual_tokens: length };
     const vectors = new Vectors([length, model.width], firstVectors(model, { ...whole, init }, seed, tools));
     const port = { prompt: { length, vectors: () => vectors.value() } };
     return virtualAdapter(model, 'prompt', whole, vectors, port, {
-      ...(!tools.loading && {
-        advise: slowStart('prompt', init === 'RANDOM', 'begin from a text (prompt_tuning_init: TEXT)'),
-      }),
+      advise: slowStart('prompt', init === 'RANDOM' && !tools.loading, 'begin from a text (prompt_tuning_init: TEXT)'),
       savedConfig: (base) => ({ ...savedStart(init, config, base), prompt_tuning_init: init }),
     });
   },

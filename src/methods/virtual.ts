@@ -14,6 +14,11 @@ export const virtualFields = {
   num_virtual_tokens: z.int().positive().describe('T: virtual tokens in front of every row.'),
 };
 
+/** The same field for methods that may begin from a text. */
+export const lengthField = virtualFields.num_virtual_tokens
+  .optional()
+  .describe('T: virtual tokens in front of every row. Default: as many as the text has that they begin from.');
+
 const stored = 'prompt_embeddings';
 
 /** @throws GraftError 'usage' where a row of one token would have no place behind the virtual ones */

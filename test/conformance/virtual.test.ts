@@ -161,6 +161,9 @@ test('a prompt begins with a text’s vectors, repeated or cut, and a prefix wit
   assert.equal(prefix.parts[0]!.config.num_virtual_tokens, ids.length);
   using prompt = attachMethods(model, [{ type: 'prompt', prompt_tuning_init_text: text }], 0, { encode });
   assert.equal(prompt.parts[0]!.config.num_virtual_tokens, ids.length);
+  using _ = scope();
+  const first = table.forward(Tensor.from(BigInt64Array.from(ids, BigInt)));
+  assert.deepEqual(numbers(prompt.parameters.get('prompt_embeddings')!), numbers(first));
 });
 
 test('a prefix from a text is trained in the measure of each layer’s keys and values, and saved as it is', () => {
