@@ -3,6 +3,8 @@ import { cpus } from 'node:os';
 
 /** What the processor can do, as far as it decides a kernel or a precision. */
 export interface Processor {
+  /** As the processor names itself: GenuineIntel, AuthenticAMD. */
+  readonly vendor: string;
   readonly model: string;
   readonly cores: number;
   readonly features: Readonly<Record<'avx2' | 'fma' | 'avx512f' | 'avx512_bf16' | 'avx512_vnni' | 'amx_bf16', boolean>>;
@@ -11,16 +13,19 @@ export interface Processor {
 /** Reads the flags the kernel publishes; on other systems everything is reported absent. */
 export function processor(): Processor {
   let flags = new Set<string>();
+  let vendor = 'unknown';
   let model = cpus()[0]?.model ?? 'unknown';
   try {
     const info = readFileSync('/proc/cpuinfo', 'utf8');
     flags = new Set((/^flags\s*:\s*(.*)$/m.exec(info)?.[1] ?? '').split(' '));
+    vendor = /^vendor_id\s*:\s*(.*)$/m.exec(info)?.[1] ?? vendor;
     model = /^model name\s*:\s*(.*)$/m.exec(info)?.[1] ?? model;
   } catch {
     // Not Linux: startEngine says so.
   }
   const has = (flag: string) => flags.has(flag);
   return {
+    vendor,
     model,
     cores: cpus().length,
     features: {

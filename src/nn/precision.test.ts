@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test, { before } from 'node:test';
 import { processor, startEngine } from '../engine/index.ts';
 import { Generator, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
-import { usePrecision } from './precision.ts';
+import { bestPrecision, usePrecision } from './precision.ts';
 
 before(() => startEngine());
 
@@ -28,6 +28,16 @@ const close = (what: string, a: Tensor, b: Tensor) => {
   const d = apart(a, b);
   assert.ok(d < 3e-6, `${what}: ${d}`);
 };
+
+test('the default precision follows what multiplies faster', () => {
+  const none = { avx2: true, fma: true, avx512f: false, avx512_bf16: false, avx512_vnni: false, amx_bf16: false };
+  const best = (vendor: string, some: Partial<typeof none>) =>
+    bestPrecision({ vendor, features: { ...none, ...some } });
+  assert.equal(best('AuthenticAMD', {}), 'float32');
+  assert.equal(best('AuthenticAMD', { avx512_bf16: true }), 'mixed');
+  assert.equal(best('GenuineIntel', { avx512_bf16: true }), 'float32');
+  assert.equal(best('GenuineIntel', { avx512_bf16: true, amx_bf16: true }), 'mixed');
+});
 
 test('reduced products are exact products of rounded factors, for all sizes and formats', { skip }, (t) => {
   let cases = 0;

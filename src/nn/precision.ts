@@ -1,5 +1,5 @@
 /** In what precision products with frozen weights are computed. Sums, results and all else are float32. */
-import { processor } from '../engine/index.ts';
+import { type Processor, processor } from '../engine/index.ts';
 import { ops } from '../tensor/index.ts';
 
 /**
@@ -11,10 +11,13 @@ export const precisions = ['float32', 'mixed', 'bfloat16'] as const;
 
 export type Precision = (typeof precisions)[number];
 
-/** `mixed` where the processor multiplies bfloat16 faster than float32, else `float32`. */
-export function bestPrecision(): Precision {
-  const { avx512_bf16, amx_bf16 } = processor().features;
-  return avx512_bf16 || amx_bf16 ? 'mixed' : 'float32';
+/**
+ * `mixed` where the processor multiplies bfloat16 faster than float32, else `float32`. AMX does, 5 times as fast, and AMD's
+ * AVX-512 twice as fast; Intel's AVX-512 alone takes 1.7 times as long as float32 (docs/log.md).
+ */
+export function bestPrecision({ vendor, features }: Pick<Processor, 'vendor' | 'features'> = processor()): Precision {
+  const { avx512_bf16, amx_bf16 } = features;
+  return amx_bf16 || (avx512_bf16 && vendor === 'AuthenticAMD') ? 'mixed' : 'float32';
 }
 
 /** Sets the precision of the products that follow; `using` puts float32 back. */

@@ -37,16 +37,18 @@ export async function doctorJob({ model }: DoctorArgs) {
   const freeBytes = freeMemory();
   const plans = model === undefined ? shapes.map((s) => planShape(s, freeBytes)) : [await planModel(model, freeBytes)];
   const gemm: Record<'float32' | 'bfloat16', number> = { float32: gemmRate('float32'), bfloat16: gemmRate('bfloat16') };
-  const emulated = !features.avx512_bf16 && !features.amx_bf16;
+  const precision = bestPrecision();
+  const hasProducts = features.avx512_bf16 || features.amx_bf16;
   return {
     threads: native.threads(),
     freeBytes,
     totalBytes: totalmem(),
     gemm,
-    precision: bestPrecision(),
-    precisionReason: emulated
-      ? 'this processor has no bfloat16 products'
-      : 'losses in float32, backward products from bfloat16 factors, all else in float32',
+    precision,
+    precisionReason:
+      precision === 'mixed'
+        ? 'losses in float32, backward products from bfloat16 factors, all else in float32'
+        : `this processor ${hasProducts ? 'is slower with' : 'has no'} bfloat16 products`,
     plans,
   };
 }
