@@ -1,6 +1,6 @@
 /**
  * Training speed and peak memory of each method against PEFT's, on the same ragged rows, in turn.
- *   npm run proof:methods -- [--model FILE.gguf|DIR] [--methods lora,dora,ia3,prefix,prompt,p-tuning] [--rounds 2] [--rows 8]
+ *   npm run proof:methods -- [--model FILE.gguf|DIR] [--methods lora,dora,adalora,ia3,prefix,prompt,p-tuning] [--rounds 2] [--rows 8]
  *                            [--steps 4] [--seed 0] [--peer-script FILE.py]
  */
 import { join } from 'node:path';
@@ -23,6 +23,7 @@ const lowRank = { type: 'lora', r: 8, lora_alpha: 16, target_modules: 'all-linea
 const methods: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
   lora: lowRank,
   dora: { ...lowRank, use_dora: true },
+  adalora: { type: 'adalora', init_r: 12, target_r: 8, target_modules: 'all-linear' },
   ia3: { type: 'ia3' },
   prefix: { type: 'prefix', num_virtual_tokens: 20 },
   prompt: { type: 'prompt', num_virtual_tokens: 20 },
@@ -33,7 +34,7 @@ const methods: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
 const { values: args } = parseArgs({
   options: {
     model: { type: 'string' },
-    methods: { type: 'string', default: 'lora,dora,ia3,prefix,prompt,p-tuning' },
+    methods: { type: 'string', default: 'lora,dora,adalora,ia3,prefix,prompt,p-tuning' },
     rounds: { type: 'string', default: '2' },
     rows: { type: 'string', default: '8' },
     steps: { type: 'string', default: '4' },

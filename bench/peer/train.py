@@ -11,8 +11,8 @@ import resource
 import time
 
 import torch
-from peft import (IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
-                  get_peft_model)
+from peft import (AdaLoraConfig, IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig,
+                  PromptTuningConfig, get_peft_model)
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
@@ -20,7 +20,7 @@ p = argparse.ArgumentParser()
 p.add_argument("--model", required=True)
 p.add_argument("--batches", required=True)
 p.add_argument("--adapter")
-p.add_argument("--method", default="lora", choices=["lora", "dora", "ia3", "prefix", "prompt", "p-tuning", "full"])
+p.add_argument("--method", default="lora", choices=["lora", "dora", "adalora", "ia3", "prefix", "prompt", "p-tuning", "full"])
 p.add_argument("--rank", type=int, default=8)
 p.add_argument("--threads", type=int, default=2)
 p.add_argument("--lr", type=float, default=1e-4)
@@ -36,6 +36,8 @@ elif a.method != "full":
     low_rank = {"r": a.rank, "lora_alpha": 2 * a.rank, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
     model = get_peft_model(model, {
         "lora": lambda: LoraConfig(**low_rank), "dora": lambda: LoraConfig(**low_rank, use_dora=True),
+        "adalora": lambda: AdaLoraConfig(task_type="CAUSAL_LM", init_r=12, target_r=8, target_modules="all-linear",
+                                         total_step=sum(1 for _ in open(a.batches))),
         "ia3": lambda: IA3Config(task_type="CAUSAL_LM"), "prefix": lambda: PrefixTuningConfig(**virtual),
         "prompt": lambda: PromptTuningConfig(**virtual), "p-tuning": lambda: PromptEncoderConfig(**virtual, encoder_hidden_size=128),
     }[a.method]())
@@ -56,6 +58,8 @@ for line in open(a.batches):
     loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
     loss.backward()
     optimizer.step()
+    if a.method == "adalora":
+        model.base_model.update_and_allocate(len(timed))
     optimizer.zero_grad(set_to_none=True)
     timed.append((sum(len(r["ids"]) for r in rows), time.perf_counter() - start))
     losses.append(loss.item())
