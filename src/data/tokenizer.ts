@@ -46,6 +46,8 @@ export class Tokenizer {
   readonly chatTemplates: Readonly<Record<string, string>>;
   readonly #json: Part;
   readonly #settings: TokenizerSettings;
+  readonly #place: string;
+  #forWords: Tokenizer | undefined;
   readonly #ids: ReadonlyMap<string, number>;
   readonly #tokens: (string | undefined)[] = [];
   readonly #special: ReadonlySet<number>;
@@ -69,6 +71,7 @@ export class Tokenizer {
   constructor(json: Part, settings: TokenizerSettings, place: string) {
     this.#json = json;
     this.#settings = settings;
+    this.#place = place;
     try {
       if (!json.model) throw tokenizerError(place, 'The file has no model');
       this.#model = makeModel(json.model as Part, place);
@@ -130,6 +133,19 @@ export class Tokenizer {
       'tokenizer_config.json': JSON.stringify(config, null, 2),
       'generation_config.json': JSON.stringify({ eos_token_id: this.eosIds }, null, 2),
     };
+  }
+
+  /**
+   * The tokenizer for the words of a row that is cut into words already. Where only GPT-2's byte-level cut is at work, pieces in
+   * a sentence carry the space before them: each word then gets one, as transformers asks for (`add_prefix_space`).
+   */
+  forWords(): Tokenizer {
+    const cut = this.#json.pre_tokenizer as Part | null;
+    const bare = cut?.type === 'ByteLevel' && cut.use_regex !== false;
+    if (!bare || cut.add_prefix_space !== false) return this;
+    const spaced = { ...this.#json, pre_tokenizer: { ...cut, add_prefix_space: true } };
+    this.#forWords ??= new Tokenizer(spaced, this.#settings, this.#place);
+    return this.#forWords;
   }
 
   /** The usual chat template; undefined when the model has none. */

@@ -112,7 +112,8 @@ export function tokenClassification(head: TaskHead, options: TaskOptions): Task<
       throw new GraftError('input', `${words.length} tokens have ${tags.length} tags`, { place });
     }
     const tokenizer = requireTokenizer(tools.tokenizer, place);
-    const pieces = words.map((word) => tokenizer.encode(word, { addSpecialTokens: false }));
+    const ofWords = tokenizer.forWords();
+    const pieces = words.map((word) => ofWords.encode(word, { addSpecialTokens: false }));
     const flat = pieces.flatMap((piece) => [...piece]);
     const of = pieces.flatMap((piece, w) => Array.from(piece, () => w));
     const room = Math.max(0, tools.maxLength - tokenizer.frame([]).ids.length);

@@ -2,6 +2,8 @@
 make_tokenizers.py describes, by transformers' tokenizer of that class (run make_corpus.py and make_tokenizers.py first).
 
 gpt2, roberta   vocab.json and merges.txt, byte-level BPE trained on the corpus, with that family's special tokens
+words.json      of gpt2 and roberta: pieces of rows of words (is_split_into_words), and the word of each, null for special tokens; with
+                add_prefix_space, without which these classes take no words
 bert            vocab.txt of tokenizer/bert.json, cased, [PAD] and the others where they were
 """
 import json
@@ -9,7 +11,8 @@ import json
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import BertTokenizerFast, GPT2TokenizerFast, RobertaTokenizerFast
 
-from common import arguments, provenance, save_json
+from common import arguments, provenance, save_json, save_records
+from make_minilm import WORDS
 from make_tokenizers import golden
 
 SPECIALS = {"gpt2": ["<|endoftext|>"], "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]}
@@ -36,6 +39,11 @@ def main():
             (out / "merges.txt").write_text("#version: 0.2\n" + "".join(" ".join(m) + "\n" for m in model["merges"]), encoding="utf-8", newline="\n")
         save_json(out / "config.json", {"model_type": name})
         tokenizer = cls.from_pretrained(out).backend_tokenizer
+        if name != "bert":
+            of = cls.from_pretrained(out, add_prefix_space=True)
+            rows = [(words, of(words, is_split_into_words=True)) for words in [*WORDS, ["see", "<mask>", "there"]]]
+            records = [{"words": words, "ids": e.input_ids, "words_of": e.word_ids()} for words, e in rows]
+            save_records(out / "words.json", {"provenance": provenance(__file__, None, "exact")}, records)
         golden(tokenizer, corpus, out / "golden.json", provenance(__file__, None, "exact"))
 
 
