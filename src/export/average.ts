@@ -15,7 +15,10 @@ import { floats } from './matrix.ts';
 export function averageAdapters(dirs: readonly string[], weights: readonly number[], out: string): { tensors: number } {
   requireNew(out);
   if (weights.length !== dirs.length) {
-    throw new GraftError('usage', `${weights.length} weights for ${dirs.length} adapters`, { place: 'weights' });
+    throw new GraftError('usage', `${weights.length} weights for ${dirs.length} adapters`, {
+      place: 'weights',
+      mend: 'Give one for each adapter',
+    });
   }
   const total = weights.reduce((a, b) => a + b, 0);
   if (total === 0)

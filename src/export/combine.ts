@@ -15,7 +15,7 @@ import {
   type WeightedUpdate,
 } from '../methods/index.ts';
 import { type DType, mixSeed, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
-import { readPeftConfig } from './peft.ts';
+import { readPeftConfig, requireOwnBase } from './peft.ts';
 
 export interface CombineOptions {
   /** One for each adapter; any sign. */
@@ -55,10 +55,11 @@ const key = /^base_model\.model\.(.*)\.lora_(?:(embedding_)([AB])|([AB])\.weight
 /** Its tensors belong to the caller's scope. */
 function readSaved(dir: string): Saved {
   const place = join(dir, 'adapter_config.json');
-  const { method } = readPeftConfig(dir);
+  const { method, config: own } = readPeftConfig(dir);
   if (method.name !== 'lora') {
     throw new GraftError('usage', `this is ${method.name}, and only LoRA adapters can be combined`, { place: dir });
   }
+  requireOwnBase(own, dir);
   const raw = readJsonObject(place);
   using source = openSafetensors(join(dir, 'adapter_model.safetensors'));
   const halves = new Map<string, Partial<Record<'A' | 'B', Tensor>> & { table: boolean }>();
@@ -90,7 +91,14 @@ function readSaved(dir: string): Saved {
   return { dir, raw, config: parseWith(fields, raw, place, 'input'), updates };
 }
 
-/** The targets of all. */
+/** The targets of all; by their whole paths where an adapter leaves out layers or modules that another has. */
+function targetsOf(saved: readonly Saved[]): Record<string, unknown> {
+  const limits = { layers_to_transform: null, layers_pattern: null, exclude_modules: null };
+  const limited = saved.some(({ raw }) => Object.keys(limits).some((field) => (raw[field] ?? null) !== null));
+  if (!limited) return { target_modules: joined(saved) };
+  return { target_modules: [...new Set(saved.flatMap(({ updates }) => [...updates.keys()]))].sort(), ...limits };
+}
+
 function joined(saved: readonly Saved[]): string | string[] {
   const targets = saved.map(({ config }) => config.target_modules);
   if (targets.every((t) => typeof t === 'string')) return targets.map((t) => `(${t})`).join('|');
@@ -116,6 +124,7 @@ export function combineAdapters(
   if (weights.length !== dirs.length)
     throw new GraftError('usage', `there are ${dirs.length} adapters and ${weights.length} weights`, {
       place: 'weights',
+      mend: 'Give one for each adapter',
     });
   if (!(density >= 0 && density <= 1))
     throw new GraftError('usage', 'density is a share, from 0 to 1', { place: 'density' });
@@ -143,7 +152,7 @@ export function combineAdapters(
     use_rslora: false,
     rank_pattern: {},
     alpha_pattern: {},
-    target_modules: joined(saved),
+    ...targetsOf(saved),
     init_lora_weights: true,
     inference_mode: true,
   };

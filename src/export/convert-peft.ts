@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { readJsonObject, type TensorToWrite, writeSafetensors } from '../io/index.ts';
 import { pythonJson } from './adapterhub.ts';
 import { type Matrix, matrix } from './matrix.ts';
+import { readPeftConfig, requireOwnBase } from './peft.ts';
 import {
   type Convertible,
   cannot,
@@ -34,6 +35,7 @@ function readPeft(dir: string): Said {
       dir,
     );
   }
+  requireOwnBase(readPeftConfig(dir).config, dir);
   for (const [field, word] of [
     ['use_dora', 'DoRA'],
     ['lora_bias', 'biases of updates'],

@@ -34,6 +34,7 @@ const inert = new Set([
   'peft_version',
   'megatron_core',
   'qalora_group_size',
+  'eva_config',
   // Of prompt methods: they follow from the model, or made the first values.
   'token_dim',
   'num_layers',
@@ -86,9 +87,28 @@ export function readPeftConfig(dir: string): { method: Method<unknown>; config: 
     throw new GraftError('input', `it uses ${foreign.join(', ')}, which Graft does not have`, { place });
   }
   const fields = Object.fromEntries(chosen.filter(([key]) => known.includes(key)));
+  // These starts leave the base as it is: what was trained from them is LoRA like any other.
+  if (fields.init_lora_weights === 'eva' || fields.init_lora_weights === 'orthogonal') fields.init_lora_weights = true;
   const config = parseWith(method.config, fields, place, 'input');
   const base = typeof raw.base_model_name_or_path === 'string' ? raw.base_model_name_or_path : undefined;
   return { method: method as Method<unknown>, config, base };
+}
+
+/**
+ * For those who read A and B without the base. @throws GraftError 'usage' for LoRA that began by changing the base: its A and B
+ * count on what was left of it
+ */
+export function requireOwnBase(config: unknown, dir: string): void {
+  const { init_lora_weights: start } = config as { init_lora_weights?: unknown };
+  if (typeof start !== 'string' || start === 'gaussian') return;
+  throw new GraftError(
+    'usage',
+    `it began with init_lora_weights: ${start}, so its A and B are not for the base as it is`,
+    {
+      place: dir,
+      mend: 'Save it in PEFT with path_initial_model_for_weight_conversion, which makes plain LoRA of it',
+    },
+  );
 }
 
 /** Names that PEFT gives its task heads; it trains them with every method (peft_model.py, classifier_module_names). */
@@ -129,6 +149,9 @@ function openWeights(dir: string): WeightSource {
   });
 }
 
+/** Under `bias: all` PEFT writes the biases of both copies of a module that it saves whole, beside the one that counts. */
+const idleBias = /\.(original_module|modules_to_save)\.(.*\.)?bias$/;
+
 /** Every tensor of the file. */
 export function storedByPeft(dir: string): WeightEntry[] {
   using source = openWeights(dir);
@@ -155,7 +178,7 @@ export function fillPeft(dir: string, adapter: Adapter, head: ReadonlyMap<string
   using source = openWeights(dir);
   const beside = join(dir, sideFile);
   const doubles = new Set(scopedKeys(adapter).map((key) => prefix + key));
-  const leftOut = (name: string) => doubles.has(name) || (!head && headKey.test(name));
+  const leftOut = (name: string) => doubles.has(name) || idleBias.test(name) || (!head && headKey.test(name));
   if (made && existsSync(beside)) {
     using own = openSafetensors(beside);
     fill(own, adapter.parameters, dir);

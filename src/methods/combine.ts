@@ -140,15 +140,13 @@ export function combineUpdates(updates: readonly WeightedUpdate[], combining: Co
       'lora_A',
       combining,
     );
-    return {
-      a,
-      b: mix(
-        updates.map((u) => u.b),
-        roots,
-        'lora_B',
-        combining,
-      ),
-    };
+    const b = mix(
+      updates.map((u) => u.b),
+      roots,
+      'lora_B',
+      combining,
+    );
+    return { a: padded(a, 0, rank), b: padded(b, 1, rank) };
   }
   const deltas = updates.map(({ a, b, scaling }) => ops.mulScalar(ops.mm(b, a), scaling));
   const delta = mix(

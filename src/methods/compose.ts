@@ -60,7 +60,9 @@ export function attachMethods(
  */
 export function trainHead(model: Model, beside: readonly string[] = []): Copies | undefined {
   const { head } = model.sites;
-  return model.task.labels.length > 0 && head !== undefined ? saveModules(model, [head, ...beside]) : undefined;
+  return model.task.labels.length > 0 && head !== undefined
+    ? saveModules(model, [head, ...beside], { head: true })
+    : undefined;
 }
 
 /** The head is trained with every method: `modules_to_save` that names it too would train a second copy of it. */

@@ -66,14 +66,21 @@ export function savedLoraTensors(
   ties: Ties | undefined,
 ): Map<string, Tensor> {
   const tensors = new Map(parameters);
+  const rebased = updated.some(({ start }) => start.base instanceof Residual);
   for (const { path, start } of updated) {
+    const [aOfTable, bOfTable] = [`${path}.lora_embedding_A`, `${path}.lora_embedding_B`];
+    if (rebased && tensors.has(aOfTable)) {
+      // A table keeps its base; it only has the rank of the others, the second half zeros.
+      tensors.set(aOfTable, ops.cat([start.a, ops.zerosLike(start.a)], 0));
+      tensors.set(bOfTable, ops.cat([start.b, ops.zerosLike(start.b)], 1));
+    }
     if (!(start.base instanceof Residual)) continue;
     const { a, b, base } = { ...start, base: start.base };
     tensors.set(`${path}.lora_A.weight`, ops.cat([a, base.a], 0));
     tensors.set(`${path}.lora_B.weight`, ops.cat([b, ops.neg(base.b)], 1));
   }
   if (ties?.lora) {
-    const flipped = (key: string) => ops.contiguous(ops.t(parameters.get(`${ties.embeddings}.${key}`)!));
+    const flipped = (key: string) => ops.contiguous(ops.t(tensors.get(`${ties.embeddings}.${key}`)!));
     tensors.set(`${ties.head}.lora_A.weight`, flipped('lora_embedding_B'));
     tensors.set(`${ties.head}.lora_B.weight`, flipped('lora_embedding_A'));
   }

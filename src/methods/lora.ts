@@ -52,6 +52,11 @@ export const lora: Method<LoraConfig> = {
     const candidates = candidatesOf(model);
     const selected = selectTargets(candidates, config, model.sites.defaultTargets).map(({ path }) => path);
     const ties = tiesOf(model, config, selected);
+    if (ties?.lora && config.use_dora)
+      throw new GraftError('usage', 'use_dora cannot be had on an embedding that shares its update with the head', {
+        place: 'method',
+        mend: 'Leave out ensure_weight_tying, or use_dora',
+      });
     const untied = ties?.lora ? [...new Set([ties.embeddings, ...selected])].filter((p) => p !== ties.head) : selected;
     const paths = new Set(untied);
     const modules = untied.map((path) => moduleAt(model.root, path) as LinearLayer | Table);
@@ -71,7 +76,7 @@ export const lora: Method<LoraConfig> = {
 
     const state: Switch = { enabled: true };
     const copies: Copies[] = [];
-    if (config.modules_to_save?.length) copies.push(saveModules(model, config.modules_to_save, ties));
+    if (config.modules_to_save?.length) copies.push(saveModules(model, config.modules_to_save, { ties }));
     if (config.bias !== 'none') {
       const own = (path: string) => paths.has(path);
       copies.push(trainBiases(model, (path) => config.bias === 'all' || own(path), own));

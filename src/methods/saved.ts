@@ -11,7 +11,8 @@ import {
   replaceUnwrapped,
   unwrapped,
 } from '../nn/index.ts';
-import { detachFromScopes, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { detachFromScopes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { inTrainedHead } from './targets.ts';
 
 /** Parts of the base that are trained on copies, so that the base itself stays as it is. */
 export interface Copies {
@@ -34,7 +35,10 @@ interface Place<T> {
 }
 
 const modulePlaces = new WeakMap<Module, Place<Module>>();
-const biasPlaces = new WeakMap<Linear, Place<Tensor>>();
+const biasPlaces = new WeakMap<Module, Place<Tensor>>();
+
+const hasBias = (module: Module): module is Module & { bias: Tensor } =>
+  'bias' in module && module.bias instanceof Tensor;
 
 function use<T>(place: Place<T>, copy: T, on: boolean): void {
   place.on = place.on.filter((other) => other !== copy);
@@ -74,17 +78,20 @@ function twin(module: WithWeights): { module: Module; fields: Map<string, Tensor
   return { module: linear, fields };
 }
 
+export interface Saving {
+  /** Embeddings and head that share a table, and are to share its copy. */
+  readonly ties?: { readonly embeddings: string; readonly head: string } | undefined;
+  /** The task's head too, which methods leave out: it is trained beside every one. */
+  readonly head?: boolean;
+}
+
 /**
  * PEFT's `modules_to_save`: every module whose path ends in one of `names` is trained and saved whole, with all inside it. Of tied weights
  * only the named one changes.
- * @param ties embeddings and head that share a table, and are to share its copy
  * @throws GraftError 'usage' for a name that fits no module
  */
-export function saveModules(
-  model: Model,
-  names: readonly string[],
-  ties?: { readonly embeddings: string; readonly head: string },
-): Copies {
+export function saveModules(model: Model, names: readonly string[], { ties, head = false }: Saving = {}): Copies {
+  const trained = head ? () => false : inTrainedHead(model);
   const modules = [...namedModules(model.root)];
   const hits = new Map<string, Module>();
   for (const name of names) {
@@ -100,6 +107,7 @@ export function saveModules(
       });
     }
     for (const [path, outer] of found) {
+      if (trained(path)) continue;
       if (!hasWeights(unwrapped(outer))) {
         const inside = modules.filter(([below, m]) => below.startsWith(`${path}.`) && hasWeights(unwrapped(m)));
         for (const [below, m] of inside) hits.set(below, unwrapped(m));
@@ -147,7 +155,8 @@ export function saveModules(
 }
 
 /**
- * The biases of the modules that `trained` picks, as trainable copies.
+ * The biases of the modules that `trained` picks, as trainable copies: those of linear layers, norms and the projection of patches, but
+ * not those of the task's head, which is trained whole.
  * @param wrapped modules that get a wrapper: PEFT puts `base_layer.` into their keys
  */
 export function trainBiases(
@@ -157,9 +166,10 @@ export function trainBiases(
 ): Copies {
   const parameters = new Map<string, Tensor>();
   const swaps: { place: Place<Tensor>; copy: Tensor }[] = [];
+  const inHead = inTrainedHead(model);
   for (const [path, outer] of namedModules(model.root)) {
     const module = unwrapped(outer);
-    if (!(module instanceof Linear) || !module.bias || !trained(path)) continue;
+    if (!hasBias(module) || !trained(path) || inHead(path)) continue;
     const place = biasPlaces.get(module) ?? {
       original: module.bias,
       on: [],

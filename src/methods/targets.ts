@@ -148,17 +148,21 @@ export function savedTargets(
   return exact ? last : paths;
 }
 
+/** Whether a path lies in the head that is trained whole beside every method. As `modules_to_save` finds it: by the end of a part. */
+export function inTrainedHead({ task, sites: { head } }: Model): (path: string) => boolean {
+  if (task.labels.length === 0 || head === undefined) return () => false;
+  return (path) => path.split('.').some((part) => part.endsWith(head));
+}
+
 /** The modules of a model as candidates. */
 export function candidatesOf(model: Model): Candidate[] {
   const { head } = model.sites;
-  // As `modules_to_save` finds it: by the end of the path, with all that is inside.
-  const inHead = (path: string) => path.split('.').some((part) => part.endsWith(head!));
-  const trained = model.task.labels.length > 0 && head !== undefined;
+  const trained = inTrainedHead(model);
   return [...namedModules(model.root)].map(([path, module]) => ({
     path,
     kind: isLinear(module) ? 'linear' : unwrapped(module) instanceof Embedding ? 'embedding' : 'other',
     head: path === head,
-    trained: trained && inHead(path),
+    trained: trained(path),
   }));
 }
 

@@ -1,6 +1,7 @@
 /**
  * Single rows of an embedding's table trained in their place (PEFT's `trainable_token_indices`, tuners/trainable_tokens): for
- * tokens that are new or that get a new meaning. An output projection that shares the table shares the rows.
+ * tokens that are new or that get a new meaning. An output projection that shares the table shares the rows; one of its own may be named
+ * too.
  */
 import { GraftError, nearest } from '../base/index.ts';
 import {
@@ -8,6 +9,7 @@ import {
   type Linear,
   type LinearLayer,
   type Model,
+  type Module,
   moduleAt,
   namedModules,
   replaceModule,
@@ -94,10 +96,14 @@ interface Named {
 /** The tables that are named, with their tokens. @throws GraftError 'usage' */
 export function tokenTables(model: Model, wanted: TokenRows): Named[] {
   const place = 'trainable_token_indices';
-  const tables = [...namedModules(model.root)].filter(([, module]) => unwrapped(module) instanceof Embedding);
-  const given = Array.isArray(wanted) ? { [model.sites.embeddings]: wanted } : wanted;
+  const { embeddings, head } = model.sites;
+  const rowed = (path: string, module: Module) =>
+    unwrapped(module) instanceof Embedding || (path === head && model.task.labels.length === 0);
+  const tables = [...namedModules(model.root)].filter(([path, module]) => rowed(path, module));
+  const tied = tiedHead(model);
+  const given = Array.isArray(wanted) ? { [embeddings]: wanted } : wanted;
   const byName: [string, readonly number[]][] = Object.entries(given);
-  return byName.map(([name, tokens]) => {
+  const named = byName.map(([name, tokens]): Named => {
     const found = tables.find(([path]) => path === name || path.endsWith(`.${name}`));
     if (!found) {
       const last = tables.map(([path]) => path.split('.').at(-1)!);
@@ -105,16 +111,32 @@ export function tokenTables(model: Model, wanted: TokenRows): Named[] {
         last.length > 0
           ? `Did you mean '${nearest(name, last) ?? last[0]}'?`
           : 'This model reads no tokens: leave the field out';
-      throw new GraftError('usage', `trainable_token_indices names '${name}', which is no embedding`, { place, mend });
+      throw new GraftError(
+        'usage',
+        `trainable_token_indices names '${name}', which is no embedding and no output head`,
+        { place, mend },
+      );
     }
-    const [path, table] = found as unknown as [string, Table];
-    const outside = tokens.find((token) => token >= table.rows);
+    const [path, module] = found as unknown as [string, Table | LinearLayer];
+    const rows = 'rows' in module ? module.rows : module.outFeatures;
+    const outside = tokens.find((token) => token >= rows);
     if (outside !== undefined)
-      throw new GraftError('usage', `token ${outside} is beyond the ${table.rows} rows of ${path}`, { place });
+      throw new GraftError('usage', `token ${outside} is beyond the ${rows} rows of ${path}`, { place });
     if (new Set(tokens).size < tokens.length)
       throw new GraftError('usage', `a token of '${name}' is named twice`, { place });
     return { path, tokens };
   });
+  const ofHead = named.find(({ path }) => path === tied);
+  if (!ofHead) return named;
+  // As PEFT has it: the two ends of one table are named with the same tokens, and have the same rows.
+  const ofTable = named.find(({ path }) => path === embeddings);
+  if (ofTable?.tokens.join() !== ofHead.tokens.join()) {
+    throw new GraftError('usage', `'${tied}' shares the table of '${embeddings}', and other tokens are named for it`, {
+      place,
+      mend: `Name them for '${embeddings}' only`,
+    });
+  }
+  return named.filter((one) => one !== ofHead);
 }
 
 /** Puts the rows on the model. */
@@ -122,15 +144,24 @@ export function trainTokenRows(model: Model, tables: readonly Named[], state: Sw
   const parameters = new Map<string, Tensor>();
   const wrappers: { path: string; wrapper: Wrapper }[] = [];
   for (const { path, tokens } of tables) {
-    const table = moduleAt(model.root, path) as unknown as Table;
+    const module = moduleAt(model.root, path);
     const values = noGrad(() => {
       using s = scope();
-      // As the table itself has them, whatever other adapters make of them.
-      return detachFromScopes(s.keep(ops.clone((unwrapped(table) as Embedding).forward(indexOf(tokens)))));
+      // As the layer itself has them, whatever other adapters make of them.
+      const own = unwrapped(module) as Embedding | Linear;
+      const rows =
+        own instanceof Embedding
+          ? own.forward(indexOf(tokens))
+          : ops.indexSelect(own.denseWeight(), 0, indexOf(tokens));
+      return detachFromScopes(s.keep(ops.clone(rows)));
     });
     values.requiresGrad = true;
     parameters.set(`${path}.token_adapter.trainable_tokens_delta`, values);
-    wrappers.push({ path, wrapper: new TableRows(table, tokens, values, state) });
+    if (!(unwrapped(module) instanceof Embedding)) {
+      wrappers.push({ path, wrapper: new HeadRows(module as unknown as LinearLayer, tokens, values, state) });
+      continue;
+    }
+    wrappers.push({ path, wrapper: new TableRows(module as unknown as Table, tokens, values, state) });
     const head = path === model.sites.embeddings ? tiedHead(model) : undefined;
     if (!head) continue;
     const layer = moduleAt(model.root, head) as LinearLayer;

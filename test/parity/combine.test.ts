@@ -102,6 +102,31 @@ test('two adapters at work at once are the sum of both, as in PEFT; weighed by c
   assert.ok(relativeError(logitsOf(model, ids), numbers(want.get('logits.both')!)) <= 2e-5);
 });
 
+test('ranks by pattern, and adapters on other layers: what comes out loads, and is their sum', () => {
+  using _ = scope();
+  using dir = temporary();
+  using model = loadModel(golden('models', 'llama2'));
+  const ids = [5, 9, 2, 77, 30];
+  const saved = (name: string, fields: object, seed: number) => {
+    const config = { type: 'lora' as const, init_lora_weights: false, r: 2, target_modules: ['q_proj', 'o_proj'] };
+    using adapter = attachMethods(model, [{ ...config, ...fields }], seed);
+    saveAdapter(model, adapter, join(dir.path, name), { base: 'b' });
+    return join(dir.path, name);
+  };
+  const said = (...adapters: string[]) => {
+    using stack = new DisposableStack();
+    for (const adapter of adapters) stack.use(loadAdapter(model, adapter));
+    return logitsOf(model, ids);
+  };
+  const pattern = { rank_pattern: { o_proj: 4 } };
+  const patterned = [saved('a', pattern, 1), saved('b', pattern, 2)];
+  combineAdapters(patterned, join(dir.path, 'linear'), { weights: [1, 0], how: 'linear' });
+  assert.ok(relativeError(said(join(dir.path, 'linear')), said(patterned[0]!)) <= 1e-5);
+  const apart = [saved('low', { layers_to_transform: [0] }, 3), saved('high', { layers_to_transform: [1] }, 4)];
+  combineAdapters(apart, join(dir.path, 'both'), { weights: [1, 1], how: 'linear' });
+  assert.ok(relativeError(said(join(dir.path, 'both')), said(...apart)) <= 1e-5);
+});
+
 test('updates of tables are weighed too, and the seed decides what dare drops', () => {
   using _ = scope();
   using dir = temporary();

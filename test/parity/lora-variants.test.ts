@@ -1,10 +1,10 @@
 /** LoRA's variants and every family and task that it goes on, against PEFT. */
 import assert from 'node:assert/strict';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { startEngine } from '../../src/engine/index.ts';
-import { loadAdapter, saveAdapter, taskOfAdapter } from '../../src/export/index.ts';
+import { combineAdapters, convertAdapter, loadAdapter, saveAdapter, taskOfAdapter } from '../../src/export/index.ts';
 import { alternate } from '../../src/methods/decompose.ts';
 import { attachMethods } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
@@ -35,7 +35,7 @@ const plain = goldensOf(/^(dora|lora|rslora|tokens|embed|tying|saved|loraplus)-/
 const rebased = goldensOf(/^(pissa|olora)-/);
 const counts = { logits: 0, gradients: 0, curves: 0, files: 0 };
 
-test('there is a golden for every variant', () => assert.deepEqual([plain.length, rebased.length], [27, 4]));
+test('there is a golden for every variant', () => assert.deepEqual([plain.length, rebased.length], [31, 4]));
 
 /** Where PEFT ties by two parameters over one storage, Graft has one: the other's gradient, turned round, is a part of its own. */
 const tiedKeys: Readonly<Record<string, string>> = {
@@ -214,6 +214,40 @@ test('a head that modules_to_save names as well is trained once', () => {
   assert.deepEqual(keys, ['score.weight']);
 });
 
+test('DoRA is refused for a table that shares its update with the head', () => {
+  using model = loadModel(golden('models', 'llama3'));
+  const fields = { target_modules: ['embed_tokens', 'v_proj'], ensure_weight_tying: true, use_dora: true };
+  assert.throws(() => attachMethods(model, [{ type: 'lora', ...fields }], 0), /use_dora cannot be had on an embedding/);
+});
+
+test('starts that leave the base as it is are read as plain LoRA; those that change it are not converted or combined', () => {
+  using _ = scope();
+  using folder = temporary();
+  const { dir, base, kind, rows } = readGolden('lora-bias-llama3');
+  const as = (name: string, fields: object) => {
+    const copy = join(folder.path, name);
+    cpSync(dir, copy, { recursive: true });
+    const file = join(copy, 'adapter_config.json');
+    const config = JSON.parse(readFileSync(file, 'utf8')) as object;
+    writeFileSync(file, JSON.stringify({ ...config, ...fields }));
+    return copy;
+  };
+  const said = (adapter: string) => {
+    using model = loadModel(base);
+    using _adapter = loadAdapter(model, adapter);
+    return logitsOfRows(model, kind, rows);
+  };
+  const plainly = said(dir);
+  assert.deepEqual(said(as('eva', { init_lora_weights: 'eva', eva_config: { rho: 2, tau: 0.99 } })), plainly);
+  assert.deepEqual(said(as('orthogonal', { init_lora_weights: 'orthogonal' })), plainly);
+  assert.throws(() => said(as('corda', { init_lora_weights: 'corda' })), /init_lora_weights/);
+  const rebasedToo = golden('peft', 'pissa-llama3');
+  const to = join(folder.path, 'out');
+  const why = /began with init_lora_weights: pissa/;
+  assert.throws(() => convertAdapter(rebasedToo, to, 'mlx'), why);
+  assert.throws(() => combineAdapters([rebasedToo, rebasedToo], to, { weights: [1, 1], how: 'linear' }), why);
+});
+
 test("DoRA's norms follow its update, whatever moves it: an optimizer's step or a write", () => {
   using _ = scope();
   const { base, dir, kind, rows } = readGolden('dora-embed-llama2');
@@ -314,5 +348,5 @@ function scopedGolden(name: string) {
 
 test('so much was compared', (t) => {
   t.diagnostic(JSON.stringify(counts));
-  assert.deepEqual(counts, { logits: 27 * 2 + 4 * 4, gradients: 385, curves: 29, files: 31 });
+  assert.deepEqual(counts, { logits: 31 * 2 + 4 * 4, gradients: 452, curves: 33, files: 35 });
 });

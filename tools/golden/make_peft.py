@@ -111,6 +111,10 @@ CASES = {
     "prefix-text-llama3": ("models/llama3", LM, lambda: prefix()),
     "prefix-text-qwen2": ("models/qwen2", LM, lambda: prefix()),
     "prefix-text-gpt2": ("families/gpt2", LM, lambda: prefix()),
+    "lora-allbias-bert-seqcls": ("families/bert-seqcls", CLS, lambda: lora(target_modules=["query", "value"], bias="all")),
+    "lora-allbias-gpt2": ("families/gpt2", LM, lambda: lora(fan_in_fan_out=True, target_modules=["c_attn"], bias="all")),
+    "saved-head-distilbert-seqcls": ("families/distilbert-seqcls", CLS, lambda: lora(target_modules=["q_lin", "v_lin"], modules_to_save=["pre_classifier", "classifier"])),
+    "tokens-head-llama2": ("models/llama2", LM, lambda: lora(target_modules=ATTENTION, trainable_token_indices={"embed_tokens": [5, 9], "lm_head": [40, 77, 9]})),
 }
 KIND = {LM: "lm", CLS: "class", TAGS: "tags", QA: "span", None: "image"}
 LENGTHS = [17, 4]
@@ -279,6 +283,11 @@ def save(model, directory, **more):
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def learned(model):
+    """Under bias="all" PEFT also frees the biases of modules that a copy stands in for: they learn nothing."""
+    return [(n, p) for n, p in model.named_parameters() if p.requires_grad and ".original_module." not in n]
+
+
 def evaluate(model, kind, rows, encoder):
     logits = []
     model.zero_grad()
@@ -288,7 +297,7 @@ def evaluate(model, kind, rows, encoder):
             l.backward()
             loss = l.detach()
         logits.append(y.detach())
-    return logits, loss, {key_of(n, encoder): p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+    return logits, loss, {key_of(n, encoder): p.grad.clone() for n, p in learned(model)}
 
 
 def loraplus(model):
@@ -383,7 +392,7 @@ def main():
         for row, y in zip(rows, logits):
             z = forward(again, kind, row)[0]
             assert torch.allclose(y, z, atol=2e-4 if mutates else 2e-5), (case, (y - z).abs().max())
-        trainable = {n: key_of(n, encoder) for n, p in truth.named_parameters() if p.requires_grad}
+        trainable = {n: key_of(n, encoder) for n, p in learned(truth)}
         saved = load_file(directory / "adapter_model.safetensors")
         absent = {k for k in trainable.values() if k not in saved}
         assert all(k.startswith("encoder.") for k in absent), absent
