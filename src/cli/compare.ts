@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from 'commander';
-import { page, readComparison, runComparison, table } from '../compare/index.ts';
+import { machines, page, readComparison, runComparison, table } from '../compare/index.ts';
 import { examples } from './shared.ts';
 
 export const compare = () =>
@@ -30,5 +30,5 @@ export const compare = () =>
       for (const row of [head, ...rows]) {
         console.log(row.map((cell, c) => (c === 0 ? cell.padEnd(widths[c]!) : cell.padStart(widths[c]!))).join('  '));
       }
-      console.log(`\n${picture}\n${data}`);
+      console.log(`\n${machines(results.outcomes)}\n\n${picture}\n${data}`);
     });

@@ -72,6 +72,12 @@ export function readComparison(file: string): Comparison {
     });
   }
   const { title, answers, text, methods, only, metric, loss } = parseWith(compareSchema, compare, place);
+  if (answers && metric) {
+    throw new GraftError('usage', 'answers are measured by accuracy', {
+      place: `${place}.metric`,
+      mend: 'Leave one of the two out',
+    });
+  }
   const presets = contenders({
     text,
     answers,

@@ -44,7 +44,10 @@ export function contenders({ text: own, answers, images }: Circumstances): Reado
     'seq-bn': { method: { type: 'bottleneck', config: 'seq_bn' }, train: { lr: 1e-3 } },
     'double-seq-bn': { method: { type: 'bottleneck', config: 'double_seq_bn' }, train: { lr: 1e-3 } },
     'par-bn': { method: { type: 'bottleneck', config: 'par_bn', reduction_factor: 16 }, train: { lr: 1e-3 } },
-    compacter: { method: { type: 'bottleneck', config: 'compacter' }, train: { lr: 3e-3 } },
+    compacter: {
+      method: { type: 'bottleneck', config: 'compacter', reduction_factor: 16 },
+      train: { lr: 3e-3 },
+    },
     prefix: {
       method: { type: 'prefix', ...virtual, ...(text ? { init_text: text } : { init_weights: 'zero' }) },
       train: { lr: text && !own ? 2e-2 : 1e-2 },

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { type Outcome, page, type Results, table } from './index.ts';
+import { machines, type Outcome, page, type Results, table } from './index.ts';
 
 const outcome = (name: string, metric: 'accuracy' | 'mse', value: number, trainable: number): Outcome => ({
   name,
@@ -17,6 +17,7 @@ const outcome = (name: string, metric: 'accuracy' | 'mse', value: number, traina
   peakMb: 500,
   size: 4000,
   seconds: 9,
+  machine: 'A, 2 threads, mixed',
 });
 
 const results = (outcomes: readonly Outcome[]): Results => ({
@@ -77,4 +78,13 @@ test('errors: the least is the best, and they are no shares', () => {
 test('losses of nothing and a single method draw too', () => {
   const html = page(results([outcome('lora', 'accuracy', 1, 500)]));
   assert.doesNotMatch(html, /NaN|Infinity|undefined/);
+});
+
+test('one machine is named alone, several with the methods that ran on each', () => {
+  const [lora, ia3, full] = ['lora', 'ia3', 'full'].map((name) => outcome(name, 'accuracy', 0.5, 10));
+  assert.equal(machines([lora!, ia3!]), 'Speed and time: A, 2 threads, mixed.');
+  const elsewhere = { ...ia3!, machine: 'B, 4 threads, float32' };
+  const told = machines([lora!, elsewhere, full!]);
+  assert.match(told, /lora, full on A, 2 threads, mixed; ia3 on B, 4 threads, float32\. Compare .* only within/);
+  assert.ok(page(results([lora!, elsewhere])).includes('ia3 on B, 4 threads, float32'));
 });

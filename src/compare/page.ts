@@ -46,6 +46,16 @@ export function table({ outcomes, loss }: Results): { head: string[]; rows: stri
   return { head, rows };
 }
 
+/** On what machine speed and time were measured; if on several, which methods on which, for those do not compare. */
+export function machines(outcomes: readonly Outcome[]): string {
+  const found = Map.groupBy(outcomes, ({ machine }) => machine);
+  const all = [...found].map(([machine, those]) =>
+    found.size === 1 ? machine : `${those.map(({ name }) => name).join(', ')} on ${machine}`,
+  );
+  const warned = found.size > 1 ? ' Compare speed and time only within a machine.' : '';
+  return `Speed and time: ${all.join('; ')}.${warned}`;
+}
+
 const style = `
 :root { color-scheme: light dark; --ink: #1d232b; --soft: #667180; --line: #dfe4ea; --page: #fff; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6eaef; --soft: #98a3b1; --line: #313943; --page: #14181d; } }
@@ -114,6 +124,7 @@ ${curves(lines, 'loss')}
 ${rows.map((row) => `<tr>${cells('td', row)}</tr>`).join('\n')}
 </tbody></table></div>
 ${failed.map(({ name, reason }) => `<p>${escaped(name)} came to no result: ${escaped(reason)}</p>`).join('\n')}
+<p>${escaped(machines(outcomes))}</p>
 <p>trained: parameters that learn. kept: what has to be stored for the task beside the base. peak: resident memory of the process.</p>
 </body></html>
 `;

@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, wri
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { GraftError, packageRoot } from '../base/index.ts';
+import { processor } from '../engine/index.ts';
 import { Session } from '../session/index.ts';
 import type { Metric } from '../tasks/index.ts';
 import type { Recipe, TrainEvent, TrainResult } from '../train/index.ts';
@@ -23,6 +24,8 @@ export interface Outcome {
   /** Of what has to be kept for the task, in bytes. */
   readonly size: number;
   readonly seconds: number;
+  /** Where speed and time were measured: processor, threads, precision. A comparison may go on elsewhere. */
+  readonly machine: string;
 }
 
 /** A method that came to no result, and why. */
@@ -172,6 +175,7 @@ async function learn(name: string, recipe: Recipe, dir: string, tell: (line: str
     peakMb: result.peak_rss_mb,
     size: sizeOf(result.adapter),
     seconds: result.seconds,
+    machine: `${processor().model}, ${start!.threads} threads, ${start!.precision}`,
     made: result.adapter,
   };
 }

@@ -39,7 +39,7 @@ export const adaloraConfig = z
       .positive()
       .nullish()
       .describe('Steps that the schedule counts with. Default: those of the run.'),
-    lora_alpha,
+    lora_alpha: lora_alpha.describe('α: the update is scaled by α / init_r.'),
     lora_dropout,
     target_modules,
     exclude_modules,
@@ -55,7 +55,9 @@ export const adaloraConfig = z
       .nullish()
       .describe('Which ranks are left, by the key of E: of an adapter whose ranks are cut already.'),
   })
-  .describe('LoRA that moves ranks to the layers that need them (arXiv 2303.10512). Fields and defaults are PEFT’s.');
+  .describe(
+    'LoRA that moves ranks to the layers that need them (arXiv 2303.10512). Fields and defaults are PEFT’s; target_modules that are not given are those of LoRA.',
+  );
 
 type AdaLoraConfig = z.infer<typeof adaloraConfig>;
 

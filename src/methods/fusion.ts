@@ -72,6 +72,7 @@ export const fusion: Method<FusionConfig> = {
     if (weights.length !== config.adapters.length) {
       throw new GraftError('usage', `${weights.length} weights for ${config.adapters.length} adapters`, {
         place: 'weights',
+        mend: 'Give one for each adapter',
       });
     }
     const total = weights.reduce((a, b) => a + b, 0);

@@ -123,6 +123,7 @@ export const ia3: Method<Ia3Config> = {
       if (odd !== undefined)
         throw new GraftError('usage', `feedforward_modules names '${odd}', which target_modules does not`, {
           place: 'feedforward_modules',
+          mend: 'Name it under target_modules too',
         });
     }
 

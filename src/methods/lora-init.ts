@@ -80,7 +80,10 @@ export function requireStarts(
     if (table) return;
     const { format } = ownHeld(layers[i]!);
     if (rank > Math.min(inside, outside))
-      throw new GraftError('usage', `'${path}' is ${outside}×${inside}, which has no ${rank} directions`, { place });
+      throw new GraftError('usage', `'${path}' is ${outside}×${inside}, which has no ${rank} directions`, {
+        place,
+        mend: `Give r: ${Math.min(inside, outside)} or less, or leave it out of target_modules`,
+      });
     if (start !== 'loftq') {
       if (format < 0) return;
       throw new GraftError('usage', `'${path}' is packed, and ${start} takes a part out of its weight`, {

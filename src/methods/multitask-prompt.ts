@@ -42,7 +42,11 @@ function sourceValues(config: MultitaskConfig): Tensor[] {
   const { prompt_tuning_init: init, prompt_tuning_init_state_dict_path: path, prompt_tuning_init_task: task } = config;
   const place = 'prompt_tuning_init_state_dict_path';
   const found = path && statSync(path, { throwIfNoEntry: false });
-  if (!found) throw new GraftError('usage', `${init} needs a saved adapter, and there is none at '${path}'`, { place });
+  if (!found)
+    throw new GraftError('usage', `${init} needs a saved adapter, and there is none at '${path}'`, {
+      place,
+      mend: 'Name the directory of a multitask-prompt adapter',
+    });
   using source = openSafetensors(found.isDirectory() ? join(path, 'adapter_model.safetensors') : path);
   const read = (name: string) => {
     const entry = source.entries.get(name);

@@ -16,7 +16,11 @@ const pTuningConfig = z
       .enum(['MLP', 'LSTM'])
       .default('MLP')
       .describe('Encoder: three linear layers, or a bidirectional LSTM and two linear layers.'),
-    encoder_hidden_size: z.int().positive().nullish().describe('Width inside the encoder. Default: C of the model.'),
+    encoder_hidden_size: z
+      .int()
+      .positive()
+      .nullish()
+      .describe('Width inside the encoder. Default: the width of the model.'),
     encoder_num_layers: z.int().positive().default(2).describe('Layers of the LSTM.'),
     encoder_dropout: z
       .number()

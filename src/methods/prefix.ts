@@ -29,7 +29,7 @@ export const prefixConfig = z
       .int()
       .positive()
       .nullish()
-      .describe('Width inside the perceptron of prefix_projection. Default: K·D of the model.'),
+      .describe('Width inside the perceptron of prefix_projection. Default: the number of key heads times their size.'),
     init_weights: z
       .literal('zero')
       .nullish()

@@ -84,7 +84,10 @@ export async function evaluateJob(args: EvaluateArgs) {
   );
   const speaks = task.head.name === 'causal-lm';
   if (args.labels && !speaks) {
-    throw new GraftError('usage', `the labels of ${task.head.name} are those of its head`, { place: '--labels' });
+    throw new GraftError('usage', `the labels of ${task.head.name} are those of its head`, {
+      place: '--labels',
+      mend: 'Leave --labels out',
+    });
   }
   const { loss, units, metrics, confusion } = explained(() => measure(model, task, batches, rows));
   const result = {
@@ -153,7 +156,7 @@ function question(
   const answer = labels.findIndex((label) => label.trim() === said);
   if (answer < 0) {
     const problem = `the answer '${String(said).slice(0, 40)}' is none of the labels ${labels.join(', ')}`;
-    throw new GraftError('input', problem, { place });
+    throw new GraftError('input', problem, { place, mend: 'Name every answer of the rows as a label' });
   }
   return { prompt, answer };
 }

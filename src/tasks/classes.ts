@@ -14,8 +14,12 @@ type Kind = 'single' | 'several' | 'number';
 const kindOf = ({ labels, multiLabel }: TaskHead): Kind =>
   multiLabel ? 'several' : labels.length === 1 ? 'number' : 'single';
 
-/** The target of a row with this label. @throws GraftError 'input' for one that the head does not have, or of another kind */
-export function targetOf(label: Label, head: TaskHead, place: string): number[] {
+/**
+ * The target of a row with this label.
+ * @param ofIds the row came as token ids: of several classes it has a 0 or 1 for each, whatever they are called
+ * @throws GraftError 'input' for one that the head does not have, or of another kind
+ */
+export function targetOf(label: Label, head: TaskHead, place: string, ofIds = false): number[] {
   const kind = kindOf(head);
   const list = [label].flat() as (string | number)[];
   const wrong = (wanted: string) =>
@@ -29,8 +33,9 @@ export function targetOf(label: Label, head: TaskHead, place: string): number[] 
     if (Array.isArray(label)) throw wrong('one class');
     return [classOf(list[0]!, head, place)];
   }
-  // As ids come with them: a 0 or 1 for every class.
-  if (list.length === head.labels.length && list.every((one) => one === 0 || one === 1)) return list as number[];
+  const named = head.labels.includes('0') || head.labels.includes('1');
+  const each = list.length === head.labels.length && list.every((one) => one === 0 || one === 1);
+  if (each && (ofIds || !named)) return list as number[];
   const target = head.labels.map(() => 0);
   for (const one of list) target[classOf(one, head, place)] = 1;
   return target;

@@ -17,7 +17,7 @@ export const sequenceClassification = (head: TaskHead, options: TaskOptions): Ta
   rows(example, place, tools) {
     const { ids, types, cut } = conversationIds(example, place, tools) ?? textIds(example, head.name, place, tools);
     const label = tools.labelled ? requireLabel(labelOf(example), place) : undefined;
-    const target = label !== undefined && { target: targetOf(label, head, place) };
+    const target = label !== undefined && { target: targetOf(label, head, place, example.kind === 'tokens') };
     return { rows: [{ ids, ...(types && { types }), labels: new Int32Array(), place, example, ...target }], cut };
   },
 });

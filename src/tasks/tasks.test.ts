@@ -200,3 +200,11 @@ test('labels are found in the data', () => {
   });
   assert.deepEqual(labelsIn('token-classification', [ids([-100, 1])]), { labels: ['LABEL_0', 'LABEL_1'] });
 });
+
+test('several classes that are called 0 and 1 are names; elsewhere a 0 or 1 for each class is read as that', () => {
+  const head = (...labels: string[]): TaskHead => ({ name: 'sequence-classification', labels, multiLabel: true });
+  const target = (of: TaskHead, label: unknown) => [...made(of, { text: 'a', label }).rows[0]!.target!];
+  assert.deepEqual(target(head('0', '1'), [0, 1]), [1, 1]);
+  assert.deepEqual(target(head('0', '1'), [1, 0]), [1, 1]);
+  assert.deepEqual(target(head('a', 'b', 'c'), [1, 0, 1]), [1, 0, 1]);
+});

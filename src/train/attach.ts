@@ -30,7 +30,7 @@ export function attach(model: Model, modelPath: string, recipe: Recipe): Attache
   throw new GraftError(
     'mismatch',
     `the recipe's method is ${wanted}, and the adapter to begin from is ${adapter.method}`,
-    { place: recipe.adapter },
+    { place: recipe.adapter, mend: 'Name that method in the recipe, or begin from another adapter' },
   );
 }
 

@@ -67,7 +67,10 @@ export async function openCourses(recipe: Recipe, modelPath: string): Promise<Co
   const weightBytes = tensorBytes(...models.map(({ root }) => root));
   const adapter = made.use(attach(host, modelPath, recipe));
   if (adapter.parameters.size === 0) {
-    throw new GraftError('usage', 'there is nothing to train: all of it is frozen or averaged', { place: 'method' });
+    throw new GraftError('usage', 'there is nothing to train: all of it is frozen or averaged', {
+      place: 'method',
+      mend: 'Leave out train: false of one method, or give the recipe a task with a head',
+    });
   }
 
   const parameters = new Map(adapter.parameters);

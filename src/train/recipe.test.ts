@@ -27,6 +27,22 @@ test('paths are seen from the recipe, those given by hand from the working direc
   assert.equal(given.run.dir, '/elsewhere');
   assert.equal(given.adapter, resolve('a'));
   assert.equal(given.model, 'base.gguf');
+
+  const begun = dir.put(
+    'prompts.yaml',
+    text.replace(
+      '{ type: lora }',
+      '[{ type: multitask-prompt, num_virtual_tokens: 4, prompt_tuning_init_state_dict_path: first }, { type: lora, adapter: b }]',
+    ),
+  );
+  const start = 'prompt_tuning_init_state_dict_path';
+  const paths = ({ method }: { method: unknown }) => {
+    const [prompt, lora] = method as MethodChoice[];
+    return [prompt![start], lora!.adapter];
+  };
+  assert.deepEqual(paths(readRecipe(begun)), [join(dir.path, 'first'), join(dir.path, 'b')]);
+  const others = readRecipe(begun, [`method.0.${start}=first`, 'method.1.adapter=b']);
+  assert.deepEqual(paths(others), [resolve('first'), resolve('b')]);
 });
 
 test('a model beside the recipe is found from everywhere', () => {

@@ -35,7 +35,9 @@ const data = z.strictObject({
     .number()
     .positive()
     .optional()
-    .describe('Share of the training rows (below 1) or number of them that is kept for measuring.'),
+    .describe(
+      'Share of the training rows (below 1) or number of them that is kept for measuring; the windows of one question count as one.',
+    ),
   format: z
     .enum([
       'auto',
@@ -218,6 +220,8 @@ export function recipesOf({ tasks, ...common }: Recipe): [name: string | undefin
   ]);
 }
 
+const initPath = 'prompt_tuning_init_state_dict_path';
+
 /** Paths in a recipe are relative to the recipe's own folder; a model that is not there may be a hub id. */
 function resolved(recipe: Recipe, base: string): Recipe {
   const path = (p: string) => (isAbsolute(p) ? p : resolve(base, p));
@@ -232,6 +236,7 @@ function resolved(recipe: Recipe, base: string): Recipe {
   const choice = (given: MethodChoice): MethodChoice => ({
     ...given,
     ...(given.adapter !== undefined && { adapter: path(given.adapter) }),
+    ...(typeof given[initPath] === 'string' && { [initPath]: path(given[initPath]) }),
     ...(Array.isArray(given.adapters) && { adapters: given.adapters.map(path) }),
   });
   return {
@@ -244,7 +249,9 @@ function resolved(recipe: Recipe, base: string): Recipe {
   };
 }
 
-const pathField = /^(adapter|(tasks\.[^.]+\.)?data\.(train|eval)|run\.dir)$/;
+const pathField = new RegExp(
+  `^(adapter|method\\.(\\d+\\.)?(adapter|${initPath})|(tasks\\.[^.]+\\.)?data\\.(train|eval)|run\\.dir)$`,
+);
 
 /** A recipe given as an object, checked; paths are relative to `base`. @throws GraftError 'usage' with all mistakes */
 export function parseRecipe(value: unknown, place = 'recipe', base = process.cwd()): Recipe {

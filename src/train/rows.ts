@@ -102,10 +102,17 @@ export async function planRows(
   let heldOut: Row[] = [];
   if (examples.eval) heldOut = rowsFrom(examples.eval, data.eval!);
   else if (data.held_out) {
-    const parts = split(rows.length, data.held_out, train.seed);
-    heldOut = parts.heldOut.map((i) => rows[i]!);
-    const all = rows.length;
-    rows = parts.train.map((i) => rows[i]!);
+    // The windows of one long text stay on one side.
+    const groups: Row[][] = [];
+    for (const row of rows) {
+      const last = groups.at(-1);
+      if (last && row.example && last[0]!.example === row.example) last.push(row);
+      else groups.push([row]);
+    }
+    const parts = split(groups.length, data.held_out, train.seed);
+    heldOut = parts.heldOut.flatMap((i) => groups[i]!);
+    const all = groups.length;
+    rows = parts.train.flatMap((i) => groups[i]!);
     if (rows.length === 0 || heldOut.length === 0) {
       throw new GraftError(
         'usage',

@@ -113,6 +113,7 @@ test("a method's page shows its rows of a comparison, and those of full fine-tun
     peakMb: 500,
     size: 4000,
     seconds: 9,
+    machine: 'A, 2 threads, mixed',
   });
   const outcomes = [outcome('full', 'full', 0.5), outcome('dora', 'lora', 0.7), outcome('both', 'prompt + lora', 0.6)];
   const results: Results = {

@@ -184,6 +184,7 @@ export const methodCases: Readonly<Record<keyof typeof methods, MethodCases>> = 
       DoRA: { target_modules: 'all-linear', use_dora: true, r: 4 },
       'DoRA of a table, drop-out': { target_modules: ['embed_tokens', 'q_proj'], use_dora: true, lora_dropout: 0.2 },
       PiSSA: { target_modules: ['q_proj', 'down_proj'], init_lora_weights: 'pissa', r: 4 },
+      'PiSSA beside a table': { target_modules: ['embed_tokens', 'q_proj'], init_lora_weights: 'pissa', r: 4 },
       'PiSSA, sketched': { target_modules: ['k_proj'], init_lora_weights: 'pissa_niter_4', use_rslora: true, r: 3 },
       OLoRA: { target_modules: 'all-linear', init_lora_weights: 'olora', r: 4, rank_pattern: { o_proj: 2 } },
       LoftQ: { target_modules: 'all-linear', init_lora_weights: 'loftq', r: 4 },

@@ -107,6 +107,7 @@ test('a method that needs a head learns from the same conversations; one that fa
 test('mistakes: each one clear sentence', () => {
   const refused = (fields: Record<string, unknown>, sentence: RegExp) =>
     assertRefused(graft(dir, ['compare', write('wrong', fields)]), 2, sentence);
+  refused({ compare: { answers: ['a', 'b'], metric: 'f1' } }, /answers are measured by accuracy.*Leave one/);
   refused({ method: { type: 'lora' } }, /has no method of its own.*compare\.methods/);
   refused({ tasks: { a: {} } }, /compared on one task/);
   refused({ compare: { only: ['lora', 'prefix'], metric: 'f1' } }, /no metric 'f1'.*accuracy, f1_macro/);

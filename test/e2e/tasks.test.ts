@@ -147,6 +147,10 @@ test('answers in a context, with windows where it is long', async () => {
   const result = await train(bert, data, { task: 'question-answering', ...shape });
   const { of } = await measured(bert, result.adapter, data, { maxLength: 30, stride: 10 });
   assert.ok(of.exact_match!.value > 0.8 && of.f1!.count === 64, JSON.stringify(of));
+  // A question that is held out is so with all of its windows.
+  const half = { ...shape, data: { ...shape.data, held_out: 32 }, train: { epochs: 1 } };
+  const { eval_metrics } = await train(bert, data, { task: 'question-answering', ...half });
+  assert.equal(eval_metrics.find(({ name }) => name === 'exact_match')!.count, 32);
   const [first] = await predicted(bert, result.adapter, data);
   assert.equal(rows[0]!.context.slice(Number(first!.start)).startsWith(String(first!.answer)), true);
   await refused(
