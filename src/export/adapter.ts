@@ -28,7 +28,7 @@ import {
   storedByAdapterHub,
   writeAdapterHub,
 } from './adapterhub.ts';
-import { besideHead, taskOfAdapterHub } from './adapterhub-head.ts';
+import { besideHead, hasHead, taskOfAdapterHub } from './adapterhub-head.ts';
 import { fillPeft, headSizeOf, readPeftConfig, type SaveOptions, storedByPeft, taskNameOf, writePeft } from './peft.ts';
 
 /** `graft.json` of an adapter. */
@@ -99,7 +99,7 @@ export function saveAdapter(model: Model, adapter: Adapter | Attached, dir: stri
       if (folders) mkdirSync(to);
       const own = i === 0 ? head : new Map();
       if ((methods[part.method as keyof typeof methods] as Method<unknown>).adapterHub)
-        writeAdapterHub(model, part, own, to, options, nameFor(folders ? folders[i]! : dir));
+        writeAdapterHub(model, part, own, to, options, folders ? `${nameFor(dir)}_${i}` : nameFor(dir));
       else writePeft(model, part, own, to, options);
     });
     if (Object.keys(beside).length > 0) {
@@ -154,6 +154,9 @@ export function headFits(model: Model, dir: string): boolean {
   const exact = besideOf(dir).task;
   if (exact) return exact.name === name && JSON.stringify(exact.labels) === JSON.stringify(labels);
   const said = taskOfAdapter(dir);
+  const [first] = partsOf(dir) as [string];
+  // A head that is for no task of ours, as the one of a language model beside AdapterHub's adapter.
+  if (said.task === undefined && isAdapterHub(first) && hasHead(first)) return false;
   return (said.task ?? name) === name && (said.labels ?? labels).length === labels.length;
 }
 

@@ -20,6 +20,9 @@ export function openHead(dir: string): WeightSource | undefined {
   return name.endsWith('.bin') ? openTorch(join(dir, name)) : openSafetensors(join(dir, name));
 }
 
+/** Whether there is a head beside the adapter. */
+export const hasHead = (dir: string): boolean => existsSync(join(dir, 'head_config.json'));
+
 /** What AdapterHub says of a head of its own. */
 interface Own {
   readonly head_type?: string;
@@ -50,12 +53,13 @@ const ownTypes: Readonly<Record<string, TaskName>> = {
 
 /** The task and the labels of the head beside an adapter, where there is one. */
 export function taskOfAdapterHub(dir: string): { task?: TaskName; labels?: string[] } {
-  if (!existsSync(join(dir, 'head_config.json'))) return {};
+  if (!hasHead(dir)) return {};
   const { own, label2id, model_class } = facts(dir);
   const ids = (own?.label2id ?? label2id) as Record<string, number> | null;
   const task = own ? ownTypes[own.head_type ?? ''] : classes.find(([name]) => name.test(String(model_class)))?.[1];
+  if (!task) return {};
   return {
-    ...(task && { task }),
+    task,
     ...(ids && { labels: Object.keys(ids).sort((a, b) => ids[a]! - ids[b]!) }),
   };
 }
@@ -129,7 +133,9 @@ export function writeHead(
 ): void {
   if (head.size === 0) return;
   const label2id = Object.fromEntries(model.task.labels.map((label, i) => [label, i]));
-  const own = { config: null, name: null, label2id, num_labels: model.task.labels.length };
+  // Of the model as transformers has it, whatever class the adapter is for.
+  const { architecture: model_class } = model;
+  const own = { config: null, name: null, label2id, num_labels: model.task.labels.length, model_class };
   writeFileSync(join(work, 'head_config.json'), about(own));
   writeSafetensors(join(work, fileNames[0]), [...head].map(entryOf));
 }

@@ -61,8 +61,11 @@ const layouts: Readonly<Record<string, Layout>> = {
   vit: { base: 'vit', block: 'vit.encoder.layer.*', ...beside, output_adapter: 'output.output_adapters' },
 };
 
-const layoutOf = ({ sites, config }: Model): Layout =>
-  layouts[String(config.model_type)] ?? { base: sites.block.split('.')[0]!, block: sites.block, ...beside };
+/** The Llama family is `model`, or `transformer` where a class of transformers calls it so; alone it is as under a head. */
+const layoutOf = ({ sites, config }: Model): Layout => {
+  const base = sites.block.startsWith('transformer.') ? 'transformer' : 'model';
+  return layouts[String(config.model_type)] ?? { base, block: `${base}.layers.*`, ...beside };
+};
 
 /** The name of a parameter in the file. */
 function fileKey(layout: Layout, name: string, key: string): string {
@@ -110,6 +113,18 @@ const oldNames: Readonly<Record<string, string>> = {
   scaled_parallel: 'scaled_par_bn',
 };
 
+/** Fields as files of older releases have them (adapters/configuration/adapter_config.py, adapters/utils.py ACTIVATION_RENAME). */
+function olderFields({ invertible_adapter: inv, ...fields }: Record<string, unknown>, release: unknown) {
+  const nested = inv as { block_type: string; reduction_factor: number } | null | undefined;
+  if (nested)
+    Object.assign(fields, { inv_adapter: nested.block_type, inv_adapter_reduction_factor: nested.reduction_factor });
+  if (release === undefined) {
+    if (fields.non_linearity === 'gelu') fields.non_linearity = 'gelu_new';
+    else if (fields.non_linearity === 'gelu_orig') fields.non_linearity = 'gelu';
+  }
+  return fields;
+}
+
 /** A saved adapter's method, config and base. @throws GraftError 'input' for methods and fields that Graft does not read */
 export function readAdapterHubConfig(dir: string): {
   method: 'bottleneck' | 'fusion';
@@ -119,7 +134,8 @@ export function readAdapterHubConfig(dir: string): {
 } {
   const fused = existsSync(join(dir, configNames[1]));
   const place = join(dir, configNames[fused ? 1 : 0]);
-  const { config: raw, model_name: base, name, model_class, adapter_names, graft } = readJsonObject(place);
+  const file = readJsonObject(place);
+  const { config: raw, model_name: base, name, model_class, adapter_names, graft, version: release } = file;
   const facts = { base: typeof base === 'string' ? base : undefined, name: String(name ?? basename(dir)) };
   if (fused) {
     const names = Array.isArray(adapter_names) ? adapter_names.map(String) : facts.name.split(',');
@@ -142,9 +158,8 @@ export function readAdapterHubConfig(dir: string): {
     return { method: 'bottleneck', config: parseWith(methods.bottleneck.config, config, place, 'input'), ...facts };
   }
   // Its own classes undo the invertible block before the head; those of transformers that it wraps do not.
-  const inverse_before_head =
-    Boolean(raw && (raw as { inv_adapter?: unknown }).inv_adapter) && /AdapterModel$/.test(String(model_class));
-  const { architecture = null, ...fields } = (raw ?? {}) as Record<string, unknown>;
+  const { architecture = null, ...fields } = olderFields((raw ?? {}) as Record<string, unknown>, release);
+  const inverse_before_head = Boolean(fields.inv_adapter) && /(AdapterModel|ModelWithHeads)$/.test(String(model_class));
   if (architecture !== null) {
     throw new GraftError('input', `this is AdapterHub's ${architecture}, which Graft does not put on a model`, {
       place,
@@ -184,10 +199,11 @@ export function fillAdapterHub(
     using source = openWeights(dir, mixed ? 'fusion' : 'adapter');
     const named = fileNames(model, name, adapter);
     const { base } = layoutOf(model);
-    // Saved from a model without a head, keys begin below the base.
-    const bare = ![...source.entries.keys()].some((key) => key.startsWith(`${base}.`));
-    const wanted = bare ? new Map([...named].map(([key, t]) => [key.slice(base.length + 1), t])) : named;
-    fill(source, wanted, dir);
+    // What the base is called in the file: nothing, where it was saved without a head.
+    const keys = [...source.entries.keys()];
+    const there = [base, 'model', 'transformer'].find((name) => keys.some((key) => key.startsWith(`${name}.`)));
+    const moved = (key: string) => (there ? `${there}.` : '') + key.slice(base.length + 1);
+    fill(source, new Map([...named].map(([key, t]) => [moved(key), t])), dir);
   }
   if (head) fillHead(model, dir, head);
 }

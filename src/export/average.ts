@@ -7,6 +7,9 @@ import { readJsonObject, requireNew, type WeightSource, writeDirectory, writeSaf
 import { nameFor, openAdapterHub, pythonJson, readAdapterHubConfig } from './adapterhub.ts';
 import { floats } from './matrix.ts';
 
+/** Fields that say how an adapter was trained, and nothing of what its weights mean. */
+const onlyTrained = new Set(['dropout', 'init_weights', 'init_weights_seed', 'stochastic_depth']);
+
 /**
  * Writes the mean of the adapters' weights into the new directory `out`.
  * @param weights one for each; they are divided by their sum
@@ -29,7 +32,9 @@ export function averageAdapters(dirs: readonly string[], weights: readonly numbe
     if (method !== 'bottleneck')
       throw new GraftError('usage', `the mean of a ${method} is not defined`, { place: dir });
     const fields = Object.keys(config as object) as (keyof typeof config)[];
-    const odd = fields.filter((field) => !isDeepStrictEqual(config![field], (first.config as typeof config)![field]));
+    const odd = fields.filter(
+      (field) => !onlyTrained.has(field) && !isDeepStrictEqual(config![field], (first.config as typeof config)![field]),
+    );
     if (odd.length > 0) {
       throw new GraftError(
         'usage',
@@ -43,7 +48,10 @@ export function averageAdapters(dirs: readonly string[], weights: readonly numbe
   }
   const name = nameFor(out);
   const renamed = (key: string, from: string) =>
-    key.replace(new RegExp(`\\.(adapters|invertible_adapters|shared_parameters)\\.${from}\\.`), `.$1.${name}.`);
+    key.replace(
+      new RegExp(`(^|\\.)(adapters|invertible_adapters|shared_parameters)\\.${RegExp.escape(from)}\\.`),
+      `$1$2.${name}.`,
+    );
   const opened: WeightSource[] = [];
   try {
     const sums = new Map<string, { shape: readonly number[]; values: Float64Array }>();

@@ -2,6 +2,8 @@
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { readJsonObject, type TensorToWrite, writeSafetensors } from '../io/index.ts';
+import type { TaskName } from '../nn/index.ts';
+import { taskOfAdapter } from './adapter.ts';
 import { pythonJson, version } from './adapterhub.ts';
 import { type Matrix, matrix, stacked } from './matrix.ts';
 import {
@@ -18,13 +20,16 @@ import {
   whole,
 } from './updates.ts';
 
+/** Releases that trained LoRA and IA3 as if alpha were r, whatever it said (adapters/loading.py `_fix_backward_compat`). */
+const ignoredAlpha = /^adapters\.(0\.|1\.0\.|1\.1\.0\.?(dev|a|b|rc))/;
+
 export const hubUpdates: Convertible = { read: readHub, write: writeHub };
 
 function readHub(dir: string): Said {
   if (existsSync(join(dir, 'adapter_fusion_config.json'))) {
     throw cannot('a fusion of bottleneck adapters has no other format', dir);
   }
-  const { config, name, model_name, model_type } = readJsonObject(join(dir, 'adapter_config.json'));
+  const { config, name, model_name, model_type, version: release } = readJsonObject(join(dir, 'adapter_config.json'));
   const c = (config ?? {}) as Record<string, unknown>;
   if (c.architecture !== 'lora') {
     const what = c.architecture ?? 'bottleneck adapter';
@@ -40,7 +45,8 @@ function readHub(dir: string): Said {
   }
   if (model_type === 'vit') throw cannot("AdapterHub's names of this family are not those that PEFT has today", dir);
   using source = openOne(dir, 'adapter.safetensors', 'pytorch_adapter.bin');
-  const [r, alpha] = [numberOf(c.r, 8), numberOf(c.alpha, 8)];
+  const r = numberOf(c.r, 8);
+  const alpha = ignoredAlpha.test(String(release)) ? r : numberOf(c.alpha, 8);
   const pairs: Pairs = new Map();
   const factors = new Map<string, Matrix>();
   for (const key of source.entries.keys()) {
@@ -66,7 +72,10 @@ function readHub(dir: string): Said {
 function headOf(dir: string): TensorToWrite[] {
   const file = join(dir, 'head_config.json');
   if (!existsSync(file)) return [];
-  if (readJsonObject(file).config) throw cannot("it has one of AdapterHub's own heads, which no other format has", dir);
+  const { config, model_class } = readJsonObject(file);
+  // The vocabulary's own, which AdapterHub does not train.
+  if (/(ForCausalLM|LMHeadModel|ForMaskedLM)$/.test(String(model_class))) return [];
+  if (config) throw cannot("it has one of AdapterHub's own heads, which no other format has", dir);
   using source = openOne(dir, 'model_head.safetensors', 'pytorch_model_head.bin');
   return [...source.entries.keys()].map((key) => kept(source, key, key));
 }
@@ -100,6 +109,13 @@ const hubFamilies = [
     attention: { 'attention.self.query': 'q', 'attention.self.key': 'k', 'attention.self.value': 'v' },
     mlp: { 'intermediate.dense': 'intermediate_lora', 'output.dense': 'output_lora' },
     class: 'BertForSequenceClassification',
+  },
+  {
+    type: 'distilbert',
+    path: /^distilbert\.transformer\.layer\.(\d+)\.(.+)$/,
+    attention: { 'attention.q_lin': 'q', 'attention.k_lin': 'k', 'attention.v_lin': 'v' },
+    mlp: { 'ffn.lin1': 'intermediate_lora', 'ffn.lin2': 'output_lora' },
+    class: 'DistilBertForSequenceClassification',
   },
   {
     type: 'gpt2',
@@ -161,20 +177,42 @@ function writeHub(said: Said, work: string, place: string, name: string): void {
     vera_d: null,
   };
   const facts = baseFacts(said.base);
+  const { task, labels } = said.head.length > 0 ? taskOfAdapter(place) : {};
+  const type = String(facts.model_type ?? (paths[0]!.startsWith('roberta.') ? 'roberta' : family.type));
   const about = {
-    model_type: facts.model_type ?? family.type,
+    model_type: type,
     model_name: said.base ?? null,
-    model_class: (facts.architectures as string[] | undefined)?.[0] ?? family.class,
+    // AdapterHub loads a head into a model of its class only.
+    model_class: classFor(type, task) ?? (facts.architectures as string[] | undefined)?.[0] ?? family.class,
     hidden_size: facts.hidden_size ?? facts.n_embd ?? null,
   };
   writeFileSync(join(work, 'adapter_config.json'), pythonJson({ ...about, name, config, version }));
   writeSafetensors(join(work, 'adapter.safetensors'), tensors);
   if (said.head.length === 0) return;
-  const labels = said.head.find(({ name }) => name.endsWith('.weight'))?.shape[0] ?? 0;
-  const label2id = Object.fromEntries(Array.from({ length: labels }, (_, i) => [`LABEL_${i}`, i]));
-  const headConfig = { ...about, name: null, config: null, label2id, num_labels: labels, version };
+  // The last of a head's layers is the one that says.
+  const size = said.head.filter(({ name }) => name.endsWith('.weight')).at(-1)?.shape[0] ?? 0;
+  const names = labels?.length === size ? labels : Array.from({ length: size }, (_, i) => `LABEL_${i}`);
+  const label2id = Object.fromEntries(names.map((label, i) => [label, i]));
+  const headConfig = { ...about, name: null, config: null, label2id, num_labels: size, version };
   writeFileSync(join(work, 'head_config.json'), pythonJson(headConfig));
   writeSafetensors(join(work, 'model_head.safetensors'), said.head);
+}
+
+const stems: Readonly<Record<string, string>> = {
+  ...{ llama: 'Llama', mistral: 'Mistral', gpt2: 'GPT2' },
+  ...{ bert: 'Bert', roberta: 'Roberta', 'xlm-roberta': 'XLMRoberta', distilbert: 'DistilBert' },
+};
+
+const suffixes: Partial<Record<TaskName, string>> = {
+  'sequence-classification': 'ForSequenceClassification',
+  'token-classification': 'ForTokenClassification',
+  'question-answering': 'ForQuestionAnswering',
+};
+
+/** The class of transformers that has a head for the task. */
+function classFor(type: string, task: TaskName | undefined): string | undefined {
+  const [stem, suffix] = [stems[type], task && suffixes[task]];
+  return stem && suffix && stem + suffix;
 }
 
 /** The base's config.json, where it is here. */

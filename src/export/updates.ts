@@ -105,7 +105,7 @@ export function alike(layers: ReadonlyMap<string, Update>): {
 }
 
 /** Whether a key of a model is of its task's head. */
-export const isHead = (key: string): boolean => /^(classifier|score|qa_outputs)\./.test(key);
+export const isHead = (key: string): boolean => /^(pre_classifier|classifier|score|qa_outputs)\./.test(key);
 
 /** A stored tensor as it is, under another name. */
 export function kept(source: WeightSource, stored: string, name: string): TensorToWrite {

@@ -139,5 +139,10 @@ export function innerWidth({ reduction_factor: by }: CompleteBottleneck, width: 
       mend: "Give a 'default' beside the layers",
     });
   }
-  return Math.max(1, Math.floor(width / value));
+  return Math.max(1, floorDivide(width, value));
+}
+
+/** a // b as Python has it, which for some factors is one less than the floor of a / b: 768 // 12.8 is 59. */
+export function floorDivide(a: number, b: number): number {
+  return Math.round((a - (a % b)) / b);
 }

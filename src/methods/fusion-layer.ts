@@ -20,7 +20,14 @@ export const fusionConfig = z
       .describe('The query is what the half-block gives, before sum and norm.'),
     residual_before: z.boolean().default(false).describe('The residual goes into keys and values, not around them.'),
     value_before_softmax: z.boolean().default(true).describe('The value matrix comes before the mixing, not after it.'),
-    dropout_prob: z.number().min(0).lt(1).nullish().describe('Share of the attention’s scores that is dropped.'),
+    dropout_prob: z
+      .number()
+      .min(0)
+      .lt(1)
+      .nullish()
+      .describe(
+        'Share of the attention’s scores that is dropped. Default: none, where AdapterHub takes the model’s own (0.1 in BERT).',
+      ),
     regularization: z
       .boolean()
       .nullish()

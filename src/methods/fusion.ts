@@ -17,7 +17,7 @@ import type { Adapter, Inside, Method, Tools } from './method.ts';
 type Child = Bottlenecks & { readonly name: string; readonly given: BottleneckConfig };
 
 /** The adapters with their saved values, not at work by themselves. */
-function children(model: Model, { adapters }: FusionConfig, tools: Tools): Child[] {
+function children(model: Model, { adapters, config: kind }: FusionConfig, tools: Tools): Child[] {
   const made: Child[] = [];
   try {
     for (const dir of adapters) {
@@ -39,7 +39,7 @@ function children(model: Model, { adapters }: FusionConfig, tools: Tools): Child
           mend: 'Mix adapters with the same mh_adapter, output_adapter and leave_out',
         });
       }
-      if (child.config.is_parallel) {
+      if (child.config.is_parallel && kind !== 'average') {
         throw new GraftError('usage', 'parallel adapters cannot be mixed: each reads the stream itself', {
           place: dir,
         });
@@ -76,6 +76,12 @@ export const fusion: Method<FusionConfig> = {
       });
     }
     const total = weights.reduce((a, b) => a + b, 0);
+    if (total === 0) {
+      throw new GraftError('usage', 'the weights come to 0, and a mean divides by that', {
+        place: 'weights',
+        mend: 'Give weights that do not cancel out',
+      });
+    }
     const mixed = children(model, config, tools);
     const parameters = new Map<string, Tensor>();
     const mixings = new Map<string, Mixing>();

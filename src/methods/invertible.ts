@@ -4,6 +4,7 @@
  * Keys and initial values are those of AdapterHub (methods/modeling.py NICECouplingBlock).
  */
 import { ops, type Tensor } from '../tensor/index.ts';
+import { floorDivide } from './bottleneck-config.ts';
 import type { Draws } from './draws.ts';
 
 export interface Coupling {
@@ -21,7 +22,7 @@ export function niceCoupling(draws: Draws, width: number, factor: number, act: (
   const first = Math.floor(width / 2);
   const second = width - first;
   const subnet = (name: string, from: number, to: number) => {
-    const inner = Math.floor(from / factor);
+    const inner = floorDivide(from, factor);
     const linear = (at: string, rows: number, columns: number) => {
       const weight = draws.normal([rows, columns], 0.02);
       const bias = draws.full([rows], 0);

@@ -25,7 +25,8 @@ export function headFor(
   const found = labelsIn(task, examples);
   const several = found?.multiLabel && { multiLabel: true };
   if (recipe.labels) return { task, labels: recipe.labels.map(String), ...several };
-  if (begun.labels) return { task, labels: begun.labels, ...(begun.multiLabel ? { multiLabel: true } : several) };
+  if (begun.labels && (begun.task ?? task) === task)
+    return { task, labels: begun.labels, ...(begun.multiLabel ? { multiLabel: true } : several) };
   if (own.name === task) return { task, labels: own.labels, ...(own.multiLabel ? { multiLabel: true } : several) };
   if (found) return { task, ...found };
   throw new GraftError('input', `the rows have no labels for ${task}`, {
