@@ -1,4 +1,5 @@
 import { Option } from 'commander';
+import { formatNames } from '../data/index.ts';
 import { taskNames } from '../nn/index.ts';
 import { Session } from '../session/index.ts';
 import { count, countOrNone, examples, logLine, onModel } from './shared.ts';
@@ -11,6 +12,9 @@ export const onRows = (name: string, description: string, data: string) =>
       new Option('--task <name>', 'what the model is for; default: what the adapter or the checkpoint says').choices(
         taskNames,
       ),
+    )
+    .addOption(
+      new Option('--format <name>', 'format of the rows; default: found out of their fields').choices(formatNames),
     )
     .option('--max-length <n>', 'tokens of a row; what is longer is cut, or goes on in another window', count, 1024)
     .option('--stride <n>', 'tokens that two windows of one context share', countOrNone, 128);

@@ -43,7 +43,7 @@ export function contenders({ text: own, answers, images }: Circumstances): Reado
     ia3: { method: { type: 'ia3' }, train: { lr: 1e-2 } },
     'seq-bn': { method: { type: 'bottleneck', config: 'seq_bn' }, train: { lr: 1e-3 } },
     'double-seq-bn': { method: { type: 'bottleneck', config: 'double_seq_bn' }, train: { lr: 1e-3 } },
-    'par-bn': { method: { type: 'bottleneck', config: 'par_bn', reduction_factor: 16 }, train: { lr: 1e-3 } },
+    'par-bn': { method: { type: 'bottleneck', config: 'par_bn', reduction_factor: 16 }, train: { lr: 3e-4 } },
     compacter: {
       method: { type: 'bottleneck', config: 'compacter', reduction_factor: 16 },
       train: { lr: 3e-3 },

@@ -115,18 +115,19 @@ export async function runComparison(comparison: Comparison, tell: (line: string)
       tell(`${name}: ${shown(known.metric)} (from before)`);
       continue;
     }
-    let learned: Learned;
+    let outcome: Outcome;
     try {
-      learned = await learn(name, recipe, dir, tell);
+      const { made, ...costs } = await learn(name, recipe, dir, tell);
+      outcome = keep(file, key, { ...costs, metric: await measure(recipe, comparison, made) });
     } catch (error) {
+      // What is asked for is not to be had of any method.
+      if (error instanceof GraftError && error.kind === 'usage') throw error;
       // One method that cannot be had here, or that diverges, does not take the evening's others with it.
       const reason = (error as Error).message;
       failed.push({ name, reason });
       tell(`${name}: failed: ${reason}`);
       continue;
     }
-    const { made, ...costs } = learned;
-    const outcome = keep(file, key, { ...costs, metric: await measure(recipe, comparison, made) });
     outcomes.push(outcome);
     const { metric, tokensPerSecond, peakMb } = outcome;
     tell(`${name}: ${shown(metric)}, ${tokensPerSecond.toFixed(0)} tokens/s, ${peakMb.toFixed(0)} MB`);
@@ -187,12 +188,15 @@ const writes = ({ task = 'causal-lm' }: Recipe) => task === 'causal-lm';
 async function measure(recipe: Recipe, { answers, metric }: Comparison, made?: string) {
   const chosen = writes(recipe) ? answers : undefined;
   const whole = made !== undefined && [recipe.method].flat().some(({ type }) => type === 'full');
+  const { format } = recipe.data;
   // A session of its own: the next method trains with all of the memory.
   await using session = new Session();
   const rows = {
     model: whole ? made : recipe.model,
     ...(made && !whole && { adapter: made }),
     data: recipe.data.eval!,
+    ...(format !== 'auto' && format !== 'batches' && { format }),
+    trainOn: recipe.data.train_on,
     maxLength: recipe.data.max_length,
     stride: recipe.data.stride,
     quantize: whole ? 'none' : recipe.quantize,

@@ -57,18 +57,21 @@ type Content =
       readonly pairIds?: readonly number[];
     };
 
-export type Format =
-  | 'messages'
-  | 'sharegpt'
-  | 'prompt-completion'
-  | 'alpaca'
-  | 'text'
-  | 'labelled'
-  | 'pairs'
-  | 'tags'
-  | 'question'
-  | 'image'
-  | 'tokens';
+export const formatNames = [
+  'messages',
+  'sharegpt',
+  'prompt-completion',
+  'alpaca',
+  'text',
+  'labelled',
+  'pairs',
+  'tags',
+  'question',
+  'image',
+  'tokens',
+] as const;
+
+export type Format = (typeof formatNames)[number];
 
 const part = z.union([z.string(), z.array(z.looseObject({ type: z.literal('text'), text: z.string() })), z.null()]);
 const message = z.looseObject({ role: z.string(), content: part.default('') });

@@ -33,7 +33,7 @@ for (const name of cases) {
       assert.deepEqual([got.height, got.width, got.channels], want.shape, key);
       assert.deepEqual(got.data, want.bytes(), key);
       levelsCompared += got.data.length;
-      const error = relativeError(processor.numbers(image), numbers(tensors.get(key.replace('image', 'pixels'))!));
+      const error = relativeError(processor.numbers(got), numbers(tensors.get(key.replace('image', 'pixels'))!));
       assert.ok(error <= tolerance.pixels, `${key} differs by ${error}`);
       assert.deepEqual(processor.size, { height: want.shape[0], width: want.shape[1] });
     }
@@ -73,7 +73,7 @@ test('images that cannot be read say why', async () => {
   assert.throws(() => asked({ resample: 7 }), /resample 7 is not one of 0, 1, 2, 3/);
   assert.throws(() => asked({ size: { shortest_edge: 224 } }), /size/);
   const small = { width: 4, height: 4, channels: 3, data: new Uint8Array(48) };
-  assert.throws(() => asked({ do_resize: false, do_center_crop: true, crop_size: 9 }).numbers(small), /does not fit/);
+  assert.throws(() => asked({ do_resize: false, do_center_crop: true, crop_size: 9 }).levels(small), /does not fit/);
 });
 
 test('folders are labels', () => {

@@ -173,8 +173,8 @@ export interface ImageProcessor {
   readonly size: { readonly height: number; readonly width: number } | undefined;
   /** Converted, resized and cut, still in whole levels. */
   levels(image: Image): Image;
-  /** Numbers [channels, height, width]. */
-  numbers(image: Image): Float32Array;
+  /** Numbers [channels, height, width] of levels that are prepared. */
+  numbers(levels: Image): Float32Array;
 }
 
 /**
@@ -206,8 +206,7 @@ export function imageProcessorOf(dir: string, channels: 1 | 3 = 3): ImageProcess
     channels,
     size: crop ?? resized,
     levels,
-    numbers(image) {
-      const { width, height, data } = levels(image);
+    numbers({ width, height, data }) {
       const [n, numbers] = [width * height, new Float32Array(data.length)];
       for (let c = 0; c < channels; c++) {
         const [m, s] = [mean[c] ?? mean[0]!, std[c] ?? std[0]!];

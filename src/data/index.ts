@@ -11,6 +11,7 @@ export {
   type Answer,
   type Example,
   type Format,
+  formatNames,
   type Label,
   type Message,
   ofTask,

@@ -69,6 +69,16 @@ const twoRows = [
   'AAAKEBAABQQVIx',
 ].join('');
 
+test('JSON and CSV that are not UTF-8 are refused rather than guessed', async () => {
+  for (const [name, text] of [
+    ['latin.csv', 'text,label\ncaf\xe9,ham\n'],
+    ['latin.json', '[{"text":"caf\xe9"}]'],
+  ] as const) {
+    writeFileSync(join(dir, name), Buffer.from(text, 'latin1'));
+    await assert.rejects(readRecords(join(dir, name)), /no UTF-8 text.*Save it as UTF-8/s);
+  }
+});
+
 test('Parquet: lists and records, 64-bit integers as numbers', async () => {
   assert.deepEqual(await values(file('two.parquet', Buffer.from(twoRows, 'base64'))), [
     { ids: [1, 2, 3], messages: [{ role: 'user', content: 'é' }] },

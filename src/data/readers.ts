@@ -101,8 +101,18 @@ async function jsonLines(file: string): Promise<RawRecord[]> {
   return records;
 }
 
+/** A whole file as text, without its byte order mark. @throws GraftError 'input' where it is no UTF-8 */
+function textOf(file: string): string {
+  const bytes = readFileSync(file);
+  try {
+    return utf8.decode(bytes);
+  } catch (cause) {
+    throw new GraftError('input', 'the file is no UTF-8 text', { place: file, mend: 'Save it as UTF-8', cause });
+  }
+}
+
 async function json(file: string): Promise<RawRecord[]> {
-  const value = parseJson(readFileSync(file, 'utf8').replace(/^\uFEFF/, ''), file);
+  const value = parseJson(textOf(file), file);
   const list = Array.isArray(value) ? value : (value as { data?: unknown } | null)?.data;
   if (!Array.isArray(list))
     throw new GraftError('input', 'the file must hold a list of rows, or an object with such a list under data', {
@@ -112,10 +122,10 @@ async function json(file: string): Promise<RawRecord[]> {
 }
 
 async function csv(file: string): Promise<RawRecord[]> {
+  const content = textOf(file);
   const { parse } = await import('csv-parse/sync'); // here, so that who reads no CSV does not load it
   try {
-    const rows = parse(readFileSync(file), {
-      bom: true,
+    const rows = parse(content, {
       columns: true,
       info: true,
       skip_empty_lines: true,

@@ -190,7 +190,11 @@ function writeHub(said: Said, work: string, place: string, name: string): void {
   writeSafetensors(join(work, 'adapter.safetensors'), tensors);
   if (said.head.length === 0) return;
   // The last of a head's layers is the one that says.
-  const size = said.head.filter(({ name }) => name.endsWith('.weight')).at(-1)?.shape[0] ?? 0;
+  const size =
+    said.head
+      .filter(({ name }) => /^(?!pre_).*\.weight$/.test(name))
+      .sort((a, b) => (a.name < b.name ? -1 : 1))
+      .at(-1)?.shape[0] ?? 0;
   const names = labels?.length === size ? labels : Array.from({ length: size }, (_, i) => `LABEL_${i}`);
   const label2id = Object.fromEntries(names.map((label, i) => [label, i]));
   const headConfig = { ...about, name: null, config: null, label2id, num_labels: size, version };

@@ -62,6 +62,9 @@ export function ggufLlamaConfig(metadata: GgufMetadata, has: (name: string) => b
   const heads = required('attention.head_count');
   const tokens = metadata.get('tokenizer.ggml.tokens') as readonly string[] | undefined;
   const scaling = metadata.get(`${architecture}.rope.scaling.type`);
+  if (scaling !== undefined && scaling !== 'none' && scaling !== 'linear') {
+    throw new GraftError('input', `positions are scaled by '${String(scaling)}', which Graft does not have`);
+  }
   const theta = optional('rope.freq_base') ?? 10_000;
   const window = optional('attention.sliding_window');
   return {

@@ -1,10 +1,10 @@
 /** Whose head a model has: the checkpoint's, or a new one for classes that the checkpoint does not know. */
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { cpSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { tinyVit } from '../../test/samples/tiny.ts';
-import { numbers, temporary } from '../../test/support.ts';
+import { golden, numbers, temporary } from '../../test/support.ts';
 import { startEngine } from '../engine/index.ts';
 import { readJsonObject } from '../io/index.ts';
 import { moduleAt } from '../nn/index.ts';
@@ -35,4 +35,12 @@ test('a head is made new for other classes, and for as many of other names; name
     assert.equal(made.length, 32 * labels.length);
     assert.notDeepEqual(made.subarray(0, 128), stored, labels.join());
   }
+});
+
+test('a head that gives several numbers at a time is refused rather than read as classes', () => {
+  using dir = temporary();
+  cpSync(golden('families', 'bert-seqcls'), dir.path, { recursive: true });
+  const file = join(dir.path, 'config.json');
+  writeFileSync(file, JSON.stringify({ ...readJsonObject(file), problem_type: 'regression' }));
+  assert.throws(() => loadModel(dir.path), /gives 3 numbers at a time/);
 });

@@ -238,7 +238,7 @@ class Decoder extends Module {
 /** The decoder with the head of its task. */
 class WithHead extends Module {
   model?: Decoder;
-  /** transformers' name of the decoder where answers are looked for. */
+  /** transformers' name of the decoder where answers are looked for, but for Mistral. */
   transformer?: Decoder;
   lm_head?: LinearLayer;
   score?: LinearLayer;
@@ -247,7 +247,7 @@ class WithHead extends Module {
   constructor(w: Weights, config: Config, { name, labels }: TaskHead, decoder: Decoder) {
     super();
     const width = config.hidden_size;
-    this[name === 'question-answering' ? 'transformer' : 'model'] = decoder;
+    this[name === 'question-answering' && config.model_type !== 'mistral' ? 'transformer' : 'model'] = decoder;
     if (name === 'question-answering') this.qa_outputs = w.head('qa_outputs', labels.length, width, true);
     else if (name !== 'causal-lm') this.score = w.head('score', labels.length, width, name === 'token-classification');
     else if (config.tie_word_embeddings) this.lm_head = w.tied('lm_head', decoder.embed_tokens);

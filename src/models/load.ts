@@ -8,7 +8,7 @@ import type { Family } from './family.ts';
 import { requireMemory } from './memory.ts';
 import { type Stored, StoredReader } from './reader.ts';
 import { families } from './registry.ts';
-import { sentenceSettings } from './sentence.ts';
+import { sentenceLength, sentenceSettings } from './sentence.ts';
 import { type HeadOptions, LoadedWeights, type LoadOptions } from './weights.ts';
 
 /**
@@ -40,6 +40,8 @@ export function loadModels(path: string, heads: readonly HeadOptions[], options:
         weights.fresh = []; // a new head's first values are those that it would have alone
         weights.renamed = areRenamed(task.labels, config) ? task.labels.length : undefined;
         const model = modelFor(task.name === 'embedding' ? { ...task, ...sentenceSettings(path) } : task);
+        const most = task.name === 'embedding' ? sentenceLength(path) : undefined;
+        if (most !== undefined) model.contextLength = Math.min(model.contextLength, most);
         model.stored = (at, layer) => storedWeight(path, model.fileKey?.(at) ?? at, layer);
         if (task.labels.length === 0) unlabelled.set(task.name, model);
         return model;
@@ -101,6 +103,17 @@ function taskOf(family: Family, config: Record<string, unknown>, options: HeadOp
         .sort(([a], [b]) => Number(a) - Number(b))
         .map(([, label]) => label)
     : Array.from({ length: count }, (_, i) => `LABEL_${i}`);
+  if (
+    config.problem_type === 'regression' &&
+    !options.labels &&
+    stored.length > 1 &&
+    name === 'sequence-classification'
+  ) {
+    throw new GraftError('input', `the head gives ${stored.length} numbers at a time, which Graft does not have`, {
+      place: 'config.json, problem_type',
+      mend: 'Name one label under labels for a new head of one number',
+    });
+  }
   const several = options.multiLabel ?? (config.problem_type === 'multi_label_classification' && !options.labels);
   return { name, labels: options.labels ?? stored, ...(several && { multiLabel: true }) };
 }

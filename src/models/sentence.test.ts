@@ -55,6 +55,15 @@ test('pooling and normalisation are those that sentence-transformers would use',
   }
 });
 
+test('a sentence has no more tokens than sentence_bert_config.json says', () => {
+  using dir = temporary();
+  cpSync(golden('families', 'bert'), dir.path, { recursive: true });
+  files(dir.path, { 'sentence_bert_config.json': { max_seq_length: 16, do_lower_case: false } });
+  using vectors = loadModel(dir.path, { task: 'embedding' });
+  using classes = loadModel(dir.path, { task: 'sequence-classification' });
+  assert.deepEqual([vectors.contextLength, classes.contextLength > 16], [16, true]);
+});
+
 test('each pooling is what its name says, row by row, and vectors have the length 1 where asked', () => {
   using _ = scope();
   const tokens = packTokens([

@@ -38,6 +38,13 @@ export function sentenceSettings(dir: string): Pick<TaskHead, 'pooling' | 'norma
   return settings;
 }
 
+/** Tokens of a sentence at most, as sentence_bert_config.json of the directory says; undefined where it does not. */
+export function sentenceLength(dir: string): number | undefined {
+  const place = join(dir, 'sentence_bert_config.json');
+  const { max_seq_length: most } = existsSync(place) ? readJsonObject(place) : {};
+  return typeof most === 'number' ? most : undefined;
+}
+
 function poolingOf(place: string): Pooling {
   const config = readJsonObject(place);
   const on = Object.entries(config).filter(([key, value]) => key.startsWith('pooling_mode_') && value === true);

@@ -58,7 +58,7 @@ export interface Model extends Disposable {
   /** Numbers in the base's weights, tied ones once. */
   readonly parameters: number;
   /** Positions that the model was trained for. */
-  readonly contextLength: number;
+  contextLength: number;
   /** Families that see: `PackedTokens.pixels` of this shape. */
   readonly image?: ImageShape;
   /** The checkpoint's key of a tensor, where transformers names modules otherwise than their files (ViT). */

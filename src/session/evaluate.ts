@@ -1,5 +1,14 @@
 import { GraftError } from '../base/index.ts';
-import { ChatTemplate, type Example, ofTask, readRecords, type Tokenizer, toExample } from '../data/index.ts';
+import {
+  ChatTemplate,
+  type Example,
+  type Format,
+  ofTask,
+  type RowOptions,
+  readRecords,
+  type Tokenizer,
+  toExample,
+} from '../data/index.ts';
 import { scoreChoices } from '../generate/index.ts';
 import { resolveModel } from '../io/index.ts';
 import type { Quantize } from '../models/index.ts';
@@ -24,6 +33,10 @@ import { useThreads } from './threads.ts';
 export interface RowsArgs extends TaskNumberArgs {
   readonly model: string;
   readonly data: string;
+  /** Default: found out of each row's fields. */
+  readonly format?: Format;
+  /** causal-lm: what of a row is measured. Default: the answers. */
+  readonly trainOn?: RowOptions['trainOn'];
   /** Default: what the adapter or the checkpoint is for. */
   readonly task?: TaskName;
   readonly maxLength?: number;
@@ -47,7 +60,7 @@ export async function rowsOfFile(args: RowsArgs, labelled: boolean) {
   const records = await readRecords(args.data);
   const number = taskNumberFor(args);
   const examples = records.map((record) => ({
-    example: ofTask(toExample(record, 'auto'), number),
+    example: ofTask(toExample(record, args.format ?? 'auto'), number),
     place: record.place,
   }));
   const task = taskOf(model.task);
@@ -57,7 +70,7 @@ export async function rowsOfFile(args: RowsArgs, labelled: boolean) {
     chat,
     vocabSize: model.vocabSize,
     maxLength,
-    trainOn: 'completion',
+    trainOn: args.trainOn ?? 'completion',
     stride: args.stride ?? 128,
     labelled,
     ...(await imageTools(model, path, examples)),

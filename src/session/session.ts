@@ -30,10 +30,12 @@ interface Pending {
  */
 export class Session implements AsyncDisposable {
   readonly #worker: Worker;
-  /** Not 0: the job that runs should end when it can. Shared memory, for a busy thread reads no messages. */
+  /** One more than the id of the job that should end when it can. Shared memory, for a busy thread reads no messages. */
   readonly #stop = new Int32Array(new SharedArrayBuffer(4));
   readonly #pending = new Map<number, Pending>();
   #next = 0;
+  /** Why there is no engine thread any more. */
+  #ended: unknown;
 
   constructor() {
     spinBriefly();
@@ -55,6 +57,7 @@ export class Session implements AsyncDisposable {
       if (this.#pending.size === 0) this.#worker.unref();
     });
     const fail = (error: unknown) => {
+      this.#ended ??= error;
       for (const { reject } of this.#pending.values()) reject(error);
       this.#pending.clear();
     };
@@ -65,18 +68,19 @@ export class Session implements AsyncDisposable {
 
   /** Runs a job in the engine thread. `onEvent` is told what happens on the way. */
   run<K extends keyof Jobs>(job: K, args: Args<K>, onEvent?: (event: Event<K> | LogEvent) => void): Promise<Result<K>> {
-    const id = this.#next++;
-    if (this.#pending.size === 0) Atomics.store(this.#stop, 0, 0);
-    this.#worker.ref();
     return new Promise((resolve, reject) => {
-      this.#pending.set(id, { resolve: resolve as never, reject, onEvent: onEvent as never });
+      if (this.#ended !== undefined) throw this.#ended;
+      const id = this.#next++;
       this.#worker.postMessage({ id, job, args });
+      this.#pending.set(id, { resolve: resolve as never, reject, onEvent: onEvent as never });
+      this.#worker.ref();
     });
   }
 
   /** Asks the running job to stop: training ends after the step it is in, with a checkpoint, as an 'interrupted' error. */
   stop(): void {
-    Atomics.store(this.#stop, 0, 1);
+    const [running] = this.#pending.keys();
+    if (running !== undefined) Atomics.store(this.#stop, 0, running + 1);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

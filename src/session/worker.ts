@@ -12,13 +12,13 @@ export interface JobRequest {
 
 const port = parentPort!;
 const { stop } = workerData as { stop: Int32Array };
-const stopNow = () => Atomics.load(stop, 0) !== 0;
 let queue: Promise<void> = Promise.resolve();
 
 port.on('message', ({ id, job, args }: JobRequest) => {
   queue = queue.then(async () => {
     try {
       await startEngine({ log: (line) => port.postMessage({ id, event: { type: 'log', line } }) });
+      const stopNow = () => Atomics.load(stop, 0) === id + 1;
       const run = jobs[job] as (args: unknown, emit: (event: unknown) => void, stopNow: () => boolean) => unknown;
       const result = await run(args, (event) => port.postMessage({ id, event }), stopNow);
       port.postMessage({ id, result });

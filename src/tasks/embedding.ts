@@ -1,5 +1,5 @@
 /**
- * One vector a text. Pairs of texts that belong together are learned against the other pairs of the step (in-batch negatives:
+ * One vector a text, or an image. Pairs of texts that belong together are learned against the other pairs of the step (in-batch negatives:
  * cross-entropy of the cosines divided by a temperature; arXiv 1705.00652, 1807.03748), pairs with a score by the squared
  * difference of their cosine from it (sentence-transformers' MultipleNegativesRankingLoss, CosineSimilarityLoss).
  */
@@ -46,6 +46,12 @@ function second(example: Example, place: string, tools: RowTools): { other?: Exa
 
 export function embedding(head: TaskHead, { temperature = 0.05 }: TaskOptions): Task<Float32Array> {
   const rowOf = (example: Example, place: string, tools: RowTools) => {
+    if (example.kind === 'image') {
+      const { pixels, imageTokens } = tools;
+      if (!pixels || !imageTokens) throw new GraftError('usage', 'this model does not see images', { place });
+      const ids = new Int32Array(imageTokens);
+      return { row: { ids, labels: new Int32Array(), pixels: () => pixels(example), place }, cut: 0 };
+    }
     const { ids, types, cut } = textIds(example, head.name, place, tools);
     return { row: { ids, ...(types && { types }), labels: new Int32Array(), place }, cut };
   };
@@ -124,8 +130,13 @@ export function embedding(head: TaskHead, { temperature = 0.05 }: TaskOptions): 
       if (free.length > 0) {
         const others = free.map(({ pair }) => said(pair!));
         const right = free.filter((row, i) => {
+          let best = 0;
           const near = others.map((other) => cosine(said(row), other));
-          return near.indexOf(Math.max(...near)) === i;
+          near.forEach((value, at) => {
+            if (value > near[best]! || (value === near[best]! && at === i)) best = at;
+          });
+          // Several rows may have the same second text.
+          return best === i || String(free[best]!.pair!.ids) === String(row.pair!.ids);
         }).length;
         metrics.push({ name: 'nearest_is_own', ...wilson(right, free.length), count: free.length, of: 'pairs' });
       }

@@ -3,6 +3,7 @@ import { dirname, isAbsolute, resolve } from 'node:path';
 import { type Document, LineCounter, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { GraftError, nearestPath, parseWith } from '../base/index.ts';
+import { formatNames } from '../data/index.ts';
 import { type MethodChoice, methods } from '../methods/index.ts';
 import { precisions, taskNames } from '../nn/index.ts';
 import { adamwConfig, scheduleConfig } from '../optim/index.ts';
@@ -39,21 +40,7 @@ const data = z.strictObject({
       'Share of the training rows (below 1) or number of them that is kept for measuring; the windows of one question count as one.',
     ),
   format: z
-    .enum([
-      'auto',
-      'messages',
-      'sharegpt',
-      'prompt-completion',
-      'alpaca',
-      'text',
-      'labelled',
-      'pairs',
-      'tags',
-      'question',
-      'image',
-      'tokens',
-      'batches',
-    ])
+    .enum(['auto', ...formatNames, 'batches'])
     .default('auto')
     .describe('What a row is; auto tells by its fields. batches: one optimizer step a line, ids and labels as given.'),
   max_length: z.int().positive().default(1024).describe('Tokens; what is longer is cut, and reported.'),
@@ -137,10 +124,10 @@ const taskFields = {
       'Classes by the order of the head; default: those of the adapter or the checkpoint, else those in the data, sorted. A single one: a regression.',
     ),
   class_weights: z
-    .union([z.literal('balanced'), z.record(z.string(), z.number().nonnegative())])
+    .union([z.literal('balanced'), z.record(z.string(), z.number().positive())])
     .optional()
     .describe(
-      'How much a row of each class counts, 1 where it is not named; balanced: as if all were equally frequent.',
+      'How much a row of each class counts, 1 where it is not named (a number near 0 for one that hardly counts); balanced: as if all were equally frequent.',
     ),
   temperature: z
     .number()

@@ -188,6 +188,15 @@ test('images in folders, and as levels in rows; wrong ones are refused', async (
     (await predicted(vit, result.adapter, asked)).map(({ label }) => label),
     ['light', 'dark'],
   );
+  // The same images as vectors.
+  const vectors = at('vectors.jsonl');
+  await session.run('predict', { model: vit, task: 'embedding', data: at('images'), out: vectors });
+  const lines = readFileSync(vectors, 'utf8').trim().split('\n');
+  const widths = new Set(lines.map((line) => (JSON.parse(line) as { embedding: number[] }).embedding.length));
+  assert.deepEqual(
+    [lines.length, [...widths]],
+    [24, [JSON.parse(readFileSync(`${vit}/config.json`, 'utf8')).hidden_size]],
+  );
   const wrong = (row: object) => predicted(vit, result.adapter, write('wrong.jsonl', [row]));
   await refused(() => wrong({ image: [[1, 2], [3]] }), /wrong\.jsonl:1: .*rows of levels/);
   await refused(() => wrong({ image: [[300]] }), /rows of levels from 0 to 255/);
@@ -202,6 +211,13 @@ test('vectors of sentences: pairs find each other, and a score is learned', asyn
   const data = write('pairs.jsonl', pairs);
   const settings = { train: { batch_size: 8, epochs: 8, lr: 5e-3 }, temperature: 0.1 };
   const result = await train(bert, data, { task: 'embedding', ...settings });
+  // Two questions of one answer: either row is right.
+  const twice = write('twice.jsonl', [
+    { text: 'the river here', text_pair: 'a river was there' },
+    { text: 'the river there', text_pair: 'a river was there' },
+    { text: 'the prize here', text_pair: 'a prize was there' },
+  ]);
+  assert.equal((await measured(bert, result.adapter, twice)).of.nearest_is_own!.value, 1);
   const losses = result.losses;
   assert.ok(losses.at(-1)! < losses[0]!, `${losses}`);
   const each = write('each.jsonl', pairs.slice(0, 8));
@@ -220,6 +236,17 @@ test('vectors of sentences: pairs find each other, and a score is learned', asyn
   const [vector, pair] = await predicted(bert, result.adapter, write('ask.jsonl', [{ text: 'a river' }, pairs[0]!]));
   assert.equal((vector!.embedding as number[]).length, 32);
   assert.ok(Math.abs(Number(pair!.similarity)) <= 1);
+});
+
+test('rows that fit two formats are measured once the format is named, as they are trained', async () => {
+  const both = numbered(6, (i) => ({ instruction: 'say', input: '', output: words(kindOf(i), i), text: 'say' }));
+  const data = write('both.jsonl', both);
+  await refused(() => session.run('evaluate', { model: llama, data }), /could be alpaca or text/);
+  const ended = graft(dir, ['eval', '--model', llama, '--data', data, '--format', 'alpaca', '--json']);
+  assert.equal(ended.status, 0, ended.stderr);
+  const answers = (JSON.parse(ended.stdout) as { tokens: number }).tokens;
+  const all = await session.run('evaluate', { model: llama, data, format: 'alpaca', trainOn: 'all' });
+  assert.ok(all.tokens > answers && answers > 0);
 });
 
 test('rows of another task, and a task without labels, say what to do', async () => {

@@ -353,3 +353,11 @@ test('so much was compared', (t) => {
   );
   assert.equal(families.length, 23);
 });
+
+test("what looks for answers has transformers' name of the decoder: Mistral's is `model`, the others' `transformer`", () => {
+  const blocks = ['mistral', 'llama3', 'qwen2'].map((name) => {
+    using model = loadModel(golden('models', name), { task: 'question-answering' });
+    return model.sites.block;
+  });
+  assert.deepEqual(blocks, ['model.layers.*', 'transformer.layers.*', 'transformer.layers.*']);
+});

@@ -120,7 +120,7 @@ const peft = readdirSync(golden('peft'))
   )
   .sort();
 
-test('nine LoRA adapters with a head', () => assert.equal(peft.length, 9));
+test('ten LoRA adapters with a head', () => assert.equal(peft.length, 10));
 
 for (const name of peft) {
   const { base, kind, provenance } = caseOf(name);
