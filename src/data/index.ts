@@ -24,9 +24,10 @@ export { type RawRecord, readRecords } from './readers.ts';
 export type { Image } from './resample.ts';
 export { checkedIds, checkedLabels, type Row, type RowOptions, type RowReport, toRows } from './rows.ts';
 export { rowsOfStep, shuffled, split, stream } from './sampler.ts';
-export { TextStream, Tokenizer, type TokenizerSettings } from './tokenizer.ts';
+export { Tokenizer, type TokenizerSettings } from './tokenizer.ts';
 export { tokenizerFromGguf } from './tokenizer-gguf.ts';
 export { loadTokenizer } from './tokenizer-load.ts';
+export { TextStream } from './tokenizer-stream.ts';
 
 /** The tokenizer of a model: of its directory, or inside its GGUF file. */
 export function tokenizerOf(model: string): Tokenizer {
