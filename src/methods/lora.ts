@@ -14,16 +14,17 @@ import { baseTensors, requireStarts, type Shape, type Start, startsOf } from './
 import { LoraEmbedding, LoraLinear, TiedLoraLinear } from './lora-layers.ts';
 import { savedLoraConfig, savedLoraTensors, type Ties, type Updated } from './lora-saved.ts';
 import type { Adapter, Method } from './method.ts';
-import { type Copies, saveModules, trainBiases } from './saved.ts';
+import { saveModules, trainBiases } from './saved.ts';
 import { byPattern, candidatesOf, patternFits, selectTargets } from './targets.ts';
 import { tiedHead, tokenTables, trainTokenRows } from './token-rows.ts';
 import { layerUnder, type Switch, type Wrapper, wrappedAdapter } from './wrappers.ts';
 
 /** @throws GraftError 'usage' for fields that exclude one another, as in PEFT */
+function refuse(message: string, mend: string): never {
+  throw new GraftError('usage', message, { place: 'method', mend });
+}
+
 function requireFields(config: LoraConfig): void {
-  const refuse = (message: string, mend: string): never => {
-    throw new GraftError('usage', message, { place: 'method', mend });
-  };
   const starts = typeof config.init_lora_weights === 'string' && config.init_lora_weights !== 'gaussian';
   if (config.lora_bias && (config.use_dora || config.bias !== 'none' || typeof config.init_lora_weights !== 'boolean'))
     refuse('lora_bias goes with plain LoRA only', 'Leave out use_dora, bias and init_lora_weights');
@@ -38,7 +39,10 @@ function tiesOf(model: Model, config: LoraConfig, paths: readonly string[]): Tie
   const { embeddings } = model.sites;
   const ends = (path: string) => path === head || path === embeddings;
   const saved = (config.modules_to_save ?? []).some((name) => head.endsWith(name) || embeddings.endsWith(name));
-  return { embeddings, head, lora: paths.some(ends), saved };
+  const lora = paths.some(ends);
+  if (lora && config.use_dora)
+    refuse('use_dora cannot be had where embeddings and head share an update', 'Leave out ensure_weight_tying');
+  return { embeddings, head, lora, saved };
 }
 
 export const lora: Method<LoraConfig> = {
@@ -52,13 +56,7 @@ export const lora: Method<LoraConfig> = {
     const candidates = candidatesOf(model);
     const selected = selectTargets(candidates, config, model.sites.defaultTargets).map(({ path }) => path);
     const ties = tiesOf(model, config, selected);
-    if (ties?.lora && config.use_dora)
-      throw new GraftError('usage', 'use_dora cannot be had on an embedding that shares its update with the head', {
-        place: 'method',
-        mend: 'Leave out ensure_weight_tying, or use_dora',
-      });
     const untied = ties?.lora ? [...new Set([ties.embeddings, ...selected])].filter((p) => p !== ties.head) : selected;
-    const paths = new Set(untied);
     const modules = untied.map((path) => moduleAt(model.root, path) as LinearLayer | Table);
     const shapes = modules.map((base, i): Shape => {
       const path = untied[i]!;
@@ -66,7 +64,7 @@ export const lora: Method<LoraConfig> = {
       const alpha = byPattern(config.alpha_pattern, path, config.lora_alpha);
       const scaling = alpha / (config.use_rslora ? Math.sqrt(rank) : rank);
       const table = !('inFeatures' in base);
-      if (table && config.lora_bias) throw new GraftError('usage', `lora_bias is not for a table: '${path}'`);
+      if (table && config.lora_bias) refuse(`lora_bias is not for a table: '${path}'`, 'Leave it out');
       const [inside, outside] = table ? [base.rows, base.width] : [base.inFeatures, base.outFeatures];
       return { path, rank, inside, outside, table, scaling };
     });
@@ -75,10 +73,9 @@ export const lora: Method<LoraConfig> = {
     const tables = tokenTables(model, config.trainable_token_indices ?? {});
 
     const state: Switch = { enabled: true };
-    const copies: Copies[] = [];
-    if (config.modules_to_save?.length) copies.push(saveModules(model, config.modules_to_save, { ties }));
+    const copies = config.modules_to_save?.length ? [saveModules(model, config.modules_to_save, { ties })] : [];
     if (config.bias !== 'none') {
-      const own = (path: string) => paths.has(path);
+      const own = (path: string) => untied.includes(path);
       copies.push(trainBiases(model, (path) => config.bias === 'all' || own(path), own));
     }
 
