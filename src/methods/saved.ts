@@ -63,14 +63,12 @@ function twin(module: WithWeights): { module: Module; fields: Map<string, Tensor
     return { module: new RmsNorm(module.kernels, copied('weight', module.weight), module.eps), fields };
   }
   if (module instanceof LayerNorm) {
-    const [weight, bias] = [copied('weight', module.weight), copied('bias', module.bias)];
-    return { module: new LayerNorm(weight, bias, module.eps), fields };
+    const norm = new LayerNorm(copied('weight', module.weight), copied('bias', module.bias), module.eps);
+    return { module: norm, fields };
   }
   using _ = scope();
-  const weight = copied(
-    'weight',
-    noGrad(() => module.denseWeight()),
-  );
+  const dense = noGrad(() => module.denseWeight());
+  const weight = copied('weight', dense);
   if (module instanceof Embedding) return { module: new Embedding(weight, -1, module.width), fields };
   const bias = module.bias && copied('bias', module.bias);
   const linear = new Linear(module.kernels, weight, -1, module.inFeatures, bias);
@@ -155,8 +153,7 @@ export function saveModules(model: Model, names: readonly string[], { ties, head
 }
 
 /**
- * The biases of the modules that `trained` picks, as trainable copies: those of linear layers, norms and the projection of patches, but
- * not those of the task's head, which is trained whole.
+ * The biases of the modules that `trained` picks, as trainable copies; not the task's head's, which is trained whole.
  * @param wrapped modules that get a wrapper: PEFT puts `base_layer.` into their keys
  */
 export function trainBiases(
