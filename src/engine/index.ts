@@ -40,6 +40,16 @@ export async function startEngine(options: StartOptions = {}): Promise<Engine> {
   return engine;
 }
 
+/** How many threads there were before anyone asked for another number. */
+let usual: number | undefined;
+
+/** Sets the engine's processor threads; without a number as many as there were at the start. Returns how many there are. */
+export function useThreads(count: number | undefined): number {
+  const { native } = currentEngine();
+  usual ??= native.threads(undefined);
+  return native.threads(count ?? usual);
+}
+
 const waiting: ((native: Binding) => void)[] = [];
 
 /** Calls `ready` once the engine of this thread has started (at once if it has). */

@@ -9,6 +9,7 @@ import {
   type Tokenizer,
   toExample,
 } from '../data/index.ts';
+import { useThreads } from '../engine/index.ts';
 import { scoreChoices } from '../generate/index.ts';
 import { resolveModel } from '../io/index.ts';
 import type { Quantize } from '../models/index.ts';
@@ -27,7 +28,6 @@ import {
 } from '../tasks/index.ts';
 import { explainedMeasurement } from '../train/index.ts';
 import { residentModel, residentTokenizerIfAny, type TaskNumberArgs, taskNumberFor } from './resident.ts';
-import { useThreads } from './threads.ts';
 
 /** What the rows of a file are measured or predicted with. */
 export interface RowsArgs extends TaskNumberArgs {

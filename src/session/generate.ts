@@ -1,10 +1,10 @@
 import { GraftError } from '../base/index.ts';
 import { ChatTemplate, type Message, type Tokenizer } from '../data/index.ts';
+import { useThreads } from '../engine/index.ts';
 import { generateText, requireWriter, type SamplingOptions } from '../generate/index.ts';
 import { resolveModel } from '../io/index.ts';
 import { headOf, type Quantize } from '../models/index.ts';
 import { residentModel, residentTokenizer, type TaskNumberArgs, taskNumberFor } from './resident.ts';
-import { useThreads } from './threads.ts';
 
 export interface GenerateArgs extends SamplingOptions, TaskNumberArgs {
   readonly model: string;

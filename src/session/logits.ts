@@ -1,10 +1,10 @@
 import { GraftError } from '../base/index.ts';
+import { useThreads } from '../engine/index.ts';
 import { readJson, resolveModel, writeSafetensors } from '../io/index.ts';
 import type { Quantize } from '../models/index.ts';
 import { type Model, outputOf, packTokens } from '../nn/index.ts';
 import { noGrad, scope } from '../tensor/index.ts';
 import { residentModel, type TaskNumberArgs, taskNumberFor } from './resident.ts';
-import { useThreads } from './threads.ts';
 
 export interface LogitsArgs extends TaskNumberArgs {
   readonly model: string;

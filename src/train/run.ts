@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import type { Row } from '../data/index.ts';
-import { currentEngine } from '../engine/index.ts';
+import { currentEngine, useThreads } from '../engine/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
 import { bestPrecision, type Precision, useGradientCheckpointing, usePrecision } from '../nn/index.ts';
 import { type Optimizer, scheduleFactor } from '../optim/index.ts';
@@ -56,8 +56,7 @@ export async function runTraining(
   listen: (event: TrainEvent) => void,
   stopNow: () => boolean = () => false,
 ): Promise<TrainResult> {
-  const { native } = currentEngine();
-  const threads = native.threads(recipe.train.threads);
+  const threads = useThreads(recipe.train.threads);
   const precision = recipe.train.precision === 'auto' ? bestPrecision() : recipe.train.precision;
   using _precision = usePrecision(precision);
   using _checkpointing = useGradientCheckpointing(recipe.train.gradient_checkpointing ?? false);
@@ -77,7 +76,7 @@ export async function runTraining(
   if (found) restoreCheckpoint(found.path, courses.parameters, optimizer);
   const from: RunState = found?.state ?? { step: 0, best: null, stale: 0, recipe: fingerprint };
   const earlier = found ? log.rewind(from.step) : [];
-  native.trim();
+  currentEngine().native.trim();
   return run(courses, { recipe, modelPath, optimizer, log, threads, precision, from, earlier, stopNow });
 }
 
