@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { GraftError } from '../base/index.ts';
 import { readJsonObject, requireNew, type WeightSource, writeDirectory, writeSafetensors } from '../io/index.ts';
+import { sharesOf } from '../methods/index.ts';
 import { nameFor, openAdapterHub, pythonJson, readAdapterHubConfig } from './adapterhub.ts';
 import { floats } from './matrix.ts';
 
@@ -17,15 +18,7 @@ const onlyTrained = new Set(['dropout', 'init_weights', 'init_weights_seed', 'st
  */
 export function averageAdapters(dirs: readonly string[], weights: readonly number[], out: string): { tensors: number } {
   requireNew(out);
-  if (weights.length !== dirs.length) {
-    throw new GraftError('usage', `${weights.length} weights for ${dirs.length} adapters`, {
-      place: 'weights',
-      mend: 'Give one for each adapter',
-    });
-  }
-  const total = weights.reduce((a, b) => a + b, 0);
-  if (total === 0)
-    throw new GraftError('usage', 'the weights come to 0, and a mean divides by that', { place: 'weights' });
+  const shares = sharesOf(weights, dirs.length);
   const read = dirs.map((dir) => ({ dir, ...readAdapterHubConfig(dir) }));
   const [first] = read as [(typeof read)[number]];
   for (const { dir, method, config } of read) {
@@ -66,7 +59,7 @@ export function averageAdapters(dirs: readonly string[], weights: readonly numbe
         if (sum?.shape.join() !== shape.join() || source.entries.size !== opened[0]!.entries.size) {
           throw new GraftError('usage', 'it is of another base than the first adapter', { place: dir });
         }
-        for (let n = 0; n < values.length; n++) sum.values[n]! += (values[n]! * weights[i]!) / total;
+        for (let n = 0; n < values.length; n++) sum.values[n]! += values[n]! * shares[i]!;
       }
     });
     const config = { ...readJsonObject(join(first.dir, 'adapter_config.json')), name };

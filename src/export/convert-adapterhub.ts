@@ -189,15 +189,8 @@ function writeHub(said: Said, work: string, place: string, name: string): void {
   writeFileSync(join(work, 'adapter_config.json'), pythonJson({ ...about, name, config, version }));
   writeSafetensors(join(work, 'adapter.safetensors'), tensors);
   if (said.head.length === 0) return;
-  // The last of a head's layers is the one that says.
-  const size =
-    said.head
-      .filter(({ name }) => /^(?!pre_).*\.weight$/.test(name))
-      .sort((a, b) => (a.name < b.name ? -1 : 1))
-      .at(-1)?.shape[0] ?? 0;
-  const names = labels?.length === size ? labels : Array.from({ length: size }, (_, i) => `LABEL_${i}`);
-  const label2id = Object.fromEntries(names.map((label, i) => [label, i]));
-  const headConfig = { ...about, name: null, config: null, label2id, num_labels: size, version };
+  const label2id = Object.fromEntries(labels!.map((label, i) => [label, i]));
+  const headConfig = { ...about, name: null, config: null, label2id, num_labels: labels!.length, version };
   writeFileSync(join(work, 'head_config.json'), pythonJson(headConfig));
   writeSafetensors(join(work, 'model_head.safetensors'), said.head);
 }

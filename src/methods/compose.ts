@@ -41,7 +41,7 @@ export function attachMethods(
       const own = i === 0 ? seed : Number(mixSeed(seed, i) >> 12n);
       const part =
         adapter === undefined
-          ? method.attach(model, parseWith(method.config, withoutHead(model, config), 'method'), own, tools)
+          ? method.attach(model, parseWith(method.config, config, 'method'), own, tools)
           : attachSaved(model, method, adapter, tools);
       parts.push(part);
       if (!train) freeze(part);
@@ -63,13 +63,6 @@ export function trainHead(model: Model, beside: readonly string[] = []): Copies 
   return model.task.labels.length > 0 && head !== undefined
     ? saveModules(model, [head, ...beside], { head: true })
     : undefined;
-}
-
-/** The head is trained with every method: `modules_to_save` that names it too would train a second copy of it. */
-function withoutHead({ task, sites: { head } }: Model, config: Readonly<Record<string, unknown>>) {
-  const { modules_to_save: names } = config;
-  if (!Array.isArray(names) || task.labels.length === 0 || head === undefined) return config;
-  return { ...config, modules_to_save: names.filter((name) => !head.endsWith(String(name))) };
 }
 
 function attachSaved(model: Model, method: Method<unknown>, dir: string, tools: Tools): Adapter {

@@ -13,6 +13,7 @@ import type { Bottleneck, Reading } from './bottleneck-layer.ts';
 import { Draws } from './draws.ts';
 import { type FusionConfig, fusionConfig, Mixing, regularisation } from './fusion-layer.ts';
 import type { Adapter, Inside, Method, Tools } from './method.ts';
+import { sharesOf } from './shares.ts';
 
 type Child = Bottlenecks & { readonly name: string; readonly given: BottleneckConfig };
 
@@ -68,20 +69,7 @@ export const fusion: Method<FusionConfig> = {
   config: fusionConfig,
 
   attach(model, config, seed, tools = {}): Adapter {
-    const weights = config.weights ?? config.adapters.map(() => 1);
-    if (weights.length !== config.adapters.length) {
-      throw new GraftError('usage', `${weights.length} weights for ${config.adapters.length} adapters`, {
-        place: 'weights',
-        mend: 'Give one for each adapter',
-      });
-    }
-    const total = weights.reduce((a, b) => a + b, 0);
-    if (total === 0) {
-      throw new GraftError('usage', 'the weights come to 0, and a mean divides by that', {
-        place: 'weights',
-        mend: 'Give weights that do not cancel out',
-      });
-    }
+    const shares = sharesOf(config.weights ?? config.adapters.map(() => 1), config.adapters.length);
     const mixed = children(model, config, tools);
     const parameters = new Map<string, Tensor>();
     const mixings = new Map<string, Mixing>();
@@ -108,7 +96,7 @@ export const fusion: Method<FusionConfig> = {
 
     const average = (half: HalfOutput, at: readonly [Bottleneck, number][]): Tensor => {
       const reading = at[0]![0].read(half);
-      const outputs = at.map(([b, w]) => ops.mulScalar(b.forward(reading, half.rowStarts), w / total));
+      const outputs = at.map(([b, w]) => ops.mulScalar(b.forward(reading, half.rowStarts), w));
       return outputs.reduce((a, b) => ops.add(a, b));
     };
     const attend = (half: HalfOutput, at: readonly [Bottleneck, number][], mixing: Mixing): Tensor => {
@@ -120,7 +108,7 @@ export const fusion: Method<FusionConfig> = {
     const unplug = plug(model, state, mixed[0]!.ends, (half, place: BottleneckPlace) => {
       const at = mixed.flatMap((child, i): [Bottleneck, number][] => {
         const here = child.at(half.layer, place);
-        return here ? [[here, weights[i]!]] : [];
+        return here ? [[here, shares[i]!]] : [];
       });
       if (at.length === 0) return half.delta;
       const mixing = mixings.get(`${half.layer}.${place}`);

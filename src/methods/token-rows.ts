@@ -1,7 +1,7 @@
 /**
  * Single rows of an embedding's table trained in their place (PEFT's `trainable_token_indices`, tuners/trainable_tokens): for
- * tokens that are new or that get a new meaning. An output projection that shares the table shares the rows; one of its own may be named
- * too.
+ * tokens that are new or that get a new meaning. An output projection that shares the table shares the rows; one
+ * of its own may be named too.
  */
 import { GraftError, nearest } from '../base/index.ts';
 import {

@@ -57,7 +57,7 @@ export interface Model extends Disposable {
   readonly headDim: number;
   /** Numbers in the base's weights, tied ones once. */
   readonly parameters: number;
-  /** Positions that the model was trained for. */
+  /** Positions that the model was trained for; of sentences fewer, where sentence-transformers' settings say so. */
   contextLength: number;
   /** Families that see: `PackedTokens.pixels` of this shape. */
   readonly image?: ImageShape;

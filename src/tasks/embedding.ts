@@ -1,12 +1,13 @@
 /**
- * One vector a text, or an image. Pairs of texts that belong together are learned against the other pairs of the step (in-batch negatives:
- * cross-entropy of the cosines divided by a temperature; arXiv 1705.00652, 1807.03748), pairs with a score by the squared
- * difference of their cosine from it (sentence-transformers' MultipleNegativesRankingLoss, CosineSimilarityLoss).
+ * One vector a text, or an image. Pairs of texts that belong together are learned against the other pairs of the step (in-batch
+ * negatives: cross-entropy of the cosines divided by a temperature; arXiv 1705.00652, 1807.03748), pairs with a score by the
+ * squared difference of their cosine from it (sentence-transformers' MultipleNegativesRankingLoss, CosineSimilarityLoss).
  */
 import { GraftError } from '../base/index.ts';
 import { checkedIds, type Example, type Packed, type Row } from '../data/index.ts';
 import type { TaskHead } from '../nn/index.ts';
 import { ops, Tensor } from '../tensor/index.ts';
+import { imageRow } from './images.ts';
 import { headOutput, rowsOfNumbers, weightedCrossEntropy } from './losses.ts';
 import { correlations, type Metric, wilson } from './metrics.ts';
 import type { RowTools, Task, TaskOptions } from './task.ts';
@@ -46,12 +47,7 @@ function second(example: Example, place: string, tools: RowTools): { other?: Exa
 
 export function embedding(head: TaskHead, { temperature = 0.05 }: TaskOptions): Task<Float32Array> {
   const rowOf = (example: Example, place: string, tools: RowTools) => {
-    if (example.kind === 'image') {
-      const { pixels, imageTokens } = tools;
-      if (!pixels || !imageTokens) throw new GraftError('usage', 'this model does not see images', { place });
-      const ids = new Int32Array(imageTokens);
-      return { row: { ids, labels: new Int32Array(), pixels: () => pixels(example), place }, cut: 0 };
-    }
+    if (example.kind === 'image') return { row: imageRow(example, place, tools), cut: 0 };
     const { ids, types, cut } = textIds(example, head.name, place, tools);
     return { row: { ids, ...(types && { types }), labels: new Int32Array(), place }, cut };
   };

@@ -1,22 +1,19 @@
 /** Classification of images: one class of several, with the losses and metrics of text. */
-import { GraftError } from '../base/index.ts';
 import type { TaskHead } from '../nn/index.ts';
 import { classTask, requireLabel, targetOf } from './classes.ts';
+import { imageRow } from './images.ts';
 import type { Task, TaskOptions } from './task.ts';
 import { unfit } from './text-rows.ts';
 
 export const imageClassification = (head: TaskHead, options: TaskOptions): Task<Float32Array> => ({
   ...classTask(head, options),
 
-  rows(example, place, { pixels, imageTokens, labelled }) {
+  rows(example, place, tools) {
     if (example.kind !== 'image') throw unfit(example, head.name, 'image and label, or a folder of images', place);
-    if (!pixels || !imageTokens) throw new GraftError('usage', 'this model does not see images', { place });
-    const label = labelled ? requireLabel(example.label, place) : undefined;
+    const seen = imageRow(example, place, tools);
+    const label = tools.labelled ? requireLabel(example.label, place) : undefined;
     const row = {
-      ids: new Int32Array(imageTokens),
-      labels: new Int32Array(),
-      pixels: () => pixels(example),
-      place,
+      ...seen,
       example,
       ...(label !== undefined && { target: targetOf(label, head, place) }),
     };

@@ -24,6 +24,12 @@ function fromLevels(value: unknown, place: string): Image {
   return { width, height, channels, data: Uint8Array.from(data) };
 }
 
+/** The row of an image, without what is to be said of it. @throws GraftError 'usage' for a model that reads text */
+export function imageRow(example: Example, place: string, { pixels, imageTokens }: RowTools) {
+  if (!pixels || !imageTokens) throw new GraftError('usage', 'this model does not see images', { place });
+  return { ids: new Int32Array(imageTokens), labels: new Int32Array(), pixels: () => pixels(example), place };
+}
+
 /**
  * Reads the images of examples and prepares them as the model's preprocessor_config.json says; what stays in memory is a byte a
  * level.
