@@ -1,5 +1,5 @@
 import { Command, Option } from 'commander';
-import { adapterFormats, convertAdapter } from '../export/index.ts';
+import { adapterFormats, convertAdapter } from '../adapters/index.ts';
 import { examples } from './shared.ts';
 
 export const convert = () =>

@@ -1,5 +1,5 @@
 import { Command } from 'commander';
-import { isAdapter, readAdapterConfig, storedTensors } from '../export/index.ts';
+import { isAdapter, readAdapterConfig, storedTensors } from '../adapters/index.ts';
 import { resolveModel } from '../io/index.ts';
 import { openModel } from '../models/index.ts';
 import { examples, mebibytes } from './shared.ts';

@@ -1,4 +1,4 @@
 export { type Comparison, compareSchema, readComparison } from './comparison.ts';
 export { type Contender, contenders } from './contenders.ts';
 export { machines, page, table } from './page.ts';
-export { type Outcome, type Results, runComparison } from './run.ts';
+export { type Outcome, type Results, runComparison } from './runner.ts';

@@ -1,7 +1,7 @@
 /** A comparison as a table for the terminal, and as one HTML page without anything from elsewhere. */
 import type { Metric } from '../tasks/index.ts';
 import { curves, dots, escaped, sizes } from './chart.ts';
-import { type Outcome, type Results, smoothed, stepsTo } from './run.ts';
+import { type Outcome, type Results, smoothed, stepsTo } from './runner.ts';
 
 /** How a metric is read: an error as it is, and less is better; all else as a share. */
 const readingOf = ({ error }: Metric) =>

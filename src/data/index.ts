@@ -2,11 +2,9 @@ import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openGguf } from '../io/index.ts';
-import type { Tokenizer } from './tokenizer.ts';
-import { tokenizerFromGguf } from './tokenizer-gguf.ts';
-import { loadTokenizer } from './tokenizer-load.ts';
+import { loadTokenizer, type Tokenizer, tokenizerFromGguf } from './tokenizer/index.ts';
 
-export { ChatTemplate, type RenderOptions } from './chat.ts';
+export { ChatTemplate, type RenderOptions } from './chat/index.ts';
 export {
   type Answer,
   type Example,
@@ -18,16 +16,19 @@ export {
   toExample,
   toStep,
 } from './formats.ts';
-export { decodeImage, type ImageProcessor, imageProcessorOf, imageRecords, readImage } from './images.ts';
+export {
+  decodeImage,
+  type Image,
+  type ImageProcessor,
+  imageProcessorOf,
+  imageRecords,
+  readImage,
+} from './images/index.ts';
 export { microBatches, type Packed, pack } from './packing.ts';
 export { type RawRecord, readRecords } from './readers.ts';
-export type { Image } from './resample.ts';
 export { checkedIds, checkedLabels, type Row, type RowOptions, type RowReport, toRows } from './rows.ts';
 export { rowsOfStep, shuffled, split, stream } from './sampler.ts';
-export { Tokenizer, type TokenizerSettings } from './tokenizer.ts';
-export { tokenizerFromGguf } from './tokenizer-gguf.ts';
-export { loadTokenizer } from './tokenizer-load.ts';
-export { TextStream } from './tokenizer-stream.ts';
+export { loadTokenizer, TextStream, Tokenizer, type TokenizerSettings, tokenizerFromGguf } from './tokenizer/index.ts';
 
 /** The tokenizer of a model: of its directory, or inside its GGUF file. */
 export function tokenizerOf(model: string): Tokenizer {

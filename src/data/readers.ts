@@ -2,7 +2,7 @@ import { createReadStream, existsSync, readFileSync, statSync } from 'node:fs';
 import { dirname, extname, resolve } from 'node:path';
 import { GraftError, nearestPath } from '../base/index.ts';
 import { parseJson } from '../io/index.ts';
-import { imageRecords } from './images.ts';
+import { imageRecords } from './images/index.ts';
 
 export interface RawRecord {
   readonly value: Readonly<Record<string, unknown>>;

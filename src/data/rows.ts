@@ -1,7 +1,7 @@
 import { GraftError } from '../base/index.ts';
-import type { ChatTemplate } from './chat.ts';
+import type { ChatTemplate } from './chat/index.ts';
 import type { Example } from './formats.ts';
-import type { Tokenizer } from './tokenizer.ts';
+import type { Tokenizer } from './tokenizer/index.ts';
 
 /** One row of tokens to learn from. */
 export interface Row {

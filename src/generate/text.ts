@@ -1,7 +1,7 @@
 import { GraftError } from '../base/index.ts';
 import type { Tokenizer } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
-import { type GenerateOptions, type GenerateSummary, generate } from './generate.ts';
+import { type GenerateOptions, type GenerateSummary, generate } from './tokens.ts';
 
 export interface TextOptions extends GenerateOptions {
   /** The answer ends before the first of these. */

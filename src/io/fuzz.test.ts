@@ -11,7 +11,7 @@ import { isMainThread, parentPort, Worker, workerData } from 'node:worker_thread
 import { allTypes, ggufFile, randomFrom, safetensorsFile, temporary } from '../../test/samples/io.ts';
 import { GraftError } from '../base/index.ts';
 import { bytesOf, openGguf, openSafetensors, type WeightSource } from './index.ts';
-import type { StoredEntry } from './weights.ts';
+import type { StoredEntry } from './weight-source.ts';
 
 const FILES = 10_000;
 const SECONDS = 60;

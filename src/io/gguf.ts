@@ -1,6 +1,6 @@
 import { basename, dirname, join } from 'node:path';
 import type { GraftError } from '../base/index.ts';
-import { brief, damaged, guessFormat, InputFile } from './files.ts';
+import { brief, damaged, guessFormat, InputFile } from './input-file.ts';
 import {
   bytesOf,
   ggmlFormats,
@@ -9,7 +9,7 @@ import {
   type StoredEntry,
   StoredWeights,
   type WeightSource,
-} from './weights.ts';
+} from './weight-source.ts';
 
 export type GgufMetadata = ReadonlyMap<string, MetadataValue>;
 

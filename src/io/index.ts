@@ -17,4 +17,4 @@ export {
   type NumberArray,
   type WeightEntry,
   type WeightSource,
-} from './weights.ts';
+} from './weight-source.ts';

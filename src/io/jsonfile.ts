@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { fileError, GraftError } from '../base/index.ts';
-import { brief } from './files.ts';
+import { brief } from './input-file.ts';
 
 /**
  * The value in a JSON file.

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openGguf } from './gguf.ts';
 import { openSafetensors } from './safetensors.ts';
-import type { WeightSource } from './weights.ts';
+import type { WeightSource } from './weight-source.ts';
 
 /**
  * Opens weights, whatever the format: a GGUF or safetensors file, told apart by content, an index of shards, or a

@@ -3,9 +3,9 @@ import { basename, dirname, join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import type { DType } from '../tensor/index.ts';
 import { writeFile } from './directory.ts';
-import { brief, damaged, guessFormat, InputFile } from './files.ts';
+import { brief, damaged, guessFormat, InputFile } from './input-file.ts';
 import { isObject, parseJson, readJsonObject } from './jsonfile.ts';
-import { bytesOf, type MetadataValue, type StoredEntry, StoredWeights, type WeightSource } from './weights.ts';
+import { bytesOf, type MetadataValue, type StoredEntry, StoredWeights, type WeightSource } from './weight-source.ts';
 
 /** Graft's types by their names in the file, in the order in which the reference library writes them (0.8.0, highest first). */
 const names = {

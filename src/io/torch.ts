@@ -6,8 +6,8 @@
 import { crc32 } from 'node:zlib';
 import { GraftError } from '../base/index.ts';
 import type { DType } from '../tensor/index.ts';
-import { brief, damaged, InputFile } from './files.ts';
-import { bytesOf, elementsOf, type StoredEntry, StoredWeights, type WeightSource } from './weights.ts';
+import { brief, damaged, InputFile } from './input-file.ts';
+import { bytesOf, elementsOf, type StoredEntry, StoredWeights, type WeightSource } from './weight-source.ts';
 
 const storages: Readonly<Record<string, DType>> = {
   FloatStorage: 'float32',

@@ -3,9 +3,8 @@
 import { GraftError, parseWith } from '../base/index.ts';
 import type { Model } from '../nn/index.ts';
 import { mixSeed, ops, type Tensor } from '../tensor/index.ts';
-import type { Adapter, Method, Tools } from './method.ts';
 import { methods } from './registry.ts';
-import { type Copies, saveModules } from './saved.ts';
+import { type Adapter, type Copies, type Method, saveModules, type Tools } from './shared/index.ts';
 
 export interface MethodChoice {
   readonly type: keyof typeof methods;

@@ -6,7 +6,7 @@ import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
 import { Embedding, Linear, namedModules, namedTensors } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
-import type { Adapter, Method } from './method.ts';
+import type { Adapter, Method } from './shared/index.ts';
 
 export const fullConfig = z
   .strictObject({})

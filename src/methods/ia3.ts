@@ -14,12 +14,21 @@ import {
   replaceModule,
 } from '../nn/index.ts';
 import { detachFromScopes, Generator, mixSeed, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
-import { LinearWrapper } from './layer-wrappers.ts';
-import { loraConfig } from './lora-config.ts';
-import type { Adapter, Method } from './method.ts';
-import { saveModules } from './saved.ts';
-import { type Candidate, candidatesOf, savedTargets, selectTargets } from './targets.ts';
-import { type Held, layerUnder, type Switch, wrappedAdapter } from './wrappers.ts';
+import { loraConfig } from './lora/index.ts';
+import {
+  type Adapter,
+  type Candidate,
+  candidatesOf,
+  type Held,
+  LinearWrapper,
+  layerUnder,
+  type Method,
+  type Switch,
+  savedTargets,
+  saveModules,
+  selectTargets,
+  wrappedAdapter,
+} from './shared/index.ts';
 
 const { exclude_modules, modules_to_save } = loraConfig.shape;
 

@@ -1,3 +1,4 @@
+export { type Attached, attachMethods, type MethodChoice, trainHead } from './compose.ts';
 export {
   type Combination,
   type Combining,
@@ -5,11 +6,20 @@ export {
   combinedRank,
   combineUpdates,
   draws,
+  lora,
   type WeightedUpdate,
-} from './combine.ts';
-export { type Attached, attachMethods, type MethodChoice, trainHead } from './compose.ts';
-export { lora } from './lora.ts';
-export type { Adapter, Inside, Method, SavedAdapter, Tools } from './method.ts';
+} from './lora/index.ts';
 export { methods } from './registry.ts';
-export { sharesOf } from './shares.ts';
-export { byPattern, type Candidate, candidatesOf, selectTargets, type TargetConfig } from './targets.ts';
+export {
+  type Adapter,
+  byPattern,
+  type Candidate,
+  candidatesOf,
+  type Inside,
+  type Method,
+  type SavedAdapter,
+  selectTargets,
+  sharesOf,
+  type TargetConfig,
+  type Tools,
+} from './shared/index.ts';

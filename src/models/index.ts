@@ -1,6 +1,7 @@
 export type { Family } from './family.ts';
 export { headOf, loadModel, loadModels, openModel } from './load.ts';
-export { heldBytes } from './memory.ts';
 export { formatIds } from './reader.ts';
 export { families } from './registry.ts';
-export type { HeadOptions, LoadOptions, Quantize } from './weights.ts';
+export { saveModel } from './save.ts';
+export type { HeadOptions, LoadOptions, Quantize } from './stored-weights.ts';
+export { heldBytes } from './weight-memory.ts';

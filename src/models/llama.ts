@@ -29,7 +29,7 @@ import {
 } from '../nn/index.ts';
 import { ops, scope, type Tensor } from '../tensor/index.ts';
 import type { Family } from './family.ts';
-import { ggufLlamaConfig, ggufLlamaNames } from './gguf.ts';
+import { ggufLlamaConfig, ggufLlamaNames } from './gguf-names.ts';
 
 const types = ['llama', 'mistral', 'qwen2', 'qwen3'] as const;
 

@@ -5,11 +5,11 @@ import { openGguf, openSafetensors, readJsonObject, type WeightSource } from '..
 import type { Linear, Model, TaskHead, TaskName } from '../nn/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import type { Family } from './family.ts';
-import { requireMemory } from './memory.ts';
 import { type Stored, StoredReader } from './reader.ts';
 import { families } from './registry.ts';
 import { sentenceLength, sentenceSettings } from './sentence.ts';
-import { type HeadOptions, LoadedWeights, type LoadOptions } from './weights.ts';
+import { type HeadOptions, LoadedWeights, type LoadOptions } from './stored-weights.ts';
+import { requireMemory } from './weight-memory.ts';
 
 /**
  * Loads a model from a Hugging Face directory (config.json and safetensors) or a GGUF file.

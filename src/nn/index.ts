@@ -11,8 +11,8 @@ export {
   useGradientCheckpointing,
   writesNothing,
 } from './blocks.ts';
-export { KvCache } from './cache.ts';
 export { type AttentionRows, composite, fused, type GateActivation, type Kernels } from './kernels.ts';
+export { KvCache } from './kv-cache.ts';
 export { Embedding, LayerNorm, Linear, type LinearLayer, RmsNorm } from './layers.ts';
 export { crossEntropyOfLogits } from './losses.ts';
 export type { ImageShape, Model, PackedTokens } from './model.ts';

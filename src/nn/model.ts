@@ -1,6 +1,6 @@
 import type { Tensor } from '../tensor/index.ts';
-import type { KvCache } from './cache.ts';
 import type { Kernels } from './kernels.ts';
+import type { KvCache } from './kv-cache.ts';
 import type { Linear } from './layers.ts';
 import type { Module } from './module.ts';
 import type { Ports } from './ports.ts';

@@ -5,8 +5,8 @@
  * Letters: N packed tokens, R rows, T virtual tokens, C width, K kv heads, D head size.
  */
 import { detachFromScopes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
-import { KvCache } from './cache.ts';
 import type { AttentionRows } from './kernels.ts';
+import { KvCache } from './kv-cache.ts';
 import type { PackedTokens } from './model.ts';
 
 /** What one half of a block (attention or MLP) gives. */

@@ -1,2 +1,2 @@
-export type { MemoryPlan } from './doctor.ts';
-export { type LogEvent, Session } from './session.ts';
+export { type LogEvent, Session } from './client.ts';
+export type { MemoryPlan } from './jobs/index.ts';

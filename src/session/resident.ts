@@ -4,8 +4,8 @@
  */
 import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import { loadAdapter, taskNumberOf, taskOfAdapter } from '../adapters/index.ts';
 import { type Tokenizer, tokenizerIfAny, tokenizerOf } from '../data/index.ts';
-import { loadAdapter, taskNumberOf, taskOfAdapter } from '../export/index.ts';
 import type { Adapter } from '../methods/index.ts';
 import { headOf, type LoadOptions, loadModel, type Quantize } from '../models/index.ts';
 import type { Model, TaskName } from '../nn/index.ts';

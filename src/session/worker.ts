@@ -2,7 +2,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { fileError, GraftError } from '../base/index.ts';
 import { startEngine } from '../engine/index.ts';
-import { jobs } from './jobs.ts';
+import { jobs } from './jobs/index.ts';
 
 export interface JobRequest {
   readonly id: number;

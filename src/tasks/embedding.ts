@@ -7,7 +7,7 @@ import { GraftError } from '../base/index.ts';
 import { checkedIds, type Example, type Packed, type Row } from '../data/index.ts';
 import type { TaskHead } from '../nn/index.ts';
 import { ops, Tensor } from '../tensor/index.ts';
-import { imageRow } from './images.ts';
+import { imageRow } from './image-rows.ts';
 import { headOutput, rowsOfNumbers, weightedCrossEntropy } from './losses.ts';
 import { correlations, type Metric, wilson } from './metrics.ts';
 import type { RowTools, Task, TaskOptions } from './task.ts';

@@ -1,7 +1,7 @@
 /** Classification of images: one class of several, with the losses and metrics of text. */
 import type { TaskHead } from '../nn/index.ts';
 import { classTask, requireLabel, targetOf } from './classes.ts';
-import { imageRow } from './images.ts';
+import { imageRow } from './image-rows.ts';
 import type { Task, TaskOptions } from './task.ts';
 import { unfit } from './text-rows.ts';
 

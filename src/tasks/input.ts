@@ -1,6 +1,5 @@
 import type { Packed } from '../data/index.ts';
-import type { Model, PackedTokens } from '../nn/index.ts';
-import { packImages } from '../nn/index.ts';
+import { type Model, type PackedTokens, packImages } from '../nn/index.ts';
 import { Tensor } from '../tensor/index.ts';
 
 const wide = (values: ArrayLike<number>) => Tensor.from(BigInt64Array.from(values as ArrayLike<number>, BigInt));

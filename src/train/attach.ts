@@ -1,6 +1,6 @@
+import { headFits, loadAdapter, savedAdapters } from '../adapters/index.ts';
 import { GraftError } from '../base/index.ts';
 import { tokenizerOf } from '../data/index.ts';
-import { headFits, loadAdapter, savedAdapters } from '../export/index.ts';
 import { type Adapter, type Attached, attachMethods, type Method, methods } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
 import { adamw, type Optimizer } from '../optim/index.ts';

@@ -2,7 +2,7 @@ import { GraftError } from '../base/index.ts';
 import type { Row } from '../data/index.ts';
 import { type Model, namedTensors } from '../nn/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
-import { lastCheckpoint } from './checkpoint.ts';
+import { lastCheckpoint } from './checkpoints.ts';
 
 export interface Diverged {
   readonly model: Model;

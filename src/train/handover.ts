@@ -1,13 +1,15 @@
 /** The directory of a run: made ready at its beginning, the result put into it at its end. */
+
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { saveAdapter } from '../adapters/index.ts';
 import { tokenizerFilesOf } from '../data/index.ts';
-import { saveAdapter, saveModel } from '../export/index.ts';
 import { writeDirectory } from '../io/index.ts';
-import { lastCheckpoint, type RunState } from './checkpoint.ts';
-import type { Courses } from './courses.ts';
+import { saveModel } from '../models/index.ts';
+import { lastCheckpoint, type RunState } from './checkpoints.ts';
 import { EventLog } from './events.ts';
 import type { Recipe } from './recipe.ts';
+import type { Courses } from './task-runs.ts';
 
 /** Makes the run directory ready: the checkpoint to go on from, or undefined with the directory free of older runs. */
 export function claim(dir: string, fingerprint: string, fresh: boolean): { path: string; state: RunState } | undefined {

@@ -1,6 +1,6 @@
+import { taskOfAdapter } from '../adapters/index.ts';
 import { GraftError } from '../base/index.ts';
 import type { Example, Row } from '../data/index.ts';
-import { taskOfAdapter } from '../export/index.ts';
 import { headOf, type LoadOptions } from '../models/index.ts';
 import type { TaskHead } from '../nn/index.ts';
 import { labelsIn, type TaskOptions } from '../tasks/index.ts';

@@ -9,14 +9,14 @@ import { type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { batchesOf, type Measured, type Metric, measure } from '../tasks/index.ts';
 import { keepsHead, optimizerFor } from './attach.ts';
 import { microTokensFor } from './budget.ts';
-import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoint.ts';
-import { type Course, type Courses, openCourses } from './courses.ts';
+import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoints.ts';
 import { explained, requireFinite } from './diverged.ts';
 import { EventLog, type TrainEvent } from './events.ts';
 import { claim, handOver, save } from './handover.ts';
 import { trainLoop } from './loop.ts';
 import type { Recipe } from './recipe.ts';
 import { type MicroBatch, trainStep } from './step.ts';
+import { type Course, type Courses, openCourses } from './task-runs.ts';
 
 /** What came of one task: a measurement on its held-out rows, the last, and where its adapter is. */
 export interface TaskResult {

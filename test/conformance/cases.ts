@@ -4,8 +4,8 @@
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { saveAdapter } from '../../src/adapters/index.ts';
 import { pack } from '../../src/data/index.ts';
-import { saveAdapter } from '../../src/export/index.ts';
 import { writeSafetensors } from '../../src/io/index.ts';
 import { type Adapter, methods } from '../../src/methods/index.ts';
 import { loadModel, type Quantize } from '../../src/models/index.ts';

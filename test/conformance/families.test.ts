@@ -1,8 +1,8 @@
 /** Every method, and methods together, on every family and task, with the head trained beside them. */
 import assert from 'node:assert/strict';
 import test, { before } from 'node:test';
+import { savedAdapters } from '../../src/adapters/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
-import { savedAdapters } from '../../src/export/index.ts';
 import { attachMethods, type MethodChoice, type methods } from '../../src/methods/index.ts';
 import type { Model } from '../../src/nn/index.ts';
 import { familyBases } from './bases.ts';

@@ -1,8 +1,8 @@
 /** Every method on bases of the Llama family, dense and packed: the properties of `properties.ts` over `cases.ts`. */
 import assert from 'node:assert/strict';
 import test, { before } from 'node:test';
+import { savedAdapters } from '../../src/adapters/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
-import { savedAdapters } from '../../src/export/index.ts';
 import { type Adapter, type Method, methods } from '../../src/methods/index.ts';
 import type { Model } from '../../src/nn/index.ts';
 import { type Base, bases, type Given, methodCases, refusedBases } from './cases.ts';

@@ -2,10 +2,10 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
+import { savedAdapters } from '../../src/adapters/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
-import { savedAdapters, saveModel } from '../../src/export/index.ts';
 import { type Method, methods } from '../../src/methods/index.ts';
-import { loadModel } from '../../src/models/index.ts';
+import { loadModel, saveModel } from '../../src/models/index.ts';
 import { type Model, namedTensors } from '../../src/nn/index.ts';
 import { manualSeed, ops, scope } from '../../src/tensor/index.ts';
 import { batchLoss } from '../../src/train/index.ts';

@@ -1,11 +1,11 @@
 /** What every method must keep on every base (design §5), and how one case is run. */
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
+import { loadAdapter, saveAdapter } from '../../src/adapters/index.ts';
 import { pack } from '../../src/data/index.ts';
 import { currentEngine } from '../../src/engine/index.ts';
-import { loadAdapter, saveAdapter, saveModel } from '../../src/export/index.ts';
 import type { Adapter } from '../../src/methods/index.ts';
-import { loadModel } from '../../src/models/index.ts';
+import { loadModel, saveModel } from '../../src/models/index.ts';
 import { type Model, namedTensors, outputOf, useGradientCheckpointing } from '../../src/nn/index.ts';
 import { adamw } from '../../src/optim/index.ts';
 import { tokensOf } from '../../src/tasks/index.ts';

@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
-import { startEngine } from '../../src/engine/index.ts';
 import {
   averageAdapters,
   convertAdapter,
@@ -11,9 +10,10 @@ import {
   loadAdapter,
   saveAdapter,
   taskOfAdapter,
-} from '../../src/export/index.ts';
+} from '../../src/adapters/index.ts';
+import { startEngine } from '../../src/engine/index.ts';
 import { readJsonObject, writeSafetensors } from '../../src/io/index.ts';
-import { floorDivide } from '../../src/methods/bottleneck-config.ts';
+import { floorDivide } from '../../src/methods/bottleneck/index.ts';
 import { attachMethods } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { scope } from '../../src/tensor/index.ts';

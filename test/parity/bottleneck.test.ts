@@ -3,8 +3,7 @@ import assert from 'node:assert/strict';
 import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import test, { before } from 'node:test';
-import { currentEngine, startEngine } from '../../src/engine/index.ts';
-import { fileNames } from '../../src/export/adapterhub.ts';
+import { fileNames } from '../../src/adapters/adapterhub/index.ts';
 import {
   averageAdapters,
   loadAdapter,
@@ -12,11 +11,12 @@ import {
   saveAdapter,
   savedAdapters,
   taskOfAdapter,
-} from '../../src/export/index.ts';
+} from '../../src/adapters/index.ts';
+import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { openSafetensors, openTorch, readJsonObject, type WeightSource } from '../../src/io/index.ts';
-import { Draws } from '../../src/methods/draws.ts';
+import { niceCoupling } from '../../src/methods/bottleneck/index.ts';
 import { type Adapter, type Attached, attachMethods, type Inside } from '../../src/methods/index.ts';
-import { niceCoupling } from '../../src/methods/invertible.ts';
+import { Draws } from '../../src/methods/shared/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { type Model, outputOf, type PackedTokens, packImages, packTokens } from '../../src/nn/index.ts';
 import { adamw } from '../../src/optim/index.ts';

@@ -4,10 +4,9 @@ import { copyFileSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { startEngine } from '../../src/engine/index.ts';
-import { saveModel } from '../../src/export/index.ts';
 import { generate } from '../../src/generate/index.ts';
 import { readJsonObject, writeSafetensors } from '../../src/io/index.ts';
-import { loadModel } from '../../src/models/index.ts';
+import { loadModel, saveModel } from '../../src/models/index.ts';
 import {
   Linear,
   type Model,

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
+import { loadAdapter, taskOfAdapter } from '../../src/adapters/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
-import { loadAdapter, taskOfAdapter } from '../../src/export/index.ts';
 import { attachMethods } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { scope } from '../../src/tensor/index.ts';

@@ -3,11 +3,11 @@ import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFile
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
+import { loadAdapter, saveAdapter } from '../../src/adapters/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
-import { loadAdapter, saveAdapter, saveModel } from '../../src/export/index.ts';
 import { openSafetensors } from '../../src/io/index.ts';
 import { byPattern, type Candidate, lora, selectTargets, type TargetConfig } from '../../src/methods/index.ts';
-import { loadModel } from '../../src/models/index.ts';
+import { loadModel, saveModel } from '../../src/models/index.ts';
 import { type Model, outputOf, packTokens } from '../../src/nn/index.ts';
 import { noGrad, ops, scope, Tensor } from '../../src/tensor/index.ts';
 import { torchFile } from '../samples/torch.ts';

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { saveAdapter } from '../../src/export/index.ts';
+import { saveAdapter } from '../../src/adapters/index.ts';
 import { openSafetensors } from '../../src/io/index.ts';
 import type { Adapter } from '../../src/methods/index.ts';
 import { type Model, outputOf, packImages, packTokens } from '../../src/nn/index.ts';

@@ -1,0 +1,16 @@
+export { isAdapterHub } from './adapterhub/index.ts';
+export { averageAdapters } from './average.ts';
+export { type CombineOptions, combineAdapters } from './combine.ts';
+export { type AdapterFormat, adapterFormats, convertAdapter, formatOf } from './convert.ts';
+export {
+  headFits,
+  isAdapter,
+  loadAdapter,
+  readAdapterConfig,
+  saveAdapter,
+  savedAdapters,
+  storedTensors,
+  taskNumberOf,
+  taskOfAdapter,
+} from './load.ts';
+export type { SaveOptions } from './peft/index.ts';

@@ -1,0 +1,1 @@
+export { mlxUpdates } from './convert.ts';

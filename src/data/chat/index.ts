@@ -1,0 +1,1 @@
+export { ChatTemplate, type RenderOptions } from './template.ts';

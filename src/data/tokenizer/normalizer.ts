@@ -1,0 +1,91 @@
+import { type Part, toByteChars, tokenizerError, toRegExp } from './component.ts';
+import { precompiled } from './precompiled.ts';
+import { ASCII, CONTROLS, MARKS, NONSPACING, WHITE_SPACE, YOUNG_FORMS } from './unicode.ts';
+
+export type Normalizer = (text: string) => string;
+
+/** Rust lower-cases character by character, JavaScript a final Σ by its neighbours. */
+const lower = (text: string): string =>
+  text.includes('Σ')
+    ? text
+        .split('Σ')
+        .map((part) => part.toLowerCase())
+        .join('σ')
+    : text.toLowerCase();
+
+/** A form of Unicode normalisation; plain ASCII is in all of them. */
+const form =
+  (name: 'NFC' | 'NFD' | 'NFKC' | 'NFKD'): Normalizer =>
+  (text) => {
+    if (ASCII.test(text)) return text;
+    if (!YOUNG_FORMS.test(text)) return text.normalize(name);
+    return text
+      .split(YOUNG_FORMS)
+      .map((part, i) => (i % 2 === 1 ? part : part.normalize(name)))
+      .join('');
+  };
+
+const CHINESE =
+  /[\u4e00-\u9fff\u3400-\u4dbf\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b920}-\u{2ceaf}\uf900-\ufaff\u{2f800}-\u{2fa1f}]/gu;
+
+function bert(part: Part): Normalizer {
+  const { clean_text: clean = true, handle_chinese_chars: chinese = true, lowercase = true } = part;
+  const strip = part.strip_accents ?? lowercase;
+  return (text) => {
+    let out = text;
+    if (clean) out = out.replace(CONTROLS, '').replace(WHITE_SPACE, ' ');
+    if (chinese) out = out.replace(CHINESE, ' $& ');
+    if (strip) out = form('NFD')(out).replace(NONSPACING, '');
+    return lowercase ? lower(out) : out;
+  };
+}
+
+/** Source: `normalizers/unicode.rs` of huggingface/tokenizers, after SentencePiece's nmt rules. */
+const NMT_DROPPED = /[\u0001-\u0008\u000b\u000e-\u001f\u007f\u008f\u009f]/g;
+const NMT_SPACES = /[\u0009\u000a\u000c\u000d\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd]/g;
+
+/**
+ * The `normalizer` of tokenizer.json; undefined where it changes nothing.
+ * @throws GraftError `input` for a kind that is not known
+ */
+export function makeNormalizer(part: Part | null | undefined, place: string): Normalizer | undefined {
+  if (!part) return undefined;
+  switch (part.type) {
+    case 'Sequence': {
+      const all = (part.normalizers as Part[]).map((p) => makeNormalizer(p, place)).filter((n) => n !== undefined);
+      return all.length > 0 ? (text) => all.reduce((t, n) => n(t), text) : undefined;
+    }
+    case 'NFC':
+    case 'NFD':
+    case 'NFKC':
+    case 'NFKD':
+      return form(part.type);
+    case 'Lowercase':
+      return lower;
+    case 'Prepend':
+      return (text) => (text === '' ? '' : (part.prepend as string) + text);
+    case 'Replace': {
+      const [pattern, content] = [toRegExp(part.pattern, place), part.content as string];
+      return (text) => text.replace(pattern, () => content);
+    }
+    case 'Strip': {
+      const { strip_left: left = true, strip_right: right = true } = part;
+      return (text) => {
+        const inner = left ? text.replace(/^\p{White_Space}+/u, '') : text;
+        return right ? inner.replace(/(?<!\p{White_Space})\p{White_Space}+$/u, '') : inner;
+      };
+    }
+    case 'StripAccents':
+      return (text) => text.replace(MARKS, '');
+    case 'BertNormalizer':
+      return bert(part);
+    case 'Nmt':
+      return (text) => text.replace(NMT_DROPPED, '').replace(NMT_SPACES, ' ');
+    case 'Precompiled':
+      return precompiled(part.precompiled_charsmap as string | null, place);
+    case 'ByteLevel':
+      return toByteChars;
+    default:
+      throw tokenizerError(place, `Normalizers of type ${JSON.stringify(part.type)} are not known`);
+  }
+}

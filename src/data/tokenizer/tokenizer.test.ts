@@ -1,0 +1,65 @@
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'node:test';
+import { packageRoot } from '../../base/index.ts';
+import { loadTokenizer, type Tokenizer, tokenizerOf } from '../index.ts';
+
+const dir = join(packageRoot, 'test', 'golden', 'tokenizer');
+const corpus = readFileSync(join(dir, 'corpus.jsonl'), 'utf8')
+  .trim()
+  .split('\n')
+  .map((line) => JSON.parse(line) as string);
+
+interface Golden {
+  prefix: number[];
+  suffix: number[];
+  /** special, text and all are left out where they say nothing new. */
+  lines: { ids: number[]; special?: number[]; text?: string; all?: string }[];
+}
+
+function compare(tokenizer: Tokenizer, golden: Golden): void {
+  assert.equal(golden.lines.length, corpus.length);
+  assert.ok(corpus.length >= 300, `${corpus.length} lines`);
+  corpus.forEach((text, i) => {
+    const { ids, special, text: decoded = text, all = decoded } = golden.lines[i]!;
+    const line = `line ${i + 1}: ${JSON.stringify(text)}`;
+    assert.deepEqual([...tokenizer.encode(text, { addSpecialTokens: false })], ids, line);
+    const whole = [...tokenizer.encode(text)];
+    assert.deepEqual(whole, special ?? [...golden.prefix, ...ids, ...golden.suffix], `with special tokens, ${line}`);
+    assert.equal(tokenizer.decode(whole, { skipSpecialTokens: true }), decoded, `decoded, ${line}`);
+    assert.equal(tokenizer.decode(whole), all, `decoded whole, ${line}`);
+    const stream = tokenizer.stream();
+    assert.equal(whole.map((id) => stream.push(id)).join('') + stream.end(), all, `token by token, ${line}`);
+    const { ids: same, mask } = tokenizer.encodeWithMask(text, [[0, text.length]]);
+    assert.deepEqual([...same], ids, `with a mask, ${line}`);
+    assert.ok(mask.length === ids.length && (text === '' || mask.every((m) => m === 1)), `mask, ${line}`);
+  });
+}
+
+const kinds = readdirSync(dir)
+  .filter((name) => name.endsWith('.golden.json'))
+  .map((name) => name.replace('.golden.json', ''));
+
+test('there are goldens of seven tokenizers', () => {
+  assert.deepEqual(kinds.sort(), ['bert', 'llama2', 'llama3', 'mistral', 'qwen2', 'smollm2', 'unigram']);
+});
+
+for (const kind of kinds) {
+  const golden = JSON.parse(readFileSync(join(dir, `${kind}.golden.json`), 'utf8')) as Golden;
+  const real = kind === 'smollm2';
+  const model = process.env.GRAFT_TEST_MODEL;
+  const skip =
+    real && !(model && existsSync(model)) ? 'set GRAFT_TEST_MODEL to the GGUF file of SmolLM2-135M-Instruct' : false;
+  test(`${kind}: ids and texts equal Python's on every line of the corpus`, { skip }, () => {
+    compare(real ? tokenizerOf(model!) : loadTokenizer(join(dir, `${kind}.json`)), golden);
+  });
+}
+
+for (const name of ['bert', 'gpt2', 'roberta']) {
+  test(`${name}: vocabulary files without tokenizer.json give what transformers' class gives`, () => {
+    const files = join(dir, 'files', name);
+    const golden = JSON.parse(readFileSync(join(files, 'golden.json'), 'utf8')) as Golden;
+    compare(loadTokenizer(files), golden);
+  });
+}

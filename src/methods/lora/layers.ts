@@ -1,0 +1,110 @@
+/** What LoRA puts in the place of a layer. */
+import type { GateActivation, LinearLayer } from '../../nn/index.ts';
+import { gradEnabled, ops, type Tensor } from '../../tensor/index.ts';
+import { type Held, LinearWrapper, type Switch, type Table, TableWrapper } from '../shared/index.ts';
+
+/** A linear layer with an update beside it. */
+export class LoraLinear extends LinearWrapper {
+  readonly lora_A: Tensor;
+  readonly lora_B: Tensor;
+  /** Of B's product (`lora_bias`). */
+  readonly lora_bias?: Tensor;
+  readonly scaling: number;
+  readonly dropout: number;
+
+  constructor(base: LinearLayer, a: Tensor, b: Tensor, scaling: number, dropout: number, state: Switch, bias?: Tensor) {
+    super(base, state);
+    this.lora_A = a;
+    this.lora_B = b;
+    if (bias) this.lora_bias = bias;
+    this.scaling = scaling;
+    this.dropout = dropout;
+  }
+
+  /** A [R, in] and B [out, R] of the update. */
+  protected matrices(): readonly [Tensor, Tensor] {
+    return [this.lora_A, this.lora_B];
+  }
+
+  /** The layer's bias and the update's own, whichever there are. */
+  #biasWith(bias: Tensor | undefined): Tensor | null {
+    if (!this.lora_bias) return bias ?? null;
+    const own = ops.mulScalar(this.lora_bias, this.scaling);
+    return bias ? ops.add(bias, own) : own;
+  }
+
+  /** x as the update sees it: null where nothing is dropped. */
+  protected dropped(x: Tensor): Tensor | null {
+    return this.dropout > 0 && gradEnabled() ? ops.dropout(x, this.dropout, true) : null;
+  }
+
+  protected adapted(x: Tensor): Tensor {
+    const dropped = this.dropped(x);
+    const [a, b] = this.matrices();
+    const base = this.base_layer.plain();
+    if (base) {
+      const { weight, format, bias, kernels } = base;
+      return kernels.loraLinear(x, dropped, weight, format, this.#biasWith(bias), a, b, this.scaling);
+    }
+    // On top of another active adapter: add to what it gives.
+    const product = ops.mm(ops.mm(dropped ?? x, ops.t(a)), ops.t(b));
+    const update = this.lora_bias ? ops.add(product, this.lora_bias) : product;
+    return ops.add(this.base_layer.forward(x), update, { alpha: this.scaling });
+  }
+
+  override forwardGated(gate: Tensor, up: Tensor, act: GateActivation): Tensor {
+    const base = this.base_layer.plain();
+    if (!this.state.enabled || !base || (this.dropout > 0 && gradEnabled())) return super.forwardGated(gate, up, act);
+    const { weight, format, bias, kernels } = base;
+    const [a, b] = this.matrices();
+    return kernels.loraGatedLinear(gate, up, act, weight, format, this.#biasWith(bias), a, b, this.scaling);
+  }
+
+  /** s·BA [out, in]: what the update adds to the weight. */
+  protected delta(): Tensor {
+    const [a, b] = this.matrices();
+    return ops.mulScalar(ops.mm(b, a), this.scaling);
+  }
+
+  fold({ weight, bias }: Held, _own: Tensor): Held {
+    return { weight: ops.add(weight, this.delta()), format: -1, bias: this.#biasWith(bias) ?? undefined };
+  }
+}
+
+/**
+ * An output projection that shares its table with an embedding shares the embedding's update too, the other way round:
+ * A [R, C] is the embedding's Bᵀ, and B [V, R] its Aᵀ (PEFT's `ensure_weight_tying`).
+ */
+export class TiedLoraLinear extends LoraLinear {
+  protected override matrices(): readonly [Tensor, Tensor] {
+    return [ops.contiguous(ops.t(this.lora_A)), ops.contiguous(ops.t(this.lora_B))];
+  }
+}
+
+/** An embedding with an update: row i of the table gains s·(B A[:, i])ᵀ. */
+export class LoraEmbedding extends TableWrapper {
+  readonly lora_embedding_A: Tensor;
+  readonly lora_embedding_B: Tensor;
+  readonly scaling: number;
+
+  constructor(base: Table, a: Tensor, b: Tensor, scaling: number, state: Switch) {
+    super(base, state);
+    this.lora_embedding_A = a;
+    this.lora_embedding_B = b;
+    this.scaling = scaling;
+  }
+
+  protected adapted(base: Tensor, ids: Tensor): Tensor {
+    const h = ops.embedding(ops.t(this.lora_embedding_A), ids);
+    return ops.add(base, ops.mm(h, ops.t(this.lora_embedding_B)), { alpha: this.scaling });
+  }
+
+  /** [V, C] */
+  protected delta(): Tensor {
+    return ops.mulScalar(ops.t(ops.mm(this.lora_embedding_B, this.lora_embedding_A)), this.scaling);
+  }
+
+  fold({ weight, bias }: Held, _own: Tensor): Held {
+    return { weight: ops.add(weight, this.delta()), format: -1, bias };
+  }
+}

@@ -1,0 +1,117 @@
+import { totalmem } from 'node:os';
+import { freeMemory } from '../../base/index.ts';
+import { currentEngine, processor } from '../../engine/index.ts';
+import { resolveModel, type WeightEntry } from '../../io/index.ts';
+import { heldBytes, openModel, type Quantize } from '../../models/index.ts';
+import { bestPrecision } from '../../nn/index.ts';
+import { ops, scope } from '../../tensor/index.ts';
+import { type BlockShape, bytesPerToken, shapeOf, tokenBudget } from '../../train/index.ts';
+
+export interface DoctorArgs {
+  /** A model to plan for; without it, three shapes of Llama. */
+  readonly model?: string;
+}
+
+/** Memory that a model takes in one form of its weights, and what is left for tokens. */
+export interface Fit {
+  readonly quantize: Quantize;
+  readonly weightBytes: number;
+  /** Tokens of a micro-batch by default; null: weights and adapter alone are more than the free memory. */
+  readonly microTokens: number | null;
+}
+
+export interface MemoryPlan {
+  readonly name: string;
+  readonly parameters: number;
+  /** LoRA r=8 on all linear layers: parameters, gradients and AdamW's two moments. */
+  readonly adapterBytes: number;
+  /** Of activations that one token keeps for the backward pass. */
+  readonly bytesPerToken: number;
+  readonly fits: readonly Fit[];
+}
+
+/** Measures what the engine does on this machine, and what memory allows. Rates in GFLOP/s, sizes in bytes. */
+export async function doctorJob({ model }: DoctorArgs) {
+  const { native } = currentEngine();
+  const { features } = processor();
+  const freeBytes = freeMemory();
+  const plans = model === undefined ? shapes.map((s) => planShape(s, freeBytes)) : [await planModel(model, freeBytes)];
+  const gemm: Record<'float32' | 'bfloat16', number> = { float32: gemmRate('float32'), bfloat16: gemmRate('bfloat16') };
+  const precision = bestPrecision();
+  const hasProducts = features.avx512_bf16 || features.amx_bf16;
+  return {
+    threads: native.threads(),
+    freeBytes,
+    totalBytes: totalmem(),
+    gemm,
+    precision,
+    precisionReason:
+      precision === 'mixed'
+        ? 'losses in float32, backward products from bfloat16 factors, all else in float32'
+        : `this processor ${hasProducts ? 'is slower with' : 'has no'} bfloat16 products`,
+    plans,
+  };
+}
+
+/** GFLOP/s of [1024, 576] × [576, 1536], median of nine. */
+export function gemmRate(dtype: 'float32' | 'bfloat16'): number {
+  using _ = scope();
+  const a = ops.ones([1024, 576], { dtype });
+  const b = ops.t(ops.ones([1536, 576], { dtype }));
+  const once = () => {
+    const start = performance.now();
+    for (let i = 0; i < 3; i++) ops.mm(a, b).dispose();
+    return (3 * 2 * 1024 * 576 * 1536) / ((performance.now() - start) / 1e3) / 1e9;
+  };
+  once();
+  return Array.from({ length: 9 }, once).sort((x, y) => x - y)[4]!;
+}
+
+interface Shape extends BlockShape {
+  readonly name: string;
+  /** Width of keys and values together: that of all heads, or less where heads share them. */
+  readonly kv: number;
+  readonly vocab: number;
+  readonly tied: boolean;
+}
+
+/** As the `config.json` of SmolLM2-135M, Llama-3.2-1B and Llama-2-7b. */
+const shapes: readonly Shape[] = [
+  { name: '135M (SmolLM2)', layers: 30, width: 576, inner: 1536, kv: 192, vocab: 49_152, tied: true },
+  { name: '1B (Llama 3.2)', layers: 16, width: 2048, inner: 8192, kv: 512, vocab: 128_256, tied: true },
+  { name: '7B (Llama 2)', layers: 32, width: 4096, inner: 11_008, kv: 4096, vocab: 32_000, tied: false },
+];
+
+/** The tensors that a checkpoint of this shape has, in bfloat16. */
+function entriesOf({ layers, width, inner, kv, vocab, tied }: Shape): WeightEntry[] {
+  const entry = (...shape: number[]): WeightEntry => {
+    return { name: '', shape, format: 'bfloat16', bytes: 2 * shape.reduce((a, b) => a * b, 1) };
+  };
+  const projections = [entry(width, width), entry(kv, width), entry(kv, width), entry(width, width)];
+  const block = [...projections, entry(inner, width), entry(inner, width), entry(width, inner)];
+  const norms = [entry(width), entry(width)];
+  const tables = Array.from({ length: tied ? 1 : 2 }, () => entry(vocab, width));
+  return [...Array.from({ length: layers }, () => [...block, ...norms]).flat(), ...tables, entry(width)];
+}
+
+const planShape = (shape: Shape, free: number) => plan(shape.name, entriesOf(shape), shape, shape.vocab, free);
+
+async function planModel(spec: string, free: number): Promise<MemoryPlan> {
+  const { source, config, stored } = openModel(await resolveModel(spec));
+  using _ = source;
+  const entries = [...stored.values()].map(({ entry }) => entry);
+  return plan(spec, entries, shapeOf(config), (config as { vocab_size?: number }).vocab_size ?? 0, free);
+}
+
+function plan(name: string, entries: WeightEntry[], shape: BlockShape, vocab: number, free: number): MemoryPlan {
+  const linear = entries.filter((e) => e.shape.length === 2 && e.shape[0] !== vocab);
+  const adapterBytes = linear.reduce((sum, e) => sum + 8 * (e.shape[0]! + e.shape[1]!) * 16, 0);
+  const fits = (['none', 'keep', 'int8', 'nf4'] as const).map((quantize): Fit => {
+    const weightBytes = heldBytes(entries, quantize);
+    const left = free - weightBytes - adapterBytes;
+    const microTokens = left > 0 ? tokenBudget(shape, weightBytes, left, bestPrecision()) : null;
+    return { quantize, weightBytes, microTokens };
+  });
+  const parameters = entries.reduce((sum, e) => sum + e.shape.reduce((a, b) => a * b, 1), 0);
+  return { name, parameters, adapterBytes, bytesPerToken: bytesPerToken(shape), fits };
+}

@@ -1,0 +1,148 @@
+/** What a run learns: one task, or several that share all but their heads. */
+import { GraftError } from '../base/index.ts';
+import { type Attached, trainHead } from '../methods/index.ts';
+import { loadModels } from '../models/index.ts';
+import { type Model, namedModules, tensorBytes } from '../nn/index.ts';
+import { type Task, taskOf } from '../tasks/index.ts';
+import type { Tensor } from '../tensor/index.ts';
+import { attach } from './attach.ts';
+import { headFor, taskOptions } from './head.ts';
+import { type Plan, planRows, readExamples } from './plan.ts';
+import { type Recipe, recipesOf } from './recipe.ts';
+import { turnsOf } from './task-schedule.ts';
+
+/** A task with its model, its rows, and its share of the steps. */
+export interface Course {
+  /** Of one among several. */
+  readonly name: string | undefined;
+  readonly model: Model;
+  /** The head's parameters by key; empty where the task has no head of its own. */
+  readonly head: ReadonlyMap<string, Tensor>;
+  readonly task: Task;
+  readonly plan: Plan;
+  /** All shares are 1 together. */
+  readonly share: number;
+}
+
+export interface Courses extends Disposable {
+  readonly list: readonly Course[];
+  /** Their common adapter, on `host`, one of their models. */
+  readonly adapter: Attached;
+  readonly host: Model;
+  /** All that is trained, by the keys of a checkpoint. */
+  readonly parameters: ReadonlyMap<string, Tensor>;
+  /** Bytes of the base's weights as they are held, and their numbers. */
+  readonly weightBytes: number;
+  readonly numbers: number;
+  readonly steps: number;
+  readonly stepsPerEpoch: number;
+  /** Which of them step number `step` is for, and how many steps it had before. */
+  turn(step: number): { readonly course: Course; readonly nth: number };
+}
+
+/**
+ * Loads the model with a head for each task of the recipe, puts the methods on it and makes the rows.
+ * @throws GraftError for anything that is wrong with the recipe, the model or the data
+ */
+export async function openCourses(recipe: Recipe, modelPath: string): Promise<Courses> {
+  const { train, tasks } = recipe;
+  if (tasks && [recipe.method].flat().some(({ type }) => type === 'full')) {
+    throw new GraftError('usage', 'tasks share an adapter, and full fine-tuning makes none', {
+      place: 'method',
+      mend: 'Use another method, or a recipe for each task',
+    });
+  }
+  const lessons = [];
+  for (const [i, [name, own]] of recipesOf(recipe).entries()) {
+    const examples = await readExamples(own, tasks && i);
+    const all = [...examples.train.flat(), ...(examples.eval ?? [])].map(({ example }) => example);
+    lessons.push({ name, recipe: own, examples, head: headFor(own, modelPath, all) });
+  }
+
+  using made = new DisposableStack();
+  const heads = lessons.map(({ head }) => head);
+  const models = loadModels(modelPath, heads, { quantize: recipe.quantize, seed: train.seed });
+  made.use(models[0]!);
+  const host = hostOf(models);
+  const weightBytes = tensorBytes(...models.map(({ root }) => root));
+  const adapter = made.use(attach(host, modelPath, recipe));
+  if (adapter.parameters.size === 0) {
+    throw new GraftError('usage', 'there is nothing to train: all of it is frozen or averaged', {
+      place: 'method',
+      mend: 'Leave out train: false of one method, or give the recipe a task with a head',
+    });
+  }
+
+  const parameters = new Map(adapter.parameters);
+  const own = new Map<Model, ReadonlyMap<string, Tensor>>([[host, adapter.head]]);
+  for (const [i, model] of models.entries()) {
+    if (own.has(model)) continue;
+    const head = trainHead(model);
+    if (head) made.defer(() => head.dispose());
+    own.set(model, head?.parameters ?? new Map());
+    for (const [key, tensor] of own.get(model)!) parameters.set(`tasks.${lessons[i]!.name}.${key}`, tensor);
+  }
+
+  const plans: Plan[] = [];
+  for (const [i, { recipe, examples }] of lessons.entries()) {
+    plans.push(await planRows(recipe, models[i]!, modelPath, taskOf(models[i]!.task), examples));
+  }
+  const weighed = Object.values(tasks ?? {}).some(({ weight }) => weight !== undefined);
+  const weights = plans.map(({ stepsPerEpoch }, i) =>
+    weighed ? (Object.values(tasks!)[i]!.weight ?? 1) : stepsPerEpoch,
+  );
+  const sum = weights.reduce((a, b) => a + b);
+  const list = lessons.map(({ name, recipe }, i): Course => {
+    const [model, plan] = [models[i]!, plans[i]!];
+    const task = taskOf(model.task, taskOptions(recipe, model.task, plan.learned));
+    return { name, model, head: own.get(model)!, task, plan, share: weights[i]! / sum };
+  });
+  const stepsPerEpoch = plans.reduce((steps, plan) => steps + plan.stepsPerEpoch, 0);
+  const steps = train.steps ?? Math.max(1, Math.round(stepsPerEpoch * train.epochs));
+  const turns =
+    tasks &&
+    turnsOf(
+      list.map(({ share }) => share),
+      steps,
+    );
+  const all = made.move();
+  return {
+    list,
+    adapter,
+    host,
+    parameters,
+    weightBytes,
+    numbers: Math.max(...models.map((model) => model.parameters)),
+    steps,
+    stepsPerEpoch,
+    turn(step) {
+      const { task, nth } = turns?.[step] ?? { task: 0, nth: step };
+      return { course: list[task]!, nth };
+    },
+    [Symbol.dispose]: () => all.dispose(),
+  };
+}
+
+/**
+ * The model that the methods go on: the one that has all that the others have, and it may be more (BERT's pooler, the
+ * projection to the vocabulary), which its task then learns alone.
+ * @throws GraftError 'usage' where files of the tasks name what they share otherwise
+ */
+function hostOf(models: readonly Model[]): Model {
+  const [first] = models as [Model];
+  const other = models.find(({ sites }) => sites.block !== first.sites.block);
+  if (other) {
+    const [one, two] = [first, other].map(({ task, sites }) => `${task.name} as ${sites.block}`);
+    throw new GraftError(
+      'usage',
+      `these tasks cannot share an adapter: ${first.family} models keep their layers for ${one}, for ${two}`,
+      {
+        place: 'tasks',
+        mend: 'Train them in two runs',
+      },
+    );
+  }
+  const size = ({ root, task, sites: { head } }: Model) =>
+    [...namedModules(root)].filter(([path]) => task.labels.length === 0 || !path.startsWith(head!)).length;
+  return models.reduce((most, model) => (size(model) > size(most) ? model : most));
+}
