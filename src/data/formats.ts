@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { GraftError, nearest } from '../base/index.ts';
-import type { RawRecord } from './readers.ts';
+import type { RawRecord } from './record.ts';
 
 export interface Message {
   readonly role: string;

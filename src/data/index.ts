@@ -25,7 +25,8 @@ export {
   readImage,
 } from './images/index.ts';
 export { microBatches, type Packed, pack } from './packing.ts';
-export { type RawRecord, readRecords } from './readers.ts';
+export { readRecords } from './readers.ts';
+export type { RawRecord } from './record.ts';
 export { checkedIds, checkedLabels, type Row, type RowOptions, type RowReport, toRows } from './rows.ts';
 export { rowsOfStep, shuffled, split, stream } from './sampler.ts';
 export { loadTokenizer, TextStream, Tokenizer, type TokenizerSettings, tokenizerFromGguf } from './tokenizer/index.ts';

@@ -3,12 +3,7 @@ import { dirname, extname, resolve } from 'node:path';
 import { GraftError, nearestPath } from '../base/index.ts';
 import { parseJson } from '../io/index.ts';
 import { imageRecords } from './images/index.ts';
-
-export interface RawRecord {
-  readonly value: Readonly<Record<string, unknown>>;
-  /** file:line, or file:row where a file has no lines. */
-  readonly place: string;
-}
+import type { RawRecord } from './record.ts';
 
 /**
  * The records of a .jsonl, .json, .csv, .parquet or .conll file, or the images of a folder of folders.

@@ -11,11 +11,13 @@ export {
   useGradientCheckpointing,
   writesNothing,
 } from './blocks.ts';
-export { type AttentionRows, composite, fused, type GateActivation, type Kernels } from './kernels.ts';
+export { composite } from './composite.ts';
+export { fused } from './fused.ts';
+export type { AttentionRows, GateActivation, Kernels } from './kernels.ts';
 export { KvCache } from './kv-cache.ts';
 export { Embedding, LayerNorm, Linear, type LinearLayer, RmsNorm } from './layers.ts';
 export { crossEntropyOfLogits } from './losses.ts';
-export type { ImageShape, Model, PackedTokens } from './model.ts';
+export { type Model, outputOf } from './model.ts';
 export {
   Module,
   moduleAt,
@@ -26,7 +28,7 @@ export {
   tensorBytes,
   unwrapped,
 } from './module.ts';
-export { outputOf, packImages, packTokens, requireRoom } from './packed.ts';
+export { type ImageShape, type PackedTokens, packImages, packTokens, requireRoom } from './packed.ts';
 export { type BlockInput, type HalfOutput, type KeysAndValues, type LayerKeys, type Port, Ports } from './ports.ts';
 export { bestPrecision, type Precision, precisions, usePrecision } from './precision.ts';
 export { parseRope, type RopeScaling, RopeTable, ropeFrequencies } from './rope.ts';

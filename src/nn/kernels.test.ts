@@ -9,7 +9,9 @@ import test, { before } from 'node:test';
 import { golden, readTensors, relativeError } from '../../test/support.ts';
 import { currentEngine, startEngine } from '../engine/index.ts';
 import { Generator, mixSeed, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
-import { composite, fused, type GateActivation, type Kernels } from './kernels.ts';
+import { composite } from './composite.ts';
+import { fused } from './fused.ts';
+import type { GateActivation, Kernels } from './kernels.ts';
 
 before(() => startEngine());
 

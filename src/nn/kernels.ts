@@ -1,5 +1,4 @@
-import { ops, type Tensor } from '../tensor/index.ts';
-import { composite } from './composite.ts';
+import type { Tensor } from '../tensor/index.ts';
 
 /** Which tokens of a batch form a row, for attention. All arrays count tokens. */
 export interface AttentionRows {
@@ -67,21 +66,3 @@ export interface Kernels {
   /** Sum over the rows with targets ≥ 0 of the cross-entropy of h [N, C] · weightᵀ [C, V]: a scalar, in nats. */
   linearCrossEntropy(h: Tensor, weight: Tensor, format: number, targets: Tensor): Tensor;
 }
-
-/** native/ops/: float32 on the CPU. */
-export const fused: Kernels = {
-  rmsNorm: ops.rmsNorm,
-  addRmsNorm: ops.addRmsNorm,
-  rope: ops.rope,
-  glu: ops.glu,
-  attention: (q, k, v, { qStarts, kStarts, kEnds }, scale, causal, window) =>
-    ops.attention(q, k, v, qStarts, kStarts, kEnds, scale, causal, window),
-  linear: (x, weight, format, bias) =>
-    // A dense weight that is trained needs ATen's own gradient; a frozen one none at all.
-    format < 0 && weight.requiresGrad ? ops.linear(x, weight, bias) : ops.blockLinear(x, weight, format, bias),
-  loraLinear: ops.loraLinear,
-  loraGatedLinear: ops.loraGatedLinear,
-  linearCrossEntropy: ops.linearCrossEntropy,
-};
-
-export { composite };

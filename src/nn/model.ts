@@ -3,36 +3,10 @@ import type { Kernels } from './kernels.ts';
 import type { KvCache } from './kv-cache.ts';
 import type { Linear } from './layers.ts';
 import type { Module } from './module.ts';
+import type { ImageShape, PackedTokens } from './packed.ts';
 import type { Ports } from './ports.ts';
 import type { Sites } from './sites.ts';
 import type { TaskHead } from './tasks.ts';
-
-/** The tokens of several rows end to end: no padding anywhere (design §4). */
-export interface PackedTokens {
-  /** int64 [N] */
-  readonly ids: Tensor;
-  /** int64 [N]; restart in each row. */
-  readonly positions: Tensor;
-  /** R + 1 offsets. */
-  readonly rowStarts: readonly number[];
-  /** One more than the largest position. */
-  readonly longest: number;
-  /** Token types int64 [N] (BERT's segments); all 0 where absent. */
-  readonly types?: Tensor;
-  /** Images float32 [R, channels, height, width] in the place of ids, for families that see. */
-  readonly pixels?: Tensor;
-  /** One number a row: which of several tasks that share an adapter it belongs to. */
-  readonly tasks?: readonly number[];
-}
-
-/** What a family that sees takes for a row. */
-export interface ImageShape {
-  readonly channels: number;
-  readonly height: number;
-  readonly width: number;
-  /** Rows of hidden states that one image comes to. */
-  readonly tokens: number;
-}
 
 /** What a model offers to methods, training and generation: its modules by path, and these ports. */
 export interface Model extends Disposable {
@@ -77,3 +51,7 @@ export interface Model extends Disposable {
   /** The weight of the layer at `path` read again from the checkpoint, dense [out, in] float32, whatever form the layer holds it in. */
   stored?: (path: string, layer: Linear) => Tensor;
 }
+
+/** What the model's head says about `tokens`: shapes as `Model.logits` has them. */
+export const outputOf = (model: Model, tokens: PackedTokens): Tensor =>
+  model.logits(model.hidden(tokens), tokens.rowStarts, tokens.ids);

@@ -1,6 +1,32 @@
 import { GraftError } from '../base/index.ts';
 import { Tensor } from '../tensor/index.ts';
-import type { ImageShape, Model, PackedTokens } from './model.ts';
+
+/** The tokens of several rows end to end: no padding anywhere (design §4). */
+export interface PackedTokens {
+  /** int64 [N] */
+  readonly ids: Tensor;
+  /** int64 [N]; restart in each row. */
+  readonly positions: Tensor;
+  /** R + 1 offsets. */
+  readonly rowStarts: readonly number[];
+  /** One more than the largest position. */
+  readonly longest: number;
+  /** Token types int64 [N] (BERT's segments); all 0 where absent. */
+  readonly types?: Tensor;
+  /** Images float32 [R, channels, height, width] in the place of ids, for families that see. */
+  readonly pixels?: Tensor;
+  /** One number a row: which of several tasks that share an adapter it belongs to. */
+  readonly tasks?: readonly number[];
+}
+
+/** What a family that sees takes for a row. */
+export interface ImageShape {
+  readonly channels: number;
+  readonly height: number;
+  readonly width: number;
+  /** Rows of hidden states that one image comes to. */
+  readonly tokens: number;
+}
 
 /**
  * Packs rows of token ids end to end.
@@ -64,7 +90,3 @@ export function requireRoom(longest: number, positions: number): void {
   const problem = `a row has ${longest} tokens, virtual ones included, and the model has ${positions} positions`;
   throw new GraftError('usage', problem, { mend: 'Cut the rows (max_length), or use fewer virtual tokens' });
 }
-
-/** What the model's head says about `tokens`: shapes as `Model.logits` has them. */
-export const outputOf = (model: Model, tokens: PackedTokens): Tensor =>
-  model.logits(model.hidden(tokens), tokens.rowStarts, tokens.ids);

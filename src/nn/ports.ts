@@ -7,7 +7,7 @@
 import { detachFromScopes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import type { AttentionRows } from './kernels.ts';
 import { KvCache } from './kv-cache.ts';
-import type { PackedTokens } from './model.ts';
+import type { PackedTokens } from './packed.ts';
 
 /** What one half of a block (attention or MLP) gives. */
 export interface HalfOutput {

@@ -1,15 +1,21 @@
 import { type Binding, onStart } from '../engine/index.ts';
-import type { Tensor } from './tensor.ts';
 
 let native: Binding;
 onStart((binding) => {
   native = binding;
 });
 
+/** What a scope frees: a tensor, known by its native handle. */
+export interface Owned {
+  readonly id: number;
+  /** Told that the handle was freed. */
+  retire(): void;
+}
+
 /** Lets tensors outlive their scope; see `scope()`. */
 export interface Scope extends Disposable {
   /** Hands `tensor` to the scope around this one (or to nobody, at the outermost). Returns it. */
-  keep<T extends Tensor | readonly Tensor[]>(tensor: T): T;
+  keep<T extends Owned | readonly Owned[]>(tensor: T): T;
 }
 
 let current: TensorScope | undefined;
@@ -20,17 +26,17 @@ const lost = new FinalizationRegistry<number>((id) => native.free(Uint32Array.of
 
 class TensorScope implements Scope {
   readonly #parent = current;
-  readonly #tensors = new Set<Tensor>();
+  readonly #tensors = new Set<Owned>();
 
   constructor() {
     current = this;
   }
 
-  add(tensor: Tensor): void {
+  add(tensor: Owned): void {
     this.#tensors.add(tensor);
   }
 
-  forget(tensor: Tensor): boolean {
+  forget(tensor: Owned): boolean {
     return this.#tensors.delete(tensor);
   }
 
@@ -38,8 +44,8 @@ class TensorScope implements Scope {
     return this.#parent;
   }
 
-  keep<T extends Tensor | readonly Tensor[]>(kept: T): T {
-    for (const tensor of (Array.isArray(kept) ? kept : [kept]) as readonly Tensor[]) {
+  keep<T extends Owned | readonly Owned[]>(kept: T): T {
+    for (const tensor of (Array.isArray(kept) ? kept : [kept]) as readonly Owned[]) {
       if (!this.#tensors.delete(tensor)) continue; // made outside: it lives on anyway
       if (this.#parent) this.#parent.add(tensor);
       else lost.register(tensor, tensor.id, tensor);
@@ -69,20 +75,20 @@ export function scope(): Scope {
 }
 
 /** Runs `body` in a scope of its own and keeps what it returns. */
-export function scoped<T extends Tensor | readonly Tensor[] | undefined | number>(body: () => T): T {
+export function scoped<T extends Owned | readonly Owned[] | undefined | number>(body: () => T): T {
   using s = scope();
   const result = body();
   return typeof result === 'object' ? s.keep(result) : result;
 }
 
 /** Called by every new tensor. */
-export function adopt(tensor: Tensor): void {
+export function adopt(tensor: Owned): void {
   if (current) current.add(tensor);
   else lost.register(tensor, tensor.id, tensor);
 }
 
 /** Takes `tensor` out of whatever scope holds it: it lives until it is disposed. For parameters and caches. */
-export function detachFromScopes<T extends Tensor>(tensor: T): T {
+export function detachFromScopes<T extends Owned>(tensor: T): T {
   for (let s = current; s; s = s.parent) {
     if (s.forget(tensor)) {
       lost.register(tensor, tensor.id, tensor);
@@ -93,7 +99,7 @@ export function detachFromScopes<T extends Tensor>(tensor: T): T {
 }
 
 /** Called by `dispose()`. */
-export function release(tensor: Tensor): void {
+export function release(tensor: Owned): void {
   for (let s = current; s; s = s.parent) if (s.forget(tensor)) break;
   lost.unregister(tensor);
   native.free(Uint32Array.of(tensor.id), 1);

@@ -6,7 +6,7 @@ import { decode as decodePng } from 'fast-png';
 import { z } from 'zod';
 import { GraftError, parseWith } from '../../base/index.ts';
 import { readJsonObject } from '../../io/index.ts';
-import type { RawRecord } from '../readers.ts';
+import type { RawRecord } from '../record.ts';
 import { type Image, resamplings, resize } from './resample.ts';
 
 const endings = ['.png', '.jpg', '.jpeg'] as const;

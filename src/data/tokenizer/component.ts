@@ -9,6 +9,9 @@ const { SplitPreTokenizer } = library as unknown as {
 /** A part of `tokenizer.json`: `type` names the component, the rest is its settings. */
 export type Part = Readonly<Record<string, unknown>>;
 
+/** Text to text, before it is cut into words. */
+export type Normalizer = (text: string) => string;
+
 /** The error for something in a tokenizer file that is not as it must be. */
 export const tokenizerError = (place: string, problem: string, cause?: unknown): GraftError =>
   new GraftError('input', problem, { place, mend: 'Use the tokenizer.json that was published with the model', cause });

@@ -1,8 +1,6 @@
-import { type Part, toByteChars, tokenizerError, toRegExp } from './component.ts';
+import { type Normalizer, type Part, toByteChars, tokenizerError, toRegExp } from './component.ts';
 import { precompiled } from './precompiled.ts';
 import { ASCII, CONTROLS, MARKS, NONSPACING, WHITE_SPACE, YOUNG_FORMS } from './unicode.ts';
-
-export type Normalizer = (text: string) => string;
 
 /** Rust lower-cases character by character, JavaScript a final Σ by its neighbours. */
 const lower = (text: string): string =>

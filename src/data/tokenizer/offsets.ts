@@ -1,5 +1,5 @@
 /** Where the pieces of a tokenised text stand in the text as it was given. */
-import type { Normalizer } from './normalizer.ts';
+import type { Normalizer } from './component.ts';
 
 /** A normalised text, and for each UTF-16 unit of it where the original that it came from begins and ends. */
 export interface Aligned {

@@ -1,5 +1,6 @@
+import type { Normalizer } from './component.ts';
 import { tokenizerError } from './component.ts';
-import type { Normalizer } from './normalizer.ts';
+
 import { ASCII } from './unicode.ts';
 
 /**

@@ -1,9 +1,10 @@
 import { GraftError } from '../../base/index.ts';
 import { AddedFinder, type AddedToken, type Stretch } from './added.ts';
 import type { Extents, Model } from './bpe.ts';
+import type { Normalizer } from './component.ts';
 import { type Part, toByteChars, tokenizerError } from './component.ts';
 import { type Decoder, makeDecoder } from './decoder.ts';
-import { makeNormalizer, type Normalizer } from './normalizer.ts';
+import { makeNormalizer } from './normalizer.ts';
 import { aligned, placeOf, unitsOfBytes } from './offsets.ts';
 import { type Frame, readAffixes, readPairFrame } from './post-processor.ts';
 import { makePreTokenizer, type PreTokenizer } from './pretokenizer.ts';

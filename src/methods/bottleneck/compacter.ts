@@ -6,8 +6,14 @@
 import { GraftError } from '../../base/index.ts';
 import { ops, type Tensor } from '../../tensor/index.ts';
 import type { Draws } from '../shared/index.ts';
-import type { Projection } from './layer.ts';
 import type { CompleteBottleneck } from './named-configs.ts';
+
+/** A trained projection and its parameters under their own names. */
+export interface Projection {
+  readonly parameters: ReadonlyMap<string, Tensor>;
+  /** [N, in] → [N, out] */
+  forward(x: Tensor): Tensor;
+}
 
 type Parameters = Map<string, Tensor>;
 

@@ -5,15 +5,8 @@
 import { activationOf, type HalfOutput } from '../../nn/index.ts';
 import { gradEnabled, ops, Tensor } from '../../tensor/index.ts';
 import type { Draws } from '../shared/index.ts';
-import { phmProjection, type SharedPhm } from './compacter.ts';
+import { type Projection, phmProjection, type SharedPhm } from './compacter.ts';
 import type { CompleteBottleneck } from './named-configs.ts';
-
-/** A trained projection and its parameters under their own names. */
-export interface Projection {
-  readonly parameters: ReadonlyMap<string, Tensor>;
-  /** [N, in] → [N, out] */
-  forward(x: Tensor): Tensor;
-}
 
 export const activation = (name: string) => (name === 'leakyrelu' ? leakyRelu : activationOf(name, 'non_linearity'));
 
