@@ -49,7 +49,7 @@ export function peerPython(): string {
   const python = process.env.GRAFT_PEER ?? cacheDir('peer', 'venv', 'bin', 'python');
   if (existsSync(python)) return python;
   throw new GraftError('environment', `there is no peer to compare with at ${python}`, {
-    mend: 'Run `npm run proof:peer` once (about 5 GB), or set GRAFT_PEER to a Python that has torch, transformers and peft',
+    hint: 'Run `npm run proof:peer` once (about 5 GB), or set GRAFT_PEER to a Python that has torch, transformers and peft',
   });
 }
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { GraftError } from '../base/index.ts';
 import { readJsonObject, requireNew, type WeightSource, writeDirectory, writeSafetensors } from '../io/index.ts';
-import { sharesOf } from '../methods/index.ts';
+import { normalizedWeights } from '../methods/index.ts';
 import { nameFor, openAdapterHub, pythonJson, readAdapterHubConfig } from './adapterhub/index.ts';
 import { floats } from './matrix.ts';
 
@@ -18,7 +18,7 @@ const onlyTrained = new Set(['dropout', 'init_weights', 'init_weights_seed', 'st
  */
 export function averageAdapters(dirs: readonly string[], weights: readonly number[], out: string): { tensors: number } {
   requireNew(out);
-  const shares = sharesOf(weights, dirs.length);
+  const shares = normalizedWeights(weights, dirs.length);
   const read = dirs.map((dir) => ({ dir, ...readAdapterHubConfig(dir) }));
   const [first] = read as [(typeof read)[number]];
   for (const { dir, method, config } of read) {
@@ -34,7 +34,7 @@ export function averageAdapters(dirs: readonly string[], weights: readonly numbe
         `it differs from the first adapter in ${odd.join(', ')}, so their weights have no mean`,
         {
           place: dir,
-          mend: 'Mix what they give instead: method fusion, config average',
+          hint: 'Mix what they give instead: method fusion, config average',
         },
       );
     }

@@ -79,7 +79,7 @@ function readSaved(dir: string): Saved {
   if (foreign.length > 0) {
     throw new GraftError('usage', `it holds more than A and B of LoRA, which cannot be weighed: ${foreign[0]}`, {
       place: dir,
-      mend: 'Combine adapters without DoRA, biases, saved modules and task heads',
+      hint: 'Combine adapters without DoRA, biases, saved modules and task heads',
     });
   }
   const updates = new Map(
@@ -104,7 +104,7 @@ function joined(saved: readonly Saved[]): string | string[] {
   if (targets.every((t) => typeof t === 'string')) return targets.map((t) => `(${t})`).join('|');
   if (targets.some((t) => typeof t === 'string'))
     throw new GraftError('usage', 'some adapters name their targets by a list and some by a regular expression', {
-      mend: 'Give all of them a list',
+      hint: 'Give all of them a list',
     });
   return [...new Set(targets.flat())].sort();
 }
@@ -124,13 +124,13 @@ export function combineAdapters(
   if (weights.length !== dirs.length)
     throw new GraftError('usage', `there are ${dirs.length} adapters and ${weights.length} weights`, {
       place: 'weights',
-      mend: 'Give one for each adapter',
+      hint: 'Give one for each adapter',
     });
   if (!(density >= 0 && density <= 1))
     throw new GraftError('usage', 'density is a share, from 0 to 1', { place: 'density' });
   if (!combinations.includes(options.how)) {
     throw new GraftError('usage', `'${options.how}' is no way to combine adapters`, {
-      mend: `There are ${combinations.join(', ')}`,
+      hint: `There are ${combinations.join(', ')}`,
     });
   }
   // Of one adapter only its scale changes.

@@ -10,12 +10,12 @@ import { readJsonObject, requireNew, writeDirectory } from '../io/index.ts';
 import { hubUpdates, isAdapterHub, nameFor } from './adapterhub/index.ts';
 import { mlxUpdates } from './mlx/index.ts';
 import { peftUpdates } from './peft/index.ts';
-import { type Convertible, cannot } from './updates.ts';
+import { notConvertible, type UpdateFormat } from './updates.ts';
 
 export const adapterFormats = ['peft', 'adapterhub', 'mlx'] as const;
 export type AdapterFormat = (typeof adapterFormats)[number];
 
-const formats: Readonly<Record<AdapterFormat, Convertible>> = {
+const formats: Readonly<Record<AdapterFormat, UpdateFormat>> = {
   peft: peftUpdates,
   adapterhub: hubUpdates,
   mlx: mlxUpdates,
@@ -44,7 +44,7 @@ export function convertAdapter(
 ): { from: AdapterFormat; layers: number } {
   requireNew(to);
   const found = formatOf(from);
-  if (found === format) throw cannot(`the adapter is in the format ${format} already`, from);
+  if (found === format) throw notConvertible(`the adapter is in the format ${format} already`, from);
   const said = formats[found].read(from);
   writeDirectory(to, (work) => {
     formats[format].write(said, work, from, nameFor(to));

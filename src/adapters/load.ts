@@ -9,12 +9,12 @@ import { GraftError } from '../base/index.ts';
 import { readJsonObject, type WeightEntry, writeDirectory } from '../io/index.ts';
 import {
   type Adapter,
-  type Attached,
+  type AttachContext,
+  type AttachedAdapter,
   attachMethods,
   type Method,
   type MethodChoice,
   methods,
-  type Tools,
 } from '../methods/index.ts';
 import type { LoadOptions } from '../models/index.ts';
 import { type Model, namedModules, type TaskHead } from '../nn/index.ts';
@@ -42,7 +42,7 @@ import {
 } from './peft/index.ts';
 
 /** `graft.json` of an adapter. */
-interface Beside {
+interface GraftFile {
   /** Folders of the methods, in the order in which they go on the model. */
   readonly parts?: readonly string[];
   /** Numbers of those that are not trained. */
@@ -52,9 +52,9 @@ interface Beside {
   readonly taskNumber?: number;
 }
 
-const besideOf = (dir: string): Beside => {
+const besideOf = (dir: string): GraftFile => {
   const file = join(dir, 'graft.json');
-  return existsSync(file) ? (readJsonObject(file) as Beside) : {};
+  return existsSync(file) ? (readJsonObject(file) as GraftFile) : {};
 };
 
 function partsOf(dir: string): string[] {
@@ -66,7 +66,7 @@ function partsOf(dir: string): string[] {
   if (adapters.length === 0) return [dir];
   throw new GraftError('usage', 'there is an adapter for each of several tasks here', {
     place: dir,
-    mend: `Name one: ${adapters.join(', ')}`,
+    hint: `Name one: ${adapters.join(', ')}`,
   });
 }
 
@@ -91,13 +91,13 @@ function partFor(model: Model, host: Model, part: Adapter): Adapter {
 }
 
 /** Saves an adapter so that PEFT, or AdapterHub, loads it; replaces `dir` at once or not at all. */
-export function saveAdapter(model: Model, adapter: Adapter | Attached, dir: string, options: SaveOptions): void {
+export function saveAdapter(model: Model, adapter: Adapter | AttachedAdapter, dir: string, options: SaveOptions): void {
   const { host = model, taskNumber } = options;
   const parts = ('parts' in adapter ? adapter.parts : [adapter]).map((part) => partFor(model, host, part));
   const head = 'head' in adapter ? adapter.head : new Map();
   const folders = parts.length === 1 ? undefined : parts.map(({ method }, i) => `${i}-${method}`);
   const frozen = parts.flatMap((part, i) => (part.frozen ? [i] : []));
-  const beside: Beside = {
+  const beside: GraftFile = {
     ...(folders && { parts: folders }),
     ...(frozen.length > 0 && { frozen }),
     ...(model.task.labels.length > 0 && { task: model.task }),
@@ -181,9 +181,9 @@ export function loadAdapter(
   dir: string,
   head: 'file' | 'own' = 'file',
   training: readonly object[] = [],
-): Attached {
+): AttachedAdapter {
   const { parts } = readAdapterConfig(dir);
-  let adapter: Attached;
+  let adapter: AttachedAdapter;
   try {
     adapter = attachMethods(
       model,
@@ -213,14 +213,14 @@ export function loadAdapter(
 }
 
 /** What lets methods work with saved adapters. */
-export function savedAdapters(model: Model): Required<Pick<Tools, 'saved'>> {
+export function savedAdapters(model: Model): Required<Pick<AttachContext, 'saved'>> {
   return {
     saved(dir) {
       const parts = partsOf(dir);
       if (parts.length > 1) {
         throw new GraftError('usage', `${parts.length} methods were saved together here`, {
           place: dir,
-          mend: `Name the folder of one: ${parts.join(', ')}`,
+          hint: `Name the folder of one: ${parts.join(', ')}`,
         });
       }
       const [part] = parts as [string];

@@ -14,7 +14,7 @@ export interface Update {
 }
 
 /** What an adapter says, whatever the format. */
-export type Said = {
+export type AdapterUpdates = {
   readonly base: string | undefined;
   readonly dropout: number;
   /** The task's head by the keys of its model: `classifier.weight`, `classifier.bias`. */
@@ -26,20 +26,20 @@ export type Said = {
 );
 
 /** One format of adapters. */
-export interface Convertible {
+export interface UpdateFormat {
   /** @throws GraftError 'usage' with the reason where it says what no other format can say */
-  read(dir: string): Said;
+  read(dir: string): AdapterUpdates;
   /**
    * Fills the empty directory `work`.
    * @param place where the adapter came from, for errors
    * @param name what it is to be called, where the format has names
    * @throws GraftError 'usage' with the reason where the format has no place for it
    */
-  write(said: Said, work: string, place: string, name: string): void;
+  write(said: AdapterUpdates, work: string, place: string, name: string): void;
 }
 
-export const cannot = (why: string, place: string, mend?: string) =>
-  new GraftError('usage', why, { place, ...(mend && { mend }) });
+export const notConvertible = (why: string, place: string, hint?: string) =>
+  new GraftError('usage', why, { place, ...(hint && { hint }) });
 
 export function openOne(dir: string, ...names: string[]): WeightSource {
   const name = names.find((file) => existsSync(join(dir, file)));

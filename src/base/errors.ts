@@ -13,31 +13,31 @@ export interface ErrorDetails {
   /** Where: a file with its line, a recipe path, a tensor's name. */
   readonly place?: string;
   /** What the reader can do about it, one imperative sentence. */
-  readonly mend?: string;
+  readonly hint?: string;
   /** Machine-readable facts: op, expected, got, shapes. */
   readonly data?: Readonly<Record<string, unknown>>;
   readonly cause?: unknown;
 }
 
 /**
- * The one error class that leaves Graft. `message` is a complete sentence, `place: problem. mend.`, meant to be shown
+ * The one error class that leaves Graft. `message` is a complete sentence, `place: problem. hint.`, meant to be shown
  * as it is; `kind` and `data` are for programs.
  */
 export class GraftError extends Error {
   override readonly name = 'GraftError';
   readonly kind: ErrorKind;
   readonly place: string | undefined;
-  readonly mend: string | undefined;
+  readonly hint: string | undefined;
   readonly #problem: string;
   readonly data: Readonly<Record<string, unknown>>;
 
   constructor(kind: ErrorKind, problem: string, details: ErrorDetails = {}) {
-    const sentences = [problem, details.mend].filter((s) => s !== undefined).map(closed);
+    const sentences = [problem, details.hint].filter((s) => s !== undefined).map(closed);
     super((details.place ? `${details.place}: ` : '') + sentences.join(' '), { cause: details.cause });
     this.kind = kind;
     this.#problem = problem;
     this.place = details.place;
-    this.mend = details.mend;
+    this.hint = details.hint;
     this.data = details.data ?? {};
   }
 
@@ -48,14 +48,14 @@ export class GraftError extends Error {
 
   /** The same error at another place. */
   at(place: string): GraftError {
-    const { kind, mend, data, cause } = this;
-    return new GraftError(kind, this.#problem, { place, ...(mend && { mend }), data, cause });
+    const { kind, hint, data, cause } = this;
+    return new GraftError(kind, this.#problem, { place, ...(hint && { hint }), data, cause });
   }
 
   /** The error as plain data, to cross a thread or to be printed with `--json`. */
   toJSON(): Record<string, unknown> {
-    const { kind, message, place, mend, data } = this;
-    return { kind, message, ...(place && { place }), ...(mend && { mend }), ...(Object.keys(data).length && { data }) };
+    const { kind, message, place, hint, data } = this;
+    return { kind, message, ...(place && { place }), ...(hint && { hint }), ...(Object.keys(data).length && { data }) };
   }
 
   /** Anything that was thrown, as a GraftError; what is none is of kind 'engine', its stack in `data`. */

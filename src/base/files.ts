@@ -31,14 +31,14 @@ export function fileError(error: unknown, path: string, doing: string): unknown 
   if (error instanceof GraftError || !(error instanceof Error) || !code?.startsWith('E') || !('syscall' in error))
     return error;
   const data = { code };
-  const [kind, problem, mend] = causes[code] ?? [
+  const [kind, problem, hint] = causes[code] ?? [
     'environment',
     `The system said ${code}`,
     'See that the path is usable',
   ];
   return new GraftError(kind, `${problem}${code === 'ENOSPC' ? freeSpace(path) : ''}: it could not be ${doing}`, {
     place: path,
-    mend,
+    hint,
     data,
     cause: error,
   });

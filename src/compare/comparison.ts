@@ -62,20 +62,20 @@ export function readComparison(file: string): Comparison {
   if (method !== undefined) {
     throw new GraftError('usage', 'a comparison has no method of its own', {
       place: file,
-      mend: 'Name the methods under compare.methods, or leave them out to compare all',
+      hint: 'Name the methods under compare.methods, or leave them out to compare all',
     });
   }
   if (rest.tasks !== undefined) {
     throw new GraftError('usage', 'methods are compared on one task', {
       place: `${file}: tasks`,
-      mend: 'Make a comparison of each',
+      hint: 'Make a comparison of each',
     });
   }
   const { title, answers, text, methods, only, metric, loss } = parseWith(compareSchema, compare, place);
   if (answers && metric) {
     throw new GraftError('usage', 'answers are measured by accuracy', {
       place: `${place}.metric`,
-      mend: 'Leave one of the two out',
+      hint: 'Leave one of the two out',
     });
   }
   const presets = contenders({
@@ -87,7 +87,7 @@ export function readComparison(file: string): Comparison {
   const chosen = Object.keys(offered).filter((name) => !only || only.includes(name));
   if (chosen.length === 0) {
     const names = Object.keys(offered).join(', ');
-    throw new GraftError('usage', 'no method is left to compare', { place, mend: `There are ${names}` });
+    throw new GraftError('usage', 'no method is left to compare', { place, hint: `There are ${names}` });
   }
   const base = dirname(resolve(file));
   const dir = (run as { dir?: string } | undefined)?.dir;
@@ -108,7 +108,7 @@ export function readComparison(file: string): Comparison {
   if (!recipes[0]![1].data.eval) {
     throw new GraftError('usage', 'a comparison measures on a file of its own', {
       place: file,
-      mend: 'Name it as data.eval',
+      hint: 'Name it as data.eval',
     });
   }
   return {

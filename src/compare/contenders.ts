@@ -10,7 +10,7 @@ export interface Contender {
 }
 
 /** What is known of the task before anything is loaded. */
-export interface Circumstances {
+export interface ComparisonContext {
   /** What prompts and prefixes begin from, where the recipe says it. */
   readonly text: string | undefined;
   /** The model writes one of these, which a head could say as well. */
@@ -24,7 +24,7 @@ const linear = { r: 8, lora_alpha: 16, target_modules: 'all-linear' };
  * Learning rates differ by the nature of what is trained: a few numbers that are multiplied in need larger steps than whole
  * matrices (training.md §3.2 of the references; tried on the e-mails).
  */
-export function contenders({ text: own, answers, images }: Circumstances): Readonly<Record<string, Contender>> {
+export function contenders({ text: own, answers, images }: ComparisonContext): Readonly<Record<string, Contender>> {
   const text = own ?? (answers && `Read the text and say what it is: ${answers.join(' or ')}?`);
   // A text of one's own is taken whole: rows in the form of the chat, best.
   const length = { num_virtual_tokens: 20 };

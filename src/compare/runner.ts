@@ -209,7 +209,7 @@ async function measure(recipe: Recipe, { answers, metric }: Comparison, made?: s
     const names = metrics.map(({ name }) => name).join(', ') || 'none: name the answers under compare.answers';
     throw new GraftError('usage', `the task has no metric '${wanted}'`, {
       place: 'compare.metric',
-      mend: `It has ${names}`,
+      hint: `It has ${names}`,
     });
   }
   return found;

@@ -119,7 +119,7 @@ const plainContent = (content: z.infer<typeof part>): string =>
 const plain = (messages: z.infer<typeof message>[]): Message[] =>
   messages.map((m) => ({ ...m, content: plainContent(m.content) }));
 
-interface Asked {
+interface PromptAndCompletion {
   prompt: z.infer<typeof message>[];
   completion: z.infer<typeof message>[];
   tools?: unknown[] | null;
@@ -176,13 +176,13 @@ const formats: Readonly<Record<Format, FormatEntry>> = {
         tools: z.array(z.unknown()).nullish(),
       }),
     ]),
-    read: (v: { prompt: string; completion: string } | Asked) =>
+    read: (v: { prompt: string; completion: string } | PromptAndCompletion) =>
       typeof v.prompt === 'string'
         ? { kind: 'completion', prompt: v.prompt, completion: v.completion as string }
         : {
             kind: 'chat',
-            messages: plain([...v.prompt, ...(v as Asked).completion]),
-            tools: (v as Asked).tools ?? undefined,
+            messages: plain([...v.prompt, ...(v as PromptAndCompletion).completion]),
+            tools: (v as PromptAndCompletion).tools ?? undefined,
             from: v.prompt.length,
           },
   },
@@ -273,7 +273,7 @@ function formatOf({ value, place }: RawRecord): Format {
   if (fits.length > 1) {
     throw new GraftError('input', `the row could be ${fits.join(' or ')}`, {
       place,
-      mend: 'Name the format in the recipe (data.format)',
+      hint: 'Name the format in the recipe (data.format)',
     });
   }
   const known = Object.values(formats).flatMap(({ fields }) => fields);
@@ -287,7 +287,7 @@ function formatOf({ value, place }: RawRecord): Format {
     `the fields ${keys.map((k) => `'${k}'`).join(', ') || '(none)'} tell no known format${near.length > 0 ? `; is ${near.join(' ')}` : ''}`,
     {
       place,
-      mend: `Known are ${forms.join(', ')}`,
+      hint: `Known are ${forms.join(', ')}`,
     },
   );
 }
@@ -301,7 +301,7 @@ export function toExample(record: RawRecord, format: Format | 'auto'): Example {
 }
 
 /** The example as one of this task, where it does not say its own. */
-export const ofTask = (example: Example, task: number | undefined): Example =>
+export const withTaskNumber = (example: Example, task: number | undefined): Example =>
   task === undefined || example.task !== undefined ? example : { ...example, task };
 
 const withTask = (content: Content, { task }: Readonly<Record<string, unknown>>): Example =>
@@ -322,7 +322,7 @@ function mistake(name: Format, { value, place }: RawRecord, { path, message: pro
   return new GraftError(
     'input',
     `as ${name}, ${path.map(String).join('.') || 'the row'}: ${problem.replace(/^Invalid input: /, '')}`,
-    { place, ...(near && { mend: `Is '${near}' meant for '${field}'?` }) },
+    { place, ...(near && { hint: `Is '${near}' meant for '${field}'?` }) },
   );
 }
 

@@ -12,9 +12,9 @@ export {
   formatNames,
   type Label,
   type Message,
-  ofTask,
   toExample,
   toStep,
+  withTaskNumber,
 } from './formats.ts';
 export {
   decodeImage,
@@ -28,7 +28,7 @@ export { microBatches, type Packed, pack } from './packing.ts';
 export { readRecords } from './readers.ts';
 export type { RawRecord } from './record.ts';
 export { checkedIds, checkedLabels, type Row, type RowOptions, type RowReport, toRows } from './rows.ts';
-export { rowsOfStep, shuffled, split, stream } from './sampler.ts';
+export { randomStream, rowsOfStep, shuffled, split } from './sampler.ts';
 export { loadTokenizer, TextStream, Tokenizer, type TokenizerSettings, tokenizerFromGguf } from './tokenizer/index.ts';
 
 /** The tokenizer of a model: of its directory, or inside its GGUF file. */

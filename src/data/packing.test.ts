@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { microBatches, pack, type Row, shuffled, stream } from './index.ts';
+import { microBatches, pack, type Row, randomStream, shuffled } from './index.ts';
 
 const row = (ids: number[], labels: number[] = ids): Row => ({
   ids: Int32Array.from(ids),
@@ -41,7 +41,7 @@ test('a row above the budget is alone, and keeps no other from its place', () =>
 
 test('any rows: each once, none above the budget, the same every time, never a tiny last one', () => {
   for (let seed = 0; seed < 60; seed++) {
-    const random = stream(seed, 7);
+    const random = randomStream(seed, 7);
     const rows = Array.from({ length: 1 + Math.floor(random() * 120) }, () => long(1 + Math.floor(random() * 300)));
     const budget = 100 + Math.floor(random() * 1000);
     const batches = microBatches(rows, budget);
@@ -57,7 +57,7 @@ test('any rows: each once, none above the budget, the same every time, never a t
 });
 
 test('fifty thousand rows take no time to speak of', () => {
-  const random = stream(3);
+  const random = randomStream(3);
   const some = Array.from({ length: 400 }, (_, i) => long(i + 1));
   const rows = shuffled(50_000, random).map((i) => some[i % 400]!);
   const start = performance.now();

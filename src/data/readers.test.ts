@@ -4,7 +4,16 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after } from 'node:test';
 import { GraftError, packageRoot } from '../base/index.ts';
-import { ChatTemplate, loadTokenizer, readRecords, shuffled, stream, toExample, toRows, toStep } from './index.ts';
+import {
+  ChatTemplate,
+  loadTokenizer,
+  randomStream,
+  readRecords,
+  shuffled,
+  toExample,
+  toRows,
+  toStep,
+} from './index.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'graft-readers-'));
 after(() => rmSync(dir, { recursive: true }));
@@ -141,7 +150,7 @@ test(`${damagedFiles} damaged JSONL files are read or refused with a place, noth
   const options = { tokenizer, chat, vocabSize: tokenizer.vocabSize, maxLength: 64, trainOn: 'completion' } as const;
   let [read, refused] = [0, 0];
   for (let n = 0; n < damagedFiles; n++) {
-    const random = stream(n, 11);
+    const random = randomStream(n, 11);
     const pick = (below: number) => Math.floor(random() * below);
     let bytes = Buffer.from(seeds[n % seeds.length]!);
     for (let change = 0; change <= pick(2); change++) {

@@ -14,7 +14,7 @@ export async function readRecords(file: string): Promise<RawRecord[]> {
     const near = nearestPath(file);
     throw new GraftError('usage', 'there is no such data file', {
       place: file,
-      mend: near ? `Did you mean ${near}?` : 'Check the path',
+      hint: near ? `Did you mean ${near}?` : 'Check the path',
     });
   }
   if (statSync(file).isDirectory()) return imageRecords(file);
@@ -22,7 +22,7 @@ export async function readRecords(file: string): Promise<RawRecord[]> {
   if (!reader) {
     throw new GraftError('usage', `files ending in '${extname(file)}' are not read`, {
       place: file,
-      mend: `Use one of ${Object.keys(readers).join(', ')}`,
+      hint: `Use one of ${Object.keys(readers).join(', ')}`,
     });
   }
   let records: RawRecord[];
@@ -102,7 +102,7 @@ function textOf(file: string): string {
   try {
     return utf8.decode(bytes);
   } catch (cause) {
-    throw new GraftError('input', 'the file is no UTF-8 text', { place: file, mend: 'Save it as UTF-8', cause });
+    throw new GraftError('input', 'the file is no UTF-8 text', { place: file, hint: 'Save it as UTF-8', cause });
   }
 }
 

@@ -64,7 +64,7 @@ export function toRows(
       throw new GraftError(
         'mismatch',
         `the tokenizer gives id ${beyond} (${options.tokenizer?.idToToken(beyond)}), and the vocabulary of the model ends at ${options.vocabSize - 1}`,
-        { place, mend: 'Use the tokenizer that belongs to the model' },
+        { place, hint: 'Use the tokenizer that belongs to the model' },
       );
     }
     if (ids.length > options.maxLength) {
@@ -86,7 +86,7 @@ export function toRows(
       report.emptyRows > 0 ? `none of the ${report.emptyRows} rows has a token to learn` : 'there are no rows',
       {
         ...(firstEmpty && { place: firstEmpty }),
-        mend:
+        hint:
           report.cutRows > 0
             ? `Raise max_length above ${options.maxLength}: the answers are cut off`
             : 'Look at the answers of the rows',
@@ -106,7 +106,7 @@ function tokens(example: Example, place: string, options: RowOptions): { ids: In
   if (!tokenizer)
     throw new GraftError('usage', 'this model has no tokenizer, and the rows are text', {
       place,
-      mend: 'Give rows of ids',
+      hint: 'Give rows of ids',
     });
   const all = options.trainOn === 'all';
   switch (example.kind) {
@@ -126,7 +126,7 @@ function tokens(example: Example, place: string, options: RowOptions): { ids: In
       if (!options.chat) {
         throw new GraftError('usage', 'this model has no chat template, and the rows are conversations', {
           place,
-          mend: 'Use rows of prompt and completion, or a model with a template',
+          hint: 'Use rows of prompt and completion, or a model with a template',
         });
       }
       try {
@@ -147,7 +147,7 @@ function tokens(example: Example, place: string, options: RowOptions): { ids: In
     default:
       throw new GraftError('usage', `rows of ${kinds[example.kind]} do not say what to write`, {
         place,
-        mend: "Set the recipe's task to what the rows are for, or data.format to text",
+        hint: "Set the recipe's task to what the rows are for, or data.format to text",
       });
   }
 }
@@ -208,14 +208,14 @@ export function checkedLabels(
   if (given.length !== length) {
     throw new GraftError('input', `${length} ids have ${given.length} labels`, {
       place,
-      mend: 'Give one label for each id, −100 where nothing is learned',
+      hint: 'Give one label for each id, −100 where nothing is learned',
     });
   }
   const label = given.findIndex((value) => value !== ignored && outside(value, count));
   if (label >= 0) {
     throw new GraftError('input', `labels[${label}] is ${given[label]}, outside ${among}`, {
       place,
-      mend: 'Use −100 where nothing is learned',
+      hint: 'Use −100 where nothing is learned',
     });
   }
   return Int32Array.from(given);

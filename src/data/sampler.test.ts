@@ -1,22 +1,22 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { rowsOfStep, shuffled, split, stream } from './index.ts';
+import { randomStream, rowsOfStep, shuffled, split } from './index.ts';
 
 const numbers = (n: number) => Array.from({ length: n }, (_, i) => i);
 
 test('a stream depends on all of its seeds and on nothing else', () => {
-  const first = (...seeds: number[]) => Array.from({ length: 4 }, stream(...seeds));
+  const first = (...seeds: number[]) => Array.from({ length: 4 }, randomStream(...seeds));
   assert.deepEqual(first(1, 2), first(1, 2));
   for (const other of [[2, 1], [1, 3], [1], [1, 2, 0], [1 + 2 ** 32, 2]])
     assert.notDeepEqual(first(...other), first(1, 2));
-  const random = stream(5);
+  const random = randomStream(5);
   const values = Array.from({ length: 10_000 }, random);
   assert.ok(values.every((v) => v >= 0 && v < 1));
   assert.ok(Math.abs(values.reduce((a, b) => a + b) / values.length - 0.5) < 0.02);
 });
 
 test('the order is pinned: a recipe gives the same rows in every version', () => {
-  assert.deepEqual(shuffled(8, stream(0, 0, 1)), [3, 2, 4, 7, 0, 1, 5, 6]);
+  assert.deepEqual(shuffled(8, randomStream(0, 0, 1)), [3, 2, 4, 7, 0, 1, 5, 6]);
 });
 
 test('an epoch shows every row once, each epoch and seed in another order, any step by itself', () => {

@@ -2,7 +2,7 @@
  * Random numbers whose stream depends on nothing but the seeds: sfc32 (Doty-Humphrey, PractRand), seeded with the parts
  * and warmed up.
  */
-export function stream(...seeds: readonly number[]): () => number {
+export function randomStream(...seeds: readonly number[]): () => number {
   let [a, b, c, d] = [0x9e3779b9, 0x243f6a88, 0xb7e15162, 1];
   const next = () => {
     const sum = (((a + b) | 0) + d) | 0;
@@ -43,7 +43,7 @@ let remembered: { n: number; seed: number; epoch: number; order: number[] } | un
 
 function order(n: number, seed: number, epoch: number): number[] {
   if (remembered?.n !== n || remembered.seed !== seed || remembered.epoch !== epoch) {
-    remembered = { n, seed, epoch, order: shuffled(n, stream(seed, epoch, 1)) };
+    remembered = { n, seed, epoch, order: shuffled(n, randomStream(seed, epoch, 1)) };
   }
   return remembered.order;
 }
@@ -60,7 +60,7 @@ export function split(
   keys?: readonly unknown[],
 ): { train: number[]; heldOut: number[] } {
   const count = Math.min(n, amount < 1 ? Math.round(n * amount) : amount);
-  const order = shuffled(n, stream(seed, 0, 2));
+  const order = shuffled(n, randomStream(seed, 0, 2));
   const chosen = new Set(keys ? inProportion(order, count, keys) : order.slice(0, count));
   const all = Array.from({ length: n }, (_, i) => i);
   return { train: all.filter((i) => !chosen.has(i)), heldOut: all.filter((i) => chosen.has(i)) };

@@ -42,7 +42,7 @@ export function openAddon(path: string): Binding {
   } catch (cause) {
     throw new GraftError('environment', `the native addon does not load: ${(cause as Error).message}`, {
       place: path,
-      mend: 'Run `graft doctor --rebuild` to build it again',
+      hint: 'Run `graft doctor --rebuild` to build it again',
       cause,
     });
   }

@@ -76,7 +76,7 @@ function requireTools(): void {
       'environment',
       `the native addon has to be built once, and this machine lacks ${missing.join(' and ')}`,
       {
-        mend: 'Install them, on Debian or Ubuntu with `apt-get install g++ cmake`, and run the command again',
+        hint: 'Install them, on Debian or Ubuntu with `apt-get install g++ cmake`, and run the command again',
       },
     );
   }
@@ -98,7 +98,7 @@ function run(command: string, args: readonly string[]): Promise<void> {
         output.split('\n').find((line) => /\berror:|undefined reference/.test(line)) ?? output.split('\n').at(-2) ?? '';
       reject(
         new GraftError('environment', `the native addon does not build: ${first.trim()}`, {
-          mend: 'It needs g++ 11 or clang 14 or later, and CMake 3.18 or later',
+          hint: 'It needs g++ 11 or clang 14 or later, and CMake 3.18 or later',
           data: { output: output.slice(-4000) },
         }),
       );

@@ -62,7 +62,7 @@ export function onStart(ready: (native: Binding) => void): void {
 export function currentEngine(): Engine {
   if (!engine) {
     throw new GraftError('state', `the engine has not started in thread ${threadId}`, {
-      mend: 'Await `startEngine()` first',
+      hint: 'Await `startEngine()` first',
     });
   }
   return engine;

@@ -54,7 +54,7 @@ export function findLibTorch(): LibTorch | undefined {
     if (!root) {
       throw new GraftError('environment', 'GRAFT_LIBTORCH names no folder with lib/libtorch_cpu.so and include', {
         place: named,
-        mend: 'Point it at the `torch` folder of a Python environment, or unset it',
+        hint: 'Point it at the `torch` folder of a Python environment, or unset it',
       });
     }
     const version = versionOf(root);
@@ -64,7 +64,7 @@ export function findLibTorch(): LibTorch | undefined {
         `GRAFT_LIBTORCH is LibTorch ${version}, and Graft needs ${minimum.join('.')} or later`,
         {
           place: root,
-          mend: 'Point it at a newer one, or unset it to let Graft fetch the right one',
+          hint: 'Point it at a newer one, or unset it to let Graft fetch the right one',
         },
       );
     }
@@ -175,7 +175,7 @@ function pip(args: readonly string[]): Promise<void> {
     const fail = (problem: string, cause?: unknown) =>
       reject(
         new GraftError('environment', `LibTorch could not be fetched: ${problem}`, {
-          mend: 'Check the network, or install torch 2.11 yourself (`pip install torch==2.11.0`) and set GRAFT_LIBTORCH to its folder',
+          hint: 'Check the network, or install torch 2.11 yourself (`pip install torch==2.11.0`) and set GRAFT_LIBTORCH to its folder',
           cause,
         }),
       );

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { stream } from '../data/index.ts';
+import { randomStream } from '../data/index.ts';
 import { checkSampling, type SamplingOptions, sample } from './sampling.ts';
 
 /** Probability of each token, by the definitions of transformers' processors: everything sorted, nothing clever. */
@@ -46,7 +46,7 @@ const cases: SamplingOptions[] = [
 
 for (const [i, options] of cases.entries()) {
   test(`draws have the probabilities that transformers' definitions give: ${JSON.stringify(options)}`, () => {
-    const random = stream(7, i);
+    const random = randomStream(7, i);
     const vocabulary = 150;
     const logits = Array.from({ length: vocabulary }, () => Math.fround(9 * (random() - 0.5)));
     const seen = new Set([3, 50, 51, 149]);

@@ -67,13 +67,13 @@ export function likeliest(logits: Float32Array): number {
     if (x > logits[best]!) best = i;
     else if (Number.isNaN(x)) {
       throw new GraftError('numeric', `the logit of token ${i} is not a number`, {
-        mend: 'Check the weights and the adapter',
+        hint: 'Check the weights and the adapter',
       });
     }
   }
   if (logits[best] === Number.POSITIVE_INFINITY)
     throw new GraftError('numeric', `the logit of token ${best} is infinite`, {
-      mend: 'Check the weights and the adapter',
+      hint: 'Check the weights and the adapter',
     });
   return best;
 }

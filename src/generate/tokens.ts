@@ -1,5 +1,5 @@
 import { GraftError } from '../base/index.ts';
-import { stream } from '../data/index.ts';
+import { randomStream } from '../data/index.ts';
 import { type KvCache, type Model, packTokens, type TaskName } from '../nn/index.ts';
 import { mixSeed, noGrad, ops, scope } from '../tensor/index.ts';
 import { checkSampling, type SamplingOptions, sample } from './sampling.ts';
@@ -54,7 +54,7 @@ export function* generate(
   const prompt = Array.from(promptIds);
   const most = Math.min(options.maxNewTokens, roomFor(model, prompt, options));
   const eos = new Set(options.eosIds);
-  const random = stream(Number(BigInt.asUintN(52, mixSeed(options.seed ?? 0))));
+  const random = randomStream(Number(BigInt.asUintN(52, mixSeed(options.seed ?? 0))));
   const seen = new Set(prompt);
   const step = options.prefillTokens ?? 512;
   let [newTokens, prefillSeconds, decodeSeconds] = [0, 0, 0];
@@ -95,7 +95,7 @@ export function requireWriter(task: TaskName): void {
   if (task === 'causal-lm') return;
   throw new GraftError('usage', `the model is for ${task}, and does not write text`, {
     place: 'model',
-    mend: 'Use graft predict, or a model that writes',
+    hint: 'Use graft predict, or a model that writes',
   });
 }
 
@@ -103,8 +103,8 @@ export function requireWriter(task: TaskName): void {
 function roomFor(model: Model, prompt: readonly number[], options: GenerateOptions): number {
   checkSampling(options);
   const { maxNewTokens, prefillTokens = 1, seed = 0 } = options;
-  const wrong = (place: string, problem: string, mend?: string) =>
-    new GraftError('usage', problem, { place, ...(mend && { mend }) });
+  const wrong = (place: string, problem: string, hint?: string) =>
+    new GraftError('usage', problem, { place, ...(hint && { hint }) });
   for (const [name, value] of Object.entries({ 'max-new-tokens': maxNewTokens, 'prefill-tokens': prefillTokens })) {
     if (!(Number.isSafeInteger(value) && value > 0))
       throw wrong(name, `${name} must be a whole number above 0, and is ${value}`);

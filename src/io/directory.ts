@@ -57,7 +57,7 @@ export function writeDirectory(path: string, fill: (aside: string) => unknown): 
     if (existsSync(target) && !statSync(target).isDirectory())
       throw new GraftError('usage', 'There is already something here that is not a directory', {
         place: path,
-        mend: 'Choose another path',
+        hint: 'Choose another path',
       });
     mkdirSync(aside);
     const filled = fill(aside);
@@ -78,7 +78,7 @@ export function requireNew(path: string): void {
   if (stat?.isDirectory() ? readdirSync(path).length > 0 : stat)
     throw new GraftError('usage', 'There is already something here', {
       place: path,
-      mend: 'Choose another path, or delete it',
+      hint: 'Choose another path, or delete it',
     });
 }
 
@@ -121,7 +121,7 @@ export function writeFile(path: string, fill: (write: (bytes: Uint8Array) => voi
     if (existsSync(target) && !statSync(target).isFile())
       throw new GraftError('usage', 'There is already something here that is not a file', {
         place: path,
-        mend: 'Choose another path',
+        hint: 'Choose another path',
       });
     const open = openSync(aside, 'wx');
     fd = open;

@@ -44,7 +44,7 @@ export class HubClient {
     const accessToken = token ?? process.env.HF_TOKEN;
     if (accessToken && !accessToken.startsWith('hf_'))
       throw new GraftError('usage', 'The token for the hub does not start with hf_', {
-        mend: 'Correct or unset HF_TOKEN',
+        hint: 'Correct or unset HF_TOKEN',
       });
     if (/^(1|true|yes|on)$/i.test(process.env.HF_HUB_OFFLINE ?? ''))
       throw new GraftError(
@@ -52,7 +52,7 @@ export class HubClient {
         'There is no complete copy in the cache, and HF_HUB_OFFLINE forbids the network',
         {
           place: repo,
-          mend: 'Unset it once',
+          hint: 'Unset it once',
         },
       );
     const url = endpoint ?? process.env.HF_ENDPOINT ?? 'https://huggingface.co';
@@ -120,7 +120,7 @@ export class HubClient {
             : `${have} bytes instead of ${file.size}`;
         throw new GraftError('input', `What the hub sent has ${what}`, {
           place,
-          mend: 'Run it again: the wrong copy was deleted',
+          hint: 'Run it again: the wrong copy was deleted',
         });
       }
       failures = have > before ? 1 : failures + 1;
@@ -129,7 +129,7 @@ export class HubClient {
           failure ??
           new GraftError('environment', `The hub stopped at byte ${have} of ${file.size}`, {
             place,
-            mend: 'Run it again: it goes on from there',
+            hint: 'Run it again: it goes on from there',
           })
         );
       await wait(100 * 2 ** failures);
@@ -151,12 +151,12 @@ export class HubClient {
     } catch (error) {
       if (error instanceof GraftError) throw error;
       const problem = `${this.#options.hubUrl} did not answer as a Hugging Face hub does: ${(error as Error).message}`;
-      throw new GraftError('environment', problem, { place: this.repo, mend: 'Check HF_ENDPOINT', cause: error });
+      throw new GraftError('environment', problem, { place: this.repo, hint: 'Check HF_ENDPOINT', cause: error });
     }
   }
 
   #refused(status: number): GraftError {
-    const [problem, mend] =
+    const [problem, hint] =
       status === 401 || status === 403
         ? [
             this.#options.accessToken
@@ -171,19 +171,19 @@ export class HubClient {
             : [`The hub answered with status ${status}`, 'Try again later'];
     return new GraftError('environment', problem, {
       place: this.repo,
-      mend,
+      hint,
       data: { status, again: status === 429 || status >= 500 },
     });
   }
 
-  /** A failure of the connection as an error with its mend; a GraftError, a file error and a bug stay what they are. */
+  /** A failure of the connection as an error with its hint; a GraftError, a file error and a bug stay what they are. */
   #explain(error: unknown): unknown {
     const { cause = error, code: own, syscall } = Object(error) as NodeJS.ErrnoException;
     const isNetwork = typeof error === 'string' || cause !== error || own !== undefined;
     if (error instanceof GraftError || !isNetwork || /^(open|write|fsync|close)$/.test(syscall ?? '')) return error;
     const code = (cause as NodeJS.ErrnoException).code ?? (cause as Error).message ?? String(error);
     const proxy = (process.env.HTTPS_PROXY ?? process.env.https_proxy) && !process.env.NODE_USE_ENV_PROXY;
-    const [problem, mend] = /CERT|SELF_SIGNED/.test(code)
+    const [problem, hint] = /CERT|SELF_SIGNED/.test(code)
       ? [
           `The certificate of ${this.#options.hubUrl} is not trusted: ${code}`,
           "Name your network's certificate in NODE_EXTRA_CA_CERTS",
@@ -196,7 +196,7 @@ export class HubClient {
         ];
     return new GraftError('environment', problem, {
       place: this.repo,
-      mend,
+      hint,
       data: { code, again: true },
       cause: error,
     });

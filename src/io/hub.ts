@@ -50,14 +50,14 @@ export async function resolveModel(spec: string, options: ResolveOptions = {}): 
   if (stat)
     throw new GraftError('usage', 'This file is not a model', {
       place: spec,
-      mend: 'Name a directory or a .gguf file',
+      hint: 'Name a directory or a .gguf file',
     });
   const near = nearestPath(spec);
   const groups = SPEC.exec(spec)?.groups;
   if (!groups?.repo || spec.split(/[/@]/).includes('..'))
     throw new GraftError('usage', 'There is no such directory or .gguf file, and this is not a hub id', {
       place: spec,
-      mend: near
+      hint: near
         ? `Did you mean ${near}?`
         : 'Check the path, or write a hub id as org/name, org/name@revision or org/name/file.gguf',
     });
@@ -124,7 +124,7 @@ function selectFiles(all: readonly ListFileEntry[], { repo, file }: Spec): ListF
     throw new GraftError(
       'usage',
       `The repository has no file ${names.find((name) => !found.some(({ path }) => path === name))}`,
-      { place: repo, mend: `Its GGUF files: ${some(ggufs)}` },
+      { place: repo, hint: `Its GGUF files: ${some(ggufs)}` },
     );
   }
   const named = (name: string) => pick((path) => path === name);
@@ -138,7 +138,7 @@ function selectFiles(all: readonly ListFileEntry[], { repo, file }: Spec): ListF
   if (weights) return [...pick((path) => SMALL.test(path)), ...weights];
   throw new GraftError('input', 'The repository has no safetensors weights', {
     place: repo,
-    mend:
+    hint:
       ggufs.length > 0
         ? `Name one of its GGUF files, such as ${repo}/${ggufs[0]!.path}`
         : 'Choose a repository with safetensors or GGUF',
@@ -175,7 +175,7 @@ async function fetchAll(
       `The model needs ${mb(sum(absent))}, and the disk has ${mb(bavail * bsize)} free`,
       {
         place: snapshot,
-        mend: 'Free some space, or point GRAFT_CACHE to another disk',
+        hint: 'Free some space, or point GRAFT_CACHE to another disk',
       },
     );
   const total = sum(files);

@@ -23,7 +23,7 @@ export class InputFile implements Disposable {
       if (!kind.isFile())
         throw new GraftError('input', `This is ${kind.isDirectory() ? 'a directory' : 'not a regular file'}`, {
           place: path,
-          mend: 'Name a file',
+          hint: 'Name a file',
         });
       this.#fd = openSync(path, 'r');
       const stat = fstatSync(this.#fd, { bigint: true });
@@ -53,7 +53,7 @@ export class InputFile implements Disposable {
       if (now.mtimeNs !== this.#written || Number(now.size) !== this.size)
         throw new GraftError('input', 'The file was changed while it was being read', {
           place: this.path,
-          mend: 'Let nothing write to it, then start again',
+          hint: 'Let nothing write to it, then start again',
         });
     } catch (error) {
       throw fileError(error, this.path, 'read');
@@ -71,9 +71,9 @@ export class InputFile implements Disposable {
 export function damaged(
   path: string,
   problem: string,
-  mend = 'Fetch or write the file again: it is damaged',
+  hint = 'Fetch or write the file again: it is damaged',
 ): GraftError {
-  return new GraftError('input', problem, { place: path, mend });
+  return new GraftError('input', problem, { place: path, hint });
 }
 
 /** A name or value from a file as one short piece of text, however long it is there. */

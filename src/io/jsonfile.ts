@@ -22,7 +22,7 @@ export function readJsonObject(path: string): Record<string, unknown> {
   if (isObject(value)) return value;
   throw new GraftError('input', 'The file holds JSON, but not an object', {
     place: path,
-    mend: 'It should start with {',
+    hint: 'It should start with {',
   });
 }
 
@@ -48,7 +48,7 @@ export function parseJson(text: string, place: string, { unique = false } = {}):
   const before = text.slice(0, fault.at);
   const line = before.split('\n').length;
   const column = fault.at - before.lastIndexOf('\n');
-  throw new GraftError('input', fault.problem, { place: `${place}:${line}:${column}`, mend: 'Correct the JSON there' });
+  throw new GraftError('input', fault.problem, { place: `${place}:${line}:${column}`, hint: 'Correct the JSON there' });
 }
 
 const SCALAR = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null/y;

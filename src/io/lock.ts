@@ -43,7 +43,7 @@ export function lockDirectory(path: string): Disposable {
   if (ownerIn(textOf(lock))?.id !== id)
     throw new GraftError('state', 'Other processes keep taking this directory', {
       place: path,
-      mend: 'Start one run only',
+      hint: 'Start one run only',
     });
   return {
     [Symbol.dispose]() {
@@ -92,7 +92,7 @@ function removeStale(path: string, lock: string, text: string, id: string): void
       who ? `This directory is in use by ${who}` : 'This directory has a lock that cannot be read',
       {
         place: path,
-        mend:
+        hint:
           owner && !elsewhere
             ? 'Wait for it, stop it, or choose another directory'
             : `If no such run exists any more, delete ${lock}`,

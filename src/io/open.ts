@@ -19,7 +19,7 @@ export function openWeights(path: string): WeightSource {
     if (models.length === 1) return openGguf(join(path, models[0]!));
     throw new GraftError('input', `There are ${models.length} GGUF models in this directory`, {
       place: path,
-      mend: `Name one of them: ${models.slice(0, 3).join(', ')}`,
+      hint: `Name one of them: ${models.slice(0, 3).join(', ')}`,
     });
   }
   return isGguf(path, stat?.isFile() ?? false) ? openGguf(path) : openSafetensors(path);

@@ -77,7 +77,7 @@ function weightsIn(directory: string): string {
       : `There is no safetensors file in this directory${pickles ? `, ${pickles}` : ''}`,
     {
       place: directory,
-      mend:
+      hint:
         candidates.length > 1
           ? `Name one of them: ${candidates.slice(0, 3).join(', ')}`
           : 'Convert or fetch the weights as safetensors',

@@ -174,7 +174,7 @@ function unpickle(bytes: Buffer, path: string): unknown {
   const refused = (what: string) =>
     new GraftError('input', `the pickle holds ${what}, which Graft does not read, since pickles can run code`, {
       place: path,
-      mend: 'Save the weights as safetensors',
+      hint: 'Save the weights as safetensors',
     });
   const stack: unknown[] = [];
   const memo = new Map<number, unknown>();

@@ -111,7 +111,7 @@ export class StoredWeights implements WeightSource {
       const close = nearest(name, this.entries.keys());
       throw new GraftError('usage', `There is no tensor ${brief(name)} among the ${this.entries.size} here`, {
         place: this.path,
-        ...(close && { mend: `The nearest is ${brief(close)}` }),
+        ...(close && { hint: `The nearest is ${brief(close)}` }),
       });
     }
     if (from === undefined ? into.byteLength !== entry.bytes : !(from >= 0 && from + into.byteLength <= entry.bytes))

@@ -4,7 +4,7 @@ import { GraftError, parseWith } from '../base/index.ts';
 import type { Model } from '../nn/index.ts';
 import { mixSeed, ops, type Tensor } from '../tensor/index.ts';
 import { methods } from './registry.ts';
-import { type Adapter, type Copies, type Method, saveModules, type Tools } from './shared/index.ts';
+import { type Adapter, type AttachContext, type Method, saveModules, type TrainedCopies } from './shared/index.ts';
 
 export interface MethodChoice {
   readonly type: keyof typeof methods;
@@ -16,7 +16,7 @@ export interface MethodChoice {
 }
 
 /** One or several methods as one adapter. */
-export interface Attached extends Adapter {
+export interface AttachedAdapter extends Adapter {
   readonly parts: readonly Adapter[];
   /** The head's parameters by key; empty where the task has no head of its own. */
   readonly head: ReadonlyMap<string, Tensor>;
@@ -31,8 +31,8 @@ export function attachMethods(
   model: Model,
   choices: readonly MethodChoice[],
   seed: number,
-  tools: Tools = {},
-): Attached {
+  tools: AttachContext = {},
+): AttachedAdapter {
   const parts: Adapter[] = [];
   try {
     choices.forEach(({ type, adapter, train = true, ...config }, i) => {
@@ -57,14 +57,14 @@ export function attachMethods(
  * The head of a model's task as a copy that is trained and at work; undefined where the task has none of its own.
  * @param beside paths of modules that are trained with it
  */
-export function trainHead(model: Model, beside: readonly string[] = []): Copies | undefined {
+export function trainHead(model: Model, beside: readonly string[] = []): TrainedCopies | undefined {
   const { head } = model.sites;
   return model.task.labels.length > 0 && head !== undefined
     ? saveModules(model, [head, ...beside], { head: true })
     : undefined;
 }
 
-function attachSaved(model: Model, method: Method<unknown>, dir: string, tools: Tools): Adapter {
+function attachSaved(model: Model, method: Method<unknown>, dir: string, tools: AttachContext): Adapter {
   const saved = tools.saved?.(dir);
   if (!saved) throw new GraftError('usage', 'saved adapters cannot be read from here', { place: dir });
   if (saved.method !== method.name) {
@@ -87,10 +87,10 @@ function freeze(part: Adapter): void {
   for (const tensor of part.parameters.values()) tensor.requiresGrad = false;
 }
 
-function together(parts: readonly Adapter[], head: Copies | undefined): Attached {
+function together(parts: readonly Adapter[], head: TrainedCopies | undefined): AttachedAdapter {
   const [first] = parts as [Adapter, ...Adapter[]];
   const trained = parts.filter((part) => !part.frozen);
-  const attached: Attached = {
+  const attached: AttachedAdapter = {
     method: parts.map(({ method }) => method).join(' + '),
     config: first.config,
     // Made anew: a part that goes on from a file without its encoder has other parameters than before.
@@ -119,11 +119,11 @@ function together(parts: readonly Adapter[], head: Copies | undefined): Attached
     afterStep(step) {
       for (const part of trained) part.afterStep?.(step);
     },
-    ...(parts.some((part) => part.rate) && {
-      rate(key: string, lr: number) {
+    ...(parts.some((part) => part.learningRate) && {
+      learningRate(key: string, lr: number) {
         const [, i, own] = (parts.length > 1 && /^(\d+)\.(.*)$/.exec(key)) || ['', '0', key];
         const part = parts[Number(i)]!;
-        return part.parameters.has(own!) ? (part.rate?.(own!, lr) ?? lr) : lr;
+        return part.parameters.has(own!) ? (part.learningRate?.(own!, lr) ?? lr) : lr;
       },
     }),
     get state() {

@@ -23,7 +23,7 @@ export const full: Method<Record<string, never>> = {
       if ((module instanceof Linear || module instanceof Embedding) && module.format >= 0) {
         throw new GraftError('usage', `'${path}' is quantised, and full fine-tuning needs dense weights`, {
           place: 'method',
-          mend: 'Load the model with quantize: none, or use lora',
+          hint: 'Load the model with quantize: none, or use lora',
         });
       }
     }

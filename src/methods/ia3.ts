@@ -13,13 +13,13 @@ import {
   moduleAt,
   replaceModule,
 } from '../nn/index.ts';
-import { detachFromScopes, Generator, mixSeed, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { Generator, mixSeed, ops, type Tensor } from '../tensor/index.ts';
 import { loraConfig } from './lora/index.ts';
 import {
   type Adapter,
   type Candidate,
   candidatesOf,
-  type Held,
+  type LayerWeight,
   LinearWrapper,
   layerUnder,
   type Method,
@@ -27,6 +27,7 @@ import {
   savedTargets,
   saveModules,
   selectTargets,
+  trainable,
   wrappedAdapter,
 } from './shared/index.ts';
 
@@ -89,7 +90,7 @@ class Ia3Linear extends LinearWrapper {
     return this.#scaled(base_layer.forwardGated(gate, up, act));
   }
 
-  fold({ weight, bias }: Held, _own: Tensor): Held {
+  fold({ weight, bias }: LayerWeight, _own: Tensor): LayerWeight {
     const scaled = this.#input || !bias ? bias : this.#scaled(bias);
     return { weight: ops.mul(weight, this.ia3_l), format: -1, bias: scaled };
   }
@@ -124,7 +125,7 @@ export const ia3: Method<Ia3Config> = {
     if (table) {
       throw new GraftError('usage', `target_modules selects '${table.path}', and ia3 scales linear layers only`, {
         place: 'target_modules',
-        mend: 'Leave it out, or use lora',
+        hint: 'Leave it out, or use lora',
       });
     }
     if (Array.isArray(inputs) && Array.isArray(config.target_modules)) {
@@ -132,7 +133,7 @@ export const ia3: Method<Ia3Config> = {
       if (odd !== undefined)
         throw new GraftError('usage', `feedforward_modules names '${odd}', which target_modules does not`, {
           place: 'feedforward_modules',
-          mend: 'Name it under target_modules too',
+          hint: 'Name it under target_modules too',
         });
     }
 
@@ -142,13 +143,8 @@ export const ia3: Method<Ia3Config> = {
     const wrappers = selected.map(({ path }, i) => {
       const base = moduleAt(model.root, path) as LinearLayer;
       const shape = isInput(path, inputs) ? [1, base.inFeatures] : [base.outFeatures, 1];
-      const l = noGrad(() => {
-        using s = scope();
-        using generator = new Generator(mixSeed(seed, i));
-        const values = config.init_ia3_weights ? ops.ones(shape) : ops.randn(shape, { generator });
-        return detachFromScopes(s.keep(values));
-      });
-      l.requiresGrad = true;
+      using generator = new Generator(mixSeed(seed, i));
+      const l = trainable(() => (config.init_ia3_weights ? ops.ones(shape) : ops.randn(shape, { generator })));
       parameters.set(`${path}.ia3_l`, l);
       const wrapper = new Ia3Linear(base, l, switched);
       replaceModule(model.root, path, wrapper);

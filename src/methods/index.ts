@@ -1,4 +1,4 @@
-export { type Attached, attachMethods, type MethodChoice, trainHead } from './compose.ts';
+export { type AttachedAdapter, attachMethods, type MethodChoice, trainHead } from './compose.ts';
 export {
   type Combination,
   type Combining,
@@ -12,14 +12,14 @@ export {
 export { methods } from './registry.ts';
 export {
   type Adapter,
+  type AttachContext,
   byPattern,
   type Candidate,
   candidatesOf,
-  type Inside,
   type Method,
+  normalizedWeights,
+  type SavableAdapter,
   type SavedAdapter,
   selectTargets,
-  sharesOf,
   type TargetConfig,
-  type Tools,
 } from './shared/index.ts';

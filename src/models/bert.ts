@@ -298,8 +298,8 @@ const familyOf = (at: 'bert' | 'roberta', types: readonly Type[]): Family => ({
           requireRoom(input.longest + firstPosition, config.max_position_embeddings);
           const positions = firstPosition > 0 ? ops.addScalar(input.positions, firstPosition) : input.positions;
           const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
-          const x = ports.embedded(embeddings.forward(input.x, positions, input.types));
-          return s.keep(ports.ended(input.strip(through(x, encoder.layer, pass))));
+          const x = ports.afterEmbedding(embeddings.forward(input.x, positions, input.types));
+          return s.keep(ports.afterFinalNorm(input.strip(through(x, encoder.layer, pass))));
         },
 
         logits: (hidden, rowStarts) =>

@@ -245,8 +245,8 @@ export const distilbert: Family = {
           const input = ports.enter(word_embeddings.forward(tokens.ids), tokens, undefined, pooled);
           requireRoom(input.longest, config.max_position_embeddings);
           const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
-          const x = ports.embedded(norm.forward(ops.add(input.x, position_embeddings.forward(input.positions))));
-          return s.keep(ports.ended(input.strip(through(x, encoder.transformer.layer, pass))));
+          const x = ports.afterEmbedding(norm.forward(ops.add(input.x, position_embeddings.forward(input.positions))));
+          return s.keep(ports.afterFinalNorm(input.strip(through(x, encoder.transformer.layer, pass))));
         },
 
         logits: (hidden, rowStarts) => (head ? head.forward(hidden, rowStarts) : pooledRows(hidden, rowStarts, task)),

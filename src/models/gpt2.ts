@@ -224,10 +224,10 @@ export const gpt2: Family = {
           const input = ports.enter(transformer.wte.forward(tokens.ids), tokens, cache);
           requireRoom(input.longest, config.n_positions);
           const pass: Pass = { keys: ports.keys(input.rowStarts, cache), ports, kernels };
-          const x = ports.embedded(ops.add(input.x, transformer.wpe.forward(input.positions)));
+          const x = ports.afterEmbedding(ops.add(input.x, transformer.wpe.forward(input.positions)));
           const last = through(x, transformer.h, pass);
           cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
-          return s.keep(ports.ended(input.strip(transformer.ln_f.forward(last))));
+          return s.keep(ports.afterFinalNorm(input.strip(transformer.ln_f.forward(last))));
         },
 
         logits(hidden, rowStarts, ids) {

@@ -312,10 +312,10 @@ export const llama: Family = {
           const rotation = rope.at(input.positions, input.longest);
           const pass: Pass = { keys: ports.keys(input.rowStarts, cache), ports, kernels, rotation };
           const blocks = decoder.layers.map((layer) => layer.forward.bind(layer));
-          const [x, delta] = flow([ports.embedded(input.x)], blocks, pass);
+          const [x, delta] = flow([ports.afterEmbedding(input.x)], blocks, pass);
           cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
           const [, last] = decoder.norm.forwardAdded(x!, delta!);
-          return s.keep(ports.ended(input.strip(last)));
+          return s.keep(ports.afterFinalNorm(input.strip(last)));
         },
 
         logits(hidden, rowStarts, ids) {

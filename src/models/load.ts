@@ -5,7 +5,7 @@ import { openGguf, openSafetensors, readJsonObject, type WeightSource } from '..
 import type { Linear, Model, TaskHead, TaskName } from '../nn/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import type { Family } from './family.ts';
-import { type Stored, StoredReader } from './reader.ts';
+import { StoredReader, type StoredWeight } from './reader.ts';
 import { families } from './registry.ts';
 import { sentenceLength, sentenceSettings } from './sentence.ts';
 import { type HeadOptions, LoadedWeights, type LoadOptions } from './stored-weights.ts';
@@ -50,7 +50,7 @@ export function loadModels(path: string, heads: readonly HeadOptions[], options:
       if (options.trainedHead && weights.fresh.length > 0) {
         const [{ name }] = tasks as [TaskHead];
         throw new GraftError('mismatch', `the checkpoint has no head for ${name}: ${weights.fresh.join(', ')}`, {
-          mend: 'Train one first and give the adapter',
+          hint: 'Train one first and give the adapter',
         });
       }
       return models;
@@ -91,7 +91,7 @@ function taskOf(family: Family, config: Record<string, unknown>, options: HeadOp
   if (!family.tasks.includes(name)) {
     throw new GraftError('usage', `${family.types[0]} models cannot be loaded for ${name}`, {
       place: 'task',
-      mend: `They are for ${family.tasks.join(', ')}`,
+      hint: `They are for ${family.tasks.join(', ')}`,
     });
   }
   if (name === 'causal-lm' || name === 'embedding') return { name, labels: [] };
@@ -111,7 +111,7 @@ function taskOf(family: Family, config: Record<string, unknown>, options: HeadOp
   ) {
     throw new GraftError('input', `the head gives ${stored.length} numbers at a time, which Graft does not have`, {
       place: 'config.json, problem_type',
-      mend: 'Name one label under labels for a new head of one number',
+      hint: 'Name one label under labels for a new head of one number',
     });
   }
   const several = options.multiLabel ?? (config.problem_type === 'multi_label_classification' && !options.labels);
@@ -136,7 +136,7 @@ export function openModel(path: string): {
   source: WeightSource;
   config: Record<string, unknown>;
   family: Family;
-  stored: Map<string, Stored>;
+  stored: Map<string, StoredWeight>;
 } {
   if (!existsSync(path)) throw new GraftError('input', 'there is no such model file or directory', { place: path });
   try {
@@ -159,7 +159,7 @@ function openDirectory(path: string) {
   if (!family) {
     throw new GraftError('input', `model_type '${type}' is not one that Graft knows`, {
       place: join(path, 'config.json'),
-      mend: `Known are ${families.flatMap((f) => f.types).join(', ')}`,
+      hint: `Known are ${families.flatMap((f) => f.types).join(', ')}`,
     });
   }
   const source = openSafetensors(path);
@@ -180,11 +180,11 @@ function openGgufModel(path: string) {
     source[Symbol.dispose]();
     throw new GraftError('input', `the GGUF architecture '${architecture}' is not one that Graft knows`, {
       place: path,
-      mend: `Known are ${families.flatMap((f) => f.gguf?.architectures ?? []).join(', ')}`,
+      hint: `Known are ${families.flatMap((f) => f.gguf?.architectures ?? []).join(', ')}`,
     });
   }
   const names = family.gguf.names(source.metadata);
-  const stored = new Map<string, Stored>();
+  const stored = new Map<string, StoredWeight>();
   for (const [name, entry] of source.entries) {
     const key = names.key(name);
     if (key) stored.set(key, { entry, interleavedHeads: names.interleavedHeads(name) });

@@ -10,7 +10,7 @@ export const formatIds: Readonly<Record<string, number>> = {
 };
 
 /** A stored tensor under the key that the family asks for, with its rows put in order. */
-export interface Stored {
+export interface StoredWeight {
   readonly entry: WeightEntry;
   readonly interleavedHeads: number | undefined;
 }
@@ -31,13 +31,13 @@ export class StoredReader implements Disposable {
   }
 
   /** The stored bytes: uint8 [rows, bytes of a row]. */
-  raw({ entry, interleavedHeads }: Stored): Tensor {
+  raw({ entry, interleavedHeads }: StoredWeight): Tensor {
     using s = scope();
     return s.keep(ordered(this.#rows(entry, 'uint8'), interleavedHeads));
   }
 
   /** Numbers of `dtype` in the stored shape. */
-  dense({ entry, interleavedHeads }: Stored, dtype: DType): Tensor {
+  dense({ entry, interleavedHeads }: StoredWeight, dtype: DType): Tensor {
     using s = scope();
     const { format, shape } = entry;
     const numbers = isBlockFormat(format)
@@ -47,7 +47,7 @@ export class StoredReader implements Disposable {
   }
 
   /** A matrix packed anew in blocks of `format`: uint8 [rows, bytes of a row]. */
-  packed({ entry, interleavedHeads }: Stored, format: number): Tensor {
+  packed({ entry, interleavedHeads }: StoredWeight, format: number): Tensor {
     using s = scope();
     const { format: from } = entry;
     const numbers = (piece: Tensor) =>

@@ -68,16 +68,16 @@ function configOf(model: Model): Record<string, unknown> {
  * @throws GraftError 'state' for an adapter at work that is not in the weights
  */
 function* stored(model: Model): Generator<{ name: string; tensor: Tensor; module: Module; field: string }> {
-  if (model.ports.busy) {
+  if (model.ports.anyEnabled) {
     throw new GraftError('state', 'an adapter is at work between the layers, and a model is saved without it', {
-      mend: 'Merge or detach it first',
+      hint: 'Merge or detach it first',
     });
   }
   for (const [path, outer] of namedModules(model.root)) {
     const module = isLayer(outer) ? outer.plain() : outer;
     if (!module) {
       throw new GraftError('state', `an adapter is at work on '${path}', and its update is not in the weights`, {
-        mend: 'Merge or detach it first',
+        hint: 'Merge or detach it first',
       });
     }
     for (const [field, tensor] of Object.entries(module)) {

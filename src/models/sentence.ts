@@ -54,6 +54,6 @@ function poolingOf(place: string): Pooling {
   if (more.length === 0 && poolings.some((known) => known === pooling)) return pooling as Pooling;
   throw new GraftError('input', `sentences are pooled by ${named.join(' and ') || 'nothing'}`, {
     place,
-    mend: `Graft has ${poolings.join(', ')}, one at a time`,
+    hint: `Graft has ${poolings.join(', ')}, one at a time`,
   });
 }

@@ -1,7 +1,7 @@
 import { GraftError } from '../base/index.ts';
 import { Embedding, fused, type Kernels, Linear, type TaskName, type Weights } from '../nn/index.ts';
 import { type DType, detachFromScopes, Generator, mixSeed, ops, scope, Tensor } from '../tensor/index.ts';
-import { formatIds, type Stored, type StoredReader } from './reader.ts';
+import { formatIds, type StoredReader, type StoredWeight } from './reader.ts';
 
 /**
  * How the weights of linear layers and embeddings are held in memory.
@@ -45,7 +45,7 @@ export class LoadedWeights implements Weights {
   readonly dtype: DType;
   readonly #path: string;
   readonly #reader: StoredReader;
-  readonly #stored: ReadonlyMap<string, Stored>;
+  readonly #stored: ReadonlyMap<string, StoredWeight>;
   readonly #prefixes: readonly string[];
   readonly #seed: number;
   readonly #labelled: boolean;
@@ -63,7 +63,7 @@ export class LoadedWeights implements Weights {
   constructor(
     path: string,
     reader: StoredReader,
-    stored: ReadonlyMap<string, Stored>,
+    stored: ReadonlyMap<string, StoredWeight>,
     prefixes: readonly string[],
     options: LoadOptions,
   ) {
@@ -186,7 +186,7 @@ export class LoadedWeights implements Weights {
     return tensor;
   }
 
-  #find(key: string, shape: readonly number[]): Stored | undefined {
+  #find(key: string, shape: readonly number[]): StoredWeight | undefined {
     const stored = this.#stored.get(this.#keyOf(key));
     this.#used.add(this.#keyOf(key));
     this.#progress?.(this.#used.size, this.#stored.size);
@@ -224,7 +224,7 @@ export class LoadedWeights implements Weights {
         `${key} is ${width} wide, and ${this.#quantize} needs a multiple of ${blockElements[this.#quantize]}`,
         {
           place: this.#path,
-          mend: 'Load this model with quantize: none',
+          hint: 'Load this model with quantize: none',
         },
       );
     }

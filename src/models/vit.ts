@@ -331,8 +331,8 @@ const familyOf = (type: Type): Family => ({
           // Heads read the class token behind a prompt too (arXiv 2203.12119, eq. 4).
           const input = ports.enter(encoder.embeddings.forward(tokens.pixels), tokens);
           const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
-          const last = through(ports.embedded(input.x), encoder.layers, pass);
-          return s.keep(ports.ended(input.strip(encoder.layernorm.forward(last))));
+          const last = through(ports.afterEmbedding(input.x), encoder.layers, pass);
+          return s.keep(ports.afterFinalNorm(input.strip(encoder.layernorm.forward(last))));
         },
 
         logits: (hidden, rowStarts) =>

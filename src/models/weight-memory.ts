@@ -35,7 +35,7 @@ export function requireMemory(path: string, entries: readonly WeightEntry[], qua
     `the weights take ${gigabytes(needed)} with quantize: ${quantize}, and ${gigabytes(free)} of memory are free`,
     {
       place: path,
-      mend: fitting
+      hint: fitting
         ? `With quantize: ${fitting} they take ${gigabytes(heldBytes(entries, fitting))}`
         : 'Free some memory, or choose a smaller model',
       data: { needed, free },

@@ -31,6 +31,6 @@ export function activationOf(name: string, place?: string): (x: Tensor) => Tenso
   const near = nearest(name, activationNames);
   throw new GraftError('input', `the activation '${name}' is not one of ${activationNames.join(', ')}`, {
     ...(place && { place }),
-    ...(near && { mend: `Did you mean '${near}'?` }),
+    ...(near && { hint: `Did you mean '${near}'?` }),
   });
 }

@@ -29,7 +29,7 @@ export {
   unwrapped,
 } from './module.ts';
 export { type ImageShape, type PackedTokens, packImages, packTokens, requireRoom } from './packed.ts';
-export { type BlockInput, type HalfOutput, type KeysAndValues, type LayerKeys, type Port, Ports } from './ports.ts';
+export { type BlockInput, type KeysAndValues, type LayerKeys, type Port, Ports, type SublayerOutput } from './ports.ts';
 export { bestPrecision, type Precision, precisions, usePrecision } from './precision.ts';
 export { parseRope, type RopeScaling, RopeTable, ropeFrequencies } from './rope.ts';
 export type { Sites } from './sites.ts';

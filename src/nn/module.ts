@@ -47,7 +47,7 @@ export function moduleAt(root: Module, path: string): Module {
     path,
     [...namedModules(root)].map(([p]) => p),
   );
-  throw new GraftError('usage', `the model has no module '${path}'`, near ? { mend: `Did you mean '${near}'?` } : {});
+  throw new GraftError('usage', `the model has no module '${path}'`, near ? { hint: `Did you mean '${near}'?` } : {});
 }
 
 /** Puts `module` at `path` and returns what was there. */

@@ -69,7 +69,7 @@ export function packImages(images: readonly Float32Array[], shape: ImageShape): 
       const asked = `${channels} × ${height} × ${width} = ${size}`;
       throw new GraftError('input', `an image has ${image.length} numbers, and the model sees ${asked}`, {
         place: `image ${i}`,
-        mend: 'Prepare images by the preprocessor_config.json of this model',
+        hint: 'Prepare images by the preprocessor_config.json of this model',
       });
     }
     pixels.set(image, i * size);
@@ -88,5 +88,5 @@ export function packImages(images: readonly Float32Array[], shape: ImageShape): 
 export function requireRoom(longest: number, positions: number): void {
   if (longest <= positions) return;
   const problem = `a row has ${longest} tokens, virtual ones included, and the model has ${positions} positions`;
-  throw new GraftError('usage', problem, { mend: 'Cut the rows (max_length), or use fewer virtual tokens' });
+  throw new GraftError('usage', problem, { hint: 'Cut the rows (max_length), or use fewer virtual tokens' });
 }

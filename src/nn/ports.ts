@@ -10,7 +10,7 @@ import { KvCache } from './kv-cache.ts';
 import type { PackedTokens } from './packed.ts';
 
 /** What one half of a block (attention or MLP) gives. */
-export interface HalfOutput {
+export interface SublayerOutput {
   readonly layer: number;
   /** What the half adds to the residual stream [N, C]. */
   readonly delta: Tensor;
@@ -45,11 +45,11 @@ export interface Port {
     open(): (layer: number) => KeysAndValues;
   };
   /** What the half is to add instead of `delta`. */
-  afterAttention?(half: HalfOutput): Tensor;
-  afterMlp?(half: HalfOutput): Tensor;
+  afterAttention?(half: SublayerOutput): Tensor;
+  afterMlp?(half: SublayerOutput): Tensor;
   /** On the embeddings [N, C] before the first block, and, last part first, on the hidden states after the last norm. */
-  embedded?(x: Tensor): Tensor;
-  ended?(x: Tensor): Tensor;
+  afterEmbedding?(x: Tensor): Tensor;
+  afterFinalNorm?(x: Tensor): Tensor;
 }
 
 /** Rows as the blocks see them, virtual tokens included. */
@@ -76,7 +76,7 @@ export class Ports {
   }
 
   /** Whether any part is at work. */
-  get busy(): boolean {
+  get anyEnabled(): boolean {
     return this.#active.length > 0;
   }
 
@@ -152,19 +152,19 @@ export class Ports {
     };
   }
 
-  embedded(x: Tensor): Tensor {
-    return this.#active.reduce((y, part) => part.embedded?.(y) ?? y, x);
+  afterEmbedding(x: Tensor): Tensor {
+    return this.#active.reduce((y, part) => part.afterEmbedding?.(y) ?? y, x);
   }
 
-  ended(x: Tensor): Tensor {
-    return this.#active.reduceRight((y, part) => part.ended?.(y) ?? y, x);
+  afterFinalNorm(x: Tensor): Tensor {
+    return this.#active.reduceRight((y, part) => part.afterFinalNorm?.(y) ?? y, x);
   }
 
-  afterAttention(half: HalfOutput): Tensor {
+  afterAttention(half: SublayerOutput): Tensor {
     return this.#active.reduce((delta, part) => part.afterAttention?.({ ...half, delta }) ?? delta, half.delta);
   }
 
-  afterMlp(half: HalfOutput): Tensor {
+  afterMlp(half: SublayerOutput): Tensor {
     return this.#active.reduce((delta, part) => part.afterMlp?.({ ...half, delta }) ?? delta, half.delta);
   }
 

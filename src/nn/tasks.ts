@@ -98,5 +98,5 @@ const pools: Readonly<Record<Pooling, (hidden: Tensor, rowStarts: readonly numbe
 /** @throws GraftError 'usage' where the model was loaded for another task */
 export function requireHead<T>(head: T | undefined, task: TaskName): T {
   if (head !== undefined) return head;
-  throw new GraftError('usage', `the model was not loaded for ${task}`, { mend: `Load it with task: ${task}` });
+  throw new GraftError('usage', `the model was not loaded for ${task}`, { hint: `Load it with task: ${task}` });
 }

@@ -6,7 +6,7 @@ import type { ChatTemplate, Example, Tokenizer } from '../data/index.ts';
  * prompt for it, or of the prompt of a completion; undefined for other kinds of rows.
  * @throws GraftError 'usage' for a conversation where the model has no chat template
  */
-export function asked(
+export function promptIdsOf(
   example: Example,
   place: string,
   tokenizer: Tokenizer,
@@ -17,7 +17,7 @@ export function asked(
   if (!chat) {
     throw new GraftError('usage', 'this model has no chat template, and the rows are conversations', {
       place,
-      mend: 'Use rows of text and label, or a model with a template',
+      hint: 'Use rows of text and label, or a model with a template',
     });
   }
   const { messages, tools } = example;
@@ -26,7 +26,7 @@ export function asked(
 }
 
 /** A prompt that is too long loses its middle: the question stands at the beginning, and where to answer at the end. */
-export function shortened(prompt: Int32Array, room: number): Int32Array {
+export function shortenedPrompt(prompt: Int32Array, room: number): Int32Array {
   if (prompt.length <= room) return prompt;
   const tail = Math.min(32, Math.floor(room / 4));
   return Int32Array.of(...prompt.subarray(0, room - tail), ...prompt.subarray(prompt.length - tail));

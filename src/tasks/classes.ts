@@ -81,9 +81,9 @@ export function classTask(head: TaskHead, options: TaskOptions): Omit<Task<Float
       return ops.sum(ops.mul(each, Tensor.from(weights, [1, count], scores.dtype)));
     },
 
-    answers: (model, hidden, batch) => rowsOfNumbers(headOutput(model, hidden, batch)),
+    outputs: (model, hidden, batch) => rowsOfNumbers(headOutput(model, hidden, batch)),
 
-    measures(rows, answerTo) {
+    metrics(rows, answerTo) {
       const said = rows.map((row) => predicted[kind](answerTo(row)));
       const wanted = rows.map(({ target }) => target!);
       const n = rows.length;
@@ -165,6 +165,6 @@ export function requireLabel(label: Label | undefined, place: string): Label {
   if (label !== undefined) return label;
   throw new GraftError('input', 'the row has no label', {
     place,
-    mend: 'Give it a label, or leave it out; graft predict needs none',
+    hint: 'Give it a label, or leave it out; graft predict needs none',
   });
 }

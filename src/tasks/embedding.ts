@@ -60,7 +60,7 @@ export function embedding(head: TaskHead, { temperature = 0.05 }: TaskOptions): 
     rows(example, place, tools) {
       const { other, score } = second(example, place, tools);
       if (!other && tools.labelled) {
-        throw new GraftError('input', 'the row has no second text', { place, mend: 'Give text and text_pair' });
+        throw new GraftError('input', 'the row has no second text', { place, hint: 'Give text and text_pair' });
       }
       const alone: Example = example.kind === 'labelled' ? { kind: 'text', text: example.text } : example;
       const first = rowOf(alone, place, tools);
@@ -107,9 +107,9 @@ export function embedding(head: TaskHead, { temperature = 0.05 }: TaskOptions): 
       return losses.reduce((a, b) => ops.add(a, b));
     },
 
-    answers: (model, hidden, batch) => rowsOfNumbers(headOutput(model, hidden, batch)),
+    outputs: (model, hidden, batch) => rowsOfNumbers(headOutput(model, hidden, batch)),
 
-    measures(rows, said) {
+    metrics(rows, said) {
       const scored = rows.filter(({ target }) => target);
       const free = rows.filter(({ target }) => !target);
       const metrics: Metric[] = [];

@@ -52,7 +52,7 @@ export async function imageTools(
       throw new GraftError(
         'input',
         `the image comes to ${made.width} × ${made.height} pixels, and the model sees ${width} × ${height}`,
-        { place, mend: 'Let preprocessor_config.json resize images to what config.json says (image_size)' },
+        { place, hint: 'Let preprocessor_config.json resize images to what config.json says (image_size)' },
       );
     }
     levels.set(example, made);

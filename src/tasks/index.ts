@@ -1,9 +1,9 @@
-export { asked, shortened } from './asked.ts';
+export { promptIdsOf, shortenedPrompt } from './asked.ts';
 export { imageTools } from './image-rows.ts';
 export { tokensOf } from './input.ts';
 export { labelOf, labelsIn } from './labels.ts';
-export { batchesOf, type Measured, measure, predict } from './measure.ts';
+export { batchesOf, type EvalResult, measure, predict } from './measure.ts';
 export { type Metric, wilson } from './metrics.ts';
 export { taskOf, tasks } from './registry.ts';
-export type { Confusion, Measures, Task, TaskOptions } from './task.ts';
+export type { Confusion, Task, TaskMetrics, TaskOptions } from './task.ts';
 export { type TaskRowOptions, taskRows } from './task-rows.ts';

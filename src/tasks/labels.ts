@@ -82,7 +82,7 @@ export function classOf(label: string | number, { labels }: TaskHead, place: str
   const shown = labels.slice(0, 12).join(', ') + (labels.length > 12 ? ` and ${labels.length - 12} more` : '');
   throw new GraftError('input', `the label '${String(label).slice(0, 40)}' is none of the head's: ${shown}`, {
     place,
-    mend: near
+    hint: near
       ? `Is '${near}' meant?`
       : 'Name the classes under labels in the recipe; a new head is then made for them',
   });
@@ -95,7 +95,7 @@ export function weightsOf(head: TaskHead, weights: Readonly<Record<string, numbe
     const near = nearest(name, head.labels);
     throw new GraftError('usage', `'${name}' is none of the labels ${head.labels.join(', ')}`, {
       place: 'class_weights',
-      ...(near && { mend: `Is '${near}' meant?` }),
+      ...(near && { hint: `Is '${near}' meant?` }),
     });
   }
   return head.labels.map((label) => weights[label] ?? 1);

@@ -3,9 +3,9 @@ import { microBatches, type Packed, pack, type Row } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
 import { noGrad, scope } from '../tensor/index.ts';
 import { tokensOf } from './input.ts';
-import type { Measures, Task } from './task.ts';
+import type { Task, TaskMetrics } from './task.ts';
 
-export interface Measured extends Measures {
+export interface EvalResult extends TaskMetrics {
   /** Mean over the units of the task. */
   readonly loss: number;
   /** Predicted tokens, rows, or their weights. */
@@ -41,16 +41,16 @@ function pass(
  * @param order the rows as they came, for cutting into batches mixes them; the intervals' draws go by it
  * @throws GraftError 'numeric' when the loss is not finite
  */
-export function measure(model: Model, task: Task, batches: readonly Packed[], order: readonly Row[]): Measured {
+export function measure(model: Model, task: Task, batches: readonly Packed[], order: readonly Row[]): EvalResult {
   let [sum, units] = [0, 0];
   const said = new Map<Row, unknown>();
   pass(model, batches, (batch, hidden) => {
     sum += task.lossSum(model, hidden, batch).item();
     units += task.units(batch);
-    for (const [i, answer] of (task.answers?.(model, hidden, batch) ?? []).entries()) said.set(batch.rows[i]!, answer);
+    for (const [i, answer] of (task.outputs?.(model, hidden, batch) ?? []).entries()) said.set(batch.rows[i]!, answer);
   });
   if (!Number.isFinite(sum)) throw new GraftError('numeric', 'the loss on the rows to measure is not finite');
-  const measures = order.length > 0 ? task.measures?.(order, (row) => said.get(row)) : undefined;
+  const measures = order.length > 0 ? task.metrics?.(order, (row) => said.get(row)) : undefined;
   return { loss: sum / units, units, metrics: [], ...measures };
 }
 
@@ -61,12 +61,12 @@ export function predict(
   batches: readonly Packed[],
   order: readonly Row[],
 ): Readonly<Record<string, unknown>>[] {
-  if (!task.answers || !task.prediction) {
-    throw new GraftError('usage', `${task.head.name} has no labels to predict`, { mend: 'Use graft generate' });
+  if (!task.outputs || !task.prediction) {
+    throw new GraftError('usage', `${task.head.name} has no labels to predict`, { hint: 'Use graft generate' });
   }
   const said = new Map<Row, unknown>();
   pass(model, batches, (batch, hidden) => {
-    for (const [i, answer] of task.answers!(model, hidden, batch).entries()) said.set(batch.rows[i]!, answer);
+    for (const [i, answer] of task.outputs!(model, hidden, batch).entries()) said.set(batch.rows[i]!, answer);
   });
   return [...Map.groupBy(order, ({ example }) => example).values()].map((rows) =>
     task.prediction!(rows, (row) => said.get(row)),

@@ -65,7 +65,7 @@ test("confusion and macro F1 are scikit-learn's; of several labels, micro and ma
   const task = taskOf({ name: 'sequence-classification', labels: ['a', 'b', 'c', 'd'], multiLabel: true });
   const rows = wanted.map((target) => ({ ids: new Int32Array(1), labels: new Int32Array(), place: '', target }));
   const answers = new Map(rows.map((row, i) => [row as object, Float32Array.from(said[i]!, (v) => v - 0.5)]));
-  const { metrics } = task.measures!(rows, (row) => answers.get(row)!);
+  const { metrics } = task.metrics!(rows, (row) => answers.get(row)!);
   const named = Object.fromEntries(metrics.map((metric) => [metric.name, metric]));
   close(named.f1_micro!.value, several!.micro);
   close(named.f1_macro!.value, several!.macro);

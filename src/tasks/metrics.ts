@@ -1,4 +1,4 @@
-import { stream } from '../data/index.ts';
+import { randomStream } from '../data/index.ts';
 
 /** A measured number with its 95 % interval, and what it was measured on. */
 export interface Metric {
@@ -38,7 +38,7 @@ export function bootstrap(
   measure: (places: readonly number[]) => number,
 ): { value: number; low: number; high: number } {
   const value = measure(Array.from({ length: things }, (_, i) => i));
-  const random = stream(things, 95);
+  const random = randomStream(things, 95);
   const drawn = Array.from({ length: draws }, () =>
     measure(Array.from({ length: things }, () => Math.floor(random() * things))),
   )

@@ -11,7 +11,7 @@ import { ops, Tensor } from '../tensor/index.ts';
 import { headOutput } from './losses.ts';
 import { bootstrap, wilson } from './metrics.ts';
 import { squadScores } from './squad.ts';
-import type { Made, RowTools, Task } from './task.ts';
+import type { ExampleRows, RowTools, Task } from './task.ts';
 import { requireTokenizer, textIds, unfit } from './text-rows.ts';
 
 type Question = Extract<Example, { kind: 'question' }>;
@@ -30,14 +30,14 @@ function checked({ text, start }: Answer, { context }: Question, place: string):
   const found = context.indexOf(text);
   throw new GraftError('input', `the answer '${text.slice(0, 40)}' does not stand at ${start} of its context`, {
     place,
-    mend:
+    hint:
       text !== '' && found >= 0
         ? `It stands at ${found}: answer_start counts characters from 0`
         : 'An answer must be a part of the context, letter by letter',
   });
 }
 
-function windows(example: Question, place: string, tools: RowTools): Made {
+function windows(example: Question, place: string, tools: RowTools): ExampleRows {
   const tokenizer = requireTokenizer(tools.tokenizer, place);
   const question = tokenizer.encode(example.question, { addSpecialTokens: false });
   const { ids, spans } = tokenizer.encodeWithSpans(example.context);
@@ -45,7 +45,7 @@ function windows(example: Question, place: string, tools: RowTools): Made {
   if (room < 1) {
     throw new GraftError('input', `the question's ${question.length} tokens leave no room for its context`, {
       place,
-      mend: `Raise max_length above ${tools.maxLength}, or shorten the question`,
+      hint: `Raise max_length above ${tools.maxLength}, or shorten the question`,
     });
   }
   const answer = tools.labelled ? example.answers?.[0] && checked(example.answers[0], example, place) : undefined;
@@ -141,12 +141,12 @@ export const questionAnswering = (head: TaskHead): Task<Scores> => ({
     return ops.mulScalar(ops.sum(ops.indexSelect(flat, 0, Tensor.from(BigInt64Array.from(wanted, BigInt)))), -0.5);
   },
 
-  answers(model, hidden, batch) {
+  outputs(model, hidden, batch) {
     const scores = ops.contiguous(headOutput(model, hidden, batch)).data() as Float32Array;
     return batch.rows.map((_, r) => scores.slice(2 * batch.rowStarts[r]!, 2 * batch.rowStarts[r + 1]!));
   },
 
-  measures(rows, said) {
+  metrics(rows, said) {
     const questions = [...Map.groupBy(rows, ({ example }) => example).values()].filter(([row]) => row!.spans);
     if (questions.length === 0) return { metrics: [] };
     const answers = questions.map(([row]) => (row!.example as Question).answers!.map(({ text }) => text));

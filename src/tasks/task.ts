@@ -21,7 +21,7 @@ export interface RowTools {
 }
 
 /** The rows of one example, and how many tokens did not fit into them. */
-export interface Made {
+export interface ExampleRows {
   readonly rows: readonly Row[];
   readonly cut: number;
 }
@@ -40,7 +40,7 @@ export interface Confusion {
   readonly counts: readonly (readonly number[])[];
 }
 
-export interface Measures {
+export interface TaskMetrics {
   readonly metrics: readonly Metric[];
   readonly confusion?: Confusion;
 }
@@ -57,15 +57,15 @@ export interface Task<A = unknown> {
    * The rows that an example becomes; none where nothing in it can be learned.
    * @throws GraftError 'input' with the place of what cannot be a row of this task
    */
-  rows(example: Example, place: string, tools: RowTools): Made;
+  rows(example: Example, place: string, tools: RowTools): ExampleRows;
   /** What the sum of the losses is divided by: predicted tokens, rows, or their weights. */
   units(batch: Packed): number;
   /** Sum of the losses of a packed batch, given its final hidden states [N, C]: a scalar, in nats where it is a likelihood. */
   lossSum(model: Model, hidden: Tensor, batch: Packed): Tensor;
   /** What the model says of each row of the batch, seconds of pairs too. Absent: only the loss is measured. */
-  answers?(model: Model, hidden: Tensor, batch: Packed): A[];
+  outputs?(model: Model, hidden: Tensor, batch: Packed): A[];
   /** Of labelled rows in their order, and what was said of each. */
-  measures?(rows: readonly Row[], said: (row: Row) => A): Measures;
+  metrics?(rows: readonly Row[], said: (row: Row) => A): TaskMetrics;
   /** What a file of predictions says of one example, from its rows and what was said of each. */
   prediction?(rows: readonly Row[], said: (row: Row) => A): Readonly<Record<string, unknown>>;
 }

@@ -1,6 +1,6 @@
 import { GraftError } from '../base/index.ts';
 import { checkedIds, type Example, type Tokenizer } from '../data/index.ts';
-import { asked, shortened } from './asked.ts';
+import { promptIdsOf, shortenedPrompt } from './asked.ts';
 import type { RowTools } from './task.ts';
 
 /** Ids of a text or a pair of texts with their token types, and how many tokens did not fit. */
@@ -15,7 +15,7 @@ export function requireTokenizer(tokenizer: Tokenizer | undefined, place: string
   if (tokenizer) return tokenizer;
   throw new GraftError('usage', 'this model has no tokenizer, and the rows are text', {
     place,
-    mend: 'Give rows of ids',
+    hint: 'Give rows of ids',
   });
 }
 
@@ -23,15 +23,15 @@ export function requireTokenizer(tokenizer: Tokenizer | undefined, place: string
 export function unfit(example: Example, task: string, wanted: string, place: string): GraftError {
   return new GraftError('usage', `rows of the kind '${example.kind}' are not for ${task}`, {
     place,
-    mend: `It needs ${wanted}`,
+    hint: `It needs ${wanted}`,
   });
 }
 
 /** A conversation or a completion up to its answer; undefined for other kinds of rows. */
 export function conversationIds(example: Example, place: string, tools: RowTools): TextIds | undefined {
   if (example.kind !== 'chat' && example.kind !== 'completion') return undefined;
-  const prompt = asked(example, place, requireTokenizer(tools.tokenizer, place), tools.chat)!;
-  const ids = shortened(prompt, tools.maxLength);
+  const prompt = promptIdsOf(example, place, requireTokenizer(tools.tokenizer, place), tools.chat)!;
+  const ids = shortenedPrompt(prompt, tools.maxLength);
   checkedIds([...ids], tools.vocabSize, place);
   return { ids, cut: prompt.length - ids.length };
 }

@@ -10,7 +10,7 @@ import { classOf, weightsOf } from './labels.ts';
 import { headOutput, weightedCrossEntropy } from './losses.ts';
 import { bootstrap, confusionOf, macroF1, wilson } from './metrics.ts';
 import { areChunks, chunkMetrics } from './spans.ts';
-import type { Made, RowTools, Task, TaskOptions } from './task.ts';
+import type { ExampleRows, RowTools, Task, TaskOptions } from './task.ts';
 import { requireTokenizer, unfit } from './text-rows.ts';
 
 const none = -100;
@@ -40,14 +40,14 @@ export function tokenClassification(head: TaskHead, options: TaskOptions): Task<
       );
     },
 
-    answers(model, hidden, batch) {
+    outputs(model, hidden, batch) {
       const best = ops.argmax(headOutput(model, hidden, batch), -1).data() as BigInt64Array;
       return batch.rows.map((_, r) =>
         Int32Array.from(best.subarray(batch.rowStarts[r]!, batch.rowStarts[r + 1]!), Number),
       );
     },
 
-    measures(rows, said) {
+    metrics(rows, said) {
       const pairs = rows.map((row) => {
         const at = [...row.labels.keys()].filter((i) => row.labels[i] !== none);
         const answer = said(row);
@@ -88,7 +88,7 @@ export function tokenClassification(head: TaskHead, options: TaskOptions): Task<
     },
   };
 
-  function madeOf(example: Parameters<Task['rows']>[0], place: string, tools: RowTools): Made {
+  function madeOf(example: Parameters<Task['rows']>[0], place: string, tools: RowTools): ExampleRows {
     if (example.kind === 'tokens') {
       const ids = checkedIds(example.ids, tools.vocabSize, place);
       if (example.labels === undefined && tools.labelled)

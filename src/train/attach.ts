@@ -1,7 +1,7 @@
 import { headFits, loadAdapter, savedAdapters } from '../adapters/index.ts';
 import { GraftError } from '../base/index.ts';
 import { tokenizerOf } from '../data/index.ts';
-import { type Adapter, type Attached, attachMethods, type Method, methods } from '../methods/index.ts';
+import { type Adapter, type AttachedAdapter, attachMethods, type Method, methods } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
 import { adamw, type Optimizer } from '../optim/index.ts';
 import type { Tensor } from '../tensor/index.ts';
@@ -12,7 +12,7 @@ export const keepsHead = (model: Model, { adapter, tasks }: Recipe): boolean =>
   adapter !== undefined && !tasks && headFits(model, adapter);
 
 /** Puts a recipe's methods on the model, or the adapter that it begins from. @throws GraftError as these do */
-export function attach(model: Model, modelPath: string, recipe: Recipe): Attached {
+export function attach(model: Model, modelPath: string, recipe: Recipe): AttachedAdapter {
   const choices = [recipe.method].flat();
   if (!recipe.adapter) {
     const encode = (text: string) => [...tokenizerOf(modelPath).encode(text)];
@@ -30,7 +30,7 @@ export function attach(model: Model, modelPath: string, recipe: Recipe): Attache
   throw new GraftError(
     'mismatch',
     `the recipe's method is ${wanted}, and the adapter to begin from is ${adapter.method}`,
-    { place: recipe.adapter, mend: 'Name that method in the recipe, or begin from another adapter' },
+    { place: recipe.adapter, hint: 'Name that method in the recipe, or begin from another adapter' },
   );
 }
 
@@ -40,7 +40,7 @@ export function optimizerFor(
   parameters: ReadonlyMap<string, Tensor>,
   { train: { lr, beta1, beta2, eps, weight_decay } }: Recipe,
 ): Optimizer {
-  const rate = (key: string) => (adapter.rate?.(key, lr) ?? lr) / lr;
+  const rate = (key: string) => (adapter.learningRate?.(key, lr) ?? lr) / lr;
   const optimizer = adamw(parameters, { beta1, beta2, eps, weight_decay }, rate);
   return { ...optimizer, state: new Map([...optimizer.state, ...(adapter.state ?? [])]) };
 }

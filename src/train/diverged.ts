@@ -43,13 +43,13 @@ export function explainedMeasurement(error: unknown, model: Model, place: string
   const cause = broken.length > 0 ? `: there is NaN or Infinity in ${listed(broken)}` : '';
   return new GraftError('numeric', `${error.message.replace(/\.$/, '')}${cause}`, {
     place,
-    mend: 'Check the model and the adapter',
+    hint: 'Check the model and the adapter',
     cause: error,
   });
 }
 
 /** What most likely made a loss or gradient not finite, and what to do about it. */
-function causeOf({ model, parameters, lr, steps, rows }: Diverged): [cause: string, mend: string] {
+function causeOf({ model, parameters, lr, steps, rows }: Diverged): [cause: string, hint: string] {
   const broken = brokenWeights(model, new Set(parameters.values()));
   if (broken.length > 0)
     return [`the base itself holds NaN or Infinity, in ${listed(broken)}`, 'Fetch the model again'];
@@ -77,16 +77,16 @@ export function requireFinite(parameters: ReadonlyMap<string, Tensor>, step: num
   }
 }
 
-/** A 'numeric' error of a step with what a person needs to mend it: rows, likely cause, last checkpoint. Others stay. */
+/** A 'numeric' error of a step with what a person needs to hint it: rows, likely cause, last checkpoint. Others stay. */
 export function explained(error: unknown, run: Diverged): unknown {
   if (!(error instanceof GraftError) || error.kind !== 'numeric') return error;
-  const [cause, mend] = causeOf(run);
+  const [cause, hint] = causeOf(run);
   const places = run.rows.map((row) => row.place);
   const rows = places.slice(0, 8).join(', ') + (places.length > 8 ? ` and ${places.length - 8} more` : '');
   const last = lastCheckpoint(run.checkpoints)?.path;
   return new GraftError(
     'numeric',
     `${error.place ? '' : `after step ${run.step}: `}${error.message} Its rows are ${rows}. The likely cause: ${cause}. ${last ? `The last good checkpoint is ${last}` : 'There is no checkpoint yet'}`,
-    { mend, data: { ...error.data, rows: places, cause, checkpoint: last ?? null }, cause: error },
+    { hint, data: { ...error.data, rows: places, cause, checkpoint: last ?? null }, cause: error },
   );
 }

@@ -9,10 +9,14 @@ import { saveModel } from '../models/index.ts';
 import { lastCheckpoint, type RunState } from './checkpoints.ts';
 import { EventLog } from './events.ts';
 import type { Recipe } from './recipe.ts';
-import type { Courses } from './task-runs.ts';
+import type { TaskRuns } from './task-runs.ts';
 
 /** Makes the run directory ready: the checkpoint to go on from, or undefined with the directory free of older runs. */
-export function claim(dir: string, fingerprint: string, fresh: boolean): { path: string; state: RunState } | undefined {
+export function claimRunDirectory(
+  dir: string,
+  fingerprint: string,
+  fresh: boolean,
+): { path: string; state: RunState } | undefined {
   const log = new EventLog(dir, () => {});
   const events = log.read();
   const found = lastCheckpoint(join(dir, 'checkpoints'));
@@ -32,7 +36,7 @@ export function claim(dir: string, fingerprint: string, fresh: boolean): { path:
 }
 
 /** Saves what was learned to `to`: a model, an adapter, or a folder with an adapter for each of several tasks. */
-export function save({ list, adapter, host }: Courses, to: string, recipe: Recipe, modelPath: string): void {
+export function save({ list, adapter, host }: TaskRuns, to: string, recipe: Recipe, modelPath: string): void {
   if (adapter.method === 'full') {
     saveModel(host, to, modelPath, 'float32', tokenizerFilesOf(modelPath));
     return;
@@ -50,7 +54,7 @@ export function save({ list, adapter, host }: Courses, to: string, recipe: Recip
 }
 
 /** Puts the result where it is looked for: what was best on held-out rows where `best` is given, else what is there now. */
-export function handOver(to: string, best: string | undefined, saveNow: (to: string) => void): void {
+export function saveResult(to: string, best: string | undefined, saveNow: (to: string) => void): void {
   if (best !== undefined && existsSync(best)) {
     rmSync(to, { recursive: true, force: true });
     renameSync(best, to);

@@ -31,7 +31,7 @@ export function headFor(
   if (found) return { task, ...found };
   throw new GraftError('input', `the rows have no labels for ${task}`, {
     place: recipe.data.train,
-    mend: 'Give each row its label, or name what the head can say under labels',
+    hint: 'Give each row its label, or name what the head can say under labels',
   });
 }
 
@@ -42,7 +42,7 @@ export function taskOptions(recipe: Recipe, head: TaskHead, rows: readonly Row[]
   if (head.multiLabel || head.labels.length < 2 || head.name === 'question-answering') {
     throw new GraftError('usage', 'only classes of which a row has one can be balanced', {
       place: 'class_weights',
-      mend: 'Give a number for each label',
+      hint: 'Give a number for each label',
     });
   }
   const counts = head.labels.map(() => 0);

@@ -3,7 +3,6 @@ import {
   ChatTemplate,
   type Example,
   type Format,
-  ofTask,
   type Row,
   type RowReport,
   readRecords,
@@ -12,20 +11,21 @@ import {
   toExample,
   tokenizerIfAny,
   toStep,
+  withTaskNumber,
 } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
 import { imageTools, type Task, taskRows } from '../tasks/index.ts';
 import type { Recipe } from './recipe.ts';
 
-interface Given {
+interface PlacedExample {
   readonly example: Example;
   readonly place: string;
 }
 
 /** The examples of a recipe's files: of one optimizer step each where the file says so, else of the whole file. */
 export interface Examples {
-  readonly train: readonly (readonly Given[])[];
-  readonly eval: readonly Given[] | undefined;
+  readonly train: readonly (readonly PlacedExample[])[];
+  readonly eval: readonly PlacedExample[] | undefined;
 }
 
 /** Which rows each step learns from, and which are only measured. */
@@ -47,13 +47,15 @@ export interface Plan {
  */
 export async function readExamples({ data }: Recipe, taskNumber?: number): Promise<Examples> {
   const steps = data.format === 'batches';
-  const read = async (file: string): Promise<Given[][]> => {
+  const read = async (file: string): Promise<PlacedExample[][]> => {
     const records = await readRecords(file);
     const format = data.format as Format | 'auto';
     const given = steps
       ? records.map(toStep)
       : [records.map((record) => ({ example: toExample(record, format), place: record.place }))];
-    return given.map((rows) => rows.map(({ example, place }) => ({ example: ofTask(example, taskNumber), place })));
+    return given.map((rows) =>
+      rows.map(({ example, place }) => ({ example: withTaskNumber(example, taskNumber), place })),
+    );
   };
   return { train: await read(data.train), eval: data.eval === undefined ? undefined : (await read(data.eval)).flat() };
 }
@@ -79,7 +81,7 @@ export async function planRows(
     ...(await imageTools(model, modelPath, [...examples.train.flat(), ...(examples.eval ?? [])])),
   };
   const warnings: string[] = [];
-  const rowsFrom = (given: readonly Given[], place: string): Row[] => {
+  const rowsFrom = (given: readonly PlacedExample[], place: string): Row[] => {
     const { rows, report } = taskRows(task, given, options);
     warnings.push(...notes(report, place));
     return rows;
@@ -119,7 +121,7 @@ export async function planRows(
         `held_out ${data.held_out} of ${all} rows leaves ${rows.length} to learn from and ${heldOut.length} to measure`,
         {
           place: 'data.held_out',
-          mend: 'Give a share or a number that leaves rows on both sides',
+          hint: 'Give a share or a number that leaves rows on both sides',
         },
       );
     }

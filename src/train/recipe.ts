@@ -255,7 +255,7 @@ export function readYaml(file: string): Document {
     const near = nearestPath(file);
     throw new GraftError('usage', 'the recipe cannot be read', {
       place: file,
-      mend: existsSync(file) ? 'Name a readable file' : near ? `Did you mean ${near}?` : 'Check the path',
+      hint: existsSync(file) ? 'Name a readable file' : near ? `Did you mean ${near}?` : 'Check the path',
       cause,
     });
   }

@@ -6,17 +6,17 @@ import { currentEngine, useThreads } from '../engine/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
 import { bestPrecision, type Precision, useGradientCheckpointing, usePrecision } from '../nn/index.ts';
 import { type Optimizer, scheduleFactor } from '../optim/index.ts';
-import { batchesOf, type Measured, type Metric, measure } from '../tasks/index.ts';
+import { batchesOf, type EvalResult, type Metric, measure } from '../tasks/index.ts';
 import { keepsHead, optimizerFor } from './attach.ts';
 import { microTokensFor } from './budget.ts';
 import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoints.ts';
 import { explained, requireFinite } from './diverged.ts';
 import { EventLog, type TrainEvent } from './events.ts';
-import { claim, handOver, save } from './handover.ts';
+import { claimRunDirectory, save, saveResult } from './handover.ts';
 import { trainLoop } from './loop.ts';
 import type { Recipe } from './recipe.ts';
 import { type MicroBatch, trainStep } from './step.ts';
-import { type Course, type Courses, openCourses } from './task-runs.ts';
+import { openTaskRuns, type TaskRun, type TaskRuns } from './task-runs.ts';
 
 /** What came of one task: a measurement on its held-out rows, the last, and where its adapter is. */
 export interface TaskResult {
@@ -68,10 +68,10 @@ export async function runTraining(
     .digest('hex')
     .slice(0, 16);
 
-  using courses = await openCourses(recipe, modelPath);
+  using courses = await openTaskRuns(recipe, modelPath);
   using optimizer = optimizerFor(courses.adapter, courses.parameters, recipe);
   // Only now: a recipe that turns out wrong leaves the directory as it is, and may begin from an adapter in it.
-  const found = claim(dir, fingerprint, fresh);
+  const found = claimRunDirectory(dir, fingerprint, fresh);
   const log = new EventLog(dir, listen);
   if (found) restoreCheckpoint(found.path, courses.parameters, optimizer);
   const from: RunState = found?.state ?? { step: 0, best: null, stale: 0, recipe: fingerprint };
@@ -93,7 +93,7 @@ interface Run {
   readonly stopNow: () => boolean;
 }
 
-function run(courses: Courses, given: Run): TrainResult {
+function run(courses: TaskRuns, given: Run): TrainResult {
   const { recipe, modelPath, optimizer, log, from, earlier } = given;
   const { adapter, parameters, list, steps } = courses;
   const { train, eval: evaluation } = recipe;
@@ -102,7 +102,7 @@ function run(courses: Courses, given: Run): TrainResult {
   const begun = earlier.find((e) => e.type === 'start')?.microTokens;
   const budget =
     train.micro_tokens ?? begun ?? microTokensFor(courses.host, given.precision, train.gradient_checkpointing ?? false);
-  const cut = ({ task, model }: Course, rows: readonly Row[], together = rows.length): MicroBatch[] =>
+  const cut = ({ task, model }: TaskRun, rows: readonly Row[], together = rows.length): MicroBatch[] =>
     batchesOf(task, rows, budget, together, model.ports.promptLength);
   const held = list
     .filter(({ plan }) => plan.heldOut.length > 0)
@@ -111,7 +111,7 @@ function run(courses: Courses, given: Run): TrainResult {
   const [best, checkpoints] = [join(dir, 'best'), join(dir, 'checkpoints')];
   let state = from;
   /** The last measurement of each task. */
-  const said = new Map<Course, Pick<Measured, 'loss' | 'metrics'>>();
+  const said = new Map<TaskRun, Pick<EvalResult, 'loss' | 'metrics'>>();
   for (const course of list) {
     const event = earlier.findLast((e) => e.type === 'eval' && e.task === course.name);
     if (event?.type === 'eval') said.set(course, event);
@@ -122,7 +122,7 @@ function run(courses: Courses, given: Run): TrainResult {
   announce(courses, given, budget);
 
   const done: { loss: number; tokens: number; seconds: number }[] = [];
-  let last: { course: Course; rows: readonly Row[]; lr: number } = { course: list[0]!, rows: [], lr: train.lr };
+  let last: { course: TaskRun; rows: readonly Row[]; lr: number } = { course: list[0]!, rows: [], lr: train.lr };
   const withCause = <T>(act: () => T): T => {
     try {
       return act();
@@ -138,9 +138,9 @@ function run(courses: Courses, given: Run): TrainResult {
 
     step(step) {
       const start = performance.now();
-      const { course, nth } = courses.turn(step);
+      const { course, index } = courses.taskAt(step);
       const { model, task, name } = course;
-      const rows = course.plan.rowsOf(nth);
+      const rows = course.plan.rowsOf(index);
       const { schedule: type, warmup_steps, warmup_ratio } = train;
       const lr = train.lr * scheduleFactor({ type, warmup_steps, warmup_ratio }, step, steps);
       last = { course, rows, lr };
@@ -205,14 +205,14 @@ function run(courses: Courses, given: Run): TrainResult {
     const checkpoint = lastCheckpoint(checkpoints)!.path;
     throw new GraftError('interrupted', `stopped after step ${state.step} of ${steps}, with a checkpoint`, {
       place: checkpoint,
-      mend: 'Run the same command again to go on from there',
+      hint: 'Run the same command again to go on from there',
       data: { step: state.step, checkpoint },
     });
   }
 
   const handed = join(dir, adapter.method === 'full' ? 'model' : 'adapter');
   const chosen = state.best !== null && evaluation.keep === 'best';
-  handOver(handed, chosen ? best : undefined, (to) => save(courses, to, recipe, modelPath));
+  saveResult(handed, chosen ? best : undefined, (to) => save(courses, to, recipe, modelPath));
   log.emit({ type: 'end', step: state.step, reason: stopped ? 'early-stop' : reason, adapter: handed });
   const timed = done.length > 1 ? done.slice(1) : done;
   const sum = (of: (d: (typeof done)[number]) => number, over = done) => over.reduce((a, d) => a + of(d), 0);
@@ -234,7 +234,7 @@ function run(courses: Courses, given: Run): TrainResult {
 }
 
 /** The mean of the tasks' losses by their shares of the steps, which is what the steps make less; null: none was measured. */
-function meanLoss(said: ReadonlyMap<Course, { readonly loss: number }>): number | null {
+function meanLoss(said: ReadonlyMap<TaskRun, { readonly loss: number }>): number | null {
   const measured = [...said];
   if (measured.length <= 1) return measured[0]?.[1].loss ?? null;
   const shares = measured.reduce((sum, [{ share }]) => sum + share, 0);
@@ -242,7 +242,7 @@ function meanLoss(said: ReadonlyMap<Course, { readonly loss: number }>): number 
 }
 
 /** The first events of a run: what it learns, and what speaks against it. */
-function announce({ list, adapter, host, parameters, ...courses }: Courses, given: Run, microTokens: number): void {
+function announce({ list, adapter, host, parameters, ...courses }: TaskRuns, given: Run, microTokens: number): void {
   const { recipe, log, threads, precision, from } = given;
   const counts = list.map(({ plan, share }) => ({ rows: plan.rows, heldOut: plan.heldOut.length, share }));
   const sum = (numbers: Iterable<number>) => [...numbers].reduce((a, b) => a + b, 0);
@@ -253,7 +253,7 @@ function announce({ list, adapter, host, parameters, ...courses }: Courses, give
     rows: sum(counts.map(({ rows }) => rows)),
     heldOut: sum(counts.map(({ heldOut }) => heldOut)),
     trainable: sum(parameters.values().map(({ numel }) => numel)),
-    parameters: courses.numbers,
+    parameters: courses.parameterCount,
     weightBytes: courses.weightBytes,
     microTokens,
     threads,

@@ -1,6 +1,6 @@
 /** What a run learns: one task, or several that share all but their heads. */
 import { GraftError } from '../base/index.ts';
-import { type Attached, trainHead } from '../methods/index.ts';
+import { type AttachedAdapter, trainHead } from '../methods/index.ts';
 import { loadModels } from '../models/index.ts';
 import { type Model, namedModules, tensorBytes } from '../nn/index.ts';
 import { type Task, taskOf } from '../tasks/index.ts';
@@ -9,10 +9,10 @@ import { attach } from './attach.ts';
 import { headFor, taskOptions } from './head.ts';
 import { type Plan, planRows, readExamples } from './plan.ts';
 import { type Recipe, recipesOf } from './recipe.ts';
-import { turnsOf } from './task-schedule.ts';
+import { scheduleTasks } from './task-schedule.ts';
 
 /** A task with its model, its rows, and its share of the steps. */
-export interface Course {
+export interface TaskRun {
   /** Of one among several. */
   readonly name: string | undefined;
   readonly model: Model;
@@ -24,32 +24,32 @@ export interface Course {
   readonly share: number;
 }
 
-export interface Courses extends Disposable {
-  readonly list: readonly Course[];
+export interface TaskRuns extends Disposable {
+  readonly list: readonly TaskRun[];
   /** Their common adapter, on `host`, one of their models. */
-  readonly adapter: Attached;
+  readonly adapter: AttachedAdapter;
   readonly host: Model;
   /** All that is trained, by the keys of a checkpoint. */
   readonly parameters: ReadonlyMap<string, Tensor>;
   /** Bytes of the base's weights as they are held, and their numbers. */
   readonly weightBytes: number;
-  readonly numbers: number;
+  readonly parameterCount: number;
   readonly steps: number;
   readonly stepsPerEpoch: number;
   /** Which of them step number `step` is for, and how many steps it had before. */
-  turn(step: number): { readonly course: Course; readonly nth: number };
+  taskAt(step: number): { readonly course: TaskRun; readonly index: number };
 }
 
 /**
  * Loads the model with a head for each task of the recipe, puts the methods on it and makes the rows.
  * @throws GraftError for anything that is wrong with the recipe, the model or the data
  */
-export async function openCourses(recipe: Recipe, modelPath: string): Promise<Courses> {
+export async function openTaskRuns(recipe: Recipe, modelPath: string): Promise<TaskRuns> {
   const { train, tasks } = recipe;
   if (tasks && [recipe.method].flat().some(({ type }) => type === 'full')) {
     throw new GraftError('usage', 'tasks share an adapter, and full fine-tuning makes none', {
       place: 'method',
-      mend: 'Use another method, or a recipe for each task',
+      hint: 'Use another method, or a recipe for each task',
     });
   }
   const lessons = [];
@@ -69,7 +69,7 @@ export async function openCourses(recipe: Recipe, modelPath: string): Promise<Co
   if (adapter.parameters.size === 0) {
     throw new GraftError('usage', 'there is nothing to train: all of it is frozen or averaged', {
       place: 'method',
-      mend: 'Leave out train: false of one method, or give the recipe a task with a head',
+      hint: 'Leave out train: false of one method, or give the recipe a task with a head',
     });
   }
 
@@ -92,7 +92,7 @@ export async function openCourses(recipe: Recipe, modelPath: string): Promise<Co
     weighed ? (Object.values(tasks!)[i]!.weight ?? 1) : stepsPerEpoch,
   );
   const sum = weights.reduce((a, b) => a + b);
-  const list = lessons.map(({ name, recipe }, i): Course => {
+  const list = lessons.map(({ name, recipe }, i): TaskRun => {
     const [model, plan] = [models[i]!, plans[i]!];
     const task = taskOf(model.task, taskOptions(recipe, model.task, plan.learned));
     return { name, model, head: own.get(model)!, task, plan, share: weights[i]! / sum };
@@ -101,7 +101,7 @@ export async function openCourses(recipe: Recipe, modelPath: string): Promise<Co
   const steps = train.steps ?? Math.max(1, Math.round(stepsPerEpoch * train.epochs));
   const turns =
     tasks &&
-    turnsOf(
+    scheduleTasks(
       list.map(({ share }) => share),
       steps,
     );
@@ -112,12 +112,12 @@ export async function openCourses(recipe: Recipe, modelPath: string): Promise<Co
     host,
     parameters,
     weightBytes,
-    numbers: Math.max(...models.map((model) => model.parameters)),
+    parameterCount: Math.max(...models.map((model) => model.parameters)),
     steps,
     stepsPerEpoch,
-    turn(step) {
-      const { task, nth } = turns?.[step] ?? { task: 0, nth: step };
-      return { course: list[task]!, nth };
+    taskAt(step) {
+      const { task, index } = turns?.[step] ?? { task: 0, index: step };
+      return { course: list[task]!, index };
     },
     [Symbol.dispose]: () => all.dispose(),
   };
@@ -138,7 +138,7 @@ function hostOf(models: readonly Model[]): Model {
       `these tasks cannot share an adapter: ${first.family} models keep their layers for ${one}, for ${two}`,
       {
         place: 'tasks',
-        mend: 'Train them in two runs',
+        hint: 'Train them in two runs',
       },
     );
   }

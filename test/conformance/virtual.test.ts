@@ -196,7 +196,7 @@ test('a prefix that begins at zero takes its share of the attention, and learns 
   const plain = logitsOf(model, row);
   for (const more of [{}, { prefix_projection: true }]) {
     using adapter = attachMethods(model, [p('prefix', { init_weights: 'zero', ...more })], 0);
-    const made = adapter.parts[0]!.made?.value() ?? adapter.parameters.get('prompt_embeddings')!;
+    const made = adapter.parts[0]!.derived?.value() ?? adapter.parameters.get('prompt_embeddings')!;
     assert.ok(numbers(made).every((value) => value === 0));
     assert.ok(relativeError(logitsOf(model, row), plain) > 1e-3);
     const tokens = packTokens([row]);

@@ -15,8 +15,8 @@ import {
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { openSafetensors, openTorch, readJsonObject, type WeightSource } from '../../src/io/index.ts';
 import { niceCoupling } from '../../src/methods/bottleneck/index.ts';
-import { type Adapter, type Attached, attachMethods, type Inside } from '../../src/methods/index.ts';
-import { Draws } from '../../src/methods/shared/index.ts';
+import { type Adapter, type AttachedAdapter, attachMethods, type SavableAdapter } from '../../src/methods/index.ts';
+import { ParameterInit } from '../../src/methods/shared/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { type Model, outputOf, type PackedTokens, packImages, packTokens } from '../../src/nn/index.ts';
 import { adamw } from '../../src/optim/index.ts';
@@ -88,7 +88,7 @@ const bytesOf = (source: WeightSource, key: string) => {
 };
 
 /** Puts the adapters of a case on the model; every adapter in it is trained, as in the goldens. */
-function attach(model: Model, dir: string, setup: Setup): Attached[] {
+function attach(model: Model, dir: string, setup: Setup): AttachedAdapter[] {
   if (typeof setup === 'string') return [loadAdapter(model, join(dir, setup))];
   if ('stack' in setup) return setup.stack.map((name) => loadAdapter(model, join(dir, name)));
   if ('fuse' in setup) return [loadAdapter(model, join(dir, 'fusion'))];
@@ -98,18 +98,18 @@ function attach(model: Model, dir: string, setup: Setup): Attached[] {
 }
 
 /** Trainable tensors by the names that AdapterHub gives them. */
-function named(model: Model, attached: readonly Attached[], setup: Setup): Map<string, Tensor> {
+function named(model: Model, attached: readonly AttachedAdapter[], setup: Setup): Map<string, Tensor> {
   const names = typeof setup === 'string' ? [setup] : 'stack' in setup ? setup.stack : [];
   const found = new Map<string, Tensor>();
-  const add = (name: string, part: Inside) => {
+  const add = (name: string, part: SavableAdapter) => {
     for (const [key, tensor] of fileNames(model, name, part)) found.set(key, tensor);
   };
   attached.forEach((adapter, i) => {
     for (const [key, tensor] of adapter.head) found.set(key, tensor);
     const part = adapter.parts[0]!;
-    if (!part.inside) add(names[i]!, part);
-    else add([...part.inside.keys()].join(','), part);
-    for (const [name, child] of part.inside ?? []) {
+    if (!part.nested) add(names[i]!, part);
+    else add([...part.nested.keys()].join(','), part);
+    for (const [name, child] of part.nested ?? []) {
       add(name, child);
       for (const tensor of child.parameters.values()) tensor.requiresGrad = true;
     }
@@ -204,7 +204,13 @@ for (const name of cases) {
 }
 
 /** Saved again, every file is as AdapterHub's: keys, values and config. And loaded from there it computes the same. */
-function checkFiles(model: Model, dir: string, facts: Facts, attached: readonly Attached[], logits: Float32Array) {
+function checkFiles(
+  model: Model,
+  dir: string,
+  facts: Facts,
+  attached: readonly AttachedAdapter[],
+  logits: Float32Array,
+) {
   using out = temporary();
   const names = typeof facts.setup === 'string' ? [facts.setup] : 'stack' in facts.setup ? facts.setup.stack : [];
   const compare = (mine: string, theirs: string, files: readonly string[], config: string) => {
@@ -232,7 +238,7 @@ function checkFiles(model: Model, dir: string, facts: Facts, attached: readonly 
   attached.forEach((adapter, i) => {
     const to = join(out.path, names[i] ?? 'fusion');
     saveAdapter(model, adapter, to, { base: facts.base });
-    const inside = adapter.parts[0]!.inside;
+    const inside = adapter.parts[0]!.nested;
     if (!inside) compare(to, join(dir, names[i]!), adapterFiles, 'adapter_config.json');
     for (const child of inside?.keys() ?? []) {
       compare(join(to, child), join(dir, child), adapterFiles, 'adapter_config.json');
@@ -317,7 +323,7 @@ test('a head that this model has not is refused, and the adapter goes under a he
 
 test('the invertible block is undone by its inverse', () => {
   using _ = scope();
-  using draws = new Draws(3);
+  using draws = new ParameterInit(3);
   for (const width of [32, 33]) {
     const coupling = niceCoupling(draws, width, 2, ops.relu);
     for (const tensor of coupling.parameters.values()) noGrad(() => ops.copy_(tensor, draws.normal(tensor.shape, 0.2)));

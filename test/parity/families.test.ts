@@ -77,7 +77,7 @@ function hiddenStates(model: Model, tokens: PackedTokens): Map<string, Float32Ar
   const heard = new Map<string, Float32Array>();
   const stop = model.ports.add({
     enabled: true,
-    embedded(x) {
+    afterEmbedding(x) {
       heard.set('embed', numbers(x).slice());
       return x;
     },
@@ -86,7 +86,7 @@ function hiddenStates(model: Model, tokens: PackedTokens): Map<string, Float32Ar
       heard.set(`${layer}`, numbers(norm?.(sum) ?? sum).slice());
       return delta;
     },
-    ended(x) {
+    afterFinalNorm(x) {
       heard.set('norm', numbers(x).slice());
       return x;
     },

@@ -78,7 +78,7 @@ function heard(model: Model, tokens: PackedTokens, pick: (x: Tensor) => Tensor):
   const note = (x: Tensor) => states.push(numbers(pick(x)).slice());
   const stop = model.ports.add({
     enabled: true,
-    embedded(x) {
+    afterEmbedding(x) {
       note(x);
       return x;
     },

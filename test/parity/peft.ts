@@ -135,7 +135,7 @@ export interface CurveOptions {
 export function curve(model: Model, adapter: Adapter, kind: Kind, options: CurveOptions = {}): number[] {
   const { steps = 20, lr = 1e-2, after, taskOf } = options;
   const { parameters } = adapter;
-  const rate = (key: string) => (adapter.rate?.(key, lr) ?? lr) / lr;
+  const rate = (key: string) => (adapter.learningRate?.(key, lr) ?? lr) / lr;
   using optimizer = adamw(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 }, rate);
   return batchesOf(kind, steps).map((given, step) => {
     using _ = scope();

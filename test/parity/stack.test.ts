@@ -100,7 +100,7 @@ test('a fusion of saved adapters is trained, and they are not', async () => {
   using model = loadModel(golden('models', 'llama3'));
   using loaded = loadAdapter(model, adapter);
   assert.equal(loaded.method, 'fusion');
-  assert.equal(loaded.parts[0]!.inside!.size, 2);
+  assert.equal(loaded.parts[0]!.nested!.size, 2);
 });
 
 test('a recipe with nothing to train, or with an adapter of another method, is refused', async () => {

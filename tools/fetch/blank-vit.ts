@@ -4,7 +4,7 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { stream } from '../../src/data/index.ts';
+import { randomStream } from '../../src/data/index.ts';
 import { type TensorToWrite, writeSafetensors } from '../../src/io/index.ts';
 
 const [width, inner, layers, image, patch] = [96, 192, 6, 16, 4];
@@ -32,7 +32,7 @@ const preprocessing = {
   image_std: [0.5, 0.5, 0.5],
 };
 
-const random = stream(0);
+const random = randomStream(0);
 
 /** Even numbers around 0, as wide as keeps the size of what goes through a matrix; ones for a norm, zeros for a bias. */
 function tensor(name: string, ...shape: number[]): TensorToWrite {

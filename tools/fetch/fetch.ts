@@ -23,7 +23,7 @@ function run(command: string, args: readonly string[], cwd: string, what: string
   if (result.status === 0) return result.stdout;
   const reason = result.error?.message ?? result.stderr.trim().split('\n').at(-1);
   throw new GraftError('environment', `${what} could not be fetched: ${reason}`, {
-    mend: 'Check the network and try again',
+    hint: 'Check the network and try again',
   });
 }
 

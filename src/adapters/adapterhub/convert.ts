@@ -6,16 +6,16 @@ import type { TaskName } from '../../nn/index.ts';
 import { taskOfAdapter } from '../load.ts';
 import { type Matrix, matrix, stacked } from '../matrix.ts';
 import {
+  type AdapterUpdates,
   alike,
-  type Convertible,
-  cannot,
   half,
   kept,
+  notConvertible,
   numberOf,
   openOne,
   type Pairs,
-  type Said,
   tensorOf,
+  type UpdateFormat,
   whole,
 } from '../updates.ts';
 import { pythonJson, version } from './files.ts';
@@ -23,17 +23,17 @@ import { pythonJson, version } from './files.ts';
 /** Releases that trained LoRA and IA3 as if alpha were r, whatever it said (adapters/loading.py `_fix_backward_compat`). */
 const ignoredAlpha = /^adapters\.(0\.|1\.0\.|1\.1\.0\.?(dev|a|b|rc))/;
 
-export const hubUpdates: Convertible = { read: readHub, write: writeHub };
+export const hubUpdates: UpdateFormat = { read: readHub, write: writeHub };
 
-function readHub(dir: string): Said {
+function readHub(dir: string): AdapterUpdates {
   if (existsSync(join(dir, 'adapter_fusion_config.json'))) {
-    throw cannot('a fusion of bottleneck adapters has no other format', dir);
+    throw notConvertible('a fusion of bottleneck adapters has no other format', dir);
   }
   const { config, name, model_name, model_type, version: release } = readJsonObject(join(dir, 'adapter_config.json'));
   const c = (config ?? {}) as Record<string, unknown>;
   if (c.architecture !== 'lora') {
     const what = c.architecture ?? 'bottleneck adapter';
-    throw cannot(
+    throw notConvertible(
       what === 'prefix_tuning'
         ? 'AdapterHub counts the positions of the text from 0 and PEFT from behind a prefix: the same keys act differently'
         : `AdapterHub's ${what} has no other format`,
@@ -41,9 +41,10 @@ function readHub(dir: string): Said {
     );
   }
   for (const field of ['use_gating', 'use_dora', 'vera_d', 'vera_b']) {
-    if (c[field]) throw cannot(`it has ${field}, which no other format has`, dir);
+    if (c[field]) throw notConvertible(`it has ${field}, which no other format has`, dir);
   }
-  if (model_type === 'vit') throw cannot("AdapterHub's names of this family are not those that PEFT has today", dir);
+  if (model_type === 'vit')
+    throw notConvertible("AdapterHub's names of this family are not those that PEFT has today", dir);
   using source = openOne(dir, 'adapter.safetensors', 'pytorch_adapter.bin');
   const r = numberOf(c.r, 8);
   const alpha = ignoredAlpha.test(String(release)) ? r : numberOf(c.alpha, 8);
@@ -51,7 +52,7 @@ function readHub(dir: string): Said {
   const factors = new Map<string, Matrix>();
   for (const key of source.entries.keys()) {
     const [path, what] = key.split(`.loras.${name}.lora_`) as [string, string | undefined];
-    if (what !== 'A' && what !== 'B') throw cannot(`${key} has no place in another format`, dir);
+    if (what !== 'A' && what !== 'B') throw notConvertible(`${key} has no place in another format`, dir);
     const value = matrix(source, key);
     if (c.composition_mode === 'scale') factors.set(path, { ...value, values: value.values.map((v) => v * alpha) });
     else half(pairs, path)[what === 'A' ? 'a' : 'b'] = value;
@@ -75,7 +76,7 @@ function headOf(dir: string): TensorToWrite[] {
   const { config, model_class } = readJsonObject(file);
   // The vocabulary's own, which AdapterHub does not train.
   if (/(ForCausalLM|LMHeadModel|ForMaskedLM)$/.test(String(model_class))) return [];
-  if (config) throw cannot("it has one of AdapterHub's own heads, which no other format has", dir);
+  if (config) throw notConvertible("it has one of AdapterHub's own heads, which no other format has", dir);
   using source = openOne(dir, 'model_head.safetensors', 'pytorch_model_head.bin');
   return [...source.entries.keys()].map((key) => kept(source, key, key));
 }
@@ -126,28 +127,28 @@ const hubFamilies = [
   },
 ] as const;
 
-function writeHub(said: Said, work: string, place: string, name: string): void {
+function writeHub(said: AdapterUpdates, work: string, place: string, name: string): void {
   const paths = [...said.layers.keys()];
   const family = hubFamilies.find(({ path }) => paths.every((p) => path.test(p)));
-  if (!family) throw cannot(`AdapterHub has no update for ${paths[0]}`, place);
+  if (!family) throw notConvertible(`AdapterHub has no update for ${paths[0]}`, place);
   const byLayer = new Map<number, string[]>();
   const flags = new Set<string>();
   for (const path of paths) {
     const [, layer, at] = family.path.exec(path)!;
     const letters = (family.attention as Record<string, string>)[at!];
     const flag = (family.mlp as Record<string, string>)[at!];
-    if (!letters && !flag) throw cannot(`AdapterHub has no update for ${path}`, place);
+    if (!letters && !flag) throw notConvertible(`AdapterHub has no update for ${path}`, place);
     for (const letter of letters ?? []) flags.add(letter);
     if (flag) flags.add(flag);
     byLayer.set(Number(layer), [...(byLayer.get(Number(layer)) ?? []), at!].sort());
   }
   const [first] = byLayer.values() as unknown as [string[]];
   const odd = [...byLayer].find(([, places]) => places.join() !== first.join());
-  if (odd) throw cannot(`AdapterHub has the same places in every layer, and layer ${odd[0]} differs`, place);
+  if (odd) throw notConvertible(`AdapterHub has the same places in every layer, and layer ${odd[0]} differs`, place);
   const count = Math.max(...byLayer.keys()) + 1;
   const ia3 = said.kind === 'ia3';
   if (ia3 && family.type === 'gpt2')
-    throw cannot('AdapterHub has no IA3 for layers that hold query, key and value', place);
+    throw notConvertible('AdapterHub has no IA3 for layers that hold query, key and value', place);
   const { rank, scaling, layers } = ia3 ? { rank: 1, scaling: 1, layers: new Map() } : alike(said.layers);
   const stored = (path: string, what: string, value: Matrix) => tensorOf(`${path}.loras.${name}.lora_${what}`, value);
   const tensors = ia3

@@ -14,7 +14,7 @@ import {
   type WeightSource,
   writeSafetensors,
 } from '../../io/index.ts';
-import { type Adapter, type Inside, methods, type SavedAdapter } from '../../methods/index.ts';
+import { type Adapter, methods, type SavableAdapter, type SavedAdapter } from '../../methods/index.ts';
 import type { Model } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 import { entryOf, fill, type SaveOptions } from '../peft/index.ts';
@@ -78,7 +78,7 @@ function fileKey(layout: Layout, name: string, key: string): string {
 }
 
 /** Each tensor of an adapter by the name that it has in the file. */
-export function fileNames(model: Model, name: string, { method, parameters }: Inside): Map<string, Tensor> {
+export function fileNames(model: Model, name: string, { method, parameters }: SavableAdapter): Map<string, Tensor> {
   const layout = layoutOf(model);
   const named = new Map<string, Tensor>();
   const list = method === 'fusion' ? `adapter_fusion_layer.${name}` : `adapters.${name}`;
@@ -163,7 +163,7 @@ export function readAdapterHubConfig(dir: string): {
   if (architecture !== null) {
     throw new GraftError('input', `this is AdapterHub's ${architecture}, which Graft does not put on a model`, {
       place,
-      ...(architecture === 'lora' && { mend: 'Try graft convert --to peft' }),
+      ...(architecture === 'lora' && { hint: 'Try graft convert --to peft' }),
     });
   }
   return {
@@ -190,7 +190,7 @@ function folderOf(dir: string, name: string): string {
 export function fillAdapterHub(
   model: Model,
   dir: string,
-  adapter: Inside,
+  adapter: SavableAdapter,
   head: ReadonlyMap<string, Tensor> | undefined,
 ): void {
   const { name, config } = readAdapterHubConfig(dir);
@@ -233,13 +233,13 @@ export const nameFor = (dir: string): string => {
   return asName(/^(adapter|best|\d+-.*)$/.test(own) ? basename(dirname(resolve(dir))) : own);
 };
 
-const classOf = ({ architecture }: Model, { inverse_before_head }: Inside['config']): string =>
+const classOf = ({ architecture }: Model, { inverse_before_head }: SavableAdapter['config']): string =>
   inverse_before_head ? `${architecture.replace(/(For|LMHead).*/, '')}AdapterModel` : architecture;
 
 /** Writes one adapter, and the head with it, into the empty directory `work`. */
 export function writeAdapterHub(
   model: Model,
-  adapter: Inside & Pick<Adapter, 'inside'>,
+  adapter: SavableAdapter & Pick<Adapter, 'nested'>,
   head: ReadonlyMap<string, Tensor>,
   work: string,
   { base }: SaveOptions,
@@ -256,7 +256,7 @@ export function writeAdapterHub(
       ...own,
     });
   if (method === 'fusion') {
-    const names = [...adapter.inside!.keys()];
+    const names = [...adapter.nested!.keys()];
     const fused = names.join(',');
     const { adapters: _, config: kind, weights, train_adapters, ...rest } = config;
     const full = {
@@ -273,7 +273,7 @@ export function writeAdapterHub(
     writeFileSync(join(work, configNames[1]), about({ config: full, name: fused, adapter_names: names, graft }));
     const named = [...fileNames(model, fused, adapter)].map(entryOf);
     if (named.length > 0) writeSafetensors(join(work, files.fusion[0]), named);
-    for (const [child, part] of adapter.inside!) {
+    for (const [child, part] of adapter.nested!) {
       mkdirSync(join(work, child));
       writeAdapterHub(model, part, new Map(), join(work, child), { base }, child);
     }

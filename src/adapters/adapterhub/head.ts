@@ -75,7 +75,7 @@ function modulesOf(model: Model, dir: string, source: WeightSource): Map<string,
   const refused = (why: string) =>
     new GraftError('input', `its head is one of AdapterHub's own, and ${why}`, {
       place: dir,
-      mend: 'Load the adapter under a head of the model',
+      hint: 'Load the adapter under a head of the model',
     });
   const { head } = model.sites;
   if (!head || ownTypes[own.head_type ?? ''] !== model.task.name) {

@@ -5,30 +5,30 @@ import { readJsonObject, type TensorToWrite, writeSafetensors } from '../../io/i
 import { pythonJson } from '../adapterhub/index.ts';
 import { type Matrix, matrix } from '../matrix.ts';
 import {
-  type Convertible,
-  cannot,
+  type AdapterUpdates,
   half,
   isHead,
   kept,
+  notConvertible,
   numberOf,
   openOne,
   type Pairs,
-  type Said,
   tensorOf,
   type Update,
+  type UpdateFormat,
   whole,
 } from '../updates.ts';
 import { readPeftConfig, requireOwnBase } from './files.ts';
 
-export const peftUpdates: Convertible = { read: readPeft, write: writePeft };
+export const peftUpdates: UpdateFormat = { read: readPeft, write: writePeft };
 
-function readPeft(dir: string): Said {
+function readPeft(dir: string): AdapterUpdates {
   const config = readJsonObject(join(dir, 'adapter_config.json'));
   const { peft_type: type, base_model_name_or_path: from } = config;
   const base = typeof from === 'string' ? from : undefined;
   if (type !== 'LORA' && type !== 'IA3') {
     const prefix = type === 'PREFIX_TUNING';
-    throw cannot(
+    throw notConvertible(
       prefix
         ? 'PEFT counts the positions of the text from behind a prefix and AdapterHub from 0: the same keys act differently'
         : `adapters of the type ${type} have no other format`,
@@ -41,7 +41,7 @@ function readPeft(dir: string): Said {
     ['lora_bias', 'biases of updates'],
     ['trainable_token_indices', 'single token rows'],
   ] as const) {
-    if (config[field]) throw cannot(`it uses ${word}, which no other format has`, dir);
+    if (config[field]) throw notConvertible(`it uses ${word}, which no other format has`, dir);
   }
   using source = openOne(dir, 'adapter_model.safetensors', 'adapter_model.bin');
   const pairs: Pairs = new Map();
@@ -54,14 +54,14 @@ function readPeft(dir: string): Said {
       continue;
     }
     const [, path, what] = /^base_model\.model\.(.+)\.(lora_A\.weight|lora_B\.weight|ia3_l)$/.exec(name) ?? [];
-    if (!path) throw cannot(`${name} has no place in another format`, dir);
+    if (!path) throw notConvertible(`${name} has no place in another format`, dir);
     if (what === 'ia3_l') factors.set(path, matrix(source, name));
     else half(pairs, path)[what === 'lora_A.weight' ? 'a' : 'b'] = matrix(source, name);
   }
   if (type === 'IA3') {
     const inside = [...factors].find(([, { columns }]) => columns !== 1);
     if (inside)
-      throw cannot(`${inside[0]} scales what goes into the layer, and other formats only what comes out`, dir);
+      throw notConvertible(`${inside[0]} scales what goes into the layer, and other formats only what comes out`, dir);
     return { kind: 'ia3', base, head, dropout: 0, layers: factors };
   }
   const pattern = (field: string, path: string, otherwise: number) => {
@@ -75,7 +75,7 @@ function readPeft(dir: string): Said {
   return { kind: 'lora', base, head, dropout: numberOf(config.lora_dropout, 0), layers: whole(pairs, scaling, dir) };
 }
 
-function writePeft(said: Said, work: string): void {
+function writePeft(said: AdapterUpdates, work: string): void {
   const { base, dropout, layers, kind, head } = said;
   const heads = head.map((part) => ({ ...part, name: `base_model.model.${part.name}` }));
   const conv = [...layers.keys()].some((path) => /\.(c_attn|c_fc|c_proj)$/.test(path));

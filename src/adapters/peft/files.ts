@@ -63,14 +63,14 @@ export function readPeftConfig(dir: string): { method: Method<unknown>; config: 
           : 'an unknown';
     throw new GraftError('input', `this is ${other} format, not PEFT's: peft_type is missing`, {
       place,
-      ...(other !== 'an unknown' && { mend: 'Try graft convert --to peft' }),
+      ...(other !== 'an unknown' && { hint: 'Try graft convert --to peft' }),
     });
   }
   const method = Object.values(methods).find((m) => 'peftType' in m && m.peftType === raw.peft_type);
   if (!method) {
     throw new GraftError('input', `adapters of the type ${raw.peft_type} cannot be read yet`, {
       place,
-      mend: `Graft reads ${Object.values(methods)
+      hint: `Graft reads ${Object.values(methods)
         .flatMap((m) => ('peftType' in m ? [m.peftType] : []))
         .join(', ')}`,
     });
@@ -106,7 +106,7 @@ export function requireOwnBase(config: unknown, dir: string): void {
     `it began with init_lora_weights: ${start}, so its A and B are not for the base as it is`,
     {
       place: dir,
-      mend: 'Save it in PEFT with path_initial_model_for_weight_conversion, which makes plain LoRA of it',
+      hint: 'Save it in PEFT with path_initial_model_for_weight_conversion, which makes plain LoRA of it',
     },
   );
 }
@@ -145,7 +145,7 @@ function openWeights(dir: string): WeightSource {
   if (existsSync(pickle)) return openTorch(pickle);
   throw new GraftError('input', 'the adapter has no adapter_model.safetensors', {
     place: dir,
-    mend: 'Save it with safe_serialization, which is the default of PEFT',
+    hint: 'Save it with safe_serialization, which is the default of PEFT',
   });
 }
 
@@ -163,7 +163,7 @@ function fileNames(adapter: Adapter, head: ReadonlyMap<string, Tensor> = new Map
   const named = new Map<string, Tensor>();
   for (const [key, tensor] of adapter.parameters) named.set(adapter.fileKey?.(key) ?? prefix + key, tensor);
   // PEFT's prompt methods hold the model itself and not a wrapper of it: one `model.` less.
-  const before = adapter.fileKey || adapter.made ? 'base_model.' : prefix;
+  const before = adapter.fileKey || adapter.derived ? 'base_model.' : prefix;
   for (const [key, tensor] of head) named.set(before + key, tensor);
   return named;
 }
@@ -174,19 +174,19 @@ function fileNames(adapter: Adapter, head: ReadonlyMap<string, Tensor> = new Map
  * @throws GraftError 'input' for a broken file, 'mismatch' listing every tensor that does not fit
  */
 export function fillPeft(dir: string, adapter: Adapter, head: ReadonlyMap<string, Tensor> | undefined): void {
-  const { made } = adapter;
+  const { derived } = adapter;
   using source = openWeights(dir);
   const beside = join(dir, sideFile);
   const doubles = new Set(scopedKeys(adapter).map((key) => prefix + key));
   const leftOut = (name: string) => doubles.has(name) || idleBias.test(name) || (!head && headKey.test(name));
-  if (made && existsSync(beside)) {
+  if (derived && existsSync(beside)) {
     using own = openSafetensors(beside);
     fill(own, adapter.parameters, dir);
     const rest = fileNames({ ...adapter, parameters: new Map() }, head);
-    fill(source, rest, dir, (name) => name === made.name || leftOut(name));
+    fill(source, rest, dir, (name) => name === derived.name || leftOut(name));
     return;
   }
-  made?.adopt();
+  derived?.adopt();
   fill(source, fileNames(adapter, head), dir, leftOut);
 }
 
@@ -261,7 +261,7 @@ export function writePeft(
   const method = methods[adapter.method as keyof typeof methods] as Method<unknown>;
   if (!method.peftType) {
     throw new GraftError('usage', `PEFT has no format for the method '${adapter.method}'`, {
-      mend: 'Save the whole model instead',
+      hint: 'Save the whole model instead',
     });
   }
   const config = {
@@ -278,7 +278,7 @@ export function writePeft(
   writeFileSync(join(work, 'adapter_config.json'), `${JSON.stringify(sorted, null, 2)}\n`);
   using _ = scope();
   writeSafetensors(join(work, 'adapter_model.safetensors'), tensors(model, adapter, head), { format: 'pt' });
-  if (adapter.made) writeSafetensors(join(work, sideFile), [...adapter.parameters].map(entryOf));
+  if (adapter.derived) writeSafetensors(join(work, sideFile), [...adapter.parameters].map(entryOf));
   writeFileSync(join(work, 'README.md'), card(adapter, base));
 }
 
@@ -299,10 +299,10 @@ function tablesSaved({
 }
 
 function* tensors(model: Model, adapter: Adapter, head: ReadonlyMap<string, Tensor>) {
-  const { made } = adapter;
+  const { derived } = adapter;
   const tables = tablesSaved({ ...adapter.config, ...adapter.savedConfig?.() });
-  if (made) yield entryOf([made.name, noGrad(() => made.value())]);
-  const parameters = made ? new Map() : (noGrad(() => adapter.savedTensors?.()) ?? adapter.parameters);
+  if (derived) yield entryOf([derived.name, noGrad(() => derived.value())]);
+  const parameters = derived ? new Map() : (noGrad(() => adapter.savedTensors?.()) ?? adapter.parameters);
   const named = fileNames({ ...adapter, parameters }, head);
   for (const [name, tensor] of named) {
     yield entryOf([name, tensor]);

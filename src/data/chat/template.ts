@@ -127,7 +127,7 @@ export class ChatTemplate {
           'input',
           'the chat template has no assistant marks, and its turns cannot be told apart by rendering',
           {
-            mend: 'Put {% generation %} and {% endgeneration %} around what the assistant says, or train on all tokens (data.train_on: all)',
+            hint: 'Put {% generation %} and {% endgeneration %} around what the assistant says, or train on all tokens (data.train_on: all)',
           },
         );
       }

@@ -11,8 +11,8 @@ import { type Image, resamplings, resize } from './resample.ts';
 
 const endings = ['.png', '.jpg', '.jpeg'] as const;
 
-const wrong = (problem: string, place: string, mend?: string) =>
-  new GraftError('input', problem, { place, ...(mend && { mend }) });
+const wrong = (problem: string, place: string, hint?: string) =>
+  new GraftError('input', problem, { place, ...(hint && { hint }) });
 
 /** A PNG or JPEG file. @throws GraftError 'input' for what is neither, or of a kind that is not read */
 export async function readImage(file: string): Promise<Image> {

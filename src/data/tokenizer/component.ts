@@ -14,7 +14,7 @@ export type Normalizer = (text: string) => string;
 
 /** The error for something in a tokenizer file that is not as it must be. */
 export const tokenizerError = (place: string, problem: string, cause?: unknown): GraftError =>
-  new GraftError('input', problem, { place, mend: 'Use the tokenizer.json that was published with the model', cause });
+  new GraftError('input', problem, { place, hint: 'Use the tokenizer.json that was published with the model', cause });
 
 /**
  * A `pattern` of tokenizer.json as a global JavaScript expression. The file writes Oniguruma's dialect; its translation

@@ -95,8 +95,8 @@ const pres: Readonly<Record<string, Pre>> = (() => {
  */
 export function tokenizerFromGguf(metadata: GgufMetadata, place = 'the GGUF file'): Tokenizer {
   const get = (key: string): unknown => metadata.get(`tokenizer.${key}`);
-  const fail = (problem: string, mend = 'Give the tokenizer.json of the model beside it') =>
-    new GraftError('input', problem, { place, mend });
+  const fail = (problem: string, hint = 'Give the tokenizer.json of the model beside it') =>
+    new GraftError('input', problem, { place, hint });
   const kind = get('ggml.model');
   const tokens = get('ggml.tokens');
   if (kind === undefined || !isList(tokens)) throw fail('The file has no tokenizer');

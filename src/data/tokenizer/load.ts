@@ -33,7 +33,7 @@ export function loadTokenizer(dirOrTokenizerJson: string): Tokenizer {
     );
     throw new GraftError('input', `The directory has no tokenizer.json${other ? `, only ${other}` : ''}`, {
       place: dir,
-      mend: other
+      hint: other
         ? 'Write it with AutoTokenizer.from_pretrained(…).save_pretrained(…) of transformers'
         : 'Copy it there from the model that this one was made from',
     });

@@ -7,9 +7,9 @@
  * AdapterHub uses the first one's only.
  */
 import { GraftError } from '../../base/index.ts';
-import type { HalfOutput, Model, Port } from '../../nn/index.ts';
+import type { Model, Port, SublayerOutput } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
-import { type Adapter, Draws, type Method } from '../shared/index.ts';
+import { type Adapter, type Method, ParameterInit } from '../shared/index.ts';
 import { sharedPhm } from './compacter.ts';
 import { type BottleneckConfig, bottleneckConfig, completeBottleneck, innerWidth } from './config.ts';
 import { niceCoupling } from './invertible.ts';
@@ -27,7 +27,7 @@ export interface Bottlenecks {
   readonly config: CompleteBottleneck;
   at(layer: number, place: BottleneckPlace): Bottleneck | undefined;
   /** What embeddings and last hidden states go through; the latter in language models only. */
-  readonly ends: Pick<Port, 'embedded' | 'ended'>;
+  readonly ends: Pick<Port, 'afterEmbedding' | 'afterFinalNorm'>;
 }
 
 /** @throws GraftError 'usage' for a config that fits no layer */
@@ -36,14 +36,19 @@ export function makeBottlenecks(model: Model, given: BottleneckConfig, seed: num
   if (model.sites.normAfter && !config.original_ln_after) {
     throw new GraftError('usage', 'original_ln_after: false is for families that norm what goes into a half-block', {
       place: 'original_ln_after',
-      mend: 'This one norms the sum behind it: leave the field out',
+      hint: 'This one norms the sum behind it: leave the field out',
     });
   }
-  using draws = new Draws(config.init_weights_seed ?? seed);
+  using draws = new ParameterInit(config.init_weights_seed ?? seed);
   return draws.allOrNone(() => drawBottlenecks(model, given, config, draws));
 }
 
-function drawBottlenecks(model: Model, given: BottleneckConfig, config: CompleteBottleneck, draws: Draws): Bottlenecks {
+function drawBottlenecks(
+  model: Model,
+  given: BottleneckConfig,
+  config: CompleteBottleneck,
+  draws: ParameterInit,
+): Bottlenecks {
   const { width } = model;
   const parameters = new Map<string, Tensor>();
   const add = (at: string, part: { readonly parameters: ReadonlyMap<string, Tensor> }) => {
@@ -72,8 +77,8 @@ function drawBottlenecks(model: Model, given: BottleneckConfig, config: Complete
     at: (layer, place) => found.get(`${layer}.${place}`),
     ends: coupling
       ? {
-          embedded: (x) => coupling.forward(x),
-          ...(undone && { ended: (x: Tensor) => coupling.inverse(x) }),
+          afterEmbedding: (x) => coupling.forward(x),
+          ...(undone && { afterFinalNorm: (x: Tensor) => coupling.inverse(x) }),
         }
       : {},
   };
@@ -84,7 +89,7 @@ export function plug(
   model: Model,
   state: { enabled: boolean },
   ends: Bottlenecks['ends'],
-  at: (half: HalfOutput, place: BottleneckPlace) => Tensor,
+  at: (half: SublayerOutput, place: BottleneckPlace) => Tensor,
 ): () => void {
   return model.ports.add({
     get enabled() {

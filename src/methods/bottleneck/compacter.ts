@@ -5,7 +5,7 @@
  */
 import { GraftError } from '../../base/index.ts';
 import { ops, type Tensor } from '../../tensor/index.ts';
-import type { Draws } from '../shared/index.ts';
+import type { ParameterInit } from '../shared/index.ts';
 import type { CompleteBottleneck } from './named-configs.ts';
 
 /** A trained projection and its parameters under their own names. */
@@ -21,7 +21,7 @@ type Parameters = Map<string, Tensor>;
 type Factor = () => Tensor;
 
 /** Glorot's normal for matrices [n, fan in, fan out]. */
-const glorot = (draws: Draws, shape: readonly [number, number, number]) =>
+const glorot = (draws: ParameterInit, shape: readonly [number, number, number]) =>
   draws.normal(shape, Math.sqrt(2 / (shape[1] + shape[2])));
 
 const product =
@@ -29,7 +29,7 @@ const product =
   () =>
     ops.bmm(left, right);
 
-function rule(c: CompleteBottleneck, draws: Draws, own: boolean, into: Parameters): Factor {
+function rule(c: CompleteBottleneck, draws: ParameterInit, own: boolean, into: Parameters): Factor {
   const n = c.phm_dim;
   // AdapterHub takes other ranges for rules of a layer's own.
   const draw = (shape: readonly number[]) =>
@@ -46,7 +46,14 @@ function rule(c: CompleteBottleneck, draws: Draws, own: boolean, into: Parameter
   return product(left, right);
 }
 
-function large(c: CompleteBottleneck, draws: Draws, from: number, to: number, name: string, into: Parameters): Factor {
+function large(
+  c: CompleteBottleneck,
+  draws: ParameterInit,
+  from: number,
+  to: number,
+  name: string,
+  into: Parameters,
+): Factor {
   const n = c.phm_dim;
   const [rows, columns] = [from / n, to / n];
   if (!c.factorized_phm_W) {
@@ -66,7 +73,7 @@ export interface SharedPhm {
   readonly W: ((direction: 'down' | 'up') => Factor) | undefined;
 }
 
-export function sharedPhm(c: CompleteBottleneck, draws: Draws, width: number, inner: number): SharedPhm {
+export function sharedPhm(c: CompleteBottleneck, draws: ParameterInit, width: number, inner: number): SharedPhm {
   const parameters: Parameters = new Map();
   const W = c.shared_W_phm && {
     down: large(c, draws, width, inner, 'W_down', parameters),
@@ -82,7 +89,7 @@ export function sharedPhm(c: CompleteBottleneck, draws: Draws, width: number, in
 /** A projection from `from` to `to` numbers. @throws GraftError 'usage' for widths that n does not divide */
 export function phmProjection(
   c: CompleteBottleneck,
-  draws: Draws,
+  draws: ParameterInit,
   shared: SharedPhm,
   from: number,
   to: number,
@@ -93,7 +100,7 @@ export function phmProjection(
   if (odd !== undefined) {
     throw new GraftError('usage', `phm_dim is ${n}, and a projection of it is ${odd} wide, which is no multiple`, {
       place: 'phm_dim',
-      mend: 'Choose reduction_factor and phm_dim so that both widths are multiples of phm_dim',
+      hint: 'Choose reduction_factor and phm_dim so that both widths are multiples of phm_dim',
     });
   }
   const parameters: Parameters = new Map();

@@ -116,7 +116,7 @@ export type BottleneckConfig = z.infer<typeof bottleneckConfig>;
 export function completeBottleneck({ config, inverse_before_head, ...given }: BottleneckConfig): CompleteBottleneck {
   const chosen = Object.entries(given).filter(([, value]) => value !== null && value !== undefined);
   const c = { ...seqBn, ...named[config], ...Object.fromEntries(chosen) } as CompleteBottleneck;
-  const wrong = (problem: string, place: string, mend: string) => new GraftError('usage', problem, { place, mend });
+  const wrong = (problem: string, place: string, hint: string) => new GraftError('usage', problem, { place, hint });
   if (!c.mh_adapter && !c.output_adapter) {
     throw wrong('neither attention nor MLP gets a bottleneck', 'output_adapter', 'Set mh_adapter or output_adapter');
   }
@@ -136,7 +136,7 @@ export function innerWidth({ reduction_factor: by }: CompleteBottleneck, width: 
   if (value === undefined) {
     throw new GraftError('usage', `reduction_factor says nothing of layer ${layer}`, {
       place: 'reduction_factor',
-      mend: "Give a 'default' beside the layers",
+      hint: "Give a 'default' beside the layers",
     });
   }
   return Math.max(1, floorDivide(width, value));

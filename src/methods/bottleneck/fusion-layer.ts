@@ -1,7 +1,7 @@
 /** What a fusion trains: fields as AdapterHub's (configuration/adapter_fusion_config.py), and the mixing at one place. */
 import { z } from 'zod';
 import { gradEnabled, ops, Tensor } from '../../tensor/index.ts';
-import type { Draws } from '../shared/index.ts';
+import type { ParameterInit } from '../shared/index.ts';
 
 export const fusionConfig = z
   .strictObject({
@@ -44,7 +44,7 @@ export class Mixing {
   readonly parameters = new Map<string, Tensor>();
   readonly #c: FusionConfig;
 
-  constructor(c: FusionConfig, draws: Draws, width: number) {
+  constructor(c: FusionConfig, draws: ParameterInit, width: number) {
     this.#c = c;
     for (const name of ['query', 'key']) {
       this.parameters.set(`${name}.weight`, draws.normal([width, width], 0.02));

@@ -5,9 +5,16 @@
  * Reference and fields: AdapterHub, methods/modeling.py BertFusion and configuration/adapter_fusion_config.py.
  */
 import { GraftError } from '../../base/index.ts';
-import type { HalfOutput, Model } from '../../nn/index.ts';
+import type { Model, SublayerOutput } from '../../nn/index.ts';
 import { mixSeed, ops, type Tensor } from '../../tensor/index.ts';
-import { type Adapter, Draws, type Inside, type Method, sharesOf, type Tools } from '../shared/index.ts';
+import {
+  type Adapter,
+  type AttachContext,
+  type Method,
+  normalizedWeights,
+  ParameterInit,
+  type SavableAdapter,
+} from '../shared/index.ts';
 import { type BottleneckPlace, type Bottlenecks, makeBottlenecks, plug } from './bottleneck.ts';
 import type { BottleneckConfig } from './config.ts';
 import { type FusionConfig, fusionConfig, Mixing, regularisation } from './fusion-layer.ts';
@@ -16,7 +23,7 @@ import type { Bottleneck, Reading } from './layer.ts';
 type Child = Bottlenecks & { readonly name: string; readonly given: BottleneckConfig };
 
 /** The adapters with their saved values, not at work by themselves. */
-function children(model: Model, { adapters, config: kind }: FusionConfig, tools: Tools): Child[] {
+function children(model: Model, { adapters, config: kind }: FusionConfig, tools: AttachContext): Child[] {
   const made: Child[] = [];
   try {
     for (const dir of adapters) {
@@ -35,7 +42,7 @@ function children(model: Model, { adapters, config: kind }: FusionConfig, tools:
       if (placesOf(child) !== placesOf(made[0]!)) {
         throw new GraftError('usage', 'it has bottlenecks at other places than the first adapter of the fusion', {
           place: dir,
-          mend: 'Mix adapters with the same mh_adapter, output_adapter and leave_out',
+          hint: 'Mix adapters with the same mh_adapter, output_adapter and leave_out',
         });
       }
       if (child.config.is_parallel && kind !== 'average') {
@@ -54,7 +61,7 @@ function children(model: Model, { adapters, config: kind }: FusionConfig, tools:
 const placesOf = ({ config: c }: Bottlenecks): string =>
   JSON.stringify([c.mh_adapter, c.output_adapter, [...c.leave_out].sort((a, b) => a - b)]);
 
-const insideOf = ({ given, config, parameters }: Child): Inside => ({
+const insideOf = ({ given, config, parameters }: Child): SavableAdapter => ({
   method: 'bottleneck',
   config: given,
   parameters,
@@ -67,12 +74,12 @@ export const fusion: Method<FusionConfig> = {
   config: fusionConfig,
 
   attach(model, config, seed, tools = {}): Adapter {
-    const shares = sharesOf(config.weights ?? config.adapters.map(() => 1), config.adapters.length);
+    const shares = normalizedWeights(config.weights ?? config.adapters.map(() => 1), config.adapters.length);
     const mixed = children(model, config, tools);
     const parameters = new Map<string, Tensor>();
     const mixings = new Map<string, Mixing>();
     if (config.config !== 'average') {
-      using draws = new Draws(mixSeed(seed, 1));
+      using draws = new ParameterInit(mixSeed(seed, 1));
       for (let layer = 0; layer < model.layers; layer++) {
         for (const place of ['mh_adapter', 'output_adapter'] as const) {
           if (!mixed[0]!.at(layer, place)) continue;
@@ -92,12 +99,12 @@ export const fusion: Method<FusionConfig> = {
       }
     });
 
-    const average = (half: HalfOutput, at: readonly [Bottleneck, number][]): Tensor => {
+    const average = (half: SublayerOutput, at: readonly [Bottleneck, number][]): Tensor => {
       const reading = at[0]![0].read(half);
       const outputs = at.map(([b, w]) => ops.mulScalar(b.forward(reading, half.rowStarts), w));
       return outputs.reduce((a, b) => ops.add(a, b));
     };
-    const attend = (half: HalfOutput, at: readonly [Bottleneck, number][], mixing: Mixing): Tensor => {
+    const attend = (half: SublayerOutput, at: readonly [Bottleneck, number][], mixing: Mixing): Tensor => {
       const { x, around, query }: Reading = at.at(-1)![0].read(half);
       const outputs = at.map(([b]) => b.up(x, half.rowStarts));
       return mixing.forward(config.query_before_ln ? half.delta : query, around, outputs);
@@ -120,7 +127,7 @@ export const fusion: Method<FusionConfig> = {
       parameters,
       // As in AdapterHub.
       warnings: unused.map((name) => `the invertible block of ${name} is not used: only that of the first adapter is`),
-      inside: new Map(mixed.map((child) => [child.name, insideOf(child)])),
+      nested: new Map(mixed.map((child) => [child.name, insideOf(child)])),
       ...(values.length > 0 && config.regularization !== false && { regularisation: () => regularisation(values) }),
       get enabled() {
         return state.enabled;

@@ -4,7 +4,7 @@
  * Keys and initial values are those of AdapterHub (methods/modeling.py NICECouplingBlock).
  */
 import { ops, type Tensor } from '../../tensor/index.ts';
-import type { Draws } from '../shared/index.ts';
+import type { ParameterInit } from '../shared/index.ts';
 import { floorDivide } from './config.ts';
 
 export interface Coupling {
@@ -17,7 +17,12 @@ export interface Coupling {
 }
 
 /** y₁ = x₁ + F(x₂), y₂ = x₂ + G(y₁), with x cut in halves and F, G two layers each. */
-export function niceCoupling(draws: Draws, width: number, factor: number, act: (x: Tensor) => Tensor): Coupling {
+export function niceCoupling(
+  draws: ParameterInit,
+  width: number,
+  factor: number,
+  act: (x: Tensor) => Tensor,
+): Coupling {
   const parameters = new Map<string, Tensor>();
   const first = Math.floor(width / 2);
   const second = width - first;

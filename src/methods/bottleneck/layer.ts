@@ -2,9 +2,9 @@
  * One bottleneck at one place of a block: h + s·W_up f(W_down h), with norms, gate and residuals where the config has
  * them. Reference: AdapterHub, methods/modeling.py Adapter and ParallelAdapter. Letters: N packed tokens, C width.
  */
-import { activationOf, type HalfOutput } from '../../nn/index.ts';
+import { activationOf, type SublayerOutput } from '../../nn/index.ts';
 import { gradEnabled, ops, Tensor } from '../../tensor/index.ts';
-import type { Draws } from '../shared/index.ts';
+import type { ParameterInit } from '../shared/index.ts';
 import { type Projection, phmProjection, type SharedPhm } from './compacter.ts';
 import type { CompleteBottleneck } from './named-configs.ts';
 
@@ -12,7 +12,7 @@ export const activation = (name: string) => (name === 'leakyrelu' ? leakyRelu : 
 
 const leakyRelu = (x: Tensor) => ops.sub(ops.relu(x), ops.mulScalar(ops.relu(ops.neg(x)), 0.01));
 
-type DrawWeight = (draws: Draws, shape: readonly [number, number]) => Tensor;
+type DrawWeight = (draws: ParameterInit, shape: readonly [number, number]) => Tensor;
 
 const initial: Readonly<Record<CompleteBottleneck['init_weights'], { down: DrawWeight; up: DrawWeight }>> = {
   bert: { down: (d, s) => d.normal(s, 0.02), up: (d, s) => d.normal(s, 0.02) },
@@ -20,7 +20,7 @@ const initial: Readonly<Record<CompleteBottleneck['init_weights'], { down: DrawW
   houlsby: { down: (d, s) => d.truncatedNormal(s, 0.01), up: (d, s) => d.truncatedNormal(s, 0.01) },
 };
 
-function linear(draws: Draws, from: number, to: number, draw: DrawWeight): Projection {
+function linear(draws: ParameterInit, from: number, to: number, draw: DrawWeight): Projection {
   const [weight, bias] = [draw(draws, [to, from]), draws.full([to], 0)];
   const parameters = new Map([
     ['weight', weight],
@@ -29,7 +29,7 @@ function linear(draws: Draws, from: number, to: number, draw: DrawWeight): Proje
   return { parameters, forward: (x) => ops.linear(x, weight, bias) };
 }
 
-function norm(draws: Draws, width: number): Projection {
+function norm(draws: ParameterInit, width: number): Projection {
   const [weight, bias] = [draws.full([width], 1), draws.full([width], 0)];
   const parameters = new Map([
     ['weight', weight],
@@ -57,7 +57,13 @@ export class Bottleneck {
   readonly #gate: Projection | undefined;
   readonly #scaling: Tensor | undefined;
 
-  constructor(c: CompleteBottleneck, draws: Draws, width: number, inner: number, shared: SharedPhm | undefined) {
+  constructor(
+    c: CompleteBottleneck,
+    draws: ParameterInit,
+    width: number,
+    inner: number,
+    shared: SharedPhm | undefined,
+  ) {
     this.#c = c;
     this.#act = activation(c.non_linearity);
     const add = (name: string, part: Projection) => {
@@ -83,7 +89,7 @@ export class Bottleneck {
   }
 
   /** What goes in, given what a half of a block gives. */
-  read({ delta, residual, norm }: HalfOutput): Reading {
+  read({ delta, residual, norm }: SublayerOutput): Reading {
     const c = this.#c;
     if (c.is_parallel) return { x: residual, around: residual, query: residual };
     const sum = c.original_ln_before ? ops.add(delta, residual) : delta;
@@ -115,7 +121,7 @@ export class Bottleneck {
   }
 
   /** What the half is to add to the stream, given what `forward` (or a fusion) gave. */
-  leave(y: Tensor, { delta, residual }: HalfOutput): Tensor {
+  leave(y: Tensor, { delta, residual }: SublayerOutput): Tensor {
     const c = this.#c;
     const out = c.is_parallel ? ops.add(y, delta) : y;
     return c.original_ln_after ? out : ops.sub(out, residual);

@@ -6,7 +6,7 @@
 import { z } from 'zod';
 import { GraftError } from '../../base/index.ts';
 import { type Linear, type LinearLayer, moduleAt, replaceModule } from '../../nn/index.ts';
-import { detachFromScopes, Generator, mixSeed, noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
+import { Generator, mixSeed, ops, Tensor } from '../../tensor/index.ts';
 import {
   type Adapter,
   candidatesOf,
@@ -16,6 +16,7 @@ import {
   savedTargets,
   saveModules,
   selectTargets,
+  trainable,
   trainBiases,
   wrappedAdapter,
 } from '../shared/index.ts';
@@ -75,16 +76,11 @@ function initial(
   shape: [r: number, inside: number, outside: number],
   seed: bigint,
 ): Triplets {
-  using s = scope();
   using generator = new Generator(seed);
   const [r, inside, outside] = shape;
   const [random, values] = init_lora_weights ? [0.02, 0] : [1, 1];
-  const normal = (size: number[], std: number) => {
-    const tensor = noGrad(() => (std === 0 ? ops.zeros(size) : ops.mulScalar(ops.randn(size, { generator }), std)));
-    detachFromScopes(s.keep(tensor));
-    tensor.requiresGrad = true;
-    return tensor;
-  };
+  const normal = (size: number[], std: number) =>
+    trainable(() => (std === 0 ? ops.zeros(size) : ops.mulScalar(ops.randn(size, { generator }), std)));
   return { path, a: normal([r, inside], random), e: normal([r, 1], values), b: normal([outside, r], random) };
 }
 
@@ -101,7 +97,7 @@ export const adalora: Method<AdaLoraConfig> = {
     if (table) {
       throw new GraftError('usage', `target_modules selects '${table.path}', and adalora is for linear layers only`, {
         place: 'target_modules',
-        mend: 'Leave it out, or use lora',
+        hint: 'Leave it out, or use lora',
       });
     }
     const paths = new Set(selected.map(({ path }) => path));

@@ -63,7 +63,7 @@ export function combinedRank(how: Combination, ranks: readonly number[], svdRank
   if (!needsEqualRanks(how)) return svdRank ?? Math.max(...ranks);
   if (new Set(ranks).size > 1) {
     throw new GraftError('usage', `the adapters have the ranks ${ranks.join(', ')}, and ${how} needs equal ones`, {
-      mend: 'Use cat, or svd, or the same with _svd behind it',
+      hint: 'Use cat, or svd, or the same with _svd behind it',
     });
   }
   return ranks[0]!;

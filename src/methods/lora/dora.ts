@@ -5,7 +5,7 @@
  */
 import type { GateActivation, Linear, LinearLayer } from '../../nn/index.ts';
 import { gradEnabled, noGrad, ops, scoped, Tensor } from '../../tensor/index.ts';
-import { type Held, layerUnder, ownWeight, type Switch, type Table } from '../shared/index.ts';
+import { type LayerWeight, layerUnder, ownWeight, type Switch, type Table } from '../shared/index.ts';
 import { LoraEmbedding, LoraLinear } from './layers.ts';
 
 /** ‖W + s·BA‖ of each output [out]: the magnitude at the start. */
@@ -87,7 +87,7 @@ export class DoraLinear extends LoraLinear {
     return this.adapted(this.kernels.glu(gate, up, act));
   }
 
-  override fold({ weight, bias }: Held, _own: Tensor): Held {
+  override fold({ weight, bias }: LayerWeight, _own: Tensor): LayerWeight {
     return { weight: ops.mul(ops.add(weight, this.delta()), ops.unsqueeze(this.#share(), 1)), format: -1, bias };
   }
 }
@@ -114,7 +114,7 @@ export class DoraEmbedding extends LoraEmbedding {
     return ops.mul(super.adapted(base, ids), this.#share());
   }
 
-  override fold({ weight, bias }: Held, _own: Tensor): Held {
+  override fold({ weight, bias }: LayerWeight, _own: Tensor): LayerWeight {
     return { weight: ops.mul(ops.add(weight, this.delta()), this.#share()), format: -1, bias };
   }
 }

@@ -7,12 +7,12 @@
 import { GraftError } from '../../base/index.ts';
 import type { Linear, Model } from '../../nn/index.ts';
 import { detachFromScopes, Generator, mixSeed, noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
-import { type Fold, type Held, ownHeld, ownWeight } from '../shared/index.ts';
+import { type Fold, type LayerWeight, ownLayerWeight, ownWeight } from '../shared/index.ts';
 import type { LoraConfig } from './config.ts';
 import { alternate, largest, orthogonal, sketched } from './decompose.ts';
 
 /** The update of one layer at its start. */
-export interface Start {
+export interface InitialUpdate {
   readonly a: Tensor;
   readonly b: Tensor;
   /** What the base is changed by while the adapter is on. */
@@ -31,7 +31,7 @@ export class Residual implements Fold {
     this.scaling = scaling;
   }
 
-  fold({ weight, bias }: Held, _own: Tensor): Held {
+  fold({ weight, bias }: LayerWeight, _own: Tensor): LayerWeight {
     return { weight: ops.sub(weight, ops.mulScalar(ops.mm(this.b, this.a), this.scaling)), format: -1, bias };
   }
 }
@@ -46,12 +46,12 @@ export class Repacked implements Fold {
     this.format = format;
   }
 
-  fold({ bias }: Held, _own: Tensor): Held {
+  fold({ bias }: LayerWeight, _own: Tensor): LayerWeight {
     return { weight: ops.clone(this.weight), format: this.format, bias };
   }
 }
 
-export interface Shape {
+export interface UpdateShape {
   readonly path: string;
   readonly rank: number;
   readonly inside: number;
@@ -67,10 +67,10 @@ const startsFrom = (init: LoraConfig['init_lora_weights']) =>
   typeof init === 'string' && init !== 'gaussian' ? init : undefined;
 
 /** @throws GraftError 'usage' where a start from the base's weight cannot be: before anything is changed */
-export function requireStarts(
+export function requireInit(
   model: Model,
   config: LoraConfig,
-  shapes: readonly Shape[],
+  shapes: readonly UpdateShape[],
   layers: readonly Linear[],
 ): void {
   const start = startsFrom(config.init_lora_weights);
@@ -78,24 +78,24 @@ export function requireStarts(
   const place = 'init_lora_weights';
   shapes.forEach(({ path, rank, inside, outside, table }, i) => {
     if (table) return;
-    const { format } = ownHeld(layers[i]!);
+    const { format } = ownLayerWeight(layers[i]!);
     if (rank > Math.min(inside, outside))
       throw new GraftError('usage', `'${path}' is ${outside}×${inside}, which has no ${rank} directions`, {
         place,
-        mend: `Give r: ${Math.min(inside, outside)} or less, or leave it out of target_modules`,
+        hint: `Give r: ${Math.min(inside, outside)} or less, or leave it out of target_modules`,
       });
     if (start !== 'loftq') {
       if (format < 0) return;
       throw new GraftError('usage', `'${path}' is packed, and ${start} takes a part out of its weight`, {
         place,
-        mend: 'Load the model with quantize: none, or use init_lora_weights: loftq',
+        hint: 'Load the model with quantize: none, or use init_lora_weights: loftq',
       });
     }
     const wanted = config.loftq_config?.loftq_bits ?? bits[format];
     if (bits[format] === undefined || wanted !== bits[format])
       throw new GraftError('usage', `LoftQ makes up for ${wanted ?? 4} bits, and '${path}' is not packed so`, {
         place,
-        mend: 'Load the model with quantize: nf4 (4 bits) or int8 (8 bits)',
+        hint: 'Load the model with quantize: nf4 (4 bits) or int8 (8 bits)',
       });
     if (!model.stored) throw new GraftError('usage', 'the checkpoint of this model cannot be read again', { place });
   });
@@ -105,18 +105,18 @@ export function requireStarts(
  * The update of every layer, made as `config` says; the tensors outlive every scope, A and B are trainable.
  * @throws GraftError 'usage' where there is nothing to start from; nothing is changed
  */
-export function startsOf(
+export function initialUpdates(
   model: Model,
   layers: readonly Linear[],
   config: LoraConfig,
-  shapes: readonly Shape[],
+  shapes: readonly UpdateShape[],
   seed: number,
   loading: boolean,
-): Start[] {
-  const starts: Start[] = [];
+): InitialUpdate[] {
+  const starts: InitialUpdate[] = [];
   try {
     shapes.forEach((shape, i) => {
-      starts.push(startOf(model, layers[i]!, config, shape, mixSeed(seed, i), loading));
+      starts.push(initialUpdate(model, layers[i]!, config, shape, mixSeed(seed, i), loading));
     });
     return starts;
   } catch (cause) {
@@ -126,10 +126,17 @@ export function startsOf(
 }
 
 /** What a start holds of the base's change. */
-export const baseTensors = ({ base }: Start): Tensor[] =>
+export const baseTensors = ({ base }: InitialUpdate): Tensor[] =>
   base === undefined ? [] : base instanceof Residual ? [base.a, base.b] : [base.weight];
 
-function startOf(model: Model, layer: Linear, config: LoraConfig, shape: Shape, seed: bigint, loading: boolean): Start {
+function initialUpdate(
+  model: Model,
+  layer: Linear,
+  config: LoraConfig,
+  shape: UpdateShape,
+  seed: bigint,
+  loading: boolean,
+): InitialUpdate {
   const { rank, inside, outside, table, scaling } = shape;
   const start = table ? undefined : startsFrom(config.init_lora_weights);
   using s = scope();
@@ -146,12 +153,12 @@ function startOf(model: Model, layer: Linear, config: LoraConfig, shape: Shape, 
   }
   return noGrad(() => {
     if (start === 'loftq') {
-      const { weight, format } = ownHeld(layer);
+      const { weight, format } = ownLayerWeight(layer);
       const { a, b, held, lost } = alternate(model.stored!(shape.path, layer), weight, format, rank, scaling, rounds);
       if (lost === 0)
         throw new GraftError('usage', `'${shape.path}' lost nothing by packing, so LoftQ has nothing to make up for`, {
           place: 'init_lora_weights',
-          mend: 'Use init_lora_weights: true',
+          hint: 'Use init_lora_weights: true',
         });
       if (held === weight) return { a: kept(a), b: kept(b) };
       return { a: kept(a), b: kept(b), base: new Repacked(kept(held, false), format) };

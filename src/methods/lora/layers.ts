@@ -1,7 +1,7 @@
 /** What LoRA puts in the place of a layer. */
 import type { GateActivation, LinearLayer } from '../../nn/index.ts';
 import { gradEnabled, ops, type Tensor } from '../../tensor/index.ts';
-import { type Held, LinearWrapper, type Switch, type Table, TableWrapper } from '../shared/index.ts';
+import { type LayerWeight, LinearWrapper, type Switch, type Table, TableWrapper } from '../shared/index.ts';
 
 /** A linear layer with an update beside it. */
 export class LoraLinear extends LinearWrapper {
@@ -66,7 +66,7 @@ export class LoraLinear extends LinearWrapper {
     return ops.mulScalar(ops.mm(b, a), this.scaling);
   }
 
-  fold({ weight, bias }: Held, _own: Tensor): Held {
+  fold({ weight, bias }: LayerWeight, _own: Tensor): LayerWeight {
     return { weight: ops.add(weight, this.delta()), format: -1, bias: this.#biasWith(bias) ?? undefined };
   }
 }
@@ -104,7 +104,7 @@ export class LoraEmbedding extends TableWrapper {
     return ops.mulScalar(ops.t(ops.mm(this.lora_embedding_B, this.lora_embedding_A)), this.scaling);
   }
 
-  fold({ weight, bias }: Held, _own: Tensor): Held {
+  fold({ weight, bias }: LayerWeight, _own: Tensor): LayerWeight {
     return { weight: ops.add(weight, this.delta()), format: -1, bias };
   }
 }

@@ -23,15 +23,15 @@ import {
   wrappedAdapter,
 } from '../shared/index.ts';
 import { type LoraConfig, loraConfig } from './config.ts';
-import { baseTensors, requireStarts, type Shape, type Start, startsOf } from './init.ts';
+import { baseTensors, type InitialUpdate, initialUpdates, requireInit, type UpdateShape } from './init.ts';
 import { TiedLoraLinear } from './layers.ts';
-import { savedLoraConfig, savedLoraTensors, type Ties, type Updated } from './saved-tensors.ts';
+import { savedLoraConfig, savedLoraTensors, type TiedTables, type UpdatedLayer } from './saved-tensors.ts';
 import { tiedHead, tokenTables, trainTokenRows } from './token-rows.ts';
 import { wrapperOf } from './wrapper-of.ts';
 
 /** @throws GraftError 'usage' for fields that exclude one another, as in PEFT */
-function refuse(message: string, mend: string): never {
-  throw new GraftError('usage', message, { place: 'method', mend });
+function refuse(message: string, hint: string): never {
+  throw new GraftError('usage', message, { place: 'method', hint });
 }
 
 function requireFields(config: LoraConfig): void {
@@ -43,7 +43,7 @@ function requireFields(config: LoraConfig): void {
 }
 
 /** Where head and embeddings share what is trained. */
-function tiesOf(model: Model, config: LoraConfig, paths: readonly string[]): Ties | undefined {
+function tiesOf(model: Model, config: LoraConfig, paths: readonly string[]): TiedTables | undefined {
   const head = config.ensure_weight_tying ? tiedHead(model) : undefined;
   if (head === undefined) return undefined;
   const { embeddings } = model.sites;
@@ -68,7 +68,7 @@ export const lora: Method<LoraConfig> = {
     const ties = tiesOf(model, config, selected);
     const untied = ties?.lora ? [...new Set([ties.embeddings, ...selected])].filter((p) => p !== ties.head) : selected;
     const modules = untied.map((path) => moduleAt(model.root, path) as LinearLayer | Table);
-    const shapes = modules.map((base, i): Shape => {
+    const shapes = modules.map((base, i): UpdateShape => {
       const path = untied[i]!;
       const rank = byPattern(config.rank_pattern, path, config.r);
       const alpha = byPattern(config.alpha_pattern, path, config.lora_alpha);
@@ -79,7 +79,7 @@ export const lora: Method<LoraConfig> = {
       return { path, rank, inside, outside, table, scaling };
     });
     const layers = modules.map((module) => layerUnder(module) as Linear);
-    requireStarts(model, config, shapes, layers);
+    requireInit(model, config, shapes, layers);
     const tables = tokenTables(model, config.trainable_token_indices ?? {});
 
     const state: Switch = { enabled: true };
@@ -89,15 +89,15 @@ export const lora: Method<LoraConfig> = {
       copies.push(trainBiases(model, (path) => config.bias === 'all' || own(path), own));
     }
 
-    let starts: Start[];
+    let starts: InitialUpdate[];
     try {
-      starts = startsOf(model, layers, config, shapes, seed, tools?.loading ?? false);
+      starts = initialUpdates(model, layers, config, shapes, seed, tools?.loading ?? false);
     } catch (cause) {
       for (const copy of copies) copy.dispose();
       throw cause;
     }
     const parameters = new Map<string, Tensor>();
-    const updated: Updated[] = [];
+    const updated: UpdatedLayer[] = [];
     const wrappers: { path: string; wrapper: Wrapper }[] = [];
     const wrap = (path: string, wrapper: Wrapper) => {
       replaceModule(model.root, path, wrapper);
@@ -149,7 +149,7 @@ export const lora: Method<LoraConfig> = {
           : []),
       ],
       ...(ratio && {
-        rate(key: string, lr: number) {
+        learningRate(key: string, lr: number) {
           if (key.includes('.lora_embedding_')) return config.loraplus_lr_embedding ?? 1e-6;
           return key.includes('.lora_B.') || parameters.get(key)!.shape.length === 1 ? ratio * lr : lr;
         },

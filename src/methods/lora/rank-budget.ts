@@ -28,7 +28,7 @@ export function requirePhases({ tinit, tfinal }: Schedule, steps: number | null 
   if (steps == null || tinit < steps - tfinal) return;
   throw new GraftError('usage', `tinit ${tinit} and tfinal ${tfinal} leave no step of ${steps} to cut ranks in`, {
     place: 'method',
-    mend: 'Make them smaller, or train longer',
+    hint: 'Make them smaller, or train longer',
   });
 }
 

@@ -3,17 +3,17 @@ import type { Linear } from '../../nn/index.ts';
 import { ops, type Tensor } from '../../tensor/index.ts';
 import { savedTargets } from '../shared/index.ts';
 import type { LoraConfig } from './config.ts';
-import { Residual, type Start } from './init.ts';
+import { type InitialUpdate, Residual } from './init.ts';
 
 /** One updated layer: its path, its start, and whether its file stores the weight [in, out]. */
-export interface Updated {
+export interface UpdatedLayer {
   readonly path: string;
-  readonly start: Start;
+  readonly start: InitialUpdate;
   readonly layer: Linear;
 }
 
 /** Embeddings and head that share what is trained. */
-export interface Ties {
+export interface TiedTables {
   readonly embeddings: string;
   readonly head: string;
   readonly lora: boolean;
@@ -26,9 +26,9 @@ const doubled = (values: Readonly<Record<string, number>>, by: number) =>
 /** Fields that are written otherwise than they were given. */
 export function savedLoraConfig(
   config: LoraConfig,
-  updated: readonly Updated[],
+  updated: readonly UpdatedLayer[],
   all: readonly string[],
-  ties: Ties | undefined,
+  ties: TiedTables | undefined,
 ): Record<string, unknown> {
   const paths = updated.map(({ path }) => path);
   // PEFT calls the shared table by the embeddings' path.
@@ -62,8 +62,8 @@ export function savedLoraConfig(
 /** The tensors of the file, by key; made in the caller's scope. */
 export function savedLoraTensors(
   parameters: ReadonlyMap<string, Tensor>,
-  updated: readonly Updated[],
-  ties: Ties | undefined,
+  updated: readonly UpdatedLayer[],
+  ties: TiedTables | undefined,
 ): Map<string, Tensor> {
   const tensors = new Map(parameters);
   const rebased = updated.some(({ start }) => start.base instanceof Residual);

@@ -15,12 +15,20 @@ import {
   replaceModule,
   unwrapped,
 } from '../../nn/index.ts';
-import { detachFromScopes, noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
-import { type Held, LinearWrapper, type Switch, type Table, TableWrapper, type Wrapper } from '../shared/index.ts';
+import { ops, Tensor } from '../../tensor/index.ts';
+import {
+  type LayerWeight,
+  LinearWrapper,
+  type Switch,
+  type Table,
+  TableWrapper,
+  trainable,
+  type Wrapper,
+} from '../shared/index.ts';
 
 const indexOf = (numbers: readonly number[]) => Tensor.from(BigInt64Array.from(numbers, BigInt));
 
-const replaced = ({ weight, bias }: Held, tokens: readonly number[], values: Tensor): Held => ({
+const replaced = ({ weight, bias }: LayerWeight, tokens: readonly number[], values: Tensor): LayerWeight => ({
   weight: ops.indexCopy(weight, 0, indexOf(tokens), values),
   format: -1,
   bias,
@@ -50,7 +58,7 @@ class TableRows extends TableWrapper {
     return ops.indexCopy(base, 0, indexOf(places), ops.indexSelect(this.trainable_tokens_delta, 0, indexOf(rows)));
   }
 
-  fold(now: Held, _own: Tensor): Held {
+  fold(now: LayerWeight, _own: Tensor): LayerWeight {
     return replaced(now, this.tokens, this.trainable_tokens_delta);
   }
 }
@@ -73,7 +81,7 @@ class HeadRows extends LinearWrapper {
     return ops.indexCopy(this.base_layer.forward(x), 1, index, own);
   }
 
-  fold(now: Held, _own: Tensor): Held {
+  fold(now: LayerWeight, _own: Tensor): LayerWeight {
     return replaced(now, this.tokens, this.trainable_tokens_delta);
   }
 }
@@ -106,14 +114,14 @@ export function tokenTables(model: Model, wanted: TokenRows): Named[] {
     const found = tables.find(([path]) => path === name || path.endsWith(`.${name}`));
     if (!found) {
       const last = tables.map(([path]) => path.split('.').at(-1)!);
-      const mend =
+      const hint =
         last.length > 0
           ? `Did you mean '${nearest(name, last) ?? last[0]}'?`
           : 'This model reads no tokens: leave the field out';
       throw new GraftError(
         'usage',
         `trainable_token_indices names '${name}', which is no embedding and no output head`,
-        { place, mend },
+        { place, hint },
       );
     }
     const [path, module] = found as unknown as [string, Table | LinearLayer];
@@ -132,7 +140,7 @@ export function tokenTables(model: Model, wanted: TokenRows): Named[] {
   if (ofTable?.tokens.join() !== ofHead.tokens.join()) {
     throw new GraftError('usage', `'${tied}' shares the table of '${embeddings}', and other tokens are named for it`, {
       place,
-      mend: `Name them for '${embeddings}' only`,
+      hint: `Name them for '${embeddings}' only`,
     });
   }
   return named.filter((one) => one !== ofHead);
@@ -144,17 +152,15 @@ export function trainTokenRows(model: Model, tables: readonly Named[], state: Sw
   const wrappers: { path: string; wrapper: Wrapper }[] = [];
   for (const { path, tokens } of tables) {
     const module = moduleAt(model.root, path);
-    const values = noGrad(() => {
-      using s = scope();
+    const values = trainable(() => {
       // As the layer itself has them, whatever other adapters make of them.
       const own = unwrapped(module) as Embedding | Linear;
       const rows =
         own instanceof Embedding
           ? own.forward(indexOf(tokens))
           : ops.indexSelect(own.denseWeight(), 0, indexOf(tokens));
-      return detachFromScopes(s.keep(ops.clone(rows)));
+      return ops.clone(rows);
     });
-    values.requiresGrad = true;
     parameters.set(`${path}.token_adapter.trainable_tokens_delta`, values);
     if (!(unwrapped(module) instanceof Embedding)) {
       wrappers.push({ path, wrapper: new HeadRows(module as unknown as LinearLayer, tokens, values, state) });

@@ -1,26 +1,20 @@
 import type { LinearLayer } from '../../nn/index.ts';
-import { detachFromScopes, Generator, noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
-import type { Switch, Table, Wrapper } from '../shared/index.ts';
+import { Generator, ops, type Tensor } from '../../tensor/index.ts';
+import { type Switch, type Table, trainable, type Wrapper } from '../shared/index.ts';
 import type { LoraConfig } from './config.ts';
 import { columnNorms, DoraEmbedding, DoraLinear, rowNorms } from './dora.ts';
-import type { Shape, Start } from './init.ts';
+import type { InitialUpdate, UpdateShape } from './init.ts';
 import { LoraEmbedding, LoraLinear } from './layers.ts';
 
 /** What goes in the place of a layer, and its parameters by the end of their keys. */
 export function wrapperOf(
   base: LinearLayer | Table,
-  { a, b }: Start,
-  { rank, scaling }: Shape,
+  { a, b }: InitialUpdate,
+  { rank, scaling }: UpdateShape,
   { use_dora, lora_dropout, lora_bias, init_lora_weights }: LoraConfig,
   state: Switch,
   seed: bigint,
 ): [Wrapper, [string, Tensor][]] {
-  const trained = (make: () => Tensor): Tensor => {
-    using s = scope();
-    const tensor = detachFromScopes(s.keep(noGrad(make)));
-    tensor.requiresGrad = true;
-    return tensor;
-  };
   const table = !('inFeatures' in base);
   const own: [string, Tensor][] = table
     ? [
@@ -32,7 +26,7 @@ export function wrapperOf(
         ['lora_B.weight', b],
       ];
   if (use_dora) {
-    const m = trained(() => (table ? columnNorms(base, a, b, scaling) : rowNorms(base, a, b, scaling)));
+    const m = trainable(() => (table ? columnNorms(base, a, b, scaling) : rowNorms(base, a, b, scaling)));
     own.push(['lora_magnitude_vector', m]);
     if (table) return [new DoraEmbedding(base, a, b, m, scaling, state), own];
     return [new DoraLinear(base, a, b, m, scaling, lora_dropout, state), own];
@@ -40,7 +34,7 @@ export function wrapperOf(
   if (table) return [new LoraEmbedding(base, a, b, scaling, state), own];
   if (!lora_bias) return [new LoraLinear(base, a, b, scaling, lora_dropout, state), own];
   using generator = new Generator(seed);
-  const bias = trained(() => {
+  const bias = trainable(() => {
     const zeros = ops.zeros([base.outFeatures]);
     return init_lora_weights ? zeros : ops.uniform_(zeros, -(rank ** -0.5), rank ** -0.5, { generator });
   });

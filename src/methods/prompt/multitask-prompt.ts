@@ -9,7 +9,7 @@ import { GraftError } from '../../base/index.ts';
 import { openSafetensors } from '../../io/index.ts';
 import type { PackedTokens } from '../../nn/index.ts';
 import { type DType, mixSeed, noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
-import { Draws, type Method } from '../shared/index.ts';
+import { type Method, ParameterInit } from '../shared/index.ts';
 import { firstVectors, promptFields, savedStart, slowStart } from './prompt.ts';
 import { requireSpace, Vectors, virtualAdapter } from './virtual-tokens.ts';
 
@@ -44,7 +44,7 @@ function sourceValues(config: MultitaskConfig): Tensor[] {
   if (!found)
     throw new GraftError('usage', `${init} needs a saved adapter, and there is none at '${path}'`, {
       place,
-      mend: 'Name the directory of a multitask-prompt adapter',
+      hint: 'Name the directory of a multitask-prompt adapter',
     });
   using source = openSafetensors(found.isDirectory() ? join(path, 'adapter_model.safetensors') : path);
   const read = (name: string) => {
@@ -72,7 +72,7 @@ function tasksOf({ tasks, rowStarts }: PackedTokens, count: number): readonly nu
   const problem = tasks ? `a row is of task ${alien}` : 'the rows do not say which task they are of';
   throw new GraftError('usage', `${problem}, and the prompt has ${count} tasks`, {
     place: 'task',
-    mend: `Give each row its task, 0 to ${count - 1}, or --task-number for all that do not say`,
+    hint: `Give each row its task, 0 to ${count - 1}, or --task-number for all that do not say`,
   });
 }
 
@@ -87,7 +87,7 @@ export const multitaskPrompt: Method<MultitaskConfig> = {
     using _ = scope();
     const fromSource = init.includes('SOURCE') && !tools.loading;
     const source = fromSource ? sourceValues(config) : [];
-    using draws = new Draws(mixSeed(seed, 2));
+    using draws = new ParameterInit(mixSeed(seed, 2));
     const shared = firstVectors(model, { ...config, init }, seed, tools);
     const cols = draws.normal([count, length, rank], 0.02);
     const rows = draws.normal([count, rank, model.width], 0.02);

@@ -5,7 +5,7 @@
  */
 import { z } from 'zod';
 import { gradEnabled, ops, type Tensor } from '../../tensor/index.ts';
-import { Draws, type Method } from '../shared/index.ts';
+import { type Method, ParameterInit } from '../shared/index.ts';
 import { type Encoder, requireSpace, Vectors, virtualAdapter, virtualFields } from './virtual-tokens.ts';
 
 const pTuningConfig = z
@@ -34,7 +34,7 @@ type PTuningConfig = z.infer<typeof pTuningConfig>;
 
 /** The encoder with PyTorch's initial values: a linear layer's uniform in ±1/√in, an LSTM's in ±1/√hidden. */
 function encoderOf(config: PTuningConfig, width: number, seed: number): Encoder {
-  using draws = new Draws(seed);
+  using draws = new ParameterInit(seed);
   const inner = config.encoder_hidden_size ?? width;
   const parameters = new Map<string, Tensor>();
   const made = (name: string, shape: number[], bound: number) => {

@@ -11,7 +11,7 @@ import { z } from 'zod';
 import { GraftError } from '../../base/index.ts';
 import { type Model, packTokens } from '../../nn/index.ts';
 import { detachFromScopes, noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
-import { Draws, type Method, type Tools } from '../shared/index.ts';
+import { type AttachContext, type Method, ParameterInit } from '../shared/index.ts';
 import { idsOfText, lengthOfText, slowStart } from './prompt.ts';
 import { type Encoder, lengthField, requireSpace, Vectors, virtualAdapter } from './virtual-tokens.ts';
 
@@ -70,7 +70,7 @@ function takeScale(prefix: Tensor, slots: number): Tensor {
 
 /** W₂ tanh(W₁ E + b₁) + b₂ over the rows of E [T, K·D]. */
 function projection(config: PrefixConfig, count: number, dim: number, width: number, seed: number): Encoder {
-  using draws = new Draws(seed);
+  using draws = new ParameterInit(seed);
   const inner = config.encoder_hidden_size ?? dim;
   const embedding = draws.normal([count, dim], 1);
   const first = [draws.uniform([inner, dim], dim ** -0.5), draws.uniform([inner], dim ** -0.5)] as const;
@@ -94,11 +94,11 @@ function direct(
   config: PrefixConfig,
   shape: readonly [number, number],
   seed: number,
-  tools: Tools,
+  tools: AttachContext,
 ): Vectors {
   const { init_text: text } = config;
   const ids = text && !tools.loading ? idsOfText(text, 'init_text', tools, shape[0]) : undefined;
-  using draws = new Draws(seed);
+  using draws = new ParameterInit(seed);
   const prefix = ids || config.init_weights === 'zero' ? draws.full(shape, 0) : draws.normal(shape, 1);
   if (!ids) return new Vectors(shape, prefix);
   readText(model, prefix, ids);
@@ -121,7 +121,7 @@ export const prefix: Method<PrefixConfig> = {
         `init_text cannot be had with ${projected ? 'prefix_projection' : 'init_weights'}`,
         {
           place: 'init_text',
-          mend: 'Leave one of the two out',
+          hint: 'Leave one of the two out',
         },
       );
     }

@@ -7,7 +7,7 @@ import { z } from 'zod';
 import { GraftError } from '../../base/index.ts';
 import { type Embedding, type Model, moduleAt } from '../../nn/index.ts';
 import { Generator, mixSeed, noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
-import { Draws, type Method, type Tools } from '../shared/index.ts';
+import { type AttachContext, type Method, ParameterInit } from '../shared/index.ts';
 import { lengthField, requireSpace, Vectors, virtualAdapter, virtualFields } from './virtual-tokens.ts';
 
 export const promptFields = {
@@ -43,17 +43,22 @@ interface Start extends Pick<PromptConfig, 'prompt_tuning_init_text'> {
 }
 
 /** T where the config leaves it out. @throws GraftError 'usage' without a text either */
-export function lengthOfText(text: string | null | undefined, field: string, tools: Tools): number {
+export function lengthOfText(text: string | null | undefined, field: string, tools: AttachContext): number {
   if (text) return idsOfText(text, field, tools).length;
   throw new GraftError('usage', 'num_virtual_tokens is missing, and so is a text to begin from', {
     place: 'num_virtual_tokens',
-    mend: `Give it, or ${field}`,
+    hint: `Give it, or ${field}`,
   });
 }
 
 /** Ids of a text, repeated or cut to `count` where it is given. @throws GraftError 'usage' without a tokenizer or a text */
-export function idsOfText(text: string | null | undefined, field: string, tools: Tools, count?: number): number[] {
-  const wrong = (problem: string, mend: string) => new GraftError('usage', problem, { place: field, mend });
+export function idsOfText(
+  text: string | null | undefined,
+  field: string,
+  tools: AttachContext,
+  count?: number,
+): number[] {
+  const wrong = (problem: string, hint: string) => new GraftError('usage', problem, { place: field, hint });
   if (!text) throw wrong(`the virtual tokens are to begin from a text, and ${field} is empty`, `Give ${field}`);
   if (!tools.encode)
     throw wrong(`${field} cannot be read: the model has no tokenizer`, 'Give a model with a tokenizer');
@@ -69,9 +74,9 @@ function tableOf(model: Model): Embedding | undefined {
 }
 
 /** The first vectors [T, C], a parameter. */
-export function firstVectors(model: Model, start: Start, seed: number, tools: Tools): Tensor {
+export function firstVectors(model: Model, start: Start, seed: number, tools: AttachContext): Tensor {
   const { init, num_virtual_tokens: count, prompt_tuning_init_text: text } = start;
-  using draws = new Draws(seed);
+  using draws = new ParameterInit(seed);
   const drawn = !tools.loading && (init === 'TEXT' || init === 'SAMPLE_VOCAB');
   if (!drawn) return draws.normal([count, model.width], 1);
   using _ = scope();
@@ -79,7 +84,7 @@ export function firstVectors(model: Model, start: Start, seed: number, tools: To
   if (!table) {
     throw new GraftError('usage', 'this model reads no tokens whose vectors could be taken', {
       place: 'prompt_tuning_init',
-      mend: 'Use RANDOM',
+      hint: 'Use RANDOM',
     });
   }
   using generator = new Generator(mixSeed(seed, 1));

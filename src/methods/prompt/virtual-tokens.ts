@@ -7,7 +7,7 @@ import { z } from 'zod';
 import { GraftError } from '../../base/index.ts';
 import type { Model, Port } from '../../nn/index.ts';
 import { noGrad, ops, type Tensor } from '../../tensor/index.ts';
-import { type Adapter, Draws } from '../shared/index.ts';
+import { type Adapter, ParameterInit } from '../shared/index.ts';
 
 export const virtualFields = {
   num_virtual_tokens: z.int().positive().describe('T: virtual tokens in front of every row.'),
@@ -26,7 +26,7 @@ export function requireSpace(model: Model, count: number): void {
   if (taken + count < model.contextLength) return;
   const others = taken > 0 ? ` beside the ${taken} that are there` : '';
   const problem = `${count} virtual tokens${others} leave no room for rows: the model reads ${model.contextLength} tokens`;
-  throw new GraftError('usage', problem, { place: 'num_virtual_tokens', mend: 'Use fewer' });
+  throw new GraftError('usage', problem, { place: 'num_virtual_tokens', hint: 'Use fewer' });
 }
 
 /** An encoder's parameters by PEFT's names, and what it makes of them. */
@@ -64,7 +64,7 @@ export class Vectors {
     return this.#scale && (() => new Map([[stored, this.value()]]));
   }
 
-  get made(): Adapter['made'] {
+  get made(): Adapter['derived'] {
     if (!this.#encoder) return undefined;
     return {
       name: stored,
@@ -73,7 +73,7 @@ export class Vectors {
         this.dispose();
         this.#encoder = undefined;
         this.parameters.clear();
-        using draws = new Draws(0);
+        using draws = new ParameterInit(0);
         this.parameters.set(stored, draws.full(this.shape, 0));
       },
     };
@@ -135,7 +135,7 @@ export function virtualAdapter(
       ...savedConfig?.(base),
     }),
     fileKey: (key) => key,
-    get made() {
+    get derived() {
       return vectors.made;
     },
     ...(vectors.saved && { savedTensors: () => new Map([...vectors.saved!(), ...others]) }),

@@ -1,7 +1,7 @@
 export { LinearWrapper, type Table, TableWrapper } from './layer-wrappers.ts';
-export { sharesOf } from './mean-weights.ts';
-export type { Adapter, Inside, Method, SavedAdapter, Tools } from './method.ts';
-export { Draws } from './parameter-init.ts';
+export { normalizedWeights } from './mean-weights.ts';
+export type { Adapter, AttachContext, Method, SavableAdapter, SavedAdapter } from './method.ts';
+export { ParameterInit, trainable } from './parameter-init.ts';
 export {
   byPattern,
   type Candidate,
@@ -11,12 +11,12 @@ export {
   selectTargets,
   type TargetConfig,
 } from './targets.ts';
-export { type Copies, saveModules, trainBiases } from './trained-copies.ts';
+export { saveModules, type TrainedCopies, trainBiases } from './trained-copies.ts';
 export {
   type Fold,
-  type Held,
+  type LayerWeight,
   layerUnder,
-  ownHeld,
+  ownLayerWeight,
   ownWeight,
   type Switch,
   type Wrapper,

@@ -8,7 +8,7 @@ import {
   Module,
 } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
-import type { Held, Switch, Wrapper } from './wrappers.ts';
+import type { LayerWeight, Switch, Wrapper } from './wrappers.ts';
 
 /** A wrapper stands where its layer stood: a walk over the model sees one module, not two. */
 const inner: ReadonlySet<string> = new Set(['base_layer']);
@@ -40,7 +40,7 @@ export abstract class LinearWrapper extends Module implements LinearLayer, Wrapp
   /** x [N, in] → [N, out], switched on */
   protected abstract adapted(x: Tensor): Tensor;
 
-  abstract fold(now: Held, own: Tensor): Held;
+  abstract fold(now: LayerWeight, own: Tensor): LayerWeight;
 
   forward(x: Tensor): Tensor {
     return this.state.enabled ? this.adapted(x) : this.base_layer.forward(x);
@@ -91,7 +91,7 @@ export abstract class TableWrapper extends Module implements Wrapper {
   /** What the adapter makes of the vectors [N, C] that the ids int64 [N] have below it. */
   protected abstract adapted(base: Tensor, ids: Tensor): Tensor;
 
-  abstract fold(now: Held, own: Tensor): Held;
+  abstract fold(now: LayerWeight, own: Tensor): LayerWeight;
 
   /** ids int64 [N] → [N, C] */
   forward(ids: Tensor): Tensor {

@@ -18,11 +18,11 @@ export interface Method<C> {
    * @param seed decides the initial values
    * @throws GraftError 'usage' when the config selects nothing, or what cannot carry the method
    */
-  attach(model: Model, config: C, seed: number, tools?: Tools): Adapter;
+  attach(model: Model, config: C, seed: number, tools?: AttachContext): Adapter;
 }
 
 /** What initial values may be made with. */
-export interface Tools {
+export interface AttachContext {
   /** Ids of a text, with the special tokens that the model's tokenizer puts in. */
   encode?(text: string): readonly number[];
   /** The values come from a saved adapter: how they would begin does not matter. */
@@ -40,11 +40,11 @@ export interface SavedAdapter {
   readonly method: string;
   readonly config: unknown;
   /** Gives parameters of the method under this config their saved values. */
-  fill(adapter: Inside): void;
+  fill(adapter: SavableAdapter): void;
 }
 
 /** What it takes to save an adapter. */
-export type Inside = Pick<Adapter, 'method' | 'config' | 'parameters' | 'savedConfig'>;
+export type SavableAdapter = Pick<Adapter, 'method' | 'config' | 'parameters' | 'savedConfig'>;
 
 /** A method at work on a model. */
 export interface Adapter extends Disposable {
@@ -74,11 +74,11 @@ export interface Adapter extends Disposable {
    * Where PEFT stores what the parameters make and not the parameters (the prompt that an encoder gives): that tensor's name
    * and value. Graft keeps the parameters in a file beside it; without that file, after `adopt`, the value itself is the parameter.
    */
-  readonly made?: { readonly name: string; value(): Tensor; adopt(): void } | undefined;
+  readonly derived?: { readonly name: string; value(): Tensor; adopt(): void } | undefined;
   /** Saved with the others, and not trained: `train: false`. */
   frozen?: boolean;
   /** Adapters that this one works with, by name: they are saved in its directory. */
-  readonly inside?: ReadonlyMap<string, Inside>;
+  readonly nested?: ReadonlyMap<string, SavableAdapter>;
   /** Takes the adapter off; the base is as before, bit for bit. */
   detach(): void;
   /** Adds the adapter to the weights; `unmerge` puts the weights from before back. Absent: cannot be folded in. */
@@ -93,7 +93,7 @@ export interface Adapter extends Disposable {
   /** A scalar that is added to the loss of every step. */
   regularisation?(): Tensor;
   /** Learning rate of a parameter where the run's is `lr`. Absent: the same. */
-  rate?(key: string, lr: number): number;
+  learningRate?(key: string, lr: number): number;
   /** What a checkpoint keeps beside the parameters, for the run to go on as if never stopped. */
   readonly state?: ReadonlyMap<string, Tensor>;
 }

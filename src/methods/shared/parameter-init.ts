@@ -1,7 +1,17 @@
 import { detachFromScopes, Generator, noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
 
+/** What `make` returns, as a parameter: it outlives every scope, and gradients are kept for it. */
+export function trainable(make: () => Tensor): Tensor {
+  return noGrad(() => {
+    using s = scope();
+    const tensor = detachFromScopes(s.keep(make()));
+    tensor.requiresGrad = true;
+    return tensor;
+  });
+}
+
 /** Trainable parameters with their initial values, drawn one after another from one seed. */
-export class Draws implements Disposable {
+export class ParameterInit implements Disposable {
   readonly #generator: Generator;
   readonly #made: Tensor[] = [];
 
@@ -10,13 +20,9 @@ export class Draws implements Disposable {
   }
 
   #parameter(make: () => Tensor): Tensor {
-    return noGrad(() => {
-      using s = scope();
-      const tensor = detachFromScopes(s.keep(make()));
-      tensor.requiresGrad = true;
-      this.#made.push(tensor);
-      return tensor;
-    });
+    const tensor = trainable(make);
+    this.#made.push(tensor);
+    return tensor;
   }
 
   full(shape: readonly number[], value: number): Tensor {

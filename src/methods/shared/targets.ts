@@ -103,7 +103,7 @@ export function selectTargets(
       `target_modules selects '${wrong.path}', which is neither a linear layer nor an embedding`,
       {
         place: 'target_modules',
-        mend: 'Name the linear layers inside it, or use all-linear',
+        hint: 'Name the linear layers inside it, or use all-linear',
       },
     );
   }
@@ -119,7 +119,7 @@ function nothing(candidates: readonly Candidate[], targets: string | readonly st
   const near = nearest(first, names);
   return new GraftError('usage', `target_modules selects no module: ${JSON.stringify(targets)}`, {
     place: 'target_modules',
-    mend: near && near !== first ? `Did you mean '${near}'?` : `This model has ${names.join(', ')}`,
+    hint: near && near !== first ? `Did you mean '${near}'?` : `This model has ${names.join(', ')}`,
   });
 }
 

@@ -11,21 +11,18 @@ import {
   replaceUnwrapped,
   unwrapped,
 } from '../../nn/index.ts';
-import { detachFromScopes, noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
+import { noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
+import { trainable } from './parameter-init.ts';
 import { inTrainedHead } from './targets.ts';
 
 /** Parts of the base that are trained on copies, so that the base itself stays as it is. */
-export interface Copies {
+export interface TrainedCopies {
   readonly parameters: ReadonlyMap<string, Tensor>;
   use(on: boolean): void;
   dispose(): void;
 }
 
-const copyOf = (tensor: Tensor): Tensor => {
-  const copy = detachFromScopes(noGrad(() => ops.clone(tensor)));
-  copy.requiresGrad = true;
-  return copy;
-};
+const copyOf = (tensor: Tensor): Tensor => trainable(() => ops.clone(tensor));
 
 /** Where several adapters may each have a copy. The one that was switched on last is at work. */
 interface Place<T> {
@@ -76,7 +73,7 @@ function twin(module: WithWeights): { module: Module; fields: Map<string, Tensor
   return { module: linear, fields };
 }
 
-export interface Saving {
+export interface SaveModulesOptions {
   /** Embeddings and head that share a table, and are to share its copy. */
   readonly ties?: { readonly embeddings: string; readonly head: string } | undefined;
   /** The task's head too, which methods leave out: it is trained beside every one. */
@@ -88,7 +85,11 @@ export interface Saving {
  * only the named one changes.
  * @throws GraftError 'usage' for a name that fits no module
  */
-export function saveModules(model: Model, names: readonly string[], { ties, head = false }: Saving = {}): Copies {
+export function saveModules(
+  model: Model,
+  names: readonly string[],
+  { ties, head = false }: SaveModulesOptions = {},
+): TrainedCopies {
   const trained = head ? () => false : inTrainedHead(model);
   const modules = [...namedModules(model.root)];
   const hits = new Map<string, Module>();
@@ -101,7 +102,7 @@ export function saveModules(model: Model, names: readonly string[], { ties, head
       );
       throw new GraftError('usage', `modules_to_save names '${name}', and no module's path ends so`, {
         place: 'modules_to_save',
-        ...(near && { mend: `Did you mean '${near}'?` }),
+        ...(near && { hint: `Did you mean '${near}'?` }),
       });
     }
     for (const [path, outer] of found) {
@@ -112,7 +113,7 @@ export function saveModules(model: Model, names: readonly string[], { ties, head
         if (inside.length > 0) continue;
         throw new GraftError('usage', `modules_to_save names '${path}', which has no weights of its own`, {
           place: 'modules_to_save',
-          mend: 'Name the layers inside it',
+          hint: 'Name the layers inside it',
         });
       }
       hits.set(path, unwrapped(outer));
@@ -160,7 +161,7 @@ export function trainBiases(
   model: Model,
   trained: (path: string) => boolean,
   wrapped: (path: string) => boolean,
-): Copies {
+): TrainedCopies {
   const parameters = new Map<string, Tensor>();
   const swaps: { place: Place<Tensor>; copy: Tensor }[] = [];
   const inHead = inTrainedHead(model);
@@ -185,7 +186,7 @@ export function trainBiases(
 }
 
 /** Switches the copies on; when they are disposed, what was there before is back. */
-function switched(parameters: ReadonlyMap<string, Tensor>, use: (on: boolean) => void): Copies {
+function switched(parameters: ReadonlyMap<string, Tensor>, use: (on: boolean) => void): TrainedCopies {
   use(true);
   return {
     parameters,

@@ -15,7 +15,7 @@ import {
 } from '../../nn/index.ts';
 import { detachFromScopes, noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
 import type { Adapter } from './method.ts';
-import type { Copies } from './trained-copies.ts';
+import type { TrainedCopies } from './trained-copies.ts';
 
 /** Whether the wrappers of an adapter are at work. */
 export interface Switch {
@@ -25,7 +25,7 @@ export interface Switch {
 type Layer = Linear | Embedding;
 
 /** What a layer holds: a weight, dense where `format` is −1, and a bias. */
-export interface Held {
+export interface LayerWeight {
   readonly weight: Tensor;
   readonly format: number;
   readonly bias: Tensor | undefined;
@@ -38,7 +38,7 @@ export interface Fold {
    * @param own the layer's own weight, dense
    * @returns a new weight; the bias may be the one given
    */
-  fold(now: Held, own: Tensor): Held;
+  fold(now: LayerWeight, own: Tensor): LayerWeight;
 }
 
 export type Wrapper = Module & Fold & { base_layer: Module };
@@ -79,7 +79,7 @@ function refold(layer: Layer, change: (folds: readonly Fold[]) => readonly Fold[
   const held = noGrad(() => {
     using s = scope();
     const own = layer.denseWeight();
-    let last: Held = { weight: own, format: -1, bias };
+    let last: LayerWeight = { weight: own, format: -1, bias };
     for (const each of folds) {
       const weight = last.format < 0 ? last.weight : ops.dequantize(last.weight, last.format);
       last = each.fold({ weight, format: -1, bias: last.bias }, own);
@@ -98,11 +98,11 @@ export const fold = (layer: Layer, it: Fold) => refold(layer, (folds) => [...fol
 export const unfold = (layer: Layer, it: Fold) => refold(layer, (folds) => folds.filter((other) => other !== it));
 
 /** What the layer holds without what is folded in. */
-export const ownHeld = (layer: Layer): Omit<Held, 'bias'> => folded.get(layer) ?? layer;
+export const ownLayerWeight = (layer: Layer): Omit<LayerWeight, 'bias'> => folded.get(layer) ?? layer;
 
 /** Its weight, dense: the layer's own memory, or freshly unpacked. */
 export function ownWeight(layer: Layer): Tensor {
-  const { weight, format } = ownHeld(layer);
+  const { weight, format } = ownLayerWeight(layer);
   return format < 0 ? weight : ops.dequantize(weight, format);
 }
 
@@ -126,7 +126,7 @@ export interface Wrapped
   readonly wrappers: readonly { readonly path: string; readonly wrapper: Wrapper }[];
   readonly switched: Switch;
   /** Trained beside them, on copies. */
-  readonly copies?: readonly Copies[];
+  readonly copies?: readonly TrainedCopies[];
   /** What the base is changed by while the adapter is at work, merged or not. */
   readonly rebased?: readonly { readonly layer: Layer; readonly by: Fold }[];
   /** More tensors that go when it is detached. */
@@ -150,7 +150,7 @@ export function wrappedAdapter(model: Model, given: Wrapped): Adapter {
       return switched.enabled || merged;
     },
     set enabled(on: boolean) {
-      if (merged) throw new GraftError('state', 'a merged adapter cannot be switched', { mend: 'Unmerge it first' });
+      if (merged) throw new GraftError('state', 'a merged adapter cannot be switched', { hint: 'Unmerge it first' });
       switched.enabled = on;
       rebase(on);
       for (const copy of copies) copy.use(on);

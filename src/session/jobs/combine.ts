@@ -22,7 +22,7 @@ export function combineJob({ adapters, out, ...options }: CombineArgs): Combined
   if (adapters.some(isAdapterHub)) {
     if (options.how !== 'linear') {
       throw new GraftError('usage', `bottleneck adapters have no ${options.how}`, {
-        mend: 'Use linear: the mean of their weights',
+        hint: 'Use linear: the mean of their weights',
       });
     }
     const { tensors } = averageAdapters(adapters, options.weights, out);

@@ -3,11 +3,11 @@ import {
   ChatTemplate,
   type Example,
   type Format,
-  ofTask,
   type RowOptions,
   readRecords,
   type Tokenizer,
   toExample,
+  withTaskNumber,
 } from '../../data/index.ts';
 import { useThreads } from '../../engine/index.ts';
 import { scoreChoices } from '../../generate/index.ts';
@@ -15,13 +15,13 @@ import { resolveModel } from '../../io/index.ts';
 import type { Quantize } from '../../models/index.ts';
 import type { Model, TaskName } from '../../nn/index.ts';
 import {
-  asked,
   batchesOf,
   imageTools,
   labelOf,
   type Metric,
   measure,
-  shortened,
+  promptIdsOf,
+  shortenedPrompt,
   taskOf,
   taskRows,
   wilson,
@@ -60,7 +60,7 @@ export async function rowsOfFile(args: RowsArgs, labelled: boolean) {
   const records = await readRecords(args.data);
   const number = taskNumberFor(args);
   const examples = records.map((record) => ({
-    example: ofTask(toExample(record, args.format ?? 'auto'), number),
+    example: withTaskNumber(toExample(record, args.format ?? 'auto'), number),
     place: record.place,
   }));
   const task = taskOf(model.task);
@@ -99,7 +99,7 @@ export async function evaluateJob(args: EvaluateArgs) {
   if (args.labels && !speaks) {
     throw new GraftError('usage', `the labels of ${task.head.name} are those of its head`, {
       place: '--labels',
-      mend: 'Leave --labels out',
+      hint: 'Leave --labels out',
     });
   }
   const { loss, units, metrics, confusion } = explained(() => measure(model, task, batches, rows));
@@ -123,7 +123,7 @@ const asMetric = ({ value, low, high, rows: count }: ReturnType<typeof choiceAcc
 };
 
 /** Only how often the likeliest of the labels is the row's own answer: half the work of the whole measurement. */
-export async function chooseJob(args: EvaluateArgs & { readonly labels: readonly string[] }): Promise<Metric> {
+export async function classifyJob(args: EvaluateArgs & { readonly labels: readonly string[] }): Promise<Metric> {
   const { model, examples, tokenizer, chat, maxLength } = await rowsOfFile(args, true);
   return asMetric(choiceAccuracy(model, examples, args.labels, tokenizer!, chat, maxLength));
 }
@@ -142,7 +142,7 @@ function choiceAccuracy(
   const room = maxLength - Math.max(...choices.map((choice) => choice.length));
   const scores = scoreChoices(
     model,
-    answers.map(({ prompt }) => [...shortened(prompt, room)]),
+    answers.map(({ prompt }) => [...shortenedPrompt(prompt, room)]),
     choices,
     examples.map(({ example }) => example.task),
   );
@@ -159,7 +159,7 @@ function question(
   tokenizer: Tokenizer,
   chat: ChatTemplate | undefined,
 ) {
-  const prompt = asked(example, place, tokenizer, chat);
+  const prompt = promptIdsOf(example, place, tokenizer, chat);
   const said = labelOf(example);
   if (!prompt || said === undefined) {
     throw new GraftError('input', 'labels need rows that end in an answer: messages, or prompt and completion', {
@@ -169,7 +169,7 @@ function question(
   const answer = labels.findIndex((label) => label.trim() === said);
   if (answer < 0) {
     const problem = `the answer '${String(said).slice(0, 40)}' is none of the labels ${labels.join(', ')}`;
-    throw new GraftError('input', problem, { place, mend: 'Name every answer of the rows as a label' });
+    throw new GraftError('input', problem, { place, hint: 'Name every answer of the rows as a label' });
   }
   return { prompt, answer };
 }

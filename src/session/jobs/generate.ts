@@ -43,7 +43,7 @@ function promptIds({ prompt, chat, system }: GenerateArgs, tokenizer: Tokenizer,
   if (!chat && typeof prompt === 'string') return [...tokenizer.encode(prompt)];
   const template = ChatTemplate.of(tokenizer);
   if (!template)
-    throw new GraftError('usage', 'this model has no chat template', { place: path, mend: 'Leave --chat out' });
+    throw new GraftError('usage', 'this model has no chat template', { place: path, hint: 'Leave --chat out' });
   const messages: Message[] = [
     ...(system ? [{ role: 'system', content: system }] : []),
     ...(typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : prompt),

@@ -4,7 +4,7 @@ import { runTraining } from '../../train/index.ts';
 import { releaseModel } from '../resident.ts';
 import { combineJob } from './combine.ts';
 import { doctorJob } from './doctor.ts';
-import { chooseJob, evaluateJob } from './evaluate.ts';
+import { classifyJob, evaluateJob } from './evaluate.ts';
 import { generateJob } from './generate.ts';
 import { logitsJob } from './logits.ts';
 import { mergeJob } from './merge.ts';
@@ -23,7 +23,7 @@ export const jobs = {
   train: alone(runTraining),
   generate: generateJob,
   evaluate: evaluateJob,
-  choose: chooseJob,
+  choose: classifyJob,
   predict: predictJob,
   logits: logitsJob,
   merge: alone(mergeJob),

@@ -20,8 +20,8 @@ export async function logitsJob(args: LogitsArgs) {
   useThreads(args.threads);
   const model = residentModel(await resolveModel(args.model), args.quantize ?? 'none', args.adapter);
   if (model.image) {
-    const mend = 'Use graft predict with images';
-    throw new GraftError('usage', `${model.family} models see images, not ids`, { place: args.model, mend });
+    const hint = 'Use graft predict with images';
+    throw new GraftError('usage', `${model.family} models see images, not ids`, { place: args.model, hint });
   }
   checkIds(rows, model.vocabSize, args.ids);
   const task = taskNumberFor(args);

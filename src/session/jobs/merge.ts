@@ -43,7 +43,7 @@ export async function mergeJob(args: MergeArgs): Promise<Drift & { readonly out:
     const why = unmergeable ? `this ${method} adapter cannot be folded into the weights: ${unmergeable}` : undefined;
     throw new GraftError('usage', why ?? `a ${method} adapter cannot be folded into the weights`, {
       place: args.adapter,
-      mend: 'Leave it beside the base: every command takes it with --adapter',
+      hint: 'Leave it beside the base: every command takes it with --adapter',
     });
   }
   const apart = outputs(model);
