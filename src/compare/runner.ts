@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { GraftError, packageRoot } from '../base/index.ts';
 import { processor } from '../engine/index.ts';
+import { writtenBy } from '../methods/index.ts';
 import { Session } from '../session/index.ts';
 import type { Metric } from '../tasks/index.ts';
 import type { Recipe, TrainEvent, TrainResult } from '../train/index.ts';
@@ -187,7 +188,7 @@ const writes = ({ task = 'causal-lm' }: Recipe) => task === 'causal-lm';
 /** The metric that counts, of the base or of what a method made. */
 async function measure(recipe: Recipe, { answers, metric }: Comparison, made?: string) {
   const chosen = writes(recipe) ? answers : undefined;
-  const whole = made !== undefined && [recipe.method].flat().some(({ type }) => type === 'full');
+  const whole = made !== undefined && writtenBy([recipe.method].flat()) === 'model';
   const { format } = recipe.data;
   // A session of its own: the next method trains with all of the memory.
   await using session = new Session();

@@ -4,7 +4,14 @@ import { GraftError, parseWith } from '../base/index.ts';
 import type { Model } from '../nn/index.ts';
 import { mixSeed, ops, type Tensor } from '../tensor/index.ts';
 import { methods } from './registry.ts';
-import { type Adapter, type AttachContext, type Method, saveModules, type TrainedCopies } from './shared/index.ts';
+import {
+  type Adapter,
+  type AttachContext,
+  type Method,
+  saveModules,
+  type TrainedCopies,
+  type Written,
+} from './shared/index.ts';
 
 export interface MethodChoice {
   readonly type: keyof typeof methods;
@@ -18,13 +25,19 @@ export interface MethodChoice {
 /** One or several methods as one adapter. */
 export interface AttachedAdapter extends Adapter {
   readonly parts: readonly Adapter[];
+  /** A whole model where one of the methods writes one. */
+  readonly writes: Written;
   /** The head's parameters by key; empty where the task has no head of its own. */
   readonly head: ReadonlyMap<string, Tensor>;
 }
 
+/** What a run of these methods leaves. */
+export const writtenBy = (choices: readonly Pick<MethodChoice, 'type'>[]): Written =>
+  choices.some(({ type }) => (methods[type] as Method<unknown>).writes === 'model') ? 'model' : 'adapter';
+
 /**
  * Puts the methods on the model in their order. The head of a classification is trained beside them, on a copy, as PEFT
- * does with `modules_to_save`; full fine-tuning has it among its own parameters.
+ * does with `modules_to_save`; a method that writes a whole model has it among its own parameters.
  * @throws GraftError 'usage' as the methods do; the model is then as before
  */
 export function attachMethods(
@@ -45,8 +58,8 @@ export function attachMethods(
       parts.push(part);
       if (!train) freeze(part);
     });
-    const full = parts.some((part) => part.method === 'full');
-    return together(parts, full ? undefined : trainHead(model, tools.headModules));
+    const whole = parts.some(({ writes }) => writes === 'model');
+    return together(parts, whole ? undefined : trainHead(model, tools.headModules));
   } catch (cause) {
     for (const part of parts.reverse()) part.detach();
     throw cause;
@@ -92,6 +105,7 @@ function together(parts: readonly Adapter[], head: TrainedCopies | undefined): A
   const trained = parts.filter((part) => !part.frozen);
   const attached: AttachedAdapter = {
     method: parts.map(({ method }) => method).join(' + '),
+    writes: parts.some(({ writes }) => writes === 'model') ? 'model' : 'adapter',
     config: first.config,
     // Made anew: a part that goes on from a file without its encoder has other parameters than before.
     get parameters() {

@@ -16,6 +16,7 @@ export const fullConfig = z
 
 export const full: Method<Record<string, never>> = {
   name: 'full',
+  writes: 'model',
   config: fullConfig,
 
   attach(model): Adapter {
@@ -38,6 +39,7 @@ export const full: Method<Record<string, never>> = {
     }
     const adapter: Adapter = {
       method: 'full',
+      writes: 'model',
       config: {},
       parameters,
       enabled: true,

@@ -37,7 +37,7 @@ export function claimRunDirectory(
 
 /** Saves what was learned to `to`: a model, an adapter, or a folder with an adapter for each of several tasks. */
 export function save({ list, adapter, host }: TaskRuns, to: string, recipe: Recipe, modelPath: string): void {
-  if (adapter.method === 'full') {
+  if (adapter.writes === 'model') {
     saveModel(host, to, modelPath, 'float32', tokenizerFilesOf(modelPath));
     return;
   }

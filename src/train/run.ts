@@ -210,7 +210,7 @@ function run(courses: TaskRuns, given: Run): TrainResult {
     });
   }
 
-  const handed = join(dir, adapter.method === 'full' ? 'model' : 'adapter');
+  const handed = join(dir, adapter.writes);
   const chosen = state.best !== null && evaluation.keep === 'best';
   saveResult(handed, chosen ? best : undefined, (to) => save(courses, to, recipe, modelPath));
   log.emit({ type: 'end', step: state.step, reason: stopped ? 'early-stop' : reason, adapter: handed });

@@ -1,6 +1,6 @@
 /** What a run learns: one task, or several that share all but their heads. */
 import { GraftError } from '../base/index.ts';
-import { type AttachedAdapter, trainHead } from '../methods/index.ts';
+import { type AttachedAdapter, trainHead, writtenBy } from '../methods/index.ts';
 import { loadModels } from '../models/index.ts';
 import { type Model, namedModules, tensorBytes } from '../nn/index.ts';
 import { type Task, taskOf } from '../tasks/index.ts';
@@ -46,11 +46,18 @@ export interface TaskRuns extends Disposable {
  */
 export async function openTaskRuns(recipe: Recipe, modelPath: string): Promise<TaskRuns> {
   const { train, tasks } = recipe;
-  if (tasks && [recipe.method].flat().some(({ type }) => type === 'full')) {
-    throw new GraftError('usage', 'tasks share an adapter, and full fine-tuning makes none', {
-      place: 'method',
-      hint: 'Use another method, or a recipe for each task',
-    });
+  if (tasks && writtenBy([recipe.method].flat()) === 'model') {
+    throw new GraftError(
+      'usage',
+      `tasks share an adapter, and ${[recipe.method]
+        .flat()
+        .map(({ type }) => type)
+        .join(' + ')} writes a whole model`,
+      {
+        place: 'method',
+        hint: 'Use another method, or a recipe for each task',
+      },
+    );
   }
   const lessons = [];
   for (const [i, [name, own]] of recipesOf(recipe).entries()) {

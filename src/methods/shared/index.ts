@@ -1,6 +1,6 @@
 export { LinearWrapper, type Table, TableWrapper } from './layer-wrappers.ts';
 export { normalizedWeights } from './mean-weights.ts';
-export type { Adapter, AttachContext, Method, SavableAdapter, SavedAdapter } from './method.ts';
+export type { Adapter, AttachContext, Method, SavableAdapter, SavedAdapter, Written } from './method.ts';
 export { ParameterInit, trainable } from './parameter-init.ts';
 export {
   byPattern,

@@ -2,6 +2,9 @@ import type { z } from 'zod';
 import type { Model } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 
+/** What training leaves on disk. */
+export type Written = 'adapter' | 'model';
+
 /** A way of fine-tuning: one file in this folder (design §5). */
 export interface Method<C> {
   readonly name: string;
@@ -9,6 +12,8 @@ export interface Method<C> {
   readonly peftType?: string;
   /** AdapterHub has a layout for it, and PEFT none. */
   readonly adapterHub?: true;
+  /** What a run of it leaves: an adapter beside the base, or a whole model, trained with its head in place. Default: an adapter. */
+  readonly writes?: Written;
   /** Default, unit, doc and source of every field, under PEFT's own names. */
   readonly config: z.ZodType<C>;
   /** Fields that training alone reads, and no file holds: those of a recipe count also where it begins from a saved adapter. */
@@ -49,6 +54,8 @@ export type SavableAdapter = Pick<Adapter, 'method' | 'config' | 'parameters' | 
 /** A method at work on a model. */
 export interface Adapter extends Disposable {
   readonly method: string;
+  /** As its method says. Default: an adapter. */
+  readonly writes?: Written;
   readonly config: Readonly<Record<string, unknown>>;
   /** Exactly what is trained, counted, sharded and saved; keys are PEFT's, without the `base_model.model.` in front. */
   readonly parameters: ReadonlyMap<string, Tensor>;
