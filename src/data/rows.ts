@@ -1,7 +1,7 @@
 import { GraftError } from '../base/index.ts';
 import type { ChatTemplate } from './chat/index.ts';
 import type { Example } from './formats.ts';
-import type { Tokenizer } from './tokenizer/index.ts';
+import { requireTokenizer, type Tokenizer } from './tokenizer/index.ts';
 
 /** One row of tokens to learn from. */
 export interface Row {
@@ -102,12 +102,7 @@ function tokens(example: Example, place: string, options: RowOptions): { ids: In
     const ids = checkedIds(example.ids, options.vocabSize, place);
     return { ids, labels: checkedLabels(example.labels ?? example.ids, ids.length, options.vocabSize, place) };
   }
-  const { tokenizer } = options;
-  if (!tokenizer)
-    throw new GraftError('usage', 'this model has no tokenizer, and the rows are text', {
-      place,
-      hint: 'Give rows of ids',
-    });
+  const tokenizer = requireTokenizer(options.tokenizer, place);
   const all = options.trainOn === 'all';
   switch (example.kind) {
     case 'text': {

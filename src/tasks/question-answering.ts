@@ -5,14 +5,14 @@
  * `…ForQuestionAnswering`; windows as in its `run_qa.py`).
  */
 import { GraftError } from '../base/index.ts';
-import { type Answer, checkedIds, type Example, type Row } from '../data/index.ts';
+import { type Answer, checkedIds, type Example, type Row, requireTokenizer } from '../data/index.ts';
 import type { TaskHead } from '../nn/index.ts';
 import { ops, Tensor } from '../tensor/index.ts';
 import { headOutput } from './losses.ts';
 import { bootstrap, wilson } from './metrics.ts';
 import { squadScores } from './squad.ts';
 import type { ExampleRows, RowTools, Task } from './task.ts';
-import { requireTokenizer, textIds, unfit } from './text-rows.ts';
+import { textIds, unfit } from './text-rows.ts';
 
 type Question = Extract<Example, { kind: 'question' }>;
 
@@ -41,7 +41,7 @@ function windows(example: Question, place: string, tools: RowTools): ExampleRows
   const tokenizer = requireTokenizer(tools.tokenizer, place);
   const question = tokenizer.encode(example.question, { addSpecialTokens: false });
   const { ids, spans } = tokenizer.encodeWithSpans(example.context);
-  const room = tools.maxLength - tokenizer.frame([], []).ids.length - question.length;
+  const room = tools.maxLength - tokenizer.withSpecialTokens([], []).ids.length - question.length;
   if (room < 1) {
     throw new GraftError('input', `the question's ${question.length} tokens leave no room for its context`, {
       place,
@@ -53,7 +53,7 @@ function windows(example: Question, place: string, tools: RowTools): ExampleRows
   const rows: Row[] = [];
   for (let from = 0; from === 0 || from - step + room < ids.length; from += step) {
     const to = Math.min(from + room, ids.length);
-    const frame = tokenizer.frame(question, ids.subarray(from, to));
+    const frame = tokenizer.withSpecialTokens(question, ids.subarray(from, to));
     checkedIds([...frame.ids], tools.vocabSize, place);
     const own = new Int32Array(2 * frame.ids.length).fill(-1);
     own.set(spans.subarray(2 * from, 2 * to), 2 * frame.starts[1]!);

@@ -1,5 +1,5 @@
 import { GraftError } from '../base/index.ts';
-import { checkedIds, type Example, type Tokenizer } from '../data/index.ts';
+import { checkedIds, type Example, requireTokenizer } from '../data/index.ts';
 import { promptIdsOf, shortenedPrompt } from './asked.ts';
 import type { RowTools } from './task.ts';
 
@@ -8,15 +8,6 @@ export interface TextIds {
   readonly ids: Int32Array;
   readonly types?: Int32Array;
   readonly cut: number;
-}
-
-/** @throws GraftError 'usage' for text without a tokenizer */
-export function requireTokenizer(tokenizer: Tokenizer | undefined, place: string): Tokenizer {
-  if (tokenizer) return tokenizer;
-  throw new GraftError('usage', 'this model has no tokenizer, and the rows are text', {
-    place,
-    hint: 'Give rows of ids',
-  });
 }
 
 /** @throws GraftError 'usage' for rows that are not what the task is about */
@@ -56,7 +47,7 @@ export function textIds(example: Example, task: string, place: string, tools: Ro
     tokenizer.encode(text, { addSpecialTokens: false }),
   );
   const frame = (texts: readonly Int32Array[]) =>
-    tokenizer.frame(...(texts as unknown as [Int32Array] | [Int32Array, Int32Array]));
+    tokenizer.withSpecialTokens(...(texts as unknown as [Int32Array] | [Int32Array, Int32Array]));
   const special = frame(parts.map(() => new Int32Array())).ids.length;
   const room = Math.max(0, tools.maxLength - special);
   const whole = parts.reduce((sum, { length }) => sum + length, 0);

@@ -3,7 +3,7 @@
  * The loss is the cross-entropy over those pieces, with class weights as in a classification of rows.
  */
 import { GraftError } from '../base/index.ts';
-import { checkedIds, checkedLabels } from '../data/index.ts';
+import { checkedIds, checkedLabels, requireTokenizer } from '../data/index.ts';
 import type { TaskHead } from '../nn/index.ts';
 import { ops, Tensor } from '../tensor/index.ts';
 import { classOf, weightsOf } from './labels.ts';
@@ -11,7 +11,7 @@ import { headOutput, weightedCrossEntropy } from './losses.ts';
 import { bootstrap, confusionOf, macroF1, wilson } from './metrics.ts';
 import { areChunks, chunkMetrics } from './spans.ts';
 import type { ExampleRows, RowTools, Task, TaskOptions } from './task.ts';
-import { requireTokenizer, unfit } from './text-rows.ts';
+import { unfit } from './text-rows.ts';
 
 const none = -100;
 
@@ -116,8 +116,8 @@ export function tokenClassification(head: TaskHead, options: TaskOptions): Task<
     const pieces = words.map((word) => ofWords.encode(word, { addSpecialTokens: false }));
     const flat = pieces.flatMap((piece) => [...piece]);
     const of = pieces.flatMap((piece, w) => Array.from(piece, () => w));
-    const room = Math.max(0, tools.maxLength - tokenizer.frame([]).ids.length);
-    const { ids, starts } = tokenizer.frame(flat.slice(0, room));
+    const room = Math.max(0, tools.maxLength - tokenizer.withSpecialTokens([]).ids.length);
+    const { ids, starts } = tokenizer.withSpecialTokens(flat.slice(0, room));
     checkedIds([...ids], tools.vocabSize, place);
     const wordAt = new Int32Array(ids.length).fill(-1);
     const labels = new Int32Array(ids.length).fill(none);

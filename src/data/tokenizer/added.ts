@@ -1,26 +1,28 @@
-/** A token that is looked for in the text itself, before the model sees any of it. */
+import { type JsonObject, tokenizerError } from './component.ts';
+
+/** A token that is found in the text itself, before normaliser, pre-tokenizer and model see the text. */
 export interface AddedToken {
   readonly id: number;
   readonly content: string;
   readonly singleWord: boolean;
-  /** White space before (after) it belongs to it. */
+  /** The token includes the white space before (after) it. */
   readonly lstrip: boolean;
   readonly rstrip: boolean;
-  /** Looked for in normalised text, not in the text as given. */
+  /** Searched for in the normalised text instead of the original text. */
   readonly normalized: boolean;
   /** Left out by `decode` with `skipSpecialTokens`. */
   readonly special: boolean;
 }
 
-/** A stretch [start, stop) of the text: an added token, or (id −1) text between them. */
-export interface Stretch {
+/** The part [start, stop) of a text that is an added token, or (id −1) the text between two of them. */
+export interface TextSegment {
   readonly id: number;
   readonly start: number;
   readonly stop: number;
 }
 
-interface Node {
-  readonly next: Map<number, Node>;
+interface TrieNode {
+  readonly next: Map<number, TrieNode>;
   token?: AddedToken;
 }
 
@@ -29,20 +31,20 @@ const WORD_BEFORE = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]$/u;
 const SPACE = /\p{White_Space}/u;
 
 /**
- * Finds added tokens: leftmost first, the longest of those that begin there. Source: `AddedVocabulary::find_matches` of
- * huggingface/tokenizers `added_vocabulary.rs`.
+ * Finds added tokens: the leftmost first, and the longest of those that begin at one position. Source:
+ * `AddedVocabulary::find_matches` of huggingface/tokenizers `added_vocabulary.rs`.
  */
-export class AddedFinder {
-  readonly #root: Node = { next: new Map() };
-  readonly #first: RegExp | undefined;
+export class AddedTokenFinder {
+  readonly #root: TrieNode = { next: new Map() };
+  readonly #firstCharacter: RegExp | undefined;
 
-  /** @param content what to look for in place of a token's own content (its normalised form) */
-  constructor(tokens: Iterable<AddedToken>, content: (token: AddedToken) => string = (t) => t.content) {
-    const first = new Set<string>();
+  /** @param contentOf the text to search for instead of a token's own content (its normalised form) */
+  constructor(tokens: Iterable<AddedToken>, contentOf: (token: AddedToken) => string = (token) => token.content) {
+    const firstCharacters = new Set<string>();
     for (const token of tokens) {
-      const text = content(token);
+      const text = contentOf(token);
       if (text === '') continue;
-      first.add(text.charAt(0));
+      firstCharacters.add(text.charAt(0));
       let node = this.#root;
       for (let i = 0; i < text.length; i++) {
         const code = text.charCodeAt(i);
@@ -55,15 +57,16 @@ export class AddedFinder {
       }
       node.token = token;
     }
-    if (first.size > 0) this.#first = new RegExp(`[${[...first].map((c) => RegExp.escape(c)).join('')}]`, 'g');
+    if (firstCharacters.size > 0)
+      this.#firstCharacter = new RegExp(`[${[...firstCharacters].map((c) => RegExp.escape(c)).join('')}]`, 'g');
   }
 
-  /** The whole of `text` as added tokens and what lies between them; none of it is empty. */
-  split(text: string): Stretch[] {
-    const out: Stretch[] = [];
+  /** All of `text` as added tokens and the text between them; no segment is empty. */
+  split(text: string): TextSegment[] {
+    const segments: TextSegment[] = [];
     let done = 0;
     for (let at = this.#candidate(text, 0); at >= 0; ) {
-      let node: Node | undefined = this.#root;
+      let node: TrieNode | undefined = this.#root;
       let token: AddedToken | undefined;
       let end = at;
       for (let i = at; i < text.length; i++) {
@@ -80,19 +83,50 @@ export class AddedFinder {
         let [start, stop] = [at, end];
         if (token.lstrip) while (start > done && SPACE.test(text.charAt(start - 1))) start--;
         if (token.rstrip) while (stop < text.length && SPACE.test(text.charAt(stop))) stop++;
-        if (done < start) out.push({ id: -1, start: done, stop: start });
-        out.push({ id: token.id, start, stop });
+        if (done < start) segments.push({ id: -1, start: done, stop: start });
+        segments.push({ id: token.id, start, stop });
         done = stop;
       }
       at = this.#candidate(text, end);
     }
-    if (done < text.length) out.push({ id: -1, start: done, stop: text.length });
-    return out;
+    if (done < text.length) segments.push({ id: -1, start: done, stop: text.length });
+    return segments;
   }
 
+  /** The next position from `from` on at which an added token may begin; −1 when there is none. */
   #candidate(text: string, from: number): number {
-    if (!this.#first) return -1;
-    this.#first.lastIndex = from;
-    return this.#first.exec(text)?.index ?? -1;
+    if (!this.#firstCharacter) return -1;
+    this.#firstCharacter.lastIndex = from;
+    return this.#firstCharacter.exec(text)?.index ?? -1;
   }
+}
+
+/**
+ * Reads entries of `added_tokens`; of two with the same content the first counts.
+ * @param vocab of the token model, whose id for a token takes precedence
+ * @throws GraftError `input` for an entry without content or id
+ */
+export function readAddedTokens(
+  entries: readonly JsonObject[],
+  vocab: ReadonlyMap<string, number>,
+  place: string,
+): AddedToken[] {
+  const byContent = new Map<string, AddedToken>();
+  for (const entry of entries) {
+    const { content, id } = entry as { content: string; id: number };
+    if (typeof content !== 'string' || !Number.isSafeInteger(id) || id < 0)
+      throw tokenizerError(place, `The added token ${JSON.stringify(entry)} needs content and id`);
+    if (byContent.has(content)) continue;
+    const special = entry.special === true;
+    byContent.set(content, {
+      id: vocab.get(content) ?? id,
+      content,
+      singleWord: entry.single_word === true,
+      lstrip: entry.lstrip === true,
+      rstrip: entry.rstrip === true,
+      normalized: (entry.normalized as boolean | undefined) ?? !special,
+      special,
+    });
+  }
+  return [...byContent.values()];
 }

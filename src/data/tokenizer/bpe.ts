@@ -1,19 +1,20 @@
-import { type Part, tokenizerError } from './component.ts';
+import { type JsonObject, tokenizerError } from './component.ts';
 
-/** Start and end of each token in the piece it came from, in UTF-16 units, two numbers a token. */
-export type Extents = number[];
+/** Start and stop of each token in its piece, in UTF-16 units: two numbers per token. */
+export type TokenOffsets = number[];
 
-/** What turns one piece of normalised, pre-tokenised text into ids. */
-export interface Model {
+/** The model of a tokenizer: maps one piece of normalised, pre-tokenized text to ids. */
+export interface TokenModel {
   /** Ids by token. */
   readonly vocab: ReadonlyMap<string, number>;
+  /** The token for text outside the vocabulary. */
   readonly unknown: string | undefined;
-  /** Ids of `piece`, which is not empty; with `extents`, also where each of them lies. */
-  tokenize(piece: string, extents?: Extents): number[];
+  /** The ids of `piece`, which is not empty; the offsets of their tokens are appended to `offsets`. */
+  tokenize(piece: string, offsets?: TokenOffsets): number[];
 }
 
-/** Ids of the tokens `<0x00>` … `<0xFF>` for the UTF-8 bytes of `text`, or undefined when the vocabulary lacks one of them. */
-export function byteFallback(vocab: ReadonlyMap<string, number>, text: string): number[] | undefined {
+/** Ids of the tokens `<0x00>` … `<0xFF>` for the UTF-8 bytes of `text`; undefined when the vocabulary lacks one of them. */
+export function byteTokenIds(vocab: ReadonlyMap<string, number>, text: string): number[] | undefined {
   const ids: number[] = [];
   for (const byte of Buffer.from(text, 'utf8')) {
     const id = vocab.get(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`);
@@ -23,7 +24,7 @@ export function byteFallback(vocab: ReadonlyMap<string, number>, text: string): 
   return ids;
 }
 
-/** The id of `token`, of which tokenizer.json says that it stands for what is unknown. */
+/** The id of the unknown token that tokenizer.json names; undefined where it names none. */
 export function unknownId(vocab: ReadonlyMap<string, number>, token: unknown, place: string): number | undefined {
   if (token === undefined || token === null) return undefined;
   const id = vocab.get(token as string);
@@ -31,8 +32,8 @@ export function unknownId(vocab: ReadonlyMap<string, number>, token: unknown, pl
   return id;
 }
 
-/** Smallest number first. */
-class Heap {
+/** A binary heap that gives the smallest number first. */
+class MinHeap {
   readonly #items: number[] = [];
 
   push(value: number): void {
@@ -65,39 +66,40 @@ class Heap {
   }
 }
 
-/** Positions in one piece; with a rank below 2²² they share an exact number. */
+/** More than the positions in a piece, so that rank · POSITIONS + position is exact for ranks below 2²². */
 const POSITIONS = 2 ** 31;
 
 /**
- * Byte-pair encoding: of all neighbours that a merge is known for, the earliest merge is made first, the leftmost of
- * equals. Source: `models/bpe/{model,word}.rs` of huggingface/tokenizers; O(n log n) in the length of the piece.
+ * Byte-pair encoding: of all adjacent pairs that have a merge, the pair of the lowest rank is merged first, the leftmost of
+ * equal ones. Source: `models/bpe/{model,word}.rs` of huggingface/tokenizers; O(n log n) in the length of the piece.
  */
-export class Bpe implements Model {
+export class Bpe implements TokenModel {
   readonly vocab: ReadonlyMap<string, number>;
   readonly unknown: string | undefined;
   readonly #unknownId: number | undefined;
-  readonly #fuse: boolean;
-  readonly #bytes: boolean;
-  readonly #whole: boolean;
+  readonly #fuseUnknown: boolean;
+  readonly #byteFallback: boolean;
+  readonly #ignoreMerges: boolean;
   readonly #prefix: string;
   readonly #suffix: string;
-  /** Rank of a merge by left id · span + right id. */
+  /** Rank of a merge by left id · idCount + right id. */
   readonly #ranks = new Map<number, number>();
-  readonly #merged: number[] = [];
-  readonly #span: number;
+  /** By rank: the id that a merge gives. */
+  readonly #mergedIds: number[] = [];
+  readonly #idCount: number;
 
-  constructor(model: Part, vocab: ReadonlyMap<string, number>, place: string) {
+  constructor(model: JsonObject, vocab: ReadonlyMap<string, number>, place: string) {
     this.vocab = vocab;
     this.unknown = (model.unk_token as string | null) ?? undefined;
     this.#unknownId = unknownId(vocab, model.unk_token, place);
-    this.#fuse = model.fuse_unk === true;
-    this.#bytes = model.byte_fallback === true;
-    this.#whole = model.ignore_merges === true;
+    this.#fuseUnknown = model.fuse_unk === true;
+    this.#byteFallback = model.byte_fallback === true;
+    this.#ignoreMerges = model.ignore_merges === true;
     this.#prefix = (model.continuing_subword_prefix as string | null) ?? '';
     this.#suffix = (model.end_of_word_suffix as string | null) ?? '';
     let largest = 0;
     for (const id of vocab.values()) if (id > largest) largest = id;
-    this.#span = largest + 1;
+    this.#idCount = largest + 1;
     if (!Array.isArray(model.merges)) throw tokenizerError(place, 'The BPE model has no list of merges');
     for (const merge of model.merges as unknown[]) this.#addMerge(merge, place);
   }
@@ -111,33 +113,36 @@ export class Bpe implements Model {
     const ids = [left, right, left + right.slice(this.#prefix.length)].map((token) => {
       const id = this.vocab.get(token);
       if (id === undefined)
-        throw tokenizerError(place, `The merge ${JSON.stringify(merge)} names a token that is not in the vocabulary`);
+        throw tokenizerError(
+          place,
+          `The merge ${JSON.stringify(merge)} contains a token that is not in the vocabulary`,
+        );
       return id;
     }) as [number, number, number];
-    this.#ranks.set(ids[0] * this.#span + ids[1], this.#merged.length);
-    this.#merged.push(ids[2]);
+    this.#ranks.set(ids[0] * this.#idCount + ids[1], this.#mergedIds.length);
+    this.#mergedIds.push(ids[2]);
   }
 
-  tokenize(piece: string, extents?: Extents): number[] {
-    const whole = this.#whole ? this.vocab.get(piece) : undefined;
-    if (whole !== undefined) {
-      extents?.push(0, piece.length);
-      return [whole];
+  tokenize(piece: string, offsets?: TokenOffsets): number[] {
+    const pieceId = this.#ignoreMerges ? this.vocab.get(piece) : undefined;
+    if (pieceId !== undefined) {
+      offsets?.push(0, piece.length);
+      return [pieceId];
     }
-    const where: Extents = [];
-    const ids = this.#symbols(piece, where);
-    return this.#merge(ids, where, extents);
+    const symbolOffsets: TokenOffsets = [];
+    const ids = this.#symbols(piece, symbolOffsets);
+    return this.#merge(ids, symbolOffsets, offsets);
   }
 
-  /** One id a character (of those that are known), or the byte tokens of a character, or the unknown token. */
-  #symbols(piece: string, where: Extents): number[] {
+  /** The ids before any merge: of each character its token, else its byte tokens, else the unknown token. */
+  #symbols(piece: string, offsets: TokenOffsets): number[] {
     const ids: number[] = [];
-    let waiting: [start: number, end: number] | undefined; // an unknown stretch not yet written
+    let unknown: [start: number, end: number] | undefined; // unknown characters that have no id yet
     const flush = () => {
-      if (!waiting) return;
+      if (!unknown) return;
       ids.push(this.#unknownId!);
-      where.push(...waiting);
-      waiting = undefined;
+      offsets.push(...unknown);
+      unknown = undefined;
     };
     let at = 0;
     for (const c of piece) {
@@ -145,21 +150,21 @@ export class Bpe implements Model {
       let symbol = at === 0 ? c : this.#prefix + c;
       if (end === piece.length) symbol += this.#suffix;
       const id = this.vocab.get(symbol);
-      const bytes = id === undefined && this.#bytes ? byteFallback(this.vocab, symbol) : undefined;
+      const bytes = id === undefined && this.#byteFallback ? byteTokenIds(this.vocab, symbol) : undefined;
       if (id !== undefined) {
         flush();
         ids.push(id);
-        where.push(at, end);
+        offsets.push(at, end);
       } else if (bytes) {
         for (const byte of bytes) {
           ids.push(byte);
-          where.push(at, end);
+          offsets.push(at, end);
         }
       } else if (this.#unknownId !== undefined) {
-        if (waiting && this.#fuse) waiting[1] = end;
+        if (unknown && this.#fuseUnknown) unknown[1] = end;
         else {
           flush();
-          waiting = [at, end];
+          unknown = [at, end];
         }
       }
       at = end;
@@ -168,44 +173,46 @@ export class Bpe implements Model {
     return ids;
   }
 
-  #merge(ids: number[], where: Extents, extents: Extents | undefined): number[] {
+  /** Merges `ids` in place and returns what is left; `symbolOffsets` are theirs, `offsets` receives those of the result. */
+  #merge(ids: number[], symbolOffsets: TokenOffsets, offsets: TokenOffsets | undefined): number[] {
     const n = ids.length;
     if (n > 1) {
-      const [ranks, merged, span] = [this.#ranks, this.#merged, this.#span];
+      const [ranks, mergedIds, idCount] = [this.#ranks, this.#mergedIds, this.#idCount];
       const next = new Int32Array(n);
       const previous = new Int32Array(n);
       for (let i = 0; i < n; i++) [next[i], previous[i]] = [i + 1, i - 1];
-      const heap = new Heap();
-      const offer = (left: number, right: number) => {
-        const rank = ranks.get(ids[left]! * span + ids[right]!);
+      const heap = new MinHeap();
+      const addPair = (left: number, right: number) => {
+        const rank = ranks.get(ids[left]! * idCount + ids[right]!);
         if (rank !== undefined) heap.push(rank * POSITIONS + left);
       };
-      for (let i = 0; i + 1 < n; i++) offer(i, i + 1);
+      for (let i = 0; i + 1 < n; i++) addPair(i, i + 1);
       for (let top = heap.pop(); top !== undefined; top = heap.pop()) {
         const rank = Math.floor(top / POSITIONS);
         const left = top - rank * POSITIONS;
         const right = next[left]!;
         if (ids[left] === -1 || right >= n) continue;
-        const now = ranks.get(ids[left]! * span + ids[right]!);
-        if (now === undefined || merged[now] !== merged[rank]) continue;
-        ids[left] = merged[rank]!;
+        // The pair may have changed since it was added.
+        const current = ranks.get(ids[left]! * idCount + ids[right]!);
+        if (current === undefined || mergedIds[current] !== mergedIds[rank]) continue;
+        ids[left] = mergedIds[rank]!;
         ids[right] = -1;
-        where[2 * left + 1] = where[2 * right + 1]!;
+        symbolOffsets[2 * left + 1] = symbolOffsets[2 * right + 1]!;
         const after = next[right]!;
         next[left] = after;
         if (after < n) {
           previous[after] = left;
-          offer(left, after);
+          addPair(left, after);
         }
-        if (previous[left]! >= 0) offer(previous[left]!, left);
+        if (previous[left]! >= 0) addPair(previous[left]!, left);
       }
     }
-    const out: number[] = [];
+    const result: number[] = [];
     for (let i = 0; i < n; i++) {
       if (ids[i] === -1) continue;
-      out.push(ids[i]!);
-      extents?.push(where[2 * i]!, where[2 * i + 1]!);
+      result.push(ids[i]!);
+      offsets?.push(symbolOffsets[2 * i]!, symbolOffsets[2 * i + 1]!);
     }
-    return out;
+    return result;
   }
 }

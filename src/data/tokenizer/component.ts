@@ -3,77 +3,79 @@ import { GraftError } from '../../base/index.ts';
 
 // The package exports this class; its type declarations lose it (they name files without an ending).
 const { SplitPreTokenizer } = library as unknown as {
-  SplitPreTokenizer: new (config: Part) => { readonly pattern: RegExp | null };
+  SplitPreTokenizer: new (config: JsonObject) => { readonly pattern: RegExp | null };
 };
 
-/** A part of `tokenizer.json`: `type` names the component, the rest is its settings. */
-export type Part = Readonly<Record<string, unknown>>;
+/** A JSON object, most often a component of tokenizer.json: `type` names it, the other fields are its settings. */
+export type JsonObject = Readonly<Record<string, unknown>>;
 
-/** Text to text, before it is cut into words. */
+/** Maps text to normalised text, before it is split into pieces. */
 export type Normalizer = (text: string) => string;
 
-/** The error for something in a tokenizer file that is not as it must be. */
+/** The error for a tokenizer file with invalid contents. */
 export const tokenizerError = (place: string, problem: string, cause?: unknown): GraftError =>
   new GraftError('input', problem, { place, hint: 'Use the tokenizer.json that was published with the model', cause });
 
 /**
- * A `pattern` of tokenizer.json as a global JavaScript expression. The file writes Oniguruma's dialect; its translation
- * (`\s`, `\w`, `\A`, `(?i:)`, `[[:alpha:]]`, class intersection, possessive quantifiers …) is @huggingface/tokenizers' own.
+ * A `pattern` of tokenizer.json as a global JavaScript regular expression. The file uses Oniguruma's dialect;
+ * @huggingface/tokenizers translates it (`\s`, `\w`, `\A`, `(?i:)`, `[[:alpha:]]`, class intersection, possessive
+ * quantifiers …).
+ * @throws GraftError `input` for an expression that has no JavaScript equivalent
  */
 export function toRegExp(pattern: unknown, place: string): RegExp {
-  const { String: text, Regex: regex } = (pattern ?? {}) as Part;
+  const { String: text, Regex: regex } = (pattern ?? {}) as JsonObject;
   if (typeof text === 'string') return new RegExp(RegExp.escape(text), 'gu');
   if (typeof regex !== 'string') throw tokenizerError(place, 'A pattern needs a String or a Regex');
   try {
-    const { pattern: made } = new SplitPreTokenizer({
+    const { pattern: translated } = new SplitPreTokenizer({
       type: 'Split',
       pattern: { Regex: regex },
       behavior: 'Isolated',
       invert: false,
     });
-    if (made) return made;
+    if (translated) return translated;
   } catch (error) {
-    throw tokenizerError(place, `The expression ${regex} cannot be used: ${(error as Error).message}`, error);
+    throw tokenizerError(place, `The regular expression ${regex} is not supported: ${(error as Error).message}`, error);
   }
-  throw tokenizerError(place, `The expression ${regex} cannot be used`);
+  throw tokenizerError(place, `The regular expression ${regex} is not supported`);
 }
 
-export const cuts = ['Removed', 'Isolated', 'MergedWithPrevious', 'MergedWithNext', 'Contiguous'] as const;
-/** What becomes of the matches at which text is cut. */
-export type Cut = (typeof cuts)[number];
+export const splitBehaviors = ['Removed', 'Isolated', 'MergedWithPrevious', 'MergedWithNext', 'Contiguous'] as const;
+/** What happens to the matches of a pattern at which text is split; tokenizers' `SplitDelimiterBehavior`. */
+export type SplitBehavior = (typeof splitBehaviors)[number];
 
-/** `text` cut at the matches of `at`; with `invert`, at what lies between them. Empty pieces are left out. */
-export function cutText(text: string, at: RegExp, cut: Cut, invert = false): string[] {
+/** `text` split at the matches of `pattern`; with `invert`, at the text between them. Empty pieces are left out. */
+export function splitText(text: string, pattern: RegExp, behavior: SplitBehavior, invert = false): string[] {
   const pieces: string[] = [];
-  const matched: boolean[] = [];
+  const isDelimiter: boolean[] = [];
   let last = 0;
   const add = (end: number, isMatch: boolean) => {
     if (end > last) {
       pieces.push(text.slice(last, end));
-      matched.push(isMatch !== invert);
+      isDelimiter.push(isMatch !== invert);
     }
     last = end;
   };
-  at.lastIndex = 0;
-  for (let m = at.exec(text); m; m = at.exec(text)) {
+  pattern.lastIndex = 0;
+  for (let m = pattern.exec(text); m; m = pattern.exec(text)) {
     add(m.index, false);
     add(m.index + m[0].length, true);
-    if (m[0] === '') at.lastIndex += text.codePointAt(at.lastIndex)! > 0xffff ? 2 : 1;
+    if (m[0] === '') pattern.lastIndex += text.codePointAt(pattern.lastIndex)! > 0xffff ? 2 : 1;
   }
   add(text.length, false);
-  if (cut === 'Isolated') return pieces;
-  if (cut === 'Removed') return pieces.filter((_, i) => !matched[i]);
-  const out: string[] = [];
+  if (behavior === 'Isolated') return pieces;
+  if (behavior === 'Removed') return pieces.filter((_, i) => !isDelimiter[i]);
+  const merged: string[] = [];
   const n = pieces.length;
   for (let i = 0; i < n; ) {
     let end = i + 1;
-    if (cut === 'Contiguous') while (end < n && matched[end] === matched[i]) end++;
-    else if (cut === 'MergedWithPrevious') end += !matched[i] && matched[end] ? 1 : 0;
-    else end += matched[i] && end < n && !matched[end] ? 1 : 0;
-    out.push(pieces.slice(i, end).join(''));
+    if (behavior === 'Contiguous') while (end < n && isDelimiter[end] === isDelimiter[i]) end++;
+    else if (behavior === 'MergedWithPrevious') end += !isDelimiter[i] && isDelimiter[end] ? 1 : 0;
+    else end += isDelimiter[i] && end < n && !isDelimiter[end] ? 1 : 0;
+    merged.push(pieces.slice(i, end).join(''));
     i = end;
   }
-  return out;
+  return merged;
 }
 
 /** GPT-2's printable character for each byte. Source: `bytes_to_unicode` of openai/gpt-2 `encoder.py`. */
@@ -84,14 +86,14 @@ const byteChars: readonly string[] = (() => {
 })();
 const charBytes: ReadonlyMap<string, number> = new Map(byteChars.map((c, b) => [c, b]));
 
-/** The UTF-8 bytes of `text`, each as its printable character. */
+/** The UTF-8 bytes of `text`, each as GPT-2's printable character for it. */
 export function toByteChars(text: string): string {
   let out = '';
   for (const byte of Buffer.from(text, 'utf8')) out += byteChars[byte];
   return out;
 }
 
-/** The bytes that a byte-level token stands for; of a token with any other character, its own UTF-8. */
+/** The bytes that a byte-level token stands for; for a token with any other character, its UTF-8 bytes. */
 export function fromByteChars(token: string): number[] {
   const bytes: number[] = [];
   for (const c of token) {
@@ -103,5 +105,5 @@ export function fromByteChars(token: string): number[] {
 }
 
 const utf8 = new TextDecoder('utf-8', { ignoreBOM: true });
-/** Text of UTF-8 bytes; what is not UTF-8 becomes U+FFFD. */
-export const textOf = (bytes: readonly number[]): string => utf8.decode(Uint8Array.from(bytes));
+/** The text of UTF-8 bytes; invalid bytes become U+FFFD. */
+export const decodeUtf8 = (bytes: readonly number[]): string => utf8.decode(Uint8Array.from(bytes));

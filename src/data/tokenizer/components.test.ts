@@ -2,14 +2,14 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { GraftError } from '../../base/index.ts';
 import { Tokenizer } from '../index.ts';
-import { type Cut, cutText, toRegExp } from './component.ts';
+import { type SplitBehavior, splitText, toRegExp } from './component.ts';
 import { makeNormalizer } from './normalizer.ts';
 import { makePreTokenizer } from './pretokenizer.ts';
 
-// Everything in this file that names an expectation was printed by Python's tokenizers 0.23.3.
+// All expected values in this file are the output of Python's tokenizers 0.23.3.
 
-test('cutting at a pattern: every behaviour, plain and inverted', () => {
-  const table: [text: string, cut: Cut, plain: string, inverted: string][] = [
+test('splitting at a pattern: every behaviour, plain and inverted', () => {
+  const table: [text: string, behavior: SplitBehavior, plain: string, inverted: string][] = [
     ['-ab--cd-e', 'Removed', 'ab cd e', '- - - -'],
     ['-ab--cd-e', 'Isolated', '- ab - - cd - e', '- ab - - cd - e'],
     ['-ab--cd-e', 'MergedWithPrevious', '- ab- - cd- e', '-ab - -cd -e'],
@@ -21,11 +21,11 @@ test('cutting at a pattern: every behaviour, plain and inverted', () => {
     ['a--', 'MergedWithNext', 'a - -', 'a- -'],
     ['a--', 'Contiguous', 'a --', 'a --'],
   ];
-  for (const [text, cut, plain, inverted] of table) {
-    assert.deepEqual(cutText(text, /-/gu, cut).join(' '), plain, `${text} ${cut}`);
-    assert.deepEqual(cutText(text, /-/gu, cut, true).join(' '), inverted, `${text} ${cut} inverted`);
+  for (const [text, behavior, plain, inverted] of table) {
+    assert.deepEqual(splitText(text, /-/gu, behavior).join(' '), plain, `${text} ${behavior}`);
+    assert.deepEqual(splitText(text, /-/gu, behavior, true).join(' '), inverted, `${text} ${behavior} inverted`);
   }
-  assert.deepEqual(cutText('1234567', toRegExp({ Regex: '(?=(\\d{3})+(?!\\d))' }, ''), 'Isolated'), [
+  assert.deepEqual(splitText('1234567', toRegExp({ Regex: '(?=(\\d{3})+(?!\\d))' }, ''), 'Isolated'), [
     '1',
     '234',
     '567',
@@ -43,7 +43,7 @@ function toy(added: Record<string, unknown>[], more: Record<string, unknown> = {
   );
 }
 
-test('added tokens: the longest, whole words, white space beside them', () => {
+test('added tokens: the longest, whole words, white space next to them', () => {
   const tokenizer = toy([
     { content: 'ab' },
     { content: 'abx' },
@@ -73,7 +73,7 @@ test('added tokens: the longest, whole words, white space beside them', () => {
   assert.equal(tokenizer.decode([0, 12, 1], { skipSpecialTokens: true }), 'a b');
 });
 
-test('a mask covers the tokens that touch a span, white space that a token takes with it included', () => {
+test('a mask covers the tokens that overlap a span, with the white space that an added token includes', () => {
   const tokenizer = toy([{ content: '<l>', lstrip: true }]);
   const mask = (text: string, ...spans: [number, number][]) => [...tokenizer.encodeWithMask(text, spans).mask].join('');
   assert.equal(mask('abc', [1, 2]), '010');
@@ -89,7 +89,7 @@ test('a mask covers the tokens that touch a span, white space that a token takes
   assert.deepEqual([...merged.encodeWithMask('bab', [[2, 3]]).mask], [0, 1]);
 });
 
-test('classes of characters are those of the Rust library, younger characters left out', () => {
+test('character classes are those of the Rust library, without characters of newer Unicode versions', () => {
   const pieces = (type: string, text: string) => makePreTokenizer({ type, behavior: 'Isolated' }, '').run(text, true);
   assert.deepEqual(pieces('Punctuation', 'a؟b؝c—d`e'), ['a', '؟', 'b؝c', '—', 'd', '`', 'e']);
   assert.deepEqual(pieces('BertPreTokenizer', ' a\u3000b.c\u200bd '), ['a', 'b', '.', 'c\u200bd']);
@@ -165,24 +165,24 @@ test('a word of 100,000 characters takes no quadratic time', () => {
   }
 });
 
-test('what is no tokenizer is refused with its file', () => {
+test('an invalid tokenizer file is refused, and the error names it', () => {
   const refused = (json: Record<string, unknown>, pattern: RegExp) =>
     assert.throws(
       () => new Tokenizer(json, {}, 'dir/tokenizer.json'),
       (e) => e instanceof GraftError && e.place === 'dir/tokenizer.json' && pattern.test(e.message),
     );
   const model = { type: 'BPE', vocab: { a: 0, b: 1 }, merges: [] };
-  refused({ model: { ...model, type: 'BPX' } }, /Models of type "BPX" are not known/);
+  refused({ model: { ...model, type: 'BPX' } }, /Models of type "BPX" are not supported/);
   refused({ model: { ...model, merges: undefined } }, /no list of merges/);
-  refused({ model: { ...model, merges: ['a b'] } }, /The merge "a b" names a token that is not in the vocabulary/);
+  refused({ model: { ...model, merges: ['a b'] } }, /The merge "a b" contains a token that is not in the vocabulary/);
   refused({ model: { ...model, merges: ['a'] } }, /is not two tokens/);
   refused({ model: { ...model, unk_token: '<unk>' } }, /unk_token "<unk>" is not in the vocabulary/);
-  refused({ model: { ...model, vocab: { a: 'x' } } }, /The id of "a" is "x"/);
+  refused({ model: { ...model, vocab: { a: 'x' } } }, /The id of "a" must be a whole number from 0, and is "x"/);
   refused({ model: { type: 'Unigram', vocab: [['a', 0], 'b'] } }, /Entry 1 of the vocabulary/);
   refused({ model, normalizer: { type: 'Odd' } }, /Normalizers of type "Odd"/);
   refused(
     { model, pre_tokenizer: { type: 'Split', pattern: { Regex: '(' }, behavior: 'Isolated' } },
-    /The expression \( cannot be used/,
+    /The regular expression \( is not supported/,
   );
   refused(
     { model, pre_tokenizer: { type: 'Split', pattern: { String: '-' }, behavior: 'Odd' } },

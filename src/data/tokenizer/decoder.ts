@@ -1,19 +1,19 @@
-import { fromByteChars, type Part, textOf, tokenizerError, toRegExp } from './component.ts';
+import { decodeUtf8, fromByteChars, type JsonObject, tokenizerError, toRegExp } from './component.ts';
 
-/** Tokens to the pieces of text that, joined, are their text. */
+/** Maps tokens to pieces of text; joined, these are the decoded text. */
 export type Decoder = (tokens: readonly string[]) => string[];
 
 const BYTE_TOKEN = /^<0x([0-9A-Fa-f]{2})>$/;
-const strict = new TextDecoder('utf-8', { ignoreBOM: true, fatal: true });
+const strictUtf8 = new TextDecoder('utf-8', { ignoreBOM: true, fatal: true });
 
-/** Byte tokens in a row become the text that they spell, or one U+FFFD each when they spell none. */
-function byteFallback(tokens: readonly string[]): string[] {
+/** Decodes each run of byte tokens as UTF-8; where it is not valid UTF-8, each becomes U+FFFD. */
+function decodeByteTokens(tokens: readonly string[]): string[] {
   const out: string[] = [];
   let bytes: number[] = [];
   const flush = () => {
     if (bytes.length === 0) return;
     try {
-      out.push(strict.decode(Uint8Array.from(bytes)));
+      out.push(strictUtf8.decode(Uint8Array.from(bytes)));
     } catch {
       for (const _ of bytes) out.push('\ufffd');
     }
@@ -31,8 +31,8 @@ function byteFallback(tokens: readonly string[]): string[] {
   return out;
 }
 
-/** Undoes the spaces that splitting English put between words. */
-const tidy = (text: string): string =>
+/** Removes the spaces that English tokenization puts before punctuation; transformers' `clean_up_tokenization`. */
+const cleanUp = (text: string): string =>
   text
     .replaceAll(' .', '.')
     .replaceAll(' ?', '?')
@@ -46,6 +46,7 @@ const tidy = (text: string): string =>
     .replaceAll(" 've", "'ve")
     .replaceAll(" 're", "'re");
 
+/** Removes up to `start` and `stop` characters `content` from the two ends of a token. */
 function strip(token: string, content: string, start: number, stop: number): string {
   const chars = [...token];
   let [from, to] = [0, chars.length];
@@ -57,47 +58,47 @@ function strip(token: string, content: string, start: number, stop: number): str
 /**
  * The `decoder` of tokenizer.json; without one, tokens are joined by spaces.
  * Source: `decoders/` and `pre_tokenizers/{byte_level,metaspace}.rs` of huggingface/tokenizers.
- * @throws GraftError `input` for a kind that is not known
+ * @throws GraftError `input` for a type that is not supported
  */
-export function makeDecoder(part: Part | null | undefined, place: string): Decoder {
-  if (!part) return (tokens) => [tokens.join(' ')];
-  switch (part.type) {
+export function makeDecoder(config: JsonObject | null | undefined, place: string): Decoder {
+  if (!config) return (tokens) => [tokens.join(' ')];
+  switch (config.type) {
     case 'Sequence': {
-      const all = (part.decoders as Part[]).map((p) => makeDecoder(p, place));
-      return (tokens) => all.reduce<string[]>((t, decode) => decode(t), [...tokens]);
+      const decoders = (config.decoders as JsonObject[]).map((decoder) => makeDecoder(decoder, place));
+      return (tokens) => decoders.reduce<string[]>((pieces, decode) => decode(pieces), [...tokens]);
     }
     case 'ByteLevel':
-      return (tokens) => [textOf(tokens.flatMap(fromByteChars))];
+      return (tokens) => [decodeUtf8(tokens.flatMap(fromByteChars))];
     case 'ByteFallback':
-      return byteFallback;
+      return decodeByteTokens;
     case 'Fuse':
       return (tokens) => [tokens.join('')];
     case 'Replace': {
-      const [pattern, content] = [toRegExp(part.pattern, place), part.content as string];
+      const [pattern, content] = [toRegExp(config.pattern, place), config.content as string];
       return (tokens) => tokens.map((token) => token.replace(pattern, () => content));
     }
     case 'Strip': {
-      const { content = ' ', start = 0, stop = 0 } = part as { content?: string; start?: number; stop?: number };
+      const { content = ' ', start = 0, stop = 0 } = config as { content?: string; start?: number; stop?: number };
       return (tokens) => tokens.map((token) => strip(token, content, start, stop));
     }
     case 'Metaspace': {
-      const mark = (part.replacement as string) ?? '▁';
-      const scheme = part.prepend_scheme ?? (part.add_prefix_space === false ? 'never' : 'always');
+      const mark = (config.replacement as string) ?? '▁';
+      const scheme = config.prepend_scheme ?? (config.add_prefix_space === false ? 'never' : 'always');
       return (tokens) => tokens.map((token, i) => token.replaceAll(mark, i === 0 && scheme !== 'never' ? '' : ' '));
     }
     case 'WordPiece': {
-      const { prefix = '##', cleanup = true } = part as { prefix?: string; cleanup?: boolean };
+      const { prefix = '##', cleanup = true } = config as { prefix?: string; cleanup?: boolean };
       return (tokens) =>
         tokens.map((token, i) => {
           const joined = i === 0 ? token : token.startsWith(prefix) ? token.slice(prefix.length) : ` ${token}`;
-          return cleanup ? tidy(joined) : joined;
+          return cleanup ? cleanUp(joined) : joined;
         });
     }
     case 'BPEDecoder': {
-      const suffix = (part.suffix as string) ?? '</w>';
+      const suffix = (config.suffix as string) ?? '</w>';
       return (tokens) => tokens.map((token, i) => token.replaceAll(suffix, i === tokens.length - 1 ? '' : ' '));
     }
     default:
-      throw tokenizerError(place, `Decoders of type ${JSON.stringify(part.type)} are not known`);
+      throw tokenizerError(place, `Decoders of type ${JSON.stringify(config.type)} are not supported`);
   }
 }

@@ -1,60 +1,64 @@
 import { GraftError, nearest } from '../../base/index.ts';
 import { type GgufMetadata, parseJson } from '../../io/index.ts';
-import type { Part } from './component.ts';
-import { Tokenizer, type TokenizerSettings } from './tokenizer.ts';
+import type { JsonObject } from './component.ts';
+import type { TokenizerSettings } from './settings.ts';
+import { Tokenizer } from './tokenizer.ts';
 
 /** Token types. Source: `enum llama_token_type` of llama.cpp. */
 const [NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE] = [1, 2, 3, 4, 6];
 
-const split = (regex: string, behavior = 'Isolated'): Part => ({
+const split = (regex: string, behavior = 'Isolated'): JsonObject => ({
   type: 'Split',
   pattern: { Regex: regex },
   behavior,
   invert: false,
 });
-const DIGITS: Part = { type: 'Digits', individual_digits: true };
-const BYTES: Part = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false };
-const GPT2: Part = { ...BYTES, use_regex: true };
+const DIGITS: JsonObject = { type: 'Digits', individual_digits: true };
+const BYTES: JsonObject = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false };
+const GPT2: JsonObject = { ...BYTES, use_regex: true };
 const CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
-const cased = (number: string, contractions: string): Part =>
+/** Words that begin with a capital letter are split from lower-case letters before it (GPT-4o). */
+const caseSplit = (number: string, contractions: string): JsonObject =>
   split(
     `[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+${contractions}|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*${contractions}|${number}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`,
   );
-const words = (number: string): Part =>
+/** Words, numbers by `number`, punctuation, white space (GPT-4, Llama 3, Qwen 2). */
+const wordSplit = (number: string): JsonObject =>
   split(
     `${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${number}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`,
   );
 const CJK = '[一-龥ࠀ-一가-퟿]+';
 
-interface Pre {
-  /** How the text is cut, as tokenizer.json of these models has it. */
-  readonly cut: readonly Part[];
-  /** A piece that is a token needs no merges. */
-  readonly whole?: boolean;
+interface PreTokenization {
+  /** The `pre_tokenizer` steps that tokenizer.json of these models has. */
+  readonly steps: readonly JsonObject[];
+  /** Whether a piece that is a token is taken as it is, without merges. */
+  readonly ignoreMerges?: boolean;
+  /** Whether BOS is put before a text, where the metadata do not say. */
   readonly bos?: boolean;
-  readonly normalizer?: Part;
+  readonly normalizer?: JsonObject;
 }
 
 /** `tokenizer.ggml.pre` of byte-level BPE. Source: `llm_tokenizer_bpe` of llama.cpp `llama-vocab.cpp`. */
-const pres: Readonly<Record<string, Pre>> = (() => {
-  const gpt2 = { cut: [GPT2] };
-  const digits = { cut: [DIGITS, GPT2] };
-  const llama3 = { cut: [words('\\p{N}{1,3}'), BYTES], whole: true, bos: true };
-  const qwen2 = { cut: [words('\\p{N}'), BYTES], normalizer: { type: 'NFC' } };
-  const table: [string, Pre][] = [
-    // `default` and no name at all are files from before the name existed: GPT-2's cutting was all there was.
+const preTokenizations: Readonly<Record<string, PreTokenization>> = (() => {
+  const gpt2 = { steps: [GPT2] };
+  const digits = { steps: [DIGITS, GPT2] };
+  const llama3 = { steps: [wordSplit('\\p{N}{1,3}'), BYTES], ignoreMerges: true, bos: true };
+  const qwen2 = { steps: [wordSplit('\\p{N}'), BYTES], normalizer: { type: 'NFC' } };
+  const table: [string, PreTokenization][] = [
+    // `default`, or no name, is in files older than the field, when only GPT-2's pre-tokenizer existed.
     ['default gpt-2 phi-2 mpt olmo jais trillion granite-docling roberta-bpe', gpt2],
     ['smollm starcoder refact command-r codeshell exaone minerva-7b mellum', digits],
     ['llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2', llama3],
-    ['dbrx smaug-bpe chatglm-bpe glm4', { cut: llama3.cut }],
+    ['dbrx smaug-bpe chatglm-bpe glm4', { steps: llama3.steps }],
     ['qwen2 deepseek-r1-qwen megrez', qwen2],
-    ['stablelm2 hunyuan grok-2', { cut: qwen2.cut }],
-    ['tekken', { cut: [cased('\\p{N}', ''), BYTES], whole: true, bos: true }],
-    ['gpt-4o llama4', { cut: [cased('\\p{N}{1,3}', `${CONTRACTIONS}?`), BYTES] }],
+    ['stablelm2 hunyuan grok-2', { steps: qwen2.steps }],
+    ['tekken', { steps: [caseSplit('\\p{N}', ''), BYTES], ignoreMerges: true, bos: true }],
+    ['gpt-4o llama4', { steps: [caseSplit('\\p{N}{1,3}', `${CONTRACTIONS}?`), BYTES] }],
     [
       'falcon',
       {
-        cut: [
+        steps: [
           { type: 'Punctuation', behavior: 'Contiguous' },
           GPT2,
           { type: 'Digits', individual_digits: false },
@@ -62,16 +66,16 @@ const pres: Readonly<Record<string, Pre>> = (() => {
         ],
       },
     ],
-    ['bloom poro-chat gpt3-finnish', { cut: [split(' ?[^(\\s|.,!?…。，、।۔،)]+'), BYTES] }],
-    ['viking', { cut: [split(' ?[^(\\s|.,!?…。，、।۔،)]+'), DIGITS, BYTES] }],
+    ['bloom poro-chat gpt3-finnish', { steps: [split(' ?[^(\\s|.,!?…。，、।۔،)]+'), BYTES] }],
+    ['viking', { steps: [split(' ?[^(\\s|.,!?…。，、।۔،)]+'), DIGITS, BYTES] }],
     [
       'deepseek-coder',
-      { cut: [split('[\\r\\n]'), split('\\s?\\p{L}+'), split('\\s?\\p{P}+'), split(CJK), DIGITS, BYTES], bos: true },
+      { steps: [split('[\\r\\n]'), split('\\s?\\p{L}+'), split('\\s?\\p{P}+'), split(CJK), DIGITS, BYTES], bos: true },
     ],
     [
       'deepseek-v3',
       {
-        cut: [
+        steps: [
           split('\\p{N}{1,3}'),
           split('[一-龥぀-ゟ゠-ヿ]+'),
           split(
@@ -87,47 +91,49 @@ const pres: Readonly<Record<string, Pre>> = (() => {
 })();
 
 /**
- * The tokenizer inside a GGUF file: the equal tokenizer.json is made of its metadata, so that both go one way.
- * `gpt2` (byte-level BPE, cut as `tokenizer.ggml.pre` says) and `llama` (SentencePiece BPE) are known.
- * @param metadata the file's, as `openGguf` gives it
+ * The tokenizer inside a GGUF file, made from the tokenizer.json that is equivalent to its metadata. Supported are the kinds
+ * `gpt2` (byte-level BPE, pre-tokenized as `tokenizer.ggml.pre` names it) and `llama` (SentencePiece BPE).
+ * @param metadata of the file, as `openGguf` gives it
  * @param place the file, for errors
- * @throws GraftError `input` when something is missing or of a kind that is not known
+ * @throws GraftError `input` when something is missing or not supported
  */
 export function tokenizerFromGguf(metadata: GgufMetadata, place = 'the GGUF file'): Tokenizer {
   const get = (key: string): unknown => metadata.get(`tokenizer.${key}`);
-  const fail = (problem: string, hint = 'Give the tokenizer.json of the model beside it') =>
-    new GraftError('input', problem, { place, hint });
+  const fail = (problem: string) =>
+    new GraftError('input', problem, {
+      place,
+      hint: 'Use the Hugging Face directory of the model, with its tokenizer.json',
+    });
   const kind = get('ggml.model');
-  const tokens = get('ggml.tokens');
-  if (kind === undefined || !isList(tokens)) throw fail('The file has no tokenizer');
-  const list = Array.from(tokens as ArrayLike<unknown>, String);
+  if (kind === undefined || !isList(get('ggml.tokens'))) throw fail('The file has no tokenizer');
+  const tokens = Array.from(get('ggml.tokens') as ArrayLike<unknown>, String);
   const embedded = get('huggingface.json');
   const types = isList(get('ggml.token_type')) ? Array.from(get('ggml.token_type') as ArrayLike<number>, Number) : [];
   const id = (name: string): number | undefined => {
     const value = get(`ggml.${name}_token_id`);
-    return typeof value === 'number' && list[value] !== undefined ? value : undefined;
+    return typeof value === 'number' && tokens[value] !== undefined ? value : undefined;
   };
-  const token = (name: string) => (id(name) === undefined ? undefined : list[id(name)!]);
+  const token = (name: string) => (id(name) === undefined ? undefined : tokens[id(name)!]);
 
-  let json: Part;
-  let addsBos = false;
-  if (typeof embedded === 'string') json = parseJson(embedded, place) as Part;
+  let json: JsonObject;
+  let addBos = false;
+  if (typeof embedded === 'string') json = parseJson(embedded, place) as JsonObject;
   else if (kind === 'gpt2') {
     const name = String(get('ggml.pre') ?? 'default');
-    const pre = Object.hasOwn(pres, name) ? pres[name]! : undefined;
+    const pre = Object.hasOwn(preTokenizations, name) ? preTokenizations[name]! : undefined;
     if (!pre) {
-      const near = nearest(name, Object.keys(pres));
-      throw fail(`The pre-tokenizer ${JSON.stringify(name)} is not known${near ? ` (nearest: ${near})` : ''}`);
+      const near = nearest(name, Object.keys(preTokenizations));
+      throw fail(`The pre-tokenizer ${JSON.stringify(name)} is not supported${near ? ` (nearest: ${near})` : ''}`);
     }
     if (!isList(get('ggml.merges'))) throw fail('The file has no tokenizer.ggml.merges');
-    addsBos = pre.bos ?? false;
-    json = byteLevelJson(list, types, Array.from(get('ggml.merges') as ArrayLike<unknown>, String), pre);
+    addBos = pre.bos ?? false;
+    json = byteLevelJson(tokens, types, Array.from(get('ggml.merges') as ArrayLike<unknown>, String), pre);
   } else if (kind === 'llama') {
     if (!isList(get('ggml.scores'))) throw fail('The file has no tokenizer.ggml.scores');
-    addsBos = true;
+    addBos = true;
     const scores = Array.from(get('ggml.scores') as ArrayLike<number>, Number);
-    json = sentencePieceJson(list, types, scores, id('unknown') ?? 0, get('ggml.add_space_prefix') !== false);
-  } else throw fail(`Tokenizers of kind '${String(kind)}' are not known`);
+    json = sentencePieceJson(tokens, types, scores, id('unknown') ?? 0, get('ggml.add_space_prefix') !== false);
+  } else throw fail(`Tokenizers of kind '${String(kind)}' are not supported`);
 
   const flag = (key: string) => get(`ggml.${key}`) as boolean | undefined;
   const settings: TokenizerSettings = {
@@ -136,35 +142,40 @@ export function tokenizerFromGguf(metadata: GgufMetadata, place = 'the GGUF file
     pad: token('padding'),
     unk: token('unknown'),
     ...(typeof embedded !== 'string' && {
-      addBos: flag('add_bos_token') ?? addsBos,
+      addBos: flag('add_bos_token') ?? addBos,
       addEos: flag('add_eos_token') ?? false,
     }),
-    eosIds: endings(list, types, [id('eos'), id('eot'), id('eom')]),
-    chatTemplates: templates(metadata),
+    eosIds: generationEnds(tokens, types, [id('eos'), id('eot'), id('eom')]),
+    chatTemplates: chatTemplates(metadata),
   };
   return new Tokenizer(json, settings, place);
 }
 
 const isList = (value: unknown): boolean => Array.isArray(value) || ArrayBuffer.isView(value);
 
-/** Control tokens that end a turn whatever the metadata say. Source: `special_eog_ids` of llama.cpp. */
-const TURN_ENDS = ['<|eot_id|>', '<|im_end|>', '<|end|>', '<end_of_turn>', '<|eom_id|>', '<|endofturn|>'];
+/** Control tokens that end a generation, in addition to those that the metadata name. Source: `special_eog_ids` of llama.cpp. */
+const END_TOKENS = ['<|eot_id|>', '<|im_end|>', '<|end|>', '<end_of_turn>', '<|eom_id|>', '<|endofturn|>'];
 
-function endings(tokens: readonly string[], types: readonly number[], told: (number | undefined)[]): number[] {
-  const known = TURN_ENDS.map((token) => tokens.indexOf(token)).filter((i) => i >= 0 && types[i] === CONTROL);
-  return [...new Set([...told, ...known])].filter((i) => i !== undefined);
+/** @param fromMetadata the ids that the metadata name */
+function generationEnds(
+  tokens: readonly string[],
+  types: readonly number[],
+  fromMetadata: readonly (number | undefined)[],
+): number[] {
+  const byName = END_TOKENS.map((token) => tokens.indexOf(token)).filter((id) => id >= 0 && types[id] === CONTROL);
+  return [...new Set([...fromMetadata, ...byName])].filter((id) => id !== undefined);
 }
 
-function templates(metadata: GgufMetadata): Record<string, string> {
-  const out: Record<string, string> = {};
+function chatTemplates(metadata: GgufMetadata): Record<string, string> {
+  const byName: Record<string, string> = {};
   for (const [key, value] of metadata) {
     const name = /^tokenizer\.chat_template(?:\.(.+))?$/.exec(key);
-    if (name && typeof value === 'string') out[name[1] ?? 'default'] = value;
+    if (name && typeof value === 'string') byName[name[1] ?? 'default'] = value;
   }
-  return out;
+  return byName;
 }
 
-const addedTokens = (tokens: readonly string[], types: readonly number[]): Part[] =>
+const addedTokens = (tokens: readonly string[], types: readonly number[]): JsonObject[] =>
   tokens.flatMap((content, id) =>
     types[id] === CONTROL || types[id] === USER_DEFINED || types[id] === UNKNOWN
       ? [
@@ -184,41 +195,46 @@ const addedTokens = (tokens: readonly string[], types: readonly number[]): Part[
 const vocabulary = (tokens: readonly string[]): Record<string, number> =>
   Object.assign(Object.create(null), Object.fromEntries(tokens.map((token, id) => [token, id])));
 
-function byteLevelJson(tokens: readonly string[], types: readonly number[], merges: readonly string[], pre: Pre): Part {
+function byteLevelJson(
+  tokens: readonly string[],
+  types: readonly number[],
+  merges: readonly string[],
+  pre: PreTokenization,
+): JsonObject {
   return {
     added_tokens: addedTokens(tokens, types),
     normalizer: pre.normalizer ?? null,
-    pre_tokenizer: { type: 'Sequence', pretokenizers: pre.cut },
+    pre_tokenizer: { type: 'Sequence', pretokenizers: pre.steps },
     post_processor: null,
     decoder: { type: 'ByteLevel' },
-    model: { type: 'BPE', ignore_merges: pre.whole ?? false, vocab: vocabulary(tokens), merges },
+    model: { type: 'BPE', ignore_merges: pre.ignoreMerges ?? false, vocab: vocabulary(tokens), merges },
   };
 }
 
 /**
- * SentencePiece merges the two neighbours whose union has the best score; as BPE that is: for each token all the ways to
- * make it of two others, in the order of its score. Source: `generate_merges` of transformers
+ * SentencePiece merges the adjacent pair whose union has the best score. The same in BPE: the merges are all splits of a token
+ * into two others, for all tokens in the order of their scores. Source: `generate_merges` of transformers
  * `convert_slow_tokenizer.py`.
  */
 function sentencePieceJson(
   tokens: readonly string[],
   types: readonly number[],
   scores: readonly number[],
-  unknown: number,
-  spaceBefore: boolean,
-): Part {
+  unknownId: number,
+  addSpacePrefix: boolean,
+): JsonObject {
   const ids = new Map<string, number>();
   for (const [id, token] of tokens.entries())
     if ((types[id] ?? NORMAL) === NORMAL || types[id] === USER_DEFINED) ids.set(token, id);
   const merges: { left: string; right: string; score: number; ids: [number, number] }[] = [];
   for (const [token, id] of ids) {
-    const local: typeof merges = [];
+    const ofToken: typeof merges = [];
     for (let i = 1; i < token.length; i++) {
       const [left, right] = [token.slice(0, i), token.slice(i)];
       const [l, r] = [ids.get(left), ids.get(right)];
-      if (l !== undefined && r !== undefined) local.push({ left, right, score: scores[id] ?? 0, ids: [l, r] });
+      if (l !== undefined && r !== undefined) ofToken.push({ left, right, score: scores[id] ?? 0, ids: [l, r] });
     }
-    merges.push(...local.sort((a, b) => a.ids[0] - b.ids[0] || a.ids[1] - b.ids[1]));
+    merges.push(...ofToken.sort((a, b) => a.ids[0] - b.ids[0] || a.ids[1] - b.ids[1]));
   }
   merges.sort((a, b) => b.score - a.score || b.left.length - a.left.length || b.right.length - a.right.length);
   const replace = { type: 'Replace', pattern: { String: ' ' }, content: '▁' };
@@ -226,7 +242,7 @@ function sentencePieceJson(
     added_tokens: addedTokens(tokens, types),
     normalizer: {
       type: 'Sequence',
-      normalizers: spaceBefore ? [{ type: 'Prepend', prepend: '▁' }, replace] : [replace],
+      normalizers: addSpacePrefix ? [{ type: 'Prepend', prepend: '▁' }, replace] : [replace],
     },
     pre_tokenizer: null,
     post_processor: null,
@@ -236,12 +252,12 @@ function sentencePieceJson(
         { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
         { type: 'ByteFallback' },
         { type: 'Fuse' },
-        ...(spaceBefore ? [{ type: 'Strip', content: ' ', start: 1, stop: 0 }] : []),
+        ...(addSpacePrefix ? [{ type: 'Strip', content: ' ', start: 1, stop: 0 }] : []),
       ],
     },
     model: {
       type: 'BPE',
-      unk_token: tokens[unknown],
+      unk_token: tokens[unknownId],
       fuse_unk: true,
       byte_fallback: types.includes(BYTE) || ids.has('<0x00>'),
       vocab: vocabulary(tokens),

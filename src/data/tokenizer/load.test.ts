@@ -19,7 +19,7 @@ function directory(name: string, files: Record<string, unknown>): string {
   return dir;
 }
 
-test('a directory: special tokens, what ends a generation, templates', () => {
+test('a directory: special tokens, ids that end a generation, templates', () => {
   const dir = directory('full', {
     'tokenizer_config.json': {
       bos_token: '<|begin_of_text|>',
@@ -50,7 +50,7 @@ test('a directory: special tokens, what ends a generation, templates', () => {
   assert.equal(t.encode('a')[0], t.bosId); // by the post-processor
 });
 
-test('add_bos_token and add_eos_token win over the post-processor', () => {
+test('add_bos_token and add_eos_token take precedence over the post-processor', () => {
   const config = { bos_token: '<|begin_of_text|>', eos_token: '<|eot_id|>' };
   const first = (more: object) => {
     const t = loadTokenizer(directory('flags', { 'tokenizer_config.json': { ...config, ...more } }));
@@ -70,13 +70,13 @@ test('files() hold the tokenizer', () => {
   assert.deepEqual([again.chatTemplate, again.eosIds, again.padId], [t.chatTemplate, t.eosIds, t.padId]);
 });
 
-test('what is missing is said', () => {
+test('an error says which file is missing', () => {
   const refused = (path: string, pattern: RegExp) =>
     assert.throws(
       () => loadTokenizer(path),
       (e) => e instanceof GraftError && pattern.test(e.message),
     );
-  refused(join(root, 'nowhere'), /There is no such file or directory/);
+  refused(join(root, 'nowhere'), /The file or directory was not found/);
   mkdirSync(join(root, 'empty'));
   refused(join(root, 'empty'), /has no tokenizer\.json\. Copy it/);
   writeFileSync(join(root, 'empty', 'tokenizer.model'), '');
@@ -128,56 +128,67 @@ test('SentencePiece inside a GGUF: BOS, the space before, byte tokens, control a
   assert.equal(bare.decode([pieces.length, pieces.length]), ' a a');
 });
 
-test('byte-level BPE inside a GGUF is cut as its `pre` says', () => {
+test('byte-level BPE inside a GGUF is pre-tokenized as its `pre` names it', () => {
   const byte = (text: string) => [...text].map((c) => c.replace(' ', 'Ġ'));
   const tokens = [...byte(" 0123456789abt'ABT"), '12', 'ab', 'Ġab', "'t", '123', '<|end|>', '<|im_end|>', '<tool>'];
   const merges = ['1 2', 'a b', 'Ġ ab', "' t", '12 3'];
   const types = Int32Array.from(tokens, (t) => (t === '<tool>' ? 4 : t.startsWith('<|') ? 3 : 1));
   const base = { 'ggml.model': 'gpt2', 'ggml.tokens': tokens, 'ggml.merges': merges, 'ggml.token_type': types };
-  const made = (pre: string | undefined, more: object = {}) =>
+  const fromPre = (pre: string | undefined, more: object = {}) =>
     tokenizerFromGguf(metadata({ ...base, ...(pre && { 'ggml.pre': pre }), ...more }));
-  assert.deepEqual(tokensOf(made('gpt-2'), "ab't 1234"), ['ab', "'t", 'Ġ', '123', '4']);
-  assert.deepEqual(tokensOf(made(undefined), '1234'), tokensOf(made('default'), '1234'));
-  assert.deepEqual(tokensOf(made('smollm'), 'ab 123'), ['ab', 'Ġ', '1', '2', '3']);
-  assert.deepEqual(tokensOf(made('qwen2'), '123 ab'), ['1', '2', '3', 'Ġab']);
-  assert.deepEqual(tokensOf(made('llama-bpe', { 'ggml.bos_token_id': 21 }), '1234ab'), ["'t", '123', '4', 'ab']);
-  const t = made('gpt-2', { 'ggml.eos_token_id': 24, chat_template: 'x', 'chat_template.tool_use': 'y' });
+  assert.deepEqual(tokensOf(fromPre('gpt-2'), "ab't 1234"), ['ab', "'t", 'Ġ', '123', '4']);
+  assert.deepEqual(tokensOf(fromPre(undefined), '1234'), tokensOf(fromPre('default'), '1234'));
+  assert.deepEqual(tokensOf(fromPre('smollm'), 'ab 123'), ['ab', 'Ġ', '1', '2', '3']);
+  assert.deepEqual(tokensOf(fromPre('qwen2'), '123 ab'), ['1', '2', '3', 'Ġab']);
+  assert.deepEqual(tokensOf(fromPre('llama-bpe', { 'ggml.bos_token_id': 21 }), '1234ab'), ["'t", '123', '4', 'ab']);
+  const t = fromPre('gpt-2', { 'ggml.eos_token_id': 24, chat_template: 'x', 'chat_template.tool_use': 'y' });
   assert.deepEqual(tokensOf(t, 'ab<|im_end|><tool>'), ['ab', '<|im_end|>', '<tool>']);
   assert.equal(t.decode(t.encode('ab<|im_end|><tool>'), { skipSpecialTokens: true }), 'ab<tool>');
-  assert.deepEqual(t.eosIds, [24, 23]); // the other end of a turn too
+  assert.deepEqual(t.eosIds, [24, 23]); // the other end-of-turn token too
   assert.deepEqual({ ...t.chatTemplates }, { default: 'x', tool_use: 'y' });
-  const inside = made('gpt-2', {
+  const embedded = fromPre('gpt-2', {
     'huggingface.json': JSON.stringify({ model: { type: 'WordLevel', vocab: { hi: 0 }, unk_token: 'hi' } }),
   });
-  assert.deepEqual(tokensOf(inside, 'hi'), ['hi']);
+  assert.deepEqual(tokensOf(embedded, 'hi'), ['hi']);
 });
 
-test('what a GGUF file has not is said', () => {
+test('an error says what a GGUF file lacks', () => {
   const refused = (values: Record<string, unknown>, pattern: RegExp) =>
     assert.throws(
       () => tokenizerFromGguf(metadata(values), 'x.gguf'),
       (e) => e instanceof GraftError && e.message.startsWith('x.gguf') && pattern.test(e.message),
     );
   refused({}, /no tokenizer/);
-  refused({ ...sentencePiece, 'ggml.model': 'rwkv' }, /Tokenizers of kind 'rwkv' are not known/);
+  refused({ ...sentencePiece, 'ggml.model': 'rwkv' }, /Tokenizers of kind 'rwkv' are not supported/);
   refused({ ...sentencePiece, 'ggml.scores': undefined }, /no tokenizer\.ggml\.scores/);
   refused({ ...sentencePiece, 'ggml.model': 'gpt2' }, /no tokenizer\.ggml\.merges/);
-  refused({ ...sentencePiece, 'ggml.model': 'gpt2', 'ggml.pre': 'qwen3' }, /"qwen3" is not known \(nearest: qwen2\)/);
+  refused(
+    { ...sentencePiece, 'ggml.model': 'gpt2', 'ggml.pre': 'qwen3' },
+    /"qwen3" is not supported \(nearest: qwen2\)/,
+  );
   refused({ ...sentencePiece, 'huggingface.json': '{' }, /JSON ends/);
 });
 
-test('a stream gives whole characters as soon as they are complete, and spaces as decode does', () => {
+test('a stream gives complete characters as soon as they are complete, and spaces as decode does', () => {
   const spm = tokenizerFromGguf(metadata(sentencePiece));
-  const said = (ids: number[]) => {
+  const streamed = (ids: number[]) => {
     const stream = spm.stream();
     return [...ids.map((id) => stream.push(id)), stream.end()];
   };
   const byte = (b: number) => 3 + b;
   const [a, bc] = [pieces.length, pieces.length + 1];
-  assert.deepEqual(said([a, bc, a]), ['a', 'bc', ' a', '']);
-  assert.deepEqual(said([a, byte(0xf0), byte(0x9f), byte(0x91), byte(0x8d), bc]), ['a', '', '', '', '👍', 'bc', '']);
-  assert.deepEqual(said([a, byte(0xc3)]), ['a', '', '\ufffd']);
+  assert.deepEqual(streamed([a, bc, a]), ['a', 'bc', ' a', '']);
+  assert.deepEqual(streamed([a, byte(0xf0), byte(0x9f), byte(0x91), byte(0x8d), bc]), [
+    'a',
+    '',
+    '',
+    '',
+    '👍',
+    'bc',
+    '',
+  ]);
+  assert.deepEqual(streamed([a, byte(0xc3)]), ['a', '', '\ufffd']);
   const stream = spm.stream({ skipSpecialTokens: true });
   assert.deepEqual([stream.push(1), stream.push(a), stream.push(2), stream.end()], ['', 'a', '', '']);
-  assert.equal(stream.push(a), 'a'); // as new after end()
+  assert.equal(stream.push(a), 'a'); // reset by end()
 });

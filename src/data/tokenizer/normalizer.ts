@@ -1,8 +1,8 @@
-import { type Normalizer, type Part, toByteChars, tokenizerError, toRegExp } from './component.ts';
+import { type JsonObject, type Normalizer, toByteChars, tokenizerError, toRegExp } from './component.ts';
 import { precompiled } from './precompiled.ts';
-import { ASCII, CONTROLS, MARKS, NONSPACING, WHITE_SPACE, YOUNG_FORMS } from './unicode.ts';
+import { ASCII, CONTROLS, MARKS, NEW_FORMS, NONSPACING, WHITE_SPACE } from './unicode.ts';
 
-/** Rust lower-cases character by character, JavaScript a final Σ by its neighbours. */
+/** Lower case as in Rust, character by character; JavaScript lower-cases a final Σ by its neighbours. */
 const lower = (text: string): string =>
   text.includes('Σ')
     ? text
@@ -11,14 +11,14 @@ const lower = (text: string): string =>
         .join('σ')
     : text.toLowerCase();
 
-/** A form of Unicode normalisation; plain ASCII is in all of them. */
-const form =
+/** Normalisation to a Unicode normal form; ASCII text is in all of them. */
+const unicodeForm =
   (name: 'NFC' | 'NFD' | 'NFKC' | 'NFKD'): Normalizer =>
   (text) => {
     if (ASCII.test(text)) return text;
-    if (!YOUNG_FORMS.test(text)) return text.normalize(name);
+    if (!NEW_FORMS.test(text)) return text.normalize(name);
     return text
-      .split(YOUNG_FORMS)
+      .split(NEW_FORMS)
       .map((part, i) => (i % 2 === 1 ? part : part.normalize(name)))
       .join('');
   };
@@ -26,14 +26,14 @@ const form =
 const CHINESE =
   /[\u4e00-\u9fff\u3400-\u4dbf\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b920}-\u{2ceaf}\uf900-\ufaff\u{2f800}-\u{2fa1f}]/gu;
 
-function bert(part: Part): Normalizer {
-  const { clean_text: clean = true, handle_chinese_chars: chinese = true, lowercase = true } = part;
-  const strip = part.strip_accents ?? lowercase;
+function bert(config: JsonObject): Normalizer {
+  const { clean_text: clean = true, handle_chinese_chars: chinese = true, lowercase = true } = config;
+  const stripAccents = config.strip_accents ?? lowercase;
   return (text) => {
     let out = text;
     if (clean) out = out.replace(CONTROLS, '').replace(WHITE_SPACE, ' ');
     if (chinese) out = out.replace(CHINESE, ' $& ');
-    if (strip) out = form('NFD')(out).replace(NONSPACING, '');
+    if (stripAccents) out = unicodeForm('NFD')(out).replace(NONSPACING, '');
     return lowercase ? lower(out) : out;
   };
 }
@@ -44,30 +44,33 @@ const NMT_SPACES = /[\u0009\u000a\u000c\u000d\u1680\u200b-\u200f\u2028\u2029\u25
 
 /**
  * The `normalizer` of tokenizer.json; undefined where it changes nothing.
- * @throws GraftError `input` for a kind that is not known
+ * @throws GraftError `input` for a type that is not supported
  */
-export function makeNormalizer(part: Part | null | undefined, place: string): Normalizer | undefined {
-  if (!part) return undefined;
-  switch (part.type) {
+export function makeNormalizer(config: JsonObject | null | undefined, place: string): Normalizer | undefined {
+  if (!config) return undefined;
+  switch (config.type) {
     case 'Sequence': {
-      const all = (part.normalizers as Part[]).map((p) => makeNormalizer(p, place)).filter((n) => n !== undefined);
-      return all.length > 0 ? (text) => all.reduce((t, n) => n(t), text) : undefined;
+      const normalizers = (config.normalizers as JsonObject[])
+        .map((normalizer) => makeNormalizer(normalizer, place))
+        .filter((normalizer) => normalizer !== undefined);
+      if (normalizers.length === 0) return undefined;
+      return (text) => normalizers.reduce((normal, normalize) => normalize(normal), text);
     }
     case 'NFC':
     case 'NFD':
     case 'NFKC':
     case 'NFKD':
-      return form(part.type);
+      return unicodeForm(config.type);
     case 'Lowercase':
       return lower;
     case 'Prepend':
-      return (text) => (text === '' ? '' : (part.prepend as string) + text);
+      return (text) => (text === '' ? '' : (config.prepend as string) + text);
     case 'Replace': {
-      const [pattern, content] = [toRegExp(part.pattern, place), part.content as string];
+      const [pattern, content] = [toRegExp(config.pattern, place), config.content as string];
       return (text) => text.replace(pattern, () => content);
     }
     case 'Strip': {
-      const { strip_left: left = true, strip_right: right = true } = part;
+      const { strip_left: left = true, strip_right: right = true } = config;
       return (text) => {
         const inner = left ? text.replace(/^\p{White_Space}+/u, '') : text;
         return right ? inner.replace(/(?<!\p{White_Space})\p{White_Space}+$/u, '') : inner;
@@ -76,14 +79,14 @@ export function makeNormalizer(part: Part | null | undefined, place: string): No
     case 'StripAccents':
       return (text) => text.replace(MARKS, '');
     case 'BertNormalizer':
-      return bert(part);
+      return bert(config);
     case 'Nmt':
       return (text) => text.replace(NMT_DROPPED, '').replace(NMT_SPACES, ' ');
     case 'Precompiled':
-      return precompiled(part.precompiled_charsmap as string | null, place);
+      return precompiled(config.precompiled_charsmap as string | null, place);
     case 'ByteLevel':
       return toByteChars;
     default:
-      throw tokenizerError(place, `Normalizers of type ${JSON.stringify(part.type)} are not known`);
+      throw tokenizerError(place, `Normalizers of type ${JSON.stringify(config.type)} are not supported`);
   }
 }

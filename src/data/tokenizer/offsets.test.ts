@@ -1,11 +1,11 @@
-/** Pieces of words, and what stands where in a text, against transformers' fast tokenizers. */
+/** Tokens of words and their offsets in a text, against transformers' fast tokenizers. */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { golden } from '../../../test/support.ts';
 import { loadTokenizer, type Tokenizer } from '../index.ts';
-import { aligned } from './offsets.ts';
+import { alignNormalized } from './offsets.ts';
 
 interface Words {
   tokenizer: string;
@@ -21,7 +21,7 @@ const tokenizers = new Map<string, Tokenizer>(
     loadTokenizer(golden('tokenizer', `${name}.json`)),
   ]),
 );
-// Of GPT-2's kind a word has the space before it.
+// With GPT-2's pre-tokenizer a word includes the space before it.
 const spaced = ['gpt2', 'roberta'].flatMap((name) => {
   const dir = golden('tokenizer', 'files', name);
   tokenizers.set(name, loadTokenizer(dir));
@@ -36,7 +36,7 @@ for (const { tokenizer: name, words, ids, words_of } of tagged) {
   test(`${name}: ids and words of '${words[0]} …' are transformers'`, () => {
     const tokenizer = tokenizers.get(name)!;
     const pieces = words.map((word) => tokenizer.forWords().encode(word, { addSpecialTokens: false }));
-    const { ids: got, starts } = tokenizer.frame(pieces.flatMap((piece) => [...piece]));
+    const { ids: got, starts } = tokenizer.withSpecialTokens(pieces.flatMap((piece) => [...piece]));
     assert.deepEqual([...got], ids);
     const of: (number | null)[] = Array.from(got, () => null);
     let at = starts[0]!;
@@ -62,7 +62,7 @@ test('spans give the ids of encode, never run backwards, and cover every letter'
           start >= 0 && stop <= text.length && start <= stop,
           `${name}: ${line} token ${i}: ${start} to ${stop}`,
         );
-        if (i > 0) assert.ok(start >= spans[2 * i - 2]!, `${name}: ${line} token ${i} begins before the one before it`);
+        if (i > 0) assert.ok(start >= spans[2 * i - 2]!, `${name}: ${line} token ${i} begins before the previous one`);
         for (let at = start; at < stop; at++) covered.add(at);
         tokens++;
       }
@@ -74,9 +74,9 @@ test('spans give the ids of encode, never run backwards, and cover every letter'
   assert.ok(texts > 500 && tokens > 5000, `${texts} texts, ${tokens} tokens`);
 });
 
-test('a text is aligned with its normal form by characters, or as a whole where these depend on each other', () => {
+test('a text is aligned with its normal form by characters, or all of it where these depend on each other', () => {
   const lower = (text: string) => text.normalize('NFD').replaceAll(/\p{M}/gu, '').toLowerCase();
-  const { normal, starts, stops } = aligned('Één Ü', lower);
+  const { normal, starts, stops } = alignNormalized('Één Ü', lower);
   assert.equal(normal, 'een u');
   assert.deepEqual(
     [starts, stops],
@@ -85,6 +85,6 @@ test('a text is aligned with its normal form by characters, or as a whole where 
       [1, 2, 3, 4, 5],
     ],
   );
-  const turned = (text: string) => [...text].reverse().join('');
-  assert.deepEqual(aligned('ab', turned), { normal: 'ba', starts: [0, 0], stops: [2, 2] });
+  const reversed = (text: string) => [...text].reverse().join('');
+  assert.deepEqual(alignNormalized('ab', reversed), { normal: 'ba', starts: [0, 0], stops: [2, 2] });
 });

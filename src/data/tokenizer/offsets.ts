@@ -1,25 +1,28 @@
-/** Where the pieces of a tokenised text stand in the text as it was given. */
+/** Offsets of the pieces of a tokenized text in the original text. */
 import type { Normalizer } from './component.ts';
 
-/** A normalised text, and for each UTF-16 unit of it where the original that it came from begins and ends. */
-export interface Aligned {
+/** A normalised text, and for each of its UTF-16 units the start and stop of its source in the original text. */
+export interface AlignedText {
   readonly normal: string;
   readonly starts: readonly number[];
   readonly stops: readonly number[];
 }
 
-/** A character with its marks; failing that, words: parts that are normalised alike alone and in their text. */
-const cuts = [/\P{M}\p{M}*|\p{M}+/gsu, /\s+|\S+/g] as const;
+/** Patterns for parts of a text that are normalised alone as they are within it: characters with their marks, else words. */
+const partPatterns = [/\P{M}\p{M}*|\p{M}+/gsu, /\s+|\S+/g] as const;
 
-/** Aligns by the smallest parts whose normal forms join to that of the whole; the whole is one part in the worst case. */
-export function aligned(text: string, normalize: Normalizer | undefined): Aligned {
+/**
+ * Normalises a text and aligns the result with it, by the smallest parts whose normal forms together are that of the text; in
+ * the worst case all of the text is one part.
+ */
+export function alignNormalized(text: string, normalize: Normalizer | undefined): AlignedText {
   const units = Array.from({ length: text.length }, (_, i) => i);
   if (!normalize) return { normal: text, starts: units, stops: units.map((i) => i + 1) };
   const normal = normalize(text);
-  // Behind a letter, so that what a normaliser puts before a whole text is not counted with every part.
+  // Parts are normalised after a letter, so that a character that the normaliser prepends to a text is not counted with each.
   const anchor = normalize('a');
-  for (const cut of cuts) {
-    const parts = text.match(cut) ?? [];
+  for (const pattern of partPatterns) {
+    const parts = text.match(pattern) ?? [];
     const forms = parts.map((part) => {
       const form = normalize(`a${part}`);
       return form.startsWith(anchor) ? form.slice(anchor.length) : undefined;
@@ -48,22 +51,22 @@ export function aligned(text: string, normalize: Normalizer | undefined): Aligne
   };
 }
 
-const spaced = (text: string) => text.replaceAll('▁', ' ');
+const withSpaces = (text: string) => text.replaceAll('▁', ' ');
 
 /**
- * Where a piece of a normalised text begins in it, at `from` or behind what a pre-tokeniser removed; one less where it begins with
- * a space that was put before.
+ * The position at which a piece begins in the normalised text: `from`, or later where a pre-tokenizer removed characters; one
+ * less where the piece begins with a space that a pre-tokenizer prepended.
  */
-export function placeOf(piece: string, normal: string, from: number): number {
-  const [text, wanted] = [spaced(normal), spaced(piece)];
-  if (text.startsWith(wanted, from)) return from;
-  if (wanted.startsWith(' ') && text.startsWith(wanted.slice(1), from)) return from - 1;
-  const found = text.indexOf(wanted, from);
-  return found < 0 ? from : found;
+export function pieceStart(piece: string, normal: string, from: number): number {
+  const [text, target] = [withSpaces(normal), withSpaces(piece)];
+  if (text.startsWith(target, from)) return from;
+  if (target.startsWith(' ') && text.startsWith(target.slice(1), from)) return from - 1;
+  const start = text.indexOf(target, from);
+  return start < 0 ? from : start;
 }
 
-/** For each byte of a text, the UTF-16 unit at which its character begins and ends; one more entry for the end. */
-export function unitsOfBytes(text: string): { starts: number[]; stops: number[] } {
+/** By byte of the UTF-8 form of a text: the UTF-16 units at which its character starts and stops. */
+export function byteOffsets(text: string): { starts: number[]; stops: number[] } {
   const [starts, stops]: [number[], number[]] = [[], []];
   let at = 0;
   for (const c of text) {

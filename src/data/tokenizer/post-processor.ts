@@ -1,22 +1,33 @@
-import { type Part, tokenizerError } from './component.ts';
+import { type JsonObject, tokenizerError } from './component.ts';
 
-/** Special ids, and the places of the texts among them, each with the token type that stands there. */
-export type Frame = readonly { readonly part: number | { readonly text: number }; readonly type: number }[];
+/** Special ids and the two texts (0 and 1) in their order, each with its token type. */
+export type PairTemplate = readonly { readonly item: number | { readonly text: number }; readonly type: number }[];
 
-const idOf = (part: Part, name: string, ids: ReadonlyMap<string, number>): number => {
-  const [token, id] = part[name] as [string, number];
-  return ids.get(token) ?? id;
+/** An entry of `single` or `pair` of TemplateProcessing. */
+type Item = Record<'Sequence' | 'SpecialToken', { id: string; type_id: number } | undefined>;
+
+/** The id of the token under `name`, which is written with its id; the vocabulary's id takes precedence. */
+const idOf = (config: JsonObject, name: string, idByToken: ReadonlyMap<string, number>): number => {
+  const [token, id] = config[name] as [string, number];
+  return idByToken.get(token) ?? id;
 };
 
-/** The ids that a `post_processor` of tokenizer.json puts before and after a text. */
-export function readAffixes(part: Part | null, ids: ReadonlyMap<string, number>, place: string): [number[], number[]] {
-  switch (part?.type) {
+/**
+ * The ids that a `post_processor` of tokenizer.json puts before and after a text.
+ * @throws GraftError `input` for a type that is not supported
+ */
+export function readAffixes(
+  config: JsonObject | null,
+  idByToken: ReadonlyMap<string, number>,
+  place: string,
+): [before: number[], after: number[]] {
+  switch (config?.type) {
     case undefined:
     case 'ByteLevel':
       return [[], []];
     case 'Sequence':
-      return (part!.processors as Part[])
-        .map((p) => readAffixes(p, ids, place))
+      return (config!.processors as JsonObject[])
+        .map((processor) => readAffixes(processor, idByToken, place))
         .reduce(
           ([before, after], [b, a]) => [
             [...b, ...before],
@@ -26,55 +37,53 @@ export function readAffixes(part: Part | null, ids: ReadonlyMap<string, number>,
         );
     case 'BertProcessing':
     case 'RobertaProcessing':
-      return [[idOf(part!, 'cls', ids)], [idOf(part!, 'sep', ids)]];
+      return [[idOf(config!, 'cls', idByToken)], [idOf(config!, 'sep', idByToken)]];
     case 'TemplateProcessing': {
-      const known = (part!.special_tokens ?? {}) as Record<string, { ids: number[] }>;
-      const out: [number[], number[]] = [[], []];
+      const specialTokens = (config!.special_tokens ?? {}) as Record<string, { ids: number[] }>;
+      const affixes: [number[], number[]] = [[], []];
       let side = 0;
-      for (const item of part!.single as Record<'Sequence' | 'SpecialToken', { id: string } | undefined>[]) {
+      for (const item of config!.single as Item[]) {
         if (item.Sequence) side = 1;
-        else out[side]!.push(...known[item.SpecialToken!.id]!.ids);
+        else affixes[side]!.push(...specialTokens[item.SpecialToken!.id]!.ids);
       }
-      return out;
+      return affixes;
     }
     default:
-      throw tokenizerError(place, `Post-processors of type ${JSON.stringify(part?.type)} are not known`);
+      throw tokenizerError(place, `Post-processors of type ${JSON.stringify(config?.type)} are not supported`);
   }
 }
 
-type Item = Record<'Sequence' | 'SpecialToken', { id: string; type_id: number } | undefined>;
-
-/** What a `post_processor` puts around two texts; one without a word on pairs sets the second behind the first. */
-export function readPairFrame(part: Part | null, ids: ReadonlyMap<string, number>): Frame {
-  const [a, b] = [{ text: 0 }, { text: 1 }];
-  const plain: Frame = [
-    { part: a, type: 0 },
-    { part: b, type: 1 },
+/** The template by which a `post_processor` joins two texts; the second follows the first where it has none for pairs. */
+export function readPairTemplate(config: JsonObject | null, idByToken: ReadonlyMap<string, number>): PairTemplate {
+  const [first, second] = [{ text: 0 }, { text: 1 }];
+  const plain: PairTemplate = [
+    { item: first, type: 0 },
+    { item: second, type: 1 },
   ];
-  switch (part?.type) {
+  switch (config?.type) {
     case 'Sequence':
-      return (part!.processors as Part[]).reduce((last, p) => {
-        const next = readPairFrame(p, ids);
-        return next.length > 2 ? next : last;
+      return (config!.processors as JsonObject[]).reduce((last, processor) => {
+        const template = readPairTemplate(processor, idByToken);
+        return template.length > 2 ? template : last;
       }, plain);
     case 'BertProcessing':
     case 'RobertaProcessing': {
-      const [cls, sep] = [idOf(part, 'cls', ids), idOf(part, 'sep', ids)];
+      const [cls, sep] = [idOf(config, 'cls', idByToken), idOf(config, 'sep', idByToken)];
       // Source: `processors/{bert,roberta}.rs` of huggingface/tokenizers.
-      const second = part.type === 'BertProcessing' ? 1 : 0;
-      const between = second === 0 ? [sep, sep] : [sep];
+      const isBert = config.type === 'BertProcessing';
+      const between = isBert ? [sep] : [sep, sep];
       return [
-        ...[cls, a, ...between].map((one) => ({ part: one, type: 0 })),
-        ...[b, sep].map((one) => ({ part: one, type: second })),
+        ...[cls, first, ...between].map((item) => ({ item, type: 0 })),
+        ...[second, sep].map((item) => ({ item, type: isBert ? 1 : 0 })),
       ];
     }
     case 'TemplateProcessing': {
-      const known = (part!.special_tokens ?? {}) as Record<string, { ids: number[] }>;
-      return (part!.pair as Item[]).flatMap(
-        (item): Frame =>
-          item.Sequence
-            ? [{ part: item.Sequence.id === 'B' ? b : a, type: item.Sequence.type_id }]
-            : known[item.SpecialToken!.id]!.ids.map((id) => ({ part: id, type: item.SpecialToken!.type_id })),
+      const specialTokens = (config!.special_tokens ?? {}) as Record<string, { ids: number[] }>;
+      return (config!.pair as Item[]).flatMap(
+        ({ Sequence: sequence, SpecialToken: special }): PairTemplate =>
+          sequence
+            ? [{ item: sequence.id === 'B' ? second : first, type: sequence.type_id }]
+            : specialTokens[special!.id]!.ids.map((item) => ({ item, type: special!.type_id })),
       );
     }
     default:

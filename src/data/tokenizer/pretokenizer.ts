@@ -1,9 +1,18 @@
-import { type Cut, cuts, cutText, type Part, toByteChars, tokenizerError, toRegExp } from './component.ts';
+import {
+  type JsonObject,
+  type SplitBehavior,
+  splitBehaviors,
+  splitText,
+  toByteChars,
+  tokenizerError,
+  toRegExp,
+} from './component.ts';
 import { PUNCTUATION, WHITE_SPACE } from './unicode.ts';
 
 /**
- * Cuts normalised text into pieces for the model; joined they are the text, but for what a step removes or puts before.
- * @param atStart whether `text` is the beginning of what was given to encode
+ * Splits normalised text into pieces for the model; joined, they are the text except for characters that a step removes or
+ * prepends.
+ * @param atStart whether `text` is the beginning of the text to encode
  */
 export type PreTokenizer = (text: string, atStart: boolean) => string[];
 
@@ -15,87 +24,92 @@ const WORDS =
 
 interface Step {
   readonly run: PreTokenizer;
-  /** The step ends by writing each piece as byte characters, which `run` leaves to the caller. */
-  readonly bytes?: boolean;
+  /** Whether the step ends by writing each piece as byte characters, which `run` leaves to the caller. */
+  readonly byteLevel?: boolean;
 }
 
-const cutting =
-  (at: RegExp, cut: Cut, invert = false): PreTokenizer =>
+const splitAt =
+  (pattern: RegExp, behavior: SplitBehavior, invert = false): PreTokenizer =>
   (text) =>
-    cutText(text, at, cut, invert);
+    splitText(text, pattern, behavior, invert);
 
-function cutOf(part: Part, place: string, fallback?: Cut): Cut {
-  const cut = (part.behavior ?? fallback) as Cut;
-  if (!cuts.includes(cut))
-    throw tokenizerError(place, `The behavior ${JSON.stringify(part.behavior)} is not one of ${cuts.join(', ')}`);
-  return cut;
+function behaviorOf(config: JsonObject, place: string, fallback?: SplitBehavior): SplitBehavior {
+  const behavior = (config.behavior ?? fallback) as SplitBehavior;
+  if (!splitBehaviors.includes(behavior)) {
+    const allowed = splitBehaviors.join(', ');
+    throw tokenizerError(place, `The behavior ${JSON.stringify(config.behavior)} is not one of ${allowed}`);
+  }
+  return behavior;
 }
 
-function byteLevel(part: Part): PreTokenizer {
-  const { add_prefix_space: prefix = true, use_regex: useRegex = true } = part;
+function byteLevel(config: JsonObject): PreTokenizer {
+  const { add_prefix_space: addPrefixSpace = true, use_regex: useRegex = true } = config;
   return (text) => {
-    const whole = prefix && !text.startsWith(' ') ? ` ${text}` : text;
-    return useRegex ? cutText(whole, GPT2, 'Isolated') : [whole];
+    const prefixed = addPrefixSpace && !text.startsWith(' ') ? ` ${text}` : text;
+    return useRegex ? splitText(prefixed, GPT2, 'Isolated') : [prefixed];
   };
 }
 
-function metaspace(part: Part, place: string): PreTokenizer {
-  const mark = (part.replacement as string) ?? '▁';
+function metaspace(config: JsonObject, place: string): PreTokenizer {
+  const mark = (config.replacement as string) ?? '▁';
   // Before tokenizers 0.15 the scheme was a boolean.
-  const scheme = (part.prepend_scheme as string) ?? (part.add_prefix_space === false ? 'never' : 'always');
-  const at = toRegExp({ String: mark }, place);
+  const scheme = (config.prepend_scheme as string) ?? (config.add_prefix_space === false ? 'never' : 'always');
+  const pattern = toRegExp({ String: mark }, place);
   return (text, atStart) => {
-    let whole = text.replaceAll(' ', mark);
-    if ((scheme === 'always' || (scheme === 'first' && atStart)) && !whole.startsWith(mark)) whole = mark + whole;
-    return part.split === false ? [whole] : cutText(whole, at, 'MergedWithNext');
+    let marked = text.replaceAll(' ', mark);
+    if ((scheme === 'always' || (scheme === 'first' && atStart)) && !marked.startsWith(mark)) marked = mark + marked;
+    return config.split === false ? [marked] : splitText(marked, pattern, 'MergedWithNext');
   };
 }
 
-function makeStep(part: Part, place: string): Step {
-  switch (part.type) {
+function makeStep(config: JsonObject, place: string): Step {
+  switch (config.type) {
     case 'Sequence': {
-      const steps = ((part.pretokenizers ?? []) as Part[]).map((p) => makeStep(p, place));
+      const steps = ((config.pretokenizers ?? []) as JsonObject[]).map((step) => makeStep(step, place));
       const last = steps.at(-1);
       const runs = steps.map(
-        (s): PreTokenizer => (s.bytes && s !== last ? (t, a) => s.run(t, a).map(toByteChars) : s.run),
+        (step): PreTokenizer =>
+          step.byteLevel && step !== last ? (text, atStart) => step.run(text, atStart).map(toByteChars) : step.run,
       );
       const run: PreTokenizer = (text, atStart) =>
-        runs.reduce((pieces, next) => pieces.flatMap((p, i) => next(p, atStart && i === 0)), [text]);
-      return { run: runs.length === 1 ? runs[0]! : run, bytes: last?.bytes ?? false };
+        runs.reduce((pieces, next) => pieces.flatMap((piece, i) => next(piece, atStart && i === 0)), [text]);
+      return { run: runs.length === 1 ? runs[0]! : run, byteLevel: last?.byteLevel ?? false };
     }
     case 'ByteLevel':
-      return { run: byteLevel(part), bytes: true };
+      return { run: byteLevel(config), byteLevel: true };
     case 'Split':
-      return { run: cutting(toRegExp(part.pattern, place), cutOf(part, place), part.invert === true) };
+      return { run: splitAt(toRegExp(config.pattern, place), behaviorOf(config, place), config.invert === true) };
     case 'Metaspace':
-      return { run: metaspace(part, place) };
+      return { run: metaspace(config, place) };
     case 'Digits':
-      return { run: cutting(/\p{N}/gu, part.individual_digits === true ? 'Isolated' : 'Contiguous') };
+      return { run: splitAt(/\p{N}/gu, config.individual_digits === true ? 'Isolated' : 'Contiguous') };
     case 'Punctuation':
-      return { run: cutting(PUNCTUATION, cutOf(part, place, 'Isolated')) };
+      return { run: splitAt(PUNCTUATION, behaviorOf(config, place, 'Isolated')) };
     case 'Whitespace':
       return { run: (text) => text.match(WORDS) ?? [] };
     case 'WhitespaceSplit':
-      return { run: cutting(WHITE_SPACE, 'Removed') };
+      return { run: splitAt(WHITE_SPACE, 'Removed') };
     case 'CharDelimiterSplit':
-      return { run: cutting(toRegExp({ String: part.delimiter }, place), 'Removed') };
+      return { run: splitAt(toRegExp({ String: config.delimiter }, place), 'Removed') };
     case 'BertPreTokenizer':
       return {
-        run: (text) => cutText(text, WHITE_SPACE, 'Removed').flatMap((word) => cutText(word, PUNCTUATION, 'Isolated')),
+        run: (text) =>
+          splitText(text, WHITE_SPACE, 'Removed').flatMap((word) => splitText(word, PUNCTUATION, 'Isolated')),
       };
     case 'FixedLength':
-      return { run: cutting(new RegExp(`[^]{1,${part.length}}`, 'gu'), 'Isolated') };
+      return { run: splitAt(new RegExp(`[^]{1,${config.length}}`, 'gu'), 'Isolated') };
     default:
-      throw tokenizerError(place, `Pre-tokenizers of type ${JSON.stringify(part.type)} are not known`);
+      throw tokenizerError(place, `Pre-tokenizers of type ${JSON.stringify(config.type)} are not supported`);
   }
 }
 
 /**
  * The `pre_tokenizer` of tokenizer.json.
- * @returns the cutting, and whether the model sees the pieces as byte characters; that is left to the caller, who knows
- *   many pieces already
+ * @returns the pre-tokenizer, and whether the model sees the pieces as byte characters; that conversion is left to the
+ *   caller, who has the ids of many pieces cached
+ * @throws GraftError `input` for a type that is not supported
  */
-export function makePreTokenizer(part: Part | null | undefined, place: string): Required<Step> {
-  const step = part ? makeStep(part, place) : { run: (text: string) => [text] };
-  return { run: step.run, bytes: step.bytes ?? false };
+export function makePreTokenizer(config: JsonObject | null | undefined, place: string): Required<Step> {
+  const step: Step = config ? makeStep(config, place) : { run: (text) => [text] };
+  return { run: step.run, byteLevel: step.byteLevel ?? false };
 }

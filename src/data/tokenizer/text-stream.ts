@@ -1,34 +1,35 @@
-/** Emits text as soon as it cannot change any more: whole characters, and spaces as `decode` would set them. */
+/** Decodes ids one at a time and gives text once later ids cannot change it: complete characters, with the spaces of `decode`. */
 export class TextStream {
   readonly #decode: (ids: number[]) => string;
   #ids: number[] = [];
-  /** The ids before this one are there only for what they do to the text of those that follow. */
-  #from = 0;
+  /** How many ids at the start of `#ids` have been given as text; they are kept because they affect the text of the next ones. */
+  #emitted = 0;
 
   constructor(decode: (ids: number[]) => string) {
     this.#decode = decode;
   }
 
-  /** The text that `id` completes; often none. */
+  /** Adds an id and returns the text that it completes, which may be empty. */
   push(id: number): string {
     this.#ids.push(id);
     return this.#take(false);
   }
 
-  /** What was held back, U+FFFD for bytes that never became a character. The stream is then as new. */
+  /** Returns the text held back, with U+FFFD for incomplete characters, and resets the stream. */
   end(): string {
     const rest = this.#take(true);
     this.#ids = [];
-    this.#from = 0;
+    this.#emitted = 0;
     return rest;
   }
 
-  #take(all: boolean): string {
-    const before = this.#decode(this.#ids.slice(0, this.#from));
-    const now = this.#decode(this.#ids);
-    if (!all && (now.endsWith('\ufffd') || now.length <= before.length)) return '';
-    this.#ids = this.#ids.slice(this.#from);
-    this.#from = this.#ids.length;
-    return now.slice(before.length);
+  /** @param final whether to return an incomplete character too */
+  #take(final: boolean): string {
+    const before = this.#decode(this.#ids.slice(0, this.#emitted));
+    const text = this.#decode(this.#ids);
+    if (!final && (text.endsWith('\ufffd') || text.length <= before.length)) return '';
+    this.#ids = this.#ids.slice(this.#emitted);
+    this.#emitted = this.#ids.length;
+    return text.slice(before.length);
   }
 }

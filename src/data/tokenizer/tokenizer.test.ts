@@ -14,7 +14,7 @@ const corpus = readFileSync(join(dir, 'corpus.jsonl'), 'utf8')
 interface Golden {
   prefix: number[];
   suffix: number[];
-  /** special, text and all are left out where they say nothing new. */
+  /** special, text and all are absent where they equal what the other fields give. */
   lines: { ids: number[]; special?: number[]; text?: string; all?: string }[];
 }
 

@@ -1,16 +1,16 @@
 /**
- * Classes of characters as the Rust crates behind `tokenizers` 0.23 know them. Their tables stopped at older versions of
- * Unicode than Node's (punctuation and marks of BERT at 8, normal forms at 9), so what is younger is taken out here. The
- * lists were found by asking Python's tokenizers about every character.
+ * Character classes as in the Rust crates that `tokenizers` 0.23 uses. Their tables are of older versions of Unicode than
+ * Node's (punctuation and marks of BERT: 8; normal forms: 9), so newer characters are excluded here. The lists were
+ * determined by running Python's tokenizers on every character.
  */
-const youngPunctuation =
+const newPunctuation =
   String.raw`\u061d\u09fd\u0a76\u0c77\u0c84\u1b4e-\u1b4f\u1b7d-\u1b7f\u2e43-\u2e4f\u2e52-\u2e5d\u{10d6e}\u{10ead}` +
   String.raw`\u{10ed0}\u{10f55}-\u{10f59}\u{10f86}-\u{10f89}\u{113d4}-\u{113d5}\u{113d7}-\u{113d8}\u{1144b}-\u{1144f}` +
   String.raw`\u{1145a}-\u{1145b}\u{1145d}\u{11660}-\u{1166c}\u{116b9}\u{1183b}\u{11944}-\u{11946}\u{119e2}` +
   String.raw`\u{11a3f}-\u{11a46}\u{11a9a}-\u{11a9c}\u{11a9e}-\u{11aa2}\u{11b00}-\u{11b09}\u{11be1}\u{11c41}-\u{11c45}` +
   String.raw`\u{11c70}-\u{11c71}\u{11ef7}-\u{11ef8}\u{11f43}-\u{11f4f}\u{11fff}\u{12ff1}-\u{12ff2}\u{16d6d}-\u{16d6f}` +
   String.raw`\u{16e97}-\u{16e9a}\u{16fe2}\u{1e5ff}\u{1e95e}-\u{1e95f}`;
-const youngNonspacing =
+const newNonspacing =
   String.raw`\u07fd\u0897-\u089f\u08ca-\u08e1\u09fe\u0afa-\u0aff\u0b55\u0c04\u0c3c\u0d00\u0d3b-\u0d3c\u0d81\u0eba` +
   String.raw`\u0ece\u180f\u1885-\u1886\u1abf-\u1add\u1ae0-\u1aeb\u1df6-\u1dfb\ua82c\ua8c5\ua8ff\ua9bd` +
   String.raw`\u{10d24}-\u{10d27}\u{10d69}-\u{10d6d}\u{10eab}-\u{10eac}\u{10efa}-\u{10eff}\u{10f46}-\u{10f50}` +
@@ -27,7 +27,7 @@ const youngNonspacing =
   String.raw`\u{1e008}-\u{1e018}\u{1e01b}-\u{1e021}\u{1e023}-\u{1e024}\u{1e026}-\u{1e02a}\u{1e08f}\u{1e130}-\u{1e136}` +
   String.raw`\u{1e2ae}\u{1e2ec}-\u{1e2ef}\u{1e4ec}-\u{1e4ef}\u{1e5ee}-\u{1e5ef}\u{1e6e3}\u{1e6e6}\u{1e6ee}-\u{1e6ef}` +
   String.raw`\u{1e6f5}\u{1e944}-\u{1e94a}`;
-const youngMarks =
+const newMarks =
   String.raw`\u07fd\u0897-\u089f\u08ca-\u08d3\u09fe\u0afa-\u0aff\u0b55\u0c04\u0c3c\u0cf3\u0d00\u0d3b-\u0d3c\u0d81` +
   String.raw`\u0eba\u0ece\u1715\u180f\u1abf-\u1add\u1ae0-\u1aeb\u1cf7\u1df6-\u1dfa\ua82c\ua8ff\u{10d24}-\u{10d27}` +
   String.raw`\u{10d69}-\u{10d6d}\u{10eab}-\u{10eac}\u{10efa}-\u{10eff}\u{10f46}-\u{10f50}\u{10f82}-\u{10f85}\u{11070}` +
@@ -41,24 +41,24 @@ const youngMarks =
   String.raw`\u{11f5a}\u{13440}\u{13447}-\u{13455}\u{1611e}-\u{1612f}\u{16f4f}\u{16f7f}-\u{16f87}\u{16fe4}` +
   String.raw`\u{16ff0}-\u{16ff1}\u{1cf00}-\u{1cf2d}\u{1cf30}-\u{1cf46}\u{1e08f}\u{1e130}-\u{1e136}\u{1e2ae}` +
   String.raw`\u{1e2ec}-\u{1e2ef}\u{1e4ec}-\u{1e4ef}\u{1e5ee}-\u{1e5ef}\u{1e6e3}\u{1e6e6}\u{1e6ee}-\u{1e6ef}\u{1e6f5}`;
-const youngFormats = String.raw`\u0890-\u0891\u08e2\u{110cd}\u{13430}-\u{1343f}`;
-const youngForms =
+const newFormats = String.raw`\u0890-\u0891\u08e2\u{110cd}\u{13430}-\u{1343f}`;
+const newForms =
   String.raw`\u32ff\ua7f1-\ua7f4\uab69\u{105c9}\u{105e4}\u{10781}-\u{107ba}\u{11383}-\u{113c8}\u{11938}` +
   String.raw`\u{16121}-\u{16128}\u{16d68}-\u{16d6a}\u{1ccd6}-\u{1ccf9}\u{1e030}-\u{1e06d}\u{1f16c}\u{1fbf0}-\u{1fbf9}`;
 
 /** Punctuation of BERT and of the `Punctuation` pre-tokenizer. */
 export const PUNCTUATION = new RegExp(
-  String.raw`(?![${youngPunctuation}])[!-/:-@[-\x60{-~\p{P}]|[\u166d\u{111c9}]`,
+  String.raw`(?![${newPunctuation}])[!-/:-@[-\x60{-~\p{P}]|[\u166d\u{111c9}]`,
   'gu',
 );
-/** Accents that BERT's normaliser strips. */
-export const NONSPACING = new RegExp(String.raw`(?![${youngNonspacing}])\p{Mn}|[\u1734\u{1171e}]`, 'gu');
-/** Marks that `StripAccents` strips. */
-export const MARKS = new RegExp(String.raw`(?![${youngMarks}])\p{M}|[\u1cf2\u1cf3]`, 'gu');
-/** Controls (but white space) and U+FFFD, which BERT's clean_text drops. */
-export const CONTROLS = new RegExp(String.raw`(?![\t\n\r${youngFormats}])[\p{Cc}\p{Cf}\p{Co}\ufffd]`, 'gu');
-/** One character that normal forms leave be. */
-export const YOUNG_FORMS = new RegExp(`([${youngForms}])`, 'u');
+/** Accents that BERT's normaliser removes. */
+export const NONSPACING = new RegExp(String.raw`(?![${newNonspacing}])\p{Mn}|[\u1734\u{1171e}]`, 'gu');
+/** Marks that `StripAccents` removes. */
+export const MARKS = new RegExp(String.raw`(?![${newMarks}])\p{M}|[\u1cf2\u1cf3]`, 'gu');
+/** Control characters (except white space) and U+FFFD, which BERT's clean_text removes. */
+export const CONTROLS = new RegExp(String.raw`(?![\t\n\r${newFormats}])[\p{Cc}\p{Cf}\p{Co}\ufffd]`, 'gu');
+/** One character that normal forms do not change. */
+export const NEW_FORMS = new RegExp(`([${newForms}])`, 'u');
 
 export const WHITE_SPACE = /\p{White_Space}/gu;
 export const ASCII = /^[\0-\x7f]*$/;
