@@ -18,9 +18,9 @@ function refused(value: Record<string, unknown>, pattern: RegExp, format: Format
   );
 }
 
-test('each format by its fields', () => {
-  const same = (value: Record<string, unknown>, wanted: unknown) =>
-    assert.deepEqual(JSON.parse(JSON.stringify(example(value))), wanted);
+test('each format is recognised by its columns', () => {
+  const same = (value: Record<string, unknown>, expected: unknown) =>
+    assert.deepEqual(JSON.parse(JSON.stringify(example(value))), expected);
   same({ messages: [user('a'), assistant('b')] }, chat([user('a'), assistant('b')]));
   same({ messages: [user('a')], tools: [{ x: 1 }] }, { ...chat([user('a')]), tools: [{ x: 1 }] });
   same(
@@ -63,11 +63,11 @@ test('a call of a tool has no content', () => {
   assert.deepEqual(got.kind === 'chat' && got.messages[1], { ...call, content: '' });
 });
 
-test('missing, mixed, mistyped and unknown fields', () => {
+test('missing, ambiguous, misspelt and unrecognised columns', () => {
   refused({}, /\(none\)/);
-  refused({ mesages: [] }, /'mesages' for 'messages'/);
-  refused({ promt: 'a', completion: 'b' }, /'promt' for 'prompt'/);
-  refused({ prompt: 'a', responses: 'b' }, /tell no known format/);
+  refused({ mesages: [] }, /unrecognised columns 'mesages'; did you mean 'messages' instead of 'mesages'\?/);
+  refused({ promt: 'a', completion: 'b' }, /'prompt' instead of 'promt'/);
+  refused({ prompt: 'a', responses: 'b' }, /unrecognised columns 'prompt', 'responses'/);
   refused({ text: 'a', messages: [user('a')] }, /could be messages or text.*data\.format/);
   refused({ messages: 'a' }, /messages: expected array/);
   refused({ messages: [] }, /messages/);
@@ -76,13 +76,13 @@ test('missing, mixed, mistyped and unknown fields', () => {
   refused({ ids: [1, 'x'] }, /ids\.1/);
   refused({ ids: [1.5] }, /ids\.0/);
   refused({ text: '' }, /text/);
-  refused({ messages: [user('a')] }, /as text, text/, 'text');
+  refused({ messages: [user('a')] }, /invalid row of format text: text/, 'text');
 });
 
-test('a mistake names the field as it stands, and the one that was meant', () => {
+test('an error names the field in the file, and the one that was probably meant', () => {
   refused(
     { promt: 'a', completion: 'b' },
-    /prompt: expected string.*Is 'promt' meant for 'prompt'\?/,
+    /prompt: expected string.*Did you mean 'prompt' instead of 'promt'\?/,
     'prompt-completion',
   );
   refused(
@@ -97,7 +97,7 @@ test('tools of a prompt that is a conversation', () => {
   assert.deepEqual(got.kind === 'chat' && [got.tools, got.from], [[{ x: 1 }], 1]);
 });
 
-test('a named format settles what could be two', () => {
+test('naming the format resolves columns that match two', () => {
   const both = { instruction: 'a', output: 'b', text: 'c' };
   refused(both, /alpaca or text/);
   assert.equal(example(both, 'text').kind, 'text');
@@ -115,5 +115,5 @@ test('batches: one optimizer step a line', () => {
   );
   assert.ok(step.every(({ place }) => place.startsWith('rows.jsonl:7')));
   for (const value of [{}, { rows: [] }, { rows: [{ ids: 'x' }] }, { rows: [{ labels: [1] }] }])
-    assert.throws(() => toStep(record(value)), /rows\.jsonl:7: as batches, rows/);
+    assert.throws(() => toStep(record(value)), /rows\.jsonl:7: invalid row of format batches: rows/);
 });

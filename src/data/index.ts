@@ -1,15 +1,14 @@
-export { ChatTemplate, type RenderOptions } from './chat/index.ts';
 export {
-  type Answer,
-  type Example,
-  type Format,
-  formatNames,
-  type Label,
-  type Message,
-  toExample,
-  toStep,
-  withTaskNumber,
-} from './formats.ts';
+  ChatTemplate,
+  makePrompt,
+  type Prompt,
+  type PromptOptions,
+  type PromptSource,
+  promptSourceOf,
+  type RenderOptions,
+} from './chat/index.ts';
+export { type Answer, type Example, type Label, type Message, withTaskNumber } from './example.ts';
+export { type Format, formatNames } from './formats.ts';
 export {
   decodeImage,
   type Image,
@@ -23,6 +22,7 @@ export { readRecords } from './readers.ts';
 export type { RawRecord } from './record.ts';
 export { checkedIds, checkedLabels, type Row, type RowOptions, type RowReport, toRows } from './rows.ts';
 export { randomStream, rowsOfStep, shuffled, split } from './sampler.ts';
+export { toExample, toStep } from './to-example.ts';
 export {
   loadTokenizer,
   requireTokenizer,

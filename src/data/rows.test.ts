@@ -146,6 +146,6 @@ test("a tokenizer that goes beyond the model's vocabulary", () => {
 
 test('text without a tokenizer, conversations without a template', () => {
   assert.throws(() => rows([{ kind: 'text', text: 'a' }], { tokenizer: undefined }), /f:1: the model has no tokenizer/);
-  assert.throws(() => rows([talk], { chat: undefined }), /f:1: this model has no chat template/);
+  assert.throws(() => rows([talk], { chat: undefined }), /f:1: the model has no chat template/);
   assert.equal(one(tokens([1, 2]), { tokenizer: undefined }).ids.length, 2);
 });

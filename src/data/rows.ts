@@ -1,6 +1,6 @@
 import { GraftError } from '../base/index.ts';
-import type { ChatTemplate } from './chat/index.ts';
-import type { Example } from './formats.ts';
+import { type ChatTemplate, requireChatTemplate } from './chat/index.ts';
+import type { Example } from './example.ts';
 import { requireTokenizer, type Tokenizer } from './tokenizer/index.ts';
 
 /** One row of tokens to learn from. */
@@ -118,20 +118,16 @@ function tokens(example: Example, place: string, options: RowOptions): { ids: In
       return { ids, labels: ids.map((id, i) => (all || i >= prompt.length ? id : ignored)) };
     }
     case 'chat': {
-      if (!options.chat) {
-        throw new GraftError('usage', 'this model has no chat template, and the rows are conversations', {
-          place,
-          hint: 'Use rows of prompt and completion, or a model with a template',
-        });
-      }
+      const hint = 'Use rows of prompt and completion, or a model with a chat template';
+      const chat = requireChatTemplate(options.chat, place, hint);
       try {
         if (all) {
-          const ids = tokenizer.encode(options.chat.render(example.messages, { tools: example.tools }), {
+          const ids = tokenizer.encode(chat.render(example.messages, { tools: example.tools }), {
             addSpecialTokens: false,
           });
           return { ids, labels: ids.slice() };
         }
-        const { text, spans } = options.chat.learned(example.messages, example.tools, example.from);
+        const { text, spans } = chat.learned(example.messages, example.tools, example.from);
         const { ids, mask } = tokenizer.encodeWithMask(text, spans);
         return { ids, labels: ids.map((id, i) => (mask[i] ? id : ignored)) };
       } catch (cause) {

@@ -1,4 +1,3 @@
-export { promptIdsOf, shortenedPrompt } from './asked.ts';
 export { imageTools } from './image-rows.ts';
 export { tokensOf } from './input.ts';
 export { labelOf, labelsIn } from './labels.ts';

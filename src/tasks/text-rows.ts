@@ -1,6 +1,5 @@
 import { GraftError } from '../base/index.ts';
-import { checkedIds, type Example, requireTokenizer } from '../data/index.ts';
-import { promptIdsOf, shortenedPrompt } from './asked.ts';
+import { checkedIds, type Example, makePrompt, promptSourceOf, requireTokenizer } from '../data/index.ts';
 import type { RowTools } from './task.ts';
 
 /** Ids of a text or a pair of texts with their token types, and how many tokens did not fit. */
@@ -20,11 +19,13 @@ export function unfit(example: Example, task: string, wanted: string, place: str
 
 /** A conversation or a completion up to its answer; undefined for other kinds of rows. */
 export function conversationIds(example: Example, place: string, tools: RowTools): TextIds | undefined {
-  if (example.kind !== 'chat' && example.kind !== 'completion') return undefined;
-  const prompt = promptIdsOf(example, place, requireTokenizer(tools.tokenizer, place), tools.chat)!;
-  const ids = shortenedPrompt(prompt, tools.maxLength);
-  checkedIds([...ids], tools.vocabSize, place);
-  return { ids, cut: prompt.length - ids.length };
+  const source = promptSourceOf(example);
+  if (!source) return undefined;
+  const tokenizer = requireTokenizer(tools.tokenizer, place);
+  const hint = 'Use rows of text and label, or a model with a chat template';
+  const prompt = makePrompt(source, { tokenizer, chat: tools.chat, maxLength: tools.maxLength, place, hint });
+  checkedIds([...prompt.ids], tools.vocabSize, place);
+  return prompt;
 }
 
 /** A text, a pair or ids as given, cut to the length of a row: of a pair, the longer text gives way. */

@@ -1,5 +1,5 @@
 import { GraftError } from '../../base/index.ts';
-import type { Message } from '../formats.ts';
+import type { Message } from '../example.ts';
 import type { Tokenizer } from '../tokenizer/index.ts';
 import { compile } from './jinja.ts';
 import { spanOfTurn } from './turns.ts';
@@ -22,6 +22,15 @@ function reasoned(message: Message): Message {
   return reasoning === undefined || reasoning === null
     ? message
     : { thinking: reasoning, ...message, reasoning_content: reasoning };
+}
+
+/**
+ * The chat template itself, where it must exist.
+ * @throws GraftError 'usage' for a conversation and a model without a chat template
+ */
+export function requireChatTemplate(chat: ChatTemplate | undefined, place: string, hint: string): ChatTemplate {
+  if (chat) return chat;
+  throw new GraftError('usage', 'the model has no chat template, which conversations need', { place, hint });
 }
 
 /**

@@ -1,4 +1,4 @@
-import type { Message } from '../formats.ts';
+import type { Message } from '../example.ts';
 
 /** Renders a conversation, with or without the prompt for the assistant's next turn; throws when the template refuses. */
 export type Render = (messages: readonly Message[], addGenerationPrompt: boolean) => string;

@@ -3,6 +3,8 @@ import {
   ChatTemplate,
   type Example,
   type Format,
+  makePrompt,
+  promptSourceOf,
   type RowOptions,
   readRecords,
   type Tokenizer,
@@ -14,18 +16,7 @@ import { scoreChoices } from '../../generate/index.ts';
 import { resolveModel } from '../../io/index.ts';
 import type { Quantize } from '../../models/index.ts';
 import type { Model, TaskName } from '../../nn/index.ts';
-import {
-  batchesOf,
-  imageTools,
-  labelOf,
-  type Metric,
-  measure,
-  promptIdsOf,
-  shortenedPrompt,
-  taskOf,
-  taskRows,
-  wilson,
-} from '../../tasks/index.ts';
+import { batchesOf, imageTools, labelOf, type Metric, measure, taskOf, taskRows, wilson } from '../../tasks/index.ts';
 import { explainedMeasurement } from '../../train/index.ts';
 import { residentModel, residentTokenizerIfAny, type TaskNumberArgs, taskNumberFor } from '../resident.ts';
 
@@ -138,28 +129,31 @@ function choiceAccuracy(
   maxLength: number,
 ) {
   const choices = labels.map((label) => [...tokenizer.encode(label, { addSpecialTokens: false })]);
-  const answers = examples.map(({ example, place }) => question(example, place, labels, tokenizer, chat));
   const room = maxLength - Math.max(...choices.map((choice) => choice.length));
+  const answers = examples.map(({ example, place }) => question(example, place, labels, tokenizer, chat, room));
   const scores = scoreChoices(
     model,
-    answers.map(({ prompt }) => [...shortenedPrompt(prompt, room)]),
+    answers.map(({ prompt }) => [...prompt.ids]),
     choices,
     examples.map(({ example }) => example.task),
   );
-  const shortenedPrompts = answers.filter(({ prompt }) => prompt.length > room).length;
+  const shortenedPrompts = answers.filter(({ prompt }) => prompt.cut > 0).length;
   const right = scores.filter((row, i) => row.indexOf(Math.max(...row)) === answers[i]!.answer).length;
   return { rows: answers.length, shortenedPrompts, ...wilson(right, answers.length) };
 }
 
-/** The tokens before the last answer, and which label it is. */
+/** The tokens before the last answer, at most `maxLength`, and which label it is. */
 function question(
   example: Example,
   place: string,
   labels: readonly string[],
   tokenizer: Tokenizer,
   chat: ChatTemplate | undefined,
+  maxLength: number,
 ) {
-  const prompt = promptIdsOf(example, place, tokenizer, chat);
+  const source = promptSourceOf(example);
+  const hint = 'Use rows of prompt and completion, or a model with a chat template';
+  const prompt = source && makePrompt(source, { tokenizer, chat, maxLength, place, hint });
   const said = labelOf(example);
   if (!prompt || said === undefined) {
     throw new GraftError('input', 'labels need rows that end in an answer: messages, or prompt and completion', {

@@ -1,5 +1,4 @@
-import { GraftError } from '../../base/index.ts';
-import { ChatTemplate, type Message, type Tokenizer } from '../../data/index.ts';
+import { ChatTemplate, type Message, makePrompt, type PromptSource } from '../../data/index.ts';
 import { useThreads } from '../../engine/index.ts';
 import { generateText, requireWriter, type SamplingOptions } from '../../generate/index.ts';
 import { resolveModel } from '../../io/index.ts';
@@ -24,7 +23,9 @@ export async function generateJob(args: GenerateArgs, emit: (event: { type: 'tex
   const path = await resolveModel(args.model);
   if (args.adapter === undefined) requireWriter(headOf(path).name);
   const tokenizer = residentTokenizer(path);
-  const ids = promptIds(args, tokenizer, path);
+  const source = promptSource(args);
+  const chat = 'messages' in source ? ChatTemplate.of(tokenizer) : undefined;
+  const { ids } = makePrompt(source, { tokenizer, chat, place: path, hint: 'Leave --chat out' });
   const model = residentModel(path, args.quantize ?? 'keep', args.adapter);
   const result = generateText(model, tokenizer, ids, { ...args, taskNumber: taskNumberFor(args) }, (text) =>
     emit({ type: 'text', text }),
@@ -39,14 +40,12 @@ export async function generateJob(args: GenerateArgs, emit: (event: { type: 'tex
   };
 }
 
-function promptIds({ prompt, chat, system }: GenerateArgs, tokenizer: Tokenizer, path: string): number[] {
-  if (!chat && typeof prompt === 'string') return [...tokenizer.encode(prompt)];
-  const template = ChatTemplate.of(tokenizer);
-  if (!template)
-    throw new GraftError('usage', 'this model has no chat template', { place: path, hint: 'Leave --chat out' });
-  const messages: Message[] = [
-    ...(system ? [{ role: 'system', content: system }] : []),
-    ...(typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : prompt),
-  ];
-  return [...tokenizer.encode(template.render(messages, { addGenerationPrompt: true }), { addSpecialTokens: false })];
+function promptSource({ prompt, chat, system }: GenerateArgs): PromptSource {
+  if (!chat && typeof prompt === 'string') return { text: prompt };
+  return {
+    messages: [
+      ...(system ? [{ role: 'system', content: system }] : []),
+      ...(typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : prompt),
+    ],
+  };
 }

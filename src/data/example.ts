@@ -1,0 +1,60 @@
+export interface Message {
+  readonly role: string;
+  readonly content: string;
+  readonly [field: string]: unknown;
+}
+
+/** A class by name or number, a number to predict, or several classes. */
+export type Label = string | number | readonly (string | number)[];
+
+/** An answer to a question, and where it begins in the context, in UTF-16 units. */
+export interface Answer {
+  readonly text: string;
+  readonly start: number;
+}
+
+/** A row of data, independent of the format of its file. Undefined labels, tags and answers are to be predicted. */
+export type Example = ExampleContent & {
+  /** Which of several tasks the row belongs to, from 0. */
+  readonly task?: number;
+};
+
+export type ExampleContent =
+  | {
+      readonly kind: 'chat';
+      readonly messages: readonly Message[];
+      readonly tools?: readonly unknown[] | undefined;
+      /** Index of the first message to learn; earlier ones are context. */
+      readonly from: number;
+    }
+  | { readonly kind: 'completion'; readonly prompt: string; readonly completion: string }
+  | { readonly kind: 'text'; readonly text: string }
+  | {
+      readonly kind: 'labelled';
+      readonly text: string;
+      readonly pair: string | undefined;
+      readonly label: Label | undefined;
+    }
+  | { readonly kind: 'tags'; readonly words: readonly string[]; readonly tags: readonly string[] | undefined }
+  | {
+      readonly kind: 'question';
+      readonly question: string;
+      readonly context: string;
+      /** Empty where the context does not answer the question. */
+      readonly answers: readonly Answer[] | undefined;
+    }
+  | { readonly kind: 'image'; readonly image: unknown; readonly label: Label | undefined }
+  | {
+      readonly kind: 'tokens';
+      readonly ids: readonly number[];
+      /** One for each token, one for the row, or what the task defines. */
+      readonly labels: readonly number[] | number | undefined;
+      /** Token types (BERT's segments), one for each id. */
+      readonly types?: readonly number[];
+      /** Ids of the second text of a pair. */
+      readonly pairIds?: readonly number[];
+    };
+
+/** The example with its own task number, or with `task` where it has none. */
+export const withTaskNumber = (example: Example, task: number | undefined): Example =>
+  task === undefined || example.task !== undefined ? example : { ...example, task };
