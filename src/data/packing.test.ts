@@ -9,7 +9,7 @@ const row = (ids: number[], labels: number[] = ids): Row => ({
 });
 const long = (n: number): Row => row(Array.from({ length: n }, (_, i) => i));
 
-test('rows lie end to end; a target is the label of the next token of the same row', () => {
+test('rows are packed end to end; a target is the label of the next token of the same row', () => {
   const packed = pack([row([5, 6, 7], [-100, 6, 7]), row([8]), row([9, 10], [9, -100]), row([1, 2])]);
   assert.deepEqual([...packed.ids], [5, 6, 7, 8, 9, 10, 1, 2]);
   assert.deepEqual([...packed.targets], [6, 7, -100, -100, -100, -100, 2, -100]);
@@ -33,13 +33,13 @@ test('as few micro-batches as the budget allows, filled evenly', () => {
   assert.ok(Math.abs(two[0]! - two[1]!) <= 20, `${two}`);
 });
 
-test('a row above the budget is alone, and keeps no other from its place', () => {
+test('a row above the budget has a micro-batch of its own, without effect on the others', () => {
   assert.deepEqual(lengths(microBatches([200, 10, 10].map(long), 100)), [[200], [10, 10]]);
   assert.deepEqual(lengths(microBatches([7].map(long), 1)), [[7]]);
   assert.deepEqual(microBatches([], 10), []);
 });
 
-test('any rows: each once, none above the budget, the same every time, never a tiny last one', () => {
+test('random rows: each once, no batch above the budget, deterministic, evenly filled', () => {
   for (let seed = 0; seed < 60; seed++) {
     const random = randomStream(seed, 7);
     const rows = Array.from({ length: 1 + Math.floor(random() * 120) }, () => long(1 + Math.floor(random() * 300)));
@@ -51,12 +51,13 @@ test('any rows: each once, none above the budget, the same every time, never a t
     assert.deepEqual(lengths(microBatches(rows, budget)), lengths(batches));
     const fewest = Math.ceil(rows.reduce((sum, { ids }) => sum + ids.length, 0) / budget);
     if (budget > 600) assert.ok(batches.length <= fewest * 1.25 + 1, `${batches.length} of ${fewest}`);
-    const [least, most] = [Math.min(...batches.map(tokens)), Math.max(...batches.map(tokens))];
-    if (budget > 600 && rows.length > 8 * batches.length) assert.ok(most - least <= 300, `${least} and ${most}`);
+    const [smallest, largest] = [Math.min(...batches.map(tokens)), Math.max(...batches.map(tokens))];
+    if (budget > 600 && rows.length > 8 * batches.length)
+      assert.ok(largest - smallest <= 300, `${smallest} and ${largest}`);
   }
 });
 
-test('fifty thousand rows take no time to speak of', () => {
+test('fifty thousand rows are divided quickly', () => {
   const random = randomStream(3);
   const some = Array.from({ length: 400 }, (_, i) => long(i + 1));
   const rows = shuffled(50_000, random).map((i) => some[i % 400]!);

@@ -1,21 +1,23 @@
 import type { Row } from './rows.ts';
 
-/** Rows end to end, ready for the model. N tokens, R rows, the second of each pair among them. */
+/** Rows packed end to end without padding, as a model takes them: N tokens, R rows (the second text of a pair is a row). */
 export interface Packed {
   readonly rows: readonly Row[];
-  /** [N] */
+  /** Token ids [N]. */
   readonly ids: Int32Array;
-  /** [N]: the label of the next token of the same row (language modelling); −100 where none is learned. */
+  /** [N] For language modelling: the label of the next token of the same row; −100 where no token is predicted. */
   readonly targets: Int32Array;
-  /** [N]: restart in each row. */
+  /** [N] Position of each token in its row. */
   readonly positions: Int32Array;
-  /** [R + 1] offsets. */
+  /** [R + 1] Offset of each row in the tokens; the last is N. */
   readonly rowStarts: Int32Array;
+  /** How many tokens are predicted: the targets that are not −100. */
   readonly predicted: number;
 }
 
-export function pack(given: readonly Row[]): Packed {
-  const rows = given.flatMap((row) => (row.pair ? [row, row.pair] : [row]));
+/** Packs rows end to end; the second text of a pair directly follows the first. */
+export function pack(examples: readonly Row[]): Packed {
+  const rows = examples.flatMap((row) => (row.pair ? [row, row.pair] : [row]));
   const rowStarts = Int32Array.from({ length: rows.length + 1 }, () => 0);
   rows.forEach((row, r) => {
     rowStarts[r + 1] = rowStarts[r]! + row.ids.length;
@@ -43,18 +45,18 @@ interface Bin {
   readonly entries: { row: Row; order: number }[];
 }
 
-/** Tokens that a row brings, its pair included. */
+/** Number of tokens of a row, with its pair. */
 const lengthOf = (row: Row): number => row.ids.length + (row.pair?.ids.length ?? 0);
 
-const emptier = (a: Bin, b: Bin) => a.tokens < b.tokens || (a.tokens === b.tokens && a.number < b.number);
+const isEmptier = (a: Bin, b: Bin) => a.tokens < b.tokens || (a.tokens === b.tokens && a.number < b.number);
 
-/** Puts the first bin of the heap, which has become fuller, where it belongs. */
+/** Restores the order of the heap (emptiest bin first) after its first bin was filled further. */
 function sink(heap: Bin[]): void {
   const bin = heap[0]!;
   let at = 0;
   for (let child = 1; child < heap.length; child = 2 * at + 1) {
-    if (child + 1 < heap.length && emptier(heap[child + 1]!, heap[child]!)) child++;
-    if (emptier(bin, heap[child]!)) break;
+    if (child + 1 < heap.length && isEmptier(heap[child + 1]!, heap[child]!)) child++;
+    if (isEmptier(bin, heap[child]!)) break;
     heap[at] = heap[child]!;
     at = child;
   }
@@ -62,21 +64,25 @@ function sink(heap: Bin[]): void {
 }
 
 /**
- * Cuts a step's rows into as few micro-batches of at most `budget` tokens as a greedy filling needs, evenly filled; a
- * longer row is alone. The longest row goes first, always into the emptiest batch (Graham 1969, LPT rule). Above 64
- * batches their number may be 2 % more than needed, for speed.
- * @param virtual tokens that a prompt puts in front of every row
+ * Divides the rows of a step into evenly filled micro-batches of at most `budget` tokens, as few as a greedy assignment
+ * needs; a longer row has a batch of its own. The longest row is assigned first, always to the emptiest batch (Graham 1969,
+ * LPT rule). Above 64 batches there may be 2 % more than needed, for speed.
+ * @param virtualTokens how many tokens a prompt puts before every row
  */
-export function microBatches(rows: readonly Row[], budget: number, virtual = 0): Row[][] {
-  const sizeOf = (row: Row) => lengthOf(row) + virtual * (row.pair ? 2 : 1);
+export function microBatches(rows: readonly Row[], budget: number, virtualTokens = 0): Row[][] {
+  const sizeOf = (row: Row) => lengthOf(row) + virtualTokens * (row.pair ? 2 : 1);
   const byLength = rows
     .map((row, order) => ({ row, order }))
     .sort((a, b) => sizeOf(b.row) - sizeOf(a.row) || a.order - b.order);
   const tooLong = byLength.filter(({ row }) => sizeOf(row) > budget).length;
-  // No two of these fit together.
-  const alone = byLength.filter(({ row }) => sizeOf(row) > budget / 2).length;
-  const rest = byLength.slice(tooLong).reduce((sum, { row }) => sum + sizeOf(row), 0);
-  for (let count = Math.max(1, alone, tooLong + Math.ceil(rest / budget)); ; count += Math.max(1, count >> 6)) {
+  // No two of these fit in one batch.
+  const aboveHalf = byLength.filter(({ row }) => sizeOf(row) > budget / 2).length;
+  const otherTokens = byLength.slice(tooLong).reduce((sum, { row }) => sum + sizeOf(row), 0);
+  for (
+    let count = Math.max(1, aboveHalf, tooLong + Math.ceil(otherTokens / budget));
+    ;
+    count += Math.max(1, count >> 6)
+  ) {
     count = Math.min(count, Math.max(1, rows.length));
     const bins = Array.from({ length: count }, (_, number): Bin => ({ tokens: 0, number, entries: [] }));
     const heap = [...bins];

@@ -28,23 +28,23 @@ const places = async (path: string) => (await readRecords(path)).map(({ place })
 const refusal = (path: string, pattern: RegExp) =>
   assert.rejects(readRecords(path), (e) => e instanceof GraftError && e.kind === 'input' && pattern.test(e.message));
 
-test('JSONL: byte order mark, CRLF, empty lines, no line break at the end, odd separators inside a text', async () => {
+test('JSONL: byte order mark, CRLF, empty lines, no line break at the end, other line separators inside a text', async () => {
   const path = file('a.jsonl', '\uFEFF{"text":"a"}\r\n\r\n  \n{"text":"b\u2028c\u2029d\u0085e"}\n{"text":"é👩🏽‍💻"}');
   assert.deepEqual(await values(path), [{ text: 'a' }, { text: 'b\u2028c\u2029d\u0085e' }, { text: 'é👩🏽‍💻' }]);
   assert.deepEqual(await places(path), [':1', ':4', ':5']);
 });
 
-test('JSONL: lines longer than what is read at once, characters across its edges', async () => {
+test('JSONL: lines and characters across the chunks that are read at once', async () => {
   const text = 'é👩'.repeat(100_000);
   const path = file('long.jsonl', `{"text":"${text}"}\n{"text":"x${text}"}\n`);
   assert.deepEqual(await values(path), [{ text }, { text: `x${text}` }]);
 });
 
-test('JSONL: a bad line is named with what is wrong in it', async () => {
-  await refusal(file('b.jsonl', '{"text":"a"}\n\n{"text":"b"\n'), /b\.jsonl:3: the line is no valid JSON/);
+test('JSONL: an invalid line is reported with its number and the problem', async () => {
+  await refusal(file('b.jsonl', '{"text":"a"}\n\n{"text":"b"\n'), /b\.jsonl:3: the line is not valid JSON/);
   await refusal(file('c.jsonl', '{"text":"a"}\n[1]\n'), /c\.jsonl:2: .*this is a list/);
   await refusal(file('d.jsonl', 'null\n'), /d\.jsonl:1: .*null/);
-  await refusal(file('e.jsonl', Buffer.from('7b2274223a22ff227d', 'hex')), /e\.jsonl:1: the line is no UTF-8/);
+  await refusal(file('e.jsonl', Buffer.from('7b2274223a22ff227d', 'hex')), /e\.jsonl:1: the line is not valid UTF-8/);
   await refusal(file('f.jsonl', '\n\r\n'), /f\.jsonl: the file has no rows/);
 });
 
@@ -62,7 +62,7 @@ test('CSV: quotes, line breaks in a field, byte order mark, CRLF', async () => {
     { prompt: 'a, "b"', completion: 'c\nd' },
     { prompt: 'e', completion: 'f' },
   ]);
-  await refusal(file('b.csv', 'a,b\n1,2\n3\n'), /b\.csv:3: this is no valid CSV/);
+  await refusal(file('b.csv', 'a,b\n1,2\n3\n'), /b\.csv:3: the file is not valid CSV/);
   await refusal(file('c.csv', 'a,b\n'), /no rows/);
 });
 
@@ -84,7 +84,7 @@ test('JSON and CSV that are not UTF-8 are refused rather than guessed', async ()
     ['latin.json', '[{"text":"caf\xe9"}]'],
   ] as const) {
     writeFileSync(join(dir, name), Buffer.from(text, 'latin1'));
-    await assert.rejects(readRecords(join(dir, name)), /no UTF-8 text.*Save it as UTF-8/s);
+    await assert.rejects(readRecords(join(dir, name)), /not valid UTF-8.*Save it as UTF-8/s);
   }
 });
 
@@ -101,14 +101,14 @@ test('Parquet: lists and records, 64-bit integers as numbers', async () => {
   ]);
 });
 
-test('Parquet: what is none is refused', async () => {
-  await refusal(file('a.parquet', 'PAR1 nothing PAR1'), /a\.parquet: this is no readable Parquet file/);
+test('Parquet: a file of another kind is refused', async () => {
+  await refusal(file('a.parquet', 'PAR1 nothing PAR1'), /a\.parquet: the Parquet file cannot be read/);
   await refusal(file('b.parquet', ''), /b\.parquet/);
 });
 
-test('missing, unknown and unreadable files', async () => {
-  await assert.rejects(readRecords(join(dir, 'none.jsonl')), /there is no such data file/);
-  await assert.rejects(readRecords(file('a.xml', '<a/>')), /'\.xml' are not read.*\.jsonl/);
+test('missing and unsupported files', async () => {
+  await assert.rejects(readRecords(join(dir, 'none.jsonl')), /the data file was not found/);
+  await assert.rejects(readRecords(file('a.xml', '<a/>')), /'\.xml' are not supported.*\.jsonl/);
   await assert.rejects(readRecords(dir), GraftError);
 });
 
@@ -120,7 +120,7 @@ const seeds = [
   '{"text":"a b c"}\n\n{"text":"👩🏽‍💻"}\n',
   '{"instruction":"a","input":"","output":"b"}\n{"conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b"}]}\n',
 ];
-const spice = [
+const insertions = [
   '{',
   '}',
   '[',
@@ -155,7 +155,9 @@ test(`${damagedFiles} damaged JSONL files are read or refused with a place, noth
     let bytes = Buffer.from(seeds[n % seeds.length]!);
     for (let change = 0; change <= pick(2); change++) {
       const at = pick(bytes.length + 1);
-      const insert = [Buffer.from(spice[pick(spice.length)]!), Buffer.of(pick(256)), Buffer.alloc(0)][pick(3)]!;
+      const insert = [Buffer.from(insertions[pick(insertions.length)]!), Buffer.of(pick(256)), Buffer.alloc(0)][
+        pick(3)
+      ]!;
       bytes = Buffer.concat([bytes.subarray(0, at), insert, bytes.subarray(at + pick(3))]);
       if (pick(12) === 0) bytes = bytes.subarray(0, pick(bytes.length));
       if (pick(20) === 0) bytes = Buffer.concat(shuffled(bytes.length, random).map((i) => bytes.subarray(i, i + 1)));

@@ -6,13 +6,14 @@ import { imageRecords } from './images/index.ts';
 import type { RawRecord } from './record.ts';
 
 /**
- * The records of a .jsonl, .json, .csv, .parquet or .conll file, or the images of a folder of folders.
- * @throws GraftError 'input' with file and line of what is no record; for a missing, unknown or empty file
+ * Reads the records of a .jsonl, .json, .csv, .parquet or .conll file, or the images of a directory with a folder for each label.
+ * @throws GraftError 'usage' for a file that is not found or has an unsupported extension, 'input' with file and line for
+ *   invalid contents and for an empty file
  */
 export async function readRecords(file: string): Promise<RawRecord[]> {
   if (!existsSync(file)) {
     const near = nearestPath(file);
-    throw new GraftError('usage', 'there is no such data file', {
+    throw new GraftError('usage', 'the data file was not found', {
       place: file,
       hint: near ? `Did you mean ${near}?` : 'Check the path',
     });
@@ -20,7 +21,7 @@ export async function readRecords(file: string): Promise<RawRecord[]> {
   if (statSync(file).isDirectory()) return imageRecords(file);
   const reader = readers[extname(file).toLowerCase()];
   if (!reader) {
-    throw new GraftError('usage', `files ending in '${extname(file)}' are not read`, {
+    throw new GraftError('usage', `files with the extension '${extname(file)}' are not supported`, {
       place: file,
       hint: `Use one of ${Object.keys(readers).join(', ')}`,
     });
@@ -34,7 +35,7 @@ export async function readRecords(file: string): Promise<RawRecord[]> {
   }
   if (records.length === 0) throw new GraftError('input', 'the file has no rows', { place: file });
   return records.map(({ value, place }) => {
-    // Images are named from where their list stands.
+    // Paths of images are relative to the file that lists them.
     const { image } = value;
     return typeof image === 'string'
       ? { value: { ...value, image: resolve(dirname(file), image) }, place }
@@ -51,28 +52,28 @@ const readers: Readonly<Record<string, (file: string) => Promise<RawRecord[]>>> 
   '.conll': conll,
 };
 
-function record(value: unknown, place: string): RawRecord {
+function toRecord(value: unknown, place: string): RawRecord {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    const got = value === null ? 'null' : Array.isArray(value) ? 'a list' : `a ${typeof value}`;
-    throw new GraftError('input', `a row must be an object with named fields, and this is ${got}`, { place });
+    const actual = value === null ? 'null' : Array.isArray(value) ? 'a list' : `a ${typeof value}`;
+    throw new GraftError('input', `a row must be an object with named fields, and this is ${actual}`, { place });
   }
   return { value: value as Record<string, unknown>, place };
 }
 
-/** The lines of a file, without their ends; cut at line feeds only, for JSON text may hold other separators. */
+/** The lines of a file without their line feeds. Other line separators do not end a line, since JSON strings may contain them. */
 async function* linesOf(file: string): AsyncGenerator<Buffer> {
-  let open: Buffer[] = [];
+  let line: Buffer[] = []; // the chunks of the line so far
   for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) {
     let start = 0;
     for (let at = chunk.indexOf(10); at >= 0; at = chunk.indexOf(10, start)) {
-      open.push(chunk.subarray(start, at));
-      yield open.length === 1 ? open[0]! : Buffer.concat(open);
-      open = [];
+      line.push(chunk.subarray(start, at));
+      yield line.length === 1 ? line[0]! : Buffer.concat(line);
+      line = [];
       start = at + 1;
     }
-    if (start < chunk.length) open.push(chunk.subarray(start));
+    if (start < chunk.length) line.push(chunk.subarray(start));
   }
-  if (open.length > 0) yield Buffer.concat(open);
+  if (line.length > 0) yield Buffer.concat(line);
 }
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
@@ -84,41 +85,41 @@ async function jsonLines(file: string): Promise<RawRecord[]> {
     const place = `${file}:${++line}`;
     let value: unknown;
     try {
-      const content = utf8.decode(bytes); // leaves out a byte order mark
+      const content = utf8.decode(bytes); // without a byte order mark
       if (content.trim() === '') continue;
       value = JSON.parse(content);
     } catch (cause) {
-      const problem = cause instanceof SyntaxError ? `no valid JSON: ${cause.message}` : 'no UTF-8 text';
+      const problem = cause instanceof SyntaxError ? `not valid JSON: ${cause.message}` : 'not valid UTF-8';
       throw new GraftError('input', `the line is ${problem}`, { place, cause });
     }
-    records.push(record(value, place));
+    records.push(toRecord(value, place));
   }
   return records;
 }
 
-/** A whole file as text, without its byte order mark. @throws GraftError 'input' where it is no UTF-8 */
-function textOf(file: string): string {
+/** The text of a file, without a byte order mark. @throws GraftError 'input' where it is not valid UTF-8 */
+function readText(file: string): string {
   const bytes = readFileSync(file);
   try {
     return utf8.decode(bytes);
   } catch (cause) {
-    throw new GraftError('input', 'the file is no UTF-8 text', { place: file, hint: 'Save it as UTF-8', cause });
+    throw new GraftError('input', 'the file is not valid UTF-8', { place: file, hint: 'Save it as UTF-8', cause });
   }
 }
 
 async function json(file: string): Promise<RawRecord[]> {
-  const value = parseJson(textOf(file), file);
+  const value = parseJson(readText(file), file);
   const list = Array.isArray(value) ? value : (value as { data?: unknown } | null)?.data;
   if (!Array.isArray(list))
     throw new GraftError('input', 'the file must hold a list of rows, or an object with such a list under data', {
       place: file,
     });
-  return list.map((item, i) => record(item, `${file}:row ${i + 1}`));
+  return list.map((item, i) => toRecord(item, `${file}:row ${i + 1}`));
 }
 
 async function csv(file: string): Promise<RawRecord[]> {
-  const content = textOf(file);
-  const { parse } = await import('csv-parse/sync'); // here, so that who reads no CSV does not load it
+  const content = readText(file);
+  const { parse } = await import('csv-parse/sync'); // loaded only where a CSV file is read
   try {
     const rows = parse(content, {
       columns: true,
@@ -131,7 +132,7 @@ async function csv(file: string): Promise<RawRecord[]> {
     return rows.map(({ record: value, info }) => ({ value, place: `${file}:${info.lines}` }));
   } catch (cause) {
     const { message, lines } = cause as Error & { lines?: number };
-    throw new GraftError('input', `this is no valid CSV: ${message}`, {
+    throw new GraftError('input', `the file is not valid CSV: ${message}`, {
       place: lines ? `${file}:${lines}` : file,
       cause,
     });
@@ -139,35 +140,35 @@ async function csv(file: string): Promise<RawRecord[]> {
 }
 
 /**
- * Tagged words as the shared tasks of CoNLL have them: a word a line with columns behind it, of which the last is its tag; an
- * empty line ends a sentence, `-DOCSTART-` a document.
+ * Reads tagged words in the format of the CoNLL shared tasks: a line has a word and more columns, the last of which is its tag;
+ * an empty line ends a sentence, `-DOCSTART-` begins a document.
  */
 async function conll(file: string): Promise<RawRecord[]> {
   const records: RawRecord[] = [];
   let [tokens, tags]: [string[], string[]] = [[], []];
-  let [line, begin] = [0, 1];
-  const end = () => {
-    if (tokens.length > 0) records.push({ value: { tokens, tags }, place: `${file}:${begin}` });
+  let [line, firstLine] = [0, 1];
+  const endSentence = () => {
+    if (tokens.length > 0) records.push({ value: { tokens, tags }, place: `${file}:${firstLine}` });
     [tokens, tags] = [[], []];
   };
   for await (const bytes of linesOf(file)) {
     line++;
     const columns = utf8.decode(bytes).trim().split(/\s+/);
     if (columns[0] === '' || columns[0] === '-DOCSTART-') {
-      end();
+      endSentence();
       continue;
     }
     if (columns.length < 2)
-      throw new GraftError('input', 'the line has a word and no tag', { place: `${file}:${line}` });
-    if (tokens.length === 0) begin = line;
+      throw new GraftError('input', 'the line has a word but no tag', { place: `${file}:${line}` });
+    if (tokens.length === 0) firstLine = line;
     tokens.push(columns[0]!);
     tags.push(columns.at(-1)!);
   }
-  end();
+  endSentence();
   return records;
 }
 
-/** 64-bit integers as numbers, where these are exact. */
+/** The value with typed arrays as lists, and 64-bit integers as numbers where these are exact. */
 function plain(value: unknown): unknown {
   if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : value;
   if (Array.isArray(value)) return value.map(plain);
@@ -180,10 +181,10 @@ async function parquet(file: string): Promise<RawRecord[]> {
   const { asyncBufferFromFile, parquetReadObjects } = await import('hyparquet');
   try {
     const rows = await parquetReadObjects({ file: await asyncBufferFromFile(file) });
-    return rows.map((value, i) => record(plain(value), `${file}:row ${i + 1}`));
+    return rows.map((value, i) => toRecord(plain(value), `${file}:row ${i + 1}`));
   } catch (cause) {
     if (cause instanceof GraftError) throw cause;
-    throw new GraftError('input', `this is no readable Parquet file: ${(cause as Error).message}`, {
+    throw new GraftError('input', `the Parquet file cannot be read: ${(cause as Error).message}`, {
       place: file,
       cause,
     });

@@ -1,5 +1,7 @@
+/** A row of a data file, before it is read as an example. */
 export interface RawRecord {
+  /** Values by column. */
   readonly value: Readonly<Record<string, unknown>>;
-  /** file:line, or file:row where a file has no lines. */
+  /** The file and the line, `file:line`, or the row, `file:row n`, where a format has no lines. */
   readonly place: string;
 }

@@ -22,9 +22,9 @@ const rows = (examples: Example[], more: Partial<RowOptions> = {}) =>
     { ...options, ...more },
   );
 const one = (example: Example, more: Partial<RowOptions> = {}) => rows([example], more).rows[0]!;
-/** What is learned, as text; special tokens shown. */
+/** The learned tokens as text, special tokens included. */
 const learned = ({ labels }: Row) => tokenizer.decode([...labels].filter((l) => l !== -100));
-const whole = ({ ids }: Row) => tokenizer.decode(ids);
+const decoded = ({ ids }: Row) => tokenizer.decode(ids);
 const tokens = (ids: number[], labels?: number[]): Example => ({ kind: 'tokens', ids, labels });
 const talk: Example = {
   kind: 'chat',
@@ -38,7 +38,7 @@ const talk: Example = {
 };
 const last = (row: Row) => row.labels.at(-1);
 
-test('a conversation: only what the assistant says is learned, its end token with it, one BOS', () => {
+test('a conversation: only the assistant turns with their end tokens are learned; one BOS', () => {
   const row = one(talk);
   assert.equal(learned(row).replaceAll(' ', ''), 'two</s>four</s>');
   assert.equal(row.ids.filter((id) => id === bosId).length, 1);
@@ -46,24 +46,24 @@ test('a conversation: only what the assistant says is learned, its end token wit
   assert.ok(row.labels.every((label, i) => label === -100 || label === row.ids[i]));
 });
 
-test('turns before `from` are only read', () => {
+test('turns before `from` are not learned', () => {
   assert.equal(learned(one({ ...talk, from: 3 })).trim(), 'four</s>');
 });
 
-test('train on all: every token, and no marks are needed', () => {
+test('train on all: every token, and the template needs no marks', () => {
   const row = one(talk, { trainOn: 'all' });
   assert.deepEqual(row.ids, row.labels);
   const odd = new ChatTemplate('{{ messages | length }}{% for m in messages %}{{ m.content | upper }}{% endfor %}');
   assert.ok(one(talk, { trainOn: 'all', chat: odd }).ids.length > 0);
-  assert.throws(() => one(talk, { chat: odd }), /f:1: .*no assistant marks/);
+  assert.throws(() => one(talk, { chat: odd }), /f:1: .*no \{% generation %\} blocks/);
 });
 
-test('prompt and completion: the completion and the EOS put after it', () => {
+test('prompt and completion: the completion and the EOS after it are learned', () => {
   const example: Example = { kind: 'completion', prompt: 'The quick brown', completion: ' fox jumps' };
   const row = one(example);
   assert.deepEqual([row.ids[0], last(row)], [bosId, eosId]);
   assert.equal(learned(row).trim(), 'fox jumps</s>');
-  assert.match(whole(row), /The quick brown fox jumps<\/s>$/);
+  assert.match(decoded(row), /The quick brown fox jumps<\/s>$/);
   assert.deepEqual(one(example, { trainOn: 'all' }).labels, row.ids);
 });
 
@@ -76,9 +76,9 @@ test('a prompt has at inference the tokens that it was learned with, wherever th
     ['é', '\u0301'],
   ] as const) {
     const row = one({ kind: 'completion', prompt, completion });
-    const asked = tokenizer.encode(prompt);
-    assert.deepEqual(row.ids.slice(0, asked.length), asked);
-    assert.ok(row.labels.subarray(0, asked.length).every((l) => l === -100));
+    const promptIds = tokenizer.encode(prompt);
+    assert.deepEqual(row.ids.slice(0, promptIds.length), promptIds);
+    assert.ok(row.labels.subarray(0, promptIds.length).every((l) => l === -100));
     assert.equal(last(row), eosId);
   }
 });
@@ -91,13 +91,13 @@ test('an EOS that the tokenizer puts after every text does not cut the prompt fr
   assert.equal(last(row), eosId);
 });
 
-test('text: all of it, BOS before and EOS after', () => {
+test('text: all tokens, BOS before and EOS after', () => {
   const row = one({ kind: 'text', text: 'plain words' });
   assert.deepEqual(row.ids, row.labels);
   assert.deepEqual([row.ids[0], row.ids.at(-1)], [bosId, eosId]);
 });
 
-test('what is too long is cut at the end and counted; rows that lose every label are left out and counted', () => {
+test('rows that are too long are truncated and counted; rows that lose every label are left out and counted', () => {
   const { rows: got, report } = rows(
     [tokens([1, 2, 3, 4, 5, 6]), tokens([1, 2, 3]), tokens([1, 2, 3, 4, 5, 6], [-100, -100, -100, -100, 5, 6])],
     { maxLength: 4 },
@@ -120,7 +120,7 @@ test('no row left is an error that says why', () => {
   assert.throws(() => rows([]), /there are no rows/);
 });
 
-test('ids and labels as given must be of the vocabulary', () => {
+test('ids and labels must be in the vocabulary', () => {
   assert.deepEqual([...one(tokens([1, 2, 3], [-100, 2, 0])).labels], [-100, 2, 0]);
   const bad: [Example, RegExp][] = [
     [tokens([1, 2000]), /f:1: ids\[1\] is 2000, outside the vocabulary of 676/],
@@ -133,7 +133,7 @@ test('ids and labels as given must be of the vocabulary', () => {
   for (const [example, pattern] of bad) assert.throws(() => rows([example]), pattern);
 });
 
-test("a tokenizer that goes beyond the model's vocabulary", () => {
+test("a tokenizer with ids outside the model's vocabulary", () => {
   const example: Example = { kind: 'text', text: 'plain words' };
   assert.throws(
     () => rows([example], { vocabSize: 300 }),

@@ -3,28 +3,28 @@ import { type ChatTemplate, requireChatTemplate } from './chat/index.ts';
 import type { Example } from './example.ts';
 import { requireTokenizer, type Tokenizer } from './tokenizer/index.ts';
 
-/** One row of tokens to learn from. */
+/** One row of tokens for training or measuring. */
 export interface Row {
   readonly ids: Int32Array;
-  /** Language modelling: the token at i where it is learned; tags: its class; −100 where it is only read. Empty: none. */
+  /** Language modelling: the token at i where it is learned; tags: its class; −100 where none is learned. Empty: no labels. */
   readonly labels: Int32Array;
-  /** file:line */
+  /** The file and line that the row comes from. */
   readonly place: string;
   /** Token types (BERT's segments); all 0 where absent. */
   readonly types?: Int32Array;
-  /** Of the row as a whole: a class, a number, a 0 or 1 for each class, or start and end of an answer. */
+  /** The label of the row: a class, a number, a 0 or 1 for each class, or the first and last token of an answer. */
   readonly target?: readonly number[];
-  /** Makes an image [channels, height, width] in the place of the ids, which then only count its tokens. */
+  /** The image [channels, height, width] that the model reads instead of the ids, which then only count its tokens. */
   readonly pixels?: () => Float32Array;
-  /** The row that belongs to this one (the second text of a pair); packed right behind it. */
+  /** The second text of a pair; packed directly after this row. */
   readonly pair?: Row;
-  /** Which of several tasks that share an adapter it belongs to. */
+  /** Which of several tasks that share an adapter the row belongs to. */
   readonly task?: number;
-  /** What it was made of: rows of one example are its windows. */
+  /** The example that the row was made from; several rows of one example are its windows. */
   readonly example?: Example;
-  /** Where each token stands in the example's context, start and end in UTF-16 units; −1 where it does not. */
+  /** Start and stop of each token in the example's context, in UTF-16 units, two numbers per token; −1 outside the context. */
   readonly spans?: Int32Array;
-  /** The word of the example that each token is of; −1: none. */
+  /** By token: the index of its word in the example; −1 for none. */
   readonly words?: Int32Array;
 }
 
@@ -32,24 +32,29 @@ export interface RowOptions {
   readonly tokenizer: Tokenizer | undefined;
   readonly chat: ChatTemplate | undefined;
   readonly vocabSize: number;
-  /** Tokens; what is longer is cut at the end. */
+  /** Tokens; longer rows are truncated at the end. */
   readonly maxLength: number;
-  /** `completion`: assistant turns or completions only. */
+  /** What to learn: `completion` for the assistant's turns and completions only, `all` for every token. */
   readonly trainOn: 'completion' | 'all';
 }
 
-/** What became of the examples on the way to rows. */
+/** Counts of rows made, truncated and left out. */
 export interface RowReport {
   rows: number;
+  /** Rows that were truncated, and the tokens they lost. */
   cutRows: number;
   cutTokens: number;
-  /** Rows that had nothing left to learn, and are not among the result. */
+  /** Rows without a token to learn, which are left out. */
   emptyRows: number;
 }
 
-const ignored = -100;
+/** The label of a token that is not learned, as in PyTorch's cross-entropy. */
+const IGNORED = -100;
 
-/** Examples as rows of tokens. @throws GraftError 'input' with the place of what cannot be a row; when no row is left */
+/**
+ * Makes rows of tokens for language modelling.
+ * @throws GraftError with the place of an example that cannot be a row; 'input' when no row is left
+ */
 export function toRows(
   examples: Iterable<{ example: Example; place: string }>,
   options: RowOptions,
@@ -58,12 +63,12 @@ export function toRows(
   const rows: Row[] = [];
   let firstEmpty: string | undefined;
   for (const { example, place } of examples) {
-    let { ids, labels } = tokens(example, place, options);
-    const beyond = ids.find((id) => id >= options.vocabSize);
-    if (beyond !== undefined) {
+    let { ids, labels } = idsAndLabels(example, place, options);
+    const outsideId = ids.find((id) => id >= options.vocabSize);
+    if (outsideId !== undefined) {
       throw new GraftError(
         'mismatch',
-        `the tokenizer gives id ${beyond} (${options.tokenizer?.idToToken(beyond)}), and the vocabulary of the model ends at ${options.vocabSize - 1}`,
+        `the tokenizer gives id ${outsideId} (${options.tokenizer?.idToToken(outsideId)}), and the model's vocabulary ends at ${options.vocabSize - 1}`,
         { place, hint: 'Use the tokenizer that belongs to the model' },
       );
     }
@@ -73,8 +78,8 @@ export function toRows(
       ids = ids.slice(0, options.maxLength);
       labels = labels.slice(0, options.maxLength);
     }
-    // The first token has nothing before it that could predict it.
-    if (!labels.subarray(1).some((label) => label !== ignored)) {
+    // The first token cannot be predicted: no token comes before it.
+    if (!labels.subarray(1).some((label) => label !== IGNORED)) {
       report.emptyRows++;
       firstEmpty ??= place;
     } else rows.push({ ids, labels, place, ...(example.task !== undefined && { task: example.task }) });
@@ -88,8 +93,8 @@ export function toRows(
         ...(firstEmpty && { place: firstEmpty }),
         hint:
           report.cutRows > 0
-            ? `Raise max_length above ${options.maxLength}: the answers are cut off`
-            : 'Look at the answers of the rows',
+            ? `Raise max_length above ${options.maxLength}: the answers are truncated`
+            : 'Check the completions or labels of the rows',
         data: { ...report },
       },
     );
@@ -97,119 +102,126 @@ export function toRows(
   return { rows, report };
 }
 
-function tokens(example: Example, place: string, options: RowOptions): { ids: Int32Array; labels: Int32Array } {
+function idsAndLabels(example: Example, place: string, options: RowOptions): { ids: Int32Array; labels: Int32Array } {
   if (example.kind === 'tokens') {
     const ids = checkedIds(example.ids, options.vocabSize, place);
     return { ids, labels: checkedLabels(example.labels ?? example.ids, ids.length, options.vocabSize, place) };
   }
   const tokenizer = requireTokenizer(options.tokenizer, place);
-  const all = options.trainOn === 'all';
+  const trainOnAll = options.trainOn === 'all';
   switch (example.kind) {
     case 'text': {
-      const ids = withEnd(tokenizer.encode(example.text), tokenizer);
+      const ids = withEos(tokenizer.encode(example.text), tokenizer);
       return { ids, labels: ids.slice() };
     }
     case 'completion': {
-      const prompt = withoutEnd(tokenizer.encode(example.prompt), example.prompt, tokenizer);
-      const whole = tokenizer.encode(example.prompt + example.completion);
-      // Read as one text where the prompt's tokens stay what they are at inference, else token by token after it.
-      const stable = prompt.every((id, i) => whole[i] === id) && whole.length > prompt.length;
-      const ids = withEnd(stable ? whole : join(prompt, continued(example.completion, tokenizer)), tokenizer);
-      return { ids, labels: ids.map((id, i) => (all || i >= prompt.length ? id : ignored)) };
+      const prompt = withoutEos(tokenizer.encode(example.prompt), example.prompt, tokenizer);
+      const together = tokenizer.encode(example.prompt + example.completion);
+      // Prompt and completion are encoded together where that leaves the prompt the tokens it has at inference, else separately.
+      const samePrompt = prompt.every((id, i) => together[i] === id) && together.length > prompt.length;
+      const ids = withEos(
+        samePrompt ? together : concat(prompt, encodeAfter(example.completion, tokenizer)),
+        tokenizer,
+      );
+      return { ids, labels: ids.map((id, i) => (trainOnAll || i >= prompt.length ? id : IGNORED)) };
     }
     case 'chat': {
       const hint = 'Use rows of prompt and completion, or a model with a chat template';
       const chat = requireChatTemplate(options.chat, place, hint);
       try {
-        if (all) {
+        if (trainOnAll) {
           const ids = tokenizer.encode(chat.render(example.messages, { tools: example.tools }), {
             addSpecialTokens: false,
           });
           return { ids, labels: ids.slice() };
         }
-        const { text, spans } = chat.learned(example.messages, example.tools, example.from);
+        const { text, spans } = chat.renderWithAssistantSpans(example.messages, example.tools, example.from);
         const { ids, mask } = tokenizer.encodeWithMask(text, spans);
-        return { ids, labels: ids.map((id, i) => (mask[i] ? id : ignored)) };
+        return { ids, labels: ids.map((id, i) => (mask[i] ? id : IGNORED)) };
       } catch (cause) {
         if (!(cause instanceof GraftError) || cause.place) throw cause;
-        throw new GraftError(cause.kind, cause.message, { place, cause });
+        throw cause.at(place);
       }
     }
     default:
-      throw new GraftError('usage', `rows of ${kinds[example.kind]} do not say what to write`, {
+      throw new GraftError('usage', `causal-lm cannot be trained on rows of ${kindNames[example.kind]}`, {
         place,
         hint: "Set the recipe's task to what the rows are for, or data.format to text",
       });
   }
 }
 
-const kinds = {
+const kindNames = {
   labelled: 'labelled texts',
   tags: 'tagged words',
   question: 'questions with a context',
   image: 'images',
 } as const;
 
-/** A prompt goes on: an end token that the tokenizer put behind it, and that its text does not hold, is taken off. */
-function withoutEnd(ids: Int32Array, text: string, tokenizer: Tokenizer): Int32Array {
+/** Removes the EOS that the tokenizer put after a prompt, unless the text of the prompt ends with it: the completion follows. */
+function withoutEos(ids: Int32Array, text: string, tokenizer: Tokenizer): Int32Array {
   if (tokenizer.eosId === undefined || ids.at(-1) !== tokenizer.eosId) return ids;
   return tokenizer.encode(text, { addSpecialTokens: false }).at(-1) === tokenizer.eosId ? ids : ids.slice(0, -1);
 }
 
-/** The ids of a text that follows another: without the space that some tokenizers put at the start of every text. */
-function continued(text: string, tokenizer: Tokenizer): Int32Array {
+/** The ids of a text that follows another, without the space that some tokenizers put at the start of every text. */
+function encodeAfter(text: string, tokenizer: Tokenizer): Int32Array {
   const encode = (s: string) => tokenizer.encode(s, { addSpecialTokens: false });
   for (const anchor of ['\n', '.', 'a']) {
-    const [alone, both] = [encode(anchor), encode(anchor + text)];
-    if (alone.every((id, i) => both[i] === id)) return both.slice(alone.length);
+    const [anchorIds, ids] = [encode(anchor), encode(anchor + text)];
+    if (anchorIds.every((id, i) => ids[i] === id)) return ids.slice(anchorIds.length);
   }
   return encode(text);
 }
 
-/** The end token teaches the model to stop. */
-function withEnd(ids: Int32Array, { eosId }: Tokenizer): Int32Array {
-  return eosId === undefined || ids.at(-1) === eosId ? ids : join(ids, Int32Array.of(eosId));
+/** Appends EOS, from which the model learns where to stop. */
+function withEos(ids: Int32Array, { eosId }: Tokenizer): Int32Array {
+  return eosId === undefined || ids.at(-1) === eosId ? ids : concat(ids, Int32Array.of(eosId));
 }
 
-function join(a: Int32Array, b: Int32Array): Int32Array {
+function concat(a: Int32Array, b: Int32Array): Int32Array {
   const both = new Int32Array(a.length + b.length);
   both.set(a);
   both.set(b, a.length);
   return both;
 }
 
-/** Ids as given. @throws GraftError 'input' for none, and for one outside the vocabulary */
+/** The ids of a row, checked. @throws GraftError 'input' for a row without ids, and for an id outside the vocabulary */
 export function checkedIds(ids: readonly number[], vocabSize: number, place: string): Int32Array {
   if (ids.length === 0) throw new GraftError('input', 'the row has no ids', { place });
-  const id = ids.findIndex((value) => outside(value, vocabSize));
-  if (id >= 0)
-    throw new GraftError('input', `ids[${id}] is ${ids[id]}, outside the vocabulary of ${vocabSize}`, { place });
+  const index = ids.findIndex((id) => isOutside(id, vocabSize));
+  if (index >= 0)
+    throw new GraftError('input', `ids[${index}] is ${ids[index]}, outside the vocabulary of ${vocabSize}`, { place });
   return Int32Array.from(ids);
 }
 
-/** One label a token as given, each −100 or below `count`. @throws GraftError 'input' */
+/**
+ * The labels of the tokens of a row, checked.
+ * @param labelSet what the error calls the labels from 0 to `count` − 1
+ * @throws GraftError 'input' where there is not one label for each token, or one is neither −100 nor below `count`
+ */
 export function checkedLabels(
   labels: readonly number[] | number,
   length: number,
   count: number,
   place: string,
-  among = `the vocabulary of ${count}`,
+  labelSet = `the vocabulary of ${count}`,
 ): Int32Array {
-  const given = typeof labels === 'number' ? [labels] : labels;
-  if (given.length !== length) {
-    throw new GraftError('input', `${length} ids have ${given.length} labels`, {
+  const list = typeof labels === 'number' ? [labels] : labels;
+  if (list.length !== length) {
+    throw new GraftError('input', `${length} ids have ${list.length} labels`, {
       place,
       hint: 'Give one label for each id, −100 where nothing is learned',
     });
   }
-  const label = given.findIndex((value) => value !== ignored && outside(value, count));
-  if (label >= 0) {
-    throw new GraftError('input', `labels[${label}] is ${given[label]}, outside ${among}`, {
+  const index = list.findIndex((label) => label !== IGNORED && isOutside(label, count));
+  if (index >= 0) {
+    throw new GraftError('input', `labels[${index}] is ${list[index]}, outside ${labelSet}`, {
       place,
       hint: 'Use −100 where nothing is learned',
     });
   }
-  return Int32Array.from(given);
+  return Int32Array.from(list);
 }
 
-const outside = (value: number, count: number) => !Number.isInteger(value) || value < 0 || value >= count;
+const isOutside = (value: number, count: number) => !Number.isInteger(value) || value < 0 || value >= count;

@@ -4,7 +4,7 @@ import { randomStream, rowsOfStep, shuffled, split } from './index.ts';
 
 const numbers = (n: number) => Array.from({ length: n }, (_, i) => i);
 
-test('a stream depends on all of its seeds and on nothing else', () => {
+test('a random stream depends on all of its seeds and on nothing else', () => {
   const first = (...seeds: number[]) => Array.from({ length: 4 }, randomStream(...seeds));
   assert.deepEqual(first(1, 2), first(1, 2));
   for (const other of [[2, 1], [1, 3], [1], [1, 2, 0], [1 + 2 ** 32, 2]])
@@ -19,7 +19,7 @@ test('the order is pinned: a recipe gives the same rows in every version', () =>
   assert.deepEqual(shuffled(8, randomStream(0, 0, 1)), [3, 2, 4, 7, 0, 1, 5, 6]);
 });
 
-test('an epoch shows every row once, each epoch and seed in another order, any step by itself', () => {
+test('an epoch has every row once, in another order for each epoch and seed; a step does not depend on those before it', () => {
   const epoch = (seed: number, at: number) => numbers(4).flatMap((step) => rowsOfStep(13, 4, seed, 4 * at + step));
   for (const at of [0, 1, 7])
     assert.deepEqual(

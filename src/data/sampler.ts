@@ -1,6 +1,6 @@
 /**
- * Random numbers whose stream depends on nothing but the seeds: sfc32 (Doty-Humphrey, PractRand), seeded with the parts
- * and warmed up.
+ * A stream of random numbers in [0, 1) that depends on the seeds only: sfc32 (Doty-Humphrey, PractRand), seeded with each seed
+ * in turn and run for 15 numbers after it.
  */
 export function randomStream(...seeds: readonly number[]): () => number {
   let [a, b, c, d] = [0x9e3779b9, 0x243f6a88, 0xb7e15162, 1];
@@ -21,7 +21,7 @@ export function randomStream(...seeds: readonly number[]): () => number {
   return next;
 }
 
-/** The numbers below n in random order (Fisher and Yates). */
+/** The numbers from 0 to n − 1 in random order (Fisher and Yates). */
 export function shuffled(n: number, random: () => number): number[] {
   const order = Array.from({ length: n }, (_, i) => i);
   for (let i = n - 1; i > 0; i--) {
@@ -31,27 +31,27 @@ export function shuffled(n: number, random: () => number): number[] {
   return order;
 }
 
-/** Rows of optimizer step `step`: each epoch is a new order that depends on (seed, epoch) only, so any step can be had at once. */
+/** Indices of the rows of an optimizer step, from 0. The order of an epoch depends on (seed, epoch) only, so no step needs those before it. */
 export function rowsOfStep(n: number, batchSize: number, seed: number, step: number): number[] {
-  const perEpoch = Math.ceil(n / batchSize);
-  const epoch = Math.floor(step / perEpoch);
-  const at = (step % perEpoch) * batchSize;
-  return order(n, seed, epoch).slice(at, at + batchSize);
+  const stepsPerEpoch = Math.ceil(n / batchSize);
+  const epoch = Math.floor(step / stepsPerEpoch);
+  const first = (step % stepsPerEpoch) * batchSize;
+  return orderOfEpoch(n, seed, epoch).slice(first, first + batchSize);
 }
 
-let remembered: { n: number; seed: number; epoch: number; order: number[] } | undefined;
+let cached: { n: number; seed: number; epoch: number; order: number[] } | undefined;
 
-function order(n: number, seed: number, epoch: number): number[] {
-  if (remembered?.n !== n || remembered.seed !== seed || remembered.epoch !== epoch) {
-    remembered = { n, seed, epoch, order: shuffled(n, randomStream(seed, epoch, 1)) };
+function orderOfEpoch(n: number, seed: number, epoch: number): number[] {
+  if (cached?.n !== n || cached.seed !== seed || cached.epoch !== epoch) {
+    cached = { n, seed, epoch, order: shuffled(n, randomStream(seed, epoch, 1)) };
   }
-  return remembered.order;
+  return cached.order;
 }
 
 /**
- * Which of n rows are held out. Both parts keep the rows' order.
- * @param amount a share (below 1) or a number of rows
- * @param keys one of each row: rows of every key are held out in proportion (the largest remainders get what is left over)
+ * Splits n rows at random into those to train on and those held out; both keep the rows' order.
+ * @param amount the share (below 1) or the number of rows to hold out
+ * @param keys by row, for a stratified split: each key is held out in proportion, rounded by the largest remainders
  */
 export function split(
   n: number,
@@ -61,19 +61,20 @@ export function split(
 ): { train: number[]; heldOut: number[] } {
   const count = Math.min(n, amount < 1 ? Math.round(n * amount) : amount);
   const order = shuffled(n, randomStream(seed, 0, 2));
-  const chosen = new Set(keys ? inProportion(order, count, keys) : order.slice(0, count));
-  const all = Array.from({ length: n }, (_, i) => i);
-  return { train: all.filter((i) => !chosen.has(i)), heldOut: all.filter((i) => chosen.has(i)) };
+  const heldOut = new Set(keys ? stratified(order, count, keys) : order.slice(0, count));
+  const rows = Array.from({ length: n }, (_, i) => i);
+  return { train: rows.filter((i) => !heldOut.has(i)), heldOut: rows.filter((i) => heldOut.has(i)) };
 }
 
-function inProportion(order: readonly number[], count: number, keys: readonly unknown[]): number[] {
+/** The first rows of `order` for each key, in proportion to the rows of that key: `count` in all. */
+function stratified(order: readonly number[], count: number, keys: readonly unknown[]): number[] {
   const groups = [...Map.groupBy(order, (i) => keys[i]).values()];
-  const shares = groups.map((rows, g) => {
+  const quotas = groups.map((rows, group) => {
     const exact = (rows.length * count) / order.length;
-    return { rows, g, take: Math.floor(exact), rest: exact - Math.floor(exact) };
+    return { rows, group, count: Math.floor(exact), remainder: exact - Math.floor(exact) };
   });
-  const missing = count - shares.reduce((sum, { take }) => sum + take, 0);
-  const byRest = [...shares].sort((a, b) => b.rest - a.rest || a.g - b.g);
-  for (const share of byRest.slice(0, missing)) share.take++;
-  return shares.flatMap(({ rows, take }) => rows.slice(0, take));
+  const missing = count - quotas.reduce((sum, quota) => sum + quota.count, 0);
+  const byRemainder = [...quotas].sort((a, b) => b.remainder - a.remainder || a.group - b.group);
+  for (const quota of byRemainder.slice(0, missing)) quota.count++;
+  return quotas.flatMap((quota) => quota.rows.slice(0, quota.count));
 }

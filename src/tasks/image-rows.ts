@@ -47,7 +47,7 @@ export async function imageTools(
   for (const { example, place } of examples) {
     if (example.kind !== 'image') continue;
     const given = typeof example.image === 'string' ? await readImage(example.image) : fromLevels(example.image, place);
-    const made = processor.levels(given);
+    const made = processor.resizeAndCrop(given);
     if (made.height !== height || made.width !== width) {
       throw new GraftError(
         'input',
@@ -57,5 +57,5 @@ export async function imageTools(
     }
     levels.set(example, made);
   }
-  return { imageTokens: tokens, pixels: (example) => processor.numbers(levels.get(example)!) };
+  return { imageTokens: tokens, pixels: (example) => processor.pixelValues(levels.get(example)!) };
 }

@@ -61,8 +61,13 @@ const cases: [string, () => string[], 1 | 2, RegExp][] = [
   ['bad YAML', () => ['train', write('bad.yaml', 'model: [a\nb: }')], 2, /bad\.yaml:\d+:\d+: this is no valid YAML/],
   ['no recipe', () => ['train', 'nowhere.yaml'], 2, /nowhere\.yaml: the recipe cannot be read/],
   ['no model', () => ['train', recipe({ model: 'nowhere.gguf' })], 2, /nowhere\.gguf/],
-  ['no data', () => ['train', recipe({ data: { train: 'none.jsonl' } })], 2, /none\.jsonl: there is no such data file/],
-  ['a bad line', () => trainOn(`${tokens}{"ids": [1,\n`), 1, /rows\.jsonl:2: the line is no valid JSON/],
+  [
+    'no data',
+    () => ['train', recipe({ data: { train: 'none.jsonl' } })],
+    2,
+    /none\.jsonl: the data file was not found/,
+  ],
+  ['a bad line', () => trainOn(`${tokens}{"ids": [1,\n`), 1, /rows\.jsonl:2: the line is not valid JSON/],
   [
     'an id outside the vocabulary',
     () => trainOn('{"ids": [1, 999]}\n'),

@@ -201,7 +201,7 @@ test('images in folders, and as levels in rows; wrong ones are refused', async (
   await refused(() => wrong({ image: [[1, 2], [3]] }), /wrong\.jsonl:1: .*rows of levels/);
   await refused(() => wrong({ image: [[300]] }), /rows of levels from 0 to 255/);
   await refused(() => wrong({ image: [[[1, 2]]] }), /2 colours/);
-  await refused(() => wrong({ image: 'nowhere.png' }), /nowhere\.png: there is no such image/);
+  await refused(() => wrong({ image: 'nowhere.png' }), /nowhere\.png: the image was not found/);
   await refused(() => wrong({ text: 'a' }), /rows of the kind 'text' are not for image-classification/);
 });
 

@@ -4,8 +4,8 @@ type Value = ReturnType<Environment['set']>;
 type Node = { readonly type: string } & Record<string, unknown>;
 type Program = ReturnType<typeof parse>;
 
-/** The methods of the library's interpreter that Python's semantics need; its types call them private. */
-interface Core {
+/** The methods of the library's interpreter that are overridden or called; its type declarations make them private. */
+interface InterpreterMethods {
   run(program: Program): Value;
   evaluate(node: Node, scope: Environment): Value;
   evaluateBlock(nodes: readonly Node[], scope: Environment): Value;
@@ -13,32 +13,33 @@ interface Core {
   evaluateCallExpression(node: Node, scope: Environment): Value;
   applyFilter(operand: Value, filter: Node, scope: Environment): Value;
 }
-const Library = Interpreter as unknown as new (scope: Environment) => Core;
+const LibraryInterpreter = Interpreter as unknown as new (scope: Environment) => InterpreterMethods;
 
-/** A JavaScript value as one of the interpreter's. */
-const wrapped = (value: unknown): Value => new Environment().set('value', value);
-const done = (value: Value): Node => ({ type: 'Done', value });
-const statements = new Set(
+/** A JavaScript value as a value of the interpreter. */
+const toValue = (value: unknown): Value => new Environment().set('value', value);
+/** A node for an expression that is evaluated already. */
+const evaluated = (value: Value): Node => ({ type: 'Evaluated', value });
+const statementTypes = new Set(
   'Program If For Set Macro Comment Break Continue CallStatement FilterStatement StringLiteral'.split(' '),
 );
 const listTypes = new Set(['ArrayValue', 'TupleValue']);
-const numeric = new Set(['IntegerValue', 'FloatValue', 'BooleanValue']);
-const isNothing = ({ type }: Value) => type === 'NullValue' || type === 'UndefinedValue';
+const numericTypes = new Set(['IntegerValue', 'FloatValue', 'BooleanValue']);
+const isNoneOrUndefined = ({ type }: Value) => type === 'NullValue' || type === 'UndefinedValue';
 
-/** What the library does otherwise than Jinja on Python: equality, remainders, `~`, stripping, and how values are printed. */
-class Pythonic extends Library {
+/** The library's interpreter with Python's equality, remainder, `~`, stripping and printing of values. */
+class PythonInterpreter extends LibraryInterpreter {
   override evaluate(node: Node, scope: Environment): Value {
-    return node?.type === 'Done' ? (node.value as Value) : super.evaluate(node, scope);
+    return node?.type === 'Evaluated' ? (node.value as Value) : super.evaluate(node, scope);
   }
 
   override evaluateBlock(nodes: readonly Node[], scope: Environment): Value {
     let text = '';
     for (const node of nodes) {
       const value = this.evaluate(node, scope);
-      if (!statements.has(node.type)) text += printed(value);
-      else if (!isNothing(value)) text += value.toString();
+      if (!statementTypes.has(node.type)) text += pythonStr(value);
+      else if (!isNoneOrUndefined(value)) text += value.toString();
     }
-    return wrapped(text);
+    return toValue(text);
   }
 
   override evaluateBinaryExpression(node: Node, scope: Environment): Value {
@@ -49,21 +50,21 @@ class Pythonic extends Library {
     const strings = Number(left.type === 'StringValue') + Number(right.type === 'StringValue');
     switch (operator) {
       case '==':
-        return wrapped(equal(left, right));
+        return toValue(pythonEquals(left, right));
       case '!=':
-        return wrapped(!equal(left, right));
+        return toValue(!pythonEquals(left, right));
       case '~':
-        return wrapped(printed(left) + printed(right));
+        return toValue(pythonStr(left) + pythonStr(right));
       case '%':
         if (left.type !== 'IntegerValue' || right.type !== 'IntegerValue') break;
-        return wrapped(
+        return toValue(
           (left.value as number) - (right.value as number) * Math.floor(Number(left.value) / Number(right.value)),
         );
       case '+':
         if (strings !== 1) break;
-        throw new Error(`can only concatenate text to text, not ${printed(left)} and ${printed(right)}`);
+        throw new Error(`can only concatenate str to str, not ${pythonStr(left)} and ${pythonStr(right)}`);
     }
-    return super.evaluateBinaryExpression({ ...node, left: done(left), right: done(right) }, scope);
+    return super.evaluateBinaryExpression({ ...node, left: evaluated(left), right: evaluated(right) }, scope);
   }
 
   override evaluateCallExpression(node: Node, scope: Environment): Value {
@@ -74,61 +75,62 @@ class Pythonic extends Library {
     }
     const object = this.evaluate(callee.object as Node, scope);
     if (object.type !== 'StringValue') {
-      return super.evaluateCallExpression({ ...node, callee: { ...callee, object: done(object) } }, scope);
+      return super.evaluateCallExpression({ ...node, callee: { ...callee, object: evaluated(object) } }, scope);
     }
     const text = object.value as string;
-    if (name === 'capitalize') return wrapped(capitalized(text));
+    if (name === 'capitalize') return toValue(capitalize(text));
     const [argument] = (node.args as Node[]).map((arg) => this.evaluate(arg, scope));
-    const characters = argument === undefined || isNothing(argument) ? undefined : String(argument.value);
-    return wrapped(stripped(text, characters, name !== 'rstrip', name !== 'lstrip'));
+    const characters = argument === undefined || isNoneOrUndefined(argument) ? undefined : String(argument.value);
+    return toValue(strip(text, characters, name !== 'rstrip', name !== 'lstrip'));
   }
 
   override applyFilter(operand: Value, filter: Node, scope: Environment): Value {
     const name = filter.type === 'Identifier' ? filter.value : undefined;
     if (operand.type === 'StringValue') {
       const text = operand.value as string;
-      if (name === 'length' || name === 'count') return wrapped([...text].length);
-      if (name === 'capitalize') return wrapped(capitalized(text));
-      if (name === 'trim') return wrapped(stripped(text, undefined, true, true));
+      if (name === 'length' || name === 'count') return toValue([...text].length);
+      if (name === 'capitalize') return toValue(capitalize(text));
+      if (name === 'trim') return toValue(strip(text, undefined, true, true));
     }
-    if (name === 'string') return wrapped(printed(operand));
+    if (name === 'string') return toValue(pythonStr(operand));
     return super.applyFilter(operand, filter, scope);
   }
 }
 
-const capitalized = ([first = '', ...rest]: string) => first.toUpperCase() + rest.join('').toLowerCase();
+const capitalize = ([first = '', ...rest]: string) => first.toUpperCase() + rest.join('').toLowerCase();
 const PYTHON_SPACE = /[\p{White_Space}\x1c-\x1f]/u;
 
 /** `str.strip` and its one-sided forms. */
-function stripped(text: string, characters: string | undefined, atStart: boolean, atEnd: boolean): string {
+function strip(text: string, characters: string | undefined, atStart: boolean, atEnd: boolean): string {
   const chars = [...text];
-  const goes = (c: string) => (characters === undefined ? PYTHON_SPACE.test(c) : characters.includes(c));
+  const isStripped = (c: string) => (characters === undefined ? PYTHON_SPACE.test(c) : characters.includes(c));
   let [from, to] = [0, chars.length];
-  if (atStart) while (from < to && goes(chars[from]!)) from++;
-  if (atEnd) while (to > from && goes(chars[to - 1]!)) to--;
+  if (atStart) while (from < to && isStripped(chars[from]!)) from++;
+  if (atEnd) while (to > from && isStripped(chars[to - 1]!)) to--;
   return chars.slice(from, to).join('');
 }
 
 /** Python's `==`. */
-function equal(a: Value, b: Value): boolean {
-  if (numeric.has(a.type) && numeric.has(b.type)) return Number(a.value) === Number(b.value);
+function pythonEquals(a: Value, b: Value): boolean {
+  if (numericTypes.has(a.type) && numericTypes.has(b.type)) return Number(a.value) === Number(b.value);
   if (a.type !== b.type) return false;
   if (listTypes.has(a.type)) {
     const [x, y] = [a.value as Value[], b.value as Value[]];
-    return x.length === y.length && x.every((item, i) => equal(item, y[i]!));
+    return x.length === y.length && x.every((item, i) => pythonEquals(item, y[i]!));
   }
   if (a.type === 'ObjectValue') {
     const [x, y] = [a.value as Map<string, Value>, b.value as Map<string, Value>];
-    return x.size === y.size && [...x].every(([key, item]) => y.has(key) && equal(item, y.get(key)!));
+    return x.size === y.size && [...x].every(([key, item]) => y.has(key) && pythonEquals(item, y.get(key)!));
   }
-  return isNothing(a) || a.value === b.value;
+  return isNoneOrUndefined(a) || a.value === b.value;
 }
 
 /** Python's `str`. */
-const printed = (value: Value): string => (value.type === 'StringValue' ? (value.value as string) : shown(value));
+const pythonStr = (value: Value): string =>
+  value.type === 'StringValue' ? (value.value as string) : pythonRepr(value);
 
 /** Python's `repr`. */
-function shown(value: Value): string {
+function pythonRepr(value: Value): string {
   switch (value.type) {
     case 'UndefinedValue':
       return '';
@@ -137,14 +139,14 @@ function shown(value: Value): string {
     case 'BooleanValue':
       return value.value ? 'True' : 'False';
     case 'StringValue':
-      return quoted(value.value as string);
+      return quote(value.value as string);
     case 'ArrayValue':
-      return `[${(value.value as Value[]).map(shown).join(', ')}]`;
+      return `[${(value.value as Value[]).map(pythonRepr).join(', ')}]`;
     case 'TupleValue':
-      return `(${(value.value as Value[]).map(shown).join(', ')}${(value.value as Value[]).length === 1 ? ',' : ''})`;
+      return `(${(value.value as Value[]).map(pythonRepr).join(', ')}${(value.value as Value[]).length === 1 ? ',' : ''})`;
     case 'ObjectValue': {
       const entries = [...(value.value as Map<string, Value>)];
-      return `{${entries.map(([key, item]) => `${quoted(key)}: ${shown(item)}`).join(', ')}}`;
+      return `{${entries.map(([key, item]) => `${quote(key)}: ${pythonRepr(item)}`).join(', ')}}`;
     }
     default:
       return value.toString();
@@ -152,21 +154,23 @@ function shown(value: Value): string {
 }
 
 const escapes: Readonly<Record<string, string>> = { '\\': '\\\\', '\n': '\\n', '\r': '\\r', '\t': '\\t' };
-function quoted(text: string): string {
-  const quote = text.includes("'") && !text.includes('"') ? '"' : "'";
+function quote(text: string): string {
+  const mark = text.includes("'") && !text.includes('"') ? '"' : "'";
   const inner = text.replaceAll(/[\\\n\r\t]/g, (c) => escapes[c]!);
-  return quote + (quote === "'" ? inner.replaceAll("'", "\\'") : inner) + quote;
+  return mark + (mark === "'" ? inner.replaceAll("'", "\\'") : inner) + mark;
 }
 
+/** Comments, `raw` blocks, `{% %}` and `{{ }}`, with the signs at their edges. */
 const SCAN =
   /\{#([-+]?)[\s\S]*?([-+]?)#\}|\{%([-+]?)\s*raw\s*(-?)%\}([\s\S]*?)\{%([-+]?)\s*endraw\s*([-+]?)%\}|\{%([-+]?)((?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^"'])*?)([-+]?)%\}|\{\{(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^"'])*?\}\}/g;
+/** A string literal of Jinja. */
 const literal = (text: string) => `'${text.replaceAll(/[\\'\n\r\t]/g, (c) => escapes[c] ?? `\\${c}`)}'`;
 
 /**
- * The template with white space as `trim_blocks` and `lstrip_blocks` leave it, `+` signs honoured, `raw` as a literal, and
- * `{% generation %}` as `begin` … `end` in the text.
+ * Rewrites a template for the library: white space is removed as `trim_blocks` and `lstrip_blocks` do unless there is a `+`
+ * sign, `raw` blocks become literals, and `{% generation %}` and `{% endgeneration %}` print `begin` and `end`.
  */
-function prepared(source: string, begin: string, end: string): string {
+function preprocess(source: string, begin: string, end: string): string {
   const template = source.replaceAll(/\r\n?/g, '\n').replace(/\n$/, '');
   let out = '';
   let last = 0;
@@ -187,33 +191,33 @@ function prepared(source: string, begin: string, end: string): string {
     if (left === '' && atLineStart && /^\s*$/.test(before.slice(lineStart))) before = before.slice(0, lineStart);
     if (right === '' && template[last] === '\n') last++;
     const [open, close] = [left === '-' ? '-' : '', right === '-' ? '-' : ''];
-    const mark = /^\s*(end)?generation\s*$/.exec(body ?? '');
+    const generation = /^\s*(end)?generation\s*$/.exec(body ?? '');
     out += before;
     if (raw !== undefined) {
-      const head = rawInner === '-' ? raw.trimStart() : raw;
-      out += `{{${open}${literal(rawBefore === '-' ? head.trimEnd() : head)}${close}}}`;
-    } else if (mark) out += `{{${open} '${mark[1] ? end : begin}' ${close}}}`;
+      const content = rawInner === '-' ? raw.trimStart() : raw;
+      out += `{{${open}${literal(rawBefore === '-' ? content.trimEnd() : content)}${close}}}`;
+    } else if (generation) out += `{{${open} '${generation[1] ? end : begin}' ${close}}}`;
     else if (body !== undefined) out += `{%${open}${body}${close}%}`;
     else out += `{#${open}${close}#}`;
   }
   out += template.slice(last);
-  // The library takes away one line break at the end, which has been done.
+  // The library removes one line break at the end, and it has been removed already.
   return out.endsWith('\n') ? `${out}\n` : out;
 }
 
 const pad = (n: number, length = 2) => String(n).padStart(length, '0');
-const name = (date: Date, options: Intl.DateTimeFormatOptions) =>
+const dateName = (date: Date, options: Intl.DateTimeFormatOptions) =>
   new Intl.DateTimeFormat('en-US', options).format(date);
 const dateParts: Readonly<Record<string, (d: Date) => string>> = {
   Y: (d) => String(d.getFullYear()),
   y: (d) => pad(d.getFullYear() % 100),
   m: (d) => pad(d.getMonth() + 1),
-  B: (d) => name(d, { month: 'long' }),
-  b: (d) => name(d, { month: 'short' }),
+  B: (d) => dateName(d, { month: 'long' }),
+  b: (d) => dateName(d, { month: 'short' }),
   d: (d) => pad(d.getDate()),
   e: (d) => String(d.getDate()).padStart(2),
-  A: (d) => name(d, { weekday: 'long' }),
-  a: (d) => name(d, { weekday: 'short' }),
+  A: (d) => dateName(d, { weekday: 'long' }),
+  a: (d) => dateName(d, { weekday: 'short' }),
   H: (d) => pad(d.getHours()),
   I: (d) => pad(d.getHours() % 12 || 12),
   p: (d) => (d.getHours() < 12 ? 'AM' : 'PM'),
@@ -222,7 +226,7 @@ const dateParts: Readonly<Record<string, (d: Date) => string>> = {
   '%': () => '%',
 };
 
-/** Local time as Python's `strftime` writes it in the C locale. */
+/** Local time in the format of Python's `strftime`, in the C locale. */
 export const strftime = (format: string, date = new Date()): string =>
   format.replaceAll(/%(-?)([a-zA-Z%])/g, (all, bare: string, part: string) => {
     const text = dateParts[part]?.(date) ?? all;
@@ -231,10 +235,11 @@ export const strftime = (format: string, date = new Date()): string =>
 
 function range(...args: number[]): number[] {
   const [start, stop, step] = args.length === 1 ? [0, args[0]!, 1] : [args[0]!, args[1]!, args[2] ?? 1];
-  if (step === 0) throw new Error('range() needs a step other than 0');
+  if (step === 0) throw new Error('the step of range() must not be 0');
   return Array.from({ length: Math.max(0, Math.ceil((stop - start) / step)) }, (_, i) => start + i * step);
 }
 
+/** Variables and functions that every template has. */
 const globals = {
   true: true,
   True: true,
@@ -249,20 +254,20 @@ const globals = {
   },
 };
 
+/** Renders a template with variables; throws errors of the library, and those of the template's `raise_exception`. */
+export type CompiledTemplate = (variables: Record<string, unknown>) => string;
+
 /**
- * A Jinja template as transformers' chat templates are set up: `trim_blocks`, `lstrip_blocks`, `raise_exception`,
- * `strftime_now`, `{% generation %}`. Source: `utils/chat_template_utils.py` of huggingface/transformers.
- * @param marks what `{% generation %}` and `{% endgeneration %}` print
- * @returns text from variables; it throws plain errors, the template's own among them
+ * Compiles a Jinja template with the settings of transformers' chat templates: `trim_blocks`, `lstrip_blocks`,
+ * `raise_exception`, `strftime_now`, `{% generation %}`. Source: `utils/chat_template_utils.py` of huggingface/transformers.
+ * @param marks the text that `{% generation %}` and `{% endgeneration %}` print
+ * @throws an error of the library for a template that is not valid
  */
-export function compile(
-  source: string,
-  marks: readonly [string, string],
-): (variables: Record<string, unknown>) => string {
-  const program = parse(tokenize(prepared(source, ...marks)));
+export function compile(source: string, marks: readonly [begin: string, end: string]): CompiledTemplate {
+  const program = parse(tokenize(preprocess(source, ...marks)));
   return (variables) => {
     const scope = new Environment();
     for (const [key, value] of Object.entries({ ...globals, ...variables })) scope.set(key, value);
-    return new Pythonic(scope).run(program).value as string;
+    return new PythonInterpreter(scope).run(program).value as string;
   };
 }

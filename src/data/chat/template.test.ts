@@ -22,8 +22,8 @@ const { templates, special, conversations, cases, tools, now } = read('chat.json
   tools: unknown[];
 };
 
-// Filters that the Jinja library lacks, and 1.0 as Python prints it, which JSON.parse cannot tell from 1.
-const known = new Set([
+// Not supported: filters that the Jinja library lacks, and Python's 1.0, which JSON.parse does not distinguish from 1.
+const unsupported = new Set([
   'feature-dictsort-sort on many-turns',
   'feature-dictsort-sort on unicode',
   'qwen-tools on two-tool-calls',
@@ -47,7 +47,7 @@ test("templates render as transformers' apply_chat_template", (context) => {
         name,
       );
       refused++;
-    } else if (!known.has(`${template} on ${conversation}`)) {
+    } else if (!unsupported.has(`${template} on ${conversation}`)) {
       assert.equal(render(), rendered, name);
       same++;
     }
@@ -60,8 +60,8 @@ test('spans found by rendering prefixes equal those of {% generation %} marks, e
   let compared = 0;
   for (const [name, messages] of Object.entries(conversations)) {
     if (messages.some((m) => typeof m.content !== 'string' || m.content === '')) continue;
-    const marked = chat('chatml-generation').learned(messages);
-    assert.deepEqual(chat('chatml').learned(messages), marked, name);
+    const marked = chat('chatml-generation').renderWithAssistantSpans(messages);
+    assert.deepEqual(chat('chatml').renderWithAssistantSpans(messages), marked, name);
     const last = marked.spans.at(-1);
     if (last) assert.ok(marked.text.slice(...last).endsWith('<|im_end|>'));
     compared += marked.spans.length;
@@ -69,11 +69,11 @@ test('spans found by rendering prefixes equal those of {% generation %} marks, e
   assert.ok(compared >= 8, `${compared} turns`);
 });
 
-/** The same text, with the turns marked and with the turns to be found. */
-const pairs: Record<string, string> = {
-  // The system prompt stands at the last user's turn (Mistral), so that no beginning of a conversation is one of its text.
+/** Templates with {% generation %} blocks, to compare with themselves without the blocks. */
+const markedTemplates: Record<string, string> = {
+  // The system prompt is in the last user turn (Mistral), so the rendering of a prefix is no prefix of the rendering.
   'system prompt last': `{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}{% for m in rest %}{% if m.role == 'user' %}[INST] {% if loop.last and system %}{{ system }}\n\n{% endif %}{{ m.content }}[/INST]{% else %}{% generation %}{{ ' ' + m.content + '</s>' }}{% endgeneration %}{% endif %}{% endfor %}`,
-  // An end token where no prompt follows (Phi-3).
+  // An end token where no generation prompt follows (Phi-3).
   'end token last': `{% for m in messages %}{{ '<|' + m.role + '|>\n' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|end|>' }}{% endgeneration %}{{ '\n' }}{% else %}{{ m.content + '<|end|>\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ '<|endoftext|>' }}{% endif %}`,
   // Reasoning only after the last question (Qwen3).
   'reasoning last': `{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}{% if loop.index0 > ns.last %}{{ '<think>\n' + (m.reasoning_content or '') + '\n</think>\n\n' }}{% endif %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`,
@@ -82,9 +82,9 @@ const unmarked = (source: string) => source.replaceAll(/\{% (end)?generation %\}
 const turns = (...contents: string[]): Message[] =>
   contents.map((content, i) => ({ role: i % 2 === 0 ? 'user' : 'assistant', content }));
 
-test('turns that are rendered otherwise at the end are found all the same', () => {
+test('turns that are rendered differently at the end of a conversation are found', () => {
   const system = { role: 'system', content: 'Be kind.' };
-  const talks: Message[][] = [
+  const dialogues: Message[][] = [
     turns('a', 'b', 'c', 'd', 'e'),
     [system, ...turns('Hello', 'Hello', 'Hello?', 'Hello', 'Bye')],
     [system, ...turns('x < y?', 'if (x < y) {', 'and?', 'no > here', 'so')],
@@ -94,12 +94,12 @@ test('turns that are rendered otherwise at the end are found all the same', () =
     ],
   ];
   let compared = 0;
-  for (const [name, source] of Object.entries(pairs))
-    for (const messages of talks) {
-      const marked = new ChatTemplate(source).learned(messages);
-      const found = new ChatTemplate(unmarked(source)).learned(messages);
-      assert.deepEqual(found, marked, `${name}: ${JSON.stringify(marked.text)}`);
-      compared += found.spans.length;
+  for (const [name, source] of Object.entries(markedTemplates))
+    for (const messages of dialogues) {
+      const marked = new ChatTemplate(source).renderWithAssistantSpans(messages);
+      const byRendering = new ChatTemplate(unmarked(source)).renderWithAssistantSpans(messages);
+      assert.deepEqual(byRendering, marked, `${name}: ${JSON.stringify(marked.text)}`);
+      compared += byRendering.spans.length;
     }
   assert.equal(compared, 3 * 4 * 2);
 });
@@ -112,20 +112,20 @@ test('a turn that only calls a function', () => {
     { role: 'tool', content: '1' },
     ...turns('b').map((m) => ({ ...m, role: 'user' })),
   ];
-  for (const [name, said] of [
+  for (const [name, turn] of [
     ['qwen-tools', '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call><|im_end|>'],
     ['phi', '<|end|>'],
   ] as const) {
-    const { text, spans } = new ChatTemplate(templates[name]!, special[name]).learned(messages);
+    const { text, spans } = new ChatTemplate(templates[name]!, special[name]).renderWithAssistantSpans(messages);
     assert.deepEqual(
       spans.map((span) => text.slice(...span)),
-      [said],
+      [turn],
       name,
     );
   }
 });
 
-test('templates see documents, reasoning under any of its names, and what else is given', () => {
+test('templates get documents, reasoning under any of its names, and further variables', () => {
   const chat = new ChatTemplate(
     '{{ documents[0].title }} {{ messages[0].reasoning_content }} {{ messages[0].thinking }} {{ enable_thinking }}',
   );
@@ -140,17 +140,20 @@ test('turns before `from` are not learned', () => {
   const messages = conversations['many-turns']!;
   for (const name of ['chatml', 'chatml-generation']) {
     const chat = new ChatTemplate(templates[name]!, special[name]);
-    const all = chat.learned(messages).spans;
+    const all = chat.renderWithAssistantSpans(messages).spans;
     assert.equal(all.length, 2);
-    assert.deepEqual(chat.learned(messages, undefined, 3).spans, all.slice(1), name);
+    assert.deepEqual(chat.renderWithAssistantSpans(messages, undefined, 3).spans, all.slice(1), name);
   }
 });
 
-test('a template whose turns cannot be told apart says what to do', () => {
+test('a template whose turns cannot be found is refused with a remedy', () => {
   const chat = new ChatTemplate('{{ messages | length }}{% for m in messages %}{{ m.content | upper }}{% endfor %}');
   assert.throws(
-    () => chat.learned(conversations['one-turn']!),
-    (e) => e instanceof GraftError && /no assistant marks/.test(e.message) && /\{% generation %\}/.test(e.message),
+    () => chat.renderWithAssistantSpans(conversations['one-turn']!),
+    (e) =>
+      e instanceof GraftError &&
+      /no \{% generation %\} blocks/.test(e.message) &&
+      /train on all tokens/.test(e.message),
   );
   assert.throws(() => new ChatTemplate('{% for m in messages %}'), GraftError);
 });
@@ -165,7 +168,7 @@ test("assistant tokens by {% generation %} marks equal transformers' mask", { sk
   for (const { template, conversation, ids, mask } of masks) {
     if (!templates[template]!.includes('endgeneration')) continue;
     compared++;
-    const { text, spans } = new ChatTemplate(templates[template]!, special[template]).learned(
+    const { text, spans } = new ChatTemplate(templates[template]!, special[template]).renderWithAssistantSpans(
       conversations[conversation]!,
     );
     const got = tokenizer.encodeWithMask(text, spans);

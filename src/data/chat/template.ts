@@ -1,23 +1,23 @@
 import { GraftError } from '../../base/index.ts';
 import type { Message } from '../example.ts';
 import type { Tokenizer } from '../tokenizer/index.ts';
-import { compile } from './jinja.ts';
-import { spanOfTurn } from './turns.ts';
+import { type CompiledTemplate, compile } from './jinja.ts';
+import { type Render, spanOfTurn } from './turns.ts';
 
 export interface RenderOptions {
   readonly addGenerationPrompt?: boolean;
   readonly tools?: readonly unknown[] | undefined;
   readonly documents?: readonly unknown[] | undefined;
-  /** What else the template asks for, such as `enable_thinking`. */
+  /** More variables of the template, such as `enable_thinking`. */
   readonly variables?: Readonly<Record<string, unknown>> | undefined;
 }
 
-// What stands for the marks of what the assistant says, while its turns are looked for.
-const begin = '\uE010graft:begin\uE011';
-const end = '\uE010graft:end\uE011';
+// What {% generation %} and {% endgeneration %} print while the assistant's spans are searched for.
+const spanStart = '\uE010graft:begin\uE011';
+const spanEnd = '\uE010graft:end\uE011';
 
-/** Reasoning under the names that templates read. Source: `_alias_reasoning_fields` of transformers. */
-function reasoned(message: Message): Message {
+/** The message with its reasoning under all names that templates read. Source: `_alias_reasoning_fields` of transformers. */
+function withReasoning(message: Message): Message {
   const reasoning = message.reasoning_content ?? message.thinking ?? message.reasoning;
   return reasoning === undefined || reasoning === null
     ? message
@@ -25,8 +25,8 @@ function reasoned(message: Message): Message {
 }
 
 /**
- * The chat template itself, where it must exist.
- * @throws GraftError 'usage' for a conversation and a model without a chat template
+ * Returns `chat`, or throws where the model has no chat template.
+ * @throws GraftError 'usage' for a conversation without a chat template
  */
 export function requireChatTemplate(chat: ChatTemplate | undefined, place: string, hint: string): ChatTemplate {
   if (chat) return chat;
@@ -34,28 +34,33 @@ export function requireChatTemplate(chat: ChatTemplate | undefined, place: strin
 }
 
 /**
- * A chat template with the meaning that transformers' `apply_chat_template` gives it. The text it makes holds the special
- * tokens already: tokenise it without adding any.
+ * A chat template that renders as transformers' `apply_chat_template` does. The rendered text contains the special tokens:
+ * encode it without adding any.
  */
 export class ChatTemplate {
-  readonly #plain: (variables: Record<string, unknown>) => string;
-  readonly #marked: (variables: Record<string, unknown>) => string;
-  readonly #marks: boolean;
-  readonly #special: Readonly<Record<string, string>>;
+  readonly #template: CompiledTemplate;
+  /** Prints `spanStart` and `spanEnd` around {% generation %} blocks. */
+  readonly #markedTemplate: CompiledTemplate;
+  readonly #hasGenerationBlocks: boolean;
+  readonly #specialTokens: Readonly<Record<string, string>>;
 
-  /** @param special bos_token, eos_token and such, as text @throws GraftError 'input' for a template that is no Jinja */
-  constructor(source: string, special: Readonly<Record<string, string>> = {}) {
-    this.#marks = /\{%[-+]?\s*generation\s*[-+]?%\}/.test(source);
-    this.#special = special;
+  /**
+   * @param source Jinja
+   * @param specialTokens bos_token, eos_token and others, as text
+   * @throws GraftError 'input' for a template that is not valid Jinja
+   */
+  constructor(source: string, specialTokens: Readonly<Record<string, string>> = {}) {
+    this.#hasGenerationBlocks = /\{%[-+]?\s*generation\s*[-+]?%\}/.test(source);
+    this.#specialTokens = specialTokens;
     try {
-      this.#plain = compile(source, ['', '']);
-      this.#marked = this.#marks ? compile(source, [begin, end]) : this.#plain;
+      this.#template = compile(source, ['', '']);
+      this.#markedTemplate = this.#hasGenerationBlocks ? compile(source, [spanStart, spanEnd]) : this.#template;
     } catch (cause) {
-      throw new GraftError('input', `the chat template cannot be read: ${(cause as Error).message}`, { cause });
+      throw new GraftError('input', `the chat template is not valid Jinja: ${(cause as Error).message}`, { cause });
     }
   }
 
-  /** The template of that name that came with the tokenizer; undefined when there is none. */
+  /** The tokenizer's template of this name; undefined when it has none. */
   static of(tokenizer: Tokenizer, name = 'default'): ChatTemplate | undefined {
     const source = tokenizer.chatTemplates[name];
     if (source === undefined) return undefined;
@@ -71,61 +76,62 @@ export class ChatTemplate {
     return new ChatTemplate(source, Object.fromEntries(special));
   }
 
-  /** The conversation as text. @throws GraftError 'input' with the template's own words when it refuses */
+  /** Renders a conversation as text. @throws GraftError 'input' with the template's message when it rejects the conversation */
   render(messages: readonly Message[], options: RenderOptions = {}): string {
-    return this.#render(this.#plain, messages, options);
+    return this.#render(this.#template, messages, options);
   }
 
   #render(
-    template: (variables: Record<string, unknown>) => string,
+    template: CompiledTemplate,
     messages: readonly Message[],
     { addGenerationPrompt = false, tools, documents, variables }: RenderOptions,
   ): string {
     try {
       return template({
-        messages: messages.map(reasoned),
+        messages: messages.map(withReasoning),
         tools: tools ?? null,
         documents: documents ?? null,
-        ...this.#special,
+        ...this.#specialTokens,
         ...variables,
         add_generation_prompt: addGenerationPrompt,
       });
     } catch (cause) {
-      throw new GraftError('input', `the chat template refuses the conversation: ${(cause as Error).message}`, {
+      throw new GraftError('input', `the chat template rejects the conversation: ${(cause as Error).message}`, {
         cause,
       });
     }
   }
 
   /**
-   * The whole conversation, and the spans [start, stop) of what the assistant says in it, end-of-turn token included.
-   * @param from turns before this one are not learned
-   * @throws GraftError 'input' when the template neither marks them nor lets them be found
+   * Renders a conversation and finds the spans [start, stop) of the assistant's turns in it, end-of-turn tokens included.
+   * @param from index of the first message whose span is returned
+   * @throws GraftError 'input' when the template has no {% generation %} blocks and the turns cannot be found by rendering
    */
-  learned(
+  renderWithAssistantSpans(
     messages: readonly Message[],
     tools?: readonly unknown[],
     from = 0,
   ): { text: string; spans: [number, number][] } {
-    return this.#marks ? this.#bySigns(messages, tools, from) : this.#byRendering(messages, tools, from);
+    return this.#hasGenerationBlocks
+      ? this.#spansByBlocks(messages, tools, from)
+      : this.#spansByRendering(messages, tools, from);
   }
 
-  #bySigns(messages: readonly Message[], tools: readonly unknown[] | undefined, from: number) {
-    const pieces = this.#render(this.#marked, messages, { tools }).split(begin);
+  #spansByBlocks(messages: readonly Message[], tools: readonly unknown[] | undefined, from: number) {
+    const pieces = this.#render(this.#markedTemplate, messages, { tools }).split(spanStart);
     let text = pieces[0]!;
     const spans: [number, number][] = [];
     for (const piece of pieces.slice(1)) {
-      const [said, after = ''] = piece.split(end) as [string, string?];
-      spans.push([text.length, text.length + said.length]);
-      text += said + after;
+      const [generated, after = ''] = piece.split(spanEnd) as [string, string?];
+      spans.push([text.length, text.length + generated.length]);
+      text += generated + after;
     }
     const earlier = messages.slice(0, from).filter((m) => m.role === 'assistant').length;
     return { text, spans: spans.slice(earlier) };
   }
 
-  #byRendering(messages: readonly Message[], tools: readonly unknown[] | undefined, from: number) {
-    const render = (some: readonly Message[], addGenerationPrompt: boolean) =>
-      this.render(some, { tools, addGenerationPrompt });
+  #spansByRendering(messages: readonly Message[], tools: readonly unknown[] | undefined, from: number) {
+    const render: Render = (part, addGenerationPrompt) => this.render(part, { tools, addGenerationPrompt });
     const text = render(messages, false);
     const spans: [number, number][] = [];
     messages.forEach((message, i) => {
@@ -134,9 +140,9 @@ export class ChatTemplate {
       if (!span || span[0] < (spans.at(-1)?.[1] ?? 0)) {
         throw new GraftError(
           'input',
-          'the chat template has no assistant marks, and its turns cannot be told apart by rendering',
+          'the chat template has no {% generation %} blocks, and the assistant turns cannot be found by rendering',
           {
-            hint: 'Put {% generation %} and {% endgeneration %} around what the assistant says, or train on all tokens (data.train_on: all)',
+            hint: 'Put {% generation %} and {% endgeneration %} around the assistant turns in the template, or train on all tokens (data.train_on: all)',
           },
         );
       }

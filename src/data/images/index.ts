@@ -1,2 +1,4 @@
-export { decodeImage, type ImageProcessor, imageProcessorOf, imageRecords, readImage } from './image.ts';
+export { decodeImage, readImage } from './decode.ts';
+export { imageRecords } from './folders.ts';
+export { type ImageProcessor, imageProcessorOf } from './processor.ts';
 export type { Image } from './resample.ts';

@@ -36,8 +36,8 @@ export function tokenizerFilesOf(model: string): Record<string, string> {
 }
 
 /**
- * The tokenizer itself, where it must exist.
- * @throws GraftError `usage` for rows of text and a model without a tokenizer
+ * Returns `tokenizer`, or throws where the model has none.
+ * @throws GraftError `usage` for rows of text without a tokenizer
  */
 export function requireTokenizer(tokenizer: Tokenizer | undefined, place: string): Tokenizer {
   if (tokenizer) return tokenizer;
