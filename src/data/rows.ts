@@ -144,7 +144,7 @@ function idsAndLabels(example: Example, place: string, options: RowOptions): { i
       }
     }
     default:
-      throw new GraftError('usage', `causal-lm cannot be trained on rows of ${kindNames[example.kind]}`, {
+      throw new GraftError('usage', `causal-lm does not support rows of ${kindNames[example.kind]}`, {
         place,
         hint: "Set the recipe's task to what the rows are for, or data.format to text",
       });

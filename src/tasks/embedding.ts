@@ -1,14 +1,15 @@
 /**
- * One vector a text, or an image. Pairs of texts that belong together are learned against the other pairs of the step (in-batch
- * negatives: cross-entropy of the cosines divided by a temperature; arXiv 1705.00652, 1807.03748), pairs with a score by the
- * squared difference of their cosine from it (sentence-transformers' MultipleNegativesRankingLoss, CosineSimilarityLoss).
+ * One vector per text or image. Pairs of texts that belong together are learned against the other pairs of the step (in-batch
+ * negatives: cross-entropy of the cosine similarities divided by a temperature; arXiv 1705.00652, 1807.03748), pairs with a
+ * score by the squared difference of their cosine similarity from it (sentence-transformers' MultipleNegativesRankingLoss,
+ * CosineSimilarityLoss).
  */
 import { GraftError } from '../base/index.ts';
 import { checkedIds, type Example, type Packed, type Row } from '../data/index.ts';
 import type { TaskHead } from '../nn/index.ts';
 import { ops, Tensor } from '../tensor/index.ts';
+import { headOutput, rowsOf, weightedCrossEntropy } from './head-output.ts';
 import { imageRow } from './image-rows.ts';
-import { headOutput, rowsOfNumbers, weightedCrossEntropy } from './losses.ts';
 import { correlations, type Metric, wilson } from './metrics.ts';
 import type { RowTools, Task, TaskOptions } from './task.ts';
 import { textIds } from './text-rows.ts';
@@ -23,129 +24,117 @@ const cosine = (a: Float32Array, b: Float32Array): number => {
   return ab / Math.sqrt(aa * bb || 1);
 };
 
-/** The second text of a pair and its score, where the example has them. */
-function second(example: Example, place: string, tools: RowTools): { other?: Example; score?: number } {
+/** The second text of a pair and the score of the pair, where the example has them. */
+function secondOf(example: Example, place: string, tools: RowTools): { second?: Example; score?: number } {
   if (example.kind === 'tokens') {
     const score = typeof example.labels === 'number' && { score: example.labels };
     if (!example.pairIds) return {};
     checkedIds(example.pairIds, tools.vocabSize, place);
-    return { other: { kind: 'tokens', ids: example.pairIds, labels: undefined }, ...score };
+    return { second: { kind: 'tokens', ids: example.pairIds, labels: undefined }, ...score };
   }
   if (example.kind !== 'labelled' || example.pair === undefined) return {};
   const score = example.label === undefined ? undefined : Number(example.label);
   if (score !== undefined && !Number.isFinite(score)) {
-    throw new GraftError(
-      'input',
-      `the label of a pair is its similarity, and this is ${JSON.stringify(example.label)}`,
-      {
-        place,
-      },
-    );
+    const actual = JSON.stringify(example.label);
+    throw new GraftError('input', `the label of a pair must be a number, its similarity, and is ${actual}`, { place });
   }
-  return { other: { kind: 'text', text: example.pair }, ...(score !== undefined && { score }) };
+  return { second: { kind: 'text', text: example.pair }, ...(score !== undefined && { score }) };
 }
 
 export function embedding(head: TaskHead, { temperature = 0.05 }: TaskOptions): Task<Float32Array> {
   const rowOf = (example: Example, place: string, tools: RowTools) => {
-    if (example.kind === 'image') return { row: imageRow(example, place, tools), cut: 0 };
-    const { ids, types, cut } = textIds(example, head.name, place, tools);
-    return { row: { ids, ...(types && { types }), labels: new Int32Array(), place }, cut };
+    if (example.kind === 'image') return { row: imageRow(example, place, tools), cutTokens: 0 };
+    const { ids, types, cutTokens } = textIds(example, head.name, place, tools);
+    return { row: { ids, ...(types && { types }), labels: new Int32Array(), place }, cutTokens };
   };
+  /** The first rows of pairs with their indices in the batch; the second row of a pair is at the next index. */
   const pairsIn = ({ rows }: Packed) => rows.flatMap((row, r) => (row.pair ? [{ row, r }] : []));
 
   return {
     head,
-    together: true,
+    comparesRows: true,
 
     rows(example, place, tools) {
-      const { other, score } = second(example, place, tools);
-      if (!other && tools.labelled) {
+      const { second, score } = secondOf(example, place, tools);
+      if (!second && tools.labelled) {
         throw new GraftError('input', 'the row has no second text', { place, hint: 'Give text and text_pair' });
       }
-      const alone: Example = example.kind === 'labelled' ? { kind: 'text', text: example.text } : example;
-      const first = rowOf(alone, place, tools);
-      const pair = other && rowOf(other, place, tools);
+      const first = rowOf(example.kind === 'labelled' ? { kind: 'text', text: example.text } : example, place, tools);
+      const pair = second && rowOf(second, place, tools);
       const row: Row = {
         ...first.row,
         example,
         ...(pair && { pair: pair.row }),
         ...(score !== undefined && { target: [score] }),
       };
-      return { rows: [row], cut: first.cut + (pair?.cut ?? 0) };
+      return { rows: [row], cutTokens: first.cutTokens + (pair?.cutTokens ?? 0) };
     },
 
     units: (batch) => pairsIn(batch).length,
 
     lossSum(model, hidden, batch) {
-      const raw = headOutput(model, hidden, batch);
-      const length = ops.sqrt(ops.addScalar(ops.sumDim(ops.mul(raw, raw), [-1], true), 1e-24));
-      const vectors = ops.div(raw, length);
+      const output = headOutput(model, hidden, batch);
+      const norms = ops.sqrt(ops.addScalar(ops.sumDim(ops.mul(output, output), [-1], true), 1e-24));
+      const vectors = ops.div(output, norms);
       const pick = (rows: readonly number[]) =>
         ops.indexSelect(vectors, 0, Tensor.from(BigInt64Array.from(rows, BigInt)));
       const pairs = pairsIn(batch);
       const losses: Tensor[] = [];
-      const free = pairs.filter(({ row }) => !row.target).map(({ r }) => r);
-      if (free.length > 0) {
-        const cosines = ops.matmul(pick(free), ops.t(pick(free.map((r) => r + 1))));
-        const own = [...free.keys()];
-        losses.push(
-          weightedCrossEntropy(
-            ops.divScalar(cosines, temperature),
-            own,
-            own.map(() => 1),
-          ),
-        );
+      const unscored = pairs.filter(({ row }) => !row.target).map(({ r }) => r);
+      if (unscored.length > 0) {
+        const cosines = ops.matmul(pick(unscored), ops.t(pick(unscored.map((r) => r + 1))));
+        const scores = ops.divScalar(cosines, temperature);
+        // The "class" of a first text is the index of its own second text.
+        const classes = [...unscored.keys()];
+        const weights = classes.map(() => 1);
+        losses.push(weightedCrossEntropy(scores, classes, weights));
       }
       const scored = pairs.filter(({ row }) => row.target);
       if (scored.length > 0) {
-        const at = scored.map(({ r }) => r);
-        const cosines = ops.sumDim(ops.mul(pick(at), pick(at.map((r) => r + 1))), [-1]);
-        const wanted = scored.map(({ row }) => row.target![0]!);
-        const miss = ops.sub(cosines, Tensor.from(wanted, cosines.shape, cosines.dtype));
-        losses.push(ops.sum(ops.mul(miss, miss)));
+        const firsts = scored.map(({ r }) => r);
+        const cosines = ops.sumDim(ops.mul(pick(firsts), pick(firsts.map((r) => r + 1))), [-1]);
+        const targets = scored.map(({ row }) => row.target![0]!);
+        const difference = ops.sub(cosines, Tensor.from(targets, cosines.shape, cosines.dtype));
+        losses.push(ops.sum(ops.mul(difference, difference)));
       }
       return losses.reduce((a, b) => ops.add(a, b));
     },
 
-    outputs: (model, hidden, batch) => rowsOfNumbers(headOutput(model, hidden, batch)),
+    outputs: (model, hidden, batch) => rowsOf(headOutput(model, hidden, batch)),
 
-    metrics(rows, said) {
+    metrics(rows, vectorOf) {
       const scored = rows.filter(({ target }) => target);
-      const free = rows.filter(({ target }) => !target);
+      const unscored = rows.filter(({ target }) => !target);
       const metrics: Metric[] = [];
       if (scored.length > 0) {
-        const cosines = scored.map((row) => cosine(said(row), said(row.pair!)));
-        metrics.push(
-          ...correlations(
-            scored.map(({ target }) => target![0]!),
-            cosines,
-            'pairs',
-          ),
-        );
+        const targets = scored.map(({ target }) => target![0]!);
+        const cosines = scored.map((row) => cosine(vectorOf(row), vectorOf(row.pair!)));
+        metrics.push(...correlations(targets, cosines, 'pairs'));
       }
-      if (free.length > 0) {
-        const others = free.map(({ pair }) => said(pair!));
-        const right = free.filter((row, i) => {
-          let best = 0;
-          const near = others.map((other) => cosine(said(row), other));
-          near.forEach((value, at) => {
-            if (value > near[best]! || (value === near[best]! && at === i)) best = at;
+      if (unscored.length > 0) {
+        const seconds = unscored.map(({ pair }) => vectorOf(pair!));
+        const correct = unscored.filter((row, i) => {
+          let nearest = 0;
+          const cosines = seconds.map((second) => cosine(vectorOf(row), second));
+          cosines.forEach((value, at) => {
+            if (value > cosines[nearest]! || (value === cosines[nearest]! && at === i)) nearest = at;
           });
           // Several rows may have the same second text.
-          return best === i || String(free[best]!.pair!.ids) === String(row.pair!.ids);
+          return nearest === i || String(unscored[nearest]!.pair!.ids) === String(row.pair!.ids);
         }).length;
-        metrics.push({ name: 'nearest_is_own', ...wilson(right, free.length), count: free.length, of: 'pairs' });
+        const count = unscored.length;
+        metrics.push({ name: 'nearest_is_own', ...wilson(correct, count), count, of: 'pairs' });
       }
       return { metrics };
     },
 
-    prediction([row], said) {
-      const vector = Array.from(said(row!));
+    prediction([row], vectorOf) {
+      const vector = Array.from(vectorOf(row!));
       if (!row!.pair) return { embedding: vector };
       return {
-        similarity: cosine(said(row!), said(row!.pair)),
+        similarity: cosine(vectorOf(row!), vectorOf(row!.pair)),
         embedding: vector,
-        embedding_pair: Array.from(said(row!.pair)),
+        embedding_pair: Array.from(vectorOf(row!.pair)),
       };
     },
   };

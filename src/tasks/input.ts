@@ -2,9 +2,9 @@ import type { Packed } from '../data/index.ts';
 import { type Model, type PackedTokens, packImages } from '../nn/index.ts';
 import { Tensor } from '../tensor/index.ts';
 
-const wide = (values: ArrayLike<number>) => Tensor.from(BigInt64Array.from(values as ArrayLike<number>, BigInt));
+const int64 = (values: ArrayLike<number>) => Tensor.from(BigInt64Array.from(values as ArrayLike<number>, BigInt));
 
-/** A packed batch as the model takes it. */
+/** The input of the model for a packed batch: its tokens, or its images. */
 export function tokensOf(model: Model, { rows, ids, positions, rowStarts }: Packed): PackedTokens {
   if (model.image)
     return packImages(
@@ -13,15 +13,15 @@ export function tokensOf(model: Model, { rows, ids, positions, rowStarts }: Pack
     );
   let longest = 0;
   for (const p of positions) longest = Math.max(longest, p + 1);
-  const typed = rows.some(({ types }) => types);
+  const hasTypes = rows.some(({ types }) => types);
   const tasks = rows.flatMap(({ task }) => (task === undefined ? [] : [task]));
   return {
-    ids: wide(ids),
-    positions: wide(positions),
+    ids: int64(ids),
+    positions: int64(positions),
     rowStarts: Array.from(rowStarts),
     longest,
-    ...(typed && { types: wide(rows.flatMap((row) => Array.from(row.types ?? new Int32Array(row.ids.length)))) }),
-    // Where some do not say, none do.
+    ...(hasTypes && { types: int64(rows.flatMap((row) => Array.from(row.types ?? new Int32Array(row.ids.length)))) }),
+    // Only where every row has a task.
     ...(tasks.length === rows.length && { tasks }),
   };
 }

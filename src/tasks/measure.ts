@@ -6,24 +6,32 @@ import { tokensOf } from './input.ts';
 import type { Task, TaskMetrics } from './task.ts';
 
 export interface EvalResult extends TaskMetrics {
-  /** Mean over the units of the task. */
+  /** Mean loss over the units of the task, in nats for a likelihood. */
   readonly loss: number;
-  /** Predicted tokens, rows, or their weights. */
+  /** The number of predicted tokens or rows, or the sum of their weights. */
   readonly units: number;
 }
 
 /**
- * Rows as micro-batches of at most `budget` tokens, `extra` virtual ones a row included; of a task that compares rows, of
- * `together` rows each, whatever their tokens.
+ * Packs rows into batches.
+ * @param budget tokens of a batch at most, virtual tokens included
+ * @param rowsPerBatch rows of a batch, for a task that compares rows with one another; the budget does not apply to it
+ * @param virtualTokens how many tokens a prompt puts before every row
  */
-export function batchesOf(task: Task, rows: readonly Row[], budget: number, together: number, extra = 0): Packed[] {
-  if (!task.together) return microBatches(rows, budget, extra).map(pack);
-  const groups = Math.ceil(rows.length / together);
-  return Array.from({ length: groups }, (_, g) => pack(rows.slice(g * together, (g + 1) * together)));
+export function batchesOf(
+  task: Task,
+  rows: readonly Row[],
+  budget: number,
+  rowsPerBatch: number,
+  virtualTokens = 0,
+): Packed[] {
+  if (!task.comparesRows) return microBatches(rows, budget, virtualTokens).map(pack);
+  const count = Math.ceil(rows.length / rowsPerBatch);
+  return Array.from({ length: count }, (_, b) => pack(rows.slice(b * rowsPerBatch, (b + 1) * rowsPerBatch)));
 }
 
-/** Every batch once, without gradient and dropout, one in memory at a time. */
-function pass(
+/** Runs the model on every batch without gradients and passes the hidden states on; one batch is in memory at a time. */
+function forEachBatch(
   model: Model,
   batches: readonly Packed[],
   act: (batch: Packed, hidden: ReturnType<Model['hidden']>) => void,
@@ -38,23 +46,28 @@ function pass(
 
 /**
  * Loss and metrics of a task over packed rows.
- * @param order the rows as they came, for cutting into batches mixes them; the intervals' draws go by it
+ * @param order the rows in their original order, which batches do not keep; the resampling of intervals depends on it
  * @throws GraftError 'numeric' when the loss is not finite
  */
 export function measure(model: Model, task: Task, batches: readonly Packed[], order: readonly Row[]): EvalResult {
   let [sum, units] = [0, 0];
-  const said = new Map<Row, unknown>();
-  pass(model, batches, (batch, hidden) => {
+  const outputs = new Map<Row, unknown>();
+  forEachBatch(model, batches, (batch, hidden) => {
     sum += task.lossSum(model, hidden, batch).item();
     units += task.units(batch);
-    for (const [i, answer] of (task.outputs?.(model, hidden, batch) ?? []).entries()) said.set(batch.rows[i]!, answer);
+    for (const [i, output] of (task.outputs?.(model, hidden, batch) ?? []).entries())
+      outputs.set(batch.rows[i]!, output);
   });
-  if (!Number.isFinite(sum)) throw new GraftError('numeric', 'the loss on the rows to measure is not finite');
-  const measures = order.length > 0 ? task.metrics?.(order, (row) => said.get(row)) : undefined;
-  return { loss: sum / units, units, metrics: [], ...measures };
+  if (!Number.isFinite(sum)) throw new GraftError('numeric', 'the loss of the evaluated rows is not finite');
+  const taskMetrics = order.length > 0 ? task.metrics?.(order, (row) => outputs.get(row)) : undefined;
+  return { loss: sum / units, units, metrics: [], ...taskMetrics };
 }
 
-/** What the task says of each example of `order`, as a file of predictions has it; windows of one example together. */
+/**
+ * The predictions for examples, as lines of a file of predictions.
+ * @param order the rows in their original order; the windows of one example give one prediction
+ * @throws GraftError 'usage' for a task without labels
+ */
 export function predict(
   model: Model,
   task: Task,
@@ -64,11 +77,11 @@ export function predict(
   if (!task.outputs || !task.prediction) {
     throw new GraftError('usage', `${task.head.name} has no labels to predict`, { hint: 'Use graft generate' });
   }
-  const said = new Map<Row, unknown>();
-  pass(model, batches, (batch, hidden) => {
-    for (const [i, answer] of task.outputs!(model, hidden, batch).entries()) said.set(batch.rows[i]!, answer);
+  const outputs = new Map<Row, unknown>();
+  forEachBatch(model, batches, (batch, hidden) => {
+    for (const [i, output] of task.outputs!(model, hidden, batch).entries()) outputs.set(batch.rows[i]!, output);
   });
   return [...Map.groupBy(order, ({ example }) => example).values()].map((rows) =>
-    task.prediction!(rows, (row) => said.get(row)),
+    task.prediction!(rows, (row) => outputs.get(row)),
   );
 }

@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import test from 'node:test';
 import { golden } from '../../test/support.ts';
+import { entitiesOf, entityMetrics } from './entities.ts';
 import { taskOf } from './index.ts';
 import { bootstrap, confusionOf, macroF1, pearson, spearman, wilson } from './metrics.ts';
-import { chunkMetrics, chunksOf } from './spans.ts';
 import { squadScores } from './squad.ts';
 
 type Case =
@@ -20,30 +20,30 @@ const { cases } = JSON.parse(readFileSync(golden('metrics', 'metrics.json'), 'ut
 const of = <K extends Case['kind']>(kind: K) => cases.filter((c): c is Extract<Case, { kind: K }> => c.kind === kind);
 const close = (got: number, want: number) => assert.ok(Math.abs(got - want) < 1e-12, `${got}, not ${want}`);
 
-test("120 rows of tags have seqeval's spans", () => {
+test("the entities of 120 rows of tags are seqeval's", () => {
   const rows = of('chunks');
   assert.equal(rows.length, 120);
   for (const { tags, chunks } of rows)
-    assert.deepEqual([...chunksOf(tags)].sort(), chunks.map((chunk) => chunk.join(' ')).sort(), tags.join(' '));
+    assert.deepEqual([...entitiesOf(tags)].sort(), chunks.map((chunk) => chunk.join(' ')).sort(), tags.join(' '));
 });
 
-test("entities' F1, precision and recall are seqeval's, inside their intervals", () => {
+test("entity F1, precision and recall are seqeval's and within their intervals", () => {
   const sets = of('entities');
   assert.equal(sets.length, 4);
   for (const { wanted, said, ...want } of sets) {
-    const [f1, precision, recall] = chunkMetrics(wanted, said);
+    const [f1, precision, recall] = entityMetrics(wanted, said);
     close(f1!.value, want.f1);
     close(precision!.value, want.precision);
     close(recall!.value, want.recall);
     for (const { low, value, high } of [f1!, precision!, recall!]) assert.ok(low < value && value < high);
     assert.equal(
       f1!.count,
-      wanted.reduce((sum, tags) => sum + chunksOf(tags).size, 0),
+      wanted.reduce((sum, tags) => sum + entitiesOf(tags).size, 0),
     );
   }
 });
 
-test("120 answers are counted as SQuAD's script does", () => {
+test("exact match and F1 of 120 answers are those of SQuAD's script", () => {
   const rows = of('answers');
   assert.equal(rows.length, 120);
   for (const { said, wanted, exact, f1 } of rows) {
@@ -53,7 +53,7 @@ test("120 answers are counted as SQuAD's script does", () => {
   }
 });
 
-test("confusion and macro F1 are scikit-learn's; of several labels, micro and macro", () => {
+test("confusion matrix and macro F1 are scikit-learn's; for multi-label rows, micro and macro F1", () => {
   const sets = of('classes');
   assert.equal(sets.length, 2);
   for (const { classes, wanted, said, macro, confusion } of sets) {
@@ -64,15 +64,15 @@ test("confusion and macro F1 are scikit-learn's; of several labels, micro and ma
   const { wanted, said } = several!;
   const task = taskOf({ name: 'sequence-classification', labels: ['a', 'b', 'c', 'd'], multiLabel: true });
   const rows = wanted.map((target) => ({ ids: new Int32Array(1), labels: new Int32Array(), place: '', target }));
-  const answers = new Map(rows.map((row, i) => [row as object, Float32Array.from(said[i]!, (v) => v - 0.5)]));
-  const { metrics } = task.metrics!(rows, (row) => answers.get(row)!);
-  const named = Object.fromEntries(metrics.map((metric) => [metric.name, metric]));
-  close(named.f1_micro!.value, several!.micro);
-  close(named.f1_macro!.value, several!.macro);
-  assert.deepEqual([named.exact_match!.count, named.f1_micro!.count], [40, 160]);
+  const outputs = new Map(rows.map((row, i) => [row as object, Float32Array.from(said[i]!, (v) => v - 0.5)]));
+  const { metrics } = task.metrics!(rows, (row) => outputs.get(row)!);
+  const byName = Object.fromEntries(metrics.map((metric) => [metric.name, metric]));
+  close(byName.f1_micro!.value, several!.micro);
+  close(byName.f1_macro!.value, several!.macro);
+  assert.deepEqual([byName.exact_match!.count, byName.f1_micro!.count], [40, 160]);
 });
 
-test("correlations are SciPy's, ties too", () => {
+test("correlations are SciPy's, with ties too", () => {
   const sets = of('numbers');
   assert.equal(sets.length, 3);
   for (const { x, y, ...want } of sets) {
@@ -81,11 +81,12 @@ test("correlations are SciPy's, ties too", () => {
   }
 });
 
-test('the bootstrap gives what Wilson does for a share, and the same every time', () => {
-  const right = Array.from({ length: 200 }, (_, i) => (i % 4 === 0 ? 0 : 1));
-  const share = (places: readonly number[]) => places.reduce((sum, i) => sum + right[i]!, 0) / places.length;
-  const [drawn, exact] = [bootstrap(200, share), wilson(150, 200)];
-  assert.equal(drawn.value, 0.75);
-  assert.deepEqual(bootstrap(200, share), drawn);
-  for (const side of ['low', 'high'] as const) assert.ok(Math.abs(drawn[side] - exact[side]) < 0.015, `${drawn[side]}`);
+test('the bootstrap interval of a proportion is close to the Wilson interval, and deterministic', () => {
+  const hits = Array.from({ length: 200 }, (_, i) => (i % 4 === 0 ? 0 : 1));
+  const share = (indices: readonly number[]) => indices.reduce((sum, i) => sum + hits[i]!, 0) / indices.length;
+  const [resampled, exact] = [bootstrap(200, share), wilson(150, 200)];
+  assert.equal(resampled.value, 0.75);
+  assert.deepEqual(bootstrap(200, share), resampled);
+  for (const side of ['low', 'high'] as const)
+    assert.ok(Math.abs(resampled[side] - exact[side]) < 0.015, `${resampled[side]}`);
 });

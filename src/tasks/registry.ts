@@ -7,7 +7,7 @@ import { sequenceClassification } from './sequence-classification.ts';
 import type { Task, TaskOptions } from './task.ts';
 import { tokenClassification } from './token-classification.ts';
 
-/** Every task; a new one is a file and a line here. */
+/** The tasks by name; a new one is a file and a line here. */
 export const tasks = {
   'causal-lm': causalLm,
   'sequence-classification': sequenceClassification,
@@ -17,6 +17,6 @@ export const tasks = {
   embedding,
 } as const satisfies Record<TaskName, (head: TaskHead, options: TaskOptions) => Pick<Task, 'head' | 'rows'>>;
 
-/** The task that a head is for. @throws GraftError 'usage' for options that do not fit it */
+/** The task of a head. @throws GraftError 'usage' for options that do not apply to it */
 export const taskOf = (head: TaskHead, options: TaskOptions = {}): Task =>
   tasks[head.name](head, options) as unknown as Task;

@@ -1,6 +1,6 @@
-/** How SQuAD counts answers (its `evaluate-v1.1.py` and `evaluate-v2.0.py`). */
+/** SQuAD's metrics (its `evaluate-v1.1.py` and `evaluate-v2.0.py`). */
 
-/** Lower case, without punctuation, articles and more than one space. */
+/** The text in lower case, without punctuation and articles, and with single spaces. */
 const normalized = (text: string): string =>
   text
     .toLowerCase()
@@ -10,28 +10,31 @@ const normalized = (text: string): string =>
     .filter(Boolean)
     .join(' ');
 
-const words = (text: string): string[] => normalized(text).split(' ').filter(Boolean);
+const wordsOf = (text: string): string[] => normalized(text).split(' ').filter(Boolean);
 
-function f1Of(said: string, wanted: string): number {
-  const [s, w] = [words(said), words(wanted)];
-  if (s.length === 0 || w.length === 0) return s.length === w.length ? 1 : 0;
-  const left = new Map<string, number>();
-  for (const word of w) left.set(word, (left.get(word) ?? 0) + 1);
+function wordF1(prediction: string, reference: string): number {
+  const [predicted, expected] = [wordsOf(prediction), wordsOf(reference)];
+  if (predicted.length === 0 || expected.length === 0) return predicted.length === expected.length ? 1 : 0;
+  const remaining = new Map<string, number>();
+  for (const word of expected) remaining.set(word, (remaining.get(word) ?? 0) + 1);
   let common = 0;
-  for (const word of s) {
-    const n = left.get(word) ?? 0;
-    if (n > 0) common++;
-    left.set(word, n - 1);
+  for (const word of predicted) {
+    const count = remaining.get(word) ?? 0;
+    if (count > 0) common++;
+    remaining.set(word, count - 1);
   }
-  return (2 * common) / (s.length + w.length);
+  return (2 * common) / (predicted.length + expected.length);
 }
 
-/** The best of all wanted answers; none: nothing is to be said. */
-export function squadScores(said: string, wanted: readonly string[]): { exact: number; f1: number } {
-  const given = wanted.filter((answer) => normalized(answer) !== '');
-  const list = given.length > 0 ? given : [''];
+/**
+ * Exact match and F1 of a predicted answer, each the best over all reference answers.
+ * @param references empty where the question has no answer; the prediction should then be empty too
+ */
+export function squadScores(prediction: string, references: readonly string[]): { exact: number; f1: number } {
+  const nonEmpty = references.filter((answer) => normalized(answer) !== '');
+  const candidates = nonEmpty.length > 0 ? nonEmpty : [''];
   return {
-    exact: list.some((answer) => normalized(answer) === normalized(said)) ? 1 : 0,
-    f1: Math.max(...list.map((answer) => f1Of(said, answer))),
+    exact: candidates.some((answer) => normalized(answer) === normalized(prediction)) ? 1 : 0,
+    f1: Math.max(...candidates.map((answer) => wordF1(prediction, answer))),
   };
 }

@@ -1,40 +1,35 @@
-import type { ChatTemplate, Example, Packed, Row, Tokenizer } from '../data/index.ts';
+import type { Example, Packed, Row, RowOptions } from '../data/index.ts';
 import type { Model, TaskHead } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import type { Metric } from './metrics.ts';
 
-/** What examples are made into rows with. */
-export interface RowTools {
-  readonly tokenizer: Tokenizer | undefined;
-  readonly chat: ChatTemplate | undefined;
-  readonly vocabSize: number;
-  /** Tokens; what is longer is cut, or goes on in another window. */
-  readonly maxLength: number;
-  /** Tokens that two windows of one context share. */
+/** How examples are made into rows. `maxLength`: longer rows are truncated, or continue in another window. */
+export interface RowTools extends Omit<RowOptions, 'trainOn'> {
+  /** Tokens that consecutive windows of one context share. */
   readonly stride: number;
-  /** Rows are to be learned or measured, so each needs its label; without it rows may lack one. */
+  /** Whether each row needs its label, for training and measuring; for prediction it may lack one. */
   readonly labelled: boolean;
-  /** Makes an example's image what the model sees [channels · height · width]; absent where the model sees none. */
+  /** The pixel values [channels · height · width] of an example's image; absent for a model of text. */
   readonly pixels?: ((example: Example) => Float32Array) | undefined;
-  /** Tokens that one image comes to. */
+  /** How many tokens the model makes of one image. */
   readonly imageTokens?: number | undefined;
 }
 
-/** The rows of one example, and how many tokens did not fit into them. */
+/** The rows of one example, and how many of its tokens were truncated. */
 export interface ExampleRows {
   readonly rows: readonly Row[];
-  readonly cut: number;
+  readonly cutTokens: number;
 }
 
-/** What a run chooses about a task. */
+/** The settings of a task in a run. */
 export interface TaskOptions {
-  /** By label: how much a row of it counts; 1 where none is named. */
+  /** Weight of a class in the loss, by label; 1 for labels without one. */
   readonly classWeights?: Readonly<Record<string, number>> | undefined;
-  /** embedding: similarities are divided by it before they are compared. */
+  /** embedding: divides the cosine similarities before the softmax. */
   readonly temperature?: number | undefined;
 }
 
-/** How often each class was said (columns) of each that it is (rows). */
+/** A confusion matrix: `counts[true class][predicted class]`. */
 export interface Confusion {
   readonly labels: readonly string[];
   readonly counts: readonly (readonly number[])[];
@@ -46,26 +41,26 @@ export interface TaskMetrics {
 }
 
 /**
- * A task at work on a head: what a row is, what is learned, and what is measured.
- * @typeParam A what the model says of one row
+ * A task with a head: how examples become rows, what the loss is, and what is measured.
+ * @typeParam Output the model's output for one row
  */
-export interface Task<A = unknown> {
+export interface Task<Output = unknown> {
   readonly head: TaskHead;
-  /** The rows of a step are compared with one another, so that all are in memory at one time. */
-  readonly together?: boolean;
+  /** Whether the loss compares the rows of a step with one another, so that they must be one batch. */
+  readonly comparesRows?: boolean;
   /**
-   * The rows that an example becomes; none where nothing in it can be learned.
-   * @throws GraftError 'input' with the place of what cannot be a row of this task
+   * The rows of an example; none where nothing in it can be learned.
+   * @throws GraftError with the place of an example that cannot be a row of this task
    */
   rows(example: Example, place: string, tools: RowTools): ExampleRows;
-  /** What the sum of the losses is divided by: predicted tokens, rows, or their weights. */
+  /** What the sum of the losses is divided by: the number of predicted tokens or rows, or the sum of their weights. */
   units(batch: Packed): number;
-  /** Sum of the losses of a packed batch, given its final hidden states [N, C]: a scalar, in nats where it is a likelihood. */
+  /** Sum of the losses of a packed batch, from its final hidden states [N, C]: a scalar, in nats for a likelihood. */
   lossSum(model: Model, hidden: Tensor, batch: Packed): Tensor;
-  /** What the model says of each row of the batch, seconds of pairs too. Absent: only the loss is measured. */
-  outputs?(model: Model, hidden: Tensor, batch: Packed): A[];
-  /** Of labelled rows in their order, and what was said of each. */
-  metrics?(rows: readonly Row[], said: (row: Row) => A): TaskMetrics;
-  /** What a file of predictions says of one example, from its rows and what was said of each. */
-  prediction?(rows: readonly Row[], said: (row: Row) => A): Readonly<Record<string, unknown>>;
+  /** The output for each row of the batch, second texts of pairs included. Absent: only the loss is measured. */
+  outputs?(model: Model, hidden: Tensor, batch: Packed): Output[];
+  /** The metrics over labelled rows, in their order. */
+  metrics?(rows: readonly Row[], outputOf: (row: Row) => Output): TaskMetrics;
+  /** The prediction for one example, as a line of a file of predictions, from the outputs for its rows. */
+  prediction?(rows: readonly Row[], outputOf: (row: Row) => Output): Readonly<Record<string, unknown>>;
 }

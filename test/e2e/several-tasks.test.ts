@@ -311,7 +311,7 @@ test('what cannot be is told: both forms, unknown fields, a task the family lack
   );
   await refused(
     () => run(llama, { ...onLlama, spam: { ...onLlama.spam, class_weights: { eggs: 2 } } }),
-    /'eggs' is none of the labels/,
+    /'eggs' is not one of the labels/,
   );
   const folder = at('a-decoder-that-writes-classifies-and-tags', 'adapter');
   assertRefused(

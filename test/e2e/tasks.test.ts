@@ -75,7 +75,7 @@ test('classes of texts, on a decoder: learned, with weights, in order of the row
 
   await refused(
     () => measured(llama, result.adapter, write('odd.jsonl', [{ text: 'a', label: 'spamm' }])),
-    /odd\.jsonl:1: .*'spamm' is none of the head's: ham, spam/,
+    /odd\.jsonl:1: .*'spamm' is not one of the head's labels: ham, spam/,
   );
   await refused(
     () => session.run('evaluate', { model: llama, data, task: 'sequence-classification' }),
@@ -158,11 +158,11 @@ test('answers in a context, with windows where it is long', async () => {
       train(bert, write('off.jsonl', [{ ...rows[0], answers: { text: ['Byron'], answer_start: [0] } }]), {
         task: 'question-answering',
       }),
-    /off\.jsonl:1: .*does not stand at 0/,
+    /off\.jsonl:1: .*is not at position 0/,
   );
 });
 
-test('images in folders, and as levels in rows; wrong ones are refused', async () => {
+test('images in folders, and as pixel values in rows; invalid ones are refused', async () => {
   const image = (bright: boolean, i: number) =>
     Uint8Array.from({ length: 192 }, (_, p) => (bright ? 170 : 20) + ((i * 31 + p * 7) % 60));
   for (const [label, bright] of [
@@ -176,7 +176,10 @@ test('images in folders, and as levels in rows; wrong ones are refused', async (
     }
   }
   // Two classes: the head of four that the checkpoint has makes room for a new one.
-  await refused(() => train(vit, at('images')), /'dark' is none of the head's: LABEL_0, .*labels in the recipe/);
+  await refused(
+    () => train(vit, at('images')),
+    /'dark' is not one of the head's labels: LABEL_0, .*labels in the recipe/,
+  );
   const labels = ['dark', 'light'];
   const result = await train(vit, at('images'), { labels, train: { epochs: 6 } });
   const { of, confusion } = await measured(vit, result.adapter, at('images'));
@@ -198,11 +201,11 @@ test('images in folders, and as levels in rows; wrong ones are refused', async (
     [24, [JSON.parse(readFileSync(`${vit}/config.json`, 'utf8')).hidden_size]],
   );
   const wrong = (row: object) => predicted(vit, result.adapter, write('wrong.jsonl', [row]));
-  await refused(() => wrong({ image: [[1, 2], [3]] }), /wrong\.jsonl:1: .*rows of levels/);
-  await refused(() => wrong({ image: [[300]] }), /rows of levels from 0 to 255/);
-  await refused(() => wrong({ image: [[[1, 2]]] }), /2 colours/);
+  await refused(() => wrong({ image: [[1, 2], [3]] }), /wrong\.jsonl:1: .*rows of equal length/);
+  await refused(() => wrong({ image: [[300]] }), /pixel values from 0 to 255/);
+  await refused(() => wrong({ image: [[[1, 2]]] }), /2 channels/);
   await refused(() => wrong({ image: 'nowhere.png' }), /nowhere\.png: the image was not found/);
-  await refused(() => wrong({ text: 'a' }), /rows of the kind 'text' are not for image-classification/);
+  await refused(() => wrong({ text: 'a' }), /image-classification does not support rows of the kind 'text'/);
 });
 
 test('vectors of sentences: pairs find each other, and a score is learned', async () => {
@@ -257,7 +260,7 @@ test('rows of another task, and a task without labels, say what to do', async ()
   await refused(() => train(llama, plain, { data: { train: plain } }), /Set the recipe's task/);
   await refused(
     () => train(llama, plain, { task: 'token-classification', data: { train: plain } }),
-    /no labels for token-classification|not for token-classification/,
+    /no labels for token-classification|token-classification does not support/,
   );
   await refused(
     () => train(llama, plain, { task: 'image-classification', data: { train: plain } }),

@@ -14,11 +14,11 @@ const answer = { role: 'assistant', content: 'spam' };
 
 test('text is encoded with special tokens, a conversation as its template renders it', () => {
   const text = 'Win a prize now';
-  assert.deepEqual(makePrompt({ text }, options), { ids: tokenizer.encode(text), cut: 0 });
+  assert.deepEqual(makePrompt({ text }, options), { ids: tokenizer.encode(text), cutTokens: 0 });
   const rendered = '1[user]spam or ham?[assistant]';
   assert.deepEqual(makePrompt({ messages: [question], tools: [1] }, options), {
     ids: tokenizer.encode(rendered, { addSpecialTokens: false }),
-    cut: 0,
+    cutTokens: 0,
   });
   assert.throws(() => makePrompt({ messages: [question] }, { ...options, chat: undefined }), {
     kind: 'usage',
@@ -31,9 +31,9 @@ test('a prompt that is too long keeps its beginning and its end', () => {
   const text = 'one two three four five six seven eight nine ten';
   const all = [...tokenizer.encode(text)];
   assert.deepEqual([...makePrompt({ text }, { ...options, maxLength: all.length }).ids], all);
-  const { ids, cut } = makePrompt({ text }, { ...options, maxLength: 8 });
+  const { ids, cutTokens } = makePrompt({ text }, { ...options, maxLength: 8 });
   assert.deepEqual([...ids], [...all.slice(0, 6), ...all.slice(-2)]);
-  assert.equal(cut, all.length - 8);
+  assert.equal(cutTokens, all.length - 8);
 });
 
 test('the prompt of a row is what comes before its last answer', () => {

@@ -22,7 +22,7 @@ export interface Prompt {
   /** The tokens of the prompt, at most `maxLength`. */
   readonly ids: Int32Array;
   /** How many tokens were removed from its middle. */
-  readonly cut: number;
+  readonly cutTokens: number;
 }
 
 /**
@@ -32,7 +32,7 @@ export interface Prompt {
 export function makePrompt(source: PromptSource, options: PromptOptions): Prompt {
   const prompt = promptIds(source, options);
   const ids = withoutMiddle(prompt, options.maxLength ?? Number.POSITIVE_INFINITY);
-  return { ids, cut: prompt.length - ids.length };
+  return { ids, cutTokens: prompt.length - ids.length };
 }
 
 function promptIds(source: PromptSource, { tokenizer, chat, place, hint }: PromptOptions): Int32Array {

@@ -137,7 +137,7 @@ function choiceAccuracy(
     choices,
     examples.map(({ example }) => example.task),
   );
-  const shortenedPrompts = answers.filter(({ prompt }) => prompt.cut > 0).length;
+  const shortenedPrompts = answers.filter(({ prompt }) => prompt.cutTokens > 0).length;
   const right = scores.filter((row, i) => row.indexOf(Math.max(...row)) === answers[i]!.answer).length;
   return { rows: answers.length, shortenedPrompts, ...wilson(right, answers.length) };
 }
