@@ -1,4 +1,4 @@
 export { type SamplingOptions, sample } from './sampling.ts';
 export { scoreChoices } from './score.ts';
 export { generateText, type TextOptions, type TextResult } from './text.ts';
-export { type GenerateOptions, type GenerateSummary, generate, requireWriter } from './tokens.ts';
+export { type GenerateOptions, type GenerateSummary, generate, requireLanguageModel } from './tokens.ts';

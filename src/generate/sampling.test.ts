@@ -3,28 +3,28 @@ import test from 'node:test';
 import { randomStream } from '../data/index.ts';
 import { checkSampling, type SamplingOptions, sample } from './sampling.ts';
 
-/** Probability of each token, by the definitions of transformers' processors: everything sorted, nothing clever. */
+/** Probability of each token by the definitions of transformers' processors, without optimisation. */
 function expected(logits: readonly number[], seen: ReadonlySet<number>, options: SamplingOptions): number[] {
   const { temperature = 1, topK = Infinity, topP = 1, minP = 0, repetitionPenalty = 1 } = options;
   let scores = logits.map((x, id) => (seen.has(id) ? (x < 0 ? x * repetitionPenalty : x / repetitionPenalty) : x));
   const softmax = (xs: readonly number[]) => {
-    const most = Math.max(...xs);
-    const e = xs.map((x) => Math.exp(x - most));
+    const max = Math.max(...xs);
+    const e = xs.map((x) => Math.exp(x - max));
     const sum = e.reduce((a, b) => a + b);
     return e.map((x) => x / sum);
   };
-  const keep = (good: (p: number, id: number) => boolean) => {
+  const keep = (isKept: (p: number, id: number) => boolean) => {
     const p = softmax(scores);
-    scores = scores.map((x, id) => (good(p[id]!, id) ? x : -Infinity));
+    scores = scores.map((x, id) => (isKept(p[id]!, id) ? x : -Infinity));
   };
   scores = scores.map((x) => x / temperature);
   const kth = [...scores].sort((a, b) => b - a)[Math.min(topK, scores.length) - 1]!;
   keep((_, id) => scores[id]! >= kth);
-  const rising = softmax(scores);
-  // A token goes if it and all less likely ones together have at most 1 − topP.
-  if (topP < 1) keep((p) => rising.filter((q) => q <= p).reduce((a, b) => a + b) > 1 - topP);
-  const most = Math.max(...softmax(scores));
-  keep((p) => p >= minP * most);
+  const probabilities = softmax(scores);
+  // A token is removed if it and all less likely ones together have at most 1 − topP.
+  if (topP < 1) keep((p) => probabilities.filter((q) => q <= p).reduce((a, b) => a + b) > 1 - topP);
+  const maxProbability = Math.max(...softmax(scores));
+  keep((p) => p >= minP * maxProbability);
   return softmax(scores);
 }
 
@@ -53,7 +53,7 @@ for (const [i, options] of cases.entries()) {
     const want = expected(logits, seen, options);
     const counts = new Float64Array(vocabulary);
     const draws = 5_000;
-    // The points are spread evenly instead of at random, so each count is right within rounding, not within luck.
+    // The points are evenly spaced instead of random, so that each count is exact within rounding.
     for (let d = 0; d < draws; d++) {
       counts[sample(Float32Array.from(logits), seen, options, () => (d + 0.5) / draws)]!++;
     }
@@ -64,7 +64,7 @@ for (const [i, options] of cases.entries()) {
   });
 }
 
-test('temperature 0 takes the likeliest, the first of equal ones, after the penalty', () => {
+test('temperature 0 takes the likeliest token, the first of equal ones, after the repetition penalty', () => {
   const pick = (logits: number[], seen: number[] = [], repetitionPenalty = 1) =>
     sample(Float32Array.from(logits), new Set(seen), { temperature: 0, repetitionPenalty }, assert.fail);
   assert.equal(pick([1, 3, 2, 3]), 1);
@@ -74,7 +74,7 @@ test('temperature 0 takes the likeliest, the first of equal ones, after the pena
   assert.equal(pick([-Infinity, -Infinity]), 0);
 });
 
-test('a cut at equal logits keeps exactly k, and a vanishing temperature still draws the likeliest', () => {
+test('top-k of equal logits keeps exactly k, and a tiny temperature still draws the likeliest', () => {
   const flat = new Float32Array(100).fill(2);
   const drawn = new Set(
     Array.from({ length: 50 }, (_, i) => sample(flat, new Set(), { temperature: 1, topK: 7 }, () => i / 50)),
@@ -88,7 +88,7 @@ test('a cut at equal logits keeps exactly k, and a vanishing temperature still d
     );
 });
 
-test('a logit that is not a number is refused wherever it stands', () => {
+test('a logit that is NaN is refused at any position', () => {
   for (const logits of [
     [NaN, 1],
     [1, NaN],

@@ -2,22 +2,24 @@ import { GraftError } from '../base/index.ts';
 import { type Model, packTokens } from '../nn/index.ts';
 import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 
-/** Tokens that are read at one time. */
-const budget = 1024;
+/** Tokens of a batch. */
+const TOKEN_BUDGET = 1024;
 
-/** A prompt with the first tokens of some continuation behind it, and what is asked of it. */
-interface Probe {
+/** A row to run the model on: a prompt and all tokens of a continuation but the last. */
+interface ScoringRow {
   readonly ids: readonly number[];
-  /** Continuations that begin so: their last token is looked up at the end of the row, the others on the way. */
-  readonly asks: { readonly prompt: number; readonly choice: number }[];
+  /** The continuations that the row scores; they differ in their last token only. */
+  readonly scored: { readonly prompt: number; readonly choice: number }[];
 }
 
 /**
  * Log-probability, in nats, of each continuation after each prompt: the sum over its tokens. Continuations that differ in
- * their last token only share a row, so labels of one token cost one pass over the prompt.
- * @param tasks which of several tasks that share an adapter each prompt is of
+ * their last token only share a row, so that labels of one token cost one forward pass over the prompt.
+ * @param prompts token ids
+ * @param choices token ids of the continuations
+ * @param tasks for each prompt, its task among several that share an adapter
  * @returns [prompts][choices]
- * @throws GraftError 'usage' for an empty prompt or continuation, and where the two do not fit the model's context
+ * @throws GraftError 'usage' for an empty prompt or continuation, and where the two exceed the model's context
  */
 export function scoreChoices(
   model: Model,
@@ -25,76 +27,83 @@ export function scoreChoices(
   choices: readonly (readonly number[])[],
   tasks: readonly (number | undefined)[] = prompts.map(() => undefined),
 ): number[][] {
-  check(model, prompts, choices);
-  const probes: Probe[] = prompts.flatMap((prompt, p) => {
-    const byStart = new Map<string, Probe>();
+  checkLengths(model, prompts, choices);
+  const rows: ScoringRow[] = prompts.flatMap((prompt, p) => {
+    const byStart = new Map<string, ScoringRow>();
     choices.forEach((choice, c) => {
       const start = choice.slice(0, -1);
       const key = start.join();
-      if (!byStart.has(key)) byStart.set(key, { ids: [...prompt, ...start], asks: [] });
-      byStart.get(key)!.asks.push({ prompt: p, choice: c });
+      if (!byStart.has(key)) byStart.set(key, { ids: [...prompt, ...start], scored: [] });
+      byStart.get(key)!.scored.push({ prompt: p, choice: c });
     });
     return [...byStart.values()];
   });
   const scores = prompts.map(() => choices.map(() => 0));
-  for (let first = 0; first < probes.length; ) {
+  for (let first = 0; first < rows.length; ) {
     let [last, tokens] = [first, 0];
-    while (last < probes.length && (last === first || tokens + probes[last]!.ids.length <= budget))
-      tokens += probes[last++]!.ids.length;
-    scoreProbes(model, prompts, choices, tasks, probes.slice(first, last), scores);
+    while (last < rows.length && (last === first || tokens + rows[last]!.ids.length <= TOKEN_BUDGET))
+      tokens += rows[last++]!.ids.length;
+    scoreRows(model, prompts, choices, tasks, rows.slice(first, last), scores);
     first = last;
   }
   return scores;
 }
 
-function check(model: Model, prompts: readonly (readonly number[])[], choices: readonly (readonly number[])[]): void {
-  const wrong = (place: string, problem: string) => new GraftError('usage', problem, { place });
+function checkLengths(
+  model: Model,
+  prompts: readonly (readonly number[])[],
+  choices: readonly (readonly number[])[],
+): void {
+  const usageError = (place: string, problem: string) => new GraftError('usage', problem, { place });
   choices.forEach((choice, c) => {
-    if (choice.length === 0) throw wrong(`choice ${c}`, 'the continuation has no tokens');
+    if (choice.length === 0) throw usageError(`choice ${c}`, 'the continuation has no tokens');
   });
   const longest = Math.max(0, ...choices.map((choice) => choice.length));
   prompts.forEach((prompt, p) => {
-    if (prompt.length === 0) throw wrong(`prompt ${p}`, 'the prompt has no tokens');
-    // The last token of a continuation is only predicted, never read.
+    if (prompt.length === 0) throw usageError(`prompt ${p}`, 'the prompt has no tokens');
+    // The last token of a continuation is predicted but is not an input.
     const { virtualLength } = model.ports;
     if (virtualLength + prompt.length + longest - 1 > model.contextLength) {
-      const virtual = virtualLength > 0 ? `, ${virtualLength} virtual ones` : '';
-      const tokens = `${prompt.length} tokens${virtual}, and ${longest} of the longest continuation`;
-      throw wrong(`prompt ${p}`, `the prompt has ${tokens}; the model reads ${model.contextLength}`);
+      const virtual = virtualLength > 0 ? `${virtualLength} virtual tokens, ` : '';
+      const lengths = `${virtual}${prompt.length} tokens of the prompt and ${longest} of the longest continuation`;
+      throw usageError(`prompt ${p}`, `${lengths} exceed the model's context length of ${model.contextLength}`);
     }
   });
 }
 
-function scoreProbes(
+/** Runs the model on one batch of rows and writes the log-probabilities to `scores`. */
+function scoreRows(
   model: Model,
   prompts: readonly (readonly number[])[],
   choices: readonly (readonly number[])[],
   tasks: readonly (number | undefined)[],
-  probes: readonly Probe[],
+  rows: readonly ScoringRow[],
   scores: number[][],
 ): void {
   noGrad(() => {
     using _ = scope();
     const packed = packTokens(
-      probes.map(({ ids }) => ids),
+      rows.map(({ ids }) => ids),
       0,
-      probes.map(({ asks }) => tasks[asks[0]!.prompt]),
+      rows.map(({ scored }) => tasks[scored[0]!.prompt]),
     );
     const hidden = model.hidden(packed);
-    // The positions whose next token is asked for: from each prompt's end to its row's end.
-    const spans = probes.map(({ ids, asks }, r) => {
-      const promptLength = prompts[asks[0]!.prompt]!.length;
+    // The positions before the tokens of the continuations: from the last token of each prompt to the end of its row.
+    const spans = rows.map(({ ids, scored }, r) => {
+      const promptLength = prompts[scored[0]!.prompt]!.length;
       return { from: packed.rowStarts[r]! + promptLength - 1, count: ids.length - promptLength + 1 };
     });
     const positions = spans.flatMap(({ from, count }) => Array.from({ length: count }, (_, i) => from + i));
-    const rows = ops.indexSelect(hidden, 0, Tensor.from(BigInt64Array.from(positions, BigInt)));
-    const logProbabilities = ops.logSoftmax(model.logits(rows, [0, rows.size(0)]), -1);
-    const width = model.vocabSize;
+    const selected = ops.indexSelect(hidden, 0, Tensor.from(BigInt64Array.from(positions, BigInt)));
+    const logProbabilities = ops.logSoftmax(model.logits(selected, [0, selected.size(0)]), -1);
     const values = logProbabilities.data() as Float32Array;
     let at = 0;
-    probes.forEach(({ asks }, r) => {
-      for (const { prompt, choice } of asks) {
-        scores[prompt]![choice] = choices[choice]!.reduce((sum, id, i) => sum + values[(at + i) * width + id]!, 0);
+    rows.forEach(({ scored }, r) => {
+      for (const { prompt, choice } of scored) {
+        scores[prompt]![choice] = choices[choice]!.reduce(
+          (sum, id, i) => sum + values[(at + i) * model.vocabSize + id]!,
+          0,
+        );
       }
       at += spans[r]!.count;
     });

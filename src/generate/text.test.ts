@@ -12,7 +12,7 @@ before(() => startEngine());
 const tokenizer = loadTokenizer(golden('tokenizer', 'qwen2.json'));
 const prompt = [1, 2, 3];
 
-/** A model that says `script` after the prompt, whatever it is told, and then its last token for ever. */
+/** A model that generates `script` after any prompt, and then repeats its last token. */
 function scripted(script: readonly number[]): Model & { readonly read: number } {
   let read = 0;
   return {
@@ -48,12 +48,12 @@ function run(script: readonly number[], options: Partial<TextOptions> = {}) {
   return { ...result, pieces, read: model.read };
 }
 
-const said = 'Zoë 👩‍🚀 says: 日本語, naïve\n\ndef f(x):\n  return x  # done 🎉 done';
-const script = [...tokenizer.encode(said, { addSpecialTokens: false })];
+const answer = 'Zoë 👩‍🚀 says: 日本語, naïve\n\ndef f(x):\n  return x  # done 🎉 done';
+const script = [...tokenizer.encode(answer, { addSpecialTokens: false })];
 
-test('text comes as it is said, in whole characters', () => {
+test('text comes while it is generated, in complete characters', () => {
   const { text, pieces, ids, reason, promptTokens } = run(script);
-  assert.equal(text, said);
+  assert.equal(text, answer);
   assert.deepEqual(ids, script);
   assert.deepEqual([reason, promptTokens], ['length', 3]);
   assert.ok(pieces.length > 10);
@@ -61,14 +61,14 @@ test('text comes as it is said, in whole characters', () => {
     assert.ok(piece.isWellFormed() && !piece.includes('\ufffd') && piece !== '', JSON.stringify(piece));
 });
 
-test('every stop string ends the text before it, wherever the tokens are cut, and nothing of it is shown', () => {
+test('every stop string ends the text before it, wherever the tokens are cut, and no part of it is emitted', () => {
   let stopped = 0;
-  for (let from = 0; from < said.length; from += 3) {
+  for (let from = 0; from < answer.length; from += 3) {
     for (const length of [1, 2, 5, 11]) {
-      const stop = said.slice(from, from + length);
+      const stop = answer.slice(from, from + length);
       if (!stop.isWellFormed()) continue;
       const result = run(script, { stop: ['never said', stop] });
-      assert.equal(result.text, said.slice(0, said.indexOf(stop)), `stop at ${JSON.stringify(stop)}`);
+      assert.equal(result.text, answer.slice(0, answer.indexOf(stop)), `stop at ${JSON.stringify(stop)}`);
       assert.equal(result.reason, 'stop');
       stopped++;
     }
@@ -76,25 +76,25 @@ test('every stop string ends the text before it, wherever the tokens are cut, an
   assert.ok(stopped > 60);
 });
 
-test('the first of several stop strings counts, and what only began like one is shown', () => {
-  assert.equal(run(script, { stop: ['def', 'says', 'done'] }).text, said.slice(0, said.indexOf('says')));
+test('the first of several stop strings ends the text, and text that only begins like one is emitted', () => {
+  assert.equal(run(script, { stop: ['def', 'says', 'done'] }).text, answer.slice(0, answer.indexOf('says')));
   const result = run(script, { stop: ['donee', 'return y', 'done 🎉 done!'] });
-  assert.deepEqual([result.text, result.reason], [said, 'length']);
+  assert.deepEqual([result.text, result.reason], [answer, 'length']);
 });
 
-test('after a stop string no further token is computed, and no handle is left', () => {
+test('after a stop string no token is computed, and no handle is left', () => {
   const before = currentEngine().native.memory().handles;
   const result = run(script, { stop: ['says'] });
   assert.equal(result.read, prompt.length + result.ids.length - 1);
   assert.throws(() => {
     generateText(scripted(script), tokenizer, prompt, { maxNewTokens: 9 }, () => {
-      throw new Error('the reader has gone');
+      throw new Error('the consumer failed');
     });
-  }, /the reader has gone/);
+  }, /the consumer failed/);
   assert.equal(currentEngine().native.memory().handles, before);
 });
 
-test('a character that the end cuts off becomes U+FFFD once, as decode gives it', () => {
+test('an incomplete character at the end becomes one U+FFFD, as in decode', () => {
   const emoji = [...tokenizer.encode('a🎉', { addSpecialTokens: false })];
   const cut = emoji.slice(0, -1);
   const { text, pieces } = run(cut);
@@ -102,7 +102,7 @@ test('a character that the end cuts off becomes U+FFFD once, as decode gives it'
   assert.ok(pieces.slice(0, -1).every((piece) => !piece.includes('\ufffd')));
 });
 
-test("the tokenizer's end-of-text tokens end the answer unless others are given; rates are numbers", () => {
+test("the tokenizer's end-of-text tokens end generation unless others are given; rates are numbers", () => {
   const eos = script[4]!;
   const ended = run(script, { eosIds: [eos] });
   assert.deepEqual([ended.reason, ended.ids], ['eos', script.slice(0, script.indexOf(eos))]);

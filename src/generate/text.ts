@@ -4,24 +4,25 @@ import type { Model } from '../nn/index.ts';
 import { type GenerateOptions, type GenerateSummary, generate } from './tokens.ts';
 
 export interface TextOptions extends GenerateOptions {
-  /** The answer ends before the first of these. */
+  /** Stop strings: the text ends before the first of them. */
   readonly stop?: readonly string[] | undefined;
 }
 
 export interface TextResult {
   readonly text: string;
-  /** The tokens that were generated; after a stop string also those that it is made of. */
+  /** The generated tokens, those of a stop string included. */
   readonly ids: number[];
   readonly reason: GenerateSummary['reason'];
   readonly promptTokens: number;
   readonly prefillTokensPerSecond: number;
-  /** Of the tokens after the first, which comes out of the prefill; 0 when there is none. */
+  /** Rate of the tokens after the first, which the prefill gives; 0 when there is none. */
   readonly decodeTokensPerSecond: number;
 }
 
 /**
- * Generates text; `onText` gets it as it becomes certain: whole characters, nothing that a stop string could begin in.
- * Ends at the tokenizer's end-of-text tokens unless `eosIds` says otherwise.
+ * Generates text. `onText` receives it in pieces, as soon as they are final: complete characters that cannot be part of a stop
+ * string. Ends at the tokenizer's end-of-text tokens unless `eosIds` are given.
+ * @throws GraftError 'usage' for an empty stop string, and where `generate` throws it
  */
 export function generateText(
   model: Model,
@@ -36,13 +37,13 @@ export function generateText(
   const decoder = tokenizer.stream({ skipSpecialTokens: true });
   const ids: number[] = [];
   let text = '';
-  let shown = 0;
+  let emitted = 0;
   let reason: GenerateSummary['reason'] | undefined;
   const seconds: number[] = [];
   while (reason === undefined) {
-    const began = performance.now();
+    const start = performance.now();
     const step = steps.next();
-    if (!step.done || step.value.reason === 'eos') seconds.push((performance.now() - began) / 1e3);
+    if (!step.done || step.value.reason === 'eos') seconds.push((performance.now() - start) / 1e3);
     if (step.done) {
       reason = step.value.reason;
       text += decoder.end();
@@ -50,15 +51,15 @@ export function generateText(
       ids.push(step.value);
       text += decoder.push(step.value);
     }
-    // What has been shown holds no beginning of a stop string, so none can begin there.
-    const found = stops.map((stop) => text.indexOf(stop, shown)).filter((at) => at >= 0);
-    if (found.length > 0) {
-      text = text.slice(0, Math.min(...found));
+    // What has been emitted contains no beginning of a stop string.
+    const stopPositions = stops.map((stop) => text.indexOf(stop, emitted)).filter((at) => at >= 0);
+    if (stopPositions.length > 0) {
+      text = text.slice(0, Math.min(...stopPositions));
       reason = 'stop';
     }
-    const certain = reason === undefined ? text.length - held(text, stops) : text.length;
-    if (certain > shown) onText(text.slice(shown, certain));
-    shown = certain;
+    const final = reason === undefined ? text.length - stopPrefixLength(text, stops) : text.length;
+    if (final > emitted) onText(text.slice(emitted, final));
+    emitted = final;
   }
   const [prefill, ...decode] = seconds;
   return {
@@ -71,11 +72,12 @@ export function generateText(
   };
 }
 
-/** How many characters at the end of `text` could be the beginning of a stop string. */
-function held(text: string, stops: readonly string[]): number {
-  let most = 0;
+/** The length of the longest end of `text` that is the beginning of a stop string. */
+function stopPrefixLength(text: string, stops: readonly string[]): number {
+  let longest = 0;
   for (const stop of stops) {
-    for (let n = Math.min(stop.length - 1, text.length); n > most; n--) if (text.endsWith(stop.slice(0, n))) most = n;
+    const first = Math.min(stop.length - 1, text.length);
+    for (let n = first; n > longest; n--) if (text.endsWith(stop.slice(0, n))) longest = n;
   }
-  return most;
+  return longest;
 }

@@ -6,13 +6,13 @@ import { checkSampling, type SamplingOptions, sample } from './sampling.ts';
 
 export interface GenerateOptions extends SamplingOptions {
   readonly maxNewTokens: number;
-  /** Ids that end the answer; the one that did is not part of it. */
+  /** Ids that end generation; they are not part of the answer. */
   readonly eosIds?: readonly number[] | undefined;
-  /** Which of several tasks that share an adapter the prompt is of. */
+  /** The task of the prompt, among several that share an adapter. */
   readonly taskNumber?: number | undefined;
-  /** Of the draws: the same seed gives the same answer. Default 0. */
+  /** Seed of sampling: the same seed gives the same answer. Default 0. */
   readonly seed?: number | undefined;
-  /** Prompt tokens that are read at one time: enough for products at full rate, few enough to bound memory. Default 512. */
+  /** Chunk size of the prefill, in tokens: large enough for matmuls at full rate, small enough to bound memory. Default 512. */
   readonly prefillTokens?: number | undefined;
 }
 
@@ -20,31 +20,36 @@ export interface GenerateSummary {
   readonly reason: 'eos' | 'length' | 'stop';
   readonly promptTokens: number;
   readonly newTokens: number;
-  /** Until the first token was chosen. */
+  /** Time until the first token was sampled. */
   readonly prefillSeconds: number;
-  /** For all tokens after the first, without what the consumer did between them. */
+  /** Time for all tokens after the first, without the consumer's time between them. */
   readonly decodeSeconds: number;
 }
 
-/** Puts `ids`, of task `task`, into the cache; the logits [V] behind the last of them, where they are wanted. */
-function read(
+/**
+ * Runs the model on `ids` and adds them to the cache.
+ * @returns the logits [V] after the last of them, where `needLogits`
+ */
+function forward(
   model: Model,
   ids: readonly number[],
   cache: KvCache,
-  wanted: boolean,
+  needLogits: boolean,
   task: number | undefined,
 ): Float32Array | undefined {
   return noGrad(() => {
     using _ = scope();
     const hidden = model.hidden(packTokens([ids], cache.tokens, [task]), cache);
-    return wanted ? (model.logits(ops.narrow(hidden, 0, ids.length - 1, 1), [0, 1]).data() as Float32Array) : undefined;
+    if (!needLogits) return undefined;
+    return model.logits(ops.narrow(hidden, 0, ids.length - 1, 1), [0, 1]).data() as Float32Array;
   });
 }
 
 /**
- * Continues `promptIds` token by token; the ids of the answer come one by one, each computed when it is asked for. Ends
- * with a summary: 'length' at `maxNewTokens` or where the model's context is full.
- * @throws GraftError 'usage' when the prompt is empty, holds unknown ids or leaves no room in the context
+ * Generates tokens after `promptIds`. Yields the ids one by one, each computed when the consumer asks for it, and returns a
+ * summary; its reason is 'length' at `maxNewTokens` or where the model's context is full.
+ * @throws GraftError 'usage' for options out of range, a model that is not a language model, and a prompt that is empty,
+ *   has ids outside the vocabulary or fills the context
  */
 export function* generate(
   model: Model,
@@ -52,22 +57,22 @@ export function* generate(
   options: GenerateOptions,
 ): Generator<number, GenerateSummary> {
   const prompt = Array.from(promptIds);
-  const most = Math.min(options.maxNewTokens, roomFor(model, prompt, options));
+  const maxNewTokens = Math.min(options.maxNewTokens, checkedRoom(model, prompt, options));
   const eos = new Set(options.eosIds);
   const random = randomStream(Number(BigInt.asUintN(52, mixSeed(options.seed ?? 0))));
   const seen = new Set(prompt);
-  const step = options.prefillTokens ?? 512;
+  const chunk = options.prefillTokens ?? 512;
   let [newTokens, prefillSeconds, decodeSeconds] = [0, 0, 0];
-  let began = performance.now();
-  const elapsed = () => (performance.now() - began) / 1e3;
+  let start = performance.now();
+  const elapsed = () => (performance.now() - start) / 1e3;
 
-  using cache = model.newCache(prompt.length + most);
+  using cache = model.newCache(prompt.length + maxNewTokens);
   let at = 0;
-  for (; at + step < prompt.length; at += step)
-    read(model, prompt.slice(at, at + step), cache, false, options.taskNumber);
+  for (; at + chunk < prompt.length; at += chunk)
+    forward(model, prompt.slice(at, at + chunk), cache, false, options.taskNumber);
   let next = prompt.slice(at);
   for (;;) {
-    const id = sample(read(model, next, cache, true, options.taskNumber)!, seen, options, random);
+    const id = sample(forward(model, next, cache, true, options.taskNumber)!, seen, options, random);
     if (newTokens === 0) prefillSeconds = elapsed();
     else decodeSeconds += elapsed();
     const ended = eos.has(id);
@@ -75,7 +80,7 @@ export function* generate(
       newTokens++;
       yield id;
     }
-    if (ended || newTokens === most) {
+    if (ended || newTokens === maxNewTokens) {
       return {
         reason: ended ? 'eos' : 'length',
         promptTokens: prompt.length,
@@ -84,42 +89,43 @@ export function* generate(
         decodeSeconds,
       };
     }
-    began = performance.now();
+    start = performance.now();
     seen.add(id);
     next = [id];
   }
 }
 
-/** @throws GraftError 'usage' for a model that is loaded for anything but writing */
-export function requireWriter(task: TaskName): void {
+/** Checks that a model generates text. @throws GraftError 'usage' for one with the head of another task */
+export function requireLanguageModel(task: TaskName): void {
   if (task === 'causal-lm') return;
-  throw new GraftError('usage', `the model is for ${task}, and does not write text`, {
+  throw new GraftError('usage', `the model is for ${task}, and does not generate text`, {
     place: 'model',
-    hint: 'Use graft predict, or a model that writes',
+    hint: 'Use graft predict, or a language model',
   });
 }
 
-/** Tokens that fit behind the prompt, once all arguments have been found good. */
-function roomFor(model: Model, prompt: readonly number[], options: GenerateOptions): number {
+/** Checks all arguments of `generate` and returns how many tokens fit after the prompt. */
+function checkedRoom(model: Model, prompt: readonly number[], options: GenerateOptions): number {
   checkSampling(options);
   const { maxNewTokens, prefillTokens = 1, seed = 0 } = options;
-  const wrong = (place: string, problem: string, hint?: string) =>
+  const usageError = (place: string, problem: string, hint?: string) =>
     new GraftError('usage', problem, { place, ...(hint && { hint }) });
   for (const [name, value] of Object.entries({ 'max-new-tokens': maxNewTokens, 'prefill-tokens': prefillTokens })) {
     if (!(Number.isSafeInteger(value) && value > 0))
-      throw wrong(name, `${name} must be a whole number above 0, and is ${value}`);
+      throw usageError(name, `${name} must be a whole number above 0, and is ${value}`);
   }
-  if (!Number.isSafeInteger(seed)) throw wrong('seed', `seed must be a whole number, and is ${seed}`);
-  requireWriter(model.task.name);
-  if (prompt.length === 0) throw wrong('prompt', 'the prompt has no tokens');
-  const alien = prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < model.vocabSize));
-  if (alien !== undefined) throw wrong('prompt', `the id ${alien} is outside the vocabulary of ${model.vocabSize}`);
+  if (!Number.isSafeInteger(seed)) throw usageError('seed', `seed must be a whole number, and is ${seed}`);
+  requireLanguageModel(model.task.name);
+  if (prompt.length === 0) throw usageError('prompt', 'the prompt has no tokens');
+  const outsideId = prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < model.vocabSize));
+  if (outsideId !== undefined)
+    throw usageError('prompt', `the id ${outsideId} is outside the vocabulary of ${model.vocabSize}`);
   const { virtualLength } = model.ports;
   const room = model.contextLength - virtualLength - prompt.length;
   if (room < 1) {
-    const virtual = virtualLength > 0 ? ` beside ${virtualLength} virtual ones` : '';
-    const problem = `the prompt has ${prompt.length} tokens${virtual}, and the model reads at most ${model.contextLength} with the answer`;
-    throw wrong('prompt', problem, 'Shorten the prompt');
+    const virtual = virtualLength > 0 ? ` and ${virtualLength} virtual tokens` : '';
+    const problem = `the prompt has ${prompt.length} tokens${virtual}, which leaves no room for an answer in the model's context length of ${model.contextLength}`;
+    throw usageError('prompt', problem, 'Shorten the prompt');
   }
   return room;
 }

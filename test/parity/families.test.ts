@@ -294,9 +294,12 @@ test('files as old checkpoints have them: no prefix, masks among the weights, na
   }
 });
 
-test('what does not write is not asked to', () => {
+test('a model without a language-model head does not generate text', () => {
   using model = loadModel(golden('families', 'bert-seqcls'));
-  assert.throws(() => [...generate(model, [5, 6], { maxNewTokens: 2 })], /sequence-classification, and does not write/);
+  assert.throws(
+    () => [...generate(model, [5, 6], { maxNewTokens: 2 })],
+    /sequence-classification, and does not generate text/,
+  );
 });
 
 test('GPT-2 held in int8 and its Conv1D weights: near the dense model, and written dense again', () => {

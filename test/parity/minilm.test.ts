@@ -69,6 +69,6 @@ test('held in int8 and nf4 its embeddings stay near, and it does not write', { s
     cwd: packageRoot,
     encoding: 'utf8',
   });
-  assert.match(asked.stderr, /the model is for embedding, and does not write text/);
+  assert.match(asked.stderr, /the model is for embedding, and does not generate text/);
   assert.equal(asked.status, 2);
 });

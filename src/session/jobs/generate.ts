@@ -1,6 +1,6 @@
 import { ChatTemplate, type Message, makePrompt, type PromptSource } from '../../data/index.ts';
 import { useThreads } from '../../engine/index.ts';
-import { generateText, requireWriter, type SamplingOptions } from '../../generate/index.ts';
+import { generateText, requireLanguageModel, type SamplingOptions } from '../../generate/index.ts';
 import { resolveModel } from '../../io/index.ts';
 import { headOf, type Quantize } from '../../models/index.ts';
 import { residentModel, residentTokenizer, type TaskNumberArgs, taskNumberFor } from '../resident.ts';
@@ -21,7 +21,7 @@ export interface GenerateArgs extends SamplingOptions, TaskNumberArgs {
 export async function generateJob(args: GenerateArgs, emit: (event: { type: 'text'; text: string }) => void) {
   useThreads(args.threads);
   const path = await resolveModel(args.model);
-  if (args.adapter === undefined) requireWriter(headOf(path).name);
+  if (args.adapter === undefined) requireLanguageModel(headOf(path).name);
   const tokenizer = residentTokenizer(path);
   const source = promptSource(args);
   const chat = 'messages' in source ? ChatTemplate.of(tokenizer) : undefined;
