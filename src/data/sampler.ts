@@ -31,7 +31,10 @@ export function shuffled(n: number, random: () => number): number[] {
   return order;
 }
 
-/** Indices of the rows of an optimizer step, from 0. The order of an epoch depends on (seed, epoch) only, so no step needs those before it. */
+/**
+ * Indices of the rows of an optimizer step. The order of an epoch depends on (seed, epoch) only, so no step needs those before it.
+ * @param step from 0
+ */
 export function rowsOfStep(n: number, batchSize: number, seed: number, step: number): number[] {
   const stepsPerEpoch = Math.ceil(n / batchSize);
   const epoch = Math.floor(step / stepsPerEpoch);

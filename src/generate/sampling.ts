@@ -109,7 +109,9 @@ function draw(weights: Float64Array, ids: ArrayLike<number>, minWeight: number, 
   return last;
 }
 
-/** Ids of the k largest logits, largest first, of equal ones the lower ids: a heap with the smallest on top, O(V + k log k log V). */
+/**
+ * Ids of the k largest logits, largest first; of equal ones, the lower ids. A heap with the smallest on top: O(V + k log k log V).
+ */
 function largestIds(logits: Float32Array, k: number): number[] {
   const isSmaller = (a: number, b: number) => logits[a]! < logits[b]! || (logits[a]! === logits[b]! && a > b);
   const heap = Array.from({ length: k }, (_, i) => i);

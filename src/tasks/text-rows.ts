@@ -31,7 +31,7 @@ export function promptIds(example: Example, place: string, tools: RowTools): Tex
   return prompt;
 }
 
-/** The ids of a text, a pair, or a row of ids, truncated to the length of a row; of a pair, the longer text is truncated first. */
+/** The ids of a text, a pair, or a row of ids, truncated to `maxLength`; of a pair, the longer text is truncated first. */
 export function textIds(example: Example, task: string, place: string, tools: RowTools): TextIds {
   if (example.kind === 'tokens') {
     const ids = checkedIds(example.ids, tools.vocabSize, place);

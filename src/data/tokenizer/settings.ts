@@ -9,7 +9,7 @@ export interface TokenizerSettings {
   readonly eos?: string | undefined;
   readonly pad?: string | undefined;
   readonly unk?: string | undefined;
-  /** Whether `encode` puts BOS before (EOS after) the text. Where one is set, the post-processor of tokenizer.json is not used. */
+  /** Whether `encode` puts BOS before (EOS after) the text. Where one is set, the post-processor is not used. */
   readonly addBos?: boolean | undefined;
   readonly addEos?: boolean | undefined;
   /** Every id that ends a generation. */

@@ -21,7 +21,10 @@ export function makeTokenModel(model: JsonObject, place: string): TokenModel {
   throw tokenizerError(place, `Models of type ${JSON.stringify(type)} are not supported`);
 }
 
-/** Takes the longest token that the rest of a piece begins with, until nothing is left. Source: `models/wordpiece/mod.rs` of huggingface/tokenizers. */
+/**
+ * Takes the longest token that the rest of a piece begins with, until the piece is used up. Source: `models/wordpiece/mod.rs` of
+ * huggingface/tokenizers.
+ */
 class WordPiece implements TokenModel {
   readonly vocab: ReadonlyMap<string, number>;
   readonly unknown: string;
