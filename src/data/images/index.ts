@@ -1,4 +1,4 @@
 export { decodeImage, readImage } from './decode.ts';
 export { imageRecords } from './folders.ts';
-export { type ImageProcessor, imageProcessorOf } from './processor.ts';
+export { type ImageProcessor, imageProcessorOf } from './image-processor.ts';
 export type { Image } from './resample.ts';
