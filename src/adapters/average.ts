@@ -5,8 +5,11 @@ import { isDeepStrictEqual } from 'node:util';
 import { GraftError } from '../base/index.ts';
 import { readJsonObject, requireNew, type WeightSource, writeDirectory, writeSafetensors } from '../io/index.ts';
 import { normalizedWeights } from '../methods/index.ts';
-import { nameFor, openAdapterHub, pythonJson, readAdapterHubConfig } from './adapterhub/index.ts';
-import { floats } from './matrix.ts';
+import { adapterNameFor } from './adapter-names.ts';
+import { openAdapterHubWeights, renamedKey } from './adapterhub/index.ts';
+import { float32Values } from './matrix.ts';
+import { pythonJson } from './python-json.ts';
+import { layoutOf } from './registry.ts';
 
 /** Fields that say how an adapter was trained, and nothing of what its weights mean. */
 const onlyTrained = new Set(['dropout', 'init_weights', 'init_weights_seed', 'stochastic_depth']);
@@ -19,15 +22,15 @@ const onlyTrained = new Set(['dropout', 'init_weights', 'init_weights_seed', 'st
 export function averageAdapters(dirs: readonly string[], weights: readonly number[], out: string): { tensors: number } {
   requireNew(out);
   const shares = normalizedWeights(weights, dirs.length);
-  const read = dirs.map((dir) => ({ dir, ...readAdapterHubConfig(dir) }));
+  const read = dirs.map((dir) => ({ dir, ...layoutOf(dir).readConfig(dir) }));
   const [first] = read as [(typeof read)[number]];
+  const firstConfig = first.config as Record<string, unknown>;
   for (const { dir, method, config } of read) {
     if (method !== 'bottleneck')
       throw new GraftError('usage', `the mean of a ${method} is not defined`, { place: dir });
-    const fields = Object.keys(config as object) as (keyof typeof config)[];
-    const odd = fields.filter(
-      (field) => !onlyTrained.has(field) && !isDeepStrictEqual(config![field], (first.config as typeof config)![field]),
-    );
+    const odd = Object.entries(config as object)
+      .filter(([field, value]) => !onlyTrained.has(field) && !isDeepStrictEqual(value, firstConfig[field]))
+      .map(([field]) => field);
     if (odd.length > 0) {
       throw new GraftError(
         'usage',
@@ -39,21 +42,16 @@ export function averageAdapters(dirs: readonly string[], weights: readonly numbe
       );
     }
   }
-  const name = nameFor(out);
-  const renamed = (key: string, from: string) =>
-    key.replace(
-      new RegExp(`(^|\\.)(adapters|invertible_adapters|shared_parameters)\\.${RegExp.escape(from)}\\.`),
-      `$1$2.${name}.`,
-    );
+  const name = adapterNameFor(out);
   const opened: WeightSource[] = [];
   try {
     const sums = new Map<string, { shape: readonly number[]; values: Float64Array }>();
     read.forEach(({ dir, name: own }, i) => {
-      const source = openAdapterHub(dir);
+      const source = openAdapterHubWeights(dir);
       opened.push(source);
       for (const [stored, { shape }] of source.entries) {
-        const key = renamed(stored, own);
-        const values = floats(source, stored);
+        const key = renamedKey(stored, own, name);
+        const values = float32Values(source, stored);
         if (i === 0) sums.set(key, { shape, values: new Float64Array(values.length) });
         const sum = sums.get(key);
         if (sum?.shape.join() !== shape.join() || source.entries.size !== opened[0]!.entries.size) {

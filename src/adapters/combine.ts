@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
-import { openSafetensors, readJsonObject, requireNew, writeDirectory, writeSafetensors } from '../io/index.ts';
+import { readJsonObject, requireNew, writeDirectory, writeSafetensors } from '../io/index.ts';
 import {
   byPattern,
   type Combination,
@@ -15,7 +15,9 @@ import {
   type WeightedUpdate,
 } from '../methods/index.ts';
 import { type DType, mixSeed, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
-import { readPeftConfig, requireOwnBase } from './peft/index.ts';
+import { openPeftWeights, requireUnchangedBase } from './peft/index.ts';
+import { layoutOf } from './registry.ts';
+import { tensorToWrite } from './tensor-files.ts';
 
 export interface CombineOptions {
   /** One for each adapter; any sign. */
@@ -55,13 +57,13 @@ const key = /^base_model\.model\.(.*)\.lora_(?:(embedding_)([AB])|([AB])\.weight
 /** Its tensors belong to the caller's scope. */
 function readSaved(dir: string): Saved {
   const place = join(dir, 'adapter_config.json');
-  const { method, config: own } = readPeftConfig(dir);
-  if (method.name !== 'lora') {
-    throw new GraftError('usage', `this is ${method.name}, and only LoRA adapters can be combined`, { place: dir });
+  const { method, config: own } = layoutOf(dir).readConfig(dir);
+  if (method !== 'lora') {
+    throw new GraftError('usage', `this is ${method}, and only LoRA adapters can be combined`, { place: dir });
   }
-  requireOwnBase(own, dir);
+  requireUnchangedBase(own, dir);
   const raw = readJsonObject(place);
-  using source = openSafetensors(join(dir, 'adapter_model.safetensors'));
+  using source = openPeftWeights(dir);
   const halves = new Map<string, Partial<Record<'A' | 'B', Tensor>> & { table: boolean }>();
   const foreign: string[] = [];
   for (const [name, { format, shape }] of source.entries) {
@@ -158,8 +160,7 @@ export function combineAdapters(
   };
   writeDirectory(out, (work) => {
     writeFileSync(join(work, 'adapter_config.json'), `${JSON.stringify(config, null, 2)}\n`);
-    const entries = [...tensors].map(([name, t]) => ({ name, dtype: t.dtype, shape: t.shape, bytes: () => t.bytes() }));
-    writeSafetensors(join(work, 'adapter_model.safetensors'), entries, { format: 'pt' });
+    writeSafetensors(join(work, 'adapter_model.safetensors'), [...tensors].map(tensorToWrite), { format: 'pt' });
   });
   return { rank, modules: tensors.size / 2 };
 }

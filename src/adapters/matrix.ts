@@ -9,29 +9,29 @@ export interface Matrix {
 }
 
 /** A stored tensor's numbers as float32. @throws GraftError 'input' for types that are no floats */
-export function floats(source: WeightSource, name: string): Float32Array {
+export function float32Values(source: WeightSource, name: string): Float32Array {
   const { format, bytes: size } = source.entries.get(name)!;
   const bytes = new Uint8Array(size);
   source.read(name, bytes);
   if (format === 'float32') return new Float32Array(bytes.buffer);
   const words = new Uint16Array(bytes.buffer);
   if (format === 'bfloat16') return new Float32Array(Uint32Array.from(words, (w) => w << 16).buffer);
-  if (format === 'float16') return Float32Array.from(words, half);
+  if (format === 'float16') return Float32Array.from(words, float16Value);
   throw new GraftError('input', `${name} is of the type ${format}`, { place: source.path });
 }
 
 /** A stored matrix as float32. @throws GraftError 'input' for other shapes and types */
-export function matrix(source: WeightSource, name: string): Matrix {
+export function readMatrix(source: WeightSource, name: string): Matrix {
   const { shape } = source.entries.get(name)!;
   if (shape.length !== 2) {
     throw new GraftError('input', `${name} is [${shape.join(', ')}], no matrix`, { place: source.path });
   }
   const [rows, columns] = shape as [number, number];
-  return { rows, columns, values: floats(source, name) };
+  return { rows, columns, values: float32Values(source, name) };
 }
 
 /** A number of IEEE 754's binary16. */
-function half(word: number): number {
+function float16Value(word: number): number {
   const [exponent, fraction] = [(word >> 10) & 31, word & 1023];
   const sign = word >> 15 ? -1 : 1;
   if (exponent === 0) return sign * fraction * 2 ** -24;

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import test, { before } from 'node:test';
-import { fileNames } from '../../src/adapters/adapterhub/index.ts';
+import { byFileKey } from '../../src/adapters/adapterhub/index.ts';
 import {
   averageAdapters,
   loadAdapter,
@@ -102,7 +102,7 @@ function named(model: Model, attached: readonly AttachedAdapter[], setup: Setup)
   const names = typeof setup === 'string' ? [setup] : 'stack' in setup ? setup.stack : [];
   const found = new Map<string, Tensor>();
   const add = (name: string, part: SavableAdapter) => {
-    for (const [key, tensor] of fileNames(model, name, part)) found.set(key, tensor);
+    for (const [key, tensor] of byFileKey(model, name, part)) found.set(key, tensor);
   };
   attached.forEach((adapter, i) => {
     for (const [key, tensor] of adapter.head) found.set(key, tensor);
@@ -289,7 +289,7 @@ test("flex-head-bert: a head that AdapterHub puts together itself is this model'
     ['heads.task.1', 'bert.pooler.dense'],
     ['heads.task.4', 'classifier'],
   ]);
-  const mine = new Map([...fileNames(model, 'task', adapter.parts[0]!), ...adapter.head]);
+  const mine = new Map([...byFileKey(model, 'task', adapter.parts[0]!), ...adapter.head]);
   const compared = [...tensors.keys()].filter((key) => key.startsWith('grad.')).map((key) => key.slice(5));
   assert.equal(compared.length, 12);
   for (const key of compared) {

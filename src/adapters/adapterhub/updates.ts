@@ -1,0 +1,252 @@
+/** LoRA and IA3 in AdapterHub's layout (adapters/methods/lora.py). */
+import { existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { readJsonObject, type TensorToWrite, writeSafetensors } from '../../io/index.ts';
+import type { TaskName } from '../../nn/index.ts';
+import { type Matrix, stacked } from '../matrix.ts';
+import { pythonJson } from '../python-json.ts';
+import { openWeightsOf } from '../tensor-files.ts';
+import {
+  type AdapterUpdates,
+  lowRankUpdates,
+  matrixToWrite,
+  notConvertible,
+  numberOr,
+  readUpdates,
+  storedToWrite,
+  stringIn,
+  type UpdateFormat,
+  type WriteOptions,
+  withOneRank,
+  writeUpdateFiles,
+} from '../update-format.ts';
+import { fixedHeadFields, hasHead, headConfigName, headWeightFiles } from './head-files.ts';
+import { openAdapterHubWeights } from './layout.ts';
+import { configNames, isAdapterHub, version } from './read-config.ts';
+
+/** Releases that trained LoRA and IA3 as if alpha were r, whatever the file says (adapters/loading.py `_fix_backward_compat`). */
+const ignoredAlpha = /^adapters\.(0\.|1\.0\.|1\.1\.0\.?(dev|a|b|rc))/;
+
+export const adapterHubUpdates: UpdateFormat = { holds: isAdapterHub, read, write };
+
+function read(dir: string): AdapterUpdates {
+  if (existsSync(join(dir, configNames.fusion))) {
+    throw notConvertible('a fusion of bottleneck adapters has no other format', dir);
+  }
+  const file = readJsonObject(join(dir, configNames.adapter));
+  const config = (file.config ?? {}) as Record<string, unknown>;
+  requireConvertible(config, String(file.model_type), dir);
+  using source = openAdapterHubWeights(dir);
+  const r = numberOr(config.r, 8);
+  const alpha = ignoredAlpha.test(String(file.version)) ? r : numberOr(config.alpha, 8);
+  const scales = config.composition_mode === 'scale';
+  const { pairs, factors } = readUpdates(source, source.entries.keys(), dir, (key) => {
+    const [path, matrix] = key.split(`.loras.${file.name}.lora_`) as [string, string | undefined];
+    if (matrix !== 'A' && matrix !== 'B') return undefined;
+    return { path, part: scales ? 'factors' : matrix === 'A' ? 'a' : 'b' };
+  });
+  const shared = { base: stringIn(file.model_name), dropout: numberOr(config.dropout, 0), head: readHead(dir) };
+  if (scales) {
+    const scaled = ({ values, ...shape }: Matrix) => ({ ...shape, values: values.map((value) => value * alpha) });
+    return { kind: 'ia3', ...shared, layers: new Map([...factors].map(([path, matrix]) => [path, scaled(matrix)])) };
+  }
+  const whole = [...pairs].map(([path, pair]) => {
+    const { a, b } = pair;
+    return [path, path.endsWith('.c_attn') && a && b ? joined(a, b, r, config.attn_matrices) : pair] as const;
+  });
+  return { kind: 'lora', ...shared, layers: lowRankUpdates(new Map(whole), () => alpha / r, dir) };
+}
+
+function requireConvertible(config: Readonly<Record<string, unknown>>, modelType: string, dir: string): void {
+  if (config.architecture === 'prefix_tuning') {
+    throw notConvertible(
+      'AdapterHub counts the positions of the text from 0 and PEFT from behind a prefix: the same keys act differently',
+      dir,
+    );
+  }
+  if (config.architecture !== 'lora') {
+    throw notConvertible(`AdapterHub's ${config.architecture ?? 'bottleneck adapter'} has no other format`, dir);
+  }
+  for (const field of ['use_gating', 'use_dora', 'vera_d', 'vera_b']) {
+    if (config[field]) throw notConvertible(`it has ${field}, which no other format has`, dir);
+  }
+  if (modelType === 'vit')
+    throw notConvertible("AdapterHub's names of this family are not those that PEFT has today", dir);
+}
+
+/** The head saved with an adapter, under the keys of its model. */
+function readHead(dir: string): TensorToWrite[] {
+  if (!hasHead(dir)) return [];
+  const { config, model_class } = readJsonObject(join(dir, headConfigName));
+  // A language model's own head, which AdapterHub does not train.
+  if (/(ForCausalLM|LMHeadModel|ForMaskedLM)$/.test(String(model_class))) return [];
+  if (config) throw notConvertible("it has one of AdapterHub's own heads, which no other format has", dir);
+  using source = openWeightsOf(dir, headWeightFiles);
+  return [...source.entries.keys()].map((key) => storedToWrite(source, key, key));
+}
+
+/** GPT-2's query, key and value are one layer: AdapterHub keeps an update of each, one below the other. */
+function joined(a: Matrix, b: Matrix, r: number, attnMatrices: unknown): { a: Matrix; b: Matrix } {
+  const updated = ['q', 'k', 'v'].filter((letter) => (attnMatrices as string[]).includes(letter));
+  const width = b.rows / updated.length;
+  const values = new Float32Array(3 * width * a.rows);
+  updated.forEach((letter, i) => {
+    for (let row = 0; row < width; row++) {
+      const at = ('qkv'.indexOf(letter) * width + row) * a.rows + i * r;
+      values.set(b.values.subarray((i * width + row) * r, (i * width + row + 1) * r), at);
+    }
+  });
+  return { a, b: { rows: 3 * width, columns: a.rows, values } };
+}
+
+/** Where AdapterHub has updates, by the last parts of paths. It calls Llama's down projection `intermediate`. */
+const hubFamilies = [
+  {
+    type: 'llama',
+    path: /^model\.layers\.(\d+)\.(.+)$/,
+    attention: { 'self_attn.q_proj': 'q', 'self_attn.k_proj': 'k', 'self_attn.v_proj': 'v' },
+    mlp: { 'mlp.down_proj': 'intermediate_lora', 'mlp.up_proj': 'output_lora' },
+    class: 'LlamaForCausalLM',
+  },
+  {
+    type: 'bert',
+    path: /^(?:bert|roberta)\.encoder\.layer\.(\d+)\.(.+)$/,
+    attention: { 'attention.self.query': 'q', 'attention.self.key': 'k', 'attention.self.value': 'v' },
+    mlp: { 'intermediate.dense': 'intermediate_lora', 'output.dense': 'output_lora' },
+    class: 'BertForSequenceClassification',
+  },
+  {
+    type: 'distilbert',
+    path: /^distilbert\.transformer\.layer\.(\d+)\.(.+)$/,
+    attention: { 'attention.q_lin': 'q', 'attention.k_lin': 'k', 'attention.v_lin': 'v' },
+    mlp: { 'ffn.lin1': 'intermediate_lora', 'ffn.lin2': 'output_lora' },
+    class: 'DistilBertForSequenceClassification',
+  },
+  {
+    type: 'gpt2',
+    path: /^transformer\.h\.(\d+)\.(.+)$/,
+    attention: { 'attn.c_attn': 'qkv' },
+    mlp: { 'mlp.c_fc': 'intermediate_lora', 'mlp.c_proj': 'output_lora' },
+    class: 'GPT2LMHeadModel',
+  },
+] as const;
+
+type HubFamily = (typeof hubFamilies)[number];
+
+/** The updated layers as AdapterHub's config names them. */
+interface UpdatedPlaces {
+  /** `q`, `k`, `v`, `intermediate_lora` and `output_lora`, as far as they are updated. */
+  readonly flags: ReadonlySet<string>;
+  /** Numbers of the blocks without updates. */
+  readonly leaveOut: readonly number[];
+}
+
+/** @throws GraftError 'usage' for layers that AdapterHub cannot update */
+function updatedPlaces(paths: readonly string[], family: HubFamily, source: string): UpdatedPlaces {
+  const byBlock = new Map<number, string[]>();
+  const flags = new Set<string>();
+  for (const path of paths) {
+    const [, block, layer] = family.path.exec(path)!;
+    const letters = (family.attention as Record<string, string>)[layer!];
+    const flag = (family.mlp as Record<string, string>)[layer!];
+    if (!letters && !flag) throw notConvertible(`AdapterHub has no update for ${path}`, source);
+    for (const letter of letters ?? []) flags.add(letter);
+    if (flag) flags.add(flag);
+    byBlock.set(Number(block), [...(byBlock.get(Number(block)) ?? []), layer!].sort());
+  }
+  const [first] = byBlock.values() as unknown as [string[]];
+  const different = [...byBlock].find(([, layers]) => layers.join() !== first.join());
+  if (different) {
+    throw notConvertible(
+      `AdapterHub updates the same layers in every block, and block ${different[0]} differs`,
+      source,
+    );
+  }
+  const count = Math.max(...byBlock.keys()) + 1;
+  return { flags, leaveOut: Array.from({ length: count }, (_, i) => i).filter((i) => !byBlock.has(i)) };
+}
+
+function write(updates: AdapterUpdates, work: string, { source, name, head }: WriteOptions): void {
+  const paths = [...updates.layers.keys()];
+  const family = hubFamilies.find(({ path }) => paths.every((p) => path.test(p)));
+  if (!family) throw notConvertible(`AdapterHub has no update for ${paths[0]}`, source);
+  const places = updatedPlaces(paths, family, source);
+  if (updates.kind === 'ia3' && family.type === 'gpt2')
+    throw notConvertible('AdapterHub has no IA3 for layers that hold query, key and value', source);
+  const key = (path: string, matrix: 'A' | 'B') => `${path}.loras.${name}.lora_${matrix}`;
+  const oneRank = updates.kind === 'ia3' ? undefined : withOneRank(updates.layers);
+  const tensors =
+    updates.kind === 'ia3'
+      ? [...updates.layers].map(([path, factors]) => matrixToWrite(key(path, 'B'), factors))
+      : [...oneRank!.layers].flatMap(([path, { a, b }]) => [
+          // One A for each of query, key and value, which share theirs here.
+          matrixToWrite(key(path, 'A'), path.endsWith('.c_attn') ? stacked([a, a, a]) : a),
+          matrixToWrite(key(path, 'B'), b),
+        ]);
+  const baseConfig = readBaseConfig(updates.base);
+  const type = String(baseConfig.model_type ?? (paths[0]!.startsWith('roberta.') ? 'roberta' : family.type));
+  const model = {
+    model_type: type,
+    model_name: updates.base ?? null,
+    // AdapterHub loads a head into a model of its class only.
+    model_class: modelClass(type, head.task) ?? (baseConfig.architectures as string[] | undefined)?.[0] ?? family.class,
+    hidden_size: baseConfig.hidden_size ?? baseConfig.n_embd ?? null,
+    version,
+  };
+  const config = loraConfig(updates, places, oneRank ?? { rank: 1, scaling: 1 });
+  writeUpdateFiles(work, { ...model, name, config }, 'adapter.safetensors', tensors);
+  if (updates.head.length === 0) return;
+  writeFileSync(join(work, headConfigName), pythonJson({ ...model, ...fixedHeadFields(head.labels!) }));
+  writeSafetensors(join(work, headWeightFiles[0]), updates.head);
+}
+
+/** AdapterHub's LoRAConfig, which is that of IA3 too. */
+function loraConfig(
+  { kind, dropout }: AdapterUpdates,
+  { flags, leaveOut }: UpdatedPlaces,
+  { rank, scaling }: { readonly rank: number; readonly scaling: number },
+) {
+  const attention = ['q', 'k', 'v'].filter((letter) => flags.has(letter));
+  return {
+    architecture: 'lora',
+    r: rank,
+    alpha: scaling * rank,
+    attn_matrices: attention,
+    composition_mode: kind === 'ia3' ? 'scale' : 'add',
+    dropout,
+    dtype: null,
+    init_weights: kind,
+    init_weights_seed: null,
+    selfattn_lora: attention.length > 0,
+    intermediate_lora: flags.has('intermediate_lora'),
+    output_lora: flags.has('output_lora'),
+    leave_out: leaveOut,
+    use_dora: false,
+    use_gating: false,
+    vera_b: null,
+    vera_d: null,
+  };
+}
+
+const stems: Readonly<Record<string, string>> = {
+  ...{ llama: 'Llama', mistral: 'Mistral', gpt2: 'GPT2' },
+  ...{ bert: 'Bert', roberta: 'Roberta', 'xlm-roberta': 'XLMRoberta', distilbert: 'DistilBert' },
+};
+
+const suffixes: Partial<Record<TaskName, string>> = {
+  'sequence-classification': 'ForSequenceClassification',
+  'token-classification': 'ForTokenClassification',
+  'question-answering': 'ForQuestionAnswering',
+};
+
+/** The class of transformers that has a head for the task. */
+function modelClass(type: string, task: TaskName | undefined): string | undefined {
+  const [stem, suffix] = [stems[type], task && suffixes[task]];
+  return stem && suffix && stem + suffix;
+}
+
+/** The base's config.json, where the base is a directory on this machine; else empty. */
+function readBaseConfig(base: string | undefined): Record<string, unknown> {
+  const file = base && join(base, 'config.json');
+  return file && existsSync(file) ? readJsonObject(file) : {};
+}
