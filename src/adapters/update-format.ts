@@ -164,6 +164,3 @@ export function writeUpdateFiles(
 export const numberOr = (value: unknown, fallback: number): number => (typeof value === 'number' ? value : fallback);
 
 export const stringIn = (value: unknown): string | undefined => (typeof value === 'string' ? value : undefined);
-
-/** Whether a key of a model belongs to its task's head. */
-export const isHeadKey = (key: string): boolean => /^(pre_classifier|classifier|score|qa_outputs)\./.test(key);

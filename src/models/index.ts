@@ -1,4 +1,4 @@
-export type { Family } from './family.ts';
+export type { AdapterHubNames, Family } from './family.ts';
 export { headOf, loadModel, loadModels, openModel } from './load.ts';
 export { formatIds } from './reader.ts';
 export { families } from './registry.ts';

@@ -8,7 +8,8 @@ import { join } from 'node:path';
 import { GraftError } from '../../base/index.ts';
 import { readJsonObject, type WeightSource, writeSafetensors } from '../../io/index.ts';
 import type { HeadOptions } from '../../models/index.ts';
-import { type Model, namedModules, type TaskName } from '../../nn/index.ts';
+import type { Model, TaskName } from '../../nn/index.ts';
+import { familyOfType } from '../family-names.ts';
 import type { HeadTensors } from '../layout.ts';
 import { fillTensors, findWeights, tensorToWrite } from '../tensor-files.ts';
 
@@ -84,24 +85,18 @@ function modulesOf(model: Model, dir: string, source: WeightSource): Map<string,
     throw refusal(`of the type ${flexible.head_type}, which is for another task`);
   }
   const { layers, activation_function: activation, use_pooler: usesPooler } = flexible;
-  const paths = [...namedModules(model.root)].map(([path]) => path);
-  const dense = paths.find((path) => path === `${head}.dense`);
-  const pooler = paths.find((path) => path.endsWith('pooler.dense'));
   const [first, second] = [`heads.${name}.1`, `heads.${name}.4`];
   const classifiesRows = model.task.name === 'sequence-classification';
-  if (layers === 2 && activation === 'tanh' && !usesPooler && classifiesRows) {
-    if (dense)
-      return new Map([
-        [first, dense],
-        [second, `${head}.out_proj`],
-      ]);
-    if (pooler)
-      return new Map([
-        [first, pooler],
-        [second, head],
-      ]);
+  const rowHead = classifiesRows ? familyOfType(model.config.model_type)?.adapterHub?.rowHead : undefined;
+  if (layers === 2 && activation === 'tanh' && !usesPooler && rowHead) {
+    return new Map([
+      [first, rowHead[0]],
+      [second, rowHead[1]],
+    ]);
   }
-  if (layers === 1 && !dense && (classifiesRows && pooler ? usesPooler : !usesPooler)) return new Map([[first, head]]);
+  // A first layer that is not a part of the head is the pooler of the body.
+  const hasPooler = rowHead && rowHead[1] === head;
+  if (layers === 1 && (rowHead ? hasPooler && usesPooler : !usesPooler)) return new Map([[first, head]]);
   throw refusal(`has ${layers} layers with ${activation}, as the head of this model has not`);
 }
 

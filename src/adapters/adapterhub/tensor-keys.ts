@@ -1,34 +1,33 @@
 /** Keys of tensors in AdapterHub's files. Every key contains the adapter's name. */
 import type { SavableAdapter } from '../../methods/index.ts';
+import type { Family } from '../../models/index.ts';
 import type { Model } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
+import { familyOfType } from '../family-names.ts';
 
-/** Where a family has its bottlenecks, and the shared parts of an adapter. */
+/** Where a model has its bottlenecks and the shared parts of an adapter. */
 interface Places {
-  readonly base: string;
+  /** What precedes the paths of the body: `bert`. */
+  readonly prefix: string;
+  /** What may precede them in a file. */
+  readonly prefixes: readonly string[];
   /** Path of a block, `*` for its number. */
   readonly block: string;
   readonly mh_adapter: string;
   readonly output_adapter: string;
 }
 
-const beside = { mh_adapter: 'attention_adapters', output_adapter: 'output_adapters' };
-const inside = { mh_adapter: 'attention.output', output_adapter: 'output' };
+/** Names for a family that AdapterHub does not have: those of most decoders. */
+const otherFamily: Pick<Family, 'prefixes' | 'adapterHub'> = { prefixes: ['model'], adapterHub: { block: 'layers.*' } };
 
-const places: Readonly<Record<string, Places>> = {
-  bert: { base: 'bert', block: 'bert.encoder.layer.*', ...inside },
-  roberta: { base: 'roberta', block: 'roberta.encoder.layer.*', ...inside },
-  'xlm-roberta': { base: 'roberta', block: 'roberta.encoder.layer.*', ...inside },
-  gpt2: { base: 'transformer', block: 'transformer.h.*', ...beside },
-  distilbert: { base: 'distilbert', block: 'distilbert.transformer.layer.*', ...beside },
-  vit: { base: 'vit', block: 'vit.encoder.layer.*', ...beside, output_adapter: 'output.output_adapters' },
-};
-
-/** The Llama family is `model`, or `transformer` where a class of transformers calls it so; alone it is as under a head. */
-const placesOf = ({ sites, config }: Model): Places => {
-  const base = sites.block.startsWith('transformer.') ? 'transformer' : 'model';
-  return places[String(config.model_type)] ?? { base, block: `${base}.layers.*`, ...beside };
-};
+function placesOf({ sites, config }: Model): Places {
+  const family = familyOfType(config.model_type);
+  const { prefixes, adapterHub } = family?.adapterHub ? family : otherFamily;
+  const { block, mh_adapter = 'attention_adapters', output_adapter = 'output_adapters' } = adapterHub!;
+  // A model without a head has no prefix; its adapter is saved as under a head.
+  const prefix = prefixes.find((name) => sites.block.startsWith(`${name}.`)) ?? prefixes[0]!;
+  return { prefix, prefixes, block: `${prefix}.${block}`, mh_adapter, output_adapter };
+}
 
 /** The key in the file of a parameter. */
 function fileKey(at: Places, name: string, key: string): string {
@@ -37,7 +36,7 @@ function fileKey(at: Places, name: string, key: string): string {
     return `${at.block.replace('*', layer)}.${at[place as 'mh_adapter']}.${name}.${rest}`;
   }
   const dot = key.indexOf('.');
-  return `${at.base}.${key.slice(0, dot)}.${name}${key.slice(dot)}`;
+  return `${at.prefix}.${key.slice(0, dot)}.${name}${key.slice(dot)}`;
 }
 
 /** Each parameter of an adapter by its key in the file. */
@@ -63,10 +62,10 @@ export function byStoredKey(
   adapter: SavableAdapter,
   storedKeys: Iterable<string>,
 ): Map<string, Tensor> {
-  const { base } = placesOf(model);
+  const { prefix, prefixes } = placesOf(model);
   const keys = [...storedKeys];
-  const stored = [base, 'model', 'transformer'].find((prefix) => keys.some((key) => key.startsWith(`${prefix}.`)));
-  const moved = (key: string) => (stored ? `${stored}.` : '') + key.slice(base.length + 1);
+  const stored = [prefix, ...prefixes].find((name) => keys.some((key) => key.startsWith(`${name}.`)));
+  const moved = (key: string) => (stored ? `${stored}.` : '') + key.slice(prefix.length + 1);
   return new Map([...byFileKey(model, name, adapter)].map(([key, tensor]) => [moved(key), tensor]));
 }
 

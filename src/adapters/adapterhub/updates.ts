@@ -2,7 +2,9 @@
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { readJsonObject, type TensorToWrite, writeSafetensors } from '../../io/index.ts';
+import { type AdapterHubNames, families } from '../../models/index.ts';
 import type { TaskName } from '../../nn/index.ts';
+import { familyOfType } from '../family-names.ts';
 import { type Matrix, stacked } from '../matrix.ts';
 import { pythonJson } from '../python-json.ts';
 import { openWeightsOf } from '../tensor-files.ts';
@@ -52,7 +54,7 @@ function read(dir: string): AdapterUpdates {
   }
   const whole = [...pairs].map(([path, pair]) => {
     const { a, b } = pair;
-    return [path, path.endsWith('.c_attn') && a && b ? joined(a, b, r, config.attn_matrices) : pair] as const;
+    return [path, isFused(path) && a && b ? joined(a, b, r, config.attn_matrices) : pair] as const;
   });
   return { kind: 'lora', ...shared, layers: lowRankUpdates(new Map(whole), () => alpha / r, dir) };
 }
@@ -70,7 +72,8 @@ function requireConvertible(config: Readonly<Record<string, unknown>>, modelType
   for (const field of ['use_gating', 'use_dora', 'vera_d', 'vera_b']) {
     if (config[field]) throw notConvertible(`it has ${field}, which no other format has`, dir);
   }
-  if (modelType === 'vit')
+  const names = familyOfType(modelType)?.adapterHub;
+  if (names && !names.updates)
     throw notConvertible("AdapterHub's names of this family are not those that PEFT has today", dir);
 }
 
@@ -99,39 +102,24 @@ function joined(a: Matrix, b: Matrix, r: number, attnMatrices: unknown): { a: Ma
   return { a, b: { rows: 3 * width, columns: a.rows, values } };
 }
 
-/** Where AdapterHub has updates, by the last parts of paths. It calls Llama's down projection `intermediate`. */
-const hubFamilies = [
-  {
-    type: 'llama',
-    path: /^model\.layers\.(\d+)\.(.+)$/,
-    attention: { 'self_attn.q_proj': 'q', 'self_attn.k_proj': 'k', 'self_attn.v_proj': 'v' },
-    mlp: { 'mlp.down_proj': 'intermediate_lora', 'mlp.up_proj': 'output_lora' },
-    class: 'LlamaForCausalLM',
-  },
-  {
-    type: 'bert',
-    path: /^(?:bert|roberta)\.encoder\.layer\.(\d+)\.(.+)$/,
-    attention: { 'attention.self.query': 'q', 'attention.self.key': 'k', 'attention.self.value': 'v' },
-    mlp: { 'intermediate.dense': 'intermediate_lora', 'output.dense': 'output_lora' },
-    class: 'BertForSequenceClassification',
-  },
-  {
-    type: 'distilbert',
-    path: /^distilbert\.transformer\.layer\.(\d+)\.(.+)$/,
-    attention: { 'attention.q_lin': 'q', 'attention.k_lin': 'k', 'attention.v_lin': 'v' },
-    mlp: { 'ffn.lin1': 'intermediate_lora', 'ffn.lin2': 'output_lora' },
-    class: 'DistilBertForSequenceClassification',
-  },
-  {
-    type: 'gpt2',
-    path: /^transformer\.h\.(\d+)\.(.+)$/,
-    attention: { 'attn.c_attn': 'qkv' },
-    mlp: { 'mlp.c_fc': 'intermediate_lora', 'mlp.c_proj': 'output_lora' },
-    class: 'GPT2LMHeadModel',
-  },
-] as const;
+/** Names of a family whose LoRA and IA3 AdapterHub has. */
+interface UpdateNames extends NonNullable<AdapterHubNames['updates']> {
+  readonly type: string;
+  /** Matches the path of a layer: the number of its block, and its path in the block. */
+  readonly layerPath: RegExp;
+}
 
-type HubFamily = (typeof hubFamilies)[number];
+const updatable = families.flatMap(({ types, prefixes, adapterHub }): UpdateNames[] => {
+  if (!adapterHub?.updates) return [];
+  const block = RegExp.escape(`${prefixes[0]}.${adapterHub.block}`).replace('\\*', '(\\d+)');
+  return [{ type: types[0]!, layerPath: new RegExp(`^${block}\\.(.+)$`), ...adapterHub.updates }];
+});
+
+/** Whether the layer at `path` is query, key and value in one. */
+const isFused = (path: string): boolean =>
+  updatable.some(({ attention }) =>
+    Object.entries(attention).some(([layer, letters]) => letters.length > 1 && path.endsWith(`.${layer}`)),
+  );
 
 /** The updated layers as AdapterHub's config names them. */
 interface UpdatedPlaces {
@@ -142,13 +130,17 @@ interface UpdatedPlaces {
 }
 
 /** @throws GraftError 'usage' for layers that AdapterHub cannot update */
-function updatedPlaces(paths: readonly string[], family: HubFamily, source: string): UpdatedPlaces {
+function updatedPlaces(
+  paths: readonly string[],
+  { attention, mlp, layerPath }: UpdateNames,
+  source: string,
+): UpdatedPlaces {
   const byBlock = new Map<number, string[]>();
   const flags = new Set<string>();
   for (const path of paths) {
-    const [, block, layer] = family.path.exec(path)!;
-    const letters = (family.attention as Record<string, string>)[layer!];
-    const flag = (family.mlp as Record<string, string>)[layer!];
+    const [, block, layer] = layerPath.exec(path)!;
+    const letters = attention[layer!];
+    const flag = mlp[layer!];
     if (!letters && !flag) throw notConvertible(`AdapterHub has no update for ${path}`, source);
     for (const letter of letters ?? []) flags.add(letter);
     if (flag) flags.add(flag);
@@ -168,10 +160,10 @@ function updatedPlaces(paths: readonly string[], family: HubFamily, source: stri
 
 function write(updates: AdapterUpdates, work: string, { source, name, head }: WriteOptions): void {
   const paths = [...updates.layers.keys()];
-  const family = hubFamilies.find(({ path }) => paths.every((p) => path.test(p)));
+  const family = updatable.find(({ layerPath }) => paths.every((path) => layerPath.test(path)));
   if (!family) throw notConvertible(`AdapterHub has no update for ${paths[0]}`, source);
   const places = updatedPlaces(paths, family, source);
-  if (updates.kind === 'ia3' && family.type === 'gpt2')
+  if (updates.kind === 'ia3' && Object.values(family.attention).some((letters) => letters.length > 1))
     throw notConvertible('AdapterHub has no IA3 for layers that hold query, key and value', source);
   const key = (path: string, matrix: 'A' | 'B') => `${path}.loras.${name}.lora_${matrix}`;
   const oneRank = updates.kind === 'ia3' ? undefined : withOneRank(updates.layers);
@@ -180,16 +172,19 @@ function write(updates: AdapterUpdates, work: string, { source, name, head }: Wr
       ? [...updates.layers].map(([path, factors]) => matrixToWrite(key(path, 'B'), factors))
       : [...oneRank!.layers].flatMap(([path, { a, b }]) => [
           // One A for each of query, key and value, which share theirs here.
-          matrixToWrite(key(path, 'A'), path.endsWith('.c_attn') ? stacked([a, a, a]) : a),
+          matrixToWrite(key(path, 'A'), isFused(path) ? stacked([a, a, a]) : a),
           matrixToWrite(key(path, 'B'), b),
         ]);
   const baseConfig = readBaseConfig(updates.base);
-  const type = String(baseConfig.model_type ?? (paths[0]!.startsWith('roberta.') ? 'roberta' : family.type));
+  const type = String(baseConfig.model_type ?? family.type);
   const model = {
     model_type: type,
     model_name: updates.base ?? null,
     // AdapterHub loads a head into a model of its class only.
-    model_class: modelClass(type, head.task) ?? (baseConfig.architectures as string[] | undefined)?.[0] ?? family.class,
+    model_class:
+      modelClass(family, type, head.task) ??
+      (baseConfig.architectures as string[] | undefined)?.[0] ??
+      family.defaultClass,
     hidden_size: baseConfig.hidden_size ?? baseConfig.n_embd ?? null,
     version,
   };
@@ -228,11 +223,6 @@ function loraConfig(
   };
 }
 
-const stems: Readonly<Record<string, string>> = {
-  ...{ llama: 'Llama', mistral: 'Mistral', gpt2: 'GPT2' },
-  ...{ bert: 'Bert', roberta: 'Roberta', 'xlm-roberta': 'XLMRoberta', distilbert: 'DistilBert' },
-};
-
 const suffixes: Partial<Record<TaskName, string>> = {
   'sequence-classification': 'ForSequenceClassification',
   'token-classification': 'ForTokenClassification',
@@ -240,7 +230,7 @@ const suffixes: Partial<Record<TaskName, string>> = {
 };
 
 /** The class of transformers that has a head for the task. */
-function modelClass(type: string, task: TaskName | undefined): string | undefined {
+function modelClass({ stems }: UpdateNames, type: string, task: TaskName | undefined): string | undefined {
   const [stem, suffix] = [stems[type], task && suffixes[task]];
   return stem && suffix && stem + suffix;
 }

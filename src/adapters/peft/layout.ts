@@ -8,9 +8,10 @@ import { openSafetensors, type TensorToWrite, type WeightSource, writeSafetensor
 import { type Method, methods } from '../../methods/index.ts';
 import { type Model, moduleAt } from '../../nn/index.ts';
 import { noGrad, scope, type Tensor } from '../../tensor/index.ts';
+import { headNames } from '../family-names.ts';
 import type { HeadTensors, Layout, LayoutAdapter } from '../layout.ts';
 import { fillTensors, openWeightsOf, tensorToWrite } from '../tensor-files.ts';
-import { configName, headNames, isPeft, readPeftConfig, taskNameOf, taskTypes } from './read-config.ts';
+import { configName, isPeft, readPeftConfig, taskNameOf, taskTypes } from './read-config.ts';
 
 /** What precedes the base model's path in the keys of an adapter. */
 export const keyPrefix = 'base_model.model.';
@@ -21,7 +22,7 @@ const weightFiles = ['adapter_model.safetensors', 'adapter_model.bin'] as const;
 /** Parameters of methods for which PEFT saves only a tensor computed from them: training resumes from this file. */
 const trainingFile = 'training.safetensors';
 
-const headKey = new RegExp(`^base_model\\.(model\\.)?(${headNames.join('|')})\\.`);
+const headKey = new RegExp(`^base_model\\.(model\\.)?(${[...headNames].join('|')})\\.`);
 
 /** Under `bias: all` PEFT writes the biases of both copies of a module that it saves whole, in addition to the one in use. */
 const unusedBias = /\.(original_module|modules_to_save)\.(.*\.)?bias$/;

@@ -7,6 +7,7 @@ import { readJsonObject } from '../../io/index.ts';
 import { type Method, methods } from '../../methods/index.ts';
 import type { TaskName } from '../../nn/index.ts';
 import { adapterNameFor } from '../adapter-names.ts';
+import { headNames } from '../family-names.ts';
 import type { SavedConfig } from '../layout.ts';
 
 export const configName = 'adapter_config.json';
@@ -31,9 +32,6 @@ const ignoredFields = new Set([
   'tokenizer_kwargs',
 ]);
 
-/** Names that PEFT gives its task heads; it trains them with every method (peft_model.py, classifier_module_names). */
-export const headNames: readonly string[] = ['classifier', 'score', 'qa_outputs'];
-
 const isUnused = (value: unknown) =>
   value === null || value === false || (typeof value === 'object' && Object.keys(value as object).length === 0);
 
@@ -57,9 +55,9 @@ export function readPeftConfig(dir: string): SavedConfig {
       hint: `Graft reads ${types.join(', ')}`,
     });
   }
-  // The head is trained with every method and needs no mention.
+  // PEFT trains the head with every method (peft_model.py, classifier_module_names), so it needs no mention.
   if (Array.isArray(raw.modules_to_save)) {
-    raw.modules_to_save = raw.modules_to_save.filter((name) => !headNames.includes(name));
+    raw.modules_to_save = raw.modules_to_save.filter((name) => !headNames.has(name));
     if ((raw.modules_to_save as unknown[]).length === 0) raw.modules_to_save = null;
   }
   const supported = Object.keys((method.config as unknown as z.ZodObject).shape);

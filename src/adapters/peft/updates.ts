@@ -3,9 +3,9 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { readJsonObject, type TensorToWrite } from '../../io/index.ts';
 import { byPattern } from '../../methods/index.ts';
+import { isHeadKey, isTransposed } from '../family-names.ts';
 import {
   type AdapterUpdates,
-  isHeadKey,
   type LowRankUpdate,
   lowRankUpdates,
   matrixToWrite,
@@ -97,7 +97,7 @@ function write(updates: AdapterUpdates, work: string): void {
     task_type: null,
     inference_mode: true,
     target_modules: paths,
-    fan_in_fan_out: paths.some((path) => /\.(c_attn|c_fc|c_proj)$/.test(path)),
+    fan_in_fan_out: paths.some(isTransposed),
     modules_to_save: head.length > 0 ? [...new Set(head.map(({ name }) => name.split('.')[0]!))] : null,
   };
   const [fields, tensors] =
