@@ -14,7 +14,8 @@ import {
   draws,
   type WeightedUpdate,
 } from '../methods/index.ts';
-import { type DType, mixSeed, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { readTensor } from '../models/index.ts';
+import { mixSeed, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 import { openPeftWeights, requireUnchangedBase } from './peft/index.ts';
 import { layoutOf } from './registry.ts';
 import { tensorToWrite } from './tensor-files.ts';
@@ -66,17 +67,18 @@ function readSaved(dir: string): Saved {
   using source = openPeftWeights(dir);
   const halves = new Map<string, Partial<Record<'A' | 'B', Tensor>> & { table: boolean }>();
   const foreign: string[] = [];
-  for (const [name, { format, shape }] of source.entries) {
+  for (const name of source.entries.keys()) {
     const [, module, embedding, ofTable, ofLinear] = key.exec(name) ?? [];
     if (module === undefined) {
       if (!name.endsWith('.base_layer.weight')) foreign.push(name);
       continue;
     }
-    const stored = Tensor.empty(shape, format as DType);
-    source.read(name, stored.memory());
-    const tensor = stored.dtype === 'float32' ? stored : ops.toCopy(stored, { dtype: 'float32' });
     const table = embedding !== undefined;
-    halves.set(module, { ...halves.get(module), table, [(ofTable ?? ofLinear) as 'A' | 'B']: tensor });
+    halves.set(module, {
+      ...halves.get(module),
+      table,
+      [(ofTable ?? ofLinear) as 'A' | 'B']: readTensor(source, name, 'float32'),
+    });
   }
   if (foreign.length > 0) {
     throw new GraftError('usage', `it holds more than A and B of LoRA, which cannot be weighed: ${foreign[0]}`, {

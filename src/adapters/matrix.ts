@@ -9,7 +9,7 @@ export interface Matrix {
 }
 
 /** A stored tensor's numbers as float32. @throws GraftError 'input' for types that are no floats */
-export function float32Values(source: WeightSource, name: string): Float32Array {
+function float32Values(source: WeightSource, name: string): Float32Array {
   const { format, bytes: size } = source.entries.get(name)!;
   const bytes = new Uint8Array(size);
   source.read(name, bytes);

@@ -3,7 +3,8 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openSafetensors, openTorch, type TensorToWrite, type WeightSource } from '../io/index.ts';
-import { type DType, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { readTensor } from '../models/index.ts';
+import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 
 /** At most so many tensors that do not fit are listed in a message. */
 const maxListed = 16;
@@ -32,13 +33,6 @@ export const tensorToWrite = ([name, tensor]: readonly [string, Tensor]): Tensor
   shape: tensor.shape,
   bytes: () => tensor.bytes(),
 });
-
-function read(source: WeightSource, name: string): Tensor {
-  const entry = source.entries.get(name)!;
-  const stored = Tensor.empty(entry.shape, entry.format as DType);
-  source.read(name, stored.memory());
-  return stored;
-}
 
 /**
  * Copies the tensors of a file into parameters.
@@ -76,7 +70,7 @@ export function fillTensors(
   noGrad(() => {
     for (const [name, parameter] of parameters) {
       using _ = scope();
-      ops.copy_(parameter, read(source, name));
+      ops.copy_(parameter, readTensor(source, name));
     }
   });
 }

@@ -362,7 +362,7 @@ test('adapters that differ have no mean, and the reason is said', () => {
   ];
   const mean = (dirs: string[], weights: number[]) => averageAdapters(dirs, weights, join(out.path, 'x'));
   assert.throws(() => mean([a, other], [1, 1]), /differs from the first adapter in .*is_parallel/);
-  assert.throws(() => mean([a, wide], [1, 1]), /of another base/);
+  assert.throws(() => mean([a, wide], [1, 1]), /for another base/);
   assert.throws(() => mean([a, a], [1]), /1 weights for 2 adapters/);
   assert.throws(() => mean([a, a], [1, -1]), /come to 0/);
   assert.throws(() => mean([golden('adapterhub', 'fuse-llama3', 'fusion')], [1]), /mean of a fusion/);
