@@ -27,7 +27,7 @@ export const readGraftFile = (dir: string): GraftFile => {
   return existsSync(file) ? (readJsonObject(file) as GraftFile) : {};
 };
 
-/** Writes `graft.json` into a directory; no file where there is nothing to say. */
+/** Writes `graft.json` into a directory; no file where the content is empty. */
 export function writeGraftFile(dir: string, content: GraftFile): void {
   if (Object.keys(content).length === 0) return;
   writeFileSync(join(dir, fileName), `${JSON.stringify(content, null, 2)}\n`);

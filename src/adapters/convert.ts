@@ -40,7 +40,7 @@ export function convertAdapter(
 ): { from: AdapterFormat; layers: number } {
   requireNew(to);
   const sourceFormat = formatOf(from);
-  if (sourceFormat === format) throw notConvertible(`the adapter is in the format ${format} already`, from);
+  if (sourceFormat === format) throw notConvertible(`the adapter is already in the format ${format}`, from);
   const updates = formats[sourceFormat].read(from);
   const head = updates.head.length > 0 ? taskOfAdapter(from) : {};
   writeDirectory(to, (work) => {

@@ -21,11 +21,15 @@ export function layoutOf(dir: string): Layout {
   }
   const { version } = readJsonObject(place);
   const ofAdapterHub = typeof version === 'string' && version.startsWith('adapters.');
-  const format = ofAdapterHub ? "AdapterHub's" : isMlx(dir) ? "mlx-lm's" : undefined;
-  throw new GraftError('input', `this is ${format ?? 'an unknown'} format, not PEFT's: peft_type is missing`, {
-    place,
-    ...(format && { hint: 'Try graft convert --to peft' }),
-  });
+  const format = ofAdapterHub ? "in AdapterHub's format" : isMlx(dir) ? "in mlx-lm's format" : undefined;
+  throw new GraftError(
+    'input',
+    `this adapter is ${format ?? 'in an unknown format'}, not PEFT's: peft_type is missing`,
+    {
+      place,
+      ...(format && { hint: 'Try graft convert --to peft' }),
+    },
+  );
 }
 
 /** The layout in which adapters of a method are saved. @throws GraftError 'usage' where none supports the method */

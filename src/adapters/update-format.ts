@@ -55,6 +55,13 @@ export interface WriteOptions {
 export const notConvertible = (why: string, source: string, hint?: string) =>
   new GraftError('usage', why, { place: source, ...(hint && { hint }) });
 
+/** The error for prefix tuning, which PEFT and AdapterHub compute differently. */
+export const prefixNotConvertible = (source: string) =>
+  notConvertible(
+    'PEFT counts the positions of a text after its prefix and AdapterHub from 0, so the same prefix acts differently',
+    source,
+  );
+
 /** A tensor's part in the update of the layer at `path`. */
 export interface UpdatePart {
   readonly path: string;

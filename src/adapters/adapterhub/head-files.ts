@@ -1,7 +1,7 @@
 /**
  * Heads saved with AdapterHub's adapters: `head_config.json` and `model_head.safetensors`. A head of a transformers class
  * has the keys of its model; a flexible head of AdapterHub (`heads.NAME.1.weight`) is a sequence of layers, which a model
- * here has under other names where it computes the same (adapters/heads/base.py PredictionHead.build).
+ * of Graft has under other names where it computes the same (adapters/heads/base.py PredictionHead.build).
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
@@ -52,7 +52,7 @@ const taskByHeadType: Readonly<Record<string, TaskName>> = {
   image_classification: 'image-classification',
 };
 
-/** The task and the labels of the saved head; empty where there is none, or one for another task than Graft's. */
+/** The task and the labels of the saved head; empty where there is no head for a task of Graft. */
 export function taskOfHead(dir: string): HeadOptions {
   if (!hasHead(dir)) return {};
   const { flexible, label2id, model_class } = readHeadConfig(dir);
@@ -76,13 +76,13 @@ function modulesOf(model: Model, dir: string, source: WeightSource): Map<string,
   const { flexible, name } = readHeadConfig(dir);
   if (!flexible) return new Map(stored.map((path) => [path, path]));
   const refusal = (why: string) =>
-    new GraftError('input', `its head is one of AdapterHub's own, and ${why}`, {
+    new GraftError('input', `the saved head is a flexible head of AdapterHub: ${why}`, {
       place: dir,
       hint: 'Load the adapter under a head of the model',
     });
   const { head } = model.sites;
   if (!head || taskByHeadType[flexible.head_type ?? ''] !== model.task.name) {
-    throw refusal(`of the type ${flexible.head_type}, which is for another task`);
+    throw refusal(`its type ${flexible.head_type} is for another task`);
   }
   const { layers, activation_function: activation, use_pooler: usesPooler } = flexible;
   const [first, second] = [`heads.${name}.1`, `heads.${name}.4`];
@@ -94,10 +94,10 @@ function modulesOf(model: Model, dir: string, source: WeightSource): Map<string,
       [second, rowHead[1]],
     ]);
   }
-  // A first layer that is not a part of the head is the pooler of the body.
+  // Where the first layer is outside of the head, it is the pooler, and the saved head is the second layer only.
   const hasPooler = rowHead && rowHead[1] === head;
   if (layers === 1 && (rowHead ? hasPooler && usesPooler : !usesPooler)) return new Map([[first, head]]);
-  throw refusal(`has ${layers} layers with ${activation}, as the head of this model has not`);
+  throw refusal(`it has ${layers} layers with ${activation}, unlike the head of this model`);
 }
 
 /** Paths of the model's modules, other than its head, that the saved head also consists of. */
@@ -139,7 +139,7 @@ export function writeHead(
   writeSafetensors(join(work, headWeightFiles[0]), [...head].map(tensorToWrite));
 }
 
-/** Fields of a head's config, of a head of a transformers class. */
+/** Fields in the config of a head of a transformers class. */
 export const fixedHeadFields = (labels: readonly string[]) => ({
   config: null,
   name: null,

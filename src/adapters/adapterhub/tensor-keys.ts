@@ -30,23 +30,23 @@ function placesOf({ sites, config }: Model): Places {
 }
 
 /** The key in the file of a parameter. */
-function fileKey(at: Places, name: string, key: string): string {
+function fileKey(places: Places, name: string, key: string): string {
   const [, layer, place, rest] = /^layers\.(\d+)\.(mh_adapter|output_adapter)\.(.*)$/.exec(key) ?? [];
   if (layer !== undefined) {
-    return `${at.block.replace('*', layer)}.${at[place as 'mh_adapter']}.${name}.${rest}`;
+    return `${places.block.replace('*', layer)}.${places[place as 'mh_adapter']}.${name}.${rest}`;
   }
   const dot = key.indexOf('.');
-  return `${at.prefix}.${key.slice(0, dot)}.${name}${key.slice(dot)}`;
+  return `${places.prefix}.${key.slice(0, dot)}.${name}${key.slice(dot)}`;
 }
 
 /** Each parameter of an adapter by its key in the file. */
 export function byFileKey(model: Model, name: string, { method, parameters }: SavableAdapter): Map<string, Tensor> {
-  const at = placesOf(model);
+  const places = placesOf(model);
   const tensors = new Map<string, Tensor>();
   const list = method === 'fusion' ? `adapter_fusion_layer.${name}` : `adapters.${name}`;
   for (const [key, tensor] of parameters) {
     if (method === 'fusion' && key.startsWith('adapters.')) continue;
-    const stored = fileKey(at, key.startsWith('layers.') ? list : name, key);
+    const stored = fileKey(places, key.startsWith('layers.') ? list : name, key);
     tensors.set(stored, tensor);
     // AdapterHub has this module under two names.
     const [, path, field] = /^(.*)\.adapter_norm_before\.(weight|bias)$/.exec(stored) ?? [];
@@ -55,7 +55,7 @@ export function byFileKey(model: Model, name: string, { method, parameters }: Sa
   return tensors;
 }
 
-/** As `byFileKey`, under the prefix that the base has among the keys of a file: none where it was saved without a head. */
+/** As `byFileKey`, with the prefix that the body has in a given file: none where the file is of a model without a head. */
 export function byStoredKey(
   model: Model,
   name: string,
@@ -64,9 +64,9 @@ export function byStoredKey(
 ): Map<string, Tensor> {
   const { prefix, prefixes } = placesOf(model);
   const keys = [...storedKeys];
-  const stored = [prefix, ...prefixes].find((name) => keys.some((key) => key.startsWith(`${name}.`)));
-  const moved = (key: string) => (stored ? `${stored}.` : '') + key.slice(prefix.length + 1);
-  return new Map([...byFileKey(model, name, adapter)].map(([key, tensor]) => [moved(key), tensor]));
+  const inFile = [prefix, ...prefixes].find((candidate) => keys.some((key) => key.startsWith(`${candidate}.`)));
+  const storedKey = (key: string) => (inFile ? `${inFile}.` : '') + key.slice(prefix.length + 1);
+  return new Map([...byFileKey(model, name, adapter)].map(([key, tensor]) => [storedKey(key), tensor]));
 }
 
 /** A key with the adapter's name changed. */

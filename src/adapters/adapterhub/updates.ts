@@ -14,6 +14,7 @@ import {
   matrixToWrite,
   notConvertible,
   numberOr,
+  prefixNotConvertible,
   readUpdates,
   storedToWrite,
   stringIn,
@@ -33,7 +34,7 @@ export const adapterHubUpdates: UpdateFormat = { holds: isAdapterHub, read, writ
 
 function read(dir: string): AdapterUpdates {
   if (existsSync(join(dir, configNames.fusion))) {
-    throw notConvertible('a fusion of bottleneck adapters has no other format', dir);
+    throw notConvertible('no other format supports a fusion of bottleneck adapters', dir);
   }
   const file = readJsonObject(join(dir, configNames.adapter));
   const config = (file.config ?? {}) as Record<string, unknown>;
@@ -41,40 +42,36 @@ function read(dir: string): AdapterUpdates {
   using source = openAdapterHubWeights(dir);
   const r = numberOr(config.r, 8);
   const alpha = ignoredAlpha.test(String(file.version)) ? r : numberOr(config.alpha, 8);
-  const scales = config.composition_mode === 'scale';
+  const isIa3 = config.composition_mode === 'scale';
   const { pairs, factors } = readUpdates(source, source.entries.keys(), dir, (key) => {
     const [path, matrix] = key.split(`.loras.${file.name}.lora_`) as [string, string | undefined];
     if (matrix !== 'A' && matrix !== 'B') return undefined;
-    return { path, part: scales ? 'factors' : matrix === 'A' ? 'a' : 'b' };
+    return { path, part: isIa3 ? 'factors' : matrix === 'A' ? 'a' : 'b' };
   });
   const shared = { base: stringIn(file.model_name), dropout: numberOr(config.dropout, 0), head: readHead(dir) };
-  if (scales) {
+  if (isIa3) {
     const scaled = ({ values, ...shape }: Matrix) => ({ ...shape, values: values.map((value) => value * alpha) });
     return { kind: 'ia3', ...shared, layers: new Map([...factors].map(([path, matrix]) => [path, scaled(matrix)])) };
   }
-  const whole = [...pairs].map(([path, pair]) => {
+  const ofLayers = [...pairs].map(([path, pair]) => {
     const { a, b } = pair;
-    return [path, isFused(path) && a && b ? joined(a, b, r, config.attn_matrices) : pair] as const;
+    return [path, isFused(path) && a && b ? fusedUpdate(a, b, r, config.attn_matrices) : pair] as const;
   });
-  return { kind: 'lora', ...shared, layers: lowRankUpdates(new Map(whole), () => alpha / r, dir) };
+  return { kind: 'lora', ...shared, layers: lowRankUpdates(new Map(ofLayers), () => alpha / r, dir) };
 }
 
+/** @throws GraftError 'usage' for methods and fields that no other format supports */
 function requireConvertible(config: Readonly<Record<string, unknown>>, modelType: string, dir: string): void {
-  if (config.architecture === 'prefix_tuning') {
-    throw notConvertible(
-      'AdapterHub counts the positions of the text from 0 and PEFT from behind a prefix: the same keys act differently',
-      dir,
-    );
-  }
+  if (config.architecture === 'prefix_tuning') throw prefixNotConvertible(dir);
   if (config.architecture !== 'lora') {
-    throw notConvertible(`AdapterHub's ${config.architecture ?? 'bottleneck adapter'} has no other format`, dir);
+    throw notConvertible(`no other format supports AdapterHub's ${config.architecture ?? 'bottleneck adapter'}`, dir);
   }
   for (const field of ['use_gating', 'use_dora', 'vera_d', 'vera_b']) {
-    if (config[field]) throw notConvertible(`it has ${field}, which no other format has`, dir);
+    if (config[field]) throw notConvertible(`this adapter uses ${field}, which no other format supports`, dir);
   }
   const names = familyOfType(modelType)?.adapterHub;
   if (names && !names.updates)
-    throw notConvertible("AdapterHub's names of this family are not those that PEFT has today", dir);
+    throw notConvertible("AdapterHub's names for the layers of this model family differ from PEFT's", dir);
 }
 
 /** The head saved with an adapter, under the keys of its model. */
@@ -83,13 +80,19 @@ function readHead(dir: string): TensorToWrite[] {
   const { config, model_class } = readJsonObject(join(dir, headConfigName));
   // A language model's own head, which AdapterHub does not train.
   if (/(ForCausalLM|LMHeadModel|ForMaskedLM)$/.test(String(model_class))) return [];
-  if (config) throw notConvertible("it has one of AdapterHub's own heads, which no other format has", dir);
+  if (config)
+    throw notConvertible('the saved head is a flexible head of AdapterHub, which no other format supports', dir);
   using source = openWeightsOf(dir, headWeightFiles);
   return [...source.entries.keys()].map((key) => storedToWrite(source, key, key));
 }
 
-/** GPT-2's query, key and value are one layer: AdapterHub keeps an update of each, one below the other. */
-function joined(a: Matrix, b: Matrix, r: number, attnMatrices: unknown): { a: Matrix; b: Matrix } {
+/**
+ * The update of a layer that holds query, key and value (GPT-2), of which AdapterHub stores one update each, stacked.
+ * @param a [r·n, in], with n the number of those that are updated
+ * @param b [n·out/3, r]
+ * @returns A as it is, B [out, r·n] with zeros where a part of the output has nothing to do with a part of A
+ */
+function fusedUpdate(a: Matrix, b: Matrix, r: number, attnMatrices: unknown): { a: Matrix; b: Matrix } {
   const updated = ['q', 'k', 'v'].filter((letter) => (attnMatrices as string[]).includes(letter));
   const width = b.rows / updated.length;
   const values = new Float32Array(3 * width * a.rows);
@@ -141,7 +144,7 @@ function updatedPlaces(
     const [, block, layer] = layerPath.exec(path)!;
     const letters = attention[layer!];
     const flag = mlp[layer!];
-    if (!letters && !flag) throw notConvertible(`AdapterHub has no update for ${path}`, source);
+    if (!letters && !flag) throw notConvertible(`AdapterHub cannot update the layer ${path}`, source);
     for (const letter of letters ?? []) flags.add(letter);
     if (flag) flags.add(flag);
     byBlock.set(Number(block), [...(byBlock.get(Number(block)) ?? []), layer!].sort());
@@ -161,20 +164,11 @@ function updatedPlaces(
 function write(updates: AdapterUpdates, work: string, { source, name, head }: WriteOptions): void {
   const paths = [...updates.layers.keys()];
   const family = updatable.find(({ layerPath }) => paths.every((path) => layerPath.test(path)));
-  if (!family) throw notConvertible(`AdapterHub has no update for ${paths[0]}`, source);
+  if (!family) throw notConvertible(`AdapterHub cannot update the layer ${paths[0]}`, source);
   const places = updatedPlaces(paths, family, source);
   if (updates.kind === 'ia3' && Object.values(family.attention).some((letters) => letters.length > 1))
-    throw notConvertible('AdapterHub has no IA3 for layers that hold query, key and value', source);
-  const key = (path: string, matrix: 'A' | 'B') => `${path}.loras.${name}.lora_${matrix}`;
-  const oneRank = updates.kind === 'ia3' ? undefined : withOneRank(updates.layers);
-  const tensors =
-    updates.kind === 'ia3'
-      ? [...updates.layers].map(([path, factors]) => matrixToWrite(key(path, 'B'), factors))
-      : [...oneRank!.layers].flatMap(([path, { a, b }]) => [
-          // One A for each of query, key and value, which share theirs here.
-          matrixToWrite(key(path, 'A'), isFused(path) ? stacked([a, a, a]) : a),
-          matrixToWrite(key(path, 'B'), b),
-        ]);
+    throw notConvertible('AdapterHub does not support IA3 on layers that hold query, key and value together', source);
+  const { tensors, rank, scaling } = tensorsOf(updates, name);
   const baseConfig = readBaseConfig(updates.base);
   const type = String(baseConfig.model_type ?? family.type);
   const model = {
@@ -188,18 +182,35 @@ function write(updates: AdapterUpdates, work: string, { source, name, head }: Wr
     hidden_size: baseConfig.hidden_size ?? baseConfig.n_embd ?? null,
     version,
   };
-  const config = loraConfig(updates, places, oneRank ?? { rank: 1, scaling: 1 });
+  const config = loraConfig(updates, places, rank, scaling);
   writeUpdateFiles(work, { ...model, name, config }, 'adapter.safetensors', tensors);
   if (updates.head.length === 0) return;
   writeFileSync(join(work, headConfigName), pythonJson({ ...model, ...fixedHeadFields(head.labels!) }));
   writeSafetensors(join(work, headWeightFiles[0]), updates.head);
 }
 
+/** The tensors of the file, and the rank and scaling that all of them have. */
+function tensorsOf(updates: AdapterUpdates, name: string): { tensors: TensorToWrite[]; rank: number; scaling: number } {
+  const key = (path: string, matrix: 'A' | 'B') => `${path}.loras.${name}.lora_${matrix}`;
+  if (updates.kind === 'ia3') {
+    const tensors = [...updates.layers].map(([path, factors]) => matrixToWrite(key(path, 'B'), factors));
+    return { tensors, rank: 1, scaling: 1 };
+  }
+  const { rank, scaling, layers } = withOneRank(updates.layers);
+  const tensors = [...layers].flatMap(([path, { a, b }]) => [
+    // AdapterHub has one A for each of query, key and value; in a fused layer here they share one.
+    matrixToWrite(key(path, 'A'), isFused(path) ? stacked([a, a, a]) : a),
+    matrixToWrite(key(path, 'B'), b),
+  ]);
+  return { tensors, rank, scaling };
+}
+
 /** AdapterHub's LoRAConfig, which is that of IA3 too. */
 function loraConfig(
   { kind, dropout }: AdapterUpdates,
   { flags, leaveOut }: UpdatedPlaces,
-  { rank, scaling }: { readonly rank: number; readonly scaling: number },
+  rank: number,
+  scaling: number,
 ) {
   const attention = ['q', 'k', 'v'].filter((letter) => flags.has(letter));
   return {

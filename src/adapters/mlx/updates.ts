@@ -27,13 +27,13 @@ export function isMlx(dir: string): boolean {
   const file = join(dir, 'adapter_config.json');
   if (!existsSync(file)) return false;
   const config = readJsonObject(file);
-  return !('peft_type' in config) && ('fine_tune_type' in config || 'lora_parameters' in config);
+  return 'fine_tune_type' in config || 'lora_parameters' in config;
 }
 
 function read(dir: string): AdapterUpdates {
   const config = readJsonObject(join(dir, 'adapter_config.json'));
   const type = config.fine_tune_type ?? 'lora';
-  if (type !== 'lora') throw notConvertible(`mlx-lm's ${type} has no exact counterpart`, dir);
+  if (type !== 'lora') throw notConvertible(`mlx-lm's ${type} has no exact counterpart in other formats`, dir);
   const { scale, dropout } = (config.lora_parameters ?? {}) as { scale?: number; dropout?: number };
   using source = openWeightsOf(dir, [weightFile]);
   const { pairs } = readUpdates(source, source.entries.keys(), dir, (name) => {
@@ -64,7 +64,7 @@ function write(updates: AdapterUpdates, work: string, { source }: WriteOptions):
   const keys = new Set<string>();
   for (const path of layers.keys()) {
     const [, key] = /^model\.layers\.\d+\.(.+)$/.exec(path) ?? [];
-    if (!key) throw notConvertible(`mlx-lm has other names than ${path} for this family`, source);
+    if (!key) throw notConvertible(`mlx-lm names the layers of this model family differently from ${path}`, source);
     keys.add(key);
   }
   const config = {

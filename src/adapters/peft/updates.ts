@@ -1,5 +1,4 @@
 /** LoRA and IA3 in PEFT's layout (peft/utils/save_and_load.py). */
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { readJsonObject, type TensorToWrite } from '../../io/index.ts';
 import { byPattern } from '../../methods/index.ts';
@@ -11,6 +10,7 @@ import {
   matrixToWrite,
   notConvertible,
   numberOr,
+  prefixNotConvertible,
   readUpdates,
   storedToWrite,
   stringIn,
@@ -19,14 +19,9 @@ import {
   writeUpdateFiles,
 } from '../update-format.ts';
 import { keyPrefix, openPeftWeights } from './layout.ts';
-import { configName, readPeftConfig, requireUnchangedBase } from './read-config.ts';
+import { configName, isPeft, readPeftConfig, requireUnchangedBase } from './read-config.ts';
 
-export const peftUpdates: UpdateFormat = { holds, read, write };
-
-function holds(dir: string): boolean {
-  const file = join(dir, configName);
-  return existsSync(file) && 'peft_type' in readJsonObject(file);
-}
+export const peftUpdates: UpdateFormat = { holds: isPeft, read, write };
 
 const parts: Readonly<Record<string, UpdatePart['part']>> = {
   'lora_A.weight': 'a',
@@ -45,7 +40,7 @@ function headKeyOf(name: string): string | undefined {
   return isHeadKey(key) && !key.includes('.lora_') ? key : undefined;
 }
 
-/** Fields of LoRA's config with the words for what they turn on. */
+/** Fields of LoRA's config that no other format supports, and what they turn on. */
 const unsupportedFields = [
   ['use_dora', 'DoRA'],
   ['lora_bias', 'biases of updates'],
@@ -55,16 +50,13 @@ const unsupportedFields = [
 function read(dir: string): AdapterUpdates {
   const config = readJsonObject(join(dir, configName));
   const { peft_type: type } = config;
-  if (type === 'PREFIX_TUNING') {
-    throw notConvertible(
-      'PEFT counts the positions of the text from behind a prefix and AdapterHub from 0: the same keys act differently',
-      dir,
-    );
+  if (type === 'PREFIX_TUNING') throw prefixNotConvertible(dir);
+  if (type !== 'LORA' && type !== 'IA3') {
+    throw notConvertible(`no other format supports adapters of the type ${type}`, dir);
   }
-  if (type !== 'LORA' && type !== 'IA3') throw notConvertible(`adapters of the type ${type} have no other format`, dir);
   requireUnchangedBase(readPeftConfig(dir).config, dir);
   for (const [field, meaning] of unsupportedFields) {
-    if (config[field]) throw notConvertible(`it uses ${meaning}, which no other format has`, dir);
+    if (config[field]) throw notConvertible(`this adapter uses ${meaning}, which no other format supports`, dir);
   }
   using source = openPeftWeights(dir);
   const head: TensorToWrite[] = [];
@@ -78,7 +70,7 @@ function read(dir: string): AdapterUpdates {
   if (type === 'IA3') {
     const ofInput = [...factors].find(([, { columns }]) => columns !== 1);
     if (ofInput)
-      throw notConvertible(`${ofInput[0]} scales what goes into the layer, and other formats only what comes out`, dir);
+      throw notConvertible(`IA3 scales the input of ${ofInput[0]}, and other formats scale outputs only`, dir);
     return { kind: 'ia3', base, head, dropout: 0, layers: factors };
   }
   const alphas = (config.alpha_pattern ?? {}) as Record<string, number>;
