@@ -1,80 +1,88 @@
-/** The weighted mean of saved bottleneck adapters, as one more adapter (AdapterHub, model_mixin.py average_adapter). */
+/** The weighted mean of saved bottleneck adapters as a new adapter (AdapterHub, model_mixin.py average_adapter). */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { GraftError } from '../base/index.ts';
-import { readJsonObject, requireNew, type WeightSource, writeDirectory, writeSafetensors } from '../io/index.ts';
+import { readJsonObject, requireNew, writeDirectory, writeSafetensors } from '../io/index.ts';
 import { normalizedWeights } from '../methods/index.ts';
-import { nameFor, openAdapterHub, pythonJson, readAdapterHubConfig } from './adapterhub/index.ts';
-import { floats } from './matrix.ts';
+import { readTensor } from '../models/index.ts';
+import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { adapterNameFor } from './adapter-names.ts';
+import { openAdapterHubWeights, renamedKey } from './adapterhub/index.ts';
+import type { SavedConfig } from './layout.ts';
+import { pythonJson } from './python-json.ts';
+import { layoutOf } from './registry.ts';
+import { tensorToWrite } from './tensor-files.ts';
 
-/** Fields that say how an adapter was trained, and nothing of what its weights mean. */
-const onlyTrained = new Set(['dropout', 'init_weights', 'init_weights_seed', 'stochastic_depth']);
+/** Fields that decide how an adapter is trained, and not what its weights compute. */
+const trainingFields = new Set(['dropout', 'init_weights', 'init_weights_seed', 'stochastic_depth']);
+
+type SavedAdapter = SavedConfig & { readonly dir: string };
 
 /**
  * Writes the mean of the adapters' weights into the new directory `out`.
- * @param weights one for each; they are divided by their sum
+ * @param weights one for each adapter; they are divided by their sum
+ * @returns the number of tensors
  * @throws GraftError 'usage' for adapters that differ in config or base
  */
 export function averageAdapters(dirs: readonly string[], weights: readonly number[], out: string): { tensors: number } {
   requireNew(out);
   const shares = normalizedWeights(weights, dirs.length);
-  const read = dirs.map((dir) => ({ dir, ...readAdapterHubConfig(dir) }));
-  const [first] = read as [(typeof read)[number]];
-  for (const { dir, method, config } of read) {
+  const adapters = dirs.map((dir): SavedAdapter => ({ dir, ...layoutOf(dir).readConfig(dir) }));
+  requireSameConfig(adapters);
+  const name = adapterNameFor(out);
+  const [first] = adapters as [SavedAdapter];
+  const config = { ...readJsonObject(join(first.dir, 'adapter_config.json')), name };
+  using _ = scope();
+  const means = noGrad(() => meansOf(adapters, shares, name));
+  writeDirectory(out, (work) => {
+    writeFileSync(join(work, 'adapter_config.json'), pythonJson(config));
+    writeSafetensors(join(work, 'adapter.safetensors'), [...means].map(tensorToWrite));
+  });
+  return { tensors: means.size };
+}
+
+/** @throws GraftError 'usage' for methods other than bottleneck adapters, and for configs that compute different things */
+function requireSameConfig(adapters: readonly SavedAdapter[]): void {
+  const [first] = adapters as [SavedAdapter];
+  const firstConfig = first.config as Readonly<Record<string, unknown>>;
+  for (const { dir, method, config } of adapters) {
     if (method !== 'bottleneck')
       throw new GraftError('usage', `the mean of a ${method} is not defined`, { place: dir });
-    const fields = Object.keys(config as object) as (keyof typeof config)[];
-    const odd = fields.filter(
-      (field) => !onlyTrained.has(field) && !isDeepStrictEqual(config![field], (first.config as typeof config)![field]),
+    const different = Object.entries(config as object).filter(
+      ([field, value]) => !trainingFields.has(field) && !isDeepStrictEqual(value, firstConfig[field]),
     );
-    if (odd.length > 0) {
+    if (different.length > 0) {
+      const fields = different.map(([field]) => field).join(', ');
       throw new GraftError(
         'usage',
-        `it differs from the first adapter in ${odd.join(', ')}, so their weights have no mean`,
+        `this adapter differs from the first adapter in ${fields}, so their weights have no mean`,
         {
           place: dir,
-          hint: 'Mix what they give instead: method fusion, config average',
+          hint: 'Average the outputs instead: method fusion, config average',
         },
       );
     }
   }
-  const name = nameFor(out);
-  const renamed = (key: string, from: string) =>
-    key.replace(
-      new RegExp(`(^|\\.)(adapters|invertible_adapters|shared_parameters)\\.${RegExp.escape(from)}\\.`),
-      `$1$2.${name}.`,
-    );
-  const opened: WeightSource[] = [];
-  try {
-    const sums = new Map<string, { shape: readonly number[]; values: Float64Array }>();
-    read.forEach(({ dir, name: own }, i) => {
-      const source = openAdapterHub(dir);
-      opened.push(source);
-      for (const [stored, { shape }] of source.entries) {
-        const key = renamed(stored, own);
-        const values = floats(source, stored);
-        if (i === 0) sums.set(key, { shape, values: new Float64Array(values.length) });
-        const sum = sums.get(key);
-        if (sum?.shape.join() !== shape.join() || source.entries.size !== opened[0]!.entries.size) {
-          throw new GraftError('usage', 'it is of another base than the first adapter', { place: dir });
-        }
-        for (let n = 0; n < values.length; n++) sum.values[n]! += values[n]! * shares[i]!;
-      }
-    });
-    const config = { ...readJsonObject(join(first.dir, 'adapter_config.json')), name };
-    writeDirectory(out, (work) => {
-      writeFileSync(join(work, 'adapter_config.json'), pythonJson(config));
-      writeSafetensors(
-        join(work, 'adapter.safetensors'),
-        [...sums].map(([key, { shape, values }]) => {
-          const bytes = new Uint8Array(Float32Array.from(values).buffer);
-          return { name: key, dtype: 'float32' as const, shape, bytes: () => bytes };
-        }),
-      );
-    });
-    return { tensors: sums.size };
-  } finally {
-    for (const source of opened) source[Symbol.dispose]();
-  }
 }
+
+/** Weighted sums of the adapters' tensors, float32, by their keys under the new name. Summed in float64. */
+function meansOf(adapters: readonly SavedAdapter[], shares: readonly number[], name: string): Map<string, Tensor> {
+  const sums = new Map<string, Tensor>();
+  adapters.forEach((adapter, i) => {
+    using source = openAdapterHubWeights(adapter.dir);
+    for (const stored of source.entries.keys()) {
+      const key = renamedKey(stored, adapter.name, name);
+      const weighted = ops.mulScalar(readTensor(source, stored, 'float64'), shares[i]!);
+      const sum = sums.get(key);
+      if (i === 0) sums.set(key, weighted);
+      else if (sum?.shape.join() === weighted.shape.join()) ops.add_(sum, weighted);
+      else throw otherBase(adapter.dir);
+    }
+    if (source.entries.size !== sums.size) throw otherBase(adapter.dir);
+  });
+  return new Map([...sums].map(([key, sum]) => [key, ops.toCopy(sum, { dtype: 'float32' })]));
+}
+
+const otherBase = (dir: string) =>
+  new GraftError('usage', 'this adapter is for another base than the first adapter', { place: dir });

@@ -1,9 +1,9 @@
-/** Several saved LoRA adapters as one more: PEFT's `add_weighted_adapter` on files, without the base. */
+/** The weighted combination of saved LoRA adapters as a new adapter: PEFT's `add_weighted_adapter` on files, without the base. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
-import { openSafetensors, readJsonObject, requireNew, writeDirectory, writeSafetensors } from '../io/index.ts';
+import { readJsonObject, requireNew, writeDirectory, writeSafetensors } from '../io/index.ts';
 import {
   byPattern,
   type Combination,
@@ -14,22 +14,26 @@ import {
   draws,
   type WeightedUpdate,
 } from '../methods/index.ts';
-import { type DType, mixSeed, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
-import { readPeftConfig, requireOwnBase } from './peft/index.ts';
+import { readTensor } from '../models/index.ts';
+import { mixSeed, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { keyPrefix, openPeftWeights, requireUnchangedBase } from './peft/index.ts';
+import { layoutOf } from './registry.ts';
+import { tensorToWrite } from './tensor-files.ts';
 
 export interface CombineOptions {
-  /** One for each adapter; any sign. */
+  /** One weight for each adapter, of any sign. */
   readonly weights: readonly number[];
-  /** `combination_type` of PEFT. */
+  /** PEFT's `combination_type`. */
   readonly how: Combination;
-  /** Rank after a decomposition; default: the highest of the adapters'. */
+  /** Rank after a decomposition. Default: the highest rank of the adapters. */
   readonly svd_rank?: number;
-  /** Share of the numbers that ties, dare and magnitude_prune keep; default 0.5. */
+  /** Fraction of the values that ties, dare and magnitude_prune keep, from 0 to 1. Default: 0.5. */
   readonly density?: number;
+  /** Whether ties elects a sign by the sum of the values or by their number. Default: total. */
   readonly majority_sign_method?: 'total' | 'frequency';
-  /** Of DARE's draws. */
+  /** Seed of DARE's random masks. Default: 0. */
   readonly seed?: number;
-  /** DARE's draws, in the place of those from the seed. */
+  /** DARE's masks, instead of random ones. */
   readonly draw?: (module: string, ...which: Parameters<Combining['draw']>) => Tensor;
 }
 
@@ -42,76 +46,84 @@ const fields = z.object({
   target_modules: z.union([z.string(), z.array(z.string())]),
 });
 
-interface Saved {
+/** A saved LoRA adapter. */
+interface SavedLora {
   readonly dir: string;
+  /** All fields of the config file. */
   readonly raw: Readonly<Record<string, unknown>>;
   readonly config: z.infer<typeof fields>;
-  /** A and B by module, and how the module's keys end. */
-  readonly updates: ReadonlyMap<string, { a: Tensor; b: Tensor; table: boolean }>;
+  /** A [r, in] and B [out, r], float32, by module. */
+  readonly updates: ReadonlyMap<string, { a: Tensor; b: Tensor; isEmbedding: boolean }>;
 }
 
-const key = /^base_model\.model\.(.*)\.lora_(?:(embedding_)([AB])|([AB])\.weight)$/;
+/** Matches the key of A or B of an embedding, or of a linear layer. */
+const updateKey = /^base_model\.model\.(.*)\.lora_(?:(embedding_)([AB])|([AB])\.weight)$/;
 
-/** Its tensors belong to the caller's scope. */
-function readSaved(dir: string): Saved {
+/** Reads an adapter. Its tensors belong to the caller's scope. @throws GraftError 'usage' for what cannot be combined */
+function readLora(dir: string): SavedLora {
   const place = join(dir, 'adapter_config.json');
-  const { method, config: own } = readPeftConfig(dir);
-  if (method.name !== 'lora') {
-    throw new GraftError('usage', `this is ${method.name}, and only LoRA adapters can be combined`, { place: dir });
+  const { method, config } = layoutOf(dir).readConfig(dir);
+  if (method !== 'lora') {
+    throw new GraftError('usage', `this is ${method}, and only LoRA adapters can be combined`, { place: dir });
   }
-  requireOwnBase(own, dir);
+  requireUnchangedBase(config, dir);
   const raw = readJsonObject(place);
-  using source = openSafetensors(join(dir, 'adapter_model.safetensors'));
-  const halves = new Map<string, Partial<Record<'A' | 'B', Tensor>> & { table: boolean }>();
-  const foreign: string[] = [];
-  for (const [name, { format, shape }] of source.entries) {
-    const [, module, embedding, ofTable, ofLinear] = key.exec(name) ?? [];
+  using source = openPeftWeights(dir);
+  const matrices = new Map<string, Partial<Record<'A' | 'B', Tensor>> & { isEmbedding: boolean }>();
+  const otherTensors: string[] = [];
+  for (const name of source.entries.keys()) {
+    const [, module, embedding, ofEmbedding, ofLinear] = updateKey.exec(name) ?? [];
     if (module === undefined) {
-      if (!name.endsWith('.base_layer.weight')) foreign.push(name);
+      if (!name.endsWith('.base_layer.weight')) otherTensors.push(name);
       continue;
     }
-    const stored = Tensor.empty(shape, format as DType);
-    source.read(name, stored.memory());
-    const tensor = stored.dtype === 'float32' ? stored : ops.toCopy(stored, { dtype: 'float32' });
-    const table = embedding !== undefined;
-    halves.set(module, { ...halves.get(module), table, [(ofTable ?? ofLinear) as 'A' | 'B']: tensor });
-  }
-  if (foreign.length > 0) {
-    throw new GraftError('usage', `it holds more than A and B of LoRA, which cannot be weighed: ${foreign[0]}`, {
-      place: dir,
-      hint: 'Combine adapters without DoRA, biases, saved modules and task heads',
+    matrices.set(module, {
+      ...matrices.get(module),
+      isEmbedding: embedding !== undefined,
+      [(ofEmbedding ?? ofLinear) as 'A' | 'B']: readTensor(source, name, 'float32'),
     });
   }
+  if (otherTensors.length > 0) {
+    throw new GraftError(
+      'usage',
+      `this adapter holds more than A and B of LoRA, which cannot be combined: ${otherTensors[0]}`,
+      {
+        place: dir,
+        hint: 'Combine adapters without DoRA, biases, saved modules and task heads',
+      },
+    );
+  }
   const updates = new Map(
-    [...halves].map(([module, { A: a, B: b, table }]) => {
+    [...matrices].map(([module, { A: a, B: b, isEmbedding }]) => {
       if (!a || !b) throw new GraftError('input', `${module} has only one of A and B`, { place: dir });
-      return [module, { a, b, table }] as const;
+      return [module, { a, b, isEmbedding }] as const;
     }),
   );
   return { dir, raw, config: parseWith(fields, raw, place, 'input'), updates };
 }
 
-/** The targets of all; by their whole paths where an adapter leaves out layers or modules that another has. */
-function targetsOf(saved: readonly Saved[]): Record<string, unknown> {
+/** The target fields of the combination: whole paths where an adapter leaves out layers or modules that another updates. */
+function targetsOf(adapters: readonly SavedLora[]): Record<string, unknown> {
   const limits = { layers_to_transform: null, layers_pattern: null, exclude_modules: null };
-  const limited = saved.some(({ raw }) => Object.keys(limits).some((field) => (raw[field] ?? null) !== null));
-  if (!limited) return { target_modules: joined(saved) };
-  return { target_modules: [...new Set(saved.flatMap(({ updates }) => [...updates.keys()]))].sort(), ...limits };
+  const limited = adapters.some(({ raw }) => Object.keys(limits).some((field) => (raw[field] ?? null) !== null));
+  if (!limited) return { target_modules: joinedTargets(adapters) };
+  return { target_modules: [...new Set(adapters.flatMap(({ updates }) => [...updates.keys()]))].sort(), ...limits };
 }
 
-function joined(saved: readonly Saved[]): string | string[] {
-  const targets = saved.map(({ config }) => config.target_modules);
+/** The `target_modules` of all adapters as one list, or as one regular expression. */
+function joinedTargets(adapters: readonly SavedLora[]): string | string[] {
+  const targets = adapters.map(({ config }) => config.target_modules);
   if (targets.every((t) => typeof t === 'string')) return targets.map((t) => `(${t})`).join('|');
   if (targets.some((t) => typeof t === 'string'))
-    throw new GraftError('usage', 'some adapters name their targets by a list and some by a regular expression', {
-      hint: 'Give all of them a list',
+    throw new GraftError('usage', 'target_modules is a list in some adapters and a regular expression in others', {
+      hint: 'Use a list in all of them',
     });
   return [...new Set(targets.flat())].sort();
 }
 
 /**
- * Writes the adapter that `dirs` are together, as PEFT combines them.
- * @returns its rank and the number of modules that it updates
+ * Writes the combination of the adapters into the new directory `out`.
+ * @returns the rank of the combination, and the number of modules that it updates
  * @throws GraftError 'usage' for adapters that cannot be combined so, 'input' for broken files
  */
 export function combineAdapters(
@@ -124,27 +136,27 @@ export function combineAdapters(
   if (weights.length !== dirs.length)
     throw new GraftError('usage', `there are ${dirs.length} adapters and ${weights.length} weights`, {
       place: 'weights',
-      hint: 'Give one for each adapter',
+      hint: 'Give one weight for each adapter',
     });
   if (!(density >= 0 && density <= 1))
-    throw new GraftError('usage', 'density is a share, from 0 to 1', { place: 'density' });
+    throw new GraftError('usage', 'density must be from 0 to 1', { place: 'density' });
   if (!combinations.includes(options.how)) {
-    throw new GraftError('usage', `'${options.how}' is no way to combine adapters`, {
-      hint: `There are ${combinations.join(', ')}`,
+    throw new GraftError('usage', `'${options.how}' is not a way to combine adapters`, {
+      hint: `Use one of ${combinations.join(', ')}`,
     });
   }
-  // Of one adapter only its scale changes.
+  // One adapter is only scaled.
   const how = dirs.length === 1 ? 'linear' : options.how;
   using _ = scope();
-  const saved = dirs.map(readSaved);
+  const adapters = dirs.map(readLora);
   const rank = combinedRank(
     how,
-    saved.map(({ config }) => Math.max(config.r, ...Object.values(config.rank_pattern))),
+    adapters.map(({ config }) => Math.max(config.r, ...Object.values(config.rank_pattern))),
     options.svd_rank,
   );
-  const tensors = noGrad(() => combineAll(saved, { ...options, how, rank, density, majority, seed }));
-  const [first] = saved as [Saved, ...Saved[]];
-  // What was combined has the scaling 1. PEFT keeps the first adapter's use_rslora, which makes it √r.
+  const tensors = noGrad(() => combineAll(adapters, { ...options, how, rank, density, majority, seed }));
+  const [first] = adapters as [SavedLora, ...SavedLora[]];
+  // The combination has the scaling 1. PEFT keeps the first adapter's use_rslora, which makes it √r.
   const config = {
     ...first.raw,
     r: rank,
@@ -152,33 +164,33 @@ export function combineAdapters(
     use_rslora: false,
     rank_pattern: {},
     alpha_pattern: {},
-    ...targetsOf(saved),
+    ...targetsOf(adapters),
     init_lora_weights: true,
     inference_mode: true,
   };
   writeDirectory(out, (work) => {
     writeFileSync(join(work, 'adapter_config.json'), `${JSON.stringify(config, null, 2)}\n`);
-    const entries = [...tensors].map(([name, t]) => ({ name, dtype: t.dtype, shape: t.shape, bytes: () => t.bytes() }));
-    writeSafetensors(join(work, 'adapter_model.safetensors'), entries, { format: 'pt' });
+    writeSafetensors(join(work, 'adapter_model.safetensors'), [...tensors].map(tensorToWrite), { format: 'pt' });
   });
   return { rank, modules: tensors.size / 2 };
 }
 
+/** A and B of every module, by their keys in the file. */
 function combineAll(
-  saved: readonly Saved[],
+  adapters: readonly SavedLora[],
   { weights, draw, seed, ...combining }: CombineOptions & Omit<Combining, 'draw'> & { seed: number },
 ): Map<string, Tensor> {
   const tensors = new Map<string, Tensor>();
-  const modules = [...new Set(saved.flatMap(({ updates }) => [...updates.keys()]))];
+  const modules = [...new Set(adapters.flatMap(({ updates }) => [...updates.keys()]))];
   modules.forEach((module, n) => {
-    const owners = saved.flatMap((adapter, i) => (adapter.updates.has(module) ? [{ adapter, i }] : []));
+    const owners = adapters.flatMap((adapter, i) => (adapter.updates.has(module) ? [{ adapter, i }] : []));
     const updates = owners.map(({ adapter: { config, updates }, i }): WeightedUpdate => {
       const { a, b } = updates.get(module)!;
       const r = byPattern(config.rank_pattern, module, config.r);
       const alpha = byPattern(config.alpha_pattern, module, config.lora_alpha);
       return { a, b, scaling: alpha / (config.use_rslora ? Math.sqrt(r) : r), weight: weights[i]! };
     });
-    requireOneShape(
+    requireSameShape(
       module,
       owners.map(({ adapter }) => adapter.dir),
       updates,
@@ -187,26 +199,28 @@ function combineAll(
     const own = draws(combining.density, mixSeed(seed, n));
     const drawn: Combining['draw'] = draw ? (side, i, shape) => draw(module, side, owners[i]!.i, shape) : own;
     const { a, b } = combineUpdates(updates, { ...combining, draw: drawn });
-    const at = `base_model.model.${module}.lora_`;
-    const { table } = owners[0]!.adapter.updates.get(module)!;
-    tensors.set(table ? `${at}embedding_A` : `${at}A.weight`, ops.contiguous(a));
-    tensors.set(table ? `${at}embedding_B` : `${at}B.weight`, ops.contiguous(b));
+    const { isEmbedding } = owners[0]!.adapter.updates.get(module)!;
+    const key = (letter: 'A' | 'B') =>
+      `${keyPrefix}${module}.lora_${isEmbedding ? `embedding_${letter}` : `${letter}.weight`}`;
+    tensors.set(key('A'), ops.contiguous(a));
+    tensors.set(key('B'), ops.contiguous(b));
   });
   return tensors;
 }
 
-function requireOneShape(
+/** @throws GraftError 'mismatch' for updates of different shapes, 'usage' for ranks that cannot be combined so */
+function requireSameShape(
   module: string,
   dirs: readonly string[],
   updates: readonly WeightedUpdate[],
   how: Combination,
 ): void {
   const shapes = updates.map(({ a, b }) => `${b.size(0)}×${a.size(1)}`);
-  const other = shapes.findIndex((shape) => shape !== shapes[0]);
-  if (other >= 0)
+  const different = shapes.findIndex((shape) => shape !== shapes[0]);
+  if (different >= 0)
     throw new GraftError(
       'mismatch',
-      `the adapters are for other bases: ${module} is ${shapes[0]} in ${dirs[0]} and ${shapes[other]} in ${dirs[other]}`,
+      `the adapters are for different bases: ${module} is ${shapes[0]} in ${dirs[0]} and ${shapes[different]} in ${dirs[different]}`,
     );
   combinedRank(
     how,

@@ -1,41 +1,37 @@
 /**
- * Adapters from one format to another, without a model: PEFT's, AdapterHub's and mlx-lm's share the name
- * `adapter_config.json` and are told apart by content. LoRA goes among all three, IA3 between the first two; what a target
- * cannot say exactly is refused with the reason.
+ * Conversion of adapters from one format to another, without a model. The formats share the name `adapter_config.json`, so
+ * they are detected by its contents. LoRA is converted among all three, IA3 between PEFT and AdapterHub; what the target
+ * does not support exactly is refused with the reason.
  */
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import { readJsonObject, requireNew, writeDirectory } from '../io/index.ts';
-import { hubUpdates, isAdapterHub, nameFor } from './adapterhub/index.ts';
+import { requireNew, writeDirectory } from '../io/index.ts';
+import { adapterNameFor } from './adapter-names.ts';
+import { adapterHubUpdates } from './adapterhub/index.ts';
+import { taskOfAdapter } from './load.ts';
 import { mlxUpdates } from './mlx/index.ts';
 import { peftUpdates } from './peft/index.ts';
-import { notConvertible, type UpdateFormat } from './updates.ts';
+import { notConvertible, type UpdateFormat } from './update-format.ts';
 
 export const adapterFormats = ['peft', 'adapterhub', 'mlx'] as const;
 export type AdapterFormat = (typeof adapterFormats)[number];
 
 const formats: Readonly<Record<AdapterFormat, UpdateFormat>> = {
   peft: peftUpdates,
-  adapterhub: hubUpdates,
+  adapterhub: adapterHubUpdates,
   mlx: mlxUpdates,
 };
 
 /** The format of a directory. @throws GraftError 'input' where it is none of them */
 export function formatOf(dir: string): AdapterFormat {
-  const file = join(dir, 'adapter_config.json');
-  if (existsSync(file)) {
-    const config = readJsonObject(file);
-    if ('peft_type' in config) return 'peft';
-    if ('fine_tune_type' in config || 'lora_parameters' in config) return 'mlx';
-  }
-  if (isAdapterHub(dir)) return 'adapterhub';
-  throw new GraftError('input', 'this is no adapter of PEFT, AdapterHub or mlx-lm', { place: dir });
+  const format = adapterFormats.find((name) => formats[name].holds(dir));
+  if (format) return format;
+  throw new GraftError('input', 'this is not an adapter of PEFT, AdapterHub or mlx-lm', { place: dir });
 }
 
 /**
- * Writes the adapter in `from` as another format into the new directory `to`.
- * @throws GraftError 'usage' with the reason where the target has no place for it
+ * Writes the adapter in `from` in another format into the new directory `to`.
+ * @returns the format of `from`, and the number of updated layers
+ * @throws GraftError 'usage' with the reason where the format does not support what the adapter does
  */
 export function convertAdapter(
   from: string,
@@ -43,11 +39,12 @@ export function convertAdapter(
   format: AdapterFormat,
 ): { from: AdapterFormat; layers: number } {
   requireNew(to);
-  const found = formatOf(from);
-  if (found === format) throw notConvertible(`the adapter is in the format ${format} already`, from);
-  const said = formats[found].read(from);
+  const sourceFormat = formatOf(from);
+  if (sourceFormat === format) throw notConvertible(`the adapter is already in the format ${format}`, from);
+  const updates = formats[sourceFormat].read(from);
+  const head = updates.head.length > 0 ? taskOfAdapter(from) : {};
   writeDirectory(to, (work) => {
-    formats[format].write(said, work, from, nameFor(to));
+    formats[format].write(updates, work, { name: adapterNameFor(to), source: from, head });
   });
-  return { from: found, layers: said.layers.size };
+  return { from: sourceFormat, layers: updates.layers.size };
 }

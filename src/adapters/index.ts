@@ -1,16 +1,15 @@
+export { isAdapter } from './adapter-dir.ts';
 export { isAdapterHub } from './adapterhub/index.ts';
 export { averageAdapters } from './average.ts';
 export { type CombineOptions, combineAdapters } from './combine.ts';
 export { type AdapterFormat, adapterFormats, convertAdapter, formatOf } from './convert.ts';
 export {
   headFits,
-  isAdapter,
   loadAdapter,
   readAdapterConfig,
-  saveAdapter,
   savedAdapters,
   storedTensors,
   taskNumberOf,
   taskOfAdapter,
 } from './load.ts';
-export type { SaveOptions } from './peft/index.ts';
+export { type SaveOptions, saveAdapter } from './save.ts';

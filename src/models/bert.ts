@@ -237,10 +237,23 @@ class WithHead extends Module {
   }
 }
 
-const familyOf = (at: 'bert' | 'roberta', types: readonly Type[]): Family => ({
+const familyOf = (at: 'bert' | 'roberta', types: readonly Type[], rowHead: readonly [string, string]): Family => ({
   types,
   prefixes: [at],
   tasks: ['embedding', 'sequence-classification', 'token-classification', 'question-answering'],
+  heads: ['classifier', 'qa_outputs'],
+  adapterHub: {
+    block: 'encoder.layer.*',
+    mh_adapter: 'attention.output',
+    output_adapter: 'output',
+    rowHead,
+    updates: {
+      attention: { 'attention.self.query': 'q', 'attention.self.key': 'k', 'attention.self.value': 'v' },
+      mlp: { 'intermediate.dense': 'intermediate_lora', 'output.dense': 'output_lora' },
+      stems: Object.fromEntries(types.map((type) => [type, called[type].stem])),
+      defaultClass: `${called[at].stem}ForSequenceClassification`,
+    },
+  },
 
   build(raw, w) {
     const config = parseWith(configSchema, raw, '', 'input');
@@ -311,5 +324,5 @@ const familyOf = (at: 'bert' | 'roberta', types: readonly Type[]): Family => ({
   },
 });
 
-export const bert = familyOf('bert', ['bert']);
-export const roberta = familyOf('roberta', ['roberta', 'xlm-roberta']);
+export const bert = familyOf('bert', ['bert'], ['bert.pooler.dense', 'classifier']);
+export const roberta = familyOf('roberta', ['roberta', 'xlm-roberta'], ['classifier.dense', 'classifier.out_proj']);

@@ -191,6 +191,17 @@ export const distilbert: Family = {
   types: ['distilbert'],
   prefixes: ['distilbert'],
   tasks: ['embedding', 'sequence-classification', 'token-classification', 'question-answering'],
+  heads: ['classifier', 'qa_outputs'],
+  headLayers: ['pre_classifier'],
+  adapterHub: {
+    block: 'transformer.layer.*',
+    updates: {
+      attention: { 'attention.q_lin': 'q', 'attention.k_lin': 'k', 'attention.v_lin': 'v' },
+      mlp: { 'ffn.lin1': 'intermediate_lora', 'ffn.lin2': 'output_lora' },
+      stems: { distilbert: 'DistilBert' },
+      defaultClass: 'DistilBertForSequenceClassification',
+    },
+  },
 
   build(raw, w) {
     const config = parseWith(configSchema, raw, '', 'input');

@@ -9,6 +9,29 @@ export interface GgufNames {
   interleavedHeads(name: string): number | undefined;
 }
 
+/** Names that AdapterHub (the library `adapters`) has for the layers of a family. */
+export interface AdapterHubNames {
+  /** Path of a block in the body, `*` for its number: `encoder.layer.*`. */
+  readonly block: string;
+  /** Module of a block that holds the bottleneck after attention. Default: `attention_adapters`. */
+  readonly mh_adapter?: string;
+  /** Module of a block that holds the bottleneck after the MLP. Default: `output_adapters`. */
+  readonly output_adapter?: string;
+  /** The two layers, with tanh between them, of the head that classifies rows: paths in the model. Default: it is one layer. */
+  readonly rowHead?: readonly [first: string, second: string];
+  /** Absent: PEFT has other names for the layers than AdapterHub, so LoRA and IA3 cannot be converted. */
+  readonly updates?: {
+    /** Attention layers of a block that LoRA and IA3 update, with their letters in `attn_matrices`; `qkv`: one layer for three. */
+    readonly attention: Readonly<Record<string, string>>;
+    /** Layers of the MLP that they update, with the field of the config that turns them on. */
+    readonly mlp: Readonly<Record<string, 'intermediate_lora' | 'output_lora'>>;
+    /** Beginning of the names of transformers' classes, by `model_type`: `Bert`. */
+    readonly stems: Readonly<Record<string, string>>;
+    /** The class that an adapter without a head is said to be for, where the base does not name its own. */
+    readonly defaultClass: string;
+  };
+}
+
 /** One model family, one file. */
 export interface Family {
   /** `model_type` of `config.json`. */
@@ -17,6 +40,14 @@ export interface Family {
   readonly prefixes: readonly string[];
   /** What it can be loaded for; the first where the checkpoint does not say. */
   readonly tasks: readonly TaskName[];
+  /** Top-level modules that hold the output layer of a task; an adapter trains and saves the one of its task. */
+  readonly heads: readonly string[];
+  /** Top-level modules between the body and an output layer. */
+  readonly headLayers?: readonly string[];
+  /** Layers whose weight a checkpoint stores as [in, out] (transformers' Conv1D), by the last part of their paths. */
+  readonly transposed?: readonly string[];
+  /** Absent: AdapterHub does not have the family. */
+  readonly adapterHub?: AdapterHubNames;
   readonly gguf?: {
     readonly architectures: readonly string[];
     names(metadata: GgufMetadata): GgufNames;

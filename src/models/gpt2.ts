@@ -175,6 +175,17 @@ export const gpt2: Family = {
   types: ['gpt2'],
   prefixes: ['transformer'],
   tasks: ['causal-lm', 'sequence-classification', 'token-classification', 'question-answering', 'embedding'],
+  heads: ['score', 'classifier', 'qa_outputs'],
+  transposed: ['c_attn', 'c_fc', 'c_proj'],
+  adapterHub: {
+    block: 'h.*',
+    updates: {
+      attention: { 'attn.c_attn': 'qkv' },
+      mlp: { 'mlp.c_fc': 'intermediate_lora', 'mlp.c_proj': 'output_lora' },
+      stems: { gpt2: 'GPT2' },
+      defaultClass: 'GPT2LMHeadModel',
+    },
+  },
 
   build(raw, w) {
     const config = parseWith(configSchema, raw, '', 'input');

@@ -259,6 +259,17 @@ export const llama: Family = {
   types,
   prefixes: ['model', 'transformer'],
   tasks: ['causal-lm', 'sequence-classification', 'token-classification', 'question-answering', 'embedding'],
+  heads: ['score', 'qa_outputs'],
+  adapterHub: {
+    block: 'layers.*',
+    updates: {
+      attention: { 'self_attn.q_proj': 'q', 'self_attn.k_proj': 'k', 'self_attn.v_proj': 'v' },
+      // AdapterHub calls the down projection `intermediate`.
+      mlp: { 'mlp.down_proj': 'intermediate_lora', 'mlp.up_proj': 'output_lora' },
+      stems,
+      defaultClass: 'LlamaForCausalLM',
+    },
+  },
   gguf: { architectures: ['llama', 'qwen2', 'qwen3'], names: ggufLlamaNames, config: ggufLlamaConfig },
 
   build(raw, w) {

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { temporary } from '../../test/samples/io.ts';
+import { ggufFile, temporary } from '../../test/samples/io.ts';
 import { startEngine } from '../engine/index.ts';
-import { openSafetensors, writeSafetensors } from '../io/index.ts';
+import { openGguf, openSafetensors, writeSafetensors } from '../io/index.ts';
 import { type DType, Generator, ops, scope, type Tensor } from '../tensor/index.ts';
-import { formatIds, StoredReader } from './reader.ts';
+import { formatIds, readTensor, StoredReader } from './reader.ts';
 
 await startEngine();
 const dir = temporary();
@@ -62,4 +62,22 @@ test('what was read is not kept: many matrices take the memory of one', () => {
   for (let i = 0; i < 40; i++) read(); // in one turn of the event loop, as a model is loaded
   const grown = process.memoryUsage.rss() - before;
   assert.ok(grown < 2 * stored.entry.bytes, `${grown} bytes more after 40 reads of ${stored.entry.bytes}`);
+});
+
+test('readTensor: the stored shape in the stored type or another, blocks as float32, an unknown name refused', () => {
+  using _ = scope();
+  const { tensor, file } = written('bfloat16');
+  using source = openSafetensors(file);
+  same(readTensor(source, 'w'), tensor);
+  same(readTensor(source, 'w', 'float64'), ops.toCopy(tensor, { dtype: 'float64' }));
+  assert.throws(() => readTensor(source, 'v'), /the tensor v was not found/);
+  const dims = [64, 3, 2]; // GGUF lists the last axis first
+  using blocks = openGguf(
+    dir.put('blocks.gguf', ggufFile({ tensors: [{ name: 'q', dims, type: 8, bytes: 12 * 34 }] })),
+  );
+  using reader = new StoredReader(blocks);
+  const dense = reader.dense({ entry: blocks.entries.get('q')!, interleavedHeads: undefined }, 'float32');
+  assert.deepEqual(dense.shape, [2, 3, 64]);
+  same(readTensor(blocks, 'q'), dense);
+  same(readTensor(blocks, 'q', 'float64'), ops.toCopy(dense, { dtype: 'float64' }));
 });

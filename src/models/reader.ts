@@ -1,3 +1,4 @@
+import { GraftError } from '../base/index.ts';
 import { blockFormats, isBlockFormat, type WeightEntry, type WeightSource } from '../io/index.ts';
 import { type DType, detachFromScopes, dtypes, ops, scope, Tensor } from '../tensor/index.ts';
 
@@ -100,4 +101,26 @@ function ordered(tensor: Tensor, heads: number | undefined): Tensor {
   const rows = tensor.shape.length > 1 ? tensor.size(0) : tensor.numel;
   const flat = ops.view(tensor, [heads, rows / heads / 2, 2, tensor.numel / rows]);
   return s.keep(ops.view(ops.contiguous(ops.transpose(flat, 1, 2)), tensor.shape));
+}
+
+/**
+ * Reads one stored tensor into memory of its own, in its stored shape. It belongs to the caller's scope.
+ * @param dtype default: the stored element type, or float32 for a tensor in a block format, which is dequantised
+ * @throws GraftError 'usage' for a name that the source does not have, 'input' where the file was changed or cut since it was opened
+ */
+export function readTensor(source: WeightSource, name: string, dtype?: DType): Tensor {
+  using s = scope();
+  const entry = source.entries.get(name);
+  if (!entry) throw new GraftError('usage', `the tensor ${name} was not found`, { place: source.path });
+  const { format, shape, bytes } = entry;
+  if (!isBlockFormat(format)) {
+    const stored = Tensor.empty(shape, format);
+    source.read(name, stored.memory());
+    return s.keep(dtype && dtype !== format ? ops.toCopy(stored, { dtype }) : stored);
+  }
+  const rows = shape.slice(0, -1).reduce((product, size) => product * size, 1);
+  const blocks = Tensor.empty([rows, bytes / rows], 'uint8');
+  source.read(name, blocks.memory());
+  const numbers = ops.view(ops.dequantize(blocks, formatIds[format]!), shape);
+  return s.keep(dtype && dtype !== numbers.dtype ? ops.toCopy(numbers, { dtype }) : numbers);
 }

@@ -273,6 +273,8 @@ const familyOf = (type: Type): Family => ({
   types: [type],
   prefixes: [type],
   tasks: ['image-classification', 'embedding'],
+  heads: ['classifier'],
+  ...(type === 'vit' && { adapterHub: { block: 'encoder.layer.*', output_adapter: 'output.output_adapters' } }),
 
   build(raw, w) {
     const config = parseWith(configSchema, raw, '', 'input');
@@ -281,8 +283,7 @@ const familyOf = (type: Type): Family => ({
     const grid = gridOf(config);
     w.ignore(/(^|\.)pooler\.|(^|\.)mask_token$|^(decoder|classifier|cls_classifier|distillation_classifier)\./);
     const encoder = new Vit(w, type, config, grid);
-    const { kernels } = w;
-    const ports = new Ports();
+    const [kernels, ports] = [w.kernels, new Ports()];
 
     return (task) => {
       if (task.name === 'embedding' && w.has(`${type}.pooler.dense.weight`)) {

@@ -2,8 +2,9 @@ import { existsSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openSafetensors, readJsonObject, recoverDirectory, writeDirectory, writeSafetensors } from '../io/index.ts';
+import { readTensor } from '../models/index.ts';
 import type { Optimizer } from '../optim/index.ts';
-import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 
 /** What a run needs to go on as if it had never stopped, beside its tensors. */
 export interface RunState {
@@ -74,9 +75,7 @@ function fill(file: string, tensors: ReadonlyMap<string, Tensor>): void {
     }
     noGrad(() => {
       using _ = scope();
-      const stored = Tensor.empty(entry.shape, tensor.dtype);
-      source.read(name, stored.memory());
-      ops.copy_(tensor, stored);
+      ops.copy_(tensor, readTensor(source, name));
     });
   }
 }

@@ -316,7 +316,7 @@ export const methodCases: Readonly<Record<keyof typeof methods, MethodCases>> = 
     lr: 1e-2,
     refuses: () => undefined,
     wrong: [
-      { config: { adapters: ['nowhere'] }, why: /this is no adapter/ },
+      { config: { adapters: ['nowhere'] }, why: /this is not an adapter/ },
       { config: (base) => ({ adapters: savedOn(base, [{ config: 'par_bn' }]) }), why: /parallel adapters cannot/ },
       { config: (base) => ({ adapters: savedOn(base, [{}, { leave_out: [1] }]) }), why: /at other places/ },
       {

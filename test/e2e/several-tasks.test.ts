@@ -317,7 +317,7 @@ test('what cannot be is told: both forms, unknown fields, a task the family lack
   assertRefused(
     graft(dir, ['eval', '--model', llama, '--adapter', folder, '--data', spam]),
     2,
-    /an adapter for each of several tasks here\. Name one: \S+names, \S+spam, \S+talk/,
+    /holds an adapter for each of several tasks\. Name one: \S+names, \S+spam, \S+talk/,
   );
   assert.equal(taskOfAdapter(join(folder, 'names')).task, 'token-classification');
 });

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import test, { before } from 'node:test';
-import { fileNames } from '../../src/adapters/adapterhub/index.ts';
+import { byFileKey } from '../../src/adapters/adapterhub/index.ts';
 import {
   averageAdapters,
   loadAdapter,
@@ -102,7 +102,7 @@ function named(model: Model, attached: readonly AttachedAdapter[], setup: Setup)
   const names = typeof setup === 'string' ? [setup] : 'stack' in setup ? setup.stack : [];
   const found = new Map<string, Tensor>();
   const add = (name: string, part: SavableAdapter) => {
-    for (const [key, tensor] of fileNames(model, name, part)) found.set(key, tensor);
+    for (const [key, tensor] of byFileKey(model, name, part)) found.set(key, tensor);
   };
   attached.forEach((adapter, i) => {
     for (const [key, tensor] of adapter.head) found.set(key, tensor);
@@ -289,7 +289,7 @@ test("flex-head-bert: a head that AdapterHub puts together itself is this model'
     ['heads.task.1', 'bert.pooler.dense'],
     ['heads.task.4', 'classifier'],
   ]);
-  const mine = new Map([...fileNames(model, 'task', adapter.parts[0]!), ...adapter.head]);
+  const mine = new Map([...byFileKey(model, 'task', adapter.parts[0]!), ...adapter.head]);
   const compared = [...tensors.keys()].filter((key) => key.startsWith('grad.')).map((key) => key.slice(5));
   assert.equal(compared.length, 12);
   for (const key of compared) {
@@ -313,9 +313,9 @@ test('a head that this model has not is refused, and the adapter goes under a he
   const file = join(odd, 'head_config.json');
   writeFileSync(file, readFileSync(file, 'utf8').replace('"layers": 2', '"layers": 3'));
   using model = loadModel(golden('families', 'bert-seqcls'));
-  assert.throws(() => loadAdapter(model, odd), /AdapterHub's own, and has 3 layers with tanh/);
+  assert.throws(() => loadAdapter(model, odd), /flexible head of AdapterHub: it has 3 layers with tanh/);
   using tags = loadModel(golden('families', 'bert-tokcls'));
-  assert.throws(() => loadAdapter(tags, odd), /of the type classification, which is for another task/);
+  assert.throws(() => loadAdapter(tags, odd), /its type classification is for another task/);
   using adapter: Adapter = loadAdapter(model, odd, 'own');
   assert.equal(readAdapterConfig(odd).parts[0]!.choice.type, 'bottleneck');
   assert.equal(adapter.parameters.size, 10);
@@ -362,7 +362,7 @@ test('adapters that differ have no mean, and the reason is said', () => {
   ];
   const mean = (dirs: string[], weights: number[]) => averageAdapters(dirs, weights, join(out.path, 'x'));
   assert.throws(() => mean([a, other], [1, 1]), /differs from the first adapter in .*is_parallel/);
-  assert.throws(() => mean([a, wide], [1, 1]), /of another base/);
+  assert.throws(() => mean([a, wide], [1, 1]), /for another base/);
   assert.throws(() => mean([a, a], [1]), /1 weights for 2 adapters/);
   assert.throws(() => mean([a, a], [1, -1]), /come to 0/);
   assert.throws(() => mean([golden('adapterhub', 'fuse-llama3', 'fusion')], [1]), /mean of a fusion/);

@@ -172,14 +172,14 @@ test('what cannot be combined is refused with the reason', () => {
       () => combineAdapters([a, c], out, { weights: [1, 1], how: 'ties' }),
     ],
     [/2 adapters and 1 weights/, () => combineAdapters([a, b], out, { weights: [1], how: 'cat' })],
-    [/density is a share/, () => combineAdapters([a, b], out, { weights: [1, 1], how: 'ties', density: 2 })],
+    [/density must be from 0 to 1/, () => combineAdapters([a, b], out, { weights: [1, 1], how: 'ties', density: 2 })],
     [
       /only LoRA adapters/,
       () => combineAdapters([a, golden('peft', 'ia3-llama3')], out, { weights: [1, 1], how: 'cat' }),
     ],
     [/more than A and B/, () => combineAdapters([golden('peft', 'dora-llama3')], out, { weights: [1], how: 'cat' })],
     [
-      /are for other bases/,
+      /are for different bases/,
       () => combineAdapters([a, golden('lora', 'qwen2-rslora')], out, { weights: [1, 1], how: 'cat' }),
     ],
   ];

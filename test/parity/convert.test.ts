@@ -118,23 +118,23 @@ for (const name of throughMlx) {
 test('what a format cannot say exactly is refused with the reason', () => {
   using out = temporary();
   const refused: readonly [string, AdapterFormat, RegExp][] = [
-    [golden('lora', 'llama3-all-linear'), 'peft', /in the format peft already/],
-    [golden('lora', 'llama3-all-linear'), 'adapterhub', /AdapterHub has no update for .*(gate|o)_proj/],
-    [golden('lora', 'llama2-embed-tokens'), 'mlx', /embed_tokens\..* has no place/],
-    [golden('lora', 'llama2-modules-to-save'), 'mlx', /has no place in another format/],
-    [golden('lora', 'qwen2-bias-lora-only'), 'mlx', /bias has no place/],
-    [golden('peft', 'dora-llama3'), 'mlx', /DoRA, which no other format has/],
+    [golden('lora', 'llama3-all-linear'), 'peft', /already in the format peft/],
+    [golden('lora', 'llama3-all-linear'), 'adapterhub', /AdapterHub cannot update the layer .*(gate|o)_proj/],
+    [golden('lora', 'llama2-embed-tokens'), 'mlx', /no other format supports the tensor .*embed_tokens/],
+    [golden('lora', 'llama2-modules-to-save'), 'mlx', /no other format supports the tensor/],
+    [golden('lora', 'qwen2-bias-lora-only'), 'mlx', /no other format supports the tensor .*bias/],
+    [golden('peft', 'dora-llama3'), 'mlx', /DoRA, which no other format supports/],
     [golden('peft', 'lora-bias-llama3'), 'adapterhub', /biases of updates/],
-    [golden('peft', 'ia3-llama3'), 'adapterhub', /scales what goes into the layer/],
-    [golden('peft', 'lora-gpt2'), 'mlx', /other names than transformer\.h/],
-    [golden('peft', 'lora-llama-seqcls'), 'mlx', /no place for a task's head/],
-    [golden('peft', 'prefix-llama3'), 'adapterhub', /counts the positions of the text from behind a prefix/],
-    [golden('peft', 'prompt-llama3'), 'adapterhub', /PROMPT_TUNING have no other format/],
-    [golden('adapterhub', 'prefix-llama3', 'task'), 'peft', /the same keys act differently/],
-    [golden('adapterhub', 'seq-bn-llama3', 'task'), 'peft', /bottleneck adapter has no other format/],
+    [golden('peft', 'ia3-llama3'), 'adapterhub', /scales the input of .*, and other formats scale outputs only/],
+    [golden('peft', 'lora-gpt2'), 'mlx', /differently from transformer\.h/],
+    [golden('peft', 'lora-llama-seqcls'), 'mlx', /does not support a task's head/],
+    [golden('peft', 'prefix-llama3'), 'adapterhub', /counts the positions of a text after its prefix/],
+    [golden('peft', 'prompt-llama3'), 'adapterhub', /no other format supports adapters of the type PROMPT_TUNING/],
+    [golden('adapterhub', 'prefix-llama3', 'task'), 'peft', /the same prefix acts differently/],
+    [golden('adapterhub', 'seq-bn-llama3', 'task'), 'peft', /no other format supports AdapterHub's bottleneck adapter/],
     [golden('adapterhub', 'fuse-llama3', 'fusion'), 'peft', /a fusion of bottleneck adapters/],
-    [golden('adapterhub', 'ia3-llama3', 'task'), 'mlx', /mlx-lm has LoRA only/],
-    [golden('models', 'llama3'), 'peft', /no adapter of PEFT, AdapterHub or mlx-lm/],
+    [golden('adapterhub', 'ia3-llama3', 'task'), 'mlx', /mlx-lm supports LoRA only/],
+    [golden('models', 'llama3'), 'peft', /not an adapter of PEFT, AdapterHub or mlx-lm/],
   ];
   for (const [from, to, why] of refused) {
     assert.throws(() => convertAdapter(from, join(out.path, 'x'), to), why, `${from} to ${to}`);
@@ -162,7 +162,7 @@ test('by command: what came out, a refusal, and what reads the result', () => {
   assertRefused(graft(out.path, ['convert', hub, '--to', 'peft', '--out', mlx]), 2, /already/);
   assertRefused(graft(out.path, ['inspect', mlx]), 1, /mlx-lm's format, .* graft convert --to peft/);
   const seq = golden('adapterhub', 'seq-bn-llama3', 'task');
-  assertRefused(graft(out.path, ['convert', seq, '--to', 'peft', '--out', 'x']), 2, /has no other format/);
+  assertRefused(graft(out.path, ['convert', seq, '--to', 'peft', '--out', 'x']), 2, /no other format supports/);
   const fused = graft(out.path, ['inspect', golden('adapterhub', 'fuse-llama3', 'fusion'), '--json']);
   const { tensors, about } = JSON.parse(fused.stdout) as { tensors: number; about: { method: string } };
   assert.deepEqual([tensors, about.method], [51, 'fusion']);

@@ -1,14 +1,4 @@
-export { hubUpdates } from './convert.ts';
-export {
-  fileNames,
-  fillAdapterHub,
-  isAdapterHub,
-  nameFor,
-  openAdapterHub,
-  pythonJson,
-  readAdapterHubConfig,
-  savedAdapterHub,
-  storedByAdapterHub,
-  writeAdapterHub,
-} from './files.ts';
-export { besideHead, hasHead, taskOfAdapterHub } from './head.ts';
+export { adapterHubLayout, openAdapterHubWeights } from './layout.ts';
+export { isAdapterHub } from './read-config.ts';
+export { byFileKey, renamedKey } from './tensor-keys.ts';
+export { adapterHubUpdates } from './updates.ts';

@@ -1,1 +1,1 @@
-export { mlxUpdates } from './convert.ts';
+export { isMlx, mlxUpdates } from './updates.ts';

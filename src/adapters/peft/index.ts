@@ -1,13 +1,3 @@
-export { peftUpdates } from './convert.ts';
-export {
-  entryOf,
-  fill,
-  fillPeft,
-  headSizeOf,
-  readPeftConfig,
-  requireOwnBase,
-  type SaveOptions,
-  storedByPeft,
-  taskNameOf,
-  writePeft,
-} from './files.ts';
+export { keyPrefix, openPeftWeights, peftLayout } from './layout.ts';
+export { requireUnchangedBase } from './read-config.ts';
+export { peftUpdates } from './updates.ts';

@@ -1,0 +1,56 @@
+/**
+ * The directory of a saved adapter: the files of one method, or a folder for each of several methods (`0-lora`, `1-…`).
+ * What the layouts of PEFT and AdapterHub do not support is in the file `graft.json`.
+ */
+import { existsSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { GraftError } from '../base/index.ts';
+import { readJsonObject } from '../io/index.ts';
+import type { TaskHead } from '../nn/index.ts';
+
+/** `graft.json` of an adapter. */
+export interface GraftFile {
+  /** Folders of the methods, in the order in which they are attached. */
+  readonly parts?: readonly string[];
+  /** Indexes of the methods that are not trained. */
+  readonly frozen?: readonly number[];
+  readonly task?: TaskHead;
+  /** Index of the task that rows without a task number belong to, for an adapter of several tasks. */
+  readonly taskNumber?: number;
+}
+
+const fileName = 'graft.json';
+
+/** The contents of the directory's `graft.json`; empty where it has none. */
+export const readGraftFile = (dir: string): GraftFile => {
+  const file = join(dir, fileName);
+  return existsSync(file) ? (readJsonObject(file) as GraftFile) : {};
+};
+
+/** Writes `graft.json` into a directory; no file where the content is empty. */
+export function writeGraftFile(dir: string, content: GraftFile): void {
+  if (Object.keys(content).length === 0) return;
+  writeFileSync(join(dir, fileName), `${JSON.stringify(content, null, 2)}\n`);
+}
+
+/** Whether a directory holds an adapter, of one method or several. */
+export const isAdapter = (dir: string): boolean =>
+  readGraftFile(dir).parts !== undefined ||
+  ['adapter_config.json', 'adapter_fusion_config.json'].some((name) => existsSync(join(dir, name)));
+
+/**
+ * The directories of the adapter's methods, in the order in which they are attached.
+ * @throws GraftError 'usage' for a directory with an adapter for each of several tasks
+ */
+export function partDirs(dir: string): string[] {
+  const { parts } = readGraftFile(dir);
+  if (parts) return parts.map((part) => join(dir, part));
+  const isFolder = !isAdapter(dir) && statSync(dir, { throwIfNoEntry: false })?.isDirectory();
+  const subfolders = isFolder ? readdirSync(dir).map((name) => join(dir, name)) : [];
+  const adapters = subfolders.filter(isAdapter);
+  if (adapters.length === 0) return [dir];
+  throw new GraftError('usage', 'this directory holds an adapter for each of several tasks', {
+    place: dir,
+    hint: `Name one: ${adapters.join(', ')}`,
+  });
+}

@@ -1,0 +1,62 @@
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { writeDirectory } from '../io/index.ts';
+import type { Adapter, AttachedAdapter } from '../methods/index.ts';
+import { type Model, namedModules } from '../nn/index.ts';
+import type { Tensor } from '../tensor/index.ts';
+import { type GraftFile, writeGraftFile } from './adapter-dir.ts';
+import { adapterNameFor } from './adapter-names.ts';
+import { layoutFor } from './registry.ts';
+
+export interface SaveOptions {
+  /** Path or id of the base, for whoever loads the adapter. */
+  readonly base: string;
+  /** The model that the adapter is attached to, where it is saved for another model with the same body. */
+  readonly host?: Model;
+  /** Index of the task that rows without a task number belong to, for an adapter of several tasks. */
+  readonly taskNumber?: number;
+}
+
+/** An adapter on `host` without the tensors of modules that `model`, which shares the body of `host`, does not have. */
+function withoutHostModules(model: Model, host: Model, adapter: Adapter): Adapter {
+  if (host === model) return adapter;
+  const paths = new Set([...namedModules(model.root)].map(([path]) => `${path}.`));
+  const hostOnly = [...namedModules(host.root)].map(([path]) => `${path}.`).filter((path) => !paths.has(path));
+  const filtered = (tensors: ReadonlyMap<string, Tensor>) =>
+    new Map([...tensors].filter(([key]) => !hostOnly.some((path) => key.startsWith(path))));
+  const { parameters, savedTensors } = adapter;
+  return {
+    ...adapter,
+    parameters: filtered(parameters),
+    ...(savedTensors && { savedTensors: () => filtered(savedTensors()) }),
+  };
+}
+
+/**
+ * Saves an adapter, and its head, in PEFT's layout, or in AdapterHub's for methods that PEFT lacks. Several methods are a
+ * folder each. `dir` is replaced as a whole or, if saving fails, left as it is.
+ * @throws GraftError 'usage' for a method that no layout supports
+ */
+export function saveAdapter(model: Model, adapter: Adapter | AttachedAdapter, dir: string, options: SaveOptions): void {
+  const { base, host = model, taskNumber } = options;
+  const parts = ('parts' in adapter ? adapter.parts : [adapter]).map((part) => withoutHostModules(model, host, part));
+  const head = 'head' in adapter ? adapter.head : new Map<string, Tensor>();
+  const folders = parts.length === 1 ? undefined : parts.map(({ method }, i) => `${i}-${method}`);
+  const frozen = parts.flatMap((part, i) => (part.frozen ? [i] : []));
+  const graftFile: GraftFile = {
+    ...(folders && { parts: folders }),
+    ...(frozen.length > 0 && { frozen }),
+    ...(model.task.labels.length > 0 && { task: model.task }),
+    ...(taskNumber !== undefined && { taskNumber }),
+  };
+  const name = adapterNameFor(dir);
+  writeDirectory(dir, (work) => {
+    parts.forEach((part, i) => {
+      const partDir = folders ? join(work, folders[i]!) : work;
+      if (folders) mkdirSync(partDir);
+      const partHead = i === 0 ? head : new Map<string, Tensor>();
+      layoutFor(part.method).save(model, part, partHead, partDir, { base, name: folders ? `${name}_${i}` : name });
+    });
+    writeGraftFile(work, graftFile);
+  });
+}
