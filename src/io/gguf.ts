@@ -1,9 +1,9 @@
 import { basename, dirname, join } from 'node:path';
 import type { GraftError } from '../base/index.ts';
+import { formatOfGgmlType, ggmlBlockNames, unreadGgmlTypes } from '../quant/index.ts';
 import { brief, damaged, guessFormat, InputFile } from './input-file.ts';
 import {
   bytesOf,
-  ggmlFormats,
   type MetadataValue,
   type NumberArray,
   type StoredEntry,
@@ -12,13 +12,6 @@ import {
 } from './weight-source.ts';
 
 export type GgufMetadata = ReadonlyMap<string, MetadataValue>;
-
-/** Types that exist and are not read, so that the error can say their name. */
-const foreign: Readonly<Record<number, string>> = Object.fromEntries(
-  'Q8_1 9,Q2_K 10,Q3_K 11,Q8_K 15,IQ2_XXS 16,IQ2_XS 17,IQ3_XXS 18,IQ1_S 19,IQ4_NL 20,IQ3_S 21,IQ2_S 22,IQ4_XS 23,IQ1_M 29,TQ1_0 34,TQ2_0 35,MXFP4 39,NVFP4 40'
-    .split(',')
-    .map((pair) => pair.split(' ').reverse()),
-);
 
 const STRING = 8;
 const ARRAY = 9;
@@ -215,13 +208,14 @@ function readInfo(reader: HeaderReader, which: string) {
   if (axes > 4) throw reader.fail(`${what} has ${axes} axes; 4 is the most that is allowed`);
   const shape = Array.from({ length: axes }, () => reader.u64(`${what}: a size`)).reverse(); // ggml: fastest axis first
   const type = reader.u32(what);
-  const format = ggmlFormats.get(type);
+  const format = formatOfGgmlType(type);
   if (!format) {
-    if (!foreign[type]) throw reader.fail(`${what} has the unknown type ${type}`);
+    const unread = unreadGgmlTypes[type];
+    if (!unread) throw reader.fail(`${what} has the unknown type ${type}`);
     throw damaged(
       reader.file.path,
-      `${what} has type ${foreign[type]} (${type}), which Graft does not read`,
-      'Quantise the model as Q8_0, Q6_K, Q5_K, Q4_K, Q5_0, Q5_1, Q4_0 or Q4_1',
+      `${what} has type ${unread} (${type}), which Graft does not read`,
+      `Quantise the model as one of ${ggmlBlockNames.join(', ')}`,
     );
   }
   const bytes = bytesOf(format, shape);

@@ -1,50 +1,13 @@
 import { GraftError, nearest } from '../base/index.ts';
-import { type DType, dtypes } from '../tensor/index.ts';
+import { type FormatName, formats } from '../quant/index.ts';
 import { brief, type InputFile } from './input-file.ts';
-
-/**
- * GGUF's quantised block formats that Graft computes with: ggml's type number, elements in a block and bytes of a block.
- * Blocks run along the last axis. Source: ggml `ggml-common.h`; layouts in reference/serving-and-distributed.md §3.3.
- */
-export const blockFormats = {
-  q4_0: { id: 2, elements: 32, bytes: 18 },
-  q4_1: { id: 3, elements: 32, bytes: 20 },
-  q5_0: { id: 6, elements: 32, bytes: 22 },
-  q5_1: { id: 7, elements: 32, bytes: 24 },
-  q8_0: { id: 8, elements: 32, bytes: 34 },
-  q4_k: { id: 12, elements: 256, bytes: 144 },
-  q5_k: { id: 13, elements: 256, bytes: 176 },
-  q6_k: { id: 14, elements: 256, bytes: 210 },
-} as const;
-
-export type BlockFormat = keyof typeof blockFormats;
-
-/** Formats by ggml's type number. Source: ggml `enum ggml_type`. */
-export const ggmlFormats: ReadonlyMap<number, DType | BlockFormat> = new Map<number, DType | BlockFormat>([
-  ...(
-    Object.entries({
-      float32: 0,
-      float16: 1,
-      int8: 24,
-      int16: 25,
-      int32: 26,
-      int64: 27,
-      float64: 28,
-      bfloat16: 30,
-    }) as [DType, number][]
-  ).map(([name, id]) => [id, name] as const),
-  ...(Object.entries(blockFormats) as [BlockFormat, { id: number }][]).map(([name, { id }]) => [id, name] as const),
-]);
-
-export const isBlockFormat = (format: DType | BlockFormat): format is BlockFormat =>
-  Object.hasOwn(blockFormats, format);
 
 /** One stored tensor. */
 export interface WeightEntry {
   readonly name: string;
   /** In torch's order: the last axis is contiguous. */
   readonly shape: readonly number[];
-  readonly format: DType | BlockFormat;
+  readonly format: FormatName;
   /** Its size in the file. */
   readonly bytes: number;
 }
@@ -137,14 +100,13 @@ export function elementsOf(shape: readonly number[]): number | undefined {
   return Number.isSafeInteger(product) ? product : undefined;
 }
 
-/** Bytes that a tensor takes, or a sentence's end that says why it cannot be. */
-export function bytesOf(format: DType | BlockFormat, shape: readonly number[]): number | string {
+/** Bytes that a tensor takes in a file, or the end of a sentence that says why it cannot exist. */
+export function bytesOf(format: FormatName, shape: readonly number[]): number | string {
   const elements = elementsOf(shape);
   if (elements === undefined) return `has the shape ${brief(shape)} of more than 2^53 elements`;
-  if (!isBlockFormat(format)) return elements * dtypes[format].bytes;
-  const block = blockFormats[format];
-  const row = shape.at(-1) ?? 1;
-  if (row % block.elements !== 0)
-    return `has rows of ${row} elements, which is not a whole number of ${format} blocks of ${block.elements}`;
-  return (elements / block.elements) * block.bytes;
+  const { blockElements, blockBytes } = formats[format];
+  const rowLength = shape.at(-1) ?? 1;
+  if (rowLength % blockElements !== 0)
+    return `has rows of ${rowLength} elements, which is not a whole number of ${format} blocks of ${blockElements}`;
+  return (elements / blockElements) * blockBytes;
 }

@@ -1,7 +1,7 @@
+export type { Quantize } from '../quant/index.ts';
 export type { Family } from './family.ts';
 export { headOf, loadModel, loadModels, openModel } from './load.ts';
-export { formatIds } from './reader.ts';
 export { families } from './registry.ts';
 export { saveModel } from './save.ts';
-export type { HeadOptions, LoadOptions, Quantize } from './stored-weights.ts';
+export type { HeadOptions, LoadOptions } from './stored-weights.ts';
 export { heldBytes } from './weight-memory.ts';

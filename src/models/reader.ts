@@ -1,13 +1,6 @@
-import { blockFormats, isBlockFormat, type WeightEntry, type WeightSource } from '../io/index.ts';
+import type { WeightEntry, WeightSource } from '../io/index.ts';
+import { formats, isBlockFormat } from '../quant/index.ts';
 import { type DType, detachFromScopes, dtypes, ops, scope, Tensor } from '../tensor/index.ts';
-
-/** Numbers by which the native side knows storage formats (native/kernels/blocks.h); −1: dense. */
-export const formatIds: Readonly<Record<string, number>> = {
-  ...Object.fromEntries(Object.entries(blockFormats).map(([name, { id }]) => [name, id])),
-  float16: 1,
-  bfloat16: 30,
-  nf4: 100,
-};
 
 /** A stored tensor under the key that the family asks for, with its rows put in order. */
 export interface StoredWeight {
@@ -41,7 +34,7 @@ export class StoredReader implements Disposable {
     using s = scope();
     const { format, shape } = entry;
     const numbers = isBlockFormat(format)
-      ? this.#rows(entry, 'uint8', dtype, (piece) => ops.dequantize(piece, formatIds[format]!))
+      ? this.#rows(entry, 'uint8', dtype, (piece) => ops.dequantize(piece, formats[format].nativeId))
       : this.#rows(entry, format, dtype);
     return s.keep(ordered(ops.view(numbers, shape), interleavedHeads));
   }
@@ -51,7 +44,7 @@ export class StoredReader implements Disposable {
     using s = scope();
     const { format: from } = entry;
     const numbers = (piece: Tensor) =>
-      isBlockFormat(from) ? ops.dequantize(piece, formatIds[from]!) : ops.toCopy(piece, { dtype: 'float32' });
+      isBlockFormat(from) ? ops.dequantize(piece, formats[from].nativeId) : ops.toCopy(piece, { dtype: 'float32' });
     const packed = this.#rows(entry, isBlockFormat(from) ? 'uint8' : from, 'uint8', (piece) =>
       ops.quantize(numbers(piece), format),
     );

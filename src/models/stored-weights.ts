@@ -1,15 +1,8 @@
 import { GraftError } from '../base/index.ts';
 import { Embedding, fused, type Kernels, Linear, type TaskName, type Weights } from '../nn/index.ts';
+import { formatOfQuantize, formats, type Quantize } from '../quant/index.ts';
 import { type DType, detachFromScopes, Generator, mixSeed, ops, scope, Tensor } from '../tensor/index.ts';
-import { formatIds, type StoredReader, type StoredWeight } from './reader.ts';
-
-/**
- * How the weights of linear layers and embeddings are held in memory.
- * - `none`: dense, in the kernels' type (float32 with the fused ones)
- * - `keep`: as the file stores them (GGUF blocks, bfloat16, float16), unpacked where they are used
- * - `int8`: blocks of 32 with one scale (GGUF's Q8_0); `nf4`: blocks of 64 on the NormalFloat grid (arXiv 2305.14314)
- */
-export type Quantize = 'none' | 'keep' | 'int8' | 'nf4';
+import type { StoredReader, StoredWeight } from './reader.ts';
 
 /** The head that a model is to have. */
 export interface HeadOptions {
@@ -32,9 +25,6 @@ export interface LoadOptions extends HeadOptions {
   readonly seed?: number;
   readonly progress?: (loaded: number, total: number) => void;
 }
-
-const quantizers = { int8: formatIds.q8_0!, nf4: formatIds.nf4! } as const;
-const blockElements = { int8: 32, nf4: 64 } as const;
 
 /** Weights that do not fit, after which no more are looked for. */
 const tooMany = 1000;
@@ -209,23 +199,22 @@ export class LoadedWeights implements Weights {
     const stored = this.#find(key, transposed ? [width, rows] : [rows, width]);
     if (!stored) return { tensor: this.#own(Tensor.empty([0, width], this.dtype)), format: -1 };
     const own = (tensor: Tensor, format: number) => ({ tensor: this.#own(tensor), format });
-    const id = formatIds[stored.entry.format];
-    if (this.#quantize === 'keep' && id !== undefined && !transposed) return own(this.#reader.raw(stored), id);
+    const { nativeId } = formats[stored.entry.format];
+    if (this.#quantize === 'keep' && nativeId !== undefined && !transposed)
+      return own(this.#reader.raw(stored), nativeId);
     using s = scope();
     const dense = (dtype = this.dtype) => {
       const tensor = this.#reader.dense(stored, dtype);
       return transposed ? ops.contiguous(ops.t(tensor)) : tensor;
     };
-    if (this.#quantize !== 'int8' && this.#quantize !== 'nf4') return own(s.keep(dense()), -1);
-    const to = quantizers[this.#quantize];
-    if (width % blockElements[this.#quantize] !== 0) {
+    const packed = formatOfQuantize(this.#quantize);
+    if (!packed) return own(s.keep(dense()), -1);
+    const { blockElements, nativeId: to } = formats[packed];
+    if (width % blockElements !== 0) {
       throw new GraftError(
         'usage',
-        `${key} is ${width} wide, and ${this.#quantize} needs a multiple of ${blockElements[this.#quantize]}`,
-        {
-          place: this.#path,
-          hint: 'Load this model with quantize: none',
-        },
+        `${key} is ${width} wide, and ${this.#quantize} needs a multiple of ${blockElements}`,
+        { place: this.#path, hint: 'Load this model with quantize: none' },
       );
     }
     return own(s.keep(transposed ? ops.quantize(dense('float32'), to) : this.#reader.packed(stored, to)), to);
