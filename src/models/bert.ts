@@ -8,29 +8,31 @@ import { z } from 'zod';
 import { parseWith } from '../base/index.ts';
 import {
   activationOf,
-  attend,
+  blocksOf,
   Dense,
   type Embedding,
   firstOfRows,
+  forwardPass,
   headDimOf,
-  LayerNorm,
+  type LayerNorm,
   type LinearLayer,
+  layerNorm,
   type Model,
   Module,
-  normsLast,
-  type PackedTokens,
   type Pass,
   Ports,
   pooledRows,
+  postNormBlock,
   requireRoom,
+  selfAttention,
   type TaskHead,
   type TaskName,
-  through,
   type Weights,
-  writesNothing,
 } from '../nn/index.ts';
-import { ops, scope, type Tensor } from '../tensor/index.ts';
+import { ops, type Tensor } from '../tensor/index.ts';
+import { architectureOf } from './architectures.ts';
 import type { Family } from './family.ts';
+import { headField, noCausalLm } from './heads.ts';
 
 /** What the types are called in checkpoints and in names of architectures. */
 const called = {
@@ -59,17 +61,7 @@ const configSchema = z.looseObject({
 
 type Config = z.infer<typeof configSchema>;
 
-const architectureOf = (type: Type, task: TaskName): string => {
-  const names: Partial<Record<TaskName, string>> = {
-    'sequence-classification': 'ForSequenceClassification',
-    'token-classification': 'ForTokenClassification',
-    'question-answering': 'ForQuestionAnswering',
-  };
-  return called[type].stem + (names[task] ?? 'Model');
-};
-
-const normOf = (w: Weights, path: string, c: Config) =>
-  new LayerNorm(w.vector(`${path}.weight`, c.hidden_size), w.vector(`${path}.bias`, c.hidden_size), c.layer_norm_eps);
+const normOf = (w: Weights, path: string, c: Config) => layerNorm(w, path, c.hidden_size, c.layer_norm_eps);
 
 class Embeddings extends Module {
   word_embeddings: Embedding;
@@ -124,9 +116,8 @@ class SelfAttention extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    const [q, k, v] = [this.query.forward(x), this.key.forward(x), this.value.forward(x)];
     const options = { layer: this.#layer, heads: this.#heads, causal: false };
-    return attend(pass, q, k, v, options);
+    return selfAttention(x, pass, [this.query, this.key, this.value], options);
   }
 }
 
@@ -138,6 +129,11 @@ class Attention extends Module {
     super();
     this.self = new SelfAttention(w, `${path}.self`, c, layer);
     this.output = new Output(w, `${path}.output`, c, c.hidden_size);
+  }
+
+  /** [N, C] → [N, C], without the norm */
+  forward(x: Tensor, pass: Pass): Tensor {
+    return this.output.dense.forward(this.self.forward(x, pass));
   }
 }
 
@@ -159,13 +155,10 @@ class Layer extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    const { self, output: first } = this.attention;
-    return normsLast(x, pass, {
-      layer: this.#layer,
-      norms: [first.LayerNorm, this.output.LayerNorm],
-      attention: (y) => first.dense.forward(self.forward(y, pass)),
-      mlp: (y) => this.output.dense.forward(this.#act(this.intermediate.dense.forward(y))),
-    });
+    const { attention, intermediate, output } = this;
+    const norms = [attention.output.LayerNorm, output.LayerNorm] as const;
+    const mlp = { forward: (y: Tensor) => output.dense.forward(this.#act(intermediate.dense.forward(y))) };
+    return postNormBlock(x, pass, { layer: this.#layer, norms, attention, mlp });
   }
 }
 
@@ -259,13 +252,12 @@ const familyOf = (at: 'bert' | 'roberta', types: readonly Type[]): Family => ({
       const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, body);
       // BertModel by itself has no `bert.` before its names.
       const before = head ? `${at}.` : '';
-      const pooled = task.name === 'sequence-classification';
 
       return {
         family: 'bert',
         task,
         config,
-        architecture: architectureOf(config.model_type, task.name),
+        architecture: architectureOf(called[config.model_type].stem, task.name),
         kernels,
         ports,
         root: head ?? body,
@@ -280,7 +272,7 @@ const familyOf = (at: 'bert' | 'roberta', types: readonly Type[]): Family => ({
           block: `${before}encoder.layer.*`,
           normAfter: true,
           embeddings: `${before}embeddings.word_embeddings`,
-          head: head && (head.qa_outputs ? 'qa_outputs' : 'classifier'),
+          head: headField(head),
           attention: {
             q: `${before}encoder.layer.*.attention.self.query`,
             k: `${before}encoder.layer.*.attention.self.key`,
@@ -291,20 +283,22 @@ const familyOf = (at: 'bert' | 'roberta', types: readonly Type[]): Family => ({
           defaultTargets: ['query', 'value'],
         },
 
-        hidden(tokens: PackedTokens): Tensor {
-          using s = scope();
-          const words = embeddings.word_embeddings.forward(tokens.ids);
-          const input = ports.enter(words, tokens, undefined, pooled);
-          requireRoom(input.longest + firstPosition, config.max_position_embeddings);
-          const positions = firstPosition > 0 ? ops.addScalar(input.positions, firstPosition) : input.positions;
-          const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
-          const x = ports.afterEmbedding(embeddings.forward(input.x, positions, input.types));
-          return s.keep(ports.afterFinalNorm(input.strip(through(x, encoder.layer, pass))));
-        },
+        hidden: forwardPass({
+          kernels,
+          ports,
+          embed: ({ ids }) => embeddings.word_embeddings.forward(ids),
+          pooled: task.name === 'sequence-classification',
+          addPositions({ x, positions, longest, types }) {
+            requireRoom(longest + firstPosition, config.max_position_embeddings);
+            const shifted = firstPosition > 0 ? ops.addScalar(positions, firstPosition) : positions;
+            return embeddings.forward(x, shifted, types);
+          },
+          blocks: () => blocksOf(encoder.layer),
+        }),
 
         logits: (hidden, rowStarts) =>
           head ? head.forward(hidden, rowStarts, task.name) : pooledRows(hidden, rowStarts, task),
-        ...writesNothing,
+        ...noCausalLm,
         [Symbol.dispose]: () => w.release(),
       } satisfies Model;
     };

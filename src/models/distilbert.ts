@@ -7,28 +7,29 @@ import { z } from 'zod';
 import { parseWith } from '../base/index.ts';
 import {
   activationOf,
-  attend,
+  blocksOf,
   type Embedding,
   firstOfRows,
+  forwardPass,
   headDimOf,
-  LayerNorm,
+  type LayerNorm,
   type LinearLayer,
+  layerNorm,
   type Model,
   Module,
-  normsLast,
-  type PackedTokens,
   type Pass,
   Ports,
   pooledRows,
+  postNormBlock,
   requireRoom,
+  selfAttention,
   type TaskHead,
-  type TaskName,
-  through,
   type Weights,
-  writesNothing,
 } from '../nn/index.ts';
-import { ops, scope, type Tensor } from '../tensor/index.ts';
+import { ops, type Tensor } from '../tensor/index.ts';
+import { architectureOf } from './architectures.ts';
 import type { Family } from './family.ts';
+import { headField, noCausalLm } from './heads.ts';
 
 /** The fields of `config.json` that decide the computation; others are kept but not read. */
 const configSchema = z.looseObject({
@@ -44,18 +45,10 @@ const configSchema = z.looseObject({
 
 type Config = z.infer<typeof configSchema>;
 
-const architectures: Partial<Record<TaskName, string>> = {
-  'sequence-classification': 'DistilBertForSequenceClassification',
-  'token-classification': 'DistilBertForTokenClassification',
-  'question-answering': 'DistilBertForQuestionAnswering',
-  embedding: 'DistilBertModel',
-};
-
 /** transformers has this number in the code, not in the config. */
 const eps = 1e-12;
 
-const normOf = (w: Weights, path: string, c: Config) =>
-  new LayerNorm(w.vector(`${path}.weight`, c.dim), w.vector(`${path}.bias`, c.dim), eps);
+const normOf = (w: Weights, path: string, c: Config) => layerNorm(w, path, c.dim, eps);
 
 class Embeddings extends Module {
   word_embeddings: Embedding;
@@ -67,6 +60,11 @@ class Embeddings extends Module {
     this.word_embeddings = w.embedding(`${path}.word_embeddings`, c.vocab_size, c.dim);
     this.position_embeddings = w.embedding(`${path}.position_embeddings`, c.max_position_embeddings, c.dim);
     this.LayerNorm = normOf(w, `${path}.LayerNorm`, c);
+  }
+
+  /** words [N, C] and positions int64 [N] → [N, C] */
+  forward(words: Tensor, positions: Tensor): Tensor {
+    return this.LayerNorm.forward(ops.add(words, this.position_embeddings.forward(positions)));
   }
 }
 
@@ -91,9 +89,8 @@ class Attention extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    const [q, k, v] = [this.q_lin.forward(x), this.k_lin.forward(x), this.v_lin.forward(x)];
     const options = { layer: this.#layer, heads: this.#heads, causal: false };
-    return this.out_lin.forward(attend(pass, q, k, v, options));
+    return this.out_lin.forward(selfAttention(x, pass, [this.q_lin, this.k_lin, this.v_lin], options));
   }
 }
 
@@ -133,12 +130,8 @@ class Layer extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    return normsLast(x, pass, {
-      layer: this.#layer,
-      norms: [this.sa_layer_norm, this.output_layer_norm],
-      attention: (y) => this.attention.forward(y, pass),
-      mlp: (y) => this.ffn.forward(y),
-    });
+    const norms = [this.sa_layer_norm, this.output_layer_norm] as const;
+    return postNormBlock(x, pass, { layer: this.#layer, norms, attention: this.attention, mlp: this.ffn });
   }
 }
 
@@ -211,7 +204,7 @@ export const distilbert: Family = {
         family: 'distilbert',
         task,
         config,
-        architecture: architectures[task.name]!,
+        architecture: architectureOf('DistilBert', task.name),
         kernels,
         ports,
         root: head ?? encoder,
@@ -226,7 +219,7 @@ export const distilbert: Family = {
           block: `${at}transformer.layer.*`,
           normAfter: true,
           embeddings: `${at}embeddings.word_embeddings`,
-          head: head && (head.qa_outputs ? 'qa_outputs' : 'classifier'),
+          head: headField(head),
           attention: {
             q: `${at}transformer.layer.*.attention.q_lin`,
             k: `${at}transformer.layer.*.attention.k_lin`,
@@ -238,19 +231,20 @@ export const distilbert: Family = {
           defaultTargets: ['q_lin', 'v_lin'],
         },
 
-        hidden(tokens: PackedTokens): Tensor {
-          using s = scope();
-          const { word_embeddings, position_embeddings, LayerNorm: norm } = encoder.embeddings;
-          const pooled = task.name === 'sequence-classification';
-          const input = ports.enter(word_embeddings.forward(tokens.ids), tokens, undefined, pooled);
-          requireRoom(input.longest, config.max_position_embeddings);
-          const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
-          const x = ports.afterEmbedding(norm.forward(ops.add(input.x, position_embeddings.forward(input.positions))));
-          return s.keep(ports.afterFinalNorm(input.strip(through(x, encoder.transformer.layer, pass))));
-        },
+        hidden: forwardPass({
+          kernels,
+          ports,
+          embed: ({ ids }) => encoder.embeddings.word_embeddings.forward(ids),
+          pooled: task.name === 'sequence-classification',
+          addPositions({ x, positions, longest }) {
+            requireRoom(longest, config.max_position_embeddings);
+            return encoder.embeddings.forward(x, positions);
+          },
+          blocks: () => blocksOf(encoder.transformer.layer),
+        }),
 
         logits: (hidden, rowStarts) => (head ? head.forward(hidden, rowStarts) : pooledRows(hidden, rowStarts, task)),
-        ...writesNothing,
+        ...noCausalLm,
         [Symbol.dispose]: () => w.release(),
       } satisfies Model;
     };

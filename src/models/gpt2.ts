@@ -8,28 +8,27 @@ import { parseWith } from '../base/index.ts';
 import {
   activationOf,
   attend,
+  blocksOf,
   type Embedding,
+  forwardPass,
   headDimOf,
-  type KvCache,
-  LayerNorm,
+  type LayerNorm,
   type LinearLayer,
-  lastOfRowsBefore,
+  layerNorm,
   type Model,
   Module,
-  normsFirst,
-  type PackedTokens,
   type Pass,
   Ports,
-  pooledRows,
+  preNormBlock,
   requireHead,
   requireRoom,
   type TaskHead,
-  type TaskName,
-  through,
   type Weights,
 } from '../nn/index.ts';
-import { ops, scope, type Tensor } from '../tensor/index.ts';
+import { ops, type Tensor } from '../tensor/index.ts';
+import { architectureOf } from './architectures.ts';
 import type { Family } from './family.ts';
+import { decoderLogits, headField } from './heads.ts';
 
 /** The fields of `config.json` that decide the computation; others are kept but not read. */
 const configSchema = z.looseObject({
@@ -50,14 +49,6 @@ const configSchema = z.looseObject({
 });
 
 type Config = z.infer<typeof configSchema>;
-
-const architectures: Partial<Record<TaskName, string>> = {
-  'causal-lm': 'GPT2LMHeadModel',
-  'sequence-classification': 'GPT2ForSequenceClassification',
-  'token-classification': 'GPT2ForTokenClassification',
-  'question-answering': 'GPT2ForQuestionAnswering',
-  embedding: 'GPT2Model',
-};
 
 class Attention extends Module {
   c_attn: LinearLayer;
@@ -104,8 +95,7 @@ class Mlp extends Module {
   }
 }
 
-const norm = (w: Weights, path: string, c: Config) =>
-  new LayerNorm(w.vector(`${path}.weight`, c.n_embd), w.vector(`${path}.bias`, c.n_embd), c.layer_norm_epsilon);
+const norm = (w: Weights, path: string, c: Config) => layerNorm(w, path, c.n_embd, c.layer_norm_epsilon);
 
 class Block extends Module {
   ln_1: LayerNorm;
@@ -125,12 +115,8 @@ class Block extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    return normsFirst(x, pass, {
-      layer: this.#layer,
-      norms: [this.ln_1, this.ln_2],
-      attention: (normed) => this.attn.forward(normed, pass),
-      mlp: (normed) => this.mlp.forward(normed),
-    });
+    const norms = [this.ln_1, this.ln_2] as const;
+    return preNormBlock(x, pass, { layer: this.#layer, norms, attention: this.attn, mlp: this.mlp });
   }
 }
 
@@ -194,7 +180,7 @@ export const gpt2: Family = {
         family: 'gpt2',
         task,
         config,
-        architecture: architectures[task.name]!,
+        architecture: task.name === 'causal-lm' ? 'GPT2LMHeadModel' : architectureOf('GPT2', task.name),
         kernels,
         ports,
         root: head ?? transformer,
@@ -208,7 +194,7 @@ export const gpt2: Family = {
         sites: {
           block: `${at}h.*`,
           embeddings: `${at}wte`,
-          head: head && (['lm_head', 'score', 'classifier', 'qa_outputs'] as const).find((name) => head[name]),
+          head: headField(head),
           attention: {
             q: `${at}h.*.attn.c_attn`,
             k: `${at}h.*.attn.c_attn`,
@@ -219,23 +205,19 @@ export const gpt2: Family = {
           defaultTargets: ['c_attn'],
         },
 
-        hidden(tokens: PackedTokens, cache?: KvCache): Tensor {
-          using s = scope();
-          const input = ports.enter(transformer.wte.forward(tokens.ids), tokens, cache);
-          requireRoom(input.longest, config.n_positions);
-          const pass: Pass = { keys: ports.keys(input.rowStarts, cache), ports, kernels };
-          const x = ports.afterEmbedding(ops.add(input.x, transformer.wpe.forward(input.positions)));
-          const last = through(x, transformer.h, pass);
-          cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
-          return s.keep(ports.afterFinalNorm(input.strip(transformer.ln_f.forward(last))));
-        },
+        hidden: forwardPass({
+          kernels,
+          ports,
+          embed: ({ ids }) => transformer.wte.forward(ids),
+          addPositions({ x, positions, longest }) {
+            requireRoom(longest, config.n_positions);
+            return ops.add(x, transformer.wpe.forward(positions));
+          },
+          blocks: () => blocksOf(transformer.h),
+          finalNorm: ([x]) => transformer.ln_f.forward(x!),
+        }),
 
-        logits(hidden, rowStarts, ids) {
-          if (!head) return pooledRows(hidden, rowStarts, task);
-          const { lm_head: lm, classifier, qa_outputs: answer, score } = head;
-          if (!score) return (lm ?? classifier ?? answer)!.forward(hidden);
-          return score.forward(lastOfRowsBefore(config.pad_token_id, hidden, rowStarts, ids));
-        },
+        logits: decoderLogits(head, task, config.pad_token_id),
         lossSum: (hidden, targets) => requireHead(head?.lm_head, 'causal-lm').crossEntropy(hidden, targets),
         newCache: (capacity) => ports.newCache(config.n_layer, capacity, config.n_head, headDim),
         [Symbol.dispose]: () => w.release(),

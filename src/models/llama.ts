@@ -8,28 +8,26 @@ import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import {
   type Embedding,
-  flow,
-  type KvCache,
+  forwardPass,
   type LinearLayer,
-  lastOfRowsBefore,
   type Model,
   Module,
-  type PackedTokens,
   type Pass,
   Ports,
   parseRope,
-  pooledRows,
-  RmsNorm,
+  type RmsNorm,
   RopeTable,
   requireHead,
+  rmsNorm,
   ropeFrequencies,
   type TaskHead,
-  type TaskName,
   type Weights,
 } from '../nn/index.ts';
 import { ops, scope, type Tensor } from '../tensor/index.ts';
+import { architectureOf } from './architectures.ts';
 import type { Family } from './family.ts';
 import { ggufLlamaConfig, ggufLlamaNames } from './gguf-names.ts';
+import { decoderLogits, headField } from './heads.ts';
 
 const types = ['llama', 'mistral', 'qwen2', 'qwen3'] as const;
 
@@ -63,14 +61,6 @@ const configSchema = z.looseObject({
 type Config = z.infer<typeof configSchema>;
 
 const stems = { llama: 'Llama', mistral: 'Mistral', qwen2: 'Qwen2', qwen3: 'Qwen3' } as const;
-
-const architectures: Partial<Record<TaskName, string>> = {
-  'causal-lm': 'ForCausalLM',
-  'sequence-classification': 'ForSequenceClassification',
-  'token-classification': 'ForTokenClassification',
-  'question-answering': 'ForQuestionAnswering',
-  embedding: 'Model',
-};
 
 /** The config without optionals: what the modules are built from. */
 interface Complete {
@@ -145,8 +135,8 @@ class Attention extends Module {
     this.v_proj = w.linear(`${path}.v_proj`, c.kvHeads * c.headDim, c.width, c.qkvBias);
     this.o_proj = w.linear(`${path}.o_proj`, c.width, c.heads * c.headDim, c.outBias);
     if (c.headNorm) {
-      this.q_norm = new RmsNorm(w.kernels, w.vector(`${path}.q_norm.weight`, c.headDim), c.eps);
-      this.k_norm = new RmsNorm(w.kernels, w.vector(`${path}.k_norm.weight`, c.headDim), c.eps);
+      this.q_norm = rmsNorm(w, `${path}.q_norm`, c.headDim, c.eps);
+      this.k_norm = rmsNorm(w, `${path}.k_norm`, c.headDim, c.eps);
     }
   }
 
@@ -198,11 +188,10 @@ class Block extends Module {
   constructor(w: Weights, path: string, c: Complete, layer: number) {
     super();
     this.#layer = layer;
-    const norm = (name: string) => new RmsNorm(w.kernels, w.vector(`${path}.${name}.weight`, c.width), c.eps);
     this.self_attn = new Attention(w, `${path}.self_attn`, c, layer);
     this.mlp = new Mlp(w, `${path}.mlp`, c);
-    this.input_layernorm = norm('input_layernorm');
-    this.post_attention_layernorm = norm('post_attention_layernorm');
+    this.input_layernorm = rmsNorm(w, `${path}.input_layernorm`, c.width, c.eps);
+    this.post_attention_layernorm = rmsNorm(w, `${path}.post_attention_layernorm`, c.width, c.eps);
   }
 
   /**
@@ -231,7 +220,7 @@ class Decoder extends Module {
     super();
     this.embed_tokens = w.embedding('model.embed_tokens', config.vocab_size, c.width);
     this.layers = Array.from({ length: config.num_hidden_layers }, (_, i) => new Block(w, `model.layers.${i}`, c, i));
-    this.norm = new RmsNorm(w.kernels, w.vector('model.norm.weight', c.width), c.eps);
+    this.norm = rmsNorm(w, 'model.norm', c.width, c.eps);
   }
 }
 
@@ -277,7 +266,7 @@ export const llama: Family = {
         family: 'llama',
         task,
         config,
-        architecture: stems[config.model_type] + architectures[task.name],
+        architecture: architectureOf(stems[config.model_type], task.name),
         kernels,
         ports,
         root: head ?? decoder,
@@ -291,7 +280,7 @@ export const llama: Family = {
         sites: {
           block: `${at}layers.*`,
           embeddings: `${at}embed_tokens`,
-          head: head && (['lm_head', 'score', 'qa_outputs'] as const).find((name) => head[name]),
+          head: headField(head),
           attention: {
             q: `${at}layers.*.self_attn.q_proj`,
             k: `${at}layers.*.self_attn.k_proj`,
@@ -306,24 +295,16 @@ export const llama: Family = {
           defaultTargets: ['q_proj', 'v_proj'],
         },
 
-        hidden(tokens: PackedTokens, cache?: KvCache): Tensor {
-          using s = scope();
-          const input = ports.enter(decoder.embed_tokens.forward(tokens.ids), tokens, cache);
-          const rotation = rope.at(input.positions, input.longest);
-          const pass: Pass = { keys: ports.keys(input.rowStarts, cache), ports, kernels, rotation };
-          const blocks = decoder.layers.map((layer) => layer.forward.bind(layer));
-          const [x, delta] = flow([ports.afterEmbedding(input.x)], blocks, pass);
-          cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
-          const [, last] = decoder.norm.forwardAdded(x!, delta!);
-          return s.keep(ports.afterFinalNorm(input.strip(last)));
-        },
+        hidden: forwardPass({
+          kernels,
+          ports,
+          embed: ({ ids }) => decoder.embed_tokens.forward(ids),
+          rotation: ({ positions, longest }) => rope.at(positions, longest),
+          blocks: () => decoder.layers.map((layer) => layer.forward.bind(layer)),
+          finalNorm: ([x, delta]) => decoder.norm.forwardAdded(x!, delta!)[1],
+        }),
 
-        logits(hidden, rowStarts, ids) {
-          if (!head) return pooledRows(hidden, rowStarts, task);
-          const { lm_head: lm, score, qa_outputs: answer } = head;
-          if (task.name !== 'sequence-classification') return (lm ?? answer ?? score)!.forward(hidden);
-          return score!.forward(lastOfRowsBefore(config.pad_token_id, hidden, rowStarts, ids));
-        },
+        logits: decoderLogits(head, task, config.pad_token_id),
         lossSum: (hidden, targets) => requireHead(head?.lm_head, 'causal-lm').crossEntropy(hidden, targets),
         newCache: (capacity) => ports.newCache(config.num_hidden_layers, capacity, c.kvHeads, c.headDim),
         [Symbol.dispose]() {

@@ -4,6 +4,7 @@ import { GraftError } from '../base/index.ts';
 import { openGguf, openSafetensors, readJsonObject, type WeightSource } from '../io/index.ts';
 import type { Linear, Model, TaskHead, TaskName } from '../nn/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
+import { taskOfArchitecture } from './architectures.ts';
 import type { Family } from './family.ts';
 import { StoredReader, type StoredWeight } from './reader.ts';
 import { families } from './registry.ts';
@@ -74,19 +75,10 @@ function storedWeight(path: string, at: string, { outFeatures, inFeatures, trans
   return copy;
 }
 
-const architectureTasks: readonly [RegExp, TaskName][] = [
-  [/ForCausalLM$|LMHeadModel$/, 'causal-lm'],
-  [/ForSequenceClassification$/, 'sequence-classification'],
-  [/ForTokenClassification$/, 'token-classification'],
-  [/ForQuestionAnswering$/, 'question-answering'],
-  [/ForImageClassification/, 'image-classification'],
-  [/Model$/, 'embedding'],
-];
-
 /** The task to load for, and its labels. @throws GraftError 'usage' for one that the family does not have */
 function taskOf(family: Family, config: Record<string, unknown>, options: HeadOptions): TaskHead {
   const [architecture = ''] = (config.architectures as string[] | undefined) ?? [];
-  const said = architectureTasks.find(([pattern]) => pattern.test(architecture))?.[1];
+  const said = taskOfArchitecture(architecture);
   const name = options.task ?? (said && family.tasks.includes(said) ? said : family.tasks[0]!);
   if (!family.tasks.includes(name)) {
     throw new GraftError('usage', `${family.types[0]} models cannot be loaded for ${name}`, {

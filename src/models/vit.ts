@@ -8,27 +8,29 @@ import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import {
   activationOf,
-  attend,
+  blocksOf,
   Dense,
   firstOfRows,
+  forwardPass,
   headDimOf,
   type ImageShape,
-  LayerNorm,
+  type LayerNorm,
   type LinearLayer,
+  layerNorm,
   type Model,
   Module,
-  normsFirst,
-  type PackedTokens,
   type Pass,
+  PatchProjection,
   Ports,
   pooledRows,
+  preNormBlock,
+  selfAttention,
   type TaskHead,
-  through,
   type Weights,
-  writesNothing,
 } from '../nn/index.ts';
-import { ops, scope, type Tensor } from '../tensor/index.ts';
+import { ops, type Tensor } from '../tensor/index.ts';
 import type { Family } from './family.ts';
+import { noCausalLm } from './heads.ts';
 
 const types = ['vit', 'deit'] as const;
 type Type = (typeof types)[number];
@@ -87,43 +89,18 @@ function gridOf(c: Config): Grid {
   return { channels: c.num_channels, height, width, patch, tokens: patches + (c.model_type === 'deit' ? 2 : 1) };
 }
 
-const normOf = (w: Weights, path: string, c: Config) =>
-  new LayerNorm(w.vector(`${path}.weight`, c.hidden_size), w.vector(`${path}.bias`, c.hidden_size), c.layer_norm_eps);
+const normOf = (w: Weights, path: string, c: Config) => layerNorm(w, path, c.hidden_size, c.layer_norm_eps);
 
 const linear = (w: Weights, path: string, outFeatures: number, inFeatures: number, bias = true) =>
   w.linear(storedKey(path), outFeatures, inFeatures, bias);
 
-/** A convolution whose steps are as wide as its kernel: one product over patches. */
-class Projection extends Module {
-  /** [C, channels, h, w] */
-  weight: Tensor;
-  bias: Tensor;
-  readonly #grid: Grid;
-
-  constructor(w: Weights, path: string, c: Config, grid: Grid) {
-    super();
-    this.weight = w.tensor(`${path}.weight`, [c.hidden_size, grid.channels, ...grid.patch]);
-    this.bias = w.vector(`${path}.bias`, c.hidden_size);
-    this.#grid = grid;
-  }
-
-  /** [R, channels, height, width] → [R, P, C] */
-  forward(pixels: Tensor): Tensor {
-    const { channels, height, width, patch } = this.#grid;
-    const [down, across] = [height / patch[0], width / patch[1]];
-    const images = pixels.size(0);
-    const cut = ops.view(pixels, [images, channels, down, patch[0], across, patch[1]]);
-    const patches = ops.reshape(ops.permute(cut, [0, 2, 4, 1, 3, 5]), [images, down * across, -1]);
-    return ops.linear(patches, ops.view(this.weight, [this.weight.size(0), -1]), this.bias);
-  }
-}
-
 class PatchEmbeddings extends Module {
-  projection: Projection;
+  projection: PatchProjection;
 
-  constructor(projection: Projection) {
+  constructor(w: Weights, path: string, c: Config, { channels, patch }: Grid) {
     super();
-    this.projection = projection;
+    const weight = w.tensor(`${path}.projection.weight`, [c.hidden_size, channels, ...patch]);
+    this.projection = new PatchProjection(weight, w.vector(`${path}.projection.bias`, c.hidden_size));
   }
 }
 
@@ -140,7 +117,7 @@ class Embeddings extends Module {
       this.distillation_token = w.tensor(`${path}.distillation_token`, [1, 1, c.hidden_size]);
     }
     this.position_embeddings = w.tensor(`${path}.position_embeddings`, [1, grid.tokens, c.hidden_size]);
-    this.patch_embeddings = new PatchEmbeddings(new Projection(w, `${path}.patch_embeddings.projection`, c, grid));
+    this.patch_embeddings = new PatchEmbeddings(w, `${path}.patch_embeddings`, c, grid);
   }
 
   /** [R, channels, height, width] → [N, C] */
@@ -174,9 +151,8 @@ class Attention extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    const [q, k, v] = [this.q_proj.forward(x), this.k_proj.forward(x), this.v_proj.forward(x)];
     const options = { layer: this.#layer, heads: this.#heads, causal: false };
-    return this.o_proj.forward(attend(pass, q, k, v, options));
+    return this.o_proj.forward(selfAttention(x, pass, [this.q_proj, this.k_proj, this.v_proj], options));
   }
 }
 
@@ -216,12 +192,8 @@ class Layer extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    return normsFirst(x, pass, {
-      layer: this.#layer,
-      norms: [this.layernorm_before, this.layernorm_after],
-      attention: (normed) => this.attention.forward(normed, pass),
-      mlp: (normed) => this.mlp.forward(normed),
-    });
+    const norms = [this.layernorm_before, this.layernorm_after] as const;
+    return preNormBlock(x, pass, { layer: this.#layer, norms, attention: this.attention, mlp: this.mlp });
   }
 }
 
@@ -325,19 +297,21 @@ const familyOf = (type: Type): Family => ({
         },
         fileKey: storedKey,
 
-        hidden(tokens: PackedTokens): Tensor {
-          using s = scope();
-          if (!tokens.pixels) throw new GraftError('usage', `${type} models see images, and these rows are token ids`);
-          // Heads read the class token behind a prompt too (arXiv 2203.12119, eq. 4).
-          const input = ports.enter(encoder.embeddings.forward(tokens.pixels), tokens);
-          const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
-          const last = through(ports.afterEmbedding(input.x), encoder.layers, pass);
-          return s.keep(ports.afterFinalNorm(input.strip(encoder.layernorm.forward(last))));
-        },
+        hidden: forwardPass({
+          kernels,
+          ports,
+          embed({ pixels }) {
+            if (!pixels) throw new GraftError('usage', `${type} models see images, and these rows are token ids`);
+            return encoder.embeddings.forward(pixels);
+          },
+          pooled: false, // heads read the class token behind a prompt too (arXiv 2203.12119, eq. 4)
+          blocks: () => blocksOf(encoder.layers),
+          finalNorm: ([x]) => encoder.layernorm.forward(x!),
+        }),
 
         logits: (hidden, rowStarts) =>
           head ? head.forward(hidden, rowStarts) : pooledRows(hidden, rowStarts, { pooling: 'cls', ...task }),
-        ...writesNothing,
+        ...noCausalLm,
         [Symbol.dispose]: () => w.release(),
       } satisfies Model;
     };

@@ -3,10 +3,8 @@ import { GraftError } from '../base/index.ts';
 import { checkpoint, ops, scope, type Tensor } from '../tensor/index.ts';
 import type { Kernels } from './kernels.ts';
 import type { LayerNorm, LinearLayer } from './layers.ts';
-import type { Model } from './model.ts';
 import { Module } from './module.ts';
 import type { LayerKeys, Ports } from './ports.ts';
-import { requireHead } from './tasks.ts';
 
 /** What every layer of one forward pass shares. */
 export interface Pass {
@@ -41,40 +39,44 @@ export function attend(
   return ops.view(out, [tokens, width]);
 }
 
-/** One block: its halves, [N, C] → [N, C] each, and the norm that belongs to each. */
-export interface Halves {
-  readonly layer: number;
-  readonly norms: readonly [LayerNorm, LayerNorm];
-  attention(x: Tensor): Tensor;
-  mlp(x: Tensor): Tensor;
-}
-
-/** b = x + attention(norm₁ x), then b + mlp(norm₂ b): GPT-2, ViT. What methods put in has its say on each half. */
-export function normsFirst(
+/** Attention of tokens to one another, x [N, C] → [N, C], by layers for queries, keys and values; the output projection comes after. */
+export const selfAttention = (
   x: Tensor,
-  { ports, keys }: Pass,
-  { layer, norms: [first, second], attention, mlp }: Halves,
-): Tensor {
-  using s = scope();
-  const half = { layer, norm: undefined, rowStarts: keys.rows.qStarts };
-  const attended = ports.afterAttention({ ...half, delta: attention(first.forward(x)), residual: x });
-  const between = ops.add(x, attended);
-  const out = ports.afterMlp({ ...half, delta: mlp(second.forward(between)), residual: between });
-  return s.keep(ops.add(between, out));
+  pass: Pass,
+  [query, key, value]: readonly [query: LinearLayer, key: LinearLayer, value: LinearLayer],
+  options: AttendOptions,
+): Tensor => attend(pass, query.forward(x), key.forward(x), value.forward(x), options);
+
+/** The two sublayers of a block, [N, C] → [N, C] each, and the norm of each. */
+export interface Sublayers {
+  /** Number of the block, from 0. */
+  readonly layer: number;
+  readonly norms: readonly [attention: LayerNorm, mlp: LayerNorm];
+  readonly attention: { forward(x: Tensor, pass: Pass): Tensor };
+  readonly mlp: { forward(x: Tensor): Tensor };
 }
 
-/** b = norm₁(x + attention(x)), then norm₂(b + mlp(b)): BERT. */
-export function normsLast(x: Tensor, { ports, keys }: Pass, { layer, norms, attention, mlp }: Halves): Tensor {
+/** A block whose norms come before its sublayers (GPT-2, ViT): y = x + attention(norm₁ x), then y + mlp(norm₂ y). [N, C] → [N, C] */
+export function preNormBlock(x: Tensor, pass: Pass, { layer, norms, attention, mlp }: Sublayers): Tensor {
   using s = scope();
-  const [first, second] = norms.map((norm) => (sum: Tensor) => norm.forward(sum)) as [
-    (sum: Tensor) => Tensor,
-    (sum: Tensor) => Tensor,
-  ];
-  const half = { layer, rowStarts: keys.rows.qStarts };
-  const attended = ports.afterAttention({ ...half, delta: attention(x), residual: x, norm: first });
-  const between = first(ops.add(x, attended));
-  const out = ports.afterMlp({ ...half, delta: mlp(between), residual: between, norm: second });
-  return s.keep(second(ops.add(between, out)));
+  const { ports, keys } = pass;
+  const common = { layer, norm: undefined, rowStarts: keys.rows.qStarts };
+  const attended = attention.forward(norms[0].forward(x), pass);
+  const y = ops.add(x, ports.afterAttention({ ...common, delta: attended, residual: x }));
+  const fed = mlp.forward(norms[1].forward(y));
+  return s.keep(ops.add(y, ports.afterMlp({ ...common, delta: fed, residual: y })));
+}
+
+/** A block whose norms come after its sublayers (BERT): y = norm₁(x + attention(x)), then norm₂(y + mlp(y)). [N, C] → [N, C] */
+export function postNormBlock(x: Tensor, pass: Pass, { layer, norms, attention, mlp }: Sublayers): Tensor {
+  using s = scope();
+  const { ports, keys } = pass;
+  const [norm1, norm2] = [(sum: Tensor) => norms[0].forward(sum), (sum: Tensor) => norms[1].forward(sum)];
+  const common = { layer, rowStarts: keys.rows.qStarts };
+  const attended = attention.forward(x, pass);
+  const y = norm1(ops.add(x, ports.afterAttention({ ...common, delta: attended, residual: x, norm: norm1 })));
+  const fed = mlp.forward(y);
+  return s.keep(norm2(ops.add(y, ports.afterMlp({ ...common, delta: fed, residual: y, norm: norm2 }))));
 }
 
 let checkpointing = false;
@@ -90,12 +92,15 @@ export function useGradientCheckpointing(on: boolean): Disposable {
   };
 }
 
-/** The stream, in one part or as a sum not yet taken, through one block after the other; what lies between two of them is freed. */
-export function flow(
-  stream: readonly Tensor[],
-  blocks: readonly ((stream: readonly Tensor[], pass: Pass) => readonly Tensor[])[],
-  pass: Pass,
-): readonly Tensor[] {
+/** A block of the model: the residual stream, in one part or as a sum not yet taken, [N, C] each → the stream behind it. */
+export type Block = (stream: readonly Tensor[], pass: Pass) => readonly Tensor[];
+
+/** Blocks that take and return the stream in one part. */
+export const blocksOf = (layers: readonly { forward(x: Tensor, pass: Pass): Tensor }[]): Block[] =>
+  layers.map((layer) => ([x], pass) => [layer.forward(x!, pass)]);
+
+/** The stream through one block after the other; what lies between two of them is freed. */
+export function flow(stream: readonly Tensor[], blocks: readonly Block[], pass: Pass): readonly Tensor[] {
   return blocks.reduce((before, block, layer) => {
     const after = checkpointing ? checkpointed(before, block, layer, pass) : block(before, pass);
     for (const part of before) part.dispose();
@@ -103,21 +108,8 @@ export function flow(
   }, stream);
 }
 
-/** The same for blocks that take and give the stream in one part. */
-export const through = (x: Tensor, blocks: readonly { forward(x: Tensor, pass: Pass): Tensor }[], pass: Pass): Tensor =>
-  flow(
-    [x],
-    blocks.map((block) => ([y], given) => [block.forward(y!, given)]),
-    pass,
-  )[0]!;
-
 /** All that a block reads of the pass goes in beside the stream: in the backward pass the pass is over. */
-function checkpointed(
-  stream: readonly Tensor[],
-  block: (stream: readonly Tensor[], pass: Pass) => readonly Tensor[],
-  layer: number,
-  pass: Pass,
-): readonly Tensor[] {
+function checkpointed(stream: readonly Tensor[], block: Block, layer: number, pass: Pass): readonly Tensor[] {
   const rotation = pass.rotation ?? [];
   const inputs = [...stream, ...rotation, ...pass.keys.others(layer)];
   const [turned, rest] = [stream.length, stream.length + rotation.length];
@@ -133,12 +125,6 @@ export function headDimOf(width: number, heads: number, field = 'hidden_size'): 
   if (width % heads === 0) return width / heads;
   throw new GraftError('input', `${field} ${width} is no multiple of ${heads} heads`);
 }
-
-/** What a model that writes no text has in the places of one that does. */
-export const writesNothing: Pick<Model, 'lossSum' | 'newCache'> = {
-  lossSum: () => requireHead<never>(undefined, 'causal-lm'),
-  newCache: () => requireHead<never>(undefined, 'causal-lm'),
-};
 
 /** A module that holds nothing but `dense`, as checkpoints name it. */
 export class Dense extends Module {

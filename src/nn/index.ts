@@ -1,21 +1,21 @@
 export { activationNames, activationOf } from './activations.ts';
 export {
   attend,
+  blocksOf,
   Dense,
-  flow,
   headDimOf,
-  normsFirst,
-  normsLast,
   type Pass,
-  through,
+  postNormBlock,
+  preNormBlock,
+  selfAttention,
   useGradientCheckpointing,
-  writesNothing,
 } from './blocks.ts';
 export { composite } from './composite.ts';
+export { forwardPass } from './forward-pass.ts';
 export { fused } from './fused.ts';
 export type { AttentionRows, GateActivation, Kernels } from './kernels.ts';
 export { KvCache } from './kv-cache.ts';
-export { Embedding, LayerNorm, Linear, type LinearLayer, RmsNorm } from './layers.ts';
+export { Embedding, LayerNorm, Linear, type LinearLayer, PatchProjection, RmsNorm } from './layers.ts';
 export { crossEntropyOfLogits } from './losses.ts';
 export { type Model, outputOf } from './model.ts';
 export {
@@ -44,4 +44,4 @@ export {
   type TaskName,
   taskNames,
 } from './tasks.ts';
-export type { Weights } from './weights.ts';
+export { layerNorm, rmsNorm, type Weights } from './weights.ts';

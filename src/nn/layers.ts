@@ -95,6 +95,29 @@ export class Embedding extends Module {
   }
 }
 
+/** A convolution whose stride is the size of its kernel: every patch of an image times one matrix. P patches of h × w pixels. */
+export class PatchProjection extends Module {
+  /** [C, channels, h, w] */
+  weight: Tensor;
+  bias: Tensor;
+
+  constructor(weight: Tensor, bias: Tensor) {
+    super();
+    this.weight = weight;
+    this.bias = bias;
+  }
+
+  /** [R, channels, height, width], both multiples of the patch's → [R, P, C] */
+  forward(pixels: Tensor): Tensor {
+    const [images, channels, height, width] = pixels.shape as [number, number, number, number];
+    const [patchHeight, patchWidth] = [this.weight.size(2), this.weight.size(3)];
+    const [down, across] = [height / patchHeight, width / patchWidth];
+    const split = ops.view(pixels, [images, channels, down, patchHeight, across, patchWidth]);
+    const patches = ops.reshape(ops.permute(split, [0, 2, 4, 1, 3, 5]), [images, down * across, -1]);
+    return ops.linear(patches, ops.view(this.weight, [this.weight.size(0), -1]), this.bias);
+  }
+}
+
 /** Root-mean-square norm (arXiv 1910.07467). */
 export class RmsNorm extends Module {
   weight: Tensor;

@@ -1,6 +1,6 @@
 import type { DType, Tensor } from '../tensor/index.ts';
 import type { Kernels } from './kernels.ts';
-import type { Embedding, Linear } from './layers.ts';
+import { type Embedding, LayerNorm, type Linear, RmsNorm } from './layers.ts';
 
 /**
  * What a family asks for while it builds itself: each call names the checkpoint's key and the shape that the config
@@ -37,3 +37,11 @@ export interface Weights {
   /** Frees all that was handed out. */
   release(): void;
 }
+
+/** The layer norm of `path.weight` and `path.bias` [width]. */
+export const layerNorm = (w: Weights, path: string, width: number, eps: number): LayerNorm =>
+  new LayerNorm(w.vector(`${path}.weight`, width), w.vector(`${path}.bias`, width), eps);
+
+/** The root-mean-square norm of `path.weight` [width]. */
+export const rmsNorm = (w: Weights, path: string, width: number, eps: number): RmsNorm =>
+  new RmsNorm(w.kernels, w.vector(`${path}.weight`, width), eps);
