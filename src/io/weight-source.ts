@@ -2,10 +2,10 @@ import { GraftError, nearest } from '../base/index.ts';
 import { type FormatName, formats } from '../quant/index.ts';
 import { brief, type InputFile } from './input-file.ts';
 
-/** One stored tensor. */
+/** A stored tensor: its name, shape and format. */
 export interface WeightEntry {
   readonly name: string;
-  /** In torch's order: the last axis is contiguous. */
+  /** Axes in torch's order: the last one is contiguous. */
   readonly shape: readonly number[];
   readonly format: FormatName;
   /** Its size in the file. */
@@ -24,32 +24,35 @@ export type NumberArray =
   | BigUint64Array
   | BigInt64Array;
 
-/** A value of a file's metadata: text in safetensors; typed in GGUF, where 64-bit integers are numbers when they fit exactly. */
+/**
+ * A value of a file's metadata: text in safetensors; typed in GGUF, whose 64-bit integers are numbers where these are
+ * exact.
+ */
 export type MetadataValue = string | number | bigint | boolean | NumberArray | string[] | boolean[] | MetadataValue[];
 
-/** Stored tensors by name, whatever the format: what loading a model reads from. */
+/** The stored tensors of a model by name, of any file format. */
 export interface WeightSource extends Disposable {
   /** The file or directory that was opened. */
   readonly path: string;
   readonly entries: ReadonlyMap<string, WeightEntry>;
   readonly metadata: ReadonlyMap<string, MetadataValue>;
   /**
-   * Fills `into` with the tensor's raw little-endian bytes.
-   * @param from byte of the tensor to begin at; without it `into` must be as long as the whole tensor
-   * @throws GraftError `input` when the file was changed or cut since it was opened; `usage` for an unknown name or a
+   * Fills `into` with the tensor's little-endian bytes.
+   * @param from byte of the tensor to start at; without it `into` must have the size of the whole tensor
+   * @throws GraftError `input` when the file was changed or truncated since it was opened; `usage` for an unknown name or a
    *   buffer of another size; `state` after disposal.
    */
   read(name: string, into: Uint8Array, from?: number): void;
 }
 
-/** An entry and where its bytes are. */
+/** A stored tensor with the place of its bytes. */
 export interface StoredEntry extends WeightEntry {
   readonly file: InputFile;
-  /** Byte in `file` where it starts. */
+  /** Offset in `file` of its first byte. */
   readonly at: number;
 }
 
-/** The one WeightSource: entries in one or several open files, which it owns. */
+/** The stored tensors of one or several open files, which disposing closes. */
 export class StoredWeights implements WeightSource {
   readonly path: string;
   readonly entries: ReadonlyMap<string, StoredEntry>;
@@ -72,15 +75,15 @@ export class StoredWeights implements WeightSource {
     const entry = this.entries.get(name);
     if (!entry) {
       const close = nearest(name, this.entries.keys());
-      throw new GraftError('usage', `There is no tensor ${brief(name)} among the ${this.entries.size} here`, {
+      throw new GraftError('usage', `None of the ${this.entries.size} tensors is named ${brief(name)}`, {
         place: this.path,
-        ...(close && { hint: `The nearest is ${brief(close)}` }),
+        ...(close && { hint: `Did you mean ${brief(close)}?` }),
       });
     }
     if (from === undefined ? into.byteLength !== entry.bytes : !(from >= 0 && from + into.byteLength <= entry.bytes))
       throw new GraftError(
         'usage',
-        `Tensor ${brief(name)} has ${entry.bytes} bytes, the buffer for it ${into.byteLength}${from === undefined ? '' : ` from byte ${from}`}`,
+        `Tensor ${brief(name)} has ${entry.bytes} bytes, and the buffer ${into.byteLength}${from === undefined ? '' : ` from byte ${from}`}`,
         {
           place: entry.file.path,
         },
@@ -93,14 +96,14 @@ export class StoredWeights implements WeightSource {
   }
 }
 
-/** Elements of a tensor, or undefined beyond 2^53 - 1. */
+/** Returns the number of elements of a tensor, or undefined beyond 2^53 - 1. */
 export function elementsOf(shape: readonly number[]): number | undefined {
   let product = 1;
   for (const size of shape) product *= size; // once above 2^53 it can only come back to 0, for a tensor without elements
   return Number.isSafeInteger(product) ? product : undefined;
 }
 
-/** Bytes that a tensor takes in a file, or the end of a sentence that says why it cannot exist. */
+/** Returns the bytes of a tensor in a file, or the end of a sentence that says why there is no such tensor. */
 export function bytesOf(format: FormatName, shape: readonly number[]): number | string {
   const elements = elementsOf(shape);
   if (elements === undefined) return `has the shape ${brief(shape)} of more than 2^53 elements`;

@@ -1,7 +1,7 @@
-/** The names of transformers' model classes, which stand in `config.json` under `architectures`. */
+/** The names of transformers' model classes: `architectures` of `config.json`. */
 import type { TaskName } from '../nn/index.ts';
 
-/** How the name of a class ends, by the task that its head is for. */
+/** The end of a class's name for each task. */
 const suffixes: Readonly<Record<TaskName, string>> = {
   'causal-lm': 'ForCausalLM',
   'sequence-classification': 'ForSequenceClassification',
@@ -11,10 +11,10 @@ const suffixes: Readonly<Record<TaskName, string>> = {
   embedding: 'Model',
 };
 
-/** The class for a task: `Bert` and token classification → `BertForTokenClassification`. */
+/** Returns the name of the class for a task: `Bert` and token classification → `BertForTokenClassification`. */
 export const architectureOf = (stem: string, task: TaskName): string => stem + suffixes[task];
 
-/** The task that a class is for; undefined where its head is one that Graft does not have. */
+/** Returns the task of a class; undefined where Graft does not have it. */
 export function taskOfArchitecture(architecture: string): TaskName | undefined {
   const regular = architecture.replace(/LMHeadModel$/, suffixes['causal-lm']).replace(/WithTeacher$/, '');
   const tasks = Object.entries(suffixes) as [TaskName, string][];

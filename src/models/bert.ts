@@ -1,8 +1,8 @@
 /**
- * BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692: positions count from behind the padding id, another head for rows), of
- * many languages as XLM-R (arXiv 1911.02116).
- * Norms come after each half. Reference: transformers `modeling_bert.py`, `modeling_roberta.py`, whose dropout is not
- * applied in training. Letters: N packed tokens, R rows, C width.
+ * BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692: positions start after the padding id, another classification
+ * head), also XLM-R, which is multilingual (arXiv 1911.02116). Norms come after each sublayer. Reference: transformers
+ * `modeling_bert.py`, `modeling_roberta.py`, whose dropout is not applied in training. Letters: N packed tokens, R rows, C
+ * width.
  */
 import { z } from 'zod';
 import { parseWith } from '../base/index.ts';
@@ -11,40 +11,40 @@ import {
   blocksOf,
   Dense,
   type Embedding,
-  firstOfRows,
+  firstTokens,
   forwardPass,
   headDimOf,
   type LayerNorm,
   type LinearLayer,
   layerNorm,
   type Model,
+  type ModelWeights,
   Module,
   type Pass,
   Ports,
-  pooledRows,
+  poolRows,
   postNormBlock,
-  requireRoom,
+  requirePositions,
   selfAttention,
   type TaskHead,
   type TaskName,
-  type Weights,
 } from '../nn/index.ts';
 import { ops, type Tensor } from '../tensor/index.ts';
 import { architectureOf } from './architectures.ts';
 import type { Family } from './family.ts';
 import { headField, noCausalLm } from './heads.ts';
 
-/** What the types are called in checkpoints and in names of architectures. */
-const called = {
-  bert: { at: 'bert', stem: 'Bert' },
-  roberta: { at: 'roberta', stem: 'Roberta' },
-  'xlm-roberta': { at: 'roberta', stem: 'XLMRoberta' },
+/** For each `model_type`, the prefix of the checkpoint's keys and the stem of transformers' class names. */
+const typeNames = {
+  bert: { prefix: 'bert', stem: 'Bert' },
+  roberta: { prefix: 'roberta', stem: 'Roberta' },
+  'xlm-roberta': { prefix: 'roberta', stem: 'XLMRoberta' },
 } as const;
-type Type = keyof typeof called;
+type Type = keyof typeof typeNames;
 
 /** The fields of `config.json` that decide the computation; others are kept but not read. */
 const configSchema = z.looseObject({
-  model_type: z.enum(Object.keys(called) as [Type, ...Type[]]),
+  model_type: z.enum(Object.keys(typeNames) as [Type, ...Type[]]),
   vocab_size: z.int().positive(),
   hidden_size: z.int().positive(),
   intermediate_size: z.int().positive(),
@@ -61,7 +61,7 @@ const configSchema = z.looseObject({
 
 type Config = z.infer<typeof configSchema>;
 
-const normOf = (w: Weights, path: string, c: Config) => layerNorm(w, path, c.hidden_size, c.layer_norm_eps);
+const normOf = (w: ModelWeights, path: string, c: Config) => layerNorm(w, path, c.hidden_size, c.layer_norm_eps);
 
 class Embeddings extends Module {
   word_embeddings: Embedding;
@@ -69,7 +69,7 @@ class Embeddings extends Module {
   token_type_embeddings: Embedding;
   LayerNorm: LayerNorm;
 
-  constructor(w: Weights, path: string, c: Config) {
+  constructor(w: ModelWeights, path: string, c: Config) {
     super();
     this.word_embeddings = w.embedding(`${path}.word_embeddings`, c.vocab_size, c.hidden_size);
     this.position_embeddings = w.embedding(`${path}.position_embeddings`, c.max_position_embeddings, c.hidden_size);
@@ -85,12 +85,12 @@ class Embeddings extends Module {
   }
 }
 
-/** What ends each half of a block: a product, and the norm of its sum with the stream. */
+/** The end of each sublayer: a linear layer, and the norm of its sum with the residual stream. */
 class Output extends Module {
   dense: LinearLayer;
   LayerNorm: LayerNorm;
 
-  constructor(w: Weights, path: string, c: Config, inFeatures: number) {
+  constructor(w: ModelWeights, path: string, c: Config, inFeatures: number) {
     super();
     this.dense = w.linear(`${path}.dense`, c.hidden_size, inFeatures, true);
     this.LayerNorm = normOf(w, `${path}.LayerNorm`, c);
@@ -104,7 +104,7 @@ class SelfAttention extends Module {
   readonly #heads: number;
   readonly #layer: number;
 
-  constructor(w: Weights, path: string, c: Config, layer: number) {
+  constructor(w: ModelWeights, path: string, c: Config, layer: number) {
     super();
     const linear = (name: string) => w.linear(`${path}.${name}`, c.hidden_size, c.hidden_size, true);
     this.query = linear('query');
@@ -125,7 +125,7 @@ class Attention extends Module {
   self: SelfAttention;
   output: Output;
 
-  constructor(w: Weights, path: string, c: Config, layer: number) {
+  constructor(w: ModelWeights, path: string, c: Config, layer: number) {
     super();
     this.self = new SelfAttention(w, `${path}.self`, c, layer);
     this.output = new Output(w, `${path}.output`, c, c.hidden_size);
@@ -144,7 +144,7 @@ class Layer extends Module {
   readonly #layer: number;
   readonly #act: (x: Tensor) => Tensor;
 
-  constructor(w: Weights, path: string, c: Config, layer: number) {
+  constructor(w: ModelWeights, path: string, c: Config, layer: number) {
     super();
     this.#layer = layer;
     this.#act = activationOf(c.hidden_act);
@@ -165,7 +165,7 @@ class Layer extends Module {
 class Encoder extends Module {
   layer: Layer[];
 
-  constructor(w: Weights, path: string, c: Config) {
+  constructor(w: ModelWeights, path: string, c: Config) {
     super();
     this.layer = Array.from({ length: c.num_hidden_layers }, (_, i) => new Layer(w, `${path}.layer.${i}`, c, i));
   }
@@ -174,47 +174,50 @@ class Encoder extends Module {
 class Bert extends Module {
   embeddings: Embeddings;
   encoder: Encoder;
-  /** tanh(dense(first token)): what BERT classifies rows by, and no other task's model has. The task `embedding` only keeps it. */
+  /**
+   * tanh(dense(first token)), which BERT's classification of rows reads. The task `embedding` keeps it, unused; other tasks
+   * have none.
+   */
   pooler?: Dense;
 
-  constructor(w: Weights, c: Config, task: TaskName, embeddings: Embeddings, encoder: Encoder) {
+  constructor(w: ModelWeights, c: Config, task: TaskName, embeddings: Embeddings, encoder: Encoder) {
     super();
     this.embeddings = embeddings;
     this.encoder = encoder;
     const pooler = `${c.model_type}.pooler.dense`;
-    const used = task === 'sequence-classification' && c.model_type === 'bert';
-    if (used || (task === 'embedding' && w.has(`${pooler}.weight`))) {
+    const isUsed = task === 'sequence-classification' && c.model_type === 'bert';
+    if (isUsed || (task === 'embedding' && w.has(`${pooler}.weight`))) {
       this.pooler = new Dense(w.head(pooler, c.hidden_size, c.hidden_size, true, false));
     }
   }
 }
 
-/** RoBERTa's head for rows: out_proj(tanh(dense(first token))). */
-class RowHead extends Module {
+/** RoBERTa's head for classification of rows: out_proj(tanh(dense(first token))). */
+class ClassificationHead extends Module {
   dense: LinearLayer;
   out_proj: LinearLayer;
 
-  constructor(w: Weights, path: string, c: Config, labels: number) {
+  constructor(w: ModelWeights, path: string, c: Config, labels: number) {
     super();
     this.dense = w.head(`${path}.dense`, c.hidden_size, c.hidden_size, true);
     this.out_proj = w.head(`${path}.out_proj`, labels, c.hidden_size, true);
   }
 }
 
-/** The encoder under its name, with the head of its task. */
-class WithHead extends Module {
+/** The encoder under its name in the checkpoint, with the head of the task. */
+class BertWithHead extends Module {
   bert?: Bert;
   roberta?: Bert;
-  classifier?: LinearLayer | RowHead;
+  classifier?: LinearLayer | ClassificationHead;
   qa_outputs?: LinearLayer;
 
-  constructor(w: Weights, c: Config, { name, labels }: TaskHead, encoder: Bert) {
+  constructor(w: ModelWeights, c: Config, { name, labels }: TaskHead, encoder: Bert) {
     super();
-    const { at } = called[c.model_type];
-    this[at] = encoder;
+    const { prefix } = typeNames[c.model_type];
+    this[prefix] = encoder;
     if (name === 'question-answering') this.qa_outputs = w.head('qa_outputs', labels.length, c.hidden_size, true);
-    else if (name === 'sequence-classification' && at === 'roberta') {
-      this.classifier = new RowHead(w, 'classifier', c, labels.length);
+    else if (name === 'sequence-classification' && prefix === 'roberta') {
+      this.classifier = new ClassificationHead(w, 'classifier', c, labels.length);
     } else this.classifier = w.head('classifier', labels.length, c.hidden_size, true);
   }
 
@@ -222,11 +225,11 @@ class WithHead extends Module {
   forward(hidden: Tensor, rowStarts: readonly number[], task: TaskName): Tensor {
     if (this.qa_outputs) return this.qa_outputs.forward(hidden);
     const classifier = this.classifier!;
-    if (classifier instanceof RowHead) {
-      return classifier.out_proj.forward(ops.tanh(classifier.dense.forward(firstOfRows(hidden, rowStarts))));
+    if (classifier instanceof ClassificationHead) {
+      return classifier.out_proj.forward(ops.tanh(classifier.dense.forward(firstTokens(hidden, rowStarts))));
     }
     if (task === 'token-classification') return classifier.forward(hidden);
-    return classifier.forward(ops.tanh(this.bert!.pooler!.dense.forward(firstOfRows(hidden, rowStarts))));
+    return classifier.forward(ops.tanh(this.bert!.pooler!.dense.forward(firstTokens(hidden, rowStarts))));
   }
 }
 
@@ -238,26 +241,26 @@ const familyOf = (at: 'bert' | 'roberta', types: readonly Type[]): Family => ({
   build(raw, w) {
     const config = parseWith(configSchema, raw, '', 'input');
     const headDim = headDimOf(config.hidden_size, config.num_attention_heads);
-    // What pre-training and other tasks use.
+    // Weights of pre-training and of other tasks.
     w.ignore(/(^|\.)(position_ids|token_type_ids)$|(^|\.)pooler\.|^(cls|lm_head|classifier|qa_outputs)\./);
     const embeddings = new Embeddings(w, `${at}.embeddings`, config);
     const encoder = new Encoder(w, `${at}.encoder`, config);
-    // RoBERTa's first row of positions is that behind the one of padding.
+    // RoBERTa's first position is the one after the padding's.
     const firstPosition = at === 'roberta' ? (config.pad_token_id ?? 1) + 1 : 0;
     const { kernels } = w;
     const ports = new Ports();
 
     return (task) => {
       const body = new Bert(w, config, task.name, embeddings, encoder);
-      const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, body);
-      // BertModel by itself has no `bert.` before its names.
-      const before = head ? `${at}.` : '';
+      const head = task.name === 'embedding' ? undefined : new BertWithHead(w, config, task, body);
+      // The paths of BertModel by itself do not start with `bert.`.
+      const start = head ? `${at}.` : '';
 
       return {
         family: 'bert',
         task,
         config,
-        architecture: architectureOf(called[config.model_type].stem, task.name),
+        architecture: architectureOf(typeNames[config.model_type].stem, task.name),
         kernels,
         ports,
         root: head ?? body,
@@ -269,17 +272,17 @@ const familyOf = (at: 'bert' | 'roberta', types: readonly Type[]): Family => ({
         parameters: w.parameters,
         contextLength: config.max_position_embeddings - firstPosition,
         sites: {
-          block: `${before}encoder.layer.*`,
+          block: `${start}encoder.layer.*`,
           normAfter: true,
-          embeddings: `${before}embeddings.word_embeddings`,
+          embeddings: `${start}embeddings.word_embeddings`,
           head: headField(head),
           attention: {
-            q: `${before}encoder.layer.*.attention.self.query`,
-            k: `${before}encoder.layer.*.attention.self.key`,
-            v: `${before}encoder.layer.*.attention.self.value`,
-            o: `${before}encoder.layer.*.attention.output.dense`,
+            q: `${start}encoder.layer.*.attention.self.query`,
+            k: `${start}encoder.layer.*.attention.self.key`,
+            v: `${start}encoder.layer.*.attention.self.value`,
+            o: `${start}encoder.layer.*.attention.output.dense`,
           },
-          mlp: { up: `${before}encoder.layer.*.intermediate.dense`, down: `${before}encoder.layer.*.output.dense` },
+          mlp: { up: `${start}encoder.layer.*.intermediate.dense`, down: `${start}encoder.layer.*.output.dense` },
           defaultTargets: ['query', 'value'],
         },
 
@@ -287,9 +290,9 @@ const familyOf = (at: 'bert' | 'roberta', types: readonly Type[]): Family => ({
           kernels,
           ports,
           embed: ({ ids }) => embeddings.word_embeddings.forward(ids),
-          pooled: task.name === 'sequence-classification',
+          readsFirstToken: task.name === 'sequence-classification',
           addPositions({ x, positions, longest, types }) {
-            requireRoom(longest + firstPosition, config.max_position_embeddings);
+            requirePositions(longest + firstPosition, config.max_position_embeddings);
             const shifted = firstPosition > 0 ? ops.addScalar(positions, firstPosition) : positions;
             return embeddings.forward(x, shifted, types);
           },
@@ -297,7 +300,7 @@ const familyOf = (at: 'bert' | 'roberta', types: readonly Type[]): Family => ({
         }),
 
         logits: (hidden, rowStarts) =>
-          head ? head.forward(hidden, rowStarts, task.name) : pooledRows(hidden, rowStarts, task),
+          head ? head.forward(hidden, rowStarts, task.name) : poolRows(hidden, rowStarts, task),
         ...noCausalLm,
         [Symbol.dispose]: () => w.release(),
       } satisfies Model;

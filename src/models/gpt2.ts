@@ -1,6 +1,6 @@
 /**
  * GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"): learned positions, norms before each
- * half, queries, keys and values in one product, whose weight the checkpoint stores [in, out] (Conv1D).
+ * sublayer, one linear layer for queries, keys and values, whose weight the checkpoint stores as [in, out] (Conv1D).
  * Reference: transformers `modeling_gpt2.py`, whose dropout is not applied in training. Letters: N packed tokens, C width.
  */
 import { z } from 'zod';
@@ -16,14 +16,14 @@ import {
   type LinearLayer,
   layerNorm,
   type Model,
+  type ModelWeights,
   Module,
   type Pass,
   Ports,
   preNormBlock,
   requireHead,
-  requireRoom,
+  requirePositions,
   type TaskHead,
-  type Weights,
 } from '../nn/index.ts';
 import { ops, type Tensor } from '../tensor/index.ts';
 import { architectureOf } from './architectures.ts';
@@ -57,7 +57,7 @@ class Attention extends Module {
   readonly #layer: number;
   readonly #scale: number;
 
-  constructor(w: Weights, path: string, c: Config, layer: number) {
+  constructor(w: ModelWeights, path: string, c: Config, layer: number) {
     super();
     this.c_attn = w.transposed(`${path}.c_attn`, 3 * c.n_embd, c.n_embd);
     this.c_proj = w.transposed(`${path}.c_proj`, c.n_embd, c.n_embd);
@@ -81,7 +81,7 @@ class Mlp extends Module {
   c_proj: LinearLayer;
   readonly #act: (x: Tensor) => Tensor;
 
-  constructor(w: Weights, path: string, c: Config) {
+  constructor(w: ModelWeights, path: string, c: Config) {
     super();
     const inner = c.n_inner ?? 4 * c.n_embd;
     this.c_fc = w.transposed(`${path}.c_fc`, inner, c.n_embd);
@@ -95,7 +95,7 @@ class Mlp extends Module {
   }
 }
 
-const norm = (w: Weights, path: string, c: Config) => layerNorm(w, path, c.n_embd, c.layer_norm_epsilon);
+const normOf = (w: ModelWeights, path: string, c: Config) => layerNorm(w, path, c.n_embd, c.layer_norm_epsilon);
 
 class Block extends Module {
   ln_1: LayerNorm;
@@ -104,12 +104,12 @@ class Block extends Module {
   mlp: Mlp;
   readonly #layer: number;
 
-  constructor(w: Weights, path: string, c: Config, layer: number) {
+  constructor(w: ModelWeights, path: string, c: Config, layer: number) {
     super();
     this.#layer = layer;
-    this.ln_1 = norm(w, `${path}.ln_1`, c);
+    this.ln_1 = normOf(w, `${path}.ln_1`, c);
     this.attn = new Attention(w, `${path}.attn`, c, layer);
-    this.ln_2 = norm(w, `${path}.ln_2`, c);
+    this.ln_2 = normOf(w, `${path}.ln_2`, c);
     this.mlp = new Mlp(w, `${path}.mlp`, c);
   }
 
@@ -126,24 +126,24 @@ class Transformer extends Module {
   h: Block[];
   ln_f: LayerNorm;
 
-  constructor(w: Weights, c: Config) {
+  constructor(w: ModelWeights, c: Config) {
     super();
     this.wte = w.embedding('transformer.wte', c.vocab_size, c.n_embd);
     this.wpe = w.embedding('transformer.wpe', c.n_positions, c.n_embd);
     this.h = Array.from({ length: c.n_layer }, (_, i) => new Block(w, `transformer.h.${i}`, c, i));
-    this.ln_f = norm(w, 'transformer.ln_f', c);
+    this.ln_f = normOf(w, 'transformer.ln_f', c);
   }
 }
 
 /** The transformer with the head of its task. */
-class WithHead extends Module {
+class Gpt2WithHead extends Module {
   transformer: Transformer;
   lm_head?: LinearLayer;
   score?: LinearLayer;
   classifier?: LinearLayer;
   qa_outputs?: LinearLayer;
 
-  constructor(w: Weights, c: Config, { name, labels }: TaskHead, transformer: Transformer) {
+  constructor(w: ModelWeights, c: Config, { name, labels }: TaskHead, transformer: Transformer) {
     super();
     this.transformer = transformer;
     const count = labels.length;
@@ -165,16 +165,16 @@ export const gpt2: Family = {
   build(raw, w) {
     const config = parseWith(configSchema, raw, '', 'input');
     const headDim = headDimOf(config.n_embd, config.n_head, 'n_embd');
-    // The causal mask, which old checkpoints hold, and heads of other tasks.
+    // The causal mask, which old checkpoints contain, and heads of other tasks.
     w.ignore(/(^|\.)attn\.(masked_)?bias$|^(lm_head|score|classifier|qa_outputs)\./);
     const transformer = new Transformer(w, config);
     const { kernels } = w;
     const ports = new Ports();
 
     return (task) => {
-      const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, transformer);
-      // GPT2Model by itself has no `transformer.` before its names.
-      const at = head ? 'transformer.' : '';
+      const head = task.name === 'embedding' ? undefined : new Gpt2WithHead(w, config, task, transformer);
+      // The paths of GPT2Model by itself do not start with `transformer.`.
+      const start = head ? 'transformer.' : '';
 
       return {
         family: 'gpt2',
@@ -192,16 +192,16 @@ export const gpt2: Family = {
         parameters: w.parameters,
         contextLength: config.n_positions,
         sites: {
-          block: `${at}h.*`,
-          embeddings: `${at}wte`,
+          block: `${start}h.*`,
+          embeddings: `${start}wte`,
           head: headField(head),
           attention: {
-            q: `${at}h.*.attn.c_attn`,
-            k: `${at}h.*.attn.c_attn`,
-            v: `${at}h.*.attn.c_attn`,
-            o: `${at}h.*.attn.c_proj`,
+            q: `${start}h.*.attn.c_attn`,
+            k: `${start}h.*.attn.c_attn`,
+            v: `${start}h.*.attn.c_attn`,
+            o: `${start}h.*.attn.c_proj`,
           },
-          mlp: { up: `${at}h.*.mlp.c_fc`, down: `${at}h.*.mlp.c_proj` },
+          mlp: { up: `${start}h.*.mlp.c_fc`, down: `${start}h.*.mlp.c_proj` },
           defaultTargets: ['c_attn'],
         },
 
@@ -210,7 +210,7 @@ export const gpt2: Family = {
           ports,
           embed: ({ ids }) => transformer.wte.forward(ids),
           addPositions({ x, positions, longest }) {
-            requireRoom(longest, config.n_positions);
+            requirePositions(longest, config.n_positions);
             return ops.add(x, transformer.wpe.forward(positions));
           },
           blocks: () => blocksOf(transformer.h),

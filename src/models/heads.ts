@@ -1,18 +1,25 @@
-/** What heads of several families have in common. N packed tokens, R rows, C width. */
-import { type LinearLayer, lastOfRowsBefore, type Model, pooledRows, requireHead, type TaskHead } from '../nn/index.ts';
+/** The parts of task heads that several families share. */
+import {
+  type LinearLayer,
+  lastTokensBeforePadding,
+  type Model,
+  poolRows,
+  requireHead,
+  type TaskHead,
+} from '../nn/index.ts';
 
-/** Names that transformers gives the field with a task's output layer. */
+/** transformers' names of the field that holds the output layer. */
 const headFields = ['lm_head', 'score', 'classifier', 'qa_outputs'] as const;
 
 type HeadFields = Partial<Record<(typeof headFields)[number], unknown>>;
 
-/** The field of `head` that holds the output layer; undefined for a model without a head. */
+/** Returns the field of `head` that holds the output layer; undefined for a model without a head. */
 export const headField = (head: HeadFields | undefined) => head && headFields.find((name) => head[name]);
 
 /**
- * `Model.logits` of a decoder: its one output layer on every token, or, where rows are classified, on the last token of each
- * row that is not a pad (transformers `GenericForSequenceClassification`).
- * @param head reads its layer at each call, since methods may replace it; undefined: the task is `embedding`
+ * Returns `Model.logits` of a decoder: its output layer on every token, or, where rows are classified, on the last token of
+ * each row before its padding (transformers `GenericForSequenceClassification`).
+ * @param head its layer is looked up at each call, since methods may replace it; undefined: the task is `embedding`
  */
 export const decoderLogits =
   (
@@ -21,13 +28,13 @@ export const decoderLogits =
     padTokenId: number | null | undefined,
   ): Model['logits'] =>
   (hidden, rowStarts, ids) => {
-    if (!head) return pooledRows(hidden, rowStarts, task);
-    const isRowwise = task.name === 'sequence-classification';
-    const read = isRowwise ? lastOfRowsBefore(padTokenId, hidden, rowStarts, ids) : hidden;
-    return head[headField(head)!]!.forward(read);
+    if (!head) return poolRows(hidden, rowStarts, task);
+    const outputLayer = head[headField(head)!]!;
+    if (task.name !== 'sequence-classification') return outputLayer.forward(hidden);
+    return outputLayer.forward(lastTokensBeforePadding(padTokenId, hidden, rowStarts, ids));
   };
 
-/** What a model that is no causal language model has in the place of one's loss and cache: errors that say so. */
+/** The loss and the cache of models that are not causal language models: both throw. */
 export const noCausalLm: Pick<Model, 'lossSum' | 'newCache'> = {
   lossSum: () => requireHead<never>(undefined, 'causal-lm'),
   newCache: () => requireHead<never>(undefined, 'causal-lm'),

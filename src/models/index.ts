@@ -1,7 +1,7 @@
 export type { Quantize } from '../quant/index.ts';
 export type { Family } from './family.ts';
 export { headOf, loadModel, loadModels, openModel } from './load.ts';
+export type { HeadOptions, LoadOptions } from './loaded-weights.ts';
 export { families } from './registry.ts';
 export { saveModel } from './save.ts';
-export type { HeadOptions, LoadOptions } from './stored-weights.ts';
 export { heldBytes } from './weight-memory.ts';

@@ -3,7 +3,7 @@ import type { WeightEntry } from '../io/index.ts';
 import { formatOfQuantize, formats, type Quantize, quantizeModes } from '../quant/index.ts';
 import type { DType } from '../tensor/index.ts';
 
-/** Bytes that a model's weights take in memory, from the list of its tensors alone. */
+/** Returns the bytes that a model's weights take in memory, from the list of its stored tensors. */
 export function heldBytes(entries: Iterable<WeightEntry>, quantize: Quantize, dtype: DType = 'float32'): number {
   const packed = formatOfQuantize(quantize);
   let sum = 0;
@@ -22,8 +22,8 @@ export function heldBytes(entries: Iterable<WeightEntry>, quantize: Quantize, dt
 const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`;
 
 /**
- * Refuses a model that the free memory cannot hold, before the system ends the process for it.
- * @throws GraftError 'environment' with what is needed, what there is, and how the model would fit
+ * Refuses a model that does not fit into free memory, for which the system would end the process.
+ * @throws GraftError 'environment' with the memory needed, the memory free, and a `quantize` with which the model fits
  */
 export function requireMemory(path: string, entries: readonly WeightEntry[], quantize: Quantize, dtype?: DType): void {
   const free = freeMemory();

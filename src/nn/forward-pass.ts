@@ -5,36 +5,40 @@ import type { Model } from './model.ts';
 import type { PackedTokens } from './packed.ts';
 import type { BlockInput, Ports } from './ports.ts';
 
-/** The parts of a model's forward pass, in the order in which they run. N packed tokens, C width, D head size. */
+/** The stages of a model's forward pass, in the order in which they run. N packed tokens, C width, D head size. */
 export interface ForwardStages {
   readonly kernels: Kernels;
   readonly ports: Ports;
-  /** The tokens' own embeddings [N, C], without positions: prompts of methods are put in front of them. */
+  /** Returns the tokens' own embeddings [N, C], without positions; methods put virtual tokens in front of them. */
   embed(tokens: PackedTokens): Tensor;
-  /** Heads read the first token of each row, also where it is a virtual one (`Ports.enter`). */
-  readonly pooled?: boolean;
-  /** Cosines and sines [N, D/2] that queries and keys are rotated by. */
+  /** The head reads the first token of each row, also where it is a virtual one (`Ports.addVirtualTokens`). */
+  readonly readsFirstToken?: boolean;
+  /** Returns the cosines and sines [N, D/2] that queries and keys are rotated by. */
   rotation?(input: BlockInput): readonly [cos: Tensor, sin: Tensor];
-  /** Embeddings, virtual tokens included, with all that the first block reads: positions, types, a norm. Default: as they are. */
+  /**
+   * Returns the first block's input from the embeddings, virtual tokens included: adds positions and token types, and norms
+   * them. Default: the embeddings.
+   */
   addPositions?(input: BlockInput): Tensor;
-  /** Asked for at each pass, since methods may replace modules. */
+  /** Called at each pass, since methods may replace modules. */
   blocks(): readonly Block[];
-  /** The stream behind the last block → hidden states [N, C]. Default: its only part. */
+  /** Returns the hidden states [N, C] from the output of the last block. Default: its only tensor. */
   finalNorm?(stream: readonly Tensor[]): Tensor;
 }
 
 /**
- * Returns `Model.hidden`: the forward pass through these stages, with all that methods put in through the model's ports. With
- * a cache (one row only), keys and values are read from it and added to it.
+ * Returns `Model.hidden`: the forward pass through these stages and the model's ports, which every family so calls at the same
+ * places and in the same order.
  */
 export const forwardPass =
   (stages: ForwardStages): Model['hidden'] =>
   (tokens, cache) => {
     using s = scope();
     const { kernels, ports } = stages;
-    const input = ports.enter(stages.embed(tokens), tokens, cache, stages.pooled);
+    const input = ports.addVirtualTokens(stages.embed(tokens), tokens, cache, stages.readsFirstToken);
     const rotation = stages.rotation?.(input);
-    const pass = { keys: ports.keys(input.rowStarts, cache), ports, kernels, ...(rotation && { rotation }) };
+    const keyValues = ports.keyValues(input.rowStarts, cache);
+    const pass = { keyValues, ports, kernels, ...(rotation && { rotation }) };
     const x = ports.afterEmbedding(stages.addPositions?.(input) ?? input.x);
     const stream = flow([x], stages.blocks(), pass);
     cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);

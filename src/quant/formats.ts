@@ -1,29 +1,29 @@
 /**
- * The number formats of weights as one table, a row each: whatever asks about a format asks here. Native code computes with
- * them (native/kernels/blocks.h); formats.test.ts compares the rows with what it says.
+ * The table of number formats, one row for each: no other file in src/ repeats sizes or numbers of formats. Native code unpacks
+ * and packs them (native/kernels/blocks.h); formats.test.ts compares the rows with it.
  * Sources: ggml's `ggml.h` (`enum ggml_type`) and `ggml-common.h` (block layouts); NF4: QLoRA, arXiv 2305.14314, appendix E,
  * packed as bitsandbytes does.
  */
 import { type DType, dtypes } from '../tensor/index.ts';
 
-/** One row of the table: how the elements of a tensor are laid out along its last axis. */
+/** A row of the table: the layout of a tensor's elements, in blocks along its last axis. */
 export interface NumberFormat {
-  /** Elements of one block; 1 where every element stands for itself. */
+  /** Elements of a block; 1 for plain element types. */
   readonly blockElements: number;
-  /** Bytes of one block, its scales included. */
+  /** Bytes of a block, with its scales. */
   readonly blockBytes: number;
-  /** Bits of one element, without its share of the block's scales. */
+  /** Bits of an element, without its share of the scales. */
   readonly bits: number;
   /**
-   * Number of the format in native code: a weight in it can stay packed in memory, and its kernels unpack it as they compute.
-   * Without a number, weights are held as dense tensors, which the kernels know as −1.
+   * The number by which native code knows the format. Weights can then stay in it in memory, and kernels unpack them as they
+   * compute. Weights in a format without a number are converted to dense tensors, for which kernels take −1.
    */
   readonly nativeId?: number;
-  /** ggml's type number; GGUF files have no tensors of formats without one. */
+  /** The number of the type in ggml and GGUF files; absent where they have no such type. */
   readonly ggmlType?: number;
 }
 
-/** Formats whose elements share scales by blocks: native code unpacks all of them. */
+/** The formats in which the elements of a block share scales. Native code unpacks all of them. */
 const blockFormats = {
   q4_0: { blockElements: 32, blockBytes: 18, bits: 4, nativeId: 2, ggmlType: 2 },
   q4_1: { blockElements: 32, blockBytes: 20, bits: 4, nativeId: 3, ggmlType: 3 },
@@ -36,17 +36,17 @@ const blockFormats = {
   nf4: { blockElements: 64, blockBytes: 36, bits: 4, nativeId: 100 },
 } as const satisfies Readonly<Record<string, NumberFormat>>;
 
-/** A format with shared scales. */
+/** The name of a format in blocks. */
 export type BlockFormat = keyof typeof blockFormats;
 export type FormatName = DType | BlockFormat;
 
-/** The layout of a plain element type. */
+/** Returns the row of a plain element type. */
 const dense = (dtype: DType, numbers: Pick<NumberFormat, 'nativeId' | 'ggmlType'> = {}): NumberFormat => {
   const { bytes } = dtypes[dtype];
   return { blockElements: 1, blockBytes: bytes, bits: 8 * bytes, ...numbers };
 };
 
-/** Every format by its name in Graft: the element types of tensors, and blocks under ggml's names. */
+/** All formats by their names in Graft: block formats under ggml's names, and the element types of tensors. */
 export const formats: Readonly<
   Record<DType, NumberFormat> & Record<BlockFormat, NumberFormat & { readonly nativeId: number }>
 > = {
@@ -69,16 +69,16 @@ export const isBlockFormat = (name: FormatName): name is BlockFormat => Object.h
 
 const byGgmlType = new Map(rows.map(([name, { ggmlType }]) => [ggmlType, name]));
 
-/** The format with ggml's type number `type`; undefined where Graft does not read it. */
+/** Returns the format with the ggml type number `type`; undefined where Graft does not read it. */
 export const formatOfGgmlType = (type: number): FormatName | undefined => byGgmlType.get(type);
 
-/** Block formats that a GGUF file may have, under llama.cpp's names: Q4_0, Q4_1 … */
+/** llama.cpp's names of the block formats that Graft reads from GGUF files: Q4_0, Q4_1 … */
 export const ggmlBlockNames: readonly string[] = rows
   .filter(([name, { ggmlType }]) => isBlockFormat(name) && ggmlType !== undefined)
   .map(([name]) => name.toUpperCase());
 
-/** ggml's names of the types that exist and that Graft does not read, by their numbers. */
-export const unreadGgmlTypes: Readonly<Record<number, string>> = {
+/** ggml's names of the types that Graft does not read, by their numbers. */
+export const unsupportedGgmlTypes: Readonly<Record<number, string>> = {
   9: 'Q8_1',
   10: 'Q2_K',
   11: 'Q3_K',
@@ -98,24 +98,25 @@ export const unreadGgmlTypes: Readonly<Record<number, string>> = {
   40: 'NVFP4',
 };
 
-/** The formats that `quantize` packs dense weights into as a model is loaded. */
+/** The formats into which the modes of `quantize` pack weights when a model is loaded. */
 const quantizeFormats = { int8: 'q8_0', nf4: 'nf4' } as const satisfies Readonly<Record<string, BlockFormat>>;
 
-/** How the weights of linear layers and embeddings are held in memory. */
+/** All modes of `quantize`. */
 export const quantizeModes = ['none', 'keep', 'int8', 'nf4'] as const;
 
 /**
+ * How the weights of linear layers and embeddings are held in memory:
  * - `none`: dense, in the kernels' type (float32 with the fused ones)
  * - `keep`: as the file stores them (GGUF blocks, bfloat16, float16), unpacked where they are used
  * - `int8`: blocks of 32 with one scale (GGUF's Q8_0); `nf4`: blocks of 64 on the NormalFloat grid (arXiv 2305.14314)
  */
 export type Quantize = (typeof quantizeModes)[number];
 
-/** The format that `quantize` packs weights into; undefined for `none` and `keep`, which pack nothing. */
+/** Returns the format into which `quantize` packs weights; undefined for `none` and `keep`, which do not pack them. */
 export const formatOfQuantize = (quantize: Quantize): BlockFormat | undefined =>
   quantize === 'none' || quantize === 'keep' ? undefined : quantizeFormats[quantize];
 
-/** Bits of a weight that `quantize` packed, by its format's native number; undefined for all other formats. */
+/** Returns the bits of a weight that `quantize` packed, given its format's native number; undefined for other formats. */
 export const quantizedBits = (nativeId: number): number | undefined =>
   Object.values(quantizeFormats)
     .map((name) => formats[name])

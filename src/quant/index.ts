@@ -10,5 +10,5 @@ export {
   type Quantize,
   quantizedBits,
   quantizeModes,
-  unreadGgmlTypes,
+  unsupportedGgmlTypes,
 } from './formats.ts';

@@ -6,7 +6,7 @@ import { startEngine } from '../engine/index.ts';
 import { openSafetensors, writeSafetensors } from '../io/index.ts';
 import { formats } from '../quant/index.ts';
 import { type DType, Generator, ops, scope, type Tensor } from '../tensor/index.ts';
-import { StoredReader } from './reader.ts';
+import { WeightReader } from './weight-reader.ts';
 
 await startEngine();
 const dir = temporary();
@@ -33,7 +33,7 @@ for (const dtype of ['bfloat16', 'float32'] as const) {
     using _ = scope();
     const { tensor, file } = written(dtype);
     using source = openSafetensors(file);
-    using reader = new StoredReader(source);
+    using reader = new WeightReader(source);
     const stored = { entry: source.entries.get('w')!, interleavedHeads: undefined };
     const float = ops.toCopy(tensor, { dtype: 'float32' });
     same(reader.dense(stored, 'float32'), float);
@@ -55,7 +55,7 @@ test('what was read is not kept: many matrices take the memory of one', () => {
   using _ = scope();
   const { file } = written('bfloat16');
   using source = openSafetensors(file);
-  using reader = new StoredReader(source);
+  using reader = new WeightReader(source);
   const stored = { entry: source.entries.get('w')!, interleavedHeads: undefined };
   const read = () => reader.packed(stored, formats.nf4.nativeId).dispose();
   read();

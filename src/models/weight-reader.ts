@@ -1,0 +1,103 @@
+import type { WeightEntry, WeightSource } from '../io/index.ts';
+import { formats, isBlockFormat } from '../quant/index.ts';
+import { type DType, detachFromScopes, dtypes, ops, scope, Tensor } from '../tensor/index.ts';
+
+/** A stored tensor, and the number of heads whose rows GGUF interleaves (`GgufNames.interleavedHeads`). */
+export interface StoredWeight {
+  readonly entry: WeightEntry;
+  readonly interleavedHeads: number | undefined;
+}
+
+/** Size of the read buffer; a row that is longer is read at once. */
+const bufferBytes = 2 ** 23;
+
+/**
+ * Reads stored tensors, some rows at a time, so that loading takes little memory besides the result. All reads share a buffer
+ * for each element type: memory that JavaScript has a view of is not freed before the event loop's next turn.
+ */
+export class WeightReader implements Disposable {
+  readonly #source: WeightSource;
+  readonly #buffers = new Map<DType, { readonly tensor: Tensor; readonly bytes: Uint8Array }>();
+
+  constructor(source: WeightSource) {
+    this.#source = source;
+  }
+
+  /** Returns the stored bytes, uint8 [rows, bytes of a row]. */
+  raw({ entry, interleavedHeads }: StoredWeight): Tensor {
+    using s = scope();
+    return s.keep(deinterleaved(this.#rows(entry, 'uint8'), interleavedHeads));
+  }
+
+  /** Returns the tensor in element type `dtype` and the stored shape, unpacked from blocks where the file has those. */
+  dense({ entry, interleavedHeads }: StoredWeight, dtype: DType): Tensor {
+    using s = scope();
+    const { format, shape } = entry;
+    const numbers = isBlockFormat(format)
+      ? this.#rows(entry, 'uint8', dtype, (piece) => ops.dequantize(piece, formats[format].nativeId))
+      : this.#rows(entry, format, dtype);
+    return s.keep(deinterleaved(ops.view(numbers, shape), interleavedHeads));
+  }
+
+  /** Returns a matrix packed in blocks of the native format `format`, uint8 [rows, bytes of a row]. */
+  packed({ entry, interleavedHeads }: StoredWeight, format: number): Tensor {
+    using s = scope();
+    const { format: from } = entry;
+    const numbers = (piece: Tensor) =>
+      isBlockFormat(from) ? ops.dequantize(piece, formats[from].nativeId) : ops.toCopy(piece, { dtype: 'float32' });
+    const packed = this.#rows(entry, isBlockFormat(from) ? 'uint8' : from, 'uint8', (piece) =>
+      ops.quantize(numbers(piece), format),
+    );
+    return s.keep(deinterleaved(packed, interleavedHeads));
+  }
+
+  /**
+   * Reads all rows (a vector is one) as element type `stored` and returns what `convert` makes of them, piece by piece, in
+   * `dtype`.
+   */
+  #rows(entry: WeightEntry, stored: DType, dtype = stored, convert = (piece: Tensor) => piece): Tensor {
+    const rows = entry.shape.length > 1 ? entry.shape[0]! : 1;
+    const rowBytes = entry.bytes / rows;
+    const width = rowBytes / dtypes[stored].bytes;
+    const { tensor, bytes } = this.#buffer(stored, rowBytes);
+    const maxRows = Math.floor(bytes.length / rowBytes);
+    let all: Tensor | undefined;
+    for (let first = 0; first < rows; first += maxRows) {
+      using s = scope();
+      const count = Math.min(maxRows, rows - first);
+      this.#source.read(entry.name, bytes.subarray(0, count * rowBytes), first * rowBytes);
+      const piece = convert(ops.view(ops.narrow(tensor, 0, 0, count * width), [count, width]));
+      all ??= s.keep(Tensor.empty([rows, piece.size(1)], dtype));
+      ops.copy_(ops.narrow(all, 0, first, count), piece);
+    }
+    return all!;
+  }
+
+  /** Returns the buffer for an element type, of `minBytes` or more. */
+  #buffer(dtype: DType, minBytes: number): { readonly tensor: Tensor; readonly bytes: Uint8Array } {
+    const existing = this.#buffers.get(dtype);
+    if (existing && existing.bytes.length >= minBytes) return existing;
+    existing?.tensor.dispose();
+    const tensor = detachFromScopes(Tensor.empty([Math.max(bufferBytes, minBytes) / dtypes[dtype].bytes], dtype));
+    const buffer = { tensor, bytes: tensor.memory() };
+    this.#buffers.set(dtype, buffer);
+    return buffer;
+  }
+
+  [Symbol.dispose](): void {
+    for (const { tensor } of this.#buffers.values()) tensor.dispose();
+    this.#buffers.clear();
+  }
+}
+
+/**
+ * Restores the order of rows that convert_hf_to_gguf.py changed: within a head, its row 2i was row i, and its row 2i + 1
+ * was row i of the second half.
+ */
+function deinterleaved(tensor: Tensor, heads: number | undefined): Tensor {
+  if (!heads) return tensor;
+  using s = scope();
+  const rows = tensor.shape.length > 1 ? tensor.size(0) : tensor.numel;
+  const flat = ops.view(tensor, [heads, rows / heads / 2, 2, tensor.numel / rows]);
+  return s.keep(ops.view(ops.contiguous(ops.transpose(flat, 1, 2)), tensor.shape));
+}
