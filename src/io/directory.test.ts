@@ -57,7 +57,7 @@ describe('writeDirectory', () => {
     );
     assert.deepEqual(readdirSync(dir.path), ['model']);
     assert.equal(readFileSync(join(target, 'a'), 'utf8'), 'one');
-    assert.throws(() => writeDirectory(join(target, 'a'), () => {}), /already something here that is not a directory/);
+    assert.throws(() => writeDirectory(join(target, 'a'), () => {}), /exists already and is not a directory/);
   });
 
   it('is never seen half-written, whenever the process is killed', { timeout: 60_000 }, async () => {
@@ -159,9 +159,9 @@ describe('writeFile', () => {
     assert(lstatSync(link).isSymbolicLink());
     assert.throws(
       () => writeFile('/dev/null', () => {}),
-      /\/dev\/null: There is already something here that is not a file/,
+      /\/dev\/null: The path exists already and is not a regular file/,
     );
-    assert.throws(() => writeFile(dir.path, () => {}), /not a file/);
+    assert.throws(() => writeFile(dir.path, () => {}), /is not a regular file/);
     symlinkSync(join(dir.path, 'real'), join(dir.path, 'run'));
     mkdirSync(join(dir.path, 'real'));
     writeDirectory(join(dir.path, 'run'), (aside) => writeFileSync(join(aside, 'a'), 'one'));

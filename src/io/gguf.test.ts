@@ -88,7 +88,7 @@ describe('openGguf', () => {
     dir.put('other.gguf', ggufFile({}));
     assert.throws(
       () => openWeights(dir.path),
-      /There are 2 GGUF models in this directory. Name one of them: m-00001-of-00002\.gguf, other\.gguf/,
+      /There are 2 GGUF models in this directory. Give the path of one of them: m-00001-of-00002\.gguf, other\.gguf/,
     );
   });
 
@@ -103,7 +103,7 @@ describe('openGguf', () => {
     refuses(at(bigEndian), /big-endian/);
     refuses(at(ggufFile({ version: 1 })), /GGUF version 1; Graft reads 2 and 3/);
     refuses(at(ggufFile({ version: 4 })), /GGUF version 4/);
-    refuses(dir.path, /This is a directory. Name a file/);
+    refuses(dir.path, /This is a directory. Give the path of a file/);
   });
 
   it('refuses counts and lengths that the file cannot hold', () => {
@@ -115,7 +115,7 @@ describe('openGguf', () => {
     );
     refusesFile(
       { tensorCount: 2n ** 64n - 1n },
-      /The table of tensors at byte 8 is 18446744073709551615, more than any file can hold/,
+      /The table of tensors at byte 8 is 18446744073709551615, more than the size of any file/,
     );
     refusesFile({ pairCount: 2n ** 33n }, /The metadata at byte 24 needs/);
     const cut = (last: Uint8Array, keep: Uint8Array) => dir.put('m.gguf', Buffer.concat([keep, last]));
@@ -127,7 +127,7 @@ describe('openGguf', () => {
     string.writeBigUInt64LE(2n ** 27n, count - 4);
     refuses(dir.put('m.gguf', string), /The metadata value "k" at byte 45 needs 134217728 bytes/);
     string.writeBigUInt64LE(2n ** 30n, count - 4);
-    refuses(dir.put('m.gguf', string), /has length 1073741824; 268435456 is the most/);
+    refuses(dir.put('m.gguf', string), /has length 1073741824; the maximum is 268435456/);
     refuses(cut(new Uint8Array(), string.subarray(0, 30)), /needs 13 bytes|has only/);
   });
 
@@ -141,9 +141,9 @@ describe('openGguf', () => {
           ['k', 4, 1],
         ],
       },
-      /the key "k" twice/,
+      /the key "k" more than once/,
     );
-    refusesFile({ pairs: [['k', 7, 2]] }, /"k" is a truth value of 2/);
+    refusesFile({ pairs: [['k', 7, 2]] }, /"k" is a boolean of 2/);
     refusesFile({ pairs: [['k', 9, [], 13]] }, /"k" is an array of the unknown type 13/);
     for (const alignment of [0, 1, 12, 4, 2 ** 31])
       refusesFile(
@@ -164,7 +164,7 @@ describe('openGguf', () => {
     refusesFile(odd(77, [8]), /Tensor "w" has the unknown type 77/);
     refusesFile(odd(20, [32]), /Tensor "w" has type IQ4_NL \(20\), which Graft does not read. Quantise/);
     refusesFile(odd(2, [33]), /rows of 33 elements, which is not a whole number of q4_0 blocks of 32/);
-    refusesFile(odd(0, [1, 1, 1, 1, 1]), /has 5 axes; 4 is the most/);
+    refusesFile(odd(0, [1, 1, 1, 1, 1]), /has 5 axes; the maximum is 4/);
     refusesFile(odd(0, [2 ** 30, 2 ** 30]), /more than 2\^53 elements/);
     refusesFile(odd(0, [2n ** 60n]), /"w": a size at byte \d+ is 1152921504606846976, more than/);
     refusesFile(odd(0, [9]), /"w" ends at byte 100, but the file at byte 96/);
@@ -201,12 +201,12 @@ describe('openGguf', () => {
     assert.deepEqual([...into], [0, 1, 2, 3, 4, 5, 6, 7]);
     refuses(
       dir.put('renamed.gguf', readFileSync(second)),
-      /By its metadata this is part 1 \(from 0\) of 2, by its name part 0 of 1/,
+      /By its metadata this is shard 1 \(from 0\) of 2, by its name shard 0 of 1/,
     );
     shard(1, 'a');
-    refuses(second, /Tensor "a" is in m-00001-of-00002\.gguf too/);
+    refuses(second, /Tensor "a" is also in m-00001-of-00002\.gguf/);
     shard(1, 'b', { no: 0 });
-    refuses(second, /part 0 \(from 0\) of 2, by its name part 1 of 2/);
+    refuses(second, /shard 0 \(from 0\) of 2, by its name shard 1 of 2/);
     shard(1, 'b');
     shard(0, 'a', { total: 3 });
     refuses(second, /The 2 shards hold 2 tensors instead of 3/);

@@ -1,9 +1,9 @@
 import { basename, dirname, join } from 'node:path';
 import type { GraftError } from '../base/index.ts';
+import { formatOfGgmlType, ggmlBlockNames, unsupportedGgmlTypes } from '../quant/index.ts';
 import { brief, damaged, guessFormat, InputFile } from './input-file.ts';
 import {
   bytesOf,
-  ggmlFormats,
   type MetadataValue,
   type NumberArray,
   type StoredEntry,
@@ -13,18 +13,11 @@ import {
 
 export type GgufMetadata = ReadonlyMap<string, MetadataValue>;
 
-/** Types that exist and are not read, so that the error can say their name. */
-const foreign: Readonly<Record<number, string>> = Object.fromEntries(
-  'Q8_1 9,Q2_K 10,Q3_K 11,Q8_K 15,IQ2_XXS 16,IQ2_XS 17,IQ3_XXS 18,IQ1_S 19,IQ4_NL 20,IQ3_S 21,IQ2_S 22,IQ4_XS 23,IQ1_M 29,TQ1_0 34,TQ2_0 35,MXFP4 39,NVFP4 40'
-    .split(',')
-    .map((pair) => pair.split(' ').reverse()),
-);
-
 const STRING = 8;
 const ARRAY = 9;
 const BOOL = 7;
-/** Metadata value types with a fixed size: bytes, one value from a buffer, an array over whole bytes. */
-const numbers: Record<
+/** Metadata value types of a fixed size: its bytes, and how one value and an array of values are read. */
+const numberTypes: Record<
   number,
   { bytes: number; read(b: Buffer, at: number): number | bigint; over(b: ArrayBuffer): NumberArray }
 > = {
@@ -35,22 +28,23 @@ const numbers: Record<
   4: { bytes: 4, read: (b, at) => b.readUInt32LE(at), over: (b) => new Uint32Array(b) },
   5: { bytes: 4, read: (b, at) => b.readInt32LE(at), over: (b) => new Int32Array(b) },
   6: { bytes: 4, read: (b, at) => b.readFloatLE(at), over: (b) => new Float32Array(b) },
-  10: { bytes: 8, read: (b, at) => narrow(b.readBigUInt64LE(at)), over: (b) => new BigUint64Array(b) },
-  11: { bytes: 8, read: (b, at) => narrow(b.readBigInt64LE(at)), over: (b) => new BigInt64Array(b) },
+  10: { bytes: 8, read: (b, at) => exactNumber(b.readBigUInt64LE(at)), over: (b) => new BigUint64Array(b) },
+  11: { bytes: 8, read: (b, at) => exactNumber(b.readBigInt64LE(at)), over: (b) => new BigInt64Array(b) },
   12: { bytes: 8, read: (b, at) => b.readDoubleLE(at), over: (b) => new Float64Array(b) },
 };
-const narrow = (value: bigint): number | bigint =>
+/** Returns the integer as a number where that is exact. */
+const exactNumber = (value: bigint): number | bigint =>
   BigInt(Number(value)) === value && Number.isSafeInteger(Number(value)) ? Number(value) : value;
 
-/** The header is read in pieces of this size. */
+/** Bytes of the header that are read at once. */
 const WINDOW = 2 ** 20;
 const MAX_STRING = 2 ** 28;
 const MAX_DEPTH = 4;
 
-/** Reads a GGUF header in order. Every length is checked against the rest of the file before anything of it is made. */
+/** Reads a GGUF header in order. Every length is checked against the rest of the file before memory is allocated for it. */
 class HeaderReader {
   readonly file: InputFile;
-  /** Next byte of the file to read. */
+  /** Offset of the next byte to read. */
   at = 0;
   #window = Buffer.alloc(0);
   #start = 0;
@@ -63,19 +57,19 @@ class HeaderReader {
     return damaged(this.file.path, problem);
   }
 
-  /** Refuses what the rest of the file cannot hold: `count` things of at least `least` bytes. */
-  #room(count: number, least: number, what: string): number {
+  /** Returns `count`; throws where the rest of the file is too short for that many items of `minBytes` or more. */
+  #checked(count: number, minBytes: number, what: string): number {
     const rest = this.file.size - this.at;
-    if (count * least <= rest) return count;
+    if (count * minBytes <= rest) return count;
     throw this.fail(
-      `${what} at byte ${this.at} needs ${count * least} bytes or more, but the file has only ${rest} left`,
+      `${what} at byte ${this.at} needs ${count * minBytes} bytes or more, but the file has only ${rest} left`,
     );
   }
 
-  /** Makes the next `bytes` available in `#window`, steps over them and returns where they begin in it. */
+  /** Loads the next `bytes` into `#window`, advances past them and returns their offset in it. */
   #take(bytes: number, what: string): number {
     if (this.at < this.#start || this.at + bytes > this.#start + this.#window.byteLength) {
-      this.#room(1, bytes, what);
+      this.#checked(1, bytes, what);
       this.#window = Buffer.alloc(Math.min(Math.max(bytes, WINDOW), this.file.size - this.at));
       this.file.read(this.#window, this.at);
       this.#start = this.at;
@@ -89,30 +83,31 @@ class HeaderReader {
     return this.#window.readUInt32LE(at);
   }
 
-  /** A 64-bit length, count or offset; beyond 2^53 it is refused. */
+  /** Reads a 64-bit length, count or offset; throws beyond 2^53. */
   u64(what: string): number {
     const at = this.#take(8, what);
     const value = this.#window.readUInt32LE(at) + this.#window.readUInt32LE(at + 4) * 2 ** 32;
     if (Number.isSafeInteger(value)) return value;
     throw this.fail(
-      `${what} at byte ${this.at - 8} is ${this.#window.readBigUInt64LE(at)}, more than any file can hold`,
+      `${what} at byte ${this.at - 8} is ${this.#window.readBigUInt64LE(at)}, more than the size of any file`,
     );
   }
 
-  count(least: number, what: string): number {
-    return this.#room(this.u64(what), least, what);
+  /** Reads the number of items of `minBytes` or more that follow. */
+  count(minBytes: number, what: string): number {
+    return this.#checked(this.u64(what), minBytes, what);
   }
 
-  string(what: string, most = MAX_STRING): string {
+  string(what: string, maxBytes = MAX_STRING): string {
     const length = this.u64(what);
-    if (length > most)
-      throw this.fail(`${what} at byte ${this.at - 8} has length ${length}; ${most} is the most that is allowed`);
+    if (length > maxBytes)
+      throw this.fail(`${what} at byte ${this.at - 8} has length ${length}; the maximum is ${maxBytes}`);
     const at = this.#take(length, what);
     return this.#window.toString('utf8', at, at + length);
   }
 
   value(type: number, what: string, depth = 0): MetadataValue {
-    const number = numbers[type];
+    const number = numberTypes[type];
     if (number) {
       const at = this.#take(number.bytes, what);
       return number.read(this.#window, at);
@@ -129,7 +124,7 @@ class HeaderReader {
 
   #array(what: string, depth: number): MetadataValue {
     const type = this.u32(what);
-    const number = numbers[type === BOOL ? 0 : type];
+    const number = numberTypes[type === BOOL ? 0 : type];
     if (!number && type !== STRING && type !== ARRAY)
       throw this.fail(`${what} is an array of the unknown type ${type}`);
     const count = this.count(number?.bytes ?? (type === STRING ? 8 : 12), `${what}, an array,`);
@@ -145,7 +140,7 @@ class HeaderReader {
   }
 
   #bool(byte: number, what: string): boolean {
-    if (byte > 1) throw this.fail(`${what} is a truth value of ${byte}; only 0 and 1 are allowed`);
+    if (byte > 1) throw this.fail(`${what} is a boolean of ${byte}; only 0 and 1 are allowed`);
     return byte === 1;
   }
 }
@@ -160,7 +155,7 @@ function parse(file: InputFile): Parsed {
   const head = Buffer.alloc(Math.min(size, 64));
   file.read(head, 0);
   if (head.toString('latin1', 0, 4) !== 'GGUF')
-    throw damaged(path, `Not a GGUF file: ${guessFormat(head)}`, 'Name a GGUF or safetensors file');
+    throw damaged(path, `Not a GGUF file: ${guessFormat(head)}`, 'Give the path of a GGUF or safetensors file');
   const reader = new HeaderReader(file);
   reader.at = 4;
   const version = reader.u32('The version');
@@ -181,7 +176,7 @@ function parse(file: InputFile): Parsed {
   const metadata = new Map<string, MetadataValue>();
   for (let i = 0; i < pairs; i++) {
     const key = reader.string(`Metadata key ${i + 1} of ${pairs}`, 65535);
-    if (metadata.has(key)) throw reader.fail(`The metadata has the key ${brief(key)} twice`);
+    if (metadata.has(key)) throw reader.fail(`The metadata has the key ${brief(key)} more than once`);
     metadata.set(key, reader.value(reader.u32(`The type of ${brief(key)}`), `The metadata value ${brief(key)}`));
   }
   const alignment = metadata.get('general.alignment') ?? 32;
@@ -192,18 +187,18 @@ function parse(file: InputFile): Parsed {
   const entries = new Map<string, StoredEntry>();
   for (const { name, shape, format, bytes, offset } of infos) {
     if (entries.has(name)) throw reader.fail(`There are two tensors named ${brief(name)}`);
-    const fault =
+    const problem =
       offset % alignment !== 0
         ? `starts at byte ${offset} of the data, which is not a multiple of the alignment ${alignment}`
         : start + offset + bytes > size && `ends at byte ${start + offset + bytes}, but the file at byte ${size}`;
-    if (fault) throw reader.fail(`Tensor ${brief(name)} ${fault}`);
+    if (problem) throw reader.fail(`Tensor ${brief(name)} ${problem}`);
     entries.set(name, { name, shape, format, bytes, file, at: start + offset });
   }
   const inOrder = [...entries.values()].filter((entry) => entry.bytes > 0).sort((a, b) => a.at - b.at);
   inOrder.forEach(({ name, at }, i) => {
-    const before = inOrder[i - 1];
-    if (before && before.at + before.bytes > at)
-      throw reader.fail(`Tensors ${brief(before.name)} and ${brief(name)} overlap`);
+    const previous = inOrder[i - 1];
+    if (previous && previous.at + previous.bytes > at)
+      throw reader.fail(`Tensors ${brief(previous.name)} and ${brief(name)} overlap`);
   });
   return { entries, metadata };
 }
@@ -212,16 +207,17 @@ function readInfo(reader: HeaderReader, which: string) {
   const name = reader.string(`The name of ${which}`, 65535);
   const what = `Tensor ${brief(name)}`;
   const axes = reader.u32(what);
-  if (axes > 4) throw reader.fail(`${what} has ${axes} axes; 4 is the most that is allowed`);
+  if (axes > 4) throw reader.fail(`${what} has ${axes} axes; the maximum is 4`);
   const shape = Array.from({ length: axes }, () => reader.u64(`${what}: a size`)).reverse(); // ggml: fastest axis first
   const type = reader.u32(what);
-  const format = ggmlFormats.get(type);
+  const format = formatOfGgmlType(type);
   if (!format) {
-    if (!foreign[type]) throw reader.fail(`${what} has the unknown type ${type}`);
+    const unsupported = unsupportedGgmlTypes[type];
+    if (!unsupported) throw reader.fail(`${what} has the unknown type ${type}`);
     throw damaged(
       reader.file.path,
-      `${what} has type ${foreign[type]} (${type}), which Graft does not read`,
-      'Quantise the model as Q8_0, Q6_K, Q5_K, Q4_K, Q5_0, Q5_1, Q4_0 or Q4_1',
+      `${what} has type ${unsupported} (${type}), which Graft does not read`,
+      `Quantise the model as one of ${ggmlBlockNames.join(', ')}`,
     );
   }
   const bytes = bytesOf(format, shape);
@@ -232,9 +228,9 @@ function readInfo(reader: HeaderReader, which: string) {
 const SHARD = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/;
 
 /**
- * Opens a GGUF file, version 2 or 3, little-endian. Of a model in shards (`NAME-00001-of-000NN.gguf`) any may be named;
- * all are joined, with the metadata of the first. The header is checked whole: counts, lengths, types, shapes, alignment,
- * offsets, overlaps; no tensor is read. Shapes come in torch's order (the file has the fastest axis first).
+ * Opens a GGUF file, version 2 or 3, little-endian. Given any shard of a model (`NAME-00001-of-000NN.gguf`), it opens all of
+ * them, with the metadata of the first. The whole header is checked: counts, lengths, types, shapes, alignment, offsets,
+ * overlaps; no tensor is read. Shapes are in torch's order (the file has the fastest axis first).
  * Source: ggml docs/gguf.md.
  * @throws GraftError `input` with the file and what is wrong in it
  */
@@ -258,12 +254,12 @@ export function openGguf(path: string): WeightSource & { readonly metadata: Gguf
       if (of !== count || no !== i)
         throw damaged(
           name,
-          `By its metadata this is part ${brief(no)} (from 0) of ${brief(of)}, by its name part ${i} of ${count}`,
-          'Give all parts the names that they were written with',
+          `By its metadata this is shard ${brief(no)} (from 0) of ${brief(of)}, by its name shard ${i} of ${count}`,
+          'Rename all shards to the names that they were written with',
         );
       for (const [key, entry] of part.entries) {
         if (entries.has(key))
-          throw damaged(name, `Tensor ${brief(key)} is in ${basename(entries.get(key)!.file.path)} too`);
+          throw damaged(name, `Tensor ${brief(key)} is also in ${basename(entries.get(key)!.file.path)}`);
         entries.set(key, entry);
       }
     }

@@ -9,15 +9,15 @@ import { fileError, GraftError } from '../base/index.ts';
 
 type Library = typeof import('@huggingface/hub');
 
-/** How often a broken connection is taken up again for one file while nothing new arrives. */
+/** Attempts to download a file before it fails, counted from the last one that received anything. */
 const TRIES = 4;
 
-/** One repository on the hub, through @huggingface/hub, with errors that say what to do. */
+/** A repository on the hub, by @huggingface/hub, with errors that say what to do. */
 export class HubClient {
   readonly repo: string;
   readonly #library: Library;
   readonly #options: { hubUrl: string; accessToken?: string; fetch: typeof fetch };
-  /** The last refusal: the library's streams pass on only its text. */
+  /** The last error of `fetch`: the library's streams pass on only its message. */
   #failure: unknown;
 
   private constructor(library: Library, repo: string, hubUrl: string, accessToken: string | undefined) {
@@ -47,30 +47,27 @@ export class HubClient {
         hint: 'Correct or unset HF_TOKEN',
       });
     if (/^(1|true|yes|on)$/i.test(process.env.HF_HUB_OFFLINE ?? ''))
-      throw new GraftError(
-        'environment',
-        'There is no complete copy in the cache, and HF_HUB_OFFLINE forbids the network',
-        {
-          place: repo,
-          hint: 'Unset it once',
-        },
-      );
+      throw new GraftError('environment', 'The cache has no complete copy, and HF_HUB_OFFLINE turns the network off', {
+        place: repo,
+        hint: 'Unset HF_HUB_OFFLINE to download the model',
+      });
     const url = endpoint ?? process.env.HF_ENDPOINT ?? 'https://huggingface.co';
     return new HubClient(await import('@huggingface/hub'), repo, url.replace(/\/+$/, ''), accessToken);
   }
 
-  /** The commit that a branch, tag or commit name stands for now. */
+  /** Returns the commit that a branch, tag or commit name refers to now. */
   async commit(revision: string): Promise<string> {
-    return this.#ask(async () => {
+    return this.#call(async () => {
       const name = this.repo;
       const { sha } = await this.#library.modelInfo({ ...this.#options, name, revision, additionalFields: ['sha'] });
-      if (!/^[0-9a-f]{40}$/.test(sha)) throw new Error('no commit');
+      if (!/^[0-9a-f]{40}$/.test(sha)) throw new Error('the answer has no commit');
       return sha;
     });
   }
 
+  /** Returns the files of the repository. */
   async list(commit: string): Promise<ListFileEntry[]> {
-    return this.#ask(async () => {
+    return this.#call(async () => {
       const all = this.#library.listFiles({ ...this.#options, repo: this.repo, revision: commit, recursive: true });
       const files: ListFileEntry[] = [];
       for await (const entry of all)
@@ -80,56 +77,56 @@ export class HubClient {
   }
 
   /**
-   * Fetches a file to `target`: first as `target.part`, from where an earlier attempt stopped, and renamed when its size
-   * and hash are the hub's.
-   * @param arrived is told the bytes that are here so far
+   * Downloads a file to `target`: first to `target.part`, resuming after an earlier attempt, then renamed, if its size and
+   * hash are the hub's.
+   * @param onReceived called with the bytes received so far
    */
-  async fetch(file: ListFileEntry, commit: string, target: string, arrived: (bytes: number) => void): Promise<void> {
+  async fetch(file: ListFileEntry, commit: string, target: string, onReceived: (bytes: number) => void): Promise<void> {
     const part = `${target}.part`;
     const place = `${this.repo}/${file.path}`;
     for (let failures = 0; ; ) {
       const check = expectedHash(file);
-      let have = statSync(part, { throwIfNoEntry: false })?.size ?? 0;
-      if (have > file.size) have = 0;
-      else if (have > 0) for await (const piece of createReadStream(part)) check?.hash.update(piece);
-      const before = have;
+      let received = statSync(part, { throwIfNoEntry: false })?.size ?? 0;
+      if (received > file.size) received = 0;
+      else if (received > 0) for await (const piece of createReadStream(part)) check?.hash.update(piece);
+      const receivedBefore = received;
       const count = async function* (pieces: AsyncIterable<Uint8Array>) {
         for await (const piece of pieces) {
-          have += piece.byteLength;
+          received += piece.byteLength;
           check?.hash.update(piece);
-          arrived(have);
+          onReceived(received);
           yield piece;
         }
       };
       let failure: unknown;
       this.#failure = undefined;
       try {
-        const source = have === file.size ? Readable.from([]) : await this.#stream(file.path, commit, have);
-        await pipeline(source, count, createWriteStream(part, { flags: have > 0 ? 'a' : 'w', flush: true }));
+        const source = received === file.size ? Readable.from([]) : await this.#stream(file.path, commit, received);
+        await pipeline(source, count, createWriteStream(part, { flags: received > 0 ? 'a' : 'w', flush: true }));
       } catch (error) {
         failure = fileError(this.#failure ?? this.#explain(error), part, 'written');
         if (!(failure instanceof GraftError && failure.data.again === true)) throw failure;
       }
-      if (!failure && have >= file.size) {
-        const got = check?.hash.digest('hex');
-        if (have === file.size && got === check?.expected) return renameSync(part, target);
+      if (!failure && received >= file.size) {
+        const hash = check?.hash.digest('hex');
+        if (received === file.size && hash === check?.expected) return renameSync(part, target);
         rmSync(part);
-        const what =
-          have === file.size
-            ? `the ${check?.name} hash ${got} instead of ${check?.expected}`
-            : `${have} bytes instead of ${file.size}`;
-        throw new GraftError('input', `What the hub sent has ${what}`, {
+        const difference =
+          received === file.size
+            ? `the ${check?.name} hash ${hash} instead of ${check?.expected}`
+            : `${received} bytes instead of ${file.size}`;
+        throw new GraftError('input', `The downloaded file has ${difference}`, {
           place,
-          hint: 'Run it again: the wrong copy was deleted',
+          hint: 'Run the command again: the wrong file was deleted',
         });
       }
-      failures = have > before ? 1 : failures + 1;
+      failures = received > receivedBefore ? 1 : failures + 1;
       if (failures >= TRIES)
         throw (
           failure ??
-          new GraftError('environment', `The hub stopped at byte ${have} of ${file.size}`, {
+          new GraftError('environment', `The download stopped at byte ${received} of ${file.size}`, {
             place,
-            hint: 'Run it again: it goes on from there',
+            hint: 'Run the command again: the download resumes there',
           })
         );
       await wait(100 * 2 ** failures);
@@ -137,15 +134,15 @@ export class HubClient {
   }
 
   #stream(path: string, revision: string, from: number): Promise<Readable> {
-    return this.#ask(async () => {
+    return this.#call(async () => {
       const blob = await this.#library.downloadFile({ ...this.#options, repo: this.repo, path, revision, xet: false });
       if (!blob) throw this.#refused(404);
       return Readable.fromWeb((from > 0 ? blob.slice(from) : blob).stream() as ReadableStream);
     });
   }
 
-  /** Runs a call of the library; what it makes of an answer that it does not understand becomes a clear error. */
-  async #ask<T>(call: () => Promise<T>): Promise<T> {
+  /** Calls the library; an answer that it does not understand becomes a clear error. */
+  async #call<T>(call: () => Promise<T>): Promise<T> {
     try {
       return await call();
     } catch (error) {
@@ -160,14 +157,14 @@ export class HubClient {
       status === 401 || status === 403
         ? [
             this.#options.accessToken
-              ? 'The hub does not let this HF_TOKEN read the model'
-              : 'The hub asks who you are: the model is private, gated, or does not exist',
+              ? 'The HF_TOKEN has no access to the model'
+              : 'The hub requires authentication: the model is private, gated, or does not exist',
             `Check the name, accept its terms at ${this.#options.hubUrl}/${this.repo} and set HF_TOKEN`,
           ]
         : status === 404
-          ? ['The hub has no such model, revision or file', 'Check the name']
+          ? ['The model, revision or file was not found on the hub', 'Check the name']
           : status === 429
-            ? ['The hub says that it was asked too often', 'Wait some minutes, or set HF_TOKEN']
+            ? ['The rate limit of the hub was reached', 'Wait some minutes, or set HF_TOKEN']
             : [`The hub answered with status ${status}`, 'Try again later'];
     return new GraftError('environment', problem, {
       place: this.repo,
@@ -176,23 +173,23 @@ export class HubClient {
     });
   }
 
-  /** A failure of the connection as an error with its hint; a GraftError, a file error and a bug stay what they are. */
+  /** Returns a connection error as a GraftError with a hint, and every other error as it is. */
   #explain(error: unknown): unknown {
-    const { cause = error, code: own, syscall } = Object(error) as NodeJS.ErrnoException;
-    const isNetwork = typeof error === 'string' || cause !== error || own !== undefined;
+    const { cause = error, code: errorCode, syscall } = Object(error) as NodeJS.ErrnoException;
+    const isNetwork = typeof error === 'string' || cause !== error || errorCode !== undefined;
     if (error instanceof GraftError || !isNetwork || /^(open|write|fsync|close)$/.test(syscall ?? '')) return error;
     const code = (cause as NodeJS.ErrnoException).code ?? (cause as Error).message ?? String(error);
     const proxy = (process.env.HTTPS_PROXY ?? process.env.https_proxy) && !process.env.NODE_USE_ENV_PROXY;
     const [problem, hint] = /CERT|SELF_SIGNED/.test(code)
       ? [
           `The certificate of ${this.#options.hubUrl} is not trusted: ${code}`,
-          "Name your network's certificate in NODE_EXTRA_CA_CERTS",
+          "Set NODE_EXTRA_CA_CERTS to the file of your network's certificate",
         ]
       : [
           `${this.#options.hubUrl} could not be reached: ${code}`,
           proxy
             ? 'Set NODE_USE_ENV_PROXY=1, so that HTTPS_PROXY is used'
-            : 'Connect to the network and run it again, or name a local directory or .gguf file',
+            : 'Connect to the network and run the command again, or give the path of a local directory or .gguf file',
         ];
     return new GraftError('environment', problem, {
       place: this.repo,
@@ -203,7 +200,7 @@ export class HubClient {
   }
 }
 
-/** The hub names big files by the SHA-256 of their contents and small ones by git's blob id. */
+/** Returns the hash that the hub lists for a file: the SHA-256 of large files, git's blob id of small ones. */
 function expectedHash({ lfs, oid, size }: ListFileEntry): { hash: Hash; expected: string; name: string } | undefined {
   if (lfs) return { hash: createHash('sha256'), expected: lfs.oid.replace(/^sha256:/, ''), name: 'SHA-256' };
   return oid ? { hash: createHash('sha1').update(`blob ${size}\0`), expected: oid, name: 'git' } : undefined;

@@ -59,7 +59,7 @@ describe('resolveModel', () => {
       await refuses(
         resolveModel(spec),
         'usage',
-        /There is no such directory or \.gguf file, and this is not a hub id.*org\/name@revision/,
+        /The model was not found: there is no such directory or \.gguf file, and this is not a hub id.*org\/name@revision/,
       );
   });
 
@@ -109,7 +109,7 @@ describe('resolveModel', () => {
       /^org\/name: http:\/\/127\.0\.0\.1:\d+ could not be reached: [A-Z_]+\. (Connect to the network|Set NODE_USE)/,
     );
     process.env.HF_HUB_OFFLINE = '1';
-    await refuses(resolveModel('org/name@v1'), 'environment', /HF_HUB_OFFLINE forbids the network/);
+    await refuses(resolveModel('org/name@v1'), 'environment', /HF_HUB_OFFLINE turns the network off/);
   });
 
   it('fetches one GGUF file of a revision, or all its shards', async () => {
@@ -134,7 +134,7 @@ describe('resolveModel', () => {
     await refuses(
       resolveModel('org/name', { endpoint: server.endpoint }),
       'input',
-      /no safetensors weights. Name one of its GGUF files, such as org\/name\/m\.gguf/,
+      /no safetensors weights. Choose one of its GGUF files, such as org\/name\/m\.gguf/,
     );
   });
 
@@ -173,7 +173,7 @@ describe('resolveModel', () => {
     await refuses(
       resolveModel('org/name', { endpoint: server.endpoint }),
       'input',
-      /org\/name\/model-00001.*has the SHA-256 hash \w{64} instead of \w{64}. Run it again/,
+      /org\/name\/model-00001.*has the SHA-256 hash \w{64} instead of \w{64}. Run the command again/,
     );
     assert(!readdirSync(home(dir)).some((name) => name.startsWith('model-00001')));
     assert(existsSync(join(home(dir), 'config.json')), 'good files stay for the next time');
@@ -214,12 +214,12 @@ describe('resolveModel', () => {
     assert.equal(sent, undefined);
     process.env.HF_TOKEN = 'hf_secret';
     status = 403;
-    await refuses(ask(), 'environment', /does not let this HF_TOKEN read/);
+    await refuses(ask(), 'environment', /HF_TOKEN has no access to the model/);
     assert.equal(sent, 'Bearer hf_secret');
     status = 404;
-    await refuses(ask(), 'environment', /no such model, revision or file/);
+    await refuses(ask(), 'environment', /model, revision or file was not found/);
     status = 429;
-    await refuses(ask(), 'environment', /asked too often/);
+    await refuses(ask(), 'environment', /rate limit/);
     process.env.HF_TOKEN = 'secret';
     await refuses(ask(), 'usage', /does not start with hf_/);
   });

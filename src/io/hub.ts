@@ -8,16 +8,16 @@ import { HubClient } from './hub-client.ts';
 import { lockDirectory } from './lock.ts';
 
 export interface DownloadProgress {
-  /** The file now being fetched. */
+  /** The file that is being downloaded. */
   readonly file: string;
-  /** Bytes of all files of this model that are here, and of all that are needed. */
+  /** Bytes received so far and in total, of all files of the model. */
   readonly received: number;
   readonly total: number;
 }
 
 export interface ResolveOptions {
   readonly progress?: (progress: DownloadProgress) => void;
-  /** Asks the hub for the newest state of the revision, although a complete copy of an earlier one is here. */
+  /** Ask the hub for the newest commit of the revision, also where the cache has a complete copy. */
   readonly refresh?: boolean;
   /** Default: `HF_ENDPOINT`, else https://huggingface.co. */
   readonly endpoint?: string;
@@ -28,85 +28,93 @@ export interface ResolveOptions {
 interface Spec {
   readonly repo: string;
   readonly revision: string;
-  /** The GGUF file in the repository that was asked for; without it, the Hugging Face directory. */
+  /** A GGUF file in the repository; undefined: the Hugging Face directory. */
   readonly file: string | undefined;
 }
 
 const SPEC = /^(?<repo>[\w][\w.-]*\/[\w][\w.-]*)(?:@(?<revision>[^\s]+?))?(?:\/(?<file>[^@\s]+\.gguf))?$/;
 
 /**
- * Finds a model: a directory or `.gguf` file is itself; a hub id (`org/name`, `org/name@revision`, `org/name/file.gguf`,
- * `org/name@revision/file.gguf`) is fetched into the user's cache, once. A complete copy there is used without asking
- * the network. Fetching continues where it was broken off; every file is checked against the hub's size and hash before
- * it gets its name, so what is in the cache is whole.
+ * Returns the local path of a model. A directory or `.gguf` file is used as it is; a hub id (`org/name`, `org/name@revision`,
+ * `org/name/file.gguf`, `org/name@revision/file.gguf`) is downloaded into the user's cache, unless that has a complete copy.
+ * Interrupted downloads resume; every file is checked against the hub's size and hash before it gets its name, so that
+ * files in the cache are complete.
  * @returns a local directory (config, tokenizer, safetensors) or `.gguf` file
- * @throws GraftError `usage` for a spec that is neither; `environment` for no network, no rights, a full disk; `input`
- *   for a repository without weights that Graft reads, or a file that does not have the hub's hash
+ * @throws GraftError `usage` for a spec that is neither; `environment` for no network, missing rights, a full disk; `input`
+ *   for a repository without weights that Graft reads, or a file with another hash than the hub's
  */
 export async function resolveModel(spec: string, options: ResolveOptions = {}): Promise<string> {
-  const here = resolve(spec);
-  const stat = statSync(here, { throwIfNoEntry: false });
-  if (stat?.isDirectory() || (stat?.isFile() && here.endsWith('.gguf'))) return here;
+  const localPath = resolve(spec);
+  const stat = statSync(localPath, { throwIfNoEntry: false });
+  if (stat?.isDirectory() || (stat?.isFile() && localPath.endsWith('.gguf'))) return localPath;
   if (stat)
     throw new GraftError('usage', 'This file is not a model', {
       place: spec,
-      hint: 'Name a directory or a .gguf file',
+      hint: 'Give the path of a directory or of a .gguf file',
     });
   const near = nearestPath(spec);
   const groups = SPEC.exec(spec)?.groups;
   if (!groups?.repo || spec.split(/[/@]/).includes('..'))
-    throw new GraftError('usage', 'There is no such directory or .gguf file, and this is not a hub id', {
-      place: spec,
-      hint: near
-        ? `Did you mean ${near}?`
-        : 'Check the path, or write a hub id as org/name, org/name@revision or org/name/file.gguf',
-    });
-  const wanted: Spec = { repo: groups.repo, revision: groups.revision ?? 'main', file: groups.file };
-  const home = cacheDir('hub', wanted.repo.replace('/', '--'));
-  const cached = findComplete(home, wanted);
+    throw new GraftError(
+      'usage',
+      'The model was not found: there is no such directory or .gguf file, and this is not a hub id',
+      {
+        place: spec,
+        hint: near
+          ? `Did you mean ${near}?`
+          : 'Check the path, or write a hub id as org/name, org/name@revision or org/name/file.gguf',
+      },
+    );
+  const parsed: Spec = { repo: groups.repo, revision: groups.revision ?? 'main', file: groups.file };
+  const repoDir = cacheDir('hub', parsed.repo.replace('/', '--'));
+  const cached = findComplete(repoDir, parsed);
   if (cached && !options.refresh) return cached;
-  const hub = await HubClient.connect(wanted.repo, options.endpoint, options.token);
-  const commit = await hub.commit(wanted.revision);
-  const files = selectFiles(await hub.list(commit), wanted);
-  const snapshot = join(home, commit);
-  const note = (path: string, text: string) => writeFile(path, (write) => write(Buffer.from(text)));
+  const hub = await HubClient.connect(parsed.repo, options.endpoint, options.token);
+  const commit = await hub.commit(parsed.revision);
+  const files = selectFiles(await hub.list(commit), parsed);
+  const snapshot = join(repoDir, commit);
+  const writeText = (path: string, text: string) => writeFile(path, (write) => write(Buffer.from(text)));
   try {
-    using _lock = await lockPatiently(snapshot);
-    await fetchAll(hub, snapshot, commit, files, options.progress);
-    note(
-      join(snapshot, '.complete', encodeURIComponent(wanted.file ?? 'directory')),
+    using _lock = await waitForLock(snapshot);
+    await downloadAll(hub, snapshot, commit, files, options.progress);
+    writeText(
+      join(snapshot, '.complete', encodeURIComponent(parsed.file ?? 'directory')),
       files.map(({ path }) => path).join('\n'),
     );
-    note(join(home, 'refs', encodeURIComponent(wanted.revision)), commit);
+    writeText(join(repoDir, 'refs', encodeURIComponent(parsed.revision)), commit);
   } catch (error) {
     throw fileError(error, snapshot, 'written');
   }
-  return wanted.file ? join(snapshot, wanted.file) : snapshot;
+  return parsed.file ? join(snapshot, parsed.file) : snapshot;
 }
 
-/** The complete copy of this revision in the cache. */
-function findComplete(home: string, { revision, file }: Spec): string | undefined {
+/** Returns the complete copy of this revision in the cache, if there is one. */
+function findComplete(repoDir: string, { revision, file }: Spec): string | undefined {
   try {
-    const ref = join(home, 'refs', encodeURIComponent(revision));
+    const ref = join(repoDir, 'refs', encodeURIComponent(revision));
     const commit = existsSync(ref) ? readFileSync(ref, 'utf8') : revision;
-    const names = readFileSync(join(home, commit, '.complete', encodeURIComponent(file ?? 'directory')), 'utf8')
+    const names = readFileSync(join(repoDir, commit, '.complete', encodeURIComponent(file ?? 'directory')), 'utf8')
       .trim()
       .split('\n');
-    if (!names.every((name) => existsSync(join(home, commit, name)))) return undefined;
-    return file ? join(home, commit, file) : join(home, commit);
+    if (!names.every((name) => existsSync(join(repoDir, commit, name)))) return undefined;
+    return file ? join(repoDir, commit, file) : join(repoDir, commit);
   } catch {
     return undefined;
   }
 }
 
-/** Small files of a Hugging Face directory that say what the model is, how it speaks, sees or pools, and how it may be used. */
-const SMALL =
+/** Files of a Hugging Face directory beside the weights: configs, tokenizer, preprocessing, pooling, licences. */
+const COMPANIONS =
   /^(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|chat_template|modules|config_sentence_transformers|sentence_bert_config)\.json$|^\d_Pooling\/config\.json$|^(merges|vocab)\.txt$|\.jinja$|^tokenizer\.model$|^(LICENSE|LICENCE|NOTICE|USE_POLICY)/i;
 const SHARD = /-\d{5}-of-(\d{5})\.gguf$/;
 
+/**
+ * Returns the files of a repository to download.
+ * @throws GraftError where it has no weights, or not the GGUF file of `spec`
+ */
 function selectFiles(all: readonly ListFileEntry[], { repo, file }: Spec): ListFileEntry[] {
   const pick = (test: (path: string) => boolean) => all.filter(({ path }) => test(path));
-  const some = (files: readonly ListFileEntry[]) =>
+  const firstPaths = (files: readonly ListFileEntry[]) =>
     files
       .slice(0, 5)
       .map(({ path }) => path)
@@ -119,12 +127,12 @@ function selectFiles(all: readonly ListFileEntry[], { repo, file }: Spec): ListF
           file.replace(SHARD, `-${String(i + 1).padStart(5, '0')}-of-${shards[1]}.gguf`),
         )
       : [file];
-    const found = pick((path) => names.includes(path));
-    if (found.length === names.length) return found;
+    const selected = pick((path) => names.includes(path));
+    if (selected.length === names.length) return selected;
     throw new GraftError(
       'usage',
-      `The repository has no file ${names.find((name) => !found.some(({ path }) => path === name))}`,
-      { place: repo, hint: `Its GGUF files: ${some(ggufs)}` },
+      `The repository has no file ${names.find((name) => !selected.some(({ path }) => path === name))}`,
+      { place: repo, hint: `Its GGUF files: ${firstPaths(ggufs)}` },
     );
   }
   const named = (name: string) => pick((path) => path === name);
@@ -135,18 +143,18 @@ function selectFiles(all: readonly ListFileEntry[], { repo, file }: Spec): ListF
     named('adapter_model.safetensors'),
     pick((path) => /^[^/]+\.safetensors(\.index\.json)?$/.test(path)),
   ].find((files) => files.length > 0);
-  if (weights) return [...pick((path) => SMALL.test(path)), ...weights];
+  if (weights) return [...pick((path) => COMPANIONS.test(path)), ...weights];
   throw new GraftError('input', 'The repository has no safetensors weights', {
     place: repo,
     hint:
       ggufs.length > 0
-        ? `Name one of its GGUF files, such as ${repo}/${ggufs[0]!.path}`
+        ? `Choose one of its GGUF files, such as ${repo}/${ggufs[0]!.path}`
         : 'Choose a repository with safetensors or GGUF',
   });
 }
 
-/** Waits for another call or process that is fetching the same model. */
-async function lockPatiently(directory: string): Promise<Disposable> {
+/** Locks a directory, after waiting for another call or process that is downloading the same model. */
+async function waitForLock(directory: string): Promise<Disposable> {
   for (;;) {
     try {
       return lockDirectory(directory);
@@ -158,29 +166,31 @@ async function lockPatiently(directory: string): Promise<Disposable> {
   }
 }
 
-async function fetchAll(
+/** Downloads the files that the snapshot does not have yet. */
+async function downloadAll(
   hub: HubClient,
   snapshot: string,
   commit: string,
   files: readonly ListFileEntry[],
   progress: ResolveOptions['progress'],
 ): Promise<void> {
-  const sum = (some: readonly ListFileEntry[]) => some.reduce((bytes, { size }) => bytes + size, 0);
-  const isHere = ({ path }: ListFileEntry) => existsSync(join(snapshot, path)); // checked before it got this name
-  const absent = files.filter((file) => !isHere(file));
+  const totalBytes = (entries: readonly ListFileEntry[]) => entries.reduce((bytes, { size }) => bytes + size, 0);
+  // A file gets its name after its hash was checked.
+  const isDownloaded = ({ path }: ListFileEntry) => existsSync(join(snapshot, path));
+  const missing = files.filter((file) => !isDownloaded(file));
   const { bavail, bsize } = statfsSync(snapshot);
-  if (sum(absent) > bavail * bsize)
+  if (totalBytes(missing) > bavail * bsize)
     throw new GraftError(
       'environment',
-      `The model needs ${mb(sum(absent))}, and the disk has ${mb(bavail * bsize)} free`,
+      `The model needs ${mb(totalBytes(missing))}, and the disk has ${mb(bavail * bsize)} free`,
       {
         place: snapshot,
-        hint: 'Free some space, or point GRAFT_CACHE to another disk',
+        hint: 'Free some space, or set GRAFT_CACHE to a directory on another disk',
       },
     );
-  const total = sum(files);
-  let received = sum(files.filter(isHere));
-  for (const file of absent) {
+  const total = totalBytes(files);
+  let received = totalBytes(files.filter(isDownloaded));
+  for (const file of missing) {
     const target = join(snapshot, file.path);
     makeDirectory(dirname(target));
     await hub.fetch(file, commit, target, (bytes) =>

@@ -7,12 +7,8 @@ export { openWeights } from './open.ts';
 export { openSafetensors, type TensorToWrite, writeSafetensors } from './safetensors.ts';
 export { openTorch } from './torch.ts';
 export {
-  type BlockFormat,
-  blockFormats,
   bytesOf,
   elementsOf,
-  ggmlFormats,
-  isBlockFormat,
   type MetadataValue,
   type NumberArray,
   type WeightEntry,

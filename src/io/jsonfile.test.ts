@@ -8,17 +8,17 @@ describe('parseJson', () => {
   it('says line and column of what is wrong', () => {
     const cases: [string, RegExp][] = [
       ['', /^f:1:1: The JSON ends before it is complete/],
-      ['{\n  "a": 1,\n  "b" 2\n}', /^f:3:7: Here should be a colon after the key "b"/],
-      ['{\n  "a": 1,\n}', /^f:3:1: Here should be a key in double quotes after the comma/],
-      ['{a: 1}', /^f:1:2: Here should be a key in double quotes/],
+      ['{\n  "a": 1,\n  "b" 2\n}', /^f:3:7: Expected a colon after the key "b"/],
+      ['{\n  "a": 1,\n}', /^f:3:1: Expected a key in double quotes after the comma/],
+      ['{a: 1}', /^f:1:2: Expected a key in double quotes/],
       ['[1, 2', /^f:1:6: The JSON ends/],
-      ['[1 2]', /^f:1:4: Here should be a comma or the closing \], not "2"/],
-      ['{"a": tru}', /^f:1:7: Here should be a value, not "t"/],
-      ['[01]', /^f:1:3: Here should be a comma/],
-      ['["\n"]', /^f:1:2: This string has no end/],
+      ['[1 2]', /^f:1:4: Expected a comma or the closing \], found "2"/],
+      ['{"a": tru}', /^f:1:7: Expected a value, found "t"/],
+      ['[01]', /^f:1:3: Expected a comma/],
+      ['["\n"]', /^f:1:2: This string does not end/],
       ['["\\x"]', /^f:1:2: This string/],
-      ['{} {}', /^f:1:4: Something follows/],
-      ['[1,]', /^f:1:4: Here should be a value/],
+      ['{} {}', /^f:1:4: Unexpected text after the end/],
+      ['[1,]', /^f:1:4: Expected a value/],
     ];
     for (const [text, message] of cases)
       assert.throws(
@@ -54,7 +54,7 @@ describe('parseJson', () => {
           parse();
           return true;
         } catch (error) {
-          if (error instanceof GraftError) assert.doesNotMatch(error.message, /This is not JSON/); // a place was found
+          if (error instanceof GraftError) assert.doesNotMatch(error.message, /This is not valid JSON/); // a place was found
           return false;
         }
       };

@@ -3,8 +3,8 @@ import { fileError, GraftError } from '../base/index.ts';
 import { brief } from './input-file.ts';
 
 /**
- * The value in a JSON file.
- * @throws GraftError `input` with file, line and column when it is not there or not JSON.
+ * Returns the value in a JSON file.
+ * @throws GraftError `input` with file, line and column, where the file is missing or is not valid JSON
  */
 export function readJson(path: string): unknown {
   let text: string;
@@ -22,7 +22,7 @@ export function readJsonObject(path: string): Record<string, unknown> {
   if (isObject(value)) return value;
   throw new GraftError('input', 'The file holds JSON, but not an object', {
     place: path,
-    hint: 'It should start with {',
+    hint: 'The file must start with {',
   });
 }
 
@@ -30,8 +30,10 @@ export const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /**
- * JSON text as a value; `place` is named in the error, with line and column.
- * @param unique also refuse an object that has a key twice (JSON.parse takes the last one); the check takes twice as long as JSON.parse
+ * Parses JSON text.
+ * @param place of the text, for the error, which adds line and column
+ * @param unique refuse an object with a repeated key (JSON.parse takes the last one); this takes twice as long as JSON.parse
+ * @throws GraftError `input` for invalid JSON
  */
 export function parseJson(text: string, place: string, { unique = false } = {}): unknown {
   let value: unknown;
@@ -44,7 +46,7 @@ export function parseJson(text: string, place: string, { unique = false } = {}):
   }
   const fault = findFault(text, unique);
   if (!fault && problem === undefined) return value;
-  if (!fault) throw new GraftError('input', `This is not JSON: ${(problem as Error).message}`, { place });
+  if (!fault) throw new GraftError('input', `This is not valid JSON: ${(problem as Error).message}`, { place });
   const before = text.slice(0, fault.at);
   const line = before.split('\n').length;
   const column = fault.at - before.lastIndexOf('\n');
@@ -55,8 +57,8 @@ const SCALAR = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null/y;
 const ESCAPE = /\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})/y;
 
 /**
- * The first place where `text` leaves RFC 8259, which JSON.parse does not always tell, or (if `unique`) repeats a key of
- * an object. Not recursive: depth costs no stack.
+ * Returns the first place where `text` violates RFC 8259, which JSON.parse does not always tell, or (if `unique`) repeats a
+ * key of an object. Not recursive, so that deep nesting does not overflow the stack.
  */
 function findFault(text: string, unique: boolean): { at: number; problem: string } | undefined {
   const open: (Set<string> | null)[] = []; // the keys of each open object, null for an open array
@@ -66,14 +68,14 @@ function findFault(text: string, unique: boolean): { at: number; problem: string
   for (;;) {
     while (' \t\n\r'.includes(text[at] ?? '.')) at++;
     const c = text[at];
-    const inside = open.at(-1);
+    const openKeys = open.at(-1);
     if (c === undefined)
       return expect === 'comma' && open.length === 0 ? undefined : fault('The JSON ends before it is complete');
     if (expect === 'comma') {
-      if (open.length === 0) return fault(`Something follows the end of the JSON: ${JSON.stringify(c)}`);
-      if (c === ',') expect = inside ? 'key' : 'value';
-      else if (c === (inside ? '}' : ']')) open.pop();
-      else return fault(`Here should be a comma or the closing ${inside ? '}' : ']'}, not ${JSON.stringify(c)}`);
+      if (open.length === 0) return fault(`Unexpected text after the end of the JSON: ${JSON.stringify(c)}`);
+      if (c === ',') expect = openKeys ? 'key' : 'value';
+      else if (c === (openKeys ? '}' : ']')) open.pop();
+      else return fault(`Expected a comma or the closing ${openKeys ? '}' : ']'}, found ${JSON.stringify(c)}`);
       at++;
     } else if ((c === '}' && expect === 'key or }') || (c === ']' && expect === 'value or ]')) {
       open.pop();
@@ -81,12 +83,12 @@ function findFault(text: string, unique: boolean): { at: number; problem: string
       at++;
     } else if (expect === 'key' || expect === 'key or }') {
       const end = c === '"' ? endOfString(text, at) : -1;
-      if (end < 0) return fault(`Here should be a key in double quotes${c === '}' ? ' after the comma' : ''}`);
+      if (end < 0) return fault(`Expected a key in double quotes${c === '}' ? ' after the comma' : ''}`);
       const key: string = JSON.parse(text.slice(at, end));
-      if (unique && inside?.has(key)) return fault(`The key ${brief(key)} stands here a second time`);
-      inside?.add(key);
+      if (unique && openKeys?.has(key)) return fault(`The key ${brief(key)} is repeated`);
+      openKeys?.add(key);
       for (at = end; ' \t\n\r'.includes(text[at] ?? '.'); ) at++;
-      if (text[at] !== ':') return fault(`Here should be a colon after the key ${brief(key)}`);
+      if (text[at] !== ':') return fault(`Expected a colon after the key ${brief(key)}`);
       at++;
       expect = 'value';
     } else if (c === '{' || c === '[') {
@@ -99,8 +101,8 @@ function findFault(text: string, unique: boolean): { at: number; problem: string
       if (end < 0)
         return fault(
           c === '"'
-            ? 'This string has no end or a character that it may not have'
-            : `Here should be a value, not ${JSON.stringify(c)}`,
+            ? 'This string does not end or has an invalid character'
+            : `Expected a value, found ${JSON.stringify(c)}`,
         );
       at = end;
       expect = 'comma';
@@ -108,7 +110,7 @@ function findFault(text: string, unique: boolean): { at: number; problem: string
   }
 }
 
-/** Index after the closing quote of the string that opens at `at`, or -1 when it is not a JSON string. */
+/** Returns the index after the closing quote of the string that opens at `at`, or -1 where it is not a JSON string. */
 function endOfString(text: string, at: number): number {
   for (let i = at + 1; i < text.length; ) {
     const c = text.charCodeAt(i);

@@ -7,7 +7,7 @@ import { describe, it } from 'node:test';
 import { temporary } from '../../test/samples/io.ts';
 import { GraftError } from '../base/index.ts';
 import { LOCK_NAME, lockDirectory } from './index.ts';
-import { bornAt } from './lock.ts';
+import { processStamp } from './lock.ts';
 
 /** Takes the lock in another process, says so, and holds it until its input ends. */
 function holder(path: string): ChildProcess {
@@ -33,7 +33,7 @@ describe('lockDirectory', () => {
     const path = join(dir.path, 'run');
     {
       using _lock = lockDirectory(path);
-      inUse(path, new RegExp(`run: This directory is in use by process ${process.pid} since 2.*Wait for it`));
+      inUse(path, new RegExp(`run: This directory is in use by process ${process.pid} since 2.*Wait for that process`));
       assert.deepEqual(readdirSync(path), [LOCK_NAME]);
     }
     assert.deepEqual(readdirSync(path), []);
@@ -51,7 +51,7 @@ describe('lockDirectory', () => {
     assert.equal(JSON.parse(readFileSync(join(dir.path, LOCK_NAME), 'utf8')).pid, process.pid);
   });
 
-  it('tells a process from an earlier one with the same number', { skip: bornAt(process.pid) === '0' }, () => {
+  it('tells a process from an earlier one with the same number', { skip: processStamp(process.pid) === '0' }, () => {
     using dir = temporary();
     const owner = { pid: process.pid, host: hostname(), since: 'then', born: '1', id: 'x' };
     dir.put(LOCK_NAME, JSON.stringify(owner));
@@ -62,12 +62,9 @@ describe('lockDirectory', () => {
     using dir = temporary();
     const dead = spawnSync(process.execPath, ['-e', '']).pid;
     dir.put(LOCK_NAME, JSON.stringify({ pid: dead, host: 'elsewhere', since: 'then', born: '1', id: 'x' }));
-    inUse(
-      dir.path,
-      /in use by process \d+ on elsewhere since then. If no such run exists any more, delete .*graft\.lock/,
-    );
+    inUse(dir.path, /in use by process \d+ on elsewhere since then. If that run has ended, delete .*graft\.lock/);
     writeFileSync(join(dir.path, LOCK_NAME), '');
-    inUse(dir.path, /has a lock that cannot be read. If no such run exists any more, delete/);
+    inUse(dir.path, /has a lock file that cannot be read. If that run has ended, delete/);
   });
 
   it('goes to one of many that take over at once', { timeout: 60_000 }, async () => {

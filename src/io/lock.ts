@@ -11,39 +11,39 @@ interface Owner {
   readonly host: string;
   /** When the lock was taken, ISO 8601. */
   readonly since: string;
-  /** `bornAt(pid)`: tells the process from a later one with the same number. */
+  /** `processStamp(pid)`: tells the process from a later one with the same id. */
   readonly born: string;
   readonly id: string;
 }
 
 /**
- * Takes a directory (made if absent) for this process until disposed, by a lock file with process number, host and time.
- * The lock of a process that is gone (killed, machine restarted) is taken over. A process's second lock is refused too.
- * @throws GraftError `state` when a live process, or one on another host, holds it
+ * Locks a directory, created if absent, for this process until disposed, by a lock file with process id, host and time.
+ * The lock of a process that no longer runs (killed, machine restarted) is replaced. A second lock by one process is refused.
+ * @throws GraftError `state` when a running process, or one on another host, holds the lock
  */
 export function lockDirectory(path: string): Disposable {
   const lock = join(path, LOCK_NAME);
   const id = `${process.pid}-${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
-  const mine: Owner = {
+  const owner: Owner = {
     pid: process.pid,
     host: hostname(),
     since: new Date().toISOString(),
-    born: bornAt(process.pid),
+    born: processStamp(process.pid),
     id,
   };
   try {
     makeDirectory(path);
-    for (let tries = 0; tries < 100 && !place(lock, mine); tries++) {
+    for (let tries = 0; tries < 100 && !createLock(lock, owner); tries++) {
       const text = textOf(lock);
-      if (text !== undefined) removeStale(path, lock, text, id); // throws unless it is stale
+      if (text !== undefined) removeStale(path, lock, text, id); // throws where the owner still runs
     }
   } catch (error) {
     throw fileError(error, path, 'locked');
   }
   if (ownerIn(textOf(lock))?.id !== id)
-    throw new GraftError('state', 'Other processes keep taking this directory', {
+    throw new GraftError('state', 'Other processes lock this directory again and again', {
       place: path,
-      hint: 'Start one run only',
+      hint: 'Start only one run in it',
     });
   return {
     [Symbol.dispose]() {
@@ -52,8 +52,8 @@ export function lockDirectory(path: string): Disposable {
   };
 }
 
-/** Puts the lock file in place, whole or not at all; false when there is one already. */
-function place(lock: string, owner: Owner): boolean {
+/** Creates the lock file atomically; returns false where one exists already. */
+function createLock(lock: string, owner: Owner): boolean {
   const draft = `${lock}.${owner.id}`;
   const write = (path: string) => {
     const fd = openSync(path, 'wx');
@@ -81,7 +81,10 @@ function place(lock: string, owner: Owner): boolean {
   }
 }
 
-/** Moves a dead process's lock away and deletes it. Of several takers, the rename lets one have it. */
+/**
+ * Deletes the lock of a process that no longer runs. Renaming it first lets only one of several processes do so.
+ * @throws GraftError `state` where the owner may still run
+ */
 function removeStale(path: string, lock: string, text: string, id: string): void {
   const owner = ownerIn(text);
   const elsewhere = owner !== undefined && owner.host !== hostname();
@@ -89,25 +92,25 @@ function removeStale(path: string, lock: string, text: string, id: string): void
     const who = owner && `process ${owner.pid}${elsewhere ? ` on ${owner.host}` : ''} since ${owner.since}`;
     throw new GraftError(
       'state',
-      who ? `This directory is in use by ${who}` : 'This directory has a lock that cannot be read',
+      who ? `This directory is in use by ${who}` : 'This directory has a lock file that cannot be read',
       {
         place: path,
         hint:
           owner && !elsewhere
-            ? 'Wait for it, stop it, or choose another directory'
-            : `If no such run exists any more, delete ${lock}`,
+            ? 'Wait for that process, stop it, or choose another directory'
+            : `If that run has ended, delete ${lock}`,
         ...(owner && { data: { pid: owner.pid, host: owner.host, since: owner.since } }),
       },
     );
   }
-  const away = `${lock}.stale-${id}`;
+  const stale = `${lock}.stale-${id}`;
   try {
-    renameSync(lock, away);
-    if (textOf(away) !== text) linkSync(away, lock); // another taker was faster: this is its live lock, give it back
+    renameSync(lock, stale);
+    if (textOf(stale) !== text) linkSync(stale, lock); // another process replaced the lock meanwhile: restore its lock
   } catch (error) {
     if (!['ENOENT', 'EEXIST'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
   } finally {
-    rmSync(away, { force: true });
+    rmSync(stale, { force: true });
   }
 }
 
@@ -134,7 +137,9 @@ function ownerIn(text: string | undefined): Owner | undefined {
   }
 }
 
-/** State letter and start in clock ticks of a process, from proc(5); undefined where the system does not say. */
+/**
+ * Returns state letter and start time in clock ticks of a process, from proc(5); undefined where the system has no /proc.
+ */
 function procStat(pid: number): { state: string; ticks: string } | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
@@ -146,24 +151,24 @@ function procStat(pid: number): { state: string; ticks: string } | undefined {
 }
 
 /**
- * Digits that tell a process from a later one that gets the same number: its start and which start of the machine that
- * belongs to. `0` where the system does not say.
+ * Returns digits that tell a process from a later one with the same id: its start time and the boot of the machine.
+ * `0` where the system has no /proc.
  */
-export function bornAt(pid: number): string {
+export function processStamp(pid: number): string {
   const stat = procStat(pid);
   if (!stat) return '0';
   const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').slice(0, 8);
   return `${Number.parseInt(boot, 16)}${stat.ticks.padStart(12, '0')}`;
 }
 
-/** Whether the process with this number, on this host, is the one that `bornAt` described, and not a zombie. */
-export function isRunning(pid: number, born: string): boolean {
+/** Whether the process with this id runs on this host, is not a zombie, and has this `processStamp`. */
+export function isRunning(pid: number, stamp: string): boolean {
   try {
     process.kill(pid, 0);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false; // EPERM: it lives, and is another user's
+    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false; // EPERM: it runs, under another user
   }
   if (procStat(pid)?.state === 'Z') return false;
-  const now = bornAt(pid);
-  return born === '0' || now === '0' || born === now;
+  const currentStamp = processStamp(pid);
+  return stamp === '0' || currentStamp === '0' || stamp === currentStamp;
 }

@@ -6,20 +6,20 @@ import { openSafetensors } from './safetensors.ts';
 import type { WeightSource } from './weight-source.ts';
 
 /**
- * Opens weights, whatever the format: a GGUF or safetensors file, told apart by content, an index of shards, or a
- * directory with safetensors or else with one GGUF model. Throws as `openGguf` and `openSafetensors` do.
+ * Opens weights: a GGUF or safetensors file, whose format is detected from its content, an index of shards, or a directory
+ * with safetensors or else with one GGUF model. Throws as `openGguf` and `openSafetensors` do.
  */
 export function openWeights(path: string): WeightSource {
   const stat = statSync(path, { throwIfNoEntry: false });
   if (stat?.isDirectory()) {
     const names = readdirSync(path).sort();
-    const models = names.filter((name) => /\.gguf$/.test(name) && !/-(?!00001)\d{5}-of-\d{5}\.gguf$/.test(name));
-    if (models.length === 0 || names.some((name) => /\.safetensors(\.index\.json)?$/.test(name)))
+    const ggufFiles = names.filter((name) => /\.gguf$/.test(name) && !/-(?!00001)\d{5}-of-\d{5}\.gguf$/.test(name));
+    if (ggufFiles.length === 0 || names.some((name) => /\.safetensors(\.index\.json)?$/.test(name)))
       return openSafetensors(path);
-    if (models.length === 1) return openGguf(join(path, models[0]!));
-    throw new GraftError('input', `There are ${models.length} GGUF models in this directory`, {
+    if (ggufFiles.length === 1) return openGguf(join(path, ggufFiles[0]!));
+    throw new GraftError('input', `There are ${ggufFiles.length} GGUF models in this directory`, {
       place: path,
-      hint: `Name one of them: ${models.slice(0, 3).join(', ')}`,
+      hint: `Give the path of one of them: ${ggufFiles.slice(0, 3).join(', ')}`,
     });
   }
   return isGguf(path, stat?.isFile() ?? false) ? openGguf(path) : openSafetensors(path);

@@ -42,10 +42,10 @@ describe('openSafetensors', () => {
     weights.read('b', into.subarray(0, 3), 2);
     assert.deepEqual([...into], [18, 19, 20, 19, 20, 21]);
     for (const from of [-1, 3, Number.NaN])
-      assert.throws(() => weights.read('b', into.subarray(0, 4), from), /6 bytes, the buffer for it 4 from byte/);
+      assert.throws(() => weights.read('b', into.subarray(0, 4), from), /6 bytes, and the buffer 4 from byte/);
     weights.read('none', new Uint8Array(0));
-    assert.throws(() => weights.read('b', new Uint8Array(7)), /Tensor "b" has 6 bytes, the buffer for it 7/);
-    assert.throws(() => weights.read('scalr', into), /no tensor "scalr" among the 5 here. The nearest is "scalar"/);
+    assert.throws(() => weights.read('b', new Uint8Array(7)), /Tensor "b" has 6 bytes, and the buffer 7/);
+    assert.throws(() => weights.read('scalr', into), /None of the 5 tensors is named "scalr". Did you mean "scalar"\?/);
   });
 
   it('refuses what the reference implementation refuses, and keys that stand twice', () => {
@@ -59,36 +59,36 @@ describe('openSafetensors', () => {
     refuses(at(safetensorsFile('{}', 0, 3n)), /a header of 3 bytes/);
     refuses(at(safetensorsFile('', 0)), /ends before it is complete/);
     refuses(at(safetensorsFile('[]', 0)), /not an object/);
-    refuses(at(safetensorsFile('{"a":}', 0)), /m\.safetensors \(header\):1:6: Here should be a value, not "}"/);
-    refuses(at(safetensorsFile('{}\0', 0)), /follows the end/);
+    refuses(at(safetensorsFile('{"a":}', 0)), /m\.safetensors \(header\):1:6: Expected a value, found "}"/);
+    refuses(at(safetensorsFile('{}\0', 0)), /after the end/);
     refuses(
       at(safetensorsFile(`{"a":${JSON.stringify(f32([1], 0, 4))},"a":${JSON.stringify(f32([1], 0, 4))}}`, 4)),
-      /"a" stands here a second time/,
+      /"a" is repeated/,
     );
     refuses(
       at(safetensorsFile({ __metadata__: { a: 1 } }, 0)),
       /"__metadata__" in the header is not an object of strings/,
     );
-    refuses(at(Buffer.concat([safetensorsFile('', 0, 2n), Buffer.from([0xff, 0xfe])])), /not UTF-8/);
+    refuses(at(Buffer.concat([safetensorsFile('', 0, 2n), Buffer.from([0xff, 0xfe])])), /not valid UTF-8/);
     refuses(one({ dtype: 'F33' }, 4), /"a" has the unknown type "F33"/);
-    refuses(one({ dtype: 'F8_E4M3' }, 4), /has type F8_E4M3, which Graft does not compute with. Convert it/);
+    refuses(one({ dtype: 'F8_E4M3' }, 4), /has type F8_E4M3, which is not supported. Convert it/);
     refuses(one({ shape: [-1] }, 4), /"shape" that is not a list of sizes: \[-1\]/);
     refuses(one({ shape: [1.5] }, 4), /"shape" that is not/);
     refuses(one({ shape: [2 ** 40, 2 ** 40] }, 4), /more than 2\^53 elements/);
     refuses(one({ shape: [2] }, 4), /takes 8 bytes, but its offsets 0 to 4 span 4/);
     refuses(one({ data_offsets: [4, 0] }, 4), /span -4/);
     refuses(one({ data_offsets: [0, 4, 8] }, 4), /not two numbers/);
-    refuses(one({ data_offsets: [1, 5] }, 5), /byte 1 of the data leaves a hole of 1 bytes/);
+    refuses(one({ data_offsets: [1, 5] }, 5), /byte 1 of the data leaves a gap of 1 bytes/);
     refuses(one({}, 3), /1 bytes are missing/);
-    refuses(one({}, 6), /2 bytes belong to none/);
+    refuses(one({}, 6), /2 bytes belong to no tensor/);
     refuses(at(safetensorsFile({ a: f32([2], 0, 8), b: f32([2], 4, 12) }, 12)), /"b" at byte 4 of the data overlaps/);
     refuses(at(safetensorsFile('{"\\ud800":{}}', 0)), /has a name that is not Unicode text/);
-    refuses(at(safetensorsFile({ a: 3 }, 0)), /not described by an object/);
+    refuses(at(safetensorsFile({ a: 3 }, 0)), /a description that is not a JSON object/);
     refuses(join(dir.path, 'nothing.safetensors'), /There is no such file/);
     dir.put('n.safetensors', safetensorsFile('{}', 0));
     refuses(
       dir.path,
-      /2 safetensors files here and no index that joins them. Name one of them: m\.safetensors, n\.safetensors/,
+      /2 safetensors files in this directory and no index of shards. Give the path of one of them: m\.safetensors, n\.safetensors/,
     );
     using other = temporary();
     other.put('pytorch_model.bin', '');
@@ -103,7 +103,7 @@ describe('openSafetensors', () => {
     writeFileSync(path, file);
     const { truncateSync } = process.getBuiltinModule('node:fs');
     truncateSync(path, 100_000_100); // sparse
-    refuses(path, /100000000 is the most that is allowed/);
+    refuses(path, /the maximum is 100000000/);
   });
 
   it('notices that the file was cut or written to after it was opened', () => {
@@ -142,9 +142,9 @@ describe('openSafetensors', () => {
       index({ a: 'model-2.safetensors', b: 'model-2.safetensors' }),
       /1 of 2 tensors are not in the shard.*a \(model-2/,
     );
-    refuses(index({ a: '../x.safetensors' }), /not a file name beside it/);
+    refuses(index({ a: '../x.safetensors' }), /not the name of a safetensors file/);
     refuses(index({ a: 'model-3.safetensors' }), /model-3\.safetensors: There is no such file/);
-    refuses(dir.put('x.index.json', '{"weight_map": {"a": "x",}}'), /x\.index\.json:1:\d+: Here should be a key/);
+    refuses(dir.put('x.index.json', '{"weight_map": {"a": "x",}}'), /x\.index\.json:1:\d+: Expected a key/);
   });
 });
 
@@ -182,8 +182,8 @@ describe('writeSafetensors', () => {
       () => writeSafetensors(path, [{ ...tensor, shape: [3] }]),
       /Tensor "a" takes 12 bytes, but 8 were given/,
     );
-    assert.throws(() => writeSafetensors(path, [tensor, tensor]), /"a" is there twice/);
-    assert.throws(() => writeSafetensors(path, [{ ...tensor, name: '__metadata__' }]), /may not have this name/);
+    assert.throws(() => writeSafetensors(path, [tensor, tensor]), /"a" is given more than once/);
+    assert.throws(() => writeSafetensors(path, [{ ...tensor, name: '__metadata__' }]), /has a reserved name/);
     const full = Object.assign(new Error('ENOSPC: no space left on device, write'), {
       code: 'ENOSPC',
       syscall: 'write',

@@ -7,8 +7,8 @@ import { brief, damaged, guessFormat, InputFile } from './input-file.ts';
 import { isObject, parseJson, readJsonObject } from './jsonfile.ts';
 import { bytesOf, type MetadataValue, type StoredEntry, StoredWeights, type WeightSource } from './weight-source.ts';
 
-/** Graft's types by their names in the file, in the order in which the reference library writes them (0.8.0, highest first). */
-const names = {
+/** Element types by their names in the file, in the order in which the reference library 0.8.0 writes them. */
+const dtypeNames = {
   I64: 'int64',
   F64: 'float64',
   F32: 'float32',
@@ -20,21 +20,21 @@ const names = {
   U8: 'uint8',
   BOOL: 'bool',
 } as const satisfies Record<string, DType>;
-const fileNames = Object.fromEntries(Object.entries(names).map(([file, dtype]) => [dtype, file])) as Record<
+const fileNames = Object.fromEntries(Object.entries(dtypeNames).map(([file, dtype]) => [dtype, file])) as Record<
   DType,
   string
 >;
-const writingOrder: readonly DType[] = Object.values(names);
-/** Names that the format has and Graft does not compute with. */
-const foreign = /^(U16|U32|U64|C64|F8_|F4|F6_)/;
+const writingOrder: readonly DType[] = Object.values(dtypeNames);
+/** Names of element types that the format has and Graft does not. */
+const unsupported = /^(U16|U32|U64|C64|F8_|F4|F6_)/;
 
 const MAX_HEADER = 100_000_000;
 
 /**
- * Opens a safetensors file, an index of shards (`*.safetensors.index.json`), or a directory that holds either, as one
- * source. The header is checked whole, as the reference implementation does and beyond (a key twice); no tensor is read.
+ * Opens a safetensors file, an index of shards (`*.safetensors.index.json`), or a directory with either. The whole header is
+ * checked, as the reference implementation does and more strictly (repeated keys); no tensor is read.
  * Source: github.com/huggingface/safetensors, README "Format" and safetensors/src/tensor.rs.
- * @throws GraftError `input` with the file when it is not what it says: wrong lengths, JSON, types, shapes or offsets
+ * @throws GraftError `input` with the file and its problem: wrong lengths, JSON, types, shapes or offsets
  */
 export function openSafetensors(path: string): WeightSource {
   const files: InputFile[] = [];
@@ -58,29 +58,29 @@ interface Header {
   readonly metadata: Map<string, MetadataValue>;
 }
 
-/** The file to open in a directory: what transformers, then PEFT, would take, else the only one. */
+/** Returns the file to open in a directory: the one that transformers, then PEFT, opens, else the only one. */
 function weightsIn(directory: string): string {
-  const usual = ['model.safetensors', 'model.safetensors.index.json', 'adapter_model.safetensors'];
-  const there = readdirSync(directory).sort();
-  const found = usual.find((name) => there.includes(name));
-  if (found) return join(directory, found);
-  const indices = there.filter((name) => name.endsWith('.safetensors.index.json'));
-  const candidates = indices.length > 0 ? indices : there.filter((name) => name.endsWith('.safetensors'));
+  const standardNames = ['model.safetensors', 'model.safetensors.index.json', 'adapter_model.safetensors'];
+  const names = readdirSync(directory).sort();
+  const standardName = standardNames.find((name) => names.includes(name));
+  if (standardName) return join(directory, standardName);
+  const indices = names.filter((name) => name.endsWith('.safetensors.index.json'));
+  const candidates = indices.length > 0 ? indices : names.filter((name) => name.endsWith('.safetensors'));
   if (candidates.length === 1) return join(directory, candidates[0]!);
   const pickles =
-    there.some((name) => /\.(bin|pt|pth)$/.test(name)) &&
-    'only PyTorch pickles, which Graft does not read, since they can run code';
+    names.some((name) => /\.(bin|pt|pth)$/.test(name)) &&
+    'only PyTorch pickles, which Graft does not read because they can run code';
   throw new GraftError(
     'input',
     candidates.length > 1
-      ? `There are ${candidates.length} safetensors files here and no index that joins them`
+      ? `There are ${candidates.length} safetensors files in this directory and no index of shards`
       : `There is no safetensors file in this directory${pickles ? `, ${pickles}` : ''}`,
     {
       place: directory,
       hint:
         candidates.length > 1
-          ? `Name one of them: ${candidates.slice(0, 3).join(', ')}`
-          : 'Convert or fetch the weights as safetensors',
+          ? `Give the path of one of them: ${candidates.slice(0, 3).join(', ')}`
+          : 'Convert the weights to safetensors, or download them in this format',
     },
   );
 }
@@ -93,7 +93,10 @@ function joinShards(index: string, open: (file: string) => Header): Header {
   const missing: string[] = [];
   for (const [name, shard] of Object.entries(map)) {
     if (typeof shard !== 'string' || shard !== basename(shard) || !shard.endsWith('.safetensors'))
-      throw damaged(index, `"weight_map" places ${brief(name)} in ${brief(shard)}, which is not a file name beside it`);
+      throw damaged(
+        index,
+        `"weight_map" places ${brief(name)} in ${brief(shard)}, which is not the name of a safetensors file`,
+      );
     if (!shards.has(shard)) shards.set(shard, open(join(dirname(index), shard)));
     const entry = shards.get(shard)!.entries.get(name);
     if (entry) entries.set(name, entry);
@@ -107,7 +110,7 @@ function joinShards(index: string, open: (file: string) => Header): Header {
   const metadata = new Map<string, MetadataValue>();
   for (const header of shards.values()) {
     for (const [key, value] of header.metadata) if (!metadata.has(key)) metadata.set(key, value);
-    for (const [name, entry] of header.entries) if (!entries.has(name)) entries.set(name, entry); // absent from the index
+    for (const [name, entry] of header.entries) if (!entries.has(name)) entries.set(name, entry); // not in the index
   }
   return { entries, metadata };
 }
@@ -118,41 +121,40 @@ function readHeader(file: InputFile): Header {
   file.read(head, 0);
   const length = size < 8 ? undefined : head.readBigUInt64LE(0);
   if (length === undefined || length > BigInt(size - 8)) {
-    const claim = length === undefined ? '' : `; its first 8 bytes would announce a header of ${length} bytes`;
+    const claim = length === undefined ? '' : `; its first 8 bytes give a header of ${length} bytes`;
     throw damaged(
       path,
-      `Not a safetensors file, or one that was cut: it has ${size} bytes${claim}; ${guessFormat(head)}`,
+      `Not a safetensors file, or a truncated one: it has ${size} bytes${claim}; ${guessFormat(head)}`,
     );
   }
-  if (length > MAX_HEADER)
-    throw damaged(path, `The header is said to have ${length} bytes; ${MAX_HEADER} is the most that is allowed`);
+  if (length > MAX_HEADER) throw damaged(path, `The header has ${length} bytes; the maximum is ${MAX_HEADER}`);
   const bytes = Buffer.alloc(Number(length));
   file.read(bytes, 8);
   let text: string;
   try {
     text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch {
-    throw damaged(path, `The header of ${length} bytes is not UTF-8 text`);
+    throw damaged(path, `The header of ${length} bytes is not valid UTF-8`);
   }
   const header = parseJson(text, `${path} (header)`, { unique: true });
   if (!isObject(header)) throw damaged(path, 'The header is JSON, but not an object');
   const start = 8 + bytes.byteLength;
-  const found = Object.entries(header).filter(([name]) => name !== '__metadata__');
-  const entries = found.map(([name, info]) => readEntry(file, start, name, info));
+  const infos = Object.entries(header).filter(([name]) => name !== '__metadata__');
+  const entries = infos.map(([name, info]) => readEntry(file, start, name, info));
   entries.sort((a, b) => a.at - b.at || a.bytes - b.bytes);
   let end = start;
   for (const entry of entries) {
     if (entry.at !== end) {
-      const fault =
-        entry.at < end ? 'overlaps the one before it' : `leaves a hole of ${entry.at - end} bytes before it`;
-      throw damaged(path, `Tensor ${brief(entry.name)} at byte ${entry.at - start} of the data ${fault}`);
+      const problem =
+        entry.at < end ? 'overlaps the one before it' : `leaves a gap of ${entry.at - end} bytes before it`;
+      throw damaged(path, `Tensor ${brief(entry.name)} at byte ${entry.at - start} of the data ${problem}`);
     }
     end += entry.bytes;
   }
   if (end !== size)
     throw damaged(
       path,
-      `The tensors end at byte ${end} and the file at byte ${size}: ${end > size ? `${end - size} bytes are missing` : `${size - end} bytes belong to none`}`,
+      `The tensors end at byte ${end} and the file at byte ${size}: ${end > size ? `${end - size} bytes are missing` : `${size - end} bytes belong to no tensor`}`,
     );
   return {
     entries: new Map(entries.map((entry) => [entry.name, entry])),
@@ -165,14 +167,14 @@ const isCount = (value: unknown): value is number => Number.isSafeInteger(value)
 function readEntry(file: InputFile, start: number, name: string, info: unknown): StoredEntry {
   const fail = (problem: string) => damaged(file.path, `Tensor ${brief(name)} ${problem}`);
   if (!name.isWellFormed()) throw fail('has a name that is not Unicode text');
-  if (!isObject(info)) throw fail('is not described by an object');
+  if (!isObject(info)) throw fail('has a description that is not a JSON object');
   const { dtype, shape, data_offsets: offsets } = info;
   if (typeof dtype !== 'string') throw fail('has no "dtype"');
-  if (!Object.hasOwn(names, dtype)) {
-    if (!foreign.test(dtype)) throw fail(`has the unknown type ${brief(dtype)}`);
+  if (!Object.hasOwn(dtypeNames, dtype)) {
+    if (!unsupported.test(dtype)) throw fail(`has the unknown type ${brief(dtype)}`);
     throw damaged(
       file.path,
-      `Tensor ${brief(name)} has type ${dtype}, which Graft does not compute with`,
+      `Tensor ${brief(name)} has type ${dtype}, which is not supported`,
       'Convert it to F32, F16 or BF16',
     );
   }
@@ -181,7 +183,7 @@ function readEntry(file: InputFile, start: number, name: string, info: unknown):
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount))
     throw fail(`has "data_offsets" that are not two numbers: ${brief(offsets)}`);
   const [from, to] = offsets as [number, number];
-  const format = names[dtype as keyof typeof names];
+  const format = dtypeNames[dtype as keyof typeof dtypeNames];
   const bytes = bytesOf(format, shape);
   if (typeof bytes === 'string') throw fail(bytes);
   if (to - from !== bytes)
@@ -200,19 +202,20 @@ function readMetadata(path: string, metadata: unknown): Map<string, string> {
   throw damaged(path, '"__metadata__" in the header is not an object of strings');
 }
 
+/** A tensor to be written to a file. */
 export interface TensorToWrite {
   readonly name: string;
   readonly dtype: DType;
   readonly shape: readonly number[];
-  /** Little-endian; a function is called once, when its turn comes, and its result is not kept: memory for one tensor. */
+  /** Little-endian bytes. A function is called once, when the tensor is written, so that only one tensor is in memory. */
   readonly bytes: Uint8Array | (() => Uint8Array);
 }
 
 /**
- * Writes a safetensors file as the Python library does, byte for byte (sorted by type, then name; header padded with
- * spaces to 8 bytes; metadata sorted): aside, flushed to disk and renamed, so that `path` is never half-written.
+ * Writes a safetensors file atomically, byte for byte as the Python library does: sorted by type, then name; header padded with
+ * spaces to 8 bytes; metadata sorted.
  * @param metadata strings; Hugging Face libraries expect `{ format: 'pt' }`
- * @throws GraftError `environment` for a full disk or missing rights; `usage` for sizes that do not fit or names twice
+ * @throws GraftError `environment` for a full disk or missing rights; `usage` for wrong sizes and repeated names
  */
 export function writeSafetensors(
   path: string,
@@ -222,7 +225,7 @@ export function writeSafetensors(
   const sorted = Array.from(tensors, (tensor) => ({ ...tensor, key: Buffer.from(tensor.name) })).sort(
     (a, b) => writingOrder.indexOf(a.dtype) - writingOrder.indexOf(b.dtype) || Buffer.compare(a.key, b.key),
   );
-  const wrong = (name: string, problem: string) =>
+  const invalid = (name: string, problem: string) =>
     new GraftError('usage', `Tensor ${JSON.stringify(name)} ${problem}`, { place: path });
   const fields: string[] = [];
   const metadataKeys = Object.keys(metadata).sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
@@ -234,11 +237,12 @@ export function writeSafetensors(
   const sizes: number[] = [];
   let offset = 0;
   for (const { name, dtype, shape } of sorted) {
-    if (!name.isWellFormed()) throw wrong(name, 'has a name that is not Unicode text');
-    if (seen.has(name)) throw wrong(name, name === '__metadata__' ? 'may not have this name' : 'is there twice');
+    if (!name.isWellFormed()) throw invalid(name, 'has a name that is not Unicode text');
+    if (seen.has(name))
+      throw invalid(name, name === '__metadata__' ? 'has a reserved name' : 'is given more than once');
     seen.add(name);
     const size = bytesOf(dtype, shape);
-    if (typeof size === 'string') throw wrong(name, size);
+    if (typeof size === 'string') throw invalid(name, size);
     sizes.push(size);
     fields.push(
       `${JSON.stringify(name)}:{"dtype":"${fileNames[dtype]}","shape":[${shape}],"data_offsets":[${offset},${offset + size}]}`,
@@ -257,7 +261,8 @@ export function writeSafetensors(
     write(header);
     sorted.forEach(({ name, bytes }, i) => {
       const data = typeof bytes === 'function' ? bytes() : bytes;
-      if (data.byteLength !== sizes[i]) throw wrong(name, `takes ${sizes[i]} bytes, but ${data.byteLength} were given`);
+      if (data.byteLength !== sizes[i])
+        throw invalid(name, `takes ${sizes[i]} bytes, but ${data.byteLength} were given`);
       write(data);
     });
   });

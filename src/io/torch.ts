@@ -1,7 +1,7 @@
 /**
- * Tensors out of the files that `torch.save` writes (`*.bin`): a zip archive of a pickle and of raw storages. A pickle is a
- * program; this reader knows the few instructions that a dictionary of tensors needs, makes no object but those, and
- * refuses everything else. Sources: torch/serialization.py, torch/_utils.py `_rebuild_tensor_v2`, Python's pickletools.
+ * Reads the files that `torch.save` writes (`*.bin`): a zip archive of a pickle and of raw storages. A pickle is a program; this
+ * reader executes only the few instructions that a dictionary of tensors needs, creates no other objects, and refuses
+ * everything else. Sources: torch/serialization.py, torch/_utils.py `_rebuild_tensor_v2`, Python's pickletools.
  */
 import { crc32 } from 'node:zlib';
 import { GraftError } from '../base/index.ts';
@@ -9,6 +9,7 @@ import type { DType } from '../tensor/index.ts';
 import { brief, damaged, InputFile } from './input-file.ts';
 import { bytesOf, elementsOf, type StoredEntry, StoredWeights, type WeightSource } from './weight-source.ts';
 
+/** Element types by the names of torch's storage classes. */
 const storages: Readonly<Record<string, DType>> = {
   FloatStorage: 'float32',
   DoubleStorage: 'float64',
@@ -22,28 +23,32 @@ const storages: Readonly<Record<string, DType>> = {
   BoolStorage: 'bool',
 };
 
-/** Room for the names of some ten thousand tensors. */
+/** Bytes of a pickle: enough for the names of some ten thousand tensors. */
 const MAX_PICKLE = 64 * 2 ** 20;
 
-/** @throws GraftError 'input' for what is no such file, or holds more than a dictionary of dense tensors */
+/**
+ * Opens a file of `torch.save` that contains a dictionary of dense tensors.
+ * @throws GraftError 'input' for any other file or contents
+ */
 export function openTorch(path: string): WeightSource {
   const file = new InputFile(path);
   try {
     const members = archive(file);
     const pickle = [...members].find(([name]) => name.endsWith('/data.pkl'));
-    if (!pickle) throw damaged(path, 'It is no file of torch.save: it holds no data.pkl');
+    if (!pickle) throw damaged(path, 'Not a file of torch.save: it has no data.pkl');
     const root = pickle[0].slice(0, -'data.pkl'.length);
     const order = members.get(`${root}byteorder`);
     if (order && contents(file, order).toString() !== 'little') {
-      throw damaged(path, 'Its numbers are big-endian');
+      throw damaged(path, 'The file is big-endian, which Graft does not read');
     }
-    if (pickle[1].size > MAX_PICKLE) throw damaged(path, `Its pickle takes ${pickle[1].size} bytes`);
+    if (pickle[1].size > MAX_PICKLE)
+      throw damaged(path, `The pickle has ${pickle[1].size} bytes; the maximum is ${MAX_PICKLE}`);
     const value = unpickle(contents(file, pickle[1]), path);
-    if (!(value instanceof Map)) throw damaged(path, 'It holds no dictionary of tensors');
+    if (!(value instanceof Map)) throw damaged(path, 'The file does not contain a dictionary of tensors');
     const entries = new Map<string, StoredEntry>();
     for (const [name, tensor] of value) {
       if (typeof name !== 'string' || !(tensor instanceof StoredTensor)) {
-        throw damaged(path, `${brief(String(name))} in it is no tensor`);
+        throw damaged(path, `${brief(String(name))} is not a tensor`);
       }
       entries.set(name, entryOf(name, tensor, root, members, file));
     }
@@ -63,14 +68,14 @@ interface Member {
 function contents(file: InputFile, { at, size, crc }: Member): Buffer {
   const bytes = Buffer.alloc(size);
   file.read(bytes, at);
-  if (crc32(bytes) !== crc) throw damaged(file.path, 'A checksum in it is wrong');
+  if (crc32(bytes) !== crc) throw damaged(file.path, 'A checksum of the archive is wrong');
   return bytes;
 }
 
-/** The members of a zip archive of uncompressed files (APPNOTE.TXT 4.3). */
+/** Returns the members of a zip archive of uncompressed files by name (APPNOTE.TXT 4.3). */
 function archive(file: InputFile): Map<string, Member> {
   const { path, size } = file;
-  const bad = (what: string) => damaged(path, `It is no file of torch.save (zip): ${what}`);
+  const bad = (what: string) => damaged(path, `Not a file of torch.save (zip): ${what}`);
   const tail = Buffer.alloc(Math.min(size, 22 + 0xffff));
   file.read(tail, size - tail.length);
   const end = tail.lastIndexOf(Buffer.from('PK\x05\x06', 'latin1'));
@@ -80,7 +85,7 @@ function archive(file: InputFile): Map<string, Member> {
     tail.readUInt32LE(end + 12),
     tail.readUInt32LE(end + 16),
   ];
-  if (count === 0xffff || start === 0xffffffff) throw bad('archives beyond 4 GB are not read');
+  if (count === 0xffff || start === 0xffffffff) throw bad('archives larger than 4 GB are not supported');
   if (start + length > size) throw bad('its directory lies outside the file');
   const directory = Buffer.alloc(length);
   file.read(directory, start);
@@ -118,11 +123,11 @@ function entryOf(
   file: InputFile,
 ): StoredEntry {
   const member = members.get(`${root}data/${storage.key}`);
-  if (!member) throw damaged(file.path, `The numbers of ${brief(name)} are not in it`);
+  if (!member) throw damaged(file.path, `The storage of ${brief(name)} is not in the archive`);
   let expected = 1;
   for (let d = shape.length - 1; d >= 0; d--) {
     if (shape[d] !== 1 && strides[d] !== expected) {
-      throw damaged(file.path, `${brief(name)} is stored with strides, as a transposed tensor; save a contiguous copy`);
+      throw damaged(file.path, `${brief(name)} is not contiguous (it may be transposed); save a contiguous copy`);
     }
     expected *= shape[d]!;
   }
@@ -130,7 +135,7 @@ function entryOf(
   if (typeof bytes === 'string') throw damaged(file.path, `${brief(name)} ${bytes}`);
   const size = bytes / (elementsOf(shape) || 1);
   const at = offset * size;
-  if (at + bytes > member.size) throw damaged(file.path, `${brief(name)} reaches beyond its storage`);
+  if (at + bytes > member.size) throw damaged(file.path, `${brief(name)} exceeds its storage`);
   return { name, shape, format: storage.dtype, bytes, file, at: member.at + at };
 }
 
@@ -156,7 +161,7 @@ class StoredTensor {
   }
 }
 
-/** A name that the pickle asks for: never looked up, only compared. */
+/** A name that the pickle refers to: it is compared, never imported. */
 class Global {
   readonly name: string;
   constructor(name: string) {
@@ -169,10 +174,10 @@ const MARK = Symbol('mark');
 const isCounts = (value: unknown): value is number[] =>
   Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && (n as number) >= 0);
 
-/** Runs the pickle of a dictionary of tensors. */
+/** Executes the pickle of a dictionary of tensors and returns its value. */
 function unpickle(bytes: Buffer, path: string): unknown {
   const refused = (what: string) =>
-    new GraftError('input', `the pickle holds ${what}, which Graft does not read, since pickles can run code`, {
+    new GraftError('input', `the pickle contains ${what}, which Graft does not read because pickles can run code`, {
       place: path,
       hint: 'Save the weights as safetensors',
     });
@@ -180,32 +185,32 @@ function unpickle(bytes: Buffer, path: string): unknown {
   const memo = new Map<number, unknown>();
   let at = 0;
   const take = (length: number) => {
-    if (at + length > bytes.length) throw damaged(path, 'Its pickle breaks off');
+    if (at + length > bytes.length) throw damaged(path, 'The pickle ends too early');
     at += length;
     return at - length;
   };
   const text = (length: number) => bytes.toString('utf8', take(length), at);
   const line = () => {
     const end = bytes.indexOf(10, at);
-    if (end < 0) throw damaged(path, 'Its pickle breaks off');
-    const found = bytes.toString('utf8', at, end);
+    if (end < 0) throw damaged(path, 'The pickle ends too early');
+    const value = bytes.toString('utf8', at, end);
     at = end + 1;
-    return found;
+    return value;
   };
   const pop = () => {
-    if (stack.length === 0) throw damaged(path, 'Its pickle takes from an empty stack');
+    if (stack.length === 0) throw damaged(path, 'The pickle pops from an empty stack');
     return stack.pop();
   };
   const toMark = () => {
     const from = stack.lastIndexOf(MARK);
-    if (from < 0) throw damaged(path, 'Its pickle has no mark');
+    if (from < 0) throw damaged(path, 'The pickle has no mark');
     const items = stack.splice(from);
     items.shift();
     return items;
   };
   const setItems = (items: unknown[]) => {
     const target = stack.at(-1);
-    if (!(target instanceof Map)) throw refused('an item set on something else than a dictionary');
+    if (!(target instanceof Map)) throw refused('an item of something other than a dictionary');
     for (let i = 0; i + 1 < items.length; i += 2) target.set(items[i], items[i + 1]);
   };
   const global = (module: string, name: string) => stack.push(new Global(`${module}.${name}`));
@@ -214,7 +219,7 @@ function unpickle(bytes: Buffer, path: string): unknown {
     const [kind, type, key] = Array.isArray(id) ? id : [];
     const dtype = type instanceof Global && type.name.startsWith('torch.') ? storages[type.name.slice(6)] : undefined;
     if (kind !== 'storage' || !dtype || typeof key !== 'string') {
-      throw refused(type instanceof Global ? type.name : 'a reference to something else than a storage');
+      throw refused(type instanceof Global ? type.name : 'a reference to something other than a storage');
     }
     return new Storage(dtype, key);
   };
@@ -228,7 +233,7 @@ function unpickle(bytes: Buffer, path: string): unknown {
       if (storage instanceof Storage && isCounts([offset]) && isCounts(shape) && isCounts(strides)) {
         if (shape.length === strides.length) return new StoredTensor(storage, offset as number, shape, strides);
       }
-      throw damaged(path, 'A tensor in it is described wrongly');
+      throw damaged(path, 'The description of a tensor is invalid');
     }
     throw refused(callable.name);
   };
@@ -237,7 +242,7 @@ function unpickle(bytes: Buffer, path: string): unknown {
     const op = bytes[take(1)]!;
     switch (op) {
       case 0x80: // PROTO
-        if (bytes[take(1)]! > 5) throw damaged(path, 'Its pickle is of an unknown protocol');
+        if (bytes[take(1)]! > 5) throw damaged(path, 'The pickle has an unknown protocol');
         break;
       case 0x95: // FRAME
         take(8);
@@ -335,9 +340,9 @@ function unpickle(bytes: Buffer, path: string): unknown {
       case 0x75: // SETITEMS
         setItems(toMark());
         break;
-      case 0x62: // BUILD: attributes of an OrderedDict (`_metadata`), which say nothing of the tensors
+      case 0x62: // BUILD: attributes of an OrderedDict (`_metadata`), which tensors do not need
         pop();
-        if (!(stack.at(-1) instanceof Map)) throw refused('the state of something else than a dictionary');
+        if (!(stack.at(-1) instanceof Map)) throw refused('the state of something other than a dictionary');
         break;
       default:
         throw refused(`the instruction 0x${op.toString(16)}`);

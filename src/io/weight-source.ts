@@ -1,50 +1,13 @@
 import { GraftError, nearest } from '../base/index.ts';
-import { type DType, dtypes } from '../tensor/index.ts';
+import { type FormatName, formats } from '../quant/index.ts';
 import { brief, type InputFile } from './input-file.ts';
 
-/**
- * GGUF's quantised block formats that Graft computes with: ggml's type number, elements in a block and bytes of a block.
- * Blocks run along the last axis. Source: ggml `ggml-common.h`; layouts in reference/serving-and-distributed.md §3.3.
- */
-export const blockFormats = {
-  q4_0: { id: 2, elements: 32, bytes: 18 },
-  q4_1: { id: 3, elements: 32, bytes: 20 },
-  q5_0: { id: 6, elements: 32, bytes: 22 },
-  q5_1: { id: 7, elements: 32, bytes: 24 },
-  q8_0: { id: 8, elements: 32, bytes: 34 },
-  q4_k: { id: 12, elements: 256, bytes: 144 },
-  q5_k: { id: 13, elements: 256, bytes: 176 },
-  q6_k: { id: 14, elements: 256, bytes: 210 },
-} as const;
-
-export type BlockFormat = keyof typeof blockFormats;
-
-/** Formats by ggml's type number. Source: ggml `enum ggml_type`. */
-export const ggmlFormats: ReadonlyMap<number, DType | BlockFormat> = new Map<number, DType | BlockFormat>([
-  ...(
-    Object.entries({
-      float32: 0,
-      float16: 1,
-      int8: 24,
-      int16: 25,
-      int32: 26,
-      int64: 27,
-      float64: 28,
-      bfloat16: 30,
-    }) as [DType, number][]
-  ).map(([name, id]) => [id, name] as const),
-  ...(Object.entries(blockFormats) as [BlockFormat, { id: number }][]).map(([name, { id }]) => [id, name] as const),
-]);
-
-export const isBlockFormat = (format: DType | BlockFormat): format is BlockFormat =>
-  Object.hasOwn(blockFormats, format);
-
-/** One stored tensor. */
+/** A stored tensor: its name, shape and format. */
 export interface WeightEntry {
   readonly name: string;
-  /** In torch's order: the last axis is contiguous. */
+  /** Axes in torch's order: the last one is contiguous. */
   readonly shape: readonly number[];
-  readonly format: DType | BlockFormat;
+  readonly format: FormatName;
   /** Its size in the file. */
   readonly bytes: number;
 }
@@ -61,32 +24,35 @@ export type NumberArray =
   | BigUint64Array
   | BigInt64Array;
 
-/** A value of a file's metadata: text in safetensors; typed in GGUF, where 64-bit integers are numbers when they fit exactly. */
+/**
+ * A value of a file's metadata: text in safetensors; typed in GGUF, whose 64-bit integers are numbers where these are
+ * exact.
+ */
 export type MetadataValue = string | number | bigint | boolean | NumberArray | string[] | boolean[] | MetadataValue[];
 
-/** Stored tensors by name, whatever the format: what loading a model reads from. */
+/** The stored tensors of a model by name, of any file format. */
 export interface WeightSource extends Disposable {
   /** The file or directory that was opened. */
   readonly path: string;
   readonly entries: ReadonlyMap<string, WeightEntry>;
   readonly metadata: ReadonlyMap<string, MetadataValue>;
   /**
-   * Fills `into` with the tensor's raw little-endian bytes.
-   * @param from byte of the tensor to begin at; without it `into` must be as long as the whole tensor
-   * @throws GraftError `input` when the file was changed or cut since it was opened; `usage` for an unknown name or a
+   * Fills `into` with the tensor's little-endian bytes.
+   * @param from byte of the tensor to start at; without it `into` must have the size of the whole tensor
+   * @throws GraftError `input` when the file was changed or truncated since it was opened; `usage` for an unknown name or a
    *   buffer of another size; `state` after disposal.
    */
   read(name: string, into: Uint8Array, from?: number): void;
 }
 
-/** An entry and where its bytes are. */
+/** A stored tensor with the place of its bytes. */
 export interface StoredEntry extends WeightEntry {
   readonly file: InputFile;
-  /** Byte in `file` where it starts. */
+  /** Offset in `file` of its first byte. */
   readonly at: number;
 }
 
-/** The one WeightSource: entries in one or several open files, which it owns. */
+/** The stored tensors of one or several open files, which disposing closes. */
 export class StoredWeights implements WeightSource {
   readonly path: string;
   readonly entries: ReadonlyMap<string, StoredEntry>;
@@ -109,15 +75,15 @@ export class StoredWeights implements WeightSource {
     const entry = this.entries.get(name);
     if (!entry) {
       const close = nearest(name, this.entries.keys());
-      throw new GraftError('usage', `There is no tensor ${brief(name)} among the ${this.entries.size} here`, {
+      throw new GraftError('usage', `None of the ${this.entries.size} tensors is named ${brief(name)}`, {
         place: this.path,
-        ...(close && { hint: `The nearest is ${brief(close)}` }),
+        ...(close && { hint: `Did you mean ${brief(close)}?` }),
       });
     }
     if (from === undefined ? into.byteLength !== entry.bytes : !(from >= 0 && from + into.byteLength <= entry.bytes))
       throw new GraftError(
         'usage',
-        `Tensor ${brief(name)} has ${entry.bytes} bytes, the buffer for it ${into.byteLength}${from === undefined ? '' : ` from byte ${from}`}`,
+        `Tensor ${brief(name)} has ${entry.bytes} bytes, and the buffer ${into.byteLength}${from === undefined ? '' : ` from byte ${from}`}`,
         {
           place: entry.file.path,
         },
@@ -130,21 +96,20 @@ export class StoredWeights implements WeightSource {
   }
 }
 
-/** Elements of a tensor, or undefined beyond 2^53 - 1. */
+/** Returns the number of elements of a tensor, or undefined beyond 2^53 - 1. */
 export function elementsOf(shape: readonly number[]): number | undefined {
   let product = 1;
   for (const size of shape) product *= size; // once above 2^53 it can only come back to 0, for a tensor without elements
   return Number.isSafeInteger(product) ? product : undefined;
 }
 
-/** Bytes that a tensor takes, or a sentence's end that says why it cannot be. */
-export function bytesOf(format: DType | BlockFormat, shape: readonly number[]): number | string {
+/** Returns the bytes of a tensor in a file, or the end of a sentence that says why there is no such tensor. */
+export function bytesOf(format: FormatName, shape: readonly number[]): number | string {
   const elements = elementsOf(shape);
   if (elements === undefined) return `has the shape ${brief(shape)} of more than 2^53 elements`;
-  if (!isBlockFormat(format)) return elements * dtypes[format].bytes;
-  const block = blockFormats[format];
-  const row = shape.at(-1) ?? 1;
-  if (row % block.elements !== 0)
-    return `has rows of ${row} elements, which is not a whole number of ${format} blocks of ${block.elements}`;
-  return (elements / block.elements) * block.bytes;
+  const { blockElements, blockBytes } = formats[format];
+  const rowLength = shape.at(-1) ?? 1;
+  if (rowLength % blockElements !== 0)
+    return `has rows of ${rowLength} elements, which is not a whole number of ${format} blocks of ${blockElements}`;
+  return (elements / blockElements) * blockBytes;
 }

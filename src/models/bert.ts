@@ -1,48 +1,50 @@
 /**
- * BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692: positions count from behind the padding id, another head for rows), of
- * many languages as XLM-R (arXiv 1911.02116).
- * Norms come after each half. Reference: transformers `modeling_bert.py`, `modeling_roberta.py`, whose dropout is not
- * applied in training. Letters: N packed tokens, R rows, C width.
+ * BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692: positions start after the padding id, another classification
+ * head), also XLM-R, which is multilingual (arXiv 1911.02116). Norms come after each sublayer. Reference: transformers
+ * `modeling_bert.py`, `modeling_roberta.py`, whose dropout is not applied in training. Letters: N packed tokens, R rows, C
+ * width.
  */
 import { z } from 'zod';
 import { parseWith } from '../base/index.ts';
 import {
   activationOf,
-  attend,
+  blocksOf,
   Dense,
   type Embedding,
-  firstOfRows,
+  firstTokens,
+  forwardPass,
   headDimOf,
-  LayerNorm,
+  type LayerNorm,
   type LinearLayer,
+  layerNorm,
   type Model,
+  type ModelWeights,
   Module,
-  normsLast,
-  type PackedTokens,
   type Pass,
   Ports,
-  pooledRows,
-  requireRoom,
+  poolRows,
+  postNormBlock,
+  requirePositions,
+  selfAttention,
   type TaskHead,
   type TaskName,
-  through,
-  type Weights,
-  writesNothing,
 } from '../nn/index.ts';
-import { ops, scope, type Tensor } from '../tensor/index.ts';
+import { ops, type Tensor } from '../tensor/index.ts';
+import { architectureOf } from './architectures.ts';
 import type { Family } from './family.ts';
+import { headField, noCausalLm } from './heads.ts';
 
-/** What the types are called in checkpoints and in names of architectures. */
-const called = {
-  bert: { at: 'bert', stem: 'Bert' },
-  roberta: { at: 'roberta', stem: 'Roberta' },
-  'xlm-roberta': { at: 'roberta', stem: 'XLMRoberta' },
+/** For each `model_type`, the prefix of the checkpoint's keys and the stem of transformers' class names. */
+const typeNames = {
+  bert: { prefix: 'bert', stem: 'Bert' },
+  roberta: { prefix: 'roberta', stem: 'Roberta' },
+  'xlm-roberta': { prefix: 'roberta', stem: 'XLMRoberta' },
 } as const;
-type Type = keyof typeof called;
+type Type = keyof typeof typeNames;
 
 /** The fields of `config.json` that decide the computation; others are kept but not read. */
 const configSchema = z.looseObject({
-  model_type: z.enum(Object.keys(called) as [Type, ...Type[]]),
+  model_type: z.enum(Object.keys(typeNames) as [Type, ...Type[]]),
   vocab_size: z.int().positive(),
   hidden_size: z.int().positive(),
   intermediate_size: z.int().positive(),
@@ -59,17 +61,7 @@ const configSchema = z.looseObject({
 
 type Config = z.infer<typeof configSchema>;
 
-const architectureOf = (type: Type, task: TaskName): string => {
-  const names: Partial<Record<TaskName, string>> = {
-    'sequence-classification': 'ForSequenceClassification',
-    'token-classification': 'ForTokenClassification',
-    'question-answering': 'ForQuestionAnswering',
-  };
-  return called[type].stem + (names[task] ?? 'Model');
-};
-
-const normOf = (w: Weights, path: string, c: Config) =>
-  new LayerNorm(w.vector(`${path}.weight`, c.hidden_size), w.vector(`${path}.bias`, c.hidden_size), c.layer_norm_eps);
+const normOf = (w: ModelWeights, path: string, c: Config) => layerNorm(w, path, c.hidden_size, c.layer_norm_eps);
 
 class Embeddings extends Module {
   word_embeddings: Embedding;
@@ -77,7 +69,7 @@ class Embeddings extends Module {
   token_type_embeddings: Embedding;
   LayerNorm: LayerNorm;
 
-  constructor(w: Weights, path: string, c: Config) {
+  constructor(w: ModelWeights, path: string, c: Config) {
     super();
     this.word_embeddings = w.embedding(`${path}.word_embeddings`, c.vocab_size, c.hidden_size);
     this.position_embeddings = w.embedding(`${path}.position_embeddings`, c.max_position_embeddings, c.hidden_size);
@@ -93,12 +85,12 @@ class Embeddings extends Module {
   }
 }
 
-/** What ends each half of a block: a product, and the norm of its sum with the stream. */
+/** The end of each sublayer: a linear layer, and the norm of its sum with the residual stream. */
 class Output extends Module {
   dense: LinearLayer;
   LayerNorm: LayerNorm;
 
-  constructor(w: Weights, path: string, c: Config, inFeatures: number) {
+  constructor(w: ModelWeights, path: string, c: Config, inFeatures: number) {
     super();
     this.dense = w.linear(`${path}.dense`, c.hidden_size, inFeatures, true);
     this.LayerNorm = normOf(w, `${path}.LayerNorm`, c);
@@ -112,7 +104,7 @@ class SelfAttention extends Module {
   readonly #heads: number;
   readonly #layer: number;
 
-  constructor(w: Weights, path: string, c: Config, layer: number) {
+  constructor(w: ModelWeights, path: string, c: Config, layer: number) {
     super();
     const linear = (name: string) => w.linear(`${path}.${name}`, c.hidden_size, c.hidden_size, true);
     this.query = linear('query');
@@ -124,9 +116,8 @@ class SelfAttention extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    const [q, k, v] = [this.query.forward(x), this.key.forward(x), this.value.forward(x)];
     const options = { layer: this.#layer, heads: this.#heads, causal: false };
-    return attend(pass, q, k, v, options);
+    return selfAttention(x, pass, [this.query, this.key, this.value], options);
   }
 }
 
@@ -134,10 +125,15 @@ class Attention extends Module {
   self: SelfAttention;
   output: Output;
 
-  constructor(w: Weights, path: string, c: Config, layer: number) {
+  constructor(w: ModelWeights, path: string, c: Config, layer: number) {
     super();
     this.self = new SelfAttention(w, `${path}.self`, c, layer);
     this.output = new Output(w, `${path}.output`, c, c.hidden_size);
+  }
+
+  /** [N, C] → [N, C], without the norm */
+  forward(x: Tensor, pass: Pass): Tensor {
+    return this.output.dense.forward(this.self.forward(x, pass));
   }
 }
 
@@ -148,7 +144,7 @@ class Layer extends Module {
   readonly #layer: number;
   readonly #act: (x: Tensor) => Tensor;
 
-  constructor(w: Weights, path: string, c: Config, layer: number) {
+  constructor(w: ModelWeights, path: string, c: Config, layer: number) {
     super();
     this.#layer = layer;
     this.#act = activationOf(c.hidden_act);
@@ -159,20 +155,17 @@ class Layer extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    const { self, output: first } = this.attention;
-    return normsLast(x, pass, {
-      layer: this.#layer,
-      norms: [first.LayerNorm, this.output.LayerNorm],
-      attention: (y) => first.dense.forward(self.forward(y, pass)),
-      mlp: (y) => this.output.dense.forward(this.#act(this.intermediate.dense.forward(y))),
-    });
+    const { attention, intermediate, output } = this;
+    const norms = [attention.output.LayerNorm, output.LayerNorm] as const;
+    const mlp = { forward: (y: Tensor) => output.dense.forward(this.#act(intermediate.dense.forward(y))) };
+    return postNormBlock(x, pass, { layer: this.#layer, norms, attention, mlp });
   }
 }
 
 class Encoder extends Module {
   layer: Layer[];
 
-  constructor(w: Weights, path: string, c: Config) {
+  constructor(w: ModelWeights, path: string, c: Config) {
     super();
     this.layer = Array.from({ length: c.num_hidden_layers }, (_, i) => new Layer(w, `${path}.layer.${i}`, c, i));
   }
@@ -181,47 +174,50 @@ class Encoder extends Module {
 class Bert extends Module {
   embeddings: Embeddings;
   encoder: Encoder;
-  /** tanh(dense(first token)): what BERT classifies rows by, and no other task's model has. The task `embedding` only keeps it. */
+  /**
+   * tanh(dense(first token)), which BERT's classification of rows reads. The task `embedding` keeps it, unused; other tasks
+   * have none.
+   */
   pooler?: Dense;
 
-  constructor(w: Weights, c: Config, task: TaskName, embeddings: Embeddings, encoder: Encoder) {
+  constructor(w: ModelWeights, c: Config, task: TaskName, embeddings: Embeddings, encoder: Encoder) {
     super();
     this.embeddings = embeddings;
     this.encoder = encoder;
     const pooler = `${c.model_type}.pooler.dense`;
-    const used = task === 'sequence-classification' && c.model_type === 'bert';
-    if (used || (task === 'embedding' && w.has(`${pooler}.weight`))) {
+    const isUsed = task === 'sequence-classification' && c.model_type === 'bert';
+    if (isUsed || (task === 'embedding' && w.has(`${pooler}.weight`))) {
       this.pooler = new Dense(w.head(pooler, c.hidden_size, c.hidden_size, true, false));
     }
   }
 }
 
-/** RoBERTa's head for rows: out_proj(tanh(dense(first token))). */
-class RowHead extends Module {
+/** RoBERTa's head for classification of rows: out_proj(tanh(dense(first token))). */
+class ClassificationHead extends Module {
   dense: LinearLayer;
   out_proj: LinearLayer;
 
-  constructor(w: Weights, path: string, c: Config, labels: number) {
+  constructor(w: ModelWeights, path: string, c: Config, labels: number) {
     super();
     this.dense = w.head(`${path}.dense`, c.hidden_size, c.hidden_size, true);
     this.out_proj = w.head(`${path}.out_proj`, labels, c.hidden_size, true);
   }
 }
 
-/** The encoder under its name, with the head of its task. */
-class WithHead extends Module {
+/** The encoder under its name in the checkpoint, with the head of the task. */
+class BertWithHead extends Module {
   bert?: Bert;
   roberta?: Bert;
-  classifier?: LinearLayer | RowHead;
+  classifier?: LinearLayer | ClassificationHead;
   qa_outputs?: LinearLayer;
 
-  constructor(w: Weights, c: Config, { name, labels }: TaskHead, encoder: Bert) {
+  constructor(w: ModelWeights, c: Config, { name, labels }: TaskHead, encoder: Bert) {
     super();
-    const { at } = called[c.model_type];
-    this[at] = encoder;
+    const { prefix } = typeNames[c.model_type];
+    this[prefix] = encoder;
     if (name === 'question-answering') this.qa_outputs = w.head('qa_outputs', labels.length, c.hidden_size, true);
-    else if (name === 'sequence-classification' && at === 'roberta') {
-      this.classifier = new RowHead(w, 'classifier', c, labels.length);
+    else if (name === 'sequence-classification' && prefix === 'roberta') {
+      this.classifier = new ClassificationHead(w, 'classifier', c, labels.length);
     } else this.classifier = w.head('classifier', labels.length, c.hidden_size, true);
   }
 
@@ -229,11 +225,11 @@ class WithHead extends Module {
   forward(hidden: Tensor, rowStarts: readonly number[], task: TaskName): Tensor {
     if (this.qa_outputs) return this.qa_outputs.forward(hidden);
     const classifier = this.classifier!;
-    if (classifier instanceof RowHead) {
-      return classifier.out_proj.forward(ops.tanh(classifier.dense.forward(firstOfRows(hidden, rowStarts))));
+    if (classifier instanceof ClassificationHead) {
+      return classifier.out_proj.forward(ops.tanh(classifier.dense.forward(firstTokens(hidden, rowStarts))));
     }
     if (task === 'token-classification') return classifier.forward(hidden);
-    return classifier.forward(ops.tanh(this.bert!.pooler!.dense.forward(firstOfRows(hidden, rowStarts))));
+    return classifier.forward(ops.tanh(this.bert!.pooler!.dense.forward(firstTokens(hidden, rowStarts))));
   }
 }
 
@@ -250,35 +246,34 @@ const familyOf = (at: 'bert' | 'roberta', types: readonly Type[], rowHead: reado
     updates: {
       attention: { 'attention.self.query': 'q', 'attention.self.key': 'k', 'attention.self.value': 'v' },
       mlp: { 'intermediate.dense': 'intermediate_lora', 'output.dense': 'output_lora' },
-      stems: Object.fromEntries(types.map((type) => [type, called[type].stem])),
-      defaultClass: `${called[at].stem}ForSequenceClassification`,
+      stems: Object.fromEntries(types.map((type) => [type, typeNames[type].stem])),
+      defaultClass: `${typeNames[at].stem}ForSequenceClassification`,
     },
   },
 
   build(raw, w) {
     const config = parseWith(configSchema, raw, '', 'input');
     const headDim = headDimOf(config.hidden_size, config.num_attention_heads);
-    // What pre-training and other tasks use.
+    // Weights of pre-training and of other tasks.
     w.ignore(/(^|\.)(position_ids|token_type_ids)$|(^|\.)pooler\.|^(cls|lm_head|classifier|qa_outputs)\./);
     const embeddings = new Embeddings(w, `${at}.embeddings`, config);
     const encoder = new Encoder(w, `${at}.encoder`, config);
-    // RoBERTa's first row of positions is that behind the one of padding.
+    // RoBERTa's first position is the one after the padding's.
     const firstPosition = at === 'roberta' ? (config.pad_token_id ?? 1) + 1 : 0;
     const { kernels } = w;
     const ports = new Ports();
 
     return (task) => {
       const body = new Bert(w, config, task.name, embeddings, encoder);
-      const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, body);
-      // BertModel by itself has no `bert.` before its names.
-      const before = head ? `${at}.` : '';
-      const pooled = task.name === 'sequence-classification';
+      const head = task.name === 'embedding' ? undefined : new BertWithHead(w, config, task, body);
+      // The paths of BertModel by itself do not start with `bert.`.
+      const start = head ? `${at}.` : '';
 
       return {
         family: 'bert',
         task,
         config,
-        architecture: architectureOf(config.model_type, task.name),
+        architecture: architectureOf(typeNames[config.model_type].stem, task.name),
         kernels,
         ports,
         root: head ?? body,
@@ -290,34 +285,36 @@ const familyOf = (at: 'bert' | 'roberta', types: readonly Type[], rowHead: reado
         parameters: w.parameters,
         contextLength: config.max_position_embeddings - firstPosition,
         sites: {
-          block: `${before}encoder.layer.*`,
+          block: `${start}encoder.layer.*`,
           normAfter: true,
-          embeddings: `${before}embeddings.word_embeddings`,
-          head: head && (head.qa_outputs ? 'qa_outputs' : 'classifier'),
+          embeddings: `${start}embeddings.word_embeddings`,
+          head: headField(head),
           attention: {
-            q: `${before}encoder.layer.*.attention.self.query`,
-            k: `${before}encoder.layer.*.attention.self.key`,
-            v: `${before}encoder.layer.*.attention.self.value`,
-            o: `${before}encoder.layer.*.attention.output.dense`,
+            q: `${start}encoder.layer.*.attention.self.query`,
+            k: `${start}encoder.layer.*.attention.self.key`,
+            v: `${start}encoder.layer.*.attention.self.value`,
+            o: `${start}encoder.layer.*.attention.output.dense`,
           },
-          mlp: { up: `${before}encoder.layer.*.intermediate.dense`, down: `${before}encoder.layer.*.output.dense` },
+          mlp: { up: `${start}encoder.layer.*.intermediate.dense`, down: `${start}encoder.layer.*.output.dense` },
           defaultTargets: ['query', 'value'],
         },
 
-        hidden(tokens: PackedTokens): Tensor {
-          using s = scope();
-          const words = embeddings.word_embeddings.forward(tokens.ids);
-          const input = ports.enter(words, tokens, undefined, pooled);
-          requireRoom(input.longest + firstPosition, config.max_position_embeddings);
-          const positions = firstPosition > 0 ? ops.addScalar(input.positions, firstPosition) : input.positions;
-          const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
-          const x = ports.afterEmbedding(embeddings.forward(input.x, positions, input.types));
-          return s.keep(ports.afterFinalNorm(input.strip(through(x, encoder.layer, pass))));
-        },
+        hidden: forwardPass({
+          kernels,
+          ports,
+          embed: ({ ids }) => embeddings.word_embeddings.forward(ids),
+          readsFirstToken: task.name === 'sequence-classification',
+          addPositions({ x, positions, longest, types }) {
+            requirePositions(longest + firstPosition, config.max_position_embeddings);
+            const shifted = firstPosition > 0 ? ops.addScalar(positions, firstPosition) : positions;
+            return embeddings.forward(x, shifted, types);
+          },
+          blocks: () => blocksOf(encoder.layer),
+        }),
 
         logits: (hidden, rowStarts) =>
-          head ? head.forward(hidden, rowStarts, task.name) : pooledRows(hidden, rowStarts, task),
-        ...writesNothing,
+          head ? head.forward(hidden, rowStarts, task.name) : poolRows(hidden, rowStarts, task),
+        ...noCausalLm,
         [Symbol.dispose]: () => w.release(),
       } satisfies Model;
     };

@@ -1,5 +1,5 @@
 /**
- * DistilBERT (arXiv 1910.01108): BERT without token types and pooler, under names of its own.
+ * DistilBERT (arXiv 1910.01108): BERT without token types and pooler, with different names of its modules.
  * Reference: transformers `modeling_distilbert.py`, whose dropout is not applied in training. Letters: N packed tokens,
  * C width.
  */
@@ -7,28 +7,29 @@ import { z } from 'zod';
 import { parseWith } from '../base/index.ts';
 import {
   activationOf,
-  attend,
+  blocksOf,
   type Embedding,
-  firstOfRows,
+  firstTokens,
+  forwardPass,
   headDimOf,
-  LayerNorm,
+  type LayerNorm,
   type LinearLayer,
+  layerNorm,
   type Model,
+  type ModelWeights,
   Module,
-  normsLast,
-  type PackedTokens,
   type Pass,
   Ports,
-  pooledRows,
-  requireRoom,
+  poolRows,
+  postNormBlock,
+  requirePositions,
+  selfAttention,
   type TaskHead,
-  type TaskName,
-  through,
-  type Weights,
-  writesNothing,
 } from '../nn/index.ts';
-import { ops, scope, type Tensor } from '../tensor/index.ts';
+import { ops, type Tensor } from '../tensor/index.ts';
+import { architectureOf } from './architectures.ts';
 import type { Family } from './family.ts';
+import { headField, noCausalLm } from './heads.ts';
 
 /** The fields of `config.json` that decide the computation; others are kept but not read. */
 const configSchema = z.looseObject({
@@ -44,29 +45,26 @@ const configSchema = z.looseObject({
 
 type Config = z.infer<typeof configSchema>;
 
-const architectures: Partial<Record<TaskName, string>> = {
-  'sequence-classification': 'DistilBertForSequenceClassification',
-  'token-classification': 'DistilBertForTokenClassification',
-  'question-answering': 'DistilBertForQuestionAnswering',
-  embedding: 'DistilBertModel',
-};
-
-/** transformers has this number in the code, not in the config. */
+/** transformers has this value in its code, not in the config. */
 const eps = 1e-12;
 
-const normOf = (w: Weights, path: string, c: Config) =>
-  new LayerNorm(w.vector(`${path}.weight`, c.dim), w.vector(`${path}.bias`, c.dim), eps);
+const normOf = (w: ModelWeights, path: string, c: Config) => layerNorm(w, path, c.dim, eps);
 
 class Embeddings extends Module {
   word_embeddings: Embedding;
   position_embeddings: Embedding;
   LayerNorm: LayerNorm;
 
-  constructor(w: Weights, path: string, c: Config) {
+  constructor(w: ModelWeights, path: string, c: Config) {
     super();
     this.word_embeddings = w.embedding(`${path}.word_embeddings`, c.vocab_size, c.dim);
     this.position_embeddings = w.embedding(`${path}.position_embeddings`, c.max_position_embeddings, c.dim);
     this.LayerNorm = normOf(w, `${path}.LayerNorm`, c);
+  }
+
+  /** words [N, C] and positions int64 [N] → [N, C] */
+  forward(words: Tensor, positions: Tensor): Tensor {
+    return this.LayerNorm.forward(ops.add(words, this.position_embeddings.forward(positions)));
   }
 }
 
@@ -78,7 +76,7 @@ class Attention extends Module {
   readonly #heads: number;
   readonly #layer: number;
 
-  constructor(w: Weights, path: string, c: Config, layer: number) {
+  constructor(w: ModelWeights, path: string, c: Config, layer: number) {
     super();
     const linear = (name: string) => w.linear(`${path}.${name}`, c.dim, c.dim, true);
     this.q_lin = linear('q_lin');
@@ -91,9 +89,8 @@ class Attention extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    const [q, k, v] = [this.q_lin.forward(x), this.k_lin.forward(x), this.v_lin.forward(x)];
     const options = { layer: this.#layer, heads: this.#heads, causal: false };
-    return this.out_lin.forward(attend(pass, q, k, v, options));
+    return this.out_lin.forward(selfAttention(x, pass, [this.q_lin, this.k_lin, this.v_lin], options));
   }
 }
 
@@ -102,7 +99,7 @@ class FeedForward extends Module {
   lin2: LinearLayer;
   readonly #act: (x: Tensor) => Tensor;
 
-  constructor(w: Weights, path: string, c: Config) {
+  constructor(w: ModelWeights, path: string, c: Config) {
     super();
     this.lin1 = w.linear(`${path}.lin1`, c.hidden_dim, c.dim, true);
     this.lin2 = w.linear(`${path}.lin2`, c.dim, c.hidden_dim, true);
@@ -122,7 +119,7 @@ class Layer extends Module {
   output_layer_norm: LayerNorm;
   readonly #layer: number;
 
-  constructor(w: Weights, path: string, c: Config, layer: number) {
+  constructor(w: ModelWeights, path: string, c: Config, layer: number) {
     super();
     this.#layer = layer;
     this.attention = new Attention(w, `${path}.attention`, c, layer);
@@ -133,19 +130,15 @@ class Layer extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    return normsLast(x, pass, {
-      layer: this.#layer,
-      norms: [this.sa_layer_norm, this.output_layer_norm],
-      attention: (y) => this.attention.forward(y, pass),
-      mlp: (y) => this.ffn.forward(y),
-    });
+    const norms = [this.sa_layer_norm, this.output_layer_norm] as const;
+    return postNormBlock(x, pass, { layer: this.#layer, norms, attention: this.attention, mlp: this.ffn });
   }
 }
 
 class Transformer extends Module {
   layer: Layer[];
 
-  constructor(w: Weights, path: string, c: Config) {
+  constructor(w: ModelWeights, path: string, c: Config) {
     super();
     this.layer = Array.from({ length: c.n_layers }, (_, i) => new Layer(w, `${path}.layer.${i}`, c, i));
   }
@@ -155,7 +148,7 @@ class DistilBert extends Module {
   embeddings: Embeddings;
   transformer: Transformer;
 
-  constructor(w: Weights, c: Config) {
+  constructor(w: ModelWeights, c: Config) {
     super();
     this.embeddings = new Embeddings(w, 'distilbert.embeddings', c);
     this.transformer = new Transformer(w, 'distilbert.transformer', c);
@@ -163,13 +156,13 @@ class DistilBert extends Module {
 }
 
 /** The encoder with the head of its task. */
-class WithHead extends Module {
+class DistilBertWithHead extends Module {
   distilbert: DistilBert;
   pre_classifier?: LinearLayer;
   classifier?: LinearLayer;
   qa_outputs?: LinearLayer;
 
-  constructor(w: Weights, c: Config, { name, labels }: TaskHead, encoder: DistilBert) {
+  constructor(w: ModelWeights, c: Config, { name, labels }: TaskHead, encoder: DistilBert) {
     super();
     this.distilbert = encoder;
     if (name === 'question-answering') this.qa_outputs = w.head('qa_outputs', labels.length, c.dim, true);
@@ -183,7 +176,7 @@ class WithHead extends Module {
   forward(hidden: Tensor, rowStarts: readonly number[]): Tensor {
     if (!this.classifier) return this.qa_outputs!.forward(hidden);
     if (!this.pre_classifier) return this.classifier.forward(hidden);
-    return this.classifier.forward(ops.relu(this.pre_classifier.forward(firstOfRows(hidden, rowStarts))));
+    return this.classifier.forward(ops.relu(this.pre_classifier.forward(firstTokens(hidden, rowStarts))));
   }
 }
 
@@ -207,22 +200,22 @@ export const distilbert: Family = {
     const config = parseWith(configSchema, raw, '', 'input');
     const { dim, n_heads: heads, n_layers: layers } = config;
     const headDim = headDimOf(dim, heads, 'dim');
-    // What pre-training and other tasks use.
+    // Weights of pre-training and of other tasks.
     w.ignore(/(^|\.)position_ids$|^(vocab_\w+|pre_classifier|classifier|qa_outputs)\./);
     const encoder = new DistilBert(w, config);
     const { kernels } = w;
     const ports = new Ports();
 
     return (task) => {
-      const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, encoder);
-      // DistilBertModel by itself has no `distilbert.` before its names.
-      const at = head ? 'distilbert.' : '';
+      const head = task.name === 'embedding' ? undefined : new DistilBertWithHead(w, config, task, encoder);
+      // The paths of DistilBertModel by itself do not start with `distilbert.`.
+      const start = head ? 'distilbert.' : '';
 
       return {
         family: 'distilbert',
         task,
         config,
-        architecture: architectures[task.name]!,
+        architecture: architectureOf('DistilBert', task.name),
         kernels,
         ports,
         root: head ?? encoder,
@@ -234,34 +227,35 @@ export const distilbert: Family = {
         parameters: w.parameters,
         contextLength: config.max_position_embeddings,
         sites: {
-          block: `${at}transformer.layer.*`,
+          block: `${start}transformer.layer.*`,
           normAfter: true,
-          embeddings: `${at}embeddings.word_embeddings`,
-          head: head && (head.qa_outputs ? 'qa_outputs' : 'classifier'),
+          embeddings: `${start}embeddings.word_embeddings`,
+          head: headField(head),
           attention: {
-            q: `${at}transformer.layer.*.attention.q_lin`,
-            k: `${at}transformer.layer.*.attention.k_lin`,
-            v: `${at}transformer.layer.*.attention.v_lin`,
-            o: `${at}transformer.layer.*.attention.out_lin`,
+            q: `${start}transformer.layer.*.attention.q_lin`,
+            k: `${start}transformer.layer.*.attention.k_lin`,
+            v: `${start}transformer.layer.*.attention.v_lin`,
+            o: `${start}transformer.layer.*.attention.out_lin`,
           },
-          mlp: { up: `${at}transformer.layer.*.ffn.lin1`, down: `${at}transformer.layer.*.ffn.lin2` },
-          // PEFT names none for this family: those that it has for BERT.
+          mlp: { up: `${start}transformer.layer.*.ffn.lin1`, down: `${start}transformer.layer.*.ffn.lin2` },
+          // PEFT has no default for this family: the layers that it has for BERT.
           defaultTargets: ['q_lin', 'v_lin'],
         },
 
-        hidden(tokens: PackedTokens): Tensor {
-          using s = scope();
-          const { word_embeddings, position_embeddings, LayerNorm: norm } = encoder.embeddings;
-          const pooled = task.name === 'sequence-classification';
-          const input = ports.enter(word_embeddings.forward(tokens.ids), tokens, undefined, pooled);
-          requireRoom(input.longest, config.max_position_embeddings);
-          const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
-          const x = ports.afterEmbedding(norm.forward(ops.add(input.x, position_embeddings.forward(input.positions))));
-          return s.keep(ports.afterFinalNorm(input.strip(through(x, encoder.transformer.layer, pass))));
-        },
+        hidden: forwardPass({
+          kernels,
+          ports,
+          embed: ({ ids }) => encoder.embeddings.word_embeddings.forward(ids),
+          readsFirstToken: task.name === 'sequence-classification',
+          addPositions({ x, positions, longest }) {
+            requirePositions(longest, config.max_position_embeddings);
+            return encoder.embeddings.forward(x, positions);
+          },
+          blocks: () => blocksOf(encoder.transformer.layer),
+        }),
 
-        logits: (hidden, rowStarts) => (head ? head.forward(hidden, rowStarts) : pooledRows(hidden, rowStarts, task)),
-        ...writesNothing,
+        logits: (hidden, rowStarts) => (head ? head.forward(hidden, rowStarts) : poolRows(hidden, rowStarts, task)),
+        ...noCausalLm,
         [Symbol.dispose]: () => w.release(),
       } satisfies Model;
     };

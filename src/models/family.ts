@@ -1,11 +1,14 @@
 import type { GgufMetadata } from '../io/index.ts';
-import type { Model, TaskHead, TaskName, Weights } from '../nn/index.ts';
+import type { Model, ModelWeights, TaskHead, TaskName } from '../nn/index.ts';
 
-/** How a GGUF file of this family maps to the Hugging Face form that `build` reads. */
+/** The mapping from a GGUF file of this family to the checkpoint that `build` reads. */
 export interface GgufNames {
-  /** A GGUF tensor's name → the checkpoint's key; undefined: not a weight of the model. */
+  /** Returns the checkpoint's key for a tensor of the GGUF file; undefined: not a weight of the model. */
   key(name: string): string | undefined;
-  /** Heads whose rows GGUF stores interleaved (q and k of the `llama` architecture); undefined: rows as they are. */
+  /**
+   * Returns the number of heads where GGUF interleaves the rows of each (q and k of the `llama` architecture); undefined:
+   * the order is the checkpoint's.
+   */
   interleavedHeads(name: string): number | undefined;
 }
 
@@ -32,13 +35,13 @@ export interface AdapterHubNames {
   };
 }
 
-/** One model family, one file. */
+/** A model family: architectures that one file builds. */
 export interface Family {
-  /** `model_type` of `config.json`. */
+  /** The values of `model_type` in `config.json`. */
   readonly types: readonly string[];
-  /** What stands before the keys of a checkpoint with a head and not before those of one without: `bert`; one of several. */
+  /** Prefixes, one of which the keys of a checkpoint with a head have and those of one without do not: `bert`. */
   readonly prefixes: readonly string[];
-  /** What it can be loaded for; the first where the checkpoint does not say. */
+  /** The tasks that models can be loaded for; the first is the default where the checkpoint names none. */
   readonly tasks: readonly TaskName[];
   /** Top-level modules that hold the output layer of a task; an adapter trains and saves the one of its task. */
   readonly heads: readonly string[];
@@ -51,13 +54,14 @@ export interface Family {
   readonly gguf?: {
     readonly architectures: readonly string[];
     names(metadata: GgufMetadata): GgufNames;
-    /** The `config.json` that this file would have had. */
+    /** Returns the `config.json` that the checkpoint of this GGUF file has. */
     config(metadata: GgufMetadata, has: (name: string) => boolean): Record<string, unknown>;
   };
   /**
-   * Builds what all tasks share, and returns what gives a task its model: the task's own head on that. Models of one body share
-   * its modules and ports, so that a method that goes on one is on all; disposing of one frees all.
-   * @throws GraftError 'input' for a config that is wrong in itself
+   * Builds the body, which all tasks share, and returns a function that builds a task's model: the body with the task's head.
+   * Models of one body share its modules and ports, so that a method attached to one is attached to all; disposing of one
+   * frees all.
+   * @throws GraftError 'input' for an invalid config
    */
-  build(config: Record<string, unknown>, weights: Weights): (task: TaskHead) => Model;
+  build(config: Record<string, unknown>, weights: ModelWeights): (task: TaskHead) => Model;
 }

@@ -16,5 +16,5 @@ test('positions scaled linearly or not at all are read; another scaling is refus
   assert.deepEqual(config({ 'rope.scaling.type': 'none' }).rope_parameters, plain);
   const linear = config({ 'rope.scaling.type': 'linear', 'rope.scaling.factor': 2 });
   assert.deepEqual(linear.rope_parameters, { rope_theta: 10_000, rope_type: 'linear', factor: 2 });
-  assert.throws(() => config({ 'rope.scaling.type': 'yarn', 'rope.scaling.factor': 4 }), /scaled by 'yarn'/);
+  assert.throws(() => config({ 'rope.scaling.type': 'yarn', 'rope.scaling.factor': 4 }), /rope scaling of type 'yarn'/);
 });

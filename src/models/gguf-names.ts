@@ -2,7 +2,7 @@ import { GraftError } from '../base/index.ts';
 import type { GgufMetadata } from '../io/index.ts';
 import type { GgufNames } from './family.ts';
 
-/** GGUF's block tensors and where they stand in a Hugging Face Llama (gguf-py `tensor_mapping.py`). */
+/** The tensors of a block in GGUF, and their modules in transformers' Llama (gguf-py `tensor_mapping.py`). */
 const blockNames: Readonly<Record<string, string>> = {
   attn_norm: 'input_layernorm',
   attn_q: 'self_attn.q_proj',
@@ -17,12 +17,13 @@ const blockNames: Readonly<Record<string, string>> = {
   ffn_down: 'mlp.down_proj',
 };
 
-const topNames: Readonly<Record<string, string>> = {
+const otherNames: Readonly<Record<string, string>> = {
   token_embd: 'model.embed_tokens',
   output_norm: 'model.norm',
   output: 'lm_head',
 };
 
+/** Returns the mapping of GGUF's tensor names for the Llama family. */
 export function ggufLlamaNames(metadata: GgufMetadata): GgufNames {
   const architecture = metadata.get('general.architecture');
   const heads = Number(metadata.get(`${architecture}.attention.head_count`));
@@ -34,11 +35,11 @@ export function ggufLlamaNames(metadata: GgufMetadata): GgufNames {
         const to = blockNames[block[2]!];
         return to && `model.layers.${block[1]}.${to}.${block[3]}`;
       }
-      const top = /^(\w+)\.(weight|bias)$/.exec(name);
-      const to = top && topNames[top[1]!];
-      return to ? `${to}.${top[2]}` : undefined;
+      const other = /^(\w+)\.(weight|bias)$/.exec(name);
+      const to = other && otherNames[other[1]!];
+      return to ? `${to}.${other[2]}` : undefined;
     },
-    // convert_hf_to_gguf.py interleaves the halves of q and k for the `llama` architecture only.
+    // convert_hf_to_gguf.py interleaves the rows of q and k for the `llama` architecture only.
     interleavedHeads(name) {
       if (architecture !== 'llama') return undefined;
       if (/\.attn_q\.(weight|bias)$/.test(name)) return heads;
@@ -47,7 +48,10 @@ export function ggufLlamaNames(metadata: GgufMetadata): GgufNames {
   };
 }
 
-/** The Hugging Face config that a GGUF file of the Llama family stands for (keys: ggml docs/gguf.md). */
+/**
+ * Returns the `config.json` for a GGUF file of the Llama family (keys: ggml docs/gguf.md).
+ * @throws GraftError 'input' for missing metadata or unsupported rope scaling
+ */
 export function ggufLlamaConfig(metadata: GgufMetadata, has: (name: string) => boolean): Record<string, unknown> {
   const architecture = String(metadata.get('general.architecture'));
   const optional = (key: string): number | undefined => {
@@ -56,14 +60,14 @@ export function ggufLlamaConfig(metadata: GgufMetadata, has: (name: string) => b
   };
   const required = (key: string): number => {
     const value = optional(key);
-    if (value === undefined) throw new GraftError('input', `the GGUF metadata lacks '${architecture}.${key}'`);
+    if (value === undefined) throw new GraftError('input', `the GGUF metadata has no '${architecture}.${key}'`);
     return value;
   };
   const heads = required('attention.head_count');
   const tokens = metadata.get('tokenizer.ggml.tokens') as readonly string[] | undefined;
   const scaling = metadata.get(`${architecture}.rope.scaling.type`);
   if (scaling !== undefined && scaling !== 'none' && scaling !== 'linear') {
-    throw new GraftError('input', `positions are scaled by '${String(scaling)}', which Graft does not have`);
+    throw new GraftError('input', `rope scaling of type '${String(scaling)}' is not supported (none and linear are)`);
   }
   const theta = optional('rope.freq_base') ?? 10_000;
   const window = optional('attention.sliding_window');

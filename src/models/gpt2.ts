@@ -1,6 +1,6 @@
 /**
  * GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"): learned positions, norms before each
- * half, queries, keys and values in one product, whose weight the checkpoint stores [in, out] (Conv1D).
+ * sublayer, one linear layer for queries, keys and values, whose weight the checkpoint stores as [in, out] (Conv1D).
  * Reference: transformers `modeling_gpt2.py`, whose dropout is not applied in training. Letters: N packed tokens, C width.
  */
 import { z } from 'zod';
@@ -8,28 +8,27 @@ import { parseWith } from '../base/index.ts';
 import {
   activationOf,
   attend,
+  blocksOf,
   type Embedding,
+  forwardPass,
   headDimOf,
-  type KvCache,
-  LayerNorm,
+  type LayerNorm,
   type LinearLayer,
-  lastOfRowsBefore,
+  layerNorm,
   type Model,
+  type ModelWeights,
   Module,
-  normsFirst,
-  type PackedTokens,
   type Pass,
   Ports,
-  pooledRows,
+  preNormBlock,
   requireHead,
-  requireRoom,
+  requirePositions,
   type TaskHead,
-  type TaskName,
-  through,
-  type Weights,
 } from '../nn/index.ts';
-import { ops, scope, type Tensor } from '../tensor/index.ts';
+import { ops, type Tensor } from '../tensor/index.ts';
+import { architectureOf } from './architectures.ts';
 import type { Family } from './family.ts';
+import { decoderLogits, headField } from './heads.ts';
 
 /** The fields of `config.json` that decide the computation; others are kept but not read. */
 const configSchema = z.looseObject({
@@ -51,14 +50,6 @@ const configSchema = z.looseObject({
 
 type Config = z.infer<typeof configSchema>;
 
-const architectures: Partial<Record<TaskName, string>> = {
-  'causal-lm': 'GPT2LMHeadModel',
-  'sequence-classification': 'GPT2ForSequenceClassification',
-  'token-classification': 'GPT2ForTokenClassification',
-  'question-answering': 'GPT2ForQuestionAnswering',
-  embedding: 'GPT2Model',
-};
-
 class Attention extends Module {
   c_attn: LinearLayer;
   c_proj: LinearLayer;
@@ -66,7 +57,7 @@ class Attention extends Module {
   readonly #layer: number;
   readonly #scale: number;
 
-  constructor(w: Weights, path: string, c: Config, layer: number) {
+  constructor(w: ModelWeights, path: string, c: Config, layer: number) {
     super();
     this.c_attn = w.transposed(`${path}.c_attn`, 3 * c.n_embd, c.n_embd);
     this.c_proj = w.transposed(`${path}.c_proj`, c.n_embd, c.n_embd);
@@ -90,7 +81,7 @@ class Mlp extends Module {
   c_proj: LinearLayer;
   readonly #act: (x: Tensor) => Tensor;
 
-  constructor(w: Weights, path: string, c: Config) {
+  constructor(w: ModelWeights, path: string, c: Config) {
     super();
     const inner = c.n_inner ?? 4 * c.n_embd;
     this.c_fc = w.transposed(`${path}.c_fc`, inner, c.n_embd);
@@ -104,8 +95,7 @@ class Mlp extends Module {
   }
 }
 
-const norm = (w: Weights, path: string, c: Config) =>
-  new LayerNorm(w.vector(`${path}.weight`, c.n_embd), w.vector(`${path}.bias`, c.n_embd), c.layer_norm_epsilon);
+const normOf = (w: ModelWeights, path: string, c: Config) => layerNorm(w, path, c.n_embd, c.layer_norm_epsilon);
 
 class Block extends Module {
   ln_1: LayerNorm;
@@ -114,23 +104,19 @@ class Block extends Module {
   mlp: Mlp;
   readonly #layer: number;
 
-  constructor(w: Weights, path: string, c: Config, layer: number) {
+  constructor(w: ModelWeights, path: string, c: Config, layer: number) {
     super();
     this.#layer = layer;
-    this.ln_1 = norm(w, `${path}.ln_1`, c);
+    this.ln_1 = normOf(w, `${path}.ln_1`, c);
     this.attn = new Attention(w, `${path}.attn`, c, layer);
-    this.ln_2 = norm(w, `${path}.ln_2`, c);
+    this.ln_2 = normOf(w, `${path}.ln_2`, c);
     this.mlp = new Mlp(w, `${path}.mlp`, c);
   }
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    return normsFirst(x, pass, {
-      layer: this.#layer,
-      norms: [this.ln_1, this.ln_2],
-      attention: (normed) => this.attn.forward(normed, pass),
-      mlp: (normed) => this.mlp.forward(normed),
-    });
+    const norms = [this.ln_1, this.ln_2] as const;
+    return preNormBlock(x, pass, { layer: this.#layer, norms, attention: this.attn, mlp: this.mlp });
   }
 }
 
@@ -140,24 +126,24 @@ class Transformer extends Module {
   h: Block[];
   ln_f: LayerNorm;
 
-  constructor(w: Weights, c: Config) {
+  constructor(w: ModelWeights, c: Config) {
     super();
     this.wte = w.embedding('transformer.wte', c.vocab_size, c.n_embd);
     this.wpe = w.embedding('transformer.wpe', c.n_positions, c.n_embd);
     this.h = Array.from({ length: c.n_layer }, (_, i) => new Block(w, `transformer.h.${i}`, c, i));
-    this.ln_f = norm(w, 'transformer.ln_f', c);
+    this.ln_f = normOf(w, 'transformer.ln_f', c);
   }
 }
 
 /** The transformer with the head of its task. */
-class WithHead extends Module {
+class Gpt2WithHead extends Module {
   transformer: Transformer;
   lm_head?: LinearLayer;
   score?: LinearLayer;
   classifier?: LinearLayer;
   qa_outputs?: LinearLayer;
 
-  constructor(w: Weights, c: Config, { name, labels }: TaskHead, transformer: Transformer) {
+  constructor(w: ModelWeights, c: Config, { name, labels }: TaskHead, transformer: Transformer) {
     super();
     this.transformer = transformer;
     const count = labels.length;
@@ -190,22 +176,22 @@ export const gpt2: Family = {
   build(raw, w) {
     const config = parseWith(configSchema, raw, '', 'input');
     const headDim = headDimOf(config.n_embd, config.n_head, 'n_embd');
-    // The causal mask, which old checkpoints hold, and heads of other tasks.
+    // The causal mask, which old checkpoints contain, and heads of other tasks.
     w.ignore(/(^|\.)attn\.(masked_)?bias$|^(lm_head|score|classifier|qa_outputs)\./);
     const transformer = new Transformer(w, config);
     const { kernels } = w;
     const ports = new Ports();
 
     return (task) => {
-      const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, transformer);
-      // GPT2Model by itself has no `transformer.` before its names.
-      const at = head ? 'transformer.' : '';
+      const head = task.name === 'embedding' ? undefined : new Gpt2WithHead(w, config, task, transformer);
+      // The paths of GPT2Model by itself do not start with `transformer.`.
+      const start = head ? 'transformer.' : '';
 
       return {
         family: 'gpt2',
         task,
         config,
-        architecture: architectures[task.name]!,
+        architecture: task.name === 'causal-lm' ? 'GPT2LMHeadModel' : architectureOf('GPT2', task.name),
         kernels,
         ports,
         root: head ?? transformer,
@@ -217,36 +203,32 @@ export const gpt2: Family = {
         parameters: w.parameters,
         contextLength: config.n_positions,
         sites: {
-          block: `${at}h.*`,
-          embeddings: `${at}wte`,
-          head: head && (['lm_head', 'score', 'classifier', 'qa_outputs'] as const).find((name) => head[name]),
+          block: `${start}h.*`,
+          embeddings: `${start}wte`,
+          head: headField(head),
           attention: {
-            q: `${at}h.*.attn.c_attn`,
-            k: `${at}h.*.attn.c_attn`,
-            v: `${at}h.*.attn.c_attn`,
-            o: `${at}h.*.attn.c_proj`,
+            q: `${start}h.*.attn.c_attn`,
+            k: `${start}h.*.attn.c_attn`,
+            v: `${start}h.*.attn.c_attn`,
+            o: `${start}h.*.attn.c_proj`,
           },
-          mlp: { up: `${at}h.*.mlp.c_fc`, down: `${at}h.*.mlp.c_proj` },
+          mlp: { up: `${start}h.*.mlp.c_fc`, down: `${start}h.*.mlp.c_proj` },
           defaultTargets: ['c_attn'],
         },
 
-        hidden(tokens: PackedTokens, cache?: KvCache): Tensor {
-          using s = scope();
-          const input = ports.enter(transformer.wte.forward(tokens.ids), tokens, cache);
-          requireRoom(input.longest, config.n_positions);
-          const pass: Pass = { keys: ports.keys(input.rowStarts, cache), ports, kernels };
-          const x = ports.afterEmbedding(ops.add(input.x, transformer.wpe.forward(input.positions)));
-          const last = through(x, transformer.h, pass);
-          cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
-          return s.keep(ports.afterFinalNorm(input.strip(transformer.ln_f.forward(last))));
-        },
+        hidden: forwardPass({
+          kernels,
+          ports,
+          embed: ({ ids }) => transformer.wte.forward(ids),
+          addPositions({ x, positions, longest }) {
+            requirePositions(longest, config.n_positions);
+            return ops.add(x, transformer.wpe.forward(positions));
+          },
+          blocks: () => blocksOf(transformer.h),
+          finalNorm: ([x]) => transformer.ln_f.forward(x!),
+        }),
 
-        logits(hidden, rowStarts, ids) {
-          if (!head) return pooledRows(hidden, rowStarts, task);
-          const { lm_head: lm, classifier, qa_outputs: answer, score } = head;
-          if (!score) return (lm ?? classifier ?? answer)!.forward(hidden);
-          return score.forward(lastOfRowsBefore(config.pad_token_id, hidden, rowStarts, ids));
-        },
+        logits: decoderLogits(head, task, config.pad_token_id),
         lossSum: (hidden, targets) => requireHead(head?.lm_head, 'causal-lm').crossEntropy(hidden, targets),
         newCache: (capacity) => ports.newCache(config.n_layer, capacity, config.n_head, headDim),
         [Symbol.dispose]: () => w.release(),

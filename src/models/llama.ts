@@ -1,5 +1,5 @@
 /**
- * Llama 2 and 3 (arXiv 2307.09288, 2407.21783) and the families that differ from it by a flag: SmolLM2, Mistral
+ * Llama 2 and 3 (arXiv 2307.09288, 2407.21783) and the families that differ from it in a detail: SmolLM2, Mistral
  * (sliding window), Qwen2 (bias on q, k, v) and Qwen3 (norm on each head's q and k).
  * Reference: transformers `modeling_llama.py` and its siblings. Letters: N packed tokens, C width, H heads, K kv heads,
  * D head size.
@@ -8,28 +8,26 @@ import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import {
   type Embedding,
-  flow,
-  type KvCache,
+  forwardPass,
   type LinearLayer,
-  lastOfRowsBefore,
   type Model,
+  type ModelWeights,
   Module,
-  type PackedTokens,
   type Pass,
   Ports,
   parseRope,
-  pooledRows,
-  RmsNorm,
+  type RmsNorm,
   RopeTable,
   requireHead,
+  rmsNorm,
   ropeFrequencies,
   type TaskHead,
-  type TaskName,
-  type Weights,
 } from '../nn/index.ts';
 import { ops, scope, type Tensor } from '../tensor/index.ts';
+import { architectureOf } from './architectures.ts';
 import type { Family } from './family.ts';
 import { ggufLlamaConfig, ggufLlamaNames } from './gguf-names.ts';
+import { decoderLogits, headField } from './heads.ts';
 
 const types = ['llama', 'mistral', 'qwen2', 'qwen3'] as const;
 
@@ -56,7 +54,7 @@ const configSchema = z.looseObject({
   layer_types: z.array(z.string()).nullish(),
   rope_theta: z.number().positive().nullish(),
   rope_scaling: z.record(z.string(), z.unknown()).nullish(),
-  /** transformers 5 keeps theta and scaling together under this name. */
+  /** Theta and scaling, as transformers 5 stores them. */
   rope_parameters: z.record(z.string(), z.unknown()).nullish(),
 });
 
@@ -64,16 +62,8 @@ type Config = z.infer<typeof configSchema>;
 
 const stems = { llama: 'Llama', mistral: 'Mistral', qwen2: 'Qwen2', qwen3: 'Qwen3' } as const;
 
-const architectures: Partial<Record<TaskName, string>> = {
-  'causal-lm': 'ForCausalLM',
-  'sequence-classification': 'ForSequenceClassification',
-  'token-classification': 'ForTokenClassification',
-  'question-answering': 'ForQuestionAnswering',
-  embedding: 'Model',
-};
-
-/** The config without optionals: what the modules are built from. */
-interface Complete {
+/** The config with all defaults filled in, from which the modules are built. */
+interface ResolvedConfig {
   readonly heads: number;
   readonly kvHeads: number;
   readonly headDim: number;
@@ -85,24 +75,26 @@ interface Complete {
   readonly mlpBias: boolean;
   readonly headNorm: boolean;
   readonly activation: 'silu' | 'gelu_tanh';
-  /** Tokens that a layer sees back; 0: all. */
+  /** Size of a layer's sliding window in tokens; 0: the layer attends to all. */
   window(layer: number): number;
 }
 
-function complete(config: Config): Complete {
+function resolveConfig(config: Config): ResolvedConfig {
   const type = config.model_type;
   const heads = config.num_attention_heads;
   const kvHeads = config.num_key_value_heads ?? heads;
   const bias = config.attention_bias ?? false;
   const qwen = type === 'qwen2' || type === 'qwen3';
-  const windowed = config.sliding_window && (qwen ? config.use_sliding_window === true : type === 'mistral');
+  const hasWindow = config.sliding_window && (qwen ? config.use_sliding_window === true : type === 'mistral');
   const activations = { silu: 'silu', gelu_pytorch_tanh: 'gelu_tanh' } as const;
   const activation = activations[config.hidden_act as keyof typeof activations];
   if (!activation)
-    throw mismatch(`hidden_act '${config.hidden_act}' is not one of ${Object.keys(activations).join(', ')}`);
-  if (heads % kvHeads !== 0) throw mismatch(`${heads} attention heads cannot share ${kvHeads} key/value heads`);
+    throw invalid(`hidden_act '${config.hidden_act}' is not one of ${Object.keys(activations).join(', ')}`);
+  if (heads % kvHeads !== 0) throw invalid(`${heads} attention heads are not a multiple of ${kvHeads} key/value heads`);
   if (!config.head_dim && config.hidden_size % heads !== 0) {
-    throw mismatch(`hidden_size ${config.hidden_size} is no multiple of ${heads} heads, and head_dim is not given`);
+    throw invalid(
+      `hidden_size ${config.hidden_size} is not a multiple of the ${heads} attention heads, and head_dim is missing`,
+    );
   }
   return {
     heads,
@@ -117,14 +109,14 @@ function complete(config: Config): Complete {
     headNorm: type === 'qwen3',
     activation,
     window(layer) {
-      if (!windowed) return 0;
+      if (!hasWindow) return 0;
       if (config.layer_types) return config.layer_types[layer] === 'sliding_attention' ? config.sliding_window! : 0;
       return qwen && layer < (config.max_window_layers ?? 28) ? 0 : config.sliding_window!;
     },
   };
 }
 
-const mismatch = (problem: string) => new GraftError('input', problem);
+const invalid = (problem: string) => new GraftError('input', problem);
 
 class Attention extends Module {
   q_proj: LinearLayer;
@@ -133,10 +125,10 @@ class Attention extends Module {
   o_proj: LinearLayer;
   q_norm?: RmsNorm;
   k_norm?: RmsNorm;
-  readonly #c: Complete;
+  readonly #c: ResolvedConfig;
   readonly #layer: number;
 
-  constructor(w: Weights, path: string, c: Complete, layer: number) {
+  constructor(w: ModelWeights, path: string, c: ResolvedConfig, layer: number) {
     super();
     this.#c = c;
     this.#layer = layer;
@@ -145,13 +137,13 @@ class Attention extends Module {
     this.v_proj = w.linear(`${path}.v_proj`, c.kvHeads * c.headDim, c.width, c.qkvBias);
     this.o_proj = w.linear(`${path}.o_proj`, c.width, c.heads * c.headDim, c.outBias);
     if (c.headNorm) {
-      this.q_norm = new RmsNorm(w.kernels, w.vector(`${path}.q_norm.weight`, c.headDim), c.eps);
-      this.k_norm = new RmsNorm(w.kernels, w.vector(`${path}.k_norm.weight`, c.headDim), c.eps);
+      this.q_norm = rmsNorm(w, `${path}.q_norm`, c.headDim, c.eps);
+      this.k_norm = rmsNorm(w, `${path}.k_norm`, c.headDim, c.eps);
     }
   }
 
   /** [N, C] → [N, C] */
-  forward(x: Tensor, { keys, kernels, rotation }: Pass): Tensor {
+  forward(x: Tensor, { keyValues, kernels, rotation }: Pass): Tensor {
     const { heads, kvHeads, headDim } = this.#c;
     const split = (t: Tensor, count: number) => ops.view(t, [t.size(0), count, headDim]);
     let q = split(this.q_proj.forward(x), heads);
@@ -161,9 +153,9 @@ class Attention extends Module {
     if (this.k_norm) k = this.k_norm.forward(k);
     q = kernels.rope(q, ...rotation!);
     k = kernels.rope(k, ...rotation!);
-    const seen = keys.of(this.#layer, k, v);
+    const visible = keyValues.forLayer(this.#layer, k, v);
     const window = this.#c.window(this.#layer);
-    const out = kernels.attention(q, seen.k, seen.v, keys.rows, headDim ** -0.5, true, window);
+    const out = kernels.attention(q, visible.k, visible.v, keyValues.rows, headDim ** -0.5, true, window);
     return this.o_proj.forward(ops.view(out, [out.size(0), heads * headDim]));
   }
 }
@@ -172,9 +164,9 @@ class Mlp extends Module {
   gate_proj: LinearLayer;
   up_proj: LinearLayer;
   down_proj: LinearLayer;
-  readonly #c: Complete;
+  readonly #c: ResolvedConfig;
 
-  constructor(w: Weights, path: string, c: Complete) {
+  constructor(w: ModelWeights, path: string, c: ResolvedConfig) {
     super();
     this.#c = c;
     this.gate_proj = w.linear(`${path}.gate_proj`, c.inner, c.width, c.mlpBias);
@@ -195,30 +187,29 @@ class Block extends Module {
   post_attention_layernorm: RmsNorm;
   readonly #layer: number;
 
-  constructor(w: Weights, path: string, c: Complete, layer: number) {
+  constructor(w: ModelWeights, path: string, c: ResolvedConfig, layer: number) {
     super();
     this.#layer = layer;
-    const norm = (name: string) => new RmsNorm(w.kernels, w.vector(`${path}.${name}.weight`, c.width), c.eps);
     this.self_attn = new Attention(w, `${path}.self_attn`, c, layer);
     this.mlp = new Mlp(w, `${path}.mlp`, c);
-    this.input_layernorm = norm('input_layernorm');
-    this.post_attention_layernorm = norm('post_attention_layernorm');
+    this.input_layernorm = rmsNorm(w, `${path}.input_layernorm`, c.width, c.eps);
+    this.post_attention_layernorm = rmsNorm(w, `${path}.post_attention_layernorm`, c.width, c.eps);
   }
 
   /**
-   * The residual stream travels as a sum not yet taken, x + delta, so that each norm takes it in its own pass.
-   * [N, C] and, but for the first block, [N, C] → the same two
+   * The residual stream is passed on as two tensors, x and delta, so that one kernel both adds and norms them.
+   * x [N, C] and, except in the first block, delta [N, C] → the same two of the next block
    */
   forward([x, delta]: readonly Tensor[], pass: Pass): [Tensor, Tensor] {
     using s = scope();
     const norm = this.input_layernorm;
-    const [before, normed] = delta ? norm.forwardAdded(x!, delta) : [x!, norm.forward(x!)];
-    const half = { layer: this.#layer, norm: undefined, rowStarts: pass.keys.rows.qStarts };
-    const attended = this.self_attn.forward(normed, pass);
-    const added = pass.ports.afterAttention({ ...half, delta: attended, residual: before });
-    const [between, normedAgain] = this.post_attention_layernorm.forwardAdded(before, added);
-    const out = this.mlp.forward(normedAgain);
-    return s.keep([between, pass.ports.afterMlp({ ...half, delta: out, residual: between })]);
+    const [residual, normed] = delta ? norm.forwardAdded(x!, delta) : [x!, norm.forward(x!)];
+    const common = { layer: this.#layer, norm: undefined, rowStarts: pass.keyValues.rows.qStarts };
+    const attentionOutput = this.self_attn.forward(normed, pass);
+    const attentionDelta = pass.ports.afterAttention({ ...common, delta: attentionOutput, residual });
+    const [y, normedY] = this.post_attention_layernorm.forwardAdded(residual, attentionDelta);
+    const mlpOutput = this.mlp.forward(normedY);
+    return s.keep([y, pass.ports.afterMlp({ ...common, delta: mlpOutput, residual: y })]);
   }
 }
 
@@ -227,24 +218,24 @@ class Decoder extends Module {
   layers: Block[];
   norm: RmsNorm;
 
-  constructor(w: Weights, config: Config, c: Complete) {
+  constructor(w: ModelWeights, config: Config, c: ResolvedConfig) {
     super();
     this.embed_tokens = w.embedding('model.embed_tokens', config.vocab_size, c.width);
     this.layers = Array.from({ length: config.num_hidden_layers }, (_, i) => new Block(w, `model.layers.${i}`, c, i));
-    this.norm = new RmsNorm(w.kernels, w.vector('model.norm.weight', c.width), c.eps);
+    this.norm = rmsNorm(w, 'model.norm', c.width, c.eps);
   }
 }
 
-/** The decoder with the head of its task. */
-class WithHead extends Module {
+/** The decoder with the head of the task. */
+class LlamaWithHead extends Module {
   model?: Decoder;
-  /** transformers' name of the decoder where answers are looked for, but for Mistral. */
+  /** transformers' name of the decoder in models for question answering, except Mistral's. */
   transformer?: Decoder;
   lm_head?: LinearLayer;
   score?: LinearLayer;
   qa_outputs?: LinearLayer;
 
-  constructor(w: Weights, config: Config, { name, labels }: TaskHead, decoder: Decoder) {
+  constructor(w: ModelWeights, config: Config, { name, labels }: TaskHead, decoder: Decoder) {
     super();
     const width = config.hidden_size;
     this[name === 'question-answering' && config.model_type !== 'mistral' ? 'transformer' : 'model'] = decoder;
@@ -274,21 +265,21 @@ export const llama: Family = {
 
   build(raw, w) {
     const config = parseWith(configSchema, raw, '', 'input');
-    const c = complete(config);
+    const c = resolveConfig(config);
     w.ignore(/^(lm_head|score|qa_outputs)\./);
     const decoder = new Decoder(w, config, c);
     const [kernels, ports] = [w.kernels, new Ports()];
     const rope = new RopeTable(ropeFrequencies(c.headDim, parseRope(config)), w.dtype);
     return (task) => {
-      const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, decoder);
-      // LlamaModel by itself has no `model.` before its names.
-      const at = head ? (head.model ? 'model.' : 'transformer.') : '';
+      const head = task.name === 'embedding' ? undefined : new LlamaWithHead(w, config, task, decoder);
+      // The paths of LlamaModel by itself do not start with `model.`.
+      const start = head ? (head.model ? 'model.' : 'transformer.') : '';
 
       return {
         family: 'llama',
         task,
         config,
-        architecture: stems[config.model_type] + architectures[task.name],
+        architecture: architectureOf(stems[config.model_type], task.name),
         kernels,
         ports,
         root: head ?? decoder,
@@ -300,41 +291,33 @@ export const llama: Family = {
         parameters: w.parameters,
         contextLength: config.max_position_embeddings,
         sites: {
-          block: `${at}layers.*`,
-          embeddings: `${at}embed_tokens`,
-          head: head && (['lm_head', 'score', 'qa_outputs'] as const).find((name) => head[name]),
+          block: `${start}layers.*`,
+          embeddings: `${start}embed_tokens`,
+          head: headField(head),
           attention: {
-            q: `${at}layers.*.self_attn.q_proj`,
-            k: `${at}layers.*.self_attn.k_proj`,
-            v: `${at}layers.*.self_attn.v_proj`,
-            o: `${at}layers.*.self_attn.o_proj`,
+            q: `${start}layers.*.self_attn.q_proj`,
+            k: `${start}layers.*.self_attn.k_proj`,
+            v: `${start}layers.*.self_attn.v_proj`,
+            o: `${start}layers.*.self_attn.o_proj`,
           },
           mlp: {
-            gate: `${at}layers.*.mlp.gate_proj`,
-            up: `${at}layers.*.mlp.up_proj`,
-            down: `${at}layers.*.mlp.down_proj`,
+            gate: `${start}layers.*.mlp.gate_proj`,
+            up: `${start}layers.*.mlp.up_proj`,
+            down: `${start}layers.*.mlp.down_proj`,
           },
           defaultTargets: ['q_proj', 'v_proj'],
         },
 
-        hidden(tokens: PackedTokens, cache?: KvCache): Tensor {
-          using s = scope();
-          const input = ports.enter(decoder.embed_tokens.forward(tokens.ids), tokens, cache);
-          const rotation = rope.at(input.positions, input.longest);
-          const pass: Pass = { keys: ports.keys(input.rowStarts, cache), ports, kernels, rotation };
-          const blocks = decoder.layers.map((layer) => layer.forward.bind(layer));
-          const [x, delta] = flow([ports.afterEmbedding(input.x)], blocks, pass);
-          cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
-          const [, last] = decoder.norm.forwardAdded(x!, delta!);
-          return s.keep(ports.afterFinalNorm(input.strip(last)));
-        },
+        hidden: forwardPass({
+          kernels,
+          ports,
+          embed: ({ ids }) => decoder.embed_tokens.forward(ids),
+          rotation: ({ positions, longest }) => rope.at(positions, longest),
+          blocks: () => decoder.layers.map((layer) => layer.forward.bind(layer)),
+          finalNorm: ([x, delta]) => decoder.norm.forwardAdded(x!, delta!)[1],
+        }),
 
-        logits(hidden, rowStarts, ids) {
-          if (!head) return pooledRows(hidden, rowStarts, task);
-          const { lm_head: lm, score, qa_outputs: answer } = head;
-          if (task.name !== 'sequence-classification') return (lm ?? answer ?? score)!.forward(hidden);
-          return score!.forward(lastOfRowsBefore(config.pad_token_id, hidden, rowStarts, ids));
-        },
+        logits: decoderLogits(head, task, config.pad_token_id),
         lossSum: (hidden, targets) => requireHead(head?.lm_head, 'causal-lm').crossEntropy(hidden, targets),
         newCache: (capacity) => ports.newCache(config.num_hidden_layers, capacity, c.kvHeads, c.headDim),
         [Symbol.dispose]() {

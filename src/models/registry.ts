@@ -5,5 +5,5 @@ import { gpt2 } from './gpt2.ts';
 import { llama } from './llama.ts';
 import { deit, vit } from './vit.ts';
 
-/** Every model family; a new one is a file and a line here. */
+/** All model families; a new one is a file and a line here. */
 export const families: readonly Family[] = [llama, gpt2, bert, roberta, distilbert, vit, deit];

@@ -5,7 +5,8 @@ import { writeDirectory, writeSafetensors } from '../io/index.ts';
 import { Embedding, Linear, type Model, type Module, namedModules } from '../nn/index.ts';
 import { type DType, ops, scoped, Tensor } from '../tensor/index.ts';
 
-const beside = [
+/** Files beside the weights of a Hugging Face directory that are copied to a saved model. */
+const companionFiles = [
   'tokenizer.json',
   'tokenizer_config.json',
   'special_tokens_map.json',
@@ -16,7 +17,7 @@ const beside = [
   'vocab.txt',
   'added_tokens.json',
   'preprocessor_config.json',
-  // Of sentence-transformers.
+  // sentence-transformers
   'modules.json',
   'config_sentence_transformers.json',
   'sentence_bert_config.json',
@@ -25,8 +26,10 @@ const beside = [
 ] as const;
 
 /**
- * Writes the whole model as a Hugging Face directory that transformers loads: config.json, model.safetensors and, where
- * `source` is a directory, the files beside it (tokenizer, preprocessing, pooling). `extra` are more files by name (a tokenizer taken from a GGUF file).
+ * Writes the model as a Hugging Face directory that transformers loads: config.json, model.safetensors and, where `source` is
+ * a directory, its files for the tokenizer, preprocessing and pooling.
+ * @param extra contents of more files by name (a tokenizer converted from a GGUF file)
+ * @throws GraftError 'state' where an adapter is enabled but not merged; 'environment' for a full disk or missing rights
  */
 export function saveModel(
   model: Model,
@@ -36,47 +39,50 @@ export function saveModel(
   extra: Readonly<Record<string, string>> = {},
 ): void {
   const config = configOf(model);
-  writeDirectory(dir, (work) => {
-    writeFileSync(join(work, 'config.json'), JSON.stringify({ ...config, dtype }, null, 2));
-    writeSafetensors(join(work, 'model.safetensors'), weights(model, dtype), { format: 'pt' });
+  writeDirectory(dir, (draft) => {
+    writeFileSync(join(draft, 'config.json'), JSON.stringify({ ...config, dtype }, null, 2));
+    writeSafetensors(join(draft, 'model.safetensors'), denseWeights(model, dtype), { format: 'pt' });
     if (statSync(source).isDirectory()) {
-      for (const name of beside)
-        if (existsSync(join(source, name))) cpSync(join(source, name), join(work, name), { recursive: true });
+      for (const name of companionFiles)
+        if (existsSync(join(source, name))) cpSync(join(source, name), join(draft, name), { recursive: true });
     }
-    for (const [name, text] of Object.entries(extra)) writeFileSync(join(work, name), text);
+    for (const [name, text] of Object.entries(extra)) writeFileSync(join(draft, name), text);
   });
 }
 
-/** As `config.json` of a checkpoint with this task's head. */
+/** Returns the `config.json` of a checkpoint with this task's head. */
 function configOf(model: Model): Record<string, unknown> {
-  const { config, task, architecture } = model;
-  const kept = Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined));
-  kept.architectures = [architecture];
-  if (kept.tie_word_embeddings && task.name === 'causal-lm') kept.tie_word_embeddings = tied(model);
-  // Of another task's head, if the checkpoint had one. One label is a number, several are classes, unless:
-  for (const field of ['id2label', 'label2id', 'num_labels', 'problem_type']) delete kept[field];
-  if (task.labels.length === 0 || task.name === 'question-answering') return kept;
-  if (task.multiLabel) kept.problem_type = 'multi_label_classification';
-  kept.id2label = Object.fromEntries(task.labels.map((label, i) => [i, label]));
-  kept.label2id = Object.fromEntries(task.labels.map((label, i) => [label, i]));
-  return kept;
+  const { task, architecture } = model;
+  const config = Object.fromEntries(Object.entries(model.config).filter(([, value]) => value !== undefined));
+  config.architectures = [architecture];
+  if (config.tie_word_embeddings && task.name === 'causal-lm') config.tie_word_embeddings = isHeadTied(model);
+  // These may describe another task's head. Without problem_type, one label is regression and several are classes.
+  for (const field of ['id2label', 'label2id', 'num_labels', 'problem_type']) delete config[field];
+  if (task.labels.length === 0 || task.name === 'question-answering') return config;
+  if (task.multiLabel) config.problem_type = 'multi_label_classification';
+  config.id2label = Object.fromEntries(task.labels.map((label, i) => [i, label]));
+  config.label2id = Object.fromEntries(task.labels.map((label, i) => [label, i]));
+  return config;
 }
 
 /**
- * Every tensor of the base under its key, by the module that holds it. Wrappers of merged or switched-off adapters are
- * looked through.
- * @throws GraftError 'state' for an adapter at work that is not in the weights
+ * Yields every tensor of the base with its key and its module. Wrappers of merged or disabled adapters are skipped.
+ * @throws GraftError 'state' where an adapter is enabled but not merged into the weights
  */
-function* stored(model: Model): Generator<{ name: string; tensor: Tensor; module: Module; field: string }> {
+function* storedTensors(model: Model): Generator<{ name: string; tensor: Tensor; module: Module; field: string }> {
   if (model.ports.anyEnabled) {
-    throw new GraftError('state', 'an adapter is at work between the layers, and a model is saved without it', {
-      hint: 'Merge or detach it first',
-    });
+    throw new GraftError(
+      'state',
+      'an enabled adapter changes the outputs of layers, which the saved weights would not include',
+      {
+        hint: 'Merge or detach it first',
+      },
+    );
   }
   for (const [path, outer] of namedModules(model.root)) {
     const module = isLayer(outer) ? outer.plain() : outer;
     if (!module) {
-      throw new GraftError('state', `an adapter is at work on '${path}', and its update is not in the weights`, {
+      throw new GraftError('state', `an enabled adapter on '${path}' is not merged into the weights`, {
         hint: 'Merge or detach it first',
       });
     }
@@ -89,35 +95,38 @@ function* stored(model: Model): Generator<{ name: string; tensor: Tensor; module
 
 const isLayer = (module: Module): module is Module & { plain(): Linear | Embedding | undefined } => 'plain' in module;
 
-/** Every weight, dense, under its key; tied ones once. */
-function* weights(model: Model, dtype: DType) {
+/** Yields every weight, dense, under its key; tied ones once. */
+function* denseWeights(model: Model, dtype: DType) {
   const seen = new Set<Tensor>();
-  for (const { name, tensor, module, field } of stored(model)) {
+  for (const { name, tensor, module, field } of storedTensors(model)) {
     if (seen.has(tensor)) continue;
     seen.add(tensor);
     if ((module instanceof Linear || module instanceof Embedding) && field === 'weight') {
       const shape = [tensor.size(0), module instanceof Linear ? module.inFeatures : module.width];
       if (module instanceof Linear && module.transposed) {
         const transposed = () => ops.contiguous(ops.t(module.denseWeight()));
-        yield { name, dtype, shape: shape.reverse(), bytes: () => bytesOf(transposed, dtype) };
-      } else yield { name, dtype, shape, bytes: () => bytesOf(() => module.denseWeight(), dtype) };
+        yield { name, dtype, shape: shape.reverse(), bytes: () => convertedBytes(transposed, dtype) };
+      } else yield { name, dtype, shape, bytes: () => convertedBytes(() => module.denseWeight(), dtype) };
     } else {
-      yield { name, dtype, shape: tensor.shape, bytes: () => bytesOf(() => tensor, dtype) };
+      yield { name, dtype, shape: tensor.shape, bytes: () => convertedBytes(() => tensor, dtype) };
     }
   }
 }
 
-/** Whether head and embeddings still are one table: an adapter on one of them parts them. */
-function tied(model: Model): boolean {
+/** Whether the head still shares the embeddings' table: an adapter on one of them gives each its own. */
+function isHeadTied(model: Model): boolean {
   const { embeddings, head } = model.sites;
-  const tables = [...stored(model)].filter(({ name }) => name === `${embeddings}.weight` || name === `${head}.weight`);
+  const tables = [...storedTensors(model)].filter(
+    ({ name }) => name === `${embeddings}.weight` || name === `${head}.weight`,
+  );
   return tables.length === 2 && tables[0]!.tensor === tables[1]!.tensor;
 }
 
-function bytesOf(from: () => Tensor, dtype: DType): Uint8Array {
+/** Returns the bytes of a tensor in element type `dtype`. */
+function convertedBytes(make: () => Tensor, dtype: DType): Uint8Array {
   let bytes: Uint8Array = new Uint8Array();
   scoped(() => {
-    const tensor = from();
+    const tensor = make();
     bytes = (tensor.dtype === dtype ? tensor : ops.toCopy(tensor, { dtype })).bytes();
     return undefined;
   });

@@ -46,7 +46,7 @@ test('pooling and normalisation are those that sentence-transformers would use',
   const refused: [Record<string, unknown>, RegExp][] = [
     [{ 'modules.json': list, '1_Pooling/config.json': modes('cls_token', 'max_tokens') }, /by cls and max/],
     [{ 'modules.json': list, '1_Pooling/config.json': { pooling_mode: 'weightedmean' } }, /by weightedmean/],
-    [{ 'modules.json': list, '1_Pooling/config.json': modes() }, /by nothing/],
+    [{ 'modules.json': list, '1_Pooling/config.json': modes() }, /by no mode/],
     [{ 'modules.json': [...list, module('Dense', '2_Dense')], '1_Pooling/config.json': modes('cls_token') }, /'Dense'/],
   ];
   for (const [content, why] of refused) {

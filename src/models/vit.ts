@@ -1,6 +1,6 @@
 /**
- * ViT (arXiv 2010.11929) and DeiT (arXiv 2012.12877: one more token, which a teacher taught): an image is its patches, a
- * class token first; norms before each half. Reference: transformers `modeling_vit.py`, `modeling_deit.py`, whose dropout
+ * ViT (arXiv 2010.11929) and DeiT (arXiv 2012.12877: one more token, for distillation): an image is a class token and its
+ * patches; norms come before each sublayer. Reference: transformers `modeling_vit.py`, `modeling_deit.py`, whose dropout
  * is not applied in training. Modules are named as in transformers 5, where PEFT's names come from; checkpoints have older
  * names. Letters: R images, P patches, N = R × (tokens of an image), C width.
  */
@@ -8,32 +8,34 @@ import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import {
   activationOf,
-  attend,
+  blocksOf,
   Dense,
-  firstOfRows,
+  firstTokens,
+  forwardPass,
   headDimOf,
   type ImageShape,
-  LayerNorm,
+  type LayerNorm,
   type LinearLayer,
+  layerNorm,
   type Model,
+  type ModelWeights,
   Module,
-  normsFirst,
-  type PackedTokens,
   type Pass,
+  PatchProjection,
   Ports,
-  pooledRows,
+  poolRows,
+  preNormBlock,
+  selfAttention,
   type TaskHead,
-  through,
-  type Weights,
-  writesNothing,
 } from '../nn/index.ts';
-import { ops, scope, type Tensor } from '../tensor/index.ts';
+import { ops, type Tensor } from '../tensor/index.ts';
 import type { Family } from './family.ts';
+import { noCausalLm } from './heads.ts';
 
 const types = ['vit', 'deit'] as const;
 type Type = (typeof types)[number];
 
-/** Parts of a layer: the name of the module, and the checkpoint's. */
+/** For each module of a layer, its name in the checkpoint. */
 const storedNames: Readonly<Record<string, string>> = {
   'attention.q_proj': 'attention.attention.query',
   'attention.k_proj': 'attention.attention.key',
@@ -43,7 +45,10 @@ const storedNames: Readonly<Record<string, string>> = {
   'mlp.fc2': 'output.dense',
 };
 
-/** `vit.layers.0.mlp.fc1.bias` → `vit.encoder.layer.0.intermediate.dense.bias`, with and without `vit.`. */
+/**
+ * Returns the checkpoint's key: `vit.layers.0.mlp.fc1.bias` → `vit.encoder.layer.0.intermediate.dense.bias`, with or
+ * without `vit.`.
+ */
 const storedKey = (key: string): string =>
   key.replace(/^(\w+\.)?layers\.(\d+)\.(\w+(?:\.\w+_proj|\.fc\d)?)/, (_, model = '', layer, part) => {
     return `${model}encoder.layer.${layer}.${storedNames[part] ?? part}`;
@@ -72,7 +77,7 @@ type Config = z.infer<typeof configSchema>;
 
 const pair = (value: z.infer<typeof size>): [number, number] => (typeof value === 'number' ? [value, value] : value);
 
-/** How an image is cut: class token, DeiT's second token, patches. */
+/** The shape of an image and of its patches. */
 interface Grid extends ImageShape {
   readonly patch: readonly [number, number];
 }
@@ -82,48 +87,26 @@ function gridOf(c: Config): Grid {
   const patch = pair(c.patch_size);
   const patches = Math.floor(height / patch[0]) * Math.floor(width / patch[1]);
   if (height % patch[0] !== 0 || width % patch[1] !== 0) {
-    throw new GraftError('input', `image_size ${height} × ${width} is no multiple of patch_size ${patch.join(' × ')}`);
+    throw new GraftError(
+      'input',
+      `image_size ${height} × ${width} is not a multiple of patch_size ${patch.join(' × ')}`,
+    );
   }
   return { channels: c.num_channels, height, width, patch, tokens: patches + (c.model_type === 'deit' ? 2 : 1) };
 }
 
-const normOf = (w: Weights, path: string, c: Config) =>
-  new LayerNorm(w.vector(`${path}.weight`, c.hidden_size), w.vector(`${path}.bias`, c.hidden_size), c.layer_norm_eps);
+const normOf = (w: ModelWeights, path: string, c: Config) => layerNorm(w, path, c.hidden_size, c.layer_norm_eps);
 
-const linear = (w: Weights, path: string, outFeatures: number, inFeatures: number, bias = true) =>
+const linear = (w: ModelWeights, path: string, outFeatures: number, inFeatures: number, bias = true) =>
   w.linear(storedKey(path), outFeatures, inFeatures, bias);
 
-/** A convolution whose steps are as wide as its kernel: one product over patches. */
-class Projection extends Module {
-  /** [C, channels, h, w] */
-  weight: Tensor;
-  bias: Tensor;
-  readonly #grid: Grid;
-
-  constructor(w: Weights, path: string, c: Config, grid: Grid) {
-    super();
-    this.weight = w.tensor(`${path}.weight`, [c.hidden_size, grid.channels, ...grid.patch]);
-    this.bias = w.vector(`${path}.bias`, c.hidden_size);
-    this.#grid = grid;
-  }
-
-  /** [R, channels, height, width] → [R, P, C] */
-  forward(pixels: Tensor): Tensor {
-    const { channels, height, width, patch } = this.#grid;
-    const [down, across] = [height / patch[0], width / patch[1]];
-    const images = pixels.size(0);
-    const cut = ops.view(pixels, [images, channels, down, patch[0], across, patch[1]]);
-    const patches = ops.reshape(ops.permute(cut, [0, 2, 4, 1, 3, 5]), [images, down * across, -1]);
-    return ops.linear(patches, ops.view(this.weight, [this.weight.size(0), -1]), this.bias);
-  }
-}
-
 class PatchEmbeddings extends Module {
-  projection: Projection;
+  projection: PatchProjection;
 
-  constructor(projection: Projection) {
+  constructor(w: ModelWeights, path: string, c: Config, { channels, patch }: Grid) {
     super();
-    this.projection = projection;
+    const weight = w.tensor(`${path}.projection.weight`, [c.hidden_size, channels, ...patch]);
+    this.projection = new PatchProjection(weight, w.vector(`${path}.projection.bias`, c.hidden_size));
   }
 }
 
@@ -133,14 +116,14 @@ class Embeddings extends Module {
   position_embeddings: Tensor;
   patch_embeddings: PatchEmbeddings;
 
-  constructor(w: Weights, path: string, c: Config, grid: Grid) {
+  constructor(w: ModelWeights, path: string, c: Config, grid: Grid) {
     super();
     this.cls_token = w.tensor(`${path}.cls_token`, [1, 1, c.hidden_size]);
     if (c.model_type === 'deit') {
       this.distillation_token = w.tensor(`${path}.distillation_token`, [1, 1, c.hidden_size]);
     }
     this.position_embeddings = w.tensor(`${path}.position_embeddings`, [1, grid.tokens, c.hidden_size]);
-    this.patch_embeddings = new PatchEmbeddings(new Projection(w, `${path}.patch_embeddings.projection`, c, grid));
+    this.patch_embeddings = new PatchEmbeddings(w, `${path}.patch_embeddings`, c, grid);
   }
 
   /** [R, channels, height, width] → [N, C] */
@@ -161,7 +144,7 @@ class Attention extends Module {
   readonly #heads: number;
   readonly #layer: number;
 
-  constructor(w: Weights, path: string, c: Config, layer: number) {
+  constructor(w: ModelWeights, path: string, c: Config, layer: number) {
     super();
     const { hidden_size: width, qkv_bias: bias } = c;
     this.q_proj = linear(w, `${path}.q_proj`, width, width, bias);
@@ -174,9 +157,8 @@ class Attention extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    const [q, k, v] = [this.q_proj.forward(x), this.k_proj.forward(x), this.v_proj.forward(x)];
     const options = { layer: this.#layer, heads: this.#heads, causal: false };
-    return this.o_proj.forward(attend(pass, q, k, v, options));
+    return this.o_proj.forward(selfAttention(x, pass, [this.q_proj, this.k_proj, this.v_proj], options));
   }
 }
 
@@ -185,7 +167,7 @@ class Mlp extends Module {
   fc2: LinearLayer;
   readonly #act: (x: Tensor) => Tensor;
 
-  constructor(w: Weights, path: string, c: Config) {
+  constructor(w: ModelWeights, path: string, c: Config) {
     super();
     this.fc1 = linear(w, `${path}.fc1`, c.intermediate_size, c.hidden_size);
     this.fc2 = linear(w, `${path}.fc2`, c.hidden_size, c.intermediate_size);
@@ -205,7 +187,7 @@ class Layer extends Module {
   mlp: Mlp;
   readonly #layer: number;
 
-  constructor(w: Weights, path: string, c: Config, layer: number) {
+  constructor(w: ModelWeights, path: string, c: Config, layer: number) {
     super();
     this.#layer = layer;
     this.layernorm_before = normOf(w, storedKey(`${path}.layernorm_before`), c);
@@ -216,12 +198,8 @@ class Layer extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor, pass: Pass): Tensor {
-    return normsFirst(x, pass, {
-      layer: this.#layer,
-      norms: [this.layernorm_before, this.layernorm_after],
-      attention: (normed) => this.attention.forward(normed, pass),
-      mlp: (normed) => this.mlp.forward(normed),
-    });
+    const norms = [this.layernorm_before, this.layernorm_after] as const;
+    return preNormBlock(x, pass, { layer: this.#layer, norms, attention: this.attention, mlp: this.mlp });
   }
 }
 
@@ -229,10 +207,10 @@ class Vit extends Module {
   embeddings: Embeddings;
   layers: Layer[];
   layernorm: LayerNorm;
-  /** Only kept, by the task `embedding`. */
+  /** Kept, unused, by the task `embedding`. */
   pooler?: Dense;
 
-  constructor(w: Weights, path: string, c: Config, grid: Grid) {
+  constructor(w: ModelWeights, path: string, c: Config, grid: Grid) {
     super();
     this.embeddings = new Embeddings(w, `${path}.embeddings`, c, grid);
     this.layers = Array.from({ length: c.num_hidden_layers }, (_, i) => new Layer(w, `${path}.layers.${i}`, c, i));
@@ -240,15 +218,18 @@ class Vit extends Module {
   }
 }
 
-/** The encoder under its name, with the classifier; DeiT's two classifiers where a teacher's was trained too. */
-class WithHead extends Module {
+/**
+ * The encoder under its name in the checkpoint, with the classifier, or DeiT's two, the second of which was trained by
+ * distillation.
+ */
+class VitWithHead extends Module {
   vit?: Vit;
   deit?: Vit;
   classifier?: LinearLayer;
   cls_classifier?: LinearLayer;
   distillation_classifier?: LinearLayer;
 
-  constructor(w: Weights, c: Config, { labels }: TaskHead, encoder: Vit) {
+  constructor(w: ModelWeights, c: Config, { labels }: TaskHead, encoder: Vit) {
     super();
     this[c.model_type] = encoder;
     const head = (path: string) => w.head(path, labels.length, c.hidden_size, true);
@@ -260,10 +241,12 @@ class WithHead extends Module {
 
   /** [N, C] → [R, L] */
   forward(hidden: Tensor, rowStarts: readonly number[]): Tensor {
-    const first = firstOfRows(hidden, rowStarts);
+    const first = firstTokens(hidden, rowStarts);
     if (this.classifier) return this.classifier.forward(first);
-    const behind = rowStarts.map((start) => start + 1);
-    const second = firstOfRows(hidden, behind);
+    const second = firstTokens(
+      hidden,
+      rowStarts.map((start) => start + 1),
+    );
     const both = ops.add(this.cls_classifier!.forward(first), this.distillation_classifier!.forward(second));
     return ops.divScalar(both, 2);
   }
@@ -289,9 +272,9 @@ const familyOf = (type: Type): Family => ({
       if (task.name === 'embedding' && w.has(`${type}.pooler.dense.weight`)) {
         encoder.pooler ??= new Dense(w.head(`${type}.pooler.dense`, width, width, true));
       }
-      const head = task.name === 'embedding' ? undefined : new WithHead(w, config, task, encoder);
-      // ViTModel by itself has no `vit.` before its names.
-      const at = head ? `${type}.` : '';
+      const head = task.name === 'embedding' ? undefined : new VitWithHead(w, config, task, encoder);
+      // The paths of ViTModel by itself do not start with `vit.`.
+      const start = head ? `${type}.` : '';
       const stem = { vit: 'ViT', deit: 'DeiT' }[type];
 
       return {
@@ -308,37 +291,39 @@ const familyOf = (type: Type): Family => ({
         kvHeads: heads,
         headDim,
         parameters: w.parameters,
-        contextLength: Number.POSITIVE_INFINITY, // images have their positions in them, and virtual tokens need none
+        contextLength: Number.POSITIVE_INFINITY, // images have a fixed size, and virtual tokens no positions
         image: grid,
         sites: {
-          block: `${at}layers.*`,
-          embeddings: `${at}embeddings.patch_embeddings.projection`,
+          block: `${start}layers.*`,
+          embeddings: `${start}embeddings.patch_embeddings.projection`,
           head: head && 'classifier',
           attention: {
-            q: `${at}layers.*.attention.q_proj`,
-            k: `${at}layers.*.attention.k_proj`,
-            v: `${at}layers.*.attention.v_proj`,
-            o: `${at}layers.*.attention.o_proj`,
+            q: `${start}layers.*.attention.q_proj`,
+            k: `${start}layers.*.attention.k_proj`,
+            v: `${start}layers.*.attention.v_proj`,
+            o: `${start}layers.*.attention.o_proj`,
           },
-          mlp: { up: `${at}layers.*.mlp.fc1`, down: `${at}layers.*.mlp.fc2` },
-          // PEFT names none for this family: those that it has for BERT.
+          mlp: { up: `${start}layers.*.mlp.fc1`, down: `${start}layers.*.mlp.fc2` },
+          // PEFT has no default for this family: the layers that it has for BERT.
           defaultTargets: ['q_proj', 'v_proj'],
         },
         fileKey: storedKey,
 
-        hidden(tokens: PackedTokens): Tensor {
-          using s = scope();
-          if (!tokens.pixels) throw new GraftError('usage', `${type} models see images, and these rows are token ids`);
-          // Heads read the class token behind a prompt too (arXiv 2203.12119, eq. 4).
-          const input = ports.enter(encoder.embeddings.forward(tokens.pixels), tokens);
-          const pass: Pass = { keys: ports.keys(input.rowStarts), ports, kernels };
-          const last = through(ports.afterEmbedding(input.x), encoder.layers, pass);
-          return s.keep(ports.afterFinalNorm(input.strip(encoder.layernorm.forward(last))));
-        },
+        hidden: forwardPass({
+          kernels,
+          ports,
+          embed({ pixels }) {
+            if (!pixels) throw new GraftError('usage', `${type} models read images, and these rows are token ids`);
+            return encoder.embeddings.forward(pixels);
+          },
+          readsFirstToken: false, // heads read the class token behind a prompt too (arXiv 2203.12119, eq. 4)
+          blocks: () => blocksOf(encoder.layers),
+          finalNorm: ([x]) => encoder.layernorm.forward(x!),
+        }),
 
         logits: (hidden, rowStarts) =>
-          head ? head.forward(hidden, rowStarts) : pooledRows(hidden, rowStarts, { pooling: 'cls', ...task }),
-        ...writesNothing,
+          head ? head.forward(hidden, rowStarts) : poolRows(hidden, rowStarts, { pooling: 'cls', ...task }),
+        ...noCausalLm,
         [Symbol.dispose]: () => w.release(),
       } satisfies Model;
     };

@@ -3,7 +3,7 @@ import { ops, type Tensor } from '../tensor/index.ts';
 
 const geluTanh = (x: Tensor) => ops.gelu(x, { approximate: 'tanh' });
 
-/** Under the names that `config.json` uses (transformers `activations.py`). */
+/** The activations under the names that `config.json` uses (transformers `activations.py`). */
 const activations = {
   gelu: (x: Tensor) => ops.gelu(x),
   gelu_new: geluTanh,
@@ -22,12 +22,13 @@ type ActivationName = keyof typeof activations;
 export const activationNames = Object.keys(activations) as readonly ActivationName[];
 
 /**
- * @param place of the name, for errors; a model's loader names the config by itself
- * @throws GraftError 'input' for a name that is not known
+ * Returns the activation that `config.json` calls `name`.
+ * @param place where the name stands, for the error; without it, the caller adds the place (a model's loader: the config)
+ * @throws GraftError 'input' for an unknown name
  */
 export function activationOf(name: string, place?: string): (x: Tensor) => Tensor {
-  const found = activations[name as ActivationName];
-  if (found) return found;
+  const activation = activations[name as ActivationName];
+  if (activation) return activation;
   const near = nearest(name, activationNames);
   throw new GraftError('input', `the activation '${name}' is not one of ${activationNames.join(', ')}`, {
     ...(place && { place }),

@@ -1,33 +1,35 @@
-/** What families share: the way through the blocks, halves of a block, attention. Letters: N packed tokens, C width, H heads, D head size. */
+/**
+ * The transformer blocks that families share: attention, pre-norm and post-norm blocks, the loop over the blocks. Letters:
+ * N packed tokens, C width, H heads, D head size.
+ */
 import { GraftError } from '../base/index.ts';
 import { checkpoint, ops, scope, type Tensor } from '../tensor/index.ts';
 import type { Kernels } from './kernels.ts';
 import type { LayerNorm, LinearLayer } from './layers.ts';
-import type { Model } from './model.ts';
 import { Module } from './module.ts';
-import type { LayerKeys, Ports } from './ports.ts';
-import { requireHead } from './tasks.ts';
+import type { KeyValueSource, Ports } from './ports.ts';
 
-/** What every layer of one forward pass shares. */
+/** What all layers of one forward pass share. */
 export interface Pass {
-  readonly keys: LayerKeys;
+  readonly keyValues: KeyValueSource;
   readonly ports: Ports;
   readonly kernels: Kernels;
-  /** Cosines and sines of the tokens' positions, in families that rotate queries and keys. */
+  /** Cosines and sines [N, D/2] of the tokens' positions, in families with rotary positions. */
   readonly rotation?: readonly [cos: Tensor, sin: Tensor];
 }
 
 export interface AttendOptions {
+  /** Number of the layer, from 0. */
   readonly layer: number;
   readonly heads: number;
   readonly causal: boolean;
-  /** Of the products of queries and keys; default D^-0.5. */
+  /** Factor of the products of queries and keys; default D^-0.5. */
   readonly scale?: number;
 }
 
-/** Attention of queries, keys and values [N, C] as they come out of their products: [N, C]. */
+/** Multi-head attention of queries, keys and values [N, C], before the output projection: [N, C]. */
 export function attend(
-  { keys, kernels }: Pass,
+  { keyValues, kernels }: Pass,
   q: Tensor,
   k: Tensor,
   v: Tensor,
@@ -36,111 +38,116 @@ export function attend(
   const [tokens, width] = q.shape as [number, number];
   const headDim = width / heads;
   const split = (t: Tensor) => ops.view(t, [tokens, heads, headDim]);
-  const seen = keys.of(layer, split(k), split(v));
-  const out = kernels.attention(split(q), seen.k, seen.v, keys.rows, scale ?? headDim ** -0.5, causal, 0);
+  const visible = keyValues.forLayer(layer, split(k), split(v));
+  const out = kernels.attention(split(q), visible.k, visible.v, keyValues.rows, scale ?? headDim ** -0.5, causal, 0);
   return ops.view(out, [tokens, width]);
 }
 
-/** One block: its halves, [N, C] → [N, C] each, and the norm that belongs to each. */
-export interface Halves {
-  readonly layer: number;
-  readonly norms: readonly [LayerNorm, LayerNorm];
-  attention(x: Tensor): Tensor;
-  mlp(x: Tensor): Tensor;
-}
-
-/** b = x + attention(norm₁ x), then b + mlp(norm₂ b): GPT-2, ViT. What methods put in has its say on each half. */
-export function normsFirst(
+/** Multi-head self-attention of x [N, C], before the output projection: [N, C]. */
+export const selfAttention = (
   x: Tensor,
-  { ports, keys }: Pass,
-  { layer, norms: [first, second], attention, mlp }: Halves,
-): Tensor {
-  using s = scope();
-  const half = { layer, norm: undefined, rowStarts: keys.rows.qStarts };
-  const attended = ports.afterAttention({ ...half, delta: attention(first.forward(x)), residual: x });
-  const between = ops.add(x, attended);
-  const out = ports.afterMlp({ ...half, delta: mlp(second.forward(between)), residual: between });
-  return s.keep(ops.add(between, out));
+  pass: Pass,
+  [query, key, value]: readonly [query: LinearLayer, key: LinearLayer, value: LinearLayer],
+  options: AttendOptions,
+): Tensor => attend(pass, query.forward(x), key.forward(x), value.forward(x), options);
+
+/** The two sublayers of a block, [N, C] → [N, C] each, and the norm of each. */
+export interface Sublayers {
+  /** Number of the block, from 0. */
+  readonly layer: number;
+  readonly norms: readonly [attention: LayerNorm, mlp: LayerNorm];
+  readonly attention: { forward(x: Tensor, pass: Pass): Tensor };
+  readonly mlp: { forward(x: Tensor): Tensor };
 }
 
-/** b = norm₁(x + attention(x)), then norm₂(b + mlp(b)): BERT. */
-export function normsLast(x: Tensor, { ports, keys }: Pass, { layer, norms, attention, mlp }: Halves): Tensor {
+/**
+ * A block whose norms come before its sublayers (GPT-2, ViT): y = x + attention(norm₁ x), then y + mlp(norm₂ y). [N, C] →
+ * [N, C]
+ */
+export function preNormBlock(x: Tensor, pass: Pass, { layer, norms, attention, mlp }: Sublayers): Tensor {
   using s = scope();
-  const [first, second] = norms.map((norm) => (sum: Tensor) => norm.forward(sum)) as [
-    (sum: Tensor) => Tensor,
-    (sum: Tensor) => Tensor,
-  ];
-  const half = { layer, rowStarts: keys.rows.qStarts };
-  const attended = ports.afterAttention({ ...half, delta: attention(x), residual: x, norm: first });
-  const between = first(ops.add(x, attended));
-  const out = ports.afterMlp({ ...half, delta: mlp(between), residual: between, norm: second });
-  return s.keep(second(ops.add(between, out)));
+  const { ports, keyValues } = pass;
+  const common = { layer, norm: undefined, rowStarts: keyValues.rows.qStarts };
+  const attentionOutput = attention.forward(norms[0].forward(x), pass);
+  const y = ops.add(x, ports.afterAttention({ ...common, delta: attentionOutput, residual: x }));
+  const mlpOutput = mlp.forward(norms[1].forward(y));
+  return s.keep(ops.add(y, ports.afterMlp({ ...common, delta: mlpOutput, residual: y })));
+}
+
+/**
+ * A block whose norms come after its sublayers (BERT): y = norm₁(x + attention(x)), then norm₂(y + mlp(y)). [N, C] → [N, C]
+ */
+export function postNormBlock(x: Tensor, pass: Pass, { layer, norms, attention, mlp }: Sublayers): Tensor {
+  using s = scope();
+  const { ports, keyValues } = pass;
+  const [norm1, norm2] = [(sum: Tensor) => norms[0].forward(sum), (sum: Tensor) => norms[1].forward(sum)];
+  const common = { layer, rowStarts: keyValues.rows.qStarts };
+  const attentionOutput = attention.forward(x, pass);
+  const y = norm1(ops.add(x, ports.afterAttention({ ...common, delta: attentionOutput, residual: x, norm: norm1 })));
+  const mlpOutput = mlp.forward(y);
+  return s.keep(norm2(ops.add(y, ports.afterMlp({ ...common, delta: mlpOutput, residual: y, norm: norm2 }))));
 }
 
 let checkpointing = false;
 
-/** Whether the passes that follow keep of each block only what goes into it, and compute the rest again in the backward pass; `using` puts back what was. */
+/**
+ * Turns gradient checkpointing on or off: forward passes keep only the input of each block, and the backward pass computes
+ * the block again. Disposing restores the former setting.
+ */
 export function useGradientCheckpointing(on: boolean): Disposable {
-  const before = checkpointing;
+  const previous = checkpointing;
   checkpointing = on;
   return {
     [Symbol.dispose]: () => {
-      checkpointing = before;
+      checkpointing = previous;
     },
   };
 }
 
-/** The stream, in one part or as a sum not yet taken, through one block after the other; what lies between two of them is freed. */
-export function flow(
-  stream: readonly Tensor[],
-  blocks: readonly ((stream: readonly Tensor[], pass: Pass) => readonly Tensor[])[],
-  pass: Pass,
-): readonly Tensor[] {
-  return blocks.reduce((before, block, layer) => {
-    const after = checkpointing ? checkpointed(before, block, layer, pass) : block(before, pass);
-    for (const part of before) part.dispose();
-    return after;
+/** A block of a model, as a function of the residual stream: one tensor [N, C], or two whose sum is not yet taken. */
+export type Block = (stream: readonly Tensor[], pass: Pass) => readonly Tensor[];
+
+/** The blocks of layers that take and return the residual stream as one tensor. */
+export const blocksOf = (layers: readonly { forward(x: Tensor, pass: Pass): Tensor }[]): Block[] =>
+  layers.map((layer) => ([x], pass) => [layer.forward(x!, pass)]);
+
+/** Runs one block after the other on the residual stream; the stream between two blocks is freed. */
+export function flow(stream: readonly Tensor[], blocks: readonly Block[], pass: Pass): readonly Tensor[] {
+  return blocks.reduce((input, block, layer) => {
+    const output = checkpointing ? checkpointed(input, block, layer, pass) : block(input, pass);
+    for (const tensor of input) tensor.dispose();
+    return output;
   }, stream);
 }
 
-/** The same for blocks that take and give the stream in one part. */
-export const through = (x: Tensor, blocks: readonly { forward(x: Tensor, pass: Pass): Tensor }[], pass: Pass): Tensor =>
-  flow(
-    [x],
-    blocks.map((block) => ([y], given) => [block.forward(y!, given)]),
-    pass,
-  )[0]!;
-
-/** All that a block reads of the pass goes in beside the stream: in the backward pass the pass is over. */
-function checkpointed(
-  stream: readonly Tensor[],
-  block: (stream: readonly Tensor[], pass: Pass) => readonly Tensor[],
-  layer: number,
-  pass: Pass,
-): readonly Tensor[] {
+/**
+ * Runs a block under `checkpoint`. What it reads of the pass is an input too, since the pass is over when the block runs
+ * again.
+ */
+function checkpointed(stream: readonly Tensor[], block: Block, layer: number, pass: Pass): readonly Tensor[] {
   const rotation = pass.rotation ?? [];
-  const inputs = [...stream, ...rotation, ...pass.keys.others(layer)];
-  const [turned, rest] = [stream.length, stream.length + rotation.length];
-  return checkpoint((...given) => {
-    const [cos, sin] = given.slice(turned, rest);
-    const keys = pass.keys.with(given.slice(rest));
-    return block(given.slice(0, turned), { ...pass, keys, ...(cos && sin && { rotation: [cos, sin] }) });
-  }, inputs);
+  const [rotationStart, prefixStart] = [stream.length, stream.length + rotation.length];
+  return checkpoint(
+    (...inputs) => {
+      const [cos, sin] = inputs.slice(rotationStart, prefixStart);
+      const keyValues = pass.keyValues.withPrefixTensors(inputs.slice(prefixStart));
+      return block(inputs.slice(0, rotationStart), { ...pass, keyValues, ...(cos && sin && { rotation: [cos, sin] }) });
+    },
+    [...stream, ...rotation, ...pass.keyValues.prefixTensors(layer)],
+  );
 }
 
-/** D. @throws GraftError 'input' where the heads do not divide the width, which the config calls `field` */
+/**
+ * Returns the size D of an attention head.
+ * @param field the config's name of the width
+ * @throws GraftError 'input' where the number of heads does not divide the width
+ */
 export function headDimOf(width: number, heads: number, field = 'hidden_size'): number {
   if (width % heads === 0) return width / heads;
-  throw new GraftError('input', `${field} ${width} is no multiple of ${heads} heads`);
+  throw new GraftError('input', `${field} ${width} is not a multiple of the ${heads} attention heads`);
 }
 
-/** What a model that writes no text has in the places of one that does. */
-export const writesNothing: Pick<Model, 'lossSum' | 'newCache'> = {
-  lossSum: () => requireHead<never>(undefined, 'causal-lm'),
-  newCache: () => requireHead<never>(undefined, 'causal-lm'),
-};
-
-/** A module that holds nothing but `dense`, as checkpoints name it. */
+/** A module whose only field is `dense`, a linear layer: BERT's checkpoints nest several of their layers so. */
 export class Dense extends Module {
   dense: LinearLayer;
 

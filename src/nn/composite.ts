@@ -1,14 +1,14 @@
 import { ops, type Tensor } from '../tensor/index.ts';
 import type { Kernels } from './kernels.ts';
 
-/** The dense form of a weight, in the type of `like`. */
+/** Returns the dense form of a weight, in the element type of `like`. */
 function dense(weight: Tensor, format: number, like: Tensor): Tensor {
   if (format < 0) return weight;
   const unpacked = ops.dequantize(weight, format);
   return unpacked.dtype === like.dtype ? unpacked : ops.toCopy(unpacked, { dtype: like.dtype });
 }
 
-/** Plain ATen: differentiated by autograd, in any dtype, on any device. Slow on purpose nowhere, fast on purpose nowhere. */
+/** The kernels as plain ATen operators: differentiated by autograd, in any dtype, on any device. */
 export const composite: Kernels = {
   rmsNorm(x, weight, eps) {
     const meanSquare = ops.meanDim(ops.mul(x, x), [-1], true);
@@ -25,9 +25,9 @@ export const composite: Kernels = {
     const a = ops.narrow(x, 2, 0, half);
     const b = ops.narrow(x, 2, half, half);
     const [c, s] = [ops.unsqueeze(cos, 1), ops.unsqueeze(sin, 1)];
-    const turned = [ops.sub(ops.mul(a, c), ops.mul(b, s)), ops.add(ops.mul(b, c), ops.mul(a, s))];
+    const rotated = [ops.sub(ops.mul(a, c), ops.mul(b, s)), ops.add(ops.mul(b, c), ops.mul(a, s))];
     const rest = x.size(2) - 2 * half;
-    return ops.cat(rest > 0 ? [...turned, ops.narrow(x, 2, 2 * half, rest)] : turned, 2);
+    return ops.cat(rest > 0 ? [...rotated, ops.narrow(x, 2, 2 * half, rest)] : rotated, 2);
   },
 
   glu(gate, up, act) {
@@ -44,8 +44,8 @@ export const composite: Kernels = {
         ops.matmul(heads(q, qStart, queries), ops.transpose(repeat(heads(k, kStart, keys)), 1, 2)),
         scale,
       );
-      const hidden = hiddenPairs(queries, keys, causal, window);
-      const probabilities = ops.softmax(hidden ? ops.maskedFill(scores, hidden, -Infinity) : scores, -1);
+      const mask = maskOf(queries, keys, causal, window);
+      const probabilities = ops.softmax(mask ? ops.maskedFill(scores, mask, -Infinity) : scores, -1);
       return ops.transpose(ops.matmul(probabilities, repeat(heads(v, kStart, keys))), 0, 1);
     });
     return ops.cat(rows, 0);
@@ -72,8 +72,11 @@ export const composite: Kernels = {
   },
 };
 
-/** True where a query must not see a key: [queries, keys]; undefined where all see all. */
-function hiddenPairs(queries: number, keys: number, causal: boolean, window: number): Tensor | undefined {
+/**
+ * Returns the attention mask [queries, keys], true where a query must not attend to a key; undefined where nothing is
+ * masked.
+ */
+function maskOf(queries: number, keys: number, causal: boolean, window: number): Tensor | undefined {
   if (!causal && window <= 0) return undefined;
   const position = ops.unsqueeze(ops.arange(keys - queries, keys), 1);
   const distance = ops.sub(position, ops.unsqueeze(ops.arange(0, keys), 0));

@@ -1,7 +1,7 @@
 import { ops } from '../tensor/index.ts';
 import type { Kernels } from './kernels.ts';
 
-/** native/ops/: float32 on the CPU. */
+/** The kernels as fused operators of native/ops/: float32 on the CPU. */
 export const fused: Kernels = {
   rmsNorm: ops.rmsNorm,
   addRmsNorm: ops.addRmsNorm,
@@ -10,7 +10,7 @@ export const fused: Kernels = {
   attention: (q, k, v, { qStarts, kStarts, kEnds }, scale, causal, window) =>
     ops.attention(q, k, v, qStarts, kStarts, kEnds, scale, causal, window),
   linear: (x, weight, format, bias) =>
-    // A dense weight that is trained needs ATen's own gradient; a frozen one none at all.
+    // ATen's operator gives a dense weight that is trained its gradient; ours treats weights as frozen.
     format < 0 && weight.requiresGrad ? ops.linear(x, weight, bias) : ops.blockLinear(x, weight, format, bias),
   loraLinear: ops.loraLinear,
   loraGatedLinear: ops.loraGatedLinear,

@@ -1,23 +1,24 @@
 export { activationNames, activationOf } from './activations.ts';
 export {
   attend,
+  blocksOf,
   Dense,
-  flow,
   headDimOf,
-  normsFirst,
-  normsLast,
   type Pass,
-  through,
+  postNormBlock,
+  preNormBlock,
+  selfAttention,
   useGradientCheckpointing,
-  writesNothing,
 } from './blocks.ts';
 export { composite } from './composite.ts';
+export { forwardPass } from './forward-pass.ts';
 export { fused } from './fused.ts';
 export type { AttentionRows, GateActivation, Kernels } from './kernels.ts';
 export { KvCache } from './kv-cache.ts';
-export { Embedding, LayerNorm, Linear, type LinearLayer, RmsNorm } from './layers.ts';
+export { Embedding, LayerNorm, Linear, type LinearLayer, PatchProjection, RmsNorm } from './layers.ts';
 export { crossEntropyOfLogits } from './losses.ts';
 export { type Model, outputOf } from './model.ts';
+export { layerNorm, type ModelWeights, rmsNorm } from './model-weights.ts';
 export {
   Module,
   moduleAt,
@@ -28,20 +29,26 @@ export {
   tensorBytes,
   unwrapped,
 } from './module.ts';
-export { type ImageShape, type PackedTokens, packImages, packTokens, requireRoom } from './packed.ts';
-export { type BlockInput, type KeysAndValues, type LayerKeys, type Port, Ports, type SublayerOutput } from './ports.ts';
+export { type ImageShape, type PackedTokens, packImages, packTokens, requirePositions } from './packed.ts';
+export {
+  type BlockInput,
+  type KeyValueSource,
+  type KeyValues,
+  type Port,
+  Ports,
+  type SublayerOutput,
+} from './ports.ts';
 export { bestPrecision, type Precision, precisions, usePrecision } from './precision.ts';
 export { parseRope, type RopeScaling, RopeTable, ropeFrequencies } from './rope.ts';
 export type { Sites } from './sites.ts';
 export {
-  firstOfRows,
-  lastOfRowsBefore,
+  firstTokens,
+  lastTokensBeforePadding,
   type Pooling,
-  pooledRows,
   poolings,
+  poolRows,
   requireHead,
   type TaskHead,
   type TaskName,
   taskNames,
 } from './tasks.ts';
-export type { Weights } from './weights.ts';

@@ -8,6 +8,7 @@ import { spawnSync } from 'node:child_process';
 import test, { before } from 'node:test';
 import { golden, readTensors, relativeError } from '../../test/support.ts';
 import { currentEngine, startEngine } from '../engine/index.ts';
+import { type FormatName, formats as numberFormats } from '../quant/index.ts';
 import { Generator, mixSeed, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import { composite } from './composite.ts';
 import { fused } from './fused.ts';
@@ -128,20 +129,24 @@ function differences<K extends string>(name: string, build: Build<K>): void {
   });
 }
 
-// --- storage formats: ids of native/kernels/blocks.h; where the float16 scales of a block stand
+// --- number formats; where the float16 scales of a block stand
 
+const format = (name: FormatName, ...scales: number[]) => {
+  const { nativeId, blockElements, blockBytes } = numberFormats[name];
+  return { id: nativeId!, elements: blockElements, bytes: blockBytes, scales };
+};
 const formats = {
-  float16: { id: 1, elements: 1, bytes: 2, scales: [0] },
-  q4_0: { id: 2, elements: 32, bytes: 18, scales: [0] },
-  q4_1: { id: 3, elements: 32, bytes: 20, scales: [0, 2] },
-  q5_0: { id: 6, elements: 32, bytes: 22, scales: [0] },
-  q5_1: { id: 7, elements: 32, bytes: 24, scales: [0, 2] },
-  q8_0: { id: 8, elements: 32, bytes: 34, scales: [0] },
-  q4_k: { id: 12, elements: 256, bytes: 144, scales: [0, 2] },
-  q5_k: { id: 13, elements: 256, bytes: 176, scales: [0, 2] },
-  q6_k: { id: 14, elements: 256, bytes: 210, scales: [208] },
-  bfloat16: { id: 30, elements: 1, bytes: 2, scales: [0] },
-  nf4: { id: 100, elements: 64, bytes: 36, scales: [2] },
+  float16: format('float16', 0),
+  q4_0: format('q4_0', 0),
+  q4_1: format('q4_1', 0, 2),
+  q5_0: format('q5_0', 0),
+  q5_1: format('q5_1', 0, 2),
+  q8_0: format('q8_0', 0),
+  q4_k: format('q4_k', 0, 2),
+  q5_k: format('q5_k', 0, 2),
+  q6_k: format('q6_k', 208),
+  bfloat16: format('bfloat16', 0),
+  nf4: format('nf4', 2),
 } as const;
 type Format = keyof typeof formats;
 

@@ -1,10 +1,10 @@
 import type { Tensor } from '../tensor/index.ts';
 
-/** Which tokens of a batch form a row, for attention. All arrays count tokens. */
+/** The rows of a batch, for attention. All numbers are offsets in tokens. */
 export interface AttentionRows {
   /** R + 1 offsets into the queries. */
   readonly qStarts: readonly number[];
-  /** Where each row's keys begin and end: packed like the queries, or slots of a larger cache. */
+  /** Offsets where each row's keys begin and end: packed like the queries, or slots of a larger cache. */
   readonly kStarts: readonly number[];
   readonly kEnds: readonly number[];
 }
@@ -12,22 +12,22 @@ export interface AttentionRows {
 export type GateActivation = 'silu' | 'gelu_tanh';
 
 /**
- * What a model computes with, beside plain ATen operators. Two implementations: `fused` (native/ops/, float32 on the
- * CPU) and `composite` (plain ATen: any dtype and device; the oracle that the fused ones are tested against).
- * Letters: N packed tokens, C width, H heads, K kv heads, D head size, R rank, V vocabulary.
+ * The operators that a model computes with, besides those of ATen. There are two implementations: `fused` (native/ops/,
+ * float32 on the CPU) and `composite` (plain ATen: any dtype and device; the oracle that the fused ones are tested
+ * against). Letters: N packed tokens, C width, H heads, K kv heads, D head size, R rank, V vocabulary.
  */
 export interface Kernels {
-  /** x / rms(x) · weight over the last axis (arXiv 1910.07467). */
+  /** Root-mean-square norm: x / rms(x) · weight over the last axis (arXiv 1910.07467). */
   rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor;
-  /** s = x + delta, and the norm of s: `[s, normed]`. */
+  /** Returns s = x + delta and its norm: `[s, rmsNorm(s)]`. */
   addRmsNorm(x: Tensor, delta: Tensor, weight: Tensor, eps: number): [Tensor, Tensor];
-  /** Turns x [N, H, D] by cos, sin [N, D/2], half-split (arXiv 2104.09864). */
+  /** Rotary position embedding of x [N, H, D] by cos, sin [N, D/2], pairing element i with i + D/2 (arXiv 2104.09864). */
   rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor;
-  /** act(gate) · up (arXiv 2002.05202). */
+  /** Gated linear unit: act(gate) · up (arXiv 2002.05202). */
   glu(gate: Tensor, up: Tensor, act: GateActivation): Tensor;
   /**
-   * softmax(scale · q kᵀ) v row by row: q [N, H, D], k and v [M, K, D] → [N, H, D]. Causal and window count from the
-   * end: the last query stands beside the last key.
+   * Attention within each row, softmax(scale · q kᵀ) v: q [N, H, D], k and v [M, K, D] → [N, H, D]. The last query of a row
+   * has the position of its last key: the causal mask and the sliding window (0: none) are aligned there.
    */
   attention(
     q: Tensor,
@@ -38,7 +38,7 @@ export interface Kernels {
     causal: boolean,
     window: number,
   ): Tensor;
-  /** x [N, in] · weightᵀ + bias; `format` says how weight is stored (-1: dense [out, in]). */
+  /** x [N, in] · weightᵀ + bias; `format` is the weight's number format, native number (−1: dense [out, in]). */
   linear(x: Tensor, weight: Tensor, format: number, bias: Tensor | null): Tensor;
   /** linear(x) + scaling · dropped(x) Aᵀ Bᵀ with A [R, in], B [out, R] (arXiv 2106.09685, eq. 3). */
   loraLinear(
@@ -51,7 +51,7 @@ export interface Kernels {
     b: Tensor,
     scaling: number,
   ): Tensor;
-  /** loraLinear of glu(gate, up), which is not kept for the backward pass but formed again. */
+  /** loraLinear of glu(gate, up), which is computed again in the backward pass instead of being kept. */
   loraGatedLinear(
     gate: Tensor,
     up: Tensor,

@@ -1,15 +1,15 @@
 import { detachFromScopes, ops, type Tensor } from '../tensor/index.ts';
 
-/** Keys and values of the tokens that generation has seen, virtual ones included, for one row: per layer [capacity, K, D]. */
+/** The keys and values of one row's tokens so far, virtual ones included: [capacity, K, D] for each layer. */
 export class KvCache implements Disposable {
   readonly capacity: number;
-  /** Slots in use; virtual tokens count. */
+  /** Slots in use, those of virtual tokens included. */
   length = 0;
-  /** Tokens of the row's own. */
+  /** Tokens of the row, without virtual ones. */
   tokens = 0;
   readonly #layers: { k: Tensor; v: Tensor }[];
 
-  /** @param capacity tokens that the cache has room for */
+  /** @param capacity most tokens that the cache can hold, virtual ones included */
   constructor(layers: number, capacity: number, kvHeads: number, headDim: number) {
     this.capacity = capacity;
     this.#layers = Array.from({ length: layers }, () => ({
@@ -18,7 +18,10 @@ export class KvCache implements Disposable {
     }));
   }
 
-  /** Writes k and v [N, K, D] of one layer behind what is there and returns the whole layer's. `advance` moves on. */
+  /**
+   * Writes k and v [N, K, D] of one layer after the slots in use, and returns the layer's whole cache. `advance` then
+   * counts them as in use.
+   */
   write(layer: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
     const cached = this.#layers[layer]!;
     const n = k.size(0);

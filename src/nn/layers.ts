@@ -2,31 +2,37 @@ import { ops, type Tensor } from '../tensor/index.ts';
 import type { GateActivation, Kernels } from './kernels.ts';
 import { Module } from './module.ts';
 
-/** Dense weights are the layer's own memory; blocks are freshly unpacked. */
-const unpacked = ({ weight, format }: { weight: Tensor; format: number }) =>
+/** Returns a weight as dense numbers: the layer's own tensor, or a new one unpacked from blocks. */
+const denseForm = ({ weight, format }: { weight: Tensor; format: number }) =>
   format < 0 ? weight : ops.dequantize(weight, format);
 
-/** A linear layer or what stands in for one: what a family may expect at such a place. */
+/** A linear layer, or a wrapper that a method put in its place. */
 export interface LinearLayer extends Module {
   readonly inFeatures: number;
   readonly outFeatures: number;
   readonly kernels: Kernels;
   /** [N, in] → [N, out] */
   forward(x: Tensor): Tensor;
-  /** forward(act(gate) · up), for gate and up [N, in] */
+  /** Returns forward(act(gate) · up), for gate and up [N, in]. */
   forwardGated(gate: Tensor, up: Tensor, act: GateActivation): Tensor;
-  /** Sum of the cross-entropies of forward(h) against targets int64 [N] (negative: not predicted), in nats: a scalar. */
+  /**
+   * Returns the sum of the cross-entropies of forward(h) against targets int64 [N] (negative: ignored), in nats: a scalar.
+   */
   crossEntropy(h: Tensor, targets: Tensor): Tensor;
-  /** The layer itself where nothing on top of it is at work: then a wrapper may fuse with it. */
+  /** Returns the linear layer itself, where no enabled wrapper changes its output; a wrapper may then fuse with it. */
   plain(): Linear | undefined;
-  /** The weight as dense numbers [out, in]: the layer's own memory, or freshly unpacked. */
+  /** Returns the weight as dense numbers [out, in]: the layer's own tensor, or a new one unpacked from blocks. */
   denseWeight(): Tensor;
 }
 
-/** y = x Wᵀ + b. The weight is dense [out, in], or [out, bytes of a row] in blocks of `format`, then frozen. */
+/**
+ * A linear layer, y = x Wᵀ + b. The weight is dense [out, in], or frozen and packed: uint8 [out, bytes of a row] in the
+ * number format `format`.
+ */
 export class Linear extends Module implements LinearLayer {
   weight: Tensor;
   bias?: Tensor;
+  /** Native number of the weight's number format; −1: dense. */
   format: number;
   /** The checkpoint stores the weight [in, out]. */
   transposed = false;
@@ -61,11 +67,11 @@ export class Linear extends Module implements LinearLayer {
   }
 
   denseWeight(): Tensor {
-    return unpacked(this);
+    return denseForm(this);
   }
 }
 
-/** Rows of a table by id. The table is dense [V, C], or in blocks of `format`. */
+/** A table of vectors by token id: dense [V, C], or packed in the number format `format`. */
 export class Embedding extends Module {
   weight: Tensor;
   format: number;
@@ -89,9 +95,35 @@ export class Embedding extends Module {
     return this;
   }
 
-  /** The table as dense numbers [V, C]: its own memory, or freshly unpacked. */
+  /** Returns the table as dense numbers [V, C]: its own tensor, or a new one unpacked from blocks. */
   denseWeight(): Tensor {
-    return unpacked(this);
+    return denseForm(this);
+  }
+}
+
+/**
+ * A convolution whose stride is the size of its kernel: every patch of an image times one matrix. P patches of h × w
+ * pixels.
+ */
+export class PatchProjection extends Module {
+  /** [C, channels, h, w] */
+  weight: Tensor;
+  bias: Tensor;
+
+  constructor(weight: Tensor, bias: Tensor) {
+    super();
+    this.weight = weight;
+    this.bias = bias;
+  }
+
+  /** [R, channels, height, width], both multiples of the patch's → [R, P, C] */
+  forward(pixels: Tensor): Tensor {
+    const [images, channels, height, width] = pixels.shape as [number, number, number, number];
+    const [patchHeight, patchWidth] = [this.weight.size(2), this.weight.size(3)];
+    const [down, across] = [height / patchHeight, width / patchWidth];
+    const split = ops.view(pixels, [images, channels, down, patchHeight, across, patchWidth]);
+    const patches = ops.reshape(ops.permute(split, [0, 2, 4, 1, 3, 5]), [images, down * across, -1]);
+    return ops.linear(patches, ops.view(this.weight, [this.weight.size(0), -1]), this.bias);
   }
 }
 
@@ -113,7 +145,7 @@ export class RmsNorm extends Module {
     return this.kernels.rmsNorm(x, this.weight, this.eps);
   }
 
-  /** [x + delta, norm of it] */
+  /** Returns x + delta and its norm. */
   forwardAdded(x: Tensor, delta: Tensor): [Tensor, Tensor] {
     return this.kernels.addRmsNorm(x, delta, this.weight, this.eps);
   }

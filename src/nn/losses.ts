@@ -1,9 +1,9 @@
 import { ops, Tensor } from '../tensor/index.ts';
 
 /**
- * Sum of the cross-entropies, in nats, of `logits(rows of h)` against targets int64 [N], over the targets ≥ 0. For heads
- * that are more than one product: `Linear.crossEntropy` needs less memory.
- * @param logits [n, C] → [n, V]
+ * Returns the sum of the cross-entropies, in nats, of `logits(h)` against targets int64 [N], over the targets ≥ 0: a scalar.
+ * For heads of several layers; with a single linear layer, `Linear.crossEntropy` takes less memory.
+ * @param logits hidden states [n, C] → [n, V]
  */
 export function crossEntropyOfLogits(logits: (h: Tensor) => Tensor, h: Tensor, targets: Tensor): Tensor {
   const labels = targets.data() as BigInt64Array;

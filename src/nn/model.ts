@@ -8,50 +8,67 @@ import type { Ports } from './ports.ts';
 import type { Sites } from './sites.ts';
 import type { TaskHead } from './tasks.ts';
 
-/** What a model offers to methods, training and generation: its modules by path, and these ports. */
+/** A loaded model with the head of one task. */
 export interface Model extends Disposable {
   readonly family: string;
   readonly task: TaskHead;
-  /** As in `config.json`. */
+  /** The fields of `config.json`. */
   readonly config: Readonly<Record<string, unknown>>;
-  /** The class of transformers that a saved model is for. */
+  /** The class of transformers that loads the saved model: `architectures` of its `config.json`. */
   readonly architecture: string;
   readonly sites: Sites;
   readonly kernels: Kernels;
-  /** What methods put in. */
+  /** What methods add to the forward pass. */
   readonly ports: Ports;
-  /** Holds the checkpoint's names: `root.model.layers[0].self_attn.q_proj`. */
+  /** The module tree; its fields are named as in the checkpoint: `root.model.layers[0].self_attn.q_proj`. */
   readonly root: Module;
   readonly vocabSize: number;
   readonly layers: number;
-  /** C: of hidden states and embeddings. */
+  /** Width C of hidden states and embeddings. */
   readonly width: number;
-  /** K and D of the keys and values of a layer. */
+  /** Heads K of a layer's keys and values. */
   readonly kvHeads: number;
+  /** Size D of an attention head. */
   readonly headDim: number;
-  /** Numbers in the base's weights, tied ones once. */
+  /** How many parameters the base has, tied ones once. */
   readonly parameters: number;
-  /** Positions that the model was trained for; of sentences fewer, where sentence-transformers' settings say so. */
+  /**
+   * Most tokens of a row: the positions that the model was trained for, or fewer where sentence-transformers' settings say
+   * so.
+   */
   contextLength: number;
-  /** Families that see: `PackedTokens.pixels` of this shape. */
+  /** The shape of `PackedTokens.pixels`, for vision models. */
   readonly image?: ImageShape;
-  /** The checkpoint's key of a tensor, where transformers names modules otherwise than their files (ViT). */
+  /**
+   * Returns the checkpoint's key of a tensor, in families whose modules transformers names differently from its files
+   * (ViT).
+   */
   fileKey?(key: string): string;
-  /** Final hidden states [N, C]. With a cache (one row only): keys and values are read from and added to it. */
+  /**
+   * Returns the final hidden states [N, C]. With a cache (one row only), keys and values are read from it and added to it.
+   */
   hidden(tokens: PackedTokens, cache?: KvCache): Tensor;
   /**
-   * What the task's head makes of hidden states [N, C]: [N, V] for causal-lm, [N, L] for token classification, [N, 2] for
-   * question answering (start, end), [R, L] for classification of rows and images, [R, C] for embedding.
-   * @param ids int64 [N]; decoders that classify rows read the last token that is no pad, where rows may end in pads
+   * Returns the output of the task's head on hidden states [N, C]: [N, V] for causal-lm, [N, L] for token classification,
+   * [N, 2] for question answering (start, end), [R, L] for classification of rows and images, [R, C] for embedding.
+   * @param ids int64 [N]; decoders that classify rows need them to read the last token before the padding, where rows may
+   *   have some
    */
   logits(hidden: Tensor, rowStarts: readonly number[], ids?: Tensor): Tensor;
-  /** causal-lm only. Sum of the cross-entropies of hidden [N, C] against targets int64 [N] (−100: not predicted): a scalar, in nats. */
+  /**
+   * causal-lm only. Returns the sum of the cross-entropies of hidden [N, C] against targets int64 [N] (−100: ignored), in
+   * nats: a scalar.
+   */
   lossSum(hidden: Tensor, targets: Tensor): Tensor;
+  /** causal-lm only. Returns an empty cache for `capacity` tokens of one row, besides virtual ones. */
   newCache(capacity: number): KvCache;
-  /** The weight of the layer at `path` read again from the checkpoint, dense [out, in] float32, whatever form the layer holds it in. */
+  /**
+   * Reads the weight of the layer at `path` again from the checkpoint, as dense float32 [out, in], however the layer holds
+   * it in memory.
+   */
   stored?: (path: string, layer: Linear) => Tensor;
 }
 
-/** What the model's head says about `tokens`: shapes as `Model.logits` has them. */
+/** Returns the output of the model's head on `tokens`, in the shape that `Model.logits` documents. */
 export const outputOf = (model: Model, tokens: PackedTokens): Tensor =>
   model.logits(model.hidden(tokens), tokens.rowStarts, tokens.ids);

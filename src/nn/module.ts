@@ -2,12 +2,12 @@ import { GraftError, nearest } from '../base/index.ts';
 import { Tensor } from '../tensor/index.ts';
 
 /**
- * A part of a model. Its fields are named as in the checkpoint, so that the path of a module (`layers.0.mlp`), the
- * property that holds it and the prefix of its keys are one and the same. Fields that hold modules, arrays of modules
- * or tensors are found by walking; everything else is the module's own business.
+ * A part of a model. Its fields are named as in the checkpoint, so that the path of a module (`layers.0.mlp`) is also the
+ * property that holds it and the prefix of its keys. Only fields that hold modules, arrays of modules or tensors are part
+ * of the tree.
  */
 export abstract class Module {
-  /** Fields that the checkpoint does not know: left out of the walk (a wrapper's inner module under another name). */
+  /** Fields that are not in the checkpoint and are left out of the tree (a wrapper's inner module under another name). */
   hidden?: ReadonlySet<string>;
 }
 
@@ -20,7 +20,7 @@ function* children(module: Module | readonly unknown[]): Generator<[string, unkn
   }
 }
 
-/** Every module below and including `root`, with its path, in the order of the fields. */
+/** Yields every module of the tree, `root` included, with its path, in the order of the fields. */
 export function* namedModules(root: Module | readonly unknown[], path = ''): Generator<[string, Module]> {
   if (root instanceof Module) yield [path, root];
   for (const [key, value] of children(root)) {
@@ -28,21 +28,22 @@ export function* namedModules(root: Module | readonly unknown[], path = ''): Gen
   }
 }
 
-/** Every tensor that a module holds as a field, with its full key. Two keys may name one tensor (tied weights). */
+/** Yields every tensor of the tree with its full key. Two keys may name one tensor (tied weights). */
 export function* namedTensors(root: Module): Generator<[string, Tensor]> {
   for (const [path, module] of namedModules(root)) {
     for (const [key, value] of children(module)) if (value instanceof Tensor) yield [join(path, key), value];
   }
 }
 
-function step(at: unknown, key: string): unknown {
-  return typeof at === 'object' && at !== null ? (at as Record<string, unknown>)[key] : undefined;
+/** Returns a field of a module, or an element of an array of modules. */
+function childOf(parent: unknown, key: string): unknown {
+  return typeof parent === 'object' && parent !== null ? (parent as Record<string, unknown>)[key] : undefined;
 }
 
-/** The module at `path`. @throws GraftError 'usage' with the nearest path that exists */
+/** Returns the module at `path`. @throws GraftError 'usage' with the nearest path, where there is none */
 export function moduleAt(root: Module, path: string): Module {
-  const found = path === '' ? root : path.split('.').reduce<unknown>(step, root);
-  if (found instanceof Module) return found;
+  const module = path === '' ? root : path.split('.').reduce<unknown>(childOf, root);
+  if (module instanceof Module) return module;
   const near = nearest(
     path,
     [...namedModules(root)].map(([p]) => p),
@@ -50,40 +51,40 @@ export function moduleAt(root: Module, path: string): Module {
   throw new GraftError('usage', `the model has no module '${path}'`, near ? { hint: `Did you mean '${near}'?` } : {});
 }
 
-/** Puts `module` at `path` and returns what was there. */
+/** Puts `module` at `path` and returns the one that it replaces. */
 export function replaceModule(root: Module, path: string, module: Module): Module {
-  const before = moduleAt(root, path);
+  const replaced = moduleAt(root, path);
   const keys = path.split('.');
   const last = keys.pop()!;
-  (keys.reduce<unknown>(step, root) as Record<string, unknown>)[last] = module;
-  return before;
+  (keys.reduce<unknown>(childOf, root) as Record<string, unknown>)[last] = module;
+  return replaced;
 }
 
-/** Bytes that the tensors below `roots` take in memory, tied and shared ones once. */
+/** Returns the bytes that the tensors below `roots` take in memory, tied and shared ones once. */
 export function tensorBytes(...roots: readonly Module[]): number {
   const tensors = roots.flatMap((root) => [...namedTensors(root)]);
   const sizes = new Map(tensors.map(([, tensor]) => [tensor.id, tensor.nbytes]));
   return [...sizes.values()].reduce((sum, size) => sum + size, 0);
 }
 
-/** A module that stands in the place of another and holds it. */
+/** A wrapper: a module in the place of another, which it holds. */
 type Wrapping = Module & { base_layer: Module };
 
 const isWrapping = (module: Module): module is Wrapping => 'base_layer' in module;
 
-/** The layer under whatever wrappers stand before it. */
+/** Returns the layer inside all wrappers. */
 export function unwrapped(module: Module): Module {
   return isWrapping(module) ? unwrapped(module.base_layer) : module;
 }
 
-/** Puts `module` at `path`, under the wrappers that stand there. */
+/** Puts `module` at `path`, inside the wrappers that are there. */
 export function replaceUnwrapped(root: Module, path: string, module: Module): void {
   const outer = moduleAt(root, path);
   if (!isWrapping(outer)) {
     replaceModule(root, path, module);
     return;
   }
-  let last = outer;
-  while (isWrapping(last.base_layer)) last = last.base_layer;
-  last.base_layer = module;
+  let innermost = outer;
+  while (isWrapping(innermost.base_layer)) innermost = innermost.base_layer;
+  innermost.base_layer = module;
 }

@@ -1,37 +1,37 @@
 import { GraftError } from '../base/index.ts';
 import { Tensor } from '../tensor/index.ts';
 
-/** The tokens of several rows end to end: no padding anywhere (design §4). */
+/** The tokens of several rows, packed without padding (design §5). R rows, N tokens in all. */
 export interface PackedTokens {
   /** int64 [N] */
   readonly ids: Tensor;
   /** int64 [N]; restart in each row. */
   readonly positions: Tensor;
-  /** R + 1 offsets. */
+  /** R + 1 offsets of the rows in `ids`. */
   readonly rowStarts: readonly number[];
   /** One more than the largest position. */
   readonly longest: number;
-  /** Token types int64 [N] (BERT's segments); all 0 where absent. */
+  /** Token types int64 [N] (BERT's segments); absent: all 0. */
   readonly types?: Tensor;
-  /** Images float32 [R, channels, height, width] in the place of ids, for families that see. */
+  /** Images float32 [R, channels, height, width], which vision models read instead of ids. */
   readonly pixels?: Tensor;
-  /** One number a row: which of several tasks that share an adapter it belongs to. */
+  /** For each row, the number of its task, where several tasks share an adapter. */
   readonly tasks?: readonly number[];
 }
 
-/** What a family that sees takes for a row. */
+/** The images that a vision model reads; one image is one row. */
 export interface ImageShape {
   readonly channels: number;
   readonly height: number;
   readonly width: number;
-  /** Rows of hidden states that one image comes to. */
+  /** Tokens of one image: its patches and the class tokens. */
   readonly tokens: number;
 }
 
 /**
- * Packs rows of token ids end to end.
- * @param firstPosition where the (only) row continues: tokens that a cache already holds
- * @param tasks which of several tasks each row is of; where one does not say, none does
+ * Packs rows of token ids.
+ * @param firstPosition position of the first token: how many tokens of the (only) row a cache already holds
+ * @param tasks the number of each row's task; left out of the result unless every row has one
  */
 export function packTokens(
   rows: readonly ArrayLike<number>[],
@@ -50,14 +50,19 @@ export function packTokens(
     }
     longest = Math.max(longest, firstPosition + row.length);
   });
-  const known = tasks.filter((task) => task !== undefined);
-  const said = known.length === tasks.length && { tasks: known };
-  return { ids: Tensor.from(ids), positions: Tensor.from(positions), rowStarts, longest, ...said };
+  const taskNumbers = tasks.filter((task) => task !== undefined);
+  return {
+    ids: Tensor.from(ids),
+    positions: Tensor.from(positions),
+    rowStarts,
+    longest,
+    ...(taskNumbers.length === tasks.length && { tasks: taskNumbers }),
+  };
 }
 
 /**
- * Images as rows: each is as many tokens as the model cuts it into.
- * @param images each [channels, height, width], as the model's preprocessing leaves it
+ * Packs images, one as each row.
+ * @param images pixels [channels, height, width] of each, after the model's preprocessing
  * @throws GraftError 'input' for an image of another size
  */
 export function packImages(images: readonly Float32Array[], shape: ImageShape): PackedTokens {
@@ -66,10 +71,10 @@ export function packImages(images: readonly Float32Array[], shape: ImageShape): 
   const pixels = new Float32Array(images.length * size);
   images.forEach((image, i) => {
     if (image.length !== size) {
-      const asked = `${channels} × ${height} × ${width} = ${size}`;
-      throw new GraftError('input', `an image has ${image.length} numbers, and the model sees ${asked}`, {
+      const expected = `${channels} × ${height} × ${width} = ${size}`;
+      throw new GraftError('input', `an image has ${image.length} numbers, and the model expects ${expected}`, {
         place: `image ${i}`,
-        hint: 'Prepare images by the preprocessor_config.json of this model',
+        hint: 'Preprocess images as the preprocessor_config.json of this model says',
       });
     }
     pixels.set(image, i * size);
@@ -84,9 +89,11 @@ export function packImages(images: readonly Float32Array[], shape: ImageShape): 
   };
 }
 
-/** @throws GraftError 'usage' where rows, virtual tokens included, are longer than a table of positions */
-export function requireRoom(longest: number, positions: number): void {
+/**
+ * @throws GraftError 'usage' where the longest row, virtual tokens included, has more tokens than the model has positions
+ */
+export function requirePositions(longest: number, positions: number): void {
   if (longest <= positions) return;
   const problem = `a row has ${longest} tokens, virtual ones included, and the model has ${positions} positions`;
-  throw new GraftError('usage', problem, { hint: 'Cut the rows (max_length), or use fewer virtual tokens' });
+  throw new GraftError('usage', problem, { hint: 'Truncate the rows (max_length), or use fewer virtual tokens' });
 }

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import test, { before } from 'node:test';
 import { processor, startEngine } from '../engine/index.ts';
+import { formats } from '../quant/index.ts';
 import { Generator, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import { bestPrecision, usePrecision } from './precision.ts';
 
@@ -8,8 +9,6 @@ before(() => startEngine());
 
 const fast = processor().features.avx512f && processor().features.avx512_bf16;
 const skip = fast ? false : 'this processor has no bfloat16 products';
-
-const formatIds = { q8_0: 8, bfloat16: 30 } as const;
 
 const rounded = (x: Tensor) => ops.toCopy(ops.toCopy(x, { dtype: 'bfloat16' }), { dtype: 'float32' });
 
@@ -53,7 +52,7 @@ test('reduced products are exact products of rounded factors, for all sizes and 
       if (format === 'q8_0' && k % 32 !== 0) continue;
       using _ = scope();
       const dense = ops.randn([m, k], { generator });
-      const id = format === 'dense' ? -1 : formatIds[format];
+      const id = format === 'dense' ? -1 : formats[format].nativeId!;
       const weight = format === 'dense' ? dense : ops.quantize(dense, id);
       const wide = format === 'dense' ? dense : ops.dequantize(weight, id);
       const x = ops.randn([n, k], { generator });

@@ -1,7 +1,7 @@
 import { GraftError } from '../base/index.ts';
 import { type DType, detachFromScopes, ops, Tensor } from '../tensor/index.ts';
 
-/** How a checkpoint stretches its positions (transformers `modeling_rope_utils.py` has the names). */
+/** How a checkpoint scales its rotary positions to longer contexts (names: transformers `modeling_rope_utils.py`). */
 export type RopeScaling =
   | { readonly type: 'default' }
   | { readonly type: 'linear'; readonly factor: number }
@@ -12,40 +12,39 @@ export type RopeScaling =
       readonly highFreqFactor: number;
       readonly originalContext: number;
     }
-  /** GGUF stores llama3's result instead of its parameters: one divisor for each frequency. */
+  /** One divisor for each frequency, which GGUF stores instead of llama3's parameters. */
   | { readonly type: 'divisors'; readonly divisors: readonly number[] };
 
-/** How positions turn queries and keys. */
+/** The parameters of rotary position embeddings (arXiv 2104.09864). */
 interface Rope {
   readonly theta: number;
   readonly scaling: RopeScaling;
 }
 
 /**
- * Theta and scaling out of a `config.json`: under `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling`.
- * @throws GraftError 'input' for a kind of scaling that is not known, or a parameter that is missing
+ * Reads theta and scaling from a `config.json`: from `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling`.
+ * @throws GraftError 'input' for an unsupported kind of scaling, or a missing parameter
  */
 export function parseRope(config: {
   readonly rope_theta?: number | null | undefined;
   readonly rope_scaling?: Readonly<Record<string, unknown>> | null | undefined;
   readonly rope_parameters?: Readonly<Record<string, unknown>> | null | undefined;
 }): Rope {
-  const wrong = (problem: string) => new GraftError('input', problem);
-  const given = config.rope_parameters ?? config.rope_scaling ?? {};
+  const parameters = config.rope_parameters ?? config.rope_scaling ?? {};
   const number = (key: string): number => {
-    const value = given[key];
-    if (typeof value !== 'number') throw wrong(`the rope parameter '${key}' is missing`);
+    const value = parameters[key];
+    if (typeof value !== 'number') throw new GraftError('input', `the rope parameter '${key}' is missing`);
     return value;
   };
-  const theta = typeof given.rope_theta === 'number' ? given.rope_theta : (config.rope_theta ?? 10_000);
-  const type = String(given.rope_type ?? given.type ?? 'default');
+  const theta = typeof parameters.rope_theta === 'number' ? parameters.rope_theta : (config.rope_theta ?? 10_000);
+  const type = String(parameters.rope_type ?? parameters.type ?? 'default');
   switch (type) {
     case 'default':
       return { theta, scaling: { type } };
     case 'linear':
       return { theta, scaling: { type, factor: number('factor') } };
     case 'divisors':
-      return { theta, scaling: { type, divisors: given.divisors as number[] } };
+      return { theta, scaling: { type, divisors: parameters.divisors as number[] } };
     case 'llama3':
       return {
         theta,
@@ -58,13 +57,13 @@ export function parseRope(config: {
         },
       };
     default:
-      throw wrong(`rope scaling of type '${type}' is not supported (default, linear and llama3 are)`);
+      throw new GraftError('input', `rope scaling of type '${type}' is not supported (default, linear and llama3 are)`);
   }
 }
 
 const f = Math.fround;
 
-/** The angle that each pair of dimensions turns by for one position, float32 as transformers computes it: [dim / 2]. */
+/** Returns the rotation angle per position of each pair of dimensions [dim / 2], in float32 as transformers computes it. */
 export function ropeFrequencies(dim: number, { theta, scaling }: Rope): Float32Array {
   const frequencies = Float32Array.from({ length: dim / 2 }, (_, i) => 1 / f(theta ** f((2 * i) / dim)));
   switch (scaling.type) {
@@ -86,7 +85,7 @@ export function ropeFrequencies(dim: number, { theta, scaling }: Rope): Float32A
   }
 }
 
-/** cos and sin of every position, made as far as positions have been asked for. */
+/** A table of the cosines and sines of positions, which grows when a later position is asked for. */
 export class RopeTable {
   readonly #frequencies: Float32Array;
   readonly #dtype: DType;
@@ -99,7 +98,7 @@ export class RopeTable {
     this.#dtype = dtype;
   }
 
-  /** cos and sin [N, dim / 2] for positions int64 [N], all below `length`. */
+  /** Returns cos and sin [N, dim / 2] for positions int64 [N], all below `length`. */
   at(positions: Tensor, length: number): [Tensor, Tensor] {
     if (length > this.#length) this.#grow(Math.max(length, 2 * this.#length, 256));
     return [ops.indexSelect(this.#cos!, 0, positions), ops.indexSelect(this.#sin!, 0, positions)];

@@ -1,16 +1,17 @@
 /**
- * Where things attach, as data. A path may hold `*` for a layer's number. Methods ask for roles, never for a family.
+ * The paths of a model's modules by their role; `*` stands for a layer's number. Methods read these and so need not know the
+ * family.
  */
 export interface Sites {
   /** The repeated blocks: `model.layers.*`. */
   readonly block: string;
   readonly embeddings: string;
-  /** The output projection to the vocabulary, where the family has one. */
+  /** The output layer of the task's head; undefined where the model has no head. */
   readonly head: string | undefined;
   readonly attention: { readonly q: string; readonly k: string; readonly v: string; readonly o: string };
-  /** Blocks norm the sum behind attention and MLP (BERT), not what goes into them. */
+  /** Norms come after attention and MLP, on the sum with the residual stream (BERT), and not before them. */
   readonly normAfter?: boolean;
   readonly mlp: { readonly gate?: string; readonly up: string; readonly down: string };
-  /** What PEFT's LoRA targets when `target_modules` is not given (constants.py): last parts of paths. */
+  /** PEFT's `target_modules` of LoRA where a config has none (constants.py): last parts of paths. */
   readonly defaultTargets: readonly string[];
 }

@@ -74,7 +74,7 @@ const cases: [string, () => string, RegExp][] = [
   ['a web page', () => weights(Buffer.from('<!doctype html><html></html>')), /model\.safetensors: .*it is a web page/],
   ['an empty file', () => weights(Buffer.alloc(0)), /it has 0 bytes/],
   ['a cut file', () => weights(original.subarray(0, 5000)), /\d+ bytes are missing/],
-  ['a cut header', () => weights(original.subarray(0, 100)), /cut: it has 100 bytes/],
+  ['a cut header', () => weights(original.subarray(0, 100)), /truncated one: it has 100 bytes/],
   [
     'a header of 2^62 bytes',
     () => weights(Buffer.concat([Buffer.from('0000000000000040', 'hex'), original.subarray(8)])),
@@ -96,7 +96,7 @@ const cases: [string, () => string, RegExp][] = [
         const [from, to] = h[names[0]!]!.data_offsets;
         h[names[0]!]!.data_offsets = [from + 1e9, to + 1e9];
       }),
-    /leaves a hole|are missing/,
+    /leaves a gap|are missing/,
   ],
   [
     'a shape of 2^100 elements',
@@ -120,19 +120,19 @@ const cases: [string, () => string, RegExp][] = [
       header((h, names) => {
         h[names[0]!]!.dtype = 'F8_E4M3';
       }),
-    /F8_E4M3, which Graft does not compute with/,
+    /F8_E4M3, which is not supported/,
   ],
   ['a number of layers that is nonsense', () => config({ num_hidden_layers: 1e8 }), /layers\.3\..*is missing.* more/],
-  ['a vocabulary of another size', () => config({ vocab_size: 10 ** 12 }), /asks for \[1000000000000, 32\]/],
+  ['a vocabulary of another size', () => config({ vocab_size: 10 ** 12 }), /requires \[1000000000000, 32\]/],
   [
     'a config that lacks something',
     () => config({ hidden_size: undefined, num_attention_heads: 'two' }),
     /config\.json: hidden_size is missing; num_attention_heads: must be a number, and is "two"/,
   ],
-  ['an unknown family', () => config({ model_type: 't5000' }), /config\.json: model_type 't5000'.*Known are llama/],
+  ['an unknown family', () => config({ model_type: 't5000' }), /config\.json: model_type 't5000'.*Supported are llama/],
   ['GGUF: wrong magic', () => blocks(0, u32(0x58585858, 0)), /model\.gguf: Not a GGUF file: it starts with "XXXX"/],
   ['GGUF: an unknown version', () => blocks(0, u32(9)), /GGUF version 9; Graft reads 2 and 3/],
-  ['GGUF: 2^60 tensors', () => blocks(8, u64(2n ** 60n)), /1152921504606846976, more than any file can hold/],
+  ['GGUF: 2^60 tensors', () => blocks(8, u64(2n ** 60n)), /1152921504606846976, more than the size of any file/],
   ['GGUF: 2^40 keys', () => blocks(16, u64(2n ** 40n)), /the file has only \d+ left/],
   ['GGUF: a cut header', () => cut(gguf, 200, 'head.gguf'), /head\.gguf: .*the file has only \d+ left/],
   ['GGUF: cut data', () => cut(gguf, gguf.length - 600, 'cut.gguf'), /cut\.gguf: .*but the file at byte/],

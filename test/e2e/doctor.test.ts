@@ -123,5 +123,5 @@ test('the weights that doctor announces are those that training then holds', () 
 });
 
 test('a model that is not there', () => {
-  assertRefused(graft(dir, ['doctor', '--model', 'none.gguf']), 2, /none\.gguf: There is no such directory/);
+  assertRefused(graft(dir, ['doctor', '--model', 'none.gguf']), 2, /none\.gguf: The model was not found/);
 });

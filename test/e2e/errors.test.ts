@@ -108,7 +108,7 @@ const cases: [string, () => string[], 1 | 2, RegExp][] = [
     'weights of another config',
     () => ['logits', '--model', otherConfig(), '--ids', write('ids.json', '[[1]]'), '--out', 'o'],
     1,
-    /the weights do not fit the config: .*asks for/,
+    /the weights do not match the config: .*requires/,
   ],
   [
     'an adapter of another base',

@@ -259,7 +259,7 @@ const paths: [string, () => string[], number, RegExp][] = [
       '.',
     ],
     2,
-    /There is already something here.*Choose another path/,
+    /The path exists already.*Choose another path/,
   ],
   ['a misspelt model', () => ['inspect', join(dirname(golden('models')), 'modles')], 2, /Did you mean \S+models\?/],
   [

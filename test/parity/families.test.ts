@@ -321,13 +321,13 @@ test('configs that cannot be computed say which field, and in which file', () =>
     ['bert', { hidden_act: 'gelu_nwe' }, /config\.json: the activation 'gelu_nwe' is not one of .*mean 'gelu_new'/],
     ['bert', { position_embedding_type: 'relative_key' }, /config\.json: position_embedding_type/],
     ['bert', { is_decoder: true }, /config\.json: is_decoder/],
-    ['bert', { num_attention_heads: 5 }, /hidden_size 32 is no multiple of 5 heads/],
-    ['gpt2', { n_head: 5 }, /config\.json: n_embd 32 is no multiple of 5 heads/],
+    ['bert', { num_attention_heads: 5 }, /hidden_size 32 is not a multiple of the 5 attention heads/],
+    ['gpt2', { n_head: 5 }, /config\.json: n_embd 32 is not a multiple of the 5 attention heads/],
     ['gpt2', { add_cross_attention: true }, /config\.json: add_cross_attention/],
-    ['distilbert-seqcls', { dim: 15 }, /dim 15 is no multiple of 2 heads/],
-    ['vit', { image_size: 17 }, /image_size 17 × 17 is no multiple of patch_size 8 × 8/],
-    ['vit', { image_size: 24 }, /position_embeddings is \[1, 5, 32\], the config asks for \[1, 10, 32\]/],
-    ['bert-seqcls', { id2label: { 0: 'a' } }, /classifier\.weight is \[3, 32\], the config asks for \[1, 32\]/],
+    ['distilbert-seqcls', { dim: 15 }, /dim 15 is not a multiple of the 2 attention heads/],
+    ['vit', { image_size: 17 }, /image_size 17 × 17 is not a multiple of patch_size 8 × 8/],
+    ['vit', { image_size: 24 }, /position_embeddings is \[1, 5, 32\], the config requires \[1, 10, 32\]/],
+    ['bert-seqcls', { id2label: { 0: 'a' } }, /classifier\.weight is \[3, 32\], the config requires \[1, 32\]/],
   ];
   for (const [name, fields, why] of wrong) {
     using dir = temporary();
@@ -341,7 +341,7 @@ test('configs that cannot be computed say which field, and in which file', () =>
 test('an image of another size, and ids where images are seen, are refused', () => {
   using model = loadModel(golden('families', 'vit'));
   assert.throws(() => packImages([new Float32Array(3 * 15 * 16)], model.image!), /720 numbers.*3 × 16 × 16 = 768/);
-  assert.throws(() => model.hidden(packTokens([[1, 2]])), /vit models see images/);
+  assert.throws(() => model.hidden(packTokens([[1, 2]])), /vit models read images/);
 });
 
 test('a task that a family does not have is refused', () => {

@@ -9,7 +9,7 @@ import { GraftError, packageRoot } from '../../src/base/index.ts';
 import { type Results, table } from '../../src/compare/index.ts';
 import { type Adapter, type Method, methods, type SavedAdapter } from '../../src/methods/index.ts';
 import { type Family, families } from '../../src/models/index.ts';
-import { composite, Embedding, Linear, type Model, type TaskName, type Weights } from '../../src/nn/index.ts';
+import { composite, Embedding, Linear, type Model, type ModelWeights, type TaskName } from '../../src/nn/index.ts';
 import { detachFromScopes, noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
 import { type GeneratedFile, markdownTable } from './markdown.ts';
 
@@ -39,7 +39,7 @@ const smolLm = {
 };
 
 /** Weights of any shape, all zero, in the memory of one. */
-function hollow(): Weights {
+function hollow(): ModelWeights {
   const tensors: Tensor[] = [];
   const zeros = (shape: readonly number[]): Tensor => {
     using s = scope();
@@ -65,7 +65,6 @@ function hollow(): Weights {
     tied: (_, embedding) => new Linear(composite, embedding.weight, -1, embedding.width),
     has: () => false,
     ignore() {},
-    fresh: [],
     parameters: 0,
     release() {
       for (const tensor of tensors) tensor.dispose();

@@ -6,6 +6,7 @@
  */
 import { GraftError } from '../../base/index.ts';
 import type { Linear, Model } from '../../nn/index.ts';
+import { quantizedBits } from '../../quant/index.ts';
 import { detachFromScopes, Generator, mixSeed, noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
 import { type Fold, type LayerWeight, ownLayerWeight, ownWeight } from '../shared/index.ts';
 import type { LoraConfig } from './config.ts';
@@ -60,9 +61,6 @@ export interface UpdateShape {
   readonly scaling: number;
 }
 
-/** Bits of a number in the formats that LoftQ makes up for, by the native side's number. */
-const bits: Readonly<Record<number, number>> = { 8: 8, 100: 4 };
-
 const startsFrom = (init: LoraConfig['init_lora_weights']) =>
   typeof init === 'string' && init !== 'gaussian' ? init : undefined;
 
@@ -91,8 +89,9 @@ export function requireInit(
         hint: 'Load the model with quantize: none, or use init_lora_weights: loftq',
       });
     }
-    const wanted = config.loftq_config?.loftq_bits ?? bits[format];
-    if (bits[format] === undefined || wanted !== bits[format])
+    const bits = quantizedBits(format);
+    const wanted = config.loftq_config?.loftq_bits ?? bits;
+    if (bits === undefined || wanted !== bits)
       throw new GraftError('usage', `LoftQ makes up for ${wanted ?? 4} bits, and '${path}' is not packed so`, {
         place,
         hint: 'Load the model with quantize: nf4 (4 bits) or int8 (8 bits)',

@@ -48,7 +48,7 @@ export type PrefixConfig = z.infer<typeof prefixConfig>;
 function readText(model: Model, prefix: Tensor, ids: readonly number[]): void {
   noGrad(() => {
     using _ = scope();
-    const layers = model.ports.listen(() => model.hidden(packTokens([ids])));
+    const layers = model.ports.recordKeyValues(() => model.hidden(packTokens([ids])));
     const slots = layers.flatMap(({ k, v }) => [k, v]);
     ops.copy_(prefix, ops.view(ops.stack(slots, 1), prefix.shape));
     for (const tensor of slots) tensor.dispose();

@@ -4,8 +4,9 @@ import { after, test } from 'node:test';
 import { ggufFile, temporary } from '../../test/samples/io.ts';
 import { startEngine } from '../engine/index.ts';
 import { openGguf, openSafetensors, writeSafetensors } from '../io/index.ts';
+import { formats } from '../quant/index.ts';
 import { type DType, Generator, ops, scope, type Tensor } from '../tensor/index.ts';
-import { formatIds, readTensor, StoredReader } from './reader.ts';
+import { readTensor, WeightReader } from './weight-reader.ts';
 
 await startEngine();
 const dir = temporary();
@@ -32,12 +33,12 @@ for (const dtype of ['bfloat16', 'float32'] as const) {
     using _ = scope();
     const { tensor, file } = written(dtype);
     using source = openSafetensors(file);
-    using reader = new StoredReader(source);
+    using reader = new WeightReader(source);
     const stored = { entry: source.entries.get('w')!, interleavedHeads: undefined };
     const float = ops.toCopy(tensor, { dtype: 'float32' });
     same(reader.dense(stored, 'float32'), float);
     assert.equal(Buffer.compare(reader.raw(stored).bytes(), tensor.bytes()), 0);
-    for (const format of [formatIds.nf4!, formatIds.q8_0!])
+    for (const format of [formats.nf4.nativeId, formats.q8_0.nativeId])
       same(reader.packed(stored, format), ops.quantize(float, format));
 
     const mixed = ops.view(ops.contiguous(ops.transpose(ops.view(float, [heads, rows / heads / 2, 2, width]), 1, 2)), [
@@ -46,7 +47,7 @@ for (const dtype of ['bfloat16', 'float32'] as const) {
     ]);
     const inOrder = { ...stored, interleavedHeads: heads };
     same(reader.dense(inOrder, 'float32'), mixed);
-    same(reader.packed(inOrder, formatIds.nf4!), ops.quantize(mixed, formatIds.nf4!));
+    same(reader.packed(inOrder, formats.nf4.nativeId), ops.quantize(mixed, formats.nf4.nativeId));
   });
 }
 
@@ -54,9 +55,9 @@ test('what was read is not kept: many matrices take the memory of one', () => {
   using _ = scope();
   const { file } = written('bfloat16');
   using source = openSafetensors(file);
-  using reader = new StoredReader(source);
+  using reader = new WeightReader(source);
   const stored = { entry: source.entries.get('w')!, interleavedHeads: undefined };
-  const read = () => reader.packed(stored, formatIds.nf4!).dispose();
+  const read = () => reader.packed(stored, formats.nf4.nativeId).dispose();
   read();
   const before = process.memoryUsage.rss();
   for (let i = 0; i < 40; i++) read(); // in one turn of the event loop, as a model is loaded
@@ -75,7 +76,7 @@ test('readTensor: the stored shape in the stored type or another, blocks as floa
   using blocks = openGguf(
     dir.put('blocks.gguf', ggufFile({ tensors: [{ name: 'q', dims, type: 8, bytes: 12 * 34 }] })),
   );
-  using reader = new StoredReader(blocks);
+  using reader = new WeightReader(blocks);
   const dense = reader.dense({ entry: blocks.entries.get('q')!, interleavedHeads: undefined }, 'float32');
   assert.deepEqual(dense.shape, [2, 3, 64]);
   same(readTensor(blocks, 'q'), dense);

@@ -1,23 +1,16 @@
 import { GraftError } from '../base/index.ts';
-import { Embedding, fused, type Kernels, Linear, type TaskName, type Weights } from '../nn/index.ts';
+import { Embedding, fused, type Kernels, Linear, type ModelWeights, type TaskName } from '../nn/index.ts';
+import { formatOfQuantize, formats, type Quantize } from '../quant/index.ts';
 import { type DType, detachFromScopes, Generator, mixSeed, ops, scope, Tensor } from '../tensor/index.ts';
-import { formatIds, type StoredReader, type StoredWeight } from './reader.ts';
+import type { StoredWeight, WeightReader } from './weight-reader.ts';
 
-/**
- * How the weights of linear layers and embeddings are held in memory.
- * - `none`: dense, in the kernels' type (float32 with the fused ones)
- * - `keep`: as the file stores them (GGUF blocks, bfloat16, float16), unpacked where they are used
- * - `int8`: blocks of 32 with one scale (GGUF's Q8_0); `nf4`: blocks of 64 on the NormalFloat grid (arXiv 2305.14314)
- */
-export type Quantize = 'none' | 'keep' | 'int8' | 'nf4';
-
-/** The head that a model is to have. */
+/** The head of a model to load. */
 export interface HeadOptions {
-  /** What for; default: what the checkpoint's `architectures` say, else the family's first. */
+  /** Default: the task of the checkpoint's `architectures`, else the family's first. */
   readonly task?: TaskName;
-  /** Names of the classes, for a new head or in the place of the config's. */
+  /** Names of the classes, for a new head or instead of the config's. */
   readonly labels?: readonly string[];
-  /** A row may have several of the labels. */
+  /** Multi-label classification: a row may have several of the labels. */
   readonly multiLabel?: boolean;
 }
 
@@ -26,43 +19,42 @@ export interface LoadOptions extends HeadOptions {
   readonly kernels?: Kernels;
   /** Element type of dense weights; the fused kernels need float32. */
   readonly dtype?: DType;
-  /** Refuse a checkpoint that lacks the task's head, in the place of making one. */
+  /** Refuse a checkpoint without the task's head, instead of initialising a new one. */
   readonly trainedHead?: boolean;
-  /** Decides the values of a new head. */
+  /** Seed of the initial values of a new head. */
   readonly seed?: number;
   readonly progress?: (loaded: number, total: number) => void;
 }
 
-const quantizers = { int8: formatIds.q8_0!, nf4: formatIds.nf4! } as const;
-const blockElements = { int8: 32, nf4: 64 } as const;
+/** Loading stops after this many problems. */
+const maxProblems = 1000;
 
-/** Weights that do not fit, after which no more are looked for. */
-const tooMany = 1000;
-
-/** Weights out of a file, in the form that the options ask for. */
-export class LoadedWeights implements Weights {
+/** The weights of a checkpoint, held in memory as the options say. */
+export class LoadedWeights implements ModelWeights {
   readonly kernels: Kernels;
   readonly dtype: DType;
   readonly #path: string;
-  readonly #reader: StoredReader;
+  readonly #reader: WeightReader;
   readonly #stored: ReadonlyMap<string, StoredWeight>;
   readonly #prefixes: readonly string[];
   readonly #seed: number;
-  readonly #labelled: boolean;
+  /** Labels were given, so that a head of another size than the checkpoint's is initialised. */
+  readonly #hasLabels: boolean;
   readonly #ignored: RegExp[] = [/rotary_emb\.inv_freq$/];
   readonly #quantize: Quantize;
   readonly #progress: LoadOptions['progress'];
   readonly #tensors: Tensor[] = [];
   readonly #used = new Set<string>();
   readonly #problems: string[] = [];
-  fresh: string[] = [];
+  /** Paths of the heads that the checkpoint does not have. */
+  newHeads: string[] = [];
   parameters = 0;
-  /** How many classes the next head has, if they are asked for by other names than the checkpoint's. */
-  renamed: number | undefined;
+  /** The number of classes of the next head, where their names differ from the checkpoint's. */
+  relabelledClasses: number | undefined;
 
   constructor(
     path: string,
-    reader: StoredReader,
+    reader: WeightReader,
     stored: ReadonlyMap<string, StoredWeight>,
     prefixes: readonly string[],
     options: LoadOptions,
@@ -74,7 +66,7 @@ export class LoadedWeights implements Weights {
     this.#stored = stored;
     this.#prefixes = prefixes.map((prefix) => `${prefix}.`);
     this.#seed = options.seed ?? 0;
-    this.#labelled = options.labels !== undefined;
+    this.#hasLabels = options.labels !== undefined;
     this.#quantize = options.quantize ?? 'none';
     this.#progress = options.progress;
   }
@@ -83,12 +75,13 @@ export class LoadedWeights implements Weights {
     return this.#stored.has(this.#keyOf(key));
   }
 
-  /** The file's key: with one of the family's prefixes or without, as the file has it. */
+  /** Returns the key as the file has it: with one of the family's prefixes or without. */
   #keyOf(key: string): string {
     if (this.#stored.has(key)) return key;
-    const prefix = this.#prefixes.find((p) => key.startsWith(p)) ?? '';
-    const bare = key.slice(prefix.length);
-    return ['', ...this.#prefixes].map((p) => p + bare).find((k) => this.#stored.has(k)) ?? key;
+    const prefix = this.#prefixes.find((candidate) => key.startsWith(candidate)) ?? '';
+    const withoutPrefix = key.slice(prefix.length);
+    const keys = ['', ...this.#prefixes].map((candidate) => candidate + withoutPrefix);
+    return keys.find((candidate) => this.#stored.has(candidate)) ?? key;
   }
 
   ignore(keys: RegExp): void {
@@ -110,11 +103,11 @@ export class LoadedWeights implements Weights {
 
   head(path: string, outFeatures: number, inFeatures: number, bias = false, trained = true): Linear {
     const [weightKey, biasKey] = [this.#keyOf(`${path}.weight`), this.#keyOf(`${path}.bias`)];
-    const stored = this.#stored.get(weightKey)?.entry.shape;
-    // A head of other classes makes room where the classes were asked for, of as many under other names too.
-    const other = outFeatures === this.renamed || stored?.[0] !== outFeatures;
-    if (stored && !(this.#labelled && other && stored[1] === inFeatures)) {
-      // Never packed: it is small, and it is trained.
+    const storedShape = this.#stored.get(weightKey)?.entry.shape;
+    // Where labels were given, they replace a head for other classes, also for as many with other names.
+    const isForOtherClasses = outFeatures === this.relabelledClasses || storedShape?.[0] !== outFeatures;
+    if (storedShape && !(this.#hasLabels && isForOtherClasses && storedShape[1] === inFeatures)) {
+      // Never packed: it is small and is trained.
       const weight = this.tensor(`${path}.weight`, [outFeatures, inFeatures]);
       return new Linear(
         this.kernels,
@@ -124,19 +117,19 @@ export class LoadedWeights implements Weights {
         bias ? this.vector(`${path}.bias`, outFeatures) : undefined,
       );
     }
-    const nth = this.fresh.push(path);
+    const count = this.newHeads.push(path);
     for (const key of [weightKey, biasKey]) this.#used.add(key);
     using s = scope();
-    using generator = new Generator(mixSeed(trained ? this.#seed : 0, nth));
+    using generator = new Generator(mixSeed(trained ? this.#seed : 0, count));
     const weight = ops.mulScalar(ops.randn([outFeatures, inFeatures], { generator }), 0.02);
     this.parameters += outFeatures * (inFeatures + (bias ? 1 : 0));
-    const zeros = bias ? this.#own(s.keep(ops.zeros([outFeatures]))) : undefined;
-    return new Linear(this.kernels, this.#own(s.keep(weight)), -1, inFeatures, zeros);
+    const zeros = bias ? this.#owned(s.keep(ops.zeros([outFeatures]))) : undefined;
+    return new Linear(this.kernels, this.#owned(s.keep(weight)), -1, inFeatures, zeros);
   }
 
   tensor(key: string, shape: readonly number[]): Tensor {
     const stored = this.#find(key, shape);
-    return this.#own(stored ? this.#reader.dense(stored, this.dtype) : ops.zeros(shape, { dtype: this.dtype }));
+    return this.#owned(stored ? this.#reader.dense(stored, this.dtype) : ops.zeros(shape, { dtype: this.dtype }));
   }
 
   embedding(path: string, rows: number, width: number): Embedding {
@@ -145,7 +138,7 @@ export class LoadedWeights implements Weights {
   }
 
   tied(path: string, embedding: Embedding): Linear {
-    // Some checkpoints store the shared table twice.
+    // Some checkpoints store the shared table a second time.
     this.#used.add(this.#keyOf(`${path}.weight`));
     return new Linear(this.kernels, embedding.weight, embedding.format, embedding.width);
   }
@@ -154,14 +147,14 @@ export class LoadedWeights implements Weights {
     return this.tensor(key, [size]);
   }
 
-  /** @throws GraftError 'mismatch' with all that was missing or misshapen */
+  /** @throws GraftError 'mismatch' with all missing weights, wrong shapes and unused keys */
   finish(): void {
-    const extra = [...this.#stored.keys()].filter(
+    const unused = [...this.#stored.keys()].filter(
       (key) => !this.#used.has(key) && !this.#ignored.some((pattern) => pattern.test(key)),
     );
-    if (extra.length > 0)
+    if (unused.length > 0)
       this.#problems.push(
-        `the model has no place for ${extra.slice(0, 5).join(', ')}${extra.length > 5 ? ` and ${extra.length - 5} more` : ''}`,
+        `the model does not use ${unused.slice(0, 5).join(', ')}${unused.length > 5 ? ` and ${unused.length - 5} more` : ''}`,
       );
     if (this.#problems.length > 0) this.#refuse();
   }
@@ -169,7 +162,7 @@ export class LoadedWeights implements Weights {
   #refuse(): never {
     throw new GraftError(
       'mismatch',
-      `the weights do not fit the config: ${this.#problems.slice(0, 12).join('; ')}${this.#problems.length > 12 ? `; and ${this.#problems.length - 12} more` : ''}`,
+      `the weights do not match the config: ${this.#problems.slice(0, 12).join('; ')}${this.#problems.length > 12 ? `; and ${this.#problems.length - 12} more` : ''}`,
       {
         place: this.#path,
         data: { problems: this.#problems },
@@ -181,53 +174,54 @@ export class LoadedWeights implements Weights {
     for (const tensor of this.#tensors.splice(0)) tensor.dispose();
   }
 
-  #own(tensor: Tensor): Tensor {
+  /** Keeps the tensor until `release`. */
+  #owned(tensor: Tensor): Tensor {
     this.#tensors.push(detachFromScopes(tensor));
     return tensor;
   }
 
+  /** Returns the stored tensor `key`; undefined, with a problem noted, where it is missing or has another shape. */
   #find(key: string, shape: readonly number[]): StoredWeight | undefined {
     const stored = this.#stored.get(this.#keyOf(key));
     this.#used.add(this.#keyOf(key));
     this.#progress?.(this.#used.size, this.#stored.size);
     if (!stored) {
       this.#problems.push(`${key} [${shape.join(', ')}] is missing`);
-      if (this.#problems.length > tooMany) this.#refuse(); // a number of layers that is nonsense
+      if (this.#problems.length > maxProblems) this.#refuse(); // the config's number of layers is far too large
       return undefined;
     }
-    const got = stored.entry.shape;
-    if (got.length !== shape.length || got.some((n, i) => n !== shape[i])) {
-      this.#problems.push(`${key} is [${got.join(', ')}], the config asks for [${shape.join(', ')}]`);
+    const storedShape = stored.entry.shape;
+    if (storedShape.length !== shape.length || storedShape.some((n, i) => n !== shape[i])) {
+      this.#problems.push(`${key} is [${storedShape.join(', ')}], the config requires [${shape.join(', ')}]`);
       return undefined;
     }
     this.parameters += shape.reduce((a, b) => a * b, 1);
     return stored;
   }
 
-  /** A [rows, width] weight in the form that `quantize` asks for. */
+  /** Returns a weight [rows, width], held as `quantize` says, and the native number of its format. */
   #matrix(key: string, rows: number, width: number, transposed = false): { tensor: Tensor; format: number } {
     const stored = this.#find(key, transposed ? [width, rows] : [rows, width]);
-    if (!stored) return { tensor: this.#own(Tensor.empty([0, width], this.dtype)), format: -1 };
-    const own = (tensor: Tensor, format: number) => ({ tensor: this.#own(tensor), format });
-    const id = formatIds[stored.entry.format];
-    if (this.#quantize === 'keep' && id !== undefined && !transposed) return own(this.#reader.raw(stored), id);
+    if (!stored) return { tensor: this.#owned(Tensor.empty([0, width], this.dtype)), format: -1 };
+    const held = (tensor: Tensor, format: number) => ({ tensor: this.#owned(tensor), format });
+    const { nativeId } = formats[stored.entry.format];
+    if (this.#quantize === 'keep' && nativeId !== undefined && !transposed)
+      return held(this.#reader.raw(stored), nativeId);
     using s = scope();
     const dense = (dtype = this.dtype) => {
       const tensor = this.#reader.dense(stored, dtype);
       return transposed ? ops.contiguous(ops.t(tensor)) : tensor;
     };
-    if (this.#quantize !== 'int8' && this.#quantize !== 'nf4') return own(s.keep(dense()), -1);
-    const to = quantizers[this.#quantize];
-    if (width % blockElements[this.#quantize] !== 0) {
+    const packed = formatOfQuantize(this.#quantize);
+    if (!packed) return held(s.keep(dense()), -1);
+    const { blockElements, nativeId: to } = formats[packed];
+    if (width % blockElements !== 0) {
       throw new GraftError(
         'usage',
-        `${key} is ${width} wide, and ${this.#quantize} needs a multiple of ${blockElements[this.#quantize]}`,
-        {
-          place: this.#path,
-          hint: 'Load this model with quantize: none',
-        },
+        `${key} is ${width} wide, and ${this.#quantize} needs a multiple of ${blockElements}`,
+        { place: this.#path, hint: 'Load this model with quantize: none' },
       );
     }
-    return own(s.keep(transposed ? ops.quantize(dense('float32'), to) : this.#reader.packed(stored, to)), to);
+    return held(s.keep(transposed ? ops.quantize(dense('float32'), to) : this.#reader.packed(stored, to)), to);
   }
 }

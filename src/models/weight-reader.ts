@@ -1,101 +1,101 @@
 import { GraftError } from '../base/index.ts';
-import { blockFormats, isBlockFormat, type WeightEntry, type WeightSource } from '../io/index.ts';
+import type { WeightEntry, WeightSource } from '../io/index.ts';
+import { formats, isBlockFormat } from '../quant/index.ts';
 import { type DType, detachFromScopes, dtypes, ops, scope, Tensor } from '../tensor/index.ts';
 
-/** Numbers by which the native side knows storage formats (native/kernels/blocks.h); −1: dense. */
-export const formatIds: Readonly<Record<string, number>> = {
-  ...Object.fromEntries(Object.entries(blockFormats).map(([name, { id }]) => [name, id])),
-  float16: 1,
-  bfloat16: 30,
-  nf4: 100,
-};
-
-/** A stored tensor under the key that the family asks for, with its rows put in order. */
+/** A stored tensor, and the number of heads whose rows GGUF interleaves (`GgufNames.interleavedHeads`). */
 export interface StoredWeight {
   readonly entry: WeightEntry;
   readonly interleavedHeads: number | undefined;
 }
 
-/** Bytes of a file that are in memory at one time; a row that is longer is read as a whole. */
-const pieceBytes = 2 ** 23;
+/** Size of the read buffer; a row that is longer is read at once. */
+const bufferBytes = 2 ** 23;
 
 /**
- * Makes tensors of stored ones, some rows at a time, so that loading takes little beside what it makes. The memory that rows
- * are read into is one for all: what JavaScript has seen of a tensor is not freed before the event loop turns.
+ * Reads stored tensors, some rows at a time, so that loading takes little memory besides the result. All reads share a buffer
+ * for each element type: memory that JavaScript has a view of is not freed before the event loop's next turn.
  */
-export class StoredReader implements Disposable {
+export class WeightReader implements Disposable {
   readonly #source: WeightSource;
-  readonly #pieces = new Map<DType, { readonly tensor: Tensor; readonly bytes: Uint8Array }>();
+  readonly #buffers = new Map<DType, { readonly tensor: Tensor; readonly bytes: Uint8Array }>();
 
   constructor(source: WeightSource) {
     this.#source = source;
   }
 
-  /** The stored bytes: uint8 [rows, bytes of a row]. */
+  /** Returns the stored bytes, uint8 [rows, bytes of a row]. */
   raw({ entry, interleavedHeads }: StoredWeight): Tensor {
     using s = scope();
-    return s.keep(ordered(this.#rows(entry, 'uint8'), interleavedHeads));
+    return s.keep(deinterleaved(this.#rows(entry, 'uint8'), interleavedHeads));
   }
 
-  /** Numbers of `dtype` in the stored shape. */
+  /** Returns the tensor in element type `dtype` and the stored shape, unpacked from blocks where the file has those. */
   dense({ entry, interleavedHeads }: StoredWeight, dtype: DType): Tensor {
     using s = scope();
     const { format, shape } = entry;
     const numbers = isBlockFormat(format)
-      ? this.#rows(entry, 'uint8', dtype, (piece) => ops.dequantize(piece, formatIds[format]!))
+      ? this.#rows(entry, 'uint8', dtype, (piece) => ops.dequantize(piece, formats[format].nativeId))
       : this.#rows(entry, format, dtype);
-    return s.keep(ordered(ops.view(numbers, shape), interleavedHeads));
+    return s.keep(deinterleaved(ops.view(numbers, shape), interleavedHeads));
   }
 
-  /** A matrix packed anew in blocks of `format`: uint8 [rows, bytes of a row]. */
+  /** Returns a matrix packed in blocks of the native format `format`, uint8 [rows, bytes of a row]. */
   packed({ entry, interleavedHeads }: StoredWeight, format: number): Tensor {
     using s = scope();
     const { format: from } = entry;
     const numbers = (piece: Tensor) =>
-      isBlockFormat(from) ? ops.dequantize(piece, formatIds[from]!) : ops.toCopy(piece, { dtype: 'float32' });
+      isBlockFormat(from) ? ops.dequantize(piece, formats[from].nativeId) : ops.toCopy(piece, { dtype: 'float32' });
     const packed = this.#rows(entry, isBlockFormat(from) ? 'uint8' : from, 'uint8', (piece) =>
       ops.quantize(numbers(piece), format),
     );
-    return s.keep(ordered(packed, interleavedHeads));
+    return s.keep(deinterleaved(packed, interleavedHeads));
   }
 
-  /** All rows (a vector is one), read as `stored`, as `convert` makes them of each piece, in `dtype`. */
+  /**
+   * Reads all rows (a vector is one) as element type `stored` and returns what `convert` makes of them, piece by piece, in
+   * `dtype`.
+   */
   #rows(entry: WeightEntry, stored: DType, dtype = stored, convert = (piece: Tensor) => piece): Tensor {
     const rows = entry.shape.length > 1 ? entry.shape[0]! : 1;
     const rowBytes = entry.bytes / rows;
     const width = rowBytes / dtypes[stored].bytes;
-    const { tensor, bytes } = this.#piece(stored, rowBytes);
-    const atOnce = Math.floor(bytes.length / rowBytes);
+    const { tensor, bytes } = this.#buffer(stored, rowBytes);
+    const maxRows = Math.floor(bytes.length / rowBytes);
     let all: Tensor | undefined;
-    for (let at = 0; at < rows; at += atOnce) {
+    for (let first = 0; first < rows; first += maxRows) {
       using s = scope();
-      const count = Math.min(atOnce, rows - at);
-      this.#source.read(entry.name, bytes.subarray(0, count * rowBytes), at * rowBytes);
+      const count = Math.min(maxRows, rows - first);
+      this.#source.read(entry.name, bytes.subarray(0, count * rowBytes), first * rowBytes);
       const piece = convert(ops.view(ops.narrow(tensor, 0, 0, count * width), [count, width]));
       all ??= s.keep(Tensor.empty([rows, piece.size(1)], dtype));
-      ops.copy_(ops.narrow(all, 0, at, count), piece);
+      ops.copy_(ops.narrow(all, 0, first, count), piece);
     }
     return all!;
   }
 
-  #piece(dtype: DType, least: number): { readonly tensor: Tensor; readonly bytes: Uint8Array } {
-    const known = this.#pieces.get(dtype);
-    if (known && known.bytes.length >= least) return known;
-    known?.tensor.dispose();
-    const tensor = detachFromScopes(Tensor.empty([Math.max(pieceBytes, least) / dtypes[dtype].bytes], dtype));
-    const piece = { tensor, bytes: tensor.memory() };
-    this.#pieces.set(dtype, piece);
-    return piece;
+  /** Returns the buffer for an element type, of `minBytes` or more. */
+  #buffer(dtype: DType, minBytes: number): { readonly tensor: Tensor; readonly bytes: Uint8Array } {
+    const existing = this.#buffers.get(dtype);
+    if (existing && existing.bytes.length >= minBytes) return existing;
+    existing?.tensor.dispose();
+    const tensor = detachFromScopes(Tensor.empty([Math.max(bufferBytes, minBytes) / dtypes[dtype].bytes], dtype));
+    const buffer = { tensor, bytes: tensor.memory() };
+    this.#buffers.set(dtype, buffer);
+    return buffer;
   }
 
   [Symbol.dispose](): void {
-    for (const { tensor } of this.#pieces.values()) tensor.dispose();
-    this.#pieces.clear();
+    for (const { tensor } of this.#buffers.values()) tensor.dispose();
+    this.#buffers.clear();
   }
 }
 
-/** Undoes convert_hf_to_gguf.py: within a head, row 2i comes from the first half and row 2i + 1 from the second. */
-function ordered(tensor: Tensor, heads: number | undefined): Tensor {
+/**
+ * Restores the order of rows that convert_hf_to_gguf.py changed: within a head, its row 2i was row i, and its row 2i + 1
+ * was row i of the second half.
+ */
+function deinterleaved(tensor: Tensor, heads: number | undefined): Tensor {
   if (!heads) return tensor;
   using s = scope();
   const rows = tensor.shape.length > 1 ? tensor.size(0) : tensor.numel;
@@ -121,6 +121,6 @@ export function readTensor(source: WeightSource, name: string, dtype?: DType): T
   const rows = shape.slice(0, -1).reduce((product, size) => product * size, 1);
   const blocks = Tensor.empty([rows, bytes / rows], 'uint8');
   source.read(name, blocks.memory());
-  const numbers = ops.view(ops.dequantize(blocks, formatIds[format]!), shape);
+  const numbers = ops.view(ops.dequantize(blocks, formats[format].nativeId), shape);
   return s.keep(dtype && dtype !== numbers.dtype ? ops.toCopy(numbers, { dtype }) : numbers);
 }
