@@ -7,11 +7,11 @@ import { openSafetensors, readJsonObject, requireNew, writeDirectory, writeSafet
 import {
   byPattern,
   type Combination,
-  type Combining,
+  type CombineSettings,
   combinations,
   combinedRank,
   combineUpdates,
-  draws,
+  dareMasks,
   type WeightedUpdate,
 } from '../methods/index.ts';
 import { type DType, mixSeed, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
@@ -30,7 +30,7 @@ export interface CombineOptions {
   /** Of DARE's draws. */
   readonly seed?: number;
   /** DARE's draws, in the place of those from the seed. */
-  readonly draw?: (module: string, ...which: Parameters<Combining['draw']>) => Tensor;
+  readonly draw?: (module: string, ...which: Parameters<CombineSettings['draw']>) => Tensor;
 }
 
 const fields = z.object({
@@ -166,7 +166,7 @@ export function combineAdapters(
 
 function combineAll(
   saved: readonly Saved[],
-  { weights, draw, seed, ...combining }: CombineOptions & Omit<Combining, 'draw'> & { seed: number },
+  { weights, draw, seed, ...combining }: CombineOptions & Omit<CombineSettings, 'draw'> & { seed: number },
 ): Map<string, Tensor> {
   const tensors = new Map<string, Tensor>();
   const modules = [...new Set(saved.flatMap(({ updates }) => [...updates.keys()]))];
@@ -184,8 +184,8 @@ function combineAll(
       updates,
       combining.how,
     );
-    const own = draws(combining.density, mixSeed(seed, n));
-    const drawn: Combining['draw'] = draw ? (side, i, shape) => draw(module, side, owners[i]!.i, shape) : own;
+    const own = dareMasks(combining.density, mixSeed(seed, n));
+    const drawn: CombineSettings['draw'] = draw ? (side, i, shape) => draw(module, side, owners[i]!.i, shape) : own;
     const { a, b } = combineUpdates(updates, { ...combining, draw: drawn });
     const at = `base_model.model.${module}.lora_`;
     const { table } = owners[0]!.adapter.updates.get(module)!;

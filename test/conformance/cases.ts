@@ -203,8 +203,8 @@ export const methodCases: Readonly<Record<keyof typeof methods, MethodCases>> = 
     trainsBase: false,
     lr: 1e-2,
     refuses({ name, packed }, config) {
-      if (/PiSSA|OLoRA/.test(config)) return packed ? /is packed, and \w+ takes a part out/ : undefined;
-      if (/LoftQ/.test(config)) return / nf4$/.test(name) ? undefined : /is not packed so|lost nothing by packing/;
+      if (/PiSSA|OLoRA/.test(config)) return packed ? /is quantised, and \w+ needs dense weights/ : undefined;
+      if (/LoftQ/.test(config)) return / nf4$/.test(name) ? undefined : /is not quantised so|has no quantisation error/;
       return undefined;
     },
     savedAsOther: /PiSSA|OLoRA/,
@@ -212,15 +212,15 @@ export const methodCases: Readonly<Record<keyof typeof methods, MethodCases>> = 
     unmergeable: ({ name }, config) => config === 'biases of updates' && !/qwen2|llama-linear/.test(name),
     wrong: [
       { config: { use_dora: true, init_lora_weights: 'pissa' }, why: /exclude one another/ },
-      { config: { lora_bias: true, use_dora: true }, why: /lora_bias goes with plain LoRA only/ },
-      { config: { lora_bias: true, target_modules: ['embed_tokens'] }, why: /lora_bias is not for a table/ },
-      { config: { init_lora_weights: 'olora', r: 1000 }, why: /has no 1000 directions/ },
-      { config: { init_lora_weights: 'loftq' }, why: /is not packed so/ },
-      { config: { trainable_token_indices: [3, 100000] }, why: /token 100000 is beyond/ },
-      { config: { trainable_token_indices: { wte: [3] } }, why: /'wte', which is no embedding/ },
-      { config: { target_modules: ['q_porj'] }, why: /selects no module.*\n?.*/ },
+      { config: { lora_bias: true, use_dora: true }, why: /lora_bias works with plain LoRA only/ },
+      { config: { lora_bias: true, target_modules: ['embed_tokens'] }, why: /lora_bias does not support embeddings/ },
+      { config: { init_lora_weights: 'olora', r: 1000 }, why: /r is 1000, and .* has rank \d+/ },
+      { config: { init_lora_weights: 'loftq' }, why: /is not quantised so/ },
+      { config: { trainable_token_indices: [3, 100000] }, why: /token 100000 is outside/ },
+      { config: { trainable_token_indices: { wte: [3] } }, why: /'wte', which is neither an embedding/ },
+      { config: { target_modules: ['q_porj'] }, why: /selects no module: .* matches no module/ },
       { config: { target_modules: ['mlp'] }, why: /neither a linear layer nor an embedding/ },
-      { config: { modules_to_save: ['lm_head', 'hed'] }, why: /names 'hed'/ },
+      { config: { modules_to_save: ['lm_head', 'hed'] }, why: /names 'hed', which matches no module/ },
     ],
   },
   adalora: {
@@ -241,8 +241,8 @@ export const methodCases: Readonly<Record<keyof typeof methods, MethodCases>> = 
     lr: 5e-2,
     refuses: () => undefined,
     wrong: [
-      { config: { target_modules: ['embed_tokens'] }, why: /adalora is for linear layers only/ },
-      { config: { tinit: 6, tfinal: 4, total_step: 10 }, why: /leave no step of 10/ },
+      { config: { target_modules: ['embed_tokens'] }, why: /adalora supports linear layers only/ },
+      { config: { tinit: 6, tfinal: 4, total_step: 10 }, why: /leave no step to prune ranks: the run has 10/ },
     ],
   },
   ia3: {
@@ -262,10 +262,10 @@ export const methodCases: Readonly<Record<keyof typeof methods, MethodCases>> = 
     refuses: () => undefined,
     drawsNothing: /defaults/,
     wrong: [
-      { config: { target_modules: ['embed_tokens', 'k_proj'] }, why: /ia3 scales linear layers only/ },
+      { config: { target_modules: ['embed_tokens', 'k_proj'] }, why: /ia3 supports linear layers only/ },
       {
         config: { target_modules: ['k_proj'], feedforward_modules: ['up_proj'] },
-        why: /which target_modules does not/,
+        why: /which is not in target_modules/,
       },
     ],
   },
@@ -293,11 +293,11 @@ export const methodCases: Readonly<Record<keyof typeof methods, MethodCases>> = 
     lr: 1e-2,
     refuses: () => undefined,
     wrong: [
-      { config: { output_adapter: false }, why: /neither attention nor MLP gets a bottleneck/ },
-      { config: { reduction_factor: { 0: 2 } }, why: /says nothing of layer 1/ },
-      { config: { config: 'compacter', phm_dim: 3 }, why: /32 wide, which is no multiple/ },
-      { config: { config: 'compacter', init_weights: 'mam_adapter' }, why: /no meaning with phm_layer/ },
-      { config: { inverse_before_head: true }, why: /no invertible block to undo/ },
+      { config: { output_adapter: false }, why: /neither attention nor MLP has a bottleneck/ },
+      { config: { reduction_factor: { 0: 2 } }, why: /has no value for layer 1/ },
+      { config: { config: 'compacter', phm_dim: 3 }, why: /phm_dim 3 does not divide the width 32/ },
+      { config: { config: 'compacter', init_weights: 'mam_adapter' }, why: /phm_layer does not support init_weights/ },
+      { config: { inverse_before_head: true }, why: /needs an invertible adapter/ },
     ],
   },
   fusion: {
@@ -374,7 +374,7 @@ export const methodCases: Readonly<Record<keyof typeof methods, MethodCases>> = 
       { config: { num_virtual_tokens: 4, init_text: 'Hi' }, why: /the model has no tokenizer/ },
       {
         config: { num_virtual_tokens: 4, init_text: 'Hi', prefix_projection: true },
-        why: /init_text cannot be had with prefix_projection/,
+        why: /init_text and prefix_projection exclude one another/,
       },
     ],
   },

@@ -278,7 +278,7 @@ test('rows of several tasks: a run from PEFT’s adapter has PEFT’s losses', a
     assert.ok(Math.abs(result.losses[i]! / loss - 1) <= 1e-3, `step ${i + 1}: ${result.losses[i]}, PEFT's ${loss}`);
   });
   const { result: untold } = await run(recipe(golden('peft', 'batches.lm.jsonl')));
-  assert.match(String(untold), /the rows do not say which task they are of, and the prompt has 3 tasks/);
+  assert.match(String(untold), /the rows have no task number, and the prompt has 3 tasks/);
 });
 
 test('a start that hardly learns is warned about, and only then', async () => {
@@ -329,7 +329,7 @@ test('virtual tokens take room: rows are cut to what is left, and prompts that d
   assert.throws(() => scoreChoices(model, [ids.slice(0, 54)], [[1, 2]]), /54 tokens, 10 virtual ones, and 2 of/);
   assert.throws(
     () => attachMethods(model, [p('prompt', { num_virtual_tokens: 54 })], 0),
-    /54 virtual tokens beside the 10 that are there leave no room/,
+    /54 virtual tokens beside the 10 that are attached already leave no room/,
   );
   assert.throws(() => attachMethods(model, [{ type: 'prompt' }], 0), /num_virtual_tokens is missing/);
   assert.equal(model.ports.virtualLength, 10);

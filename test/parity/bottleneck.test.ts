@@ -364,7 +364,7 @@ test('adapters that differ have no mean, and the reason is said', () => {
   assert.throws(() => mean([a, other], [1, 1]), /differs from the first adapter in .*is_parallel/);
   assert.throws(() => mean([a, wide], [1, 1]), /of another base/);
   assert.throws(() => mean([a, a], [1]), /1 weights for 2 adapters/);
-  assert.throws(() => mean([a, a], [1, -1]), /come to 0/);
+  assert.throws(() => mean([a, a], [1, -1]), /sum to 0/);
   assert.throws(() => mean([golden('adapterhub', 'fuse-llama3', 'fusion')], [1]), /mean of a fusion/);
 });
 
@@ -372,7 +372,7 @@ test('a family that norms behind its half-blocks refuses a config that leaves th
   using model = loadModel(golden('families', 'bert-seqcls'));
   const live = currentEngine().native.memory().handles;
   const choice = { type: 'bottleneck', config: 'adapter_plus' } as const;
-  assert.throws(() => attachMethods(model, [choice], 0), /norm what goes into a half-block/);
+  assert.throws(() => attachMethods(model, [choice], 0), /needs a model that normalises the input of its sublayers/);
   assert.equal(currentEngine().native.memory().handles, live);
 });
 

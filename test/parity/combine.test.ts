@@ -168,7 +168,7 @@ test('what cannot be combined is refused with the reason', () => {
   const out = join(dir.path, 'out');
   const refused: readonly [RegExp, () => unknown][] = [
     [
-      /ranks 4, 6, and ties needs equal ones. Use cat/,
+      /ranks 4, 6, and ties needs equal ranks. Use cat/,
       () => combineAdapters([a, c], out, { weights: [1, 1], how: 'ties' }),
     ],
     [/2 adapters and 1 weights/, () => combineAdapters([a, b], out, { weights: [1], how: 'cat' })],

@@ -77,7 +77,7 @@ test('the defaults are keys, values and the second projection, and are saved so 
 test('a learning rate at which vectors do not move is warned about', () => {
   using model = loadModel(golden('models', 'llama3'));
   using adapter = attachMethods(model, [{ type: 'ia3' }], 0);
-  assert.match(adapter.advise!(2e-4).join(), /hardly move at a learning rate of 0\.0002/);
+  assert.match(adapter.advise!(2e-4).join(), /hardly change at a learning rate of 0\.0002/);
   assert.deepEqual(adapter.advise!(3e-3), []);
 });
 

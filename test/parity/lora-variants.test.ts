@@ -6,7 +6,7 @@ import test, { before } from 'node:test';
 import { combineAdapters, convertAdapter, loadAdapter, saveAdapter, taskOfAdapter } from '../../src/adapters/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
 import { attachMethods } from '../../src/methods/index.ts';
-import { alternate } from '../../src/methods/lora/index.ts';
+import { loftq } from '../../src/methods/lora/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { type Linear, moduleAt, unwrapped } from '../../src/nn/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
@@ -219,7 +219,7 @@ test('DoRA is refused for a table that shares its update with the head', () => {
   const fields = { target_modules: ['embed_tokens', 'v_proj'], ensure_weight_tying: true, use_dora: true };
   assert.throws(
     () => attachMethods(model, [{ type: 'lora', ...fields }], 0),
-    /use_dora cannot be had where embeddings and head share/,
+    /use_dora does not support embeddings and head that share/,
   );
 });
 
@@ -323,8 +323,8 @@ test('LoftQ makes up for what nf4 took away as PEFT does, and for what the base 
   const weight = tensors.get('weight.normal')!;
   const nf4 = 100;
   for (const rounds of [1, 3]) {
-    const { a, b, held } = noGrad(() => alternate(weight, ops.quantize(weight, nf4), nf4, 4, 1, rounds));
-    const values = noGrad(() => ops.dequantize(held, nf4));
+    const { a, b, quantized } = noGrad(() => loftq(weight, ops.quantize(weight, nf4), nf4, 4, 1, rounds));
+    const values = noGrad(() => ops.dequantize(quantized, nf4));
     assert.ok(relativeError(numbers(values), numbers(tensors.get(`loftq.${rounds}.values`)!)) <= 1e-5);
     const product = (x: Tensor, y: Tensor) => numbers(noGrad(() => ops.mm(y, x)));
     const want = product(tensors.get(`loftq.${rounds}.A`)!, tensors.get(`loftq.${rounds}.B`)!);
