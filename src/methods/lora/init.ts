@@ -30,7 +30,7 @@ const bits: Readonly<Record<number, number>> = { 8: 8, 100: 4 };
 const fromWeight = (init: LoraConfig['init_lora_weights']) =>
   typeof init === 'string' && init !== 'gaussian' ? init : undefined;
 
-/** @throws GraftError 'usage' where A and B cannot be computed from the base's weight; nothing is changed yet */
+/** Checks that A and B can be computed from the base's weights, before anything is changed. @throws GraftError 'usage' */
 export function requireInit(
   model: Model,
   config: LoraConfig,
@@ -57,9 +57,9 @@ export function requireInit(
         hint: 'Load the model with quantize: none, or use init_lora_weights: loftq',
       });
     }
-    const wanted = config.loftq_config?.loftq_bits ?? bits[format];
-    if (bits[format] === undefined || wanted !== bits[format])
-      throw new GraftError('usage', `LoftQ needs a base of ${wanted ?? 4} bits, and '${path}' is not quantised so`, {
+    const loftqBits = config.loftq_config?.loftq_bits ?? bits[format];
+    if (bits[format] === undefined || loftqBits !== bits[format])
+      throw new GraftError('usage', `LoftQ needs a base of ${loftqBits ?? 4} bits, and '${path}' is not quantised so`, {
         place,
         hint: 'Load the model with quantize: nf4 (4 bits) or int8 (8 bits)',
       });

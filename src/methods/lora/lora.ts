@@ -32,7 +32,7 @@ function refuse(message: string, hint: string): never {
   throw new GraftError('usage', message, { place: 'method', hint });
 }
 
-/** @throws GraftError 'usage' for fields that exclude one another, as in PEFT */
+/** Checks for fields that exclude one another, as in PEFT. @throws GraftError 'usage' */
 function requireFields(config: LoraConfig): void {
   const fromWeight = typeof config.init_lora_weights === 'string' && config.init_lora_weights !== 'gaussian';
   if (config.lora_bias && (config.use_dora || config.bias !== 'none' || typeof config.init_lora_weights !== 'boolean'))

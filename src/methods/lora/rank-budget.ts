@@ -25,7 +25,7 @@ export interface Triplets {
   readonly b: Tensor;
 }
 
-/** @throws GraftError 'usage' where the phases leave no step in which ranks are pruned */
+/** Checks that the phases leave a step in which ranks are pruned. @throws GraftError 'usage' */
 export function requirePhases({ tinit, tfinal }: Schedule, steps: number | null | undefined): void {
   if (steps == null || tinit < steps - tfinal) return;
   throw new GraftError(

@@ -20,7 +20,7 @@ export const lengthField = virtualFields.num_virtual_tokens
 
 const vectorsKey = 'prompt_embeddings';
 
-/** @throws GraftError 'usage' where the virtual tokens leave no room for one token of a row */
+/** Checks that the virtual tokens leave room for at least one token of a row. @throws GraftError 'usage' */
 export function requireSpace(model: Model, count: number): void {
   const taken = model.ports.virtualLength;
   if (taken + count < model.contextLength) return;

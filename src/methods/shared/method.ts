@@ -26,7 +26,7 @@ export interface Method<C> {
   attach(model: Model, config: C, seed: number, context?: AttachContext): Adapter;
 }
 
-/** What is known around the model when a method is attached. */
+/** What a method may use when it is attached, besides the model. */
 export interface AttachContext {
   /** Returns the ids of a text, with the special tokens that the model's tokenizer adds. */
   encode?(text: string): readonly number[];

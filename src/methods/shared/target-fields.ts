@@ -1,4 +1,4 @@
-/** Fields of PEFT's configs that say where a method goes, and what is trained beside it. */
+/** Fields of PEFT's configs that select the adapted modules, and further modules to train. */
 import { z } from 'zod';
 
 const names = z.union([z.string(), z.array(z.string())]);
