@@ -7,11 +7,11 @@ import { readJsonObject, requireNew, writeDirectory, writeSafetensors } from '..
 import {
   byPattern,
   type Combination,
-  type Combining,
+  type CombineSettings,
   combinations,
   combinedRank,
   combineUpdates,
-  draws,
+  dareMasks,
   type WeightedUpdate,
 } from '../methods/index.ts';
 import { readTensor } from '../models/index.ts';
@@ -34,7 +34,7 @@ export interface CombineOptions {
   /** Seed of DARE's random masks. Default: 0. */
   readonly seed?: number;
   /** DARE's masks, instead of random ones. */
-  readonly draw?: (module: string, ...which: Parameters<Combining['draw']>) => Tensor;
+  readonly draw?: (module: string, ...which: Parameters<CombineSettings['draw']>) => Tensor;
 }
 
 const fields = z.object({
@@ -178,7 +178,7 @@ export function combineAdapters(
 /** A and B of every module, by their keys in the file. */
 function combineAll(
   adapters: readonly SavedLora[],
-  { weights, draw, seed, ...combining }: CombineOptions & Omit<Combining, 'draw'> & { seed: number },
+  { weights, draw, seed, ...combining }: CombineOptions & Omit<CombineSettings, 'draw'> & { seed: number },
 ): Map<string, Tensor> {
   const tensors = new Map<string, Tensor>();
   const modules = [...new Set(adapters.flatMap(({ updates }) => [...updates.keys()]))];
@@ -196,8 +196,8 @@ function combineAll(
       updates,
       combining.how,
     );
-    const own = draws(combining.density, mixSeed(seed, n));
-    const drawn: Combining['draw'] = draw ? (side, i, shape) => draw(module, side, owners[i]!.i, shape) : own;
+    const own = dareMasks(combining.density, mixSeed(seed, n));
+    const drawn: CombineSettings['draw'] = draw ? (side, i, shape) => draw(module, side, owners[i]!.i, shape) : own;
     const { a, b } = combineUpdates(updates, { ...combining, draw: drawn });
     const { isEmbedding } = owners[0]!.adapter.updates.get(module)!;
     const key = (letter: 'A' | 'B') =>

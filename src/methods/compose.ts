@@ -1,4 +1,4 @@
-/** Methods at work together on one model, and the task's head, which is trained whatever the method. */
+/** Several methods on one model as one adapter, with the task's head, which is trained under every method. */
 
 import { GraftError, parseWith } from '../base/index.ts';
 import type { Model } from '../nn/index.ts';
@@ -8,6 +8,7 @@ import {
   type Adapter,
   type AttachContext,
   type Method,
+  readSaved,
   saveModules,
   type TrainedCopies,
   type Written,
@@ -15,51 +16,52 @@ import {
 
 export interface MethodChoice {
   readonly type: keyof typeof methods;
-  /** Directory of a saved adapter to begin from; its config counts then, and none of the fields here. */
+  /** Directory of a saved adapter to begin from; its config counts then, and the fields here do not. */
   readonly adapter?: string;
-  /** false: at work and saved with the others, but frozen, as the lower adapters of a stack are. */
+  /** false: the adapter is enabled and saved with the others, but frozen, as the lower adapters of a stack. */
   readonly train?: boolean;
   readonly [field: string]: unknown;
 }
 
 /** One or several methods as one adapter. */
 export interface AttachedAdapter extends Adapter {
+  /** The adapter of each method, in order. */
   readonly parts: readonly Adapter[];
-  /** A whole model where one of the methods writes one. */
+  /** A model where one of the methods writes one, else an adapter. */
   readonly writes: Written;
-  /** The head's parameters by key; empty where the task has no head of its own. */
+  /** The parameters of the task's head by key; empty where the task has no head. */
   readonly head: ReadonlyMap<string, Tensor>;
 }
 
-/** What a run of these methods leaves. */
+/** Returns what a run of these methods leaves on disk. */
 export const writtenBy = (choices: readonly Pick<MethodChoice, 'type'>[]): Written =>
   choices.some(({ type }) => (methods[type] as Method<unknown>).writes === 'model') ? 'model' : 'adapter';
 
 /**
- * Puts the methods on the model in their order. The head of a classification is trained beside them, on a copy, as PEFT
- * does with `modules_to_save`; a method that writes a whole model has it among its own parameters.
+ * Attaches the methods to the model, in their order. The task's head is trained with them on a copy, as PEFT does with
+ * `modules_to_save`; a method that writes a whole model trains the head in place.
  * @throws GraftError 'usage' as the methods do; the model is then as before
  */
 export function attachMethods(
   model: Model,
   choices: readonly MethodChoice[],
   seed: number,
-  tools: AttachContext = {},
+  context: AttachContext = {},
 ): AttachedAdapter {
   const parts: Adapter[] = [];
   try {
     choices.forEach(({ type, adapter, train = true, ...config }, i) => {
       const method = methods[type] as unknown as Method<unknown>;
-      const own = i === 0 ? seed : Number(mixSeed(seed, i) >> 12n);
+      const partSeed = i === 0 ? seed : Number(mixSeed(seed, i) >> 12n);
       const part =
         adapter === undefined
-          ? method.attach(model, parseWith(method.config, config, 'method'), own, tools)
-          : attachSaved(model, method, adapter, tools);
+          ? method.attach(model, parseWith(method.config, config, 'method'), partSeed, context)
+          : attachSaved(model, method, adapter, context);
       parts.push(part);
       if (!train) freeze(part);
     });
-    const whole = parts.some(({ writes }) => writes === 'model');
-    return together(parts, whole ? undefined : trainHead(model, tools.headModules));
+    const trainsHead = parts.some(({ writes }) => writes === 'model');
+    return combined(parts, trainsHead ? undefined : trainHead(model, context.headModules));
   } catch (cause) {
     for (const part of parts.reverse()) part.detach();
     throw cause;
@@ -67,25 +69,25 @@ export function attachMethods(
 }
 
 /**
- * The head of a model's task as a copy that is trained and at work; undefined where the task has none of its own.
- * @param beside paths of modules that are trained with it
+ * Returns a trained copy of the head of a model's task, in use; undefined where the task has no head.
+ * @param furtherModules paths of modules that are copied and trained with it
  */
-export function trainHead(model: Model, beside: readonly string[] = []): TrainedCopies | undefined {
+export function trainHead(model: Model, furtherModules: readonly string[] = []): TrainedCopies | undefined {
   const { head } = model.sites;
   return model.task.labels.length > 0 && head !== undefined
-    ? saveModules(model, [head, ...beside], { head: true })
+    ? saveModules(model, [head, ...furtherModules], { head: true })
     : undefined;
 }
 
-function attachSaved(model: Model, method: Method<unknown>, dir: string, tools: AttachContext): Adapter {
-  const saved = tools.saved?.(dir);
-  if (!saved) throw new GraftError('usage', 'saved adapters cannot be read from here', { place: dir });
+function attachSaved(model: Model, method: Method<unknown>, dir: string, context: AttachContext): Adapter {
+  const saved = readSaved(dir, context);
   if (saved.method !== method.name) {
     throw new GraftError('mismatch', `the recipe says ${method.name}, and this adapter is ${saved.method}`, {
       place: dir,
+      hint: `Set the type of the method to ${saved.method}`,
     });
   }
-  const adapter = method.attach(model, saved.config, 0, { ...tools, loading: true });
+  const adapter = method.attach(model, saved.config, 0, { ...context, loading: true });
   try {
     saved.fill(adapter);
     return adapter;
@@ -100,14 +102,15 @@ function freeze(part: Adapter): void {
   for (const tensor of part.parameters.values()) tensor.requiresGrad = false;
 }
 
-function together(parts: readonly Adapter[], head: TrainedCopies | undefined): AttachedAdapter {
+/** Returns the adapters and the head's copies as one adapter. Keys of several adapters begin with the number of theirs. */
+function combined(parts: readonly Adapter[], head: TrainedCopies | undefined): AttachedAdapter {
   const [first] = parts as [Adapter, ...Adapter[]];
   const trained = parts.filter((part) => !part.frozen);
-  const attached: AttachedAdapter = {
+  const adapter: AttachedAdapter = {
     method: parts.map(({ method }) => method).join(' + '),
     writes: parts.some(({ writes }) => writes === 'model') ? 'model' : 'adapter',
     config: first.config,
-    // Made anew: a part that goes on from a file without its encoder has other parameters than before.
+    // Not cached: an adapter whose file has no encoder gets other parameters when it is filled (`derived.adopt`).
     get parameters() {
       const parameters = new Map<string, Tensor>(head?.parameters);
       parts.forEach((part, i) => {
@@ -135,9 +138,9 @@ function together(parts: readonly Adapter[], head: TrainedCopies | undefined): A
     },
     ...(parts.some((part) => part.learningRate) && {
       learningRate(key: string, lr: number) {
-        const [, i, own] = (parts.length > 1 && /^(\d+)\.(.*)$/.exec(key)) || ['', '0', key];
+        const [, i, partKey] = (parts.length > 1 && /^(\d+)\.(.*)$/.exec(key)) || ['', '0', key];
         const part = parts[Number(i)]!;
-        return part.parameters.has(own!) ? (part.learningRate?.(own!, lr) ?? lr) : lr;
+        return part.parameters.has(partKey!) ? (part.learningRate?.(partKey!, lr) ?? lr) : lr;
       },
     }),
     get state() {
@@ -149,19 +152,19 @@ function together(parts: readonly Adapter[], head: TrainedCopies | undefined): A
       head?.dispose();
       for (const part of [...parts].reverse()) part.detach();
     },
-    [Symbol.dispose]: () => attached.detach(),
+    [Symbol.dispose]: () => adapter.detach(),
   };
-  const regular = trained.filter((part) => part.regularisation);
-  if (regular.length > 0) {
-    attached.regularisation = () => regular.map((part) => part.regularisation!()).reduce((a, b) => ops.add(a, b));
+  const regularised = trained.filter((part) => part.regularisation);
+  if (regularised.length > 0) {
+    adapter.regularisation = () => regularised.map((part) => part.regularisation!()).reduce((a, b) => ops.add(a, b));
   }
   if (parts.every((part) => part.merge)) {
-    attached.merge = () => {
+    adapter.merge = () => {
       for (const part of parts) part.merge!();
     };
-    attached.unmerge = () => {
+    adapter.unmerge = () => {
       for (const part of [...parts].reverse()) part.unmerge!();
     };
   }
-  return attached;
+  return adapter;
 }

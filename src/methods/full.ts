@@ -1,6 +1,6 @@
 /**
- * Full fine-tuning: every weight of the base is trained in place (a copy would double the memory). `detach` keeps what
- * was learned; load the model again for the weights from before.
+ * Full fine-tuning: every weight of the base is trained in place, since a copy would double the memory. `detach` keeps the trained
+ * weights; load the model again to get the original ones.
  */
 import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
@@ -11,7 +11,7 @@ import type { Adapter, Method } from './shared/index.ts';
 export const fullConfig = z
   .strictObject({})
   .describe(
-    'Every weight of the base is trained. The run writes a whole model; the base must be unpacked (quantize: none).',
+    'Every weight of the base is trained. The run writes a whole model; the base must not be quantised (quantize: none).',
   );
 
 export const full: Method<Record<string, never>> = {
@@ -28,7 +28,7 @@ export const full: Method<Record<string, never>> = {
         });
       }
     }
-    // Tied weights are one tensor under two keys: it is trained, and saved, once.
+    // Tied weights are one tensor under two keys: it is trained and saved once.
     const parameters = new Map<string, Tensor>();
     const seen = new Set<Tensor>();
     for (const [key, tensor] of namedTensors(model.root)) {

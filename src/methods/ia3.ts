@@ -1,114 +1,99 @@
 /**
- * (IA)³ (Liu et al., arXiv 2205.05638, §3.3): what a layer gives is scaled by a trained vector l, y = l ⊙ (W x + b), for keys and
- * values; in a feed-forward layer it is what goes in, y = W (l ⊙ x) + b. Vectors begin at 1, where nothing changes. Fields and file
- * layout are PEFT's (tuners/ia3); the bias of the base is scaled along, as there.
+ * (IA)³ (Liu et al., arXiv 2205.05638, §3.3): a trained vector l scales the output of a layer, y = l ⊙ (W x + b), for keys and values;
+ * in a feed-forward layer it scales the input, y = W (l ⊙ x) + b. Vectors begin at 1, where nothing changes. Fields and file layout
+ * are PEFT's (tuners/ia3); the base's bias is scaled too, as there.
  */
 import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
-import {
-  type GateActivation,
-  type Linear,
-  type LinearLayer,
-  type Model,
-  moduleAt,
-  replaceModule,
-} from '../nn/index.ts';
+import type { GateActivation, LinearLayer, Model } from '../nn/index.ts';
 import { Generator, mixSeed, ops, type Tensor } from '../tensor/index.ts';
-import { loraConfig } from './lora/index.ts';
 import {
   type Adapter,
   type Candidate,
   candidatesOf,
   type LayerWeight,
   LinearWrapper,
-  layerUnder,
   type Method,
   type Switch,
-  savedTargets,
-  saveModules,
-  selectTargets,
+  targetFields,
   trainable,
+  wrapLinearLayers,
   wrappedAdapter,
 } from './shared/index.ts';
 
-const { exclude_modules, modules_to_save } = loraConfig.shape;
-
 export const ia3Config = z
   .strictObject({
-    target_modules: z
-      .union([z.string(), z.array(z.string())])
-      .nullish()
-      .describe(
-        'Which modules are scaled, as for lora. Default: keys, values and the second projection of the MLP, as in the paper.',
-      ),
-    exclude_modules,
+    target_modules: targetFields.target_modules.describe(
+      'Modules that are scaled, named as for lora. Default: keys, values and the second projection of the MLP, as in the paper.',
+    ),
+    exclude_modules: targetFields.exclude_modules.describe('Modules that are not scaled, named in the same way.'),
     feedforward_modules: z
       .union([z.string(), z.array(z.string())])
       .nullish()
-      .describe('Those of them whose input is scaled: ends of their paths, or a regular expression for whole paths.'),
-    modules_to_save,
+      .describe(
+        'Those of the target modules whose input is scaled: the ends of their paths, or a regular expression for whole paths.',
+      ),
+    modules_to_save: targetFields.modules_to_save,
     init_ia3_weights: z
       .boolean()
       .default(true)
-      .describe('true: vectors of 1, so that nothing changes at first; false: random.'),
-    fan_in_fan_out: loraConfig.shape.fan_in_fan_out,
+      .describe('true: the vectors begin at 1, so nothing changes at first; false: random.'),
+    fan_in_fan_out: targetFields.fan_in_fan_out,
   })
   .describe(
-    'Trained vectors that scale keys, values and the inside of the MLP ((IA)³, arXiv 2205.05638): the fewest parameters of all.',
+    'Trained vectors that scale keys, values and the hidden layer of the MLP ((IA)³, arXiv 2205.05638): very few parameters.',
   );
 
 type Ia3Config = z.infer<typeof ia3Config>;
 
 class Ia3Linear extends LinearWrapper {
-  /** [1, in] where the input is scaled, else [out, 1] */
+  /** l: [1, in] where the input is scaled, else [out, 1] */
   readonly ia3_l: Tensor;
-  readonly #input: boolean;
-  readonly #size: number;
+  readonly #scalesInput: boolean;
 
   constructor(base: LinearLayer, l: Tensor, state: Switch) {
     super(base, state);
     this.ia3_l = l;
-    this.#input = l.size(0) === 1;
-    this.#size = l.numel;
+    this.#scalesInput = l.size(0) === 1;
   }
 
-  /** x [N, in or out] ⊙ l */
+  /** x ⊙ l, for x [N, in] or [N, out] */
   #scaled(x: Tensor): Tensor {
-    return ops.mul(x, ops.view(this.ia3_l, [this.#size]));
+    return ops.mul(x, ops.view(this.ia3_l, [this.ia3_l.numel]));
   }
 
   protected adapted(x: Tensor): Tensor {
     const { base_layer } = this;
-    return this.#input ? base_layer.forward(this.#scaled(x)) : this.#scaled(base_layer.forward(x));
+    return this.#scalesInput ? base_layer.forward(this.#scaled(x)) : this.#scaled(base_layer.forward(x));
   }
 
   override forwardGated(gate: Tensor, up: Tensor, act: GateActivation): Tensor {
     const { base_layer } = this;
     if (!this.state.enabled) return base_layer.forwardGated(gate, up, act);
-    // act(gate) · up ⊙ l: the fused unit stays.
-    if (this.#input) return base_layer.forwardGated(gate, this.#scaled(up), act);
+    // act(gate) · (up ⊙ l): the fused kernel still applies.
+    if (this.#scalesInput) return base_layer.forwardGated(gate, this.#scaled(up), act);
     return this.#scaled(base_layer.forwardGated(gate, up, act));
   }
 
-  fold({ weight, bias }: LayerWeight, _own: Tensor): LayerWeight {
-    const scaled = this.#input || !bias ? bias : this.#scaled(bias);
-    return { weight: ops.mul(weight, this.ia3_l), format: -1, bias: scaled };
+  fold({ weight, bias }: LayerWeight, _base: Tensor): LayerWeight {
+    const scaledBias = this.#scalesInput || !bias ? bias : this.#scaled(bias);
+    return { weight: ops.mul(weight, this.ia3_l), format: -1, bias: scaledBias };
   }
 }
 
-/** Keys, values and the second projection of the MLP, wherever the family has them. */
-function defaultsOf({ sites }: Model, candidates: readonly Candidate[]) {
-  const at = (site: string) => new RegExp(`^${site.replaceAll('.', '\\.').replaceAll('*', '\\d+')}$`);
-  const pick = (sought: readonly string[]) =>
-    candidates.map(({ path }) => path).filter((path) => sought.some((site) => at(site).test(path)));
+/** Returns the paths of keys, values and the second projection of the MLP, and those of them whose input is scaled. */
+function defaultTargets({ sites }: Model, candidates: readonly Candidate[]) {
+  const pattern = (site: string) => new RegExp(`^${site.replaceAll('.', '\\.').replaceAll('*', '\\d+')}$`);
+  const pathsOf = (...roles: readonly string[]) =>
+    candidates.map(({ path }) => path).filter((path) => roles.some((role) => pattern(role).test(path)));
   const { attention, mlp } = sites;
-  return { targets: pick([attention.k, attention.v, mlp.down]), inputs: pick([mlp.down]) };
+  return { targets: pathsOf(attention.k, attention.v, mlp.down), inputs: pathsOf(mlp.down) };
 }
 
-/** Whether a module's input is scaled: PEFT's rule (tuners/ia3/model.py `_check_target_module_feedforward`). */
-function isInput(path: string, given: Ia3Config['feedforward_modules']): boolean {
-  if (typeof given === 'string') return new RegExp(`^(?:${given})$`, 's').test(path);
-  return (given ?? []).some((name) => path.endsWith(name));
+/** Whether a module's input is scaled, by PEFT's rule (tuners/ia3/model.py `_check_target_module_feedforward`). */
+function scalesInput(path: string, feedforward: Ia3Config['feedforward_modules']): boolean {
+  if (typeof feedforward === 'string') return new RegExp(`^(?:${feedforward})$`, 's').test(path);
+  return (feedforward ?? []).some((name) => path.endsWith(name));
 }
 
 export const ia3: Method<Ia3Config> = {
@@ -117,65 +102,37 @@ export const ia3: Method<Ia3Config> = {
   config: ia3Config,
 
   attach(model, config, seed): Adapter {
-    const candidates = candidatesOf(model);
-    const defaults = defaultsOf(model, candidates);
-    const inputs = config.feedforward_modules ?? (config.target_modules ? null : defaults.inputs);
-    const selected = selectTargets(candidates, config, defaults.targets);
-    const table = selected.find(({ kind }) => kind === 'embedding');
-    if (table) {
-      throw new GraftError('usage', `target_modules selects '${table.path}', and ia3 scales linear layers only`, {
-        place: 'target_modules',
-        hint: 'Leave it out, or use lora',
-      });
-    }
-    if (Array.isArray(inputs) && Array.isArray(config.target_modules)) {
-      const odd = inputs.find((name) => !config.target_modules!.includes(name));
-      if (odd !== undefined)
-        throw new GraftError('usage', `feedforward_modules names '${odd}', which target_modules does not`, {
+    const defaults = defaultTargets(model, candidatesOf(model));
+    const feedforward = config.feedforward_modules ?? (config.target_modules ? null : defaults.inputs);
+    if (Array.isArray(feedforward) && Array.isArray(config.target_modules)) {
+      const unknown = feedforward.find((name) => !config.target_modules!.includes(name));
+      if (unknown !== undefined)
+        throw new GraftError('usage', `feedforward_modules names '${unknown}', which is not in target_modules`, {
           place: 'feedforward_modules',
-          hint: 'Name it under target_modules too',
+          hint: 'Add it to target_modules',
         });
     }
-
-    const switched: Switch = { enabled: true };
-    const copies = config.modules_to_save?.length ? [saveModules(model, config.modules_to_save)] : [];
-    const parameters = new Map<string, Tensor>();
-    const wrappers = selected.map(({ path }, i) => {
-      const base = moduleAt(model.root, path) as LinearLayer;
-      const shape = isInput(path, inputs) ? [1, base.inFeatures] : [base.outFeatures, 1];
+    const layers = wrapLinearLayers(model, 'ia3', config, defaults.targets, (base, path, i, toggle) => {
+      const shape = scalesInput(path, feedforward) ? [1, base.inFeatures] : [base.outFeatures, 1];
       using generator = new Generator(mixSeed(seed, i));
       const l = trainable(() => (config.init_ia3_weights ? ops.ones(shape) : ops.randn(shape, { generator })));
-      parameters.set(`${path}.ia3_l`, l);
-      const wrapper = new Ia3Linear(base, l, switched);
-      replaceModule(model.root, path, wrapper);
-      return { path, wrapper };
+      return { wrapper: new Ia3Linear(base, l, toggle), parameters: { ia3_l: l } };
     });
-    for (const copy of copies) for (const [key, tensor] of copy.parameters) parameters.set(key, tensor);
-    const paths = wrappers.map(({ path }) => path);
-
     return wrappedAdapter(model, {
       method: 'ia3',
       config,
-      parameters,
-      wrappers,
-      switched,
-      copies,
+      ...layers.parts,
       warnings: [],
       advise: (lr) =>
         lr >= 1e-3 || !config.init_ia3_weights
           ? []
-          : [`vectors that begin at 1 hardly move at a learning rate of ${lr}: the paper has 3e-3`],
+          : [`vectors that begin at 1 hardly change at a learning rate of ${lr}: the paper uses 3e-3`],
       savedConfig: () => {
-        const all = candidates.map(({ path }) => path);
-        const targets = savedTargets(config.target_modules, paths, all);
-        // PEFT asks that the one list be a part of the other: both in last parts, or both in whole paths.
-        const short = (path: string) => (targets.includes(path) ? path : path.split('.').at(-1)!);
-        const own = config.feedforward_modules ?? [...new Set(paths.filter((p) => isInput(p, inputs)).map(short))];
-        return {
-          target_modules: targets,
-          feedforward_modules: own,
-          fan_in_fan_out: wrappers.some(({ wrapper }) => (layerUnder(wrapper) as Linear).transposed),
-        };
+        const fields = layers.savedFields();
+        // In PEFT one list has to contain the other: both hold last parts of paths, or both whole paths.
+        const named = (path: string) => (fields.target_modules.includes(path) ? path : path.split('.').at(-1)!);
+        const inputs = layers.paths.filter((path) => scalesInput(path, feedforward)).map(named);
+        return { ...fields, feedforward_modules: config.feedforward_modules ?? [...new Set(inputs)] };
       },
     });
   },

@@ -1,11 +1,11 @@
 export { type AttachedAdapter, attachMethods, type MethodChoice, trainHead, writtenBy } from './compose.ts';
 export {
   type Combination,
-  type Combining,
+  type CombineSettings,
   combinations,
   combinedRank,
   combineUpdates,
-  draws,
+  dareMasks,
   lora,
   type WeightedUpdate,
 } from './lora/index.ts';

@@ -4,7 +4,7 @@ import { ia3 } from './ia3.ts';
 import { adalora, lora } from './lora/index.ts';
 import { multitaskPrompt, prefix, prompt, pTuning } from './prompt/index.ts';
 
-/** Every method; a new one is a file and a line here. Recipes, help and documents derive from it. */
+/** Every method by its name in recipes; a new one is one file and one line here. Recipes, help and documents derive from it. */
 export const methods = {
   lora,
   adalora,

@@ -94,7 +94,7 @@ test('the table of pairs asked every method of every family and task', (t) => {
   const all = pairs();
   const tasks = families.reduce((sum, family) => sum + family.tasks.length, 0);
   assert.equal(all.length, tasks * Object.keys(methods).length);
-  const refused = all.filter(({ why }) => why !== undefined);
+  const refused = all.filter(({ refusal }) => refusal !== undefined);
   assert.deepEqual(refused, []);
   t.diagnostic(`${all.length} pairs asked`);
 });
@@ -133,7 +133,7 @@ test("a method's page shows its rows of a comparison, and those of full fine-tun
   assert.doesNotMatch(comparisons('lora', dir.path), /mails\.html/, 'no link to a picture that is not there');
   writeFileSync(join(dir.path, 'mails.html'), '');
   const linked = comparisons('lora', dir.path);
-  assert.match(linked, /^## Compared\n\n\| method \| result \| metric \|/);
+  assert.match(linked, /^## Comparison\n\n\| method \| result \| metric \|/);
   const rows = linked.match(
     /^\| [\w-]+ \| \d.* \| accuracy % \|.*\| \[a model, rows, 2026-01-02\]\(.*mails\.html\) \|$/gm,
   );

@@ -1,14 +1,106 @@
-/** A base for every family and task that the methods go on, and rows that it can learn. */
+/** The models that methods are tested on: of the Llama family, dense and quantised, and one for every other family and task. */
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { pack, type Row } from '../../src/data/index.ts';
-import { loadModel } from '../../src/models/index.ts';
+import { writeSafetensors } from '../../src/io/index.ts';
+import { loadModel, type Quantize } from '../../src/models/index.ts';
 import type { Model, TaskName } from '../../src/nn/index.ts';
+import { Generator, ops, scope } from '../../src/tensor/index.ts';
 import type { MicroBatch } from '../../src/train/index.ts';
-import { golden } from '../support.ts';
-import type { Base } from './cases.ts';
+import { golden, temporary } from '../support.ts';
+
+/** A model that methods are attached to. */
+export interface Base {
+  readonly name: string;
+  /** True: its linear layers and embeddings are quantised. */
+  readonly packed: boolean;
+  load(): Model;
+  /** Rows that it can learn. */
+  batch(model: Model, seed?: number): MicroBatch;
+}
+
+/** Three rows of random ids; the first half of each has no labels. */
+function tokens(model: Model, seed = 0): MicroBatch {
+  let at = 0;
+  const rows = [13, 2, 7].map((length) => {
+    const next = () => ((at + 1) * 7919 + seed * 104729 + at * at++) % model.vocabSize;
+    const ids = Int32Array.from({ length }, next);
+    return { ids, labels: ids.map((id, i) => (i < length / 2 ? -100 : id)), place: 'test' };
+  });
+  return pack(rows);
+}
+
+const decoder = (file: string, quantize: Quantize = 'none'): Base => ({
+  name: quantize === 'none' ? file : `${file} ${quantize}`,
+  packed: quantize !== 'none',
+  load: () => loadModel(golden(...file.split('/')), { quantize }),
+  batch: tokens,
+});
+
+const wideDir = temporary();
+process.on('exit', () => wideDir[Symbol.dispose]());
+
+/** A small Llama with random weights whose widths are multiples of 64, as nf4 needs. */
+const wide: Base = {
+  name: 'a wide llama nf4',
+  packed: true,
+  batch: tokens,
+  load() {
+    using _ = scope();
+    using generator = new Generator(17);
+    const dir = join(wideDir.path, 'wide');
+    if (existsSync(dir)) return loadModel(dir, { quantize: 'nf4' });
+    mkdirSync(dir);
+    const config = {
+      model_type: 'llama',
+      vocab_size: 96,
+      hidden_size: 64,
+      intermediate_size: 128,
+      num_hidden_layers: 2,
+      num_attention_heads: 4,
+      num_key_value_heads: 4,
+      tie_word_embeddings: false,
+    };
+    const shapes: Record<string, number[]> = {
+      'model.embed_tokens.weight': [96, 64],
+      'model.norm.weight': [64],
+      'lm_head.weight': [96, 64],
+    };
+    for (const layer of [0, 1]) {
+      const at = `model.layers.${layer}`;
+      for (const name of ['q', 'k', 'v', 'o']) shapes[`${at}.self_attn.${name}_proj.weight`] = [64, 64];
+      for (const name of ['gate', 'up']) shapes[`${at}.mlp.${name}_proj.weight`] = [128, 64];
+      shapes[`${at}.mlp.down_proj.weight`] = [64, 128];
+      for (const name of ['input', 'post_attention']) shapes[`${at}.${name}_layernorm.weight`] = [64];
+    }
+    writeFileSync(join(dir, 'config.json'), JSON.stringify(config));
+    writeSafetensors(
+      join(dir, 'model.safetensors'),
+      Object.entries(shapes).map(([name, shape]) => {
+        const values = ops.mulScalar(ops.randn(shape, { generator }), 0.2);
+        return { name, dtype: 'float32' as const, shape, bytes: () => values.bytes() };
+      }),
+    );
+    return loadModel(dir, { quantize: 'nf4' });
+  },
+};
+
+export const bases: readonly Base[] = [
+  ...['llama2', 'llama3', 'llama-linear', 'mistral', 'qwen2', 'qwen3'].map((name) => decoder(`models/${name}`)),
+  ...['llama', 'qwen2'].flatMap((name) => [decoder(`gguf/${name}.gguf`, 'keep'), decoder(`gguf/${name}.gguf`, 'int8')]),
+  wide,
+];
+
+/** Bases that cannot be quantised so, with the error. */
+export const refusedBases: readonly { base: Base; why: RegExp }[] = [
+  { base: decoder('models/llama2', 'int8'), why: /down_proj\.weight is 44 wide, and int8 needs a multiple of 32/ },
+  { base: decoder('models/qwen2', 'int8'), why: /embed_tokens\.weight is 40 wide, and int8 needs a multiple of 32/ },
+  { base: decoder('models/llama3', 'nf4'), why: /embed_tokens\.weight is 32 wide, and nf4 needs a multiple of 64/ },
+];
 
 const none = new Int32Array();
 
-/** Labels of a row by what its head says. */
+/** Adds the labels of its task to a row. */
 const labelled: Readonly<Record<TaskName, (row: Row, classes: number, r: number) => Row>> = {
   'causal-lm': (row) => ({ ...row, labels: row.ids.map((id, i) => (i < row.ids.length / 2 ? -100 : id)) }),
   'sequence-classification': (row, classes, r) => ({ ...row, target: [classes === 1 ? r - 0.5 : r % classes] }),

@@ -1,4 +1,4 @@
-/** Runs with gradient checkpointing: their losses, going on after a stop, and the tokens that then fit. */
+/** Runs with gradient checkpointing: their losses, resuming after a stop, and the tokens that fit into memory. */
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
@@ -13,17 +13,17 @@ before(async () => {
 
 const three = { num_virtual_tokens: 3 };
 
-/** Each with what is drawn while it trains, where it draws anything. */
+/** Methods, with the settings that use random numbers in training where they have any. */
 const methods: Readonly<Record<string, object | object[]>> = {
-  'LoRA, drop-out': { type: 'lora', target_modules: 'all-linear', lora_dropout: 0.2 },
-  'DoRA, drop-out': { type: 'lora', use_dora: true, lora_dropout: 0.2 },
+  'LoRA, dropout': { type: 'lora', target_modules: 'all-linear', lora_dropout: 0.2 },
+  'DoRA, dropout': { type: 'lora', use_dora: true, lora_dropout: 0.2 },
   AdaLoRA: { type: 'adalora', init_r: 4, target_r: 2, lora_dropout: 0.1 },
-  'prefix by a perceptron, with a bottleneck': [
+  'projected prefix, with a bottleneck': [
     { type: 'prefix', ...three, prefix_projection: true },
     { type: 'bottleneck', reduction_factor: 4, dropout: 0.1, stochastic_depth: 0.3 },
   ],
   Compacter: { type: 'bottleneck', config: 'compacter++', phm_dim: 2, reduction_factor: 8 },
-  'P-tuning, drop-out': { type: 'p-tuning', ...three, encoder_reparameterization_type: 'LSTM', encoder_dropout: 0.3 },
+  'P-tuning, dropout': { type: 'p-tuning', ...three, encoder_reparameterization_type: 'LSTM', encoder_dropout: 0.3 },
   full: { type: 'full' },
 };
 
@@ -39,9 +39,9 @@ async function run(recipe: object, stopAfter = Infinity) {
 
 let compared = 0;
 
-// llama3 shares keys among query heads.
+// llama3 has grouped-query attention.
 for (const [name, method] of Object.entries(methods)) {
-  test(`${name}: losses are those without it, also over micro-batches, and a run goes on as if never stopped`, async () => {
+  test(`${name}: losses equal those without it, also with micro-batches, and a resumed run has the losses of one never stopped`, async () => {
     using dir = temporary();
     const recipe = (to: string, gradient_checkpointing: boolean) => ({
       model: golden('models', 'llama3'),
@@ -70,7 +70,7 @@ for (const [name, method] of Object.entries(methods)) {
   });
 }
 
-test('more tokens of a large model fit', (t) => {
+test('with checkpointing, more tokens of a large model fit into memory', (t) => {
   const shape = { layers: 32, width: 4096, inner: 11008 };
   const [whole, kept] = [bytesPerToken(shape), bytesPerToken({ ...shape, checkpointed: true })];
   const [few, many] = [false, true].map((checkpointed) => tokenBudget({ ...shape, checkpointed }, 3.8e9, 4e9, 'mixed'));
@@ -79,4 +79,4 @@ test('more tokens of a large model fit', (t) => {
   assert.ok(many! > few! && many! <= 768);
 });
 
-test('so many losses were compared', () => assert.equal(compared, 4 * Object.keys(methods).length));
+test('every loss was compared', () => assert.equal(compared, 4 * Object.keys(methods).length));

@@ -1,4 +1,4 @@
-/** LoRA's drop-out: what it keeps, what decides it, and its gradient. */
+/** LoRA's dropout: its mean and variance, what decides its mask, and its gradient. */
 import assert from 'node:assert/strict';
 import test, { before } from 'node:test';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
@@ -10,7 +10,8 @@ import { measure, taskOf } from '../../src/tasks/index.ts';
 import { Generator, manualSeed, mixSeed, noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
 import { batchLoss, trainStep } from '../../src/train/index.ts';
 import { golden, logitsOf, numbers, relativeError } from '../support.ts';
-import { bases, disturb } from './cases.ts';
+import { bases } from './bases.ts';
+import { perturb } from './cases.ts';
 
 before(async () => {
   await startEngine();
@@ -25,7 +26,7 @@ const base = bases.find(({ name }) => name === 'models/llama2')!;
 function attach(model: Model, lora_dropout: number): Adapter {
   const config = { r: 4, lora_alpha: 4 * scaling, target_modules: 'all-linear', lora_dropout };
   const adapter = lora.attach(model, lora.config.parse(config), 0);
-  disturb(adapter, 1);
+  perturb(adapter, 1);
   return adapter;
 }
 
@@ -34,14 +35,14 @@ const normal = (shape: number[], seed: number): Tensor => {
   return ops.randn(shape, { generator });
 };
 
-/** The layer with the adapter on it, and the adapter's two matrices. */
+/** Returns the adapted layer and the adapter's two matrices. */
 function layerOf(model: Model, adapter: Adapter) {
   const layer = moduleAt(model.root, path) as LinearLayer;
   const [a, b] = ['lora_A', 'lora_B'].map((part) => adapter.parameters.get(`${path}.${part}.weight`)!);
   return { layer, a: a!, b: b! };
 }
 
-test('its mean over many seeds is the layer without it, and its spread is what the mask gives', (t) => {
+test('its mean over many seeds is the output without dropout, and its variance is the expected one', (t) => {
   using _ = scope();
   using model = loadModel(golden('models', 'llama2'));
   using adapter = attach(model, p);
@@ -70,12 +71,12 @@ test('its mean over many seeds is the layer without it, and its spread is what t
   t.diagnostic(
     `${variance.length} outputs, ${draws} draws: farthest mean ${worst.toFixed(2)} σ, spread ${ratio.toFixed(4)}`,
   );
-  // Beyond 5 σ one of 160 means would be once in ten thousand sets of seeds; these seeds are fixed.
+  // One of 160 means is beyond 5 σ in one of ten thousand sets of seeds; these seeds are fixed.
   assert.ok(worst < 5, `a mean is ${worst} standard errors off`);
   assert.ok(Math.abs(ratio - 1) < 0.02, `the variance is ${ratio} times what it should be`);
 });
 
-test('it is off where no gradient is recorded', () => {
+test('it is off when no gradient is recorded', () => {
   using _ = scope();
   using model = base.load();
   const batch = base.batch(model);
@@ -89,7 +90,7 @@ test('it is off where no gradient is recorded', () => {
   assert.notEqual(batchLoss(model, batch).item() / batch.predicted, measured[0]!.loss);
 });
 
-test('seed, step and micro-batch decide it', () => {
+test('seed, step and micro-batch decide the mask', () => {
   using model = base.load();
   const batch = base.batch(model);
   using adapter = attach(model, p);
@@ -108,7 +109,7 @@ test('seed, step and micro-batch decide it', () => {
   ];
   assert.equal(new Set(places.map((place) => lossAt(...place))).size, places.length);
 
-  // A step seeds each micro-batch by its number: two equal ones are dropped differently.
+  // A step seeds each micro-batch by its number: two equal ones have different masks.
   using optimizer = adamw(adapter.parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 });
   const step = (n: number) =>
     trainStep({
@@ -128,7 +129,7 @@ test('seed, step and micro-batch decide it', () => {
 });
 
 for (const kind of ['plain', 'behind a gated unit', 'on top of another adapter'] as const) {
-  test(`its gradient is that of the same mask in plain operators: ${kind}`, () => {
+  test(`its gradient equals that of the same mask in plain operators: ${kind}`, () => {
     using _ = scope();
     using model = loadModel(golden('models', 'llama2'));
     using under = kind === 'on top of another adapter' ? attach(model, 0) : null;
@@ -167,7 +168,7 @@ for (const kind of ['plain', 'behind a gated unit', 'on top of another adapter']
     assert.equal(got.length, names.length);
     names.forEach((name, i) => {
       const error = relativeError(got[i]!, want[i]!);
-      assert.ok(error <= 2e-6, `the ${name}'s differ by ${error}`);
+      assert.ok(error <= 2e-6, `${name}: the values differ by ${error}`);
     });
   });
 }

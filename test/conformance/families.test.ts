@@ -1,41 +1,47 @@
-/** Every method, and methods together, on every family and task, with the head trained beside them. */
+/** Every method, and several methods together, on every family and task, with the task's head trained too. */
 import assert from 'node:assert/strict';
 import test, { before } from 'node:test';
 import { savedAdapters } from '../../src/adapters/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { attachMethods, type MethodChoice, type methods } from '../../src/methods/index.ts';
 import type { Model } from '../../src/nn/index.ts';
-import { familyBases } from './bases.ts';
-import { type Base, type MethodCases, methodCases, savedOn } from './cases.ts';
-import { handles, holds } from './properties.ts';
+import { type Base, familyBases } from './bases.ts';
+import { type MethodCases, methodCases, savedBottlenecks } from './cases.ts';
+import { checkProperties, liveHandles } from './properties.ts';
 
 before(async () => {
   await startEngine();
   currentEngine().native.threads(1);
 });
 
-interface Line {
+/** A method with a config that suits every family. */
+interface FamilyCase {
   readonly method: keyof typeof methods | 'together';
   readonly config: string;
   choices(base: Base): readonly MethodChoice[];
-  /** Why it cannot go on this base; undefined: it can. */
+  /** The error on this model; undefined: it can be attached. */
   refuses?(model: Model): RegExp | undefined;
 }
 
-const one = (method: keyof typeof methods, config: string, fields: object, more: Partial<Line> = {}): Line => ({
+const one = (
+  method: keyof typeof methods,
+  config: string,
+  fields: object,
+  more: Partial<FamilyCase> = {},
+): FamilyCase => ({
   method,
   config,
   choices: () => [{ type: method, ...fields }],
   ...more,
 });
 
-/** Models that see read no tokens. */
-const seeing = (why: RegExp) => ({ refuses: ({ image }: Model) => (image ? why : undefined) });
+/** For cases that image models refuse, since they read no tokens. */
+const refusedForImages = (why: RegExp) => ({ refuses: ({ image }: Model) => (image ? why : undefined) });
 
 const three = { num_virtual_tokens: 3 };
 
-/** Configurations name no module of a family: these are what PEFT and AdapterHub choose by themselves. */
-const lines: readonly Line[] = [
+/** The configs name no module of a family: the targets are the defaults of PEFT and AdapterHub. */
+const familyCases: readonly FamilyCase[] = [
   one('lora', 'defaults', {}),
   one('lora', 'every linear layer', { target_modules: 'all-linear', r: 4 }),
   one('lora', 'DoRA', { target_modules: 'all-linear', use_dora: true, r: 4 }),
@@ -47,13 +53,13 @@ const lines: readonly Line[] = [
     'prompt',
     'tokens of the vocabulary',
     { ...three, prompt_tuning_init: 'SAMPLE_VOCAB' },
-    seeing(/this model reads no tokens whose vectors could be taken/),
+    refusedForImages(/SAMPLE_VOCAB needs token embeddings, and this model has none/),
   ),
   one(
     'lora',
     'rows of tokens',
     { trainable_token_indices: Array.from({ length: 45 }, (_, i) => 2 * i + 1) },
-    seeing(/'\w+\.embeddings\.patch_embeddings\.projection', which is no embedding/),
+    refusedForImages(/'\w+\.embeddings\.patch_embeddings\.projection', which is neither an embedding/),
   ),
   one('multitask-prompt', 'one task', { ...three, num_ranks: 2 }),
   one('prefix', 'random start', three),
@@ -68,7 +74,7 @@ const lines: readonly Line[] = [
     {},
     {
       choices: (base) => [
-        { type: 'fusion', adapters: savedOn(base, [{ reduction_factor: 4 }, { reduction_factor: 8 }]) },
+        { type: 'fusion', adapters: savedBottlenecks(base, [{ reduction_factor: 4 }, { reduction_factor: 8 }]) },
       ],
     },
   ),
@@ -83,23 +89,23 @@ const lines: readonly Line[] = [
   },
 ];
 
-/** As in `cases.ts`, but for what is said here. */
-function casesOf(method: Line['method']): MethodCases {
+/** Returns the expectations of `cases.ts`, adapted to these models. */
+function casesOf(method: FamilyCase['method']): MethodCases {
   const cases = methodCases[method === 'together' ? 'p-tuning' : method];
   const lr = { together: 1e-2, fusion: 3e-2 }[method as string] ?? cases.lr;
-  // Start and end of an answer are chosen among tokens: softmax does not see what is added to all.
-  const idle = ['qa_outputs\\.bias$', ...(cases.idle ? [cases.idle.source] : [])];
-  return { ...cases, lr, idle: new RegExp(idle.join('|')) };
+  // Start and end of an answer are a softmax over tokens, which does not change when all scores get the same bias.
+  const withoutGradient = ['qa_outputs\\.bias$', ...(cases.withoutGradient ? [cases.withoutGradient.source] : [])];
+  return { ...cases, lr, withoutGradient: new RegExp(withoutGradient.join('|')) };
 }
 
-let kept = 0;
-let notPromised = 0;
+let held = 0;
+let notApplicable = 0;
 let refused = 0;
 
-for (const { method, config, choices, refuses } of lines) {
+for (const { method, config, choices, refuses } of familyCases) {
   for (const base of familyBases) {
     test(`${method} (${config}) on ${base.name}`, () => {
-      const live = handles();
+      const live = liveHandles();
       const attach = (model: Model, seed = 0) => attachMethods(model, choices(base), seed, savedAdapters(model));
       using model = base.load();
       const why = refuses?.(model);
@@ -108,24 +114,28 @@ for (const { method, config, choices, refuses } of lines) {
         refused++;
         return;
       }
-      const counts = holds({ base, cases: casesOf(method), config, attach, headTrained: true });
-      kept += counts.kept;
-      notPromised += counts.notPromised;
+      const counts = checkProperties({ base, cases: casesOf(method), config, attach, headTrained: true });
+      held += counts.held;
+      notApplicable += counts.notApplicable;
       model[Symbol.dispose]();
-      assert.equal(handles(), live, 'live handles at the end');
+      assert.equal(liveHandles(), live, 'live handles at the end');
     });
   }
 }
 
-test('so many cases were looked at', (t) => {
+test('every property was checked on every model', (t) => {
   t.diagnostic(
-    `${lines.length} lines × ${familyBases.length} bases: ${kept} properties kept, ${notPromised} not promised, ${refused} pairs refused`,
+    `${familyCases.length} cases × ${familyBases.length} models: ${held} properties hold, ${notApplicable} do not apply, ${refused} are refused`,
   );
-  const [every, seen, properties] = [familyBases.length, 3, 9];
-  // Ten lines cannot be merged, (IA)³ draws nothing by chance, and full fine-tuning is neither merged, undone, doubled nor drawn.
-  const waived = 10 * every + (every - seen) + every + 4 * every;
+  const [models, imageModels, properties] = [familyBases.length, 3, 9];
+  // Ten cases cannot be merged, (IA)³ has no random values, and full fine-tuning has no merging, no undoing, no second adapter, no seed.
+  const expected = 10 * models + (models - imageModels) + models + 4 * models;
   assert.deepEqual(
-    { kept, notPromised, refused },
-    { kept: (lines.length * every - 2 * seen) * properties - waived, notPromised: waived, refused: 2 * seen },
+    { held, notApplicable, refused },
+    {
+      held: (familyCases.length * models - 2 * imageModels) * properties - expected,
+      notApplicable: expected,
+      refused: 2 * imageModels,
+    },
   );
 });

@@ -1,4 +1,4 @@
-/** A method on a base held in blocks computes what it computes on the same numbers unpacked, gradients too. */
+/** A method on a quantised base gives the same logits, losses and gradients as on the same weights dequantised. */
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
@@ -10,7 +10,8 @@ import { type Model, namedTensors } from '../../src/nn/index.ts';
 import { manualSeed, ops, scope } from '../../src/tensor/index.ts';
 import { batchLoss } from '../../src/train/index.ts';
 import { logitsOf, numbers, relativeError, temporary } from '../support.ts';
-import { bases, disturb, methodCases } from './cases.ts';
+import { bases } from './bases.ts';
+import { methodCases, perturb } from './cases.ts';
 
 before(async () => {
   await startEngine();
@@ -23,8 +24,8 @@ for (const [name, cases] of Object.entries(methodCases)) {
   const method = methods[name as keyof typeof methods] as unknown as Method<unknown>;
   for (const base of bases.filter((b) => b.packed && !cases.refuses(b, 'defaults'))) {
     const onBoth = (config: string) =>
-      !cases.refuses(base, config) && !cases.refuses({ ...base, name: 'unpacked', packed: false }, config);
-    test(`${name} on ${base.name} equals ${name} on the unpacked base`, () => {
+      !cases.refuses(base, config) && !cases.refuses({ ...base, name: 'dense', packed: false }, config);
+    test(`${name} on ${base.name} equals ${name} on the dequantised base`, () => {
       using dir = temporary();
       using packed = base.load();
       saveModel(packed, join(dir.path, 'dense'), dir.path);
@@ -37,9 +38,9 @@ for (const [name, cases] of Object.entries(methodCases)) {
         const fields = typeof given === 'function' ? given(base) : given;
         const [got, want] = [packed, dense].map((model) => {
           using adapter = method.attach(model, method.config.parse(fields), 5, savedAdapters(model));
-          disturb(adapter, 6);
+          perturb(adapter, 6);
           const batch = base.batch(model);
-          // Many rows, few and one: each takes a kernel of its own.
+          // Many rows, a few and one: other kernels compute each.
           const rows = [13, 3, 1].map((n) => logitsOf(model, batch.ids.subarray(0, n)));
           manualSeed(9);
           const loss = batchLoss(model, batch);
@@ -72,7 +73,7 @@ interface Outcome {
   readonly gradients: (readonly [string, Float32Array])[];
 }
 
-test('so many gradients were compared', (t) => {
+test('enough gradients were compared', (t) => {
   t.diagnostic(`${compared} gradients`);
   assert.ok(compared > 500);
 });

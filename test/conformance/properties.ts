@@ -1,4 +1,4 @@
-/** What every method must keep on every base (design §5), and how one case is run. */
+/** The properties that every method has on every base (design §5), and the function that checks them for one case. */
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { loadAdapter, saveAdapter } from '../../src/adapters/index.ts';
@@ -12,11 +12,12 @@ import { tokensOf } from '../../src/tasks/index.ts';
 import { manualSeed, mixSeed, noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
 import { batchLoss, type MicroBatch, trainStep } from '../../src/train/index.ts';
 import { numbers, relativeError, temporary } from '../support.ts';
-import { type Base, disturb, type MethodCases } from './cases.ts';
+import type { Base } from './bases.ts';
+import { type MethodCases, perturb } from './cases.ts';
 
-export const handles = () => currentEngine().native.memory().handles;
+export const liveHandles = () => currentEngine().native.memory().handles;
 
-/** One method with one configuration on one freshly loaded base. */
+/** One method with one config on one freshly loaded base. */
 export interface Case {
   readonly base: Base;
   readonly model: Model;
@@ -24,11 +25,11 @@ export interface Case {
   readonly cases: MethodCases;
   readonly config: string;
   attach(model: Model, seed?: number): Adapter;
-  /** A head is trained beside it, on a copy, which other kernels compute: equal but for rounding. */
+  /** True: a head is trained too, on a copy, which other kernels compute: results are equal up to rounding. */
   readonly headTrained?: boolean;
 }
 
-/** What the head says of the first row. */
+/** Returns the output of the head for the first row. */
 export const logits = ({ model, batch }: Pick<Case, 'model' | 'batch'>): Float32Array =>
   noGrad(() => {
     using _ = scope();
@@ -37,57 +38,57 @@ export const logits = ({ model, batch }: Pick<Case, 'model' | 'batch'>): Float32
 const bytesOf = (tensors: Iterable<readonly [string, Tensor]>) =>
   new Map([...tensors].map(([key, tensor]) => [key, tensor.bytes().slice()]));
 
-/** Steps on one batch; returns the loss before each. */
-function learn({ model, batch, cases }: Case, { parameters }: Adapter, steps: number): number[] {
+/** Trains for some steps on one batch, and returns the loss before each. */
+function train({ model, batch, cases }: Case, { parameters }: Adapter, steps: number): number[] {
   using optimizer = adamw(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 });
   const counts = new Set<number>();
   const losses = Array.from({ length: steps }, (_, step) => {
     const input = { model, parameters, optimizer, batches: [batch], lr: cases.lr, maxGradNorm: 1, seed: 3, step };
     const { loss } = trainStep(input);
-    counts.add(handles());
+    counts.add(liveHandles());
     return loss;
   });
   assert.equal(counts.size, 1, `live handles after every step: ${[...counts]}`);
   return losses;
 }
 
-/** The loss of one batch, each parameter's gradient, and how many blocks were computed for them. */
+/** Returns the loss of one batch, the gradient of each parameter, and how many blocks were computed for them. */
 function gradientsOf({ model, batch }: Case, { parameters }: Adapter) {
   using _ = scope();
   let blocks = 0;
-  const counted = model.ports.add({
+  const removePort = model.ports.add({
     enabled: true,
-    afterMlp(half) {
+    afterMlp(sublayer) {
       blocks++;
-      return half.delta;
+      return sublayer.delta;
     },
   });
   manualSeed(mixSeed(3, 1));
   const sum = batchLoss(model, batch);
   sum.backward();
-  counted();
+  removePort();
   const gradients = new Map([...parameters].map(([key, { grad }]) => [key, numbers(ops.contiguous(grad!))]));
   for (const parameter of parameters.values()) parameter.grad = undefined;
   return { loss: sum.item(), gradients, blocks };
 }
 
-/** Each is true of the case, or says that the method does not promise it. */
-export const properties: Readonly<Record<string, (c: Case) => 'not promised' | undefined>> = {
+/** Checks by name: each throws where the property does not hold, or returns that it does not apply to the method. */
+export const properties: Readonly<Record<string, (c: Case) => 'not applicable' | undefined>> = {
   'a fresh adapter changes no logit'(c) {
     const plain = logits(c);
     using _ = c.attach(c.model);
-    const promised = c.cases.freshIsSilent(c.config);
-    const silent = promised && c.headTrained ? 'nearly' : promised;
-    if (silent === 'nearly') assert.ok(relativeError(logits(c), plain) <= 1e-5, 'rounding alone shows');
-    else if (silent) assert.deepEqual(logits(c), plain);
-    else assert.ok(relativeError(logits(c), plain) > 1e-4, 'a random start shows');
+    const declared = c.cases.startsUnchanged(c.config);
+    const unchanged = declared && c.headTrained ? 'nearly' : declared;
+    if (unchanged === 'nearly') assert.ok(relativeError(logits(c), plain) <= 1e-5, 'only rounding differs');
+    else if (unchanged) assert.deepEqual(logits(c), plain);
+    else assert.ok(relativeError(logits(c), plain) > 1e-4, 'random initial values change the logits');
     return undefined;
   },
 
-  'every parameter gets a gradient, and nothing else does'(c) {
+  'every parameter has a gradient, and no other tensor has one'(c) {
     const base = [...namedTensors(c.model.root)];
     using adapter = c.attach(c.model);
-    disturb(adapter, 1);
+    perturb(adapter, 1);
     batchLoss(c.model, c.batch).backward();
     const trained = new Set(adapter.parameters.values());
     assert.ok(trained.size > 0);
@@ -96,7 +97,7 @@ export const properties: Readonly<Record<string, (c: Case) => 'not promised' | u
       assert.deepEqual(parameter.grad.shape, parameter.shape, key);
       const norm = ops.vectorNorm(parameter.grad, 2).item();
       assert.ok(
-        Number.isFinite(norm) && (norm > 0 || c.cases.idle?.test(key)),
+        Number.isFinite(norm) && (norm > 0 || c.cases.withoutGradient?.test(key)),
         `the gradient of ${key} has the norm ${norm}`,
       );
     }
@@ -107,10 +108,10 @@ export const properties: Readonly<Record<string, (c: Case) => 'not promised' | u
     return undefined;
   },
 
-  'saved and loaded it is the same, bit for bit'(c) {
+  'a saved adapter is loaded bit for bit'(c) {
     using dir = temporary();
     using adapter = c.attach(c.model);
-    disturb(adapter, 2);
+    perturb(adapter, 2);
     const out = join(dir.path, 'saved');
     if (c.cases.trainsBase) {
       assert.throws(() => saveAdapter(c.model, adapter, out, { base: 'b' }), /PEFT has no format/);
@@ -127,7 +128,7 @@ export const properties: Readonly<Record<string, (c: Case) => 'not promised' | u
     using loaded = loadAdapter(model, out);
     if (c.cases.savedAsOther?.test(c.config)) {
       const error = relativeError(logits({ ...c, model }), logits(c));
-      assert.ok(error <= 1e-5, `what was saved differs by ${error}`);
+      assert.ok(error <= 1e-5, `the saved adapter differs by ${error}`);
       return undefined;
     }
     assert.deepEqual(bytesOf(loaded.parameters), bytesOf(adapter.parameters));
@@ -135,13 +136,13 @@ export const properties: Readonly<Record<string, (c: Case) => 'not promised' | u
     return undefined;
   },
 
-  'merged equals attached, unmerged is attached again, and the merged model can be saved'(c) {
+  'merging keeps the logits, unmerging restores them, and the merged model can be saved'(c) {
     using adapter = c.attach(c.model);
     if (c.cases.mergeTolerance === undefined || c.cases.unmergeable?.(c.base, c.config)) {
       assert.equal(adapter.merge, undefined);
-      return 'not promised';
+      return 'not applicable';
     }
-    disturb(adapter, 4);
+    perturb(adapter, 4);
     const attached = logits(c);
     adapter.merge!();
     const merged = logits(c);
@@ -154,7 +155,7 @@ export const properties: Readonly<Record<string, (c: Case) => 'not promised' | u
     using dir = temporary();
     saveModel(c.model, join(dir.path, 'model'), dir.path);
     using written = loadModel(join(dir.path, 'model'));
-    // A packed base is written dense: layers that were not merged then take another way to the same numbers.
+    // A quantised base is saved dense: other kernels then compute the layers that were not merged.
     const drift = relativeError(logits({ ...c, model: written }), merged);
     assert.ok(drift <= (c.base.packed || c.headTrained ? 1e-5 : 0), `the saved model differs by ${drift}`);
     adapter.unmerge!();
@@ -162,13 +163,13 @@ export const properties: Readonly<Record<string, (c: Case) => 'not promised' | u
     return undefined;
   },
 
-  'detached, even after training or while merged, it leaves the base bit for bit'(c) {
-    if (c.cases.trainsBase) return 'not promised';
+  'detaching restores the base bit for bit, after training and while merged too'(c) {
+    if (c.cases.trainsBase) return 'not applicable';
     const [plain, weights] = [logits(c), bytesOf(namedTensors(c.model.root))];
     for (const merged of [false, true]) {
       const adapter = c.attach(c.model);
-      learn(c, adapter, 1);
-      disturb(adapter, 5);
+      train(c, adapter, 1);
+      perturb(adapter, 5);
       assert.notDeepEqual(logits(c), plain);
       if (merged) adapter.merge?.();
       adapter.detach();
@@ -179,18 +180,18 @@ export const properties: Readonly<Record<string, (c: Case) => 'not promised' | u
     return undefined;
   },
 
-  'two adapters on one base do not touch each other'(c) {
-    if (c.cases.trainsBase) return 'not promised';
+  'two adapters on one base are independent'(c) {
+    if (c.cases.trainsBase) return 'not applicable';
     const plain = logits(c);
     const alone = [10, 11].map((seed) => {
       using adapter = c.attach(c.model, seed);
-      disturb(adapter, seed);
+      perturb(adapter, seed);
       return logits(c);
     }) as [Float32Array, Float32Array];
-    for (const firstOut of [0, 1] as const) {
+    for (const detachedFirst of [0, 1] as const) {
       const pair = [10, 11].map((seed) => {
         const adapter = c.attach(c.model, seed);
-        disturb(adapter, seed);
+        perturb(adapter, seed);
         return adapter;
       }) as [Adapter, Adapter];
       const only = (which: 0 | 1 | undefined) => {
@@ -202,37 +203,37 @@ export const properties: Readonly<Record<string, (c: Case) => 'not promised' | u
       const both = logits(c);
       for (const which of [0, 1] as const) {
         assert.notDeepEqual(both, alone[which]);
-        assert.deepEqual(only(which), alone[which], `${which} switched on alone`);
+        assert.deepEqual(only(which), alone[which], `only adapter ${which} is enabled`);
       }
-      assert.deepEqual(only(undefined), plain, 'both switched off');
+      assert.deepEqual(only(undefined), plain, 'both are disabled');
 
       only(0);
       const before = bytesOf(pair[1].parameters);
-      learn(c, pair[0], 2);
-      assert.deepEqual(bytesOf(pair[1].parameters), before, 'training one leaves the other');
+      train(c, pair[0], 2);
+      assert.deepEqual(bytesOf(pair[1].parameters), before, 'training one does not change the other');
       for (const parameter of pair[1].parameters.values()) assert.equal(parameter.grad, undefined);
       const expected = [only(0), only(1)] as const;
       assert.deepEqual(expected[1], alone[1]);
 
       for (const adapter of pair) adapter.enabled = true;
       for (const adapter of pair) adapter.merge?.();
-      const [left, stays] = [pair[1 - firstOut]!, expected[1 - firstOut]!];
-      pair[firstOut].detach();
-      if (left.merge) {
-        const error = relativeError(logits(c), stays);
-        assert.ok(error <= c.cases.mergeTolerance!, `one detached, the other, merged, differs by ${error}`);
-        left.unmerge!();
+      const [remaining, remainingLogits] = [pair[1 - detachedFirst]!, expected[1 - detachedFirst]!];
+      pair[detachedFirst].detach();
+      if (remaining.merge) {
+        const error = relativeError(logits(c), remainingLogits);
+        assert.ok(error <= c.cases.mergeTolerance!, `after detaching one, the other, merged, differs by ${error}`);
+        remaining.unmerge!();
       }
-      assert.deepEqual(logits(c), stays, 'the one that stays');
-      left.detach();
-      assert.deepEqual(logits(c), plain, 'both detached');
+      assert.deepEqual(logits(c), remainingLogits, 'the remaining adapter');
+      remaining.detach();
+      assert.deepEqual(logits(c), plain, 'both are detached');
     }
     return undefined;
   },
 
   'with gradient checkpointing, losses and gradients are the same'(c) {
     using adapter = c.attach(c.model);
-    disturb(adapter, 9);
+    perturb(adapter, 9);
     const plain = gradientsOf(c, adapter);
     using _ = useGradientCheckpointing(true);
     const again = gradientsOf(c, adapter);
@@ -246,9 +247,9 @@ export const properties: Readonly<Record<string, (c: Case) => 'not promised' | u
     return undefined;
   },
 
-  'some steps on one batch lower its loss'(c) {
+  'a few steps on one batch lower its loss'(c) {
     using adapter = c.attach(c.model);
-    const losses = learn(c, adapter, 8);
+    const losses = train(c, adapter, 8);
     assert.ok(losses.at(-1)! < 0.98 * losses[0]!, `from ${losses[0]} to ${losses.at(-1)}`);
     return undefined;
   },
@@ -260,32 +261,32 @@ export const properties: Readonly<Record<string, (c: Case) => 'not promised' | u
     };
     const first = initial(7);
     assert.deepEqual(initial(7), first);
-    if (c.cases.trainsBase || c.cases.drawsNothing?.test(c.config)) return 'not promised';
+    if (c.cases.trainsBase || c.cases.seedIndependent?.test(c.config)) return 'not applicable';
     const other = initial(8);
-    const drawn = [...first].filter(([key, bytes]) => Buffer.compare(bytes, other.get(key)!) !== 0);
-    assert.ok(drawn.length > 0, 'another seed, other values');
-    const distinct = new Set(drawn.map(([, bytes]) => Buffer.from(bytes).toString('base64')));
-    assert.equal(distinct.size, drawn.length, 'no two parameters are drawn alike');
+    const random = [...first].filter(([key, bytes]) => Buffer.compare(bytes, other.get(key)!) !== 0);
+    assert.ok(random.length > 0, 'another seed gives other values');
+    const distinct = new Set(random.map(([, bytes]) => Buffer.from(bytes).toString('base64')));
+    assert.equal(distinct.size, random.length, 'no two parameters have the same values');
     return undefined;
   },
 };
 
-/** Every property of one case, each on a freshly loaded base; how many are kept, and how many are not promised. */
-export function holds(c: Omit<Case, 'model' | 'batch'>): { kept: number; notPromised: number } {
-  const counts = { kept: 0, notPromised: 0 };
+/** Checks every property of one case, each on a freshly loaded base; returns how many hold, and how many do not apply. */
+export function checkProperties(c: Omit<Case, 'model' | 'batch'>): { held: number; notApplicable: number } {
+  const counts = { held: 0, notApplicable: 0 };
   for (const [property, check] of Object.entries(properties)) {
     using model = c.base.load();
-    const whole: Case = { ...c, model, batch: c.base.batch(model) };
-    logits(whole); // tables that a first forward fills
-    const before = handles();
+    const fullCase: Case = { ...c, model, batch: c.base.batch(model) };
+    logits(fullCase); // the first forward pass fills caches
+    const before = liveHandles();
     try {
       using _ = scope();
-      if (check(whole) === 'not promised') counts.notPromised++;
-      else counts.kept++;
+      if (check(fullCase) === 'not applicable') counts.notApplicable++;
+      else counts.held++;
     } catch (cause) {
       throw new Error(`${property}: ${(cause as Error).message}`, { cause });
     }
-    assert.equal(handles(), before, `${property}: live handles`);
+    assert.equal(liveHandles(), before, `${property}: live handles`);
   }
   return counts;
 }

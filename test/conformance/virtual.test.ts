@@ -1,4 +1,4 @@
-/** Virtual tokens at work: generation, one prefix under two heads, texts to begin from, runs, and room. */
+/** Virtual tokens in use: generation, one prefix under two heads, initial texts, runs, and room in the context. */
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -13,7 +13,7 @@ import { type Embedding, type Model, moduleAt, packTokens } from '../../src/nn/i
 import { noGrad, scope, Tensor } from '../../src/tensor/index.ts';
 import { parseRecipe, runTraining, type TrainEvent } from '../../src/train/index.ts';
 import { golden, logitsOf, numbers, readTensors, relativeError, temporary } from '../support.ts';
-import { disturb } from './cases.ts';
+import { perturb } from './cases.ts';
 
 before(async () => {
   await startEngine();
@@ -42,11 +42,11 @@ let decoded = 0;
 
 for (const base of ['models/llama3', 'models/mistral', 'models/qwen3', 'families/gpt2', 'gguf/llama.gguf']) {
   for (const [name, choices] of Object.entries(lists)) {
-    test(`${name} on ${base}: tokens with a cache are the argmax of a full pass at every step`, () => {
+    test(`${name} on ${base}: tokens generated with a cache are the argmax of a full pass at every step`, () => {
       using model = loadModel(golden(...base.split('/')), { quantize: 'keep' });
       using adapter = attachMethods(model, choices, 3);
-      disturb(adapter, 4);
-      logitsOf(model, promptOf(model, 30)); // tables that a first forward fills
+      perturb(adapter, 4);
+      logitsOf(model, promptOf(model, 30)); // the first forward pass fills caches
       const live = currentEngine().native.memory().handles;
       for (const [length, prefillTokens] of [
         [1, 512],
@@ -58,7 +58,7 @@ for (const base of ['models/llama3', 'models/mistral', 'models/qwen3', 'families
         for (const id of generate(model, row, { maxNewTokens: 8, temperature: 0, prefillTokens })) {
           const all = logitsOf(model, row);
           const last = all.subarray(all.length - model.vocabSize);
-          // Among all but equal ones either may be chosen.
+          // Of nearly equal logits, either may be chosen.
           const best = last.reduce((a, b) => Math.max(a, b));
           assert.ok(best - last[id]! <= 1e-4, `token ${row.length} is ${id}, ${best - last[id]!} below the best`);
           row.push(id);
@@ -70,9 +70,9 @@ for (const base of ['models/llama3', 'models/mistral', 'models/qwen3', 'families
   }
 }
 
-test('so many tokens were decoded', () => assert.equal(decoded, 5 * 5 * 4 * 8));
+test('every token was compared', () => assert.equal(decoded, 5 * 5 * 4 * 8));
 
-test('rows that are packed see their own virtual tokens only', () => {
+test('packed rows attend to their own virtual tokens only', () => {
   for (const [name, choices] of Object.entries(lists)) {
     using model = loadModel(golden('models', 'mistral'));
     using _ = attachMethods(model, choices, 3);
@@ -94,7 +94,7 @@ test('one prefix serves two tasks on one base, each under its head', async () =>
   const base = golden('models', 'llama3');
   using first = loadModel(base, { task: 'sequence-classification', labels: ['ham', 'spam'] });
   using trained = attachMethods(first, [p('prefix')], 1);
-  disturb(trained, 2);
+  perturb(trained, 2);
   saveAdapter(first, trained, saved, { base });
   assert.ok(headFits(first, saved));
 
@@ -106,7 +106,7 @@ test('one prefix serves two tasks on one base, each under its head', async () =>
   assert.deepEqual(of('prompt_embeddings', shared), of('prompt_embeddings', trained));
   assert.deepEqual(shared.parameters.get('score.weight')!.shape, [5, second.width]);
 
-  // Below the heads they are the same.
+  // Without their heads, the two models compute the same.
   const hidden = [first, second].map((model) =>
     noGrad(() => {
       using _ = scope();
@@ -114,7 +114,7 @@ test('one prefix serves two tasks on one base, each under its head', async () =>
     }),
   );
   assert.deepEqual(hidden[1], hidden[0]);
-  // And a run of the second task may begin from the first one's prefix.
+  // A run of the second task can begin from the prefix of the first.
   const { result, messages } = await run({
     model: base,
     task: 'token-classification',
@@ -132,7 +132,7 @@ test('one prefix serves two tasks on one base, each under its head', async () =>
   assert.deepEqual(tensors.get('base_model.score.weight')!.shape, [5, second.width]);
 });
 
-test('a prompt begins with a text’s vectors, repeated or cut, and a prefix with its keys and values', () => {
+test('a prompt begins with the embeddings of a text, repeated or cut, and a prefix with its keys and values', () => {
   using model = loadModel(golden('gguf', 'llama.gguf'));
   const tokenizer = tokenizerOf(golden('gguf', 'llama.gguf'));
   const encode = (text: string) => [...tokenizer.encode(text)];
@@ -147,14 +147,14 @@ test('a prompt begins with a text’s vectors, repeated or cut, and a prefix wit
     const vectors = table.forward(Tensor.from(BigInt64Array.from(want)));
     assert.deepEqual(numbers(adapter.parameters.get('prompt_embeddings')!), numbers(vectors));
   }
-  // A prefix of a row's own beginning is that beginning. Where no number is given, there are as many as the text has.
+  // A prefix from the first part of a row replaces that part. By default its length is that of the text.
   const rest = encode('and why not');
   const whole = logitsOf(model, [...ids, ...rest]).slice(-rest.length * model.vocabSize);
   const more = { num_virtual_tokens: undefined, init_text: text };
   using prefix = attachMethods(model, [p('prefix', more)], 0, { encode });
   const error = relativeError(logitsOf(model, rest), whole);
   assert.ok(error <= 5e-6, `the logits behind the text differ by ${error}`);
-  // What stands on the model already does not get into it.
+  // Adapters that are attached already do not change the initial values.
   using other = attachMethods(model, [p('prefix', more)], 0, { encode });
   const [a, b] = [prefix, other].map(({ parts }) => numbers(parts[0]!.savedTensors!().get('prompt_embeddings')!));
   assert.deepEqual(b, a);
@@ -166,7 +166,7 @@ test('a prompt begins with a text’s vectors, repeated or cut, and a prefix wit
   assert.deepEqual(numbers(prompt.parameters.get('prompt_embeddings')!), numbers(first));
 });
 
-test('a prefix from a text is trained in the measure of each layer’s keys and values, and saved as it is', () => {
+test('a prefix from a text is trained relative to the size of each layer’s keys and values, and saved as absolute values', () => {
   using _ = scope();
   using dir = temporary();
   using model = loadModel(golden('models', 'llama3'));
@@ -179,7 +179,7 @@ test('a prefix from a text is trained in the measure of each layer’s keys and 
       const own = units.filter((_, i) => Math.floor(i / size) % (2 * model.layers) === slot);
       assert.ok(Math.abs(own.reduce((sum, x) => sum + x * x, 0) / own.length - 1) < 1e-5);
     }
-    disturb(adapter, 6);
+    perturb(adapter, 6);
     const trained = logitsOf(model, row);
     saveAdapter(model, adapter, dir.path, { base: 'b' });
     adapter.detach();
@@ -189,7 +189,7 @@ test('a prefix from a text is trained in the measure of each layer’s keys and 
   }
 });
 
-test('a prefix that begins at zero takes its share of the attention, and learns from there', () => {
+test('a prefix that begins at zero receives attention, and has gradients', () => {
   using _ = scope();
   using model = loadModel(golden('models', 'llama3'));
   const row = promptOf(model, 12);
@@ -225,7 +225,7 @@ for (const [name, method, folder] of [
   ['P-tuning + LoRA', [encoder, { type: 'lora', lora_dropout: 0.1 }], '0-p-tuning'],
   ['prefix + bottleneck', [p('prefix', { prefix_projection: true }), { type: 'bottleneck' }], '0-prefix'],
 ] as const) {
-  test(`${name}: a run that is stopped goes on as if it had not been, and from its directory with its encoder`, async () => {
+  test(`${name}: a resumed run has the losses of one never stopped, and a saved adapter is trained further with its encoder`, async () => {
     const recipe = (dir: string, more: object = {}) => ({
       model: golden('models', 'llama3'),
       method,
@@ -252,7 +252,7 @@ for (const [name, method, folder] of [
   });
 }
 
-test('rows of several tasks: a run from PEFT’s adapter has PEFT’s losses', async () => {
+test('rows of several tasks: a run from PEFT’s adapter has the losses of PEFT’s run', async () => {
   using _ = scope();
   using dir = temporary();
   const file = join(dir.path, 'tasks.jsonl');
@@ -278,10 +278,10 @@ test('rows of several tasks: a run from PEFT’s adapter has PEFT’s losses', a
     assert.ok(Math.abs(result.losses[i]! / loss - 1) <= 1e-3, `step ${i + 1}: ${result.losses[i]}, PEFT's ${loss}`);
   });
   const { result: untold } = await run(recipe(golden('peft', 'batches.lm.jsonl')));
-  assert.match(String(untold), /the rows do not say which task they are of, and the prompt has 3 tasks/);
+  assert.match(String(untold), /the rows have no task number, and the prompt has 3 tasks/);
 });
 
-test('a start that hardly learns is warned about, and only then', async () => {
+test('a learning rate that is too low for the initial values is warned about, and no other', async () => {
   using dir = temporary();
   let warned = 0;
   for (const [choice, lr, expected] of [
@@ -306,7 +306,7 @@ test('a start that hardly learns is warned about, and only then', async () => {
   assert.equal(warned, 7);
 });
 
-test('virtual tokens take room: rows are cut to what is left, and prompts that do not fit are refused', async () => {
+test('virtual tokens take room in the context: rows are truncated to the rest, and prompts that do not fit are refused', async () => {
   using dir = temporary();
   const file = join(dir.path, 'long.jsonl');
   const ids = Array.from({ length: 64 }, (_, i) => 3 + (i % 50));
@@ -332,13 +332,13 @@ test('virtual tokens take room: rows are cut to what is left, and prompts that d
   );
   assert.throws(
     () => attachMethods(model, [p('prompt', { num_virtual_tokens: 54 })], 0),
-    /54 virtual tokens beside the 10 that are there leave no room/,
+    /54 virtual tokens beside the 10 that are attached already leave no room/,
   );
   assert.throws(() => attachMethods(model, [{ type: 'prompt' }], 0), /num_virtual_tokens is missing/);
   assert.equal(model.ports.virtualLength, 10);
 });
 
-test('a text to begin from needs a tokenizer', async () => {
+test('an initial text needs a tokenizer', async () => {
   using dir = temporary();
   const { result } = await run({
     model: golden('models', 'llama3'),

@@ -162,7 +162,7 @@ const cases: [string, () => string[], 1 | 2, RegExp][] = [
       ...['--weights', '1', '-0.5', '--how', 'ties', '--out', 'o'],
     ],
     2,
-    /the adapters have the ranks 4, 6, and ties needs equal ones\. Use cat, or svd/,
+    /the adapters have ranks 4, 6, and ties needs equal ranks\. Use cat, svd/,
   ],
   [
     'a weight that is no number',
@@ -179,13 +179,13 @@ const cases: [string, () => string[], 1 | 2, RegExp][] = [
         method: { type: 'lora', init_lora_weights: 'pissa' },
       }),
     2,
-    /is packed, and pissa takes a part out of its weight\. Load the model with quantize: none/,
+    /is quantised, and pissa needs dense weights\. Load the model with quantize: none/,
   ],
   [
     'a schedule of ranks that does not fit the run',
     () => trainOn(tokens, { method: { type: 'adalora', tinit: 1 }, train: { steps: 1, batch_size: 1 } }),
     2,
-    /tinit 1 and tfinal 0 leave no step of 1 to cut ranks in/,
+    /tinit 1 and tfinal 0 leave no step to prune ranks: the run has 1/,
   ],
   [
     'an option out of range',

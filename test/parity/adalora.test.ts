@@ -1,4 +1,4 @@
-/** AdaLoRA against PEFT: thirty steps under a budget of ranks, what was kept at each, and the cut adapter. */
+/** AdaLoRA compared with PEFT: thirty steps with pruning, the ranks that each step keeps, and the pruned adapter. */
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -43,7 +43,7 @@ const counts = { steps: 0, choices: 0, gradients: 0, tensors: 0 };
 test('there is a golden for three bases', () => assert.equal(cases.length, 3));
 
 for (const name of cases) {
-  test(`${name}: thirty steps from PEFT's start: losses, ranks and the cut adapter are PEFT's`, () => {
+  test(`${name}: thirty steps from PEFT's initial values: losses, ranks and the pruned adapter equal PEFT's`, () => {
     using _ = scope();
     using folder = temporary();
     const { dir, base, kind, rows, facts, tensors } = readGolden(name);
@@ -101,7 +101,7 @@ for (const name of cases) {
     assert.equal(cut.afterStep!(0), undefined, 'cut ranks stay as they are');
   });
 
-  test(`${name}: PEFT's cut adapter: logits, gradients with the orthogonal term, merge, save`, () => {
+  test(`${name}: PEFT's pruned adapter: logits, gradients with the orthogonality term, merging, saving`, () => {
     using _ = scope();
     using folder = temporary();
     const want = readGolden(name);
@@ -126,7 +126,7 @@ for (const name of cases) {
   });
 }
 
-test('a run that is killed and gone on with cuts the same ranks and ends with the same adapter, bit for bit', async () => {
+test('a run that is killed and resumed prunes the same ranks and ends with the same adapter, bit for bit', async () => {
   using dir = temporary();
   const data = join(dir.path, 'rows.jsonl');
   const ids = (r: number) => Array.from({ length: 4 + ((r * 11) % 17) }, (_, i) => 3 + ((r * 13 + i * 7) % 60));
@@ -164,7 +164,7 @@ test('a run that is killed and gone on with cuts the same ranks and ends with th
   assert.equal(left, 2 * Object.keys(rank_pattern).length);
 });
 
-test('frozen below another method it keeps its ranks and adds nothing to the loss', () => {
+test('frozen below another method, it keeps its ranks and adds nothing to the loss', () => {
   using dir = temporary();
   using model = loadModel(golden('models', 'llama3'));
   const config = { type: 'adalora', init_r: 4, target_r: 1, total_step: 3, init_lora_weights: false } as const;
@@ -187,7 +187,7 @@ test('frozen below another method it keeps its ranks and adds nothing to the los
   assert.equal(stack.parameters.size, 9);
 });
 
-test('so much was compared', (t) => {
+test('every golden was compared', (t) => {
   t.diagnostic(JSON.stringify(counts));
   assert.deepEqual(counts, { steps: 90, choices: 21, gradients: 35, tensors: 38 });
 });

@@ -1,4 +1,4 @@
-/** AdapterHub's files at their edges: other releases, other tasks on the same body, heads of language models, names. */
+/** AdapterHub's files in special cases: other releases, other tasks on the same model, heads of language models, names. */
 import assert from 'node:assert/strict';
 import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -21,7 +21,7 @@ import { golden, numbers, temporary } from '../support.ts';
 
 before(() => startEngine());
 
-/** A copy of an adapter with other fields in its config. */
+/** Returns a copy of an adapter with other fields in its config. */
 function changed(from: string, to: string, change: (config: Record<string, unknown>) => object): string {
   cpSync(from, to, { recursive: true });
   const file = join(to, 'adapter_config.json');
@@ -30,7 +30,7 @@ function changed(from: string, to: string, change: (config: Record<string, unkno
   return to;
 }
 
-test('each part of a stack has a name of its own, after the run', () => {
+test('each adapter of a stack is named after the run, with its own name', () => {
   using dir = temporary();
   using model = loadModel(golden('models', 'llama3'));
   const stack = [{ type: 'bottleneck' }, { type: 'bottleneck', reduction_factor: 8 }] as const;
@@ -44,7 +44,7 @@ test('each part of a stack has a name of its own, after the run', () => {
   using _again = loadAdapter(loadModel(golden('models', 'llama3')), to);
 });
 
-test('a language adapter goes on under every task of the Llama family, and back', () => {
+test('a language adapter works under every task of the Llama family, and back', () => {
   using dir = temporary();
   using _ = scope();
   const config = { type: 'bottleneck', config: 'seq_bn_inv' } as const;
@@ -67,7 +67,7 @@ test('a language adapter goes on under every task of the Llama family, and back'
   assert.equal(carried, 9);
 });
 
-test('LoRA of releases that ignored alpha has the strength at which it was trained', () => {
+test('LoRA of releases that ignored alpha is scaled as it was trained', () => {
   using dir = temporary();
   const from = golden('adapterhub', 'lora-all-llama3', 'task');
   const { config } = readJsonObject(join(from, 'adapter_config.json')) as { config: { r: number } };
@@ -85,7 +85,7 @@ test('LoRA of releases that ignored alpha has the strength at which it was train
   );
 });
 
-test('fields of older files: a nested invertible block, other names of gelu', () => {
+test('fields of older files: a nested invertible adapter, other names of gelu', () => {
   using dir = temporary();
   const read = (name: string, fields: object, release: object) => {
     const own = join(dir.path, name);
@@ -95,7 +95,7 @@ test('fields of older files: a nested invertible block, other names of gelu', ()
       config: { ...(file.config as object), ...fields },
     }));
     using model = loadModel(golden('models', 'llama3'));
-    // Weights of an invertible block are not in this file: what is missing says that the field was read.
+    // This file has no weights of an invertible adapter: the error shows that the field was read.
     using adapter = loadAdapter(model, own);
     return adapter.config as Record<string, unknown>;
   };
@@ -107,7 +107,7 @@ test('fields of older files: a nested invertible block, other names of gelu', ()
   assert.throws(() => read('d', nested, { version }), /invertible_adapters.*is missing/);
 });
 
-test("a language model's head beside an adapter is nobody's task: it is left, and not converted", () => {
+test("a language model's head beside an adapter belongs to no task: it is ignored, and not converted", () => {
   using dir = temporary();
   using model = loadModel(golden('families', 'llama-seqcls'));
   const about = { model_type: 'llama', config: null, name: null, label2id: { LABEL_0: 0, LABEL_1: 1 } };
@@ -127,7 +127,7 @@ test("a language model's head beside an adapter is nobody's task: it is left, an
   assert.equal(readJsonObject(join(to, 'adapter_config.json')).modules_to_save ?? null, null);
 });
 
-test("a converted head says transformers' class of its task, and as many labels as its last layer has", () => {
+test("a converted head names transformers' class of its task, and as many labels as its last layer has", () => {
   using dir = temporary();
   const facts = (['lora-roberta-seqcls', 'lora-distilbert-seqcls', 'lora-llama-tokcls'] as const).map((name) => {
     const to = join(dir.path, name);
@@ -142,7 +142,7 @@ test("a converted head says transformers' class of its task, and as many labels 
   ]);
 });
 
-test('a mean of adapters that were trained with other drop-out', () => {
+test('adapters that were trained with different dropout can be averaged', () => {
   using dir = temporary();
   const first = golden('adapterhub', 'average-weights-llama3', 'a');
   const other = changed(first, join(dir.path, 'other'), (file) => ({
@@ -152,7 +152,7 @@ test('a mean of adapters that were trained with other drop-out', () => {
   assert.ok(averageAdapters([first, other], [1, 1], join(dir.path, 'mean')).tensors > 0);
 });
 
-test("widths are Python's floor of a division", () => {
+test("widths are Python's floor division", () => {
   const pairs = [16, 12.8, 1.6, 3.2, 6.4, 96].map((factor) => floorDivide(768, factor));
   assert.deepEqual(pairs, [48, 59, 479, 239, 119, 8]);
 });

@@ -1,4 +1,4 @@
-/** Bottleneck adapters alone, stacked, fused and averaged against AdapterHub's float64 (tools/golden/make_adapterhub.py). */
+/** Bottleneck adapters alone, stacked, fused and averaged, compared with AdapterHub in float64 (tools/golden/make_adapterhub.py). */
 import assert from 'node:assert/strict';
 import { cpSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -49,7 +49,7 @@ interface Row {
 const all = readdirSync(golden('adapterhub')).sort();
 /** Other methods in AdapterHub's layout. */
 const others = all.filter((name) => /^(lora|ia3|prefix)-/.test(name));
-/** A head that AdapterHub puts together itself: it has a test of its own. */
+/** A head of AdapterHub's own model classes: it has its own test. */
 const own = ['flex-head-bert'];
 const cases = all.filter((name) => !others.includes(name) && !own.includes(name));
 
@@ -61,7 +61,7 @@ const packed = (model: Model, rows: readonly Row[]): PackedTokens =>
       )
     : packTokens(rows.map((r) => r.ids!));
 
-/** The mean loss over what is predicted in all rows. */
+/** Returns the mean loss over all labels of all rows. */
 function lossOf(model: Model, kind: Facts['kind'], rows: readonly Row[]): Tensor {
   const tokens = packed(model, rows);
   const hidden = model.hidden(tokens);
@@ -87,7 +87,7 @@ const bytesOf = (source: WeightSource, key: string) => {
   return bytes;
 };
 
-/** Puts the adapters of a case on the model; every adapter in it is trained, as in the goldens. */
+/** Attaches the adapters of a case to the model; all of them are trained, as in the goldens. */
 function attach(model: Model, dir: string, setup: Setup): AttachedAdapter[] {
   if (typeof setup === 'string') return [loadAdapter(model, join(dir, setup))];
   if ('stack' in setup) return setup.stack.map((name) => loadAdapter(model, join(dir, name)));
@@ -97,7 +97,7 @@ function attach(model: Model, dir: string, setup: Setup): AttachedAdapter[] {
   return [attachMethods(model, [choice], 0, savedAdapters(model))];
 }
 
-/** Trainable tensors by the names that AdapterHub gives them. */
+/** Returns the trainable tensors by AdapterHub's names. */
 function named(model: Model, attached: readonly AttachedAdapter[], setup: Setup): Map<string, Tensor> {
   const names = typeof setup === 'string' ? [setup] : 'stack' in setup ? setup.stack : [];
   const found = new Map<string, Tensor>();
@@ -120,7 +120,7 @@ function named(model: Model, attached: readonly AttachedAdapter[], setup: Setup)
 const counts = { logits: 0, gradients: 0, curves: 0, files: 0, tensors: 0, regularisations: 0 };
 
 for (const name of cases) {
-  test(`${name}: logits, loss, gradients, training and files are AdapterHub's`, () => {
+  test(`${name}: logits, loss, gradients, training and files equal AdapterHub's`, () => {
     using _ = scope();
     const dir = golden('adapterhub', name);
     const facts = JSON.parse(readFileSync(join(dir, 'golden.json'), 'utf8')) as Facts;
@@ -203,7 +203,7 @@ for (const name of cases) {
   });
 }
 
-/** Saved again, every file is as AdapterHub's: keys, values and config. And loaded from there it computes the same. */
+/** Checks that the saved files have AdapterHub's keys, values and config, and that the loaded adapter computes the same. */
 function checkFiles(
   model: Model,
   dir: string,
@@ -266,7 +266,7 @@ function checkFiles(
   for (const adapter of loaded) adapter.detach();
 }
 
-test("flex-head-bert: a head that AdapterHub puts together itself is this model's pooler and classifier", () => {
+test("flex-head-bert: a head of AdapterHub's own classes becomes this model's pooler and classifier", () => {
   using _ = scope();
   using out = temporary();
   const dir = golden('adapterhub', 'flex-head-bert');
@@ -305,7 +305,7 @@ test("flex-head-bert: a head that AdapterHub puts together itself is this model'
   assert.deepEqual(logitsOn(again), logits);
 });
 
-test('a head that this model has not is refused, and the adapter goes under a head of the model', () => {
+test('a head that this model does not have is refused, and the adapter works with a head of the model', () => {
   using _ = scope();
   using out = temporary();
   const odd = join(out.path, 'odd');
@@ -321,13 +321,13 @@ test('a head that this model has not is refused, and the adapter goes under a he
   assert.equal(adapter.parameters.size, 10);
 });
 
-test('the invertible block is undone by its inverse', () => {
+test('the inverse of the invertible adapter restores its input', () => {
   using _ = scope();
-  using draws = new ParameterInit(3);
+  using init = new ParameterInit(3);
   for (const width of [32, 33]) {
-    const coupling = niceCoupling(draws, width, 2, ops.relu);
-    for (const tensor of coupling.parameters.values()) noGrad(() => ops.copy_(tensor, draws.normal(tensor.shape, 0.2)));
-    const x = draws.normal([7, width], 1);
+    const coupling = niceCoupling(init, width, 2, ops.relu);
+    for (const tensor of coupling.parameters.values()) noGrad(() => ops.copy_(tensor, init.normal(tensor.shape, 0.2)));
+    const x = init.normal([7, width], 1);
     const y = coupling.forward(x);
     assert.ok(relativeError(numbers(y), numbers(x)) > 0.1);
     assert.ok(relativeError(numbers(coupling.inverse(y)), numbers(x)) < 2e-6);
@@ -335,7 +335,7 @@ test('the invertible block is undone by its inverse', () => {
 });
 
 for (const name of ['average-weights-bert', 'average-weights-llama3']) {
-  test(`${name}: the mean of the weights is AdapterHub's`, () => {
+  test(`${name}: the mean of the weights equals AdapterHub's`, () => {
     using _ = scope();
     using out = temporary();
     const { average } = readJsonObject(golden('adapterhub', name, 'golden.json')) as {
@@ -353,7 +353,7 @@ for (const name of ['average-weights-bert', 'average-weights-llama3']) {
   });
 }
 
-test('adapters that differ have no mean, and the reason is said', () => {
+test('adapters that differ cannot be averaged, and the error says why', () => {
   using out = temporary();
   const [a, other, wide] = [
     golden('adapterhub', 'average-weights-llama3', 'a'),
@@ -364,19 +364,19 @@ test('adapters that differ have no mean, and the reason is said', () => {
   assert.throws(() => mean([a, other], [1, 1]), /differs from the first adapter in .*is_parallel/);
   assert.throws(() => mean([a, wide], [1, 1]), /for another base/);
   assert.throws(() => mean([a, a], [1]), /1 weights for 2 adapters/);
-  assert.throws(() => mean([a, a], [1, -1]), /come to 0/);
+  assert.throws(() => mean([a, a], [1, -1]), /sum to 0/);
   assert.throws(() => mean([golden('adapterhub', 'fuse-llama3', 'fusion')], [1]), /mean of a fusion/);
 });
 
-test('a family that norms behind its half-blocks refuses a config that leaves that out', () => {
+test('a post-norm family refuses a config without the norm', () => {
   using model = loadModel(golden('families', 'bert-seqcls'));
   const live = currentEngine().native.memory().handles;
   const choice = { type: 'bottleneck', config: 'adapter_plus' } as const;
-  assert.throws(() => attachMethods(model, [choice], 0), /norm what goes into a half-block/);
+  assert.throws(() => attachMethods(model, [choice], 0), /needs a model that normalises the input of its sublayers/);
   assert.equal(currentEngine().native.memory().handles, live);
 });
 
-test('one adapter under the heads of two tasks', () => {
+test('one adapter works under the heads of two tasks', () => {
   using _ = scope();
   const dir = golden('adapterhub', 'seq-bn-bert', 'task');
   const rows = [[3, 1, 4, 1, 5]];
@@ -392,7 +392,7 @@ test('one adapter under the heads of two tasks', () => {
 });
 
 for (const base of ['models/llama3', 'models/mistral', 'families/gpt2']) {
-  test(`${base}: token by token, with a cache, adapters give what they give on the whole row`, () => {
+  test(`${base}: token by token, with a cache, adapters compute the same as on the whole row`, () => {
     using _ = scope();
     using model = loadModel(golden(...base.split('/')));
     const row = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3];
@@ -420,7 +420,7 @@ for (const base of ['models/llama3', 'models/mistral', 'families/gpt2']) {
   });
 }
 
-test('an adapter is called as its folder or its run, and never as AdapterHub cannot load it', () => {
+test('an adapter is named after its folder or its run, always by a name that AdapterHub can load', () => {
   using _ = scope();
   using out = temporary();
   using model = loadModel(golden('models', 'llama3'));

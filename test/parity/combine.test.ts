@@ -1,4 +1,4 @@
-/** Weighted combinations of LoRA adapters against PEFT's add_weighted_adapter. */
+/** Weighted combinations of LoRA adapters compared with PEFT's add_weighted_adapter. */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -33,10 +33,10 @@ const { tolerance } = provenance;
 const read = (file: string) => readTensors(file).tensors;
 const counts = { products: 0, logits: 0, masks: 0 };
 
-test('there are thirteen ways', () => assert.equal(cases.length, 13));
+test('there is a golden for thirteen cases', () => assert.equal(cases.length, 13));
 
 for (const { name, adapters, weights, combination_type: how, rank, scaling, ...options } of cases) {
-  test(`${name}: the combined adapter and its logits are PEFT's`, () => {
+  test(`${name}: the combined adapter and its logits equal PEFT's`, () => {
     using _ = scope();
     using dir = temporary();
     const want = read(folder('golden.safetensors'));
@@ -64,7 +64,7 @@ for (const { name, adapters, weights, combination_type: how, rank, scaling, ...o
     for (const key of got.keys()) {
       const at = key.replace(/\.lora_[AB]\.weight$/, '');
       assert.deepEqual(got.get(key)!.shape, want.get(`${name}.${key}`)!.shape);
-      // After a decomposition only the product is unique.
+      // After a decomposition, only the product is unique.
       if (!how.endsWith('svd')) {
         const error = relativeError(numbers(got.get(key)!), numbers(want.get(`${name}.${key}`)!));
         assert.ok(error <= 1e-5, `${key} differs by ${error}`);
@@ -76,7 +76,7 @@ for (const { name, adapters, weights, combination_type: how, rank, scaling, ...o
     using model = loadModel(golden('models', 'llama3'));
     using adapter = loadAdapter(model, out);
     assert.deepEqual(adapter.warnings, []);
-    // PEFT keeps use_rslora of the first adapter, by which the new one is √r too strong: here it is not.
+    // PEFT keeps use_rslora of the first adapter, which scales the new one by √r too much; Graft does not.
     if (scaling !== 1) return assert.equal(name, 'cat-rslora-first');
     const error = relativeError(logitsOf(model, integers(want.get('ids')!)), numbers(want.get(`logits.${name}`)!));
     assert.ok(error <= 1e-4, `the logits differ by ${error}`);
@@ -85,7 +85,7 @@ for (const { name, adapters, weights, combination_type: how, rank, scaling, ...o
   });
 }
 
-test('two adapters at work at once are the sum of both, as in PEFT; weighed by cat they are the same', () => {
+test('two adapters on one model add up, as in PEFT; combined with cat they compute the same', () => {
   using _ = scope();
   using dir = temporary();
   const want = read(folder('golden.safetensors'));
@@ -102,7 +102,7 @@ test('two adapters at work at once are the sum of both, as in PEFT; weighed by c
   assert.ok(relativeError(logitsOf(model, ids), numbers(want.get('logits.both')!)) <= 2e-5);
 });
 
-test('ranks by pattern, and adapters on other layers: what comes out loads, and is their sum', () => {
+test('with rank patterns and adapters on different layers, the combined adapter loads and is their sum', () => {
   using _ = scope();
   using dir = temporary();
   using model = loadModel(golden('models', 'llama2'));
@@ -127,7 +127,7 @@ test('ranks by pattern, and adapters on other layers: what comes out loads, and 
   assert.ok(relativeError(said(join(dir.path, 'both')), said(...apart)) <= 1e-5);
 });
 
-test('updates of tables are weighed too, and the seed decides what dare drops', () => {
+test('updates of embeddings are combined too, and the seed decides which values DARE drops', () => {
   using _ = scope();
   using dir = temporary();
   using model = loadModel(golden('models', 'llama2'));
@@ -162,13 +162,13 @@ test('updates of tables are weighed too, and the seed decides what dare drops', 
   assert.notDeepEqual(combined('dare otherwise', 'dare_linear', 8), first);
 });
 
-test('what cannot be combined is refused with the reason', () => {
+test('adapters that cannot be combined are refused with the reason', () => {
   using dir = temporary();
   const [a, b, c] = ['a', 'b', 'c'].map((name) => folder(name)) as [string, string, string];
   const out = join(dir.path, 'out');
   const refused: readonly [RegExp, () => unknown][] = [
     [
-      /ranks 4, 6, and ties needs equal ones. Use cat/,
+      /ranks 4, 6, and ties needs equal ranks. Use cat/,
       () => combineAdapters([a, c], out, { weights: [1, 1], how: 'ties' }),
     ],
     [/2 adapters and 1 weights/, () => combineAdapters([a, b], out, { weights: [1], how: 'cat' })],
@@ -189,7 +189,7 @@ test('what cannot be combined is refused with the reason', () => {
   assert.throws(again, /out/, 'what is there already is not replaced');
 });
 
-test('so much was compared', (t) => {
+test('every golden was compared', (t) => {
   t.diagnostic(JSON.stringify(counts));
   assert.deepEqual(counts, { products: 13 * 12, logits: 12, masks: 72 });
 });

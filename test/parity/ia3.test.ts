@@ -1,4 +1,4 @@
-/** (IA)³ against PEFT. */
+/** (IA)³ compared with PEFT. */
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
@@ -31,7 +31,7 @@ const counts = { logits: 0, gradients: 0, curves: 0, files: 0 };
 test('there is a golden for four bases', () => assert.equal(cases.length, 4));
 
 for (const name of cases) {
-  test(`${name}: read, logits, gradients, merge, twenty steps, save: as PEFT`, () => {
+  test(`${name}: loading, logits, gradients, merging, twenty steps and saving as in PEFT`, () => {
     using _ = scope();
     using folder = temporary();
     const want = readGolden(name);
@@ -61,7 +61,7 @@ for (const name of cases) {
   });
 }
 
-test('the defaults are keys, values and the second projection, and are saved so that PEFT reads them', () => {
+test('the default targets are keys, values and the second projection, and PEFT can read their saved names', () => {
   const saved = (...base: string[]) => {
     using model = loadModel(golden(...base));
     using adapter = attachMethods(model, [{ type: 'ia3' }], 0);
@@ -74,14 +74,14 @@ test('the defaults are keys, values and the second projection, and are saved so 
   assert.deepEqual(saved('families', 'gpt2'), [first, second, 4]);
 });
 
-test('a learning rate at which vectors do not move is warned about', () => {
+test('a learning rate that is too low is warned about', () => {
   using model = loadModel(golden('models', 'llama3'));
   using adapter = attachMethods(model, [{ type: 'ia3' }], 0);
-  assert.match(adapter.advise!(2e-4).join(), /hardly move at a learning rate of 0\.0002/);
+  assert.match(adapter.advise!(2e-4).join(), /hardly change at a learning rate of 0\.0002/);
   assert.deepEqual(adapter.advise!(3e-3), []);
 });
 
-test('so much was compared', (t) => {
+test('every golden was compared', (t) => {
   t.diagnostic(JSON.stringify(counts));
   assert.deepEqual(counts, { logits: 8, gradients: 29, curves: 4, files: 4 });
 });

@@ -1,4 +1,4 @@
-/** LoRA's variants and every family and task that it goes on, against PEFT. */
+/** LoRA's variants, and LoRA on every family and task, compared with PEFT. */
 import assert from 'node:assert/strict';
 import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -6,7 +6,7 @@ import test, { before } from 'node:test';
 import { combineAdapters, convertAdapter, loadAdapter, saveAdapter, taskOfAdapter } from '../../src/adapters/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
 import { attachMethods } from '../../src/methods/index.ts';
-import { alternate } from '../../src/methods/lora/index.ts';
+import { loftq } from '../../src/methods/lora/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { type Linear, moduleAt, unwrapped } from '../../src/nn/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
@@ -37,14 +37,14 @@ const counts = { logits: 0, gradients: 0, curves: 0, files: 0 };
 
 test('there is a golden for every variant', () => assert.deepEqual([plain.length, rebased.length], [31, 4]));
 
-/** Where PEFT ties by two parameters over one storage, Graft has one: the other's gradient, turned round, is a part of its own. */
+/** Where PEFT has two parameters that share memory, Graft has one, whose gradient is the sum of both (one of them transposed). */
 const tiedKeys: Readonly<Record<string, string>> = {
   'model.embed_tokens.lora_embedding_A': 'lm_head.lora_B.weight',
   'model.embed_tokens.lora_embedding_B': 'lm_head.lora_A.weight',
 };
 
 for (const name of plain) {
-  test(`${name}: read, logits, gradients, merge, twenty steps, save: as PEFT`, () => {
+  test(`${name}: loading, logits, gradients, merging, twenty steps and saving as in PEFT`, () => {
     using _ = scope();
     using folder = temporary();
     const want = readGolden(name);
@@ -71,7 +71,7 @@ for (const name of plain) {
     assert.equal(gradients.size + (tensors.has('curve.summed') ? 2 : 0), known);
 
     if (adapter.merge) mergesAndBack(model, adapter, want, attached);
-    else assert.equal(name, 'lora-bias-llama3', 'only a bias that the base has no place for cannot be folded in');
+    else assert.equal(name, 'lora-bias-llama3', 'only an update with a bias, on a layer without one, cannot be merged');
 
     savesAsPeft(model, adapter, want, join(folder.path, 'saved'));
     counts.files++;
@@ -103,7 +103,7 @@ function attachedWith(model: Parameters<typeof loadAdapter>[0], dir: string, fie
 }
 
 for (const name of rebased) {
-  test(`${name}: start, twenty steps, logits, gradients, plain LoRA of twice the rank on disk: as PEFT`, () => {
+  test(`${name}: initial values, twenty steps, logits, gradients and a file of plain LoRA with twice the rank as in PEFT`, () => {
     using _ = scope();
     using folder = temporary();
     const { dir, base, kind, rows, tensors, tolerance } = readGolden(name);
@@ -111,7 +111,7 @@ for (const name of rebased) {
     const untouched = logitsOfRows(model, kind, rows);
     const { tensors: own } = readTensors(join(dir, 'adapter_model.safetensors'));
 
-    // From the start: the same base that is left, the same product, the same losses, the same adapter for the untouched base.
+    // From the initial values: the same residual base, product and losses, and the same adapter for the original base.
     const config = { type: 'lora' as const, ...loadedConfig(model, dir) };
     const fresh = attachMethods(model, [config], 0);
     const starts = [...tensors.keys()].filter((key) => key.startsWith('init.base.')).map((key) => key.slice(10));
@@ -119,7 +119,7 @@ for (const name of rebased) {
     for (const path of starts) {
       const product = (a: Tensor, b: Tensor) => numbers(noGrad(() => ops.mm(b, a)));
       const [a, b] = ['A', 'B'].map((m) => fresh.parameters.get(`${path}.lora_${m}.weight`)!) as [Tensor, Tensor];
-      // GPT-2 stores its weights the other way round.
+      // GPT-2 stores its weights transposed.
       const layer = unwrapped(moduleAt(model.root, path)) as Linear;
       const left = tensors.get(`init.base.${path}`)!;
       const kept = numbers(ops.contiguous(layer.transposed ? ops.t(left) : left));
@@ -156,7 +156,7 @@ for (const name of rebased) {
       assert.deepEqual(converted.warnings, []);
     }
 
-    // PEFT's file of the trained part alone: the base is parted again as at the start.
+    // PEFT's file of the trained matrices alone: the residual base is computed again when it is loaded.
     const adapter = loadAdapter(model, dir);
     logitsOfRows(model, kind, rows).forEach((got, r) => {
       const error = relativeError(got, numbers(tensors.get(`logits.${r}`)!));
@@ -181,7 +181,7 @@ function loadedConfig(model: Parameters<typeof loadAdapter>[0], dir: string) {
   return adapter.parts[0]!.config;
 }
 
-test('LoRA+ in a recipe that begins from a saved adapter: the losses are PEFT’s, and the file does not mention it', async () => {
+test('LoRA+ in a recipe that begins from a saved adapter: the losses are PEFT’s, and the file does not contain its fields', async () => {
   using folder = temporary();
   const { dir, base, tensors } = scopedGolden('loraplus-llama3');
   const recipe = (fields: object, name: string) =>
@@ -203,7 +203,7 @@ test('LoRA+ in a recipe that begins from a saved adapter: the losses are PEFT’
   assert.doesNotMatch(config, /loraplus/);
 });
 
-test('a head that modules_to_save names as well is trained once', () => {
+test('a head that modules_to_save also names is trained once', () => {
   using _ = scope();
   const { base, dir, kind, rows } = readGolden('lora-llama-seqcls');
   using model = loadModel(base, taskOfAdapter(dir));
@@ -214,16 +214,16 @@ test('a head that modules_to_save names as well is trained once', () => {
   assert.deepEqual(keys, ['score.weight']);
 });
 
-test('DoRA is refused for a table that shares its update with the head', () => {
+test('DoRA is refused for an embedding that shares its update with the head', () => {
   using model = loadModel(golden('models', 'llama3'));
   const fields = { target_modules: ['embed_tokens', 'v_proj'], ensure_weight_tying: true, use_dora: true };
   assert.throws(
     () => attachMethods(model, [{ type: 'lora', ...fields }], 0),
-    /use_dora cannot be had where embeddings and head share/,
+    /use_dora does not support embeddings and head that share/,
   );
 });
 
-test('starts that leave the base as it is are read as plain LoRA; those that change it are not converted or combined', () => {
+test('initial values that keep the base are read as plain LoRA; adapters that change it are not converted or combined', () => {
   using _ = scope();
   using folder = temporary();
   const { dir, base, kind, rows } = readGolden('lora-bias-llama3');
@@ -251,7 +251,7 @@ test('starts that leave the base as it is are read as plain LoRA; those that cha
   assert.throws(() => combineAdapters([rebasedToo, rebasedToo], to, { weights: [1, 1], how: 'linear' }), why);
 });
 
-test("DoRA's norms follow its update, whatever moves it: an optimizer's step or a write", () => {
+test("DoRA's norms follow its update, whether a step or a write changes it", () => {
   using _ = scope();
   const { base, dir, kind, rows } = readGolden('dora-embed-llama2');
   using model = loadModel(base);
@@ -276,7 +276,7 @@ test("DoRA's norms follow its update, whatever moves it: an optimizer's step or 
   assert.deepEqual(logitsOfRows(model, kind, rows), fresh());
 });
 
-test('PiSSA from a sketch leaves hardly more than PiSSA from the whole decomposition, less with every round', () => {
+test('the error of PiSSA by randomised SVD is close to that of the full SVD, closer with every iteration', () => {
   using _ = scope();
   const { base, tensors } = readGolden('pissa-llama3');
   const path = 'model.layers.0.mlp.down_proj';
@@ -291,7 +291,7 @@ test('PiSSA from a sketch leaves hardly more than PiSSA from the whole decomposi
   assert.ok(left[0] > left[1] && left[1] > left[2] && left[2] >= 1 - 1e-6 && left[2] <= 1.01, `${left}`);
 });
 
-test('a PiSSA run that is killed and gone on with hands over the same plain LoRA, bit for bit', async () => {
+test('a PiSSA run that is killed and resumed saves the same plain LoRA, bit for bit', async () => {
   using folder = temporary();
   const recipe = (name: string) =>
     parseRecipe({
@@ -317,21 +317,21 @@ test('a PiSSA run that is killed and gone on with hands over the same plain LoRA
   assert.deepEqual([config.r, config.lora_alpha, config.init_lora_weights], [8, 16, true]);
 });
 
-test('LoftQ makes up for what nf4 took away as PEFT does, and for what the base lost that a model holds', () => {
+test('LoftQ corrects the error of nf4 as PEFT does', () => {
   using _ = scope();
   const { tensors } = readTensors(golden('quant', 'bitsandbytes.safetensors'));
   const weight = tensors.get('weight.normal')!;
   const nf4 = 100;
   for (const rounds of [1, 3]) {
-    const { a, b, held } = noGrad(() => alternate(weight, ops.quantize(weight, nf4), nf4, 4, 1, rounds));
-    const values = noGrad(() => ops.dequantize(held, nf4));
+    const { a, b, quantized } = noGrad(() => loftq(weight, ops.quantize(weight, nf4), nf4, 4, 1, rounds));
+    const values = noGrad(() => ops.dequantize(quantized, nf4));
     assert.ok(relativeError(numbers(values), numbers(tensors.get(`loftq.${rounds}.values`)!)) <= 1e-5);
     const product = (x: Tensor, y: Tensor) => numbers(noGrad(() => ops.mm(y, x)));
     const want = product(tensors.get(`loftq.${rounds}.A`)!, tensors.get(`loftq.${rounds}.B`)!);
     assert.ok(relativeError(product(a, b), want) <= 1e-4, `${rounds} rounds`);
-    const rest = noGrad(() => ops.sub(ops.sub(weight, values), ops.mm(b, a)));
-    const error = ops.vectorNorm(rest, 2).item() / tensors.get(`loftq.${rounds}.error`)!.item();
-    assert.ok(Math.abs(error - 1) <= 1e-4, `what is left after ${rounds} rounds: ${error}`);
+    const residual = noGrad(() => ops.sub(ops.sub(weight, values), ops.mm(b, a)));
+    const error = ops.vectorNorm(residual, 2).item() / tensors.get(`loftq.${rounds}.error`)!.item();
+    assert.ok(Math.abs(error - 1) <= 1e-4, `the error after ${rounds} steps is ${error} times PEFT's`);
   }
 });
 
@@ -349,7 +349,7 @@ function scopedGolden(name: string) {
   return { dir, base, tensors: numbers(tensors.get('curve')!) };
 }
 
-test('so much was compared', (t) => {
+test('every golden was compared', (t) => {
   t.diagnostic(JSON.stringify(counts));
   assert.deepEqual(counts, { logits: 31 * 2 + 4 * 4, gradients: 452, curves: 33, files: 35 });
 });

@@ -25,7 +25,7 @@ const logitsFor = (model: Model, ids: number[]) => noGrad(() => numbers(outputOf
 test('there is a golden for every kind of adapter', () => assert.equal(adapters.length, 12));
 
 for (const name of adapters) {
-  test(`${name}: read, logits, gradients, merge, save: as PEFT`, () => {
+  test(`${name}: loading, logits, gradients, merging and saving as in PEFT`, () => {
     using _ = scope();
     const dir = golden('lora', name);
     const facts = JSON.parse(readFileSync(join(dir, 'golden.json'), 'utf8'));
@@ -92,7 +92,7 @@ for (const name of adapters) {
   });
 }
 
-test('a pickled adapter of PEFT is read as the same one, and nothing of it is run', () => {
+test('a pickled adapter of PEFT is loaded with the same values, and none of its code is run', () => {
   using _ = scope();
   using out = temporary();
   const dir = golden('lora', 'llama3-rslora');
@@ -122,7 +122,7 @@ test("target selection equals PEFT's on every recorded case", () => {
   const defaults: Record<string, string[]> = { gpt2: ['c_attn'], 'bert-cls': ['query', 'value'] };
   let compared = 0;
   for (const c of cases) {
-    // Heads are the tasks' matter; lora_bias with DoRA is refused by the method.
+    // The tasks handle heads; the method refuses lora_bias with DoRA.
     if ('task_type' in c.config || c.config.lora_bias) continue;
     const candidates: Candidate[] = models[c.model]!.modules.map(([path, kind]) => ({
       path,
@@ -147,7 +147,7 @@ test("target selection equals PEFT's on every recorded case", () => {
   assert.ok(compared >= 100, `${compared} cases`);
 });
 
-test('all-linear and the defaults are saved as the names that they came to', () => {
+test('all-linear and the default targets are saved as the names that they stand for', () => {
   using model = loadModel(golden('models', 'llama3'));
   const saved = (target: string | null) => {
     using adapter = lora.attach(model, lora.config.parse({ target_modules: target }), 0);

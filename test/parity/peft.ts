@@ -1,4 +1,4 @@
-/** Goldens of PEFT's adapters (tools/golden/make_peft.py) and what it takes to compare with them. */
+/** Goldens of PEFT's adapters (tools/golden/make_peft.py), and functions that compare with them. */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -16,7 +16,7 @@ export interface Sample {
   readonly ids: readonly number[];
   readonly pixels?: Float32Array;
   readonly labels: readonly number[];
-  /** Which of several tasks that share an adapter. */
+  /** The task's number, where several tasks share an adapter. */
   readonly task?: number;
 }
 
@@ -40,7 +40,7 @@ export const goldensOf = (pattern: RegExp): string[] =>
     .filter((name) => pattern.test(name))
     .sort();
 
-/** One golden; its tensors belong to the caller's scope. */
+/** Returns a golden; its tensors belong to the caller's scope. */
 export function readGolden(name: string): Golden {
   const dir = golden('peft', name);
   const facts = JSON.parse(readFileSync(join(dir, 'golden.json'), 'utf8')) as Record<string, unknown>;
@@ -68,7 +68,7 @@ export function readGolden(name: string): Golden {
   };
 }
 
-/** What the head says of each row, all rows packed: one tensor a row. */
+/** Returns the head's output for each row, computed with all rows packed: one tensor per row. */
 export function outputs(model: Model, kind: Kind, rows: readonly Sample[]): Tensor[] {
   const packed =
     kind === 'image'
@@ -86,14 +86,14 @@ export function outputs(model: Model, kind: Kind, rows: readonly Sample[]): Tens
   );
 }
 
-/** Mean cross-entropy, as PEFT's models have it. */
+/** Returns the mean cross-entropy, as PEFT's models compute it. */
 export function lossOf(kind: Kind, logits: readonly Tensor[], rows: readonly Sample[]): Tensor {
   const [picked, targets]: [Tensor[], number[]] = [[], []];
   rows.forEach(({ labels }, r) => {
     labels.forEach((label, i) => {
       const at = kind === 'lm' ? i - 1 : i;
       if (label < 0 || at < 0) return;
-      // Where an answer begins, and where it ends, is a choice among the row's tokens.
+      // The start and the end of an answer are each a softmax over the row's tokens.
       picked.push(kind === 'span' ? ops.t(ops.narrow(logits[r]!, 1, i, 1)) : ops.narrow(logits[r]!, 0, at, 1));
       targets.push(label);
     });
@@ -109,7 +109,7 @@ export const logitsOfRows = (model: Model, kind: Kind, rows: readonly Sample[]):
     return outputs(model, kind, rows).map((t) => numbers(ops.contiguous(t)));
   });
 
-/** The rows of each recorded step. */
+/** Returns the rows of each recorded step. */
 const batchesOf = (kind: Kind, steps: number): Sample[][] =>
   readFileSync(golden('peft', `batches.${kind}.jsonl`), 'utf8')
     .trim()
@@ -125,13 +125,13 @@ const batchesOf = (kind: Kind, steps: number): Sample[][] =>
 export interface CurveOptions {
   readonly steps?: number;
   readonly lr?: number;
-  /** Told of each step that is done. */
+  /** Called after each step. */
   after?(step: number): void;
-  /** The task of each row of a step. */
+  /** Returns the task of a row of a step. */
   taskOf?(step: number, row: number): number;
 }
 
-/** Losses of AdamW steps, as `trainStep` does them; the weights are changed. */
+/** Trains with AdamW as `trainStep` does, and returns the loss of each step. */
 export function curve(model: Model, adapter: Adapter, kind: Kind, options: CurveOptions = {}): number[] {
   const { steps = 20, lr = 1e-2, after, taskOf } = options;
   const { parameters } = adapter;
@@ -152,7 +152,7 @@ export function curve(model: Model, adapter: Adapter, kind: Kind, options: Curve
   });
 }
 
-/** The largest relative difference of any step. */
+/** Returns the largest relative difference of any step. */
 export const curveError = (got: readonly number[], want: ArrayLike<number>): number => {
   assert.equal(got.length, want.length);
   return Math.max(...got.map((loss, i) => Math.abs(loss / want[i]! - 1)));
@@ -160,7 +160,7 @@ export const curveError = (got: readonly number[], want: ArrayLike<number>): num
 
 export const prefix = 'base_model.model.';
 
-/** Gradients of every parameter that has numbers, taken off them again. */
+/** Returns the gradient of every parameter that is not empty, and clears it. */
 export function gradientsOf(parameters: ReadonlyMap<string, Tensor>): Map<string, Float32Array> {
   return new Map(
     [...parameters]
@@ -174,7 +174,7 @@ export function gradientsOf(parameters: ReadonlyMap<string, Tensor>): Map<string
   );
 }
 
-/** Names, shapes and bytes of the tensors of two adapter files are the same, but for the idle biases that PEFT writes under `bias: all`. */
+/** Checks that two adapter files have the same tensors, except for the unused biases that PEFT saves with `bias: all`. */
 export function sameFile(dir: string, wanted: string): void {
   using got = openSafetensors(join(dir, 'adapter_model.safetensors'));
   using want = openSafetensors(join(wanted, 'adapter_model.safetensors'));
@@ -190,7 +190,7 @@ export function sameFile(dir: string, wanted: string): void {
   }
 }
 
-/** Fields of a saved config that are not what PEFT wrote; what Graft has no use for is left out. */
+/** Returns the fields of a saved config that differ from PEFT's, except for fields that Graft does not use. */
 export function differingFields(dir: string, wanted: string): string[] {
   const read = (d: string) =>
     JSON.parse(readFileSync(join(d, 'adapter_config.json'), 'utf8')) as Record<string, unknown>;
@@ -213,7 +213,7 @@ export function differingFields(dir: string, wanted: string): string[] {
   );
 }
 
-/** The logits of a golden's rows, compared with PEFT's. */
+/** Compares the logits of a golden's rows with PEFT's, and returns them. */
 export function comparedLogits(model: Model, { kind, rows, tensors, tolerance }: Golden): Float32Array[] {
   const logits = logitsOfRows(model, kind, rows);
   logits.forEach((got, r) => {
@@ -223,7 +223,7 @@ export function comparedLogits(model: Model, { kind, rows, tensors, tolerance }:
   return logits;
 }
 
-/** Merged the model says the same, and unmerged the very same. */
+/** Checks that merging keeps the logits up to rounding, and that unmerging restores them bit for bit. */
 export function mergesAndBack(model: Model, adapter: Adapter, { kind, rows }: Golden, attached: Float32Array[]): void {
   adapter.merge!();
   logitsOfRows(model, kind, rows).forEach((got, r) => {
@@ -233,7 +233,7 @@ export function mergesAndBack(model: Model, adapter: Adapter, { kind, rows }: Go
   assert.deepEqual(logitsOfRows(model, kind, rows), attached, 'unmerged equals attached, bit for bit');
 }
 
-/** What is saved into `to` is PEFT's file and config. The head needs no mention: PEFT trains it with every method. */
+/** Saves the adapter and checks that file and config equal PEFT's; the config need not list the head, which PEFT always trains. */
 export function savesAsPeft(model: Model, adapter: Adapter, { dir, base, kind }: Golden, to: string): void {
   saveAdapter(model, adapter, to, { base });
   sameFile(to, dir);

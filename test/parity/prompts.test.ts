@@ -1,4 +1,4 @@
-/** Virtual tokens against PEFT: prompt tuning (of one and several tasks), prefix tuning and P-tuning. */
+/** Virtual tokens compared with PEFT: prompt tuning (of one and of several tasks), prefix tuning and P-tuning. */
 import assert from 'node:assert/strict';
 import { cpSync, existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -17,7 +17,7 @@ before(() => startEngine());
 
 const cases = goldensOf(/^(prompt|prefix|p-tuning|multitask)-/);
 
-/** The adapter's key of a golden one: what an encoder has stands under `encoder.` there. */
+/** Returns the adapter's key for a key of a golden, where an encoder's keys begin with `encoder.`. */
 const keyOf = (name: string) => name.replace(/^encoder\./, 'prompt_encoder.').replace(/^base_model\./, '');
 
 const counts = { logits: 0, gradients: 0, curves: 0, files: 0 };
@@ -25,7 +25,7 @@ const counts = { logits: 0, gradients: 0, curves: 0, files: 0 };
 test('there is a golden for every method on every family', () => assert.equal(cases.length, 28));
 
 for (const name of cases) {
-  test(`${name}: read, logits, gradients, twenty steps, save: as PEFT`, () => {
+  test(`${name}: loading, logits, gradients, twenty steps and saving as in PEFT`, () => {
     using _ = scope();
     using folder = temporary();
     const { dir, base, kind, facts, rows, tensors } = readGolden(name);
@@ -34,7 +34,7 @@ for (const name of cases) {
     const near = (model: Model, what: string) => {
       logitsOfRows(model, kind, rows).forEach((got, r) => {
         const want = numbers(tensors.get(`logits.${r}`)!);
-        // PEFT gives logits for a prompt's own tokens too.
+        // PEFT also computes logits for the prompt's tokens.
         const own = prompted && kind !== 'class' ? want.subarray(want.length - got.length) : want;
         const error = relativeError(got, own);
         assert.ok(error <= 2e-5, `${what}: the logits of row ${r} differ by ${error}`);
@@ -42,7 +42,7 @@ for (const name of cases) {
       });
     };
 
-    // PEFT's file alone: of an encoder it has what that made.
+    // PEFT's file alone has the encoder's output, not the encoder.
     using model = loadModel(base);
     const plain = logitsOfRows(model, kind, rows);
     {
@@ -54,9 +54,9 @@ for (const name of cases) {
       sameFiles(join(folder.path, 'plain'), dir, false);
       assert.ok(!existsSync(join(folder.path, 'plain', 'training.safetensors')));
     }
-    assert.deepEqual(logitsOfRows(model, kind, rows), plain, 'detached it leaves the base, bit for bit');
+    assert.deepEqual(logitsOfRows(model, kind, rows), plain, 'detached, it restores the base bit for bit');
 
-    // With the encoder beside it, as Graft keeps it.
+    // With the encoder in a file beside it, as Graft saves it.
     const whole = join(folder.path, 'whole');
     cpSync(dir, whole, { recursive: true });
     const encoder = [...tensors].filter(([key]) => key.startsWith('encoder.'));
@@ -75,7 +75,7 @@ for (const name of cases) {
 
     const keys = trainable.map(keyOf);
     assert.deepEqual([...adapter.parameters.keys()].sort(), keys.sort());
-    // PEFT lets an answer lie among the virtual tokens; here it lies in the row, and the losses differ by that.
+    // In PEFT an answer may be among the virtual tokens, in Graft only in the row, so the losses differ.
     if (kind !== 'span') {
       const first = rows.slice(0, 1);
       const loss = lossOf(kind, outputs(model, kind, first), first);
@@ -97,7 +97,7 @@ for (const name of cases) {
       using again = loadAdapter(second, saved);
       assert.deepEqual([...again.parameters.keys()], [...adapter.parameters.keys()]);
       const [a, b] = [second, model].map((m) => logitsOfRows(m, kind, rows));
-      assert.deepEqual(a, b, 'saved and read again it is the same, bit for bit');
+      assert.deepEqual(a, b, 'saved and loaded, it is the same bit for bit');
     }
 
     const wanted = tensors.get('curve');
@@ -109,7 +109,7 @@ for (const name of cases) {
   });
 }
 
-/** Keys, shapes and values of both files, and the config but for versions and PEFT's list of heads. */
+/** Compares keys, shapes and values of both files, and the configs except for versions and PEFT's list of heads. */
 function sameFiles(saved: string, original: string, encoded: boolean): void {
   const [ours, theirs] = [saved, original].map((dir) => openSafetensors(join(dir, 'adapter_model.safetensors')));
   try {
@@ -137,7 +137,7 @@ function sameFiles(saved: string, original: string, encoded: boolean): void {
 }
 
 for (const name of ['prefix-text-llama3', 'prefix-text-qwen2', 'prefix-text-gpt2']) {
-  test(`${name}: the keys and values of a text are those that PEFT takes`, () => {
+  test(`${name}: the keys and values of a text equal PEFT's`, () => {
     using _ = scope();
     const dir = golden('peft', name);
     const { base, tensors } = readGolden(name);
@@ -152,7 +152,7 @@ for (const name of ['prefix-text-llama3', 'prefix-text-qwen2', 'prefix-text-gpt2
   });
 }
 
-test('several tasks: PEFT’s three ways to begin from a saved adapter', () => {
+test('several tasks: initial values from a saved adapter, in PEFT’s three ways', () => {
   using _ = scope();
   const dir = golden('peft', 'multitask-llama3');
   const { tensors } = readTensors(join(dir, 'golden.safetensors'));
@@ -183,7 +183,7 @@ test('several tasks: PEFT’s three ways to begin from a saved adapter', () => {
   assert.equal(compared, 7);
 });
 
-test('so much was compared', (t) => {
+test('every golden was compared', (t) => {
   t.diagnostic(JSON.stringify(counts));
   assert.deepEqual(counts, { logits: 112, gradients: 127, curves: 27, files: 56 });
 });

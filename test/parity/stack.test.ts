@@ -1,4 +1,4 @@
-/** Adapters on adapters, by recipe: a language adapter frozen under a task adapter, and a fusion of saved ones. */
+/** Stacks of adapters in a recipe: a task adapter on a frozen language adapter, and a fusion of saved adapters. */
 import assert from 'node:assert/strict';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -38,7 +38,7 @@ const values = (file: string) => {
   return new Map([...readTensors(file).tensors].map(([key, tensor]) => [key, numbers(tensor).slice()]));
 };
 
-test('a task adapter is trained on a frozen language adapter; both are saved, loaded and gone on with', async () => {
+test('a task adapter is trained on a frozen language adapter; both are saved, loaded and trained further', async () => {
   using root = temporary();
   const language = await train(join(root.path, 'german'), {
     type: 'bottleneck',
@@ -71,7 +71,7 @@ test('a task adapter is trained on a frozen language adapter; both are saved, lo
   const stacked = logitsOf(model, ids);
   both.enabled = false;
   assert.deepEqual(logitsOf(model, ids), plain);
-  // The same language adapter under another task's: shared, and switched without loading again.
+  // The same language adapter under another task's adapter: shared, and switched without loading again.
   using alone = loadAdapter(model, language.adapter);
   assert.notDeepEqual(logitsOf(model, ids), stacked);
   alone.enabled = false;
@@ -79,7 +79,7 @@ test('a task adapter is trained on a frozen language adapter; both are saved, lo
   assert.deepEqual(logitsOf(model, ids), stacked);
 });
 
-test('a fusion of saved adapters is trained, and they are not', async () => {
+test('a fusion of saved adapters is trained, and the adapters are not', async () => {
   using root = temporary();
   const adapters: string[] = [];
   for (const [name, seed] of [

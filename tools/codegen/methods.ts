@@ -1,7 +1,7 @@
 /**
- * What docs/methods/ says that code knows better: the table of methods, what they go on, and each method's rows of the
- * comparisons in docs/comparison/. Methods are asked, not read: each is put on models of the right shape whose weights are
- * one zero seen many times, which take no memory.
+ * Generates parts of docs/methods/: the table of methods, the table of the families that support them, and each method's results
+ * from docs/comparison/. Facts about methods come from attaching each one to models of the right shape; all weights of these
+ * models are views of a single zero, so they need no memory.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -17,8 +17,8 @@ type MethodName = keyof typeof methods;
 
 const names = Object.keys(methods) as MethodName[];
 
-/** What a method cannot do without; all else has its default. */
-const needed: Partial<Record<MethodName, object>> = {
+/** Fields that a method requires; all others have their defaults. */
+const requiredFields: Partial<Record<MethodName, object>> = {
   fusion: { adapters: ['one', 'two'] },
   prompt: { num_virtual_tokens: 20 },
   'multitask-prompt': { num_virtual_tokens: 20 },
@@ -38,8 +38,8 @@ const smolLm = {
   tie_word_embeddings: true,
 };
 
-/** Weights of any shape, all zero, in the memory of one. */
-function hollow(): ModelWeights {
+/** Returns weights of any shape that are all zero and share the memory of one number. */
+function zeroWeights(): ModelWeights {
   const tensors: Tensor[] = [];
   const zeros = (shape: readonly number[]): Tensor => {
     using s = scope();
@@ -47,14 +47,14 @@ function hollow(): ModelWeights {
     tensors.push(tensor);
     return tensor;
   };
-  const linear = (_: string, outside: number, inside: number, bias = false) =>
-    new Linear(composite, zeros([outside, inside]), -1, inside, bias ? zeros([outside]) : undefined);
+  const linear = (_: string, outFeatures: number, inFeatures: number, bias = false) =>
+    new Linear(composite, zeros([outFeatures, inFeatures]), -1, inFeatures, bias ? zeros([outFeatures]) : undefined);
   return {
     kernels: composite,
     dtype: 'float32',
     linear,
-    transposed(path, outside, inside) {
-      const layer = linear(path, outside, inside, true);
+    transposed(path, outFeatures, inFeatures) {
+      const layer = linear(path, outFeatures, inFeatures, true);
       layer.transposed = true;
       return layer;
     },
@@ -76,24 +76,27 @@ function modelOf(family: Family, config: Record<string, unknown>, task: TaskName
   const labels = { 'question-answering': ['start', 'end'], 'causal-lm': [], embedding: [] } as Partial<
     Record<TaskName, string[]>
   >;
-  return family.build(config, hollow())({ name: task, labels: labels[task] ?? ['no', 'yes'] });
+  return family.build(config, zeroWeights())({ name: task, labels: labels[task] ?? ['no', 'yes'] });
 }
 
-/** What a fusion is given for a saved adapter: its shape counts here, not its values. */
-const saved = (name: string): SavedAdapter => ({
+/** Returns what a fusion reads as a saved adapter: only its shape matters here, not its values. */
+const savedBottleneck = (name: string): SavedAdapter => ({
   name,
   method: 'bottleneck',
   config: methods.bottleneck.config.parse({}),
   fill() {},
 });
 
-function asked<T>(name: MethodName, model: Model, question: (adapter: Adapter) => T): T {
+/** Returns what `read` returns for the method's adapter on the model. */
+function withAdapter<T>(name: MethodName, model: Model, read: (adapter: Adapter) => T): T {
   const method = methods[name] as unknown as Method<unknown>;
-  using adapter = method.attach(model, method.config.parse(needed[name] ?? {}), 0, { saved });
-  return question(adapter);
+  const config = method.config.parse(requiredFields[name] ?? {});
+  using adapter = method.attach(model, config, 0, { saved: savedBottleneck });
+  return read(adapter);
 }
 
-const count = (adapter: Adapter) => [...adapter.parameters.values()].reduce((sum, { numel }) => sum + numel, 0);
+const parameterCount = (adapter: Adapter) =>
+  [...adapter.parameters.values()].reduce((sum, { numel }) => sum + numel, 0);
 
 const layoutOf = (name: MethodName): string => {
   const { peftType, adapterHub } = methods[name] as Method<unknown>;
@@ -106,55 +109,67 @@ const papersOf = (description: string): string =>
 
 function methodTable(): string {
   const model = modelOf(families.find(({ types }) => types.includes('llama'))!, smolLm, 'causal-lm');
-  const all = asked('full', model, count);
+  const all = withAdapter('full', model, parameterCount);
   const rows = names.map((name) => {
-    const [trained, merges] = asked(name, model, (adapter) => [count(adapter), adapter.merge !== undefined]);
+    const [trained, merges] = withAdapter(name, model, (adapter) => [
+      parameterCount(adapter),
+      adapter.merge !== undefined,
+    ]);
     const { description } = methods[name].config;
-    const share = `${((100 * trained) / all).toPrecision(3)} %`;
-    const fold = merges ? 'yes' : name === 'full' ? 'is the base' : 'no';
+    const percentage = `${((100 * trained) / all).toPrecision(3)} %`;
+    const writesModel = (methods[name] as Method<unknown>).writes === 'model';
+    const merged = merges ? 'yes' : writesModel ? 'it is the base' : 'no';
     return [
       `[\`${name}\`](${name}.md)`,
       papersOf(description!),
-      `${trained.toLocaleString('en')} (${share})`,
-      fold,
+      `${trained.toLocaleString('en')} (${percentage})`,
+      merged,
       layoutOf(name),
     ];
   });
   model[Symbol.dispose]();
-  return markdownTable(['`type`', 'paper', 'trained of SmolLM2-135M', 'merges into the base', 'saved as'], rows);
+  return markdownTable(['`type`', 'paper', 'trained parameters of SmolLM2-135M', 'can be merged', 'saved as'], rows);
 }
 
-/** The small configs of the tests' goldens, one a family. */
+/** Returns the small config of each family from the goldens of the tests. */
 function configs(): Map<Family, Record<string, unknown>> {
   const goldens = join(packageRoot, 'test', 'golden', 'families');
-  const found = readdirSync(goldens)
+  const files = readdirSync(goldens)
     .map((name) => join(goldens, name, 'config.json'))
     .filter(existsSync)
     .map((file) => JSON.parse(readFileSync(file, 'utf8')) as Record<string, unknown>);
   return new Map(
     families.map((family) => {
-      const config = found.find(({ model_type }) => family.types.includes(String(model_type)));
-      if (!config) throw new Error(`test/golden/families has no ${family.types[0]}`);
+      const config = files.find(({ model_type }) => family.types.includes(String(model_type)));
+      if (!config) throw new Error(`test/golden/families has no config of ${family.types[0]}`);
       return [family, config];
     }),
   );
 }
 
-/** Which methods go on each family for each of its tasks, and why the others do not. */
-export function pairs(): { family: Family; task: TaskName; method: MethodName; why: string | undefined }[] {
+/** A method on a family for a task; `refusal` is the message where the method does not support it. */
+export interface MethodPair {
+  readonly family: Family;
+  readonly task: TaskName;
+  readonly method: MethodName;
+  readonly refusal: string | undefined;
+}
+
+/** Attaches every method to every family for each of its tasks. */
+export function pairs(): MethodPair[] {
   return [...configs()].flatMap(([family, config]) =>
     family.tasks.flatMap((task) => {
       const model = modelOf(family, config, task);
-      const answers = names.map((method) => ({ family, task, method, why: refusal(method, model) }));
+      const attached = names.map((method) => ({ family, task, method, refusal: refusalOf(method, model) }));
       model[Symbol.dispose]();
-      return answers;
+      return attached;
     }),
   );
 }
 
-function refusal(method: MethodName, model: Model): string | undefined {
+function refusalOf(method: MethodName, model: Model): string | undefined {
   try {
-    return asked(method, model, () => undefined);
+    return withAdapter(method, model, () => undefined);
   } catch (cause) {
     if (cause instanceof GraftError) return cause.message;
     throw cause;
@@ -164,16 +179,15 @@ function refusal(method: MethodName, model: Model): string | undefined {
 function pairTable(): string {
   const all = pairs();
   const rows = families.map((family) => {
-    const own = all.filter((pair) => pair.family === family);
-    const refused = own.filter(({ why }) => why !== undefined);
-    const said = refused.map(({ method, task, why }) => `${method} for ${task}: ${why}`).join('; ');
+    const refused = all.filter((pair) => pair.family === family && pair.refusal !== undefined);
+    const refusals = refused.map(({ method, task, refusal }) => `${method} for ${task}: ${refusal}`).join('; ');
     const tasks = family.tasks.map((task) => `\`${task}\``).join(' ');
-    return [family.types.map((type) => `\`${type}\``).join(' '), tasks, said || `all ${names.length}`];
+    return [family.types.map((type) => `\`${type}\``).join(' '), tasks, refusals || `all ${names.length}`];
   });
-  return markdownTable(['`model_type`', 'tasks, the first by default', 'methods'], rows);
+  return markdownTable(['`model_type`', 'tasks (the first is the default)', 'supported methods'], rows);
 }
 
-/** The rows that a method has in the comparisons of a folder, full fine-tuning's beside them; empty where it has none. */
+/** Returns a table of a method's results in the comparisons of a folder, with those of full fine-tuning; empty where it has none. */
 export function comparisons(name: MethodName, dir = join(packageRoot, 'docs', 'comparison')): string {
   const files = existsSync(dir) ? readdirSync(dir).filter((file) => file.endsWith('.json')) : [];
   const lines = files.sort().flatMap((file) => {
@@ -181,27 +195,28 @@ export function comparisons(name: MethodName, dir = join(packageRoot, 'docs', 'c
     const methodsOf = new Map(results.outcomes.map((outcome) => [outcome.name, outcome.method.split(' + ')]));
     const { head, rows } = table(results);
     if (!rows.some(([row]) => methodsOf.get(row!)!.includes(name))) return [];
-    const picture = file.replace(/json$/, 'html');
-    const said = `${results.title}, ${results.date}`;
-    const on = existsSync(join(dir, picture)) ? `[${said}](../comparison/${picture})` : said;
+    const page = file.replace(/json$/, 'html');
+    const title = `${results.title}, ${results.date}`;
+    const data = existsSync(join(dir, page)) ? `[${title}](../comparison/${page})` : title;
     return rows
       .filter(([row]) => methodsOf.get(row!)!.some((method) => method === name || method === 'full'))
-      .map(([method, value, interval, ...rest]) => [method!, value!, head[1]!, interval!, ...rest, on]);
+      .map(([method, value, interval, ...rest]) => [method!, value!, head[1]!, interval!, ...rest, data]);
   });
   if (lines.length === 0) return '';
-  const costs = ['trained', 'of all %', 'steps to loss', 'tokens/s', 'peak MB', 'kept MB', 'time s', 'lr'];
-  return `## Compared\n\n${markdownTable(['method', 'result', 'metric', '95 % interval', ...costs, 'on'], lines)}`;
+  const costs = ['trained', '% of all', 'steps to loss', 'tokens/s', 'peak MB', 'saved MB', 'time s', 'lr'];
+  const columns = ['method', 'result', 'metric', '95 % confidence interval', ...costs, 'data and model'];
+  return `## Comparison\n\n${markdownTable(columns, lines)}`;
 }
 
-/** Puts `text` between the page's markers of this name. @throws Error where it has none */
+/** Returns the page with `text` between its markers of this name. @throws Error where it has none */
 function filled(page: string, marker: string, text: string, path: string): string {
   const [begin, end] = [`<!-- ${marker}: generated by npm run generate -->`, `<!-- end of ${marker} -->`];
   const [from, to] = [page.indexOf(begin), page.indexOf(end)];
-  if (from < 0 || to < from) throw new Error(`${path} has no '${begin}' and '${end}' after it`);
+  if (from < 0 || to < from) throw new Error(`${path} has no '${begin}' followed by '${end}'`);
   return `${page.slice(0, from + begin.length)}\n${text}${text && '\n'}${page.slice(to)}`;
 }
 
-/** docs/methods/ with what is generated in it. @throws Error for a method without a page */
+/** Returns the pages of docs/methods/ with their generated parts. @throws Error for a method without a page */
 export function methodPages(): GeneratedFile[] {
   const read = (path: string) => {
     const file = join(packageRoot, path);
@@ -209,9 +224,9 @@ export function methodPages(): GeneratedFile[] {
     return readFileSync(file, 'utf8');
   };
   const index = 'docs/methods/README.md';
-  const start = filled(read(index), 'methods', methodTable(), index);
+  const withMethods = filled(read(index), 'methods', methodTable(), index);
   return [
-    { path: index, text: filled(start, 'families', pairTable(), index) },
+    { path: index, text: filled(withMethods, 'families', pairTable(), index) },
     ...names.map((name) => {
       const path = `docs/methods/${name}.md`;
       return { path, text: filled(read(path), 'comparison', comparisons(name), path) };

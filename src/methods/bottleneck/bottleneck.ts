@@ -1,105 +1,95 @@
 /**
- * Bottleneck adapters: after a half of a block gives δ, which is to be added to the stream r, a bottleneck adds
- * s·W_up f(W_down h) to it. h is δ (Houlsby et al., arXiv 1902.00751: after attention and MLP), r + δ (Pfeiffer et al.,
- * arXiv 2005.00247: after the MLP) or r (parallel; He et al., arXiv 2110.04366). With Compacter's projections
- * (compacter.ts) and an invertible block at the embeddings (invertible.ts) where the config has them. Adapters on one
- * model stack in the order in which they were attached (MAD-X, arXiv 2005.00052), each with its invertible block, where
- * AdapterHub uses the first one's only.
+ * Bottleneck adapters: where attention or MLP computes δ, which is added to the residual stream r, a bottleneck adds
+ * s·W_up f(W_down h). h is δ (Houlsby et al., arXiv 1902.00751: after attention and MLP), r + δ (Pfeiffer et al.,
+ * arXiv 2005.00247: after the MLP) or r (parallel; He et al., arXiv 2110.04366). The config may ask for Compacter's projections
+ * (compacter.ts) and for an invertible adapter at the embeddings (invertible.ts). Adapters on one model form a stack in the order
+ * in which they are attached (MAD-X, arXiv 2005.00052), each with its own invertible adapter; AdapterHub uses only the first one's.
  */
 import { GraftError } from '../../base/index.ts';
 import type { Model, Port, SublayerOutput } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
-import { type Adapter, type Method, ParameterInit } from '../shared/index.ts';
+import { type Adapter, type Method, ParameterInit, portAdapter } from '../shared/index.ts';
 import { sharedPhm } from './compacter.ts';
 import { type BottleneckConfig, bottleneckConfig, completeBottleneck, innerWidth } from './config.ts';
 import { niceCoupling } from './invertible.ts';
 import { activation, Bottleneck } from './layer.ts';
 import type { CompleteBottleneck } from './named-configs.ts';
 
-/** The places in a block, by AdapterHub's names. */
-const places = ['mh_adapter', 'output_adapter'] as const;
-export type BottleneckPlace = (typeof places)[number];
+/** The places of bottlenecks in a block, by AdapterHub's names: after attention, and after the MLP. */
+export const bottleneckPlaces = ['mh_adapter', 'output_adapter'] as const;
+export type BottleneckPlace = (typeof bottleneckPlaces)[number];
 
-/** All that an adapter computes, not yet at work on a model. */
+/** The bottlenecks of one adapter, not yet attached to a model. */
 export interface Bottlenecks {
   /** `layers.0.output_adapter.adapter_up.weight`, `shared_parameters.phm_rule`, `invertible_adapters.F.0.weight`, … */
   readonly parameters: ReadonlyMap<string, Tensor>;
   readonly config: CompleteBottleneck;
   at(layer: number, place: BottleneckPlace): Bottleneck | undefined;
-  /** What embeddings and last hidden states go through; the latter in language models only. */
-  readonly ends: Pick<Port, 'afterEmbedding' | 'afterFinalNorm'>;
+  /** The invertible adapter, and its inverse in language models that ask for it. */
+  readonly invertible: Pick<Port, 'afterEmbedding' | 'afterFinalNorm'>;
 }
 
-/** @throws GraftError 'usage' for a config that fits no layer */
-export function makeBottlenecks(model: Model, given: BottleneckConfig, seed: number): Bottlenecks {
-  const config = completeBottleneck(given);
+/** Returns new bottlenecks for a model. @throws GraftError 'usage' for a config that the model does not support */
+export function makeBottlenecks(model: Model, fields: BottleneckConfig, seed: number): Bottlenecks {
+  const config = completeBottleneck(fields);
   if (model.sites.normAfter && !config.original_ln_after) {
-    throw new GraftError('usage', 'original_ln_after: false is for families that norm what goes into a half-block', {
+    throw new GraftError('usage', 'original_ln_after: false needs a model that normalises the input of its sublayers', {
       place: 'original_ln_after',
-      hint: 'This one norms the sum behind it: leave the field out',
+      hint: 'This model normalises the sum after them (post-norm): leave the field out',
     });
   }
-  using draws = new ParameterInit(config.init_weights_seed ?? seed);
-  return draws.allOrNone(() => drawBottlenecks(model, given, config, draws));
+  using init = new ParameterInit(config.init_weights_seed ?? seed);
+  const inverse = fields.inverse_before_head && model.task.name === 'causal-lm';
+  return init.allOrNone(() => initBottlenecks(model, config, inverse, init));
 }
 
-function drawBottlenecks(
-  model: Model,
-  given: BottleneckConfig,
-  config: CompleteBottleneck,
-  draws: ParameterInit,
-): Bottlenecks {
+function initBottlenecks(model: Model, config: CompleteBottleneck, inverse: boolean, init: ParameterInit): Bottlenecks {
   const { width } = model;
   const parameters = new Map<string, Tensor>();
-  const add = (at: string, part: { readonly parameters: ReadonlyMap<string, Tensor> }) => {
-    for (const [key, tensor] of part.parameters) parameters.set(`${at}.${key}`, tensor);
+  const add = (prefix: string, module: { readonly parameters: ReadonlyMap<string, Tensor> }) => {
+    for (const [key, tensor] of module.parameters) parameters.set(`${prefix}.${key}`, tensor);
   };
-  const shared = config.phm_layer ? sharedPhm(config, draws, width, innerWidth(config, width, 0)) : undefined;
-  const found = new Map<string, Bottleneck>();
+  const shared = config.phm_layer ? sharedPhm(config, init, width, innerWidth(config, width, 0)) : undefined;
+  const bottlenecks = new Map<string, Bottleneck>();
   for (let layer = 0; layer < model.layers; layer++) {
     if (config.leave_out.includes(layer)) continue;
-    for (const place of places) {
+    for (const place of bottleneckPlaces) {
       if (!config[place]) continue;
-      const bottleneck = new Bottleneck(config, draws, width, innerWidth(config, width, layer), shared);
-      found.set(`${layer}.${place}`, bottleneck);
+      const bottleneck = new Bottleneck(config, init, width, innerWidth(config, width, layer), shared);
+      bottlenecks.set(`${layer}.${place}`, bottleneck);
       add(`layers.${layer}.${place}`, bottleneck);
     }
   }
   if (shared) add('shared_parameters', shared);
   const coupling = config.inv_adapter
-    ? niceCoupling(draws, width, config.inv_adapter_reduction_factor!, activation(config.non_linearity))
+    ? niceCoupling(init, width, config.inv_adapter_reduction_factor!, activation(config.non_linearity))
     : undefined;
   if (coupling) add('invertible_adapters', coupling);
-  const undone = given.inverse_before_head && model.task.name === 'causal-lm';
   return {
     parameters,
     config,
-    at: (layer, place) => found.get(`${layer}.${place}`),
-    ends: coupling
+    at: (layer, place) => bottlenecks.get(`${layer}.${place}`),
+    invertible: coupling
       ? {
           afterEmbedding: (x) => coupling.forward(x),
-          ...(undone && { afterFinalNorm: (x: Tensor) => coupling.inverse(x) }),
+          ...(inverse && { afterFinalNorm: (x: Tensor) => coupling.inverse(x) }),
         }
       : {},
   };
 }
 
-/** Puts a computation at both places of the blocks into a model. Call what it returns to take it out. */
-export function plug(
-  model: Model,
-  state: { enabled: boolean },
-  ends: Bottlenecks['ends'],
-  at: (half: SublayerOutput, place: BottleneckPlace) => Tensor,
-): () => void {
-  return model.ports.add({
-    get enabled() {
-      return state.enabled;
-    },
-    afterAttention: (half) => at(half, 'mh_adapter'),
-    afterMlp: (half) => at(half, 'output_adapter'),
-    ...ends,
-  });
-}
+/**
+ * Returns the port of a computation at both places of the blocks.
+ * @param deltaAt returns what the sublayer adds to the residual stream [N, C] instead of its `delta`
+ */
+export const bottleneckPort = (
+  deltaAt: (sublayer: SublayerOutput, place: BottleneckPlace) => Tensor,
+  invertible: Bottlenecks['invertible'],
+): Omit<Port, 'enabled'> => ({
+  afterAttention: (sublayer) => deltaAt(sublayer, 'mh_adapter'),
+  afterMlp: (sublayer) => deltaAt(sublayer, 'output_adapter'),
+  ...invertible,
+});
 
 export const bottleneck: Method<BottleneckConfig> = {
   name: 'bottleneck',
@@ -107,31 +97,24 @@ export const bottleneck: Method<BottleneckConfig> = {
   config: bottleneckConfig,
 
   attach(model, config, seed): Adapter {
-    const made = makeBottlenecks(model, config, seed);
-    const state = { enabled: true };
-    const unplug = plug(model, state, made.ends, (half, place) => {
-      const here = made.at(half.layer, place);
-      return here ? here.leave(here.forward(here.read(half), half.rowStarts), half) : half.delta;
-    });
-    const far = made.config.leave_out.filter((layer) => layer >= model.layers);
-    const adapter: Adapter = {
+    const bottlenecks = makeBottlenecks(model, config, seed);
+    const { parameters } = bottlenecks;
+    const deltaAt = (sublayer: SublayerOutput, place: BottleneckPlace) => {
+      const layer = bottlenecks.at(sublayer.layer, place);
+      if (!layer) return sublayer.delta;
+      return layer.deltaOf(layer.forward(layer.inputOf(sublayer), sublayer.rowStarts), sublayer);
+    };
+    const missing = bottlenecks.config.leave_out.filter((layer) => layer >= model.layers);
+    const fields = {
       method: 'bottleneck',
       config,
-      parameters: made.parameters,
-      warnings: far.length > 0 ? [`leave_out names layers ${far.join(', ')}, and the model has ${model.layers}`] : [],
-      get enabled() {
-        return state.enabled;
-      },
-      set enabled(on: boolean) {
-        state.enabled = on;
-      },
-      savedConfig: () => made.config,
-      detach() {
-        unplug();
-        for (const tensor of made.parameters.values()) tensor.dispose();
-      },
-      [Symbol.dispose]: () => adapter.detach(),
+      parameters,
+      warnings:
+        missing.length > 0 ? [`leave_out names layers ${missing.join(', ')}, and the model has ${model.layers}`] : [],
+      savedConfig: () => bottlenecks.config,
     };
-    return adapter;
+    return portAdapter(model, bottleneckPort(deltaAt, bottlenecks.invertible), fields, () => {
+      for (const tensor of parameters.values()) tensor.dispose();
+    });
   },
 };

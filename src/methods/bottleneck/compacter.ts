@@ -1,6 +1,6 @@
 /**
- * Compacter's projections (Mahabadi et al., arXiv 2106.04647; PHM layers, arXiv 2102.08597):
- * y = x·Σᵢ Aᵢ ⊗ Bᵢ + b with n small Aᵢ [n, n], one set for all layers, and Bᵢ = sᵢ tᵢ [in/n, out/n] of rank r.
+ * Compacter's projections (Mahabadi et al., arXiv 2106.04647), made of PHM layers (arXiv 2102.08597):
+ * y = x·Σᵢ Aᵢ ⊗ Bᵢ + b, with n small matrices Aᵢ [n, n], one set for all layers, and Bᵢ = sᵢ tᵢ [in/n, out/n] of rank r.
  * Keys and initial values are those of AdapterHub (methods/modeling.py PHMLayer, init_shared_parameters).
  */
 import { GraftError } from '../../base/index.ts';
@@ -8,7 +8,7 @@ import { ops, type Tensor } from '../../tensor/index.ts';
 import type { ParameterInit } from '../shared/index.ts';
 import type { CompleteBottleneck } from './named-configs.ts';
 
-/** A trained projection and its parameters under their own names. */
+/** A trained layer and its parameters under their own names. */
 export interface Projection {
   readonly parameters: ReadonlyMap<string, Tensor>;
   /** [N, in] → [N, out] */
@@ -17,104 +17,108 @@ export interface Projection {
 
 type Parameters = Map<string, Tensor>;
 
-/** A factor as it is stored: one tensor, or two whose products it is. */
+/** Returns a stack of matrices [n, rows, columns]: a parameter, or the product of two. */
 type Factor = () => Tensor;
 
-/** Glorot's normal for matrices [n, fan in, fan out]. */
-const glorot = (draws: ParameterInit, shape: readonly [number, number, number]) =>
-  draws.normal(shape, Math.sqrt(2 / (shape[1] + shape[2])));
+/** Glorot's normal initialisation for matrices [n, fan in, fan out]. */
+const glorot = (init: ParameterInit, shape: readonly [number, number, number]) =>
+  init.normal(shape, Math.sqrt(2 / (shape[1] + shape[2])));
 
-const product =
+const productOf =
   (left: Tensor, right: Tensor): Factor =>
   () =>
     ops.bmm(left, right);
 
-function rule(c: CompleteBottleneck, draws: ParameterInit, own: boolean, into: Parameters): Factor {
+/** Adds the parameters of the matrices Aᵢ [n, n, n] to `parameters`. `shared`: one set for all layers. */
+function smallFactors(c: CompleteBottleneck, init: ParameterInit, shared: boolean, parameters: Parameters): Factor {
   const n = c.phm_dim;
-  // AdapterHub takes other ranges for rules of a layer's own.
+  // AdapterHub draws from other ranges when a layer has its own set.
   const draw = (shape: readonly number[]) =>
     c.phm_c_init === 'normal'
-      ? draws.normal(shape, own ? 0.01 : c.phm_init_range)
-      : draws.uniform(shape, own ? 0.01 : 1);
+      ? init.normal(shape, shared ? c.phm_init_range : 0.01)
+      : init.uniform(shape, shared ? 1 : 0.01);
   if (!c.factorized_phm_rule) {
-    const whole = draw([n, n, n]);
-    into.set('phm_rule', whole);
-    return () => whole;
+    const rule = draw([n, n, n]);
+    parameters.set('phm_rule', rule);
+    return () => rule;
   }
   const [left, right] = [draw([n, n, 1]), draw([n, 1, n])];
-  into.set('phm_rule_left', left).set('phm_rule_right', right);
-  return product(left, right);
+  parameters.set('phm_rule_left', left).set('phm_rule_right', right);
+  return productOf(left, right);
 }
 
-function large(
+/** Adds the parameters of the matrices Bᵢ [n, in/n, out/n] to `parameters`. */
+function largeFactors(
   c: CompleteBottleneck,
-  draws: ParameterInit,
-  from: number,
-  to: number,
+  init: ParameterInit,
+  inWidth: number,
+  outWidth: number,
   name: string,
-  into: Parameters,
+  parameters: Parameters,
 ): Factor {
   const n = c.phm_dim;
-  const [rows, columns] = [from / n, to / n];
+  const [rows, columns] = [inWidth / n, outWidth / n];
   if (!c.factorized_phm_W) {
-    const whole = glorot(draws, [n, rows, columns]);
-    into.set(name, whole);
-    return () => whole;
+    const matrices = glorot(init, [n, rows, columns]);
+    parameters.set(name, matrices);
+    return () => matrices;
   }
-  const [left, right] = [glorot(draws, [n, rows, c.phm_rank]), glorot(draws, [n, c.phm_rank, columns])];
-  into.set(`${name}_left`, left).set(`${name}_right`, right);
-  return product(left, right);
+  const [left, right] = [glorot(init, [n, rows, c.phm_rank]), glorot(init, [n, c.phm_rank, columns])];
+  parameters.set(`${name}_left`, left).set(`${name}_right`, right);
+  return productOf(left, right);
 }
 
-/** What all layers of an adapter have in common; parameters under their own names. */
+/** The factors that all layers of an adapter share; parameters under their own names. */
 export interface SharedPhm {
   readonly parameters: Parameters;
   readonly rule: Factor | undefined;
   readonly W: ((direction: 'down' | 'up') => Factor) | undefined;
 }
 
-export function sharedPhm(c: CompleteBottleneck, draws: ParameterInit, width: number, inner: number): SharedPhm {
+export function sharedPhm(c: CompleteBottleneck, init: ParameterInit, width: number, innerWidth: number): SharedPhm {
   const parameters: Parameters = new Map();
   const W = c.shared_W_phm && {
-    down: large(c, draws, width, inner, 'W_down', parameters),
-    up: large(c, draws, inner, width, 'W_up', parameters),
+    down: largeFactors(c, init, width, innerWidth, 'W_down', parameters),
+    up: largeFactors(c, init, innerWidth, width, 'W_up', parameters),
   };
   return {
     parameters,
     W: W ? (direction) => W[direction] : undefined,
-    rule: c.shared_phm_rule ? rule(c, draws, false, parameters) : undefined,
+    rule: c.shared_phm_rule ? smallFactors(c, init, true, parameters) : undefined,
   };
 }
 
-/** A projection from `from` to `to` numbers. @throws GraftError 'usage' for widths that n does not divide */
+/** Returns a projection [N, inWidth] → [N, outWidth]. @throws GraftError 'usage' for widths that n does not divide */
 export function phmProjection(
   c: CompleteBottleneck,
-  draws: ParameterInit,
+  init: ParameterInit,
   shared: SharedPhm,
-  from: number,
-  to: number,
+  inWidth: number,
+  outWidth: number,
   direction: 'down' | 'up',
 ): Projection {
   const n = c.phm_dim;
-  const odd = [from, to].find((size) => size % n !== 0);
-  if (odd !== undefined) {
-    throw new GraftError('usage', `phm_dim is ${n}, and a projection of it is ${odd} wide, which is no multiple`, {
+  const indivisible = [inWidth, outWidth].find((size) => size % n !== 0);
+  if (indivisible !== undefined) {
+    const problem = `phm_dim ${n} does not divide the width ${indivisible} of a projection`;
+    throw new GraftError('usage', problem, {
       place: 'phm_dim',
       hint: 'Choose reduction_factor and phm_dim so that both widths are multiples of phm_dim',
     });
   }
   const parameters: Parameters = new Map();
-  const small = shared.rule ?? rule(c, draws, true, parameters);
-  const W = shared.W?.(direction) ?? large(c, draws, from, to, 'W', parameters);
-  const bias = c.phm_bias ? draws.full([to], 0) : undefined;
+  const A = shared.rule ?? smallFactors(c, init, false, parameters);
+  const B = shared.W?.(direction) ?? largeFactors(c, init, inWidth, outWidth, 'W', parameters);
+  const bias = c.phm_bias ? init.full([outWidth], 0) : undefined;
   if (bias) parameters.set('b', bias);
   return {
     parameters,
     forward(x) {
-      // [n, a, b] and [n, p, q] → Σ over n → [a·p, b·q]
-      const pairs = ops.mm(ops.t(ops.reshape(small(), [n, n * n])), ops.reshape(W(), [n, (from / n) * (to / n)]));
-      const blocks = ops.permute(ops.view(pairs, [n, n, from / n, to / n]), [0, 2, 1, 3]);
-      const y = ops.mm(x, ops.reshape(blocks, [from, to]));
+      // Σᵢ Aᵢ ⊗ Bᵢ: A [n, a, b] and B [n, p, q] → [a·p, b·q]
+      const [rows, columns] = [inWidth / n, outWidth / n];
+      const products = ops.mm(ops.t(ops.reshape(A(), [n, n * n])), ops.reshape(B(), [n, rows * columns]));
+      const blocks = ops.permute(ops.view(products, [n, n, rows, columns]), [0, 2, 1, 3]);
+      const y = ops.mm(x, ops.reshape(blocks, [inWidth, outWidth]));
       return bias ? ops.add(y, bias) : y;
     },
   };

@@ -1,7 +1,7 @@
-/** What a fusion trains: fields as AdapterHub's (configuration/adapter_fusion_config.py), and the mixing at one place. */
+/** AdapterFusion's fields, as AdapterHub's (configuration/adapter_fusion_config.py), and its attention at one place of a block. */
 import { z } from 'zod';
-import { gradEnabled, ops, Tensor } from '../../tensor/index.ts';
-import type { ParameterInit } from '../shared/index.ts';
+import { gradEnabled, ops, type Tensor } from '../../tensor/index.ts';
+import { identity, type ParameterInit } from '../shared/index.ts';
 
 export const fusionConfig = z
   .strictObject({
@@ -10,47 +10,56 @@ export const fusionConfig = z
       .enum(['dynamic', 'static', 'average'])
       .default('dynamic')
       .describe(
-        'dynamic: attention with a value matrix; static: without one; average: fixed weights, nothing to train.',
+        'dynamic: attention with a value matrix; static: attention without one; average: fixed weights, nothing is trained.',
       ),
-    weights: z.array(z.number()).nullish().describe('average: of each adapter; they are divided by their sum.'),
-    train_adapters: z.boolean().default(false).describe('The adapters are trained too.'),
+    weights: z
+      .array(z.number())
+      .nullish()
+      .describe('For average: one weight for each adapter; they are divided by their sum.'),
+    train_adapters: z.boolean().default(false).describe('Train the adapters too.'),
     query_before_ln: z
       .boolean()
       .default(false)
-      .describe('The query is what the half-block gives, before sum and norm.'),
-    residual_before: z.boolean().default(false).describe('The residual goes into keys and values, not around them.'),
-    value_before_softmax: z.boolean().default(true).describe('The value matrix comes before the mixing, not after it.'),
+      .describe('The query is the output of attention or MLP, before the residual stream and the norm.'),
+    residual_before: z
+      .boolean()
+      .default(false)
+      .describe('The residual is added to keys and values, not to the output.'),
+    value_before_softmax: z
+      .boolean()
+      .default(true)
+      .describe('The value matrix is applied to the adapters’ outputs; false: to their mixture.'),
     dropout_prob: z
       .number()
       .min(0)
       .lt(1)
       .nullish()
       .describe(
-        'Share of the attention’s scores that is dropped. Default: none, where AdapterHub takes the model’s own (0.1 in BERT).',
+        'Dropout probability of the attention scores. Default: 0, where AdapterHub uses the model’s own (0.1 in BERT).',
       ),
     regularization: z
       .boolean()
       .nullish()
       .describe(
-        'A hundredth of the squared distance of the value matrices from 1 is added to the loss; default: dynamic.',
+        'Add 0.01 times the squared distance of the value matrices from the identity to the loss. Default: true for dynamic.',
       ),
   })
   .describe('A trained mixture of saved bottleneck adapters (AdapterFusion, arXiv 2005.00247).');
 
 export type FusionConfig = z.infer<typeof fusionConfig>;
 
-/** The mixing at one place: outputs [N, C] of the adapters → [N, C]. */
-export class Mixing {
+/** The attention over the adapters at one place of a block. Letters: N packed tokens, M adapters, C width. */
+export class FusionAttention {
   readonly parameters = new Map<string, Tensor>();
   readonly #c: FusionConfig;
 
-  constructor(c: FusionConfig, draws: ParameterInit, width: number) {
+  constructor(c: FusionConfig, init: ParameterInit, width: number) {
     this.#c = c;
     for (const name of ['query', 'key']) {
-      this.parameters.set(`${name}.weight`, draws.normal([width, width], 0.02));
-      this.parameters.set(`${name}.bias`, draws.full([width], 0));
+      this.parameters.set(`${name}.weight`, init.normal([width, width], 0.02));
+      this.parameters.set(`${name}.bias`, init.full([width], 0));
     }
-    if (c.config === 'dynamic') this.parameters.set('value.weight', draws.identity(width, 1e-6));
+    if (c.config === 'dynamic') this.parameters.set('value.weight', init.identity(width, 1e-6));
   }
 
   #linear(name: string, x: Tensor): Tensor {
@@ -58,31 +67,26 @@ export class Mixing {
     return weight ? ops.linear(x, weight, this.parameters.get(`${name}.bias`)) : x;
   }
 
-  forward(query: Tensor, around: Tensor, outputs: readonly Tensor[]): Tensor {
+  /** query, residual and the M outputs of the adapters, [N, C] each → [N, C] */
+  forward(query: Tensor, residual: Tensor, outputs: readonly Tensor[]): Tensor {
     const c = this.#c;
-    let given = ops.stack(outputs, 1);
-    if (c.residual_before) given = ops.add(given, ops.unsqueeze(around, 1));
+    let x = ops.stack(outputs, 1); // [N, M, C]
+    if (c.residual_before) x = ops.add(x, ops.unsqueeze(residual, 1));
     const q = ops.unsqueeze(this.#linear('query', query), 1);
-    let scores = ops.bmm(q, ops.transpose(this.#linear('key', given), 1, 2));
+    let scores = ops.bmm(q, ops.transpose(this.#linear('key', x), 1, 2)); // [N, 1, M]
     if (c.dropout_prob && gradEnabled()) scores = ops.dropout(scores, c.dropout_prob, true);
-    const values = c.value_before_softmax ? this.#linear('value', given) : given;
+    const values = c.value_before_softmax ? this.#linear('value', x) : x;
     let y = ops.select(ops.bmm(ops.softmax(scores, -1), values), 1, 0);
     if (!c.value_before_softmax) y = this.#linear('value', y);
-    return c.residual_before ? y : ops.add(y, around);
+    return c.residual_before ? y : ops.add(y, residual);
   }
 }
 
-/** 0.01·Σ ‖1 − V‖² (AdapterHub, model_mixin.py get_fusion_regularization_loss). */
-export function regularisation(values: readonly Tensor[]): Tensor {
-  const sum = values
-    .map((value) => {
-      const size = value.size(0);
-      const one = Tensor.from(
-        Float32Array.from({ length: size * size }, (_, i) => +(i % (size + 1) === 0)),
-        [size, size],
-      );
-      return ops.sum(ops.pow(ops.sub(one, value), 2));
-    })
-    .reduce((a, b) => ops.add(a, b));
-  return ops.mulScalar(sum, 0.01);
+/** Returns 0.01·Σ ‖I − V‖² over the value matrices, a scalar (AdapterHub, model_mixin.py get_fusion_regularization_loss). */
+export function valueRegularisation(values: readonly Tensor[]): Tensor {
+  const distances = values.map((value) => ops.sum(ops.pow(ops.sub(identity(value.size(0)), value), 2)));
+  return ops.mulScalar(
+    distances.reduce((a, b) => ops.add(a, b)),
+    0.01,
+  );
 }

@@ -1,7 +1,7 @@
 /**
- * AdapterFusion (Pfeiffer et al., arXiv 2005.00247, §3.2): several saved bottleneck adapters work side by side, and what
- * each gives is mixed by attention: softmax(q·Kᵢ) over the adapters, with q from what they read, K and V from what they
- * give. Only the mixing is trained. Or their outputs are averaged with fixed weights (`config: average`).
+ * AdapterFusion (Pfeiffer et al., arXiv 2005.00247, §3.2): several saved bottleneck adapters work in parallel, and attention mixes
+ * their outputs: softmax(q·Kᵢ) over the adapters, with q from their input, K and V from their outputs. Only this attention is
+ * trained. With `config: average`, the outputs are averaged with fixed weights.
  * Reference and fields: AdapterHub, methods/modeling.py BertFusion and configuration/adapter_fusion_config.py.
  */
 import { GraftError } from '../../base/index.ts';
@@ -13,136 +13,139 @@ import {
   type Method,
   normalizedWeights,
   ParameterInit,
+  portAdapter,
+  readSaved,
   type SavableAdapter,
 } from '../shared/index.ts';
-import { type BottleneckPlace, type Bottlenecks, makeBottlenecks, plug } from './bottleneck.ts';
+import {
+  type BottleneckPlace,
+  type Bottlenecks,
+  bottleneckPlaces,
+  bottleneckPort,
+  makeBottlenecks,
+} from './bottleneck.ts';
 import type { BottleneckConfig } from './config.ts';
-import { type FusionConfig, fusionConfig, Mixing, regularisation } from './fusion-layer.ts';
-import type { Bottleneck, Reading } from './layer.ts';
+import { FusionAttention, type FusionConfig, fusionConfig, valueRegularisation } from './fusion-layer.ts';
+import type { Bottleneck } from './layer.ts';
 
-type Child = Bottlenecks & { readonly name: string; readonly given: BottleneckConfig };
+/** One of the mixed adapters. */
+type MixedAdapter = Bottlenecks & { readonly name: string; readonly fields: BottleneckConfig };
 
-/** The adapters with their saved values, not at work by themselves. */
-function children(model: Model, { adapters, config: kind }: FusionConfig, tools: AttachContext): Child[] {
-  const made: Child[] = [];
+/** Returns the adapters with their saved values, not attached to the model. */
+function mixedAdapters(model: Model, { adapters, config: kind }: FusionConfig, context: AttachContext): MixedAdapter[] {
+  const mixed: MixedAdapter[] = [];
   try {
     for (const dir of adapters) {
-      const saved = tools.saved?.(dir);
-      if (!saved) throw new GraftError('usage', 'saved adapters cannot be read from here', { place: dir });
+      const saved = readSaved(dir, context);
       if (saved.method !== 'bottleneck') {
-        throw new GraftError('usage', `only bottleneck adapters can be mixed, and this is ${saved.method}`, {
+        throw new GraftError('usage', `fusion supports bottleneck adapters only, and this is ${saved.method}`, {
           place: dir,
         });
       }
-      const given = saved.config as BottleneckConfig;
-      const child = makeBottlenecks(model, given, 0);
-      const taken = made.some(({ name }) => name === saved.name);
-      made.push({ ...child, given, name: taken ? `${saved.name}-${made.length}` : saved.name });
-      saved.fill(insideOf(made.at(-1)!));
-      if (placesOf(child) !== placesOf(made[0]!)) {
-        throw new GraftError('usage', 'it has bottlenecks at other places than the first adapter of the fusion', {
+      const fields = saved.config as BottleneckConfig;
+      const bottlenecks = makeBottlenecks(model, fields, 0);
+      const isTaken = mixed.some(({ name }) => name === saved.name);
+      mixed.push({ ...bottlenecks, fields, name: isTaken ? `${saved.name}-${mixed.length}` : saved.name });
+      saved.fill(savable(mixed.at(-1)!));
+      if (placesOf(bottlenecks) !== placesOf(mixed[0]!)) {
+        throw new GraftError('usage', 'its bottlenecks are at other places than those of the first adapter', {
           place: dir,
           hint: 'Mix adapters with the same mh_adapter, output_adapter and leave_out',
         });
       }
-      if (child.config.is_parallel && kind !== 'average') {
-        throw new GraftError('usage', 'parallel adapters cannot be mixed: each reads the stream itself', {
-          place: dir,
-        });
+      if (bottlenecks.config.is_parallel && kind !== 'average') {
+        const problem = 'parallel adapters cannot be mixed by attention: each reads the residual stream itself';
+        throw new GraftError('usage', problem, { place: dir, hint: 'Use config: average' });
       }
     }
-    return made;
+    return mixed;
   } catch (cause) {
-    for (const { parameters } of made) for (const tensor of parameters.values()) tensor.dispose();
+    for (const { parameters } of mixed) for (const tensor of parameters.values()) tensor.dispose();
     throw cause;
   }
 }
 
+/** Returns a text that is equal for adapters with bottlenecks at the same places. */
 const placesOf = ({ config: c }: Bottlenecks): string =>
   JSON.stringify([c.mh_adapter, c.output_adapter, [...c.leave_out].sort((a, b) => a - b)]);
 
-const insideOf = ({ given, config, parameters }: Child): SavableAdapter => ({
+const savable = ({ fields, config, parameters }: MixedAdapter): SavableAdapter => ({
   method: 'bottleneck',
-  config: given,
+  config: fields,
   parameters,
   savedConfig: () => config,
 });
+
+/** Returns the attentions by `<layer>.<place>`, where the adapters have bottlenecks. */
+function initAttentions(model: Model, config: FusionConfig, [first]: readonly MixedAdapter[], seed: bigint) {
+  const attentions = new Map<string, FusionAttention>();
+  if (config.config === 'average') return attentions;
+  using init = new ParameterInit(seed);
+  for (let layer = 0; layer < model.layers; layer++) {
+    for (const place of bottleneckPlaces) {
+      if (first!.at(layer, place)) attentions.set(`${layer}.${place}`, new FusionAttention(config, init, model.width));
+    }
+  }
+  return attentions;
+}
 
 export const fusion: Method<FusionConfig> = {
   name: 'fusion',
   adapterHub: true,
   config: fusionConfig,
 
-  attach(model, config, seed, tools = {}): Adapter {
-    const shares = normalizedWeights(config.weights ?? config.adapters.map(() => 1), config.adapters.length);
-    const mixed = children(model, config, tools);
+  attach(model, config, seed, context = {}): Adapter {
+    const weights = normalizedWeights(config.weights ?? config.adapters.map(() => 1), config.adapters.length);
+    const mixed = mixedAdapters(model, config, context);
+    const attentions = initAttentions(model, config, mixed, mixSeed(seed, 1));
     const parameters = new Map<string, Tensor>();
-    const mixings = new Map<string, Mixing>();
-    if (config.config !== 'average') {
-      using draws = new ParameterInit(mixSeed(seed, 1));
-      for (let layer = 0; layer < model.layers; layer++) {
-        for (const place of ['mh_adapter', 'output_adapter'] as const) {
-          if (!mixed[0]!.at(layer, place)) continue;
-          const mixing = new Mixing(config, draws, model.width);
-          mixings.set(`${layer}.${place}`, mixing);
-          for (const [key, tensor] of mixing.parameters) parameters.set(`layers.${layer}.${place}.${key}`, tensor);
-        }
-      }
+    for (const [key, attention] of attentions) {
+      for (const [name, tensor] of attention.parameters) parameters.set(`layers.${key}.${name}`, tensor);
     }
-    const unused: string[] = [];
-    mixed.forEach(({ name, parameters: own }, i) => {
-      for (const [key, tensor] of own) {
-        const idle = i > 0 && key.startsWith('invertible_adapters.');
-        if (idle && !unused.includes(name)) unused.push(name);
-        tensor.requiresGrad = config.train_adapters && !idle;
-        if (tensor.requiresGrad) parameters.set(`adapters.${name}.${key}`, tensor);
+    const unusedInvertible = new Set<string>();
+    mixed.forEach((adapter, i) => {
+      for (const [key, tensor] of adapter.parameters) {
+        const unused = i > 0 && key.startsWith('invertible_adapters.');
+        if (unused) unusedInvertible.add(adapter.name);
+        tensor.requiresGrad = config.train_adapters && !unused;
+        if (tensor.requiresGrad) parameters.set(`adapters.${adapter.name}.${key}`, tensor);
       }
     });
 
-    const average = (half: SublayerOutput, at: readonly [Bottleneck, number][]): Tensor => {
-      const reading = at[0]![0].read(half);
-      const outputs = at.map(([b, w]) => ops.mulScalar(b.forward(reading, half.rowStarts), w));
+    const averaged = (sublayer: SublayerOutput, layers: readonly Bottleneck[]): Tensor => {
+      const input = layers[0]!.inputOf(sublayer);
+      const outputs = layers.map((layer, i) => ops.mulScalar(layer.forward(input, sublayer.rowStarts), weights[i]!));
       return outputs.reduce((a, b) => ops.add(a, b));
     };
-    const attend = (half: SublayerOutput, at: readonly [Bottleneck, number][], mixing: Mixing): Tensor => {
-      const { x, around, query }: Reading = at.at(-1)![0].read(half);
-      const outputs = at.map(([b]) => b.up(x, half.rowStarts));
-      return mixing.forward(config.query_before_ln ? half.delta : query, around, outputs);
+    const attended = (sublayer: SublayerOutput, layers: readonly Bottleneck[], attention: FusionAttention): Tensor => {
+      const { x, residual, query } = layers.at(-1)!.inputOf(sublayer);
+      const outputs = layers.map((layer) => layer.up(x, sublayer.rowStarts));
+      return attention.forward(config.query_before_ln ? sublayer.delta : query, residual, outputs);
     };
-    const state = { enabled: true };
-    const unplug = plug(model, state, mixed[0]!.ends, (half, place: BottleneckPlace) => {
-      const at = mixed.flatMap((child, i): [Bottleneck, number][] => {
-        const here = child.at(half.layer, place);
-        return here ? [[here, shares[i]!]] : [];
-      });
-      if (at.length === 0) return half.delta;
-      const mixing = mixings.get(`${half.layer}.${place}`);
-      const y = mixing ? attend(half, at, mixing) : average(half, at);
-      return at.at(-1)![0].leave(y, half);
-    });
+    const deltaAt = (sublayer: SublayerOutput, place: BottleneckPlace) => {
+      const layers = mixed.flatMap((adapter) => adapter.at(sublayer.layer, place) ?? []);
+      if (layers.length === 0) return sublayer.delta;
+      const attention = attentions.get(`${sublayer.layer}.${place}`);
+      const y = attention ? attended(sublayer, layers, attention) : averaged(sublayer, layers);
+      return layers.at(-1)!.deltaOf(y, sublayer);
+    };
     const values = [...parameters].filter(([key]) => key.endsWith('.value.weight')).map(([, tensor]) => tensor);
-    const adapter: Adapter = {
+    const fields = {
       method: 'fusion',
       config,
       parameters,
       // As in AdapterHub.
-      warnings: unused.map((name) => `the invertible block of ${name} is not used: only that of the first adapter is`),
-      nested: new Map(mixed.map((child) => [child.name, insideOf(child)])),
-      ...(values.length > 0 && config.regularization !== false && { regularisation: () => regularisation(values) }),
-      get enabled() {
-        return state.enabled;
-      },
-      set enabled(on: boolean) {
-        state.enabled = on;
-      },
-      detach() {
-        unplug();
-        for (const part of [...mixed, ...mixings.values()]) {
-          for (const tensor of part.parameters.values()) tensor.dispose();
-        }
-      },
-      [Symbol.dispose]: () => adapter.detach(),
+      warnings: [...unusedInvertible].map(
+        (name) => `the invertible adapter of ${name} is not used: only that of the first adapter is`,
+      ),
+      nested: new Map(mixed.map((adapter) => [adapter.name, savable(adapter)])),
+      ...(values.length > 0 &&
+        config.regularization !== false && { regularisation: () => valueRegularisation(values) }),
     };
-    return adapter;
+    return portAdapter(model, bottleneckPort(deltaAt, mixed[0]!.invertible), fields, () => {
+      for (const module of [...mixed, ...attentions.values()]) {
+        for (const tensor of module.parameters.values()) tensor.dispose();
+      }
+    });
   },
 };

@@ -1,7 +1,7 @@
 /** AdapterHub's configs by name (adapters/configuration/adapter_config.py). */
 import { activationNames } from '../../nn/index.ts';
 
-/** What a full config says; the named ones differ from it in a few fields. */
+/** The fields of `seq_bn` (Pfeiffer); the other named configs differ from it in a few. */
 export const seqBn = {
   mh_adapter: false,
   output_adapter: true,
@@ -54,7 +54,7 @@ const parallel = {
 const phm = { phm_layer: true, reduction_factor: 32, non_linearity: 'gelu' } as const;
 const inverse = { inv_adapter: 'nice', inv_adapter_reduction_factor: 2 } as const;
 
-/** AdapterHub's named configs, as what they change. */
+/** AdapterHub's named configs, as their differences from `seq_bn`. */
 export const namedBottlenecks = {
   seq_bn: {},
   double_seq_bn: double,

@@ -1,11 +1,13 @@
-/** What AdaLoRA puts in the place of a linear layer, and the term that keeps A and B near to orthogonal. */
+/** AdaLoRA's wrapper around a linear layer, and the term of the loss that keeps A and B close to orthogonal. */
 import type { GateActivation, LinearLayer } from '../../nn/index.ts';
-import { ops, Tensor } from '../../tensor/index.ts';
-import type { Switch } from '../shared/index.ts';
+import { ops, type Tensor } from '../../tensor/index.ts';
+import { identity, type Switch } from '../shared/index.ts';
 import { LoraLinear } from './layers.ts';
 import type { Triplets } from './rank-budget.ts';
 
+/** A linear layer with the update s·B (E ∘ A). */
 export class AdaLoraLinear extends LoraLinear {
+  /** [R, 1] */
   readonly lora_E: Tensor;
 
   constructor(base: LinearLayer, { a, b, e }: Triplets, scaling: number, dropout: number, state: Switch) {
@@ -17,7 +19,7 @@ export class AdaLoraLinear extends LoraLinear {
     return [ops.mul(this.lora_A, this.lora_E), this.lora_B];
   }
 
-  /** A layer that lost all its ranks is what it was. */
+  /** With rank 0, as a saved adapter may have it, the layer is the base's. */
   protected override adapted(x: Tensor): Tensor {
     return this.lora_E.numel === 0 ? this.base_layer.forward(x) : super.adapted(x);
   }
@@ -28,16 +30,9 @@ export class AdaLoraLinear extends LoraLinear {
   }
 }
 
-/** Mean over A and B of all layers of ‖AAᵀ − I‖ and ‖BᵀB − I‖, a scalar. */
+/** Returns the mean over A and B of all layers of ‖AAᵀ − I‖ and ‖BᵀB − I‖ (eq. 4), a scalar. */
 export function orthogonality(layers: readonly Triplets[]): Tensor {
-  const far = (square: Tensor) => {
-    const n = square.size(0);
-    const eye = Tensor.from(
-      Float32Array.from({ length: n * n }, (_, i) => (i % (n + 1) === 0 ? 1 : 0)),
-      [n, n],
-    );
-    return ops.vectorNorm(ops.sub(square, eye), 2);
-  };
-  const terms = layers.flatMap(({ a, b }) => [far(ops.mm(a, ops.t(a))), far(ops.mm(ops.t(b), b))]);
+  const distance = (gram: Tensor) => ops.vectorNorm(ops.sub(gram, identity(gram.size(0))), 2);
+  const terms = layers.flatMap(({ a, b }) => [distance(ops.mm(a, ops.t(a))), distance(ops.mm(ops.t(b), b))]);
   return ops.mean(ops.stack(terms));
 }

@@ -1,46 +1,47 @@
 /**
- * DoRA (Liu et al., arXiv 2402.09353, eq. 5): W' = m ⊙ (W + s·BA) / ‖W + s·BA‖ with the magnitude m [out] trained beside A and B,
- * and the norm of each output's row taken as a constant (§4.3): it follows the update, and no gradient goes through it. Under
- * drop-out the base product of what was not dropped stays, and the magnitude acts on the dropped input (PEFT, lora/dora.py).
+ * DoRA (Liu et al., arXiv 2402.09353, eq. 5): W' = m ⊙ (W + s·BA) / ‖W + s·BA‖, with the magnitude m [out] trained beside A and B.
+ * The norm of each output's row follows the update but is a constant for gradients (§4.3). With dropout, the base's product with
+ * the whole input stays as it is, and the magnitude scales the products with the dropped input (PEFT, lora/dora.py).
  */
 import type { GateActivation, Linear, LinearLayer } from '../../nn/index.ts';
 import { gradEnabled, noGrad, ops, scoped, Tensor } from '../../tensor/index.ts';
 import { type LayerWeight, layerUnder, ownWeight, type Switch, type Table } from '../shared/index.ts';
 import { LoraEmbedding, LoraLinear } from './layers.ts';
 
-/** ‖W + s·BA‖ of each output [out]: the magnitude at the start. */
+/** Returns ‖W + s·BA‖ of each output's row [out]: also the initial magnitude. */
 export const rowNorms = (base: LinearLayer, a: Tensor, b: Tensor, scaling: number): Tensor =>
   noGrad(() =>
     scoped(() => ops.vectorNorm(ops.add(ownWeight(layerUnder(base)), ops.mm(b, a), { alpha: scaling }), 2, [1])),
   );
 
-/** The same for a table: the norms of its columns [C]. */
+/** Returns the same for an embedding: the norm of each column of its table [C]. */
 export const columnNorms = (base: Table, a: Tensor, b: Tensor, scaling: number): Tensor =>
   noGrad(() =>
     scoped(() => ops.vectorNorm(ops.add(ownWeight(layerUnder(base)), ops.t(ops.mm(b, a)), { alpha: scaling }), 2, [0])),
   );
 
 /**
- * The norms of one layer, which take a pass over its whole weight: kept from token to token while nothing is trained. An optimizer's
- * step is behind a forward pass that records gradients, and that forgets them; any other change shows in the tensors' versions.
+ * The norms of one layer, cached between forward passes without gradients, since they need a pass over the whole weight. A forward
+ * pass that records gradients, as in training, drops the cache; other changes of A and B show in the tensors' versions.
  */
-class Norms {
-  #kept: { readonly versions: string; readonly values: Float32Array } | undefined;
+class NormCache {
+  #cached: { readonly versions: string; readonly values: Float32Array } | undefined;
 
-  of(parts: readonly Tensor[], make: () => Tensor): Tensor {
+  get(matrices: readonly Tensor[], compute: () => Tensor): Tensor {
     if (gradEnabled()) {
-      this.#kept = undefined;
-      return make();
+      this.#cached = undefined;
+      return compute();
     }
-    const versions = parts.map((part) => ops.version(part)).join();
-    if (this.#kept?.versions !== versions) this.#kept = { versions, values: make().data() as Float32Array };
-    return Tensor.from(this.#kept.values);
+    const versions = matrices.map((matrix) => ops.version(matrix)).join();
+    if (this.#cached?.versions !== versions) this.#cached = { versions, values: compute().data() as Float32Array };
+    return Tensor.from(this.#cached.values);
   }
 }
 
 export class DoraLinear extends LoraLinear {
+  /** m [out] */
   readonly lora_magnitude_vector: Tensor;
-  readonly #norms = new Norms();
+  readonly #norms = new NormCache();
 
   constructor(base: LinearLayer, a: Tensor, b: Tensor, m: Tensor, scaling: number, dropout: number, state: Switch) {
     super(base, a, b, scaling, dropout, state);
@@ -48,26 +49,26 @@ export class DoraLinear extends LoraLinear {
   }
 
   /** m / ‖W + s·BA‖ [out] */
-  #share(): Tensor {
+  #factor(): Tensor {
     const { base_layer, lora_A, lora_B, scaling } = this;
-    const norms = this.#norms.of([lora_A, lora_B], () => rowNorms(base_layer, lora_A, lora_B, scaling));
+    const norms = this.#norms.get([lora_A, lora_B], () => rowNorms(base_layer, lora_A, lora_B, scaling));
     return ops.div(this.lora_magnitude_vector, norms);
   }
 
   protected override adapted(x: Tensor): Tensor {
-    const share = this.#share();
+    const factor = this.#factor();
     const dropped = this.dropped(x);
     const { weight, format, bias, kernels } = layerUnder(this) as Linear;
     if (dropped) {
       const product = kernels.linear(dropped, weight, format, null);
       const sum = ops.add(product, this.#update(dropped), { alpha: this.scaling });
-      return ops.add(this.base_layer.forward(x), ops.sub(ops.mul(sum, share), product));
+      return ops.add(this.base_layer.forward(x), ops.sub(ops.mul(sum, factor), product));
     }
-    const scaled = ops.mul(this.#sum(x, bias), share);
+    const scaled = ops.mul(this.#sum(x, bias), factor);
     return bias ? ops.add(scaled, bias) : scaled;
   }
 
-  /** x (W + s·BA)ᵀ without the bias, and with what adapters below add. */
+  /** x (W + s·BA)ᵀ without the bias, with the updates of adapters below: [N, in] → [N, out]. */
   #sum(x: Tensor, bias: Tensor | undefined): Tensor {
     const base = this.base_layer.plain();
     if (base) {
@@ -78,6 +79,7 @@ export class DoraLinear extends LoraLinear {
     return ops.add(bias ? ops.sub(below, bias) : below, this.#update(x), { alpha: this.scaling });
   }
 
+  /** x (BA)ᵀ */
   #update(x: Tensor): Tensor {
     return ops.mm(ops.mm(x, ops.t(this.lora_A)), ops.t(this.lora_B));
   }
@@ -87,14 +89,15 @@ export class DoraLinear extends LoraLinear {
     return this.adapted(this.kernels.glu(gate, up, act));
   }
 
-  override fold({ weight, bias }: LayerWeight, _own: Tensor): LayerWeight {
-    return { weight: ops.mul(ops.add(weight, this.delta()), ops.unsqueeze(this.#share(), 1)), format: -1, bias };
+  override fold({ weight, bias }: LayerWeight, _base: Tensor): LayerWeight {
+    return { weight: ops.mul(ops.add(weight, this.delta()), ops.unsqueeze(this.#factor(), 1)), format: -1, bias };
   }
 }
 
 export class DoraEmbedding extends LoraEmbedding {
+  /** m [C] */
   readonly lora_magnitude_vector: Tensor;
-  readonly #norms = new Norms();
+  readonly #norms = new NormCache();
 
   constructor(base: Table, a: Tensor, b: Tensor, m: Tensor, scaling: number, state: Switch) {
     super(base, a, b, scaling, state);
@@ -102,19 +105,19 @@ export class DoraEmbedding extends LoraEmbedding {
   }
 
   /** m / ‖W + s·(BA)ᵀ‖ [C] */
-  #share(): Tensor {
+  #factor(): Tensor {
     const { base_layer, lora_embedding_A: a, lora_embedding_B: b, scaling } = this;
     return ops.div(
       this.lora_magnitude_vector,
-      this.#norms.of([a, b], () => columnNorms(base_layer, a, b, scaling)),
+      this.#norms.get([a, b], () => columnNorms(base_layer, a, b, scaling)),
     );
   }
 
-  protected override adapted(base: Tensor, ids: Tensor): Tensor {
-    return ops.mul(super.adapted(base, ids), this.#share());
+  protected override adapted(vectors: Tensor, ids: Tensor): Tensor {
+    return ops.mul(super.adapted(vectors, ids), this.#factor());
   }
 
-  override fold({ weight, bias }: LayerWeight, _own: Tensor): LayerWeight {
-    return { weight: ops.mul(ops.add(weight, this.delta()), this.#share()), format: -1, bias };
+  override fold({ weight, bias }: LayerWeight, _base: Tensor): LayerWeight {
+    return { weight: ops.mul(ops.add(weight, this.delta()), this.#factor()), format: -1, bias };
   }
 }

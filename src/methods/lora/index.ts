@@ -1,13 +1,12 @@
 export { adalora } from './adalora.ts';
 export {
   type Combination,
-  type Combining,
+  type CombineSettings,
   combinations,
   combinedRank,
   combineUpdates,
-  draws,
+  dareMasks,
   type WeightedUpdate,
 } from './combine-updates.ts';
-export { loraConfig } from './config.ts';
-export { alternate } from './decompose.ts';
+export { loftq } from './decompose.ts';
 export { lora } from './lora.ts';

@@ -1,15 +1,18 @@
-/** What LoRA puts in the place of a layer. */
+/** The wrappers of LoRA around linear layers and embeddings. */
 import type { GateActivation, LinearLayer } from '../../nn/index.ts';
 import { gradEnabled, ops, type Tensor } from '../../tensor/index.ts';
 import { type LayerWeight, LinearWrapper, type Switch, type Table, TableWrapper } from '../shared/index.ts';
 
-/** A linear layer with an update beside it. */
+/** A linear layer with an update: y = W x + b + s·(B A x + b_B). */
 export class LoraLinear extends LinearWrapper {
+  /** [R, in] */
   readonly lora_A: Tensor;
+  /** [out, R] */
   readonly lora_B: Tensor;
-  /** Of B's product (`lora_bias`). */
+  /** b_B [out], with `lora_bias` only. */
   readonly lora_bias?: Tensor;
   readonly scaling: number;
+  /** Dropout probability of the update's input, in training. */
   readonly dropout: number;
 
   constructor(base: LinearLayer, a: Tensor, b: Tensor, scaling: number, dropout: number, state: Switch, bias?: Tensor) {
@@ -26,14 +29,14 @@ export class LoraLinear extends LinearWrapper {
     return [this.lora_A, this.lora_B];
   }
 
-  /** The layer's bias and the update's own, whichever there are. */
-  #biasWith(bias: Tensor | undefined): Tensor | null {
-    if (!this.lora_bias) return bias ?? null;
-    const own = ops.mulScalar(this.lora_bias, this.scaling);
-    return bias ? ops.add(bias, own) : own;
+  /** The sum of the layer's bias and the scaled bias of the update; null where neither exists. */
+  #fullBias(layerBias: Tensor | undefined): Tensor | null {
+    if (!this.lora_bias) return layerBias ?? null;
+    const update = ops.mulScalar(this.lora_bias, this.scaling);
+    return layerBias ? ops.add(layerBias, update) : update;
   }
 
-  /** x as the update sees it: null where nothing is dropped. */
+  /** x after dropout; null where dropout is off. */
   protected dropped(x: Tensor): Tensor | null {
     return this.dropout > 0 && gradEnabled() ? ops.dropout(x, this.dropout, true) : null;
   }
@@ -44,9 +47,9 @@ export class LoraLinear extends LinearWrapper {
     const base = this.base_layer.plain();
     if (base) {
       const { weight, format, bias, kernels } = base;
-      return kernels.loraLinear(x, dropped, weight, format, this.#biasWith(bias), a, b, this.scaling);
+      return kernels.loraLinear(x, dropped, weight, format, this.#fullBias(bias), a, b, this.scaling);
     }
-    // On top of another active adapter: add to what it gives.
+    // On top of another enabled adapter: add to its output.
     const product = ops.mm(ops.mm(dropped ?? x, ops.t(a)), ops.t(b));
     const update = this.lora_bias ? ops.add(product, this.lora_bias) : product;
     return ops.add(this.base_layer.forward(x), update, { alpha: this.scaling });
@@ -57,23 +60,23 @@ export class LoraLinear extends LinearWrapper {
     if (!this.state.enabled || !base || (this.dropout > 0 && gradEnabled())) return super.forwardGated(gate, up, act);
     const { weight, format, bias, kernels } = base;
     const [a, b] = this.matrices();
-    return kernels.loraGatedLinear(gate, up, act, weight, format, this.#biasWith(bias), a, b, this.scaling);
+    return kernels.loraGatedLinear(gate, up, act, weight, format, this.#fullBias(bias), a, b, this.scaling);
   }
 
-  /** s·BA [out, in]: what the update adds to the weight. */
+  /** s·BA [out, in] */
   protected delta(): Tensor {
     const [a, b] = this.matrices();
     return ops.mulScalar(ops.mm(b, a), this.scaling);
   }
 
-  fold({ weight, bias }: LayerWeight, _own: Tensor): LayerWeight {
-    return { weight: ops.add(weight, this.delta()), format: -1, bias: this.#biasWith(bias) ?? undefined };
+  fold({ weight, bias }: LayerWeight, _base: Tensor): LayerWeight {
+    return { weight: ops.add(weight, this.delta()), format: -1, bias: this.#fullBias(bias) ?? undefined };
   }
 }
 
 /**
- * An output projection that shares its table with an embedding shares the embedding's update too, the other way round:
- * A [R, C] is the embedding's Bᵀ, and B [V, R] its Aᵀ (PEFT's `ensure_weight_tying`).
+ * An output projection that shares its table with an embedding, and the transpose of the embedding's update with it: A [R, C] is
+ * the embedding's Bᵀ, and B [V, R] its Aᵀ (PEFT's `ensure_weight_tying`).
  */
 export class TiedLoraLinear extends LoraLinear {
   protected override matrices(): readonly [Tensor, Tensor] {
@@ -81,9 +84,11 @@ export class TiedLoraLinear extends LoraLinear {
   }
 }
 
-/** An embedding with an update: row i of the table gains s·(B A[:, i])ᵀ. */
+/** An embedding with an update: row i of the table [V, C] becomes W[i] + s·(B A[:, i])ᵀ. */
 export class LoraEmbedding extends TableWrapper {
+  /** [R, V] */
   readonly lora_embedding_A: Tensor;
+  /** [C, R] */
   readonly lora_embedding_B: Tensor;
   readonly scaling: number;
 
@@ -94,17 +99,17 @@ export class LoraEmbedding extends TableWrapper {
     this.scaling = scaling;
   }
 
-  protected adapted(base: Tensor, ids: Tensor): Tensor {
+  protected adapted(vectors: Tensor, ids: Tensor): Tensor {
     const h = ops.embedding(ops.t(this.lora_embedding_A), ids);
-    return ops.add(base, ops.mm(h, ops.t(this.lora_embedding_B)), { alpha: this.scaling });
+    return ops.add(vectors, ops.mm(h, ops.t(this.lora_embedding_B)), { alpha: this.scaling });
   }
 
-  /** [V, C] */
+  /** s·(BA)ᵀ [V, C] */
   protected delta(): Tensor {
     return ops.mulScalar(ops.t(ops.mm(this.lora_embedding_B, this.lora_embedding_A)), this.scaling);
   }
 
-  fold({ weight, bias }: LayerWeight, _own: Tensor): LayerWeight {
+  fold({ weight, bias }: LayerWeight, _base: Tensor): LayerWeight {
     return { weight: ops.add(weight, this.delta()), format: -1, bias };
   }
 }

@@ -1,11 +1,13 @@
 /**
- * How AdaLoRA shares its ranks out (arXiv 2303.10512, §3.2 and §3.3, eq. 8 to 12): a rank's importance is what the loss would feel
- * without its triplet, smoothed over steps and weighted with its uncertainty; of all triplets of all layers only the most important
- * keep their singular value, fewer and fewer until a target. Details as in PEFT (tuners/adalora/layer.py RankAllocator).
+ * AdaLoRA's rank allocation (arXiv 2303.10512, §3.2 and §3.3, eq. 8 to 12). A rank is a triplet: a row of A, a value of E, a column of
+ * B. Its importance is the sensitivity |w · ∂loss/∂w| of its values, smoothed over steps, times the uncertainty of that sensitivity.
+ * Of all triplets of all layers only the most important keep their value of E, fewer with every step down to a target. Details as in
+ * PEFT (tuners/adalora/layer.py RankAllocator).
  */
 import { GraftError } from '../../base/index.ts';
 import { detachFromScopes, noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
 
+/** Fields of AdaLoRA's config that decide the budget, under PEFT's names. */
 export interface Schedule {
   readonly target_r: number;
   readonly tinit: number;
@@ -15,7 +17,7 @@ export interface Schedule {
   readonly beta2: number;
 }
 
-/** One layer's A [r, in], E [r, 1] and B [out, r]. */
+/** The triplets of one layer: A [r, in], E [r, 1] and B [out, r]. */
 export interface Triplets {
   readonly path: string;
   readonly a: Tensor;
@@ -23,13 +25,17 @@ export interface Triplets {
   readonly b: Tensor;
 }
 
-/** @throws GraftError 'usage' where the phases do not fit into the steps */
+/** Checks that the phases leave a step in which ranks are pruned. @throws GraftError 'usage' */
 export function requirePhases({ tinit, tfinal }: Schedule, steps: number | null | undefined): void {
   if (steps == null || tinit < steps - tfinal) return;
-  throw new GraftError('usage', `tinit ${tinit} and tfinal ${tfinal} leave no step of ${steps} to cut ranks in`, {
-    place: 'method',
-    hint: 'Make them smaller, or train longer',
-  });
+  throw new GraftError(
+    'usage',
+    `tinit ${tinit} and tfinal ${tfinal} leave no step to prune ranks: the run has ${steps}`,
+    {
+      place: 'method',
+      hint: 'Reduce them, or train for more steps',
+    },
+  );
 }
 
 const zeros = (shape: readonly number[]): Tensor => detachFromScopes(noGrad(() => ops.zeros(shape)));
@@ -37,12 +43,13 @@ const zeros = (shape: readonly number[]): Tensor => detachFromScopes(noGrad(() =
 export class RankBudget {
   readonly #layers: readonly Triplets[];
   readonly #schedule: Schedule;
-  readonly #ranks: number;
-  readonly #target: number;
-  /** Smoothed sensitivity and uncertainty of every number. */
-  readonly #seen: Map<Tensor, { sensitivity: Tensor; uncertainty: Tensor }>;
-  /** 1 where a rank is kept, by path; before the first choice all 0. */
-  readonly #kept: Map<string, Tensor>;
+  readonly #initialRanks: number;
+  readonly #targetRanks: number;
+  /** Smoothed sensitivity and uncertainty of every value of a parameter. */
+  readonly #statistics: Map<Tensor, { sensitivity: Tensor; uncertainty: Tensor }>;
+  /** Masks by path: 1 for a rank that is kept. All 0 before the first choice. */
+  readonly #masks: Map<string, Tensor>;
+  /** The tensors that a checkpoint saves. */
   readonly state: ReadonlyMap<string, Tensor>;
   /** Optimizer steps of the whole run. */
   steps: number | undefined;
@@ -50,93 +57,94 @@ export class RankBudget {
   constructor(layers: readonly Triplets[], schedule: Schedule, steps: number | undefined) {
     this.#layers = layers;
     this.#schedule = schedule;
-    this.#ranks = layers.reduce((sum, { a }) => sum + a.size(0), 0);
-    this.#target = schedule.target_r * layers.length;
-    const all = layers.flatMap(({ path, a, e, b }) => [
+    this.#initialRanks = layers.reduce((sum, { a }) => sum + a.size(0), 0);
+    this.#targetRanks = schedule.target_r * layers.length;
+    const parameters = layers.flatMap(({ path, a, e, b }) => [
       [`${path}.lora_A`, a] as const,
       [`${path}.lora_E`, e] as const,
       [`${path}.lora_B`, b] as const,
     ]);
-    this.#seen = new Map(all.map(([, t]) => [t, { sensitivity: zeros(t.shape), uncertainty: zeros(t.shape) }]));
-    this.#kept = new Map(layers.map(({ path, a }) => [path, zeros([a.size(0)])]));
+    this.#statistics = new Map(
+      parameters.map(([, t]) => [t, { sensitivity: zeros(t.shape), uncertainty: zeros(t.shape) }]),
+    );
+    this.#masks = new Map(layers.map(({ path, a }) => [path, zeros([a.size(0)])]));
     this.state = new Map([
-      ...all.flatMap(([key, t]) =>
-        (['sensitivity', 'uncertainty'] as const).map((what) => [`${key}.${what}`, this.#seen.get(t)![what]] as const),
+      ...parameters.flatMap(([key, t]) =>
+        (['sensitivity', 'uncertainty'] as const).map(
+          (name) => [`${key}.${name}`, this.#statistics.get(t)![name]] as const,
+        ),
       ),
-      ...[...this.#kept].map(([path, kept]) => [`${path}.kept`, kept] as const),
+      ...[...this.#masks].map(([path, mask]) => [`${path}.kept`, mask] as const),
     ]);
     this.begin(steps);
   }
 
-  /** @throws GraftError 'usage' where the phases do not fit into the steps */
+  /** Sets the number of steps of the run, once. @throws GraftError 'usage' where they leave no step to prune ranks */
   begin(steps: number | undefined): void {
     this.steps ??= steps;
     requirePhases(this.#schedule, this.steps);
   }
 
-  /** Ranks that are kept after step `step`, counted from 1, and whether they are chosen anew then. */
+  /** Returns how many ranks are kept after step `step`, counted from 1, and whether they are chosen again then. */
   budget(step: number): { ranks: number; choose: boolean } {
     const { tinit, tfinal, deltaT } = this.#schedule;
-    const last = this.steps! - tfinal;
-    if (step <= tinit) return { ranks: this.#ranks, choose: false };
-    if (step >= last) return { ranks: this.#target, choose: step === last };
-    const left = 1 - (step - tinit) / (last - tinit);
-    return { ranks: Math.trunc((this.#ranks - this.#target) * left ** 3 + this.#target), choose: step % deltaT === 0 };
+    const lastChoice = this.steps! - tfinal;
+    if (step <= tinit) return { ranks: this.#initialRanks, choose: false };
+    if (step >= lastChoice) return { ranks: this.#targetRanks, choose: step === lastChoice };
+    const remaining = 1 - (step - tinit) / (lastChoice - tinit);
+    const ranks = Math.trunc((this.#initialRanks - this.#targetRanks) * remaining ** 3 + this.#targetRanks);
+    return { ranks, choose: step % deltaT === 0 };
   }
 
-  /** After the optimizer's update of step `step`, counted from 1; the gradients are still there. */
+  /** Called after the optimizer's update of step `step`, counted from 1, while its gradients still exist. */
   after(step: number): void {
-    if (this.steps === undefined) throw new GraftError('state', 'beforeStep has not said how many steps the run has');
-    const last = this.steps - this.#schedule.tfinal;
+    if (this.steps === undefined) throw new GraftError('state', 'beforeStep was not called with the number of steps');
+    const lastChoice = this.steps - this.#schedule.tfinal;
     noGrad(() => {
       using _ = scope();
-      if (step < last) this.#observe();
+      if (step < lastChoice) this.#updateStatistics();
       const { ranks, choose } = this.budget(step);
       if (choose) this.#choose(ranks);
-      // A choice lasts until the next update, and in the end for good.
-      if (choose || step > last) {
-        for (const { path, e } of this.#layers) ops.mul_(e, ops.view(this.#kept.get(path)!, e.shape));
+      // A pruned E may grow again with the next update; after the last choice it stays zero.
+      if (choose || step > lastChoice) {
+        for (const { path, e } of this.#layers) ops.mul_(e, ops.view(this.#masks.get(path)!, e.shape));
       }
     });
   }
 
-  #observe(): void {
+  #updateStatistics(): void {
     const { beta1, beta2 } = this.#schedule;
-    for (const [tensor, { sensitivity, uncertainty }] of this.#seen) {
+    for (const [tensor, { sensitivity, uncertainty }] of this.#statistics) {
       const { grad } = tensor;
       if (!grad) continue;
-      const now = ops.abs(ops.mul(tensor, grad));
-      ops.add_(ops.mulScalar_(sensitivity, beta1), now, { alpha: 1 - beta1 });
-      ops.add_(ops.mulScalar_(uncertainty, beta2), ops.abs(ops.sub(now, sensitivity)), { alpha: 1 - beta2 });
+      const current = ops.abs(ops.mul(tensor, grad));
+      ops.add_(ops.mulScalar_(sensitivity, beta1), current, { alpha: 1 - beta1 });
+      ops.add_(ops.mulScalar_(uncertainty, beta2), ops.abs(ops.sub(current, sensitivity)), { alpha: 1 - beta2 });
     }
   }
 
   #choose(ranks: number): void {
-    const score = (tensor: Tensor) => {
-      const { sensitivity, uncertainty } = this.#seen.get(tensor)!;
+    const importance = (tensor: Tensor) => {
+      const { sensitivity, uncertainty } = this.#statistics.get(tensor)!;
       return ops.mul(sensitivity, uncertainty);
     };
     const scores = this.#layers.map(({ a, e, b }) => {
-      const ends = ops.add(ops.meanDim(score(a), [1]), ops.meanDim(score(b), [0]));
-      return ops.add(ops.view(score(e), [e.numel]), ends).data() as Float32Array;
+      const vectors = ops.add(ops.meanDim(importance(a), [1]), ops.meanDim(importance(b), [0]));
+      return ops.add(ops.view(importance(e), [e.numel]), vectors).data() as Float32Array;
     });
-    const drop = this.#ranks - ranks;
-    const threshold = drop > 0 ? scores.flatMap((s) => [...s]).sort((x, y) => x - y)[drop - 1]! : -1;
+    const pruned = this.#initialRanks - ranks;
+    const threshold = pruned > 0 ? scores.flatMap((s) => [...s]).sort((x, y) => x - y)[pruned - 1]! : -1;
     this.#layers.forEach(({ path }, i) => {
-      const kept = this.#kept.get(path)!;
-      new Float32Array(kept.memory().buffer).set(scores[i]!.map((s) => (s > threshold ? 1 : 0)));
+      const mask = this.#masks.get(path)!;
+      new Float32Array(mask.memory().buffer).set(scores[i]!.map((score) => (score > threshold ? 1 : 0)));
     });
   }
 
-  /** What was chosen last, by path; undefined before any choice. */
+  /** The ranks that were chosen last, by path; undefined before any choice. */
   get kept(): ReadonlyMap<string, boolean[]> | undefined {
-    const kept = [...this.#kept].map(
-      ([path, t]) => [path, Array.from(t.data() as Float32Array, (x) => x > 0)] as const,
+    const kept = [...this.#masks].map(
+      ([path, mask]) => [path, Array.from(mask.data() as Float32Array, (value) => value > 0)] as const,
     );
     return kept.some(([, ranks]) => ranks.includes(true)) ? new Map(kept) : undefined;
-  }
-
-  dispose(): void {
-    for (const tensor of this.state.values()) tensor.dispose();
   }
 }

@@ -1,7 +1,6 @@
 /**
- * Single rows of an embedding's table trained in their place (PEFT's `trainable_token_indices`, tuners/trainable_tokens): for
- * tokens that are new or that get a new meaning. An output projection that shares the table shares the rows; one
- * of its own may be named too.
+ * Trained rows of an embedding table for single tokens, such as new ones (PEFT's `trainable_token_indices`,
+ * tuners/trainable_tokens). An output projection that shares the table shares the rows; one with its own table may be named too.
  */
 import { GraftError, nearest } from '../../base/index.ts';
 import {
@@ -26,151 +25,150 @@ import {
   type Wrapper,
 } from '../shared/index.ts';
 
-const indexOf = (numbers: readonly number[]) => Tensor.from(BigInt64Array.from(numbers, BigInt));
+const indexTensor = (indices: readonly number[]) => Tensor.from(BigInt64Array.from(indices, BigInt));
 
-const replaced = ({ weight, bias }: LayerWeight, tokens: readonly number[], values: Tensor): LayerWeight => ({
-  weight: ops.indexCopy(weight, 0, indexOf(tokens), values),
+const withRows = ({ weight, bias }: LayerWeight, tokens: readonly number[], rows: Tensor): LayerWeight => ({
+  weight: ops.indexCopy(weight, 0, indexTensor(tokens), rows),
   format: -1,
   bias,
 });
 
-class TableRows extends TableWrapper {
+/** An embedding with trained rows for some tokens. */
+class EmbeddingRows extends TableWrapper {
   readonly tokens: readonly number[];
-  /** [n, C] */
+  /** The trained rows [number of tokens, C]. */
   readonly trainable_tokens_delta: Tensor;
 
-  constructor(base: Table, tokens: readonly number[], values: Tensor, state: Switch) {
+  constructor(base: Table, tokens: readonly number[], rows: Tensor, state: Switch) {
     super(base, state);
     this.tokens = tokens;
-    this.trainable_tokens_delta = values;
+    this.trainable_tokens_delta = rows;
   }
 
-  protected adapted(base: Tensor, ids: Tensor): Tensor {
-    const places: number[] = [];
+  protected adapted(vectors: Tensor, ids: Tensor): Tensor {
+    const positions: number[] = [];
     const rows: number[] = [];
-    (ids.data() as BigInt64Array).forEach((id, place) => {
+    (ids.data() as BigInt64Array).forEach((id, position) => {
       const row = this.tokens.indexOf(Number(id));
       if (row < 0) return;
-      places.push(place);
+      positions.push(position);
       rows.push(row);
     });
-    // Also where no token of them occurs: a parameter with a gradient of zero is not one without.
-    return ops.indexCopy(base, 0, indexOf(places), ops.indexSelect(this.trainable_tokens_delta, 0, indexOf(rows)));
+    // Also where none of the tokens occurs: their rows then have a gradient of zero, and not none.
+    const trained = ops.indexSelect(this.trainable_tokens_delta, 0, indexTensor(rows));
+    return ops.indexCopy(vectors, 0, indexTensor(positions), trained);
   }
 
-  fold(now: LayerWeight, _own: Tensor): LayerWeight {
-    return replaced(now, this.tokens, this.trainable_tokens_delta);
+  fold(current: LayerWeight, _base: Tensor): LayerWeight {
+    return withRows(current, this.tokens, this.trainable_tokens_delta);
   }
 }
 
-/** An output projection whose rows for some tokens are trained: these tokens' logits come from them. */
+/** An output projection with trained rows for some tokens: these tokens' logits come from them. */
 class HeadRows extends LinearWrapper {
   readonly tokens: readonly number[];
   readonly trainable_tokens_delta: Tensor;
 
-  constructor(base: LinearLayer, tokens: readonly number[], values: Tensor, state: Switch) {
+  constructor(base: LinearLayer, tokens: readonly number[], rows: Tensor, state: Switch) {
     super(base, state);
     this.tokens = tokens;
-    this.trainable_tokens_delta = values;
+    this.trainable_tokens_delta = rows;
   }
 
   protected adapted(x: Tensor): Tensor {
-    const index = indexOf(this.tokens);
+    const index = indexTensor(this.tokens);
     const { bias } = unwrapped(this) as Linear;
-    const own = ops.linear(x, this.trainable_tokens_delta, bias ? ops.indexSelect(bias, 0, index) : null);
-    return ops.indexCopy(this.base_layer.forward(x), 1, index, own);
+    const logits = ops.linear(x, this.trainable_tokens_delta, bias ? ops.indexSelect(bias, 0, index) : null);
+    return ops.indexCopy(this.base_layer.forward(x), 1, index, logits);
   }
 
-  fold(now: LayerWeight, _own: Tensor): LayerWeight {
-    return replaced(now, this.tokens, this.trainable_tokens_delta);
+  fold(current: LayerWeight, _base: Tensor): LayerWeight {
+    return withRows(current, this.tokens, this.trainable_tokens_delta);
   }
 }
 
-/** Path of the head where it shares the embeddings' table. */
+/** Returns the path of the head where it shares the embeddings' table. */
 export function tiedHead({ root, sites }: Model): string | undefined {
   if (!sites.head) return undefined;
   const [table, head] = [sites.embeddings, sites.head].map((path) => unwrapped(moduleAt(root, path)) as Linear);
   return table!.weight === head!.weight ? sites.head : undefined;
 }
 
+/** Token ids of the embeddings, or of several tables by the end of their paths. */
 export type TokenRows = readonly number[] | Readonly<Record<string, readonly number[]>>;
 
-interface Named {
+/** A table by its path, and the tokens whose rows are trained. */
+interface TableTokens {
   readonly path: string;
   readonly tokens: readonly number[];
 }
 
-/** The tables that are named, with their tokens. @throws GraftError 'usage' */
-export function tokenTables(model: Model, wanted: TokenRows): Named[] {
+/** Returns the tables and tokens that `trainable_token_indices` names. @throws GraftError 'usage' for unknown names or tokens */
+export function tokenTables(model: Model, tokenRows: TokenRows): TableTokens[] {
   const place = 'trainable_token_indices';
   const { embeddings, head } = model.sites;
-  const rowed = (path: string, module: Module) =>
+  const isTable = (path: string, module: Module) =>
     unwrapped(module) instanceof Embedding || (path === head && model.task.labels.length === 0);
-  const tables = [...namedModules(model.root)].filter(([path, module]) => rowed(path, module));
+  const tables = [...namedModules(model.root)].filter(([path, module]) => isTable(path, module));
   const tied = tiedHead(model);
-  const given = Array.isArray(wanted) ? { [embeddings]: wanted } : wanted;
-  const byName: [string, readonly number[]][] = Object.entries(given);
-  const named = byName.map(([name, tokens]): Named => {
-    const found = tables.find(([path]) => path === name || path.endsWith(`.${name}`));
-    if (!found) {
-      const last = tables.map(([path]) => path.split('.').at(-1)!);
+  const byName = Array.isArray(tokenRows) ? { [embeddings]: tokenRows } : tokenRows;
+  const selected = Object.entries(byName as Record<string, readonly number[]>).map(([name, tokens]): TableTokens => {
+    const table = tables.find(([path]) => path === name || path.endsWith(`.${name}`));
+    if (!table) {
+      const names = tables.map(([path]) => path.split('.').at(-1)!);
       const hint =
-        last.length > 0
-          ? `Did you mean '${nearest(name, last) ?? last[0]}'?`
+        names.length > 0
+          ? `Did you mean '${nearest(name, names) ?? names[0]}'?`
           : 'This model reads no tokens: leave the field out';
       throw new GraftError(
         'usage',
-        `trainable_token_indices names '${name}', which is no embedding and no output head`,
+        `trainable_token_indices names '${name}', which is neither an embedding nor an output head`,
         { place, hint },
       );
     }
-    const [path, module] = found as unknown as [string, Table | LinearLayer];
+    const [path, module] = table as unknown as [string, Table | LinearLayer];
     const rows = 'rows' in module ? module.rows : module.outFeatures;
     const outside = tokens.find((token) => token >= rows);
     if (outside !== undefined)
-      throw new GraftError('usage', `token ${outside} is beyond the ${rows} rows of ${path}`, { place });
+      throw new GraftError('usage', `token ${outside} is outside the ${rows} rows of '${path}'`, { place });
     if (new Set(tokens).size < tokens.length)
       throw new GraftError('usage', `a token of '${name}' is named twice`, { place });
     return { path, tokens };
   });
-  const ofHead = named.find(({ path }) => path === tied);
-  if (!ofHead) return named;
-  // As PEFT has it: the two ends of one table are named with the same tokens, and have the same rows.
-  const ofTable = named.find(({ path }) => path === embeddings);
-  if (ofTable?.tokens.join() !== ofHead.tokens.join()) {
-    throw new GraftError('usage', `'${tied}' shares the table of '${embeddings}', and other tokens are named for it`, {
+  const ofHead = selected.find(({ path }) => path === tied);
+  if (!ofHead) return selected;
+  // As in PEFT: a tied head may be named with the embeddings' tokens only, and then shares their rows.
+  const ofEmbeddings = selected.find(({ path }) => path === embeddings);
+  if (ofEmbeddings?.tokens.join() !== ofHead.tokens.join()) {
+    throw new GraftError('usage', `'${tied}' shares the table of '${embeddings}', but names other tokens`, {
       place,
-      hint: `Name them for '${embeddings}' only`,
+      hint: `Name the tokens of '${embeddings}' only`,
     });
   }
-  return named.filter((one) => one !== ofHead);
+  return selected.filter((table) => table !== ofHead);
 }
 
-/** Puts the rows on the model. */
-export function trainTokenRows(model: Model, tables: readonly Named[], state: Switch) {
+/** Puts wrappers with trained rows on the model; the rows begin as the base has them, without other adapters. */
+export function trainTokenRows(model: Model, tables: readonly TableTokens[], state: Switch) {
   const parameters = new Map<string, Tensor>();
   const wrappers: { path: string; wrapper: Wrapper }[] = [];
   for (const { path, tokens } of tables) {
     const module = moduleAt(model.root, path);
-    const values = trainable(() => {
-      // As the layer itself has them, whatever other adapters make of them.
-      const own = unwrapped(module) as Embedding | Linear;
-      const rows =
-        own instanceof Embedding
-          ? own.forward(indexOf(tokens))
-          : ops.indexSelect(own.denseWeight(), 0, indexOf(tokens));
-      return ops.clone(rows);
+    const rows = trainable(() => {
+      const layer = unwrapped(module) as Embedding | Linear;
+      const ids = indexTensor(tokens);
+      return ops.clone(layer instanceof Embedding ? layer.forward(ids) : ops.indexSelect(layer.denseWeight(), 0, ids));
     });
-    parameters.set(`${path}.token_adapter.trainable_tokens_delta`, values);
+    parameters.set(`${path}.token_adapter.trainable_tokens_delta`, rows);
     if (!(unwrapped(module) instanceof Embedding)) {
-      wrappers.push({ path, wrapper: new HeadRows(module as unknown as LinearLayer, tokens, values, state) });
+      wrappers.push({ path, wrapper: new HeadRows(module as unknown as LinearLayer, tokens, rows, state) });
       continue;
     }
-    wrappers.push({ path, wrapper: new TableRows(module as unknown as Table, tokens, values, state) });
+    wrappers.push({ path, wrapper: new EmbeddingRows(module as unknown as Table, tokens, rows, state) });
     const head = path === model.sites.embeddings ? tiedHead(model) : undefined;
     if (!head) continue;
     const layer = moduleAt(model.root, head) as LinearLayer;
-    wrappers.push({ path: head, wrapper: new HeadRows(layer, tokens, values, state) });
+    wrappers.push({ path: head, wrapper: new HeadRows(layer, tokens, rows, state) });
   }
   for (const { path, wrapper } of wrappers) replaceModule(model.root, path, wrapper);
   return { parameters, wrappers };

@@ -1,12 +1,13 @@
 import type { LinearLayer } from '../../nn/index.ts';
 import { Generator, ops, type Tensor } from '../../tensor/index.ts';
 import { type Switch, type Table, trainable, type Wrapper } from '../shared/index.ts';
+import type { InitialUpdate } from './base-changes.ts';
 import type { LoraConfig } from './config.ts';
 import { columnNorms, DoraEmbedding, DoraLinear, rowNorms } from './dora.ts';
-import type { InitialUpdate, UpdateShape } from './init.ts';
+import type { UpdateShape } from './init.ts';
 import { LoraEmbedding, LoraLinear } from './layers.ts';
 
-/** What goes in the place of a layer, and its parameters by the end of their keys. */
+/** Returns the wrapper of a layer, and its parameters by the end of their keys. */
 export function wrapperOf(
   base: LinearLayer | Table,
   { a, b }: InitialUpdate,
@@ -16,7 +17,7 @@ export function wrapperOf(
   seed: bigint,
 ): [Wrapper, [string, Tensor][]] {
   const table = !('inFeatures' in base);
-  const own: [string, Tensor][] = table
+  const parameters: [string, Tensor][] = table
     ? [
         ['lora_embedding_A', a],
         ['lora_embedding_B', b],
@@ -27,17 +28,17 @@ export function wrapperOf(
       ];
   if (use_dora) {
     const m = trainable(() => (table ? columnNorms(base, a, b, scaling) : rowNorms(base, a, b, scaling)));
-    own.push(['lora_magnitude_vector', m]);
-    if (table) return [new DoraEmbedding(base, a, b, m, scaling, state), own];
-    return [new DoraLinear(base, a, b, m, scaling, lora_dropout, state), own];
+    parameters.push(['lora_magnitude_vector', m]);
+    if (table) return [new DoraEmbedding(base, a, b, m, scaling, state), parameters];
+    return [new DoraLinear(base, a, b, m, scaling, lora_dropout, state), parameters];
   }
-  if (table) return [new LoraEmbedding(base, a, b, scaling, state), own];
-  if (!lora_bias) return [new LoraLinear(base, a, b, scaling, lora_dropout, state), own];
+  if (table) return [new LoraEmbedding(base, a, b, scaling, state), parameters];
+  if (!lora_bias) return [new LoraLinear(base, a, b, scaling, lora_dropout, state), parameters];
   using generator = new Generator(seed);
   const bias = trainable(() => {
     const zeros = ops.zeros([base.outFeatures]);
     return init_lora_weights ? zeros : ops.uniform_(zeros, -(rank ** -0.5), rank ** -0.5, { generator });
   });
-  own.push(['lora_B.bias', bias]);
-  return [new LoraLinear(base, a, b, scaling, lora_dropout, state, bias), own];
+  parameters.push(['lora_B.bias', bias]);
+  return [new LoraLinear(base, a, b, scaling, lora_dropout, state, bias), parameters];
 }

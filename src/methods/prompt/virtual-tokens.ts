@@ -1,80 +1,80 @@
 /**
- * What methods of virtual tokens share: room for them, their vectors and what may make these, PEFT's file. PEFT stores one
- * tensor, `prompt_embeddings` (config.py, PromptLearningConfig), also where an encoder makes it.
- * Letters: T virtual tokens, W numbers of one (C of a prompt, 2·L·K·D of a prefix).
+ * What the methods of virtual tokens share: their vectors and the encoder that may compute them, their room in the context, and
+ * PEFT's file, which stores one tensor, `prompt_embeddings` (config.py, PromptLearningConfig), also where an encoder computes it.
+ * Letters: T virtual tokens, W numbers in each (C of a prompt, 2·L·K·D of a prefix).
  */
 import { z } from 'zod';
 import { GraftError } from '../../base/index.ts';
 import type { Model, Port } from '../../nn/index.ts';
 import { noGrad, ops, type Tensor } from '../../tensor/index.ts';
-import { type Adapter, ParameterInit } from '../shared/index.ts';
+import { type Adapter, ParameterInit, portAdapter } from '../shared/index.ts';
 
 export const virtualFields = {
-  num_virtual_tokens: z.int().positive().describe('T: virtual tokens in front of every row.'),
+  num_virtual_tokens: z.int().positive().describe('T: number of virtual tokens before every row.'),
 };
 
 /** The same field for methods that may begin from a text. */
 export const lengthField = virtualFields.num_virtual_tokens
   .optional()
-  .describe('T: virtual tokens in front of every row. Default: as many as the text has that they begin from.');
+  .describe('T: number of virtual tokens before every row. Default: the number of tokens of the initial text.');
 
-const stored = 'prompt_embeddings';
+const vectorsKey = 'prompt_embeddings';
 
-/** @throws GraftError 'usage' where a row of one token would have no place behind the virtual ones */
+/** Checks that the virtual tokens leave room for at least one token of a row. @throws GraftError 'usage' */
 export function requireSpace(model: Model, count: number): void {
   const taken = model.ports.virtualLength;
   if (taken + count < model.contextLength) return;
-  const others = taken > 0 ? ` beside the ${taken} that are there` : '';
-  const problem = `${count} virtual tokens${others} leave no room for rows: the model reads ${model.contextLength} tokens`;
-  throw new GraftError('usage', problem, { place: 'num_virtual_tokens', hint: 'Use fewer' });
+  const others = taken > 0 ? ` beside the ${taken} that are attached already` : '';
+  const problem = `${count} virtual tokens${others} leave no room for rows: the context length is ${model.contextLength}`;
+  throw new GraftError('usage', problem, { place: 'num_virtual_tokens', hint: 'Use fewer virtual tokens' });
 }
 
-/** An encoder's parameters by PEFT's names, and what it makes of them. */
+/** A network that computes the vectors, and its parameters by PEFT's names. */
 export interface Encoder {
   readonly parameters: ReadonlyMap<string, Tensor>;
   /** [T, W] */
   forward(): Tensor;
 }
 
-/** The vectors [T, W]: trained themselves, trained in units of a scale [1, W] that is not, or made by an encoder that is. */
-export class Vectors {
+/** The vectors [T, W] of the virtual tokens: parameters themselves, parameters times a fixed scale [1, W], or an encoder's output. */
+export class VirtualVectors {
   readonly shape: readonly [number, number];
   readonly parameters = new Map<string, Tensor>();
   #encoder: Encoder | undefined;
   readonly #scale: Tensor | undefined;
 
-  constructor(shape: readonly [number, number], from: Tensor | Encoder, scale?: Tensor) {
+  constructor(shape: readonly [number, number], source: Tensor | Encoder, scale?: Tensor) {
     this.shape = shape;
     this.#scale = scale;
-    if (!('forward' in from)) {
-      this.parameters.set(stored, from);
+    if (!('forward' in source)) {
+      this.parameters.set(vectorsKey, source);
       return;
     }
-    this.#encoder = from;
-    for (const [name, tensor] of from.parameters) this.parameters.set(`prompt_encoder.${name}`, tensor);
+    this.#encoder = source;
+    for (const [name, tensor] of source.parameters) this.parameters.set(`prompt_encoder.${name}`, tensor);
   }
 
   value(): Tensor {
     if (this.#encoder) return this.#encoder.forward();
-    const own = this.parameters.get(stored)!;
-    return this.#scale ? ops.mul(own, this.#scale) : own;
+    const parameter = this.parameters.get(vectorsKey)!;
+    return this.#scale ? ops.mul(parameter, this.#scale) : parameter;
   }
 
-  get saved(): Adapter['savedTensors'] {
-    return this.#scale && (() => new Map([[stored, this.value()]]));
+  get savedTensors(): Adapter['savedTensors'] {
+    return this.#scale && (() => new Map([[vectorsKey, this.value()]]));
   }
 
-  get made(): Adapter['derived'] {
+  get derived(): Adapter['derived'] {
     if (!this.#encoder) return undefined;
     return {
-      name: stored,
+      name: vectorsKey,
       value: () => noGrad(() => ops.contiguous(this.value())),
       adopt: () => {
         this.dispose();
         this.#encoder = undefined;
         this.parameters.clear();
-        using draws = new ParameterInit(0);
-        this.parameters.set(stored, draws.full(this.shape, 0));
+        using init = new ParameterInit(0);
+        this.parameters.set(vectorsKey, init.full(this.shape, 0));
       },
     };
   }
@@ -85,68 +85,49 @@ export class Vectors {
   }
 }
 
-type Rest = Pick<Adapter, 'advise' | 'savedConfig'> & { readonly warnings?: readonly string[] };
+type AdapterFields = Pick<Adapter, 'advise' | 'savedConfig'> & { readonly warnings?: readonly string[] };
 
 /**
- * Puts virtual tokens on the model.
- * @param others parameters beside the vectors, by the names that PEFT's file has for them
+ * Returns the adapter of virtual tokens, attached to the model.
+ * @param others parameters beside the vectors, by their names in PEFT's file
  */
 export function virtualAdapter(
   model: Model,
   method: string,
   config: Adapter['config'],
-  vectors: Vectors,
+  vectors: VirtualVectors,
   port: Omit<Port, 'enabled'>,
-  { advise, savedConfig, warnings = [] }: Rest,
+  { advise, savedConfig, warnings = [] }: AdapterFields,
   others: ReadonlyMap<string, Tensor> = new Map(),
 ): Adapter {
-  const state = { enabled: true };
-  const live: Port = {
-    ...port,
-    get enabled() {
-      return state.enabled;
-    },
-  };
-  const remove = model.ports.add(live);
-  let attached = true;
-  const prefix = port.prefix !== undefined;
-  const heads = (model.config.num_attention_heads ?? model.config.n_head ?? model.kvHeads) as number;
-  const adapter: Adapter = {
+  const isPrefix = port.prefix !== undefined;
+  const queryHeads = (model.config.num_attention_heads ?? model.config.n_head ?? model.kvHeads) as number;
+  const { savedTensors } = vectors;
+  const fields = {
     method,
     config,
     get parameters() {
       return new Map([...vectors.parameters, ...others]);
     },
-    get enabled() {
-      return state.enabled;
-    },
-    set enabled(on: boolean) {
-      state.enabled = on;
-    },
     warnings,
     ...(advise && { advise }),
-    // PEFT fills these in from the base (utils/other.py, _prepare_prompt_learning_config).
-    savedConfig: (base) => ({
+    // PEFT fills these fields in from the base (utils/other.py, _prepare_prompt_learning_config).
+    savedConfig: (base?: string) => ({
       modules_to_save: null,
-      token_dim: prefix ? model.kvHeads * model.headDim : model.width,
-      num_attention_heads: prefix ? model.kvHeads : heads,
+      token_dim: isPrefix ? model.kvHeads * model.headDim : model.width,
+      num_attention_heads: isPrefix ? model.kvHeads : queryHeads,
       num_layers: model.layers,
       num_transformer_submodules: 1,
       ...savedConfig?.(base),
     }),
-    fileKey: (key) => key,
+    fileKey: (key: string) => key,
     get derived() {
-      return vectors.made;
+      return vectors.derived;
     },
-    ...(vectors.saved && { savedTensors: () => new Map([...vectors.saved!(), ...others]) }),
-    detach() {
-      if (!attached) return;
-      attached = false;
-      remove();
-      vectors.dispose();
-      for (const tensor of others.values()) tensor.dispose();
-    },
-    [Symbol.dispose]: () => adapter.detach(),
+    ...(savedTensors && { savedTensors: () => new Map([...savedTensors(), ...others]) }),
   };
-  return adapter;
+  return portAdapter(model, port, fields, () => {
+    vectors.dispose();
+    for (const tensor of others.values()) tensor.dispose();
+  });
 }

@@ -1,17 +1,23 @@
+export type { TrainedCopies } from './copies.ts';
 export { LinearWrapper, type Table, TableWrapper } from './layer-wrappers.ts';
+export { wrapLinearLayers } from './linear-layers.ts';
 export { normalizedWeights } from './mean-weights.ts';
 export type { Adapter, AttachContext, Method, SavableAdapter, SavedAdapter, Written } from './method.ts';
-export { ParameterInit, trainable } from './parameter-init.ts';
+export { identity, ParameterInit, trainable } from './parameter-init.ts';
+export { portAdapter } from './port-adapter.ts';
+export { readSaved } from './saved-adapter.ts';
+export { saveModules } from './saved-modules.ts';
+export { targetFields } from './target-fields.ts';
 export {
   byPattern,
   type Candidate,
   candidatesOf,
-  patternFits,
+  matchesPattern,
   savedTargets,
   selectTargets,
   type TargetConfig,
 } from './targets.ts';
-export { saveModules, type TrainedCopies, trainBiases } from './trained-copies.ts';
+export { trainedCopies } from './trained-copies.ts';
 export {
   type Fold,
   type LayerWeight,

@@ -1,4 +1,4 @@
-/** The two kinds of layer that a wrapper can stand for: what it is, and what it passes on while it is switched off. */
+/** Base classes for the wrappers that methods put around a layer: one for linear layers, one for embeddings. */
 import {
   crossEntropyOfLogits,
   type Embedding,
@@ -10,14 +10,14 @@ import {
 import type { Tensor } from '../../tensor/index.ts';
 import type { LayerWeight, Switch, Wrapper } from './wrappers.ts';
 
-/** A wrapper stands where its layer stood: a walk over the model sees one module, not two. */
-const inner: ReadonlySet<string> = new Set(['base_layer']);
+/** A walk over the model does not enter `base_layer`: a wrapper and its layer are one module. */
+const hiddenFields: ReadonlySet<string> = new Set(['base_layer']);
 
-/** Stands for a linear layer. */
+/** A wrapper around a linear layer. A method overrides `adapted` and `fold`. Switched off, it computes what the layer does. */
 export abstract class LinearWrapper extends Module implements LinearLayer, Wrapper {
   base_layer: LinearLayer;
   readonly state: Switch;
-  override hidden: ReadonlySet<string> = inner;
+  override hidden: ReadonlySet<string> = hiddenFields;
 
   constructor(base: LinearLayer, state: Switch) {
     super();
@@ -37,10 +37,10 @@ export abstract class LinearWrapper extends Module implements LinearLayer, Wrapp
     return this.base_layer.kernels;
   }
 
-  /** x [N, in] → [N, out], switched on */
+  /** The adapted layer: x [N, in] → [N, out]. Called only while the adapter is enabled. */
   protected abstract adapted(x: Tensor): Tensor;
 
-  abstract fold(now: LayerWeight, own: Tensor): LayerWeight;
+  abstract fold(current: LayerWeight, base: Tensor): LayerWeight;
 
   forward(x: Tensor): Tensor {
     return this.state.enabled ? this.adapted(x) : this.base_layer.forward(x);
@@ -65,14 +65,14 @@ export abstract class LinearWrapper extends Module implements LinearLayer, Wrapp
   }
 }
 
-/** An embedding or what stands for one. */
+/** An embedding, or a wrapper around one. */
 export type Table = Embedding | TableWrapper;
 
-/** Stands for an embedding. */
+/** A wrapper around an embedding. */
 export abstract class TableWrapper extends Module implements Wrapper {
   base_layer: Table;
   readonly state: Switch;
-  override hidden: ReadonlySet<string> = inner;
+  override hidden: ReadonlySet<string> = hiddenFields;
 
   constructor(base: Table, state: Switch) {
     super();
@@ -88,15 +88,15 @@ export abstract class TableWrapper extends Module implements Wrapper {
     return this.base_layer.rows;
   }
 
-  /** What the adapter makes of the vectors [N, C] that the ids int64 [N] have below it. */
-  protected abstract adapted(base: Tensor, ids: Tensor): Tensor;
+  /** The adapted vectors [N, C], from the base's vectors [N, C] of the ids int64 [N]. */
+  protected abstract adapted(vectors: Tensor, ids: Tensor): Tensor;
 
-  abstract fold(now: LayerWeight, own: Tensor): LayerWeight;
+  abstract fold(current: LayerWeight, base: Tensor): LayerWeight;
 
   /** ids int64 [N] → [N, C] */
   forward(ids: Tensor): Tensor {
-    const base = this.base_layer.forward(ids);
-    return this.state.enabled ? this.adapted(base, ids) : base;
+    const vectors = this.base_layer.forward(ids);
+    return this.state.enabled ? this.adapted(vectors, ids) : vectors;
   }
 
   plain(): Embedding | undefined {

@@ -2,105 +2,106 @@ import type { z } from 'zod';
 import type { Model } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 
-/** What training leaves on disk. */
+/** What a run leaves on disk: an adapter beside the base, or a whole model. */
 export type Written = 'adapter' | 'model';
 
-/** A way of fine-tuning: one file in this folder (design §5). */
+/** A way of fine-tuning: its config, and how it is attached to a model. One file each in this folder (design §5). */
 export interface Method<C> {
   readonly name: string;
-  /** `peft_type` of the files that hold it; absent where PEFT has no such type. */
+  /** The `peft_type` of its files; absent where PEFT has no such type. */
   readonly peftType?: string;
-  /** AdapterHub has a layout for it, and PEFT none. */
+  /** True where AdapterHub has a file layout for it and PEFT has none. */
   readonly adapterHub?: true;
-  /** What a run of it leaves: an adapter beside the base, or a whole model, trained with its head in place. Default: an adapter. */
+  /** What a run of it leaves. Default: an adapter. A method that writes a model trains the task's head in place. */
   readonly writes?: Written;
-  /** Default, unit, doc and source of every field, under PEFT's own names. */
+  /** The fields under PEFT's own names, each with its default, unit, description and source. */
   readonly config: z.ZodType<C>;
-  /** Fields that training alone reads, and no file holds: those of a recipe count also where it begins from a saved adapter. */
+  /** Fields that only training reads and no file holds: the recipe's values count also for a saved adapter. */
   readonly trainingOnly?: readonly string[];
   /**
-   * Puts the method on the model: changes nothing that `detach` does not undo.
+   * Attaches the method to the model. `detach` of the adapter undoes every change that this makes.
    * @param seed decides the initial values
-   * @throws GraftError 'usage' when the config selects nothing, or what cannot carry the method
+   * @throws GraftError 'usage' when the config matches no module, or one that the method does not support
    */
-  attach(model: Model, config: C, seed: number, tools?: AttachContext): Adapter;
+  attach(model: Model, config: C, seed: number, context?: AttachContext): Adapter;
 }
 
-/** What initial values may be made with. */
+/** What a method may use when it is attached, besides the model. */
 export interface AttachContext {
-  /** Ids of a text, with the special tokens that the model's tokenizer puts in. */
+  /** Returns the ids of a text, with the special tokens that the model's tokenizer adds. */
   encode?(text: string): readonly number[];
-  /** The values come from a saved adapter: how they would begin does not matter. */
+  /** True when values of a saved adapter follow: the initial values then do not matter. */
   readonly loading?: boolean;
-  /** Paths of modules that are trained with the task's head and saved with it. */
+  /** Paths of further modules that are trained and saved with the task's head. */
   readonly headModules?: readonly string[];
-  /** Reads a saved adapter of one method. @throws GraftError 'input' for what is none */
+  /** Reads a saved adapter of one method. @throws GraftError 'input' for a directory that is not an adapter */
   saved?(dir: string): SavedAdapter;
 }
 
-/** An adapter on disk, for methods that work with others. */
+/** An adapter on disk, as methods that build on other adapters read it. */
 export interface SavedAdapter {
-  /** As its files call it, or its folder. */
+  /** The adapter's name in its files, else the name of its folder. */
   readonly name: string;
   readonly method: string;
   readonly config: unknown;
-  /** Gives parameters of the method under this config their saved values. */
+  /** Copies the saved values into the parameters of an adapter that was made with this config. */
   fill(adapter: SavableAdapter): void;
 }
 
-/** What it takes to save an adapter. */
+/** The fields of an adapter that saving needs. */
 export type SavableAdapter = Pick<Adapter, 'method' | 'config' | 'parameters' | 'savedConfig'>;
 
-/** A method at work on a model. */
+/** A method that is attached to a model. */
 export interface Adapter extends Disposable {
   readonly method: string;
-  /** As its method says. Default: an adapter. */
+  /** As in its method. Default: an adapter. */
   readonly writes?: Written;
   readonly config: Readonly<Record<string, unknown>>;
-  /** Exactly what is trained, counted, sharded and saved; keys are PEFT's, without the `base_model.model.` in front. */
+  /** Exactly the tensors that are trained, counted, sharded and saved; keys are PEFT's without the prefix `base_model.model.`. */
   readonly parameters: ReadonlyMap<string, Tensor>;
-  /** Off: the model computes as if the adapter were not there. Switching costs nothing. */
+  /** False: the model computes as if the adapter were not attached. Switching costs nothing. */
   enabled: boolean;
-  /** What the config asked for in vain: pattern keys that match nothing. */
+  /** Settings of the config that have no effect, such as pattern keys that match no module. */
   readonly warnings: readonly string[];
-  /** What speaks against training this adapter at this learning rate. */
+  /** Returns warnings about training this adapter at the learning rate `lr`. */
   advise?(lr: number): readonly string[];
   /**
-   * Fields of the saved config that differ from `config`: what a word like `all-linear` came to; undefined: not written.
+   * Returns the fields of the saved config that differ from `config`, such as the names that `all-linear` stands for; a field
+   * that is undefined is not written.
    * @param base path or id of the base
    */
   savedConfig?(base?: string): Readonly<Record<string, unknown>>;
   /**
-   * What the file holds instead of `parameters`, keys alike: ends that share a table written twice, an update for another base.
-   * Made in the caller's scope.
+   * Returns the tensors of the file where they are not `parameters`, such as a tied table that PEFT stores twice, or an update
+   * for another base. They belong to the caller's scope.
    */
   savedTensors?(): ReadonlyMap<string, Tensor>;
-  /** The name of a parameter in PEFT's file. Absent: `base_model.model.` and its key. */
+  /** Returns the name of a parameter in PEFT's file. Absent: `base_model.model.` and its key. */
   fileKey?(key: string): string;
   /**
-   * Where PEFT stores what the parameters make and not the parameters (the prompt that an encoder gives): that tensor's name
-   * and value. Graft keeps the parameters in a file beside it; without that file, after `adopt`, the value itself is the parameter.
+   * A tensor that the parameters compute and that PEFT stores in their place, such as the prompt of an encoder. Graft keeps the
+   * parameters in a file beside it. Without that file, `adopt` makes the tensor itself the parameter.
    */
   readonly derived?: { readonly name: string; value(): Tensor; adopt(): void } | undefined;
-  /** Saved with the others, and not trained: `train: false`. */
+  /** True: saved with the others and not trained (`train: false`). */
   frozen?: boolean;
-  /** Adapters that this one works with, by name: they are saved in its directory. */
+  /** Adapters that this one works with, by name; they are saved in its directory. */
   readonly nested?: ReadonlyMap<string, SavableAdapter>;
-  /** Takes the adapter off; the base is as before, bit for bit. */
+  /** Takes the adapter off the model; the base is as before, bit for bit. */
   detach(): void;
-  /** Adds the adapter to the weights; `unmerge` puts the weights from before back. Absent: cannot be folded in. */
+  /** Adds the update to the base's weights; `unmerge` restores them. Absent: the adapter cannot be merged. */
   merge?(): void;
-  /** Why it cannot, where others of its method can. */
+  /** Why this adapter cannot be merged, where others of its method can. */
   readonly unmergeable?: string | undefined;
   unmerge?(): void;
-  /** Layer-wise methods choose again what trains. `steps`: how many the run has in all. */
+  /** Called before a step: layer-wise methods select what they train. `steps`: optimizer steps of the whole run. */
   beforeStep?(step: number, steps: number): void;
-  /** After the optimizer's update, while the gradients that it used are still there. */
+  /** Called after the optimizer's update, while the gradients that it used still exist. */
   afterStep?(step: number): void;
-  /** A scalar that is added to the loss of every step. */
+  /** Returns a scalar that is added to the loss of every step. */
   regularisation?(): Tensor;
-  /** Learning rate of a parameter where the run's is `lr`. Absent: the same. */
+  /** Returns the learning rate of a parameter when the run's is `lr`. Absent: the same. */
   learningRate?(key: string, lr: number): number;
-  /** What a checkpoint keeps beside the parameters, for the run to go on as if never stopped. */
+  /** Tensors beside the parameters that a checkpoint needs to resume a run. */
   readonly state?: ReadonlyMap<string, Tensor>;
 }

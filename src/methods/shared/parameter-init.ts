@@ -1,6 +1,6 @@
 import { detachFromScopes, Generator, noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
 
-/** What `make` returns, as a parameter: it outlives every scope, and gradients are kept for it. */
+/** Returns the tensor that `make` returns as a trainable parameter: it outlives every scope, and gradients are kept for it. */
 export function trainable(make: () => Tensor): Tensor {
   return noGrad(() => {
     using s = scope();
@@ -10,10 +10,17 @@ export function trainable(make: () => Tensor): Tensor {
   });
 }
 
-/** Trainable parameters with their initial values, drawn one after another from one seed. */
+/** Returns a matrix [size, size] with 1 on the diagonal and `offDiagonal` elsewhere. */
+export function identity(size: number, offDiagonal = 0): Tensor {
+  const values = new Float32Array(size * size).fill(offDiagonal);
+  for (let i = 0; i < size; i++) values[i * (size + 1)] = 1;
+  return Tensor.from(values, [size, size]);
+}
+
+/** Trainable float32 parameters, whose initial values are drawn one after another from one seed. */
 export class ParameterInit implements Disposable {
   readonly #generator: Generator;
-  readonly #made: Tensor[] = [];
+  readonly #parameters: Tensor[] = [];
 
   constructor(seed: number | bigint) {
     this.#generator = new Generator(seed);
@@ -21,7 +28,7 @@ export class ParameterInit implements Disposable {
 
   #parameter(make: () => Tensor): Tensor {
     const tensor = trainable(make);
-    this.#made.push(tensor);
+    this.#parameters.push(tensor);
     return tensor;
   }
 
@@ -37,14 +44,14 @@ export class ParameterInit implements Disposable {
     return this.#parameter(() => ops.uniform_(ops.zeros(shape), -bound, bound, { generator: this.#generator }));
   }
 
-  /** Normal, drawn again where it is beyond two deviations. */
+  /** Normal values; those beyond two standard deviations are drawn again. */
   truncatedNormal(shape: readonly number[], std: number): Tensor {
     return this.#parameter(() => {
       const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
       let filled = 0;
       while (filled < values.length) {
-        const drawn = ops.randn([values.length], { generator: this.#generator }).data();
-        for (const value of drawn as Float32Array) {
+        const normal = ops.randn([values.length], { generator: this.#generator }).data();
+        for (const value of normal as Float32Array) {
           if (Math.abs(value) <= 2 && filled < values.length) values[filled++] = value * std;
         }
       }
@@ -52,22 +59,17 @@ export class ParameterInit implements Disposable {
     });
   }
 
-  /** The identity with `rest` beside its diagonal. */
-  identity(size: number, rest: number): Tensor {
-    return this.#parameter(() => {
-      const values = new Float32Array(size * size).fill(rest);
-      for (let i = 0; i < size; i++) values[i * (size + 1)] = 1;
-      return ops.reshape(Tensor.from(values), [size, size]);
-    });
+  identity(size: number, offDiagonal: number): Tensor {
+    return this.#parameter(() => identity(size, offDiagonal));
   }
 
-  /** `make`'s outcome; if it fails, nothing that was drawn in it stays. */
+  /** Returns what `make` returns; if it throws, the parameters that it made are freed. */
   allOrNone<T>(make: () => T): T {
-    const before = this.#made.length;
+    const before = this.#parameters.length;
     try {
       return make();
     } catch (cause) {
-      for (const tensor of this.#made.splice(before)) tensor.dispose();
+      for (const tensor of this.#parameters.splice(before)) tensor.dispose();
       throw cause;
     }
   }

@@ -1,5 +1,5 @@
 /**
- * Which modules a method goes on: PEFT's own rules, to the letter (peft/tuners/tuners_utils.py
+ * Which modules of a model a config selects, by PEFT's rules to the letter (peft/tuners/tuners_utils.py
  * `check_target_module_exists`, peft/utils/other.py `get_pattern_key`).
  */
 import { GraftError, nearest } from '../../base/index.ts';
@@ -13,63 +13,66 @@ export interface TargetConfig {
   readonly modules_to_save?: readonly string[] | null | undefined;
 }
 
-/** One module of a model, as far as selection is concerned. */
+/** A module of a model, with what selection needs to know about it. */
 export interface Candidate {
   readonly path: string;
   readonly kind: 'linear' | 'embedding' | 'other';
-  /** The output projection: `all-linear` leaves it out. */
+  /** True for the output projection, which `all-linear` leaves out. */
   readonly head?: boolean;
-  /** In the head that is trained whole beside every method: never a target. */
+  /** True inside the task's head, which is trained whole under every method: never a target. */
   readonly trained?: boolean;
 }
 
-/** Python's regular expressions in JavaScript's spelling: flags in front, named groups, \\A and \\Z. */
+/** Returns a Python regular expression (leading flags, named groups, \\A and \\Z) as one of JavaScript. */
 function regex(pattern: string, place: string): RegExp {
   const [, flags = '', rest = ''] = /^(?:\(\?([aimsu]+)\))?(.*)$/s.exec(pattern)!;
-  const body = rest.replaceAll('(?P<', '(?<').replaceAll(/\\A|\\Z/g, (at) => (at === '\\A' ? '^' : '$'));
+  const body = rest.replaceAll('(?P<', '(?<').replaceAll(/\\A|\\Z/g, (anchor) => (anchor === '\\A' ? '^' : '$'));
   try {
     return new RegExp(`^(?:${body})$`, flags.replaceAll(/[au]/g, ''));
   } catch (cause) {
-    throw new GraftError('usage', `'${pattern}' is no regular expression: ${(cause as Error).message}`, {
+    throw new GraftError('usage', `'${pattern}' is not a valid regular expression: ${(cause as Error).message}`, {
       place,
       cause,
     });
   }
 }
 
-const endsIn = (path: string, names: readonly string[]) => names.some((n) => path === n || path.endsWith(`.${n}`));
+const lastPart = (path: string): string => path.split('.').at(-1)!;
 
-function layerOf(path: string, pattern: TargetConfig['layers_pattern']): number | undefined {
-  const patterns = pattern == null || pattern.length === 0 ? [] : typeof pattern === 'string' ? [pattern] : pattern;
-  // A named list may be the model's first part; without a name there has to be something in front of it.
-  const tried =
-    patterns.length > 0 ? patterns.map((p) => `^(?:.*?\\.)?${p}\\.(\\d+)\\.`) : ['^.*?\\.[^.]*\\.(\\d+)\\.'];
-  for (const source of tried) {
-    const found = new RegExp(source).exec(path);
-    if (found) return Number(found[1]);
+const endsInName = (path: string, names: readonly string[]) => names.some((n) => path === n || path.endsWith(`.${n}`));
+
+/** The layer number in a path, behind the name of a list of layers. */
+function layerNumber(path: string, pattern: TargetConfig['layers_pattern']): number | undefined {
+  const lists = pattern == null || pattern.length === 0 ? [] : typeof pattern === 'string' ? [pattern] : pattern;
+  // A named list may be the first part of a path; without a name, something has to precede the list.
+  const sources =
+    lists.length > 0 ? lists.map((list) => `^(?:.*?\\.)?${list}\\.(\\d+)\\.`) : ['^.*?\\.[^.]*\\.(\\d+)\\.'];
+  for (const source of sources) {
+    const match = new RegExp(source).exec(path);
+    if (match) return Number(match[1]);
   }
   return undefined;
 }
 
-/** Whether `path` is a target of a list or regex (not of `all-linear`). */
-function matches(path: string, config: TargetConfig, targets: string | readonly string[]): boolean {
+/** Whether `path` is a target of a list or a regular expression (not of `all-linear`). */
+function isTarget(path: string, config: TargetConfig, targets: string | readonly string[]): boolean {
   if (typeof targets === 'string') return regex(targets, 'target_modules').test(path);
   if (targets.includes(path)) return true;
-  if (!endsIn(path, targets)) return false;
-  // Layers are looked at only where a name matched as a suffix.
-  const wanted = config.layers_to_transform;
-  if (wanted == null || (Array.isArray(wanted) && wanted.length === 0)) return true;
-  const layer = layerOf(path, config.layers_pattern);
-  return layer !== undefined && (typeof wanted === 'number' ? layer === wanted : (wanted as number[]).includes(layer));
+  if (!endsInName(path, targets)) return false;
+  // As in PEFT, layers are looked at only where a name matched as a suffix.
+  const layers = config.layers_to_transform;
+  if (layers == null || (Array.isArray(layers) && layers.length === 0)) return true;
+  const layer = layerNumber(path, config.layers_pattern);
+  return layer !== undefined && (typeof layers === 'number' ? layer === layers : (layers as number[]).includes(layer));
 }
 
-const within = (path: string, modules: readonly string[] | null | undefined) =>
-  (modules ?? []).some((m) => new RegExp(`(^|.*\\.)${m}($|\\..*)`, 's').test(path));
+const isWithin = (path: string, modules: readonly string[] | null | undefined) =>
+  (modules ?? []).some((name) => new RegExp(`(^|.*\\.)${name}($|\\..*)`, 's').test(path));
 
 /**
- * The modules that `config` selects, in the model's order.
- * @param defaults what is targeted when `target_modules` is not given
- * @throws GraftError 'usage' when nothing matches, when a match cannot carry the method, or when options contradict
+ * Returns the modules that `config` selects, in the model's order.
+ * @param defaults names of the targets when `target_modules` is not given
+ * @throws GraftError 'usage' when nothing matches, when a match is not a layer, or when fields exclude one another
  */
 export function selectTargets(
   candidates: readonly Candidate[],
@@ -84,89 +87,94 @@ export function selectTargets(
     throw new GraftError('usage', 'layers_pattern needs target_modules as a list of names, not as one string');
   }
   if (config.layers_pattern != null && config.layers_pattern.length > 0 && config.layers_to_transform == null) {
-    throw new GraftError('usage', 'layers_pattern says where the layer number stands: give layers_to_transform too');
+    throw new GraftError('usage', 'layers_pattern has no effect without layers_to_transform', {
+      place: 'layers_pattern',
+      hint: 'Set layers_to_transform too',
+    });
   }
   const allLinear = typeof targets === 'string' && targets.toLowerCase() === 'all-linear';
-  const excluded = (path: string) => {
-    const out = config.exclude_modules;
-    if (out == null || out.length === 0) return false;
-    return typeof out === 'string' ? regex(out, 'exclude_modules').test(path) : endsIn(path, out);
+  const isExcluded = (path: string) => {
+    const names = config.exclude_modules;
+    if (names == null || names.length === 0) return false;
+    return typeof names === 'string' ? regex(names, 'exclude_modules').test(path) : endsInName(path, names);
   };
   const selected = candidates.filter(({ path, kind, head, trained }) => {
-    if (path === '' || trained || excluded(path) || within(path, config.modules_to_save)) return false;
-    return allLinear ? kind === 'linear' && !head : matches(path, config, targets);
+    if (path === '' || trained || isExcluded(path) || isWithin(path, config.modules_to_save)) return false;
+    return allLinear ? kind === 'linear' && !head : isTarget(path, config, targets);
   });
-  const wrong = selected.find(({ kind }) => kind === 'other');
-  if (wrong) {
+  const unsupported = selected.find(({ kind }) => kind === 'other');
+  if (unsupported) {
     throw new GraftError(
       'usage',
-      `target_modules selects '${wrong.path}', which is neither a linear layer nor an embedding`,
+      `target_modules selects '${unsupported.path}', which is neither a linear layer nor an embedding`,
       {
         place: 'target_modules',
         hint: 'Name the linear layers inside it, or use all-linear',
       },
     );
   }
-  if (selected.length === 0) throw nothing(candidates, targets);
+  if (selected.length === 0) throw noTarget(candidates, targets);
   return selected;
 }
 
-function nothing(candidates: readonly Candidate[], targets: string | readonly string[]): GraftError {
-  const names = [
-    ...new Set(candidates.filter((c) => c.kind !== 'other' && !c.trained).map((c) => c.path.split('.').at(-1)!)),
-  ];
+function noTarget(candidates: readonly Candidate[], targets: string | readonly string[]): GraftError {
+  const layers = candidates.filter(({ kind, trained }) => kind !== 'other' && !trained);
+  const names = [...new Set(layers.map(({ path }) => lastPart(path)))];
   const first = typeof targets === 'string' ? targets : (targets[0] ?? '');
   const near = nearest(first, names);
-  return new GraftError('usage', `target_modules selects no module: ${JSON.stringify(targets)}`, {
+  return new GraftError('usage', `target_modules selects no module: ${JSON.stringify(targets)} matches no module`, {
     place: 'target_modules',
-    hint: near && near !== first ? `Did you mean '${near}'?` : `This model has ${names.join(', ')}`,
+    hint: near && near !== first ? `Did you mean '${near}'?` : `The layers of this model are ${names.join(', ')}`,
   });
 }
 
-/** The value of the first pattern (in the order given) that fits `path`, or `fallback`; keys are tried as `(.*\.)?(KEY)$`. */
+/** Returns the value of the first pattern that matches `path`, else `fallback`. */
 export function byPattern<T>(patterns: Readonly<Record<string, T>>, path: string, fallback: T): T {
-  for (const [key, value] of Object.entries(patterns)) if (patternFits(key, path)) return value;
+  for (const [key, value] of Object.entries(patterns)) if (matchesPattern(key, path)) return value;
   return fallback;
 }
 
-export function patternFits(key: string, path: string): boolean {
+/** Whether a key of `rank_pattern` or `alpha_pattern` matches a path: as the regular expression `(.*\.)?(KEY)$`. */
+export function matchesPattern(key: string, path: string): boolean {
   return new RegExp(`^(?:.*\\.)?(?:${key.replaceAll('(?P<', '(?<')})$`, 's').test(path);
 }
 
 /**
- * What a saved config says of the targets: `all-linear` and the defaults as names that any reader understands, last parts
- * where they say it exactly, else paths.
+ * Returns `target_modules` for the saved config. `all-linear` and the defaults become names that any reader understands: the
+ * last parts of the paths where these select exactly the same modules, else the paths.
+ * @param paths the modules that were selected
+ * @param allPaths every module of the model
  */
 export function savedTargets(
-  given: TargetConfig['target_modules'],
+  targets: TargetConfig['target_modules'],
   paths: readonly string[],
-  all: readonly string[],
+  allPaths: readonly string[],
 ): string | readonly string[] {
-  if (given && (typeof given !== 'string' || given.toLowerCase() !== 'all-linear')) return given;
-  const last = [...new Set(paths.map((path) => path.split('.').at(-1)!))].sort();
-  const exact = all.filter((path) => last.includes(path.split('.').at(-1)!)).length === paths.length;
-  return exact ? last : paths;
+  if (targets && (typeof targets !== 'string' || targets.toLowerCase() !== 'all-linear')) return targets;
+  const names = [...new Set(paths.map(lastPart))].sort();
+  const exact = allPaths.filter((path) => names.includes(lastPart(path))).length === paths.length;
+  return exact ? names : paths;
 }
 
-/** Whether a path lies in the head that is trained whole beside every method. As `modules_to_save` finds it: by the end of a part. */
+/** Returns a test whether a path lies in the task's head, which is trained whole; by the end of a part, as for `modules_to_save`. */
 export function inTrainedHead({ task, sites: { head } }: Model): (path: string) => boolean {
   if (task.labels.length === 0 || head === undefined) return () => false;
   return (path) => path.split('.').some((part) => part.endsWith(head));
 }
 
-/** The modules of a model as candidates. */
+/** Returns the modules of a model as candidates. */
 export function candidatesOf(model: Model): Candidate[] {
   const { head } = model.sites;
-  const trained = inTrainedHead(model);
+  const isTrained = inTrainedHead(model);
   return [...namedModules(model.root)].map(([path, module]) => ({
     path,
     kind: isLinear(module) ? 'linear' : unwrapped(module) instanceof Embedding ? 'embedding' : 'other',
     head: path === head,
-    trained: trained(path),
+    trained: isTrained(path),
   }));
 }
 
-/** Linear layers and what stands in for one. */
+/** Whether a module is a linear layer or a wrapper of one. */
 function isLinear(module: object): boolean {
   return 'inFeatures' in module && 'outFeatures' in module;
 }
