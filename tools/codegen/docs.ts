@@ -17,6 +17,7 @@ import { startEngine } from '../../src/engine/index.ts';
 import { methods } from '../../src/methods/index.ts';
 import { recipeSchema, severalSchema } from '../../src/train/index.ts';
 import { type GeneratedFile, markdownTable as table } from './markdown.ts';
+import { messagesPage } from './messages.ts';
 import { methodPages } from './methods.ts';
 
 type Schema = z.core.JSONSchema.JSONSchema;
@@ -295,6 +296,7 @@ export async function documents(): Promise<GeneratedFile[]> {
     { path: 'docs/recipe.schema.json', text: `${JSON.stringify(schema, null, 2)}\n` },
     { path: 'docs/compare.schema.json', text: `${JSON.stringify(comparisonJsonSchema(), null, 2)}\n` },
     { path: 'docs/cli.md', text: commandPage(program()) },
+    messagesPage(),
     ...methodPages(),
   ];
 }
