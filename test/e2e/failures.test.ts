@@ -241,7 +241,7 @@ test('no network and a hub id', () => {
 
 /** The command, its exit code, and what is said. */
 const paths: [string, () => string[], number, RegExp][] = [
-  ['a run directory that is a file', () => train('a-file'), 2, /a-file: There is already something with this name/],
+  ['a run directory that is a file', () => train('a-file'), 2, /a-file: A file or directory with this name exists already/],
   ['a run directory in a file', () => train('a-file/run'), 2, /a-file: .*Choose another path/],
   ['a run directory where nothing can be made', () => train('x', { run: { dir: '/proc/x/y' } }), 1, /\/proc\/x: /],
   ['an output in a file', () => [...logits, 'a-file/o'], 2, /a-file: /],
