@@ -51,7 +51,7 @@ function tsType(type: string): string {
   return found;
 }
 
-/** How a TypeScript value is handed to the door. */
+/** Returns the code that passes a TypeScript value to the engine. */
 function lowered(expression: string, type: string): string {
   const optional = type.endsWith('?');
   const inner = optional ? type.slice(0, -1) : type;
@@ -149,12 +149,12 @@ function operator(index: number, tsName: string, schema: string): string {
     return lowered(value, p.type.replace(/\(.*?\)/, ''));
   });
   while (passed.at(-1) === 'null') passed.pop();
-  const call = `door.call(${[index, ...passed].join(', ')})`;
+  const call = `dispatcher.call(${[index, ...passed].join(', ')})`;
   const bare = returns.map((r) => r.replace(/\(.*?\)/, ''));
   let type = 'void';
   let body = `${call};`;
   if (bare.length === 1 && params[0]?.type.includes('!') && bare[0] === 'Tensor') {
-    // In place: the result is the argument, and the door returns nothing.
+    // In place: the result is the argument, and the call returns nothing.
     type = 'Tensor';
     body = `${call};\n  return ${param(params[0].name)};`;
   } else if (bare.length === 1 && bare[0] === 'Tensor') {
@@ -191,11 +191,11 @@ export async function generate(): Promise<{ text: string; count: number }> {
     "import { onStart } from '../engine/index.ts';",
     "import { type DType, dtypes } from './dtype.ts';",
     "import type { Generator } from './random.ts';",
-    "import { door, Tensor } from './tensor.ts';",
+    "import { dispatcher, Tensor } from './tensor.ts';",
     '',
     'const idOf = (tensor: Tensor) => tensor.id;',
     '',
-    '// The position in this list is the number by which the door knows the operator.',
+    '// The position in this list is the number of the operator in calls.',
     `const names = [\n${names.map((n) => `  '${n}',`).join('\n')}\n];`,
     'onStart((native) => native.resolve(names));',
     '',
