@@ -1,7 +1,7 @@
 /**
- * What docs/methods/ says that code knows better: the table of methods, what they go on, and each method's rows of the
- * comparisons in docs/comparison/. Methods are asked, not read: each is put on models of the right shape whose weights are
- * one zero seen many times, which take no memory.
+ * Generates the parts of docs/methods/ that follow from the code: the table of methods, the families that they support, and
+ * the rows of each method in the comparisons of docs/comparison/. Each method is attached to models of the real shapes
+ * whose weights are views of a single zero, and so take no memory.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -17,8 +17,8 @@ type MethodName = keyof typeof methods;
 
 const names = Object.keys(methods) as MethodName[];
 
-/** What a method cannot do without; all else has its default. */
-const needed: Partial<Record<MethodName, object>> = {
+/** The fields of a method that have no default. */
+const requiredFields: Partial<Record<MethodName, object>> = {
   fusion: { adapters: ['one', 'two'] },
   prompt: { num_virtual_tokens: 20 },
   'multitask-prompt': { num_virtual_tokens: 20 },
@@ -38,8 +38,8 @@ const smolLm = {
   tie_word_embeddings: true,
 };
 
-/** Weights of any shape, all zero, in the memory of one. */
-function hollow(): Weights {
+/** Returns weights of any shape that are views of a single zero. */
+function zeroWeights(): Weights {
   const tensors: Tensor[] = [];
   const zeros = (shape: readonly number[]): Tensor => {
     using s = scope();
@@ -77,21 +77,22 @@ function modelOf(family: Family, config: Record<string, unknown>, task: TaskName
   const labels = { 'question-answering': ['start', 'end'], 'causal-lm': [], embedding: [] } as Partial<
     Record<TaskName, string[]>
   >;
-  return family.build(config, hollow())({ name: task, labels: labels[task] ?? ['no', 'yes'] });
+  return family.build(config, zeroWeights())({ name: task, labels: labels[task] ?? ['no', 'yes'] });
 }
 
-/** What a fusion is given for a saved adapter: its shape counts here, not its values. */
-const saved = (name: string): SavedAdapter => ({
+/** A saved adapter for a fusion: only its shape matters here, not its values. */
+const savedAdapter = (name: string): SavedAdapter => ({
   name,
   method: 'bottleneck',
   config: methods.bottleneck.config.parse({}),
   fill() {},
 });
 
-function asked<T>(name: MethodName, model: Model, question: (adapter: Adapter) => T): T {
+/** Attaches a method to a model and returns what `read` reads off the adapter. */
+function attached<T>(name: MethodName, model: Model, read: (adapter: Adapter) => T): T {
   const method = methods[name] as unknown as Method<unknown>;
-  using adapter = method.attach(model, method.config.parse(needed[name] ?? {}), 0, { saved });
-  return question(adapter);
+  using adapter = method.attach(model, method.config.parse(requiredFields[name] ?? {}), 0, { saved: savedAdapter });
+  return read(adapter);
 }
 
 const count = (adapter: Adapter) => [...adapter.parameters.values()].reduce((sum, { numel }) => sum + numel, 0);
@@ -107,17 +108,17 @@ const papersOf = (description: string): string =>
 
 function methodTable(): string {
   const model = modelOf(families.find(({ types }) => types.includes('llama'))!, smolLm, 'causal-lm');
-  const all = asked('full', model, count);
+  const all = attached('full', model, count);
   const rows = names.map((name) => {
-    const [trained, merges] = asked(name, model, (adapter) => [count(adapter), adapter.merge !== undefined]);
+    const [trained, merges] = attached(name, model, (adapter) => [count(adapter), adapter.merge !== undefined]);
     const { description } = methods[name].config;
     const share = `${((100 * trained) / all).toPrecision(3)} %`;
-    const fold = merges ? 'yes' : name === 'full' ? 'is the base' : 'no';
+    const mergeable = merges ? 'yes' : name === 'full' ? 'is the base' : 'no';
     return [
       `[\`${name}\`](${name}.md)`,
       papersOf(description!),
       `${trained.toLocaleString('en')} (${share})`,
-      fold,
+      mergeable,
       layoutOf(name),
     ];
   });
@@ -125,23 +126,23 @@ function methodTable(): string {
   return markdownTable(['`type`', 'paper', 'trained of SmolLM2-135M', 'merges into the base', 'saved as'], rows);
 }
 
-/** The small configs of the tests' goldens, one a family. */
+/** Returns the small config of the tests' goldens for each family. */
 function configs(): Map<Family, Record<string, unknown>> {
   const goldens = join(packageRoot, 'test', 'golden', 'families');
-  const found = readdirSync(goldens)
+  const goldenConfigs = readdirSync(goldens)
     .map((name) => join(goldens, name, 'config.json'))
     .filter(existsSync)
     .map((file) => JSON.parse(readFileSync(file, 'utf8')) as Record<string, unknown>);
   return new Map(
     families.map((family) => {
-      const config = found.find(({ model_type }) => family.types.includes(String(model_type)));
-      if (!config) throw new Error(`test/golden/families has no ${family.types[0]}`);
+      const config = goldenConfigs.find(({ model_type }) => family.types.includes(String(model_type)));
+      if (!config) throw new Error(`test/golden/families has no golden of ${family.types[0]}`);
       return [family, config];
     }),
   );
 }
 
-/** Which methods go on each family for each of its tasks, and why the others do not. */
+/** Returns for each family, task and method the reason why they do not go together, or undefined where they do. */
 export function pairs(): { family: Family; task: TaskName; method: MethodName; why: string | undefined }[] {
   return [...configs()].flatMap(([family, config]) =>
     family.tasks.flatMap((task) => {
@@ -155,7 +156,7 @@ export function pairs(): { family: Family; task: TaskName; method: MethodName; w
 
 function refusal(method: MethodName, model: Model): string | undefined {
   try {
-    return asked(method, model, () => undefined);
+    return attached(method, model, () => undefined);
   } catch (cause) {
     if (cause instanceof GraftError) return cause.message;
     throw cause;
@@ -165,16 +166,16 @@ function refusal(method: MethodName, model: Model): string | undefined {
 function pairTable(): string {
   const all = pairs();
   const rows = families.map((family) => {
-    const own = all.filter((pair) => pair.family === family);
-    const refused = own.filter(({ why }) => why !== undefined);
-    const said = refused.map(({ method, task, why }) => `${method} for ${task}: ${why}`).join('; ');
+    const ofFamily = all.filter((pair) => pair.family === family);
+    const refused = ofFamily.filter(({ why }) => why !== undefined);
+    const refusals = refused.map(({ method, task, why }) => `${method} for ${task}: ${why}`).join('; ');
     const tasks = family.tasks.map((task) => `\`${task}\``).join(' ');
-    return [family.types.map((type) => `\`${type}\``).join(' '), tasks, said || `all ${names.length}`];
+    return [family.types.map((type) => `\`${type}\``).join(' '), tasks, refusals || `all ${names.length}`];
   });
   return markdownTable(['`model_type`', 'tasks, the first by default', 'methods'], rows);
 }
 
-/** The rows that a method has in the comparisons of a folder, full fine-tuning's beside them; empty where it has none. */
+/** Returns the rows of a method in the comparisons of a directory, with those of full fine-tuning; empty where it has none. */
 export function comparisons(name: MethodName, dir = join(packageRoot, 'docs', 'comparison')): string {
   const files = existsSync(dir) ? readdirSync(dir).filter((file) => file.endsWith('.json')) : [];
   const lines = files.sort().flatMap((file) => {
@@ -183,39 +184,39 @@ export function comparisons(name: MethodName, dir = join(packageRoot, 'docs', 'c
     const { head, rows } = table(results);
     if (!rows.some(([row]) => methodsOf.get(row!)!.includes(name))) return [];
     const picture = file.replace(/json$/, 'html');
-    const said = `${results.title}, ${results.date}`;
-    const on = existsSync(join(dir, picture)) ? `[${said}](../comparison/${picture})` : said;
+    const title = `${results.title}, ${results.date}`;
+    const source = existsSync(join(dir, picture)) ? `[${title}](../comparison/${picture})` : title;
     return rows
       .filter(([row]) => methodsOf.get(row!)!.some((method) => method === name || method === 'full'))
-      .map(([method, value, interval, ...rest]) => [method!, value!, head[1]!, interval!, ...rest, on]);
+      .map(([method, value, interval, ...rest]) => [method!, value!, head[1]!, interval!, ...rest, source]);
   });
   if (lines.length === 0) return '';
   const costs = ['trained', 'of all %', 'steps to loss', 'tokens/s', 'peak MB', 'kept MB', 'time s', 'lr'];
   return `## Compared\n\n${markdownTable(['method', 'result', 'metric', '95 % interval', ...costs, 'on'], lines)}`;
 }
 
-/** Puts `text` between the page's markers of this name. @throws Error where it has none */
-function filled(page: string, marker: string, text: string, path: string): string {
+/** Returns the page with `text` between its markers of this name. @throws Error where it has no such markers */
+function withGenerated(page: string, marker: string, text: string, path: string): string {
   const [begin, end] = [`<!-- ${marker}: generated by npm run generate -->`, `<!-- end of ${marker} -->`];
   const [from, to] = [page.indexOf(begin), page.indexOf(end)];
   if (from < 0 || to < from) throw new Error(`${path} has no '${begin}' and '${end}' after it`);
   return `${page.slice(0, from + begin.length)}\n${text}${text && '\n'}${page.slice(to)}`;
 }
 
-/** docs/methods/ with what is generated in it. @throws Error for a method without a page */
+/** Returns the pages of docs/methods/ with their generated parts. @throws Error for a method without a page */
 export function methodPages(): GeneratedFile[] {
   const read = (path: string) => {
     const file = join(packageRoot, path);
-    if (!existsSync(file)) throw new Error(`${path} is missing: every method has a page`);
+    if (!existsSync(file)) throw new Error(`${path} is missing: every method needs a page`);
     return readFileSync(file, 'utf8');
   };
   const index = 'docs/methods/README.md';
-  const start = filled(read(index), 'methods', methodTable(), index);
+  const withMethods = withGenerated(read(index), 'methods', methodTable(), index);
   return [
-    { path: index, text: filled(start, 'families', pairTable(), index) },
+    { path: index, text: withGenerated(withMethods, 'families', pairTable(), index) },
     ...names.map((name) => {
       const path = `docs/methods/${name}.md`;
-      return { path, text: filled(read(path), 'comparison', comparisons(name), path) };
+      return { path, text: withGenerated(read(path), 'comparison', comparisons(name), path) };
     }),
   ];
 }
