@@ -7,7 +7,7 @@ import { GraftError } from '../../src/base/index.ts';
 import { parseRecipe } from '../../src/train/index.ts';
 import { tinyBert, tinyModel, tinyVit } from '../samples/tiny.ts';
 import { assertRefused, graft } from './cli.ts';
-import { kindOf, mails, numbered, workspaceFor, words } from './workspace.ts';
+import { kindOf, mails, numbered, words, workspaceFor } from './workspace.ts';
 
 const { dir, session, at, write } = workspaceFor('tasks');
 const llama = tinyModel(at('llama'));

@@ -15,16 +15,16 @@ import { type Bindings, bind, either, type FunctionNode, isFunction, TextReader,
 export interface Message {
   /** From the root of the checkout. */
   readonly file: string;
-  /** Where in the file, to sort by. */
+  /** The position in the file, to sort by. */
   readonly position: number;
   readonly kind: string;
-  /** What a help text explains: an option, a field. */
+  /** The subject of a help text: an option, a field. */
   readonly subject?: string;
   readonly text: string;
   readonly hint: string;
 }
 
-/** A message with gaps for the parameters of the function that makes it. */
+/** A message that may have gaps for the parameters of the function that makes it. */
 interface Template {
   readonly kind: string;
   readonly subject?: string | undefined;
@@ -32,6 +32,7 @@ interface Template {
   readonly hint: string;
 }
 
+/** A function that makes a message of its arguments. */
 interface Maker {
   readonly declaration: FunctionNode;
   readonly name: string;
@@ -40,13 +41,14 @@ interface Maker {
   readonly file: string;
   readonly node: ast.Node;
   readonly template: Template;
-  /** Where the message was found first, and whether it is listed for any of the calls. */
   readonly origin: Origin;
-  /** The makers that the message has come through, this one included. */
+  /** The makers from the origin of the message to this one. */
   readonly path: readonly FunctionNode[];
 }
 
+/** The place where a message is first made. */
 interface Origin {
+  /** Whether the message is listed for any call. */
   isListed: boolean;
   readonly push: () => void;
 }
@@ -58,34 +60,29 @@ const gap = (i: number) => `\u0001${i}\u0002`;
 const gaps = /\u0001(\d+)\u0002/g;
 const withoutGaps = (text: string) => text.replaceAll(gaps, unknownText);
 const fill = (text: string, args: readonly string[]) => text.replaceAll(gaps, (_, i) => args[Number(i)] ?? '');
+const hasGaps = (text: string) => text !== withoutGaps(text);
 const hasWords = (text: string) => /\p{L}{2}/u.test(withoutGaps(text));
-const grammar =
+const functionWord =
   /\b(an?|the|of|is|are|was|to|in|for|no|not|and|or|with|on|as|it|this|that|by|from|at|must|has|after|so)\b/;
-/** Three words one after the other, one of which joins the others. */
+/** Whether a line has three consecutive words, one of which is a function word. */
 const isSentence = (line: string) =>
-  /[\p{L}’'()…]{2,}[,:;]? [\p{L}'(…]+[),:;]? [\p{L}'(…]+/u.test(line) && grammar.test(line);
-/** The lines of a text that are sentences; those of a program or a style sheet are not. */
+  /[\p{L}’'()…]{2,}[,:;]? [\p{L}'(…]+[),:;]? [\p{L}'(…]+/u.test(line) && functionWord.test(line);
+/** Returns the lines of a text that are sentences; the tags of HTML, and lines of a program or a style sheet, are dropped. */
 const sentencesOf = (text: string) =>
   text
     .split('\n')
-    .map((line) =>
-      line.startsWith('<')
-        ? line
-            .replaceAll(/<[^>]*>/g, ' ')
-            .replaceAll(/ +/g, ' ')
-            .trim()
-        : line,
-    )
+    .map((line) => (line.startsWith('<') ? line.replaceAll(/(<[^>]*>| )+/g, ' ').trim() : line))
     .filter((line) => isSentence(line) && !/\{[^}]*:[^}]*;|=>|\w\(\w*\);|^import /.test(line))
     .join(' ');
 
 const plainErrors = new Set(['Error', 'RangeError', 'TypeError', 'SyntaxError', 'InvalidArgumentError']);
+/** Whether what has this name holds warnings. */
 const isWarning = (name: string) => /^(warnings?|warn|advise|advice|notes?)$/.test(name);
 
 const nameOf = (node: ast.Node | undefined): string =>
   node && (ast.isIdentifier(node) || ast.isPrivateIdentifier(node) || ast.isStringLiteral(node)) ? node.text : '';
 
-/** The name by which a call or a construction says what it calls: `fail` of `reader.fail(…)`. */
+/** Returns the name of the function that an expression calls: `fail` of `reader.fail(…)`. */
 function calleeName(expression: ast.Node): string {
   return ast.isPropertyAccessExpression(expression) ? nameOf(expression.name) : nameOf(expression);
 }
@@ -95,7 +92,7 @@ function enclosingFunction(node: ast.Node): FunctionNode | undefined {
   return undefined;
 }
 
-/** The name of a function: its own, or that of the constant or the property that holds it. */
+/** Returns the name of a function: its own, or that of its constant or property. */
 function functionName(node: FunctionNode): string {
   if ('name' in node && node.name) return nameOf(node.name as ast.Node);
   const { parent } = node;
@@ -111,6 +108,7 @@ function isExported(node: FunctionNode): boolean {
   return modifiers?.some(({ kind }) => kind === ast.SyntaxKind.ExportKeyword) ?? false;
 }
 
+/** Returns the names that a file imports, each with its name in the other file. */
 function importedNames(source: ast.SourceFile): Map<string, string> {
   const names = new Map<string, string>();
   for (const statement of source.statements as Iterable<ast.Node>) {
@@ -122,7 +120,7 @@ function importedNames(source: ast.SourceFile): Map<string, string> {
   return names;
 }
 
-/** Collects the messages of one file after another; makers of messages are followed to where they are called. */
+/** Collects the messages of all files; functions that make messages of their arguments are followed to their calls. */
 class Collector {
   readonly #reader = new TextReader();
   readonly #messages: Message[] = [];
@@ -144,7 +142,7 @@ class Collector {
   }
 
   finish(): Message[] {
-    // A maker may be found at the call of another one: the list grows while it is read.
+    // The call of one maker may be in another maker: the list grows during the loop.
     for (const maker of this.#makers) this.#followCalls(maker);
     for (const { origin } of this.#makers) if (!origin.isListed) origin.push();
     const rest: [string, ast.Node, Template][] = [];
@@ -157,7 +155,7 @@ class Collector {
     return this.#messages;
   }
 
-  /** Lists a message, `…` in its gaps. Returns whether it has words. */
+  /** Lists a message, with `…` in its gaps, and returns true; a text without words is dropped. */
   #push(file: string, node: ast.Node, { kind, subject, text, hint }: Template): boolean {
     const message = { text: tidy(text), hint: tidy(hint) };
     if (!hasWords(message.text + message.hint)) return false;
@@ -186,18 +184,11 @@ class Collector {
     } else if (ast.isArrayLiteralExpression(node)) this.#listedError(file, node);
   }
 
-  /** Parameters of the function around `node`, each bound to a gap. */
+  /** Returns the function around `node` and its parameters, each bound to a gap. */
   #gapsAt(node: ast.Node): { maker: FunctionNode | undefined; bindings: Bindings } {
     const maker = enclosingFunction(node);
-    return {
-      maker,
-      bindings: maker
-        ? bind(
-            maker,
-            maker.parameters.map((_, i) => gap(i)),
-          )
-        : new Map(),
-    };
+    const placeholders = maker?.parameters.map((_, i) => gap(i)) ?? [];
+    return { maker, bindings: maker ? bind(maker, placeholders) : new Map() };
   }
 
   #error(source: ast.SourceFile, file: string, node: ast.Node, [kind, problem, details]: ast.Node[]): void {
@@ -205,16 +196,16 @@ class Collector {
     const { maker, bindings } = this.#gapsAt(node);
     const text = this.#reader.read(problem, bindings);
     const hint = details ? this.#hint(details, bindings) : '';
-    this.#found(source, file, node, maker, { kind: this.#reader.read(kind, bindings), text, hint });
+    this.#add(source, file, node, maker, { kind: this.#reader.read(kind, bindings), text, hint });
   }
 
   #plainError(source: ast.SourceFile, file: string, node: ast.Node, name: string, problem: ast.Node): void {
     const { maker, bindings } = this.#gapsAt(node);
-    this.#found(source, file, node, maker, { kind: name, text: this.#reader.read(problem, bindings), hint: '' });
+    this.#add(source, file, node, maker, { kind: name, text: this.#reader.read(problem, bindings), hint: '' });
   }
 
-  /** Lists a message, or keeps it for the calls of the function that makes it. */
-  #found(
+  /** Lists a message; one with gaps is kept instead, for the calls of the function that makes it. */
+  #add(
     source: ast.SourceFile,
     file: string,
     node: ast.Node,
@@ -224,51 +215,42 @@ class Collector {
     path: readonly FunctionNode[] = [],
   ): void {
     const name = maker && functionName(maker);
-    const all = template.text + template.hint;
     if (maker && path.includes(maker)) return;
-    if (!maker || !name || all === withoutGaps(all)) {
+    if (!maker || !name || !hasGaps(template.text + template.hint)) {
       if (this.#push(file, node, template)) origin.isListed = true;
       return;
     }
     const isMethod = !ast.isFunctionDeclaration(maker) && !ast.isVariableDeclaration(maker.parent);
     const isOuter = maker.parent === source || maker.parent.parent?.parent?.parent === source;
     const isShared = !isMethod && isOuter && isExported(maker);
-    const seen = [...path, maker];
-    this.#makers.push({
-      declaration: maker,
-      name,
-      isMethod,
-      isExported: isShared,
-      file,
-      node,
-      template,
-      origin,
-      path: seen,
-    });
+    const longerPath = [...path, maker];
+    const details = { name, isMethod, isExported: isShared, file, node, template, origin, path: longerPath };
+    this.#makers.push({ declaration: maker, ...details });
   }
 
   #followCalls({ declaration, name, isMethod, isExported, file, template, origin, path }: Maker): void {
     if (path.length > maxPath) return;
     const folder = file.slice(0, file.lastIndexOf('/'));
-    const used = [...(template.text + template.hint).matchAll(gaps)].map(([, i]) => Number(i));
+    const usedParameters = [...(template.text + template.hint).matchAll(gaps)].map(([, i]) => Number(i));
     for (const call of this.#calls.get(name) ?? []) {
       const isImported = isExported && this.#imports.get(call.source)?.get(name) === name;
       if (!(call.file === file || isImported || (isMethod && call.file.startsWith(`${folder}/`)))) continue;
       if (isMethod !== ast.isPropertyAccessExpression(call.node.expression)) continue;
       const { maker, bindings } = this.#gapsAt(call.node);
       const args = declaration.parameters.map((parameter, i) => {
-        const given = call.node.arguments[i] ?? parameter.initializer;
-        return given ? this.#reader.read(given, bindings) : '';
+        const argument = call.node.arguments[i] ?? parameter.initializer;
+        return argument ? this.#reader.read(argument, bindings) : '';
       });
-      const passed = used.map((i) => args[i] ?? '').join('');
-      if (!/\p{L} +[\p{L}'’(…]/u.test(passed) && passed === withoutGaps(passed)) continue;
+      // A call that passes only names or numbers would repeat the message of the maker.
+      const passedText = usedParameters.map((i) => args[i] ?? '').join('');
+      if (!/\p{L} +[\p{L}'’(…]/u.test(passedText) && !hasGaps(passedText)) continue;
       const { kind, subject, text, hint } = template;
-      const made = { kind: fill(kind, args), subject, text: fill(text, args), hint: fill(hint, args) };
-      this.#found(call.source, call.file, call.node, maker, made, origin, path);
+      const message = { kind: fill(kind, args), subject, text: fill(text, args), hint: fill(hint, args) };
+      this.#add(call.source, call.file, call.node, maker, message, origin, path);
     }
   }
 
-  /** The hint in the details of an error: `{ hint }`, `{ hint: … }`, `...(near && { hint: … })`. */
+  /** Returns the hint in the details of an error: `{ hint }`, `{ hint: … }`, `...(near && { hint: … })`. */
   #hint(details: ast.Node, bindings: Bindings): string {
     let node = details;
     while (ast.isParenthesizedExpression(node)) node = node.expression;
@@ -288,7 +270,7 @@ class Collector {
       .join('');
   }
 
-  /** `['input', 'There is no such file', 'Check the path']`: kind, problem and hint in a table. */
+  /** Lists an array such as `['input', 'There is no such file', 'Check the path']`: kind, problem and hint in a table. */
   #listedError(file: string, { elements }: ast.ArrayLiteralExpression): void {
     const [kind, problem, hint] = elements;
     if (!kind || !ast.isStringLiteral(kind) || !(kind.text in errorKinds) || !problem) return;
@@ -319,10 +301,10 @@ class Collector {
     if (!description) return;
     const { maker, bindings } = this.#gapsAt(node);
     const subject = flags && this.#reader.read(flags, bindings);
-    // A chain of calls begins where its first one does: the name of this one tells them apart.
+    // All calls of a chain begin at the same position; their names do not.
     const isChain = ast.isCallExpression(node) && ast.isPropertyAccessExpression(node.expression);
     const place = isChain ? node.expression.name : node;
-    this.#found(source, file, place, maker, {
+    this.#add(source, file, place, maker, {
       kind,
       subject,
       text: this.#reader.read(description, bindings),
@@ -338,7 +320,7 @@ const tidy = (text: string) =>
     .replaceAll(/…{2,}/g, unknownText)
     .trim();
 
-/** The name of what holds the expressions below `node`: a property, a constant, a function, or the list that is added to. */
+/** Returns the name of the property, constant or function that `node` defines, or of the list to which it adds. */
 function holderName(node: ast.Node): string {
   if (ast.isPropertyAssignment(node) || ast.isVariableDeclaration(node)) return nameOf(node.name);
   if (ast.isFunctionDeclaration(node) || ast.isMethodDeclaration(node)) return nameOf(node.name);
@@ -346,14 +328,14 @@ function holderName(node: ast.Node): string {
   return nameOf(node.expression.name) === 'push' ? calleeName(node.expression.expression) : '';
 }
 
-/** The sum that a literal is part of. */
+/** Returns the sum that contains a literal, or the literal. */
 function outermost(node: ast.Node): ast.Node {
   const { parent } = node;
   const isPart = ast.isBinaryExpression(parent) && parent.operatorToken.kind === ast.SyntaxKind.PlusToken;
   return isPart || ast.isParenthesizedExpression(parent) ? outermost(parent) : node;
 }
 
-/** The name of the field that a `.describe(…)` stands at. */
+/** Returns the name of the field that a `.describe(…)` describes. */
 function fieldName(node: ast.Node): string | undefined {
   for (let at: ast.Node | undefined = node.parent; at; at = at.parent) {
     if (ast.isPropertyAssignment(at) || ast.isVariableDeclaration(at)) return nameOf(at.name);
@@ -362,7 +344,7 @@ function fieldName(node: ast.Node): string | undefined {
   return undefined;
 }
 
-/** Every message in the sources of the package, in the order of files and of their lines. */
+/** Returns every message in the TypeScript sources of the package and in bin/graft.js, in the order of files and lines. */
 export function typescriptMessages(): Message[] {
   const config = join(packageRoot, 'tsconfig.json');
   const command = join(packageRoot, 'bin', 'graft.js');
@@ -373,7 +355,7 @@ export function typescriptMessages(): Message[] {
     const collector = new Collector();
     const add = (name: string, source: ast.SourceFile | undefined) =>
       source && collector.add(source, relative(packageRoot, name));
-    for (const name of program.getSourceFileNames()) {
+    for (const name of [...program.getSourceFileNames()].sort()) {
       const isOurs = relative(packageRoot, name).startsWith('src/') && !/\.(test|gen)\.ts$/.test(name);
       if (isOurs) add(name, program.getSourceFile(name));
     }

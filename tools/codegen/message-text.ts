@@ -1,4 +1,4 @@
-/** The text that an expression gives, as far as the source shows it: what is only known at run time becomes `…`. */
+/** Reads the text of an expression from its syntax; the parts that are known at run time only become `…`. */
 import * as ast from 'typescript/unstable/ast';
 
 export const unknownText = '…';
@@ -38,13 +38,13 @@ const unwrapped = (node: ast.Node): ast.Node =>
     ? unwrapped(node.expression)
     : node;
 
-/** Methods of strings that leave the words as they are. */
+/** Methods of strings that keep the words. */
 const transparent = new Set(['replace', 'replaceAll', 'trim', 'trimEnd', 'trimStart', 'toLowerCase', 'padEnd']);
 
-/** Evaluates expressions, and remembers which literals were part of a text. */
+/** Reads expressions, and remembers the literals that were part of a text. */
 export class TextReader {
   readonly seen = new Set<ast.Node>();
-  /** Those of `seen` that stand elsewhere than the expression, as a constant or in a function. */
+  /** The literals of `seen` outside of the expression: in a constant or a function that it uses. */
   readonly inlined = new Set<ast.Node>();
 
   /** Returns the text of `expression`, `…` in the place of what is not known. */
@@ -109,7 +109,7 @@ export class TextReader {
   }
 }
 
-/** The only expression that a function returns, if it has one. */
+/** Returns the expression that a function returns if that is its only statement. */
 function resultOf({ body }: FunctionNode): ast.Node | undefined {
   if (!body) return undefined;
   if (!ast.isBlock(body)) return body;
@@ -117,13 +117,13 @@ function resultOf({ body }: FunctionNode): ast.Node | undefined {
   return only && others.length === 0 && ast.isReturnStatement(only) ? only.expression : undefined;
 }
 
-/** The texts of arguments by the names of the function's parameters; a missing one is `…`. */
+/** Returns the texts of arguments by the names of the parameters; that of a missing argument is `…`. */
 export function bind({ parameters }: FunctionNode, args: readonly string[]): Bindings {
   const names = parameters.map(({ name }) => (ast.isIdentifier(name) ? name.text : undefined));
   return new Map(names.flatMap((name, i) => (name === undefined ? [] : [[name, args[i] ?? unknownText] as const])));
 }
 
-/** What an identifier stands for where it is a `const` with a value, or a function, of an enclosing block of this file. */
+/** Returns the value of a `const`, or the function, of this name in an enclosing block of the file. */
 function constantOf(node: ast.Identifier): ast.Node | undefined {
   const { text: name } = node;
   for (let at: ast.Node | undefined = node.parent; at; at = at.parent) {
