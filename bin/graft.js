@@ -1,5 +1,6 @@
 #!/usr/bin/env node
-// Runs on any Node: hands over to one that is new enough (the devDependency `node` of a checkout), or says what is missing.
+// Runs on any Node: starts itself again on one that is new enough (the devDependency `node` of a checkout), or explains what is missing.
+// This is why package.json states no `engines`; the published package does (tools/build.ts).
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import module from 'node:module';
@@ -17,7 +18,7 @@ if (Number(process.versions.node.split('.')[0]) >= 24) {
   const newer = join(root, 'node_modules', 'node', 'bin', 'node');
   if (!existsSync(newer)) {
     console.error(
-      `graft: this is Node ${process.versions.node}, and Graft needs 24 or later. In a checkout, run \`npm ci\`, which brings one.`,
+      `graft: Graft needs Node 24 or later, and this is Node ${process.versions.node}. In a checkout, run \`npm ci\`, which installs Node 24 beside it; otherwise install a newer Node.`,
     );
     process.exit(1);
   }

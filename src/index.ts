@@ -14,7 +14,7 @@ export {
   readAdapterConfig,
   saveAdapter,
 } from './adapters/index.ts';
-export { GraftError } from './base/index.ts';
+export { type ErrorJson, type ErrorKind, GraftError } from './base/index.ts';
 export { page as comparisonPage, type Results, readComparison, runComparison } from './compare/index.ts';
 export {
   ChatTemplate,

@@ -6,9 +6,10 @@ import { openSafetensors } from '../src/io/index.ts';
 import { type Model, outputOf, packTokens } from '../src/nn/index.ts';
 import { type DType, noGrad, scope, Tensor } from '../src/tensor/index.ts';
 
+/** Returns a path below test/golden/. */
 export const golden = (...parts: string[]) => join(packageRoot, 'test', 'golden', ...parts);
 
-/** All tensors of a safetensors file, and its metadata. */
+/** Returns all tensors of a safetensors file, and its metadata. */
 export function readTensors(path: string): { tensors: Map<string, Tensor>; metadata: ReadonlyMap<string, unknown> } {
   using source = openSafetensors(path);
   const tensors = new Map<string, Tensor>();
@@ -20,29 +21,31 @@ export function readTensors(path: string): { tensors: Map<string, Tensor>; metad
   return { tensors, metadata: new Map(source.metadata) };
 }
 
-/** max |a − b| / max |b|: the measure of the goldens' tolerances. */
-export function relativeError(got: ArrayLike<number>, want: ArrayLike<number>): number {
-  if (got.length !== want.length) throw new Error(`${got.length} numbers against ${want.length}`);
-  let worst = 0;
+/** Returns max |a − b| / max |b|, the error measure of the goldens' tolerances. */
+export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+  if (actual.length !== expected.length) throw new Error(`${actual.length} numbers, expected ${expected.length}`);
+  let maxError = 0;
   let scale = 0;
-  for (let i = 0; i < want.length; i++) {
-    const d = Math.abs(got[i]! - want[i]!);
-    if (!(d <= worst)) worst = d; // NaN sticks
-    scale = Math.max(scale, Math.abs(want[i]!));
+  for (let i = 0; i < expected.length; i++) {
+    const error = Math.abs(actual[i]! - expected[i]!);
+    if (!(error <= maxError)) maxError = error; // NaN remains
+    scale = Math.max(scale, Math.abs(expected[i]!));
   }
-  return worst / (scale || 1);
+  return maxError / (scale || 1);
 }
 
+/** Returns the numbers of a float32 tensor. */
 export const numbers = (t: Tensor): Float32Array => t.data() as Float32Array;
+/** Returns the numbers of an int64 tensor. */
 export const integers = (t: Tensor): number[] => Array.from(t.data() as BigInt64Array, Number);
 
-/** A directory of its own, gone at the end of the block. */
+/** Returns a new temporary directory, which is removed at the end of the block. */
 export function temporary(): { readonly path: string } & Disposable {
   const path = mkdtempSync(join(tmpdir(), 'graft-test-'));
   return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) };
 }
 
-/** The logits of one row of ids, or of several end to end: [N, V] as numbers. */
+/** Returns the logits of one or more packed rows of ids: [N, V] as numbers. */
 export const logitsOf = (model: Model, ...rows: ArrayLike<number>[]): Float32Array =>
   noGrad(() => {
     using _ = scope();

@@ -1,4 +1,4 @@
-/** Makes `dist/`, the package as it is published: JavaScript with types, the addon's sources, the command. */
+/** Writes `dist/`, the package as it is published: JavaScript with types, the addon's sources, the command line. */
 import { spawnSync } from 'node:child_process';
 import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -18,6 +18,8 @@ const {
   devDependencies: ___,
   ...manifest
 } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8'));
-const published = (path: string) => ({ types: `./lib/${path}.d.ts`, default: `./lib/${path}.js` });
-manifest.exports = { '.': published('index'), './*': published('*/index') };
+const exportOf = (path: string) => ({ types: `./lib/${path}.d.ts`, default: `./lib/${path}.js` });
+manifest.exports = { '.': exportOf('index'), './*': exportOf('*/index') };
+// Not in the checkout's own package.json: a checkout brings a Node that is new enough, and npm on an older one would warn.
+manifest.engines = { node: '>=24' };
 writeFileSync(join(dist, 'package.json'), `${JSON.stringify(manifest, null, 2)}\n`);

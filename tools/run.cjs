@@ -1,5 +1,5 @@
-// Runs a TypeScript file on the Node that the checkout brings, installing the packages first where they are missing.
-// Plain JavaScript without new syntax: it has to start on whatever Node is on the machine.
+// Runs a TypeScript file with the Node of the checkout (its devDependency `node`), and installs the packages first if they are
+// missing. Plain JavaScript without new syntax, because it must start on any Node.
 //   node tools/run.cjs examples/quickstart.ts [arguments]
 const { spawnSync } = require('node:child_process');
 const { existsSync } = require('node:fs');
@@ -17,6 +17,6 @@ if (!existsSync(node) || !existsSync(join(root, 'node_modules', 'zod'))) {
   console.error('Installing packages (npm ci)');
   run('npm', ['ci', '--no-audit', '--no-fund'], { stdio: ['ignore', 2, 2] });
 }
-// Without its types a file is kept for the next start.
+// The compile cache keeps files without their types for the next start.
 const cache = { NODE_COMPILE_CACHE: join(root, 'node_modules', '.cache', 'node') };
 run(node, process.argv.slice(2), { env: Object.assign(cache, process.env) });

@@ -1,19 +1,19 @@
-// Forward attention of a few queries over many keys, as in decoding: bound by the reading of keys and values, so they are read once, where
-// they lie, and in the order of memory: all heads of a few tokens before the next tokens.
+// Forward attention of a few queries over many keys, as in decoding. It is bound by the reading of keys and values, so they are read once,
+// unpacked, and in the order of memory: all heads of a few tokens before the next tokens.
 #include "attention_forward.h"
 
 namespace graft::GRAFT_ISA {
 namespace {
 
-constexpr int64_t kBlock = 32;  // keys between two steps of the softmax: their values stay in cache while each head takes its part
+constexpr int64_t kBlock = 32;  // keys between two steps of the softmax: their values stay in cache while each head is processed
 constexpr int64_t kScoreStride = kBlock + 16;
 #if defined(__AVX512F__)
-constexpr int kRows = 4;  // queries at a time, as registers allow
+constexpr int kRows = 4;  // queries at a time, as many as the registers allow
 #else
 constexpr int kRows = 2;
 #endif
 
-// What one kv head keeps in scratch.
+// The arrays of one kv head, in scratch memory.
 struct Buffers {
   float *q, *values, *scores;
   Running* running;
@@ -68,14 +68,14 @@ void weighted_sum(const HeadLayout& head, const float* scores, const float* v, i
   for (; d < head.dim; d += F::W) tile<R, 1, false>(keys, scores, kScoreStride, v + d, v_stride, values + d, head.stride, add);
 }
 
-// Asks for one head's part of some tokens to be brought to L2: reading head by head is no pattern that the processor follows by itself
-// (from memory, asking is worth a factor of 2).
-void ask_for(const HeadLayout& head, const float* rows, int64_t stride, int64_t tokens) {
+// Prefetches the part of one head of some tokens into L2: the processor does not detect the pattern of reading head by head (from memory,
+// the prefetch gives a factor of 2).
+void prefetch_rows(const HeadLayout& head, const float* rows, int64_t stride, int64_t tokens) {
   for (int64_t i = 0; i < tokens; ++i)
     for (int64_t d = 0; d < head.dim; d += 16) __builtin_prefetch(rows + i * stride + d, 0, 2);
 }
 
-// The same for any number of queries.
+// The same two for any number of queries.
 void dot_products(int64_t rows, const HeadLayout& head, const float* q, const float* k, int64_t k_stride, int64_t keys, float* scores) {
   for (; rows > 0; rows -= kRows, q += kRows * head.stride, scores += kRows * kScoreStride) {
     if (rows == 1) dot_products<1>(head, q, k, k_stride, keys, scores);
@@ -104,44 +104,44 @@ void task_in_place(const AttentionForward& args, const AttentionTask& task, floa
   const int64_t group = shape.heads / shape.kv_heads, stack = (task.q_end - task.q_begin) * group;
   const Buffers first_head(head, shape.kv_heads, scratch);
 
-  Buffers own = first_head;
-  for (int64_t kv_head = task.kv_head; kv_head < task.kv_head_end; ++kv_head, own.next_head(head)) {
+  Buffers buffers = first_head;
+  for (int64_t kv_head = task.kv_head; kv_head < task.kv_head_end; ++kv_head, buffers.next_head(head)) {
     StackPlace place(task.q_begin, 0, group);
     for (int64_t i = 0; i < stack; ++i, place.next()) {
       const int64_t token = shape.q_starts[task.row] + place.query;
-      pack_row(head, own.q + i * head.stride, args.q.data + token * args.q.stride + (kv_head * group + place.member) * head.dim, args.scale * kLog2E);
+      pack_row(head, buffers.q + i * head.stride, args.q.data + token * args.q.stride + (kv_head * group + place.member) * head.dim, args.scale * kLog2E);
     }
-    own.running->reset();
+    buffers.running->reset();
   }
   const float* k_row = args.k.data + shape.k_starts[task.row] * args.k.stride;
   const float* v_row = args.v.data + shape.k_starts[task.row] * args.v.stride;
   for (int64_t b = task.k_begin; b < task.k_end; b += kBlock) {
     const int64_t keys = min(task.k_end - b, kBlock), next_keys = min(task.k_end - b - keys, kBlock), columns = round_up(keys, F::W);
     for (int64_t j = 0; j < keys; j += 4) {
-      own = first_head;
-      for (int64_t kv_head = task.kv_head; kv_head < task.kv_head_end; ++kv_head, own.next_head(head)) {
-        dot_products(stack, head, own.q, k_row + (b + j) * args.k.stride + kv_head * head.dim, args.k.stride, keys - j, own.scores + j);
-        ask_for(head, v_row + (b + j) * args.v.stride + kv_head * head.dim, args.v.stride, min(keys - j, 4));
+      buffers = first_head;
+      for (int64_t kv_head = task.kv_head; kv_head < task.kv_head_end; ++kv_head, buffers.next_head(head)) {
+        dot_products(stack, head, buffers.q, k_row + (b + j) * args.k.stride + kv_head * head.dim, args.k.stride, keys - j, buffers.scores + j);
+        prefetch_rows(head, v_row + (b + j) * args.v.stride + kv_head * head.dim, args.v.stride, min(keys - j, 4));
       }
     }
     const bool started = b > task.k_begin;
-    own = first_head;
-    for (int64_t kv_head = task.kv_head; kv_head < task.kv_head_end; ++kv_head, own.next_head(head)) {
+    buffers = first_head;
+    for (int64_t kv_head = task.kv_head; kv_head < task.kv_head_end; ++kv_head, buffers.next_head(head)) {
       StackPlace place(task.q_begin, 0, group);
       for (int64_t i = 0; i < stack; ++i, place.next()) {
         const AttentionKeys seen = attention_visible(shape, task.row, place.query);
-        mask_row(own.scores + i * kScoreStride, 0, columns, seen.begin - b, min(seen.end - b, keys));
+        mask_row(buffers.scores + i * kScoreStride, 0, columns, seen.begin - b, min(seen.end - b, keys));
       }
       float factors[F::W];
-      store(factors, softmax_step(own.scores, kScoreStride, stack, columns, *own.running));
-      for (int64_t i = 0; i < stack && started; ++i) scale_row(head, own.values + i * head.stride, factors[i]);
-      ask_for(head, k_row + (b + keys) * args.k.stride + kv_head * head.dim, args.k.stride, next_keys);
-      weighted_sum(stack, head, own.scores, v_row + b * args.v.stride + kv_head * head.dim, args.v.stride, keys, own.values, started);
+      store(factors, softmax_step(buffers.scores, kScoreStride, stack, columns, *buffers.running));
+      for (int64_t i = 0; i < stack && started; ++i) scale_row(head, buffers.values + i * head.stride, factors[i]);
+      prefetch_rows(head, k_row + (b + keys) * args.k.stride + kv_head * head.dim, args.k.stride, next_keys);
+      weighted_sum(stack, head, buffers.scores, v_row + b * args.v.stride + kv_head * head.dim, args.v.stride, keys, buffers.values, started);
     }
   }
-  own = first_head;
-  for (int64_t kv_head = task.kv_head; kv_head < task.kv_head_end; ++kv_head, own.next_head(head))
-    leave_rows(args, head, task, kv_head, 0, stack, own.values, *own.running, workspace);
+  buffers = first_head;
+  for (int64_t kv_head = task.kv_head; kv_head < task.kv_head_end; ++kv_head, buffers.next_head(head))
+    write_rows(args, head, task, kv_head, 0, stack, buffers.values, *buffers.running, workspace);
 }
 
 }  // namespace graft::GRAFT_ISA

@@ -1,4 +1,4 @@
-// Forward attention: the blocked kernel, and the merge of results over parts of the keys. See attention.h.
+// Forward attention: the blocked kernel, and the merge of partial results over ranges of keys. See attention.h.
 #include "attention_forward.h"
 
 #include "attention_parts.h"
@@ -6,11 +6,11 @@
 namespace graft::GRAFT_ISA {
 namespace {
 
-// Keys of a block: packed keys and values of it take 64 KB each, which L2 holds beside the stack.
+// The keys of a block: its packed keys and values take 64 KB each, which fit L2 together with the stack.
 int64_t block_keys(const HeadLayout& head) { return clamp(round_down(16384 / head.padded, 32), 64, 256); }
 
 struct Buffers {
-  float *q, *values;  // of the stack; of one register tile only, if all keys fit in one block
+  float *q, *values;  // of the stack; of one register tile only if all keys fit in one block
   Running* running;   // of each register tile; likewise
   float *keys, *v;    // of a block; keys transposed in panels
   float* scores;      // of a register tile
@@ -36,18 +36,18 @@ struct Forward {
   const HeadLayout head;
   const int64_t group, stack;
   float* workspace;
-  const Buffers own;
+  const Buffers buffers;
 
   Forward(const AttentionForward& a, const AttentionTask& t, float* work, float* scratch)
       : args(a), task(t), shape(a.shape), head(a.shape.head_dim), group(shape.heads / shape.kv_heads), stack((t.q_end - t.q_begin) * group),
-        workspace(work), own(head, stack, scratch) {}
+        workspace(work), buffers(head, stack, scratch) {}
 
   void pack_block(int64_t begin, int64_t end) {
     const int64_t token = shape.k_starts[task.row] + begin;
     const float* k = args.k.data + token * args.k.stride + task.kv_head * head.dim;
     const float* v = args.v.data + token * args.v.stride + task.kv_head * head.dim;
-    pack_transposed(head, own.keys, k, args.k.stride, end - begin);
-    for (int64_t j = 0; j < end - begin; ++j) pack_row(head, own.v + j * head.stride, v + j * args.v.stride, 1.0f);
+    pack_transposed(head, buffers.keys, k, args.k.stride, end - begin);
+    for (int64_t j = 0; j < end - begin; ++j) pack_row(head, buffers.v + j * head.stride, v + j * args.v.stride, 1.0f);
   }
 
   void pack_queries(StackPlace place, int64_t rows, float* to) {
@@ -57,32 +57,32 @@ struct Forward {
     }
   }
 
-  // The stacked queries [first, first + rows), at most a register tile, against the keys [begin, end).
+  // Processes the stacked queries [first, first + rows), at most a register tile, against the keys [begin, end).
   void tile_of_queries(int64_t first, int64_t rows, int64_t begin, int64_t end) {
     const StackPlace place(task.q_begin, first, group);
     const TileKeys keys(shape, task, place.query, StackPlace(task.q_begin, first + rows - 1, group).query, begin, end);
-    const int64_t slot = task.k_end - task.k_begin <= own.block ? 0 : first;
-    float *q = own.q + slot * head.stride, *values = own.values + slot * head.stride;
-    Running& running = own.running[slot / kTileRows];
+    const int64_t slot = task.k_end - task.k_begin <= buffers.block ? 0 : first;
+    float *q = buffers.q + slot * head.stride, *values = buffers.values + slot * head.stride;
+    Running& running = buffers.running[slot / kTileRows];
     if (begin == task.k_begin) running.reset();
     if (!keys.none()) {
       if (!keys.earlier) pack_queries(place, rows, q);
-      multiply<false>(rows, keys.end - keys.begin, head.dim, q, head.stride, own.keys + keys.begin * head.dim, kTileColumns,
-                      kTileColumns * head.dim, own.scores + keys.begin, own.score_stride, false);
-      mask_tile(shape, task.row, place, rows, begin, keys, own.scores, own.score_stride);
+      multiply<false>(rows, keys.end - keys.begin, head.dim, q, head.stride, buffers.keys + keys.begin * head.dim, kTileColumns,
+                      kTileColumns * head.dim, buffers.scores + keys.begin, buffers.score_stride, false);
+      mask_tile(shape, task.row, place, rows, begin, keys, buffers.scores, buffers.score_stride);
       float factors[F::W];
-      store(factors, softmax_step(own.scores + keys.begin, own.score_stride, rows, keys.end - keys.begin, running));
+      store(factors, softmax_step(buffers.scores + keys.begin, buffers.score_stride, rows, keys.end - keys.begin, running));
       for (int64_t i = 0; i < rows && keys.earlier; ++i) scale_row(head, values + i * head.stride, factors[i]);
-      multiply<false>(rows, head.padded, keys.seen_end - keys.seen_begin, own.scores + keys.seen_begin, own.score_stride,
-                      own.v + keys.seen_begin * head.stride, head.stride, kTileColumns, values, head.stride, keys.earlier);
+      multiply<false>(rows, head.padded, keys.seen_end - keys.seen_begin, buffers.scores + keys.seen_begin, buffers.score_stride,
+                      buffers.v + keys.seen_begin * head.stride, head.stride, kTileColumns, values, head.stride, keys.earlier);
     }
     const bool done = keys.first >= keys.last ? begin == task.k_begin : begin < keys.last && keys.last <= end;
-    if (done) leave_rows(args, head, task, task.kv_head, first, rows, values, running, workspace);
+    if (done) write_rows(args, head, task, task.kv_head, first, rows, values, running, workspace);
   }
 
   void run() {
-    for (int64_t begin = task.k_begin; begin < task.k_end || begin == task.k_begin; begin += own.block) {
-      const int64_t end = min(task.k_end, begin + own.block);
+    for (int64_t begin = task.k_begin; begin < task.k_end || begin == task.k_begin; begin += buffers.block) {
+      const int64_t end = min(task.k_end, begin + buffers.block);
       if (begin < end) pack_block(begin, end);
       for (int64_t t = 0; t < stack; t += kTileRows) tile_of_queries(t, min(kTileRows, stack - t), begin, end);
     }
@@ -95,8 +95,8 @@ int64_t forward_scratch(const AttentionShape& shape, const AttentionTask* tasks,
   const HeadLayout head(shape.head_dim);
   int64_t tokens = 0;
   for (int64_t i = 0; i < count; ++i) tokens = max(tokens, tasks[i].q_end - tasks[i].q_begin);
-  const Buffers own(head, tokens * (shape.heads / shape.kv_heads), nullptr);
-  return max(own.floats, scratch_in_place(shape));
+  const Buffers buffers(head, tokens * (shape.heads / shape.kv_heads), nullptr);
+  return max(buffers.floats, scratch_in_place(shape));
 }
 
 void forward(const AttentionForward& args, const AttentionTask* tasks, int64_t begin, int64_t end, float* workspace, float* scratch) {
@@ -126,7 +126,7 @@ void forward_merge(const AttentionForward& args, const AttentionTask* parts, con
         clear(values, 0, head.padded);
         for (int64_t p = 0; p < count; ++p) {
           const float* state = partial(p).state + 2 * i;
-          if (state[1] == 0.0f) continue;  // saw no key of this part
+          if (state[1] == 0.0f) continue;  // no visible key in this part
           const float factor = __builtin_exp2f(state[0] - all.largest[0]);
           all.sum[0] += state[1] * factor;
           const float* from = partial(p).values + i * head.dim;

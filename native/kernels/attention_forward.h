@@ -1,4 +1,4 @@
-// The steps of forward that prefill (attention_forward.cc) and decoding (attention_decode.cc) share.
+// The steps of the forward pass that prefill (attention_forward.cc) and decoding (attention_decode.cc) share.
 #pragma once
 
 #include "attention_tile.h"
@@ -8,8 +8,8 @@ namespace graft::GRAFT_ISA {
 void task_in_place(const AttentionForward& args, const AttentionTask& task, float* workspace, float* scratch);
 int64_t scratch_in_place(const AttentionShape& shape);
 
-// Running state of the online softmax, for up to W queries side by side: the largest score so far, the sum of 2^(score - largest).
-// Queries that have seen no key have the sum 0.
+// The running state of the online softmax of up to W queries: the largest score so far, and the sum of 2^(score - largest).
+// The sum is 0 for queries without a visible key so far.
 struct Running {
   float largest[F::W];
   float sum[F::W];
@@ -21,7 +21,7 @@ struct Running {
 static_assert(kTileRows <= F::W && kAttentionStackInPlace <= F::W);
 
 template <int R>
-inline void row_maxima(const float* scores, int64_t stride, int64_t columns, float* found) {
+inline void row_maxima(const float* scores, int64_t stride, int64_t columns, float* maxima) {
   F top[R];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) top[r] = load(scores + r * stride);
@@ -29,12 +29,12 @@ inline void row_maxima(const float* scores, int64_t stride, int64_t columns, flo
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) top[r] = max(top[r], load(scores + r * stride + j));
   const __m128 all = hmax4(top[0], top[1 % R], top[2 % R], top[3 % R]);
-  if (R == 4) _mm_storeu_ps(found, all);
-  else _mm_storel_pi(reinterpret_cast<__m64*>(found), all);
+  if (R == 4) _mm_storeu_ps(maxima, all);
+  else _mm_storel_pi(reinterpret_cast<__m64*>(maxima), all);
 }
 
 template <int R>
-inline void row_powers(float* scores, int64_t stride, int64_t columns, const float* largest, float* added) {
+inline void row_powers(float* scores, int64_t stride, int64_t columns, const float* largest, float* sums) {
   F sum[R];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) sum[r] = zero();
@@ -46,33 +46,33 @@ inline void row_powers(float* scores, int64_t stride, int64_t columns, const flo
       sum[r] += p;
     }
   const __m128 all = hsum4(sum[0], sum[1 % R], sum[2 % R], sum[3 % R]);
-  if (R == 4) _mm_storeu_ps(added, all);
-  else _mm_storel_pi(reinterpret_cast<__m64*>(added), all);
+  if (R == 4) _mm_storeu_ps(sums, all);
+  else _mm_storel_pi(reinterpret_cast<__m64*>(sums), all);
 }
 
-// Turns the scores of `rows` queries (and perhaps of one row more) into 2^(score - largest); returns what each query's earlier sum of
-// values must be multiplied by (algorithm 1, lines 9 and 10). columns: whole vectors.
+// Replaces the scores of `rows` queries (and possibly of one more row) by 2^(score - largest); returns the factors by which the earlier
+// sums of values of each query must be multiplied (algorithm 1, lines 9 and 10). columns: whole vectors.
 inline F softmax_step(float* scores, int64_t stride, int64_t rows, int64_t columns, Running& running) {
-  float found[F::W], added[F::W], subtracted[F::W];
-  store(found, F(-__builtin_inff()));
-  store(added, zero());
+  float maxima[F::W], sums[F::W], bases[F::W];
+  store(maxima, F(-__builtin_inff()));
+  store(sums, zero());
   int64_t i = 0;
-  for (; i + 2 < rows; i += 4) row_maxima<4>(scores + i * stride, stride, columns, found + i);
-  if (i < rows) row_maxima<2>(scores + i * stride, stride, columns, found + i);
+  for (; i + 2 < rows; i += 4) row_maxima<4>(scores + i * stride, stride, columns, maxima + i);
+  if (i < rows) row_maxima<2>(scores + i * stride, stride, columns, maxima + i);
 
-  const F before = load(running.largest), largest = max(before, load(found));
-  // The least float in place of -infinity: where nothing was seen yet, the powers are then 0 and not NaN.
+  const F before = load(running.largest), largest = max(before, load(maxima));
+  // The lowest finite float instead of -infinity: where no key was visible yet, the powers are then 0 and not NaN.
   const F base = max(F(-3.4028235e38f), largest);
   const F factor = exp2_flushed(before - base);
-  store(subtracted, base);
-  for (i = 0; i + 2 < rows; i += 4) row_powers<4>(scores + i * stride, stride, columns, subtracted + i, added + i);
-  if (i < rows) row_powers<2>(scores + i * stride, stride, columns, subtracted + i, added + i);
+  store(bases, base);
+  for (i = 0; i + 2 < rows; i += 4) row_powers<4>(scores + i * stride, stride, columns, bases + i, sums + i);
+  if (i < rows) row_powers<2>(scores + i * stride, stride, columns, bases + i, sums + i);
   store(running.largest, largest);
-  store(running.sum, fma(load(running.sum), factor, load(added)));
+  store(running.sum, fma(load(running.sum), factor, load(sums)));
   return factor;
 }
 
-// An unfinished result of one kv head in the workspace: the sums of values [stack, D], then for each query its largest score and its sum.
+// A partial result of one kv head in the workspace: the sums of values [stack, D], then for each query its largest score and its sum.
 struct Partial {
   float* values;
   float* state;
@@ -80,8 +80,8 @@ struct Partial {
       : values(workspace + task.partial + (kv_head - task.kv_head) * stack * (dim + 2)), state(values + stack * dim) {}
 };
 
-// out and lse of up to W queries from their sums of values, where the first lies at `place`; rows of values are not read where no key
-// was seen.
+// Writes out and lse of up to W queries from their sums of values, the first query at `place`; rows of values are not read where no key
+// was visible.
 inline void finish_rows(const AttentionForward& args, const HeadLayout& head, int64_t row, int64_t kv_head, StackPlace place, int64_t rows,
                         const float* values, const Running& running) {
   float factor[F::W], lse[F::W];
@@ -91,15 +91,15 @@ inline void finish_rows(const AttentionForward& args, const HeadLayout& head, in
   for (int64_t i = 0; i < rows; ++i, place.next(), values += head.stride) {
     const int64_t token = args.shape.q_starts[row] + place.query, q_head = kv_head * place.group + place.member;
     float* out = args.out.data + token * args.out.stride + q_head * head.dim;
-    const bool blind = running.sum[i] == 0.0f;
-    if (blind) clear(out, 0, head.dim);
+    const bool has_no_key = running.sum[i] == 0.0f;
+    if (has_no_key) clear(out, 0, head.dim);
     else unpack_row(head, out, values, factor[i]);
-    if (args.lse) args.lse[token * args.shape.heads + q_head] = blind ? -__builtin_inff() : lse[i];
+    if (args.lse) args.lse[token * args.shape.heads + q_head] = has_no_key ? -__builtin_inff() : lse[i];
   }
 }
 
-// The results of `rows` stacked queries of a task from the `first` on: finished, or left in the workspace for the merge.
-inline void leave_rows(const AttentionForward& args, const HeadLayout& head, const AttentionTask& task, int64_t kv_head, int64_t first, int64_t rows,
+// Writes the results of the stacked queries [first, first + rows) of a task: final ones, or partial ones in the workspace for the merge.
+inline void write_rows(const AttentionForward& args, const HeadLayout& head, const AttentionTask& task, int64_t kv_head, int64_t first, int64_t rows,
                        const float* values, const Running& running, float* workspace) {
   const int64_t group = args.shape.heads / args.shape.kv_heads;
   if (task.partial < 0) return finish_rows(args, head, task.row, kv_head, StackPlace(task.q_begin, first, group), rows, values, running);

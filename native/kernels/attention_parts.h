@@ -1,4 +1,4 @@
-// The entries of the table that attention.cc exports.
+// The functions in the table that attention.cc exports.
 #pragma once
 
 #include "attention.h"

@@ -1,8 +1,8 @@
-// What the attention kernels share: the register-blocked product of small matrices, packing, and the softmax of one query.
+// Shared code of the attention kernels: the register-blocked product of small matrices, packing, and masking.
 // Private to native/kernels/attention*.cc.
 //
-// A "stack" is the queries of one task: token after token, and within a token the query heads that share the kv head. Scores are kept
-// in units of log 2, for 2^x is cheaper than e^x: queries are multiplied by scale log2(e) when they are packed.
+// A "stack" is the queries of one task: token after token, and within a token the query heads that share the kv head. Scores are in
+// units of log 2, because 2^x is cheaper than e^x: queries are multiplied by scale log2(e) when they are packed.
 #pragma once
 
 #include "attention.h"
@@ -13,8 +13,8 @@ namespace graft::GRAFT_ISA {
 inline constexpr float kLog2E = 1.44269504f;
 inline constexpr float kLn2 = 0.693147181f;
 
-// A tile of a product is kTileRows x kTileColumns floats, kept in registers: 24 of 32 with AVX-512, 12 of 16 with AVX2. The shape gives
-// two FMAs for each broadcast, and enough independent sums to keep both FMA units busy past their latency.
+// A tile of a product is kTileRows x kTileColumns floats in registers: 24 of 32 with AVX-512, 12 of 16 with AVX2. The shape gives two FMAs
+// for each broadcast, and enough independent sums to hide the latency of both FMA units.
 #if defined(__AVX512F__)
 inline constexpr int kTileRows = 12;
 #else
@@ -67,8 +67,8 @@ template <int V, bool Transposed>
   else tile<M / 3, V, Transposed>(depth, a, lda, b, ldb, c, ldc, add);
 }
 
-// At most kTileRows rows of a product, `columns` (a multiple of W) wide. b lies in panels of kTileColumns columns, b_panel floats apart.
-// Rows of a and c up to a whole tile must exist in memory; what they hold does not matter.
+// At most kTileRows rows of a product, `columns` (a multiple of W) wide. b is stored in panels of kTileColumns columns, b_panel floats
+// apart. The rows of a and c up to a whole tile must be allocated; their values do not matter.
 template <bool Transposed>
 inline void multiply(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t b_panel, float* c,
                      int64_t ldc, bool add) {
@@ -80,14 +80,14 @@ inline void multiply(int64_t rows, int64_t columns, int64_t depth, const float* 
 // Sizes that follow from the head size.
 struct HeadLayout {
   int64_t dim;     // D
-  int64_t padded;  // D rounded up to whole vectors; what lies behind D is 0
-  int64_t stride;  // of a packed row: not a multiple of 256 bytes, or the rows of a tile would fight for the same sets of L1
+  int64_t padded;  // D rounded up to whole vectors; the padding is 0
+  int64_t stride;  // of a packed row: not a multiple of 256 bytes, or the rows of a tile would compete for the same sets of L1
   explicit HeadLayout(int64_t d) : dim(d), padded(round_up(d, F::W)), stride(round_up(d, 16)) {
     if (stride % 64 == 0) stride += 16;
   }
 };
 
-// Scratch is cut up front to back, in whole cache lines; without memory it only counts.
+// Allocates from scratch memory in whole cache lines; without memory it only counts.
 struct Arena {
   float* base;
   int64_t used = 0;
@@ -97,7 +97,7 @@ struct Arena {
     used += round_up(floats, 16);
     return piece;
   }
-  int64_t needed() const { return used + 16; }  // to begin on a cache line
+  int64_t needed() const { return used + 16; }  // 16: to start at a cache line
 };
 
 inline void pack_row(const HeadLayout& head, float* to, const float* from, float factor) {
@@ -125,7 +125,7 @@ inline void clear(float* to, int64_t begin, int64_t end) {
 inline void transpose8(const float* const from[8], int64_t offset, float* to, int64_t stride) {
   __m256 half[8];
 #pragma GCC unroll 8
-  for (int j = 0; j < 8; ++j) {  // rows j % 4 and j % 4 + 4 side by side, columns from 4 (j / 4) on
+  for (int j = 0; j < 8; ++j) {  // rows j % 4 and j % 4 + 4 in the two lanes, four columns from 4 (j / 4)
     const __m128 low = _mm_loadu_ps(from[j % 4] + offset + j / 4 * 4), high = _mm_loadu_ps(from[j % 4 + 4] + offset + j / 4 * 4);
     half[j] = _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1);
   }
@@ -140,7 +140,7 @@ inline void transpose8(const float* const from[8], int64_t offset, float* to, in
   }
 }
 
-// Keys (or values) transposed into panels: to[panel][d][key of panel], kTileColumns keys a panel. The last vector of keys is filled up
+// Transposes keys (or values) into panels: to[panel][d][key of panel], kTileColumns keys in each panel. The last vector of keys is filled
 // with copies of the last key; their products are masked later.
 inline void pack_transposed(const HeadLayout& head, float* to, const float* from, int64_t stride, int64_t keys) {
   for (int64_t key = 0; key < round_up(keys, F::W); key += 8) {
@@ -154,9 +154,9 @@ inline void pack_transposed(const HeadLayout& head, float* to, const float* from
   }
 }
 
-// A place in the stack: walking is cheaper than dividing by the group for each row.
+// A position in the stack: to increment is cheaper than to divide by the group for each row.
 struct StackPlace {
-  int64_t query, member;  // token of the row; query head of the group
+  int64_t query, member;  // token of the row; query head within the group
   int64_t group;
   StackPlace(int64_t first_query, int64_t i, int64_t heads_of_group)
       : query(first_query + i / heads_of_group), member(i % heads_of_group), group(heads_of_group) {}
@@ -165,12 +165,12 @@ struct StackPlace {
   }
 };
 
-// Which columns of a register tile's scores to work on: whole vectors of keys, counted from the block's first.
+// The columns of a register tile's scores that are computed: whole vectors of keys, counted from the first of the block.
 struct TileKeys {
-  int64_t seen_begin, seen_end;  // keys that some query of the tile sees; none if begin >= end
-  int64_t begin, end;            // seen, in whole panels at the front and whole vectors at the back
-  bool earlier;                  // an earlier block has keys that the tile sees
-  int64_t first, last;           // all keys of the task that the tile sees, counted from the row's first
+  int64_t seen_begin, seen_end;  // keys visible to some query of the tile; none if begin >= end
+  int64_t begin, end;            // the same, extended to whole panels at the front and whole vectors at the back
+  bool earlier;                  // whether an earlier block has visible keys
+  int64_t first, last;           // all visible keys of the task, counted from the first of the row
 
   TileKeys(const AttentionShape& shape, const AttentionTask& task, int64_t first_query, int64_t last_query, int64_t block_begin, int64_t block_end)
       : first(max(task.k_begin, attention_visible(shape, task.row, first_query).begin)),
@@ -184,24 +184,24 @@ struct TileKeys {
   bool none() const { return seen_begin >= seen_end; }
 };
 
-// Scores of [begin, end) that a query may not see, before key `from` or from key `to` on, become -infinity. begin and end: whole vectors.
+// Sets the scores in [begin, end) that are masked, before key `from` or from key `to` on, to -infinity. begin and end: whole vectors.
 inline void mask_row(float* scores, int64_t begin, int64_t end, int64_t from, int64_t to) {
-  const F never(-__builtin_inff());
+  const F masked(-__builtin_inff());
   if (to < end) {
     to = max(to, begin);
     int64_t j = round_down(to, F::W);
-    if (j < to) store(scores + j, first_n(load(scores + j), never, static_cast<int>(to - j))), j += F::W;
-    for (; j < end; j += F::W) store(scores + j, never);
+    if (j < to) store(scores + j, first_n(load(scores + j), masked, static_cast<int>(to - j))), j += F::W;
+    for (; j < end; j += F::W) store(scores + j, masked);
   }
   if (begin < from) {
     from = min(from, end);
     int64_t j = begin;
-    for (; j + F::W <= from; j += F::W) store(scores + j, never);
-    if (j < from) store(scores + j, first_n(never, load(scores + j), static_cast<int>(from - j)));
+    for (; j + F::W <= from; j += F::W) store(scores + j, masked);
+    if (j < from) store(scores + j, first_n(masked, load(scores + j), static_cast<int>(from - j)));
   }
 }
 
-// mask_row for the rows of a register tile, whose first row is at `place`.
+// mask_row for the rows of a register tile, the first at `place`.
 inline void mask_tile(const AttentionShape& shape, int64_t row, StackPlace place, int64_t rows, int64_t block_begin, const TileKeys& keys, float* scores,
                       int64_t stride) {
   for (int64_t i = 0; i < rows; ++i, place.next(), scores += stride) {

@@ -17,7 +17,7 @@ void round(const float* src, int64_t n, uint16_t* dst) {
 
 void panel_of_rows(const uint16_t* rows, int64_t columns, int64_t k, uint32_t* panel) {
   const int64_t pairs = k / 2;
-  constexpr int64_t kTile = 16;  // a cache line of every row at a time
+  constexpr int64_t kTile = 16;  // a cache line of every row
   for (int64_t first = 0; first < pairs; first += kTile) {
     const int64_t count = pairs - first < kTile ? pairs - first : kTile;
     for (int64_t c = 0; c < columns; c++) {

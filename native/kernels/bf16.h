@@ -1,4 +1,4 @@
-// Operands of bfloat16 products: rounding, and the order in which oneDNN's brgemm wants its second factor.
+// Operands of bfloat16 products: rounding, and the layout that oneDNN's brgemm needs for its second factor.
 #pragma once
 
 #include <cstdint>
@@ -6,9 +6,9 @@
 namespace graft {
 
 struct Bf16Kernels {
-  // dst[i] = src[i], nearest, ties to even; NaN stays NaN.
+  // dst[i] = src[i], rounded to nearest, ties to even; NaN stays NaN.
   void (*round)(const float* src, int64_t n, uint16_t* dst);
-  // A panel holds pairs (k, k + 1) of one column side by side: panel[k / 2][column] (VNNI order). k is even.
+  // A panel has the pair (k, k + 1) of a column in one element: panel[k / 2][column] (VNNI layout). k is even.
   // From rows that are the columns, [columns, k] contiguous:
   void (*panel_of_rows)(const uint16_t* rows, int64_t columns, int64_t k, uint32_t* panel);
   // From a matrix [k, columns], rows `stride` elements apart:

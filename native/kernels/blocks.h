@@ -1,9 +1,9 @@
-// CPU kernels on weights kept as quantised blocks: unpack, look up rows, multiply, quantise.
+// CPU kernels on quantised weights in blocks: unpack, look up rows, multiply, quantise.
 //
-// A weight is [out, in] row-major; a row is in / elements(format) blocks end to end, without padding between
-// rows. `in` must be a multiple of the block's elements: the caller checks it. Pointers may be unaligned and no
-// kernel reads or writes past the bytes that its arguments describe. Nothing here starts threads, allocates or
-// throws: the caller splits rows over threads.
+// A weight is [out, in] row-major; a row is in / elements(format) consecutive blocks, without padding between
+// rows. `in` must be a multiple of the elements of a block: the caller checks it. Pointers may be unaligned, and no
+// kernel reads or writes beyond the bytes that its arguments describe. Nothing here starts threads, allocates or
+// throws: the caller distributes rows over threads.
 //
 // Block layouts: ggml's ggml-common.h (files of type GGUF); NF4: QLoRA, arXiv 2305.14314, appendix E, packed as
 // bitsandbytes does (first element in the high nibble), with its fp32 absmax in front of the codes.
@@ -13,7 +13,7 @@
 
 namespace graft {
 
-// ids are ggml's tensor types; NF4 has none there
+// The ids are ggml's tensor types; NF4 has none in ggml.
 enum class BlockFormat : int32_t {
   F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8,
   Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30, NF4 = 100,
@@ -24,8 +24,8 @@ struct BlockLayout {
   int32_t bytes;     // bytes of one block
 };
 
-// inlined always: this header is compiled for several instruction sets, and the linker keeps only one copy of a
-// function that is not inlined
+// Always inlined: this header is compiled for several instruction sets, and the linker keeps only one copy of a
+// function that is not inlined.
 [[gnu::always_inline]] constexpr BlockLayout block_layout(BlockFormat format) {
   switch (format) {
     case BlockFormat::F32: return {1, 4};
@@ -44,15 +44,15 @@ struct BlockLayout {
   return {0, 0};
 }
 
-constexpr int64_t kMatvecMaxRows = 8;  // most activation rows of one matvec call
+constexpr int64_t kMatvecMaxRows = 8;  // the maximum of activation rows of one matvec call
 
-// One instruction set's kernels. `src` is always the start of the whole weight; row numbers are absolute.
+// The kernels of one instruction set. `src` is always the start of the whole weight; row numbers are absolute.
 struct BlockKernels {
   // dst[i, :] = W[first_row + i, :] for i < n_rows; rows of dst are dst_stride elements apart.
   // Equal, bit for bit, to the documented formula evaluated in fp32. All formats.
   void (*dequantize_f32)(BlockFormat, const void* src, int64_t first_row, int64_t n_rows, int64_t in, float* dst,
                          int64_t dst_stride);
-  // The same, rounded to bf16 (nearest, ties to even; NaN stays NaN).
+  // The same, rounded to bf16 (to nearest, ties to even; NaN stays NaN).
   void (*dequantize_bf16)(BlockFormat, const void* src, int64_t first_row, int64_t n_rows, int64_t in, uint16_t* dst,
                           int64_t dst_stride);
 
@@ -63,19 +63,19 @@ struct BlockKernels {
                       int64_t dst_stride);
 
   // y[i, r] (+)= sum_k x[i, k] * W[r, k] for i < m, row_begin <= r < row_end; 1 <= m <= kMatvecMaxRows.
-  // Weights are unpacked in registers, once for all m rows, products and sums are fp32: equal to fp32 arithmetic on
-  // the unpacked weights but for the order of summation. That order depends on the instruction set alone: a result does
-  // not change with m, with its place among the activation rows, or with the row range. All formats.
+  // Weights are unpacked in registers, once for all m rows; products and sums are fp32: equal to fp32 arithmetic on
+  // the unpacked weights except for the order of summation. That order depends on the instruction set only: a result does
+  // not depend on m, on its position among the activation rows, or on the row range. All formats.
   void (*matvec)(BlockFormat, const void* src, int64_t row_begin, int64_t row_end, int64_t in, const float* x,
                  int64_t m, int64_t x_stride, float* y, int64_t y_stride, bool accumulate);
 
-  // fp32 rows [n_rows, in] to blocks, rows of src src_stride elements apart, blocks written end to end.
-  // Rules are ggml's reference (quantize_row_*_ref), NF4 is the nearest code by midpoints.
+  // Quantises fp32 rows [n_rows, in] to consecutive blocks; the rows of src are src_stride elements apart.
+  // The rules are ggml's reference (quantize_row_*_ref); NF4 takes the nearest code by midpoints.
   // F32, F16, BF16, Q4_0, Q4_1, Q8_0, NF4; returns false for the others.
   bool (*quantize)(BlockFormat, const float* src, int64_t src_stride, int64_t n_rows, int64_t in, void* dst);
 };
 
 namespace avx2 { extern const BlockKernels blocks; }    // AVX2, FMA, F16C
-namespace avx512 { extern const BlockKernels blocks; }  // AVX-512 F, BW, VL, DQ besides
+namespace avx512 { extern const BlockKernels blocks; }  // also AVX-512 F, BW, VL, DQ
 
 }  // namespace graft

@@ -1,4 +1,4 @@
-// What the block formats are made of: fp16 scales, codes of four bits and of a byte, the packed scales of K-quants.
+// The elements of the block formats: fp16 scales, 4-bit and 8-bit codes, the packed scales of K-quants.
 #pragma once
 
 #include "blocks.h"
@@ -22,20 +22,21 @@ GRAFT_INLINE F broadcast_lane_0(__m128 x) {
 #endif
 }
 
-// The fp16 number at p in every lane, and the one that follows it too. Converting first and spreading then takes fewer and narrower
-// instructions than the other way round; it reads four bytes.
+// Returns the fp16 number at p in every lane. To convert first and broadcast then takes fewer and narrower instructions than the other way
+// round; it reads four bytes.
 GRAFT_INLINE F broadcast_f16(const uint8_t* p) { return broadcast_lane_0(_mm_cvtph_ps(_mm_cvtsi32_si128(read<int32_t>(p)))); }
 
 struct F16Pair {
   F first, second;
 };
+// The same for the fp16 number at p and the one that follows it.
 GRAFT_INLINE F16Pair broadcast_f16_pair(const uint8_t* p) {
   const __m128 pair = _mm_cvtph_ps(_mm_cvtsi32_si128(read<int32_t>(p)));
 #ifdef __AVX512F__
-  // The second one by way of memory, from where a load spreads it: the unit that moves lanes is the busiest one here, with its look-ups.
+  // The second number goes through memory, from which a load broadcasts it: the shuffle unit is the bottleneck here, with its look-ups.
   float second[2];
   _mm_storel_pi(reinterpret_cast<__m64*>(second), pair);
-  __asm__("" : "+m"(second));  // or the compiler would take it from the register again
+  __asm__("" : "+m"(second));  // or the compiler would use the register again
   return {broadcast_lane_0(pair), F(second[1])};
 #else
   return {broadcast_lane_0(pair), broadcast_lane_0(_mm_movehdup_ps(pair))};
@@ -45,7 +46,7 @@ GRAFT_INLINE F16Pair broadcast_f16_pair(const uint8_t* p) {
 GRAFT_INLINE __m128i load_16_bytes(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
 GRAFT_INLINE __m256i load_32_bytes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 
-// rounded to the nearest bf16, ties to even; a NaN stays one, made quiet (ggml's rule)
+// Stores x rounded to the nearest bf16, ties to even; a NaN becomes a quiet NaN (ggml's rule).
 GRAFT_INLINE void store_bf16(uint16_t* p, F x) {
 #ifdef __AVX512F__
   const __m512i bits = _mm512_castps_si512(x.v);
@@ -68,10 +69,10 @@ GRAFT_INLINE void store_bf16(uint16_t* p, F x) {
 
 // ------------------------------------------------------------------------------------------ 4-bit codes: scale * code + offset
 
-// The values of codes 0 … 15 that share a scale. With AVX-512 all 16 stand in one register and a permutation looks them up; with AVX2,
-// where a permutation reaches 8 values only, converting the code and one FMA costs less.
+// The values of the codes 0 … 15 of one scale. With AVX-512 one register has all 16 and a permutation looks them up; with AVX2, where a
+// permutation reaches 8 values only, it is cheaper to convert the code and do one FMA.
 #ifdef __AVX512F__
-using Codes = __m512i;  // one code, or one byte with two codes, to a lane
+using Codes = __m512i;  // one code, or one byte with two codes, in each lane
 GRAFT_INLINE Codes widen_codes(const uint8_t* p) { return _mm512_cvtepu8_epi32(load_16_bytes(p)); }
 
 struct Affine4 {
@@ -79,7 +80,7 @@ struct Affine4 {
   GRAFT_INLINE Affine4(F scale, F offset) : table(fma(all_codes(), scale, offset)) {}
   GRAFT_INLINE Affine4(F scale, float zero) : table((all_codes() - F(zero)) * scale) {}
   static GRAFT_INLINE F all_codes() { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
-  // of the low or high nibble in each lane; the permutation looks at a lane's low 4 bits only
+  // The value of the low or high nibble in each lane; the permutation uses the low 4 bits of a lane only.
   GRAFT_INLINE F low(Codes bytes) const { return _mm512_permutexvar_ps(bytes, table.v); }
   GRAFT_INLINE F high(Codes bytes) const { return _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table.v); }
 };
@@ -97,7 +98,7 @@ struct Affine4 {
 };
 #endif
 
-// `bytes` bytes hold codes j … in their low nibbles and j + bytes … in their high nibbles
+// Unpacks `bytes` bytes with the codes j … in their low nibbles and j + bytes … in their high nibbles.
 template <int bytes, class Sink>
 GRAFT_INLINE void unpack_nibbles(const uint8_t* p, int j, const Affine4& low, const Affine4& high, Sink&& sink) {
 #pragma GCC unroll 4
@@ -110,14 +111,14 @@ GRAFT_INLINE void unpack_nibbles(const uint8_t* p, int j, const Affine4& low, co
 
 // ------------------------------------------------------------------------------------------------------- codes as 32 signed bytes
 
-// 16 bytes to 32: low nibbles in the lower half, high nibbles in the upper half
+// Unpacks 16 bytes to 32: low nibbles in the lower half, high nibbles in the upper half.
 GRAFT_INLINE __m256i split_nibbles(const uint8_t* p) {
   const __m128i packed = load_16_bytes(p);
   const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(packed), _mm_srli_epi16(packed, 4), 1);
   return _mm256_and_si256(both, _mm256_set1_epi8(15));
 }
 
-// byte j: `set` where bit j of `bits` is set, `clear` elsewhere
+// Byte j of the result is that of `set` where bit j of `bits` is set, that of `clear` elsewhere.
 GRAFT_INLINE __m256i select_bytes(uint32_t bits, __m256i set, __m256i clear) {
 #ifdef __AVX512F__
   return _mm256_mask_blend_epi8(bits, clear, set);
@@ -129,7 +130,7 @@ GRAFT_INLINE __m256i select_bytes(uint32_t bits, __m256i set, __m256i clear) {
 #endif
 }
 
-// sink(j + i, value(i, codes i … as floats))
+// Calls sink(j + i, value(i, codes i … as floats)).
 template <class Value, class Sink> GRAFT_INLINE void unpack_bytes(__m256i codes, int j, Value&& value, Sink&& sink) {
   const __m128i lower = _mm256_castsi256_si128(codes), upper = _mm256_extracti128_si256(codes, 1);
 #ifdef __AVX512F__
@@ -145,7 +146,7 @@ template <class Value, class Sink> GRAFT_INLINE void unpack_bytes(__m256i codes,
 
 // -------------------------------------------------------------------------------------------------------------- scales of K-quants
 
-// Q4_K and Q5_K: eight 6-bit scales and minima in 12 bytes (ggml's get_scale_min_k4), times d and dmin
+// Q4_K and Q5_K: eight 6-bit scales and minima in 12 bytes (ggml's get_scale_min_k4), times d and dmin.
 struct KScales {
   alignas(64) float scale[8];
   float offset[8];  // -dmin * min

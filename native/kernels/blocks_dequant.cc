@@ -1,4 +1,4 @@
-// Unpacks rows of block-quantised weights to fp32 or bf16: whole ranges, and the rows that an embedding look-up names.
+// Unpacks rows of block-quantised weights to fp32 or bf16: ranges of rows, and the rows of an embedding look-up.
 #include "blocks_tables.h"
 #include "blocks_unpack.h"
 
@@ -25,7 +25,7 @@ template <BlockFormat format, class T> GRAFT_INLINE void unpack_row(const uint8_
   }
 }
 
-// row_of(i): the weight's row that goes to row i of dst
+// row_of(i): the row of the weight that is written to row i of dst
 template <class T, class RowOf>
 GRAFT_INLINE void unpack_rows(BlockFormat format, const void* src, int64_t n_rows, int64_t in, T* dst, int64_t dst_stride, RowOf&& row_of) {
   with_format(format, [&](auto tag) __attribute__((always_inline)) {

@@ -1,12 +1,12 @@
-// y = x Wᵀ for one to eight rows of activations and weights kept as blocks: unpacked in registers, multiplied in fp32.
+// y = x Wᵀ for one to eight rows of activations and weights in blocks: unpacked in registers, multiplied in fp32.
 #include "blocks_tables.h"
 #include "blocks_unpack.h"
 
 namespace graft::GRAFT_ISA {
 namespace {
 
-// Rows of the weight that are summed side by side. The additions to one sum wait for one another, so there must be about eight sums at
-// work; sums and unpacked weights must fit the registers, 16 with AVX2 and 32 with AVX-512.
+// The rows of the weight that are summed at the same time. The additions to one sum depend on one another, so about eight independent sums
+// are needed; sums and unpacked weights must fit the registers, 16 with AVX2 and 32 with AVX-512.
 constexpr int rows_at_once(int m) {
 #ifdef __AVX512F__
   return m <= 4 ? 4 : 2;
@@ -14,19 +14,19 @@ constexpr int rows_at_once(int m) {
   return m <= 2 ? 4 : m <= 5 ? 2 : 1;
 #endif
 }
-constexpr int kMostSums = 16;  // rows_at_once(m) * m
+constexpr int kMaxSums = 16;  // rows_at_once(m) * m
 
-// sums[r][i] (+)= W[row r] · x[i] over `blocks` blocks, r < rows_at_once(M), i < M; with `fresh` they start from zero. `ahead` is what to
-// prefetch meanwhile: the processor's own prefetch loses its way among short rows read side by side, which halves the speed from memory.
+// sums[r][i] (+)= W[row r] · x[i] over `blocks` blocks, r < rows_at_once(M), i < M; with `fresh` they start from zero. `ahead` is the address
+// to prefetch meanwhile: the processor's panel_row prefetcher does not follow several short rows at a time, which halves the speed from memory.
 template <BlockFormat format, int M>
 void add_blocks(const uint8_t* w, int64_t row_bytes, const float* x, int64_t x_stride, int64_t blocks, const uint8_t* ahead, bool fresh,
                 F* in_out) {
   using U = Unpacker<format>;
   constexpr int R = rows_at_once(M);
-  static_assert(R * M <= kMostSums);
+  static_assert(R * M <= kMaxSums);
   F sums[R][M];
   const float* xs[M];
-  // all loops over sums are unrolled, or they would not be kept in registers
+  // All loops over sums are unrolled; otherwise the sums would not stay in registers.
 #pragma GCC unroll 16
   for (int k = 0; k < R * M; ++k) sums[k / M][k % M] = fresh ? zero() : in_out[k];
 #pragma GCC unroll 8
@@ -55,8 +55,8 @@ void add_blocks(const uint8_t* w, int64_t row_bytes, const float* x, int64_t x_s
   for (int k = 0; k < R * M; ++k) in_out[k] = sums[k / M][k % M];
 }
 
-// Adds up the lanes of the sums and writes or adds them to y, whose columns are rows of the weight. Four sums at a time, also where there
-// are fewer: a row's result must not depend on its company.
+// Adds the lanes of each sum and writes or adds the results to y, whose columns are rows of the weight. Always four sums at a time, even
+// where there are fewer: the result of a row must not depend on the other rows.
 template <int M> void write_sums(const F* sums, float* y, int64_t y_stride, int64_t rows, bool accumulate) {
   constexpr int R = rows_at_once(M);
   alignas(16) float added[(R * M + 3) / 4 * 4] = {};
@@ -79,12 +79,12 @@ template <int M> void write_sums(const F* sums, float* y, int64_t y_stride, int6
   }
 }
 
-// What differs between formats and numbers of activation rows; the rest of the product is common
+// The part of the product that depends on the format and the number of activation rows.
 struct Kernel {
   decltype(&add_blocks<BlockFormat::F32, 1>) add;
   decltype(&write_sums<1>) write;
   int rows;             // rows_at_once
-  int elements, bytes;  // of what add takes for a block
+  int elements, bytes;  // of the block that add processes
   int number_bytes;     // of one number where the format has no blocks, else 0
 };
 
@@ -109,8 +109,8 @@ struct Product {
   Kernel kernel;
   const uint8_t* w;
   int64_t row_bytes;
-  int64_t blocks, pass;  // of one row, and how many of them at a time
-  int64_t rest;          // plain numbers beyond the last whole block
+  int64_t blocks, pass;  // blocks of one row, and blocks of one pass
+  int64_t rest;          // numbers after the last whole block
   const float* x;
   int64_t m, x_stride;
   float* y;
@@ -118,14 +118,14 @@ struct Product {
   bool accumulate;
 };
 
-constexpr int64_t kPrefetchBytes = 1024;  // beyond the rows in work: about the latency of memory
+constexpr int64_t kPrefetchBytes = 1024;  // after the current rows: about the latency of memory
 
-// Activations of one pass must stay in a first-level cache of 32 KiB beside the weights, or each row would read them anew from the
-// second level, which feeds one FMA a cycle at best.
+// The activations of one pass must fit an L1 cache of 32 KiB together with the weights; otherwise each row would read them from L2 again,
+// which is fast enough for one FMA a cycle at best.
 constexpr int64_t kPassBytes = 24 * 1024;
-constexpr int kPanelSums = 64;  // sums kept between passes
+constexpr int kPanelSums = 64;  // the sums that are stored between passes
 
-// Plain numbers beyond the last whole block: both sides padded with zeros
+// Adds the numbers after the last whole block: both factors are padded with zeros.
 void add_rest(const Product& p, const uint8_t* w, int64_t row_bytes, F* sums) {
   const Kernel& k = p.kernel;
   alignas(64) float x[kMatvecMaxRows * 32] = {};
@@ -135,7 +135,7 @@ void add_rest(const Product& p, const uint8_t* w, int64_t row_bytes, F* sums) {
   k.add(padded, k.bytes, x, 32, 1, padded, false, sums);
 }
 
-// Some of the rows, from `row` on: a multiple of what the kernel takes, or a single one, which it then sums several times over
+// Multiplies `rows` rows from `row` on: a multiple of the rows of the kernel, or a single row, which it then sums several times.
 void multiply_panel(const Product& p, int64_t row, int64_t rows) {
   const Kernel& k = p.kernel;
   const uint8_t* w = p.w + row * p.row_bytes;
@@ -143,8 +143,8 @@ void multiply_panel(const Product& p, int64_t row, int64_t rows) {
   F sums[kPanelSums];
   if (p.pass >= p.blocks) {
     for (int64_t r = 0; r < rows; r += k.rows) {
-      const uint8_t* own = w + r * p.row_bytes;
-      k.add(own, stride, p.x, p.x_stride, p.blocks, own + k.rows * p.row_bytes + kPrefetchBytes, true, sums + r * p.m);
+      const uint8_t* panel_row = w + r * p.row_bytes;
+      k.add(panel_row, stride, p.x, p.x_stride, p.blocks, panel_row + k.rows * p.row_bytes + kPrefetchBytes, true, sums + r * p.m);
     }
   } else {
     const uint8_t* ahead = w + rows * p.row_bytes + kPrefetchBytes;
@@ -167,12 +167,12 @@ void block_matvec(BlockFormat format, const void* src, int64_t row_begin, int64_
                   int64_t x_stride, float* y, int64_t y_stride, bool accumulate) {
   const BlockLayout layout = block_layout(format);
   const Kernel k = kernel_for(format, m);
-  const int64_t fitting = kPassBytes / (m * k.elements * static_cast<int64_t>(sizeof(float)));
+  const int64_t blocks_in_cache = kPassBytes / (m * k.elements * static_cast<int64_t>(sizeof(float)));
   const Product p = {.kernel = k,
                      .w = static_cast<const uint8_t*>(src),
                      .row_bytes = in / layout.elements * layout.bytes,
                      .blocks = in / k.elements,
-                     .pass = fitting > 0 ? fitting : 1,
+                     .pass = blocks_in_cache > 0 ? blocks_in_cache : 1,
                      .rest = in % k.elements,
                      .x = x,
                      .m = m,
@@ -180,9 +180,9 @@ void block_matvec(BlockFormat format, const void* src, int64_t row_begin, int64_
                      .y = y,
                      .y_stride = y_stride,
                      .accumulate = accumulate};
-  const int64_t panel = kPanelSums / (k.rows * m) * k.rows, whole_end = row_end - (row_end - row_begin) % k.rows;
-  for (int64_t row = row_begin; row < whole_end; row += panel) multiply_panel(p, row, whole_end - row < panel ? whole_end - row : panel);
-  for (int64_t row = whole_end; row < row_end; ++row) multiply_panel(p, row, 1);
+  const int64_t panel = kPanelSums / (k.rows * m) * k.rows, panel_end = row_end - (row_end - row_begin) % k.rows;
+  for (int64_t row = row_begin; row < panel_end; row += panel) multiply_panel(p, row, panel_end - row < panel ? panel_end - row : panel);
+  for (int64_t row = panel_end; row < row_end; ++row) multiply_panel(p, row, 1);
 }
 
 }  // namespace graft::GRAFT_ISA

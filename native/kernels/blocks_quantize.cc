@@ -1,18 +1,18 @@
-// Packs fp32 rows into blocks, as ggml's reference quantize_row_*_ref do (same rounding, bit for bit), and into NF4.
+// Quantises fp32 rows to blocks, as ggml's reference functions quantize_row_*_ref do (same rounding, bit for bit), and to NF4.
 #include "blocks_tables.h"
 #include "blocks_unpack.h"
 
 namespace graft::GRAFT_ISA {
 namespace {
 
-// x, with all that led to it rounded: keeps the compiler from fusing a product with the addition that follows, where the rule says that
-// the product is rounded first
+// Returns x, rounded: this stops the compiler from fusing a product with the addition that follows, where the rule rounds the product
+// first.
 GRAFT_INLINE F rounded(F x) {
   __asm__("" : "+x"(x.v));
   return x;
 }
 
-// to the next whole number towards zero
+// Stores x, rounded towards zero to whole numbers.
 #ifdef __AVX512F__
 GRAFT_INLINE void store_truncated(int32_t* p, F x) { _mm512_storeu_si512(p, _mm512_cvttps_epi32(x.v)); }
 GRAFT_INLINE F with_sign_of(F magnitude, F x) {
@@ -22,7 +22,7 @@ GRAFT_INLINE F with_sign_of(F magnitude, F x) {
 GRAFT_INLINE void store_f16(uint16_t* p, F x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-// how many of the bounds each lane exceeds
+// Stores how many of the bounds each lane exceeds.
 template <int n> GRAFT_INLINE void store_exceeded(int32_t* p, F x, const float (&bounds)[n]) {
   __m512i count = _mm512_setzero_si512();
   for (float bound : bounds) {
@@ -60,12 +60,12 @@ template <int n> GRAFT_INLINE float largest_magnitude(const float* x) {
   return hmax(largest);
 }
 
-// d = largest magnitude / 127; code = x / d rounded, halves away from zero
+// d = largest magnitude / 127; code = x / d rounded, halves away from zero.
 GRAFT_INLINE void quantize_q8_0(const float* x, uint8_t* block) {
   const float d = largest_magnitude<32>(x) / 127.0f;
   const F inverse(inverse_or_zero(d));
   alignas(64) int32_t codes[32];
-  // the largest float below one half: with one half itself, 0.49999997 would round up to 1
+  // The largest float below one half: with one half itself, 0.49999997 would round up to 1.
   for (int j = 0; j < 32; j += F::W) {
     const F scaled = rounded(load(x + j) * inverse);
     store_truncated(codes + j, scaled + with_sign_of(F(0x1.fffffep-2f), scaled));
@@ -81,7 +81,7 @@ GRAFT_INLINE void write_nibbles(const int32_t (&codes)[32], uint8_t* p) {
   }
 }
 
-// d = the number of largest magnitude, the first of several, / -8; code = x / d + 8 rounded
+// d = the number of largest magnitude (the first of several) / -8; code = x / d + 8 rounded.
 GRAFT_INLINE void quantize_q4_0(const float* x, uint8_t* block) {
   const float magnitude = largest_magnitude<32>(x);
   int first = 0;
@@ -94,23 +94,23 @@ GRAFT_INLINE void quantize_q4_0(const float* x, uint8_t* block) {
   write_nibbles(codes, block + 2);
 }
 
-// m = minimum, d = range / 15; code = (x - m) / d rounded
+// m = minimum, d = range / 15; code = (x - m) / d rounded.
 GRAFT_INLINE void quantize_q4_1(const float* x, uint8_t* block) {
-  F largest = load(x), negated_least = -load(x);
+  F largest = load(x), negated_minimum = -load(x);
   for (int j = F::W; j < 32; j += F::W) {
     largest = max(load(x + j), largest);
-    negated_least = max(-load(x + j), negated_least);
+    negated_minimum = max(-load(x + j), negated_minimum);
   }
-  float m = -hmax(negated_least);
-  if (m == 0.0f) {  // the sign of zero is the first one's
+  float m = -hmax(negated_minimum);
+  if (m == 0.0f) {  // the sign of zero is that of the first zero
     int first = 0;
     while (first < 31 && x[first] != 0.0f) ++first;
     m = x[first];
   }
   const float d = (hmax(largest) - m) / 15.0f;
-  const F inverse(inverse_or_zero(d)), least(m);
+  const F inverse(inverse_or_zero(d)), minimum(m);
   alignas(64) int32_t codes[32];
-  for (int j = 0; j < 32; j += F::W) store_truncated(codes + j, rounded((load(x + j) - least) * inverse) + F(0.5f));
+  for (int j = 0; j < 32; j += F::W) store_truncated(codes + j, rounded((load(x + j) - minimum) * inverse) + F(0.5f));
   write_f16(block, d);
   write_f16(block + 2, m);
   write_nibbles(codes, block + 4);
@@ -124,7 +124,7 @@ struct Nf4Midpoints {
 };
 constexpr Nf4Midpoints kNf4Midpoints;
 
-// absmax, then the code nearest to x / absmax; the lower one from the middle between two (dQuantizeNF4 of bitsandbytes)
+// absmax, then the code nearest to x / absmax; exactly between two codes, the lower one (dQuantizeNF4 of bitsandbytes).
 GRAFT_INLINE void quantize_nf4(const float* x, uint8_t* block) {
   const float absmax = largest_magnitude<64>(x);
   const F inverse(inverse_or_zero(absmax));

@@ -1,4 +1,4 @@
-// Functions that the table of BlockKernels takes from the other files.
+// The functions of other files in the table of BlockKernels.
 #pragma once
 
 #include "blocks.h"

@@ -1,11 +1,11 @@
-// Unpackers of block formats, one per format. Unpacker<format> gives
+// The unpackers of block formats, one for each format. Unpacker<format> has
 //   elements, bytes  of one block
-//   parts            how many calls of part() unpack a block
-//   State            what the parts share, got from the block by prepare()
+//   parts            the number of calls of part() that unpack a block
+//   State            the data that the parts share, read from the block by prepare()
 //   part(state, block, s, sink)  calls sink(j, w) once for each F::W weights of part s, w = weights j … j + F::W - 1 as fp32
-// Long blocks come in parts so that a caller can take several rows in turn: the sums of one row wait for one another.
+// Long blocks are unpacked in parts, so that a caller can alternate between rows: the additions to the sum of one row depend on one another.
 // Every product with a scale is exact in fp32 (11 bits of an fp16 scale, at most 7 of a sub-scale, at most 6 of a code), so an FMA rounds
-// just where the formula does.
+// where the formula does.
 // Layouts: ggml's ggml-common.h; formulas: dequantize_row_* of ggml-quants.c.
 #pragma once
 
@@ -22,7 +22,7 @@ struct OnePart {
   };
 };
 
-// Plain numbers have no blocks: they are taken 32 at a time, and the caller pads what is left of a row.
+// Numbers without blocks are processed 32 at a time; the caller pads the rest of a row.
 template <> struct Unpacker<BlockFormat::F32> : OnePart {
   static constexpr int elements = 32, bytes = 128;
   template <class Sink> static GRAFT_INLINE void part(const State&, const uint8_t* p, int, Sink&& sink) {
@@ -56,7 +56,7 @@ template <> struct Unpacker<BlockFormat::Q4_0> : OnePart {
     const Affine4 values(d, 8.0f);
     unpack_nibbles<16>(p + 2, 0, values, values, sink);
 #else
-    // Not Affine4 with -8d: code 8 must give the sign of zero that the formula gives. code ^ 8 is code - 8 in two's complement; the
+    // Affine4 with -8d would give code 8 another sign of zero than the formula. code ^ 8 is code - 8 in two's complement; the
     // high nibble is sign-extended by an arithmetic shift, the low one taken times 2^28.
     const F d_low = d * F(0x1p-28f);
 #pragma GCC unroll 2
@@ -91,12 +91,12 @@ template <> struct Unpacker<BlockFormat::Q5_0> : OnePart {
   }
 };
 
-// fp16 d and m, then as Q5_0: d * code + m
+// fp16 d and m, then as in Q5_0: d * code + m
 template <> struct Unpacker<BlockFormat::Q5_1> : OnePart {
   static constexpr int elements = 32, bytes = 24;
   template <class Sink> static GRAFT_INLINE void part(const State&, const uint8_t* p, int, Sink&& sink) {
     const auto [scale, offset] = broadcast_f16_pair(p);
-    const F d = scale, m = offset;  // a lambda cannot hold the names of a binding
+    const F d = scale, m = offset;  // a lambda cannot capture structured bindings
     const __m256i nibbles = split_nibbles(p + 8);
     const __m256i plus_16 = _mm256_or_si256(nibbles, _mm256_set1_epi8(16));
     unpack_bytes(select_bytes(read<uint32_t>(p + 4), plus_16, nibbles), 0, [&](int, F code) { return fma(code, d, m); }, sink);
@@ -131,7 +131,7 @@ template <> struct Unpacker<BlockFormat::Q5_K> {
   template <class Sink> static GRAFT_INLINE void part(const State& k, const uint8_t* p, int s, Sink&& sink) {
     const __m256i fifth = _mm256_set1_epi8(16), nibble = _mm256_set1_epi8(15);
     const __m256i packed = load_32_bytes(p + 48 + 32 * s);
-    const __m256i bits = _mm256_srl_epi16(load_32_bytes(p + 16), _mm_cvtsi32_si128(2 * s));  // the lowest two of each byte are wanted
+    const __m256i bits = _mm256_srl_epi16(load_32_bytes(p + 16), _mm_cvtsi32_si128(2 * s));  // the lowest two bits of each byte are used
     const __m256i low = _mm256_or_si256(_mm256_and_si256(packed, nibble), _mm256_and_si256(_mm256_slli_epi16(bits, 4), fifth));
     const __m256i high = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(packed, 4), nibble),
                                          _mm256_and_si256(_mm256_slli_epi16(bits, 3), fifth));
@@ -149,7 +149,7 @@ template <> struct Unpacker<BlockFormat::Q6_K> {
   struct State {
     alignas(64) float scale[16];
     GRAFT_INLINE void prepare(const uint8_t* p) {
-      const F d = broadcast_lane_0(_mm_cvtph_ps(_mm_cvtsi32_si128(read<uint16_t>(p + 208))));  // must not read beyond the block
+      const F d = broadcast_lane_0(_mm_cvtph_ps(_mm_cvtsi32_si128(read<uint16_t>(p + 208))));  // it must not read beyond the block
       for (int i = 0; i < 16; i += F::W) store(scale + i, load_i8(reinterpret_cast<const int8_t*>(p) + 192 + i) * d);
     }
   };
@@ -169,7 +169,7 @@ template <> struct Unpacker<BlockFormat::Q6_K> {
   }
 };
 
-// The code book of NF4: quantiles of the normal distribution (QLoRA, appendix E) as bitsandbytes prints them
+// The codebook of NF4: quantiles of the normal distribution (QLoRA, appendix E), with the digits of bitsandbytes.
 alignas(64) constexpr float kNf4Values[16] = {
     -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f,
     -0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f,
@@ -193,7 +193,7 @@ template <> struct Unpacker<BlockFormat::NF4> : OnePart {
 #ifdef __AVX512F__
   template <class Sink> static GRAFT_INLINE void part(const State&, const uint8_t* p, int, Sink&& sink) {
     const F values = load(kNf4Values) * F(read<float>(p));
-    // four bytes hold eight codes: each lane takes its four and shifts its code down
+    // Four bytes have eight codes: each lane loads its four bytes and shifts its code down.
     const __m512i codes = _mm512_castsi256_si512(load_32_bytes(p + 4));
     const __m512i shifts = _mm512_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24);
     const __m512i lane_of = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
@@ -204,8 +204,8 @@ template <> struct Unpacker<BlockFormat::NF4> : OnePart {
     }
   }
 #else
-  // Byte shuffles look up the four bytes of each value, interleaving joins them. Interleaving stays within halves of 16 bytes, so the
-  // codes are first laid out such that the results come out in order.
+  // Byte shuffles look up the four bytes of each value, and interleaving joins them. Interleaving works within halves of 16 bytes, so the
+  // codes are first arranged such that the results are in order.
   template <class Sink> static GRAFT_INLINE void part(const State&, const uint8_t* p, int, Sink&& sink) {
     const F absmax(read<float>(p));
     const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
@@ -243,7 +243,7 @@ template <BlockFormat format> struct FormatTag {
   static constexpr BlockFormat value = format;
 };
 
-// call(FormatTag<format>) for the format given at run time
+// Calls call(FormatTag<format>) for a format that is known at run time only.
 template <class Call> GRAFT_INLINE void with_format(BlockFormat format, Call&& call) {
   switch (format) {
 #define GRAFT_FORMAT(name) \

@@ -20,7 +20,7 @@ void rows(float* logits, const int64_t* labels, int64_t begin, int64_t end, int6
     const float top = hmax(highest);
     const float label_logit = row[labels[n]];
 
-    // A vocabulary has up to 256,000 entries: summed in blocks, in double, the rounding stays below that of exp itself.
+    // A vocabulary has up to 256,000 entries: with sums of blocks in double, the rounding error stays below that of exp itself.
     double total = 0;
     for (int64_t block = 0; block < whole; block += 128 * F::W) {
       const int64_t stop = block + 128 * F::W < whole ? block + 128 * F::W : whole;

@@ -1,4 +1,4 @@
-// Cross-entropy of logits against one label a row, with its gradient written over the logits.
+// Cross-entropy of logits against one label in each row; its gradient is written over the logits.
 #pragma once
 
 #include <cstdint>

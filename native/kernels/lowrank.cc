@@ -5,8 +5,8 @@
 namespace graft::GRAFT_ISA {
 namespace {
 
-constexpr int kRanks = 8;           // ranks at a time: their sums stay in registers
-constexpr int64_t kRowBlock = 32;   // rows whose gradients stay in the second-level cache between the two products
+constexpr int kRanks = 8;           // ranks at a time, whose sums fit the registers
+constexpr int64_t kRowBlock = 32;   // rows whose gradients fit the L2 cache between the two products
 
 // db_t[0..8, o] += sum over the block's rows of h[i, 0..8] g[i, o]
 void add_db(const float* g, int64_t g_stride, const float* h, int64_t r, int64_t rows, int64_t out, float* db_t) {
@@ -45,7 +45,7 @@ void dh_rows(const float* g, int64_t g_stride, const float* b_t, int64_t r, int6
 
 void backward(const float* g, int64_t g_stride, const float* h, const float* b_t, int64_t begin, int64_t end, int64_t out, int64_t r, float* dh,
               float* db_t) {
-  constexpr int kRows = F::W == 16 ? 3 : 1;  // as many as the registers hold
+  constexpr int kRows = F::W == 16 ? 3 : 1;  // as many as fit the registers
   for (int64_t first = begin; first < end; first += kRowBlock) {
     const int64_t rows = end - first < kRowBlock ? end - first : kRowBlock;
     const float* g_block = g + first * g_stride;

@@ -1,5 +1,5 @@
 // The two products of LoRA's backward pass that read the whole output gradient, in one pass over it. General matrix libraries are slow
-// on them: one side is only `rank` wide.
+// for them: one side is only `rank` wide.
 #pragma once
 
 #include <cstdint>

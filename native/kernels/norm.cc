@@ -43,12 +43,12 @@ void backward(const float* s, const float* weight, const float* inverse_rms, con
   for (int64_t n = begin; n < end; n++) {
     const float* s_row = s + n * c;
     const float* dy_row = dy + n * c;
-    F dot = zero();  // sum of w dy s
+    F dot = zero();  // the sum of w dy s
     vectors(c, [&](int64_t i, int lanes) { dot = fma(load_n(dy_row + i, lanes) * load_n(weight + i, lanes), load_n(s_row + i, lanes), dot); });
     const float r = inverse_rms[n];
-    const F pull(hsum(dot) * r * r * r / static_cast<float>(c));
+    const F factor(hsum(dot) * r * r * r / static_cast<float>(c));
     vectors(c, [&](int64_t i, int lanes) {
-      F value = fnma(load_n(s_row + i, lanes), pull, load_n(dy_row + i, lanes) * load_n(weight + i, lanes) * F(r));
+      F value = fnma(load_n(s_row + i, lanes), factor, load_n(dy_row + i, lanes) * load_n(weight + i, lanes) * F(r));
       if (dsum) value += load_n(dsum + n * c + i, lanes);
       store_n(dx + n * c + i, value, lanes);
     });

@@ -1,5 +1,5 @@
-// RMSNorm, with the residual addition in front of it: y = s / rms(s) * w with s = x + delta (arXiv 1910.07467, eq. 4; eps inside
-// the root as in LLaMA). Rows are [n, c], contiguous; all functions take a range of rows, so that the caller may split them.
+// RMSNorm with a preceding residual addition: y = s / rms(s) * w with s = x + delta (arXiv 1910.07467, eq. 4; eps inside
+// the root as in LLaMA). Rows are [n, c], contiguous; all functions take a range of rows, so that the caller can distribute them.
 #pragma once
 
 #include <cstdint>
@@ -7,13 +7,13 @@
 namespace graft {
 
 struct NormKernels {
-  // sum (null where delta is null), y [n, c]; inverse_rms [n] is what backward needs.
+  // Writes sum (null where delta is null) and y [n, c], and inverse_rms [n] for backward.
   void (*forward)(const float* x, const float* delta, const float* weight, float eps, int64_t begin, int64_t end, int64_t c, float* sum, float* y,
                   float* inverse_rms);
-  // dx = dsum + d(norm): dsum (may be null) is the gradient that reached s by the residual path.
+  // dx = dsum + d(norm): dsum (may be null) is the gradient of s along the residual path.
   void (*backward)(const float* s, const float* weight, const float* inverse_rms, const float* dy, const float* dsum, int64_t begin, int64_t end,
                    int64_t c, float* dx);
-  // dweight [c] is added to.
+  // Adds to dweight [c].
   void (*backward_weight)(const float* s, const float* inverse_rms, const float* dy, int64_t begin, int64_t end, int64_t c, float* dweight);
 };
 

@@ -1,4 +1,4 @@
-// Rotary position embedding (RoFormer, arXiv 2104.09864) in the half-split form of LLaMA's checkpoints: dimension i turns with i + half.
+// Rotary position embedding (RoFormer, arXiv 2104.09864) in the half-split form of LLaMA's checkpoints: the pair (i, i + half) is rotated.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@ namespace graft {
 
 struct RopeKernels {
   // x, y [n, heads, d]; x_stride: floats from one token to the next (y is contiguous); cos, sin [n, half], 2 half <= d (dimensions
-  // behind 2 half pass unchanged). inverse turns the other way: that is the gradient.
+  // from 2 half on are copied). inverse rotates the other way: that is the gradient.
   void (*rotate)(const float* x, int64_t x_stride, const float* cos, const float* sin, bool inverse, int64_t begin, int64_t end, int64_t heads,
                  int64_t d, int64_t half, float* y);
 };

@@ -1,13 +1,13 @@
-// A thin vector of floats, as wide as the instruction set that the including file is compiled for.
+// A vector of floats, as wide as the instruction set for which the including file is compiled.
 //
-// A kernel file is compiled once per instruction set, with -DGRAFT_ISA=avx2 or -DGRAFT_ISA=avx512 and the matching -m flags, and keeps
-// everything in namespace graft::GRAFT_ISA, so that the copies never share a symbol. For the same reason kernel files avoid templates and
-// inline functions of the standard library: the linker keeps one copy of such a function, and that could be the one with AVX-512 inside.
+// A kernel file is compiled once per instruction set, with -DGRAFT_ISA=avx2 or -DGRAFT_ISA=avx512 and the matching -m flags. All of it is
+// in namespace graft::GRAFT_ISA, so that the copies never share a symbol. For the same reason kernel files avoid templates and inline
+// functions of the standard library: the linker keeps one copy of such a function, and that could be the copy with AVX-512 instructions.
 //
-// F holds F::W floats. In min and max, the second argument is the answer where either one is NaN (as in the instruction itself).
+// F has F::W floats. min and max return the second argument where either one is NaN (as the instructions do).
 #pragma once
 
-// g++ 12 takes the "undefined" operand inside its own AVX-512 intrinsics for a mistake of ours (GCC bug 105593).
+// g++ 12 warns about the "undefined" operand inside its own AVX-512 intrinsics (GCC bug 105593).
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -35,14 +35,14 @@ struct F {
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, F x) { _mm512_storeu_ps(p, x.v); }
 
-// The first n lanes, 0 <= n <= W: the other lanes read as 0 and are not written; no memory behind them is touched.
+// Access to the first n lanes, 0 <= n <= W: the other lanes are read as 0 and not written; their memory is not touched.
 inline __mmask16 first_lanes(int n) { return static_cast<__mmask16>((1u << n) - 1); }
 inline F load_n(const float* p, int n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
 inline void store_n(float* p, F x, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), x.v); }
 // x in lanes [0, n), y in the rest.
 inline F first_n(F x, F y, int n) { return _mm512_mask_mov_ps(y.v, first_lanes(n), x.v); }
 
-// W narrow numbers widened to floats: signed and unsigned bytes, IEEE half, bfloat16 (the last two as raw bits).
+// W narrow numbers, converted to floats: signed and unsigned bytes, IEEE half, bfloat16 (the last two as raw bits).
 inline F load_i8(const int8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
 inline F load_u8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
 inline F load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
@@ -69,7 +69,7 @@ inline __m256 high_half(F x) { return _mm512_extractf32x8_ps(x.v, 1); }
 inline __m256 fold_sum(F x) { return _mm256_add_ps(low_half(x), high_half(x)); }
 inline __m256 fold_max(F x) { return _mm256_max_ps(low_half(x), high_half(x)); }
 
-// p 2^n for whole n, rounded once, through denormals to 0 and up to infinity.
+// p 2^n for whole n, rounded once; the results include denormals, 0 and infinity.
 inline F scale_by_power(F p, F n) { return _mm512_scalef_ps(p.v, n.v); }
 // x = mantissa 2^exponent with the mantissa between the square roots of 1/2 and 2, for positive normal x: subtracting the bits of
 // sqrt(1/2) makes the exponent field count from there.
@@ -124,7 +124,7 @@ inline __m256 fold_sum(F x) { return x.v; }
 inline __m256 fold_max(F x) { return x.v; }
 
 inline F power_from_bits(F t) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t.v), 23)); }
-inline F scale_by_power(F p, F n) {  // in two steps, for no float holds 2^-149 to 2^128 in one
+inline F scale_by_power(F p, F n) {  // in two steps: one float cannot represent all of 2^-149 to 2^128
   const __m256i whole = _mm256_cvtps_epi32(n.v);
   const __m256i half = _mm256_srai_epi32(whole, 1);
   const __m256i bias = _mm256_set1_epi32(127);
@@ -159,7 +159,7 @@ inline float hmax(F x) {
   return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
 }
 
-// Four horizontal sums, or maxima, at once: cheaper than one by one.
+// Four horizontal sums or maxima at once, which is cheaper than one after the other.
 inline __m128 hsum4(F a, F b, F c, F d) {
   const __m256 ab = _mm256_hadd_ps(fold_sum(a), fold_sum(b));
   const __m256 abcd = _mm256_hadd_ps(ab, _mm256_hadd_ps(fold_sum(c), fold_sum(d)));
@@ -173,8 +173,8 @@ inline __m128 hmax4(F a, F b, F c, F d) {
 }
 
 // e^x to about 1 ulp for every float: 0 for -infinity, denormals kept, infinity from 88.73 on, NaN stays NaN.
-// x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 split in two, after Cody and Waite); e^r by a polynomial of degree 6 with least relative
-// error (2e-9) on that interval, found by iterated reweighting with p(0) = 1 held.
+// x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 split in two, after Cody and Waite); e^r by a polynomial of degree 6 with minimal
+// relative error (2e-9) on that interval, found by iterated reweighting with p(0) = 1 fixed.
 inline F exp(F x) {
   x = min(F(89.0f), max(F(-104.0f), x));
   const F n = round(x * F(1.44269504f));
@@ -189,8 +189,8 @@ inline F exp(F x) {
   return scale_by_power(p, n);
 }
 
-// 2^x to about 1 ulp for x < 127.5; what would be smaller than the least normal float (x < -126) is exactly 0, so that softmax never
-// works on slow denormals. NaN stays NaN; +infinity becomes NaN. Cheaper than exp.
+// 2^x to about 1 ulp for x < 127.5; results below the smallest normal float (x < -126) are exactly 0, so that softmax never
+// computes with slow denormals. NaN stays NaN; +infinity becomes NaN. Cheaper than exp.
 inline F exp2_flushed(F x) {
   const F to_bits(12582912.0f + 127.0f);  // 1.5 2^23 rounds to a whole number in the low bits; 127 is the exponent's bias
   const F t = x + to_bits;

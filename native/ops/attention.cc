@@ -11,9 +11,10 @@ using torch::autograd::variable_list;
 
 const AttentionKernels& kernels() { return pick(avx512::attention, avx2::attention); }
 
-// Tasks are taken from a shared counter, costliest first: ragged rows then load the threads evenly.
+// Runs the tasks in all threads, which take them from a shared counter, the most expensive first: so rows of different lengths load the
+// threads evenly.
 template <typename Run>
-void share_out(int64_t tasks, int64_t scratch_floats, Run run) {
+void run_tasks(int64_t tasks, int64_t scratch_floats, Run run) {
   std::atomic<int64_t> next{0};
   const auto work = [&] {
     Tensor scratch = at::empty({scratch_floats}, at::kFloat);
@@ -43,13 +44,13 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Rows& rows) 
   check_float(k, "k");
   check_float(v, "v");
   TORCH_CHECK(q.dim() == 3 && k.dim() == 3 && k.sizes() == v.sizes() && q.size(2) == k.size(2) && q.size(1) % k.size(1) == 0 && q.size(2) <= 256,
-              "q must be [n, H, D], k and v [m, K, D] with K a divisor of H and D up to 256, got ", q.sizes(), ", ", k.sizes(), ", ", v.sizes());
+              "q must have the shape [n, H, D], k and v [m, K, D] with K a divisor of H and D at most 256, got ", q.sizes(), ", ", k.sizes(), ", ", v.sizes());
   const size_t count = rows.q_starts.size() - 1;
-  TORCH_CHECK(!rows.q_starts.empty() && rows.k_starts.size() == count && rows.k_ends.size() == count, "as many key rows as query rows are needed");
-  TORCH_CHECK(rows.q_starts.front() == 0 && rows.q_starts.back() == q.size(0), "the rows' queries must cover all of q");
+  TORCH_CHECK(!rows.q_starts.empty() && rows.k_starts.size() == count && rows.k_ends.size() == count, "q_starts must have one entry more than k_starts and k_ends, got ", rows.q_starts.size(), ", ", rows.k_starts.size(), ", ", rows.k_ends.size());
+  TORCH_CHECK(rows.q_starts.front() == 0 && rows.q_starts.back() == q.size(0), "q_starts must begin with 0 and end with the ", q.size(0), " tokens of q");
   for (size_t r = 0; r < count; r++) {
     TORCH_CHECK(rows.q_starts[r] <= rows.q_starts[r + 1] && 0 <= rows.k_starts[r] && rows.k_starts[r] <= rows.k_ends[r] && rows.k_ends[r] <= k.size(0),
-                "row ", r, " reaches outside q or k");
+                "the tokens of row ", r, " are outside of q or k");
   }
 }
 
@@ -68,7 +69,7 @@ struct Attention : torch::autograd::Function<Attention> {
     Tensor workspace = at::empty({plan.workspace}, at::kFloat);
     float* shared = workspace.mutable_data_ptr<float>();
     const int64_t count = static_cast<int64_t>(plan.tasks.size());
-    share_out(count, kernels().forward_scratch(args.shape, plan.tasks.data(), count),
+    run_tasks(count, kernels().forward_scratch(args.shape, plan.tasks.data(), count),
               [&](int64_t i, float* scratch) { kernels().forward(args, plan.tasks.data(), i, i + 1, shared, scratch); });
     kernels().forward_merge(args, plan.parts.data(), plan.merges.data(), 0, static_cast<int64_t>(plan.merges.size()), shared);
     if (record) {
@@ -89,7 +90,7 @@ struct Attention : torch::autograd::Function<Attention> {
     const Tensor dout = rows_of_heads(grads[0]);
     const Rows rows{ctx->saved_data["q_starts"].toIntVector(), ctx->saved_data["k_starts"].toIntVector(), ctx->saved_data["k_ends"].toIntVector()};
     Tensor dq = at::empty({q.size(0), q.size(1), q.size(2)}, q.options());
-    // Keys that belong to no row (a cache's empty slots) get zero.
+    // Keys of no row (the empty slots of a cache) get the gradient zero.
     const bool covers = !rows.k_starts.empty() && rows.k_starts.front() == 0 && rows.k_ends.back() == k.size(0) &&
                         std::equal(rows.k_ends.begin(), rows.k_ends.end() - 1, rows.k_starts.begin() + 1);
     Tensor dk = covers ? at::empty({k.size(0), k.size(1), k.size(2)}, k.options()) : at::zeros({k.size(0), k.size(1), k.size(2)}, k.options());
@@ -102,7 +103,7 @@ struct Attention : torch::autograd::Function<Attention> {
     const AttentionPlan plan = plan_attention_backward(args.shape);
     Tensor workspace = at::empty({plan.workspace}, at::kFloat);
     float* shared = workspace.mutable_data_ptr<float>();
-    share_out(static_cast<int64_t>(plan.tasks.size()), kernels().backward_scratch(args.shape),
+    run_tasks(static_cast<int64_t>(plan.tasks.size()), kernels().backward_scratch(args.shape),
               [&](int64_t i, float* scratch) { kernels().backward(args, plan.tasks.data(), i, i + 1, shared, scratch); });
     kernels().backward_merge(args, plan.parts.data(), plan.merges.data(), 0, static_cast<int64_t>(plan.merges.size()), shared);
     return {dq, dk, dv, {}, {}, {}, {}, {}, {}};

@@ -8,14 +8,14 @@ using torch::autograd::variable_list;
 
 Activation activation(std::string_view name) {
   if (name == "silu") return Activation::kSilu;
-  TORCH_CHECK(name == "gelu_tanh", "no fused gate with the activation '", name, "'");
+  TORCH_CHECK(name == "gelu_tanh", "no fused gated linear unit has the activation '", name, "'");
   return Activation::kGeluTanh;
 }
 
 Tensor glu_forward(const Tensor& gate, const Tensor& up, Activation act) {
   check_float(gate, "gate");
   check_float(up, "up");
-  TORCH_CHECK(gate.sizes() == up.sizes() && gate.is_contiguous() && up.is_contiguous(), "gate and up must be contiguous and of one shape");
+  TORCH_CHECK(gate.sizes() == up.sizes() && gate.is_contiguous() && up.is_contiguous(), "gate and up must be contiguous and have the same shape, got ", gate.sizes(), " and ", up.sizes());
   Tensor y = at::empty_like(gate);
   const auto& kernels = pick(avx512::glu, avx2::glu);
   at::parallel_for(0, gate.numel(), 16384, [&](int64_t begin, int64_t end) {

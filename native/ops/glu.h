@@ -7,7 +7,7 @@ namespace graft {
 
 Activation activation(std::string_view name);
 
-// act(gate) * up; and the gradients for gate and up
+// Returns act(gate) * up, and the gradients of gate and up.
 at::Tensor glu_forward(const at::Tensor& gate, const at::Tensor& up, Activation act);
 std::pair<at::Tensor, at::Tensor> glu_backward(const at::Tensor& gate, const at::Tensor& up, const at::Tensor& dy, Activation act);
 

@@ -9,7 +9,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Both small products of the backward pass that read g, in one pass over it:
+// Returns both small products of the backward pass that read g, in one pass over it:
 // dh [n, r] = g B and dB [out, r] = gᵀ h.
 std::pair<Tensor, Tensor> backward_products(const Tensor& g, const Tensor& h, const Tensor& b) {
   const int64_t n = g.size(0), out = g.size(1), r = h.size(1), padded = (r + 7) / 8 * 8;
@@ -34,16 +34,16 @@ std::pair<Tensor, Tensor> backward_products(const Tensor& g, const Tensor& h, co
   return {padded == r ? dh : dh.narrow(1, 0, r).contiguous(), db_t.sum(0).narrow(0, 0, r).t().contiguous()};
 }
 
-// What both operators share. y = x Wᵀ + bias + s (input Aᵀ) Bᵀ (LoRA, arXiv 2106.09685, eq. 3).
+// The result of both operators: y = x Wᵀ + bias + s (input Aᵀ) Bᵀ (LoRA, arXiv 2106.09685, eq. 3).
 struct Adapted {
-  Tensor y, h;  // h = input Aᵀ, kept for B's gradient
+  Tensor y, h;  // h = input Aᵀ, saved for the gradient of B
 };
 
 Adapted adapted_product(const Tensor& x, const Tensor& input, const Weight& w, const std::optional<Tensor>& bias, const Tensor& a, const Tensor& b,
                         double scaling) {
   check_float(a, "A");
   check_float(b, "B");
-  TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(0) == b.size(1) && a.size(1) == w.in() && b.size(0) == w.out(), "A must be [r, ", w.in(),
+  TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(0) == b.size(1) && a.size(1) == w.in() && b.size(0) == w.out(), "A must have the shape [r, ", w.in(),
               "] and B [", w.out(), ", r], got ", a.sizes(), " and ", b.sizes());
   Tensor y = product(x, w, bias);
   const Tensor h = at::mm(input, a.t());
@@ -51,8 +51,8 @@ Adapted adapted_product(const Tensor& x, const Tensor& input, const Weight& w, c
   return {y, h};
 }
 
-// The frozen weight is kept by reference beside the graph: it gets no gradient and is never copied.
-void remember(AutogradContext* ctx, const Weight& w, const std::optional<Tensor>& bias, double scaling, bool dx) {
+// Saves the frozen weight by reference: it gets no gradient and is never copied.
+void save_weight(AutogradContext* ctx, const Weight& w, const std::optional<Tensor>& bias, double scaling, bool dx) {
   ctx->saved_data["weight"] = w.tensor;
   ctx->saved_data["format"] = w.format;
   ctx->saved_data["scaling"] = scaling;
@@ -60,9 +60,9 @@ void remember(AutogradContext* ctx, const Weight& w, const std::optional<Tensor>
   ctx->saved_data["dbias"] = bias && bias->requires_grad();
 }
 
-Weight remembered_weight(AutogradContext* ctx) { return weight_of(ctx->saved_data["weight"].toTensor(), ctx->saved_data["format"].toInt()); }
+Weight saved_weight(AutogradContext* ctx) { return weight_of(ctx->saved_data["weight"].toTensor(), ctx->saved_data["format"].toInt()); }
 
-// dh and dB, scaled
+// Returns dh and dB, scaled.
 std::pair<Tensor, Tensor> scaled_products(AutogradContext* ctx, const Tensor& g, const Tensor& h, const Tensor& b) {
   auto [dh, db] = backward_products(g, h, b);
   const double scaling = ctx->saved_data["scaling"].toDouble();
@@ -71,7 +71,7 @@ std::pair<Tensor, Tensor> scaled_products(AutogradContext* ctx, const Tensor& g,
 
 Tensor bias_gradient(AutogradContext* ctx, const Tensor& g) { return ctx->saved_data["dbias"].toBool() ? g.sum(0) : Tensor(); }
 
-// x' is x or, under dropout, what it left of x: it acts on the adapter's input only, as PEFT does.
+// x_dropped is x after dropout, which applies to the input of the adapter only, as in PEFT; without dropout it is absent.
 struct LoraLinear : torch::autograd::Function<LoraLinear> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const std::optional<Tensor>& x_dropped, const Tensor& weight, int64_t format,
                         const std::optional<Tensor>& bias, const Tensor& a, const Tensor& b, double scaling) {
@@ -79,10 +79,10 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
     const Weight w = weight_of(weight, format);
     const Tensor& input = x_dropped ? *x_dropped : x;
     const auto [y, h] = adapted_product(x, input, w, bias, a, b, scaling);
-    // x is kept for A's gradient only.
+    // The input is saved for the gradient of A only.
     ctx->save_for_backward({a.requires_grad() ? input : Tensor(), h, a, b});
     ctx->saved_data["dropped"] = x_dropped.has_value();
-    remember(ctx, w, bias, scaling, x.requires_grad());
+    save_weight(ctx, w, bias, scaling, x.requires_grad());
     return y;
   }
 
@@ -93,7 +93,7 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
     const auto [dh, db] = scaled_products(ctx, g, h, b);
     Tensor dx, dx_dropped;
     if (ctx->saved_data["dx"].toBool()) {
-      dx = product_backward(g, remembered_weight(ctx));
+      dx = product_backward(g, saved_weight(ctx));
       if (ctx->saved_data["dropped"].toBool()) dx_dropped = at::mm(dh, a);
       else dx.addmm_(dh, a);
     }
@@ -107,8 +107,8 @@ Tensor lora_linear(const Tensor& x, const std::optional<Tensor>& x_dropped, cons
   return LoraLinear::apply(x, x_dropped, weight, format, bias, a, b, scaling);
 }
 
-// The same behind a gated unit, x = act(gate) up. x is the widest activation of a block: it is formed again in backward, which costs one
-// pass over gate and up, instead of kept.
+// The same after a gated linear unit, x = act(gate) up. x is the widest activation of a block: it is not saved but computed again in
+// backward, which costs one pass over gate and up.
 struct LoraGatedLinear : torch::autograd::Function<LoraGatedLinear> {
   static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up, std::string_view act, const Tensor& weight, int64_t format,
                         const std::optional<Tensor>& bias, const Tensor& a, const Tensor& b, double scaling) {
@@ -118,7 +118,7 @@ struct LoraGatedLinear : torch::autograd::Function<LoraGatedLinear> {
     const auto [y, h] = adapted_product(x, x, w, bias, a, b, scaling);
     ctx->save_for_backward({gate, up, h, a, b});
     ctx->saved_data["act"] = static_cast<int64_t>(activated);
-    remember(ctx, w, bias, scaling, gate.requires_grad() || up.requires_grad());
+    save_weight(ctx, w, bias, scaling, gate.requires_grad() || up.requires_grad());
     return y;
   }
 
@@ -131,7 +131,7 @@ struct LoraGatedLinear : torch::autograd::Function<LoraGatedLinear> {
     const Tensor da = a.requires_grad() ? at::mm(dh.t(), glu_forward(gate, up, act)) : Tensor();
     Tensor dgate, dup;
     if (ctx->saved_data["dx"].toBool()) {
-      Tensor dx = product_backward(g, remembered_weight(ctx));
+      Tensor dx = product_backward(g, saved_weight(ctx));
       dx.addmm_(dh, a);
       std::tie(dgate, dup) = glu_backward(gate, up, dx, act);
     }

@@ -12,13 +12,13 @@ using torch::autograd::variable_list;
 const NormKernels& kernels() { return pick(avx512::norm, avx2::norm); }
 
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
-  // delta may be undefined: then the first result is x itself, and only the second is used.
+  // Without delta only the normalised tensor is returned; with it, the sum x + delta first.
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const std::optional<Tensor>& delta, const Tensor& weight, double eps) {
     check_float(x, "x");
     check_float(weight, "weight");
     const int64_t c = weight.size(0);
-    TORCH_CHECK(x.size(-1) == c, "x must end in the weight's ", c, " channels, got ", x.sizes());
-    TORCH_CHECK(!delta || delta->sizes() == x.sizes(), "x and delta must have one shape");
+    TORCH_CHECK(x.size(-1) == c, "the last dimension of x must be that of the weight, ", c, ", got ", x.sizes());
+    TORCH_CHECK(!delta || delta->sizes() == x.sizes(), "x and delta must have the same shape, got ", x.sizes(), " and ", delta->sizes());
     const Tensor input = x.contiguous();
     const Tensor added = delta ? delta->contiguous() : Tensor();
     const int64_t n = input.numel() / c;
@@ -42,9 +42,9 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const Tensor &s = saved[0], &weight = saved[1], &inverse_rms = saved[2];
     const bool delta = ctx->saved_data["delta"].toBool();
     const Tensor dsum = delta && grads[0].defined() ? grads[0].contiguous() : Tensor();
-    const Tensor& dy_given = delta ? grads[1] : grads[0];
-    if (!dy_given.defined()) return {dsum, delta ? dsum : Tensor(), {}, {}};
-    const Tensor dy = dy_given.contiguous();
+    const Tensor& dy_input = delta ? grads[1] : grads[0];
+    if (!dy_input.defined()) return {dsum, delta ? dsum : Tensor(), {}, {}};
+    const Tensor dy = dy_input.contiguous();
     const int64_t c = weight.size(0), n = s.numel() / c;
     Tensor dx = at::empty_like(s);
     at::parallel_for(0, n, grain(c), [&](int64_t begin, int64_t end) {

@@ -11,14 +11,14 @@ using at::Tensor;
 namespace {
 
 Reduced reduced;
-constexpr int64_t kColumns = 64;  // of a panel: the second factor of one small product
-constexpr int64_t kRows = 64;     // of the first factor
-constexpr int64_t kFewest = 16;   // rows of activations, and
-constexpr int64_t kLeast = 128;   // sides of a weight, for which panels pay
+constexpr int64_t kColumns = 64;   // of a panel: the second factor of one small product
+constexpr int64_t kRows = 64;      // of the first factor
+constexpr int64_t kMinRows = 16;   // of activations, and
+constexpr int64_t kMinSide = 128;  // of a weight, for which panels are faster
 
 const Bf16Kernels& rounding() { return pick(avx512::bf16, avx2::bf16); }
 
-// Memory that a thread packs panels in, kept for the next product.
+// Returns memory in which this thread packs panels; it is reused for the next product.
 template <typename T>
 T* scratch(int64_t count) {
   static thread_local std::vector<T> memory;
@@ -26,20 +26,20 @@ T* scratch(int64_t count) {
   return memory.data();
 }
 
-// [n, c] float32, rows `stride` apart, as bfloat16
+// Returns [n, c] float32, whose rows may be strided, as bfloat16.
 Tensor rounded(const Tensor& x) {
   const int64_t n = x.size(0), c = x.size(1);
   Tensor y = at::empty({n, c}, at::kBFloat16);
   const float* from = x.const_data_ptr<float>();
   auto* to = static_cast<uint16_t*>(y.mutable_data_ptr());
-  TORCH_CHECK(x.stride(1) == 1, "rows must be contiguous");
+  TORCH_CHECK(x.stride(1) == 1, "the rows of x must be contiguous, got the strides ", x.strides());
   at::parallel_for(0, n, grain(c), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) rounding().round(from + i * x.stride(0), c, to + i * c);
   });
   return y;
 }
 
-// Rows of a weight in blocks as bfloat16 [count, in]
+// Returns rows of a weight in blocks as bfloat16 [count, in].
 Tensor unpacked_rows(const Weight& w, int64_t first, int64_t count) {
   Tensor rows = at::empty({count, w.in()}, at::kBFloat16);
   auto* to = static_cast<uint16_t*>(rows.mutable_data_ptr());
@@ -51,7 +51,7 @@ Tensor unpacked_rows(const Weight& w, int64_t first, int64_t count) {
   return rows;
 }
 
-// y [n, m] = a [n, k] b, where `pack(first, count, panel)` writes columns of b; adds to y instead of overwriting it if asked.
+// y [n, m] = a [n, k] b, where `pack(first, count, panel)` writes columns of b; with `add` the product is added to y.
 template <typename Pack>
 void panels(const Tensor& a, int64_t k, int64_t m, bool add, Tensor& y, Pack pack) {
   const int64_t n = a.size(0);
@@ -76,14 +76,14 @@ void panels(const Tensor& a, int64_t k, int64_t m, bool add, Tensor& y, Pack pac
 void reduced_forward(const Tensor& x, const Weight& w, int64_t first, int64_t count, Tensor& y) {
   const int64_t k = w.in();
   const Tensor left = rounded(x);
-  // Blocks are unpacked whole, numbers row by row while they are packed.
+  // A weight in blocks is unpacked before, a dense one is rounded panel by panel.
   const Tensor unpacked = w.dense() ? Tensor() : unpacked_rows(w, first, count);
   panels(left, k, count, false, y, [&](int64_t begin, int64_t columns, uint32_t* panel) {
     const uint16_t* rows;
     if (w.dense()) {
-      uint16_t* near = scratch<uint16_t>(kColumns * k);
-      rounding().round(w.tensor.const_data_ptr<float>() + (first + begin) * k, columns * k, near);
-      rows = near;
+      uint16_t* rounded_rows = scratch<uint16_t>(kColumns * k);
+      rounding().round(w.tensor.const_data_ptr<float>() + (first + begin) * k, columns * k, rounded_rows);
+      rows = rounded_rows;
     } else {
       rows = static_cast<const uint16_t*>(unpacked.const_data_ptr()) + begin * k;
     }
@@ -101,18 +101,18 @@ void reduced_backward(const Tensor& g, const Weight& w, int64_t first, int64_t c
       rounding().panel_of_columns(static_cast<const uint16_t*>(unpacked.const_data_ptr()) + begin, width, columns, count, panel);
       return;
     }
-    uint16_t* near = scratch<uint16_t>(2 * kColumns);
+    uint16_t* rounded_rows = scratch<uint16_t>(2 * kColumns);
     const float* from = w.tensor.const_data_ptr<float>() + first * width + begin;
     for (int64_t row = 0; row < count; row += 2) {
-      rounding().round(from + row * width, columns, near);
-      rounding().round(from + (row + 1) * width, columns, near + columns);
-      rounding().panel_of_columns(near, columns, columns, 2, panel + row / 2 * columns);
+      rounding().round(from + row * width, columns, rounded_rows);
+      rounding().round(from + (row + 1) * width, columns, rounded_rows + columns);
+      rounding().panel_of_columns(rounded_rows, columns, columns, 2, panel + row / 2 * columns);
     }
   });
 }
 
-// n rows of activations, k the side of the weight that is summed over, m the other
-bool pays(int64_t n, int64_t k, int64_t m) { return n >= kFewest && k >= kLeast && m >= kLeast && k % 2 == 0; }
+// Whether panels are faster for n rows of activations, with k the side of the weight that is summed over and m the other.
+bool is_faster(int64_t n, int64_t k, int64_t m) { return n >= kMinRows && k >= kMinSide && m >= kMinSide && k % 2 == 0; }
 
 void set_reduced_products(bool forward, bool backward) { reduced = {forward, backward}; }
 
@@ -123,8 +123,8 @@ TORCH_LIBRARY_FRAGMENT(graft, m) { m.def("set_reduced_products(bool forward, boo
 Reduced reduced_products() { return reduced; }
 
 Tensor product(const Tensor& x, const Weight& weight, const std::optional<Tensor>& bias) {
-  TORCH_CHECK(x.dim() == 2 && x.size(1) == weight.in(), "x must be [n, ", weight.in(), "], got ", x.sizes());
-  if (reduced.forward && pays(x.size(0), weight.in(), weight.out())) {
+  TORCH_CHECK(x.dim() == 2 && x.size(1) == weight.in(), "x must have the shape [n, ", weight.in(), "], got ", x.sizes());
+  if (reduced.forward && is_faster(x.size(0), weight.in(), weight.out())) {
     check_float(x, "x");
     Tensor y = at::empty({x.size(0), weight.out()}, x.options());
     reduced_forward(x.contiguous(), weight, 0, weight.out(), y);
@@ -137,7 +137,7 @@ Tensor product(const Tensor& x, const Weight& weight, const std::optional<Tensor
     return bias ? at::addmm(*bias, x, unpacked.t()) : at::mm(x, unpacked.t());
   }
   check_float(x, "x");
-  // Few rows: read the blocks once and unpack in registers, instead of writing and reading floats.
+  // Few rows: the blocks are read once and unpacked in registers, without a copy in floats.
   const Tensor input = x.contiguous();
   Tensor y = at::empty({x.size(0), weight.out()}, x.options());
   const auto& kernels = block_kernels();
@@ -152,19 +152,19 @@ Tensor product(const Tensor& x, const Weight& weight, const std::optional<Tensor
 }
 
 Tensor product_backward(const Tensor& g, const Weight& weight) {
-  if (!reduced.backward || !pays(g.size(0), weight.out(), weight.in())) return at::mm(g, weight.all());
+  if (!reduced.backward || !is_faster(g.size(0), weight.out(), weight.in())) return at::mm(g, weight.all());
   Tensor dx = at::empty({g.size(0), weight.in()}, g.options());
   reduced_backward(g.contiguous(), weight, 0, weight.out(), false, dx);
   return dx;
 }
 
 void product_rows(const Tensor& x, const Weight& weight, int64_t first, int64_t count, Tensor y) {
-  if (reduced.forward && pays(x.size(0), weight.in(), count)) reduced_forward(x, weight, first, count, y);
+  if (reduced.forward && is_faster(x.size(0), weight.in(), count)) reduced_forward(x, weight, first, count, y);
   else at::mm_out(y, x, weight.rows(first, count).t());
 }
 
 void product_rows_backward(const Tensor& g, const Weight& weight, int64_t first, int64_t count, Tensor dx) {
-  if (reduced.backward && pays(g.size(0), count, weight.in())) reduced_backward(g, weight, first, count, true, dx);
+  if (reduced.backward && is_faster(g.size(0), count, weight.in())) reduced_backward(g, weight, first, count, true, dx);
   else dx.addmm_(g, weight.rows(first, count));
 }
 

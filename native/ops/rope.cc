@@ -30,7 +30,7 @@ struct Rope : torch::autograd::Function<Rope> {
     check_float(sin, "sin");
     TORCH_CHECK(x.dim() == 3 && cos.dim() == 2 && cos.sizes() == sin.sizes() && cos.size(0) == x.size(0) && 2 * cos.size(1) <= x.size(2) &&
                     cos.is_contiguous() && sin.is_contiguous(),
-                "x must be [n, heads, d] and cos and sin contiguous [n, half], got ", x.sizes(), ", ", cos.sizes(), ", ", sin.sizes());
+                "x must have the shape [n, heads, d], cos and sin must be contiguous [n, half], got ", x.sizes(), ", ", cos.sizes(), ", ", sin.sizes());
     ctx->save_for_backward({cos, sin});
     return rotate(rows_of_heads(x), cos, sin, false);
   }

@@ -1,4 +1,4 @@
-// What the fused operators share: the kernels that fit this processor, and small checks.
+// Shared by the fused operators: the kernels for this processor, and small checks.
 #pragma once
 #include "src/torch.h"
 
@@ -23,10 +23,10 @@ inline void check_float(const at::Tensor& tensor, const char* name) {
   TORCH_CHECK(tensor.scalar_type() == at::kFloat && tensor.device().is_cpu(), name, " must be float32 on the CPU, got ", tensor.scalar_type());
 }
 
-// Rows a thread should take at least, so that starting it pays.
+// Returns the minimum of rows for each thread, so that its start is worthwhile.
 inline int64_t grain(int64_t work_per_row) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, work_per_row)); }
 
-// A weight of a linear layer: [out, in] dense, or [out, bytes of a row] as blocks of `format` (blocks.h). Dense is format -1.
+// The weight of a linear layer: [out, in] dense, or [out, bytes of a row] in blocks of `format` (blocks.h). A dense weight has the format -1.
 struct Weight {
   at::Tensor tensor;
   int64_t format;
@@ -35,7 +35,7 @@ struct Weight {
   BlockFormat block_format() const { return static_cast<BlockFormat>(format); }
   int64_t out() const { return tensor.size(0); }
   int64_t in() const;
-  // Rows [first, first + count) as float32 [count, in]: a view where dense, else unpacked into fresh memory.
+  // Returns the rows [first, first + count) as float32 [count, in]: a view of a dense weight, else a new tensor.
   at::Tensor rows(int64_t first, int64_t count) const;
   at::Tensor all() const { return rows(0, out()); }
 };

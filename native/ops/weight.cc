@@ -1,4 +1,4 @@
-// Frozen weights that stay quantised: unpacked where a product needs them, never stored unpacked.
+// Frozen quantised weights: they are unpacked where a product needs them, and never stored unpacked.
 #include "product.h"
 
 namespace graft {
@@ -19,7 +19,7 @@ Weight weight_of(const Tensor& tensor, int64_t format) {
   const BlockLayout layout = block_layout(static_cast<BlockFormat>(format));
   TORCH_CHECK(layout.bytes > 0, "no block format has the number ", format);
   TORCH_CHECK(tensor.scalar_type() == at::kByte, "a weight in blocks must be uint8, got ", tensor.scalar_type());
-  TORCH_CHECK(tensor.size(1) % layout.bytes == 0, "a row of ", tensor.size(1), " bytes is no whole number of blocks of ", layout.bytes);
+  TORCH_CHECK(tensor.size(1) % layout.bytes == 0, "a row of ", tensor.size(1), " bytes is not a whole number of blocks of ", layout.bytes);
   return {tensor, format};
 }
 
@@ -38,7 +38,7 @@ Tensor Weight::rows(int64_t first, int64_t count) const {
 
 namespace {
 
-// The gradient goes to x only: blocks are frozen.
+// Only x and the bias get a gradient: blocks are frozen.
 struct BlockLinear : torch::autograd::Function<BlockLinear> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, int64_t format, const std::optional<Tensor>& bias) {
     ctx->saved_data["weight"] = weight;
@@ -58,10 +58,10 @@ Tensor block_linear(const Tensor& x, const Tensor& weight, int64_t format, const
   return BlockLinear::apply(x, weight, format, bias);
 }
 
-// Rows of a quantised table: ids [n] => [n, in]
+// Returns the rows of a quantised table: ids [n] => [n, in].
 Tensor block_embedding(const Tensor& weight, int64_t format, const Tensor& ids) {
   const Weight table = weight_of(weight, format);
-  TORCH_CHECK(ids.dim() == 1 && ids.scalar_type() == at::kLong && ids.is_contiguous(), "ids must be a contiguous int64 vector");
+  TORCH_CHECK(ids.dim() == 1 && ids.scalar_type() == at::kLong && ids.is_contiguous(), "ids must be a contiguous int64 vector, got ", ids.scalar_type(), ids.sizes());
   const int64_t* rows = ids.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < ids.size(0); i++) {
     TORCH_CHECK_INDEX(rows[i] >= 0 && rows[i] < table.out(), "id ", rows[i], " is outside the table of ", table.out(), " rows");
@@ -73,25 +73,25 @@ Tensor block_embedding(const Tensor& weight, int64_t format, const Tensor& ids) 
 
 Tensor dequantize(const Tensor& weight, int64_t format) { return weight_of(weight, format).all(); }
 
-// [out, in] float32 => [out, bytes of a row]
+// Quantises a matrix: [out, in] float32 => [out, bytes of a row].
 Tensor quantize(const Tensor& weight, int64_t format) {
   check_float(weight, "weight");
-  TORCH_CHECK(weight.dim() == 2, "weight must be a matrix");
+  TORCH_CHECK(weight.dim() == 2, "weight must be a matrix, got ", weight.sizes());
   const auto block_format = static_cast<BlockFormat>(format);
   const BlockLayout layout = block_layout(block_format);
   TORCH_CHECK(layout.elements > 0, "no block format has the number ", format);
   const int64_t in = weight.size(1), row_bytes = in / layout.elements * layout.bytes;
-  TORCH_CHECK(in % layout.elements == 0, "a width of ", in, " is no multiple of the block's ", layout.elements);
+  TORCH_CHECK(in % layout.elements == 0, "a width of ", in, " is not a multiple of the block size ", layout.elements);
   const Tensor source = weight.contiguous();
   Tensor blocks = at::empty({weight.size(0), row_bytes}, at::kByte);
-  std::atomic<bool> known = true;
+  std::atomic<bool> is_supported = true;
   at::parallel_for(0, weight.size(0), grain(in), [&](int64_t begin, int64_t end) {
     if (!block_kernels().quantize(block_format, source.const_data_ptr<float>() + begin * in, in, end - begin, in,
                                   blocks.mutable_data_ptr<uint8_t>() + begin * row_bytes)) {
-      known = false;
+      is_supported = false;
     }
   });
-  TORCH_CHECK(known, "block format ", format, " can be read but not written");
+  TORCH_CHECK(is_supported, "block format ", format, " can be read but not written");
   return blocks;
 }
 

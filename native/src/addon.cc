@@ -1,4 +1,4 @@
-// What JavaScript sees of the engine. src/engine/binding.ts is the typed side of this table: keep the two together.
+// The functions that the addon exports. src/engine/binding.ts has their types: change the two together.
 #include <malloc.h>
 
 #include <cstring>
@@ -21,7 +21,7 @@ const at::Tensor& tensor_at(const Napi::CallbackInfo& info, size_t i) {
 
 std::string no_shapes() { return {}; }
 
-// (names: "namespace::op" or "namespace::op.overload"): gives each its index, in order
+// (names: "namespace::op" or "namespace::op.overload"): gives each operator its index, in order
 Napi::Value resolve_ops(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, "resolve", no_shapes, [&]() -> Napi::Value {
@@ -37,7 +37,7 @@ Napi::Value resolve_ops(const Napi::CallbackInfo& info) {
   });
 }
 
-// (name) => its schema as text, for the code generator
+// (name) => the schema of an operator as text, for the code generator
 Napi::Value schema(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, "schema", no_shapes, [&]() -> Napi::Value {
@@ -95,28 +95,28 @@ Napi::Value device(const Napi::CallbackInfo& info) {
   });
 }
 
-// (handle) => ArrayBuffer over the tensor's own memory, which stays alive until the event loop comes to free it. The tensor must be contiguous.
+// (handle) => ArrayBuffer of the tensor's own memory, which is freed when the event loop turns. The tensor must be contiguous.
 Napi::Value buffer(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, "buffer", no_shapes, [&]() -> Napi::Value {
     at::Tensor tensor = tensor_at(info, 0).detach();
-    TORCH_CHECK(tensor.device().is_cpu() && tensor.is_contiguous(), "only a contiguous tensor on the CPU has bytes");
+    TORCH_CHECK(tensor.device().is_cpu() && tensor.is_contiguous(), "only a contiguous tensor on the CPU can be read or written as bytes");
     if (tensor.nbytes() == 0) return Napi::ArrayBuffer::New(env, 0);
     void* data = tensor.data_ptr();
     auto* owner = new at::Tensor(tensor);
     return Napi::ArrayBuffer::New(
-        env, data, tensor.nbytes(), [](Napi::Env, void*, at::Tensor* held) { delete held; }, owner);
+        env, data, tensor.nbytes(), [](Napi::Env, void*, at::Tensor* reference) { delete reference; }, owner);
   });
 }
 
-// (handle, Uint8Array of as many bytes, true: into the tensor, false: out of it). The tensor must be contiguous.
+// (handle, Uint8Array of as many bytes, true: copies into the tensor, false: out of it). The tensor must be contiguous.
 Napi::Value copy(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, "copy", no_shapes, [&]() -> Napi::Value {
     const at::Tensor tensor = tensor_at(info, 0).detach();
     auto bytes = info[1].As<Napi::Uint8Array>();
-    TORCH_CHECK(tensor.device().is_cpu() && tensor.is_contiguous(), "only a contiguous tensor on the CPU has bytes");
-    TORCH_CHECK(bytes.ByteLength() == tensor.nbytes(), tensor.nbytes(), " bytes, and ", bytes.ByteLength(), " are given");
+    TORCH_CHECK(tensor.device().is_cpu() && tensor.is_contiguous(), "only a contiguous tensor on the CPU can be read or written as bytes");
+    TORCH_CHECK(bytes.ByteLength() == tensor.nbytes(), "the tensor has ", tensor.nbytes(), " bytes, but the array has ", bytes.ByteLength());
     if (tensor.nbytes() == 0) return env.Undefined();
     if (info[2].As<Napi::Boolean>()) {
       std::memcpy(tensor.data_ptr(), bytes.Data(), tensor.nbytes());
@@ -157,14 +157,14 @@ Napi::Value free_generator(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// (seed: bigint): of the generator that operators use when none is given
+// (seed: bigint): seeds the default generator
 Napi::Value manual_seed(const Napi::CallbackInfo& info) {
   bool lossless;
   at::manual_seed(info[0].As<Napi::BigInt>().Uint64Value(&lossless));
   return info.Env().Undefined();
 }
 
-// (state to put in, or undefined) => ArrayBuffer: the state from before, of the same generator
+// (state to set, or undefined) => ArrayBuffer: the state of the default generator before
 Napi::Value random_state(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, "random state", no_shapes, [&]() -> Napi::Value {
@@ -172,10 +172,10 @@ Napi::Value random_state(const Napi::CallbackInfo& info) {
     const std::lock_guard<std::mutex> lock(generator.mutex());
     const at::Tensor before = generator.get_state();
     if (info[0].IsArrayBuffer()) {
-      auto given = info[0].As<Napi::ArrayBuffer>();
-      TORCH_CHECK(given.ByteLength() == before.nbytes(), "a state has ", before.nbytes(), " bytes, and ", given.ByteLength(), " are given");
+      auto bytes = info[0].As<Napi::ArrayBuffer>();
+      TORCH_CHECK(bytes.ByteLength() == before.nbytes(), "a random state has ", before.nbytes(), " bytes, got ", bytes.ByteLength());
       at::Tensor state = at::empty_like(before);
-      std::memcpy(state.data_ptr(), given.Data(), state.nbytes());
+      std::memcpy(state.data_ptr(), bytes.Data(), state.nbytes());
       generator.set_state(state);
     }
     Napi::ArrayBuffer out = Napi::ArrayBuffer::New(env, before.nbytes());
@@ -184,7 +184,7 @@ Napi::Value random_state(const Napi::CallbackInfo& info) {
   });
 }
 
-// (count or undefined) => threads in use
+// (count or undefined) => the number of threads in use
 Napi::Value threads(const Napi::CallbackInfo& info) {
   if (info[0].IsNumber()) at::set_num_threads(info[0].As<Napi::Number>().Int32Value());
   return Napi::Number::New(info.Env(), at::get_num_threads());
@@ -199,7 +199,7 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
   return out;
 }
 
-// Hand free heap pages back to the system (after loading a model, before measuring).
+// Returns free heap pages to the system (after loading a model, before measuring).
 Napi::Value trim(const Napi::CallbackInfo& info) {
   malloc_trim(0);
   return info.Env().Undefined();
@@ -211,8 +211,8 @@ Napi::Value on_error(const Napi::CallbackInfo& info) {
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
-  // A training step frees and takes the same large blocks over and over: keep them instead of returning them to the
-  // kernel each time, which costs a page fault per 4 KiB (20 % of PEFT's step on this kind of work).
+  // A training step frees and allocates the same large blocks again and again: keep them instead of returning them to the
+  // kernel each time, which costs a page fault per 4 KiB (20 % of PEFT's step on such work).
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   mallopt(M_TOP_PAD, 64 << 20);

@@ -18,8 +18,8 @@ std::vector<at::Tensor> tensors_at(const Napi::CallbackInfo& info, size_t i) {
   return out;
 }
 
-// A stretch of the forward pass of which only the inputs are kept. In the backward pass `replay`, a JavaScript function, computes it again
-// from leaves in the place of the inputs and runs a backward pass of its own inside, which leaves their gradients behind.
+// A part of the forward pass of which only the inputs are saved. In the backward pass `replay`, a JavaScript function, computes it again
+// from leaves that replace the inputs, and runs a nested backward pass, which sets the gradients of the leaves.
 class Checkpoint : public torch::autograd::Node {
  public:
   Checkpoint(const std::vector<at::Tensor>& inputs, Napi::Function replay)
@@ -27,15 +27,15 @@ class Checkpoint : public torch::autograd::Node {
         thread_(std::this_thread::get_id()),
         env_(replay.Env()) {
     for (const at::Tensor& input : inputs) inputs_.emplace_back(input, false);
-    const auto held = std::make_shared<Napi::FunctionReference>(Napi::Persistent(replay));
-    instance(env_).replays.insert(held);
-    replay_ = held;
+    const auto reference = std::make_shared<Napi::FunctionReference>(Napi::Persistent(replay));
+    instance(env_).replays.insert(reference);
+    replay_ = reference;
   }
 
   ~Checkpoint() override { forget(); }
 
   std::vector<at::Tensor> apply(std::vector<at::Tensor>&& gradients) override {
-    TORCH_CHECK(std::this_thread::get_id() == thread_, "a checkpoint can be replayed by the thread of its forward pass only");
+    TORCH_CHECK(std::this_thread::get_id() == thread_, "a checkpoint can only be replayed in the thread of its forward pass");
     std::vector<at::Tensor> leaves;
     for (const auto& saved : inputs_) {
       const at::Tensor input = saved.unpack();
@@ -55,9 +55,9 @@ class Checkpoint : public torch::autograd::Node {
   }
 
  private:
-  // The function belongs to the environment, which a graph may outlive: what a failed backward pass left in LibTorch's queue does.
+  // The environment owns the function, because a graph can outlive the environment: a failed backward pass leaves nodes in LibTorch's queue.
   void forget() {
-    if (const auto held = replay_.lock()) instance(env_).replays.erase(held);
+    if (const auto reference = replay_.lock()) instance(env_).replays.erase(reference);
   }
 
   Napi::Value handles_of(const std::vector<at::Tensor>& tensors) {
@@ -76,7 +76,7 @@ class Checkpoint : public torch::autograd::Node {
 
 }  // namespace
 
-// (inputs, outputs, replay: (inputs, gradients of the outputs or null) => void) => the outputs anew, with no other history than this
+// (inputs, outputs, replay: (inputs, gradients of the outputs or null) => void) => the outputs as new tensors whose only history is the checkpoint
 Napi::Value checkpoint(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, "checkpoint", [] { return std::string(); }, [&]() -> Napi::Value {
@@ -92,7 +92,7 @@ Napi::Value checkpoint(const Napi::CallbackInfo& info) {
   });
 }
 
-// (roots, their gradients or none for scalars): fills .grad of the leaves and frees the graph
+// (roots, their gradients, or none for scalars): adds to .grad of the leaves and frees the graph
 Napi::Value backward(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, "backward", [] { return std::string(); }, [&]() -> Napi::Value {
@@ -137,7 +137,7 @@ Napi::Value requires_grad(const Napi::CallbackInfo& info) {
   });
 }
 
-// (flag) => what it was
+// (flag) => the flag before
 Napi::Value set_grad_enabled(const Napi::CallbackInfo& info) {
   const bool before = c10::GradMode::is_enabled();
   c10::GradMode::set_enabled(info[0].As<Napi::Boolean>());

@@ -1,4 +1,4 @@
-// Gradients: LibTorch's autograd engine, run on the calling thread.
+// Gradients, with LibTorch's autograd engine on the calling thread.
 #pragma once
 #include "handles.h"
 

@@ -32,12 +32,12 @@ Kind kind_of(const c10::Type& type) {
       }
       [[fallthrough]];
     }
-    default: TORCH_CHECK(false, "schema type ", type.str(), " does not cross the door");
+    default: TORCH_CHECK(false, "arguments of the schema type ", type.str(), " are not supported");
   }
 }
 
 Param param_of(const c10::Argument& argument) {
-  // real_type keeps ScalarType, Layout and MemoryFormat apart from int.
+  // real_type distinguishes ScalarType, Layout and MemoryFormat from int.
   const auto type = argument.real_type();
   if (type->kind() == c10::TypeKind::OptionalType) {
     return {kind_of(*type->castRaw<c10::OptionalType>()->getElementType()), true};
@@ -153,7 +153,7 @@ Napi::Value to_js(Napi::Env env, Instance& instance, c10::IValue&& value) {
   if (value.isString()) return Napi::String::New(env, value.toStringRef());
   if (value.isNone()) return env.Null();
   if (value.isScalar()) return Napi::Number::New(env, value.toScalar().toDouble());
-  TORCH_CHECK(value.isTensorList(), "a result of type ", value.tagKind(), " does not cross the door");
+  TORCH_CHECK(value.isTensorList(), "results of the type ", value.tagKind(), " are not supported");
   const auto list = std::move(value).toTensorVector();
   Napi::Array array = Napi::Array::New(env, list.size());
   for (uint32_t i = 0; i < list.size(); i++) array[i] = Napi::Number::New(env, instance.tensors.add(list[i]));
@@ -187,7 +187,7 @@ Napi::Value call(const Napi::CallbackInfo& info) {
   Instance& self = instance(env);
   const uint32_t index = info[0].As<Napi::Number>().Uint32Value();
   if (index >= self.ops.size()) {
-    Napi::RangeError::New(env, "no such operator index").ThrowAsJavaScriptException();
+    Napi::RangeError::New(env, "there is no operator with this index").ThrowAsJavaScriptException();
     return env.Undefined();
   }
   const Op& op = self.ops[index];
@@ -207,7 +207,7 @@ Napi::Value call(const Napi::CallbackInfo& info) {
         try {
           op.handle.callBoxed(stack);
         } catch (...) {
-          // The stack is consumed by the call: convert the tensors again for the report only.
+          // The call consumes the stack: the tensors are converted again, for the error message only.
           for (size_t i = 0; i < op.params.size(); i++) inputs.push_back(to_ivalue(env, self, op.params[i], info[i + 1]));
           throw;
         }

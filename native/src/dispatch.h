@@ -1,10 +1,10 @@
-// One door: any operator of LibTorch's registry, ours included, called boxed with values converted by its own schema.
+// Calls any operator of LibTorch's registry, Graft's included: boxed, with the arguments converted by its schema.
 #pragma once
 #include "handles.h"
 
 namespace graft {
 
-// What a schema type asks of the JavaScript value (an `optional` one also takes null or undefined).
+// The JavaScript value that a schema type needs (an `optional` one also takes null or undefined).
 enum class Kind : uint8_t {
   kTensor, kTensorList, kOptionalTensorList, kInt, kFloat, kBool, kScalar, kString,
   kIntList, kFloatList, kBoolList, kScalarType, kDevice, kLayout, kMemoryFormat, kGenerator
@@ -19,7 +19,7 @@ struct Op {
   std::string name;
   c10::OperatorHandle handle;
   std::vector<Param> params;
-  bool in_place;  // returns its own argument: no second handle is made for it
+  bool in_place;  // returns its first argument, for which no second handle is created
 };
 
 Op resolve(const std::string& name, const std::string& overload);

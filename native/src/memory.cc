@@ -1,5 +1,5 @@
-// The system's aligned allocation, which LibTorch uses, cuts a block at both ends at every call and leaves the heap in pieces: a training
-// run of 1.5 GB grew to 1.9 GB. A block of malloc with room to align it in does not.
+// The system's aligned allocation, which LibTorch uses, splits a block at both ends in every call and fragments the heap: a training run of
+// 1.5 GB grew to 1.9 GB. A block of malloc that is larger by the alignment avoids that.
 #include "memory.h"
 
 #include <cstdlib>
@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t kAlignment = 64;  // a cache line, and what LibTorch expects
 
-// In front of the address that is given out stands where its block begins.
+// The pointer to the block is stored directly before the returned address.
 void release(void* address) {
   if (address) std::free(static_cast<void**>(address)[-1]);
 }
@@ -20,7 +20,7 @@ struct HeapAllocator final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes == 0) return {nullptr, nullptr, &release, at::Device(at::kCPU)};
     void* block = std::malloc(bytes + sizeof(void*) + kAlignment);
-    TORCH_CHECK_WITH(OutOfMemoryError, block, "there is no memory for ", bytes, " bytes");
+    TORCH_CHECK_WITH(OutOfMemoryError, block, "out of memory: cannot allocate ", bytes, " bytes");
     const auto first = reinterpret_cast<uintptr_t>(block) + sizeof(void*);
     void* address = reinterpret_cast<void*>((first + kAlignment - 1) / kAlignment * kAlignment);
     static_cast<void**>(address)[-1] = block;

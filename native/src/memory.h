@@ -2,7 +2,7 @@
 
 namespace graft {
 
-// Makes LibTorch take the memory of tensors from malloc, aligned by hand. Call it once, before the first tensor.
+// Makes LibTorch allocate tensors with malloc, aligned by this allocator. Call it once, before the first tensor.
 void use_heap_allocator();
 
 }  // namespace graft

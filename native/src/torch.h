@@ -1,4 +1,4 @@
-// The part of LibTorch that the addon uses, precompiled once. torch/torch.h would triple the compile time.
+// The headers of LibTorch that the addon uses, precompiled once; torch/torch.h would triple the compile time.
 #pragma once
 #include <napi.h>
 

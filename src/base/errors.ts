@@ -1,75 +1,133 @@
-/** What kind of thing went wrong; decides the exit code of the command line. */
-export type ErrorKind =
-  | 'usage' // the caller asked for something that cannot be: a recipe, a flag, an argument
-  | 'input' // a file or a data row is not what it says it is
-  | 'mismatch' // two good things do not belong together: adapter and base, config and weights
-  | 'environment' // this machine lacks something: compiler, network, LibTorch, disk, memory
-  | 'state' // a run directory in use, a disposed tensor, a second engine
-  | 'interrupted' // the user stopped it; what was done is kept
-  | 'numeric' // NaN, overflow, divergence
-  | 'engine'; // LibTorch refused an operation
+/** The kinds of error, each with its meaning. The kind decides the exit code of the command line. */
+export const errorKinds = {
+  usage: 'The request is not possible: a wrong recipe field, option or argument.',
+  input: 'A file or a data row is damaged, or its content does not follow its format.',
+  mismatch: 'Two valid things do not fit together: an adapter and a base model, a config and weights.',
+  environment: 'This machine lacks something: a compiler, network, LibTorch, disk space, memory, a permission.',
+  state: 'The operation is not possible now: a run directory is in use, the engine has not started.',
+  interrupted: 'The user stopped the operation. What was finished is saved.',
+  numeric: 'A computation gave NaN or infinity, or training diverged.',
+  engine: 'LibTorch rejected an operation, or an error inside Graft was not expected.',
+} as const;
+
+export type ErrorKind = keyof typeof errorKinds;
 
 export interface ErrorDetails {
-  /** Where: a file with its line, a recipe path, a tensor's name. */
-  readonly place?: string;
-  /** What the reader can do about it, one imperative sentence. */
-  readonly hint?: string;
-  /** Machine-readable facts: op, expected, got, shapes. */
-  readonly data?: Readonly<Record<string, unknown>>;
+  /** Where: a file with its line, the path of a recipe field, the name of a tensor. */
+  readonly place?: string | undefined;
+  /** What the user can do about it: one imperative sentence. */
+  readonly hint?: string | undefined;
+  /** Machine-readable facts (op, expected, got, shapes): plain data, which `structuredClone` can copy. */
+  readonly data?: Readonly<Record<string, unknown>> | undefined;
   readonly cause?: unknown;
 }
 
+/** A GraftError as plain data: what crosses a thread, and what `--json` prints. */
+export interface ErrorJson {
+  readonly kind: ErrorKind;
+  /** The complete sentence, `place: problem. hint.` */
+  readonly message: string;
+  readonly problem: string;
+  readonly place?: string;
+  readonly hint?: string;
+  readonly data?: Readonly<Record<string, unknown>>;
+  readonly cause?: CauseJson;
+}
+
+/** The cause of an error as plain data: a GraftError, an error of another class, or a thrown value that is not an error. */
+export type CauseJson = ErrorJson | OtherErrorJson | string | number | boolean | null;
+
+export interface OtherErrorJson {
+  readonly name: string;
+  readonly message: string;
+  /** The code of a Node error, such as ENOENT. */
+  readonly code?: string | number;
+  readonly cause?: CauseJson;
+}
+
 /**
- * The one error class that leaves Graft. `message` is a complete sentence, `place: problem. hint.`, meant to be shown
- * as it is; `kind` and `data` are for programs.
+ * The one error class that leaves Graft. `message` is a complete sentence, `place: problem. hint.`, which is shown to the
+ * user unchanged; `kind`, `place` and `data` are for programs.
  */
 export class GraftError extends Error {
   override readonly name = 'GraftError';
   readonly kind: ErrorKind;
+  /** What is wrong, without place and hint. */
+  readonly problem: string;
   readonly place: string | undefined;
   readonly hint: string | undefined;
-  readonly #problem: string;
   readonly data: Readonly<Record<string, unknown>>;
 
-  constructor(kind: ErrorKind, problem: string, details: ErrorDetails = {}) {
-    const sentences = [problem, details.hint].filter((s) => s !== undefined).map(closed);
-    super((details.place ? `${details.place}: ` : '') + sentences.join(' '), { cause: details.cause });
+  constructor(kind: ErrorKind, problem: string, { place, hint, data, cause }: ErrorDetails = {}) {
+    const sentences = [problem, hint].filter((sentence) => sentence !== undefined).map(withFullStop);
+    super((place ? `${place}: ` : '') + sentences.join(' '), cause === undefined ? {} : { cause });
     this.kind = kind;
-    this.#problem = problem;
-    this.place = details.place;
-    this.hint = details.hint;
-    this.data = details.data ?? {};
+    this.problem = problem;
+    this.place = place;
+    this.hint = hint;
+    this.data = data ?? {};
   }
 
-  /** 2 for wrong use, 130 as shells have it for Ctrl-C, 1 for everything else (design §7). */
+  /** The exit code of the command line: 2 for wrong use, 130 (as in shells after Ctrl-C) when interrupted, otherwise 1. */
   get exitCode(): 1 | 2 | 130 {
     return this.kind === 'usage' ? 2 : this.kind === 'interrupted' ? 130 : 1;
   }
 
-  /** The same error at another place. */
+  /** Returns the same error at another place. */
   at(place: string): GraftError {
-    const { kind, hint, data, cause } = this;
-    return new GraftError(kind, this.#problem, { place, ...(hint && { hint }), data, cause });
+    const { kind, problem, hint, data, cause } = this;
+    return new GraftError(kind, problem, { place, hint, data, cause });
   }
 
-  /** The error as plain data, to cross a thread or to be printed with `--json`. */
-  toJSON(): Record<string, unknown> {
-    const { kind, message, place, hint, data } = this;
-    return { kind, message, ...(place && { place }), ...(hint && { hint }), ...(Object.keys(data).length && { data }) };
+  /** Returns the error as plain data, with its chain of causes; `GraftError.from` is the inverse. */
+  toJSON(): ErrorJson {
+    return causeToJson(this) as ErrorJson;
   }
 
-  /** Anything that was thrown, as a GraftError; what is none is of kind 'engine', its stack in `data`. */
+  /** Returns any thrown value as a GraftError; another class of error becomes the kind 'engine', with its stack in `data`. */
   static of(error: unknown): GraftError {
     if (error instanceof GraftError) return error;
     const { message = String(error), stack } = Object(error) as Error;
-    return new GraftError('engine', message, { data: { stack }, cause: error });
+    return new GraftError('engine', message, { ...(stack && { data: { stack } }), cause: error });
   }
 
-  static from(json: { kind: ErrorKind; message: string; data?: Record<string, unknown> }): GraftError {
-    const error = new GraftError(json.kind, json.message, json.data ? { data: json.data } : {});
-    error.message = json.message;
-    return error;
+  /** Returns the error that `toJSON` described: its kind, problem, place, hint, data and chain of causes. */
+  static from({ kind, problem, place, hint, data, cause }: ErrorJson): GraftError {
+    return new GraftError(kind, problem, { place, hint, data, cause: causeFromJson(cause) });
   }
 }
 
-const closed = (sentence: string): string => (/[.!?:]$/.test(sentence.trimEnd()) ? sentence.trimEnd() : `${sentence}.`);
+/** How many causes of a chain are written at most: a chain may lead in a circle. */
+const maxCauses = 16;
+
+function causeToJson(cause: unknown, depth = 0): CauseJson {
+  if (cause === null || typeof cause === 'string' || typeof cause === 'number' || typeof cause === 'boolean')
+    return cause;
+  if (!(cause instanceof Error)) return String(cause);
+  const { name, message, code, cause: next } = cause as NodeJS.ErrnoException;
+  const chain = next !== undefined && depth < maxCauses ? { cause: causeToJson(next, depth + 1) } : {};
+  if (!(cause instanceof GraftError)) return { name, message, ...(code !== undefined && { code }), ...chain };
+  const { kind, problem, place, hint, data } = cause;
+  return {
+    kind,
+    message,
+    problem,
+    ...(place !== undefined && { place }),
+    ...(hint !== undefined && { hint }),
+    ...(Object.keys(data).length > 0 && { data }),
+    ...chain,
+  };
+}
+
+function causeFromJson(json: CauseJson | undefined): unknown {
+  if (typeof json !== 'object' || json === null) return json;
+  if ('kind' in json) return GraftError.from(json);
+  const { name, message, code, cause } = json;
+  const error = new Error(message, cause === undefined ? {} : { cause: causeFromJson(cause) });
+  return Object.assign(error, { name }, code !== undefined && { code });
+}
+
+const withFullStop = (text: string): string => {
+  const sentence = text.trimEnd();
+  return /[.!?:]$/.test(sentence) ? sentence : `${sentence}.`;
+};

@@ -3,16 +3,17 @@ import { basename, dirname, join } from 'node:path';
 import { type ErrorKind, GraftError } from './errors.ts';
 import { nearest } from './nearest.ts';
 
-const causes: Record<string, readonly [ErrorKind, string, string]> = {
+/** Kind, problem and hint of the error codes of `node:fs`. */
+const systemErrors: Readonly<Record<string, readonly [ErrorKind, string, string]>> = {
   ENOENT: ['input', 'There is no such file or directory', 'Check the path'],
-  ENOTDIR: ['usage', 'A part of this path is a file, not a directory', 'Choose another path'],
+  ENOTDIR: ['usage', 'A parent of this path is a file, not a directory', 'Choose another path'],
   EISDIR: ['input', 'This is a directory, not a file', 'Name a file'],
-  EACCES: ['environment', 'Permission denied', 'Run as a user who may, or change its permissions'],
-  EPERM: ['environment', 'Permission denied', 'Run as a user who may, or change its permissions'],
-  EEXIST: ['usage', 'There is already something with this name', 'Choose another path'],
+  EACCES: ['environment', 'Permission denied', 'Change its permissions, or run as a user who has them'],
+  EPERM: ['environment', 'Permission denied', 'Change its permissions, or run as a user who has them'],
+  EEXIST: ['usage', 'A file or directory with this name exists already', 'Choose another path'],
   EROFS: ['environment', 'The file system is read-only', 'Choose another directory'],
   EMFILE: ['environment', 'Too many files are open', 'Raise the limit with `ulimit -n 4096`'],
-  EIO: ['environment', 'The disk reports an error', 'Check the disk'],
+  EIO: ['environment', 'The disk reported an input/output error', 'Check the disk'],
   ENOSPC: ['environment', 'The disk is full', 'Free some space or choose another directory, then run it again'],
   EDQUOT: [
     'environment',
@@ -23,20 +24,20 @@ const causes: Record<string, readonly [ErrorKind, string, string]> = {
 };
 
 /**
- * Turns an error of `node:fs` into a GraftError that names the file; anything else comes back as it is.
- * @param doing past participle: `read`, `written`, `locked`
+ * Returns an error of `node:fs` as a GraftError that names the file; any other value is returned unchanged.
+ * @param action what failed, as a past participle: `read`, `written`, `locked`
  */
-export function fileError(error: unknown, path: string, doing: string): unknown {
+export function fileError(error: unknown, path: string, action: string): unknown {
   const code = (error as NodeJS.ErrnoException | null)?.code;
   if (error instanceof GraftError || !(error instanceof Error) || !code?.startsWith('E') || !('syscall' in error))
     return error;
   const data = { code };
-  const [kind, problem, hint] = causes[code] ?? [
+  const [kind, problem, hint] = systemErrors[code] ?? [
     'environment',
-    `The system said ${code}`,
-    'See that the path is usable',
+    `The operating system reported the error ${code}`,
+    'Check that the path can be used',
   ];
-  return new GraftError(kind, `${problem}${code === 'ENOSPC' ? freeSpace(path) : ''}: it could not be ${doing}`, {
+  return new GraftError(kind, `${problem}${code === 'ENOSPC' ? freeSpace(path) : ''}: it could not be ${action}`, {
     place: path,
     hint,
     data,
@@ -54,9 +55,9 @@ function freeSpace(path: string): string {
 }
 
 /**
- * Makes a directory and those above it; one that is there already is left as it is. (Node's own `recursive` never ends
- * on a file system such as /proc, where nothing can be made.)
- * @throws GraftError `usage` where a file is in the way, `environment` for missing rights
+ * Creates a directory and its missing parents; an existing directory is left unchanged. (Node's own `recursive` never
+ * returns on a file system such as /proc, where nothing can be created.)
+ * @throws GraftError `usage` where a file has this name, `environment` for missing permissions
  */
 export function makeDirectory(path: string): void {
   const isDirectory = () => statSync(path, { throwIfNoEntry: false })?.isDirectory();
@@ -65,12 +66,12 @@ export function makeDirectory(path: string): void {
     if (dirname(path) !== path) makeDirectory(dirname(path));
     mkdirSync(path);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST' && isDirectory()) return; // another process was faster
-    throw fileError(error, path, 'made as a directory');
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST' && isDirectory()) return; // another process created it first
+    throw fileError(error, path, 'created as a directory');
   }
 }
 
-/** The path beside `path`, which is not there, whose name is most like it: for "did you mean". */
+/** Returns the existing path in the same directory whose name is nearest to that of the missing `path`, for "did you mean". */
 export function nearestPath(path: string): string | undefined {
   try {
     const name = nearest(basename(path), readdirSync(dirname(path)));

@@ -1,4 +1,4 @@
-export { type ErrorDetails, type ErrorKind, GraftError } from './errors.ts';
+export { type CauseJson, type ErrorDetails, type ErrorJson, type ErrorKind, errorKinds, GraftError } from './errors.ts';
 export { fileError, makeDirectory, nearestPath } from './files.ts';
 export { freeMemory } from './memory.ts';
 export { nearest } from './nearest.ts';

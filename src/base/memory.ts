@@ -1,5 +1,5 @@
 /**
- * Bytes that this process can still take: what the system calls available (free and cache that can go), within the limit
- * of the container that it runs in.
+ * Returns how many bytes this process can still allocate: the memory that the system reports as available (free, and cache
+ * that can be dropped), within the limit of its container.
  */
 export const freeMemory = (): number => process.availableMemory();

@@ -4,50 +4,54 @@ import { nearest } from './nearest.ts';
 
 type Issue = z.core.$ZodIssue;
 
-/** Keys that the schema knows at `path`, to suggest one for a mistyped key. */
+/** Returns the keys that the schema has at `path`, to suggest one for a mistyped key. */
 function keysAt(schema: z.ZodType, path: readonly PropertyKey[], value: unknown): string[] {
-  let at: z.ZodType | undefined = schema;
-  let here = value;
+  let schemaHere: z.ZodType | undefined = schema;
+  let valueHere = value;
   for (const part of path) {
     if (typeof part === 'number') {
-      here = (here as unknown[] | undefined)?.[part];
+      valueHere = (valueHere as unknown[] | undefined)?.[part];
       continue;
     }
-    const named: z.ZodType | undefined = at && unwrapped(at);
-    at = named instanceof z.ZodRecord ? (named.valueType as z.ZodType) : named && shapeOf(named, here)[String(part)];
-    here = (here as Record<PropertyKey, unknown> | undefined)?.[part];
+    const parent: z.ZodType | undefined = schemaHere && unwrapped(schemaHere);
+    schemaHere =
+      parent instanceof z.ZodRecord
+        ? (parent.valueType as z.ZodType)
+        : parent && shapeOf(parent, valueHere)[String(part)];
+    valueHere = (valueHere as Record<PropertyKey, unknown> | undefined)?.[part];
   }
-  return at ? Object.keys(shapeOf(at, here)) : [];
+  return schemaHere ? Object.keys(shapeOf(schemaHere, valueHere)) : [];
 }
 
+/** Returns the schema inside `optional`, `default`, `nullable` and `prefault`. */
 function unwrapped(schema: z.ZodType): z.ZodType {
-  let at = schema;
+  let inner = schema;
   while (
-    at instanceof z.ZodOptional ||
-    at instanceof z.ZodDefault ||
-    at instanceof z.ZodNullable ||
-    at instanceof z.ZodPrefault
+    inner instanceof z.ZodOptional ||
+    inner instanceof z.ZodDefault ||
+    inner instanceof z.ZodNullable ||
+    inner instanceof z.ZodPrefault
   ) {
-    at = at.unwrap() as z.ZodType;
+    inner = inner.unwrap() as z.ZodType;
   }
-  return at;
+  return inner;
 }
 
-/** Fields of an object; of a union told apart by a field, those of the form that `value` names. */
+/** Returns the fields of an object schema; for a discriminated union, those of the variant that `value` names. */
 function shapeOf(schema: z.ZodType, value: unknown): Record<string, z.ZodType> {
-  const at = unwrapped(schema);
-  if (at instanceof z.ZodArray) return shapeOf(at.element as z.ZodType, value);
-  if (at instanceof z.ZodDiscriminatedUnion) {
-    const name = (value as Record<string, unknown> | undefined)?.[at.def.discriminator];
-    const form = (at.options as z.ZodType[]).find((option) => {
-      const tag = shapeOf(option, value)[at.def.discriminator];
+  const inner = unwrapped(schema);
+  if (inner instanceof z.ZodArray) return shapeOf(inner.element as z.ZodType, value);
+  if (inner instanceof z.ZodDiscriminatedUnion) {
+    const name = (value as Record<string, unknown> | undefined)?.[inner.def.discriminator];
+    const variant = (inner.options as z.ZodType[]).find((option) => {
+      const tag = shapeOf(option, value)[inner.def.discriminator];
       return tag?.safeParse(name).success;
     });
-    if (form) return shapeOf(form, value);
+    if (variant) return shapeOf(variant, value);
   }
-  if (at instanceof z.ZodObject) return at.shape as Record<string, z.ZodType>;
-  if (at instanceof z.ZodUnion) {
-    return Object.assign({}, ...(at.options as z.ZodType[]).map((option) => shapeOf(option, value))) as Record<
+  if (inner instanceof z.ZodObject) return inner.shape as Record<string, z.ZodType>;
+  if (inner instanceof z.ZodUnion) {
+    return Object.assign({}, ...(inner.options as z.ZodType[]).map((option) => shapeOf(option, value))) as Record<
       string,
       z.ZodType
     >;
@@ -55,58 +59,64 @@ function shapeOf(schema: z.ZodType, value: unknown): Record<string, z.ZodType> {
   return {};
 }
 
-const words: Readonly<Record<string, string>> = {
-  object: 'a set of named fields',
+/** The types of zod in words. */
+const typeNames: Readonly<Record<string, string>> = {
+  object: 'an object with named fields',
   array: 'a list',
-  record: 'a map of names',
+  record: 'an object with names as keys',
   int: 'a whole number',
 };
 
-/** What a value is, in a word or two. */
+/** Returns what a value is, in a word or two. */
 function shown(value: unknown): string {
-  if (value === null) return 'empty';
+  if (value === null) return 'null';
   if (Array.isArray(value)) return 'a list';
-  return typeof value === 'object' ? 'a set of named fields' : JSON.stringify(value);
+  return typeof value === 'object' ? 'an object' : JSON.stringify(value);
 }
 
+/** Returns one sentence for each mistake that an issue reports, with its path. */
 function describe(schema: z.ZodType, issue: Issue, value: unknown): string[] {
   if (issue.code === 'invalid_union' && issue.errors.length > 0) {
-    // Of the forms that a value may have, the one that it was meant to have: its mistakes lie deepest.
+    // The variant that was intended is the one whose mistakes lie deepest.
     const depth = (issues: Issue[]) => Math.max(...issues.map(({ path }) => path.length));
-    const [meant] = issue.errors.toSorted((a, b) => depth(b) - depth(a)) as [Issue[]];
-    if (depth(meant) > 0) {
-      return meant.flatMap((inner) => describe(schema, { ...inner, path: [...issue.path, ...inner.path] }, value));
+    const [intended] = issue.errors.toSorted((a, b) => depth(b) - depth(a)) as [Issue[]];
+    if (depth(intended) > 0) {
+      return intended.flatMap((inner) => describe(schema, { ...inner, path: [...issue.path, ...inner.path] }, value));
     }
   }
   const path = issue.path.map(String).join('.');
-  const at = path ? `${path}: ` : '';
+  const prefix = path ? `${path}: ` : '';
   if (issue.code === 'unrecognized_keys') {
-    const known = keysAt(schema, issue.path, value);
+    const allowedKeys = keysAt(schema, issue.path, value);
     return issue.keys.map((key) => {
-      const near = nearest(key, known);
-      return `${at}unknown key '${key}'${near ? ` (did you mean '${near}'?)` : ` (known are ${known.join(', ')})`}`;
+      const near = nearest(key, allowedKeys);
+      const help = near ? `did you mean '${near}'?` : `allowed: ${allowedKeys.join(', ')}`;
+      return `${prefix}unknown key '${key}' (${help})`;
     });
   }
-  if (issue.code === 'invalid_key') return issue.issues.map(({ message }) => at + message);
+  if (issue.code === 'invalid_key') return issue.issues.map(({ message }) => prefix + message);
   if (issue.code === 'invalid_type' && issue.input === undefined) return [`${path} is missing`];
   if (issue.code === 'invalid_type')
-    return [`${at || 'this '}must be ${words[issue.expected] ?? `a ${issue.expected}`}, and is ${shown(issue.input)}`];
+    return [
+      `${prefix || 'this '}must be ${typeNames[issue.expected] ?? `a ${issue.expected}`}, but is ${shown(issue.input)}`,
+    ];
   const allowed = issue.code === 'invalid_value' ? issue.values.map(String) : [];
   const choices = 'options' in issue && Array.isArray(issue.options) ? issue.options.map(String) : allowed;
   if (choices.length > 0) {
-    const given = issue.path.reduce(
-      (at: unknown, key) => (at as Record<PropertyKey, unknown> | undefined)?.[key],
+    const invalid = issue.path.reduce(
+      (parent: unknown, key) => (parent as Record<PropertyKey, unknown> | undefined)?.[key],
       value,
     );
-    const near = typeof given === 'string' ? nearest(given, choices) : undefined;
-    return [`${at}must be one of ${choices.join(', ')}${near ? ` (did you mean '${near}'?)` : ''}`];
+    const near = typeof invalid === 'string' ? nearest(invalid, choices) : undefined;
+    return [`${prefix}must be one of ${choices.join(', ')}${near ? ` (did you mean '${near}'?)` : ''}`];
   }
-  return [`${at}${issue.message.replace(/^Invalid input: /, '')}`];
+  return [`${prefix}${issue.message.replace(/^Invalid input: /, '')}`];
 }
 
 /**
- * `value` under `schema`, with defaults filled in.
- * @param kind of the error: 'usage' for what a person writes, 'input' for a file that came with a model
+ * Returns `value` as `schema` parses it, with defaults filled in.
+ * @param place the file or the argument that the value comes from
+ * @param kind the kind of the error: 'usage' for what a user writes, 'input' for a file that came with a model
  * @throws GraftError that lists all mistakes at once, each with its path
  */
 export function parseWith<T extends z.ZodType>(

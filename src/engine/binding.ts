@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module';
 import { GraftError } from '../base/index.ts';
 
-/** What the addon exports: the typed side of the table in native/src/addon.cc. Tensors are handles (small integers). */
+/** The functions that the addon exports, as the table in native/src/addon.cc lists them. A tensor is a handle: a small integer. */
 export interface Binding {
   resolve(ops: readonly string[]): void;
   call(op: number, ...args: unknown[]): unknown;
@@ -11,7 +11,7 @@ export interface Binding {
   describe(handle: number): number[];
   device(handle: number): string;
   buffer(handle: number): ArrayBuffer;
-  copy(handle: number, bytes: Uint8Array, into: boolean): void;
+  copy(handle: number, bytes: Uint8Array, toTensor: boolean): void;
   item(handle: number): number;
   checkpoint(
     inputs: readonly number[],
@@ -31,24 +31,27 @@ export interface Binding {
   threads(count?: number): number;
   memory(): { handles: number; bytes: number };
   trim(): void;
-  onError(make: (op: string, message: string, shapes: string) => Error): void;
+  onError(createError: (op: string, message: string, shapes: string) => Error): void;
 }
 
-/** Opens a built addon. The only place that knows a `.node` file. */
+/**
+ * Loads a built addon. This is the only function that knows a `.node` file.
+ * @throws GraftError 'environment' when it cannot be loaded
+ */
 export function openAddon(path: string): Binding {
   let binding: Binding;
   try {
     binding = createRequire(import.meta.url)(path) as Binding;
   } catch (cause) {
-    throw new GraftError('environment', `the native addon does not load: ${(cause as Error).message}`, {
+    throw new GraftError('environment', `the native addon could not be loaded: ${(cause as Error).message}`, {
       place: path,
       hint: 'Run `graft doctor --rebuild` to build it again',
       cause,
     });
   }
   binding.onError((op, message, shapes) => {
-    const first = message.split('\n')[0] ?? message;
-    return new GraftError('engine', `${op}: ${first}${shapes ? ` (got ${shapes})` : ''}`, {
+    const firstLine = message.split('\n')[0] ?? message;
+    return new GraftError('engine', `${op}: ${firstLine}${shapes ? ` (got ${shapes})` : ''}`, {
       data: { op, message, shapes },
     });
   });

@@ -19,7 +19,7 @@ import type { LibTorch } from './libtorch.ts';
 const sources = join(packageRoot, 'native');
 const headerPackages = ['node-api-headers', 'node-addon-api'] as const;
 
-/** Every source file of the addon, in a fixed order. */
+/** Returns every source file of the addon, in a fixed order. */
 function sourceFiles(dir = sources): string[] {
   return readdirSync(dir, { withFileTypes: true })
     .sort((a, b) => (a.name < b.name ? -1 : 1))
@@ -32,7 +32,7 @@ function headerDir(name: string): string {
   return name === 'node-api-headers' ? join(root, 'include') : root;
 }
 
-/** The addon's place in the cache: its name is a hash of all that goes into it, so a change builds anew. */
+/** Returns the path of the addon in the cache. Its name is a hash of all that is compiled, so a change gives a new path. */
 export function addonPath(torch: LibTorch): string {
   const hash = createHash('sha256').update(`${torch.root}\n${torch.version}\n${process.platform} ${process.arch}\n`);
   hash.update(String(statSync(join(torch.root, 'lib', 'libtorch_cpu.so')).size));
@@ -41,42 +41,46 @@ export function addonPath(torch: LibTorch): string {
 }
 
 /**
- * Builds the addon with CMake unless the cache has it already.
- * @param log is told when a build starts (it takes about a minute)
- * @throws GraftError 'environment' when a compiler or CMake is missing, or with the compiler's first error
+ * Returns the path of the addon, and builds it with CMake unless the cache has it.
+ * @param log receives a line when a build starts (it takes about a minute)
+ * @param rebuild build it even if the cache has it
+ * @throws GraftError 'environment' when a compiler or CMake is missing, or with the first error of the compiler
  */
 export async function ensureAddon(torch: LibTorch, log: (line: string) => void, rebuild = false): Promise<string> {
   const addon = addonPath(torch);
   if (existsSync(addon) && !rebuild) return addon;
   requireTools();
-  log('Building the native addon once (about a minute)');
+  log('Building the native addon (about a minute, once)');
   makeDirectory(cacheDir('addon'));
-  // GRAFT_BUILD_DIR keeps CMake's folder between builds: for those who change native/ and want only that compiled.
-  const keep = process.env.GRAFT_BUILD_DIR;
-  const work = keep ?? mkdtempSync(join(cacheDir('addon'), 'building-'));
+  // GRAFT_BUILD_DIR keeps CMake's directory between builds, so that a change in native/ compiles only what it touches.
+  const keptDir = process.env.GRAFT_BUILD_DIR;
+  const buildDir = keptDir ?? mkdtempSync(join(cacheDir('addon'), 'building-'));
   try {
     const headers = headerPackages.map(headerDir).join(';');
-    await run('cmake', ['-S', sources, '-B', work, `-DLIBTORCH=${torch.root}`, `-DNODE_HEADERS=${headers}`]);
-    await run('cmake', ['--build', work, '--parallel', String(availableParallelism())]);
+    await run('cmake', ['-S', sources, '-B', buildDir, `-DLIBTORCH=${torch.root}`, `-DNODE_HEADERS=${headers}`]);
+    await run('cmake', ['--build', buildDir, '--parallel', String(availableParallelism())]);
     makeDirectory(dirname(addon));
-    copyFileSync(join(work, 'graft.node'), `${addon}.${process.pid}`);
+    copyFileSync(join(buildDir, 'graft.node'), `${addon}.${process.pid}`);
     renameSync(`${addon}.${process.pid}`, addon);
   } finally {
-    if (!keep) rmSync(work, { recursive: true, force: true });
+    if (!keptDir) rmSync(buildDir, { recursive: true, force: true });
   }
   return addon;
 }
 
 function requireTools(): void {
-  const works = (command: string) => spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0;
+  const isInstalled = (command: string) => spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0;
   const compiler = process.env.CXX ?? 'c++';
-  const missing = [...(works('cmake') ? [] : ['CMake']), ...(works(compiler) ? [] : [`a C++ compiler (${compiler})`])];
+  const missing = [
+    ...(isInstalled('cmake') ? [] : ['CMake']),
+    ...(isInstalled(compiler) ? [] : [`a C++ compiler (${compiler})`]),
+  ];
   if (missing.length > 0) {
     throw new GraftError(
       'environment',
-      `the native addon has to be built once, and this machine lacks ${missing.join(' and ')}`,
+      `the native addon must be built once, and this machine lacks ${missing.join(' and ')}`,
       {
-        hint: 'Install them, on Debian or Ubuntu with `apt-get install g++ cmake`, and run the command again',
+        hint: 'Install them (on Debian or Ubuntu: `apt-get install g++ cmake`) and run the command again',
       },
     );
   }
@@ -94,11 +98,11 @@ function run(command: string, args: readonly string[]): Promise<void> {
     child.on('error', reject);
     child.on('close', (code) => {
       if (code === 0) return resolve();
-      const first =
+      const firstError =
         output.split('\n').find((line) => /\berror:|undefined reference/.test(line)) ?? output.split('\n').at(-2) ?? '';
       reject(
-        new GraftError('environment', `the native addon does not build: ${first.trim()}`, {
-          hint: 'It needs g++ 11 or clang 14 or later, and CMake 3.18 or later',
+        new GraftError('environment', `the native addon could not be built: ${firstError.trim()}`, {
+          hint: 'Install g++ 11 or clang 14 or later, and CMake 3.18 or later; `--json` shows the output of the build',
           data: { output: output.slice(-4000) },
         }),
       );

@@ -18,15 +18,16 @@ export interface Engine {
 let engine: Engine | undefined;
 
 export interface StartOptions {
-  /** Is told what takes time: a download, a build. Default: a line on stderr. */
+  /** Receives a line about each slow step: a download, a build. Default: prints it on stderr. */
   readonly log?: (line: string) => void;
-  /** Build the addon even if the cache has it. */
+  /** Whether to build the addon even if the cache has it. */
   readonly rebuild?: boolean;
 }
 
 /**
- * Starts the engine in this thread: finds or fetches LibTorch, builds the addon where it is not built yet, loads both.
+ * Starts the engine in this thread: finds or downloads LibTorch, builds the addon where it is not built yet, loads both.
  * Call it once before the first tensor; further calls return the same engine.
+ * @throws GraftError 'environment' when this machine lacks something: a compiler, the network, a processor with AVX2
  */
 export async function startEngine(options: StartOptions = {}): Promise<Engine> {
   if (engine && !options.rebuild) return engine;
@@ -36,29 +37,29 @@ export async function startEngine(options: StartOptions = {}): Promise<Engine> {
   const addon = await ensureAddon(torch, log, options.rebuild);
   spinBriefly();
   engine = { native: openAddon(addon), torch, addon };
-  for (const ready of waiting) ready(engine.native);
+  for (const listener of startListeners) listener(engine.native);
   return engine;
 }
 
-/** How many threads there were before anyone asked for another number. */
-let usual: number | undefined;
+/** The number of threads at the start of the engine. */
+let defaultThreads: number | undefined;
 
-/** Sets the engine's processor threads; without a number as many as there were at the start. Returns how many there are. */
+/** Sets how many processor threads the engine uses; undefined restores the number at its start. Returns the number in use. */
 export function useThreads(count: number | undefined): number {
   const { native } = currentEngine();
-  usual ??= native.threads(undefined);
-  return native.threads(count ?? usual);
+  defaultThreads ??= native.threads(undefined);
+  return native.threads(count ?? defaultThreads);
 }
 
-const waiting: ((native: Binding) => void)[] = [];
+const startListeners: ((native: Binding) => void)[] = [];
 
-/** Calls `ready` once the engine of this thread has started (at once if it has). */
-export function onStart(ready: (native: Binding) => void): void {
-  waiting.push(ready);
-  if (engine) ready(engine.native);
+/** Calls `listener` whenever the engine of this thread starts, and immediately if it has started. */
+export function onStart(listener: (native: Binding) => void): void {
+  startListeners.push(listener);
+  if (engine) listener(engine.native);
 }
 
-/** The running engine of this thread. @throws GraftError 'state' before `startEngine` */
+/** Returns the running engine of this thread. @throws GraftError 'state' before `startEngine` */
 export function currentEngine(): Engine {
   if (!engine) {
     throw new GraftError('state', `the engine has not started in thread ${threadId}`, {
@@ -69,15 +70,15 @@ export function currentEngine(): Engine {
 }
 
 /**
- * Idle threads of LibTorch's OpenMP runtime spin for a while before they sleep. Where other programs share the cores, its
- * default makes them spin through whole time slices: decoding fell from 105 to 5 tokens/s. The runtime reads the variable
- * when it is loaded, and only that of the main thread.
+ * Limits how long idle threads of LibTorch's OpenMP runtime spin before they sleep. Where other programs share the cores,
+ * the default lets them spin through whole time slices: decoding fell from 105 to 5 tokens/s. The runtime reads the
+ * variable when it is loaded, from the environment of the main thread only.
  */
 export function spinBriefly(): void {
   process.env.GOMP_SPINCOUNT ??= '1000';
 }
 
-/** What a start would use, without fetching or building anything. */
+/** Returns the LibTorch and the addon that a start would use, without a download or a build. */
 export function engineStatus(): { torch: LibTorch | undefined; addon: string | undefined } {
   const torch = findLibTorch();
   return { torch, addon: torch && addonPath(torch) };
@@ -87,10 +88,13 @@ function requireProcessor({ model, features }: Processor): void {
   if (process.platform !== 'linux' || process.arch !== 'x64') {
     throw new GraftError(
       'environment',
-      `Graft runs on Linux x86-64 for now, and this is ${process.platform} ${process.arch}`,
+      `Graft supports Linux on x86-64 only, and this is ${process.platform} ${process.arch}`,
     );
   }
   if (!features.avx2 || !features.fma) {
-    throw new GraftError('environment', `Graft's kernels need AVX2 and FMA, which this processor (${model}) lacks`);
+    throw new GraftError(
+      'environment',
+      `Graft needs a processor with AVX2 and FMA, and this one (${model}) lacks them`,
+    );
   }
 }

@@ -3,19 +3,19 @@ import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSyn
 import { dirname, join } from 'node:path';
 import { cacheDir, GraftError, makeDirectory } from '../base/index.ts';
 
-/** Where LibTorch was found: `root` has `lib/libtorch_cpu.so` and `include/`. */
+/** A LibTorch on this machine: `root` contains `lib/libtorch_cpu.so` and `include/`. */
 export interface LibTorch {
   readonly root: string;
   readonly version: string;
   readonly origin: 'GRAFT_LIBTORCH' | 'python3' | 'download';
 }
 
-const minimum = [2, 11];
-const pinned = '2.11.0';
+const minimumVersion = [2, 11] as const;
+const pinnedVersion = '2.11.0';
 
 /**
- * The wheels that hold LibTorch for CPU use and the two small CUDA libraries that libtorch_cpu.so names (it opens no
- * GPU for that). Any CPython tag carries the same libraries; one is pinned so that the hash can be.
+ * The Python wheels with LibTorch for the CPU and the two small CUDA libraries that libtorch_cpu.so is linked to (it does
+ * not open a GPU). The wheels of all CPython versions have the same libraries; one is pinned, so that its hash can be.
  */
 const wheels = [
   {
@@ -35,8 +35,8 @@ const wheels = [
   },
 ] as const;
 
-/** What of the wheels is kept, as paths inside site-packages: 1.1 GB of CUDA code is not. */
-const kept = [
+/** The paths inside site-packages that are kept; 1.1 GB of CUDA code is not. */
+const keptPaths = [
   'torch/include',
   'torch/version.py',
   'torch/lib/libtorch_cpu.so',
@@ -46,52 +46,62 @@ const kept = [
   'nvidia/cu13/lib/libcupti.so.13',
 ] as const;
 
-/** Looks in `GRAFT_LIBTORCH`, then for an earlier download, then for `python3`'s torch. Never touches the network. */
+/**
+ * Returns the LibTorch that `GRAFT_LIBTORCH` names, else an earlier download, else the torch of `python3`; undefined where
+ * there is none. It never uses the network.
+ * @throws GraftError 'environment' where `GRAFT_LIBTORCH` names no LibTorch, or one that is too old
+ */
 export function findLibTorch(): LibTorch | undefined {
-  const named = process.env.GRAFT_LIBTORCH;
-  if (named) {
-    const root = [named, join(named, 'torch')].find(complete);
+  const configuredDir = process.env.GRAFT_LIBTORCH;
+  if (configuredDir) {
+    const root = [configuredDir, join(configuredDir, 'torch')].find(isComplete);
     if (!root) {
-      throw new GraftError('environment', 'GRAFT_LIBTORCH names no folder with lib/libtorch_cpu.so and include', {
-        place: named,
-        hint: 'Point it at the `torch` folder of a Python environment, or unset it',
+      throw new GraftError('environment', 'GRAFT_LIBTORCH names no directory with lib/libtorch_cpu.so and include/', {
+        place: configuredDir,
+        hint: 'Set it to the `torch` directory in the site-packages of a Python environment, or unset it',
       });
     }
     const version = versionOf(root);
-    if (!recent(version)) {
+    if (!isSupported(version)) {
       throw new GraftError(
         'environment',
-        `GRAFT_LIBTORCH is LibTorch ${version}, and Graft needs ${minimum.join('.')} or later`,
+        `GRAFT_LIBTORCH is LibTorch ${version}, and Graft needs ${minimumVersion.join('.')} or later`,
         {
           place: root,
-          hint: 'Point it at a newer one, or unset it to let Graft fetch the right one',
+          hint: 'Set it to a newer one, or unset it to let Graft download the right version',
         },
       );
     }
     return { root, version, origin: 'GRAFT_LIBTORCH' };
   }
-  // The cache first: asking python3 takes as long as loading LibTorch.
-  return cached() ?? pythonTorch();
+  // The cache is searched first: to ask python3 takes as long as to load LibTorch.
+  return cachedTorch() ?? pythonTorch();
 }
 
-/** Finds LibTorch, or fetches the pinned wheels with pip into the user's cache; `log` is told what takes time. */
+/**
+ * Returns the LibTorch of `findLibTorch`, or downloads the pinned wheels with pip into the user's cache.
+ * @param log receives a line about each slow step
+ * @throws GraftError 'environment' where pip is missing or cannot download them
+ */
 export async function ensureLibTorch(log: (line: string) => void): Promise<LibTorch> {
-  return findLibTorch() ?? (await fetchLibTorch(log));
+  return findLibTorch() ?? (await downloadLibTorch(log));
 }
 
-const complete = (root: string) =>
+const isComplete = (root: string) =>
   existsSync(join(root, 'lib', 'libtorch_cpu.so')) && existsSync(join(root, 'include'));
 
-function recent(version: string): boolean {
+function isSupported(version: string): boolean {
   const [major = 0, minor = 0] = version.split('.').map(Number);
-  return major > minimum[0]! || (major === minimum[0]! && minor >= minimum[1]!);
+  const [minimumMajor, minimumMinor] = minimumVersion;
+  return major > minimumMajor || (major === minimumMajor && minor >= minimumMinor);
 }
 
 function versionOf(root: string): string {
-  const file = join(root, 'version.py');
-  const plain = join(root, 'build-version');
-  if (!existsSync(file)) return existsSync(plain) ? readFileSync(plain, 'utf8').trim() : 'of unknown version';
-  return /__version__\s*=\s*'([^']+)'/.exec(readFileSync(file, 'utf8'))?.[1] ?? 'of unknown version';
+  const pythonFile = join(root, 'version.py');
+  const plainFile = join(root, 'build-version');
+  if (!existsSync(pythonFile))
+    return existsSync(plainFile) ? readFileSync(plainFile, 'utf8').trim() : 'of unknown version';
+  return /__version__\s*=\s*'([^']+)'/.exec(readFileSync(pythonFile, 'utf8'))?.[1] ?? 'of unknown version';
 }
 
 function pythonTorch(): LibTorch | undefined {
@@ -99,36 +109,36 @@ function pythonTorch(): LibTorch | undefined {
   const script =
     "import importlib.util as u; s=u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')";
   const root = spawnSync('python3', ['-c', script], { encoding: 'utf8' }).stdout?.trim();
-  if (!root || !complete(root)) return undefined;
+  if (!root || !isComplete(root)) return undefined;
   const version = versionOf(root);
-  return recent(version) ? { root, version, origin: 'python3' } : undefined;
+  return isSupported(version) ? { root, version, origin: 'python3' } : undefined;
 }
 
-const cacheRoot = () => cacheDir('libtorch', pinned);
+const cacheRoot = () => cacheDir('libtorch', pinnedVersion);
 
-function cached(): LibTorch | undefined {
+function cachedTorch(): LibTorch | undefined {
   const root = join(cacheRoot(), 'torch');
   return existsSync(join(root, 'lib', 'libtorch_cpu.so'))
     ? { root, version: versionOf(root), origin: 'download' }
     : undefined;
 }
 
-async function fetchLibTorch(log: (line: string) => void): Promise<LibTorch> {
+async function downloadLibTorch(log: (line: string) => void): Promise<LibTorch> {
   const target = cacheRoot();
   makeDirectory(dirname(target));
-  const work = mkdtempSync(join(dirname(target), 'fetching-'));
+  const workDir = mkdtempSync(join(dirname(target), 'fetching-'));
   try {
-    log(`Fetching LibTorch ${pinned} once (543 MB, kept in ${target})`);
-    // One folder a wheel: pip replaces a top-level folder (nvidia/) that another wheel has filled.
-    const sites = wheels.map((_, i) => join(work, `site${i}`));
+    log(`Downloading LibTorch ${pinnedVersion} to ${target} (543 MB, once)`);
+    // One directory for each wheel: pip replaces a top-level directory (nvidia/) that another wheel has filled.
+    const siteDirs = wheels.map((_, i) => join(workDir, `site${i}`));
     for (const [i, { requirement, hash, platform }] of wheels.entries()) {
-      const list = join(work, 'requirements.txt');
-      writeFileSync(list, `${requirement} --hash=${hash}\n`);
+      const requirements = join(workDir, 'requirements.txt');
+      writeFileSync(requirements, `${requirement} --hash=${hash}\n`);
       // prettier-ignore
       await pip([
         'install',
         '--target',
-        sites[i]!,
+        siteDirs[i]!,
         '--require-hashes',
         '--no-deps',
         '--no-compile',
@@ -146,23 +156,23 @@ async function fetchLibTorch(log: (line: string) => void): Promise<LibTorch> {
         '--no-cache-dir',
         '--disable-pip-version-check',
         '-r',
-        list,
+        requirements,
       ]);
     }
     log('Unpacking LibTorch');
-    const ready = join(work, 'ready');
-    for (const path of kept) {
-      const from = sites.map((site) => join(site, path)).find(existsSync);
-      if (!from) throw new GraftError('environment', `the fetched wheels hold no ${path}`);
-      makeDirectory(dirname(join(ready, path)));
-      renameSync(from, join(ready, path));
+    const readyDir = join(workDir, 'ready');
+    for (const path of keptPaths) {
+      const source = siteDirs.map((dir) => join(dir, path)).find(existsSync);
+      if (!source) throw new GraftError('environment', `the downloaded wheels do not contain ${path}`);
+      makeDirectory(dirname(join(readyDir, path)));
+      renameSync(source, join(readyDir, path));
     }
     rmSync(target, { recursive: true, force: true });
-    renameSync(ready, target);
+    renameSync(readyDir, target);
   } finally {
-    rmSync(work, { recursive: true, force: true });
+    rmSync(workDir, { recursive: true, force: true });
   }
-  return cached()!;
+  return cachedTorch()!;
 }
 
 function pip(args: readonly string[]): Promise<void> {
@@ -174,20 +184,20 @@ function pip(args: readonly string[]): Promise<void> {
     });
     const fail = (problem: string, cause?: unknown) =>
       reject(
-        new GraftError('environment', `LibTorch could not be fetched: ${problem}`, {
-          hint: 'Check the network, or install torch 2.11 yourself (`pip install torch==2.11.0`) and set GRAFT_LIBTORCH to its folder',
+        new GraftError('environment', `LibTorch could not be downloaded: ${problem}`, {
+          hint: 'Check the network, or install torch 2.11 yourself (`pip install torch==2.11.0`) and set GRAFT_LIBTORCH to its directory',
           cause,
         }),
       );
     child.on('error', (cause) => fail('python3 with pip is not on the PATH', cause));
     child.on('close', (code) => {
-      const last = errors
+      const lastError = errors
         .split('\n')
         .filter((line) => /error/i.test(line))
         .at(-1);
       if (code === 0) resolve();
-      else if (last?.includes('No matching distribution')) fail('pip reached no index that has it');
-      else fail(last?.trim() ?? `pip ended with code ${code}`);
+      else if (lastError?.includes('No matching distribution')) fail('pip found it in no package index');
+      else fail(lastError?.trim() ?? `pip failed with exit code ${code}`);
     });
   });
 }

@@ -1,16 +1,16 @@
 import { readFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 
-/** What the processor can do, as far as it decides a kernel or a precision. */
+/** The processor, with the features that decide on a kernel or a precision. */
 export interface Processor {
-  /** As the processor names itself: GenuineIntel, AuthenticAMD. */
+  /** The vendor id of the processor: GenuineIntel, AuthenticAMD. */
   readonly vendor: string;
   readonly model: string;
   readonly cores: number;
   readonly features: Readonly<Record<'avx2' | 'fma' | 'avx512f' | 'avx512_bf16' | 'avx512_vnni' | 'amx_bf16', boolean>>;
 }
 
-/** Reads the flags the kernel publishes; on other systems everything is reported absent. */
+/** Returns the processor as /proc/cpuinfo describes it; on systems other than Linux every feature is absent. */
 export function processor(): Processor {
   let flags = new Set<string>();
   let vendor = 'unknown';
@@ -21,7 +21,7 @@ export function processor(): Processor {
     vendor = /^vendor_id\s*:\s*(.*)$/m.exec(info)?.[1] ?? vendor;
     model = /^model name\s*:\s*(.*)$/m.exec(info)?.[1] ?? model;
   } catch {
-    // Not Linux: startEngine says so.
+    // Not Linux: startEngine reports that.
   }
   const has = (flag: string) => flags.has(flag);
   return {

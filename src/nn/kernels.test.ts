@@ -489,12 +489,12 @@ test('blocks are read, looked up and written as the reference does, bit for bit'
   }
   assert.throws(
     () => ops.quantize(Tensor.empty([1, 40]), formats.q8_0.id),
-    /a width of 40 is no multiple of the block's 32/,
+    /a width of 40 is not a multiple of the block size 32/,
   );
   assert.throws(() => ops.dequantize(ops.narrow(raw, 1, 0, 33), formats.q8_0.id), /contiguous/);
   assert.throws(
     () => ops.dequantize(Tensor.empty([2, 35], 'uint8'), formats.q8_0.id),
-    /no whole number of blocks of 34/,
+    /not a whole number of blocks of 34/,
   );
   assert.throws(() => ops.dequantize(raw, 99), /no block format has the number 99/);
 });

@@ -1,42 +1,52 @@
-/** AdamW (arXiv 1711.05101, algorithm 2), by LibTorch's fused step. */
+/** The AdamW optimizer (arXiv 1711.05101, algorithm 2), with LibTorch's fused step. */
 import { z } from 'zod';
 import { detachFromScopes, noGrad, ops, Tensor } from '../tensor/index.ts';
 import type { Optimizer } from './optimizer.ts';
 
 export const adamwConfig = z.strictObject({
-  beta1: z.number().min(0).lt(1).default(0.9).describe('AdamW: share of the mean gradient that a step keeps.'),
-  beta2: z.number().min(0).lt(1).default(0.999).describe('AdamW: the same for the mean squared gradient.'),
-  eps: z.number().positive().default(1e-8).describe('AdamW: added to the root of the mean squared gradient.'),
+  beta1: z.number().min(0).lt(1).default(0.9).describe('AdamW: decay rate of the running mean of the gradient.'),
+  beta2: z
+    .number()
+    .min(0)
+    .lt(1)
+    .default(0.999)
+    .describe('AdamW: decay rate of the running mean of the squared gradient.'),
+  eps: z
+    .number()
+    .positive()
+    .default(1e-8)
+    .describe('AdamW: constant added to the denominator, for numerical stability.'),
   weight_decay: z
     .number()
     .nonnegative()
     .default(0)
-    .describe('Pull of matrices towards zero, times the learning rate; biases and norms are never decayed.'),
+    .describe('Weight decay of matrices, times the learning rate (decoupled); biases and norms are never decayed.'),
 });
 
 export type AdamWConfig = z.infer<typeof adamwConfig>;
 
 /**
- * State is two moments of each parameter's size, in float32, and a step count.
- * @param rate what the learning rate is multiplied with for a parameter
+ * Returns an AdamW optimizer of these parameters. Its state is two moments of the size of each parameter, in float32, and a
+ * step count.
+ * @param rateFactor the factor of the learning rate for the parameter of this key
  */
 export function adamw(
   parameters: ReadonlyMap<string, Tensor>,
   config: AdamWConfig,
-  rate: (key: string) => number = () => 1,
+  rateFactor: (key: string) => number = () => 1,
 ): Optimizer {
   const entries = [...parameters].map(([key, parameter]) => ({
     key,
     parameter,
     decay: parameter.shape.length > 1 ? config.weight_decay : 0,
-    rate: rate(key),
+    rateFactor: rateFactor(key),
     expAvg: detachFromScopes(noGrad(() => ops.zerosLike(parameter))),
     expAvgSq: detachFromScopes(noGrad(() => ops.zerosLike(parameter))),
     step: detachFromScopes(Tensor.from(new Float32Array(1), [])),
   }));
 
   type Entry = (typeof entries)[number];
-  const groups = Map.groupBy(entries, (e) => `${e.decay} ${e.rate}`)
+  const groups = Map.groupBy(entries, (entry) => `${entry.decay} ${entry.rateFactor}`)
     .values()
     .toArray();
 
@@ -44,21 +54,21 @@ export function adamw(
     step(lr) {
       noGrad(() => {
         for (const group of groups) {
-          const [{ decay, rate }] = group as [Entry];
-          const live = group.map((e) => ({ ...e, grad: e.parameter.grad })).filter((e) => e.grad !== undefined);
+          const [{ decay, rateFactor }] = group as [Entry];
+          const withGrad = group.map((e) => ({ ...e, grad: e.parameter.grad })).filter((e) => e.grad !== undefined);
           ops.addScalarToEach(
-            live.map((e) => e.step),
+            withGrad.map((e) => e.step),
             1,
           );
           ops.fusedAdamW_(
-            live.map((e) => e.parameter),
-            live.map((e) => e.grad!),
-            live.map((e) => e.expAvg),
-            live.map((e) => e.expAvgSq),
+            withGrad.map((e) => e.parameter),
+            withGrad.map((e) => e.grad!),
+            withGrad.map((e) => e.expAvg),
+            withGrad.map((e) => e.expAvgSq),
             [],
-            live.map((e) => e.step),
+            withGrad.map((e) => e.step),
             {
-              lr: lr * rate,
+              lr: lr * rateFactor,
               beta1: config.beta1,
               beta2: config.beta2,
               weightDecay: decay,
@@ -67,7 +77,7 @@ export function adamw(
               maximize: false,
             },
           );
-          for (const e of live) e.grad!.dispose();
+          for (const e of withGrad) e.grad!.dispose();
         }
       });
     },

@@ -1,8 +1,9 @@
 import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 
 /**
- * Scales all gradients so that their common 2-norm is at most `maxNorm` (as torch.nn.utils.clip_grad_norm_).
- * @returns the norm before
+ * Scales all gradients in place so that their global 2-norm is at most `maxNorm`, as torch.nn.utils.clip_grad_norm_ does.
+ * @param maxNorm undefined: only measure
+ * @returns the norm before clipping; 0 where no parameter has a gradient
  */
 export function clipGradients(parameters: Iterable<Tensor>, maxNorm: number | undefined): number {
   return noGrad(() => {

@@ -1,9 +1,9 @@
 import type { Tensor } from '../tensor/index.ts';
 
-/** What the training step needs of an optimizer. */
+/** The part of an optimizer that the training step uses. */
 export interface Optimizer extends Disposable {
   /** Updates every parameter that has a gradient, in place. */
   step(lr: number): void;
-  /** The optimizer's own memory by key: saved and restored with a checkpoint, byte for byte. */
+  /** The tensors of the optimizer's state by key; a checkpoint saves and restores them byte for byte. */
   readonly state: ReadonlyMap<string, Tensor>;
 }

@@ -15,7 +15,7 @@ const leaf = (data: readonly number[]): Tensor => {
 };
 const gradient = (tensor: Tensor) => [...(tensor.grad!.data() as Float32Array)];
 
-test('values and gradients are those without it, for inputs and for what is closed over, and forward runs twice', () => {
+test('values and gradients equal those without checkpointing, for inputs and for closures, and forward runs twice', () => {
   using _ = scope();
   const [x, w] = [leaf([1, -2, 3]), leaf([0.5, 0.25, 2])];
   let runs = 0;
@@ -24,16 +24,16 @@ test('values and gradients are those without it, for inputs and for what is clos
     return [ops.mul(ops.mul(a, w), b), ops.tanh(ops.add(a, b))];
   };
   const outcome = (by: typeof checkpoint) => {
-    // Two stretches, one upon the other; y goes into both.
+    // Two checkpoints, one after the other; y is an input of both.
     const y = ops.mulScalar(x, 2);
     const [first, second] = by(forward, [x, y]) as [Tensor, Tensor];
     const [third, fourth] = by(forward, [ops.add(first, second), y]) as [Tensor, Tensor];
     const sum = ops.add(ops.sum(third), ops.sum(ops.mul(fourth, first)));
     sum.backward();
-    const found = [sum.item(), ...gradient(x), ...gradient(w)];
+    const results = [sum.item(), ...gradient(x), ...gradient(w)];
     x.grad = undefined;
     w.grad = undefined;
-    return found;
+    return results;
   };
   const plain = outcome((f, inputs) => f(...inputs));
   assert.equal(runs, 2);
@@ -44,7 +44,7 @@ test('values and gradients are those without it, for inputs and for what is clos
   });
 });
 
-test('the second run drops what the first did, and the numbers that follow are as if it had not been', () => {
+test('the second run has the dropout of the first, and does not change the random numbers that follow', () => {
   using _ = scope();
   const ones = Array.from({ length: 1000 }, () => 1);
   const x = leaf(ones);
@@ -59,7 +59,7 @@ test('the second run drops what the first did, and the numbers that follow are a
   assert.deepEqual([drawn(), drawn(), drawn()], [gradient(x), second, third]);
 });
 
-test('a graph goes with its tensors, also one that is never gone back through, and back through one it goes once', () => {
+test('a graph is freed with its tensors, also without a backward pass, and a second backward pass is an error', () => {
   const live = handles();
   {
     using _ = scope();
@@ -80,7 +80,7 @@ test('a graph goes with its tensors, also one that is never gone back through, a
   assert.equal(handles(), live);
 });
 
-test('without a gradient to be had it is a plain call', () => {
+test('without a tensor that needs a gradient it is a plain call', () => {
   using _ = scope();
   let runs = 0;
   const twice = (a: Tensor) => {
@@ -94,7 +94,7 @@ test('without a gradient to be had it is a plain call', () => {
   assert.equal(runs, 2);
 });
 
-test('an error in the second run comes out of backward as it is, and the next pass is sound', () => {
+test('backward throws the error of the second run unchanged, and the next pass is correct', () => {
   const live = handles();
   {
     using _ = scope();

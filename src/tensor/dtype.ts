@@ -1,4 +1,4 @@
-/** Element types that cross the door, with the code that LibTorch's `ScalarType` gives them and their size in bytes. */
+/** The element types that Graft uses, with the code of LibTorch's `ScalarType` and the size in bytes. */
 export const dtypes = {
   uint8: { code: 0, bytes: 1 },
   int8: { code: 1, bytes: 1 },
@@ -16,9 +16,9 @@ export type DType = keyof typeof dtypes;
 
 const names = new Map<number, DType>(Object.entries(dtypes).map(([name, { code }]) => [code, name as DType]));
 
-/** @throws RangeError for a LibTorch type that Graft does not use (complex, quantised, float8). */
+/** Returns the type of a `ScalarType` code. @throws RangeError for a type that Graft does not use (complex, quantised, float8) */
 export function dtypeOf(code: number): DType {
   const name = names.get(code);
-  if (name === undefined) throw new RangeError(`LibTorch's scalar type ${code} is not one that Graft uses`);
+  if (name === undefined) throw new RangeError(`Graft does not support LibTorch's scalar type ${code}`);
   return name;
 }

@@ -2,24 +2,24 @@ import { currentEngine } from '../engine/index.ts';
 
 let enabled = true;
 
-/** Runs `body` without recording gradients (evaluation, generation, updates of parameters). Dropout is off inside. */
+/** Returns `body()`, run without recording gradients (evaluation, generation, updates of parameters). Dropout is off inside. */
 export function noGrad<T>(body: () => T): T {
   return withGrad(false, body);
 }
 
-/** Runs `body` with gradients recorded or not, and restores what was before. */
-export function withGrad<T>(on: boolean, body: () => T): T {
+/** Returns `body()`, run with gradients recorded or not; the mode is restored afterwards. */
+export function withGrad<T>(isRecorded: boolean, body: () => T): T {
   const { native } = currentEngine();
-  const before = native.setGradEnabled(on);
-  const beforeHere = enabled;
-  enabled = on;
+  const nativeBefore = native.setGradEnabled(isRecorded);
+  const enabledBefore = enabled;
+  enabled = isRecorded;
   try {
     return body();
   } finally {
-    enabled = beforeHere;
-    native.setGradEnabled(before);
+    enabled = enabledBefore;
+    native.setGradEnabled(nativeBefore);
   }
 }
 
-/** Whether gradients are being recorded: then, and only then, a model is training. */
+/** Returns whether gradients are recorded: then, and only then, a model is in training mode. */
 export const gradEnabled = (): boolean => enabled;

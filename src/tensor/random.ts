@@ -1,6 +1,6 @@
 import { currentEngine } from '../engine/index.ts';
 
-/** A seeded stream of random numbers for the operators that take one; independent of every other generator. */
+/** A seeded random generator for the operators that take one, independent of every other generator. */
 export class Generator implements Disposable {
   readonly id: number;
 
@@ -14,9 +14,9 @@ export class Generator implements Disposable {
 }
 
 /**
- * A seed from a seed and the place where it is used: the same numbers give the same seed, and a change in one gives an
- * unrelated one. So a run needs no generator state to resume: step 17's dropout follows from `mixSeed(seed, 17, …)`.
- * The mixing step is splitmix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators").
+ * Returns a seed that follows from several numbers: equal numbers give equal seeds, and a change of one gives an unrelated
+ * seed. So a run resumes without the state of a generator: the dropout of step 17 follows from `mixSeed(seed, 17, …)`.
+ * The mixing function is splitmix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators").
  */
 export function mixSeed(...parts: readonly (number | bigint)[]): bigint {
   let state = 0n;
@@ -29,7 +29,7 @@ export function mixSeed(...parts: readonly (number | bigint)[]): bigint {
   return state;
 }
 
-/** Seeds the generator that operators use when they are given none (dropout). */
+/** Seeds the default generator, which operators use where none is passed (dropout). */
 export function manualSeed(seed: number | bigint): void {
   currentEngine().native.manualSeed(BigInt.asUintN(64, BigInt(seed)));
 }

@@ -5,24 +5,24 @@ onStart((binding) => {
   native = binding;
 });
 
-/** What a scope frees: a tensor, known by its native handle. */
+/** What a scope frees: a tensor, with its native handle. */
 export interface Owned {
   readonly id: number;
-  /** Told that the handle was freed. */
+  /** Is called after the handle was freed. */
   retire(): void;
 }
 
-/** Lets tensors outlive their scope; see `scope()`. */
+/** A scope frees the tensors that are created inside it; see `scope()`. */
 export interface Scope extends Disposable {
-  /** Hands `tensor` to the scope around this one (or to nobody, at the outermost). Returns it. */
-  keep<T extends Owned | readonly Owned[]>(tensor: T): T;
+  /** Moves one or more tensors to the enclosing scope; those of the outermost scope then live until they are disposed. Returns them. */
+  keep<T extends Owned | readonly Owned[]>(tensors: T): T;
 }
 
 let current: TensorScope | undefined;
-let buffer = new Uint32Array(1024);
+let handlesToFree = new Uint32Array(1024);
 
-// Frees what the program lost sight of outside any scope; inside one, the scope does it.
-const lost = new FinalizationRegistry<number>((id) => native.free(Uint32Array.of(id), 1));
+// Frees tensors outside any scope that the program no longer references.
+const unreferenced = new FinalizationRegistry<number>((id) => native.free(Uint32Array.of(id), 1));
 
 class TensorScope implements Scope {
   readonly #parent = current;
@@ -44,63 +44,63 @@ class TensorScope implements Scope {
     return this.#parent;
   }
 
-  keep<T extends Owned | readonly Owned[]>(kept: T): T {
-    for (const tensor of (Array.isArray(kept) ? kept : [kept]) as readonly Owned[]) {
-      if (!this.#tensors.delete(tensor)) continue; // made outside: it lives on anyway
+  keep<T extends Owned | readonly Owned[]>(tensors: T): T {
+    for (const tensor of (Array.isArray(tensors) ? tensors : [tensors]) as readonly Owned[]) {
+      if (!this.#tensors.delete(tensor)) continue; // created outside of this scope: it lives on anyway
       if (this.#parent) this.#parent.add(tensor);
-      else lost.register(tensor, tensor.id, tensor);
+      else unreferenced.register(tensor, tensor.id, tensor);
     }
-    return kept;
+    return tensors;
   }
 
   [Symbol.dispose](): void {
     current = this.#parent;
-    if (this.#tensors.size > buffer.length) buffer = new Uint32Array(2 * this.#tensors.size);
+    if (this.#tensors.size > handlesToFree.length) handlesToFree = new Uint32Array(2 * this.#tensors.size);
     let count = 0;
     for (const tensor of this.#tensors) {
-      buffer[count++] = tensor.id;
+      handlesToFree[count++] = tensor.id;
       tensor.retire();
     }
     this.#tensors.clear();
-    native.free(buffer, count);
+    native.free(handlesToFree, count);
   }
 }
 
 /**
- * Opens a scope: `using s = scope()`. When the block ends, every tensor made inside it is freed, but for those given to
- * `s.keep(…)`. Scopes nest. They are bound to synchronous code: do not `await` inside one.
+ * Opens a scope: `using s = scope()`. When the block ends, every tensor that was created inside it is freed, except those
+ * passed to `s.keep(…)`. Scopes nest. They work in synchronous code only: do not `await` inside one.
  */
 export function scope(): Scope {
   return new TensorScope();
 }
 
-/** Runs `body` in a scope of its own and keeps what it returns. */
+/** Returns `body()`, run in a new scope; the tensors that it returns are kept. */
 export function scoped<T extends Owned | readonly Owned[] | undefined | number>(body: () => T): T {
   using s = scope();
   const result = body();
   return typeof result === 'object' ? s.keep(result) : result;
 }
 
-/** Called by every new tensor. */
+/** Adds a new tensor to the current scope. */
 export function adopt(tensor: Owned): void {
   if (current) current.add(tensor);
-  else lost.register(tensor, tensor.id, tensor);
+  else unreferenced.register(tensor, tensor.id, tensor);
 }
 
-/** Takes `tensor` out of whatever scope holds it: it lives until it is disposed. For parameters and caches. */
+/** Removes `tensor` from its scope, so that it lives until it is disposed: for parameters and caches. Returns it. */
 export function detachFromScopes<T extends Owned>(tensor: T): T {
   for (let s = current; s; s = s.parent) {
     if (s.forget(tensor)) {
-      lost.register(tensor, tensor.id, tensor);
+      unreferenced.register(tensor, tensor.id, tensor);
       break;
     }
   }
   return tensor;
 }
 
-/** Called by `dispose()`. */
+/** Frees a tensor that is disposed by hand. */
 export function release(tensor: Owned): void {
   for (let s = current; s; s = s.parent) if (s.forget(tensor)) break;
-  lost.unregister(tensor);
+  unreferenced.unregister(tensor);
   native.free(Uint32Array.of(tensor.id), 1);
 }

@@ -42,7 +42,7 @@ function failure(body: () => unknown): GraftError {
 
 // --- lifetimes
 
-test('a scope frees what was made inside it and leaves what was kept, also when it ends by an error', () => {
+test('a scope frees the tensors created inside it, except kept ones, also when it ends with an error', () => {
   const before = live();
   using outside = Tensor.from([1, 2]);
   let kept: Tensor;
@@ -63,7 +63,7 @@ test('a scope frees what was made inside it and leaves what was kept, also when 
   assert.equal(live(), before + 1);
 });
 
-test('a kept tensor belongs to the scope around, one made outside stays where it is', () => {
+test('a kept tensor moves to the enclosing scope, one created outside stays where it is', () => {
   const before = live();
   {
     using outer = scope();
@@ -90,7 +90,7 @@ test('a kept tensor belongs to the scope around, one made outside stays where it
   assert.equal(live(), before);
 });
 
-test('scopes opened and left in a loop leave nothing, and a large one grows its buffer', () => {
+test('scopes in a loop leave no handle, and a large scope enlarges its buffer', () => {
   const before = live();
   for (let i = 0; i < 5; i++) {
     using _ = scope();
@@ -147,7 +147,7 @@ test('use after dispose names the operator, its argument and the mistake', () =>
   assert.equal(ops.add(a, b).item(), 3);
 });
 
-test('use after dispose is also seen when the handle has gone to another tensor', () => {
+test('use after dispose is also detected when another tensor has the handle', () => {
   using _ = scope();
   const gone = Tensor.from([3]);
   gone.dispose();
@@ -155,7 +155,7 @@ test('use after dispose is also seen when the handle has gone to another tensor'
   assert.match(failure(() => ops.neg(gone)).message, /this tensor was disposed/);
 });
 
-test('what the program loses outside of any scope goes with the garbage collector', async () => {
+test('unreferenced tensors outside of any scope are freed by the garbage collector', async () => {
   setFlagsFromString('--expose-gc');
   const collect = runInNewContext('gc') as () => void;
   const before = live();
@@ -205,7 +205,7 @@ const samples: Record<DType, TypedArray> = {
 };
 
 for (const dtype of Object.keys(dtypes) as DType[]) {
-  test(`${dtype}: from, data and bytes give back what was put in`, () => {
+  test(`${dtype}: from, data and bytes return the original numbers`, () => {
     using _ = scope();
     const sample = samples[dtype];
     const tensor = Tensor.from(sample, [2, 3], dtype);
@@ -227,7 +227,7 @@ for (const dtype of Object.keys(dtypes) as DType[]) {
   });
 }
 
-test('the array decides the type; plain numbers are float32, or what is asked for', () => {
+test('the type is that of the array; plain numbers are float32, or of the dtype argument', () => {
   using _ = scope();
   for (const dtype of ['uint8', 'int8', 'int16', 'int32', 'int64', 'float32', 'float64'] as const) {
     assert.equal(Tensor.from(samples[dtype]).dtype, dtype);
@@ -240,17 +240,20 @@ test('the array decides the type; plain numbers are float32, or what is asked fo
   assert.equal(Tensor.from([], [0]).bytes().length, 0);
 });
 
-test('wrong sizes and doubtful types are refused', () => {
+test('wrong sizes and ambiguous types are rejected', () => {
   using _ = scope();
-  assert.match(failure(() => Tensor.from([1, 2, 3], [2, 2])).message, /3 numbers do not fill the shape \[2, 2\]/);
+  assert.match(failure(() => Tensor.from([1, 2, 3], [2, 2])).message, /the shape \[2, 2\] needs 4 numbers, but got 3/);
   assert.match(failure(() => Tensor.from(Uint16Array.of(1))).message, /float16 or bfloat16/);
   const turned = ops.t(Tensor.from([1, 2, 3, 4, 5, 6], [2, 3]));
-  assert.match(failure(() => turned.data()).message, /only a contiguous tensor on the CPU has bytes/);
+  assert.match(
+    failure(() => turned.data()).message,
+    /only a contiguous tensor on the CPU can be read or written as bytes/,
+  );
   assert.deepEqual(numbers(ops.contiguous(turned)), [1, 4, 2, 5, 3, 6]);
   assert.match(failure(() => turned.item()).message, /6 elements|one element|Boolean|scalar/i);
 });
 
-test('copies of numbers go, also where the event loop never comes round', () => {
+test('copies of numbers are freed, also where the event loop does not turn', () => {
   const before = process.memoryUsage.rss();
   for (let i = 0; i < 100; i++) {
     using tensor = Tensor.from(new Float32Array(2 ** 21).fill(i));
@@ -277,7 +280,7 @@ test('the memory itself can be written to, and outlives the handle', () => {
 
 // --- errors
 
-test('an error of the engine says the operator, the broken rule and the shapes, and nothing is left behind', () => {
+test('an error of the engine has the operator, the violated rule and the shapes, and leaves no handle', () => {
   using _ = scope();
   const [a, b] = [Tensor.empty([2, 3]), Tensor.empty([2, 3])];
   const before = live();
@@ -307,7 +310,7 @@ test('an error of the engine says the operator, the broken rule and the shapes, 
 
 // --- gradients
 
-test('gradients are summed over backward passes, can be set and taken away, and modes are restored', () => {
+test('gradients accumulate over backward passes, can be set and removed, and modes are restored', () => {
   using _ = scope();
   const x = Tensor.from([1, 2, 3]);
   x.requiresGrad = true;
@@ -331,7 +334,7 @@ test('gradients are summed over backward passes, can be set and taken away, and 
 
 // --- random numbers
 
-test('a generator gives the same numbers for the same seed, whatever others do in between', () => {
+test('a generator gives the same numbers for the same seed, independent of other generators', () => {
   using _ = scope();
   const draw = (generator: Generator) => numbers(ops.randn([40], { generator }));
   using a = new Generator(7);
@@ -354,7 +357,7 @@ test('a generator gives the same numbers for the same seed, whatever others do i
   );
 });
 
-test('the common generator is seeded by manualSeed', () => {
+test('the default generator is seeded by manualSeed', () => {
   using _ = scope();
   const dropped = () => {
     manualSeed(11);
@@ -363,7 +366,7 @@ test('the common generator is seeded by manualSeed', () => {
   assert.deepEqual(dropped(), dropped());
 });
 
-test('mixed seeds differ in every part and its place', () => {
+test('mixed seeds depend on every part and its position', () => {
   const parts = [[], [0], [0, 0], [1], [0, 1], [1, 0], [1, 1], [-1], [2 ** 52], [2n ** 63n]];
   const seeds = parts.map((p) => mixSeed(...p));
   assert.equal(new Set(seeds).size, parts.length);

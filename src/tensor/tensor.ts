@@ -8,8 +8,8 @@ onStart((binding) => {
   native = binding;
 });
 
-/** The engine's side of tensors, for the generated operators only. */
-export const door = { call: (op: number, ...args: unknown[]): unknown => native.call(op, ...args) };
+/** Calls an operator of the engine by its number; for the generated operators only. */
+export const dispatcher = { call: (op: number, ...args: unknown[]): unknown => native.call(op, ...args) };
 
 export type TypedArray =
   | Float32Array
@@ -21,6 +21,7 @@ export type TypedArray =
   | Int32Array
   | BigInt64Array;
 
+/** The typed array that holds the numbers of a type. */
 const arrays = {
   float32: Float32Array,
   float64: Float64Array,
@@ -35,36 +36,39 @@ const arrays = {
 } as const;
 
 /**
- * A tensor in native memory. It lives until it is disposed: by the scope it was made in, or by `dispose()`. Operators
- * are functions (`ops.mm(a, b)`); a tensor only knows what it is and how to get its numbers out.
+ * A tensor in native memory. It lives until it is disposed: by the scope in which it was created, or by `dispose()`.
+ * Operators are functions (`ops.mm(a, b)`); a tensor has its shape, its gradient and access to its numbers.
  */
 export class Tensor implements Disposable {
-  /** The native handle; of a disposed tensor one that no tensor has, since the engine gives handles out again. */
+  /** The native handle. Handles are reused, so a disposed tensor has one that no tensor can have. */
   id: number;
   #shape: readonly number[] | undefined;
   #dtype: DType | undefined;
   #disposed = false;
 
-  /** Takes over a native handle; only the door and the generated operators call this. */
+  /** Takes ownership of a native handle; for this folder and the generated operators only. */
   constructor(id: number) {
     this.id = id;
     adopt(this);
   }
 
-  /** Uninitialised memory. */
+  /** Returns a tensor of uninitialised memory. */
   static empty(shape: readonly number[], dtype: DType = 'float32'): Tensor {
     return new Tensor(native.empty(shape, dtypes[dtype].code));
   }
 
-  /** A copy of `data`, its type that of the array (plain numbers: float32). @throws GraftError if sizes differ */
+  /**
+   * Returns a tensor with a copy of `data`; its type is that of the array (of plain numbers: float32), its shape one axis.
+   * @throws GraftError 'engine' if the shape needs another number of elements
+   */
   static from(data: TypedArray | readonly number[], shape?: readonly number[], dtype?: DType): Tensor {
-    const type = dtype ?? (Array.isArray(data) ? 'float32' : typeOfArray(data as TypedArray));
-    const to = shape ?? [data.length];
-    const numel = to.reduce((a, b) => a * b, 1);
+    const type = dtype ?? (Array.isArray(data) ? 'float32' : dtypeOfArray(data as TypedArray));
+    const sizes = shape ?? [data.length];
+    const numel = sizes.reduce((a, b) => a * b, 1);
     if (numel !== data.length) {
-      throw new GraftError('engine', `${data.length} numbers do not fill the shape [${to.join(', ')}]`);
+      throw new GraftError('engine', `the shape [${sizes.join(', ')}] needs ${numel} numbers, but got ${data.length}`);
     }
-    const tensor = Tensor.empty(to, type);
+    const tensor = Tensor.empty(sizes, type);
     native.copy(tensor.id, bytesOf(asArray(data, type)), true);
     return tensor;
   }
@@ -79,21 +83,22 @@ export class Tensor implements Disposable {
     return this.#dtype!;
   }
 
+  /** The number of elements. */
   get numel(): number {
     return this.shape.reduce((a, b) => a * b, 1);
   }
 
-  /** Bytes of its elements. */
+  /** The size of all elements in bytes. */
   get nbytes(): number {
     return this.numel * dtypes[this.dtype].bytes;
   }
 
-  /** Size of dimension `i`; negative counts from the end. */
+  /** Returns the size of dimension `i`; a negative index counts from the end. */
   size(i: number): number {
     return this.shape.at(i)!;
   }
 
-  /** "cpu" or "cuda:0". */
+  /** The device as LibTorch names it: "cpu", "cuda:0". */
   get device(): string {
     return native.device(this.id);
   }
@@ -106,7 +111,7 @@ export class Tensor implements Disposable {
     native.setRequiresGrad(this.id, flag);
   }
 
-  /** The gradient that backward passes have summed up, as a new handle on the same memory. */
+  /** The gradient that backward passes have accumulated, as a new handle on the same memory. */
   get grad(): Tensor | undefined {
     const id = native.grad(this.id);
     return id === null ? undefined : new Tensor(id);
@@ -116,33 +121,33 @@ export class Tensor implements Disposable {
     native.setGrad(this.id, value?.id ?? null);
   }
 
-  /** Adds d(this)/d(leaf) to the gradient of every leaf; `seed` is d(loss)/d(this) where this is not a scalar. */
+  /** Adds d(this)/d(leaf) to the gradient of every leaf; `seed` is d(loss)/d(this), and needed where this is not a scalar. */
   backward(seed?: Tensor): void {
     native.backward([this.id], seed ? [seed.id] : []);
   }
 
-  /** The value of a tensor with one element. */
+  /** Returns the value of a tensor with one element. */
   item(): number {
     return native.item(this.id);
   }
 
-  /** The numbers, copied out in row-major order (float16 and bfloat16 as raw bits). The tensor must be contiguous. */
+  /** Returns a copy of the numbers in row-major order (float16 and bfloat16 as raw bits). The tensor must be contiguous. */
   data(): TypedArray {
-    const out = new arrays[this.dtype](this.numel);
-    native.copy(this.id, bytesOf(out), false);
-    return out;
+    const numbers = new arrays[this.dtype](this.numel);
+    native.copy(this.id, bytesOf(numbers), false);
+    return numbers;
   }
 
-  /** The same as raw bytes, little-endian. The tensor must be contiguous. */
+  /** Returns a copy of the numbers as raw bytes, little-endian. The tensor must be contiguous. */
   bytes(): Uint8Array {
-    const out = new Uint8Array(this.nbytes);
-    native.copy(this.id, out, false);
-    return out;
+    const copy = new Uint8Array(this.nbytes);
+    native.copy(this.id, copy, false);
+    return copy;
   }
 
   /**
-   * The memory itself, to be written to. It stays until the event loop comes to free it, also when the tensor is disposed: only
-   * for what lives long anyway. The tensor must be contiguous.
+   * Returns a writable view of the tensor's own memory, which must be contiguous. The memory is freed only when the event loop
+   * turns, even if the tensor is disposed before: use it for long-lived tensors.
    */
   memory(): Uint8Array {
     return new Uint8Array(native.buffer(this.id));
@@ -152,14 +157,14 @@ export class Tensor implements Disposable {
     return this.#disposed;
   }
 
-  /** Gives the handle back; the memory goes with the last handle on it. Twice is harmless. */
+  /** Frees the handle; the memory is freed with its last handle. A second call does nothing. */
   dispose(): void {
     if (this.#disposed) return;
     release(this);
     this.retire();
   }
 
-  /** Marks as freed without telling the engine: the scope frees many at once. */
+  /** Marks the tensor as disposed; the handle is freed by the caller, since a scope frees many at once. */
   retire(): void {
     this.#disposed = true;
     this.id = 0xffffffff;
@@ -179,13 +184,13 @@ export class Tensor implements Disposable {
 const bytesOf = (array: TypedArray): Uint8Array => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 
 function asArray(data: TypedArray | readonly number[], type: DType): TypedArray {
-  const kind = arrays[type];
-  if (data instanceof kind) return data;
-  if (kind === BigInt64Array) return BigInt64Array.from(data as ArrayLike<number>, BigInt);
-  return (kind as Float32ArrayConstructor).from(data as ArrayLike<number>);
+  const ArrayType = arrays[type];
+  if (data instanceof ArrayType) return data;
+  if (ArrayType === BigInt64Array) return BigInt64Array.from(data as ArrayLike<number>, BigInt);
+  return (ArrayType as Float32ArrayConstructor).from(data as ArrayLike<number>);
 }
 
-function typeOfArray(data: TypedArray): DType {
+function dtypeOfArray(data: TypedArray): DType {
   if (data instanceof Float32Array) return 'float32';
   if (data instanceof Float64Array) return 'float64';
   if (data instanceof Int32Array) return 'int32';
@@ -193,5 +198,7 @@ function typeOfArray(data: TypedArray): DType {
   if (data instanceof Uint8Array) return 'uint8';
   if (data instanceof Int8Array) return 'int8';
   if (data instanceof Int16Array) return 'int16';
-  throw new GraftError('engine', 'say the type: a Uint16Array may hold float16 or bfloat16');
+  throw new GraftError('engine', 'the dtype of a Uint16Array is ambiguous: float16 or bfloat16', {
+    hint: 'Pass the dtype as the third argument',
+  });
 }

@@ -10,6 +10,7 @@ import { readComparison } from '../../src/compare/index.ts';
 import { methods } from '../../src/methods/index.ts';
 import { type Recipe, readRecipe } from '../../src/train/index.ts';
 import { documents } from '../../tools/codegen/docs.ts';
+import { countsOf, messages } from '../../tools/codegen/messages.ts';
 import { generate, outFile } from '../../tools/codegen/ops.ts';
 
 const recipes = readdirSync(join(packageRoot, 'recipes')).filter((name) => name.endsWith('.yaml'));
@@ -21,8 +22,40 @@ test('generated files are fresh', async (t) => {
   for (const file of files) {
     assert.equal(readFileSync(join(packageRoot, file.path), 'utf8'), file.text, `${file.path}: npm run generate`);
   }
-  assert.equal(files.length, 6 + Object.keys(methods).length);
+  assert.equal(files.length, 7 + Object.keys(methods).length);
   t.diagnostic(`${files.length} files compared`);
+});
+
+test('the page of messages lists what there is of every kind', (t) => {
+  const list = messages();
+  const floors = {
+    ...{ usage: 150, input: 150, mismatch: 8, environment: 20, state: 8, interrupted: 1, numeric: 5, engine: 40 },
+    ...{ error: 4, warning: 8, command: 12, argument: 5, option: 45, help: 1, field: 150, text: 70 },
+  };
+  const counts = countsOf(list);
+  for (const [kind, floor] of Object.entries(floors))
+    assert.ok(
+      counts.get(kind)! >= floor,
+      `${counts.get(kind)} messages of the kind ${kind}, at least ${floor} expected`,
+    );
+  assert.ok(list.length >= 750, `${list.length} messages`);
+  const find = (file: string, kind: string, text: RegExp, hint: RegExp) =>
+    list.some((m) => m.file === file && m.kind === kind && text.test(m.text) && hint.test(m.hint));
+  const found = {
+    'a plain error': find('src/base/files.ts', 'environment', /^The disk is full$/, /^Free some space/),
+    'an error made by a function of another file': find(
+      'src/data/tokenizer/bpe.ts',
+      'input',
+      /merge/,
+      /tokenizer\.json/,
+    ),
+    'a check of an operator': find('native/ops/lora.cc', 'engine', /^A must .*\[r, …\].* got /, /^$/),
+  };
+  assert.deepEqual(
+    Object.entries(found).filter(([, isThere]) => !isThere),
+    [],
+  );
+  t.diagnostic(`${list.length} messages: ${[...counts].map(([kind, count]) => `${kind} ${count}`).join(', ')}`);
 });
 
 test('every recipe is good, for the schema of the program and for that of editors', (t) => {

@@ -127,7 +127,7 @@ const cases: [string, () => string, RegExp][] = [
   [
     'a config that lacks something',
     () => config({ hidden_size: undefined, num_attention_heads: 'two' }),
-    /config\.json: hidden_size is missing; num_attention_heads: must be a number, and is "two"/,
+    /config\.json: hidden_size is missing; num_attention_heads: must be a number, but is "two"/,
   ],
   ['an unknown family', () => config({ model_type: 't5000' }), /config\.json: model_type 't5000'.*Supported are llama/],
   ['GGUF: wrong magic', () => blocks(0, u32(0x58585858, 0)), /model\.gguf: Not a GGUF file: it starts with "XXXX"/],

@@ -203,14 +203,14 @@ test('no network and no LibTorch', () => {
   assertRefused(
     graft(dir, ['doctor'], env),
     1,
-    /LibTorch could not be fetched: pip reached no index that has it\. Check the network, or install torch 2\.11 yourself/,
+    /LibTorch could not be downloaded: pip found it in no package index\. Check the network, or install torch 2\.11 yourself/,
   );
   assert.deepEqual(readdirSync(at('empty', 'libtorch')), [], 'nothing of it is left');
 });
 
 test('no python3', () => {
   const env = { PATH: at('bin'), GRAFT_CACHE: at('empty'), GRAFT_LIBTORCH: undefined };
-  assertRefused(graft(dir, ['doctor'], env), 1, /could not be fetched: python3 with pip is not on the PATH/);
+  assertRefused(graft(dir, ['doctor'], env), 1, /could not be downloaded: python3 with pip is not on the PATH/);
 });
 
 test('another LibTorch, or none, where GRAFT_LIBTORCH points', () => {
@@ -229,7 +229,7 @@ test('another LibTorch, or none, where GRAFT_LIBTORCH points', () => {
     assertRefused(
       graft(dir, ['doctor'], { GRAFT_LIBTORCH: nonsense }),
       1,
-      /names no folder with lib\/libtorch_cpu\.so/,
+      /names no directory with lib\/libtorch_cpu\.so/,
     );
 });
 
@@ -241,7 +241,12 @@ test('no network and a hub id', () => {
 
 /** The command, its exit code, and what is said. */
 const paths: [string, () => string[], number, RegExp][] = [
-  ['a run directory that is a file', () => train('a-file'), 2, /a-file: There is already something with this name/],
+  [
+    'a run directory that is a file',
+    () => train('a-file'),
+    2,
+    /a-file: A file or directory with this name exists already/,
+  ],
   ['a run directory in a file', () => train('a-file/run'), 2, /a-file: .*Choose another path/],
   ['a run directory where nothing can be made', () => train('x', { run: { dir: '/proc/x/y' } }), 1, /\/proc\/x: /],
   ['an output in a file', () => [...logits, 'a-file/o'], 2, /a-file: /],

@@ -13,9 +13,9 @@ import { parseRecipe, runTraining, type TrainEvent } from '../../src/train/index
 import { tinyBert, tinyModel } from '../samples/tiny.ts';
 import { golden } from '../support.ts';
 import { assertRefused, graft } from './cli.ts';
-import { mails, numbered, placeFor } from './place.ts';
+import { mails, numbered, workspaceFor } from './workspace.ts';
 
-const { dir, session, at, write } = placeFor('several');
+const { dir, session, at, write } = workspaceFor('several');
 before(() => startEngine());
 const llama = tinyModel(at('llama'));
 const bert = tinyBert(at('bert'));

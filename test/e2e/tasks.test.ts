@@ -7,9 +7,9 @@ import { GraftError } from '../../src/base/index.ts';
 import { parseRecipe } from '../../src/train/index.ts';
 import { tinyBert, tinyModel, tinyVit } from '../samples/tiny.ts';
 import { assertRefused, graft } from './cli.ts';
-import { kindOf, mails, numbered, placeFor, words } from './place.ts';
+import { kindOf, mails, numbered, words, workspaceFor } from './workspace.ts';
 
-const { dir, session, at, write } = placeFor('tasks');
+const { dir, session, at, write } = workspaceFor('tasks');
 const llama = tinyModel(at('llama'));
 const bert = tinyBert(at('bert'));
 const vit = tinyVit(at('vit'));

@@ -1,13 +1,17 @@
-/** A stand-in for the hub, for tests that must not need the network. */
+/** A local server in place of the Hugging Face hub, for tests without a network. */
 import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 
 export const commit = 'c0ffee'.padEnd(40, '0');
 
+/** Answers a request and returns true, or returns false. */
 export type Handler = (request: IncomingMessage, response: ServerResponse, path: string) => boolean;
 
-/** A server of the model org/name with the four endpoints of the hub that are used, as the real one answers them (paged list, ranges, LFS). */
+/**
+ * Starts a server of the model org/name with the four endpoints of the hub that Graft uses; it answers as the hub does (paged
+ * list, ranges, LFS). `intercept` may answer a request first.
+ */
 export async function hub(files: Record<string, Buffer>, intercept: Handler = () => false) {
   const requests: string[] = [];
   const hash = (algorithm: string, ...parts: (string | Buffer)[]) =>

@@ -1,9 +1,9 @@
-/** Small files made by hand for the tests of src/io: every byte chosen here, none by the code under test. */
+/** Builds small files for the tests of src/io: every byte is chosen here, none by the code under test. */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-/** A temporary directory that goes with the scope; `put` writes a file into it and returns its path. */
+/** Returns a temporary directory, which is removed with the scope; `put` writes a file into it and returns its path. */
 export function temporary(): Disposable & { path: string; put(name: string, bytes: Uint8Array | string): string } {
   const path = mkdtempSync(join(tmpdir(), 'graft-io-'));
   return {
@@ -16,7 +16,7 @@ export function temporary(): Disposable & { path: string; put(name: string, byte
   };
 }
 
-/** mulberry32: numbers in [0, 1) from a seed. */
+/** Returns a generator of numbers in [0, 1) from a seed (mulberry32). */
 export function randomFrom(seed: number): () => number {
   let state = seed;
   return () => {
@@ -27,11 +27,11 @@ export function randomFrom(seed: number): () => number {
   };
 }
 
-/** A safetensors file with this header (an object, or text as it is) and data of so many bytes, counting up. */
-export function safetensorsFile(header: unknown, dataBytes: number, announced?: bigint): Buffer {
+/** Returns a safetensors file with this header (an object, or raw text) and so many bytes of data, 0, 1, 2 and so on. */
+export function safetensorsFile(header: unknown, dataBytes: number, headerLength?: bigint): Buffer {
   const json = Buffer.from(typeof header === 'string' ? header : JSON.stringify(header));
   const length = Buffer.alloc(8);
-  length.writeBigUInt64LE(announced ?? BigInt(json.byteLength));
+  length.writeBigUInt64LE(headerLength ?? BigInt(json.byteLength));
   return Buffer.concat([length, json, Buffer.from(Array.from({ length: dataBytes }, (_, i) => i & 255))]);
 }
 
@@ -39,11 +39,11 @@ export type GgufPair = readonly [key: string, type: number, value: unknown, item
 
 export interface GgufTensor {
   readonly name: string;
-  /** ggml's order: fastest axis first. */
+  /** In ggml's order: the fastest axis first. */
   readonly dims: readonly (number | bigint)[];
   readonly type: number;
   readonly bytes: number;
-  /** From the start of the data; by default the next aligned one. */
+  /** From the start of the data; the default is the next aligned offset. */
   readonly offset?: number | bigint;
 }
 
@@ -56,10 +56,10 @@ export interface GgufFile {
   readonly pairCount?: bigint;
 }
 
-/** A GGUF file, after ggml docs/gguf.md. Tensor data counts up from the tensor's number. */
-export function ggufFile({ version = 3, pairs = [], tensors = [], alignment = 32, ...lies }: GgufFile): Buffer {
+/** Returns a GGUF file as ggml's docs/gguf.md describes it. The data of tensor i is i, i + 1, i + 2 and so on; the counts can be wrong on purpose. */
+export function ggufFile({ version = 3, pairs = [], tensors = [], alignment = 32, ...counts }: GgufFile): Buffer {
   const parts: Buffer[] = [Buffer.from('GGUF'), u32(version)];
-  parts.push(u64(lies.tensorCount ?? tensors.length), u64(lies.pairCount ?? pairs.length));
+  parts.push(u64(counts.tensorCount ?? tensors.length), u64(counts.pairCount ?? pairs.length));
   for (const [key, type, value, item] of pairs) parts.push(text(key), u32(type), ggufValue(type, value, item));
   const data: Buffer[] = [];
   let end = 0;
@@ -89,7 +89,7 @@ function ggufValue(type: number, value: unknown, itemType = 0): Buffer {
   if (type === 11) return b.subarray(0, b.writeBigInt64LE(BigInt(n)));
   if (type === 12) return b.subarray(0, b.writeDoubleLE(n));
   const items = value as unknown[];
-  const nested = itemType === 9 ? 4 : 0; // arrays in arrays hold uint32 here
+  const nested = itemType === 9 ? 4 : 0; // nested arrays are of uint32 here
   return Buffer.concat([u32(itemType), u64(items.length), ...items.map((item) => ggufValue(itemType, item, nested))]);
 }
 

@@ -1,7 +1,7 @@
-"""Writes python.safetensors beside this file: what src/io/safetensors.ts must write byte for byte.
-Made with safetensors 0.8.0 and torch 2.11.0 (Python 3): every type that Graft has, names that sort differently in
-UTF-8 and UTF-16, characters that JSON escapes, a scalar and an empty tensor. One metadata key: the library orders
-several at random."""
+"""Writes python.safetensors next to this file: src/io/safetensors.ts must write the same bytes.
+Created with safetensors 0.8.0 and torch 2.11.0 (Python 3): every type that Graft supports, names that sort differently in
+UTF-8 and UTF-16, characters that JSON escapes, a scalar and an empty tensor. It has one metadata key, because the library
+writes several keys in random order."""
 from pathlib import Path
 
 import torch

@@ -1,4 +1,4 @@
-/** A tiny random model with everything that a real one has: weights, config, tokenizer, chat template. */
+/** Tiny random models with the files of a real one: weights, config, tokenizer, chat template. */
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { openSafetensors, writeSafetensors } from '../../src/io/index.ts';
@@ -12,8 +12,8 @@ const template = `{{ bos_token }}{% for message in messages %}<|start_header_id|
 
 {% endif %}`;
 
-/** Copies a golden's weights, one table grown to `rows` rows of random numbers. */
-function grown(from: string, to: string, table: string, rows: number): void {
+/** Copies the weights of a golden, with one table enlarged to `rows` rows of random numbers. */
+function copyEnlarged(from: string, to: string, table: string, rows: number): void {
   using source = openSafetensors(from);
   const random = randomFrom(1);
   writeSafetensors(
@@ -30,7 +30,7 @@ function grown(from: string, to: string, table: string, rows: number): void {
   );
 }
 
-/** Writes the golden BERT without a head (two layers, width 32, 48 positions), its table grown to the golden WordPiece. */
+/** Writes the golden BERT without a head (two layers, width 32, 48 positions), its table enlarged to the golden WordPiece vocabulary. */
 export function tinyBert(dir: string): string {
   mkdirSync(dir, { recursive: true });
   const tokenizer = JSON.parse(readFileSync(golden('tokenizer', 'bert.json'), 'utf8')) as {
@@ -42,23 +42,23 @@ export function tinyBert(dir: string): string {
   writeFileSync(join(dir, 'tokenizer_config.json'), JSON.stringify({ cls_token: '[CLS]', sep_token: '[SEP]' }));
   copyFileSync(golden('tokenizer', 'bert.json'), join(dir, 'tokenizer.json'));
   const table = 'embeddings.word_embeddings.weight';
-  grown(golden('families', 'bert', 'model.safetensors'), join(dir, 'model.safetensors'), table, vocab);
+  copyEnlarged(golden('families', 'bert', 'model.safetensors'), join(dir, 'model.safetensors'), table, vocab);
   return dir;
 }
 
-/** Writes the golden ViT (images of 16 × 16, four classes) with what prepares its images. */
+/** Writes the golden ViT (images of 16 × 16, four classes) with its image preprocessor. */
 export function tinyVit(dir: string): string {
   mkdirSync(dir, { recursive: true });
   for (const name of ['config.json', 'model.safetensors'])
     copyFileSync(golden('families', 'vit', name), join(dir, name));
-  const prepared = 'preprocessor_config.json';
-  copyFileSync(golden('images', 'vit-bilinear', prepared), join(dir, prepared));
+  const preprocessor = 'preprocessor_config.json';
+  copyFileSync(golden('images', 'vit-bilinear', preprocessor), join(dir, preprocessor));
   return dir;
 }
 
 /**
- * Writes it into `dir`: the golden llama3 (three blocks, width 32), its embedding table grown to the 600 tokens of the
- * golden tokenizer.
+ * Writes the golden llama3 (three blocks, width 32) into `dir`, its embedding table enlarged to the 600 tokens of the golden
+ * tokenizer. Returns `dir`.
  */
 export function tinyModel(dir: string): string {
   mkdirSync(dir, { recursive: true });
@@ -76,6 +76,6 @@ export function tinyModel(dir: string): string {
   copyFileSync(golden('tokenizer', 'llama3.json'), join(dir, 'tokenizer.json'));
 
   const weights = golden('models', 'llama3', 'model.safetensors');
-  grown(weights, join(dir, 'model.safetensors'), 'model.embed_tokens.weight', vocab);
+  copyEnlarged(weights, join(dir, 'model.safetensors'), 'model.embed_tokens.weight', vocab);
   return dir;
 }

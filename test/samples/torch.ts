@@ -1,7 +1,7 @@
-/** Files as `torch.save` writes them, and pickles put together by hand. */
+/** Builds files as `torch.save` writes them, and pickles from single instructions. */
 import { crc32 } from 'node:zlib';
 
-/** A zip archive of uncompressed members. */
+/** Returns a zip archive of uncompressed members. */
 export function zip(members: Readonly<Record<string, Buffer>>, method = 0): Buffer {
   const parts: Buffer[] = [];
   const directory: Buffer[] = [];
@@ -59,7 +59,7 @@ const integer = (value: number) => {
 };
 const tuple = (values: readonly number[]) => ['(', ...values.map(integer), 't'];
 
-/** A dictionary of float32 tensors. */
+/** Returns a file of torch.save with a dictionary of float32 tensors. */
 export function torchFile(tensors: ReadonlyMap<string, { shape: readonly number[]; bytes: Uint8Array }>): Buffer {
   const members: Record<string, Buffer> = {};
   const items = [...tensors].flatMap(([name, { shape, bytes }], i) => {

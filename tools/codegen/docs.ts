@@ -1,6 +1,6 @@
 /**
- * Writes docs/recipe.md, docs/recipe.schema.json, docs/compare.schema.json, docs/cli.md and what is generated in docs/methods/ from the recipe's
- * schema, the method registry, the model families and the command tree.
+ * Writes docs/recipe.md, docs/recipe.schema.json, docs/compare.schema.json, docs/cli.md, docs/messages.md and the generated
+ * parts of docs/methods/, from the schema of recipes, the method registry, the model families, the commands and the sources.
  *   npm run generate
  * A test calls `documents()` and compares.
  */
@@ -17,19 +17,20 @@ import { startEngine } from '../../src/engine/index.ts';
 import { methods } from '../../src/methods/index.ts';
 import { recipeSchema, severalSchema } from '../../src/train/index.ts';
 import { type GeneratedFile, markdownTable as table } from './markdown.ts';
+import { messagesPage } from './messages.ts';
 import { methodPages } from './methods.ts';
 
 type Schema = z.core.JSONSchema.JSONSchema;
 
 const methodRef = (name: string) => ({ $ref: `#/definitions/${name}` });
 
-/** What a person writes, before defaults, in draft 7. */
+/** Returns the JSON Schema, draft 7, of what a user writes, before defaults are filled in. */
 function jsonSchemaOf(schema: z.ZodType): Schema {
   return z.toJSONSchema(schema, {
     io: 'input',
     target: 'draft-7',
     override({ jsonSchema }) {
-      // zod bounds every whole number by what a double holds; a reader learns nothing from it.
+      // zod adds the limits of safe integers to every whole number, which tell a reader nothing.
       if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
       if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
     },
@@ -37,8 +38,8 @@ function jsonSchemaOf(schema: z.ZodType): Schema {
 }
 
 /**
- * The recipe as JSON Schema, draft 7, which editors understand best; what a person writes, before defaults. Each method is
- * there once, under its name, for the field `method` has one of them or a list.
+ * Returns the recipe as JSON Schema, draft 7, which most editors support: what a user writes, before defaults are filled in.
+ * Each method is defined once, under its name; the field `method` refers to one definition or to a list of them.
  */
 export function recipeJsonSchema(): Schema {
   const schema = jsonSchemaOf(recipeSchema);
@@ -68,7 +69,7 @@ export function recipeJsonSchema(): Schema {
   };
 }
 
-/** A comparison: a recipe without a method, and the methods to compare. */
+/** Returns the JSON Schema of a comparison: a recipe without `method`, and the methods to compare. */
 export function comparisonJsonSchema(): Schema {
   const recipe = recipeJsonSchema();
   const { method, tasks: _tasks, ...properties } = recipe.properties!;
@@ -78,18 +79,21 @@ export function comparisonJsonSchema(): Schema {
   return {
     ...recipe,
     title: 'A comparison of Graft',
-    properties: { ...properties, compare: { description: 'Which methods, and what counts.', ...compare } },
+    properties: {
+      ...properties,
+      compare: { description: 'Which methods are compared, and by which metric.', ...compare },
+    },
     required: ['model', 'data', 'run'],
   };
 }
 
-/** A row of each format, as it stands in a .jsonl file. */
-const rows: Readonly<Record<string, string>> = {
+/** A sample row of each format, as in a .jsonl file. */
+const sampleRows: Readonly<Record<string, string>> = {
   messages: '{"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}',
   sharegpt: '{"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]}',
   'prompt-completion': '{"prompt": "2 + 2 =", "completion": " 4"}',
   alpaca: '{"instruction": "Add the numbers.", "input": "2 and 2", "output": "4"}',
-  text: '{"text": "Every token of this is learned."}',
+  text: '{"text": "The loss is computed on every token of this."}',
   labelled: '{"text": "WINNER!! Claim now", "text_pair": "optional", "label": "spam"}',
   pairs: '{"text": "A cat sleeps.", "text_pair": "A kitten is resting."}',
   tags: '{"tokens": ["Ada", "was", "in", "Turin"], "tags": ["B-PER", "O", "O", "B-LOC"]}',
@@ -99,7 +103,7 @@ const rows: Readonly<Record<string, string>> = {
   batches: '{"rows": [{"ids": [1, 17, 4]}, {"ids": [1, 9], "labels": [-100, 9]}]}',
 };
 
-/** A schema's type in words. */
+/** Returns the type of a schema in words. */
 function typeOf(schema: Schema): string {
   const variants = (schema.anyOf ?? schema.oneOf) as Schema[] | undefined;
   if (variants) return variants.flatMap((one) => (one.type === 'null' ? [] : [typeOf(one)])).join(', or ');
@@ -118,7 +122,7 @@ function typeOf(schema: Schema): string {
   if (schema.type === 'boolean') return '`true` `false`';
   if (schema.type === 'string') return 'text';
   if (schema.type !== 'integer' && schema.type !== 'number')
-    throw new Error(`docs.ts has no words for ${JSON.stringify(schema)}`);
+    throw new Error(`docs.ts cannot describe the schema ${JSON.stringify(schema)}`);
   const noun = schema.type === 'integer' ? 'whole number' : 'number';
   const bounds = [
     [' >', schema.exclusiveMinimum],
@@ -129,71 +133,76 @@ function typeOf(schema: Schema): string {
   return noun + bounds.join(',');
 }
 
-/** One line for every field of an object. @throws Error where a field has no meaning */
+/** Returns one table row for every field of an object. @throws Error where a field has no description */
 function fieldLines(schema: Schema, path: string, types: Readonly<Record<string, string>> = {}): string[][] {
   return Object.entries(schema.properties as Record<string, Schema>).map(([name, field]) => {
-    const at = path + name;
-    if (!field.description) throw new Error(`the field ${at} of the recipe has no meaning: give it a .describe`);
-    const needed = schema.required?.includes(name) ? 'required' : '';
-    const fallback = field.default === undefined ? needed : `\`${JSON.stringify(field.default).replaceAll('"', '')}\``;
-    return [`\`${at}\``, types[name] ?? typeOf(field), fallback, field.description];
+    const fieldPath = path + name;
+    if (!field.description)
+      throw new Error(`the recipe field ${fieldPath} has no description: add .describe(…) to its schema`);
+    const required = schema.required?.includes(name) ? 'required' : '';
+    const fallback =
+      field.default === undefined ? required : `\`${JSON.stringify(field.default).replaceAll('"', '')}\``;
+    return [`\`${fieldPath}\``, types[name] ?? typeOf(field), fallback, field.description];
   });
 }
 
-function meaning(schema: Schema, name: string): string {
-  if (!schema.description) throw new Error(`${name} of the recipe has no meaning: give it a .describe`);
+function descriptionOf(schema: Schema, name: string): string {
+  if (!schema.description) throw new Error(`the recipe's ${name} has no description: add .describe(…) to its schema`);
   return schema.description;
 }
 
-/** The fields that every method has, and a section for each with its own and a link to its page. */
+/** Returns the fields that all methods share, then a section for each method with its other fields and a link to its page. */
 function methodSections(definitions: Record<string, Schema>, head: readonly string[]): string[] {
   const names = Object.keys(methods);
   const lines = names.map((name) => fieldLines(definitions[name]!, '', { type: 'name of a method' }));
-  const common = lines[0]!.filter((line) =>
+  const shared = lines[0]!.filter((line) =>
     lines.every((others) => others.some((other) => isDeepStrictEqual(line, other))),
   );
   const sections = names.map((name, i) => {
-    const about = `${meaning(definitions[name]!, `method ${name}`)} [When and how to use it](methods/${name}.md).`;
-    const own = lines[i]!.filter((line) => !common.some((shared) => isDeepStrictEqual(line, shared)));
-    const fields = own.length > 0 ? `\n${table(head, own)}\n` : '';
+    const about = `${descriptionOf(definitions[name]!, `method ${name}`)} [When and how to use it](methods/${name}.md).`;
+    const specific = lines[i]!.filter((line) => !shared.some((other) => isDeepStrictEqual(line, other)));
+    const fields = specific.length > 0 ? `\n${table(head, specific)}\n` : '';
     return `### type: ${name}\n\n${about}\n${fields}`;
   });
-  return [`${table(head, common)}\n`, ...sections];
+  return [`${table(head, shared)}\n`, ...sections];
 }
 
 function recipePage(schema: Schema): string {
-  const head = ['field', 'type', 'default', 'meaning'];
+  const head = ['field', 'type', 'default', 'description'];
   const fields = Object.entries(schema.properties as Record<string, Schema>);
   const isSection = (field: Schema) => field.properties !== undefined;
-  const plain = { ...schema, properties: Object.fromEntries(fields.filter(([, field]) => !isSection(field))) };
+  const topLevel = { ...schema, properties: Object.fromEntries(fields.filter(([, field]) => !isSection(field))) };
   const links = Object.keys(methods).map((name) => `[${name}](#type-${name})`);
-  const method = `[one of the methods](#method) below, or a list of them: ${links.join(', ')}`;
-  const tasks = 'map of names to the fields [of each](#tasks)';
-  const lines = fieldLines(plain, '', { method, tasks });
+  const method = `[one of the methods](#method) below, or a list of methods: ${links.join(', ')}`;
+  const tasks = 'map of names to [the fields of a task](#tasks)';
+  const lines = fieldLines(topLevel, '', { method, tasks });
   const sections = fields.flatMap(([name, field]) => {
-    const title = `## ${name}\n\n${meaning(field, name)}`;
+    const title = `## ${name}\n\n${descriptionOf(field, name)}`;
     if (name === 'method')
-      return [`${title} [How they differ](methods/README.md).\n`, ...methodSections(schema.definitions as never, head)];
+      return [
+        `${title} [How the methods differ](methods/README.md).\n`,
+        ...methodSections(schema.definitions as never, head),
+      ];
     if (name === 'tasks') return [tasksSection(title, field, head)];
     return isSection(field) ? [`${title}\n`, `${table(head, fieldLines(field, `${name}.`))}\n`] : [];
   });
   return [
     '<!-- Generated by tools/codegen/docs.ts from src/train/recipe.ts and src/methods/. Do not edit. -->',
     '# Recipe\n',
-    'A recipe is a YAML file that says what `graft train` does; [recipes/](../recipes) has some to copy. Paths in it are relative to',
-    "the recipe's own folder; those given by `--set run.dir=out`, which overrides a field, to the working directory. Unknown",
-    'fields are refused, with the nearest known one named. Editors check a recipe that begins with',
-    '`# yaml-language-server: $schema=…/docs/recipe.schema.json`.\n',
+    'A recipe is a YAML file that configures a run of `graft train`; [recipes/](../recipes) has examples to copy. Paths in a recipe are',
+    'relative to its directory; paths on the command line (`--set run.dir=out` overrides a field), to the working directory. An unknown',
+    'field is an error, and the message suggests the nearest valid one. Editors with a YAML language server validate a recipe whose first',
+    'line is `# yaml-language-server: $schema=…/docs/recipe.schema.json`.\n',
     `${table(head, lines)}\n`,
     ...sections,
     '## Rows\n',
-    'What a row of the data looks like in each format. With `auto`, its fields tell which one it is (`batches` has to be named).',
-    'CSV and Parquet files have the fields as columns.\n',
-    `${table(['format', 'a row'], rowLines(schema))}\n`,
+    'An example row of each data format. With `auto`, the format is detected from the fields of the rows (`batches` must be named). In CSV',
+    'and Parquet files the fields are columns.\n',
+    `${table(['format', 'example row'], rowLines(schema))}\n`,
   ].join('\n');
 }
 
-/** What is different where a recipe has several tasks. */
+/** Returns the section on recipes with several tasks. */
 function tasksSection(title: string, field: Schema, head: readonly string[]): string {
   const { weight } = (field.additionalProperties as Schema).properties!;
   return `${title}
@@ -206,50 +215,51 @@ tasks:
   talk: { task: causal-lm, data: { train: chats.jsonl }, weight: 2 }
 \`\`\`
 
-Each has the fields of a task, \`task\`, \`labels\`, \`class_weights\`, \`temperature\` and \`data\`, and a weight. An epoch is as many steps as all their
-rows come to; the best measurement is that with the least mean of the tasks' losses, by their shares of the steps. Each adapter is
-complete: the weights that all share, and the head of its task. Rows of the first task are of the number 0, those of the second of 1,
-and so on, where they do not say it themselves: [multitask prompts](methods/multitask-prompt.md) go by that. Tasks whose models keep
-their layers under other names (embedding and any other) cannot share an adapter, and \`method: full\` makes none.
+Each task has the fields \`task\`, \`labels\`, \`class_weights\`, \`temperature\` and \`data\`, and a weight. An epoch has as many steps as the rows
+of all tasks need. The best evaluation is the one with the lowest mean of the tasks' losses, weighted by their shares of the steps. Each
+saved adapter is complete: it has the shared weights and the head of its task. Rows of the first task have the task number 0, those of the
+second 1, and so on, unless a row has a number of its own; [multitask prompts](methods/multitask-prompt.md) use these numbers. Tasks whose
+models have different layer names (embedding and any other) cannot share an adapter, and \`method: full\` writes no adapter.
 
 ${table(head, fieldLines({ properties: { weight: weight! } }, 'tasks.NAME.'))}
 `;
 }
 
-/** @throws Error where the reader does not take a row for what the page says it is, or a format has no row */
+/** Returns a table row for each format. @throws Error where a format has no sample row, or the reader does not detect it */
 function rowLines(schema: Schema): string[][] {
   const formats = ((schema.properties!.data as Schema).properties!.format as Schema).enum as string[];
   return formats
     .filter((format) => format !== 'auto')
     .map((format) => {
-      const row = rows[format];
+      const row = sampleRows[format];
       if (!row) throw new Error(`docs.ts has no sample row of the format ${format}`);
       if (format !== 'batches') toExample({ value: JSON.parse(row), place: `docs.ts, ${format}` }, 'auto');
       return [`\`${format}\``, `\`${row}\``];
     });
 }
 
-/** What a command prints behind its options: examples and notes. */
+/** Returns the text that a command prints after its options: examples and notes. */
 function afterHelp(command: Command): string {
-  let text = '';
+  let help = '';
   const { writeOut } = command.configureOutput();
-  command.configureOutput({ writeOut: (piece) => (text += piece) }).outputHelp();
+  command.configureOutput({ writeOut: (text) => (help += text) }).outputHelp();
   command.configureOutput({ ...(writeOut && { writeOut }) });
-  const at = text.indexOf('\nExamples:\n');
-  if (at < 0) throw new Error(`graft ${command.name()} --help has no examples`);
-  return text.slice(at + '\nExamples:\n'.length).trimEnd();
+  const heading = '\nExamples:\n';
+  const start = help.indexOf(heading);
+  if (start < 0) throw new Error(`graft ${command.name()} --help has no examples`);
+  return help.slice(start + heading.length).trimEnd();
 }
 
-const described = (command: Command, thing: Argument | Option, name: string) => {
-  if (!thing.description) throw new Error(`graft ${command.name()}: ${name} has no description`);
-  return thing.description;
+const helpOf = (command: Command, parameter: Argument | Option, name: string) => {
+  if (!parameter.description) throw new Error(`graft ${command.name()}: ${name} has no description`);
+  return parameter.description;
 };
 
 function commandSection(command: Command): string {
   const usage = `graft ${command.name()} ${command.usage()}`;
   const args = command.registeredArguments.map((argument) => {
     const name = `<${argument.name()}>`;
-    return [`\`${name}\``, described(command, argument, name)];
+    return [`\`${name}\``, helpOf(command, argument, name)];
   });
   const options = command.options.map((option) => {
     const choices = option.argChoices ? ` (${option.argChoices.map((choice) => `\`${choice}\``).join(' ')})` : '';
@@ -257,15 +267,15 @@ function commandSection(command: Command): string {
     return [
       `\`${option.flags}\``,
       option.mandatory ? 'required' : fallback,
-      described(command, option, option.flags) + choices,
+      helpOf(command, option, option.flags) + choices,
     ];
   });
   const lines = afterHelp(command).replaceAll(/^ {2}\$ /gm, '');
   return [
     `## graft ${command.name()}\n\n${command.description()}\n`,
     `    ${usage}\n`,
-    ...(args.length > 0 ? [`${table(['argument', 'meaning'], args)}\n`] : []),
-    `${table(['option', 'default', 'meaning'], options)}\n`,
+    ...(args.length > 0 ? [`${table(['argument', 'description'], args)}\n`] : []),
+    `${table(['option', 'default', 'description'], options)}\n`,
     `Examples:\n\n\`\`\`\n${lines}\n\`\`\`\n`,
   ].join('\n');
 }
@@ -275,18 +285,18 @@ function commandPage(graft: Command): string {
   return [
     '<!-- Generated by tools/codegen/docs.ts from src/cli/. Do not edit. -->',
     '# Command line\n',
-    `${graft.description()} In a checkout, \`npx graft\` runs it.\n`,
+    `${graft.description()} In a checkout, run it as \`npx graft\`.\n`,
     `\`\`\`\n${first!.replaceAll(/^ {2}\$ /gm, '')}\n\`\`\`\n`,
     ...notes.map((note) => `${note}\n`),
     `${table(
-      ['command', 'what it does'],
+      ['command', 'description'],
       graft.commands.map((command) => [`[\`${command.name()}\`](#graft-${command.name()})`, command.description()]),
     )}\n`,
     ...graft.commands.map(commandSection),
   ].join('\n');
 }
 
-/** Every generated document. */
+/** Returns every generated document. */
 export async function documents(): Promise<GeneratedFile[]> {
   await startEngine();
   const schema = recipeJsonSchema();
@@ -295,6 +305,7 @@ export async function documents(): Promise<GeneratedFile[]> {
     { path: 'docs/recipe.schema.json', text: `${JSON.stringify(schema, null, 2)}\n` },
     { path: 'docs/compare.schema.json', text: `${JSON.stringify(comparisonJsonSchema(), null, 2)}\n` },
     { path: 'docs/cli.md', text: commandPage(program()) },
+    messagesPage(),
     ...methodPages(),
   ];
 }

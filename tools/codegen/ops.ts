@@ -22,6 +22,7 @@ const camel = (name: string) => name.replaceAll(/(?<=[a-zA-Z0-9])_([a-z])/g, (_,
 const reserved = new Set(['var', 'in', 'default', 'with', 'function', 'new', 'delete', 'export', 'import', 'class']);
 const param = (name: string) => (reserved.has(name) ? `${name}_` : camel(name));
 
+/** Returns the TypeScript type of a schema type. */
 function tsType(type: string): string {
   if (type.endsWith('?')) {
     const inner = tsType(type.slice(0, -1));
@@ -33,7 +34,7 @@ function tsType(type: string): string {
     return inner.includes('|') ? `readonly (${inner})[]` : `readonly ${inner}[]`;
   }
   const base = type.replace(/\(.*\)$/, '');
-  const known: Record<string, string> = {
+  const typeNames: Record<string, string> = {
     Tensor: 'Tensor',
     int: 'number',
     SymInt: 'number',
@@ -46,12 +47,12 @@ function tsType(type: string): string {
     Device: 'string',
     Generator: 'Generator',
   };
-  const found = known[base];
-  if (!found) throw new Error(`no TypeScript type for the schema type ${type}`);
-  return found;
+  const tsName = typeNames[base];
+  if (!tsName) throw new Error(`the schema type ${type} has no TypeScript type in tools/codegen/ops.ts`);
+  return tsName;
 }
 
-/** How a TypeScript value is handed to the door. */
+/** Returns the code that passes a TypeScript value to the engine. */
 function lowered(expression: string, type: string): string {
   const optional = type.endsWith('?');
   const inner = optional ? type.slice(0, -1) : type;
@@ -65,6 +66,7 @@ function lowered(expression: string, type: string): string {
   return expression;
 }
 
+/** Returns the TypeScript form of a default value. */
 function fallbackOf(text: string): string {
   if (text === 'None') return 'null';
   if (text === 'True') return 'true';
@@ -74,9 +76,10 @@ function fallbackOf(text: string): string {
   return text.replaceAll(/^"(.*)"$/g, "'$1'");
 }
 
-// Types whose arguments are left at their default: everything lives on the CPU in row-major order unless a tensor says otherwise.
-const omitted = new Set(['Layout', 'MemoryFormat', 'Device']);
+// Types whose arguments always have their default: tensors are on the CPU in row-major order unless an input tensor is not.
+const omittedTypes = new Set(['Layout', 'MemoryFormat', 'Device']);
 
+/** Returns the parameters and the return types of a schema. */
 function parse(schema: string): { params: Param[]; returns: string[] } {
   const open = schema.indexOf('(');
   let depth = 0;
@@ -96,7 +99,7 @@ function parse(schema: string): { params: Param[]; returns: string[] } {
       continue;
     }
     const match = /^(\S+(?:\([^)]*\))?(?:\[\d*\])?\??) (\w+)(?:=(.*))?$/.exec(piece);
-    if (!match) throw new Error(`cannot read the parameter "${piece}" of ${schema}`);
+    if (!match) throw new Error(`the parameter "${piece}" of ${schema} cannot be parsed`);
     params.push({ type: match[1]!, name: match[2]!, fallback: match[3], keyword });
   }
   const result = schema
@@ -107,6 +110,7 @@ function parse(schema: string): { params: Param[]; returns: string[] } {
   return { params, returns: returns.filter(Boolean).map((r) => r.split(' ')[0]!) };
 }
 
+/** Splits a list at its commas outside of brackets. */
 function splitTop(text: string): string[] {
   const pieces: string[] = [];
   let depth = 0;
@@ -124,10 +128,13 @@ function splitTop(text: string): string[] {
   return pieces;
 }
 
+/** Returns the TypeScript function of an operator. */
 function operator(index: number, tsName: string, schema: string): string {
   const { params, returns } = parse(schema);
   const plain = (p: Param) => p.type.replace(/\(.*?\)/, '').replace(/\?$/, '');
-  const visible = params.filter((p) => !omitted.has(plain(p)) && p.name !== 'pin_memory' && p.name !== 'non_blocking');
+  const visible = params.filter(
+    (p) => !omittedTypes.has(plain(p)) && p.name !== 'pin_memory' && p.name !== 'non_blocking',
+  );
   const positional = visible.filter((p) => !p.keyword);
   const keywords = visible.filter((p) => p.keyword);
   const signature = positional.map((p) => {
@@ -149,12 +156,12 @@ function operator(index: number, tsName: string, schema: string): string {
     return lowered(value, p.type.replace(/\(.*?\)/, ''));
   });
   while (passed.at(-1) === 'null') passed.pop();
-  const call = `door.call(${[index, ...passed].join(', ')})`;
+  const call = `dispatcher.call(${[index, ...passed].join(', ')})`;
   const bare = returns.map((r) => r.replace(/\(.*?\)/, ''));
   let type = 'void';
   let body = `${call};`;
   if (bare.length === 1 && params[0]?.type.includes('!') && bare[0] === 'Tensor') {
-    // In place: the result is the argument, and the door returns nothing.
+    // In place: the result is the argument, and the call returns nothing.
     type = 'Tensor';
     body = `${call};\n  return ${param(params[0].name)};`;
   } else if (bare.length === 1 && bare[0] === 'Tensor') {
@@ -173,7 +180,7 @@ function operator(index: number, tsName: string, schema: string): string {
   return `/** ${schema.replaceAll('*/', '* /')} */\nexport function ${tsName}(${signature.join(', ')}): ${type} {\n  ${body}\n}\n`;
 }
 
-/** The text of ops.gen.ts, and how many operators it holds. */
+/** Returns the text of ops.gen.ts and the number of its operators. */
 export async function generate(): Promise<{ text: string; count: number }> {
   const { native } = await startEngine();
   const lines = readFileSync(listFile, 'utf8')
@@ -191,11 +198,11 @@ export async function generate(): Promise<{ text: string; count: number }> {
     "import { onStart } from '../engine/index.ts';",
     "import { type DType, dtypes } from './dtype.ts';",
     "import type { Generator } from './random.ts';",
-    "import { door, Tensor } from './tensor.ts';",
+    "import { dispatcher, Tensor } from './tensor.ts';",
     '',
     'const idOf = (tensor: Tensor) => tensor.id;',
     '',
-    '// The position in this list is the number by which the door knows the operator.',
+    '// The position in this list is the number of the operator in calls.',
     `const names = [\n${names.map((n) => `  '${n}',`).join('\n')}\n];`,
     'onStart((native) => native.resolve(names));',
     '',

@@ -1,5 +1,5 @@
 /**
- * Writes a small ViT that has learned nothing, as a Hugging Face directory: images of 16 × 16 in 16 patches, 6 layers, width 96.
+ * Writes a small ViT with random weights as a Hugging Face directory: images of 16 × 16 in 16 patches, 6 layers, width 96.
  *   node tools/run.cjs tools/fetch/blank-vit.ts FOLDER
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -34,7 +34,7 @@ const preprocessing = {
 
 const random = randomStream(0);
 
-/** Even numbers around 0, as wide as keeps the size of what goes through a matrix; ones for a norm, zeros for a bias. */
+/** Returns a tensor of uniform random numbers around 0, scaled so that a matrix keeps the variance; ones for a norm, zeros for a bias. */
 function tensor(name: string, ...shape: number[]): TensorToWrite {
   const count = shape.reduce((a, b) => a * b);
   const bound = name.endsWith('embeddings') || name.endsWith('token') ? 0.035 : Math.sqrt((3 * shape[0]!) / count);
@@ -43,7 +43,7 @@ function tensor(name: string, ...shape: number[]): TensorToWrite {
   return { name, dtype: 'float32', shape, bytes: new Uint8Array(numbers.buffer) };
 }
 
-/** `name.weight` and `name.bias` */
+/** Returns `name.weight` and `name.bias`. */
 const part = (name: string, ...shape: number[]) => [
   tensor(`${name}.weight`, ...shape),
   tensor(`${name}.bias`, shape[0]!),
@@ -73,4 +73,4 @@ writeSafetensors(join(folder, 'model.safetensors'), tensors, { format: 'pt' });
 writeFileSync(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
 writeFileSync(join(folder, 'preprocessor_config.json'), `${JSON.stringify(preprocessing, null, 2)}\n`);
 const parameters = tensors.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b), 0);
-console.log(`${folder}: a ViT of ${parameters.toLocaleString('en')} random parameters`);
+console.log(`${folder}: a ViT with ${parameters.toLocaleString('en')} random parameters`);

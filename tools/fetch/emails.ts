@@ -1,5 +1,5 @@
 /**
- * Writes the e-mails as chat rows to learn from (train.jsonl) and to measure on (heldout.jsonl), half spam and half ham.
+ * Writes the e-mails as chat rows for training (train.jsonl) and evaluation (heldout.jsonl), half spam and half ham.
  *   node tools/run.cjs tools/fetch/emails.ts FOLDER [--train 1000] [--held-out 500]
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -17,23 +17,23 @@ export const mailQuestion = ({ subject, body }: Pick<Mail, 'subject' | 'body'>) 
 export const mailRow = (mail: Mail) =>
   JSON.stringify({ messages: [...mailQuestion(mail), { role: 'assistant', content: mail.label }] });
 
-/** As many mails of either label, spread over the whole corpus; the held-out ones are none of those learned from. */
+/** Returns so many mails of each label, spread evenly over the corpus; the held-out mails are not in the training part. */
 export function chooseMails(
   mails: readonly Mail[],
   perLabel: { train: number; heldOut: number },
 ): { train: Mail[]; heldOut: Mail[] } {
   const parts = { train: [] as Mail[], heldOut: [] as Mail[] };
   for (const label of ['spam', 'ham'] as const) {
-    // Mailing lists repeat themselves: the same text must not stand on both sides.
+    // Mailing lists repeat messages: the same text must not be in both parts.
     const all = [
       ...new Map(
         mails.filter((m) => m.label === label).map((m) => [m.subject + m.body.slice(0, bodyCharacters), m]),
       ).values(),
     ];
-    const wanted = perLabel.train + perLabel.heldOut;
-    const picked = Array.from({ length: wanted }, (_, i) => all[Math.floor((i * all.length) / wanted)]!);
+    const total = perLabel.train + perLabel.heldOut;
+    const picked = Array.from({ length: total }, (_, i) => all[Math.floor((i * all.length) / total)]!);
     picked.forEach((mail, i) => {
-      const heldOut = Math.floor((i * perLabel.heldOut) / wanted) !== Math.floor(((i + 1) * perLabel.heldOut) / wanted);
+      const heldOut = Math.floor((i * perLabel.heldOut) / total) !== Math.floor(((i + 1) * perLabel.heldOut) / total);
       (heldOut ? parts.heldOut : parts.train).push(mail);
     });
   }

@@ -1,5 +1,5 @@
 /**
- * Writes the e-mails as labelled texts to learn from (train.jsonl) and to measure on (heldout.jsonl), half spam, half ham.
+ * Writes the e-mails as labelled texts for training (train.jsonl) and evaluation (heldout.jsonl), half spam, half ham.
  *   node tools/run.cjs tools/fetch/labelled.ts FOLDER [--train 1000] [--held-out 500]
  */
 import { mkdirSync, writeFileSync } from 'node:fs';

@@ -1,5 +1,5 @@
 /**
- * Puts a real model where recipes look for it: a link into the user's cache.
+ * Downloads a real model into the user's cache and links to it from a directory where recipes expect it.
  *   node tools/run.cjs tools/fetch/model.ts smollm2|minilm FOLDER
  */
 import { mkdirSync, rmSync, symlinkSync } from 'node:fs';

@@ -1,5 +1,5 @@
 /**
- * Writes the tweets with tagged names as rows to learn from (train.conll) and to measure on (heldout.conll).
+ * Writes the tweets with tagged names as rows for training (train.conll) and evaluation (heldout.conll).
  *   node tools/run.cjs tools/fetch/tweets.ts FOLDER [--held-out 500]
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { fetchTweets, type Tweet } from './fetch.ts';
 
-/** Held out are tweets spread over the whole list; a tweet that is there twice stands on one side only. */
+/** Returns the tweets in two parts; the held-out ones are spread evenly over the list, and duplicates are dropped. */
 export function chooseTweets(tweets: readonly Tweet[], heldOut: number): { train: Tweet[]; heldOut: Tweet[] } {
   const all = [...new Map(tweets.map((tweet) => [tweet.tokens.join(' ').toLowerCase(), tweet])).values()];
   const isHeldOut = (i: number) =>

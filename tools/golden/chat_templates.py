@@ -1,6 +1,6 @@
-"""Chat templates for make_chat.py, written for these goldens in the manner of known families. Writes nothing itself.
+"""Chat templates for make_chat.py, written for these goldens in the style of known families. Writes no files itself.
 
-special: the tokens that the template may name. A value of null in TEMPLATES is filled with the model's own template.
+special: the special tokens that the template can use. A value of null in TEMPLATES is replaced by the model's own template.
 """
 HF = {"bos_token": "<s>", "eos_token": "</s>"}
 L3 = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
@@ -247,7 +247,7 @@ Today is {{ stamp('long') }} ({{ stamp('iso') }}, {{ strftime_now("%d %b %Y") }}
 {{ loop.index0 }}/{{ loop.length }} {{ message.role }}{% if not loop.last %},{% endif %}{{ '\n' }}
 {%- endfor %}""")
 
-# What templates in the wild use besides the usual: one small template a feature, so that a failure names it.
+# Rarer features that published templates use: one small template for each feature, so that a failure names it.
 FEATURES = {
     "map-join-unique": r"""{%- set roles = messages | map(attribute='role') | list -%}roles: {{ roles | join(', ') }}; {{ roles | unique | list | length }}""",
     "select-reject": r"""{{ messages | selectattr('role', 'equalto', 'user') | list | length }} {{ messages | rejectattr('role', 'equalto', 'user') | list | length }}""",

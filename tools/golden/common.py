@@ -1,8 +1,8 @@
-"""Shared by the golden scripts: provenance, files, a float64 context, comparison, tiny models. Writes nothing itself.
+"""Shared by the golden scripts: provenance, files, a float64 context, comparison, tiny models. Writes no files itself.
 
-The truth of a golden is computed in float64 and rounded once to float32. transformers asks for float32 by name inside
-norms, soft-max, rotary tables and the loss, so a model in float64 alone would not do: `float64()` makes those names
-mean float64 while it is open and refuses any float32 result that an operation still produces.
+The reference values of a golden are computed in float64 and rounded once to float32. transformers casts to float32 by name
+inside norms, softmax, rotary tables and the loss, so a model in float64 is not enough: inside `float64()` those names mean
+float64, and any operation that still gives a float32 result raises an error.
 """
 import argparse
 import contextlib
@@ -29,7 +29,7 @@ PACKAGES = ["torch", "transformers", "peft", "safetensors", "tokenizers", "jinja
 
 
 def arguments(doc, **extra):
-    """Command line of every script: --out DIR (default test/golden of this repository) and what else it names."""
+    """Parses the command line of every script: --out DIR (default test/golden of this repository) and its further options."""
     p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", type=pathlib.Path, default=ROOT / "test" / "golden")
     for name, options in extra.items():
@@ -44,7 +44,7 @@ def provenance(script, seed, tolerance, packages=PACKAGES, **more):
 
 
 def save_tensors(path, tensors, prov):
-    """safetensors with the provenance as JSON in the metadata entry `provenance`."""
+    """Writes a safetensors file with the provenance as JSON in the metadata entry `provenance`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
     save_file(tensors, str(path), metadata={"provenance": json.dumps(prov, ensure_ascii=False)})  # one entry: their order is not fixed
@@ -57,7 +57,7 @@ def save_json(path, value, indent=1):
 
 
 def save_records(path, head, records, key="cases"):
-    """A JSON document whose list stands one record a line, so that a diff shows what changed."""
+    """Writes a JSON document whose list has one record in each line, so that a diff shows the changes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     body = ",\n".join(json.dumps(r, ensure_ascii=False, separators=(",", ":")) for r in records)
     start = json.dumps(head, ensure_ascii=False, indent=1)[:-2]
@@ -79,7 +79,7 @@ REAL_LOW = (torch.float32, torch.float16, torch.bfloat16)
 
 @contextlib.contextmanager
 def float64(check=True):
-    """Inside, whatever asks for float32 gets float64. With check, an operation that yields less raises."""
+    """A context in which every request for float32 gives float64. With check, an operation with a lower precision raises an error."""
     saved = torch.float32, torch.float, torch.Tensor.float, torch.get_default_dtype()
     torch.float32 = torch.float = torch.float64
     torch.Tensor.float = torch.Tensor.double
@@ -93,7 +93,7 @@ def float64(check=True):
 
 
 def double_model(cls, config, state):
-    """A model wholly in float64 (rotary tables too) with the given float32 weights. Call it inside float64(check=False)."""
+    """Returns the model entirely in float64 (rotary tables too) with the given float32 weights. Call it inside float64(check=False)."""
     model = cls._from_config(config, attn_implementation="eager")
     model.to(torch.float64)
     missing, unexpected = model.load_state_dict({k: v.double() for k, v in state.items()}, strict=False)
@@ -106,7 +106,7 @@ def double_model(cls, config, state):
 
 
 def randomise(model, seed):
-    """Weights large enough that attention and the non-linear parts matter: logits come out of order one."""
+    """Sets random weights that are large enough for attention and the nonlinear parts to matter: the logits are of order one."""
     g = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         n = torch.randn(p.shape, generator=g)
@@ -124,7 +124,7 @@ def random_rows(lengths, vocab, seed):
 
 
 def some_labels(ids, seed):
-    """The first third is not predicted, and of the rest about one in five is not."""
+    """Returns labels: the first third is not predicted, and of the rest about one in five is not."""
     g = torch.Generator().manual_seed(seed)
     labels = ids.clone()
     labels[: len(ids) // 3] = -100
@@ -133,25 +133,25 @@ def some_labels(ids, seed):
 
 
 def loss_of(model, ids, labels):
-    """Sum of the negative log likelihood over predicted tokens / their number; labels[i] is the token at i, shifted here."""
+    """Returns the mean negative log-likelihood of the predicted tokens; labels[i] is the token at i, and is shifted here."""
     logits = model(input_ids=ids[None]).logits[0]
     return torch.nn.functional.cross_entropy(logits[:-1], labels[1:], ignore_index=-100, reduction="mean")
 
 
 def worst(pairs):
-    """Largest |a-b| / max|b| over (float32 run, truth) pairs: what plain float32 costs."""
+    """Returns the largest |a-b| / max|b| over (float32 run, float64 reference) pairs: the error of plain float32."""
     errors = [((a.double() - b.double()).abs().max() / b.double().abs().max().clamp_min(1e-30)).item() for a, b in pairs]
     return float(f"{max(errors):.2g}")
 
 
 def round_up(x):
-    """One significant figure, upwards: a tolerance ten times the error of float32 itself."""
+    """Returns ten times the error of float32, rounded up to one significant figure, as the tolerance."""
     e = 10.0 ** math.floor(math.log10(x))
     return float(f"{math.ceil(x / e - 1e-9) * e:.0e}")
 
 
 class FrozenClock(datetime.datetime):
-    """What strftime_now sees in the chat goldens."""
+    """The clock of strftime_now in the chat goldens."""
     @classmethod
     def now(cls, tz=None):
         return cls(2025, 3, 4, 5, 6, 7)

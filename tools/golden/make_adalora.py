@@ -1,12 +1,12 @@
 """Writes peft/CASE/ for AdaLoRA: adapters that PEFT trained for 30 steps under a rank budget (run make_peft.py first).
 
-  adapter_config.json, adapter_model.safetensors   as PEFT saves them at the end: rows cut to the ranks that are left
-  golden.safetensors   start.KEY: the weights at the start, not cut; curve [30]: loss with the orthogonal term, curve.plain [30]: without;
+  adapter_config.json, adapter_model.safetensors   as PEFT saves them at the end: rows reduced to the remaining ranks
+  golden.safetensors   start.KEY: the weights at the start, with all ranks; curve [30]: loss with the orthogonal term, curve.plain [30]: without;
                        ids.N, labels.N, logits.N, merged.N (only where it differs), loss (with the term), grad.KEY of the saved adapter
-  golden.json          base, kind, trainable, keys, budget: one record a step, {step, budget, kept (PEFT's name of lora_E -> 0/1 a
-                       rank, only where it chose anew), ranks left}; margin: smallest relative distance of an importance to the threshold
-A step: loss, backward, AdamW (lr 1e-2, no decay), then update_and_allocate(step), step counted from 1. Importance is taken after the
-optimizer moved the weights, from the gradient before. Batches are batches.KIND.jsonl.
+  golden.json          base, kind, trainable, keys, budget: one record for each step, {step, budget, kept (PEFT's name of lora_E -> 0/1 for
+                       each rank, only at steps that choose ranks), ranks left}; margin: smallest relative distance of an importance to the threshold
+A step: loss, backward, AdamW (lr 1e-2, no decay), then update_and_allocate(step), step counted from 1. The importance is computed after the
+optimizer step, from the gradient before it. Batches are batches.KIND.jsonl.
 """
 import copy
 import json
@@ -38,7 +38,7 @@ def fill(model, seed):
 
 
 def budget_run(model, kind, steps):
-    """Losses and what the allocator chose at each step."""
+    """Returns the losses and the allocator's choice at each step."""
     allocator = model.base_model.rankallocator
     records, margins = [], []
     kth = torch.kthvalue
@@ -68,7 +68,7 @@ def budget_run(model, kind, steps):
 
 
 def orthogonal_term(model):
-    """The orthogonal term as PEFT computes it: mean over all A and B of |AAᵀ - I| and |BᵀB - I|, times its weight."""
+    """Returns the orthogonal term as PEFT computes it: mean over all A and B of |AAᵀ - I| and |BᵀB - I|, times its weight."""
     terms = []
     for n, p in model.base_model.model.named_parameters():
         if "lora_A" in n or "lora_B" in n:
@@ -78,7 +78,7 @@ def orthogonal_term(model):
 
 
 def attach(model, directory):
-    """PEFT makes `ranknum`, the constant that the product is divided by, trainable when it loads an adapter for training: undone."""
+    """Freezes `ranknum`, the constant by which the product is divided: PEFT makes it trainable when it loads an adapter for training."""
     model = PeftModel.from_pretrained(model, directory, is_trainable=True).eval()
     for n, p in model.named_parameters():
         if "ranknum" in n:

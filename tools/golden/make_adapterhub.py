@@ -1,20 +1,20 @@
 """Writes adapterhub/CASE/ with AdapterHub's `adapters`: bottleneck adapters on the tiny models of models/ and families/ (run make_models.py,
-make_families.py and make_peft.py first). It needs an environment of its own, with an older transformers: requirements-adapterhub.txt.
+make_families.py and make_peft.py first). It needs a separate environment with an older transformers: requirements-adapterhub.txt.
 
-  NAME/                 one directory an adapter, as `adapters` saves it: adapter_config.json, adapter.safetensors (seq-bn-*, prefix-*, norms-bert:
+  NAME/                 one directory for each adapter, as `adapters` saves it: adapter_config.json, adapter.safetensors (seq-bn-*, prefix-*, norms-bert:
                         pytorch_adapter.bin), and where the head is trained head_config.json with model_head.safetensors or
                         pytorch_model_head.bin; fusion/: adapter_fusion_config.json, model_adapter_fusion.safetensors
   golden.safetensors    ids.N (images: pixels.N), labels.N, logits.N, loss [] of row 0, grad.KEY for every trainable tensor, KEY as in
                         the files; curve [20] in some cases: AdamW lr 1e-2, no decay, over peft/batches.KIND.jsonl
   golden.json           base, kind, setup (which adapters, composed how), directories, trainable keys, adapter_effect; fusion_regularization:
-                        what AdapterHub's trainer adds to the loss of a fusion, not in `loss`
-  summed.*              average-outputs-*: `adapters` divides the weighted sum of the outputs once more by their number (its default weights
+                        the term that AdapterHub's trainer adds to the loss of a fusion; it is not in `loss`
+  summed.*              average-outputs-*: `adapters` divides the weighted sum of the outputs again by their number (its default weights
                         are 1/n already); these are logits, loss and gradients of the weighted sum itself
 lora-*, ia3-*, prefix-*: other methods in AdapterHub's layout, for reading and conversion.
 norms-bert: adapter_norm_before and adapter_down.0 are one module under two keys, prefix-*: the pool is under a key of every layer too;
 `adapters` cannot write that as safetensors.
 average-weights-*: `avg` is what average_adapter made of `a` and `b`. Weights are random and far from their initialisation.
-All float64 truth rounded to float32; dropout is off; rows alone.
+All values are computed in float64 and rounded to float32; dropout is off; rows are computed alone.
 """
 import json
 import os
@@ -87,7 +87,7 @@ LENGTHS = [16, 5]
 
 
 def load(base):
-    """The base in this older transformers; the Llamas are read through their config.v4.json."""
+    """Loads the base in this older transformers; the Llamas are read through their config.v4.json."""
     cls = BASES[base][0]
     cls = getattr(tf, cls, None) or getattr(adapters, cls)
     with tempfile.TemporaryDirectory() as d:
@@ -102,7 +102,7 @@ def load(base):
 
 
 def check_base(base):
-    """This transformers computes the same as the one that wrote the base's own golden."""
+    """Checks that this transformers computes the same as the one that wrote the base's own golden."""
     golden = load_file(pathlib.Path(base, "golden.safetensors"))
     if "logits.0" not in golden:
         return
@@ -124,7 +124,7 @@ def block(setup):
 
 
 def build(model, configs, setup, more):
-    """Adapters on the model, the setup active and trainable."""
+    """Adds adapters to the model, with the setup active and trainable."""
     if not more.get("flex"):
         adapters.init(model)
     for name, config in configs.items():

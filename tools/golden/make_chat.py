@@ -5,8 +5,8 @@
 chat.json: templates {name: text}, special {name: tokens that the template sees}, conversations, tools, now (what strftime_now
 sees; a naive local time), cases[]: {template, conversation, args, and rendered or error + message}
   args are those of apply_chat_template; "tools": true stands for the tools above.
-  Errors of class TemplateError come from raise_exception: class and message are then exact; of other errors only that one
-  happens is a golden.
+  Errors of class TemplateError come from raise_exception: class and message are then exact; of other errors only the
+  fact that one is raised is a golden.
 masks.json cases[]: {template, conversation, rendered, spans: [[from, to)] of {% generation %} in code points of rendered,
   ids, mask} with the SmolLM2 tokenizer: return_dict, return_assistant_tokens_mask, no special tokens added by the tokenizer.
 """

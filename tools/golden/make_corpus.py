@@ -1,7 +1,7 @@
-"""Writes tokenizer/corpus.jsonl: one JSON string a line, UTF-8: the text that every tokenizer golden encodes.
+"""Writes tokenizer/corpus.jsonl: one JSON string in each line, UTF-8: the texts that every tokenizer golden encodes.
 
 Hand-written lines by kind, then seeded mixtures. Lines may hold line breaks, so read it as JSON, not as plain text.
-No lone surrogates and no NUL; everything else that a user may paste is welcome.
+There are no lone surrogates and no NUL, but anything else that a user may paste.
 """
 import json
 import random
@@ -113,7 +113,7 @@ PLANES = [
 
 
 def mixtures(rng, n):
-    """Fragments of everything above glued with odd separators."""
+    """Returns fragments of all lines above, joined with unusual separators."""
     words = [w for line in ENGLISH for w in line.split() if len(w) < 14]
     pool = words * 3 + [s[:9] for s in SCRIPTS + EMOJI + SPACE + SPECIAL + PLANES if s] + [str(rng.randrange(10 ** k)) for k in range(1, 9)]
     seps = [" "] * 8 + ["", "", "  ", "\n", "\t", "\u00a0", ", ", "'s ", "-", "_", " \n", "   ", "<|im_end|>"]

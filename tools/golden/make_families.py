@@ -4,16 +4,16 @@ config.json and model.safetensors as transformers saves them, and golden.safeten
   ids.N [T] I64            row N, ragged lengths; images: pixels.N [3,H,W] F32 instead
   token_types.N [T] I64    BERT only, and only where not all are zero
   logits.N                 [T,V] language model; [L] sequence or image classification; [T,L] tags; [T,2] start and end of an answer
-  hidden.embed, hidden.I, hidden.norm [T,C]   row 0: what block 0 is given, output of block I, after the final norm (not BERT)
+  hidden.embed, hidden.I, hidden.norm [T,C]   row 0: the input of block 0, the output of block I, after the final norm (not BERT)
   hidden.pooled [C]        row 0, `bert` only: tanh(dense(first token))
   labels.N, loss.N []      every row's label and its loss alone: a class I64 [], a number F32 [], classes 0/1 F32 [L], tags I64 [T]
-                           with -100 where there is none, start and end I64 [2]
+                           with -100 for no label, start and end I64 [2]
   grad.KEY                 gradient of loss.0 for every tensor of the file under its key (a tied weight once)
-gpt2 and gpt2-scaled name theirs `labels` and `loss`, unshifted, for row 0, as make_models.py does.
+In gpt2 and gpt2-scaled they are `labels` and `loss`, unshifted, for row 0, as in make_models.py.
 `bert`, which has no head: loss = sum(hidden.last * cotangent) + sum(hidden.pooled * cotangent_pooled).
-deit-teacher has no loss of its own: cross-entropy of its logits, the mean of both heads.
+deit-teacher has no loss in transformers: cross-entropy of its logits, the mean of both heads.
 KEY and the names of hidden states are the checkpoint's; where the class names its modules otherwise (ViT, DeiT), golden.json has
-`modules`: the key of the file -> the parameter of the transformers class, which is what PEFT's keys are made of.
+`modules`: the key of the file -> the parameter of the transformers class, from which PEFT's keys are derived.
 """
 import math
 import pathlib
@@ -70,7 +70,7 @@ NORMS = ["ln_f", "layernorm", "norm"]
 
 
 def base_of(model):
-    """The model without its head: transformers' own name for it differs (Llama's answers: `transformer`)."""
+    """Returns the model without its head, whose attribute name differs in transformers (Llama for question answering: `transformer`)."""
     return getattr(model, model.base_model_prefix, model)
 
 
@@ -84,7 +84,7 @@ def blocks_of(base):
 
 
 def randomise_modules(model, seed):
-    """As common.randomise, by the kind of module: fan-in of Conv1D and of patches, norms near one, biases and tables non-zero."""
+    """Does as common.randomise, by the kind of module: fan-in of Conv1D and of patches, norms near one, biases and tables non-zero."""
     g = torch.Generator().manual_seed(seed)
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):
@@ -106,7 +106,7 @@ def randomise_modules(model, seed):
 
 
 def make_inputs(task, config, seed):
-    """Rows with their labels. Row 2 of a causal classifier ends in its pad token: the token before it decides, as transformers has it."""
+    """Returns rows with their labels. Row 2 of a causal classifier ends in its pad token: the token before it is classified, as in transformers."""
     g = torch.Generator().manual_seed(seed)
     if hasattr(config, "patch_size"):
         shape = (config.num_channels, config.image_size, config.image_size)
@@ -130,7 +130,7 @@ def make_inputs(task, config, seed):
 
 
 def forward(model, task, row, label, extra):
-    """Logits of a row computed alone, and its loss. The library's own loss where it has one."""
+    """Returns the logits of a row computed alone, and its loss: that of the library where it has one."""
     double = next(model.parameters()).dtype == torch.float64
     row = {k: (v.double() if double and v.is_floating_point() else v)[None] for k, v in row.items()}
     if task == "none":
@@ -177,7 +177,7 @@ def run(model, task, rows, labels, extra, norm_name):
 
 
 def file_keys(model, path):
-    """Parameter of the class -> key of the file, by value: transformers renames on save."""
+    """Returns the key in the file for each parameter of the class, matched by value: transformers renames on save."""
     saved = load_file(path)
     names = {}
     for name, p in model.named_parameters():
@@ -221,7 +221,7 @@ def main():
         unused = sorted(keys[k] for k, g in grads64.items() if g is None)
         grads, grads64 = ({keys[k]: v for k, v in g.items() if v is not None} for g in (grads, grads64))
         scale = max(g.abs().max() for g in grads64.values())
-        zero = sorted(k for k, g in grads64.items() if g.abs().max() < 1e-9 * scale)  # bias of the keys: soft-max does not see it
+        zero = sorted(k for k, g in grads64.items() if g.abs().max() < 1e-9 * scale)  # bias of the keys: softmax does not depend on it
         observed = {"logits": worst(zip(logits, logits64)), "hidden": worst((hidden[k], hidden64[k]) for k in hidden),
                     "loss": worst(zip(losses, losses64)), "grad": worst((grads[k], grads64[k]) for k in grads if k not in zero)}
         tolerance = {k: max(2e-6, round_up(10 * v) if v else 0) for k, v in observed.items()}

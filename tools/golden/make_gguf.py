@@ -1,13 +1,13 @@
 """Writes gguf/blocks.safetensors, gguf/llama.gguf, gguf/qwen2.gguf and their goldens (run make_corpus.py first).
 
 blocks.safetensors: for every type F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K
-  raw.TYPE U8 [rows, bytes], values.TYPE F32 [rows, elements]: random blocks and what PyPI gguf's dequantize makes of them;
+  raw.TYPE U8 [rows, bytes], values.TYPE F32 [rows, elements]: random blocks, and the values that PyPI gguf's dequantize gives;
       rows 0 to 3 have usual scales, row 4 the largest finite and negative ones, row 5 subnormal ones and zeros
   input.TYPE F32 [4, 64], quantised.TYPE U8: gguf's quantize, for the types it can write
-  All bit for bit.
-llama.gguf: Q/K rows permuted as converters do for llama, a type of its own for nearly every matrix, output separate,
+  All are exact, bit for bit.
+llama.gguf: Q/K rows permuted as converters do for llama, another type for nearly every matrix, output separate,
   GPT-2 style BPE with pre = smollm inside. qwen2.gguf: no permutation, q/k/v biases, output tied, pre = qwen2.
-NAME.golden.safetensors: ids.N, logits.N (float64 truth on the dequantised weights), weight.PATH: some weights as
+NAME.golden.safetensors: ids.N, logits.N (computed in float64 on the dequantised weights), weight.PATH: some weights as
   transformers reads them, under Hugging Face names and with rows in Hugging Face order.
 NAME.golden.json: config that transformers derives from the file; texts and ids of the tokenizer inside.
 """
@@ -84,12 +84,12 @@ TEMPLATE = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.conten
 
 
 def permute(w, heads):
-    """Pairs (i, i + d/2) of a head, which Hugging Face rotates together, become neighbours (2i, 2i + 1)."""
+    """Permutes rows: pairs (i, i + d/2) of a head, which Hugging Face rotates together, become neighbours (2i, 2i + 1)."""
     return w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
 
 
 def tokenizer(corpus, pre):
-    """Byte-level BPE of 320 tokens, three control tokens first; returns it with its vocabulary and merges."""
+    """Returns a byte-level BPE of 320 tokens, three control tokens first, with its vocabulary and merges."""
     t = Tokenizer(models.BPE())
     split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)] if pre == "smollm" else \
         [pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]

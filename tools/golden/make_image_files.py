@@ -1,8 +1,8 @@
-"""Writes images/files/: small PNG and JPEG files of every kind that is read, and levels.safetensors: level.NAME U8 [H,W,3] as Pillow has
-them after ImageOps.exif_transpose and convert("RGB"), which is what transformers' load_image does (needs pillow).
+"""Writes images/files/: small PNG and JPEG files of every supported kind, and levels.safetensors: level.NAME U8 [H,W,3] as Pillow
+reads them after ImageOps.exif_transpose and convert("RGB"), which is what transformers' load_image does (needs pillow).
 
-PNG: colours, grey, palette (256 and 16 colours), one, two and four bits, opacity, grey with opacity, 16-bit colours, interlaced is not written by
-Pillow. JPEG: three ways to subsample, progressive, grey, and the eight orientations of EXIF.
+PNG: colours, grey, palette (256 and 16 colours), one, two and four bits, alpha, grey with alpha, 16-bit colours; Pillow cannot write interlaced
+files. JPEG: three kinds of chroma subsampling, progressive, grey, and the eight orientations of EXIF.
 """
 import numpy as np
 import PIL

@@ -1,10 +1,10 @@
 """Writes images/: image preprocessing as transformers' PIL-backed processors do it (needs pillow and torchvision, see requirements.txt).
 
-  images.safetensors   image.NAME U8: [H,W,3] RGB, [H,W] grey, [H,W,4] with opacity; all become RGB by PIL's convert("RGB"), which
-                       repeats grey and drops opacity
+  images.safetensors   image.NAME U8: [H,W,3] RGB, [H,W] grey, [H,W,4] with alpha; all are converted to RGB by PIL's convert("RGB"),
+                       which repeats grey and drops alpha
   CASE/preprocessor_config.json   as the processor saves it
   CASE/golden.safetensors         resized.NAME [h,w,3] U8: after PIL's resize and the centre crop, whole numbers, exact;
-                                  pixels.NAME [3,h,w] F32: (resized / 255 - mean) / std, float64 truth rounded to float32
+                                  pixels.NAME [3,h,w] F32: (resized / 255 - mean) / std, computed in float64, rounded to float32
 PIL resizes along one side, then along the other, and rounds to whole levels after each pass (Pillow 13 takes the height first where
 it loses more than twice what the width does); its filter grows with
 the reduction (it anti-aliases), bicubic has a = -0.5. torchvision_levels in the provenance: by how many levels torchvision's processor differs.
@@ -34,7 +34,7 @@ CASES = {
 
 
 def make_images():
-    """Noise on a slope, with pure black and white patches: what a resize that clips or wraps gets wrong."""
+    """Returns noise on a gradient, with black and white patches, which a resize that clips or wraps gets wrong."""
     rng = np.random.default_rng(SEED)
     images = {}
     for name, shape in SHAPES.items():

@@ -4,10 +4,10 @@ non-zero weights on the tiny models (run make_models.py first), golden.json and 
   ids.N [T] I64         rows
   logits.N [T,V]        with the adapter attached
   merged.N [T,V]        after PEFT's merge_and_unload, only where that differs from logits.N: on a tied model PEFT adds the
-                        product to the shared matrix and so changes both ends (golden.json: merged_minus_attached)
+                        product to the shared matrix and so changes embedding and head (golden.json: merged_minus_attached)
   labels [T], loss []   for row 0, as in models/
   grad.KEY              gradient for every trainable tensor, KEY = its key in adapter_model.safetensors
-All float64 truth rounded to float32.
+All values are computed in float64 and rounded to float32.
 
 golden.json: base model, trainable (PEFT's parameter name -> key in the file), keys (saved key -> shape),
 merged_minus_attached (largest difference of logits in float64), adapter_effect (largest change of a logit by the adapter),
@@ -47,7 +47,7 @@ CASES = {
 
 
 def fill(model, seed):
-    """Non-zero everywhere: B ~ N(0, 0.05); embedding A and B and copies of modules and biases get noise too."""
+    """Fills all weights with non-zero values: B ~ N(0, 0.05); embedding A and B and copies of modules and biases get noise too."""
     g = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         if not p.requires_grad:
@@ -64,7 +64,7 @@ def fill(model, seed):
 
 
 def key_of(name):
-    """PEFT's parameter name -> the key under which it is saved."""
+    """Returns the key under which PEFT saves a parameter."""
     return name.replace(".modules_to_save.default", "").replace(".default", "")
 
 

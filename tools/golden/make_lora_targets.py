@@ -1,11 +1,11 @@
-"""Writes lora/targets.json: what PEFT's get_peft_model really selects for many LoRA configurations on tiny models.
+"""Writes lora/targets.json: the modules that PEFT's get_peft_model selects for many LoRA configurations on tiny models.
 
 models.NAME: {modules: [[path, kind]], head: path of the output embedding or null, tied}   kind: Linear Conv1D Embedding other
 cases[]: {name, model, config, then either
    matched: {path: [r, alpha, scaling]}, saved: [paths wrapped by modules_to_save], warnings: [text]   or
    error: class, message}
-config has only the fields that differ from PEFT's defaults; order of pattern keys counts (the first that matches wins).
-Nothing random is in the answer; no tolerance applies.
+config has only the fields that differ from PEFT's defaults; the order of pattern keys matters (the first match wins).
+The results are not random; no tolerance applies.
 """
 import os
 import sys

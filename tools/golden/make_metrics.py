@@ -1,10 +1,10 @@
-"""Writes metrics/metrics.json: what seqeval, SQuAD's evaluation, scikit-learn and SciPy make of random answers.
+"""Writes metrics/metrics.json: the metrics of random answers by seqeval, SQuAD's evaluation, scikit-learn and SciPy.
 
   chunks   {tags, chunks: [[type, first, last]]}        seqeval's get_entities, default mode, of tags in several schemes
   entities {wanted, said, f1, precision, recall}        seqeval over many rows (micro)
-  answers  {said, wanted, exact, f1}                    SQuAD's evaluate-v2.0.py, whose functions stand below
+  answers  {said, wanted, exact, f1}                    SQuAD's evaluate-v2.0.py, whose functions are copied below
   classes  {wanted, said, macro, confusion}             scikit-learn
-  several  {wanted, said, micro, macro}                 scikit-learn, several labels a row
+  several  {wanted, said, micro, macro}                 scikit-learn, several labels in each row
   numbers  {x, y, pearson, spearman}                    SciPy, with ties
 """
 import collections

@@ -4,17 +4,17 @@
 
 real/minilm.safetensors:
   ids.N [T] I64              sentence N with [CLS] and [SEP], cut to 256
-  columns [16] I64           which columns the hidden states below have
-  hidden.N [7,T,16]          what block 0 is given, then the output of each block (sentences 0 to 9)
+  columns [16] I64           the columns of the hidden states below
+  hidden.N [7,T,16]          the input of block 0, then the output of each block (sentences 0 to 9)
   embedding.N [384]          mean over all tokens, [CLS] and [SEP] too, of the last hidden states, divided by its length
   norm [sentences]           that length
-real/minilm.json: the sentences, one a record; `similarity`: cosines of every pair
+real/minilm.json: the sentences, one in each record; `similarity`: cosines of every pair
 real/minilm.tokenizer.json: as tokenizer/NAME.golden.json, on the same corpus. The file's own truncation (128) and padding are off.
-tokenizer/alignment.json: what tagging and answering need, by tokenizer/NAME.json (and by MiniLM's: `minilm`), one record a case:
+tokenizer/alignment.json: the alignments for token classification and question answering, by tokenizer/NAME.json (and by MiniLM's: `minilm`), one record for each case:
   {tokenizer, words, ids, words_of}     pieces of a row of words (is_split_into_words) and the word of each, null for special tokens
   {tokenizer, question, context, max_length, stride, windows: [{ids, types, offsets}]}   truncation "only_second"; offsets count code
                                         points of question or context, by `types`; null for special tokens
-float64 truth rounded to float32.
+Values are computed in float64 and rounded to float32.
 """
 import json
 import pathlib
@@ -53,7 +53,7 @@ QUESTIONS = [
 
 
 def align(name, tok):
-    """Records of one tokenizer through transformers' fast wrapper, which is what data collators use."""
+    """Returns the records of one tokenizer through transformers' fast wrapper, which data collators use."""
     for words in WORDS:
         e = tok(words, is_split_into_words=True)
         yield {"tokenizer": name, "words": words, "ids": e.input_ids, "words_of": e.word_ids()}

@@ -3,13 +3,13 @@ config.v4.json (the same configuration in the style of transformers 4: rope_thet
 torch_dtype), and golden.safetensors:
 
   ids.N [T] I64            row N, ragged lengths
-  logits.N [T,V]           logits of row N alone, float64 truth rounded to float32
+  logits.N [T,V]           logits of row N alone, computed in float64, rounded to float32
   hidden.embed, hidden.I, hidden.norm [T,C]   row 0: embeddings, output of decoder layer I, after the final norm
-  labels [T] I64           for row 0: the token at each position or -100; shift by one yourself
+  labels [T] I64           for row 0: the token at each position or -100, not shifted
   loss []                  mean over predicted tokens of row 0
   grad.PATH                gradient of that loss for every parameter (a tied weight once, under its embedding name)
 
-metadata.provenance: what float32 on this machine missed the truth by (largest |a-b|/max|b| of a tensor) and the tolerance.
+metadata.provenance: the error of float32 on this machine (largest |a-b|/max|b| of a tensor) and the tolerance.
 """
 import json
 import tempfile
@@ -61,7 +61,7 @@ DROPPED_IN_V4 = {"rope_parameters", "dtype", "layer_types", "sliding_window", "m
 
 
 def old_style(directory, rope):
-    """config.v4.json, after checking that transformers reads it as the same configuration."""
+    """Returns config.v4.json, after a check that transformers reads it as the same configuration."""
     new = json.loads((directory / "config.json").read_text())
     old = {k: v for k, v in new.items() if k not in DROPPED_IN_V4 or (k == "sliding_window" and new["model_type"] == "mistral")}
     old |= {**rope, "torch_dtype": "float32", "transformers_version": "4.45.0"}
@@ -77,7 +77,7 @@ def old_style(directory, rope):
 
 
 def run(model, rows, labels):
-    """Logits of every row, hidden states of row 0, loss and gradients of row 0."""
+    """Returns the logits of every row, and hidden states, loss and gradients of row 0."""
     hidden, hooks = {}, []
     keep = lambda name: lambda m, i, o: hidden.__setitem__(name, (o[0] if isinstance(o, tuple) else o)[0].detach())
     hooks.append(model.model.embed_tokens.register_forward_hook(keep("embed")))

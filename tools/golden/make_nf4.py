@@ -1,19 +1,19 @@
 """Writes quant/bitsandbytes.safetensors: 4-bit NormalFloat and 8-bit rows by bitsandbytes on a CPU, and LoftQ on top (needs bitsandbytes).
 
-  weight.NAME [O,I] F32          the matrices: `normal`; `edges`: a block of zeros, one outlier, values on the borders between two codes
-  nf4.NAME.codes [O*I/2] U8      two codes a byte, the first value in the high half; blocks of 64 along the rows; on a border between
-                                 two codes the lower is taken, a block of zeros has code 7
+  weight.NAME [O,I] F32          the matrices: `normal`; `edges`: a block of zeros, one outlier, values exactly between two codes
+  nf4.NAME.codes [O*I/2] U8      two codes in each byte, the first in the high nibble; blocks of 64 along the rows; exactly between
+                                 two codes the lower one is chosen, a block of zeros has code 7
   nf4.NAME.absmax [O*I/64]       largest magnitude of a block
-  nf4.NAME.values [O,I]          read back: table[code] * absmax
+  nf4.NAME.values [O,I]          dequantised: table[code] * absmax
   nf4.table [16]
   nested.NAME.*                  double quantisation: absmax [blocks] U8, table [256], absmax2 [blocks/256], offset [] and values [O,I];
                                  absmax = table[U8] * absmax2 + offset
-  checkpoint.NAME.KEY            `normal`, nested, as transformers writes a bitsandbytes checkpoint: KEY is what stands behind the weight's name
+  checkpoint.NAME.KEY            `normal`, nested, as transformers writes a bitsandbytes checkpoint: KEY is the suffix of the weight's name
   int8.NAME.codes [O,I] I8, int8.NAME.scale [O]   rows: code = round(127 x / scale) of the weight in half precision
   loftq.K.A [R,I], loftq.K.B [O,R], loftq.K.values [O,I], loftq.K.error []   LoftQ of `normal` with rank 4 and K alternations, as
-                                 PEFT's loftq_init: nf4(W - B A) and the SVD of what that leaves, B A last; error = |W - values - B A|;
+                                 PEFT's loftq_init: nf4(W - B A) and the SVD of the rest, B A last; error = |W - values - B A|;
                                  B = U sqrt(S), A = sqrt(S) V: only the product is unique
-All float32, as the library computes. Rows are whole blocks long: bitsandbytes 0.50.2 reads others back wrongly on a CPU.
+All float32, as the library computes. Rows are whole blocks: bitsandbytes 0.50.2 dequantises others wrongly on a CPU.
 """
 import os
 
@@ -47,7 +47,7 @@ def nf4(w, nested=False):
 
 
 def loftq(w, steps):
-    """PEFT's loop; its own function asks for an accelerator."""
+    """Runs PEFT's loop; PEFT's own function requires an accelerator."""
     rest = w.clone()
     for i in range(steps):
         values = nf4(rest)[2]

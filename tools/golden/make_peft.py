@@ -1,18 +1,18 @@
-"""Writes peft/CASE/ for every PEFT method that Graft has beside plain LoRA (run make_models.py and make_families.py first):
+"""Writes peft/CASE/ for every PEFT method that Graft supports in addition to plain LoRA (run make_models.py and make_families.py first):
 adapter_config.json and adapter_model.safetensors as PEFT saves them, with random non-trivial weights, golden.json and golden.safetensors:
 
   ids.N [T] I64 (images: pixels.N), labels.N, task.N (multitask prompts)   rows; labels as in families/
-  logits.N, loss []       with the adapter attached; prompt tuning and P-tuning have T virtual tokens in front of the row's own
-                          logits, prefix tuning has not; loss of row 0
+  logits.N, loss []       with the adapter attached; prompt tuning and P-tuning have T virtual tokens before the row's own
+                          logits, prefix tuning does not; loss of row 0
   merged.N                after merge_and_unload, only where that differs
   grad.KEY                gradient of the loss for every trainable tensor, KEY = its key in adapter_model.safetensors
-  encoder.KEY, grad.encoder.KEY   what PEFT trains but does not save: MLP or LSTM of P-tuning, MLP of a projected prefix
+  encoder.KEY, grad.encoder.KEY   weights that PEFT trains but does not save: MLP or LSTM of P-tuning, MLP of a projected prefix
   curve [20]              losses of 20 AdamW steps (lr 1e-2, no decay) over batches.KIND.jsonl, from the saved weights (PiSSA, OLoRA: from init)
-  curve.summed [20]       tied LoRA: PEFT trains both ends as two parameters over one storage, each with its own gradient and Adam state
+  curve.summed [20]       tied LoRA: PEFT trains embedding and head as two parameters over one storage, each with its own gradient and Adam state
                           (`curve`); this is the curve of one parameter with the sum of both gradients
-  init.A|B|base.PATH      PiSSA, OLoRA: A and B at the start and what is left of the base weight; only the product B A is unique.
+  init.A|B|base.PATH      PiSSA, OLoRA: A and B at the start and the residual base weight; only the product B A is unique.
                           Their adapter is the float32 one after the 20 steps, logits and gradients are at those weights on the
-                          base that is left; converted/ is the plain LoRA of rank 2r that PEFT makes of it, for the untouched base
+                          residual base; converted/ is the plain LoRA of rank 2r to which PEFT converts it, for the original base
   text [12] I64           prefix-text-*: the prefix is what PEFT's initialize_kv_prefix_from_past_key_values takes from this row
   init.NAME.KEY           multitask prompts: weights after PEFT's three ways to start from a source task, `source`
 batches.KIND.jsonl: 30 steps of three ragged rows. The loss of a step is the sum over predicted tokens / their number (lm, tags) or the
@@ -119,7 +119,7 @@ CASES = {
 KIND = {LM: "lm", CLS: "class", TAGS: "tags", QA: "span", None: "image"}
 LENGTHS = [17, 4]
 F32 = torch.float32  # its name means float64 inside float64()
-VOCAB = 90  # every base knows these ids
+VOCAB = 90  # these ids are valid for every base
 
 
 def load(base):
@@ -129,7 +129,7 @@ def load(base):
 
 
 def make_batches(out):
-    """Files of 30 steps of three ragged rows for the three kinds that have curves."""
+    """Writes files of 30 steps of three ragged rows for the three kinds with curves."""
     batches = {}
     for kind in ("lm", "class", "tags"):
         rng = random.Random(1200)
@@ -163,13 +163,13 @@ def make_rows(kind, config, seed):
 
 
 def forward(model, kind, row):
-    """PEFT's own logits and loss of one row computed alone."""
+    """Returns PEFT's logits and loss of one row computed alone."""
     if kind == "image":
         x = row["pixels"].to(next(model.parameters()).dtype)
         out = model(pixel_values=x[None], labels=row["labels"][None])
         return out.logits[0], out.loss
     extra = {"task_ids": row["task"][None]} if "task" in row else {}
-    c = model.active_peft_config  # PEFT adds virtual tokens to the labels of lm only: tags do not fit, answers point elsewhere; mended here
+    c = model.active_peft_config  # PEFT adds virtual tokens to the labels of lm only: for tags and answers the labels are wrong; corrected here
     shift = c.num_virtual_tokens if c.is_prompt_learning and c.peft_type != "PREFIX_TUNING" and kind in ("tags", "span") else 0
     if kind == "span":
         out = model(input_ids=row["ids"][None], start_positions=row["labels"][:1] + shift, end_positions=row["labels"][1:] + shift)
@@ -189,7 +189,7 @@ def adamw(model):
 
 
 def train(model, kind, steps, make_optimizer=adamw, before=None, after=None, keep=False):
-    """Losses of the steps. The weights are put back unless keep."""
+    """Returns the losses of the steps. The weights are restored unless keep."""
     start = {k: v.clone() for k, v in model.state_dict().items()}
     opt = make_optimizer(model)
     losses = []
@@ -210,7 +210,7 @@ def train(model, kind, steps, make_optimizer=adamw, before=None, after=None, kee
 
 
 def key_of(name, encoder):
-    """PEFT's parameter name -> the key under which it is saved, or encoder.KEY where it is not."""
+    """Returns the key under which PEFT saves a parameter, or encoder.KEY where it does not."""
     if name.startswith("prompt_encoder.default."):
         rest = name.removeprefix("prompt_encoder.default.")
         return rest if rest.startswith("prefix_task") else "encoder." + rest if encoder else "prompt_embeddings"
@@ -219,7 +219,7 @@ def key_of(name, encoder):
 
 
 def fill(model, seed):
-    """In place, because PEFT's tied LoRA is two parameters over one storage."""
+    """Fills in place, because PEFT's tied LoRA is two parameters over one storage."""
     g = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         if not p.requires_grad:
@@ -245,7 +245,7 @@ def fill(model, seed):
 
 
 def tied_pairs(model):
-    """(embedding's parameter, the head's parameter that is its transpose in the same storage), where PEFT ties LoRA."""
+    """Returns pairs (parameter of the embedding, that of the head, its transpose in the same storage), where PEFT ties LoRA."""
     ends = {n.rsplit(".lora_", 1)[1]: p for n, p in model.named_parameters() if "embed_tokens.lora_embedding" in n or "lm_head.lora" in n}
     return [(ends["embedding_B.default"], ends["A.default.weight"]), (ends["embedding_A.default"], ends["B.default.weight"])] if len(ends) == 4 else []
 
@@ -256,7 +256,7 @@ def sum_tied(model):
 
 
 def twin(base, config, model):
-    """The same PEFT model in float64. Weights are copied by name, so what an initialisation did to the base comes along."""
+    """Returns the same PEFT model in float64. Weights are copied by name, including the base weights that an initialisation changed."""
     plain = load(base)
     config = copy.deepcopy(config)
     if isinstance(getattr(config, "init_lora_weights", None), str):
@@ -271,7 +271,7 @@ def twin(base, config, model):
 
 
 def save(model, directory, **more):
-    """As PEFT saves, with sets in order."""
+    """Saves as PEFT does, with sets in a fixed order."""
     model.save_pretrained(directory, **more)
     (directory / "README.md").unlink(missing_ok=True)
     (directory / "adapter_model.safetensors").chmod(0o644)
@@ -284,7 +284,7 @@ def save(model, directory, **more):
 
 
 def learned(model):
-    """Under bias="all" PEFT also frees the biases of modules that a copy stands in for: they learn nothing."""
+    """Returns the parameters that learn: with bias="all" PEFT also unfreezes biases of modules that a copy replaces."""
     return [(n, p) for n, p in model.named_parameters() if p.requires_grad and ".original_module." not in n]
 
 
@@ -306,7 +306,7 @@ def loraplus(model):
 
 
 def multitask_inits(source, base, config):
-    """Weights that PEFT starts from when it is given the adapter `source`."""
+    """Returns the initial weights of PEFT with the adapter `source`."""
     out = {}
     for init, tasks in (("AVERAGE_SOURCE_TASKS", 1), ("EXACT_SOURCE_TASK", 1), ("ONLY_SOURCE_SHARED", 3)):
         c = copy.deepcopy(config)
@@ -346,12 +346,12 @@ def main():
                 fill(model, seed)
         optimizer = loraplus if case.startswith("loraplus") else adamw
         encoder = config.peft_type == "P_TUNING" or bool(getattr(config, "prefix_projection", False))
-        config = model.peft_config["default"] if not mutates else config  # with what PEFT filled in
+        config = model.peft_config["default"] if not mutates else config  # with the fields that PEFT filled in
         truth = twin(base, config, model)
         curve = None
         if mutates:
             start = tempfile.TemporaryDirectory()
-            model.peft_config["default"].init_lora_weights = True  # as PEFT's conversion wants the start saved
+            model.peft_config["default"].init_lora_weights = True  # as PEFT's conversion needs the saved start
             model.save_pretrained(start.name)
             model.peft_config["default"].init_lora_weights = config.init_lora_weights
             for n, m in model.named_modules():

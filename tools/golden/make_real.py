@@ -4,10 +4,10 @@
 
 logits.safetensors: ids [512] I64 of tools/golden/real_text.txt (cut to 512 tokens, no special tokens)
   logsumexp [512]; top_ids, top_values [512, 8]; columns [32] I64 and column_values [512, 32] (the same random 32 vocabulary
-  ids at every position). float64 truth rounded to float32.
+  ids at every position). computed in float64, rounded to float32.
 generate.json cases[]: {messages or prompt, text: what is tokenized, ids, new_ids, new_text, finished: ended by the stop token,
-  margin: smallest lead of the chosen token's logit over the next along the way}; greedy, at most 64 new tokens, float32;
-  a run that leaves the path where the lead is below its own error is not wrong. new_text leaves special tokens out.
+  margin: smallest difference between the chosen token's logit and the next one}; greedy, at most 64 new tokens, float32;
+  a run may differ from there on where this margin is below its own error. new_text is without special tokens.
 """
 import pathlib
 

@@ -1,17 +1,17 @@
 """Writes tokenizer/NAME.json (a tokenizer.json trained on corpus.jsonl; run make_corpus.py first) and tokenizer/NAME.golden.json.
-With --smollm2 FILE (the tokenizer.json of SmolLM2, not committed) also smollm2.golden.json. A NAME.json that is there is kept:
-the WordPiece and Unigram trainers break ties differently in every run; --retrain trains all anew.
+With --smollm2 FILE (the tokenizer.json of SmolLM2, not committed) also smollm2.golden.json. An existing NAME.json is kept:
+the WordPiece and Unigram trainers break ties differently in every run; --retrain trains all of them again.
 
 NAME       after
-llama3     byte-level BPE, the Llama-3 split, ignore_merges, begin-of-text added in front
+llama3     byte-level BPE, the Llama-3 split, ignore_merges, begin-of-text added at the start
 qwen2      byte-level BPE, NFC, the Qwen2 split
-llama2     SentencePiece-like BPE, byte fallback, normaliser Prepend + Replace, <s> in front
+llama2     SentencePiece-like BPE, byte fallback, normaliser Prepend + Replace, <s> at the start
 mistral    the same vocabulary with a Metaspace pre-tokenizer (prepend_scheme first, split false)
 bert       WordPiece, uncased, [CLS] ... [SEP]
-unigram    Unigram with NFKC and Metaspace, </s> behind
-smollm2    digits one by one, then byte-level BPE with the GPT-2 split, nothing added
+unigram    Unigram with NFKC and Metaspace, </s> at the end
+smollm2    single digits, then byte-level BPE with the GPT-2 split, nothing added
 
-golden: prefix, suffix: ids that encoding with special tokens puts around; special tokens written in the text are always taken.
+golden: prefix, suffix: the ids that encoding with special tokens adds; special tokens in the text are always recognised.
 lines[i], for line i of the corpus:
   ids      encode(text, add_special_tokens=False)
   special  encode(text) where it is not prefix + ids + suffix
@@ -60,7 +60,7 @@ def qwen2(corpus):
 
 
 def sentencepiece_bpe(corpus):
-    """Trained without the byte tokens, which are then put at ids 3 to 258, where SentencePiece has them."""
+    """Trains without the byte tokens, which are then inserted at ids 3 to 258, as in SentencePiece."""
     t = Tokenizer(models.BPE(unk_token="<unk>"))
     t.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     t.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=420, limit_alphabet=120, show_progress=False, special_tokens=["<unk>", "<s>", "</s>"]))

@@ -1,15 +1,15 @@
 """Writes train/: 20 steps of LoRA training with PEFT on tiny llama3 (run make_models.py first).
 
-  batches.jsonl        one step a line, {"rows": [{"ids", "labels"}]}: ragged rows, first half not predicted (labels -100),
+  batches.jsonl        one step in each line, {"rows": [{"ids", "labels"}]}: ragged rows, first half not predicted (labels -100),
                        labels[i] is the token at i
   start/               the adapter that every run starts from (r=4, alpha=8, all-linear, B non-zero), as PEFT saves it
   RUN.safetensors      loss [20], lr [20] (the rate used in that step), grad_norm [20] (global L2 norm before clipping),
                        final.KEY: adapter weights after the last step, KEY as in adapter_model.safetensors
-  runs.json            settings of every run, losses of the float64 truth in full, what float32 missed it by
+  runs.json            the settings of every run, the float64 losses in full precision, and the error of float32
 loss = sum over the predicted tokens of a step / their number; torch AdamW, betas 0.9/0.999, eps 1e-8, decay on every trained
 tensor; schedules from transformers, stepped after the optimizer; clipping by torch's clip_grad_norm_.
-The truth is a float64 run, rounded to float32. Adam divides by the root of tiny second moments, so weights of a float32 run
-drift further from it than one gradient does: see float32_error.
+The reference is a float64 run, rounded to float32. Adam divides by the root of tiny second moments, so the weights of a float32
+run deviate more from it than one gradient does: see float32_error.
 """
 import json
 import os
@@ -35,7 +35,7 @@ warnings.filterwarnings("ignore")
 
 
 def make_batches(vocab):
-    """The recipe of the baseline's ragged batches with short rows."""
+    """Returns the ragged batches of the baseline, with short rows."""
     rng = random.Random(SEED)
     steps = []
     for _ in range(STEPS):

@@ -1,10 +1,10 @@
-"""Writes tokenizer/files/NAME/: vocabularies as old checkpoints have them, without tokenizer.json, and NAME.golden.json beside as
-make_tokenizers.py describes, by transformers' tokenizer of that class (run make_corpus.py and make_tokenizers.py first).
+"""Writes tokenizer/files/NAME/: vocabularies in the layout of old checkpoints, without tokenizer.json, and NAME.golden.json as
+make_tokenizers.py describes it, by transformers' tokenizer of that class (run make_corpus.py and make_tokenizers.py first).
 
 gpt2, roberta   vocab.json and merges.txt, byte-level BPE trained on the corpus, with that family's special tokens
 words.json      of gpt2 and roberta: pieces of rows of words (is_split_into_words), and the word of each, null for special tokens; with
-                add_prefix_space, without which these classes take no words
-bert            vocab.txt of tokenizer/bert.json, cased, [PAD] and the others where they were
+                add_prefix_space, without which these classes reject words
+bert            vocab.txt of tokenizer/bert.json, cased, [PAD] and the other special tokens at the same ids
 """
 import json
 

@@ -3,7 +3,7 @@
   a/, b/, c/           the adapters: a r 4 alpha 8, b r 4 alpha 2 (both q_proj, v_proj), c r 6 rsLoRA (q_proj only)
   golden.safetensors   ids [T] I64; NAME.KEY: A and B of the new adapter, KEY as in an adapter file, always with scaling 1 (or sqrt(r)
                        where the first adapter is rsLoRA: `scaling` in golden.json); logits.NAME [T,V] with it attached;
-                       mask.NAME.KEY.ADAPTER: 0/1 U8, what DARE kept (KEY ends in `delta` where the product is pruned);
+                       mask.NAME.KEY.ADAPTER: 0/1 U8, the mask of DARE (KEY ends in `delta` where the product is pruned);
                        logits.both: a and b active at once, each with its own scaling
   golden.json          cases: one record each, {name, adapters, weights, combination_type, ...options, rank, scaling}
 After an SVD only the product B A is unique (with svd_clamp not even that: the quantile depends on the signs, so there is no case).
@@ -42,14 +42,14 @@ CASES = {
 
 
 def parts(model, name):
-    """(path, A, B) of an adapter."""
+    """Returns (path, A, B) for every module of an adapter."""
     for path, m in model.named_modules():
         if hasattr(m, "lora_A") and name in m.lora_A:
             yield path, m, m.lora_A[name].weight, m.lora_B[name].weight
 
 
 def combine(model, ids):
-    """Adds every combination; logits with it alone. DARE's draws come from one seed a combination and are recorded."""
+    """Adds every combination and returns the logits with it alone. DARE's draws come from one seed for each combination and are recorded."""
     bernoulli = torch.bernoulli
     results, masks = {}, {}
     for index, (name, options) in enumerate(CASES.items()):
@@ -102,7 +102,7 @@ def main():
     with float64(check=False):
         truth = double_model(type(plain), plain.config, plain.state_dict())
     truth = attach(truth).double()
-    with float64(check=False):  # the draws are float32 by choice
+    with float64(check=False):  # the draws are in float32 on purpose
         high, masks64 = combine(truth, ids)
     assert all((masks[k] == masks64[k]).all() for k in masks)
     tensors, records, products = {"ids": ids}, [], []

@@ -4,8 +4,8 @@ import { join } from 'node:path';
 import { after } from 'node:test';
 import { Session } from '../../src/session/index.ts';
 
-/** A folder and an engine thread for the tests of one file; both go when the last has run. */
-export function placeFor(name: string) {
+/** Returns a temporary directory and a session for the tests of one file; both are removed after the last test. */
+export function workspaceFor(name: string) {
   const dir = mkdtempSync(join(tmpdir(), `graft-${name}-`));
   const session = new Session();
   after(async () => {
@@ -13,6 +13,7 @@ export function placeFor(name: string) {
     rmSync(dir, { recursive: true });
   });
   const at = (...parts: string[]) => join(dir, ...parts);
+  /** Writes rows as JSON lines and returns the path. */
   const write = (file: string, rows: readonly object[]): string => {
     writeFileSync(at(file), rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
     return at(file);
@@ -20,14 +21,20 @@ export function placeFor(name: string) {
   return { dir, session, at, write };
 }
 
+/** Returns `count` values, made from their indices. */
 export const numbered = <T>(count: number, make: (i: number) => T) => Array.from({ length: count }, (_, i) => make(i));
 
-const kinds = { ham: ['report', 'meeting', 'river', 'town'], spam: ['prize', 'winner', 'free', 'cash'] } as const;
+/** Words that only the mails of one class have. */
+const wordsOfClass = {
+  ham: ['report', 'meeting', 'river', 'town'],
+  spam: ['prize', 'winner', 'free', 'cash'],
+} as const;
 
-/** Which kind number `i` of the mails is, and words that only its kind has. */
-export const kindOf = (i: number): keyof typeof kinds => (i % 3 === 0 ? 'spam' : 'ham');
-export const words = (kind: keyof typeof kinds, i: number): string =>
-  numbered(3 + (i % 5), (w) => kinds[kind][(i * 7 + w * 3 + ((i * w) % 2)) % 4]).join(' ');
+/** Returns the class of mail number `i`. */
+export const kindOf = (i: number): keyof typeof wordsOfClass => (i % 3 === 0 ? 'spam' : 'ham');
+/** Returns the text of mail number `i`: words that only its class has. */
+export const words = (kind: keyof typeof wordsOfClass, i: number): string =>
+  numbered(3 + (i % 5), (w) => wordsOfClass[kind][(i * 7 + w * 3 + ((i * w) % 2)) % 4]).join(' ');
 
-/** `count` labelled mails that a tiny model can tell apart. */
+/** Returns `count` labelled mails that a tiny model can classify. */
 export const mails = (count: number) => numbered(count, (i) => ({ text: words(kindOf(i), i), label: kindOf(i) }));
