@@ -100,16 +100,18 @@ export function classTask(head: TaskHead, options: TaskOptions): Omit<Task<Float
       }
       if (kind === 'several') {
         const sets = said.map((classes) => head.labels.map((_, c) => (classes.includes(c) ? 1 : 0)));
-        return { metrics: severalMetrics(wanted, sets) };
+        const hits = wanted.map((row, i) => row.every((value, c) => value === sets[i]![c]));
+        return { metrics: severalMetrics(wanted, sets, hits), hits };
       }
       const [x, y] = [wanted.map(([c]) => c!), said.map(([c]) => c!)];
-      const right = x.filter((c, i) => c === y[i]).length;
+      const hits = x.map((c, i) => c === y[i]);
       const macro = (places: readonly number[]) => macroF1(confusionOf(x, y, count, places));
       return {
         metrics: [
-          { name: 'accuracy', ...wilson(right, n), count: n, of: 'rows' },
+          { name: 'accuracy', ...wilson(hits.filter(Boolean).length, n), count: n, of: 'rows' },
           { name: 'f1_macro', ...bootstrap(n, macro), count: n, of: 'rows' },
         ],
+        hits,
         confusion: { labels: head.labels, counts: confusionOf(x, y, count) },
       };
     },
@@ -133,7 +135,11 @@ function softmax(scores: Float32Array): number[] {
 }
 
 /** Rows of which every class is right, and F1 over all decisions and as the mean of the classes'. */
-function severalMetrics(wanted: readonly (readonly number[])[], said: readonly (readonly number[])[]) {
+function severalMetrics(
+  wanted: readonly (readonly number[])[],
+  said: readonly (readonly number[])[],
+  hits: readonly boolean[],
+) {
   const n = wanted.length;
   const classes = [...(wanted[0] ?? []).keys()];
   const sums = (places: readonly number[], c: number) => {
@@ -152,9 +158,8 @@ function severalMetrics(wanted: readonly (readonly number[])[], said: readonly (
   };
   const macro = (places: readonly number[]) =>
     classes.reduce((sum, c) => sum + f1(...sums(places, c)), 0) / classes.length;
-  const exact = wanted.filter((row, i) => row.every((value, c) => value === said[i]![c])).length;
   return [
-    { name: 'exact_match', ...wilson(exact, n), count: n, of: 'rows' },
+    { name: 'exact_match', ...wilson(hits.filter(Boolean).length, n), count: n, of: 'rows' },
     { name: 'f1_micro', ...bootstrap(n, micro), count: n * classes.length, of: 'labels' },
     { name: 'f1_macro', ...bootstrap(n, macro), count: n * classes.length, of: 'labels' },
   ] as const;

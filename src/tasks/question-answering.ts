@@ -157,13 +157,14 @@ export const questionAnswering = (head: TaskHead): Task<Scores> => ({
       return squadScores(mayBeNone && score < 0 ? '' : text, answers[q]!);
     });
     const n = scores.length;
-    const exact = scores.filter((s) => s.exact === 1).length;
+    const hits = scores.map((s) => s.exact === 1);
     const f1 = (places: readonly number[]) => places.reduce((sum, i) => sum + scores[i]!.f1, 0) / places.length;
     return {
       metrics: [
-        { name: 'exact_match', ...wilson(exact, n), count: n, of: 'questions' },
+        { name: 'exact_match', ...wilson(hits.filter(Boolean).length, n), count: n, of: 'questions' },
         { name: 'f1', ...bootstrap(n, f1), count: n, of: 'questions' },
       ],
+      hits,
     };
   },
 
