@@ -122,13 +122,13 @@ test('a method that needs a head learns from the same conversations; one that fa
 test('mistakes: each one clear sentence', () => {
   const refused = (fields: Record<string, unknown>, sentence: RegExp) =>
     assertRefused(graft(dir, ['compare', write('wrong', fields)]), 2, sentence);
-  refused({ compare: { answers: ['a', 'b'], metric: 'f1' } }, /answers are measured by accuracy.*Leave one/);
-  refused({ method: { type: 'lora' } }, /has no method of its own.*compare\.methods/);
-  refused({ tasks: { a: {} } }, /compared on one task/);
+  refused({ compare: { answers: ['a', 'b'], metric: 'f1' } }, /answers are measured by accuracy.*Remove one/);
+  refused({ method: { type: 'lora' } }, /does not support the field method.*compare\.methods/);
+  refused({ tasks: { a: {} } }, /does not support several tasks/);
   refused({ compare: { only: ['lora', 'prefix'], metric: 'f1' } }, /no metric 'f1'.*accuracy, f1_macro/);
-  refused({ compare: { only: ['lara'] } }, /no method is left.*lora/);
+  refused({ compare: { only: ['lara'] } }, /compare\.only matches no method.*lora/);
   refused({ compare: { onyl: ['lora'] } }, /unknown key 'onyl' \(did you mean 'only'\?\)/);
-  refused({ data: { train: 'rows.jsonl' } }, /measures on a file of its own.*data\.eval/);
+  refused({ data: { train: 'rows.jsonl' } }, /data\.eval is missing.*Add data\.eval/);
   refused({ compare: { methods: { mine: { method: { type: 'lora', rank: 8 } } } } }, /mine.*unknown key 'rank'/);
   writeFileSync(join(dir, 'bad.yaml'), 'model: [');
   assertRefused(graft(dir, ['compare', 'bad.yaml']), 2, /bad\.yaml:\d+:\d+.*no valid YAML/);
