@@ -8,13 +8,13 @@ const budget = 1024;
 /** A prompt with the first tokens of some continuation behind it, and what is asked of it. */
 interface Probe {
   readonly ids: readonly number[];
-  /** Continuations that begin so: their last token is looked up at the end of the row, the others on the way. */
+  /** Continuations whose tokens but the last begin the row's continuation: each token is looked up at the position before it. */
   readonly asks: { readonly prompt: number; readonly choice: number }[];
 }
 
 /**
- * Log-probability, in nats, of each continuation after each prompt: the sum over its tokens. Continuations that differ in
- * their last token only share a row, so labels of one token cost one pass over the prompt.
+ * Log-probability, in nats, of each continuation after each prompt: the sum over its tokens. A continuation whose tokens but the last are
+ * the beginning of another one shares its row, so "ham" (one token) and "spam" (two) cost one pass over the prompt.
  * @param tasks which of several tasks that share an adapter each prompt is of
  * @returns [prompts][choices]
  * @throws GraftError 'usage' for an empty prompt or continuation, and where the two do not fit the model's context
@@ -26,15 +26,17 @@ export function scoreChoices(
   tasks: readonly (number | undefined)[] = prompts.map(() => undefined),
 ): number[][] {
   check(model, prompts, choices);
+  // The longest first, so that the row of a continuation that begins like another one is there already.
+  const longestFirst = [...choices.keys()].sort((a, b) => choices[b]!.length - choices[a]!.length);
   const probes: Probe[] = prompts.flatMap((prompt, p) => {
-    const byStart = new Map<string, Probe>();
-    choices.forEach((choice, c) => {
-      const start = choice.slice(0, -1);
-      const key = start.join();
-      if (!byStart.has(key)) byStart.set(key, { ids: [...prompt, ...start], asks: [] });
-      byStart.get(key)!.asks.push({ prompt: p, choice: c });
-    });
-    return [...byStart.values()];
+    const rows: Probe[] = [];
+    for (const c of longestFirst) {
+      const start = choices[c]!.slice(0, -1);
+      const shared = rows.find(({ ids }) => start.every((id, i) => ids[prompt.length + i] === id));
+      if (shared) shared.asks.push({ prompt: p, choice: c });
+      else rows.push({ ids: [...prompt, ...start], asks: [{ prompt: p, choice: c }] });
+    }
+    return rows;
   });
   const scores = prompts.map(() => choices.map(() => 0));
   for (let first = 0; first < probes.length; ) {
