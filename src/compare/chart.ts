@@ -146,7 +146,8 @@ export function sizeChart(points: readonly SizedValue[], title: string, axisTitl
   ];
   const drawn = points.map((p) => {
     const [cx, cy] = [x(p.size), y(p.value)];
-    const place = freePlace(cx, cy, 7 * p.name.length, occupied, [left, 0, width, height - bottom]);
+    const others = points.filter((other) => other !== p).map((other) => [x(other.size), y(other.value)] as const);
+    const place = freePlace([cx, cy], 7 * p.name.length, others, occupied, [left, 0, width, height - bottom]);
     occupied.push(place);
     const onTheRight = place[0] > cx;
     return [
@@ -173,8 +174,19 @@ function alongLine(
   });
 }
 
-/** The place for a label of this length next to its point that covers least: right or left of it, level or a little off. */
-function freePlace(cx: number, cy: number, length: number, occupied: readonly Box[], bounds: Box): Box {
+type Place = readonly [x: number, y: number];
+
+/**
+ * The place for a label of this length next to its point: right or left of it, level or a little off. It is the one that covers
+ * least of what is occupied, and where no other point is nearer.
+ */
+function freePlace(
+  [cx, cy]: Place,
+  length: number,
+  others: readonly Place[],
+  occupied: readonly Box[],
+  bounds: Box,
+): Box {
   const places = [0, -14, 14, -28, 28, -42, 42].flatMap((dy): Box[] => [
     [cx + 10, cy + dy - 8, cx + 10 + length, cy + dy + 8],
     [cx - 10 - length, cy + dy - 8, cx - 10, cy + dy + 8],
@@ -182,8 +194,13 @@ function freePlace(cx: number, cy: number, length: number, occupied: readonly Bo
   const inBounds = places.filter(
     (p) => p[0] >= bounds[0] && p[1] >= bounds[1] && p[2] <= bounds[2] && p[3] <= bounds[3],
   );
-  const covered = (box: Box) => occupied.reduce((sum, other) => sum + overlap(box, other), 0);
-  return (inBounds.length > 0 ? inBounds : places).sort((a, b) => covered(a) - covered(b))[0]!;
+  const cost = (box: Box) => {
+    const [endX, endY] = [box[0] > cx ? box[0] : box[2], (box[1] + box[3]) / 2];
+    const own = Math.hypot(endX - cx, endY - cy);
+    const misleading = others.some(([ox, oy]) => Math.hypot(endX - ox, endY - oy) < own);
+    return occupied.reduce((sum, other) => sum + overlap(box, other), misleading ? 200 : 0);
+  };
+  return (inBounds.length > 0 ? inBounds : places).sort((a, b) => cost(a) - cost(b))[0]!;
 }
 
 export interface Curve {

@@ -30,7 +30,7 @@ svg:has(polyline[data-curve]:hover) polyline { opacity: .2; } svg polyline[data-
 .legend span { margin-left: .8rem; color: var(--soft); font-size: .85rem; } .legend button { color: var(--ink); }
 .legend i { display: inline-block; width: 1.5rem; margin-right: .45rem; border-top: 3px solid var(--series); vertical-align: .25em; }
 .legend label:not(:has(:checked)) i { opacity: .35; }
-.tables { display: flex; flex-wrap: wrap; gap: 0 3rem; }
+.wide { overflow-x: auto; } .tables { display: flex; flex-wrap: wrap; gap: 0 3rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; }
 th, td { padding: .3rem .8rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); vertical-align: bottom; }
 td { white-space: nowrap; } th { font-weight: 600; color: var(--soft); max-width: 10.5rem; }
@@ -88,7 +88,7 @@ function verdictText({ outcomes }: Results, verdict: Verdict | undefined): strin
 const tableHtml = ({ head, rows }: Pick<Table, 'head' | 'rows'>) => {
   const cells = (tag: string, list: readonly string[]) => list.map((c) => `<${tag}>${escaped(c)}</${tag}>`).join('');
   const body = rows.map((row) => `<tr>${cells('td', row)}</tr>`).join('\n');
-  return `<table><thead><tr>${cells('th', head)}</tr></thead><tbody>\n${body}\n</tbody></table>`;
+  return `<div class="wide"><table><thead><tr>${cells('th', head)}</tr></thead><tbody>\n${body}\n</tbody></table></div>`;
 };
 
 function pairedSection({ leader, tests, pairs }: Verdict): string {
