@@ -1,5 +1,5 @@
 /**
- * Losses of Graft and of PEFT from one adapter on the same batches, step by step.
+ * The losses of Graft and of PEFT at each step, starting from the same adapter, on the same batches.
  *   npm run proof:curve -- [--model FILE.gguf|DIR] [--steps 20] [--rows 4] [--seed 0] [--peer-script FILE.py]
  */
 import { join } from 'node:path';
@@ -33,17 +33,17 @@ const peers = peer(
   '--adapter',
   start,
 ) as unknown as Trained;
-const apart = mine.losses.map((loss, i) => Math.abs(loss - peers.losses[i]!) / peers.losses[i]!);
+const differences = mine.losses.map((loss, i) => Math.abs(loss - peers.losses[i]!) / peers.losses[i]!);
 mine.losses.forEach((loss, i) => {
   console.log(
-    `step ${i + 1}: ${loss.toFixed(6)} here, ${peers.losses[i]!.toFixed(6)} PEFT, ${apart[i]!.toExponential(1)} apart`,
+    `step ${i + 1}: ${loss.toFixed(6)} Graft, ${peers.losses[i]!.toFixed(6)} PEFT, relative difference ${differences[i]!.toExponential(1)}`,
   );
 });
 report(
   'curve',
   [
-    { what: 'largest relative difference of a loss', got: Math.max(...apart), bar: 1e-3, better: 'less' },
+    { what: 'largest relative difference of a loss', got: Math.max(...differences), bar: 1e-3, better: 'less' },
     { what: 'steps compared', got: Math.min(mine.losses.length, peers.losses.length), bar: steps, better: 'more' },
   ],
-  { losses: mine.losses, peer_losses: peers.losses, relative: apart.map(round) },
+  { losses: mine.losses, peer_losses: peers.losses, relative: differences.map(round) },
 );

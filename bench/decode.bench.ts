@@ -1,10 +1,10 @@
 /**
- * Prefill and decode rates, and what each precision does to the logits.
+ * Prefill and decode rates of each form of the weights, and the error of its logits against float32 weights.
  *   npm run proof:decode -- [--model FILE.gguf|DIR] [--rounds 5] [--prompt-tokens 512] [--new-tokens 64] [--threads 2]
  *                           [--quantize none,keep,int8]
- * The precisions take turns within every round (A B C A B C …); medians are reported with the least and the largest. The
- * last line is one JSON document. Floors of the same run: prefill, 2 · weights · tokens at the measured GEMM rate; decode,
- * the bytes of the weights at the measured read rate.
+ * The forms alternate within every round (A B C A B C …); medians are reported with the smallest and the largest value. The
+ * last line is one JSON document. Baselines measured in the same run: for prefill, 2 · weights · tokens FLOP at the rate of a float32
+ * matmul; for decoding, reading the bytes of the weights at the measured read rate.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -36,25 +36,25 @@ const precisions = args.quantize.split(',') as Quantize[];
 await startEngine();
 currentEngine().native.threads(+args.threads);
 
-/** The first tokens of the README, repeated where it is short: real text, the same for everyone. */
+/** Returns the first tokens of the README, repeated if it is too short: real text, the same on every machine. */
 function promptIds(): number[] {
   const text = readFileSync(join(packageRoot, 'README.md'), 'utf8');
   const ids = [...tokenizerOf(path).encode(text, { addSpecialTokens: false })];
   return Array.from({ length: promptTokens }, (_, i) => ids[i % ids.length]!);
 }
 
-/** Seconds that `body` takes, the least of `times`. */
+/** Returns the shortest time of `times` calls of `body`, in seconds. */
 function seconds(times: number, body: () => void): number {
-  let least = Infinity;
+  let shortest = Infinity;
   for (let i = 0; i < times; i++) {
     const start = performance.now();
     body();
-    least = Math.min(least, (performance.now() - start) / 1e3);
+    shortest = Math.min(shortest, (performance.now() - start) / 1e3);
   }
-  return least;
+  return shortest;
 }
 
-/** FLOP/s of a product of the model's own size, and bytes/s of reading a tensor larger than any cache. */
+/** Measures FLOP/s of a matrix product of the model's size, and bytes/s of reading a tensor that is larger than any cache. */
 function machine(): { flops: number; readBytes: number } {
   using _ = scope();
   const [a, b] = [ops.ones([1024, 576]), ops.t(ops.ones([1536, 576]))];
@@ -73,7 +73,7 @@ function run(model: Model, ids: readonly number[], count: number): GenerateSumma
   }
 }
 
-/** Bytes of the weights that a token reads: all but the embedding table, unless that is the head too. */
+/** Returns the bytes of the weights that each token reads: all but the embedding table, unless it is the head too. */
 function weightBytes(model: Model): number {
   const seen = new Map<Tensor, number>();
   for (const [key, tensor] of namedTensors(model.root)) {
@@ -82,15 +82,15 @@ function weightBytes(model: Model): number {
   return [...seen.values()].reduce((a, b) => a + b, 0);
 }
 
-/** Logits [T, V] of the prompt as generation reads it: its last 64 tokens one by one, over the cache. */
+/** Returns logits [T, V] of the prompt as generation computes them: the last 64 tokens one by one, with the KV cache. */
 function logitsOf(model: Model, ids: readonly number[]): Float32Array {
-  const together = Math.max(1, ids.length - 64);
+  const prefillLength = Math.max(1, ids.length - 64);
   const logits = new Float32Array(ids.length * model.vocabSize);
   using cache = model.newCache(ids.length);
-  for (let at = 0; at < ids.length; at += at === 0 ? together : 1) {
+  for (let at = 0; at < ids.length; at += at === 0 ? prefillLength : 1) {
     noGrad(() => {
       using _ = scope();
-      const hidden = model.hidden(packTokens([ids.slice(at, at === 0 ? together : at + 1)], at), cache);
+      const hidden = model.hidden(packTokens([ids.slice(at, at === 0 ? prefillLength : at + 1)], at), cache);
       logits.set(model.logits(hidden, [0, hidden.size(0)]).data() as Float32Array, at * model.vocabSize);
     });
   }
@@ -121,9 +121,9 @@ const handles = currentEngine().native.memory().handles;
 for (let r = 0; r < rounds; r++) {
   machines.push(machine());
   models.forEach(({ model, quantize }, i) => {
-    const { prefillSeconds, decodeSeconds, newTokens: made } = run(model, ids, newTokens);
+    const { prefillSeconds, decodeSeconds, newTokens: generated } = run(model, ids, newTokens);
     rates[i]!.prefill.push(ids.length / prefillSeconds);
-    rates[i]!.decode.push((made - 1) / decodeSeconds);
+    rates[i]!.decode.push((generated - 1) / decodeSeconds);
     const [prefill, decode] = [rates[i]!.prefill.at(-1)!, rates[i]!.decode.at(-1)!].map((x) => x.toFixed(0));
     console.error(`round ${r + 1}, ${quantize}: prefill ${prefill}, decode ${decode} tokens/s`);
   });
@@ -159,7 +159,7 @@ report(
       better: 'more',
     },
     {
-      what: 'handles left',
+      what: 'tensor handles that are not freed',
       got: currentEngine().native.memory().handles - handles,
       bar: 0,
       better: 'less',

@@ -1,5 +1,5 @@
 /**
- * A step of a large model in little memory: a Llama of 7B shape with random bfloat16 weights, written block by block, packed to nf4
+ * Peak memory of training a large model: a Llama of 7B shape with random bfloat16 weights, written block by block, quantized to nf4
  * at load, LoRA r=8 on all linear layers, ragged rows. The model takes 13.5 GB of disk below TMPDIR and is deleted at the end.
  *   npm run proof:large -- [--rows 4] [--steps 2] [--seed 0] [--gradient-checkpointing]
  */
@@ -43,11 +43,11 @@ const config = {
 };
 const { hidden_size: width, intermediate_size: inner, num_hidden_layers: layers, vocab_size: vocab } = config;
 
-/** Writes the model as Hugging Face directories are: a shard a block and one for the rest, with their index. */
+/** Writes the model as a Hugging Face directory: one shard for each block and one for the rest, with their index. */
 async function writeLlama(dir: string): Promise<void> {
-  // Room for the largest tensor, where each is drawn when its turn comes.
-  using room = Tensor.empty([vocab * width], 'bfloat16');
-  const bytes = room.memory();
+  // One buffer for all tensors, as large as the largest: each is drawn in it when it is written.
+  using buffer = Tensor.empty([vocab * width], 'bfloat16');
+  const bytes = buffer.memory();
   using generator = new Generator(seed);
   const random = (name: string, shape: readonly number[]): TensorToWrite => ({
     name,
@@ -55,7 +55,7 @@ async function writeLlama(dir: string): Promise<void> {
     dtype: 'bfloat16',
     bytes() {
       const count = shape.reduce((a, b) => a * b, 1);
-      using numbers = ops.narrow(room, 0, 0, count);
+      using numbers = ops.narrow(buffer, 0, 0, count);
       if (shape.length === 1) ops.fill_(numbers, 1);
       else ops.normal_(numbers, 0, 0.02, { generator });
       return bytes.subarray(0, 2 * count);
@@ -83,48 +83,50 @@ async function writeLlama(dir: string): Promise<void> {
     writeSafetensors(join(dir, file), tensors, { format: 'pt' });
     for (const { name } of tensors) weightMap[name] = file;
     console.error(`${file} written`);
-    await setImmediate(); // signals are heard between two shards
+    await setImmediate(); // lets signals be handled between two shards
   }
   writeFileSync(join(dir, 'model.safetensors.index.json'), JSON.stringify({ metadata: {}, weight_map: weightMap }));
   writeFileSync(join(dir, 'config.json'), JSON.stringify(config));
 }
 
-/** What the kernel calls the most memory that a living process has had, in GB. */
-function highWater(pid: number): number {
+/** Returns the peak resident memory of a running process (VmHWM), in GB. */
+function peakMemory(pid: number): number {
   const [, kilobytes] = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))!;
   return (Number(kilobytes) * 1024) / 1e9;
 }
 
-/** Runs `graft train` and notes, at each start and step, when it came and how much memory it had taken until then. */
-async function watched(recipe: string) {
+/** Runs `graft train` and records, for the start and each step, the time and the peak memory until then. */
+async function trainAndWatch(recipe: string) {
   const command = [join(packageRoot, 'bin', 'graft.js'), 'train', recipe, '--json', '--fresh'];
   if (checkpointing) command.push('--set', 'train.gradient_checkpointing=true');
-  const begun = performance.now();
+  const started = performance.now();
   const child = spawn(process.execPath, command, { cwd: packageRoot, stdio: ['ignore', 'pipe', 'inherit'] });
   process.on('exit', () => child.kill());
-  const seen: { event: TrainEvent; at: number; peak: number }[] = [];
+  const records: { event: TrainEvent; at: number; peak: number }[] = [];
   let last = '{}';
   for await (const line of createInterface(child.stdout)) {
     last = line;
     const event = JSON.parse(line) as TrainEvent;
     if (event.type === 'start' || event.type === 'step')
-      seen.push({ event, at: (performance.now() - begun) / 1e3, peak: highWater(child.pid!) });
+      records.push({ event, at: (performance.now() - started) / 1e3, peak: peakMemory(child.pid!) });
   }
   if (!last.includes('"losses"')) throw new Error('graft train ended without a result');
-  return { seen, result: JSON.parse(last) as TrainResult };
+  return { records, result: JSON.parse(last) as TrainResult };
 }
 
 const dir = workFolder();
 await startEngine();
 await writeLlama(dir);
 const batches = writeBatches(dir, { mode: 'ragged', rows, steps, vocab, seed });
-const { seen, result } = await watched(writeRecipe({ model: dir, batches, dir: join(dir, 'run'), quantize: 'nf4' }));
+const { records, result } = await trainAndWatch(
+  writeRecipe({ model: dir, batches, dir: join(dir, 'run'), quantize: 'nf4' }),
+);
 
-const [loaded] = seen;
-if (loaded?.event.type !== 'start') throw new Error('graft train said nothing of its start');
+const [loaded] = records;
+if (loaded?.event.type !== 'start') throw new Error('the first event of graft train is not its start');
 const weights = loaded.event.weightBytes / 1e9;
-const stepsSeen = seen.flatMap(({ event, peak }) => (event.type === 'step' ? [{ ...event, peak }] : []));
-const peak = Math.max((result.peak_rss_mb * 2 ** 20) / 1e9, ...seen.map((s) => s.peak));
+const stepRecords = records.flatMap(({ event, peak }) => (event.type === 'step' ? [{ ...event, peak }] : []));
+const peak = Math.max((result.peak_rss_mb * 2 ** 20) / 1e9, ...records.map((s) => s.peak));
 report(
   'large',
   [
@@ -135,14 +137,14 @@ report(
     parameters: loaded.event.parameters,
     trainable: loaded.event.trainable,
     micro_tokens: loaded.event.microTokens,
-    tokens: stepsSeen.map((s) => s.tokens),
+    tokens: stepRecords.map((s) => s.tokens),
     losses: result.losses.map(round),
     weights_gb: round(weights),
     weights_share_of_peak: round(weights / peak),
     peak_of_load_gb: round(loaded.peak),
-    peak_after_steps_gb: stepsSeen.map((s) => round(s.peak)),
+    peak_after_steps_gb: stepRecords.map((s) => round(s.peak)),
     peak_of_result_gb: round((result.peak_rss_mb * 2 ** 20) / 1e9),
     load_seconds: round(loaded.at),
-    step_seconds: stepsSeen.map((s) => round(s.seconds)),
+    step_seconds: stepRecords.map((s) => round(s.seconds)),
   },
 );

@@ -1,7 +1,7 @@
 /**
- * Logits of the real model against transformers in float32, and a LoRA adapter carried both ways between Graft and PEFT.
+ * Logits of the real model compared with those of transformers in float32, and LoRA adapters exchanged between Graft and PEFT.
  *   npm run proof:logits -- [--model FILE.gguf|DIR] [--tokens 512] [--seed 0]
- * Rows: a text (the README) and random ids, of `tokens` each.
+ * Two rows of `tokens` tokens each: a text (the README), and random ids.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -32,7 +32,8 @@ const rows = [
 const ids = join(dir, 'ids.json');
 writeFileSync(ids, JSON.stringify(rows));
 
-function read(file: string): Float32Array[] {
+/** Reads the logits of each row from a safetensors file. */
+function readLogits(file: string): Float32Array[] {
   using source = openSafetensors(file);
   return rows.map((row, i) => {
     const logits = new Float32Array(row.length * vocab);
@@ -41,54 +42,60 @@ function read(file: string): Float32Array[] {
   });
 }
 
-/** Largest and mean difference, and the largest as a share of the largest logit, over all rows. */
-function compare(a: readonly Float32Array[], b: readonly Float32Array[]) {
+/** Returns the largest and the mean difference over all rows, and the largest one relative to the largest logit. */
+function difference(a: readonly Float32Array[], b: readonly Float32Array[]) {
   let [max, sum, count, largest] = [0, 0, 0, 0];
   a.forEach((row, r) => {
     for (let i = 0; i < row.length; i++) {
-      const difference = Math.abs(row[i]! - b[r]![i]!);
-      max = Math.max(max, difference);
+      const absolute = Math.abs(row[i]! - b[r]![i]!);
+      max = Math.max(max, absolute);
       largest = Math.max(largest, Math.abs(b[r]![i]!));
-      sum += difference;
+      sum += absolute;
       count++;
     }
   });
   return { max, mean: sum / count, relative: max / largest, count };
 }
 
-function both(adapter?: string) {
-  const on = adapter ? ['--adapter', adapter] : [];
+/** Computes the logits with Graft and with the peer, with the same adapter if one is named. */
+function logitsOfBoth(adapter?: string) {
+  const adapterArgs = adapter ? ['--adapter', adapter] : [];
   const [mine, peers] = [join(dir, 'ours.safetensors'), join(dir, 'theirs.safetensors')];
-  graft('logits', '--model', ours, ...on, '--ids', ids, '--out', mine, '--json');
-  const keys = peer('logits.py', '--model', theirs, ...on, '--ids', ids, '--out', peers);
-  return { mine: read(mine), peers: read(peers), keys };
+  graft('logits', '--model', ours, ...adapterArgs, '--ids', ids, '--out', mine, '--json');
+  const keys = peer('logits.py', '--model', theirs, ...adapterArgs, '--ids', ids, '--out', peers);
+  return { mine: readLogits(mine), peers: readLogits(peers), keys };
 }
 
-const plain = both();
-const base = compare(plain.mine, plain.peers);
+const plain = logitsOfBoth();
+const base = difference(plain.mine, plain.peers);
 
 const batches = writeBatches(dir, { mode: 'ragged', rows: 4, steps: 5, vocab, seed: Number(args.seed) });
 graftTrain({ model: ours, batches, dir: join(dir, 'run'), set: ['train.lr=1e-3'] });
-const trained = both(join(dir, 'run', 'adapter'));
-const toPeft = compare(trained.mine, trained.peers);
-const effect = compare(trained.mine, plain.mine);
+const trained = logitsOfBoth(join(dir, 'run', 'adapter'));
+const toPeft = difference(trained.mine, trained.peers);
+const effect = difference(trained.mine, plain.mine);
 
-const made = join(dir, 'made');
-peer('adapter.py', '--model', theirs, '--out', made, '--seed', args.seed);
-const loaded = both(made);
-const fromPeft = compare(loaded.mine, loaded.peers);
-const otherEffect = compare(loaded.mine, plain.mine);
+const peerAdapter = join(dir, 'peer-adapter');
+peer('adapter.py', '--model', theirs, '--out', peerAdapter, '--seed', args.seed);
+const loaded = logitsOfBoth(peerAdapter);
+const fromPeft = difference(loaded.mine, loaded.peers);
+const otherEffect = difference(loaded.mine, plain.mine);
 
-const lost = (keys: Record<string, unknown>) =>
+const mismatchedKeys = (keys: Record<string, unknown>) =>
   (keys.missing as string[]).length + (keys.unexpected as string[]).length;
 report(
   'logits',
   [
     { what: 'largest difference of a logit', got: base.max, bar: 2e-3, better: 'less' },
     { what: 'mean difference of a logit', got: base.mean, bar: 1e-4, better: 'less' },
-    { what: 'adapter trained here, in PEFT: relative difference', got: toPeft.relative, bar: 1e-4, better: 'less' },
-    { what: 'adapter made by PEFT, here: relative difference', got: fromPeft.relative, bar: 1e-4, better: 'less' },
-    { what: 'missing and unexpected keys', got: lost(trained.keys) + lost(loaded.keys), bar: 0, better: 'less' },
+    { what: 'adapter of Graft loaded by PEFT: relative difference', got: toPeft.relative, bar: 1e-4, better: 'less' },
+    { what: 'adapter of PEFT loaded by Graft: relative difference', got: fromPeft.relative, bar: 1e-4, better: 'less' },
+    {
+      what: 'missing and unexpected keys',
+      got: mismatchedKeys(trained.keys) + mismatchedKeys(loaded.keys),
+      bar: 0,
+      better: 'less',
+    },
     { what: 'relative change that the trained adapter makes', got: effect.relative, bar: 1e-3, better: 'more' },
   ],
   { logits_compared: base.count, keys: trained.keys.keys, base, toPeft, fromPeft, effect, otherEffect },

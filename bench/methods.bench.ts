@@ -1,5 +1,5 @@
 /**
- * Training speed and peak memory of each method against PEFT's, on the same ragged rows, in turn.
+ * Training speed and peak memory of each method compared with PEFT, on the same ragged rows, alternating.
  *   npm run proof:methods -- [--model FILE.gguf|DIR] [--methods lora,dora,adalora,ia3,prefix,prompt,p-tuning] [--rounds 2] [--rows 8]
  *                            [--steps 4] [--seed 0] [--peer-script FILE.py]
  */
@@ -52,7 +52,7 @@ const bars: Bar[] = [];
 const details: Record<string, object> = {};
 for (const name of args.methods.split(',')) {
   const method = methods[name];
-  if (!method) throw new Error(`no method ${name}; there are ${Object.keys(methods).join(', ')}`);
+  if (!method) throw new Error(`the method ${name} was not found; choose from ${Object.keys(methods).join(', ')}`);
   const rounds = Array.from({ length: Number(args.rounds) }, (_, r) => {
     const mine = graftTrain({ model: ours, batches, dir: join(dir, name), method });
     const options = ['--model', theirs, '--batches', batches, '--method', name];
@@ -62,8 +62,8 @@ for (const name of args.methods.split(',')) {
     return { mine, peers };
   });
   const ratio = (of: 'tokens_per_s' | 'peak_rss_mb') => median(rounds.map(({ mine, peers }) => mine[of] / peers[of]));
-  bars.push({ what: `${name}: tokens/s against PEFT`, got: ratio('tokens_per_s'), bar: 2, better: 'more' });
-  bars.push({ what: `${name}: peak memory against PEFT`, got: ratio('peak_rss_mb'), bar: 0.3, better: 'less' });
+  bars.push({ what: `${name}: tokens/s compared with PEFT`, got: ratio('tokens_per_s'), bar: 2, better: 'more' });
+  bars.push({ what: `${name}: peak memory compared with PEFT`, got: ratio('peak_rss_mb'), bar: 0.3, better: 'less' });
   details[name] = {
     tokens_per_s: spread(rounds.map(({ mine }) => mine.tokens_per_s)),
     peer_tokens_per_s: spread(rounds.map(({ peers }) => peers.tokens_per_s)),

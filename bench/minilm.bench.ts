@@ -1,6 +1,6 @@
 /**
- * all-MiniLM-L6-v2 against transformers: hidden states and sentence embeddings against its float64, token ids against
- * Python's tokenizer, as recorded in test/golden/real/. Ends with 1 where they are further apart than the bar.
+ * all-MiniLM-L6-v2 compared with transformers: hidden states and sentence embeddings with its float64 results, token ids with
+ * Python's tokenizer, as recorded in test/golden/real/. Exits with 1 if a difference is above its bar.
  *   npm run proof:minilm -- [--model DIR]
  */
 import { parseArgs } from 'node:util';

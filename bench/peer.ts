@@ -1,6 +1,6 @@
 /**
- * Makes the Python environment of the peer (Hugging Face PEFT, transformers, torch: about 5 GB) that the proofs compare
- * with, and writes the proofs' model for it.
+ * Installs the Python environment of the peer (Hugging Face PEFT, transformers, torch: about 5 GB), and writes the benchmark model
+ * in a format that it loads.
  *   npm run proof:peer
  */
 import { spawnSync } from 'node:child_process';

@@ -1,5 +1,5 @@
 /**
- * Time from the import of the library to the first operator's result in a fresh process, and the cost of one operator.
+ * Time from the import of the library to the result of the first operator in a new process, and the time of one operator.
  *   npm run proof:start -- [--rounds 9]
  */
 import { spawnSync } from 'node:child_process';

@@ -1,5 +1,5 @@
 /**
- * A long run on ragged rows: resident memory after step 20 against the last step, and live tensor handles after every step.
+ * A long run on ragged rows: resident memory after the last step compared with step 20, and live tensor handles after every step.
  *   npm run proof:steady -- [--model FILE.gguf|DIR] [--steps 200] [--rows 2] [--seed 0] [--quantize none]
  */
 import { readFileSync } from 'node:fs';
@@ -35,8 +35,18 @@ report(
   'steady',
   [
     { what: 'steps', got: events.length, bar: steps, better: 'more' },
-    { what: 'memory after the last step against step 20', got: Math.abs(late / early - 1), bar: 0.02, better: 'less' },
-    { what: 'handles, most less least', got: Math.max(...handles) - Math.min(...handles), bar: 0, better: 'less' },
+    {
+      what: 'memory after the last step, relative change from step 20',
+      got: Math.abs(late / early - 1),
+      bar: 0.02,
+      better: 'less',
+    },
+    {
+      what: 'tensor handles, maximum minus minimum',
+      got: Math.max(...handles) - Math.min(...handles),
+      bar: 0,
+      better: 'less',
+    },
   ],
   { rss_mb: [20, 50, 100, 150, 200].map((n) => round(events[n - 1]?.rssMb ?? 0)), handles: handles[0] },
 );

@@ -1,4 +1,4 @@
-/** What the measuring scripts share: running both sides as processes of their own, summaries, a table, a last line of JSON. */
+/** Shared by the benchmarks: running Graft and the peer in their own processes, summaries, a table of bars, a last line of JSON. */
 import { spawnSync } from 'node:child_process';
 import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { loadavg, tmpdir } from 'node:os';
@@ -11,17 +11,17 @@ const folders: string[] = [];
 process.on('exit', () => {
   for (const dir of folders) rmSync(dir, { recursive: true, force: true });
 });
-// By itself a signal ends a process without its exit handlers.
+// Without a handler, a signal ends the process without running its exit handlers.
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(130));
 
-/** A folder for what a script writes; gone when the process ends. */
+/** Returns a new temporary folder; it is deleted when the process ends. */
 export function workFolder(): string {
   const dir = mkdtempSync(join(tmpdir(), 'graft-bench-'));
   folders.push(dir);
   return dir;
 }
 
-/** Runs a program to its end and reads the JSON on its last line. Its progress goes to a log that a failure shows. */
+/** Runs a program to its end and returns the JSON of its last line. An error shows the end of its stderr. */
 function lastLine(command: string, args: readonly string[], env: NodeJS.ProcessEnv = {}) {
   const log = join(workFolder(), 'log');
   const descriptor = openSync(log, 'w');
@@ -34,32 +34,32 @@ function lastLine(command: string, args: readonly string[], env: NodeJS.ProcessE
   });
   closeSync(descriptor);
   if (status !== 0) {
-    const said = readFileSync(log, 'utf8').trim().split('\n').slice(-5).join('\n');
-    throw new GraftError('environment', `${basename(args[0] ?? command)} ended with ${signal ?? status}: ${said}`);
+    const errorText = readFileSync(log, 'utf8').trim().split('\n').slice(-5).join('\n');
+    throw new GraftError('environment', `${basename(args[0] ?? command)} ended with ${signal ?? status}: ${errorText}`);
   }
   const line = stdout.trim().split('\n').at(-1)!;
   return line.startsWith('{') ? (JSON.parse(line) as Record<string, unknown>) : {};
 }
 
-/** `graft …` as its users run it. */
+/** Runs `graft …` as a user does. */
 export const graft = (...args: string[]) => lastLine(process.execPath, [join(packageRoot, 'bin', 'graft.js'), ...args]);
 
-/** Python with the peer: `GRAFT_PEER`, or the environment that `npm run proof:peer` makes. */
+/** Returns the Python that has the peer: `GRAFT_PEER`, or the environment that `npm run proof:peer` installs. */
 export function peerPython(): string {
   const python = process.env.GRAFT_PEER ?? cacheDir('peer', 'venv', 'bin', 'python');
   if (existsSync(python)) return python;
-  throw new GraftError('environment', `there is no peer to compare with at ${python}`, {
+  throw new GraftError('environment', `the peer to compare with was not found at ${python}`, {
     hint: 'Run `npm run proof:peer` once (about 5 GB), or set GRAFT_PEER to a Python that has torch, transformers and peft',
   });
 }
 
-/** A script of bench/peer, or another that takes the same options. */
+/** Runs a script of bench/peer, or another one that takes the same options. */
 export function peer(script: string, ...args: string[]) {
   const file = script.includes('/') ? script : join(import.meta.dirname, 'peer', script);
   return lastLine(peerPython(), [file, ...args], { HF_HUB_OFFLINE: '1', TOKENIZERS_PARALLELISM: 'false' });
 }
 
-/** The model of the proofs on both sides: what Graft loads, and a Hugging Face directory of the same numbers. */
+/** Returns the benchmark model for both sides: the path that Graft loads, and a Hugging Face directory with the same weights. */
 export function bothModels(model: string | undefined): { ours: string; theirs: string } {
   const ours = model ?? fetchSmolLM2();
   if (!ours.endsWith('.gguf')) return { ours, theirs: ours };
@@ -73,7 +73,7 @@ export function bothModels(model: string | undefined): { ours: string; theirs: s
   return { ours, theirs };
 }
 
-/** A generator of whole numbers below `n` (mulberry32): the same batches everywhere. */
+/** Returns a generator of integers below `n` (mulberry32), so that batches are the same on every machine. */
 export function integers(seed: number): (n: number) => number {
   let state = seed >>> 0;
   return (n) => {
@@ -93,7 +93,7 @@ export interface BatchShape {
 }
 
 /**
- * Writes random rows, one optimizer step a line. ragged: 32 to 256 tokens, the second half predicted; fixed: 256 tokens,
+ * Writes random rows, one optimizer step on each line. ragged: 32 to 256 tokens, the second half predicted; fixed: 256 tokens,
  * all predicted. Returns the file's path.
  */
 export function writeBatches(dir: string, { mode, rows, steps, vocab, seed }: BatchShape): string {
@@ -121,11 +121,11 @@ export interface TrainOptions {
   readonly set?: readonly string[];
   /** Default: LoRA r=8 on all linear layers. */
   readonly method?: Readonly<Record<string, unknown>>;
-  /** Go on with what the directory holds. Default: begin anew. */
+  /** Resume the run in the directory. Default: start from scratch. */
   readonly resume?: boolean;
 }
 
-/** Writes the recipe of a comparison (AdamW at 1e-4, no decay) and returns its path. */
+/** Writes the recipe that both sides train by (AdamW at 1e-4, no weight decay) and returns its path. */
 export function writeRecipe(options: TrainOptions): string {
   const { model, batches, dir, quantize, adapter, threads = 2 } = options;
   const file = `${dir}.json`;
@@ -169,7 +169,7 @@ export const spread = (values: readonly number[]) => ({
   most: round(Math.max(...values)),
 });
 
-/** One row of an issue's table: what was measured, and whether it meets its bar. */
+/** A measured figure and the bar that it has to reach. */
 export interface Bar {
   readonly what: string;
   readonly got: number;
@@ -177,7 +177,7 @@ export interface Bar {
   readonly better: 'less' | 'more';
 }
 
-/** Prints each bar with its figure, then everything as one line of JSON. Exit code 1 if a bar is missed. */
+/** Prints each figure with its bar, then everything as one line of JSON. Sets exit code 1 if a bar is missed. */
 export function report(bench: string, bars: readonly Bar[], details: object): void {
   const met = ({ got, bar, better }: Bar) => (better === 'less' ? got <= bar : got >= bar);
   const width = Math.max(...bars.map(({ what }) => what.length));

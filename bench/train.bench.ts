@@ -1,10 +1,11 @@
 /**
- * Training speed and peak memory against PEFT, and the share of the floor. Both sides are processes of their own and take
- * turns (A B A B …); ratios are taken within a round, and their medians reported.
+ * Training speed and peak memory compared with PEFT, and speed as a share of a float32 matmul baseline. Both sides run in their own
+ * processes and alternate (A B A B …); ratios are computed within a round, and their medians are reported.
  *   npm run proof:train -- [--model FILE.gguf|DIR] [--rounds 3] [--rows 8] [--steps 6] [--seed 0] [--no-fixed]
  *                          [--precision auto] [--peer-script FILE.py]
- * Floor: the products that cannot be avoided, (4 · linear weights · tokens + 4 · head weights · predicted tokens) FLOP (a
- * product with the frozen weight each way), at the rate of a float32 product of 1,024 rows measured in the same round.
+ * The baseline: the products that every implementation needs, (4 · linear weights · tokens + 4 · head weights · predicted tokens)
+ * FLOP (one product with each frozen weight forward and one backward), at the rate of a float32 product of 1,024 rows measured in the same
+ * round.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -43,8 +44,8 @@ const shape = { vocab: config.vocab_size!, steps: Number(args.steps), seed: Numb
 const ragged = writeBatches(dir, { ...shape, mode: 'ragged', rows: Number(args.rows) });
 const fixed = writeBatches(dir, { ...shape, mode: 'fixed', rows: 4, steps: Math.min(4, shape.steps) });
 
-/** FLOP of the products with frozen weights, over all steps but the first. */
-function unavoidable(batches: string): { flop: number; tokens: number } {
+/** Returns the FLOP of the products with frozen weights, and the tokens, over all steps but the first. */
+function baselineWork(batches: string): { flop: number; tokens: number } {
   const { hidden_size: c, intermediate_size: f, num_hidden_layers: layers, num_attention_heads: heads } = config;
   const kv = config.num_key_value_heads ?? heads!;
   const d = config.head_dim ?? c! / heads!;
@@ -84,7 +85,7 @@ for (let r = 0; r < Number(args.rounds); r++) {
     return gemm.float32;
   };
   for (const { name, batches, quantize } of sides) {
-    const { flop, tokens } = unavoidable(batches);
+    const { flop, tokens } = baselineWork(batches);
     if (!quantize) {
       const run = peer(args['peer-script'], '--model', theirs, '--batches', batches) as unknown as Trained;
       runs[name] = { ...run, share: 0 };
@@ -98,9 +99,9 @@ for (let r = 0; r < Number(args.rounds); r++) {
       weightBytes[name] = (JSON.parse(first!) as Extract<TrainEvent, { type: 'start' }>).weightBytes;
     }
     const { tokens_per_s, peak_rss_mb, share } = runs[name];
-    const floor = share ? `, ${share.toFixed(2)} of the floor` : '';
+    const baseline = share ? `, ${share.toFixed(2)} of the baseline` : '';
     console.error(
-      `round ${r + 1}: ${name}: ${tokens_per_s.toFixed(0)} tokens/s, peak ${peak_rss_mb.toFixed(0)} MB${floor}`,
+      `round ${r + 1}: ${name}: ${tokens_per_s.toFixed(0)} tokens/s, peak ${peak_rss_mb.toFixed(0)} MB${baseline}`,
     );
   }
   rounds.push({ runs, gemm: rates });
@@ -115,19 +116,19 @@ const memory = ratio(mine, 'peft, ragged', 'peak_rss_mb');
 report(
   'train',
   [
-    { what: 'ragged: tokens/s against PEFT', got: speed, bar: 2.5, better: 'more' },
-    { what: 'ragged: share of the floor', got: share, bar: 0.7, better: 'more' },
-    { what: 'ragged: peak memory against PEFT', got: memory, bar: 0.25, better: 'less' },
+    { what: 'ragged: tokens/s compared with PEFT', got: speed, bar: 2.5, better: 'more' },
+    { what: 'ragged: share of a float32 matmul baseline', got: share, bar: 0.7, better: 'more' },
+    { what: 'ragged: peak memory compared with PEFT', got: memory, bar: 0.25, better: 'less' },
     ...(weightBytes[packed]
       ? [
           {
-            what: 'packed weights: tokens/s against float32',
+            what: 'packed weights: tokens/s compared with float32',
             got: ratio(packed, mine, 'tokens_per_s'),
             bar: 0.85,
             better: 'more' as const,
           },
           {
-            what: 'packed weights: bytes against float32',
+            what: 'packed weights: bytes compared with float32',
             got: weightBytes[packed] / weightBytes[mine]!,
             bar: 0.25,
             better: 'less' as const,
@@ -138,7 +139,7 @@ report(
       ? []
       : [
           {
-            what: 'fixed 256-token rows: tokens/s against PEFT',
+            what: 'fixed 256-token rows: tokens/s compared with PEFT',
             got: ratio('graft, fixed', 'peft, fixed', 'tokens_per_s'),
             bar: 1.5,
             better: 'more' as const,

@@ -1,4 +1,4 @@
-"""Writes a LoRA adapter of PEFT with both factors random, so that it changes the logits: a common start, and a file to read.
+"""Writes a PEFT LoRA adapter with both matrices random, so that it changes the logits: to start both sides from, and to load in Graft.
 
   python adapter.py --model DIR --out DIR [--rank 8] [--seed 0]
 """

@@ -1,8 +1,8 @@
-"""Full logits of transformers, with a PEFT adapter on top if one is given: what `graft logits` writes, from the other side.
+"""Writes the logits of transformers, with a PEFT adapter if one is named, in the format of `graft logits`.
 
   python logits.py --model DIR [--adapter DIR] --ids FILE.json --out FILE.safetensors
 
-Last line: one JSON document with the adapter's keys that PEFT had no place for, and the places that got none.
+Last line: one JSON document with the keys of the adapter file that PEFT does not expect, and those that it misses.
 """
 import argparse
 import json

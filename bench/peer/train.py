@@ -1,4 +1,4 @@
-"""Trains with PEFT and transformers as their users do: rows padded on the right, sdpa attention, float32, AdamW.
+"""Trains with PEFT and transformers as is usual: rows padded on the right, SDPA attention, float32, AdamW.
 
   python train.py --model DIR --batches FILE.jsonl [--method lora] [--adapter DIR] [--rank 8] [--threads 2] [--lr 1e-4]
 

@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from 'commander';
-import { machines, page, readComparison, runComparison, table } from '../compare/index.ts';
+import { page, readComparison, resultTables, runComparison } from '../compare/index.ts';
 import { examples } from './shared.ts';
 
 export const compare = () =>
@@ -25,10 +25,12 @@ export const compare = () =>
         console.log(JSON.stringify(results));
         return;
       }
-      const { head, rows } = table(results);
-      const widths = head.map((h, c) => Math.max(h.length, ...rows.map((row) => row[c]!.length)));
-      for (const row of [head, ...rows]) {
-        console.log(row.map((cell, c) => (c === 0 ? cell.padEnd(widths[c]!) : cell.padStart(widths[c]!))).join('  '));
+      for (const { title, head, rows } of resultTables(results)) {
+        const widths = head.map((h, c) => Math.max(h.length, ...rows.map((row) => row[c]!.length)));
+        console.log(title);
+        for (const row of [head, ...rows])
+          console.log(row.map((cell, c) => (c === 0 ? cell.padEnd(widths[c]!) : cell.padStart(widths[c]!))).join('  '));
+        console.log();
       }
-      console.log(`\n${machines(results.outcomes)}\n\n${picture}\n${data}`);
+      console.log(`${picture}\n${data}`);
     });

@@ -1,19 +1,19 @@
-/** The methods that are compared where a comparison names none, with settings that learn on small models. */
+/** Presets: the methods that are compared if a comparison names none, with settings that work on small models. */
 
-/** A method to compare, with what it needs in the place of the common recipe. */
+/** A method to compare, with the settings that override the common recipe. */
 export interface Contender {
   readonly method: unknown;
-  /** In the place of the common task: a method that needs a head, beside methods that write the answer. */
+  /** Overrides the common task: for a method that needs a head, where the others generate the answer. */
   readonly task?: string | undefined;
-  /** Fields of `train` in the place of the common ones, above all the learning rate. */
+  /** Fields of `train` that override the common ones, above all the learning rate. */
   readonly train?: Readonly<Record<string, unknown>> | undefined;
 }
 
-/** What is known of the task before anything is loaded. */
+/** What the presets depend on. */
 export interface ComparisonContext {
-  /** What prompts and prefixes begin from, where the recipe says it. */
+  /** Initial text of prompts and prefixes, from the field `compare.text`. */
   readonly text: string | undefined;
-  /** The model writes one of these, which a head could say as well. */
+  /** The possible answers of a language model, from the field `compare.answers`; a head has them as its labels. */
   readonly answers: readonly string[] | undefined;
   readonly images: boolean;
 }
@@ -21,14 +21,18 @@ export interface ComparisonContext {
 const linear = { r: 8, lora_alpha: 16, target_modules: 'all-linear' };
 
 /**
- * Learning rates differ by the nature of what is trained: a few numbers that are multiplied in need larger steps than whole
- * matrices (training.md §3.2 of the references; tried on the e-mails).
+ * Returns the presets by name. Learning rates depend on what is trained: a few scaling factors need larger steps than matrices do
+ * (chosen on the e-mails; docs/log.md).
  */
-export function contenders({ text: own, answers, images }: ComparisonContext): Readonly<Record<string, Contender>> {
-  const text = own ?? (answers && `Read the text and say what it is: ${answers.join(' or ')}?`);
-  // A text of one's own is taken whole: rows in the form of the chat, best.
+export function contenders({
+  text: givenText,
+  answers,
+  images,
+}: ComparisonContext): Readonly<Record<string, Contender>> {
+  const text = givenText ?? (answers && `Read the text and say what it is: ${answers.join(' or ')}?`);
   const length = { num_virtual_tokens: 20 };
-  const virtual = own ? {} : length;
+  // A given text decides how many virtual tokens there are.
+  const virtual = givenText ? {} : length;
   const promptStart = text
     ? { prompt_tuning_init: 'TEXT', prompt_tuning_init_text: text }
     : { prompt_tuning_init: images ? 'RANDOM' : 'SAMPLE_VOCAB' };
@@ -50,15 +54,15 @@ export function contenders({ text: own, answers, images }: ComparisonContext): R
     },
     prefix: {
       method: { type: 'prefix', ...virtual, ...(text ? { init_text: text } : { init_weights: 'zero' }) },
-      train: { lr: text && !own ? 2e-2 : 1e-2 },
+      train: { lr: text && !givenText ? 2e-2 : 1e-2 },
     },
     'p-tuning-v2': {
       method: { type: 'prefix', ...virtual, ...(text && { init_text: text }) },
-      // The head that it trains beside the prefix bears less than a prefix alone.
+      // The head that is trained with the prefix needs a lower rate than a prefix alone.
       train: { lr: text ? 5e-3 : 1e-2 },
       ...(answers && { task: 'sequence-classification' }),
     },
-    prompt: { method: { type: 'prompt', ...virtual, ...promptStart }, train: { lr: own ? 1e-2 : 3e-2 } },
+    prompt: { method: { type: 'prompt', ...virtual, ...promptStart }, train: { lr: givenText ? 1e-2 : 3e-2 } },
     'p-tuning': { method: { type: 'p-tuning', ...length, encoder_hidden_size: 128 }, train: { lr: 3e-3 } },
   };
 }

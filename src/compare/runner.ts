@@ -1,5 +1,6 @@
-/** Runs a comparison: every method in a process of its own, one after the other, so that time and memory are its alone. */
+/** Runs a comparison: each method trains in its own process, one after the other, so that time and peak memory are its own. */
 import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -11,33 +12,51 @@ import type { Metric } from '../tasks/index.ts';
 import type { Recipe, TrainEvent, TrainResult } from '../train/index.ts';
 import type { Comparison } from './comparison.ts';
 
-/** What is known of one method after its run. */
+/** The result of one method. */
 export interface Outcome {
   readonly name: string;
+  /** Types of its methods, joined by ' + '. */
   readonly method: string;
+  /** The peak learning rate. */
   readonly lr: number;
   readonly metric: Metric;
+  /**
+   * One character for each thing that the metric counts, in the order of the rows: '1' where the method is right, '0' where it is
+   * wrong. Absent in results of older versions, and for metrics that are not a share of rows (F1, errors).
+   */
+  readonly hits?: string;
+  /** Digest of the rows that the method was measured on: hits of other rows cannot be paired. */
+  readonly rows?: string;
+  /** Parameters that are trained. */
   readonly trainable: number;
+  /** All parameters of the model, with those that the method adds. */
   readonly parameters: number;
+  /** Training loss of each step. */
   readonly losses: readonly number[];
+  /** Training tokens per second, without virtual tokens. */
   readonly tokensPerSecond: number;
+  /** Peak resident memory of the training process, in MiB. */
   readonly peakMb: number;
-  /** Of what has to be kept for the task, in bytes. */
+  /** Bytes of the files that have to be stored for the task. */
   readonly size: number;
+  /** Seconds of training, without loading. */
   readonly seconds: number;
-  /** Where speed and time were measured: processor, threads, precision. A comparison may go on elsewhere. */
+  /** Where speed and time were measured: processor, threads, precision. A comparison can be resumed on another machine. */
   readonly machine: string;
 }
 
-/** A method that came to no result, and why. */
+/** A method that failed, and why. */
 export interface Failure {
   readonly name: string;
   readonly reason: string;
 }
 
+/** What `graft compare` writes as comparison.json. */
 export interface Results {
   readonly title: string;
+  /** Year, month, day. */
   readonly date: string;
+  /** The metric of the base model before training, where it can be measured. */
   readonly before: Metric | undefined;
   readonly outcomes: readonly Outcome[];
   readonly failed: readonly Failure[];
@@ -47,120 +66,139 @@ export interface Results {
 
 type Json = Record<string, unknown>;
 
-/** Trains through the command line; its last line of output is the result, those before it are told to `line`. */
-function graft(args: readonly string[], line: (event: Json) => void = () => {}): Promise<Json> {
+/** Runs a graft command in its own process. @returns its last line of output; `onEvent` gets each line, parsed */
+function graft(args: readonly string[], onEvent: (event: Json) => void = () => {}): Promise<Json> {
   const child = spawn(process.execPath, [join(packageRoot, 'bin', 'graft.js'), ...args, '--json'], {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let last: Json = {};
-  let said = '';
+  let errorText = '';
   createInterface(child.stdout).on('line', (text) => {
     last = JSON.parse(text) as Json;
-    line(last);
+    onEvent(last);
   });
   child.stderr.on('data', (data: Buffer) => {
-    said = (said + data.toString()).slice(-2000);
+    errorText = (errorText + data.toString()).slice(-2000);
   });
   return new Promise((resolve, reject) => {
     child.on('error', reject);
     child.on('close', (code) => {
-      const [reason = ''] = said.trim().split('\n').slice(-1);
+      const [reason = ''] = errorText.trim().split('\n').slice(-1);
       if (code === 0) resolve(last);
       else reject(new GraftError('environment', reason.replace(/^graft: /, '') || `code ${code}`));
     });
   });
 }
 
-function sizeOf(dir: string): number {
+/** Bytes of the safetensors files below a directory, without the state of the optimizer. */
+function storedBytes(dir: string): number {
   return readdirSync(dir, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile() && entry.name.endsWith('.safetensors') && entry.name !== 'training.safetensors')
     .reduce((sum, entry) => sum + statSync(join(entry.parentPath, entry.name)).size, 0);
 }
 
-/** What the file keeps, as long as it was made for the same `key`. */
-function kept<T>(file: string, key: unknown): T | undefined {
+/** The value in a file that `writeCached` wrote, if it was written for the same `key`. */
+function readCached<T>(file: string, key: unknown): T | undefined {
   if (!existsSync(file)) return undefined;
   const stored = JSON.parse(readFileSync(file, 'utf8')) as { key: string; value: T };
   return stored.key === JSON.stringify(key) ? stored.value : undefined;
 }
 
-function keep<T>(file: string, key: unknown, value: T): T {
+function writeCached<T>(file: string, key: unknown, value: T): T {
   writeFileSync(file, JSON.stringify({ key: JSON.stringify(key), value }));
   return value;
 }
 
+/** Digest of a file, or of all files below a directory with their names. */
+function digestOf(path: string): string {
+  const hash = createHash('sha256');
+  if (statSync(path).isDirectory()) {
+    for (const name of (readdirSync(path, { recursive: true }) as string[]).sort()) {
+      hash.update(`${name}\n`);
+      if (statSync(join(path, name)).isFile()) hash.update(readFileSync(join(path, name)));
+    }
+  } else hash.update(readFileSync(path));
+  return hash.digest('hex').slice(0, 16);
+}
+
 /**
- * Trains and measures every method that has no outcome in the directory yet, so that a comparison that was stopped goes on.
- * @param tell a line about what happens
+ * Trains and measures every method that has no outcome in the directory yet, so that a comparison that was interrupted is resumed.
+ * @param onProgress gets a line about each thing that happens
+ * @returns the outcomes in the order of the comparison's methods
+ * @throws GraftError 'usage' for a metric that the task does not have, and if every method fails
  */
-export async function runComparison(comparison: Comparison, tell: (line: string) => void): Promise<Results> {
+export async function runComparison(comparison: Comparison, onProgress: (line: string) => void): Promise<Results> {
   const { answers, contenders, dir } = comparison;
   mkdirSync(dir, { recursive: true });
   const outcomes: Outcome[] = [];
   const failed: Failure[] = [];
-  const speaking = [...contenders.values()].find(writes);
+  const generative = [...contenders.values()].find(generatesText);
   let before: Metric | undefined;
-  if (answers && speaking) {
+  if (answers && generative) {
     const file = join(dir, 'before.json');
-    const { model, quantize, data } = speaking;
+    const { model, quantize, data } = generative;
     const key = { model, quantize, data, answers };
-    before = kept<Metric>(file, key) ?? keep(file, key, await measure(speaking, comparison));
-    tell(`before: ${shown(before)}`);
+    before = readCached<Metric>(file, key) ?? writeCached(file, key, (await measure(generative, comparison)).metric);
+    onProgress(`before: ${metricText(before)}`);
   }
   for (const [name, recipe] of contenders) {
     const file = join(dir, name, 'outcome.json');
     const key = { recipe, answers, metric: comparison.metric };
-    const known = kept<Outcome>(file, key);
-    if (known) {
-      outcomes.push(known);
-      tell(`${name}: ${shown(known.metric)} (from before)`);
+    const earlier = readCached<Outcome>(file, key);
+    if (earlier) {
+      outcomes.push(earlier);
+      onProgress(`${name}: ${metricText(earlier.metric)} (measured earlier)`);
       continue;
     }
     let outcome: Outcome;
     try {
-      const { made, ...costs } = await learn(name, recipe, dir, tell);
-      outcome = keep(file, key, { ...costs, metric: await measure(recipe, comparison, made) });
+      const { trainedPath, ...costs } = await train(name, recipe, dir, onProgress);
+      outcome = writeCached(file, key, { ...costs, ...(await measure(recipe, comparison, trainedPath)) });
     } catch (error) {
-      // What is asked for is not to be had of any method.
+      // A mistake in the comparison concerns every method.
       if (error instanceof GraftError && error.kind === 'usage') throw error;
-      // One method that cannot be had here, or that diverges, does not take the evening's others with it.
+      // One method that fails or diverges must not lose the results of the others.
       const reason = (error as Error).message;
       failed.push({ name, reason });
-      tell(`${name}: failed: ${reason}`);
+      onProgress(`${name}: failed: ${reason}`);
       continue;
     }
     outcomes.push(outcome);
     const { metric, tokensPerSecond, peakMb } = outcome;
-    tell(`${name}: ${shown(metric)}, ${tokensPerSecond.toFixed(0)} tokens/s, ${peakMb.toFixed(0)} MB`);
+    onProgress(`${name}: ${metricText(metric)}, ${tokensPerSecond.toFixed(0)} tokens/s, ${peakMb.toFixed(0)} MB`);
   }
-  if (outcomes.length === 0) throw new GraftError('usage', 'no method came to a result', { place: dir });
-  const reached = outcomes.map(({ losses }) => Math.min(...smoothed(losses))).sort((a, b) => a - b);
+  if (outcomes.length === 0) throw new GraftError('usage', 'every method failed', { place: dir });
+  const lowest = outcomes.map(({ losses }) => Math.min(...smoothed(losses))).sort((a, b) => a - b);
   return {
     title: comparison.title,
     date: new Date().toISOString().slice(0, 10),
     before,
     outcomes,
     failed,
-    loss: comparison.loss ?? reached[reached.length >> 1]!,
+    loss: comparison.loss ?? lowest[lowest.length >> 1]!,
   };
 }
 
-const shown = ({ name, value, low, high, count, of }: Metric) =>
-  `${name} ${value.toFixed(4)} (95 % interval ${low.toFixed(4)} to ${high.toFixed(4)}, ${count} ${of})`;
+const metricText = ({ name, value, low, high, count, of }: Metric) =>
+  `${name} ${value.toFixed(4)} (95 % confidence interval ${low.toFixed(4)} to ${high.toFixed(4)}, ${count} ${of})`;
 
-/** A method's run before it is measured, and where what it made is. */
-type Learned = Omit<Outcome, 'metric'> & { readonly made: string };
+/** The metric that the comparison is about, and where it is a share of rows, which of them are right. */
+type Measurement = Pick<Outcome, 'metric' | 'hits' | 'rows'>;
 
-async function learn(name: string, recipe: Recipe, dir: string, tell: (line: string) => void): Promise<Learned> {
+/** The costs of a method's training, and the directory of the adapter or model that it wrote. */
+type Trained = Omit<Outcome, keyof Measurement> & { readonly trainedPath: string };
+
+async function train(name: string, recipe: Recipe, dir: string, onProgress: (line: string) => void): Promise<Trained> {
   const file = join(dir, `${name}.json`);
-  // What all are measured on decides nothing while they learn. JSON is YAML.
+  // The rows to measure on must not decide anything in training. JSON is YAML.
   writeFileSync(file, JSON.stringify({ ...recipe, data: { ...recipe.data, eval: undefined } }));
   let start: Extract<TrainEvent, { type: 'start' }> | undefined;
-  const result = (await graft(['train', file, '--fresh'], (event) => {
-    const told = event as TrainEvent;
-    if (told.type === 'start') start = told;
-    if (told.type === 'step' && told.step % 25 === 0) tell(`${name}: step ${told.step}, loss ${told.loss.toFixed(4)}`);
-    if (told.type === 'warning') tell(`${name}: ${told.message}`);
+  const result = (await graft(['train', file, '--fresh'], (line) => {
+    const event = line as TrainEvent;
+    if (event.type === 'start') start = event;
+    if (event.type === 'step' && event.step % 25 === 0)
+      onProgress(`${name}: step ${event.step}, loss ${event.loss.toFixed(4)}`);
+    if (event.type === 'warning') onProgress(`${name}: ${event.message}`);
   })) as unknown as TrainResult;
   rmSync(join(recipe.run.dir, 'checkpoints'), { recursive: true, force: true });
   return {
@@ -175,58 +213,74 @@ async function learn(name: string, recipe: Recipe, dir: string, tell: (line: str
     losses: result.losses,
     tokensPerSecond: result.tokens_per_s,
     peakMb: result.peak_rss_mb,
-    size: sizeOf(result.adapter),
+    size: storedBytes(result.adapter),
     seconds: result.seconds,
     machine: `${processor().model}, ${start!.threads} threads, ${start!.precision}`,
-    made: result.adapter,
+    trainedPath: result.adapter,
   };
 }
 
-/** The method writes answers, rather than say them with a head. */
-const writes = ({ task = 'causal-lm' }: Recipe) => task === 'causal-lm';
+/** The model generates the answer, rather than predict it with a task's head. */
+const generatesText = ({ task = 'causal-lm' }: Recipe) => task === 'causal-lm';
 
-/** The metric that counts, of the base or of what a method made. */
-async function measure(recipe: Recipe, { answers, metric }: Comparison, made?: string) {
-  const chosen = writes(recipe) ? answers : undefined;
-  const whole = made !== undefined && writtenBy([recipe.method].flat()) === 'model';
-  const { format } = recipe.data;
-  // A session of its own: the next method trains with all of the memory.
+/** Measures the base model or, with `trainedPath`, the adapter or model that a method wrote. */
+async function measure(
+  recipe: Recipe,
+  { answers, metric: metricName }: Comparison,
+  trainedPath?: string,
+): Promise<Measurement> {
+  const labels = generatesText(recipe) ? answers : undefined;
+  const wholeModel = trainedPath !== undefined && writtenBy([recipe.method].flat()) === 'model';
+  const { format, eval: evalPath } = recipe.data;
+  // A new session: its memory is free again when the next method trains.
   await using session = new Session();
-  const rows = {
-    model: whole ? made : recipe.model,
-    ...(made && !whole && { adapter: made }),
-    data: recipe.data.eval!,
+  const args = {
+    model: wholeModel ? trainedPath : recipe.model,
+    ...(trainedPath && !wholeModel && { adapter: trainedPath }),
+    data: evalPath!,
     ...(format !== 'auto' && format !== 'batches' && { format }),
     trainOn: recipe.data.train_on,
     maxLength: recipe.data.max_length,
     stride: recipe.data.stride,
-    quantize: whole ? 'none' : recipe.quantize,
+    quantize: wholeModel ? 'none' : recipe.quantize,
   };
-  if (chosen) return await session.run('choose', { ...rows, labels: chosen });
-  const { metrics } = await session.run('evaluate', rows);
-  const wanted = metric ?? metrics[0]?.name;
-  const found = metrics.find(({ name }) => name === wanted);
-  if (!found) {
-    const names = metrics.map(({ name }) => name).join(', ') || 'none: name the answers under compare.answers';
-    throw new GraftError('usage', `the task has no metric '${wanted}'`, {
+  const withHits = (metric: Metric, hits: readonly boolean[] | undefined): Measurement => ({
+    metric,
+    ...(hits && { hits: hits.map(Number).join(''), rows: digestOf(evalPath!) }),
+  });
+  if (labels) {
+    const { hits, ...metric } = await session.run('choose', { ...args, labels });
+    return withHits(metric, hits);
+  }
+  const { metrics, hits } = await session.run('evaluate', { ...args, perRow: true });
+  const [first] = metrics;
+  const metric = metricName === undefined ? first : metrics.find(({ name }) => name === metricName);
+  if (!metric) {
+    if (metrics.length === 0) {
+      throw new GraftError('usage', 'the task has no metric to compare methods by', {
+        place: 'compare',
+        hint: 'Name the possible answers under compare.answers',
+      });
+    }
+    throw new GraftError('usage', `the task has no metric '${metricName}'`, {
       place: 'compare.metric',
-      hint: `It has ${names}`,
+      hint: `It has ${metrics.map(({ name }) => name).join(', ')}`,
     });
   }
-  return found;
+  return withHits(metric, metric === first ? hits : undefined);
 }
 
-/** Mean over the last steps before each: what a curve shows without its noise. */
+/** Returns a moving average of the losses: at each step, the mean over a window of the steps up to it, a fifteenth of the run. */
 export function smoothed(losses: readonly number[]): number[] {
   const span = Math.max(1, Math.round(losses.length / 15));
   return losses.map((_, i) => {
-    const part = losses.slice(Math.max(0, i + 1 - span), i + 1);
-    return part.reduce((a, b) => a + b, 0) / part.length;
+    const recent = losses.slice(Math.max(0, i + 1 - span), i + 1);
+    return recent.reduce((a, b) => a + b, 0) / recent.length;
   });
 }
 
-/** Steps until the smoothed loss is at `loss`; undefined: never. */
+/** Returns the first step at which the smoothed loss is at most `loss`; undefined if it never is. */
 export function stepsTo(losses: readonly number[], loss: number): number | undefined {
-  const at = smoothed(losses).findIndex((x) => x <= loss);
-  return at < 0 ? undefined : at + 1;
+  const index = smoothed(losses).findIndex((x) => x <= loss);
+  return index < 0 ? undefined : index + 1;
 }

@@ -8,13 +8,13 @@ const TOKEN_BUDGET = 1024;
 /** A row to run the model on: a prompt and all tokens of a continuation but the last. */
 interface ScoringRow {
   readonly ids: readonly number[];
-  /** The continuations that the row scores; they differ in their last token only. */
+  /** The continuations that the row scores: the tokens but the last of each begin the row's continuation. */
   readonly scored: { readonly prompt: number; readonly choice: number }[];
 }
 
 /**
- * Log-probability, in nats, of each continuation after each prompt: the sum over its tokens. Continuations that differ in
- * their last token only share a row, so that labels of one token cost one forward pass over the prompt.
+ * Log-probability, in nats, of each continuation after each prompt: the sum over its tokens. A continuation whose tokens but the
+ * last begin another one shares its row, so that "ham" (one token) and "spam" (two) cost one forward pass over the prompt.
  * @param prompts token ids
  * @param choices token ids of the continuations
  * @param tasks for each prompt, its task among several that share an adapter
@@ -28,15 +28,17 @@ export function scoreChoices(
   tasks: readonly (number | undefined)[] = prompts.map(() => undefined),
 ): number[][] {
   checkLengths(model, prompts, choices);
+  // The longest first, so that the row of a continuation that begins like another one exists already.
+  const longestFirst = [...choices.keys()].sort((a, b) => choices[b]!.length - choices[a]!.length);
   const rows: ScoringRow[] = prompts.flatMap((prompt, p) => {
-    const byStart = new Map<string, ScoringRow>();
-    choices.forEach((choice, c) => {
-      const start = choice.slice(0, -1);
-      const key = start.join();
-      if (!byStart.has(key)) byStart.set(key, { ids: [...prompt, ...start], scored: [] });
-      byStart.get(key)!.scored.push({ prompt: p, choice: c });
-    });
-    return [...byStart.values()];
+    const promptRows: ScoringRow[] = [];
+    for (const c of longestFirst) {
+      const start = choices[c]!.slice(0, -1);
+      const shared = promptRows.find(({ ids }) => start.every((id, i) => ids[prompt.length + i] === id));
+      if (shared) shared.scored.push({ prompt: p, choice: c });
+      else promptRows.push({ ids: [...prompt, ...start], scored: [{ prompt: p, choice: c }] });
+    }
+    return promptRows;
   });
   const scores = prompts.map(() => choices.map(() => 0));
   for (let first = 0; first < rows.length; ) {

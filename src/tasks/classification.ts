@@ -102,17 +102,19 @@ export function classificationTask(head: TaskHead, options: TaskOptions): Omit<T
       }
       if (kind === 'multi-label') {
         const multiHot = predictions.map((classes) => head.labels.map((_, c) => (classes.includes(c) ? 1 : 0)));
-        return { metrics: multiLabelMetrics(targets, multiHot) };
+        const hits = targets.map((row, i) => row.every((value, c) => value === multiHot[i]![c]));
+        return { metrics: multiLabelMetrics(targets, multiHot, hits), hits };
       }
       const [trueClasses, predictedClasses] = [targets.map(([c]) => c!), predictions.map(([c]) => c!)];
       const n = rows.length;
-      const correct = trueClasses.filter((c, i) => c === predictedClasses[i]).length;
+      const hits = trueClasses.map((c, i) => c === predictedClasses[i]);
       const macro = (indices: readonly number[]) => macroF1(confusionOf(trueClasses, predictedClasses, count, indices));
       return {
         metrics: [
-          { name: 'accuracy', ...wilson(correct, n), count: n, of: 'rows' },
+          { name: 'accuracy', ...wilson(hits.filter(Boolean).length, n), count: n, of: 'rows' },
           { name: 'f1_macro', ...bootstrap(n, macro), count: n, of: 'rows' },
         ],
+        hits,
         confusion: { labels: head.labels, counts: confusionOf(trueClasses, predictedClasses, count) },
       };
     },
@@ -154,6 +156,7 @@ function regressionMetrics(targets: readonly number[], predictions: readonly num
 function multiLabelMetrics(
   targets: readonly (readonly number[])[],
   predictions: readonly (readonly number[])[],
+  hits: readonly boolean[],
 ): Metric[] {
   const n = targets.length;
   const classes = [...(targets[0] ?? []).keys()];
@@ -173,9 +176,8 @@ function multiLabelMetrics(
   };
   const macro = (indices: readonly number[]) =>
     classes.reduce((sum, c) => sum + f1(...countsOf(indices, c)), 0) / classes.length;
-  const exact = targets.filter((row, i) => row.every((value, c) => value === predictions[i]![c])).length;
   return [
-    { name: 'exact_match', ...wilson(exact, n), count: n, of: 'rows' },
+    { name: 'exact_match', ...wilson(hits.filter(Boolean).length, n), count: n, of: 'rows' },
     { name: 'f1_micro', ...bootstrap(n, micro), count: n * classes.length, of: 'labels' },
     { name: 'f1_macro', ...bootstrap(n, macro), count: n * classes.length, of: 'labels' },
   ];

@@ -161,13 +161,14 @@ export const questionAnswering = (head: TaskHead): Task<Scores> => ({
       return squadScores(someUnanswerable && score < 0 ? '' : text, references[q]!);
     });
     const n = scores.length;
-    const exact = scores.filter((s) => s.exact === 1).length;
+    const hits = scores.map((s) => s.exact === 1);
     const meanF1 = (indices: readonly number[]) => indices.reduce((sum, i) => sum + scores[i]!.f1, 0) / indices.length;
     return {
       metrics: [
-        { name: 'exact_match', ...wilson(exact, n), count: n, of: 'questions' },
+        { name: 'exact_match', ...wilson(hits.filter(Boolean).length, n), count: n, of: 'questions' },
         { name: 'f1', ...bootstrap(n, meanF1), count: n, of: 'questions' },
       ],
+      hits,
     };
   },
 

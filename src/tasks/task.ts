@@ -37,6 +37,8 @@ export interface Confusion {
 
 export interface TaskMetrics {
   readonly metrics: readonly Metric[];
+  /** Of a first metric that is the share of things that are right: whether each of them is, in the order of the rows. */
+  readonly hits?: readonly boolean[];
   readonly confusion?: Confusion;
 }
 

@@ -9,6 +9,7 @@ import { packageRoot } from '../../src/base/index.ts';
 import { readComparison } from '../../src/compare/index.ts';
 import { methods } from '../../src/methods/index.ts';
 import { type Recipe, readRecipe } from '../../src/train/index.ts';
+import { comparisonPages } from '../../tools/codegen/comparisons.ts';
 import { documents } from '../../tools/codegen/docs.ts';
 import { countsOf, messages } from '../../tools/codegen/messages.ts';
 import { generate, outFile } from '../../tools/codegen/ops.ts';
@@ -56,6 +57,15 @@ test('the page of messages lists what there is of every kind', (t) => {
     [],
   );
   t.diagnostic(`${list.length} messages: ${[...counts].map(([kind, count]) => `${kind} ${count}`).join(', ')}`);
+});
+
+test('pages of comparisons are drawn from their results', () => {
+  const pages = comparisonPages();
+  for (const { path, text } of pages) {
+    const same = readFileSync(join(packageRoot, path), 'utf8') === text;
+    assert.ok(same, `${path}: node tools/run.cjs tools/codegen/comparisons.ts`);
+  }
+  assert.ok(pages.length >= 3);
 });
 
 test('every recipe is good, for the schema of the program and for that of editors', (t) => {

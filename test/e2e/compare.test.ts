@@ -33,25 +33,32 @@ const write = (name: string, fields: Record<string, unknown>): string => {
 test('each method learns and is measured; a second call takes what is there, and only the new one learns', () => {
   const first = graft(dir, ['compare', write('both', { compare: { only: ['lora', 'prefix'] } })]);
   assert.equal(first.status, 0, first.stderr);
-  assert.match(first.stdout, /^method +accuracy % +95 % interval/);
+  assert.match(first.stdout, /^Quality and size\nmethod +accuracy % +95 % confidence interval/);
+  assert.match(first.stdout, /\n\nSpeed and memory on .+\nmethod +tokens\/s +time s +peak MB\n/);
   const page = readFileSync(join(dir, 'both', 'comparison.html'), 'utf8');
   assert.equal(page.match(/<svg /g)?.length, 3);
-  assert.equal(page.match(/<polyline class="c/g)?.length, 2);
+  assert.equal(page.match(/<polyline class="s/g)?.length, 2);
   assert.equal(page.match(/<circle /g)?.length, 4);
-  assert.match(page, /The best: (lora|prefix), [\d.]+ % with [\d,]+ parameters\. (The smallest|No smaller)/);
+  assert.match(
+    page,
+    /(Best|Highest accuracy): (lora|prefix), [\d.]+ % with [\d,]+ trained parameters\. (By|No method is best: )/,
+  );
   assert.ok(!/(src|href)=/.test(page), 'nothing is from elsewhere');
 
   const again = graft(dir, ['compare', write('both', { compare: { only: ['lora', 'prefix', 'full'] } }), '--json']);
   assert.equal(again.status, 0, again.stderr);
-  assert.match(again.stderr, /lora: .*\(from before\)\nprefix: .*\(from before\)/);
+  assert.match(again.stderr, /lora: .*\(measured earlier\)\nprefix: .*\(measured earlier\)/);
   const { outcomes, loss } = JSON.parse(again.stdout) as Results;
+  assert.equal(new Set(outcomes.map((o) => o.rows)).size, 1, 'all were measured on the same rows');
   assert.deepEqual(
     outcomes.map(({ name }) => name),
     ['full', 'lora', 'prefix'],
   );
-  for (const { losses, metric, trainable, parameters, size, peakMb, tokensPerSecond } of outcomes) {
+  for (const { losses, metric, hits, trainable, parameters, size, peakMb, tokensPerSecond } of outcomes) {
     assert.equal(losses.length, 3);
     assert.deepEqual([metric.name, metric.count], ['accuracy', 24]);
+    assert.match(hits!, /^[01]{24}$/);
+    assert.equal(hits!.replaceAll('0', '').length, Math.round(24 * metric.value));
     assert.ok(metric.low <= metric.value && metric.value <= metric.high);
     assert.ok(trainable > 0 && trainable <= parameters && size > 4 * 32 && peakMb > 50 && tokensPerSecond > 0);
   }
@@ -90,6 +97,14 @@ test('a method that needs a head learns from the same conversations; one that fa
     ],
   );
   assert.equal(before?.count, 24);
+  assert.ok(before && !('hits' in before));
+  for (const { hits, rows, metric } of outcomes) {
+    assert.equal(hits!.replaceAll('0', '').length, Math.round(24 * metric.value));
+    assert.ok(
+      hits!.length === 24 && rows === outcomes[0]!.rows,
+      'a head and generated text are measured on the same rows',
+    );
+  }
   assert.deepEqual(
     failed.map(({ name }) => name),
     ['wrong'],
@@ -107,13 +122,13 @@ test('a method that needs a head learns from the same conversations; one that fa
 test('mistakes: each one clear sentence', () => {
   const refused = (fields: Record<string, unknown>, sentence: RegExp) =>
     assertRefused(graft(dir, ['compare', write('wrong', fields)]), 2, sentence);
-  refused({ compare: { answers: ['a', 'b'], metric: 'f1' } }, /answers are measured by accuracy.*Leave one/);
-  refused({ method: { type: 'lora' } }, /has no method of its own.*compare\.methods/);
-  refused({ tasks: { a: {} } }, /compared on one task/);
+  refused({ compare: { answers: ['a', 'b'], metric: 'f1' } }, /answers are measured by accuracy.*Remove one/);
+  refused({ method: { type: 'lora' } }, /does not support the field method.*compare\.methods/);
+  refused({ tasks: { a: {} } }, /does not support several tasks/);
   refused({ compare: { only: ['lora', 'prefix'], metric: 'f1' } }, /no metric 'f1'.*accuracy, f1_macro/);
-  refused({ compare: { only: ['lara'] } }, /no method is left.*lora/);
+  refused({ compare: { only: ['lara'] } }, /compare\.only matches no method.*lora/);
   refused({ compare: { onyl: ['lora'] } }, /unknown key 'onyl' \(did you mean 'only'\?\)/);
-  refused({ data: { train: 'rows.jsonl' } }, /measures on a file of its own.*data\.eval/);
+  refused({ data: { train: 'rows.jsonl' } }, /data\.eval is missing.*Add data\.eval/);
   refused({ compare: { methods: { mine: { method: { type: 'lora', rank: 8 } } } } }, /mine.*unknown key 'rank'/);
   writeFileSync(join(dir, 'bad.yaml'), 'model: [');
   assertRefused(graft(dir, ['compare', 'bad.yaml']), 2, /bad\.yaml:\d+:\d+.*no valid YAML/);

@@ -39,6 +39,8 @@ export interface RowsArgs extends TaskNumberArgs {
 export interface EvaluateArgs extends RowsArgs {
   /** causal-lm: the answers to choose among. */
   readonly labels?: readonly string[];
+  /** The result holds `hits` too, where the first metric has them. */
+  readonly perRow?: boolean;
 }
 
 /** Model, task and rows of a file. */
@@ -93,7 +95,7 @@ export async function evaluateJob(args: EvaluateArgs) {
       hint: 'Leave --labels out',
     });
   }
-  const { loss, units, metrics, confusion } = explained(() => measure(model, task, batches, rows));
+  const { loss, units, metrics, confusion, hits } = explained(() => measure(model, task, batches, rows));
   const result = {
     task: task.head.name,
     loss,
@@ -103,20 +105,29 @@ export async function evaluateJob(args: EvaluateArgs) {
     report,
     metrics,
     confusion: confusion ?? null,
+    ...(args.perRow && hits && { hits }),
   };
   if (!args.labels) return { ...result, accuracy: null };
-  const accuracy = choiceAccuracy(model, examples, args.labels, tokenizer!, chat, maxLength);
+  const { hits: _, ...accuracy } = choiceAccuracy(model, examples, args.labels, tokenizer!, chat, maxLength);
   return { ...result, metrics: [...metrics, asMetric(accuracy)], accuracy };
 }
 
-const asMetric = ({ value, low, high, rows: count }: ReturnType<typeof choiceAccuracy>): Metric => {
+type Accuracy = Omit<ReturnType<typeof choiceAccuracy>, 'hits'>;
+
+const asMetric = ({ value, low, high, rows: count }: Accuracy): Metric => {
   return { name: 'accuracy', value, low, high, count, of: 'rows' };
 };
 
+/** An accuracy, and whether each row is answered right, in the order of the rows. */
+export interface RowAccuracy extends Metric {
+  readonly hits: readonly boolean[];
+}
+
 /** Only how often the likeliest of the labels is the row's own answer: half the work of the whole measurement. */
-export async function classifyJob(args: EvaluateArgs & { readonly labels: readonly string[] }): Promise<Metric> {
+export async function classifyJob(args: EvaluateArgs & { readonly labels: readonly string[] }): Promise<RowAccuracy> {
   const { model, examples, tokenizer, chat, maxLength } = await rowsOfFile(args, true);
-  return asMetric(choiceAccuracy(model, examples, args.labels, tokenizer!, chat, maxLength));
+  const accuracy = choiceAccuracy(model, examples, args.labels, tokenizer!, chat, maxLength);
+  return { ...asMetric(accuracy), hits: accuracy.hits };
 }
 
 /** How often the likeliest of the labels is the row's own answer. */
@@ -138,8 +149,8 @@ function choiceAccuracy(
     examples.map(({ example }) => example.task),
   );
   const shortenedPrompts = answers.filter(({ prompt }) => prompt.cutTokens > 0).length;
-  const right = scores.filter((row, i) => row.indexOf(Math.max(...row)) === answers[i]!.answer).length;
-  return { rows: answers.length, shortenedPrompts, ...wilson(right, answers.length) };
+  const hits = scores.map((row, i) => row.indexOf(Math.max(...row)) === answers[i]!.answer);
+  return { rows: answers.length, shortenedPrompts, hits, ...wilson(hits.filter(Boolean).length, hits.length) };
 }
 
 /** The tokens before the last answer, at most `maxLength`, and which label it is. */
