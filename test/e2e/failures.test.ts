@@ -236,7 +236,7 @@ test('another LibTorch, or none, where GRAFT_LIBTORCH points', () => {
 test('no network and a hub id', () => {
   const env = { HF_ENDPOINT: 'http://127.0.0.1:2', GRAFT_CACHE: at('empty'), GRAFT_LIBTORCH: torch };
   const ended = graft(dir, ['pull', 'some/model'], env);
-  assertRefused(ended, 1, /some\/model: http:\/\/127\.0\.0\.1:2 could not be reached: .*name a local directory/);
+  assertRefused(ended, 1, /some\/model: http:\/\/127\.0\.0\.1:2 could not be reached: .*give the path of a local directory/);
 });
 
 /** The command, its exit code, and what is said. */
@@ -250,7 +250,7 @@ const paths: [string, () => string[], number, RegExp][] = [
   ['a run directory in a file', () => train('a-file/run'), 2, /a-file: .*Choose another path/],
   ['a run directory where nothing can be made', () => train('x', { run: { dir: '/proc/x/y' } }), 1, /\/proc\/x: /],
   ['an output in a file', () => [...logits, 'a-file/o'], 2, /a-file: /],
-  ['an output that is a directory', () => [...logits, '.'], 2, /something here that is not a file/],
+  ['an output that is a directory', () => [...logits, '.'], 2, /exists already and is not a regular file/],
   ['an output where nothing can be made', () => [...logits, '/proc/x/o'], 1, /\/proc\/x: /],
   [
     'a merge into what is there',

@@ -168,7 +168,7 @@ test('a prompt of several tasks: the rows of each are of its number, and so are 
   assert.deepEqual(await said(of(0), 1), second);
   assert.deepEqual(await said(of(1), 0), first);
   const wrong = ['generate', '--model', llama, '--adapter', of(0), '--prompt', prompt, '--task-number'];
-  assertRefused(graft(dir, [...wrong, '2']), 2, /a row is of task 2, and the prompt has 2 tasks\. .*--task-number/);
+  assertRefused(graft(dir, [...wrong, '2']), 2, /a row has the task 2, and the prompt has 2 tasks\. .*--task-number/);
 });
 
 test('a run that was killed and gone on with equals the run never killed, bit for bit', async () => {

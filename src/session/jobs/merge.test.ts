@@ -79,6 +79,6 @@ test('heads and images: predictions are rows; what cannot be folded in is refuse
   const biased = saved(at('biased'), { type: 'lora', lora_bias: true }, 'none');
   await assert.rejects(
     mergeJob({ model: base, adapter: biased, out: at('no') }),
-    /cannot be folded into the weights: lora_bias is on 'model\.layers\.0\.self_attn\.q_proj', whose layer has no bias/,
+    /cannot be folded into the weights: lora_bias is set for 'model\.layers\.0\.self_attn\.q_proj', whose layer has no bias/,
   );
 });
