@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setImmediate } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { packageRoot } from '../src/base/index.ts';
+import { fromWire, packageRoot } from '../src/base/index.ts';
 import { startEngine } from '../src/engine/index.ts';
 import { type TensorToWrite, writeSafetensors } from '../src/io/index.ts';
 import { Generator, ops, Tensor } from '../src/tensor/index.ts';
@@ -106,12 +106,12 @@ async function trainAndWatch(recipe: string) {
   let last = '{}';
   for await (const line of createInterface(child.stdout)) {
     last = line;
-    const event = JSON.parse(line) as TrainEvent;
+    const event = fromWire(JSON.parse(line)) as TrainEvent;
     if (event.type === 'start' || event.type === 'step')
       records.push({ event, at: (performance.now() - started) / 1e3, peak: peakMemory(child.pid!) });
   }
   if (!last.includes('"losses"')) throw new Error('graft train ended without a result');
-  return { records, result: JSON.parse(last) as TrainResult };
+  return { records, result: fromWire(JSON.parse(last)) as TrainResult };
 }
 
 const dir = workFolder();
@@ -126,7 +126,7 @@ const [loaded] = records;
 if (loaded?.event.type !== 'start') throw new Error('the first event of graft train is not its start');
 const weights = loaded.event.weightBytes / 1e9;
 const stepRecords = records.flatMap(({ event, peak }) => (event.type === 'step' ? [{ ...event, peak }] : []));
-const peak = Math.max((result.peak_rss_mb * 2 ** 20) / 1e9, ...records.map((s) => s.peak));
+const peak = Math.max((result.peakRssMb * 2 ** 20) / 1e9, ...records.map((s) => s.peak));
 report(
   'large',
   [
@@ -143,7 +143,7 @@ report(
     weights_share_of_peak: round(weights / peak),
     peak_of_load_gb: round(loaded.peak),
     peak_after_steps_gb: stepRecords.map((s) => round(s.peak)),
-    peak_of_result_gb: round((result.peak_rss_mb * 2 ** 20) / 1e9),
+    peak_of_result_gb: round((result.peakRssMb * 2 ** 20) / 1e9),
     load_seconds: round(loaded.at),
     step_seconds: stepRecords.map((s) => round(s.seconds)),
   },

@@ -11,7 +11,7 @@ const { values: args } = parseArgs({ options: { rounds: { type: 'string', defaul
 
 const program = `
 const start = performance.now();
-const { startEngine, ops, scope } = await import('graft');
+const { startEngine, ops, scope } = await import('graft-llm/engine');
 await startEngine();
 using _ = scope();
 const one = ops.ones([1]);

@@ -2,9 +2,11 @@
  * A long run on ragged rows: resident memory after the last step compared with step 20, and live tensor handles after every step.
  *   npm run proof:steady -- [--model FILE.gguf|DIR] [--steps 200] [--rows 2] [--seed 0] [--quantize none]
  */
+
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { fromWire } from '../src/base/index.ts';
 import { readJson } from '../src/io/index.ts';
 import type { TrainEvent } from '../src/train/index.ts';
 import { bothModels, graftTrain, report, round, workFolder, writeBatches } from './support.ts';
@@ -27,7 +29,7 @@ graftTrain({ model: ours, batches, dir: join(dir, 'run'), quantize: args.quantiz
 const events = readFileSync(join(dir, 'run', 'events.jsonl'), 'utf8')
   .trim()
   .split('\n')
-  .map((line) => JSON.parse(line) as TrainEvent)
+  .map((line) => fromWire(JSON.parse(line)) as TrainEvent)
   .filter((event) => event.type === 'step');
 const [early, late] = [events[19]!.rssMb, events.at(-1)!.rssMb];
 const handles = events.map((event) => event.handles);

@@ -7,9 +7,11 @@
  * FLOP (one product with each frozen weight forward and one backward), at the rate of a float32 product of 1,024 rows measured in the same
  * round.
  */
+
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { fromWire } from '../src/base/index.ts';
 import { readJson } from '../src/io/index.ts';
 import type { TrainEvent } from '../src/train/index.ts';
 import {
@@ -96,7 +98,7 @@ for (let r = 0; r < Number(args.rounds); r++) {
       const rate = (1e9 * (before + gemm())) / 2;
       runs[name] = { ...run, share: (run.tokens_per_s * flop) / tokens / rate };
       const [first] = readFileSync(join(out, 'events.jsonl'), 'utf8').split('\n', 1);
-      weightBytes[name] = (JSON.parse(first!) as Extract<TrainEvent, { type: 'start' }>).weightBytes;
+      weightBytes[name] = (fromWire(JSON.parse(first!)) as Extract<TrainEvent, { type: 'start' }>).weightBytes;
     }
     const { tokens_per_s, peak_rss_mb, share } = runs[name];
     const baseline = share ? `, ${share.toFixed(2)} of the baseline` : '';

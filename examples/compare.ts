@@ -1,7 +1,7 @@
 /** Which method is best for some rows: each learns from them under the same budget, in a process of its own. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { comparisonPage, readComparison, runComparison } from 'graft';
+import { comparisonPage, readComparison, Session } from 'graft-llm';
 
 const [file] = process.argv.slice(2);
 if (!file) {
@@ -10,7 +10,10 @@ if (!file) {
 }
 
 const comparison = readComparison(file);
-const results = await runComparison(comparison, console.error);
+await using session = new Session();
+const comparing = session.compare(comparison);
+for await (const line of comparing) console.error(line);
+const results = await comparing;
 for (const { name, metric, trainable } of results.outcomes) {
   console.log(`${name}: ${metric.name} ${metric.value.toFixed(3)}, ${trainable} parameters trained`);
 }

@@ -1,5 +1,5 @@
 /** Writes an adapter in another format, and says what it was and what became of it. */
-import { convertAdapter, formatOf, readAdapterConfig } from 'graft';
+import { convertAdapter, formatOf, readAdapterConfig } from 'graft-llm';
 
 const [adapter, to, out] = process.argv.slice(2);
 if (!adapter || (to !== 'peft' && to !== 'adapterhub' && to !== 'mlx') || !out) {

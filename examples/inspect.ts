@@ -1,5 +1,5 @@
 /** What a model is made of, and whether an adapter is meant for it; only headers are read. No engine is needed. */
-import { openModel, readAdapterConfig, resolveModel } from 'graft';
+import { openModel, readAdapterConfig, resolveModel } from 'graft-llm/engine';
 
 const [spec, adapter] = process.argv.slice(2);
 if (!spec) {

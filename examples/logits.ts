@@ -1,5 +1,5 @@
 /** What a model expects next: the likeliest tokens behind a text, from its logits. The engine runs in this thread. */
-import { loadModel, noGrad, ops, packTokens, resolveModel, scope, startEngine, tokenizerOf } from 'graft';
+import { loadModel, noGrad, ops, packTokens, resolveModel, scope, startEngine, tokenizerOf } from 'graft-llm/engine';
 
 const [spec, text = 'The capital of France is'] = process.argv.slice(2);
 if (!spec) {

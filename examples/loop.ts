@@ -1,5 +1,5 @@
 /** A training loop of one's own, from the parts: model, method, optimizer, tensors. Learns one sentence by heart. */
-import * as graft from 'graft';
+import * as graft from 'graft-llm/engine';
 
 const [spec, out, sentence = 'The quick brown fox jumps over the lazy dog.'] = process.argv.slice(2);
 if (!spec || !out) {
@@ -13,9 +13,8 @@ const ids = Array.from(graft.tokenizerOf(path).encode(sentence));
 const targets = BigInt64Array.from([...ids.slice(1), -100], BigInt); // what follows each token; −100: not learned
 
 using model = graft.loadModel(path);
-const { lora } = graft.methods;
-using adapter = lora.attach(model, lora.config.parse({ r: 8, lora_alpha: 16, target_modules: 'all-linear' }), 0);
-using optimizer = graft.adamw(adapter.parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 });
+using adapter = graft.attach(model, { type: 'lora', r: 8, lora_alpha: 16, target_modules: 'all-linear' });
+using optimizer = graft.adamw(adapter.parameters);
 
 for (let step = 1; step <= 20; step++) {
   using _ = graft.scope(); // the step's activations go with it

@@ -2,7 +2,7 @@
  * Fetches a model from the hub into the user's cache and prints where it is. What is there already is not fetched again,
  * and a download that broke off goes on. HF_TOKEN opens gated models, HF_ENDPOINT names another hub.
  */
-import { resolveModel } from 'graft';
+import { resolveModel } from 'graft-llm';
 
 const [spec] = process.argv.slice(2);
 if (!spec) {

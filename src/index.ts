@@ -1,45 +1,91 @@
 /**
- * Graft's library surface.
+ * Graft's library: fine-tuning, evaluation and generation in an engine thread.
  *
- * Most programs need `Session` (an engine in a thread of its own) and recipes. What is below it, the engine in this
- * thread, is for those who build on it: `startEngine`, then models, methods, tensors.
+ * Most programs need `Session` only. `graft-llm/engine` has the parts below it, for programs that run the engine in their own
+ * thread: models, methods, optimizers, tensors.
  */
-
 export {
-  averageAdapters,
-  combineAdapters,
+  type AdapterFormat,
+  adapterFormats,
   convertAdapter,
   formatOf,
-  loadAdapter,
   readAdapterConfig,
-  saveAdapter,
 } from './adapters/index.ts';
-export { type ErrorJson, type ErrorKind, GraftError } from './base/index.ts';
-export { page as comparisonPage, type Results, readComparison, runComparison } from './compare/index.ts';
+export { type ErrorDetails, type ErrorJson, type ErrorKind, errorKinds, GraftError } from './base/index.ts';
 export {
-  ChatTemplate,
+  type Comparison,
+  type Outcome,
+  page as comparisonPage,
+  type Results,
+  readComparison,
+  readResults,
+  writeResults,
+} from './compare/index.ts';
+export {
+  type Format,
+  formatNames,
   loadTokenizer,
   type Message,
-  type Row,
-  readRecords,
+  type RowInput,
+  type RowReport,
+  type RowSource,
+  type RowStream,
   type Tokenizer,
   tokenizerOf,
 } from './data/index.ts';
-export { engineStatus, processor, startEngine } from './engine/index.ts';
-export { generate, generateText, scoreChoices } from './generate/index.ts';
-export { openGguf, openSafetensors, resolveModel, writeSafetensors } from './io/index.ts';
-export { type Adapter, type Method, methods } from './methods/index.ts';
-export { type LoadOptions, loadModel, openModel, saveModel } from './models/index.ts';
-export { type Model, packTokens } from './nn/index.ts';
-export { adamw, clipGradients, scheduleFactor } from './optim/index.ts';
-export { type LogEvent, Session } from './session/index.ts';
-export { type Metric, measure, type Task, taskOf, wilson } from './tasks/index.ts';
-export { type DType, manualSeed, noGrad, ops, scope, scoped, Tensor } from './tensor/index.ts';
+export { engineStatus, type Processor, processor } from './engine/index.ts';
+export type { SamplingOptions } from './generate/index.ts';
+export { type DownloadProgress, type ResolveOptions, resolveModel } from './io/index.ts';
+export type { Quantize } from './models/index.ts';
+export type { Precision, TaskName } from './nn/index.ts';
 export {
+  type Abortable,
+  type Classification,
+  type ClassifyResult,
+  type CombineResult,
+  type CombineSettings,
+  type DoctorResult,
+  type EvaluateResult,
+  type Fit,
+  type GenerateResult,
+  type GenerateSettings,
+  type Identity,
+  type IdRows,
+  type LoadedModel,
+  type Logits,
+  type MemoryPlan,
+  type MergeResult,
+  type MergeSettings,
+  type ModelInfo,
+  type ModelSettings,
+  type Prediction,
+  type PredictResult,
+  type Progress,
+  type Prompt,
+  type RowsOptions,
+  type Running,
+  Session,
+  type SessionOptions,
+  type TrainOptions,
+  type UseOptions,
+} from './session/index.ts';
+export type { Confusion, Metric } from './tasks/index.ts';
+export {
+  type CommonInput,
+  type DataInput,
+  type EvalInput,
+  type MethodInput,
+  type OneTaskRecipe,
   parseRecipe,
   type Recipe,
+  type RecipeInput,
+  type RunInput,
   readRecipe,
-  recipeSchema,
+  type SeveralTasksRecipe,
+  type TaskInput,
+  type TaskResult,
   type TrainEvent,
+  type TrainInput,
   type TrainResult,
+  type WeightedTaskInput,
 } from './train/index.ts';

@@ -10,7 +10,7 @@ using at::Tensor;
 
 namespace {
 
-Reduced reduced;
+thread_local Reduced reduced;  // two engine threads of a process may differ
 constexpr int64_t kColumns = 64;   // of a panel: the second factor of one small product
 constexpr int64_t kRows = 64;      // of the first factor
 constexpr int64_t kMinRows = 16;   // of activations, and

@@ -9,6 +9,9 @@
 #include "dispatch.h"
 #include "memory.h"
 
+// Exported by libtorch_cpu where it is built with MKL.
+extern "C" int MKL_Set_Num_Threads_Local(int count) __attribute__((weak));
+
 namespace graft {
 
 Instance& instance(Napi::Env env) { return *env.GetInstanceData<Instance>(); }
@@ -157,18 +160,20 @@ Napi::Value free_generator(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// (seed: bigint): seeds the default generator
+// (seed: bigint): seeds this thread's generator for operators that are given none
 Napi::Value manual_seed(const Napi::CallbackInfo& info) {
   bool lossless;
-  at::manual_seed(info[0].As<Napi::BigInt>().Uint64Value(&lossless));
+  at::Generator& generator = instance(info.Env()).random;
+  const std::lock_guard<std::mutex> lock(generator.mutex());
+  generator.set_current_seed(info[0].As<Napi::BigInt>().Uint64Value(&lossless));
   return info.Env().Undefined();
 }
 
-// (state to set, or undefined) => ArrayBuffer: the state of the default generator before
+// (state to set, or undefined) => ArrayBuffer: the state before of this thread's generator
 Napi::Value random_state(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, "random state", no_shapes, [&]() -> Napi::Value {
-    at::Generator generator = at::globalContext().defaultGenerator(at::kCPU);
+    at::Generator& generator = instance(env).random;
     const std::lock_guard<std::mutex> lock(generator.mutex());
     const at::Tensor before = generator.get_state();
     if (info[0].IsArrayBuffer()) {
@@ -186,7 +191,12 @@ Napi::Value random_state(const Napi::CallbackInfo& info) {
 
 // (count or undefined) => the number of threads in use
 Napi::Value threads(const Napi::CallbackInfo& info) {
-  if (info[0].IsNumber()) at::set_num_threads(info[0].As<Napi::Number>().Int32Value());
+  if (info[0].IsNumber()) {
+    const int count = info[0].As<Napi::Number>().Int32Value();
+    at::set_num_threads(count);
+    // LibTorch sets MKL's number for the whole process; this thread's own takes precedence over it.
+    if (MKL_Set_Num_Threads_Local) MKL_Set_Num_Threads_Local(count);
+  }
   return Napi::Number::New(info.Env(), at::get_num_threads());
 }
 
@@ -217,7 +227,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   mallopt(M_TOP_PAD, 64 << 20);
   use_heap_allocator();
-  env.SetInstanceData(new Instance());
+  auto* state = new Instance();
+  state->random = at::make_generator<at::CPUGeneratorImpl>(c10::default_rng_seed_val);
+  env.SetInstanceData(state);
   const auto add = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
     exports[name] = Napi::Function::New(env, function, name);
   };

@@ -112,6 +112,7 @@ c10::IValue to_ivalue(napi_env env, Instance& instance, Param param, napi_value 
     TORCH_CHECK(napi_get_value_uint32(e, v, &id) == napi_ok, "expected a tensor");
     return instance.tensors.get(id);
   };
+  if (param.kind == Kind::kGenerator && is_nullish(env, value)) return instance.random;
   if (param.optional && is_nullish(env, value)) return {};
   switch (param.kind) {
     case Kind::kTensor: return tensor(env, value);

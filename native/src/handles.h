@@ -25,6 +25,7 @@ class Handles {
 struct Instance {
   Handles tensors;
   std::vector<at::Generator> generators;
+  at::Generator random;  // for operators that are given no generator: other threads of the process have their own
   std::vector<struct Op> ops;
   Napi::FunctionReference make_error;  // (op, message, shapes) => Error
   std::set<std::shared_ptr<Napi::FunctionReference>> replays;  // of live graphs (autograd.cc)

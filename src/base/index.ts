@@ -4,3 +4,4 @@ export { freeMemory } from './memory.ts';
 export { nearest } from './nearest.ts';
 export { cacheDir, packageRoot } from './paths.ts';
 export { parseWith } from './schema.ts';
+export { fromWire, toWire } from './wire.ts';

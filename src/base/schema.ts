@@ -74,14 +74,28 @@ function shown(value: unknown): string {
   return typeof value === 'object' ? 'an object' : JSON.stringify(value);
 }
 
+/** Where keys that people know from other programs stand in ours, each in a few words. */
+export type OtherNames = Readonly<Record<string, string>>;
+
+/** Whether an answer such as `method.r` holds for a key at `path`: there, only where that object has the field `r`. */
+function fits(answer: string, path: string, allowedKeys: readonly string[]): boolean {
+  const [target] = answer.split(' ') as [string];
+  const parts = target.split('.');
+  const leaf = parts.pop()!;
+  return parts.length === 0 || parts.join('.') !== path.replace(/\.\d+$/, '') || allowedKeys.includes(leaf);
+}
+
 /** Returns one sentence for each mistake that an issue reports, with its path. */
-function describe(schema: z.ZodType, issue: Issue, value: unknown): string[] {
+function describe(schema: z.ZodType, issue: Issue, value: unknown, otherNames: OtherNames): string[] {
+  if (issue.code === 'invalid_union' && issue.input === undefined) return [`${issue.path.join('.')} is missing`];
   if (issue.code === 'invalid_union' && issue.errors.length > 0) {
     // The variant that was intended is the one whose mistakes lie deepest.
     const depth = (issues: Issue[]) => Math.max(...issues.map(({ path }) => path.length));
     const [intended] = issue.errors.toSorted((a, b) => depth(b) - depth(a)) as [Issue[]];
     if (depth(intended) > 0) {
-      return intended.flatMap((inner) => describe(schema, { ...inner, path: [...issue.path, ...inner.path] }, value));
+      return intended.flatMap((inner) =>
+        describe(schema, { ...inner, path: [...issue.path, ...inner.path] }, value, otherNames),
+      );
     }
   }
   const path = issue.path.map(String).join('.');
@@ -89,6 +103,8 @@ function describe(schema: z.ZodType, issue: Issue, value: unknown): string[] {
   if (issue.code === 'unrecognized_keys') {
     const allowedKeys = keysAt(schema, issue.path, value);
     return issue.keys.map((key) => {
+      const ours = Object.hasOwn(otherNames, key) ? otherNames[key]! : undefined;
+      if (ours && fits(ours, path, allowedKeys)) return `${prefix}unknown key '${key}' (in Graft: ${ours})`;
       const near = nearest(key, allowedKeys);
       const help = near ? `did you mean '${near}'?` : `allowed: ${allowedKeys.join(', ')}`;
       return `${prefix}unknown key '${key}' (${help})`;
@@ -117,6 +133,7 @@ function describe(schema: z.ZodType, issue: Issue, value: unknown): string[] {
  * Returns `value` as `schema` parses it, with defaults filled in.
  * @param place the file or the argument that the value comes from
  * @param kind the kind of the error: 'usage' for what a user writes, 'input' for a file that came with a model
+ * @param otherNames answers for keys from other programs
  * @throws GraftError that lists all mistakes at once, each with its path
  */
 export function parseWith<T extends z.ZodType>(
@@ -124,9 +141,10 @@ export function parseWith<T extends z.ZodType>(
   value: unknown,
   place: string,
   kind: ErrorKind = 'usage',
+  otherNames: OtherNames = {},
 ): z.output<T> {
   const result = schema.safeParse(value, { reportInput: true });
   if (result.success) return result.data;
-  const mistakes = result.error.issues.flatMap((issue) => describe(schema, issue, value));
+  const mistakes = result.error.issues.flatMap((issue) => describe(schema, issue, value, otherNames));
   throw new GraftError(kind, mistakes.join('; '), { place, data: { mistakes } });
 }

@@ -1,7 +1,8 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { toWire } from '../base/index.ts';
 import { combinations } from '../methods/index.ts';
 import { Session } from '../session/index.ts';
-import { count, examples, logLine } from './shared.ts';
+import { count, examples } from './shared.ts';
 
 function number(text: string): number {
   const value = Number(text);
@@ -46,20 +47,11 @@ export const combine = () =>
     .action(async (adapters: string[], options) => {
       await using session = new Session();
       const { weights, how, out, svdRank, density, majoritySignMethod, seed, json } = options;
-      const args = {
-        adapters,
-        weights,
-        how,
-        out,
-        density,
-        majority_sign_method: majoritySignMethod,
-        seed,
-        ...(svdRank !== undefined && { svd_rank: svdRank }),
-      };
-      const result = await session.run('combine', args, logLine);
+      const args = { weights, how, out, density, majoritySignMethod, seed, svdRank };
+      const result = await session.combine(adapters, args);
       console.log(
         json
-          ? JSON.stringify(result)
+          ? JSON.stringify(toWire(result))
           : result.tensors === undefined
             ? `Wrote ${out}: rank ${result.rank}, ${result.modules} modules, by ${result.how}`
             : `Wrote ${out}: the mean of ${result.adapters} adapters, ${result.tensors} tensors`,

@@ -1,13 +1,14 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from 'commander';
-import { page, readComparison, resultTables, runComparison } from '../compare/index.ts';
-import { examples } from './shared.ts';
+import { page, readComparison, resultTables, writeResults } from '../compare/index.ts';
+import { Session } from '../session/index.ts';
+import { abortOnSignals, examples, printJson } from './shared.ts';
 
 export const compare = () =>
   new Command('compare')
     .description(
-      'Train every method on one task under one budget, and show accuracy, cost and curves in a table and a page. A comparison that was stopped goes on.',
+      'Train every method on one task under one budget, and show accuracy, cost and curves in a table and a page. A comparison that was stopped is resumed.',
     )
     .argument(
       '<recipe>',
@@ -17,13 +18,16 @@ export const compare = () =>
     .addHelpText('after', examples('graft compare recipes/compare/emails.yaml', 'graft compare compare.yaml --json'))
     .action(async (file: string, { json }: { json?: true }) => {
       const comparison = readComparison(file);
-      const results = await runComparison(comparison, (line) => console.error(line));
+      await using session = new Session();
+      using stop = abortOnSignals('Stopping the comparison (run it again to resume)');
+      const comparing = session.compare(comparison, { signal: stop.signal });
+      for await (const line of comparing) console.error(line);
+      const results = await comparing;
       const [data, picture] = [join(comparison.dir, 'comparison.json'), join(comparison.dir, 'comparison.html')];
-      writeFileSync(data, JSON.stringify(results, null, 1));
+      writeResults(data, results);
       writeFileSync(picture, page(results));
       if (json) {
-        console.log(JSON.stringify(results));
-        return;
+        return printJson(results);
       }
       for (const { title, head, rows } of resultTables(results)) {
         const widths = head.map((h, c) => Math.max(h.length, ...rows.map((row) => row[c]!.length)));

@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { engineStatus, processor, startEngine } from '../engine/index.ts';
 import { type MemoryPlan, Session } from '../session/index.ts';
-import { examples, logLine } from './shared.ts';
+import { examples, printJson } from './shared.ts';
 
 export const doctor = () =>
   new Command('doctor')
@@ -14,12 +14,11 @@ export const doctor = () =>
       if (rebuild) await startEngine({ rebuild });
       const { features, model, cores } = processor();
       await using session = new Session();
-      const measured = await session.run('doctor', path === undefined ? {} : { model: path }, logLine);
+      const measured = await session.doctor(path === undefined ? {} : { model: path });
       const { torch, addon } = engineStatus();
       const findings = { processor: { model, cores, features }, libtorch: torch, addon, ...measured };
       if (json) {
-        console.log(JSON.stringify(findings));
-        return;
+        return printJson(findings);
       }
       const has = Object.entries(features)
         .filter(([, on]) => on)

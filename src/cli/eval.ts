@@ -1,39 +1,38 @@
-import { Session } from '../session/index.ts';
 import type { Confusion } from '../tasks/index.ts';
 import { onRows } from './predict.ts';
-import { examples, logLine } from './shared.ts';
+import { examples, printJson, withModel } from './shared.ts';
 
 const number = (x: number) => x.toFixed(4);
 
-/** Rows of text in columns of one width, to the right. */
+/** Lines of cells in columns, each aligned to the right. */
 function columns(lines: readonly (readonly string[])[]): string {
   const widths = lines[0]!.map((_, c) => Math.max(...lines.map((line) => line[c]!.length)));
   return lines.map((line) => line.map((text, c) => text.padStart(widths[c]!)).join('  ')).join('\n');
 }
 
-/** The whole matrix where it fits a terminal, else its largest mistakes; `--json` has it whole. */
-function confused({ labels, counts }: Confusion): string {
+/** A confusion matrix where it fits a terminal, else its most frequent mistakes; `--json` has all of it. */
+function confusionText({ labels, counts }: Confusion): string {
   if (labels.length <= 12) {
     const lines = counts.map((row, c) => [labels[c]!, ...row.map(String)]);
-    return `is (rows), said (columns):\n${columns([['', ...labels], ...lines])}`;
+    return `true (rows), predicted (columns):\n${columns([['', ...labels], ...lines])}`;
   }
-  const mistakes = counts.flatMap((row, is) =>
-    row.flatMap((count, said) => (is === said || count === 0 ? [] : [{ count, is, said }])),
+  const mistakes = counts.flatMap((row, truth) =>
+    row.flatMap((count, predicted) => (truth === predicted || count === 0 ? [] : [{ count, truth, predicted }])),
   );
   const worst = mistakes.sort((a, b) => b.count - a.count).slice(0, 10);
   return [
-    'most often confused:',
-    ...worst.map(({ count, is, said }) => `  ${count} × ${labels[is]} taken for ${labels[said]}`),
+    'most frequent mistakes:',
+    ...worst.map(({ count, truth, predicted }) => `  ${count} × ${labels[truth]} predicted as ${labels[predicted]}`),
   ].join('\n');
 }
 
 export const evaluate = () =>
   onRows(
     'eval',
-    'Measure a model on rows: the loss and the metrics of its task, each with its 95 % interval; perplexity of text, and accuracy where every row is answered with one of a few labels.',
+    'Measure a model on rows: the loss and the metrics of its task, each with its 95 % confidence interval; perplexity of text, and accuracy where every row is answered with one of a few labels.',
     'rows to measure on, in any format that train reads',
   )
-    .option('--labels <text...>', 'causal-lm: the answers to choose among; the likeliest one counts as said')
+    .option('--labels <text...>', 'causal-lm: the answers to choose among; the likeliest is the prediction')
     .addHelpText(
       'after',
       examples(
@@ -41,13 +40,9 @@ export const evaluate = () =>
         'graft eval --model base.gguf --data test.jsonl --labels spam ham',
       ),
     )
-    .action(async (options) => {
-      await using session = new Session();
-      const result = await session.run('evaluate', options, logLine);
-      if (options.json) {
-        console.log(JSON.stringify(result));
-        return;
-      }
+    .action(async ({ data, ...options }) => {
+      const result = await withModel(options, async (model) => model.evaluate(data, options));
+      if (options.json) return printJson(result);
       const { loss, perplexity, tokens, rows, metrics, confusion } = result;
       console.log(
         perplexity === null
@@ -57,7 +52,9 @@ export const evaluate = () =>
       for (const { name, value, low, high, count, of } of metrics) {
         const share = perplexity !== null;
         const shown = (x: number) => (share ? `${(100 * x).toFixed(1)} %` : number(x));
-        console.log(`${name} ${shown(value)} (95 % interval ${shown(low)} to ${shown(high)}, ${count} ${of})`);
+        console.log(
+          `${name} ${shown(value)} (95 % confidence interval ${shown(low)} to ${shown(high)}, ${count} ${of})`,
+        );
       }
-      if (confusion) console.log(confused(confusion));
+      if (confusion) console.log(confusionText(confusion));
     });

@@ -1,19 +1,18 @@
-import { Session } from '../session/index.ts';
-import { count, examples, logLine, onModel } from './shared.ts';
+import { count, examples, onModel, printJson, withModel } from './shared.ts';
 
 export const generate = () =>
-  onModel('generate', 'Continue a prompt, or answer it as a chat turn.', 'keep')
+  onModel('generate', 'Continue a prompt, or answer it as a chat turn.')
     .requiredOption('--prompt <text>', 'what to continue or answer')
     .option('--chat', "put the prompt into the model's chat template")
     .option('--system <text>', 'system message of the chat')
-    .option('--max-new-tokens <n>', 'length of the answer at most', count, 256)
-    .option('--temperature <t>', '0: always the likeliest token; 1: as the model says; above: more daring', Number, 0)
-    .option('--top-k <k>', 'choose among the k likeliest', Number)
-    .option('--top-p <p>', 'choose among the likeliest that make up this share', Number)
-    .option('--min-p <p>', 'leave out what is less likely than this share of the likeliest', Number)
-    .option('--repetition-penalty <x>', 'above 1: tokens seen already are less likely', Number)
-    .option('--stop <text...>', 'end before this text')
-    .option('--seed <n>', 'of the sampling: the same seed gives the same answer', Number, 0)
+    .option('--max-new-tokens <n>', 'tokens of the answer at most', count, 256)
+    .option('--temperature <t>', '0: greedy decoding; 1: the probabilities of the model; above 1: flatter', Number, 0)
+    .option('--top-k <k>', 'sample from the k likeliest tokens', Number)
+    .option('--top-p <p>', 'sample from the likeliest tokens that have this probability together', Number)
+    .option('--min-p <p>', 'leave out tokens less likely than this share of the likeliest', Number)
+    .option('--repetition-penalty <x>', 'above 1: tokens that occurred before become less likely', Number)
+    .option('--stop <text...>', 'end the answer before this text')
+    .option('--seed <n>', 'seed of the sampling: the same seed gives the same answer', Number, 0)
     .addHelpText(
       'after',
       examples(
@@ -22,12 +21,11 @@ export const generate = () =>
         'graft generate --model dir --adapter out/adapter --prompt "Once" --temperature 0.8 --top-p 0.9',
       ),
     )
-    .action(async (options) => {
-      await using session = new Session();
-      const result = await session.run('generate', options, (event) => {
-        if (event.type === 'text' && !options.json) process.stdout.write((event as { text: string }).text);
-        else logLine(event);
+    .action(async ({ prompt, ...options }) => {
+      await withModel(options, async (model) => {
+        const answer = model.generate(prompt, options);
+        if (options.json) return printJson(await answer);
+        for await (const piece of answer) process.stdout.write(piece);
+        console.log();
       });
-      if (options.json) console.log(JSON.stringify(result));
-      else console.log();
     });

@@ -1,8 +1,17 @@
-import { Session } from '../session/index.ts';
-import { examples, logLine, onModel } from './shared.ts';
+import { GraftError } from '../base/index.ts';
+import { readJson } from '../io/index.ts';
+import { examples, onModel, printJson, withModel } from './shared.ts';
+
+/** @throws GraftError 'usage' for a file that does not hold lists of ids */
+function readIds(file: string): number[][] {
+  const value = readJson(file);
+  const isRow = (row: unknown) => Array.isArray(row) && row.length > 0 && row.every(Number.isInteger);
+  if (Array.isArray(value) && value.length > 0 && value.every(isRow)) return value as number[][];
+  throw new GraftError('usage', 'the ids must be rows of whole numbers, [[int]], none of them empty', { place: file });
+}
 
 export const logits = () =>
-  onModel('logits', 'Write the full logits of rows of token ids, for comparison with another implementation.', 'none')
+  onModel('logits', 'Write the full logits of rows of token ids, for comparison with another implementation.')
     .requiredOption('--ids <file>', 'JSON file of token ids, [[int]]: one list a row')
     .requiredOption('--out <file>', 'safetensors file to write: logits.0 of float32 [T, V], logits.1, and so on')
     .addHelpText(
@@ -12,8 +21,9 @@ export const logits = () =>
         'graft logits --model base.gguf --adapter out/adapter --ids ids.json --out out.safetensors',
       ),
     )
-    .action(async (options) => {
-      await using session = new Session();
-      const result = await session.run('logits', options, logLine);
-      console.log(options.json ? JSON.stringify(result) : `Wrote ${result.rows} rows to ${options.out}`);
+    .action(async ({ ids: file, ...options }) => {
+      const ids = readIds(file);
+      const result = await withModel(options, (model) => model.writeLogits(ids, options));
+      if (options.json) printJson(result);
+      else console.log(`Wrote ${result.rows} rows to ${result.out}`);
     });

@@ -1,31 +1,29 @@
 import { Option } from 'commander';
 import { formatNames } from '../data/index.ts';
+import { requireNew, writeFile } from '../io/index.ts';
 import { taskNames } from '../nn/index.ts';
-import { Session } from '../session/index.ts';
-import { count, countOrNone, examples, logLine, onModel } from './shared.ts';
+import { count, countOrNone, examples, onModel, printJson, withModel } from './shared.ts';
 
-/** Options of a command that reads rows for the head of a task. */
+/** A command that works on a loaded model and rows. */
 export const onRows = (name: string, description: string, data: string) =>
-  onModel(name, description, 'none')
+  onModel(name, description)
     .requiredOption('--data <file>', data)
     .addOption(
-      new Option('--task <name>', 'what the model is for; default: what the adapter or the checkpoint says').choices(
-        taskNames,
-      ),
+      new Option('--task <name>', 'the task; default: that of the adapter or the checkpoint').choices(taskNames),
     )
     .addOption(
-      new Option('--format <name>', 'format of the rows; default: found out of their fields').choices(formatNames),
+      new Option('--format <name>', 'format of the rows; default: detected from their fields').choices(formatNames),
     )
-    .option('--max-length <n>', 'tokens of a row; what is longer is cut, or goes on in another window', count, 1024)
-    .option('--stride <n>', 'tokens that two windows of one context share', countOrNone, 128);
+    .option('--max-length <n>', 'tokens of a row at most; longer rows are cut, or read in several windows', count, 1024)
+    .option('--stride <n>', 'tokens that two windows of one context overlap by', countOrNone, 128);
 
 export const predict = () =>
   onRows(
     'predict',
-    'Write what a head says of each row: classes with their probabilities, tags, answers, vectors.',
-    'rows in the format that train reads; labels are not needed',
+    'Predict each row with the head of the model or the adapter: classes with their probabilities, tags, answers, vectors.',
+    'rows in any format that train reads; labels are not needed',
   )
-    .requiredOption('--out <file>', 'JSONL file to write, a line a row')
+    .requiredOption('--out <file>', 'JSONL file to write: one line for each row, with its id and text')
     .addHelpText(
       'after',
       examples(
@@ -33,8 +31,12 @@ export const predict = () =>
         'graft predict --model minilm --task embedding --data sentences.jsonl --out vectors.jsonl',
       ),
     )
-    .action(async (options) => {
-      await using session = new Session();
-      const result = await session.run('predict', options, logLine);
-      console.log(options.json ? JSON.stringify(result) : `Wrote ${result.rows} predictions to ${result.out}`);
+    .action(async ({ data, out, ...options }) => {
+      requireNew(out);
+      const { task, predictions, report } = await withModel(options, async (model) => model.predict(data, options));
+      writeFile(out, (write) => {
+        for (const prediction of predictions) write(Buffer.from(`${JSON.stringify(prediction)}\n`));
+      });
+      if (options.json) printJson({ task, rows: predictions.length, out, report });
+      else console.log(`Wrote ${predictions.length} predictions to ${out}`);
     });

@@ -1,8 +1,10 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
-import type { LogEvent } from '../session/index.ts';
+import { toWire } from '../base/index.ts';
+import type { TaskName } from '../nn/index.ts';
+import { type LoadedModel, type ModelSettings, Session } from '../session/index.ts';
 
 /** A command that works on a loaded model, with the options that all of these have. */
-export const onModel = (name: string, description: string, quantize: 'none' | 'keep') =>
+export const onModel = (name: string, description: string) =>
   new Command(name)
     .description(description)
     .requiredOption('--model <path>', 'a Hugging Face directory, a .gguf file, or a hub id')
@@ -10,22 +12,26 @@ export const onModel = (name: string, description: string, quantize: 'none' | 'k
     .addOption(
       new Option(
         '--quantize <how>',
-        'how weights are held: unpacked (none), as the file has them (keep), packed at load',
+        'how weights are held in memory: as the file stores them (keep), unpacked to float32 (none), quantised while loading (int8, nf4)',
       )
         .choices(['none', 'keep', 'int8', 'nf4'])
-        .default(quantize),
+        .default('keep'),
     )
-    .option('--task-number <n>', 'of a prompt for several tasks: which one, where rows do not say', countOrNone)
+    .option(
+      '--task-number <n>',
+      'for prompts trained on several tasks: number of the task of rows that have none',
+      countOrNone,
+    )
     .option('--threads <n>', 'processor threads; default: all cores', count)
     .option('--json', 'print the result as JSON');
 
 const wholeNumber =
-  (least: number) =>
+  (minimum: number) =>
   (text: string): number => {
     const value = Number(text);
-    if (text.trim() !== '' && Number.isInteger(value) && value >= least) return value;
+    if (text.trim() !== '' && Number.isInteger(value) && value >= minimum) return value;
     throw new InvalidArgumentError(
-      least > 0 ? 'It must be a whole number above 0.' : 'It must be 0 or a whole number.',
+      minimum > 0 ? 'It must be a whole number above 0.' : 'It must be 0 or a whole number.',
     );
   };
 
@@ -36,10 +42,26 @@ export const countOrNone = wholeNumber(0);
 /** Examples under a command's help. */
 export const examples = (...lines: string[]) => `\nExamples:\n${lines.map((line) => `  $ ${line}`).join('\n')}\n`;
 
-/** Prints what takes time on stderr, so that stdout stays for the result. */
-export function logLine(event: LogEvent | { readonly type: string }): void {
-  if (event.type === 'log') console.error((event as LogEvent).line);
+/** Options of `onModel`. */
+export interface OnModelOptions extends Pick<ModelSettings, 'quantize' | 'threads'> {
+  readonly model: string;
+  readonly adapter?: string;
+  readonly task?: TaskName;
+  readonly json?: true;
 }
+
+/** Loads the model of a command with its adapter, for `act` alone. */
+export async function withModel<T>(
+  { model: id, adapter, task, quantize, threads }: OnModelOptions,
+  act: (model: LoadedModel) => Promise<T>,
+): Promise<T> {
+  await using session = new Session();
+  await using model = await session.load(id, { quantize, threads, task, ...(adapter && { adapters: [adapter] }) });
+  return await act(model);
+}
+
+/** Prints a result as one line of JSON. */
+export const printJson = (result: object): void => console.log(JSON.stringify(toWire(result)));
 
 export const mebibytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`;
 
@@ -49,4 +71,28 @@ export function duration(seconds: number): string {
   return minutes < 60
     ? `${minutes} min ${Math.round(seconds % 60)} s`
     : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+/** Signals within this many milliseconds count once: a shell and a parent process may send the same one. */
+const SAME_PRESS = 1000;
+
+/** A signal that Ctrl-C or SIGTERM aborts; pressed again, the process ends at once. @param message is printed on stderr */
+export function abortOnSignals(message: string): Disposable & { readonly signal: AbortSignal } {
+  const controller = new AbortController();
+  let firstAt: number | undefined;
+  const stop = () => {
+    const now = performance.now();
+    if (firstAt !== undefined && now - firstAt > SAME_PRESS) process.exit(130);
+    if (firstAt === undefined) console.error(message);
+    firstAt ??= now;
+    controller.abort();
+  };
+  const signals = ['SIGINT', 'SIGTERM'] as const;
+  for (const signal of signals) process.on(signal, stop);
+  return {
+    signal: controller.signal,
+    [Symbol.dispose]() {
+      for (const signal of signals) process.off(signal, stop);
+    },
+  };
 }

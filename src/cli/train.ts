@@ -1,17 +1,17 @@
 import { Command } from 'commander';
 import { Session } from '../session/index.ts';
 import { readRecipe, type TrainEvent } from '../train/index.ts';
-import { duration, examples, logLine, mebibytes } from './shared.ts';
+import { abortOnSignals, duration, examples, mebibytes, printJson } from './shared.ts';
 
 const collect = (value: string, all: string[] = []) => [...all, value];
 
 export const train = () =>
   new Command('train')
-    .description('Fine-tune a model as a recipe says; a run that was stopped goes on from its last checkpoint.')
-    .argument('<recipe>', 'a YAML file; docs/recipe.md lists its fields, recipes/ has some to begin with')
+    .description('Fine-tune a model as a recipe says; a run that was stopped resumes from its last checkpoint.')
+    .argument('<recipe>', 'a YAML file; docs/recipe.md lists its fields, recipes/ has examples')
     .option('--set <a.b=value>', 'override a field of the recipe, the value in YAML; may be repeated', collect)
-    .option('--fresh', 'begin anew; what the run directory holds is moved aside')
-    .option('--json', 'print events as JSON lines, the last line being the result')
+    .option('--fresh', 'start over; what the run directory holds is moved to previous-N/ in it')
+    .option('--json', 'print events as JSON lines; the last line is the result')
     .addHelpText(
       'after',
       examples(
@@ -23,28 +23,25 @@ export const train = () =>
     .action(async (file: string, options: { set?: string[]; fresh?: true; json?: true }) => {
       const recipe = readRecipe(file, options.set);
       await using session = new Session();
-      using _ = stopOnSignals(session);
-      const show = options.json ? (event: object) => console.log(JSON.stringify(event)) : progress();
-      const result = await session.run('train', { recipe, fresh: options.fresh === true }, (event) =>
-        event.type === 'log' ? logLine(event) : show(event as TrainEvent),
-      );
-      if (options.json) {
-        console.log(JSON.stringify(result));
-        return;
-      }
+      using stop = abortOnSignals('Stopping after this step, with a checkpoint (press again to stop at once)');
+      const training = session.train(recipe, { fresh: options.fresh === true, signal: stop.signal });
+      const show = options.json ? printJson : progress();
+      for await (const event of training) show(event);
+      const result = await training;
+      if (options.json) return printJson(result);
       console.log(`Saved ${result.adapter}`);
       console.log(
-        `${result.losses.length} steps in ${duration(result.seconds)}, ${result.tokens_per_s.toFixed(0)} tokens/s, at most ${result.peak_rss_mb.toFixed(0)} MB`,
+        `${result.losses.length} steps in ${duration(result.seconds)}, ${result.tokensPerSecond.toFixed(0)} tokens/s, peak memory ${result.peakRssMb.toFixed(0)} MB`,
       );
     });
 
-/** What a measurement comes to beside its loss. */
+/** The metrics of a measurement. */
 const measured = ({ loss, metrics }: Extract<TrainEvent, { type: 'eval' }>): string =>
   metrics.length === 0
     ? `perplexity ${Math.exp(loss).toFixed(2)}`
     : metrics.map(({ name, value, count, of }) => `${name} ${value.toFixed(4)} of ${count} ${of}`).join(', ');
 
-/** A line that is rewritten on a terminal; a line every so often elsewhere. */
+/** Shows events on stderr: one line that is rewritten on a terminal, elsewhere a line every few seconds. */
 function progress(): (event: TrainEvent) => void {
   const terminal = process.stderr.isTTY;
   let start = { steps: 0, at: 0, first: 0 };
@@ -59,10 +56,10 @@ function progress(): (event: TrainEvent) => void {
       case 'start':
         start = { steps: event.steps, at: now, first: event.step };
         line(
-          `${event.rows} rows to learn from, ${event.heldOut} held out; ${event.trainable.toLocaleString('en')} of ${event.parameters.toLocaleString('en')} parameters train (${((100 * event.trainable) / event.parameters).toFixed(2)} %); up to ${event.microTokens} tokens in memory at a time, ${event.threads} threads, ${event.precision} products`,
+          `${event.rows} training rows, ${event.heldOut} held out; ${event.trainable.toLocaleString('en')} of ${event.parameters.toLocaleString('en')} parameters are trained (${((100 * event.trainable) / event.parameters).toFixed(2)} %); up to ${event.microTokens} tokens in memory at a time, ${event.threads} threads, ${event.precision} products`,
           true,
         );
-        if (event.step > 0) line(`Going on after step ${event.step}`, true);
+        if (event.step > 0) line(`Resumed after step ${event.step}`, true);
         return;
       case 'step': {
         if (!terminal && now - shown < 5000 && event.step < start.steps) return;
@@ -86,32 +83,10 @@ function progress(): (event: TrainEvent) => void {
       case 'end':
         line(
           event.reason === 'early-stop'
-            ? `stopped at step ${event.step}: the held-out loss no longer falls`
+            ? `early stopping at step ${event.step}: the held-out loss no longer falls`
             : `done after ${event.step} steps`,
           true,
         );
     }
-  };
-}
-
-/** What is pressed within this many milliseconds counts once: a shell and a parent process may send the same signal. */
-const SAME_PRESS = 1000;
-
-/** Ctrl-C (and SIGTERM) lets the step end and takes a checkpoint; pressed again, the process ends at once. */
-function stopOnSignals(session: Session): Disposable {
-  let asked: number | undefined;
-  const stop = () => {
-    const now = performance.now();
-    if (asked !== undefined && now - asked > SAME_PRESS) process.exit(130);
-    if (asked === undefined) console.error('Stopping after this step, with a checkpoint (once more: at once)');
-    asked ??= now;
-    session.stop();
-  };
-  const signals = ['SIGINT', 'SIGTERM'] as const;
-  for (const signal of signals) process.on(signal, stop);
-  return {
-    [Symbol.dispose]() {
-      for (const signal of signals) process.off(signal, stop);
-    },
   };
 }

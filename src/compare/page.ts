@@ -1,7 +1,8 @@
 /** A comparison as one HTML page that loads nothing else. */
 import { type Curve, curveChart, curveScript, escaped, intervalChart, sizeChart } from './chart.ts';
 import { pairedTests, type Verdict } from './pairs.ts';
-import { type Outcome, type Results, smoothed } from './runner.ts';
+import type { Outcome, Results } from './results.ts';
+import { smoothed } from './runner.ts';
 import { bestFirst, metricFormat, resultTables, type Table } from './tables.ts';
 
 const style = `

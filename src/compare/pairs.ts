@@ -1,5 +1,5 @@
 /** Paired tests between methods that were measured on the same rows: which differences are more than chance. */
-import type { Outcome } from './runner.ts';
+import type { Outcome } from './results.ts';
 
 /**
  * Returns the two-sided p-value of McNemar's exact test (McNemar 1947; the binomial form): of the rows that only one of two

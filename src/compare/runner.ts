@@ -4,84 +4,44 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { GraftError, packageRoot } from '../base/index.ts';
+import { fromWire, GraftError, packageRoot, toWire } from '../base/index.ts';
+import type { Format, RowSource } from '../data/index.ts';
 import { processor } from '../engine/index.ts';
 import { writtenBy } from '../methods/index.ts';
-import { Session } from '../session/index.ts';
+import type { Quantize } from '../models/index.ts';
+import type { TaskName } from '../nn/index.ts';
 import type { Metric } from '../tasks/index.ts';
 import type { Recipe, TrainEvent, TrainResult } from '../train/index.ts';
 import type { Comparison } from './comparison.ts';
-
-/** The result of one method. */
-export interface Outcome {
-  readonly name: string;
-  /** Types of its methods, joined by ' + '. */
-  readonly method: string;
-  /** The peak learning rate. */
-  readonly lr: number;
-  readonly metric: Metric;
-  /**
-   * One character for each thing that the metric counts, in the order of the rows: '1' where the method is right, '0' where it is
-   * wrong. Absent in results of older versions, and for metrics that are not a share of rows (F1, errors).
-   */
-  readonly hits?: string;
-  /** Digest of the rows that the method was measured on: hits of other rows cannot be paired. */
-  readonly rows?: string;
-  /** Parameters that are trained. */
-  readonly trainable: number;
-  /** All parameters of the model, with those that the method adds. */
-  readonly parameters: number;
-  /** Training loss of each step. */
-  readonly losses: readonly number[];
-  /** Training tokens per second, without virtual tokens. */
-  readonly tokensPerSecond: number;
-  /** Peak resident memory of the training process, in MiB. */
-  readonly peakMb: number;
-  /** Bytes of the files that have to be stored for the task. */
-  readonly size: number;
-  /** Seconds of training, without loading. */
-  readonly seconds: number;
-  /** Where speed and time were measured: processor, threads, precision. A comparison can be resumed on another machine. */
-  readonly machine: string;
-}
-
-/** A method that failed, and why. */
-export interface Failure {
-  readonly name: string;
-  readonly reason: string;
-}
-
-/** What `graft compare` writes as comparison.json. */
-export interface Results {
-  readonly title: string;
-  /** Year, month, day. */
-  readonly date: string;
-  /** The metric of the base model before training, where it can be measured. */
-  readonly before: Metric | undefined;
-  readonly outcomes: readonly Outcome[];
-  readonly failed: readonly Failure[];
-  /** The loss whose steps are counted. */
-  readonly loss: number;
-}
+import type { Failure, Outcome, Results } from './results.ts';
 
 type Json = Record<string, unknown>;
 
 /** Runs a graft command in its own process. @returns its last line of output; `onEvent` gets each line, parsed */
-function graft(args: readonly string[], onEvent: (event: Json) => void = () => {}): Promise<Json> {
+function graft(
+  args: readonly string[],
+  onEvent: (event: Json) => void,
+  signal: AbortSignal | undefined,
+): Promise<Json> {
   const child = spawn(process.execPath, [join(packageRoot, 'bin', 'graft.js'), ...args, '--json'], {
     stdio: ['ignore', 'pipe', 'pipe'],
+    ...(signal && { signal, killSignal: 'SIGTERM' }),
   });
   let last: Json = {};
   let errorText = '';
   createInterface(child.stdout).on('line', (text) => {
-    last = JSON.parse(text) as Json;
+    last = fromWire(JSON.parse(text)) as Json;
     onEvent(last);
   });
   child.stderr.on('data', (data: Buffer) => {
     errorText = (errorText + data.toString()).slice(-2000);
   });
   return new Promise((resolve, reject) => {
-    child.on('error', reject);
+    child.on('error', (error) =>
+      reject(
+        signal?.aborted ? new GraftError('interrupted', 'the comparison was stopped', { cause: signal.reason }) : error,
+      ),
+    );
     child.on('close', (code) => {
       const [reason = ''] = errorText.trim().split('\n').slice(-1);
       if (code === 0) resolve(last);
@@ -97,21 +57,69 @@ function storedBytes(dir: string): number {
     .reduce((sum, entry) => sum + statSync(join(entry.parentPath, entry.name)).size, 0);
 }
 
+/** The result of measuring rows, as far as a comparison reads it. */
+interface Measured {
+  readonly metrics: readonly Metric[];
+  readonly hits?: readonly boolean[];
+}
+
+interface RowsOptions {
+  readonly adapter?: string;
+  readonly format?: Format;
+  readonly trainOn?: 'completion' | 'all';
+  readonly maxLength?: number;
+  readonly stride?: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** The part of a session that a comparison measures with. */
+export interface MeasuringSession extends AsyncDisposable {
+  load(
+    model: string,
+    settings: {
+      readonly quantize: Quantize;
+      readonly task: TaskName | undefined;
+      readonly adapters: readonly string[];
+      readonly signal: AbortSignal | undefined;
+    },
+  ): PromiseLike<MeasuringModel>;
+}
+
+interface MeasuringModel extends AsyncDisposable {
+  classify(
+    rows: RowSource,
+    options: RowsOptions & { readonly labels: readonly string[] },
+  ): PromiseLike<{ readonly accuracy: Metric | null; readonly hits?: readonly boolean[] }>;
+  evaluate(rows: RowSource, options: RowsOptions): PromiseLike<Measured>;
+}
+
+/** Makes a session: each measurement has its own, so that it has all of the memory. */
+export type OpenSession = () => MeasuringSession;
+
+interface Context {
+  readonly comparison: Comparison;
+  readonly openSession: OpenSession;
+  readonly onProgress: (line: string) => void;
+  readonly signal: AbortSignal | undefined;
+}
+
 /** The value in a file that `writeCached` wrote, if it was written for the same `key`. */
 function readCached<T>(file: string, key: unknown): T | undefined {
   if (!existsSync(file)) return undefined;
-  const stored = JSON.parse(readFileSync(file, 'utf8')) as { key: string; value: T };
-  return stored.key === JSON.stringify(key) ? stored.value : undefined;
+  const stored = JSON.parse(readFileSync(file, 'utf8')) as { key: string; value: unknown };
+  return stored.key === JSON.stringify(key) ? (fromWire(stored.value) as T) : undefined;
 }
 
-function writeCached<T>(file: string, key: unknown, value: T): T {
-  writeFileSync(file, JSON.stringify({ key: JSON.stringify(key), value }));
+function writeCached<T extends object>(file: string, key: unknown, value: T): T {
+  writeFileSync(file, JSON.stringify({ key: JSON.stringify(key), value: toWire(value) }));
   return value;
 }
 
-/** Digest of a file, or of all files below a directory with their names. */
-function digestOf(path: string): string {
+/** Digest of rows in memory, of a file, or of all files below a directory with their names. */
+function digestOf(rows: RowSource): string {
   const hash = createHash('sha256');
+  if (typeof rows !== 'string') return hash.update(JSON.stringify(rows)).digest('hex').slice(0, 16);
+  const path = rows;
   if (statSync(path).isDirectory()) {
     for (const name of (readdirSync(path, { recursive: true }) as string[]).sort()) {
       hash.update(`${name}\n`);
@@ -123,12 +131,20 @@ function digestOf(path: string): string {
 
 /**
  * Trains and measures every method that has no outcome in the directory yet, so that a comparison that was interrupted is resumed.
+ * @param openSession makes the sessions that it measures with
  * @param onProgress gets a line about each thing that happens
+ * @param signal stops the comparison; it is resumed when it is run again
  * @returns the outcomes in the order of the comparison's methods
  * @throws GraftError 'usage' for a metric that the task does not have, and if every method fails
  */
-export async function runComparison(comparison: Comparison, onProgress: (line: string) => void): Promise<Results> {
+export async function runComparison(
+  comparison: Comparison,
+  openSession: OpenSession,
+  onProgress: (line: string) => void,
+  signal?: AbortSignal,
+): Promise<Results> {
   const { answers, contenders, dir } = comparison;
+  const context: Context = { comparison, openSession, onProgress, signal };
   mkdirSync(dir, { recursive: true });
   const outcomes: Outcome[] = [];
   const failed: Failure[] = [];
@@ -138,7 +154,7 @@ export async function runComparison(comparison: Comparison, onProgress: (line: s
     const file = join(dir, 'before.json');
     const { model, quantize, data } = generative;
     const key = { model, quantize, data, answers };
-    before = readCached<Metric>(file, key) ?? writeCached(file, key, (await measure(generative, comparison)).metric);
+    before = readCached<Metric>(file, key) ?? writeCached(file, key, (await measure(generative, context)).metric);
     onProgress(`before: ${metricText(before)}`);
   }
   for (const [name, recipe] of contenders) {
@@ -152,11 +168,11 @@ export async function runComparison(comparison: Comparison, onProgress: (line: s
     }
     let outcome: Outcome;
     try {
-      const { trainedPath, ...costs } = await train(name, recipe, dir, onProgress);
-      outcome = writeCached(file, key, { ...costs, ...(await measure(recipe, comparison, trainedPath)) });
+      const { trainedPath, ...costs } = await train(name, recipe, context);
+      outcome = writeCached(file, key, { ...costs, ...(await measure(recipe, context, trainedPath)) });
     } catch (error) {
       // A mistake in the comparison concerns every method.
-      if (error instanceof GraftError && error.kind === 'usage') throw error;
+      if (error instanceof GraftError && (error.kind === 'usage' || error.kind === 'interrupted')) throw error;
       // One method that fails or diverges must not lose the results of the others.
       const reason = (error as Error).message;
       failed.push({ name, reason });
@@ -188,18 +204,20 @@ type Measurement = Pick<Outcome, 'metric' | 'hits' | 'rows'>;
 /** The costs of a method's training, and the directory of the adapter or model that it wrote. */
 type Trained = Omit<Outcome, keyof Measurement> & { readonly trainedPath: string };
 
-async function train(name: string, recipe: Recipe, dir: string, onProgress: (line: string) => void): Promise<Trained> {
+async function train(name: string, recipe: Recipe, { comparison, onProgress, signal }: Context): Promise<Trained> {
+  const { dir } = comparison;
   const file = join(dir, `${name}.json`);
   // The rows to measure on must not decide anything in training. JSON is YAML.
   writeFileSync(file, JSON.stringify({ ...recipe, data: { ...recipe.data, eval: undefined } }));
   let start: Extract<TrainEvent, { type: 'start' }> | undefined;
-  const result = (await graft(['train', file, '--fresh'], (line) => {
+  const onEvent = (line: Json) => {
     const event = line as TrainEvent;
     if (event.type === 'start') start = event;
     if (event.type === 'step' && event.step % 25 === 0)
       onProgress(`${name}: step ${event.step}, loss ${event.loss.toFixed(4)}`);
     if (event.type === 'warning') onProgress(`${name}: ${event.message}`);
-  })) as unknown as TrainResult;
+  };
+  const result = (await graft(['train', file, '--fresh'], onEvent, signal)) as unknown as TrainResult;
   rmSync(join(recipe.run.dir, 'checkpoints'), { recursive: true, force: true });
   return {
     name,
@@ -211,8 +229,8 @@ async function train(name: string, recipe: Recipe, dir: string, onProgress: (lin
     trainable: start!.trainable,
     parameters: start!.parameters,
     losses: result.losses,
-    tokensPerSecond: result.tokens_per_s,
-    peakMb: result.peak_rss_mb,
+    tokensPerSecond: result.tokensPerSecond,
+    peakMb: result.peakRssMb,
     size: storedBytes(result.adapter),
     seconds: result.seconds,
     machine: `${processor().model}, ${start!.threads} threads, ${start!.precision}`,
@@ -226,33 +244,38 @@ const generatesText = ({ task = 'causal-lm' }: Recipe) => task === 'causal-lm';
 /** Measures the base model or, with `trainedPath`, the adapter or model that a method wrote. */
 async function measure(
   recipe: Recipe,
-  { answers, metric: metricName }: Comparison,
+  { comparison: { answers, metric: metricName }, openSession, signal }: Context,
   trainedPath?: string,
 ): Promise<Measurement> {
   const labels = generatesText(recipe) ? answers : undefined;
   const wholeModel = trainedPath !== undefined && writtenBy([recipe.method].flat()) === 'model';
-  const { format, eval: evalPath } = recipe.data;
+  const { format, eval: evalRows } = recipe.data;
   // A new session: its memory is free again when the next method trains.
-  await using session = new Session();
-  const args = {
-    model: wholeModel ? trainedPath : recipe.model,
+  await using session = openSession();
+  await using model = await session.load(wholeModel ? trainedPath : recipe.model, {
+    quantize: wholeModel ? 'none' : recipe.quantize,
+    task: recipe.task,
+    adapters: trainedPath && !wholeModel ? [trainedPath] : [],
+    signal,
+  });
+  const options = {
     ...(trainedPath && !wholeModel && { adapter: trainedPath }),
-    data: evalPath!,
     ...(format !== 'auto' && format !== 'batches' && { format }),
     trainOn: recipe.data.train_on,
     maxLength: recipe.data.max_length,
     stride: recipe.data.stride,
-    quantize: wholeModel ? 'none' : recipe.quantize,
+    signal,
   };
   const withHits = (metric: Metric, hits: readonly boolean[] | undefined): Measurement => ({
     metric,
-    ...(hits && { hits: hits.map(Number).join(''), rows: digestOf(evalPath!) }),
+    ...(hits && { hits: hits.map(Number).join(''), rows: digestOf(evalRows!) }),
   });
   if (labels) {
-    const { hits, ...metric } = await session.run('choose', { ...args, labels });
-    return withHits(metric, hits);
+    const { accuracy, hits } = await model.classify(evalRows!, { ...options, labels });
+    if (!accuracy) throw new GraftError('usage', 'data.eval has rows without an answer', { place: 'data.eval' });
+    return withHits(accuracy, hits);
   }
-  const { metrics, hits } = await session.run('evaluate', { ...args, perRow: true });
+  const { metrics, hits } = await model.evaluate(evalRows!, options);
   const [first] = metrics;
   const metric = metricName === undefined ? first : metrics.find(({ name }) => name === metricName);
   if (!metric) {

@@ -1,6 +1,7 @@
 /** The results of a comparison as tables of text, for the terminal and for the page. */
 import type { Metric } from '../tasks/index.ts';
-import { type Outcome, type Results, stepsTo } from './runner.ts';
+import type { Outcome, Results } from './results.ts';
+import { stepsTo } from './runner.ts';
 
 /** How values of a metric are written: an error in its own unit, anything else in percent. */
 export interface MetricFormat {

@@ -20,6 +20,7 @@ export {
 export { microBatches, type Packed, pack } from './packing.ts';
 export { readRecords } from './readers.ts';
 export type { RawRecord } from './record.ts';
+export { collectRows, type RowInput, type RowSource, type RowStream, recordsOf } from './row-source.ts';
 export { checkedIds, checkedLabels, type Row, type RowOptions, type RowReport, toRows } from './rows.ts';
 export { randomStream, rowsOfStep, shuffled, split } from './sampler.ts';
 export { toExample, toStep } from './to-example.ts';

@@ -18,6 +18,7 @@ interface ScoringRow {
  * @param prompts token ids
  * @param choices token ids of the continuations
  * @param tasks for each prompt, its task among several that share an adapter
+ * @param onBatch is called after each batch with how many rows are done, and may throw to stop
  * @returns [prompts][choices]
  * @throws GraftError 'usage' for an empty prompt or continuation, and where the two exceed the model's context
  */
@@ -26,6 +27,7 @@ export function scoreChoices(
   prompts: readonly (readonly number[])[],
   choices: readonly (readonly number[])[],
   tasks: readonly (number | undefined)[] = prompts.map(() => undefined),
+  onBatch: (done: number, total: number) => void = () => {},
 ): number[][] {
   checkLengths(model, prompts, choices);
   // The longest first, so that the row of a continuation that begins like another one exists already.
@@ -47,6 +49,7 @@ export function scoreChoices(
       tokens += rows[last++]!.ids.length;
     scoreRows(model, prompts, choices, tasks, rows.slice(first, last), scores);
     first = last;
+    onBatch(first, rows.length);
   }
   return scores;
 }

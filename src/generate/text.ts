@@ -6,13 +6,15 @@ import { type GenerateOptions, type GenerateSummary, generate } from './tokens.t
 export interface TextOptions extends GenerateOptions {
   /** Stop strings: the text ends before the first of them. */
   readonly stop?: readonly string[] | undefined;
+  /** Is asked before each token; the answer ends, as 'interrupted', when it says true. */
+  readonly stopRequested?: (() => boolean) | undefined;
 }
 
 export interface TextResult {
   readonly text: string;
   /** The generated tokens, those of a stop string included. */
   readonly ids: number[];
-  readonly reason: GenerateSummary['reason'];
+  readonly reason: GenerateSummary['reason'] | 'interrupted';
   readonly promptTokens: number;
   readonly prefillTokensPerSecond: number;
   /** Rate of the tokens after the first, which the prefill gives; 0 when there is none. */
@@ -38,9 +40,13 @@ export function generateText(
   const ids: number[] = [];
   let text = '';
   let emitted = 0;
-  let reason: GenerateSummary['reason'] | undefined;
+  let reason: TextResult['reason'] | undefined;
   const seconds: number[] = [];
   while (reason === undefined) {
+    if (options.stopRequested?.()) {
+      reason = 'interrupted';
+      break;
+    }
     const start = performance.now();
     const step = steps.next();
     if (!step.done || step.value.reason === 'eos') seconds.push((performance.now() - start) / 1e3);
@@ -67,7 +73,7 @@ export function generateText(
     ids,
     reason,
     promptTokens: promptIds.length,
-    prefillTokensPerSecond: promptIds.length / prefill!,
+    prefillTokensPerSecond: prefill === undefined ? 0 : promptIds.length / prefill,
     decodeTokensPerSecond: decode.length && decode.length / decode.reduce((a, b) => a + b),
   };
 }

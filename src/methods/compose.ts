@@ -17,9 +17,9 @@ import {
 export interface MethodChoice {
   readonly type: keyof typeof methods;
   /** Directory of a saved adapter to begin from; its config counts then, and the fields here do not. */
-  readonly adapter?: string;
+  readonly adapter?: string | undefined;
   /** false: the adapter is enabled and saved with the others, but frozen, as the lower adapters of a stack. */
-  readonly train?: boolean;
+  readonly train?: boolean | undefined;
   readonly [field: string]: unknown;
 }
 
@@ -36,6 +36,13 @@ export interface AttachedAdapter extends Adapter {
 /** Returns what a run of these methods leaves on disk. */
 export const writtenBy = (choices: readonly Pick<MethodChoice, 'type'>[]): Written =>
   choices.some(({ type }) => (methods[type] as Method<unknown>).writes === 'model') ? 'model' : 'adapter';
+
+/** As `attachMethods`, of one method or several, with 0 as the default seed. */
+export const attach = (
+  model: Model,
+  methods: Pick<MethodChoice, 'type'> | readonly Pick<MethodChoice, 'type'>[],
+  { seed = 0, ...context }: AttachContext & { readonly seed?: number } = {},
+): AttachedAdapter => attachMethods(model, [methods].flat() as MethodChoice[], seed, context);
 
 /**
  * Attaches the methods to the model, in their order. The task's head is trained with them on a copy, as PEFT does with

@@ -1,4 +1,4 @@
-export { type AttachedAdapter, attachMethods, type MethodChoice, trainHead, writtenBy } from './compose.ts';
+export { type AttachedAdapter, attach, attachMethods, type MethodChoice, trainHead, writtenBy } from './compose.ts';
 export {
   type Combination,
   type CombineSettings,

@@ -32,13 +32,14 @@ export type AdamWConfig = z.infer<typeof adamwConfig>;
  */
 export function adamw(
   parameters: ReadonlyMap<string, Tensor>,
-  config: AdamWConfig,
+  config: Partial<AdamWConfig> = {},
   rateFactor: (key: string) => number = () => 1,
 ): Optimizer {
+  const complete = adamwConfig.parse(config);
   const entries = [...parameters].map(([key, parameter]) => ({
     key,
     parameter,
-    decay: parameter.shape.length > 1 ? config.weight_decay : 0,
+    decay: parameter.shape.length > 1 ? complete.weight_decay : 0,
     rateFactor: rateFactor(key),
     expAvg: detachFromScopes(noGrad(() => ops.zerosLike(parameter))),
     expAvgSq: detachFromScopes(noGrad(() => ops.zerosLike(parameter))),
@@ -69,10 +70,10 @@ export function adamw(
             withGrad.map((e) => e.step),
             {
               lr: lr * rateFactor,
-              beta1: config.beta1,
-              beta2: config.beta2,
+              beta1: complete.beta1,
+              beta2: complete.beta2,
               weightDecay: decay,
-              eps: config.eps,
+              eps: complete.eps,
               amsgrad: false,
               maximize: false,
             },

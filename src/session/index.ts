@@ -1,2 +1,29 @@
-export { type LogEvent, Session } from './client.ts';
-export type { MemoryPlan } from './jobs/index.ts';
+export { Session, type SessionOptions, type TrainOptions } from './client.ts';
+export type {
+  Classification,
+  ClassifyResult,
+  CombineResult,
+  CombineSettings,
+  DoctorResult,
+  EvaluateResult,
+  Fit,
+  GenerateResult,
+  GenerateSettings,
+  Identity,
+  IdRows,
+  Logits,
+  MemoryPlan,
+  MergeResult,
+  MergeSettings,
+  ModelSettings,
+  Prediction,
+  PredictResult,
+  Progress,
+  Prompt,
+  RowsOptions,
+  UseOptions,
+} from './jobs/index.ts';
+export { LoadedModel } from './model.ts';
+export type { Abortable } from './protocol.ts';
+export type { ModelInfo } from './resident.ts';
+export type { Running } from './running.ts';

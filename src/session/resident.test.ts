@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { copyFileSync, cpSync, readFileSync, utimesSync } from 'node:fs';
+import { copyFileSync, cpSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { temporary } from '../../test/samples/io.ts';
@@ -9,7 +9,7 @@ import { currentEngine, startEngine } from '../engine/index.ts';
 import { loadModel } from '../models/index.ts';
 import { type Model, outputOf, packTokens } from '../nn/index.ts';
 import { noGrad, scope } from '../tensor/index.ts';
-import { releaseModel, residentModel, residentTokenizer } from './resident.ts';
+import { ResidentModel } from './resident.ts';
 
 before(() => startEngine());
 
@@ -25,7 +25,7 @@ const [first, second] = ['llama2-embed-tokens', 'llama2-modules-to-save'].map((n
   string,
 ];
 
-/** What a model that is loaded for this adapter alone gives. */
+/** The logits of a model that is loaded for this adapter alone. */
 function fresh(adapter?: string): Float32Array {
   using model = loadModel(base);
   using _ = adapter ? loadAdapter(model, adapter) : undefined;
@@ -37,63 +37,53 @@ test('one model for all adapters of a base; each gives what it gives alone, in a
   const alone = new Map([undefined, first, second].map((adapter) => [adapter, fresh(adapter)]));
   assert.notDeepEqual(alone.get(first), alone.get(undefined));
   assert.notDeepEqual(alone.get(first), alone.get(second));
-  const model = residentModel(base, 'none');
-  const order = [undefined, first, second, first, undefined, second, undefined];
-  for (const adapter of order) {
-    assert.equal(residentModel(base, 'none', adapter), model);
-    assert.deepEqual(logits(model), alone.get(adapter), adapter);
+  {
+    using resident = new ResidentModel(base, 'none');
+    resident.addAdapter('first', first);
+    const model = resident.use();
+    for (const adapter of [undefined, first, second, 'first', undefined, second, undefined]) {
+      assert.equal(resident.use(adapter), model);
+      assert.deepEqual(logits(model), alone.get(adapter === 'first' ? first : adapter), adapter);
+    }
+    resident.release();
+    assert.equal(currentEngine().native.memory().handles, handles);
+    assert.deepEqual(logits(resident.use('first')), alone.get(first));
   }
-  releaseModel();
   assert.equal(currentEngine().native.memory().handles, handles);
 });
 
-test('what was written again is loaded again, and so is what is held otherwise', () => {
+test('an adapter whose files were written again is loaded again', () => {
   using dir = temporary();
-  const [model, adapter] = [join(dir.path, 'model'), join(dir.path, 'adapter')];
-  cpSync(base, model, { recursive: true });
+  const adapter = join(dir.path, 'adapter');
   cpSync(first, adapter, { recursive: true });
-  const before = residentModel(model, 'none', adapter);
-  const said = logits(before);
+  using resident = new ResidentModel(base, 'none');
+  const model = resident.use(adapter);
+  const before = logits(model);
   for (const name of ['adapter_config.json', 'adapter_model.safetensors'])
     copyFileSync(join(second, name), join(adapter, name));
-  assert.equal(residentModel(model, 'none', adapter), before);
-  assert.notDeepEqual(logits(before), said);
-  utimesSync(join(model, 'model.safetensors'), 1, 1);
-  const again = residentModel(model, 'none', adapter);
-  assert.notEqual(again, before);
-  assert.notEqual(residentModel(model, 'keep'), again);
-  releaseModel();
+  assert.equal(resident.use(adapter), model);
+  assert.notDeepEqual(logits(model), before);
 });
 
-test('the tokenizer is read once, and again when its file is another', () => {
-  using dir = temporary();
-  const path = dir.put('tokenizer.json', readFileSync(golden('tokenizer', 'llama3.json')));
-  const tokenizer = residentTokenizer(dir.path);
-  assert.equal(residentTokenizer(dir.path), tokenizer);
-  copyFileSync(golden('tokenizer', 'qwen2.json'), path);
-  assert.notEqual(residentTokenizer(dir.path), tokenizer);
-  assert.equal(residentTokenizer(dir.path).idToToken(557), '<|endoftext|>');
-});
-
-test('an adapter that does not fit leaves the model in use', () => {
-  const model = residentModel(base, 'none', first);
-  assert.throws(() => residentModel(base, 'none', golden('lora', 'qwen2-all-linear')), /does not fit this base/);
-  assert.equal(residentModel(base, 'none', first), model);
+test('an adapter that does not fit leaves the model usable', () => {
+  using resident = new ResidentModel(base, 'none');
+  const model = resident.use(first);
+  assert.throws(() => resident.use(golden('lora', 'qwen2-all-linear')), /does not fit this base/);
+  assert.equal(resident.use(first), model);
   assert.deepEqual(logits(model), fresh(first));
-  releaseModel();
 });
 
-test('of many adapters the one that was used longest ago is taken off', () => {
+test('of many adapters the one that was used longest ago is detached', () => {
   using dir = temporary();
   const copies = Array.from({ length: 20 }, (_, i) => join(dir.path, `adapter-${i}`));
   for (const copy of copies) cpSync(first, copy, { recursive: true });
   const handles: number[] = [];
+  using resident = new ResidentModel(base, 'none');
   for (const copy of copies) {
-    residentModel(base, 'none', copy);
+    resident.use(copy);
     handles.push(currentEngine().native.memory().handles);
   }
   assert.ok(handles[15]! > handles[14]!);
   assert.equal(handles[19], handles[15], 'sixteen at most');
-  assert.deepEqual(logits(residentModel(base, 'none', copies[0])), fresh(first));
-  releaseModel();
+  assert.deepEqual(logits(resident.use(copies[0])), fresh(first));
 });

@@ -1,35 +1,41 @@
-/**
- * The model of the last job stays loaded, and so do its tokenizer and its adapters: asking again costs no load, and changing
- * the adapter is a switch. One model at a time.
- */
+/** Models in the engine thread that sessions hold handles of, each with the adapters that were put on it. */
 import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { loadAdapter, taskNumberOf, taskOfAdapter } from '../adapters/index.ts';
+import { loadAdapter, readAdapterConfig, taskNumberOf, taskOfAdapter } from '../adapters/index.ts';
+import { GraftError, nearest } from '../base/index.ts';
 import { type Tokenizer, tokenizerIfAny, tokenizerOf } from '../data/index.ts';
-import type { Adapter } from '../methods/index.ts';
+import type { AttachedAdapter } from '../methods/index.ts';
 import { headOf, type LoadOptions, loadModel, type Quantize } from '../models/index.ts';
-import type { Model, TaskName } from '../nn/index.ts';
+import { type Model, type TaskName, tensorBytes } from '../nn/index.ts';
+import type { JobContext } from './job-context.ts';
 
-/** Adapters that stay on the model; of more, the one that was used longest ago is taken off. */
-const most = 16;
+/** Adapters that stay attached to a model; of more, the one that was used longest ago is detached. */
+const maxAttached = 16;
 
-interface Resident {
-  readonly key: string;
-  /** What the checkpoint is for, without an adapter that says otherwise. */
-  readonly own: TaskName;
-  readonly model: Model;
-  /** By directory and state of its files, the one used last at the end. */
-  readonly adapters: Map<string, Adapter>;
+/** Facts about a loaded model. */
+export interface ModelInfo {
+  /** Path of the files that it was loaded from. */
+  readonly path: string;
+  readonly family: string;
+  /** What it is loaded for without an adapter. */
+  readonly task: TaskName;
+  readonly labels: readonly string[];
+  /** Numbers in the base's weights, tied ones once. */
+  readonly parameters: number;
+  /** Bytes that the weights take in memory. */
+  readonly weightBytes: number;
+  readonly vocabSize: number;
+  /** Tokens that it reads at most. */
+  readonly contextLength: number;
+  readonly quantize: Quantize;
+  /** Names of its adapters. */
+  readonly adapters: readonly string[];
 }
 
-let resident: Resident | undefined;
-let speaking: { readonly key: string; readonly tokenizer: Tokenizer } | undefined;
-
-/** Path, size and time of what is on disk: files that were written again are another model. */
+/** Path, size and time of the files on disk: it changes when they are written again. */
 function stateOf(path: string): string {
-  const files = statSync(path, { throwIfNoEntry: false })?.isDirectory()
-    ? readdirSync(path).map((name) => join(path, name))
-    : [path];
+  const isDirectory = statSync(path, { throwIfNoEntry: false })?.isDirectory();
+  const files = isDirectory ? readdirSync(path).map((name) => join(path, name)) : [path];
   return JSON.stringify(
     files.map((file) => {
       const stat = statSync(file, { throwIfNoEntry: false });
@@ -39,66 +45,165 @@ function stateOf(path: string): string {
 }
 
 /** Adapters of one task and the same labels share a model; causal-lm has no head of its own. */
-const headKey = ({ task, labels, ...more }: LoadOptions): string =>
-  task === 'causal-lm' ? '' : JSON.stringify([task, labels, more]);
+const headKey = ({ task, labels, ...rest }: LoadOptions): string =>
+  task === 'causal-lm' ? '' : JSON.stringify([task, labels, rest]);
 
-/**
- * The model with this adapter at work and no other; without one, the base. It is loaded for `task`, else for what the adapter
- * is for, else for what the checkpoint is for.
- * @throws what `loadModel` and `loadAdapter` throw; 'mismatch' where neither checkpoint nor adapter has the task's head
- */
-export function residentModel(path: string, quantize: Quantize, adapter?: string, task?: TaskName): Model {
-  const file = `${quantize} ${stateOf(path)}`;
-  const own = resident?.key.startsWith(file) ? resident.own : headOf(path).name;
-  const said = adapter === undefined ? { trainedHead: true } : taskOfAdapter(adapter);
-  const head = { task: own, ...said, ...(task && { task }) };
-  const key = file + headKey(head);
-  if (resident?.key !== key) {
-    releaseModel();
-    resident = { key, own, model: loadModel(path, { quantize, ...head }), adapters: new Map() };
+export class ResidentModel implements Disposable {
+  readonly path: string;
+  readonly quantize: Quantize;
+  /** The checkpoint's own task. */
+  readonly #checkpointTask: TaskName;
+  readonly #state: string;
+  /** Directories of adapters by name. */
+  readonly #named = new Map<string, string>();
+  /** Attached adapters by the state of their files, the one used last at the end. */
+  readonly #attached = new Map<string, AttachedAdapter>();
+  #loaded: { readonly key: string; readonly model: Model } | undefined;
+  #tokenizer: Tokenizer | undefined;
+
+  constructor(path: string, quantize: Quantize) {
+    this.path = path;
+    this.quantize = quantize;
+    this.#checkpointTask = headOf(path).name;
+    this.#state = stateOf(path);
   }
-  const { model, adapters } = resident;
-  for (const other of adapters.values()) other.enabled = false;
-  if (adapter === undefined) return model;
-  const wanted = stateOf(adapter);
-  const active = adapters.get(wanted) ?? loadAdapter(model, adapter);
-  active.enabled = true;
-  adapters.delete(wanted);
-  adapters.set(wanted, active);
-  const [[oldest, unused]] = adapters as unknown as [[string, Adapter]];
-  if (adapters.size > most) {
-    unused.detach();
-    adapters.delete(oldest);
+
+  get info(): ModelInfo {
+    const { model } = this.#loaded!;
+    const { name: task, labels } = model.task;
+    const { family, parameters, vocabSize, contextLength } = model;
+    const { path, quantize } = this;
+    const weightBytes = tensorBytes(model.root);
+    const adapters = [...this.#named.keys()];
+    return { path, family, task, labels, parameters, weightBytes, vocabSize, contextLength, quantize, adapters };
   }
-  return model;
+
+  /** @throws GraftError 'input' for a directory that is not an adapter; 'usage' for a name that is taken */
+  addAdapter(name: string, dir: string): void {
+    if (this.#named.has(name) && this.#named.get(name) !== dir) {
+      throw new GraftError('usage', `this model has an adapter named '${name}' already`, {
+        place: dir,
+        hint: 'Remove it first, or give this one another name',
+      });
+    }
+    readAdapterConfig(dir);
+    this.#named.set(name, dir);
+  }
+
+  /** @throws GraftError 'usage' for a name that is not there */
+  removeAdapter(name: string): void {
+    const dir = this.dirOf(name);
+    this.#named.delete(name);
+    const state = stateOf(dir);
+    this.#attached.get(state)?.detach();
+    this.#attached.delete(state);
+  }
+
+  /** The directory of an adapter, given by its name or as a directory. @throws GraftError 'usage' for neither */
+  dirOf(adapter: string): string {
+    const dir = this.#named.get(adapter) ?? adapter;
+    if (dir !== adapter || statSync(dir, { throwIfNoEntry: false })) return dir;
+    const names = [...this.#named.keys()];
+    const near = nearest(adapter, names);
+    throw new GraftError('usage', `there is no adapter named '${adapter}', and no such directory`, {
+      place: 'adapter',
+      hint: near ? `Did you mean '${near}'?` : `This model's adapters: ${names.join(', ') || 'none'}`,
+    });
+  }
+
+  /**
+   * The model with one adapter enabled, or none. It is loaded for `task`, else for the adapter's task, else for the checkpoint's;
+   * where that needs another head than it has, it is loaded again.
+   * @param adapter name or directory
+   * @throws what `loadModel` and `loadAdapter` throw; 'mismatch' where neither checkpoint nor adapter has the task's head
+   */
+  use(adapter?: string, task?: TaskName, context?: Pick<JobContext, 'throwIfStopped'>): Model {
+    const dir = adapter === undefined ? undefined : this.dirOf(adapter);
+    const fromAdapter = dir === undefined ? { trainedHead: true } : taskOfAdapter(dir);
+    const head = { task: this.#checkpointTask, ...fromAdapter, ...(task && { task }) };
+    const key = headKey(head);
+    if (this.#loaded?.key !== key) {
+      this.release();
+      const { path, quantize } = this;
+      if (stateOf(path) !== this.#state) {
+        throw new GraftError('state', 'the files of this model were changed after it was loaded', {
+          place: path,
+          hint: 'Load it again',
+        });
+      }
+      const model = loadModel(path, { quantize, ...head, progress: () => context?.throwIfStopped() });
+      this.#loaded = { key, model };
+    }
+    const { model } = this.#loaded!;
+    for (const other of this.#attached.values()) other.enabled = false;
+    if (dir === undefined) return model;
+    const state = stateOf(dir);
+    const active = this.#attached.get(state) ?? loadAdapter(model, dir);
+    active.enabled = true;
+    this.#attached.delete(state);
+    this.#attached.set(state, active);
+    if (this.#attached.size > maxAttached) {
+      const [[oldest, unused]] = this.#attached as unknown as [[string, AttachedAdapter]];
+      unused.detach();
+      this.#attached.delete(oldest);
+    }
+    return model;
+  }
+
+  /** The task number of rows that have none: as asked for, else the adapter's. */
+  taskNumber(adapter: string | undefined, taskNumber: number | undefined): number | undefined {
+    return taskNumber ?? (adapter === undefined ? undefined : taskNumberOf(this.dirOf(adapter)));
+  }
+
+  /** @throws what `tokenizerOf` throws */
+  get tokenizer(): Tokenizer {
+    this.#tokenizer ??= tokenizerOf(this.path);
+    return this.#tokenizer;
+  }
+
+  /** Undefined for a model without one. */
+  get tokenizerIfAny(): Tokenizer | undefined {
+    this.#tokenizer ??= tokenizerIfAny(this.path);
+    return this.#tokenizer;
+  }
+
+  /** Frees weights and adapters; the next use loads them again. */
+  release(): void {
+    if (!this.#loaded) return;
+    const { model } = this.#loaded;
+    this.#loaded = undefined;
+    for (const adapter of this.#attached.values()) adapter[Symbol.dispose]();
+    this.#attached.clear();
+    model[Symbol.dispose]();
+  }
+
+  [Symbol.dispose](): void {
+    this.release();
+  }
 }
 
-/** Which of several tasks rows are of that do not say so: as it is asked for, else as the adapter knows. */
-export const taskNumberFor = ({ taskNumber, adapter }: TaskNumberArgs): number | undefined =>
-  taskNumber ?? (adapter === undefined ? undefined : taskNumberOf(adapter));
+const residents = new Map<number, ResidentModel>();
+let nextId = 0;
 
-export interface TaskNumberArgs {
-  readonly adapter?: string;
-  /** Of several tasks that share a prompt, the one of rows that do not say theirs. */
-  readonly taskNumber?: number;
+/** Registers a model; returns the number by which jobs name it. */
+export function registerResident(resident: ResidentModel): number {
+  residents.set(nextId, resident);
+  return nextId++;
 }
 
-/** The tokenizer of the model there. @throws what `tokenizerOf` throws */
-export function residentTokenizer(path: string): Tokenizer {
-  const key = stateOf(path);
-  if (speaking?.key !== key) speaking = { key, tokenizer: tokenizerOf(path) };
-  return speaking.tokenizer;
+/** @throws GraftError 'state' for a model that was disposed */
+export function residentOf(id: number): ResidentModel {
+  const resident = residents.get(id);
+  if (resident) return resident;
+  throw new GraftError('state', 'this model has been disposed', { hint: 'Load it again' });
 }
 
-/** As `residentTokenizer`; undefined for a model without one. */
-export const residentTokenizerIfAny = (path: string): Tokenizer | undefined =>
-  speaking?.key === stateOf(path) || tokenizerIfAny(path) ? residentTokenizer(path) : undefined;
+export function dropResident(id: number): void {
+  residents.get(id)?.[Symbol.dispose]();
+  residents.delete(id);
+}
 
-/** Frees the model and its adapters: a job that loads one of its own needs the memory. */
-export function releaseModel(): void {
-  if (!resident) return;
-  const { model, adapters } = resident;
-  resident = undefined;
-  for (const adapter of adapters.values()) adapter[Symbol.dispose]();
-  model[Symbol.dispose]();
+/** Frees the weights of all models, for a job that needs the memory. */
+export function releaseResidents(): void {
+  for (const resident of residents.values()) resident.release();
 }

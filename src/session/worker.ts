@@ -1,30 +1,36 @@
 /** The engine thread: runs one job at a time and posts what happens. */
-import { parentPort, workerData } from 'node:worker_threads';
+import { parentPort } from 'node:worker_threads';
 import { fileError, GraftError } from '../base/index.ts';
 import { startEngine } from '../engine/index.ts';
+import type { JobContext } from './job-context.ts';
 import { jobs } from './jobs/index.ts';
-
-export interface JobRequest {
-  readonly id: number;
-  readonly job: keyof typeof jobs;
-  readonly args: unknown;
-}
+import type { JobReply, JobRequest } from './protocol.ts';
 
 const port = parentPort!;
-const { stop } = workerData as { stop: Int32Array };
+const post = (reply: JobReply) => port.postMessage(reply);
 let queue: Promise<void> = Promise.resolve();
 
-port.on('message', ({ id, job, args }: JobRequest) => {
-  queue = queue.then(async () => {
-    try {
-      await startEngine({ log: (line) => port.postMessage({ id, event: { type: 'log', line } }) });
-      const stopNow = () => Atomics.load(stop, 0) === id + 1;
-      const run = jobs[job] as (args: unknown, emit: (event: unknown) => void, stopNow: () => boolean) => unknown;
-      const result = await run(args, (event) => port.postMessage({ id, event }), stopNow);
-      port.postMessage({ id, result });
-    } catch (error) {
-      const known = GraftError.of(fileError(error, (error as NodeJS.ErrnoException | null)?.path ?? '', 'used'));
-      port.postMessage({ id, error: known.toJSON() });
-    }
-  });
+port.on('message', (request: JobRequest) => {
+  queue = queue.then(() => run(request));
 });
+
+async function run({ id, job, args, stop }: JobRequest): Promise<void> {
+  const stopRequested = () => Atomics.load(stop, 0) !== 0;
+  const context: JobContext<unknown> = {
+    emit: (event) => post({ type: 'event', id, event }),
+    stopRequested,
+    throwIfStopped() {
+      if (stopRequested()) throw new GraftError('interrupted', `${job} was stopped`);
+    },
+  };
+  try {
+    context.throwIfStopped();
+    await startEngine({ log: (line) => post({ type: 'log', line }) });
+    const act = jobs[job] as (args: unknown, context: JobContext<unknown>) => unknown;
+    const result = await act(args, context);
+    post({ type: 'result', id, result });
+  } catch (error) {
+    const known = GraftError.of(fileError(error, (error as NodeJS.ErrnoException | null)?.path ?? '', 'used'));
+    post({ type: 'error', id, error: known.toJSON() });
+  }
+}

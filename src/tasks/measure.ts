@@ -30,16 +30,21 @@ export function batchesOf(
   return Array.from({ length: count }, (_, b) => pack(rows.slice(b * rowsPerBatch, (b + 1) * rowsPerBatch)));
 }
 
+/** Is called after each batch with how many are done, and may throw to stop. */
+export type OnBatch = (done: number, total: number) => void;
+
 /** Runs the model on every batch without gradients and passes the hidden states on; one batch is in memory at a time. */
 function forEachBatch(
   model: Model,
   batches: readonly Packed[],
   act: (batch: Packed, hidden: ReturnType<Model['hidden']>) => void,
+  onBatch: OnBatch,
 ) {
   noGrad(() => {
-    for (const batch of batches) {
+    for (const [i, batch] of batches.entries()) {
       using _ = scope();
       act(batch, model.hidden(tokensOf(model, batch)));
+      onBatch(i + 1, batches.length);
     }
   });
 }
@@ -49,15 +54,22 @@ function forEachBatch(
  * @param order the rows in their original order, which batches do not keep; the resampling of intervals depends on it
  * @throws GraftError 'numeric' when the loss is not finite
  */
-export function measure(model: Model, task: Task, batches: readonly Packed[], order: readonly Row[]): EvalResult {
+export function measure(
+  model: Model,
+  task: Task,
+  batches: readonly Packed[],
+  order: readonly Row[],
+  onBatch: OnBatch = () => {},
+): EvalResult {
   let [sum, units] = [0, 0];
   const outputs = new Map<Row, unknown>();
-  forEachBatch(model, batches, (batch, hidden) => {
+  const act = (batch: Packed, hidden: ReturnType<Model['hidden']>) => {
     sum += task.lossSum(model, hidden, batch).item();
     units += task.units(batch);
     for (const [i, output] of (task.outputs?.(model, hidden, batch) ?? []).entries())
       outputs.set(batch.rows[i]!, output);
-  });
+  };
+  forEachBatch(model, batches, act, onBatch);
   if (!Number.isFinite(sum)) throw new GraftError('numeric', 'the loss of the evaluated rows is not finite');
   const taskMetrics = order.length > 0 ? task.metrics?.(order, (row) => outputs.get(row)) : undefined;
   return { loss: sum / units, units, metrics: [], ...taskMetrics };
@@ -73,14 +85,16 @@ export function predict(
   task: Task,
   batches: readonly Packed[],
   order: readonly Row[],
+  onBatch: OnBatch = () => {},
 ): Readonly<Record<string, unknown>>[] {
   if (!task.outputs || !task.prediction) {
     throw new GraftError('usage', `${task.head.name} has no labels to predict`, { hint: 'Use graft generate' });
   }
   const outputs = new Map<Row, unknown>();
-  forEachBatch(model, batches, (batch, hidden) => {
+  const act = (batch: Packed, hidden: ReturnType<Model['hidden']>) => {
     for (const [i, output] of task.outputs!(model, hidden, batch).entries()) outputs.set(batch.rows[i]!, output);
-  });
+  };
+  forEachBatch(model, batches, act, onBatch);
   return [...Map.groupBy(order, ({ example }) => example).values()].map((rows) =>
     task.prediction!(rows, (row) => outputs.get(row)),
   );

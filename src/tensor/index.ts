@@ -1,4 +1,5 @@
 export { checkpoint } from './checkpoint.ts';
+export { dropout } from './dropout.ts';
 export { type DType, dtypes } from './dtype.ts';
 export { gradEnabled, noGrad, withGrad } from './grad.ts';
 export * as ops from './ops.gen.ts';

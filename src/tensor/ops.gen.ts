@@ -116,8 +116,6 @@ const names = [
   'aten::bmm',
   'aten::linear',
   'aten::embedding',
-  'aten::dropout',
-  'aten::native_dropout',
   'aten::lstm.input',
   'aten::layer_norm',
   'aten::scaled_dot_product_attention',
@@ -690,92 +688,82 @@ export function embedding(weight: Tensor, indices: Tensor, paddingIdx: number = 
   return new Tensor(dispatcher.call(107, weight.id, indices.id, paddingIdx, scaleGradByFreq, sparse) as number);
 }
 
-/** aten::dropout(Tensor input, float p, bool train) -> Tensor */
-export function dropout(input: Tensor, p: number, train: boolean): Tensor {
-  return new Tensor(dispatcher.call(108, input.id, p, train) as number);
-}
-
-/** aten::native_dropout(Tensor input, float p, bool? train) -> (Tensor, Tensor) */
-export function nativeDropout(input: Tensor, p: number, train: boolean | null): [Tensor, Tensor] {
-  return (dispatcher.call(109, input.id, p, train) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
-}
-
 /** aten::lstm.input(Tensor input, Tensor[] hx, Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first) -> (Tensor, Tensor, Tensor) */
 export function lstm(input: Tensor, hx: readonly Tensor[], params: readonly Tensor[], hasBiases: boolean, numLayers: number, dropout: number, train: boolean, bidirectional: boolean, batchFirst: boolean): [Tensor, Tensor, Tensor] {
-  return (dispatcher.call(110, input.id, hx.map(idOf), params.map(idOf), hasBiases, numLayers, dropout, train, bidirectional, batchFirst) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
+  return (dispatcher.call(108, input.id, hx.map(idOf), params.map(idOf), hasBiases, numLayers, dropout, train, bidirectional, batchFirst) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
 }
 
 /** aten::layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1.0000000000000001e-05, bool cudnn_enable=True) -> Tensor */
 export function layerNorm(input: Tensor, normalizedShape: readonly number[], weight: Tensor | null = null, bias: Tensor | null = null, eps: number = 1.0000000000000001e-05, cudnnEnable: boolean = true): Tensor {
-  return new Tensor(dispatcher.call(111, input.id, normalizedShape, weight?.id, bias?.id, eps, cudnnEnable) as number);
+  return new Tensor(dispatcher.call(109, input.id, normalizedShape, weight?.id, bias?.id, eps, cudnnEnable) as number);
 }
 
 /** aten::scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0., bool is_causal=False, *, float? scale=None, bool enable_gqa=False) -> Tensor */
 export function scaledDotProductAttention(query: Tensor, key: Tensor, value: Tensor, attnMask: Tensor | null = null, dropoutP: number = 0., isCausal: boolean = false, options: { scale?: number | null; enableGqa?: boolean } = {}): Tensor {
-  return new Tensor(dispatcher.call(112, query.id, key.id, value.id, attnMask?.id, dropoutP, isCausal, options.scale, (options.enableGqa ?? false)) as number);
+  return new Tensor(dispatcher.call(110, query.id, key.id, value.id, attnMask?.id, dropoutP, isCausal, options.scale, (options.enableGqa ?? false)) as number);
 }
 
 /** graft::rms_norm(Tensor x, Tensor weight, float eps) -> Tensor */
 export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
-  return new Tensor(dispatcher.call(113, x.id, weight.id, eps) as number);
+  return new Tensor(dispatcher.call(111, x.id, weight.id, eps) as number);
 }
 
 /** graft::add_rms_norm(Tensor x, Tensor delta, Tensor weight, float eps) -> (Tensor sum, Tensor normed) */
 export function addRmsNorm(x: Tensor, delta: Tensor, weight: Tensor, eps: number): [Tensor, Tensor] {
-  return (dispatcher.call(114, x.id, delta.id, weight.id, eps) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
+  return (dispatcher.call(112, x.id, delta.id, weight.id, eps) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
 }
 
 /** graft::rope(Tensor x, Tensor cos, Tensor sin) -> Tensor */
 export function rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
-  return new Tensor(dispatcher.call(115, x.id, cos.id, sin.id) as number);
+  return new Tensor(dispatcher.call(113, x.id, cos.id, sin.id) as number);
 }
 
 /** graft::glu(Tensor gate, Tensor up, str act) -> Tensor */
 export function glu(gate: Tensor, up: Tensor, act: string): Tensor {
-  return new Tensor(dispatcher.call(116, gate.id, up.id, act) as number);
+  return new Tensor(dispatcher.call(114, gate.id, up.id, act) as number);
 }
 
 /** graft::attention(Tensor q, Tensor k, Tensor v, int[] q_starts, int[] k_starts, int[] k_ends, float scale, bool causal=True, int window=0) -> Tensor */
 export function attention(q: Tensor, k: Tensor, v: Tensor, qStarts: readonly number[], kStarts: readonly number[], kEnds: readonly number[], scale: number, causal: boolean = true, window: number = 0): Tensor {
-  return new Tensor(dispatcher.call(117, q.id, k.id, v.id, qStarts, kStarts, kEnds, scale, causal, window) as number);
+  return new Tensor(dispatcher.call(115, q.id, k.id, v.id, qStarts, kStarts, kEnds, scale, causal, window) as number);
 }
 
 /** graft::block_linear(Tensor x, Tensor weight, int format, Tensor? bias=None) -> Tensor */
 export function blockLinear(x: Tensor, weight: Tensor, format: number, bias: Tensor | null = null): Tensor {
-  return new Tensor(dispatcher.call(118, x.id, weight.id, format, bias?.id) as number);
+  return new Tensor(dispatcher.call(116, x.id, weight.id, format, bias?.id) as number);
 }
 
 /** graft::block_embedding(Tensor weight, int format, Tensor ids) -> Tensor */
 export function blockEmbedding(weight: Tensor, format: number, ids: Tensor): Tensor {
-  return new Tensor(dispatcher.call(119, weight.id, format, ids.id) as number);
+  return new Tensor(dispatcher.call(117, weight.id, format, ids.id) as number);
 }
 
 /** graft::dequantize(Tensor weight, int format) -> Tensor */
 export function dequantize(weight: Tensor, format: number): Tensor {
-  return new Tensor(dispatcher.call(120, weight.id, format) as number);
+  return new Tensor(dispatcher.call(118, weight.id, format) as number);
 }
 
 /** graft::quantize(Tensor weight, int format) -> Tensor */
 export function quantize(weight: Tensor, format: number): Tensor {
-  return new Tensor(dispatcher.call(121, weight.id, format) as number);
+  return new Tensor(dispatcher.call(119, weight.id, format) as number);
 }
 
 /** graft::lora_linear(Tensor x, Tensor? x_dropped, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraLinear(x: Tensor, xDropped: Tensor | null, weight: Tensor, format: number, bias: Tensor | null, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(122, x.id, xDropped?.id, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(120, x.id, xDropped?.id, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::lora_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraGatedLinear(gate: Tensor, up: Tensor, act: string, weight: Tensor, format: number, bias: Tensor | null, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(123, gate.id, up.id, act, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(121, gate.id, up.id, act, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::linear_cross_entropy(Tensor h, Tensor weight, int format, Tensor targets) -> Tensor */
 export function linearCrossEntropy(h: Tensor, weight: Tensor, format: number, targets: Tensor): Tensor {
-  return new Tensor(dispatcher.call(124, h.id, weight.id, format, targets.id) as number);
+  return new Tensor(dispatcher.call(122, h.id, weight.id, format, targets.id) as number);
 }
 
 /** graft::set_reduced_products(bool forward, bool backward) -> () */
 export function setReducedProducts(forward: boolean, backward: boolean): void {
-  dispatcher.call(125, forward, backward);
+  dispatcher.call(123, forward, backward);
 }

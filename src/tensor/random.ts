@@ -29,7 +29,7 @@ export function mixSeed(...parts: readonly (number | bigint)[]): bigint {
   return state;
 }
 
-/** Seeds the default generator, which operators use where none is passed (dropout). */
+/** Seeds this thread's generator, which operators use where none is passed (dropout). Other threads have their own. */
 export function manualSeed(seed: number | bigint): void {
   currentEngine().native.manualSeed(BigInt.asUintN(64, BigInt(seed)));
 }

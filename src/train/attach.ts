@@ -7,21 +7,21 @@ import { adamw, type Optimizer } from '../optim/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import type { Recipe } from './recipe.ts';
 
-/** Whether the head of the adapter that a recipe begins from goes on too; tasks that share an adapter begin with new ones. */
+/** Whether training continues with the head of the adapter that a recipe begins from; tasks that share an adapter begin with new heads. */
 export const keepsHead = (model: Model, { adapter, tasks }: Recipe): boolean =>
   adapter !== undefined && !tasks && headFits(model, adapter);
 
-/** Puts a recipe's methods on the model, or the adapter that it begins from. @throws GraftError as these do */
+/** Attaches a recipe's methods to the model, or the adapter that it begins from. @throws GraftError as `attachMethods` and `loadAdapter` do */
 export function attach(model: Model, modelPath: string, recipe: Recipe): AttachedAdapter {
   const choices = [recipe.method].flat();
   if (!recipe.adapter) {
     const encode = (text: string) => [...tokenizerOf(modelPath).encode(text)];
     return attachMethods(model, choices, recipe.train.seed, { ...savedAdapters(model), encode });
   }
-  // An adapter of another task goes on under this one's head.
+  // An adapter of another task is loaded under this task's head.
   const training = choices.map(({ type, ...fields }) => {
-    const own = (methods[type] as Method<unknown>).trainingOnly ?? [];
-    return Object.fromEntries(Object.entries(fields).filter(([field]) => own.includes(field)));
+    const trainingOnly = (methods[type] as Method<unknown>).trainingOnly ?? [];
+    return Object.fromEntries(Object.entries(fields).filter(([field]) => trainingOnly.includes(field)));
   });
   const adapter = loadAdapter(model, recipe.adapter, keepsHead(model, recipe) ? 'file' : 'own', training);
   const wanted = choices.map(({ type }) => type).join(' + ');
@@ -29,12 +29,12 @@ export function attach(model: Model, modelPath: string, recipe: Recipe): Attache
   adapter.detach();
   throw new GraftError(
     'mismatch',
-    `the recipe's method is ${wanted}, and the adapter to begin from is ${adapter.method}`,
-    { place: recipe.adapter, hint: 'Name that method in the recipe, or begin from another adapter' },
+    `the recipe's method is ${wanted}, but the adapter to begin from is ${adapter.method}`,
+    { place: recipe.adapter, hint: 'Give that method in the recipe, or begin from another adapter' },
   );
 }
 
-/** AdamW at the rates that the method asks for; what the method keeps from step to step is kept with its moments. */
+/** AdamW with the learning rates that the method asks for; state that the method keeps between steps is saved with its moments. */
 export function optimizerFor(
   adapter: Adapter,
   parameters: ReadonlyMap<string, Tensor>,

@@ -1,12 +1,12 @@
 import { freeMemory } from '../base/index.ts';
 import { type Model, type Precision, tensorBytes } from '../nn/index.ts';
 
-/** What of a config decides how much memory a token takes. */
+/** The part of a config that decides how much memory a token takes. */
 export interface BlockShape {
   readonly layers: number;
   readonly width: number;
   readonly inner: number;
-  /** Blocks keep only what goes into them: all the rest is there for one of them at a time. */
+  /** Gradient checkpointing: blocks keep only their inputs, and the activations of one block exist at a time. */
   readonly checkpointed?: boolean;
 }
 
@@ -26,23 +26,23 @@ export const bytesPerToken = ({ layers, width, inner, checkpointed = false }: Bl
   return checkpointed ? 4 * layers * 2 * width + block : layers * block;
 };
 
-/** Rows at which products reach their full rate; more tokens at a time only cost memory. */
-const mostUseful = { float32: 1024, mixed: 768, bfloat16: 768 } as const satisfies Record<Precision, number>;
-const least = 32;
-/** Bytes that activations may have beside any model. */
-const modest = 2e9;
+/** Tokens at which matrix products reach their full rate; more at a time only take memory. */
+const fullRateTokens = { float32: 1024, mixed: 768, bfloat16: 768 } as const satisfies Record<Precision, number>;
+const minTokens = 32;
+/** Bytes that activations may take with any model. */
+const minActivationBytes = 2e9;
 
 /**
- * Tokens that a micro-batch should have: what products need to be fast; less where `free` bytes are short, and where a large
- * model, whose wide products are fast with fewer rows, would have activations of more than half of its weights.
+ * Tokens that a micro-batch should have: as many as matrix products need for their full rate; fewer where `free` bytes are short, and
+ * where the activations of a large model (whose wide products are fast with fewer tokens) would take more than half of its weights.
  */
 export function tokenBudget(shape: BlockShape, weightBytes: number, free: number, precision: Precision): number {
-  const room = Math.min(0.5 * free, Math.max(modest, 0.5 * weightBytes));
+  const room = Math.min(0.5 * free, Math.max(minActivationBytes, 0.5 * weightBytes));
   const fits = Math.floor(room / bytesPerToken(shape));
-  return Math.max(least, Math.min(mostUseful[precision], fits));
+  return Math.max(minTokens, Math.min(fullRateTokens[precision], fits));
 }
 
-/** The budget for a model that is loaded, in the memory that is free now. */
+/** Tokens of a micro-batch for a loaded model, in the memory that is free now. */
 export const microTokensFor = (model: Model, precision: Precision, checkpointed: boolean): number => {
   const shape = { ...shapeOf(model.config), layers: model.layers, checkpointed };
   return tokenBudget(shape, tensorBytes(model.root), freeMemory(), precision);

@@ -6,15 +6,15 @@ import { readTensor } from '../models/index.ts';
 import type { Optimizer } from '../optim/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 
-/** What a run needs to go on as if it had never stopped, beside its tensors. */
+/** The state of a run beside its tensors: with both, it resumes as if it had never stopped. */
 export interface RunState {
   /** Optimizer steps done. */
   readonly step: number;
-  /** Least loss on the held-out rows so far. */
+  /** Lowest loss on the held-out rows so far. */
   readonly best: number | null;
   /** Measurements since then. */
   readonly stale: number;
-  /** Of the recipe: another recipe does not continue this run. */
+  /** Fingerprint of the recipe: a run is resumed under the same recipe only. */
   readonly recipe: string;
 }
 

@@ -9,15 +9,15 @@ export interface Diverged {
   readonly parameters: ReadonlyMap<string, Tensor>;
   readonly rows: readonly Row[];
   readonly lr: number;
-  /** Steps that the run has done, and that this process has. */
+  /** Steps that the run has done, and steps that this process has done. */
   readonly step: number;
   readonly steps: number;
   /** Folder of the run's checkpoints. */
   readonly checkpoints: string;
 }
 
-/** Numbers of a healthy adapter or model stay far below this; products of larger ones leave float32. */
-const huge = 1e4;
+/** Parameters of a healthy adapter or model stay far below this; products of larger ones overflow float32. */
+const tooLarge = 1e4;
 
 /** The largest magnitude in a tensor; NaN or Infinity when it holds one. */
 function magnitude(tensor: Tensor): number {
@@ -27,7 +27,7 @@ function magnitude(tensor: Tensor): number {
   });
 }
 
-/** Weights of the model, other than `trained`, that hold NaN or Infinity; of packed ones nothing is known. */
+/** Names of the dense weights of the model, other than `trained`, that hold NaN or Infinity. */
 function brokenWeights(model: Model, trained: ReadonlySet<Tensor> = new Set()): string[] {
   const dense = [...namedTensors(model.root)].filter(([, t]) => t.dtype.startsWith('float') && !trained.has(t));
   return dense.filter(([, tensor]) => !Number.isFinite(magnitude(tensor))).map(([name]) => name);
@@ -36,11 +36,11 @@ function brokenWeights(model: Model, trained: ReadonlySet<Tensor> = new Set()): 
 const listed = (names: readonly string[]) =>
   names.slice(0, 3).join(', ') + (names.length > 3 ? ` and ${names.length - 3} more` : '');
 
-/** A 'numeric' error of a measurement alone, with the likely cause; others stay. */
+/** A 'numeric' error of a measurement with its likely cause added; every other error is returned as it is. */
 export function explainedMeasurement(error: unknown, model: Model, place: string): unknown {
   if (!(error instanceof GraftError) || error.kind !== 'numeric') return error;
   const broken = brokenWeights(model);
-  const cause = broken.length > 0 ? `: there is NaN or Infinity in ${listed(broken)}` : '';
+  const cause = broken.length > 0 ? `: there are NaN or infinite values in ${listed(broken)}` : '';
   return new GraftError('numeric', `${error.message.replace(/\.$/, '')}${cause}`, {
     place,
     hint: 'Check the model and the adapter',
@@ -48,36 +48,39 @@ export function explainedMeasurement(error: unknown, model: Model, place: string
   });
 }
 
-/** What most likely made a loss or gradient not finite, and what to do about it. */
+/** The most likely cause of a loss or gradient that is not finite, and what to do about it. */
 function causeOf({ model, parameters, lr, steps, rows }: Diverged): [cause: string, hint: string] {
   const broken = brokenWeights(model, new Set(parameters.values()));
   if (broken.length > 0)
-    return [`the base itself holds NaN or Infinity, in ${listed(broken)}`, 'Fetch the model again'];
+    return [`the base model holds NaN or infinite values, in ${listed(broken)}`, 'Download the model again'];
   const [name, size] = [...parameters]
     .map(([key, tensor]): [string, number] => [key, magnitude(tensor)])
     .reduce((worst, next) => (worst[1] >= next[1] || Number.isNaN(worst[1]) ? worst : next), ['', 0]);
   if (!Number.isFinite(size) && steps === 0)
-    return [`${name} held NaN or Infinity from the beginning`, 'Begin from another adapter or model'];
-  if (!(size <= huge))
+    return [`${name} held NaN or infinite values from the beginning`, 'Begin from another adapter or model'];
+  if (!(size <= tooLarge))
     return [
-      `the learning rate of ${lr} is too high: ${name} has grown to ${Number.isFinite(size) ? size.toExponential(1) : 'more than float32 holds'}`,
+      `the learning rate of ${lr} is too high: ${name} has grown to ${Number.isFinite(size) ? size.toExponential(1) : 'a value that overflows float32'}`,
       'Lower train.lr, or set train.max_grad_norm and train.warmup_steps',
     ];
   return [
-    'one of its rows, or a learning rate that is too high',
-    `Look at ${rows.length === 1 ? 'the row' : 'the rows'}, lower train.lr, or set train.max_grad_norm`,
+    'one of these rows, or a learning rate that is too high',
+    `Check ${rows.length === 1 ? 'the row' : 'the rows'}, lower train.lr, or set train.max_grad_norm`,
   ];
 }
 
-/** @throws GraftError 'numeric' when a step made a parameter NaN or infinite: what is saved must be good */
+/** @throws GraftError 'numeric' when a parameter is NaN or infinite: only finite parameters are saved */
 export function requireFinite(parameters: ReadonlyMap<string, Tensor>, step: number): void {
   for (const [name, tensor] of parameters) {
     if (!Number.isFinite(magnitude(tensor)))
-      throw new GraftError('numeric', `the update made ${name} not finite`, { place: `step ${step}`, data: { step } });
+      throw new GraftError('numeric', `after the optimizer's update ${name} is NaN or infinite`, {
+        place: `step ${step}`,
+        data: { step },
+      });
   }
 }
 
-/** A 'numeric' error of a step with what a person needs to hint it: rows, likely cause, last checkpoint. Others stay. */
+/** A 'numeric' error of a step with its rows, likely cause and last checkpoint added; every other error is returned as it is. */
 export function explained(error: unknown, run: Diverged): unknown {
   if (!(error instanceof GraftError) || error.kind !== 'numeric') return error;
   const [cause, hint] = causeOf(run);

@@ -1,8 +1,9 @@
 import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fromWire, toWire } from '../base/index.ts';
 import type { Metric } from '../tasks/index.ts';
 
-/** What happens in a run, one line of `events.jsonl` each. Seconds are of the event alone. */
+/** What happens in a run: each is a line of `events.jsonl`, in snake_case. Seconds are of the event alone. */
 export type TrainEvent =
   | {
       type: 'start';
@@ -12,21 +13,21 @@ export type TrainEvent =
       heldOut: number;
       trainable: number;
       parameters: number;
-      /** Of the base's weights as they are held in memory. */
+      /** Bytes of the base's weights as they are held in memory. */
       weightBytes: number;
       microTokens: number;
       threads: number;
       precision: string;
-      /** Of several: rows to learn from, rows that are held out, and the share of the steps. */
+      /** Of several tasks: rows to learn from, rows held out, and the share of the steps. */
       tasks?: Readonly<Record<string, { rows: number; heldOut: number; share: number }>>;
     }
   | {
       type: 'step';
       step: number;
-      /** Of several, the one that the step learned from. */
+      /** Of several tasks, the one of this step. */
       task?: string;
       loss: number;
-      /** What a method adds to the loss, and is a part of it. */
+      /** The method's own term, which is part of the loss. */
       penalty?: number;
       lr: number;
       gradNorm: number;
@@ -41,21 +42,21 @@ export type TrainEvent =
   | {
       type: 'eval';
       step: number;
-      /** Of several, the one whose held-out rows were measured. */
+      /** Of several tasks, the one whose held-out rows were measured. */
       task?: string;
       loss: number;
       /** Units of the loss: predicted tokens, rows, or their weights. */
       tokens: number;
       metrics: readonly Metric[];
       seconds: number;
-      /** Least loss so far; of several tasks, the mean of their losses by their shares of the steps. */
+      /** Whether the loss is the lowest so far; of several tasks, the mean of their losses by their shares of the steps. */
       best: boolean;
     }
   | { type: 'checkpoint'; step: number; path: string; seconds: number }
   | { type: 'warning'; message: string }
   | { type: 'end'; step: number; reason: 'done' | 'early-stop'; adapter: string };
 
-/** Where events go: the file first, then whoever listens. */
+/** Writes events: to the file first, then to the listener. */
 export class EventLog {
   readonly #file: string;
   readonly #listen: (event: TrainEvent) => void;
@@ -66,14 +67,14 @@ export class EventLog {
   }
 
   emit(event: TrainEvent): void {
-    appendFileSync(this.#file, `${JSON.stringify(event)}\n`);
+    appendFileSync(this.#file, `${JSON.stringify(toWire(event))}\n`);
     this.#listen(event);
   }
 
-  /** Drops what a killed run did after the checkpoint that is continued from. Returns what stays. */
+  /** Removes the events after step `step`, which a killed run wrote after its last checkpoint. Returns the others. */
   rewind(step: number): TrainEvent[] {
     const kept = this.read().filter((event) => !('step' in event) || event.step <= step);
-    writeFileSync(this.#file, kept.map((event) => `${JSON.stringify(event)}\n`).join(''));
+    writeFileSync(this.#file, kept.map((event) => `${JSON.stringify(toWire(event))}\n`).join(''));
     return kept;
   }
 
@@ -83,7 +84,7 @@ export class EventLog {
       .split('\n')
       .flatMap((line) => {
         try {
-          return line ? [JSON.parse(line) as TrainEvent] : [];
+          return line ? [fromWire(JSON.parse(line)) as TrainEvent] : [];
         } catch {
           return []; // the line that was being written when the run was killed
         }

@@ -7,40 +7,41 @@ import { labelsIn, type TaskOptions } from '../tasks/index.ts';
 import type { Recipe } from './recipe.ts';
 
 /**
- * What the model of a recipe is loaded for. The labels are the recipe's, else the adapter's that it begins from, else those of
- * the checkpoint's own head for this task, else those found in the data.
- * @throws GraftError 'input' where there are none
+ * The task and labels that a recipe's model is loaded for. The labels are the recipe's, else those of the adapter that it begins
+ * from, else those of the checkpoint's own head for this task, else those found in the data.
+ * @throws GraftError 'input' where no labels are found
  */
 export function headFor(
   recipe: Recipe,
   modelPath: string,
   examples: Iterable<Example>,
 ): Pick<LoadOptions, 'task' | 'labels' | 'multiLabel'> {
-  const begun: Pick<LoadOptions, 'task' | 'labels' | 'multiLabel'> = recipe.adapter
+  const fromAdapter: Pick<LoadOptions, 'task' | 'labels' | 'multiLabel'> = recipe.adapter
     ? taskOfAdapter(recipe.adapter)
     : {};
-  const own = headOf(modelPath);
-  const task = recipe.task ?? begun.task ?? own.name;
+  const checkpointHead = headOf(modelPath);
+  const task = recipe.task ?? fromAdapter.task ?? checkpointHead.name;
   if (task === 'causal-lm' || task === 'embedding' || task === 'question-answering') return { task };
   const found = labelsIn(task, examples);
   const several = found?.multiLabel && { multiLabel: true };
   if (recipe.labels) return { task, labels: recipe.labels.map(String), ...several };
-  if (begun.labels && (begun.task ?? task) === task)
-    return { task, labels: begun.labels, ...(begun.multiLabel ? { multiLabel: true } : several) };
-  if (own.name === task) return { task, labels: own.labels, ...(own.multiLabel ? { multiLabel: true } : several) };
+  if (fromAdapter.labels && (fromAdapter.task ?? task) === task)
+    return { task, labels: fromAdapter.labels, ...(fromAdapter.multiLabel ? { multiLabel: true } : several) };
+  if (checkpointHead.name === task)
+    return { task, labels: checkpointHead.labels, ...(checkpointHead.multiLabel ? { multiLabel: true } : several) };
   if (found) return { task, ...found };
   throw new GraftError('input', `the rows have no labels for ${task}`, {
-    place: recipe.data.train,
-    hint: 'Give each row its label, or name what the head can say under labels',
+    place: typeof recipe.data.train === 'string' ? recipe.data.train : 'data.train',
+    hint: 'Give each row its label, or list the classes under labels',
   });
 }
 
-/** The options of a recipe's task. `balanced`: rows of all classes together count as much as those of any other. */
+/** The options of a recipe's task. Under `balanced`, every class counts the same in total, however many rows it has. */
 export function taskOptions(recipe: Recipe, head: TaskHead, rows: readonly Row[]): TaskOptions {
   const { temperature, class_weights: weights } = recipe;
   if (weights !== 'balanced') return { classWeights: weights, temperature };
   if (head.multiLabel || head.labels.length < 2 || head.name === 'question-answering') {
-    throw new GraftError('usage', 'only classes of which a row has one can be balanced', {
+    throw new GraftError('usage', 'class_weights: balanced needs rows that have exactly one class each', {
       place: 'class_weights',
       hint: 'Give a number for each label',
     });

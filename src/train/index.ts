@@ -1,6 +1,21 @@
 export { type BlockShape, bytesPerToken, shapeOf, tokenBudget } from './budget.ts';
 export { explainedMeasurement } from './diverged.ts';
 export type { TrainEvent } from './events.ts';
-export { parseRecipe, type Recipe, readRecipe, readYaml, recipeSchema, severalSchema } from './recipe.ts';
-export { runTraining, type TrainResult } from './run.ts';
+export { examplesOf, type PlacedExample, rowMaker } from './plan.ts';
+export { isParsed, parseRecipe, type Recipe, readRecipe, readYaml, recipeSchema, severalSchema } from './recipe.ts';
+export type {
+  CommonInput,
+  DataInput,
+  EvalInput,
+  MethodInput,
+  OneTaskRecipe,
+  RecipeInput,
+  RunInput,
+  SeveralTasksRecipe,
+  TaskInput,
+  TrainInput,
+  WeightedTaskInput,
+} from './recipe-input.gen.ts';
+export type { TaskResult, TrainResult } from './report.ts';
+export { runTraining } from './run.ts';
 export { batchLoss, type MicroBatch, type StepResult, trainStep } from './step.ts';

@@ -1,4 +1,4 @@
-/** What the loop asks of the run around it: functions, no hooks (design §6). */
+/** The functions that the loop calls of the run around it (design §6). */
 export interface LoopParts {
   /** Steps already done, and steps to do in all. */
   readonly from: number;
@@ -6,23 +6,23 @@ export interface LoopParts {
   /** Does step number `step` (0-based) and reports it. */
   step(step: number): void;
   /** Measures after `done` steps. Returns 'stop' to end early. */
-  evaluate?(done: number): 'go on' | 'stop';
+  evaluate?(done: number): 'continue' | 'stop';
   checkpoint(done: number): void;
   /** Whether to measure or save after `done` steps. */
   evaluateNow(done: number): boolean;
   checkpointNow(done: number): boolean;
-  /** Whether somebody asked to stop. */
-  stopNow(): boolean;
+  /** Whether the run was asked to stop. */
+  stopRequested(): boolean;
 }
 
-/** Steps until all are done, an evaluation says stop, or somebody does. A checkpoint is taken after the evaluation it belongs to. */
+/** Takes steps until all are done, an evaluation says stop, or a stop is requested. A checkpoint follows the evaluation of its step. */
 export function trainLoop(parts: LoopParts): 'done' | 'early-stop' | 'stopped' {
   for (let step = parts.from; step < parts.steps; step++) {
     parts.step(step);
     const done = step + 1;
     const last = done === parts.steps;
-    const verdict = parts.evaluate && (last || parts.evaluateNow(done)) ? parts.evaluate(done) : 'go on';
-    const stopped = !last && parts.stopNow();
+    const verdict = parts.evaluate && (last || parts.evaluateNow(done)) ? parts.evaluate(done) : 'continue';
+    const stopped = !last && parts.stopRequested();
     if (last || stopped || verdict === 'stop' || parts.checkpointNow(done)) parts.checkpoint(done);
     if (verdict === 'stop') return 'early-stop';
     if (stopped) return 'stopped';

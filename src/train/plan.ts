@@ -3,11 +3,15 @@ import {
   ChatTemplate,
   type Example,
   type Format,
+  type RawRecord,
   type Row,
+  type RowOptions,
   type RowReport,
-  readRecords,
+  type RowSource,
+  recordsOf,
   rowsOfStep,
   split,
+  type Tokenizer,
   toExample,
   tokenizerIfAny,
   toStep,
@@ -17,12 +21,13 @@ import type { Model } from '../nn/index.ts';
 import { imageTools, type Task, taskRows } from '../tasks/index.ts';
 import type { Recipe } from './recipe.ts';
 
-interface PlacedExample {
+/** An example, and where it was read. */
+export interface PlacedExample {
   readonly example: Example;
   readonly place: string;
 }
 
-/** The examples of a recipe's files: of one optimizer step each where the file says so, else of the whole file. */
+/** The examples of a recipe: those of each optimizer step where the file says so, else one list of all. */
 export interface Examples {
   readonly train: readonly (readonly PlacedExample[])[];
   readonly eval: readonly PlacedExample[] | undefined;
@@ -30,37 +35,81 @@ export interface Examples {
 
 /** Which rows each step learns from, and which are only measured. */
 export interface Plan {
+  /** Number of rows to learn from. */
   readonly rows: number;
-  /** Every row that steps learn from. */
-  readonly learned: readonly Row[];
+  readonly trainRows: readonly Row[];
   readonly heldOut: readonly Row[];
   readonly steps: number;
   readonly stepsPerEpoch: number;
+  /** The rows of step number `step`, 0-based. */
   rowsOf(step: number): readonly Row[];
   readonly warnings: readonly string[];
 }
 
+/** Records as examples. @param taskNumber of rows that have none of their own @throws GraftError 'input' with the place */
+export const examplesOf = (
+  records: readonly RawRecord[],
+  format: Format | 'auto',
+  taskNumber: number | undefined,
+): PlacedExample[] =>
+  records.map((record) => ({
+    example: withTaskNumber(toExample(record, format), taskNumber),
+    place: record.place,
+  }));
+
 /**
- * Reads the files of a recipe.
- * @param taskNumber of rows that do not say theirs
+ * Reads the rows of a recipe.
+ * @param taskNumber of rows that have none of their own
  * @throws GraftError with file and line of what is wrong
  */
 export async function readExamples({ data }: Recipe, taskNumber?: number): Promise<Examples> {
-  const steps = data.format === 'batches';
-  const read = async (file: string): Promise<PlacedExample[][]> => {
-    const records = await readRecords(file);
-    const format = data.format as Format | 'auto';
-    const given = steps
-      ? records.map(toStep)
-      : [records.map((record) => ({ example: toExample(record, format), place: record.place }))];
-    return given.map((rows) =>
-      rows.map(({ example, place }) => ({ example: withTaskNumber(example, taskNumber), place })),
+  const { format } = data;
+  const read = async (source: RowSource, name: string): Promise<PlacedExample[][]> => {
+    const records = await recordsOf(source, name);
+    if (format !== 'batches') return [examplesOf(records, format, taskNumber)];
+    return records.map((record) =>
+      toStep(record).map(({ example, place }) => ({ example: withTaskNumber(example, taskNumber), place })),
     );
   };
-  return { train: await read(data.train), eval: data.eval === undefined ? undefined : (await read(data.eval)).flat() };
+  const evalSteps = data.eval === undefined ? undefined : await read(data.eval, 'data.eval');
+  return { train: await read(data.train, 'data.train'), eval: evalSteps?.flat() };
 }
 
-/** Tokenises and divides the examples of a recipe. @throws GraftError with file and line of what is wrong */
+/** What rows are made with, for training, measuring and predicting alike. */
+export interface RowSettings {
+  readonly task: Task;
+  readonly model: Model;
+  readonly modelPath: string;
+  /** Undefined where the rows are ids or images. */
+  readonly tokenizer: Tokenizer | undefined;
+  /** Tokens of a row at most; the model's own limit holds in any case. */
+  readonly maxLength: number;
+  readonly trainOn: RowOptions['trainOn'];
+  readonly stride: number;
+  /** Whether rows need their labels. Default: true. */
+  readonly labelled?: boolean;
+}
+
+/**
+ * The function that makes rows of a task from examples.
+ * @param examples all that it will be given: images are decoded beforehand
+ */
+export async function rowMaker(
+  { task, model, modelPath, tokenizer, maxLength, ...settings }: RowSettings,
+  examples: readonly PlacedExample[],
+): Promise<(examples: readonly PlacedExample[]) => { rows: Row[]; report: RowReport }> {
+  const options = {
+    ...settings,
+    tokenizer,
+    chat: tokenizer && ChatTemplate.of(tokenizer),
+    vocabSize: model.vocabSize,
+    maxLength: Math.min(maxLength, model.contextLength - model.ports.virtualLength),
+    ...(await imageTools(model, modelPath, examples)),
+  };
+  return (given) => taskRows(task, given, options);
+}
+
+/** Tokenises the examples of a recipe and divides them into steps. @throws GraftError with file and line of what is wrong */
 export async function planRows(
   recipe: Recipe,
   model: Model,
@@ -69,30 +118,35 @@ export async function planRows(
   examples: Examples,
 ): Promise<Plan> {
   const { data, train } = recipe;
-  const explicit = data.format === 'batches' || data.format === 'tokens';
-  const tokenizer = explicit ? undefined : tokenizerIfAny(modelPath);
-  const options = {
-    tokenizer,
-    chat: tokenizer && ChatTemplate.of(tokenizer),
-    vocabSize: model.vocabSize,
-    maxLength: Math.min(data.max_length, model.contextLength - model.ports.virtualLength),
-    trainOn: data.train_on,
-    stride: data.stride,
-    ...(await imageTools(model, modelPath, [...examples.train.flat(), ...(examples.eval ?? [])])),
-  };
+  const needsNoTokenizer = data.format === 'batches' || data.format === 'tokens';
+  const toRows = await rowMaker(
+    {
+      task,
+      model,
+      modelPath,
+      tokenizer: needsNoTokenizer ? undefined : tokenizerIfAny(modelPath),
+      maxLength: data.max_length,
+      trainOn: data.train_on,
+      stride: data.stride,
+    },
+    [...examples.train.flat(), ...(examples.eval ?? [])],
+  );
   const warnings: string[] = [];
-  const rowsFrom = (given: readonly PlacedExample[], place: string): Row[] => {
-    const { rows, report } = taskRows(task, given, options);
-    warnings.push(...notes(report, place));
+  const rowsFrom = (placed: readonly PlacedExample[], place: string): Row[] => {
+    const { rows, report } = toRows(placed);
+    warnings.push(...reportWarnings(report, place));
     return rows;
   };
+  const placeOf = (source: RowSource, name: string) => (typeof source === 'string' ? source : name);
+  const evalRows = () => examples.eval && rowsFrom(examples.eval, placeOf(data.eval!, 'data.eval'));
 
   if (data.format === 'batches') {
-    const steps = examples.train.map((given) => rowsFrom(given, given[0]!.place));
+    const steps = examples.train.map((placed) => rowsFrom(placed, placed[0]!.place));
+    const trainRows = steps.flat();
     return {
-      rows: steps.reduce((sum, rows) => sum + rows.length, 0),
-      learned: steps.flat(),
-      heldOut: examples.eval ? rowsFrom(examples.eval, data.eval!) : [],
+      rows: trainRows.length,
+      trainRows,
+      heldOut: evalRows() ?? [],
       steps: train.steps ?? Math.round(steps.length * train.epochs),
       stepsPerEpoch: steps.length,
       rowsOf: (step) => steps[step % steps.length]!,
@@ -100,47 +154,46 @@ export async function planRows(
     };
   }
 
-  let rows = rowsFrom(examples.train.flat(), data.train);
-  let heldOut: Row[] = [];
-  if (examples.eval) heldOut = rowsFrom(examples.eval, data.eval!);
-  else if (data.held_out) {
-    // The windows of one long text stay on one side.
-    const groups: Row[][] = [];
-    for (const row of rows) {
-      const last = groups.at(-1);
-      if (last && row.example && last[0]!.example === row.example) last.push(row);
-      else groups.push([row]);
-    }
-    const parts = split(groups.length, data.held_out, train.seed);
-    heldOut = parts.heldOut.flatMap((i) => groups[i]!);
-    const all = groups.length;
-    rows = parts.train.flatMap((i) => groups[i]!);
-    if (rows.length === 0 || heldOut.length === 0) {
-      throw new GraftError(
-        'usage',
-        `held_out ${data.held_out} of ${all} rows leaves ${rows.length} to learn from and ${heldOut.length} to measure`,
-        {
-          place: 'data.held_out',
-          hint: 'Give a share or a number that leaves rows on both sides',
-        },
-      );
-    }
-  }
-  const stepsPerEpoch = Math.ceil(rows.length / train.batch_size);
+  const allRows = rowsFrom(examples.train.flat(), placeOf(data.train, 'data.train'));
+  const { trainRows, heldOut } =
+    data.eval === undefined && data.held_out !== undefined
+      ? splitRows(allRows, data.held_out, train.seed)
+      : { trainRows: allRows, heldOut: evalRows() ?? [] };
+  const stepsPerEpoch = Math.ceil(trainRows.length / train.batch_size);
   return {
-    rows: rows.length,
-    learned: rows,
+    rows: trainRows.length,
+    trainRows,
     heldOut,
     steps: train.steps ?? Math.max(1, Math.round(stepsPerEpoch * train.epochs)),
     stepsPerEpoch,
-    rowsOf: (step) => rowsOfStep(rows.length, train.batch_size, train.seed, step).map((i) => rows[i]!),
+    rowsOf: (step) => rowsOfStep(trainRows.length, train.batch_size, train.seed, step).map((i) => trainRows[i]!),
     warnings,
   };
 }
 
-function notes({ cutRows, cutTokens, emptyRows }: RowReport, place: string): string[] {
+/** Rows to learn from, and `amount` of them (a share, or a number) held out. The windows of one long text stay on one side. */
+function splitRows(rows: readonly Row[], amount: number, seed: number): { trainRows: Row[]; heldOut: Row[] } {
+  const groups: Row[][] = [];
+  for (const row of rows) {
+    const last = groups.at(-1);
+    if (last && row.example && last[0]!.example === row.example) last.push(row);
+    else groups.push([row]);
+  }
+  const parts = split(groups.length, amount, seed);
+  const [trainRows, heldOut] = [parts.train, parts.heldOut].map((indices) => indices.flatMap((i) => groups[i]!));
+  if (trainRows!.length === 0 || heldOut!.length === 0) {
+    throw new GraftError(
+      'usage',
+      `held_out ${amount} of ${groups.length} rows leaves ${trainRows!.length} to learn from and ${heldOut!.length} to measure`,
+      { place: 'data.held_out', hint: 'Give a share or a number that leaves rows on both sides' },
+    );
+  }
+  return { trainRows: trainRows!, heldOut: heldOut! };
+}
+
+function reportWarnings({ cutRows, cutTokens, emptyRows }: RowReport, place: string): string[] {
   return [
-    ...(cutRows > 0 ? [`${place}: ${cutRows} rows were longer than max_length and lost ${cutTokens} tokens`] : []),
+    ...(cutRows > 0 ? [`${place}: ${cutRows} rows were longer than max_length; ${cutTokens} tokens were cut`] : []),
     ...(emptyRows > 0 ? [`${place}: ${emptyRows} rows have no token to learn and are left out`] : []),
   ];
 }

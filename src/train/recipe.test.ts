@@ -2,10 +2,12 @@ import assert from 'node:assert/strict';
 import { mkdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import test from 'node:test';
+import { z } from 'zod';
 import { temporary } from '../../test/samples/io.ts';
 import { GraftError } from '../base/index.ts';
-import type { MethodChoice } from '../methods/index.ts';
-import { parseRecipe, type Recipe, readRecipe, recipesOf } from './recipe.ts';
+import { type MethodChoice, methods } from '../methods/index.ts';
+import { huggingFaceNames } from './hugging-face-names.ts';
+import { parseRecipe, type Recipe, readRecipe, recipeSchema, recipesOf } from './recipe.ts';
 
 const text = `
 model: org/name
@@ -96,4 +98,39 @@ test('several tasks: paths of each, by hand too; the recipe of each is one of a 
   );
   assert.ok([a, b].every(({ tasks, adapter }) => tasks === undefined && adapter === undefined));
   assert.deepEqual(recipesOf(readRecipe(dir.put('one.yaml', text)))[0]![0], undefined);
+});
+
+test('fields that people know from transformers, TRL and PEFT are answered with their place here', (t) => {
+  const recipe = { model: 'm', method: { type: 'lora' }, data: { train: '/a' }, run: { dir: '/b' } };
+  const { properties } = z.toJSONSchema(recipeSchema, { io: 'input' });
+  const known = (path: string): boolean => {
+    const [first, ...rest] = path.split('.');
+    if (first === 'method') return rest.length === 0 || rest[0] === 'type' || anyMethodHas(rest[0]!);
+    const section = properties![first!] as { properties?: object } | undefined;
+    return section !== undefined && (rest.length === 0 || rest[0]! in (section.properties ?? {}));
+  };
+  const anyMethodHas = (field: string) =>
+    Object.values(methods).some(({ config }) => field in (config as unknown as z.ZodObject).shape);
+  const names = Object.entries(huggingFaceNames);
+  let paths = 0;
+  for (const [name, answer] of names) {
+    const message = `recipe: unknown key '${name}' (in Graft: ${answer}).`;
+    const topLevel = Object.hasOwn(properties!, name);
+    assert.ok(!topLevel, `${name} is a field of ours`);
+    assert.throws(() => parseRecipe({ ...recipe, [name]: 1 }), { message });
+    const [path] = /^[a-z]+(\.[a-z_0-9]+)+|^(model|task|labels|quantize|adapter|method)\b/.exec(answer) ?? [];
+    if (path === undefined) continue;
+    assert.ok(known(path), `${name}: ${path}`);
+    paths++;
+  }
+  assert.ok(names.length >= 90 && paths >= 55, `${names.length} names, ${paths} of them fields`);
+  assert.throws(
+    () => parseRecipe({ ...recipe, method: { type: 'ia3', alpha: 8 } }),
+    /unknown key 'alpha' \((?!in Graft)/,
+  );
+  assert.throws(
+    () => parseRecipe({ ...recipe, method: { type: 'lora', alpha: 8 } }),
+    /\(in Graft: method\.lora_alpha\)/,
+  );
+  t.diagnostic(`${names.length} names answered, ${paths} of them with a field`);
 });

@@ -3,10 +3,12 @@ import { dirname, isAbsolute, resolve } from 'node:path';
 import { type Document, LineCounter, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { GraftError, nearestPath, parseWith } from '../base/index.ts';
-import { formatNames } from '../data/index.ts';
+import { formatNames, type RowSource } from '../data/index.ts';
 import { type MethodChoice, methods } from '../methods/index.ts';
 import { precisions, taskNames } from '../nn/index.ts';
 import { adamwConfig, scheduleConfig } from '../optim/index.ts';
+
+import { huggingFaceNames } from './hugging-face-names.ts';
 
 const methodSchemas = Object.values(methods).map((m) =>
   z
@@ -15,91 +17,107 @@ const methodSchemas = Object.values(methods).map((m) =>
       adapter: z
         .string()
         .optional()
-        .describe('Begin from this saved adapter; its own config counts, not the fields here.'),
+        .describe('Directory of a saved adapter to begin from; the config saved with it is used.'),
       train: z
         .boolean()
         .default(true)
-        .describe('false: the method is at work and frozen, as the lower adapters of a stack are.'),
+        .describe('false: the method is attached but frozen, as the lower adapters of a stack are.'),
       ...(m.config as unknown as z.ZodObject).shape,
     })
     .describe(m.config.description ?? ''),
 );
 
+/** A file, or rows in memory (from TypeScript). */
+const rowSource: z.ZodType<RowSource, RowSource> = z.union([
+  z.string(),
+  z.array(z.record(z.string(), z.unknown())).min(1),
+]);
+
 const data = z.strictObject({
-  train: z
-    .string()
-    .describe(
-      'File to learn from: .jsonl, .json, .csv, .parquet or .conll (tagged words); or a folder of images, one folder a class.',
-    ),
-  eval: z.string().optional().describe('File to measure on; without it, held_out rows of train.'),
+  train: rowSource.describe(
+    'Rows to learn from: a file (.jsonl, .json, .csv, .parquet or .conll for tagged words), a folder of images with one folder a class, or the rows themselves.',
+  ),
+  eval: rowSource.optional().describe('Rows to measure on, as train; without it, held_out rows of train.'),
   held_out: z
     .number()
     .positive()
     .optional()
     .describe(
-      'Share of the training rows (below 1) or number of them that is kept for measuring; the windows of one question count as one.',
+      'Share of the training rows (below 1), or number of them, that is held out to measure on; the windows of one question count as one row.',
     ),
   format: z
     .enum(['auto', ...formatNames, 'batches'])
     .default('auto')
-    .describe('What a row is; auto tells by its fields. batches: one optimizer step a line, ids and labels as given.'),
-  max_length: z.int().positive().default(1024).describe('Tokens; what is longer is cut, and reported.'),
+    .describe(
+      'Format of the rows; auto: detected from their fields. batches: one optimizer step a line, ids and labels as given.',
+    ),
+  max_length: z
+    .int()
+    .positive()
+    .default(1024)
+    .describe('Tokens of a row at most; longer rows are cut, and counted in a warning.'),
   train_on: z
     .enum(['completion', 'all'])
     .default('completion')
-    .describe('Learn the assistant turns or completions only, or every token.'),
+    .describe('completion: the loss counts the assistant turns or completions only; all: every token.'),
   stride: z
     .int()
     .nonnegative()
     .default(128)
-    .describe('question-answering: tokens that two windows of a long context share.'),
+    .describe('question-answering: tokens that two windows of a long context overlap by.'),
 });
 
 const train = adamwConfig.extend({
-  lr: z.number().positive().default(2e-4).describe('Learning rate at its highest.'),
+  lr: z.number().positive().default(2e-4).describe('Peak learning rate.'),
   epochs: z.number().positive().default(1).describe('Passes over the training rows.'),
-  steps: z.int().positive().optional().describe('Optimizer steps; instead of epochs.'),
-  batch_size: z.int().positive().default(8).describe('Rows in one optimizer step.'),
+  steps: z.int().positive().optional().describe('Optimizer steps, instead of epochs.'),
+  batch_size: z.int().positive().default(8).describe('Rows of one optimizer step.'),
   micro_tokens: z
     .int()
     .positive()
     .optional()
     .describe(
-      'Tokens that are in memory at one time; the gradient does not depend on it. Default: fits memory and processor.',
+      'Tokens of a micro-batch at most, which is what is in memory at one time; the gradient does not depend on it. Default: chosen for the free memory and the processor.',
     ),
   gradient_checkpointing: z
     .boolean()
     .optional()
     .describe(
-      'Keep of each block only what goes into it, and compute the rest again in the backward pass: the same losses, about a third more time, less memory (SmolLM2-135M, rows of 2,048 tokens: 1.4 GB in the place of 2.6). For long rows and large models. Default: false.',
+      'Keep only the input of each block, and compute its activations again in the backward pass: the same losses, about a third more time, less memory (SmolLM2-135M, rows of 2,048 tokens: 1.4 GB instead of 2.6). For long rows and large models. Default: false.',
     ),
   schedule: scheduleConfig.shape.type,
   warmup_steps: scheduleConfig.shape.warmup_steps,
   warmup_ratio: scheduleConfig.shape.warmup_ratio,
-  max_grad_norm: z.number().positive().optional().describe('Gradients are scaled down to this 2-norm.'),
-  threads: z.int().positive().optional().describe('Processor threads; default all cores.'),
+  max_grad_norm: z.number().positive().optional().describe('Clips the 2-norm of all gradients together to this value.'),
+  threads: z.int().positive().optional().describe('Processor threads; default: all cores.'),
   precision: z
     .enum(['auto', ...precisions])
     .default('auto')
     .describe(
-      'Of products with frozen weights. mixed: the forward pass, and so every loss, in float32, factors of backward products rounded to bfloat16; bfloat16: of all products. auto: mixed where the processor multiplies bfloat16 faster, else float32.',
+      'Precision of matrix products with frozen weights. mixed: the forward pass, and so every loss, in float32, and the factors of backward products rounded to bfloat16; bfloat16: the factors of all products. auto: mixed where the processor multiplies bfloat16 faster, else float32.',
     ),
-  seed: z.int().nonnegative().default(0).describe('Decides initial values, order and dropout.'),
+  seed: z.int().nonnegative().default(0).describe('Decides the initial values, the order of the rows, and dropout.'),
 });
 
 const evaluation = z.strictObject({
-  every: z.int().positive().optional().describe('Steps between two measurements; default: once an epoch.'),
-  patience: z.int().positive().optional().describe('Stop after so many measurements without a better loss.'),
+  every: z
+    .int()
+    .positive()
+    .optional()
+    .describe('Steps between two measurements on the held-out rows; default: once an epoch.'),
+  patience: z
+    .int()
+    .positive()
+    .optional()
+    .describe('Early stopping: stop after this many measurements without a lower held-out loss.'),
   keep: z
     .enum(['best', 'last'])
     .default('best')
-    .describe('Which adapter is handed over: of the lowest held-out loss, or of the last step.'),
+    .describe('Which adapter is saved: the one with the lowest held-out loss, or the one of the last step.'),
 });
 
 const run = z.strictObject({
-  dir: z
-    .string()
-    .describe('Directory of everything that the run writes: adapter/ (or model/), events.jsonl, checkpoints/.'),
+  dir: z.string().describe('Directory that the run writes to: adapter/ (or model/), events.jsonl, checkpoints/.'),
   checkpoint_every: z
     .int()
     .positive()
@@ -108,33 +126,33 @@ const run = z.strictObject({
   keep_checkpoints: z.int().positive().default(2).describe('Older checkpoints are deleted.'),
 });
 
-/** What is said of a task: of the one that a recipe has, or of each of several. */
+/** The fields of a task: at the top of a recipe with one task, else in each of its `tasks`. */
 const taskFields = {
   task: z
     .enum(taskNames)
     .optional()
     .describe(
-      'What the model learns to do; default: what the adapter or the checkpoint is for, causal-lm for decoders.',
+      'The task that the model learns; default: that of the adapter or the checkpoint, causal-lm for decoders.',
     ),
   labels: z
     .array(z.union([z.string(), z.number()]))
     .min(1)
     .optional()
     .describe(
-      'Classes by the order of the head; default: those of the adapter or the checkpoint, else those in the data, sorted. A single one: a regression.',
+      'Classes in the order of the head; default: those of the adapter or the checkpoint, else those found in the data, sorted. One label: regression.',
     ),
   class_weights: z
     .union([z.literal('balanced'), z.record(z.string(), z.number().positive())])
     .optional()
     .describe(
-      'How much a row of each class counts, 1 where it is not named (a number near 0 for one that hardly counts); balanced: as if all were equally frequent.',
+      'Weight of each class in the loss, 1 where it is not given; balanced: as if all classes were equally frequent.',
     ),
   temperature: z
     .number()
     .positive()
     .optional()
-    .describe('embedding: similarities are divided by it before the softmax; default 0.05.'),
-  data: data.describe('What to learn from, and what to measure on.'),
+    .describe('embedding: similarities are divided by this before the softmax; default 0.05.'),
+  data: data.describe('Rows to learn from, and rows to measure on.'),
 };
 
 const method = z.discriminatedUnion('type', methodSchemas as never);
@@ -145,24 +163,24 @@ export const recipeSchema = z.strictObject({
     .enum(['none', 'keep', 'int8', 'nf4'])
     .default('none')
     .describe(
-      'How frozen weights are held: unpacked to float32 (none), as the file has them (keep: GGUF blocks, bfloat16), or packed at load (int8, nf4).',
+      'How frozen weights are held in memory: unpacked to float32 (none), as the file stores them (keep: GGUF blocks, bfloat16), or quantised while loading (int8, nf4).',
     ),
   method: z
     .union([method, z.array(method).min(1)])
-    .describe('How to fine-tune, under PEFT’s own field names; several methods together as a list.'),
+    .describe('The fine-tuning method, with PEFT’s field names; several methods together as a list.'),
   adapter: z
     .string()
     .optional()
-    .describe('Begin from this saved adapter; its own config counts, not the fields of method.'),
+    .describe('Directory of a saved adapter to begin from; the config saved with it is used.'),
   ...taskFields,
-  train: train.prefault({}).describe('The optimizer, its steps and their size.'),
-  eval: evaluation.prefault({}).describe('Measuring on held-out rows while training.'),
-  run: run.describe('Where the run writes, and how often.'),
+  train: train.prefault({}).describe('The optimizer, the number of steps, and their size.'),
+  eval: evaluation.prefault({}).describe('Measurements on held-out rows during training.'),
+  run: run.describe('Where the run is saved, and how often.'),
 });
 
 const tasks = z
   .record(
-    z.string().regex(/^[A-Za-z][\w-]*$/, 'a task is named by a letter, then letters, digits, - and _'),
+    z.string().regex(/^[A-Za-z][\w-]*$/, 'a task name is a letter, then letters, digits, - and _'),
     z.strictObject({
       ...taskFields,
       weight: z
@@ -170,21 +188,21 @@ const tasks = z
         .positive()
         .optional()
         .describe(
-          'How many turns the task has against the others, 1 where another one has a weight. Default: by the rows.',
+          'Share of the optimizer steps relative to the other tasks, 1 where only others have a weight. Default: in proportion to the rows.',
         ),
     }),
   )
-  .refine((named) => Object.keys(named).length > 0, 'there is none')
+  .refine((named) => Object.keys(named).length > 0, 'there are no tasks')
   .describe(
-    'Several tasks by names of yours, in the place of task, labels, class_weights, temperature and data: one adapter that all share, a head each. Every optimizer step learns from one of them; what is handed over is adapter/NAME/ for each.',
+    'Several tasks by name, instead of task, labels, class_weights, temperature and data: they share one adapter, and each has its own head. Every optimizer step is for one task; an adapter is saved for each, as adapter/NAME/.',
   );
 
-/** A recipe of several tasks: what is said of one stands with each. */
+/** A recipe of several tasks: the fields of a task are given in each of them. */
 export const severalSchema = recipeSchema.extend({
   ...Object.fromEntries(
     Object.keys(taskFields).map((name) => [
       name,
-      z.custom((given) => given === undefined, 'stands with each of the tasks').optional(),
+      z.custom((value) => value === undefined, 'is given in each of the tasks').optional(),
     ]),
   ),
   tasks,
@@ -194,11 +212,11 @@ type TaskFields = Pick<z.output<typeof recipeSchema>, keyof typeof taskFields>;
 
 export type Recipe = Omit<z.output<typeof recipeSchema>, 'method'> & {
   method: MethodChoice | MethodChoice[];
-  /** By name; `data` is then the first one's, and no other field of a task is there. */
+  /** By name; `data` is then that of the first, and the other fields of a task are absent. */
   tasks?: Readonly<Record<string, TaskFields & { readonly weight?: number | undefined }>>;
 };
 
-/** A recipe for each of several tasks, with its name; of one task, the recipe itself. An adapter to begin from is for what they share. */
+/** One recipe for each task, with the task's name; a recipe of one task is returned as it is. An adapter to begin from holds what tasks share, not their heads. */
 export function recipesOf({ tasks, ...common }: Recipe): [name: string | undefined, recipe: Recipe][] {
   if (!tasks) return [[undefined, common]];
   return Object.entries(tasks).map(([name, { weight: _, ...fields }]) => [
@@ -209,22 +227,23 @@ export function recipesOf({ tasks, ...common }: Recipe): [name: string | undefin
 
 const initPath = 'prompt_tuning_init_state_dict_path';
 
-/** Paths in a recipe are relative to the recipe's own folder; a model that is not there may be a hub id. */
+/** The recipe with its relative paths made absolute, from its own folder; a model that is not found there may be a hub id. */
 function resolved(recipe: Recipe, base: string): Recipe {
   const path = (p: string) => (isAbsolute(p) ? p : resolve(base, p));
   const { run, model, tasks } = recipe;
+  const source = (rows: RowSource) => (typeof rows === 'string' ? path(rows) : rows);
   const files = (data: Recipe['data']) => ({
     ...data,
-    train: path(data.train),
-    ...(data.eval !== undefined && { eval: path(data.eval) }),
+    train: source(data.train),
+    ...(data.eval !== undefined && { eval: source(data.eval) }),
   });
   const several =
     tasks && Object.entries(tasks).map(([name, fields]) => [name, { ...fields, data: files(fields.data) }] as const);
-  const choice = (given: MethodChoice): MethodChoice => ({
-    ...given,
-    ...(given.adapter !== undefined && { adapter: path(given.adapter) }),
-    ...(typeof given[initPath] === 'string' && { [initPath]: path(given[initPath]) }),
-    ...(Array.isArray(given.adapters) && { adapters: given.adapters.map(path) }),
+  const choice = (fields: MethodChoice): MethodChoice => ({
+    ...fields,
+    ...(fields.adapter !== undefined && { adapter: path(fields.adapter) }),
+    ...(typeof fields[initPath] === 'string' && { [initPath]: path(fields[initPath]) }),
+    ...(Array.isArray(fields.adapters) && { adapters: fields.adapters.map(path) }),
   });
   return {
     ...recipe,
@@ -240,22 +259,54 @@ const pathField = new RegExp(
   `^(adapter|method\\.(\\d+\\.)?(adapter|${initPath})|(tasks\\.[^.]+\\.)?data\\.(train|eval)|run\\.dir)$`,
 );
 
-/** A recipe given as an object, checked; paths are relative to `base`. @throws GraftError 'usage' with all mistakes */
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+
+/** `data: rows.jsonl`, or rows in memory, is short for `data: { train: … }`. */
+const withData = (value: unknown): unknown =>
+  isObject(value) && (typeof value.data === 'string' || Array.isArray(value.data))
+    ? { ...value, data: { train: value.data } }
+    : value;
+
+/**
+ * Checks a recipe and fills in its defaults.
+ * @param value the fields of a recipe file (docs/recipe.md); `data` may be rows in memory
+ * @param place what errors call the recipe
+ * @param base folder that relative paths start from
+ * @throws GraftError 'usage' that lists all mistakes
+ */
 export function parseRecipe(value: unknown, place = 'recipe', base = process.cwd()): Recipe {
-  const several = typeof value === 'object' && value !== null && 'tasks' in value;
-  return resolved(parseWith(several ? severalSchema : recipeSchema, value, place) as unknown as Recipe, base);
+  const several = isObject(value) && 'tasks' in value;
+  const complete = several
+    ? {
+        ...value,
+        ...(isObject(value.tasks) && {
+          tasks: Object.fromEntries(Object.entries(value.tasks).map(([name, fields]) => [name, withData(fields)])),
+        }),
+      }
+    : withData(value);
+  const parsed = parseWith(several ? severalSchema : recipeSchema, complete, place, 'usage', huggingFaceNames);
+  const recipe = resolved(parsed as unknown as Recipe, base);
+  parsedRecipes.add(recipe);
+  return recipe;
 }
 
-/** A YAML file. @throws GraftError 'usage' for a missing file, with the nearest name, or bad YAML, with line and column */
+/** Recipes that are complete, with defaults filled in and paths made absolute. */
+const parsedRecipes = new WeakSet<object>();
+
+/** Whether a recipe is one that `parseRecipe` or `readRecipe` returned. */
+export const isParsed = (recipe: object): recipe is Recipe => parsedRecipes.has(recipe);
+
+/** Reads a YAML file. @throws GraftError 'usage' for a missing file, with the nearest name, or bad YAML, with line and column */
 export function readYaml(file: string): Document {
   let text: string;
   try {
     text = readFileSync(file, 'utf8');
   } catch (cause) {
     const near = nearestPath(file);
-    throw new GraftError('usage', 'the recipe cannot be read', {
+    throw new GraftError('usage', 'the recipe file cannot be read', {
       place: file,
-      hint: existsSync(file) ? 'Name a readable file' : near ? `Did you mean ${near}?` : 'Check the path',
+      hint: existsSync(file) ? 'Check its permissions' : near ? `Did you mean ${near}?` : 'Check the path',
       cause,
     });
   }
@@ -265,7 +316,7 @@ export function readYaml(file: string): Document {
     const at = error.linePos?.[0];
     throw new GraftError(
       'usage',
-      `this is no valid YAML: ${error.message.split('\n')[0]!.replace(/ at line \d+, column \d+:$/, '')}`,
+      `this is not valid YAML: ${error.message.split('\n')[0]!.replace(/ at line \d+, column \d+:$/, '')}`,
       {
         place: at ? `${file}:${at.line}:${at.col}` : file,
       },
@@ -286,13 +337,13 @@ export function readRecipe(file: string, overrides: readonly string[] = []): Rec
     if (!key) throw new GraftError('usage', `'${override}' is not of the form a.b=value`, { place: '--set' });
     const parsed = parseDocument(value!);
     if (parsed.errors.length > 0)
-      throw new GraftError('usage', `the value of '${override}' is no YAML`, { place: '--set' });
-    const given: unknown = parsed.toJS();
-    const here = pathField.test(key) && typeof given === 'string';
+      throw new GraftError('usage', `the value of '${override}' is not valid YAML`, { place: '--set' });
+    const field: unknown = parsed.toJS();
+    const isPath = pathField.test(key) && typeof field === 'string';
     try {
-      document.setIn(key.split('.'), here ? resolve(given) : given);
+      document.setIn(key.split('.'), isPath ? resolve(field) : field);
     } catch (cause) {
-      throw new GraftError('usage', `a part of '${key}' is a value in the recipe, and has no fields`, {
+      throw new GraftError('usage', `'${key}' names a field inside a value that has no fields`, {
         place: '--set',
         cause,
       });

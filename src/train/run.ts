@@ -6,60 +6,40 @@ import { currentEngine, useThreads } from '../engine/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
 import { bestPrecision, type Precision, useGradientCheckpointing, usePrecision } from '../nn/index.ts';
 import { type Optimizer, scheduleFactor } from '../optim/index.ts';
-import { batchesOf, type EvalResult, type Metric, measure } from '../tasks/index.ts';
-import { keepsHead, optimizerFor } from './attach.ts';
+import { batchesOf } from '../tasks/index.ts';
+import { optimizerFor } from './attach.ts';
 import { microTokensFor } from './budget.ts';
 import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoints.ts';
 import { explained, requireFinite } from './diverged.ts';
 import { EventLog, type TrainEvent } from './events.ts';
-import { claimRunDirectory, save, saveResult } from './handover.ts';
+import { HeldOut } from './held-out.ts';
 import { trainLoop } from './loop.ts';
 import type { Recipe } from './recipe.ts';
-import { type MicroBatch, trainStep } from './step.ts';
+import { type StepCost, startEvent, type TrainResult, trainResult, warningsOf } from './report.ts';
+import { claimRunDirectory, save, saveResult } from './run-directory.ts';
+import { trainStep } from './step.ts';
 import { openTaskRuns, type TaskRun, type TaskRuns } from './task-runs.ts';
 
-/** What came of one task: a measurement on its held-out rows, the last, and where its adapter is. */
-export interface TaskResult {
-  readonly adapter: string;
-  readonly eval_loss: number | null;
-  readonly eval_metrics: readonly Metric[];
-}
-
-/** What `graft train --json` prints last. */
-export interface TrainResult {
-  /** Mean loss of every step of the run: in nats a predicted token, or as the task has it. */
-  readonly losses: number[];
-  /** Of all steps that this process did. */
-  readonly seconds: number;
-  /** Tokens (predicted or not) a second over those steps, the first left out. */
-  readonly tokens_per_s: number;
-  readonly peak_rss_mb: number;
-  /** Where the trained adapter (for `method: full` the model, of several tasks the folder of their adapters) is. */
-  readonly adapter: string;
-  /** Of the last measurement on held-out rows; of several tasks the mean of their losses by their shares of the steps. */
-  readonly eval_loss: number | null;
-  /** Of several tasks none: they are with each. */
-  readonly eval_metrics: readonly Metric[];
-  /** Of several, by name. */
-  readonly tasks?: Readonly<Record<string, TaskResult>>;
-  readonly resumed_from: number;
-}
+/** Milliseconds between two checkpoints, where the recipe does not give steps. */
+const checkpointInterval = 60_000;
 
 /**
- * Runs a recipe in this thread. A run directory that holds an unfinished run of the same recipe is gone on with; what
- * another run left there is moved aside.
- * @param stopNow asked after every step; when true the run ends with a checkpoint, as an 'interrupted' error
+ * Runs a recipe in this thread. An unfinished run of the same recipe in the run directory is resumed; what another run
+ * left there is moved aside.
+ * @param listen is given every event
+ * @param stopRequested is asked after every step; when it says true the run ends with a checkpoint, as an 'interrupted' error
  * @throws GraftError for anything that is wrong with the recipe, the model, the data or the machine
  */
 export async function runTraining(
-  { recipe, fresh = false }: { recipe: Recipe; fresh?: boolean },
+  { recipe, fresh = false }: { readonly recipe: Recipe; readonly fresh?: boolean },
   listen: (event: TrainEvent) => void,
-  stopNow: () => boolean = () => false,
+  stopRequested: () => boolean = () => false,
 ): Promise<TrainResult> {
-  const threads = useThreads(recipe.train.threads);
-  const precision = recipe.train.precision === 'auto' ? bestPrecision() : recipe.train.precision;
+  const { train } = recipe;
+  const threads = useThreads(train.threads);
+  const precision = train.precision === 'auto' ? bestPrecision() : train.precision;
   using _precision = usePrecision(precision);
-  using _checkpointing = useGradientCheckpointing(recipe.train.gradient_checkpointing ?? false);
+  using _checkpointing = useGradientCheckpointing(train.gradient_checkpointing ?? false);
   const modelPath = await resolveModel(recipe.model);
   const { dir } = recipe.run;
   using _lock = lockDirectory(dir);
@@ -68,204 +48,141 @@ export async function runTraining(
     .digest('hex')
     .slice(0, 16);
 
-  using courses = await openTaskRuns(recipe, modelPath);
-  using optimizer = optimizerFor(courses.adapter, courses.parameters, recipe);
+  using taskRuns = await openTaskRuns(recipe, modelPath);
+  using optimizer = optimizerFor(taskRuns.adapter, taskRuns.parameters, recipe);
   // Only now: a recipe that turns out wrong leaves the directory as it is, and may begin from an adapter in it.
-  const found = claimRunDirectory(dir, fingerprint, fresh);
+  const checkpoint = claimRunDirectory(dir, fingerprint, fresh);
   const log = new EventLog(dir, listen);
-  if (found) restoreCheckpoint(found.path, courses.parameters, optimizer);
-  const from: RunState = found?.state ?? { step: 0, best: null, stale: 0, recipe: fingerprint };
-  const earlier = found ? log.rewind(from.step) : [];
+  if (checkpoint) restoreCheckpoint(checkpoint.path, taskRuns.parameters, optimizer);
+  const from: RunState = checkpoint?.state ?? { step: 0, best: null, stale: 0, recipe: fingerprint };
+  const earlier = checkpoint ? log.rewind(from.step) : [];
   currentEngine().native.trim();
-  return run(courses, { recipe, modelPath, optimizer, log, threads, precision, from, earlier, stopNow });
+
+  // A resumed run keeps the micro-batches that it began with, whatever memory is free now.
+  const begun = earlier.find((event) => event.type === 'start')?.microTokens;
+  const microTokens =
+    train.micro_tokens ?? begun ?? microTokensFor(taskRuns.host, precision, train.gradient_checkpointing ?? false);
+  log.emit(startEvent(taskRuns, { step: from.step, microTokens, threads, precision }));
+  for (const message of warningsOf(taskRuns, recipe)) log.emit({ type: 'warning', message });
+  return trainTo({ recipe, modelPath, taskRuns, optimizer, log, precision, microTokens, from, earlier, stopRequested });
 }
 
+/** A run that is ready for its next step. */
 interface Run {
   readonly recipe: Recipe;
   readonly modelPath: string;
+  readonly taskRuns: TaskRuns;
   readonly optimizer: Optimizer;
   readonly log: EventLog;
-  readonly threads: number;
   readonly precision: Precision;
-  /** What the run goes on from, and its events up to there. */
+  readonly microTokens: number;
+  /** Where the run begins or is resumed, and its events up to there. */
   readonly from: RunState;
   readonly earlier: readonly TrainEvent[];
-  readonly stopNow: () => boolean;
+  readonly stopRequested: () => boolean;
 }
 
-function run(courses: TaskRuns, given: Run): TrainResult {
-  const { recipe, modelPath, optimizer, log, from, earlier } = given;
-  const { adapter, parameters, list, steps } = courses;
-  const { train, eval: evaluation } = recipe;
-  const { dir } = recipe.run;
-  // Gone on with, a run keeps the cut that it began with, whatever memory is free now.
-  const begun = earlier.find((e) => e.type === 'start')?.microTokens;
-  const budget =
-    train.micro_tokens ?? begun ?? microTokensFor(courses.host, given.precision, train.gradient_checkpointing ?? false);
-  const cut = ({ task, model }: TaskRun, rows: readonly Row[], together = rows.length): MicroBatch[] =>
-    batchesOf(task, rows, budget, together, model.ports.promptLength);
-  const held = list
-    .filter(({ plan }) => plan.heldOut.length > 0)
-    .map((course) => ({ course, batches: cut(course, course.plan.heldOut, train.batch_size) }));
-  const evaluateEvery = evaluation.every ?? courses.stepsPerEpoch;
-  const [best, checkpoints] = [join(dir, 'best'), join(dir, 'checkpoints')];
+/** Takes the steps that are left, with measurements and checkpoints between them, and saves the result. */
+function trainTo({
+  recipe,
+  modelPath,
+  taskRuns,
+  optimizer,
+  log,
+  microTokens,
+  from,
+  earlier,
+  stopRequested,
+}: Run): TrainResult {
+  const { adapter, parameters, list, steps } = taskRuns;
+  const { train, eval: evaluation, run } = recipe;
+  const [best, checkpoints] = [join(run.dir, 'best'), join(run.dir, 'checkpoints')];
+  const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier);
+  const evaluateEvery = evaluation.every ?? taskRuns.stepsPerEpoch;
   let state = from;
-  /** The last measurement of each task. */
-  const said = new Map<TaskRun, Pick<EvalResult, 'loss' | 'metrics'>>();
-  for (const course of list) {
-    const event = earlier.findLast((e) => e.type === 'eval' && e.task === course.name);
-    if (event?.type === 'eval') said.set(course, event);
-  }
-  const enough = () => evaluation.patience !== undefined && state.stale >= evaluation.patience;
-  const stopped = enough();
-  let saved = performance.now();
-  announce(courses, given, budget);
+  const patienceIsOver = () => evaluation.patience !== undefined && state.stale >= evaluation.patience;
+  const stoppedBefore = patienceIsOver();
 
-  const done: { loss: number; tokens: number; seconds: number }[] = [];
-  let last: { course: TaskRun; rows: readonly Row[]; lr: number } = { course: list[0]!, rows: [], lr: train.lr };
-  const withCause = <T>(act: () => T): T => {
+  const costs: StepCost[] = [];
+  let lastCheckpointAt = performance.now();
+  let current: { taskRun: TaskRun; rows: readonly Row[]; lr: number } = { taskRun: list[0]!, rows: [], lr: train.lr };
+  /** Runs `act`; a loss or gradient that is not finite is explained. */
+  const explaining = <T>(act: () => T): T => {
     try {
       return act();
     } catch (error) {
-      const { course, rows, lr } = last;
-      const at = { step: state.step, steps: done.length, checkpoints };
-      throw explained(error, { model: course.model, parameters, rows, lr, ...at });
+      const { taskRun, rows, lr } = current;
+      const position = { step: state.step, steps: costs.length, checkpoints };
+      throw explained(error, { model: taskRun.model, parameters, rows, lr, ...position });
     }
   };
+
   const reason = trainLoop({
     from: state.step,
-    steps: stopped ? state.step : steps,
+    steps: stoppedBefore ? state.step : steps,
 
     step(step) {
       const start = performance.now();
-      const { course, index } = courses.taskAt(step);
-      const { model, task, name } = course;
-      const rows = course.plan.rowsOf(index);
+      const { taskRun, index } = taskRuns.taskAt(step);
+      const { model, task, name, plan } = taskRun;
+      const rows = plan.rowsOf(index);
       const { schedule: type, warmup_steps, warmup_ratio } = train;
       const lr = train.lr * scheduleFactor({ type, warmup_steps, warmup_ratio }, step, steps);
-      last = { course, rows, lr };
+      current = { taskRun, rows, lr };
       adapter.beforeStep?.(step, steps);
-      const result = withCause(() =>
-        trainStep({
-          model,
-          task,
-          parameters,
-          optimizer,
-          adapter,
-          batches: cut(course, rows),
-          lr,
-          maxGradNorm: train.max_grad_norm,
-          seed: train.seed,
-          step,
-        }),
+      const batches = batchesOf(task, rows, microTokens, rows.length, model.ports.promptLength);
+      const { max_grad_norm: maxGradNorm, seed } = train;
+      const result = explaining(() =>
+        trainStep({ model, task, parameters, optimizer, adapter, batches, lr, maxGradNorm, seed, step }),
       );
       const seconds = (performance.now() - start) / 1e3;
       state = { ...state, step: step + 1 };
-      done.push({ loss: result.loss, tokens: result.tokens, seconds });
-      const epoch = (step + 1) / courses.stepsPerEpoch;
+      costs.push({ loss: result.loss, tokens: result.tokens, seconds });
+      const epoch = (step + 1) / taskRuns.stepsPerEpoch;
       const rssMb = process.memoryUsage.rss() / 2 ** 20;
       const { handles } = currentEngine().native.memory();
-      const of = name !== undefined && { task: name };
-      log.emit({ type: 'step', step: step + 1, ...of, ...result, lr, seconds, epoch, rssMb, handles });
+      const ofTask = name !== undefined && { task: name };
+      log.emit({ type: 'step', step: step + 1, ...ofTask, ...result, lr, seconds, epoch, rssMb, handles });
     },
 
-    ...(held.length > 0 && {
+    ...(!heldOut.isEmpty && {
       evaluate(step: number) {
-        const events = held.map(({ course, batches }) => {
-          const start = performance.now();
-          const { name, model, task, plan } = course;
-          const { loss, metrics, units } = withCause(() => measure(model, task, batches, plan.heldOut));
-          said.set(course, { loss, metrics });
-          const of = name !== undefined && { task: name };
-          return { ...of, loss, tokens: units, metrics, seconds: (performance.now() - start) / 1e3 };
-        });
-        const loss = meanLoss(said)!;
+        const events = explaining(() => heldOut.measure(step));
+        const loss = heldOut.loss!;
         const better = state.best === null || loss < state.best;
         state = { ...state, best: better ? loss : state.best, stale: better ? 0 : state.stale + 1 };
-        if (better && evaluation.keep === 'best') save(courses, best, recipe, modelPath);
-        for (const event of events) log.emit({ type: 'eval', step, ...event, best: better });
-        return enough() ? 'stop' : 'go on';
+        if (better && evaluation.keep === 'best') save(taskRuns, best, recipe, modelPath);
+        for (const event of events) log.emit({ ...event, best: better });
+        return patienceIsOver() ? 'stop' : 'continue';
       },
     }),
-    stopNow: given.stopNow,
+    stopRequested,
     evaluateNow: (step) => step % evaluateEvery === 0,
 
     checkpoint(step) {
       const start = performance.now();
-      withCause(() => requireFinite(parameters, step));
-      const path = saveCheckpoint(checkpoints, state, parameters, optimizer, recipe.run.keep_checkpoints);
-      saved = performance.now();
-      log.emit({ type: 'checkpoint', step, path, seconds: (saved - start) / 1e3 });
+      explaining(() => requireFinite(parameters, step));
+      const path = saveCheckpoint(checkpoints, state, parameters, optimizer, run.keep_checkpoints);
+      lastCheckpointAt = performance.now();
+      log.emit({ type: 'checkpoint', step, path, seconds: (lastCheckpointAt - start) / 1e3 });
     },
     checkpointNow: (step) =>
-      recipe.run.checkpoint_every ? step % recipe.run.checkpoint_every === 0 : performance.now() - saved > 60_000,
+      run.checkpoint_every
+        ? step % run.checkpoint_every === 0
+        : performance.now() - lastCheckpointAt > checkpointInterval,
   });
 
   if (reason === 'stopped') {
     const checkpoint = lastCheckpoint(checkpoints)!.path;
-    throw new GraftError('interrupted', `stopped after step ${state.step} of ${steps}, with a checkpoint`, {
+    throw new GraftError('interrupted', `stopped after step ${state.step} of ${steps}; a checkpoint was saved`, {
       place: checkpoint,
-      hint: 'Run the same command again to go on from there',
+      hint: 'Run the same command again to resume',
       data: { step: state.step, checkpoint },
     });
   }
-
-  const handed = join(dir, adapter.writes);
-  const chosen = state.best !== null && evaluation.keep === 'best';
-  saveResult(handed, chosen ? best : undefined, (to) => save(courses, to, recipe, modelPath));
-  log.emit({ type: 'end', step: state.step, reason: stopped ? 'early-stop' : reason, adapter: handed });
-  const timed = done.length > 1 ? done.slice(1) : done;
-  const sum = (of: (d: (typeof done)[number]) => number, over = done) => over.reduce((a, d) => a + of(d), 0);
-  const results = list.map((course): TaskResult => {
-    const { loss, metrics } = said.get(course) ?? { loss: null, metrics: [] };
-    return { adapter: join(handed, course.name ?? ''), eval_loss: loss, eval_metrics: metrics };
-  });
-  return {
-    losses: [...earlier.flatMap((e) => (e.type === 'step' ? [e.loss] : [])), ...done.map((d) => d.loss)],
-    seconds: sum((d) => d.seconds),
-    tokens_per_s: sum((d) => d.tokens, timed) / sum((d) => d.seconds, timed) || 0,
-    peak_rss_mb: process.resourceUsage().maxRSS / 1024,
-    adapter: handed,
-    eval_loss: meanLoss(said),
-    eval_metrics: recipe.tasks ? [] : results[0]!.eval_metrics,
-    ...(recipe.tasks && { tasks: Object.fromEntries(list.map(({ name }, i) => [name!, results[i]!])) }),
-    resumed_from: from.step,
-  };
-}
-
-/** The mean of the tasks' losses by their shares of the steps, which is what the steps make less; null: none was measured. */
-function meanLoss(said: ReadonlyMap<TaskRun, { readonly loss: number }>): number | null {
-  const measured = [...said];
-  if (measured.length <= 1) return measured[0]?.[1].loss ?? null;
-  const shares = measured.reduce((sum, [{ share }]) => sum + share, 0);
-  return measured.reduce((sum, [{ share }, { loss }]) => sum + share * loss, 0) / shares;
-}
-
-/** The first events of a run: what it learns, and what speaks against it. */
-function announce({ list, adapter, host, parameters, ...courses }: TaskRuns, given: Run, microTokens: number): void {
-  const { recipe, log, threads, precision, from } = given;
-  const counts = list.map(({ plan, share }) => ({ rows: plan.rows, heldOut: plan.heldOut.length, share }));
-  const sum = (numbers: Iterable<number>) => [...numbers].reduce((a, b) => a + b, 0);
-  log.emit({
-    type: 'start',
-    step: from.step,
-    steps: courses.steps,
-    rows: sum(counts.map(({ rows }) => rows)),
-    heldOut: sum(counts.map(({ heldOut }) => heldOut)),
-    trainable: sum(parameters.values().map(({ numel }) => numel)),
-    parameters: courses.parameterCount,
-    weightBytes: courses.weightBytes,
-    microTokens,
-    threads,
-    precision,
-    ...(recipe.tasks && { tasks: Object.fromEntries(list.map(({ name }, i) => [name!, counts[i]!])) }),
-  });
-  const advice = [...(adapter.advise?.(recipe.train.lr) ?? [])];
-  if (recipe.adapter && !keepsHead(host, recipe)) {
-    const why = recipe.tasks ? 'no part of what the tasks share' : 'for another task';
-    const own = recipe.tasks ? 'each of them begins with a new one' : 'the model keeps its own';
-    advice.push(`the head of ${recipe.adapter} is ${why}: ${own}`);
-  }
-  const warnings = list.flatMap(({ plan }) => plan.warnings);
-  for (const message of [...adapter.warnings, ...advice, ...warnings]) log.emit({ type: 'warning', message });
+  const savedTo = join(run.dir, adapter.writes);
+  const keepsBest = state.best !== null && evaluation.keep === 'best';
+  saveResult(savedTo, keepsBest ? best : undefined, (to) => save(taskRuns, to, recipe, modelPath));
+  log.emit({ type: 'end', step: state.step, reason: stoppedBefore ? 'early-stop' : reason, adapter: savedTo });
+  return trainResult(taskRuns, heldOut, { savedTo, earlier, costs, resumedFrom: from.step });
 }

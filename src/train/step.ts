@@ -15,20 +15,20 @@ export interface StepInput {
   readonly task?: Task;
   readonly parameters: ReadonlyMap<string, Tensor>;
   readonly optimizer: Optimizer;
-  /** What the method adds to the loss, and does after the update. */
+  /** The method's own term of the loss, and its action after the update. */
   readonly adapter?: Pick<Adapter, 'regularisation' | 'afterStep'>;
   readonly batches: readonly MicroBatch[];
   readonly lr: number;
   readonly maxGradNorm: number | undefined;
-  /** Of the run, and the number of this step: together they decide the dropout. */
+  /** Seed of the run, and number of this step (0-based): together with the micro-batch they decide the dropout. */
   readonly seed: number;
   readonly step: number;
 }
 
 export interface StepResult {
-  /** Mean over the units of the whole step (predicted tokens, rows, or their weights), and the term that a method adds. */
+  /** Mean over the units of the whole step (predicted tokens, rows, or their weights), plus the term that a method adds. */
   readonly loss: number;
-  /** That term. */
+  /** The term that a method adds. */
   readonly penalty?: number;
   /** 2-norm of all gradients before clipping. */
   readonly gradNorm: number;
@@ -41,8 +41,8 @@ export interface StepResult {
 export const batchLoss = (model: Model, batch: MicroBatch, task = taskOf(model.task)): Tensor =>
   task.lossSum(model, model.hidden(tokensOf(model, batch)), batch);
 
-/** The term that a method adds to the loss, once a step; its gradients go to those that are there. */
-function penalise(adapter: StepInput['adapter']): number | undefined {
+/** The term that a method adds to the loss, once a step; its gradients are added to those of the parameters. */
+function regularise(adapter: StepInput['adapter']): number | undefined {
   if (!adapter?.regularisation) return undefined;
   using _ = scope();
   const term = adapter.regularisation();
@@ -68,7 +68,7 @@ export function trainStep(input: StepInput): StepResult {
       total += sum.item();
       sum.backward(Tensor.from([1 / predicted], []));
     });
-    const penalty = penalise(input.adapter);
+    const penalty = regularise(input.adapter);
     const loss = total / predicted + (penalty ?? 0);
     const gradNorm = clipGradients(parameters.values(), input.maxGradNorm);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {

@@ -1,4 +1,4 @@
-/** What a run learns: one task, or several that share all but their heads. */
+/** The tasks of a run: one, or several that share everything but their heads. */
 import { GraftError } from '../base/index.ts';
 import { type AttachedAdapter, trainHead, writtenBy } from '../methods/index.ts';
 import { loadModels } from '../models/index.ts';
@@ -13,35 +13,35 @@ import { scheduleTasks } from './task-schedule.ts';
 
 /** A task with its model, its rows, and its share of the steps. */
 export interface TaskRun {
-  /** Of one among several. */
+  /** Undefined where the run has one task only. */
   readonly name: string | undefined;
   readonly model: Model;
   /** The head's parameters by key; empty where the task has no head of its own. */
   readonly head: ReadonlyMap<string, Tensor>;
   readonly task: Task;
   readonly plan: Plan;
-  /** All shares are 1 together. */
+  /** Share of the steps; the shares of all tasks add up to 1. */
   readonly share: number;
 }
 
 export interface TaskRuns extends Disposable {
   readonly list: readonly TaskRun[];
-  /** Their common adapter, on `host`, one of their models. */
+  /** The adapter that they share, attached to `host`, one of their models. */
   readonly adapter: AttachedAdapter;
   readonly host: Model;
-  /** All that is trained, by the keys of a checkpoint. */
+  /** All trained parameters, by the keys of a checkpoint. */
   readonly parameters: ReadonlyMap<string, Tensor>;
-  /** Bytes of the base's weights as they are held, and their numbers. */
+  /** Bytes of the base's weights as they are held in memory, and how many numbers they are. */
   readonly weightBytes: number;
   readonly parameterCount: number;
   readonly steps: number;
   readonly stepsPerEpoch: number;
-  /** Which of them step number `step` is for, and how many steps it had before. */
-  taskAt(step: number): { readonly course: TaskRun; readonly index: number };
+  /** The task that step number `step` (0-based) is for, and how many steps of that task came before. */
+  taskAt(step: number): { readonly taskRun: TaskRun; readonly index: number };
 }
 
 /**
- * Loads the model with a head for each task of the recipe, puts the methods on it and makes the rows.
+ * Loads the model with a head for each task of the recipe, attaches the methods and makes the rows.
  * @throws GraftError for anything that is wrong with the recipe, the model or the data
  */
 export async function openTaskRuns(recipe: Recipe, modelPath: string): Promise<TaskRuns> {
@@ -74,9 +74,9 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string): Promise<T
   const weightBytes = tensorBytes(...models.map(({ root }) => root));
   const adapter = made.use(attach(host, modelPath, recipe));
   if (adapter.parameters.size === 0) {
-    throw new GraftError('usage', 'there is nothing to train: all of it is frozen or averaged', {
+    throw new GraftError('usage', 'there is nothing to train: every method is frozen', {
       place: 'method',
-      hint: 'Leave out train: false of one method, or give the recipe a task with a head',
+      hint: 'Remove train: false from one method, or give the recipe a task with a head',
     });
   }
 
@@ -101,7 +101,7 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string): Promise<T
   const sum = weights.reduce((a, b) => a + b);
   const list = lessons.map(({ name, recipe }, i): TaskRun => {
     const [model, plan] = [models[i]!, plans[i]!];
-    const task = taskOf(model.task, taskOptions(recipe, model.task, plan.learned));
+    const task = taskOf(model.task, taskOptions(recipe, model.task, plan.trainRows));
     return { name, model, head: own.get(model)!, task, plan, share: weights[i]! / sum };
   });
   const stepsPerEpoch = plans.reduce((steps, plan) => steps + plan.stepsPerEpoch, 0);
@@ -124,16 +124,16 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string): Promise<T
     stepsPerEpoch,
     taskAt(step) {
       const { task, index } = turns?.[step] ?? { task: 0, index: step };
-      return { course: list[task]!, index };
+      return { taskRun: list[task]!, index };
     },
     [Symbol.dispose]: () => all.dispose(),
   };
 }
 
 /**
- * The model that the methods go on: the one that has all that the others have, and it may be more (BERT's pooler, the
- * projection to the vocabulary), which its task then learns alone.
- * @throws GraftError 'usage' where files of the tasks name what they share otherwise
+ * The model that the methods are attached to: the one with every module that the others have. Modules that only it has (BERT's pooler,
+ * the projection to the vocabulary) are trained by its task alone.
+ * @throws GraftError 'usage' where the tasks' models name the shared layers differently
  */
 function hostOf(models: readonly Model[]): Model {
   const [first] = models as [Model];
@@ -142,7 +142,7 @@ function hostOf(models: readonly Model[]): Model {
     const [one, two] = [first, other].map(({ task, sites }) => `${task.name} as ${sites.block}`);
     throw new GraftError(
       'usage',
-      `these tasks cannot share an adapter: ${first.family} models keep their layers for ${one}, for ${two}`,
+      `these tasks cannot share an adapter: ${first.family} names its layers differently for ${one} and ${two}`,
       {
         place: 'tasks',
         hint: 'Train them in two runs',

@@ -23,7 +23,7 @@ test('generated files are fresh', async (t) => {
   for (const file of files) {
     assert.equal(readFileSync(join(packageRoot, file.path), 'utf8'), file.text, `${file.path}: npm run generate`);
   }
-  assert.equal(files.length, 7 + Object.keys(methods).length);
+  assert.equal(files.length, 8 + Object.keys(methods).length);
   t.diagnostic(`${files.length} files compared`);
 });
 
@@ -79,7 +79,11 @@ test('every recipe is good, for the schema of the program and for that of editor
     assert.ok(link && existsSync(join(dirname(file), link)), `${name} points editors to the schema`);
     const value = parse(text) as Pick<Recipe, 'data' | 'tasks'> & { train: object; method: object };
     const [first] = value.tasks ? Object.values(value.tasks) : [value];
-    assert.equal(recipe.data.train, resolve(dirname(file), first!.data.train), 'paths are relative to the recipe');
+    assert.equal(
+      recipe.data.train,
+      resolve(dirname(file), first!.data.train as string),
+      'paths are relative to the recipe',
+    );
     const problems = (v: unknown) => (schema.safeParse(v).error?.issues ?? []).map((issue) => issue.path.join('.'));
     assert.deepEqual(problems(value), [], name);
     assert.deepEqual(problems({ ...value, train: { ...value.train, lr: 'fast' } }), ['train.lr']);

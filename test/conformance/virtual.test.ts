@@ -241,7 +241,7 @@ for (const [name, method, folder] of [
     assert.match(String(stopped), /stopped after step 3/);
     const { result: resumed } = await run(cut);
     assert.ok(!(whole.result instanceof Error) && !(resumed instanceof Error));
-    assert.equal(resumed.resumed_from, 3);
+    assert.equal(resumed.resumedFrom, 3);
     assert.deepEqual(resumed.losses, whole.result.losses);
 
     const { result: again } = await run(recipe(join(dir.path, 'again'), { adapter: resumed.adapter }));
@@ -319,7 +319,7 @@ test('virtual tokens take room in the context: rows are truncated to the rest, a
     run: { dir: join(dir.path, 'run') },
   });
   assert.ok(!(result instanceof Error), String(result));
-  assert.match(messages.join(), /1 rows were longer than max_length and lost 5 tokens/);
+  assert.match(messages.join(), /1 rows were longer than max_length; 5 tokens were cut/);
 
   using model = loadModel(golden('families', 'gpt2'));
   using _ = attachMethods(model, [p('prefix'), p('prompt')], 0);

@@ -1,9 +1,11 @@
 /** A comparison of methods through the command line, on a tiny model: table, page, going on, and mistakes. */
+
 import assert from 'node:assert/strict';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after } from 'node:test';
+import { fromWire } from '../../src/base/index.ts';
 import type { Results } from '../../src/compare/index.ts';
 import { tinyModel } from '../samples/tiny.ts';
 import { assertRefused, graft } from './cli.ts';
@@ -48,7 +50,7 @@ test('each method learns and is measured; a second call takes what is there, and
   const again = graft(dir, ['compare', write('both', { compare: { only: ['lora', 'prefix', 'full'] } }), '--json']);
   assert.equal(again.status, 0, again.stderr);
   assert.match(again.stderr, /lora: .*\(measured earlier\)\nprefix: .*\(measured earlier\)/);
-  const { outcomes, loss } = JSON.parse(again.stdout) as Results;
+  const { outcomes, loss } = fromWire(JSON.parse(again.stdout)) as Results;
   assert.equal(new Set(outcomes.map((o) => o.rows)).size, 1, 'all were measured on the same rows');
   assert.deepEqual(
     outcomes.map(({ name }) => name),
@@ -88,7 +90,7 @@ test('a method that needs a head learns from the same conversations; one that fa
   });
   const { status, stdout, stderr } = graft(dir, ['compare', file, '--json']);
   assert.equal(status, 0, stderr);
-  const { outcomes, failed, before } = JSON.parse(stdout) as Results;
+  const { outcomes, failed, before } = fromWire(JSON.parse(stdout)) as Results;
   assert.deepEqual(
     outcomes.map(({ name, method, lr, metric }) => [name, method, lr, metric.name, metric.count]),
     [
@@ -116,7 +118,7 @@ test('a method that needs a head learns from the same conversations; one that fa
   const { key, value } = JSON.parse(readFileSync(kept, 'utf8')) as { key: string; value: object };
   writeFileSync(kept, JSON.stringify({ key, value: { ...value, count: 23 } }));
   const again = graft(dir, ['compare', file, '--json']);
-  assert.equal((JSON.parse(again.stdout) as Results).before?.count, 23, 'the base is not measured again');
+  assert.equal((fromWire(JSON.parse(again.stdout)) as Results).before?.count, 23, 'the base is not measured again');
 });
 
 test('mistakes: each one clear sentence', () => {
@@ -131,6 +133,6 @@ test('mistakes: each one clear sentence', () => {
   refused({ data: { train: 'rows.jsonl' } }, /data\.eval is missing.*Add data\.eval/);
   refused({ compare: { methods: { mine: { method: { type: 'lora', rank: 8 } } } } }, /mine.*unknown key 'rank'/);
   writeFileSync(join(dir, 'bad.yaml'), 'model: [');
-  assertRefused(graft(dir, ['compare', 'bad.yaml']), 2, /bad\.yaml:\d+:\d+.*no valid YAML/);
+  assertRefused(graft(dir, ['compare', 'bad.yaml']), 2, /bad\.yaml:\d+:\d+.*not valid YAML/);
   assertRefused(graft(dir, ['compare', 'bda.yaml']), 2, /cannot be read.*bad\.yaml/);
 });

@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after } from 'node:test';
+import { fromWire } from '../../src/base/index.ts';
 import type { MemoryPlan } from '../../src/session/index.ts';
 import { safetensorsFile } from '../samples/io.ts';
 import { golden } from '../support.ts';
@@ -25,7 +26,7 @@ interface Findings {
 test('doctor measures the machine and says what follows', () => {
   const { status, stdout } = graft(dir, ['doctor', '--json']);
   assert.equal(status, 0);
-  const found = JSON.parse(stdout) as Findings;
+  const found = fromWire(JSON.parse(stdout)) as Findings;
   assert.ok(found.processor.features.avx2 && found.threads >= 1 && /^2\./.test(found.libtorch.version));
   assert.ok(found.freeBytes > 0 && found.freeBytes <= found.totalBytes);
   assert.ok(found.gemm.float32! > 1 && found.gemm.bfloat16! > 0);
@@ -100,7 +101,7 @@ test('the weights that doctor announces are those that training then holds', () 
   let compared = 0;
   for (const model of [plain(), golden('gguf', 'llama.gguf')]) {
     const { stdout } = graft(dir, ['doctor', '--json', '--model', model]);
-    const [plan] = (JSON.parse(stdout) as Findings).plans;
+    const [plan] = (fromWire(JSON.parse(stdout)) as Findings).plans;
     for (const { quantize, weightBytes } of plan!.fits) {
       if (model.endsWith('.gguf') && (quantize === 'nf4' || quantize === 'int8')) continue; // too narrow for these
       const recipe = {
@@ -114,7 +115,7 @@ test('the weights that doctor announces are those that training then holds', () 
       const ended = graft(dir, ['train', 'recipe.yaml', '--fresh']);
       assert.equal(ended.status, 0, ended.stderr);
       const [start] = readFileSync(join(dir, 'out', 'events.jsonl'), 'utf8').split('\n');
-      const held = (JSON.parse(start!) as { weightBytes: number }).weightBytes;
+      const held = (JSON.parse(start!) as { weight_bytes: number }).weight_bytes;
       assert.equal(held, weightBytes, `${model} with quantize: ${quantize}`);
       compared++;
     }

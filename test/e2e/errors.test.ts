@@ -58,8 +58,8 @@ const cases: [string, () => string[], 1 | 2, RegExp][] = [
   ],
   ['a missing key', () => ['train', recipe({ data: {} })], 2, /data\.train is missing/],
   ['an unknown method', () => ['train', recipe({ method: { type: 'lore' } })], 2, /method\.type.*lora/],
-  ['bad YAML', () => ['train', write('bad.yaml', 'model: [a\nb: }')], 2, /bad\.yaml:\d+:\d+: this is no valid YAML/],
-  ['no recipe', () => ['train', 'nowhere.yaml'], 2, /nowhere\.yaml: the recipe cannot be read/],
+  ['bad YAML', () => ['train', write('bad.yaml', 'model: [a\nb: }')], 2, /bad\.yaml:\d+:\d+: this is not valid YAML/],
+  ['no recipe', () => ['train', 'nowhere.yaml'], 2, /nowhere\.yaml: the recipe file cannot be read/],
   ['no model', () => ['train', recipe({ model: 'nowhere.gguf' })], 2, /nowhere\.gguf/],
   [
     'no data',

@@ -1,6 +1,6 @@
 /** Several tasks on one base that share an adapter: learned in turn, gone on with, measured and handed over each by itself. */
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { taskOfAdapter } from '../../src/adapters/index.ts';
@@ -15,7 +15,7 @@ import { golden } from '../support.ts';
 import { assertRefused, graft } from './cli.ts';
 import { mails, numbered, workspaceFor } from './workspace.ts';
 
-const { dir, session, at, write } = workspaceFor('several');
+const { dir, session, withModel, at, write } = workspaceFor('several');
 before(() => startEngine());
 const llama = tinyModel(at('llama'));
 const bert = tinyBert(at('bert'));
@@ -95,19 +95,21 @@ for (const [name, [model, tasks, more]] of Object.entries(several)) {
   test(`${name}: each task learns, and its adapter alone measures what the run said`, async () => {
     const recipe = recipeOf(model, tasks, name.replaceAll(/\W+/g, '-'), more);
     const events: TrainEvent[] = [];
-    const result = await session.run('train', { recipe }, (event) => events.push(event as TrainEvent));
+    const training = session.train(recipe);
+    for await (const event of training) events.push(event);
+    const result = await training;
     assert.deepEqual(readdirSync(result.adapter).sort(), Object.keys(tasks).sort());
     assert.deepEqual(Object.keys(result.tasks!), Object.keys(tasks));
-    for (const [task, { adapter, eval_loss }] of Object.entries(result.tasks!)) {
+    for (const [task, { adapter, evalLoss }] of Object.entries(result.tasks!)) {
       const steps = events.filter((event): event is Step => event.type === 'step' && event.task === task);
       const mean = (part: readonly Step[]) => part.reduce((sum, { loss }) => sum + loss, 0) / part.length;
       const [first, last] = [mean(steps.slice(0, 3)), mean(steps.slice(-3))];
       assert.ok(last < 0.8 * first, `${task}: ${first} to ${last}`);
       const evals = events.filter((event): event is Eval => event.type === 'eval' && event.task === task);
-      assert.equal(eval_loss, evals.at(-1)!.loss);
+      assert.equal(evalLoss, evals.at(-1)!.loss);
       const best = evals.findLast((event) => event.best)!;
       const data = recipe.tasks![task]!.data.eval!;
-      const alone = await session.run('evaluate', { model, adapter, data });
+      const alone = await withModel(model, (loaded) => loaded.evaluate(data, { adapter }));
       assert.ok(Math.abs(alone.loss - best.loss) < 1e-5, `${task}: ${alone.loss}, ${best.loss}`);
       assert.deepEqual(alone.metrics, best.metrics, task);
       measured += 1 + best.metrics.length;
@@ -136,14 +138,14 @@ test('a prompt of several tasks: the rows of each are of its number, and so are 
     prompt_tuning_init: 'RANDOM',
   };
   const more = { method, train: { lr: 0.03, epochs: 20 } };
-  const { tasks: results } = await session.run('train', { recipe: recipeOf(llama, tasks, 'multitask', more) });
+  const { tasks: results } = await session.train(recipeOf(llama, tasks, 'multitask', more));
   const losses: number[] = [];
   for (const k of [0, 1]) {
-    const { adapter, eval_loss } = results![`t${k}`]!;
+    const { adapter, evalLoss } = results![`t${k}`]!;
     for (const data of [0, 1].map((file) => at(`asked-${file}.jsonl`))) {
-      losses.push((await session.run('evaluate', { model: llama, adapter, data })).loss);
+      losses.push((await withModel(llama, (model) => model.evaluate(data, { adapter }))).loss);
     }
-    assert.ok(eval_loss !== null);
+    assert.ok(evalLoss !== null);
   }
   const [own, other, otherToo, ownToo] = losses as [number, number, number, number];
   assert.ok(own < other && ownToo < otherToo, String(losses));
@@ -152,19 +154,17 @@ test('a prompt of several tasks: the rows of each are of its number, and so are 
   const of = (k: number) => results![`t${k}`]!.adapter;
   const labels = ['river', 'mills'];
   const [prompt, ids] = ['town 0:', [3, 1, 4, 1, 5]];
-  writeFileSync(at('ids.json'), JSON.stringify([ids]));
   const said = async (adapter: string, taskNumber?: number) => {
-    const more = { model: llama, adapter, ...(taskNumber !== undefined && { taskNumber }) };
-    const chosen = await session.run('evaluate', { ...more, data: at('asked-1.jsonl'), labels });
-    const { text } = await session.run('generate', { ...more, prompt, maxNewTokens: 3 });
-    const out = at(`logits-${Math.random()}.safetensors`);
-    await session.run('logits', { ...more, ids: at('ids.json'), out });
-    return { accuracy: chosen.accuracy!.value, text, logits: readFileSync(out, 'base64') };
+    await using model = await session.load(llama);
+    const chosen = await model.evaluate(at('asked-1.jsonl'), { adapter, taskNumber, labels });
+    const { text } = await model.generate(prompt, { adapter, taskNumber, maxNewTokens: 3 });
+    const [logits] = await model.logits([ids], { adapter, taskNumber });
+    return { accuracy: chosen.accuracy!.value, text, logits: [...logits!.data] };
   };
   const [first, second] = [await said(of(0)), await said(of(1))];
   assert.deepEqual([first.accuracy, second.accuracy], [0, 1]);
   assert.ok(first.text.startsWith('r') && second.text.startsWith('m'), `${first.text}, ${second.text}`);
-  assert.notEqual(first.logits, second.logits);
+  assert.notDeepEqual(first.logits, second.logits);
   assert.deepEqual(await said(of(0), 1), second);
   assert.deepEqual(await said(of(1), 0), first);
   const wrong = ['generate', '--model', llama, '--adapter', of(0), '--prompt', prompt, '--task-number'];
@@ -191,12 +191,12 @@ test('a run that was killed and gone on with equals the run never killed, bit fo
     };
     await assert.rejects(runTraining({ recipe: recipe(when) }, listen), /killed/, when);
     const result = await runTraining({ recipe: recipe(when) }, () => {});
-    assert.ok(result.resumed_from > 0, when);
+    assert.ok(result.resumedFrom > 0, when);
     assert.deepEqual(result.losses, whole.losses, when);
-    assert.equal(result.eval_loss, whole.eval_loss, when);
-    for (const [name, { eval_loss, eval_metrics, adapter }] of Object.entries(result.tasks!)) {
+    assert.equal(result.evalLoss, whole.evalLoss, when);
+    for (const [name, { evalLoss, evalMetrics, adapter }] of Object.entries(result.tasks!)) {
       const of = whole.tasks![name]!;
-      assert.deepEqual([eval_loss, eval_metrics], [of.eval_loss, of.eval_metrics], when);
+      assert.deepEqual([evalLoss, evalMetrics], [of.evalLoss, of.evalMetrics], when);
       assert.deepEqual(bytesIn(adapter), bytesIn(of.adapter), when);
     }
   }
@@ -206,11 +206,12 @@ test('a run that was killed and gone on with equals the run never killed, bit fo
 test('turns go by rows, or by weights; a run begins from what an adapter shares', async () => {
   const turns = async (tasks: object, run: string, more: Record<string, unknown> = {}) => {
     const of: string[] = [];
-    const result = await session.run('train', { recipe: recipeOf(llama, tasks, run, more) }, (event) => {
-      if (event.type === 'step') of.push((event as Step).task!);
-      if (event.type === 'warning') of.push((event as { message: string }).message);
-    });
-    return { of, result };
+    const training = session.train(recipeOf(llama, tasks, run, more));
+    for await (const event of training) {
+      if (event.type === 'step') of.push(event.task!);
+      if (event.type === 'warning') of.push(event.message);
+    }
+    return { of, result: await training };
   };
   const { spam, talk } = onLlama;
   const byRows = await turns({ spam, talk }, 'by-rows', { train: { epochs: 1 } });
@@ -224,8 +225,8 @@ test('turns go by rows, or by weights; a run begins from what an adapter shares'
     adapter: byRows.result.tasks!.spam!.adapter,
     train: { steps: 2, lr: 1e-9 },
   });
-  assert.match(again.of[0]!, /each of them begins with a new one/);
-  assert.ok(Math.abs(again.result.tasks!.talk!.eval_loss! - byRows.result.tasks!.talk!.eval_loss!) < 1e-4);
+  assert.match(again.of[0]!, /each task begins with a new head/);
+  assert.ok(Math.abs(again.result.tasks!.talk!.evalLoss! - byRows.result.tasks!.talk!.evalLoss!) < 1e-4);
 });
 
 test('models of one body say what models loaded alone say, in every family', () => {
@@ -295,19 +296,19 @@ test('what cannot be is told: both forms, unknown fields, a task the family lack
     runTraining({ recipe: recipeOf(model, tasks, 'refused', more) }, () => {});
   await refused(
     () => recipeOf(llama, onLlama, 'x', { data: { train: spam }, labels: ['a'] }),
-    /labels: stands with each of the tasks; data: stands with each/,
+    /labels: is given in each of the tasks; data: is given in each/,
   );
   await refused(
     () => recipeOf(llama, { spam: { taks: 'causal-lm', data: { train: spam } }, 'a/b': onLlama.spam }, 'x'),
-    /tasks\.spam: unknown key 'taks' \(did you mean 'task'\?\); tasks\.a\/b: a task is named by a letter/,
+    /tasks\.spam: unknown key 'taks' \(did you mean 'task'\?\); tasks\.a\/b: a task name is a letter/,
   );
-  await refused(() => recipeOf(llama, {}, 'x'), /tasks: there is none/);
+  await refused(() => recipeOf(llama, {}, 'x'), /tasks: there are no tasks/);
   await refused(() => recipeOf(llama, { talk: { task: 'causal-lm' } }, 'x'), /tasks\.talk\.data is missing/);
   await refused(() => run(bert, { ...onBert, talk: onLlama.talk }), /bert models cannot be loaded for causal-lm/);
   await refused(() => run(llama, onLlama, { method: { type: 'full' } }), /tasks share an adapter, and full/);
   await refused(
     () => run(llama, { ...onLlama, talk: { ...onLlama.talk, task: 'embedding' } }),
-    /cannot share an adapter: .*sequence-classification as model\.layers\.\*, for embedding as layers\.\*/,
+    /cannot share an adapter: .*sequence-classification as model\.layers\.\* and embedding as layers\.\*/,
   );
   await refused(
     () => run(llama, { ...onLlama, spam: { ...onLlama.spam, class_weights: { eggs: 2 } } }),

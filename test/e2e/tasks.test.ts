@@ -9,7 +9,7 @@ import { tinyBert, tinyModel, tinyVit } from '../samples/tiny.ts';
 import { assertRefused, graft } from './cli.ts';
 import { kindOf, mails, numbered, words, workspaceFor } from './workspace.ts';
 
-const { dir, session, at, write } = workspaceFor('tasks');
+const { dir, session, withModel, at, write } = workspaceFor('tasks');
 const llama = tinyModel(at('llama'));
 const bert = tinyBert(at('bert'));
 const vit = tinyVit(at('vit'));
@@ -25,19 +25,17 @@ async function train(model: string, data: string, more: Record<string, unknown> 
     run: { dir: run },
     ...rest,
   });
-  return await session.run('train', { recipe });
+  return await session.train(recipe);
 }
 
 async function measured(model: string, adapter: string, data: string, windows: object = {}) {
-  const result = await session.run('evaluate', { model, adapter, data, ...windows });
+  const result = await withModel(model, (loaded) => loaded.evaluate(data, { adapter, ...windows }));
   return { ...result, of: Object.fromEntries(result.metrics.map((metric) => [metric.name, metric])) };
 }
 
 async function predicted(model: string, adapter: string, data: string): Promise<Record<string, unknown>[]> {
-  const out = `${adapter}-${Math.random().toString(36).slice(2)}.jsonl`;
-  await session.run('predict', { model, adapter, data, out });
-  const lines = readFileSync(out, 'utf8').trim().split('\n');
-  return lines.map((line) => JSON.parse(line) as Record<string, unknown>);
+  const { predictions } = await withModel(model, (loaded) => loaded.predict(data, { adapter }));
+  return predictions as unknown as Record<string, unknown>[];
 }
 
 async function refused(act: () => Promise<unknown>, pattern: RegExp): Promise<void> {
@@ -48,7 +46,7 @@ test('classes of texts, on a decoder: learned, with weights, in order of the row
   const rows = mails(60);
   const data = write('mails.jsonl', rows);
   const result = await train(llama, data, { task: 'sequence-classification', class_weights: 'balanced' });
-  const held = result.eval_metrics.find(({ name }) => name === 'accuracy')!;
+  const held = result.evalMetrics.find(({ name }) => name === 'accuracy')!;
   assert.ok(held.count === 12 && held.low <= held.value && held.value <= held.high);
   const { of, confusion } = await measured(llama, result.adapter, data);
   assert.ok(of.accuracy!.value > 0.95 && of.accuracy!.count === 60, JSON.stringify(of));
@@ -70,7 +68,7 @@ test('classes of texts, on a decoder: learned, with weights, in order of the row
   }
   const ended = graft(dir, ['eval', '--model', llama, '--adapter', result.adapter, '--data', data]);
   assert.equal(ended.status, 0, ended.stderr);
-  assert.match(ended.stdout, /accuracy [\d.]+ \(95 % interval [\d.]+ to [\d.]+, 60 rows\)/);
+  assert.match(ended.stdout, /accuracy [\d.]+ \(95 % confidence interval [\d.]+ to [\d.]+, 60 rows\)/);
   assert.match(ended.stdout, /ham +spam\n +ham +\d+ +\d+\n/);
 
   await refused(
@@ -78,7 +76,7 @@ test('classes of texts, on a decoder: learned, with weights, in order of the row
     /odd\.jsonl:1: .*'spamm' is not one of the head's labels: ham, spam/,
   );
   await refused(
-    () => session.run('evaluate', { model: llama, data, task: 'sequence-classification' }),
+    () => withModel(llama, (model) => model.evaluate(data, { task: 'sequence-classification' })),
     /has no head for sequence-classification: score/,
   );
   await refused(() => measured(llama, result.adapter, asked), /asked\.jsonl:1: .*no label/);
@@ -129,7 +127,7 @@ test('tags of words, out of a CoNLL file', async () => {
   assert.equal(of.accuracy!.count, sentences.flat().length);
   const asked = write('words.jsonl', [{ tokens: ['the', 'Ada', 'Lovelace', 'was', 'in', 'Turin'] }]);
   assert.deepEqual(await predicted(bert, result.adapter, asked), [
-    { tags: ['O', 'B-person', 'I-person', 'O', 'O', 'B-place'] },
+    { text: 'the Ada Lovelace was in Turin', tags: ['O', 'B-person', 'I-person', 'O', 'O', 'B-place'] },
   ]);
 });
 
@@ -149,8 +147,8 @@ test('answers in a context, with windows where it is long', async () => {
   assert.ok(of.exact_match!.value > 0.8 && of.f1!.count === 64, JSON.stringify(of));
   // A question that is held out is so with all of its windows.
   const half = { ...shape, data: { ...shape.data, held_out: 32 }, train: { epochs: 1 } };
-  const { eval_metrics } = await train(bert, data, { task: 'question-answering', ...half });
-  assert.equal(eval_metrics.find(({ name }) => name === 'exact_match')!.count, 32);
+  const { evalMetrics } = await train(bert, data, { task: 'question-answering', ...half });
+  assert.equal(evalMetrics.find(({ name }) => name === 'exact_match')!.count, 32);
   const [first] = await predicted(bert, result.adapter, data);
   assert.equal(rows[0]!.context.slice(Number(first!.start)).startsWith(String(first!.answer)), true);
   await refused(
@@ -192,12 +190,10 @@ test('images in folders, and as pixel values in rows; invalid ones are refused',
     ['light', 'dark'],
   );
   // The same images as vectors.
-  const vectors = at('vectors.jsonl');
-  await session.run('predict', { model: vit, task: 'embedding', data: at('images'), out: vectors });
-  const lines = readFileSync(vectors, 'utf8').trim().split('\n');
-  const widths = new Set(lines.map((line) => (JSON.parse(line) as { embedding: number[] }).embedding.length));
+  const { predictions } = await withModel(vit, (model) => model.predict(at('images'), { task: 'embedding' }));
+  const widths = new Set(predictions.map(({ embedding }) => embedding!.length));
   assert.deepEqual(
-    [lines.length, [...widths]],
+    [predictions.length, [...widths]],
     [24, [JSON.parse(readFileSync(`${vit}/config.json`, 'utf8')).hidden_size]],
   );
   const wrong = (row: object) => predicted(vit, result.adapter, write('wrong.jsonl', [row]));
@@ -225,7 +221,7 @@ test('vectors of sentences: pairs find each other, and a score is learned', asyn
   assert.ok(losses.at(-1)! < losses[0]!, `${losses}`);
   const each = write('each.jsonl', pairs.slice(0, 8));
   const trained = await measured(bert, result.adapter, each);
-  const before = await session.run('evaluate', { model: bert, data: each, task: 'embedding' });
+  const before = await withModel(bert, (model) => model.evaluate(each, { task: 'embedding' }));
   assert.ok(
     trained.of.nearest_is_own!.value >= 0.9 && trained.of.nearest_is_own!.count === 8,
     JSON.stringify(trained.of),
@@ -244,11 +240,11 @@ test('vectors of sentences: pairs find each other, and a score is learned', asyn
 test('rows that fit two formats are measured once the format is named, as they are trained', async () => {
   const both = numbered(6, (i) => ({ instruction: 'say', input: '', output: words(kindOf(i), i), text: 'say' }));
   const data = write('both.jsonl', both);
-  await refused(() => session.run('evaluate', { model: llama, data }), /could be alpaca or text/);
+  await refused(() => withModel(llama, (model) => model.evaluate(data)), /could be alpaca or text/);
   const ended = graft(dir, ['eval', '--model', llama, '--data', data, '--format', 'alpaca', '--json']);
   assert.equal(ended.status, 0, ended.stderr);
   const answers = (JSON.parse(ended.stdout) as { tokens: number }).tokens;
-  const all = await session.run('evaluate', { model: llama, data, format: 'alpaca', trainOn: 'all' });
+  const all = await withModel(llama, (model) => model.evaluate(data, { format: 'alpaca', trainOn: 'all' }));
   assert.ok(all.tokens > answers && answers > 0);
 });
 
@@ -269,8 +265,5 @@ test('rows of another task, and a task without labels, say what to do', async ()
   const shape = { task: 'sequence-classification', data: { train: plain } };
   await refused(() => train(llama, plain, { ...shape, class_weights: { spam: 2, eggs: 1 } }), /class_weights: 'eggs'/);
   await refused(() => train(llama, plain, { ...shape, labels: ['ham'] }), /not one number/);
-  await refused(
-    () => session.run('predict', { model: llama, data: plain, out: at('x.jsonl') }),
-    /Set the recipe's task|graft generate/,
-  );
+  await refused(() => withModel(llama, (model) => model.predict(plain)), /Set the recipe's task|graft generate/);
 });

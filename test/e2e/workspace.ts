@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after } from 'node:test';
-import { Session } from '../../src/session/index.ts';
+import { type LoadedModel, Session } from '../../src/session/index.ts';
 
 /** Returns a temporary directory and a session for the tests of one file; both are removed after the last test. */
 export function workspaceFor(name: string) {
@@ -12,13 +12,18 @@ export function workspaceFor(name: string) {
     await session[Symbol.asyncDispose]();
     rmSync(dir, { recursive: true });
   });
+  /** Loads a model for `act` alone. */
+  const withModel = async <T>(id: string, act: (model: LoadedModel) => PromiseLike<T>): Promise<T> => {
+    await using model = await session.load(id);
+    return await act(model);
+  };
   const at = (...parts: string[]) => join(dir, ...parts);
   /** Writes rows as JSON lines and returns the path. */
   const write = (file: string, rows: readonly object[]): string => {
     writeFileSync(at(file), rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
     return at(file);
   };
-  return { dir, session, at, write };
+  return { dir, session, withModel, at, write };
 }
 
 /** Returns `count` values, made from their indices. */

@@ -153,7 +153,7 @@ test('a run that is killed and resumed prunes the same ranks and ends with the s
   };
   await assert.rejects(runTraining({ recipe: recipe('again') }, kill), /killed/);
   const again = await runTraining({ recipe: recipe('again') }, () => {});
-  assert.equal(again.resumed_from, 5);
+  assert.equal(again.resumedFrom, 5);
   assert.deepEqual(again.losses, whole.losses);
   sameFile(again.adapter, whole.adapter);
   const read = (d: string) =>

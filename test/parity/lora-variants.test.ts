@@ -307,7 +307,7 @@ test('a PiSSA run that is killed and resumed saves the same plain LoRA, bit for 
   });
   await assert.rejects(killed, /killed/);
   const again = await runTraining({ recipe: recipe('again') }, () => {});
-  assert.equal(again.resumed_from, 3);
+  assert.equal(again.resumedFrom, 3);
   assert.deepEqual(again.losses, whole.losses);
   sameFile(again.adapter, whole.adapter);
   const config = JSON.parse(readFileSync(join(whole.adapter, 'adapter_config.json'), 'utf8')) as Record<

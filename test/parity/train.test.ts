@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
+import { fromWire, toWire } from '../../src/base/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { methods } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
@@ -124,7 +125,7 @@ const logged = (dir: string) =>
   readFileSync(join(dir, 'events.jsonl'), 'utf8')
     .trim()
     .split('\n')
-    .map((line) => JSON.parse(line) as TrainEvent);
+    .map((line) => fromWire(JSON.parse(line)) as TrainEvent);
 
 const kills: Readonly<Record<string, (event: TrainEvent) => boolean>> = {
   'before any checkpoint': (e) => e.type === 'step' && e.step === 2,
@@ -150,13 +151,13 @@ for (const [name, method] of Object.entries({ 'lora with drop-out': lora, full: 
       await assert.rejects(train(recipe, kill), /killed/, when);
       const { result } = await train(recipe);
       assert.equal(
-        result.resumed_from,
+        result.resumedFrom,
         { 'before any checkpoint': 0, 'two steps after a checkpoint': 3, 'between measuring and saving': 9 }[when] ??
           (when === 'right after a checkpoint' ? 9 : 14),
         when,
       );
       assert.deepEqual(result.losses, whole.result.losses, when);
-      assert.equal(result.eval_loss, whole.result.eval_loss, when);
+      assert.equal(result.evalLoss, whole.result.evalLoss, when);
       assert.deepEqual(said(logged(recipe.run.dir)), said(whole.events), when);
       assert.ok(readFileSync(join(result.adapter, file)).equals(weights), when);
     }
@@ -196,10 +197,10 @@ test('a run that was killed after it had stopped early does not go on; its cut i
   const stop = before.at(-1) as Extract<TrainEvent, { type: 'checkpoint' }>;
   assert.ok(stop.step < 14);
   const cut = (e: TrainEvent) => (e.type === 'start' ? { ...e, microTokens: 50 } : e);
-  writeFileSync(log, before.map((e) => `${JSON.stringify(cut(e))}\n`).join(''));
+  writeFileSync(log, before.map((e) => `${JSON.stringify(toWire(cut(e)))}\n`).join(''));
   const { events, result } = await train(recipe);
   assert.equal(steps(events).length, 0);
-  assert.equal(result.resumed_from, stop.step);
+  assert.equal(result.resumedFrom, stop.step);
   const [first, last] = [events[0]!, events.at(-1)!];
   assert.ok(first.type === 'start' && first.microTokens === 50);
   assert.ok(last.type === 'end' && last.reason === 'early-stop');
@@ -210,11 +211,11 @@ test('a run that was killed after it had stopped early does not go on; its cut i
     log,
     logged(recipe.run.dir)
       .slice(0, -1)
-      .map((e) => `${JSON.stringify(e)}\n`)
+      .map((e) => `${JSON.stringify(toWire(e))}\n`)
       .join(''),
   );
   const again = await train(recipe);
-  assert.equal(again.result.resumed_from, stop.step);
+  assert.equal(again.result.resumedFrom, stop.step);
   assert.ok(readFileSync(join(again.result.adapter, 'adapter_model.safetensors')).equals(best));
 });
 

@@ -3,15 +3,15 @@
  *   node tools/run.cjs tools/codegen/comparisons.ts [RESULTS.json …]
  * Without arguments: docs/comparison/*.json. Each page is written next to its results, as .html.
  */
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { packageRoot } from '../../src/base/index.ts';
-import { page, type Results } from '../../src/compare/index.ts';
+import { page, readResults } from '../../src/compare/index.ts';
 import type { GeneratedFile } from './markdown.ts';
 
 const folder = join('docs', 'comparison');
 
-const pageOf = (file: string): string => page(JSON.parse(readFileSync(file, 'utf8')) as Results);
+const pageOf = (file: string): string => page(readResults(file));
 
 const pathOf = (file: string): string => file.replace(/\.json$/, '.html');
 

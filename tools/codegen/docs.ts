@@ -19,6 +19,7 @@ import { recipeSchema, severalSchema } from '../../src/train/index.ts';
 import { type GeneratedFile, markdownTable as table } from './markdown.ts';
 import { messagesPage } from './messages.ts';
 import { methodPages } from './methods.ts';
+import { recipeTypes } from './recipe-type.ts';
 
 type Schema = z.core.JSONSchema.JSONSchema;
 
@@ -67,6 +68,18 @@ export function recipeJsonSchema(): Schema {
       ...Object.fromEntries(variants.map((variant, i) => [names[i], { title: `method ${names[i]}`, ...variant }])),
     },
   };
+}
+
+/** The recipe as TypeScript types. */
+function recipeTypeFile(): string {
+  const schema = jsonSchemaOf(recipeSchema);
+  const variants = (schema.properties!.method as Schema).anyOf![0] as Schema;
+  const named = (variants.oneOf as Schema[]).map(
+    (one) => [String((one.properties!.type as Schema).const), one] as const,
+  );
+  const task = jsonSchemaOf(severalSchema.shape.tasks).additionalProperties as Schema;
+  const { weight, ...fields } = task.properties as Record<string, Schema>;
+  return recipeTypes(schema, Object.keys(fields), new Map(named), weight!);
 }
 
 /** Returns the JSON Schema of a comparison: a recipe without `method`, and the methods to compare. */
@@ -121,6 +134,7 @@ function typeOf(schema: Schema): string {
   if (schema.type === 'object') return `map of names to ${typeOf(schema.additionalProperties as Schema)}`;
   if (schema.type === 'boolean') return '`true` `false`';
   if (schema.type === 'string') return 'text';
+  if (Object.keys(schema).length === 0) return 'any value';
   if (schema.type !== 'integer' && schema.type !== 'number')
     throw new Error(`docs.ts cannot describe the schema ${JSON.stringify(schema)}`);
   const noun = schema.type === 'integer' ? 'whole number' : 'number';
@@ -304,6 +318,7 @@ export async function documents(): Promise<GeneratedFile[]> {
     { path: 'docs/recipe.md', text: recipePage(schema) },
     { path: 'docs/recipe.schema.json', text: `${JSON.stringify(schema, null, 2)}\n` },
     { path: 'docs/compare.schema.json', text: `${JSON.stringify(comparisonJsonSchema(), null, 2)}\n` },
+    { path: 'src/train/recipe-input.gen.ts', text: recipeTypeFile() },
     { path: 'docs/cli.md', text: commandPage(program()) },
     messagesPage(),
     ...methodPages(),

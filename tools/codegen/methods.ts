@@ -6,7 +6,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError, packageRoot } from '../../src/base/index.ts';
-import { type Results, table } from '../../src/compare/index.ts';
+import { readResults, table } from '../../src/compare/index.ts';
 import { type Adapter, type Method, methods, type SavedAdapter } from '../../src/methods/index.ts';
 import { type Family, families } from '../../src/models/index.ts';
 import { composite, Embedding, Linear, type Model, type ModelWeights, type TaskName } from '../../src/nn/index.ts';
@@ -191,7 +191,7 @@ function pairTable(): string {
 export function comparisons(name: MethodName, dir = join(packageRoot, 'docs', 'comparison')): string {
   const files = existsSync(dir) ? readdirSync(dir).filter((file) => file.endsWith('.json')) : [];
   const lines = files.sort().flatMap((file) => {
-    const results = JSON.parse(readFileSync(join(dir, file), 'utf8')) as Results;
+    const results = readResults(join(dir, file));
     const methodsOf = new Map(results.outcomes.map((outcome) => [outcome.name, outcome.method.split(' + ')]));
     const { head, rows } = table(results);
     if (!rows.some(([row]) => methodsOf.get(row!)!.includes(name))) return [];

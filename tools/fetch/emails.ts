@@ -1,6 +1,7 @@
 /**
- * Writes the e-mails as chat rows for training (train.jsonl) and evaluation (heldout.jsonl), half spam and half ham.
- *   node tools/run.cjs tools/fetch/emails.ts FOLDER [--train 1000] [--held-out 500]
+ * Writes e-mails as chat rows to train on (train.jsonl) and to measure on (heldout.jsonl), half spam and half ham.
+ *   node tools/run.cjs tools/fetch/emails.ts FOLDER [--train 1000] [--held-out 500] [--characters 230]
+ * Of each e-mail the row has the subject and this many characters of the text.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -9,31 +10,33 @@ import { fetchMails, type Mail } from './fetch.ts';
 
 const bodyCharacters = 230;
 
-export const mailQuestion = ({ subject, body }: Pick<Mail, 'subject' | 'body'>) => [
+/** Returns the question about an e-mail as chat messages. */
+export const mailQuestion = ({ subject, body }: Pick<Mail, 'subject' | 'body'>, characters = bodyCharacters) => [
   { role: 'system', content: 'Is this e-mail spam or ham?' },
-  { role: 'user', content: `${subject.slice(0, 100)}\n${body.slice(0, bodyCharacters)}` },
+  { role: 'user', content: `${subject.slice(0, 100)}\n${body.slice(0, characters)}` },
 ];
 
-export const mailRow = (mail: Mail) =>
-  JSON.stringify({ messages: [...mailQuestion(mail), { role: 'assistant', content: mail.label }] });
+/** Returns the question about an e-mail and its answer as a line of a .jsonl file. */
+export const mailRow = (mail: Mail, characters = bodyCharacters) =>
+  JSON.stringify({ messages: [...mailQuestion(mail, characters), { role: 'assistant', content: mail.label }] });
 
-/** Returns so many mails of each label, spread evenly over the corpus; the held-out mails are not in the training part. */
+/** Returns the same number of e-mails of each label, spread over the whole corpus; no held-out e-mail is among those to train on. */
 export function chooseMails(
   mails: readonly Mail[],
   perLabel: { train: number; heldOut: number },
 ): { train: Mail[]; heldOut: Mail[] } {
   const parts = { train: [] as Mail[], heldOut: [] as Mail[] };
   for (const label of ['spam', 'ham'] as const) {
-    // Mailing lists repeat messages: the same text must not be in both parts.
+    // Mailing lists repeat themselves: the same text must not be in both parts.
     const all = [
       ...new Map(
         mails.filter((m) => m.label === label).map((m) => [m.subject + m.body.slice(0, bodyCharacters), m]),
       ).values(),
     ];
-    const total = perLabel.train + perLabel.heldOut;
-    const picked = Array.from({ length: total }, (_, i) => all[Math.floor((i * all.length) / total)]!);
+    const wanted = perLabel.train + perLabel.heldOut;
+    const picked = Array.from({ length: wanted }, (_, i) => all[Math.floor((i * all.length) / wanted)]!);
     picked.forEach((mail, i) => {
-      const heldOut = Math.floor((i * perLabel.heldOut) / total) !== Math.floor(((i + 1) * perLabel.heldOut) / total);
+      const heldOut = Math.floor((i * perLabel.heldOut) / wanted) !== Math.floor(((i + 1) * perLabel.heldOut) / wanted);
       (heldOut ? parts.heldOut : parts.train).push(mail);
     });
   }
@@ -43,11 +46,17 @@ export function chooseMails(
 if (import.meta.main) {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { train: { type: 'string', default: '1000' }, 'held-out': { type: 'string', default: '500' } },
+    options: {
+      train: { type: 'string', default: '1000' },
+      'held-out': { type: 'string', default: '500' },
+      characters: { type: 'string', default: String(bodyCharacters) },
+    },
   });
   const [folder] = positionals;
   if (!folder) {
-    console.error('usage: node tools/run.cjs tools/fetch/emails.ts FOLDER [--train 1000] [--held-out 500]');
+    console.error(
+      'usage: node tools/run.cjs tools/fetch/emails.ts FOLDER [--train 1000] [--held-out 500] [--characters 230]',
+    );
     process.exit(2);
   }
   const half = (text: string) => Math.round(Number(text) / 2);
@@ -57,7 +66,10 @@ if (import.meta.main) {
     ['train', parts.train],
     ['heldout', parts.heldOut],
   ] as const) {
-    writeFileSync(join(folder, `${name}.jsonl`), rows.map((mail) => `${mailRow(mail)}\n`).join(''));
+    writeFileSync(
+      join(folder, `${name}.jsonl`),
+      rows.map((mail) => `${mailRow(mail, Number(values.characters))}\n`).join(''),
+    );
     console.log(`${join(folder, name)}.jsonl: ${rows.length} e-mails`);
   }
 }

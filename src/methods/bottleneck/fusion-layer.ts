@@ -1,6 +1,6 @@
 /** AdapterFusion's fields, as AdapterHub's (configuration/adapter_fusion_config.py), and its attention at one place of a block. */
 import { z } from 'zod';
-import { gradEnabled, ops, type Tensor } from '../../tensor/index.ts';
+import { dropout, gradEnabled, ops, type Tensor } from '../../tensor/index.ts';
 import { identity, type ParameterInit } from '../shared/index.ts';
 
 export const fusionConfig = z
@@ -74,7 +74,7 @@ export class FusionAttention {
     if (c.residual_before) x = ops.add(x, ops.unsqueeze(residual, 1));
     const q = ops.unsqueeze(this.#linear('query', query), 1);
     let scores = ops.bmm(q, ops.transpose(this.#linear('key', x), 1, 2)); // [N, 1, M]
-    if (c.dropout_prob && gradEnabled()) scores = ops.dropout(scores, c.dropout_prob, true);
+    if (c.dropout_prob && gradEnabled()) scores = dropout(scores, c.dropout_prob);
     const values = c.value_before_softmax ? this.#linear('value', x) : x;
     let y = ops.select(ops.bmm(ops.softmax(scores, -1), values), 1, 0);
     if (!c.value_before_softmax) y = this.#linear('value', y);

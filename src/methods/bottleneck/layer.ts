@@ -3,7 +3,7 @@
  * Reference: AdapterHub, methods/modeling.py Adapter and ParallelAdapter. Letters: N packed tokens, C width.
  */
 import { activationOf, type SublayerOutput } from '../../nn/index.ts';
-import { gradEnabled, ops, Tensor } from '../../tensor/index.ts';
+import { dropout, gradEnabled, ops, Tensor } from '../../tensor/index.ts';
 import type { ParameterInit } from '../shared/index.ts';
 import { type Projection, phmProjection, type SharedPhm } from './compacter.ts';
 import type { CompleteBottleneck } from './named-configs.ts';
@@ -120,7 +120,7 @@ export class Bottleneck {
   forward({ x, residual }: BottleneckInput, rowStarts: readonly number[]): Tensor {
     const c = this.#c;
     let y = this.up(x, rowStarts);
-    if (c.dropout > 0 && gradEnabled()) y = ops.dropout(y, c.dropout, true);
+    if (c.dropout > 0 && gradEnabled()) y = dropout(y, c.dropout);
     if (this.#gate) y = ops.mul(y, rowMeans(ops.sigmoid(this.#gate.forward(x)), rowStarts));
     const addFirst = !c.is_parallel && c.adapter_residual_before_ln;
     if (addFirst) y = ops.add(y, residual);

@@ -1,6 +1,6 @@
 /** The wrappers of LoRA around linear layers and embeddings. */
 import type { GateActivation, LinearLayer } from '../../nn/index.ts';
-import { gradEnabled, ops, type Tensor } from '../../tensor/index.ts';
+import { dropout, gradEnabled, ops, type Tensor } from '../../tensor/index.ts';
 import { type LayerWeight, LinearWrapper, type Switch, type Table, TableWrapper } from '../shared/index.ts';
 
 /** A linear layer with an update: y = W x + b + s·(B A x + b_B). */
@@ -38,7 +38,7 @@ export class LoraLinear extends LinearWrapper {
 
   /** x after dropout; null where dropout is off. */
   protected dropped(x: Tensor): Tensor | null {
-    return this.dropout > 0 && gradEnabled() ? ops.dropout(x, this.dropout, true) : null;
+    return this.dropout > 0 && gradEnabled() ? dropout(x, this.dropout) : null;
   }
 
   protected adapted(x: Tensor): Tensor {

@@ -4,7 +4,7 @@
  * (tuners/p_tuning); its file holds the prompt, and Graft keeps the encoder in a file beside it.
  */
 import { z } from 'zod';
-import { gradEnabled, ops, type Tensor } from '../../tensor/index.ts';
+import { dropout, gradEnabled, ops, type Tensor } from '../../tensor/index.ts';
 import { type Method, ParameterInit } from '../shared/index.ts';
 import { type Encoder, requireSpace, VirtualVectors, virtualAdapter, virtualFields } from './virtual-tokens.ts';
 
@@ -69,10 +69,15 @@ function encoderOf(config: PTuningConfig, width: number, seed: number): Encoder 
       }
     }
     steps.push((x) => {
-      const zeros = ops.zeros([2 * layers, 1, hidden]);
-      const sequence = ops.unsqueeze(x, 1);
-      const dropout = config.encoder_dropout;
-      const [y] = ops.lstm(sequence, [zeros, zeros], weights, true, layers, dropout, gradEnabled(), true, false);
+      const zeros = ops.zeros([2, 1, hidden]);
+      const drops = config.encoder_dropout > 0 && gradEnabled();
+      // Layer by layer, as the operator's own dropout draws from a generator that all threads share.
+      let y = ops.unsqueeze(x, 1);
+      for (let layer = 0; layer < layers; layer++) {
+        if (layer > 0 && drops) y = dropout(y, config.encoder_dropout);
+        const perLayer = weights.slice(8 * layer, 8 * layer + 8);
+        [y] = ops.lstm(y, [zeros, zeros], perLayer, true, 1, 0, false, true, false);
+      }
       return ops.reshape(y, [x.size(0), 2 * hidden]);
     });
     steps.push(linear('mlp_head.0', 2 * hidden, 2 * hidden), ops.relu, linear('mlp_head.2', 2 * hidden, width));

@@ -1,32 +1,61 @@
 import { averageAdapters, type CombineOptions, combineAdapters, isAdapterHub } from '../../adapters/index.ts';
 import { GraftError } from '../../base/index.ts';
 
-export interface CombineArgs extends Omit<CombineOptions, 'draw'> {
-  readonly adapters: readonly string[];
+export interface CombineSettings {
+  /** One for each adapter; any sign. */
+  readonly weights: readonly number[];
+  /** New directory for the combined adapter. */
   readonly out: string;
+  /** How updates are combined, as in PEFT's `add_weighted_adapter`. Default: cat; linear for bottleneck adapters. */
+  readonly how?: CombineOptions['how'] | undefined;
+  /** Rank after a decomposition. Default: the highest of the adapters. */
+  readonly svdRank?: number | undefined;
+  /** Share of the numbers that ties, dare and magnitude_prune keep. Default: 0.5. */
+  readonly density?: number | undefined;
+  /** What decides the sign of a place under ties. Default: total. */
+  readonly majoritySignMethod?: 'total' | 'frequency' | undefined;
+  /** Decides what dare drops. Default: 0. */
+  readonly seed?: number | undefined;
 }
 
-interface Combined {
+export interface CombineResult {
   readonly out: string;
   readonly adapters: number;
   readonly how: CombineOptions['how'];
-  /** Of LoRA. */
+  /** Of LoRA adapters. */
   readonly rank?: number;
   readonly modules?: number;
   /** Of bottleneck adapters. */
   readonly tensors?: number;
 }
 
-/** Writes what several adapters are together. */
-export function combineJob({ adapters, out, ...options }: CombineArgs): Combined {
+export type CombineArgs = CombineSettings & { readonly adapters: readonly string[] };
+
+/** Writes several adapters as one. */
+export function combine({ adapters, out, weights, ...settings }: CombineArgs): CombineResult {
+  const {
+    how = adapters.some(isAdapterHub) ? 'linear' : 'cat',
+    svdRank,
+    density = 0.5,
+    majoritySignMethod,
+    seed = 0,
+  } = settings;
   if (adapters.some(isAdapterHub)) {
-    if (options.how !== 'linear') {
-      throw new GraftError('usage', `bottleneck adapters have no ${options.how}`, {
+    if (how !== 'linear') {
+      throw new GraftError('usage', `bottleneck adapters cannot be combined by ${how}`, {
         hint: 'Use linear: the mean of their weights',
       });
     }
-    const { tensors } = averageAdapters(adapters, options.weights, out);
-    return { out, adapters: adapters.length, how: options.how, tensors };
+    const { tensors } = averageAdapters(adapters, weights, out);
+    return { out, adapters: adapters.length, how, tensors };
   }
-  return { out, adapters: adapters.length, how: options.how, ...combineAdapters(adapters, out, options) };
+  const options: CombineOptions = {
+    weights,
+    how,
+    density,
+    majority_sign_method: majoritySignMethod ?? 'total',
+    seed,
+    ...(svdRank !== undefined && { svd_rank: svdRank }),
+  };
+  return { out, adapters: adapters.length, how, ...combineAdapters(adapters, out, options) };
 }

@@ -3,7 +3,7 @@ import { freeMemory } from '../../base/index.ts';
 import { currentEngine, processor } from '../../engine/index.ts';
 import { resolveModel, type WeightEntry } from '../../io/index.ts';
 import { heldBytes, openModel, type Quantize } from '../../models/index.ts';
-import { bestPrecision } from '../../nn/index.ts';
+import { bestPrecision, type Precision } from '../../nn/index.ts';
 import { ops, scope } from '../../tensor/index.ts';
 import { type BlockShape, bytesPerToken, shapeOf, tokenBudget } from '../../train/index.ts';
 
@@ -30,8 +30,20 @@ export interface MemoryPlan {
   readonly fits: readonly Fit[];
 }
 
-/** Measures what the engine does on this machine, and what memory allows. Rates in GFLOP/s, sizes in bytes. */
-export async function doctorJob({ model }: DoctorArgs) {
+export interface DoctorResult {
+  readonly threads: number;
+  readonly freeBytes: number;
+  readonly totalBytes: number;
+  /** GFLOP/s of matrix products. */
+  readonly gemm: Readonly<Record<'float32' | 'bfloat16', number>>;
+  /** The precision that training takes by default, and why. */
+  readonly precision: Precision;
+  readonly precisionReason: string;
+  readonly plans: readonly MemoryPlan[];
+}
+
+/** Measures what the engine does on this machine, and what its memory has room for. */
+export async function doctor({ model }: DoctorArgs): Promise<DoctorResult> {
   const { native } = currentEngine();
   const { features } = processor();
   const freeBytes = freeMemory();

@@ -1,43 +1,61 @@
+import { GraftError } from '../../base/index.ts';
 import { ChatTemplate, type Message, makePrompt, type PromptSource } from '../../data/index.ts';
 import { useThreads } from '../../engine/index.ts';
-import { generateText, requireLanguageModel, type SamplingOptions } from '../../generate/index.ts';
-import { resolveModel } from '../../io/index.ts';
-import { headOf, type Quantize } from '../../models/index.ts';
-import { residentModel, residentTokenizer, type TaskNumberArgs, taskNumberFor } from '../resident.ts';
+import { generateText, type SamplingOptions } from '../../generate/index.ts';
+import type { JobContext } from '../job-context.ts';
+import { residentOf } from '../resident.ts';
+import type { UseOptions } from './rows.ts';
 
-export interface GenerateArgs extends SamplingOptions, TaskNumberArgs {
-  readonly model: string;
-  /** What to continue; with `chat`, what to answer. A conversation up to the turn to answer is a chat in any case. */
-  readonly prompt: string | readonly Message[];
-  readonly chat?: boolean;
-  readonly system?: string;
-  readonly maxNewTokens: number;
-  readonly stop?: readonly string[];
-  readonly seed?: number;
-  readonly quantize?: Quantize;
-  readonly threads?: number;
+/** A text to continue, or a conversation up to the turn to answer. */
+export type Prompt = string | readonly Message[];
+
+export interface GenerateSettings extends SamplingOptions, UseOptions {
+  /** Whether a text is put into the model's chat template as the user's turn; a conversation always is. Default: false. */
+  readonly chat?: boolean | undefined;
+  /** System message of a chat. */
+  readonly system?: string | undefined;
+  /** Length of the answer at most. Default: 256. */
+  readonly maxNewTokens?: number | undefined;
+  /** The answer ends before the first of these. */
+  readonly stop?: readonly string[] | undefined;
+  /** Of the sampling: the same seed gives the same answer. Default: 0. */
+  readonly seed?: number | undefined;
 }
 
-export async function generateJob(args: GenerateArgs, emit: (event: { type: 'text'; text: string }) => void) {
-  useThreads(args.threads);
-  const path = await resolveModel(args.model);
-  if (args.adapter === undefined) requireLanguageModel(headOf(path).name);
-  const tokenizer = residentTokenizer(path);
+export interface GenerateResult {
+  readonly text: string;
+  /** The tokens that were generated; after a stop string also those of the stop string. */
+  readonly ids: readonly number[];
+  /** Why it ended: the model's end token, `maxNewTokens` or the context's end, or a stop string. */
+  readonly reason: 'eos' | 'length' | 'stop';
+  readonly promptTokens: number;
+  readonly prefillTokensPerSecond: number;
+  readonly decodeTokensPerSecond: number;
+}
+
+export type GenerateArgs = GenerateSettings & { readonly modelId: number; readonly prompt: Prompt };
+
+/** Generates text. Emits it piece by piece. */
+export function generate(args: GenerateArgs, context: JobContext<string>): GenerateResult {
+  const { modelId, adapter, taskNumber, maxNewTokens = 256, threads } = args;
+  useThreads(threads);
+  const resident = residentOf(modelId);
+  const model = resident.use(adapter, undefined, context);
+  const { tokenizer, path } = resident;
   const source = promptSource(args);
-  const chat = 'messages' in source ? ChatTemplate.of(tokenizer) : undefined;
-  const { ids } = makePrompt(source, { tokenizer, chat, place: path, hint: 'Leave --chat out' });
-  const model = residentModel(path, args.quantize ?? 'keep', args.adapter);
-  const result = generateText(model, tokenizer, ids, { ...args, taskNumber: taskNumberFor(args) }, (text) =>
-    emit({ type: 'text', text }),
-  );
-  return {
-    text: result.text,
-    ids: result.ids,
-    reason: result.reason,
-    prompt_tokens: result.promptTokens,
-    prefill_tokens_per_s: result.prefillTokensPerSecond,
-    decode_tokens_per_s: result.decodeTokensPerSecond,
-  };
+  const chatTemplate = 'messages' in source ? ChatTemplate.of(tokenizer) : undefined;
+  const hint = 'Leave the option chat out, or use a model with a chat template';
+  const { ids } = makePrompt(source, { tokenizer, chat: chatTemplate, place: path, hint });
+  const options = { ...args, maxNewTokens, taskNumber: resident.taskNumber(adapter, taskNumber) };
+  const { stopRequested } = context;
+  const result = generateText(model, tokenizer, ids, { ...options, stopRequested }, (text) => context.emit(text));
+  if (result.reason === 'interrupted') {
+    const { text, ids: generated } = result;
+    throw new GraftError('interrupted', `stopped after ${generated.length} tokens`, {
+      data: { text, ids: generated },
+    });
+  }
+  return { ...result, reason: result.reason };
 }
 
 function promptSource({ prompt, chat, system }: GenerateArgs): PromptSource {

@@ -1,32 +1,41 @@
-export type { MemoryPlan } from './doctor.ts';
+import { classify } from './classify.ts';
+import { combine } from './combine.ts';
+import { doctor } from './doctor.ts';
+import { evaluate } from './evaluate.ts';
+import { generate } from './generate.ts';
+import { logits, writeLogits } from './logits.ts';
+import { merge, mergeFiles } from './merge.ts';
+import { addAdapter, load, removeAdapter, unload } from './models.ts';
+import { predict } from './predict.ts';
+import { train } from './train.ts';
 
-import { runTraining } from '../../train/index.ts';
-import { releaseModel } from '../resident.ts';
-import { combineJob } from './combine.ts';
-import { doctorJob } from './doctor.ts';
-import { classifyJob, evaluateJob } from './evaluate.ts';
-import { generateJob } from './generate.ts';
-import { logitsJob } from './logits.ts';
-import { mergeJob } from './merge.ts';
-import { predictJob } from './predict.ts';
+export type { Classification, ClassifyResult } from './classify.ts';
+export type { CombineResult, CombineSettings } from './combine.ts';
+export type { DoctorResult, Fit, MemoryPlan } from './doctor.ts';
+export type { EvaluateResult } from './evaluate.ts';
+export type { GenerateResult, GenerateSettings, Prompt } from './generate.ts';
+export type { Identity } from './identity.ts';
+export type { IdRows, Logits } from './logits.ts';
+export type { MergeResult, MergeSettings } from './merge.ts';
+export type { ModelSettings } from './models.ts';
+export type { Prediction, PredictResult } from './predict.ts';
+export type { Progress, RowsOptions, UseOptions } from './rows.ts';
 
-/** A job that loads its model by itself: the one that is loaded makes room. */
-const alone =
-  <A extends unknown[], R>(job: (...args: A) => R) =>
-  (...args: A): R => {
-    releaseModel();
-    return job(...args);
-  };
-
-/** What the engine thread can be asked for. */
+/** What the engine thread does when it is asked, by name: (arguments, context) → result. */
 export const jobs = {
-  train: alone(runTraining),
-  generate: generateJob,
-  evaluate: evaluateJob,
-  choose: classifyJob,
-  predict: predictJob,
-  logits: logitsJob,
-  merge: alone(mergeJob),
-  combine: combineJob,
-  doctor: doctorJob,
-} as const;
+  load,
+  unload,
+  addAdapter,
+  removeAdapter,
+  generate,
+  classify,
+  predict,
+  evaluate,
+  logits,
+  writeLogits,
+  merge,
+  mergeFiles,
+  combine,
+  doctor,
+  train,
+};

@@ -6,7 +6,7 @@ import { loadAdapter, saveAdapter } from '../../adapters/index.ts';
 import { startEngine } from '../../engine/index.ts';
 import { attachMethods, type MethodChoice } from '../../methods/index.ts';
 import { loadModel } from '../../models/index.ts';
-import { mergeJob } from './merge.ts';
+import { mergeFiles } from './merge.ts';
 
 before(() => startEngine());
 
@@ -30,7 +30,7 @@ for (const choice of [
   test(`merged onto a full-precision base nothing is lost: ${JSON.stringify(choice)}`, async () => {
     using dir = temporary();
     const adapter = saved(join(dir.path, 'adapter'), choice, 'none');
-    const drift = await mergeJob({ model: base, adapter, out: join(dir.path, 'merged') });
+    const drift = await mergeFiles({ model: base, adapter, out: join(dir.path, 'merged') });
     assert.deepEqual([drift.tokens, drift.predictions, drift.changed], [128, 128, 0]);
     assert.ok(drift.maxDrift < 1e-4 && drift.meanDrift <= drift.maxDrift, JSON.stringify(drift));
   });
@@ -40,7 +40,7 @@ test('merged onto a packed base the sum is packed anew, and the report says what
   using dir = temporary();
   const adapter = saved(join(dir.path, 'adapter'), everywhere, 'int8');
   const at = (name: string) => join(dir.path, name);
-  const packed = await mergeJob({ model: base, adapter, out: at('packed'), quantize: 'int8' });
+  const packed = await mergeFiles({ model: base, adapter, out: at('packed'), quantize: 'int8' });
   assert.ok(packed.maxDrift > 1e-3 && packed.meanDrift > 0, JSON.stringify(packed));
   assert.ok(packed.changed <= packed.predictions / 4, 'and it is little');
 
@@ -62,23 +62,23 @@ test('merged onto a packed base the sum is packed anew, and the report says what
 test('half precision shows in the report', async () => {
   using dir = temporary();
   const adapter = saved(join(dir.path, 'adapter'), everywhere, 'none');
-  const drift = await mergeJob({ model: base, adapter, out: join(dir.path, 'merged'), dtype: 'bfloat16' });
+  const drift = await mergeFiles({ model: base, adapter, out: join(dir.path, 'merged'), dtype: 'bfloat16' });
   assert.ok(drift.maxDrift > 1e-3, JSON.stringify(drift));
 });
 
-test('heads and images: predictions are rows; what cannot be folded in is refused', async () => {
+test('heads and images: predictions are rows; what cannot be merged is refused', async () => {
   using dir = temporary();
   const at = (name: string) => join(dir.path, name);
   const vit = golden('families', 'vit');
   const images = saved(at('vit'), { ...everywhere, target_modules: ['q_proj'] }, 'none', vit);
-  const seen = await mergeJob({ model: vit, adapter: images, out: at('merged vit') });
+  const seen = await mergeFiles({ model: vit, adapter: images, out: at('merged vit') });
   assert.deepEqual([seen.predictions, seen.changed], [4, 0]);
   assert.ok(seen.maxDrift < 1e-4, JSON.stringify(seen));
   const prefix = saved(at('prefix'), { type: 'prefix', num_virtual_tokens: 2 }, 'none');
-  await assert.rejects(mergeJob({ model: base, adapter: prefix, out: at('no') }), /prefix adapter cannot be folded/);
+  await assert.rejects(mergeFiles({ model: base, adapter: prefix, out: at('no') }), /prefix adapter cannot be merged/);
   const biased = saved(at('biased'), { type: 'lora', lora_bias: true }, 'none');
   await assert.rejects(
-    mergeJob({ model: base, adapter: biased, out: at('no') }),
-    /cannot be folded into the weights: lora_bias is set for 'model\.layers\.0\.self_attn\.q_proj', whose layer has no bias/,
+    mergeFiles({ model: base, adapter: biased, out: at('no') }),
+    /lora adapter cannot be merged: lora_bias is set for 'model\.layers\.0\.self_attn\.q_proj', whose layer has no bias/,
   );
 });

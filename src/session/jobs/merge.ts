@@ -5,22 +5,27 @@ import { requireNew, resolveModel } from '../../io/index.ts';
 import { loadModel, saveModel } from '../../models/index.ts';
 import { type Model, outputOf, type PackedTokens, packImages, packTokens } from '../../nn/index.ts';
 import { noGrad, ops, scope } from '../../tensor/index.ts';
+import type { JobContext } from '../job-context.ts';
+import { releaseResidents, residentOf } from '../resident.ts';
 
-export interface MergeArgs {
-  readonly model: string;
+export interface MergeSettings {
+  /** Name of an adapter of the model, or a directory. */
   readonly adapter: string;
+  /** New directory for the merged model. */
   readonly out: string;
-  readonly dtype?: 'float32' | 'bfloat16' | 'float16';
-  /** How the merged model is to be held, and how the base is held under the adapter: what packing takes away shows in the drift. */
-  readonly quantize?: 'none' | 'int8' | 'nf4';
+  /** Of the weights that are written. Default: float32. */
+  readonly dtype?: 'float32' | 'bfloat16' | 'float16' | undefined;
+  /** How the merged model will be held, and how the base is held under the adapter: the drift shows what quantising loses. Default: none. */
+  readonly quantize?: 'none' | 'int8' | 'nf4' | undefined;
 }
 
-/** How far the outputs of two models are apart, over rows that both saw. */
-export interface Drift {
+/** How far the outputs of the merged model are from those of base and adapter, over rows that both read. */
+export interface MergeResult {
+  readonly out: string;
   readonly tokens: number;
   readonly maxDrift: number;
   readonly meanDrift: number;
-  /** Predictions, and those among them whose most likely token or class became another. */
+  /** Predictions, and how many of them have another most likely token or class. */
   readonly predictions: number;
   readonly changed: number;
 }
@@ -28,30 +33,41 @@ export interface Drift {
 const rows = 4;
 const rowLength = 32;
 
+export type MergeArgs = MergeSettings & { readonly modelId: number };
+
 /**
- * Folds the adapter in, writes the model with dense weights, and reports how far what was written, held as `quantize` says, is from
- * base and adapter apart: the rounding of the file and of packing the sum anew shows too.
+ * Adds the adapter to the weights, writes the model with dense weights, and reports how far the model that was written, held as
+ * `quantize` says, is from base and adapter: rounding in the file and quantising the sum both show.
  */
-export async function mergeJob(args: MergeArgs): Promise<Drift & { readonly out: string }> {
-  requireNew(args.out);
-  const { quantize = 'none', dtype = 'float32' } = args;
-  const path = await resolveModel(args.model);
-  using model = loadModel(path, { quantize, ...taskOfAdapter(args.adapter) });
-  using adapter = loadAdapter(model, args.adapter);
+export function merge({ modelId, adapter, ...settings }: MergeArgs, context: JobContext): Promise<MergeResult> {
+  const resident = residentOf(modelId);
+  return mergeFiles({ model: resident.path, adapter: resident.dirOf(adapter), ...settings }, context);
+}
+
+/** As `merge`, of a model and an adapter directory. */
+export async function mergeFiles(
+  { model: id, adapter: dir, out, dtype = 'float32', quantize = 'none' }: MergeSettings & { readonly model: string },
+  { throwIfStopped }: Pick<JobContext, 'throwIfStopped'> = { throwIfStopped() {} },
+): Promise<MergeResult> {
+  requireNew(out);
+  releaseResidents();
+  const path = await resolveModel(id);
+  using model = loadModel(path, { quantize, ...taskOfAdapter(dir) });
+  using adapter = loadAdapter(model, dir);
   if (!adapter.merge) {
     const { method, unmergeable } = adapter.parts.find((part) => !part.merge)!;
-    const why = unmergeable ? `this ${method} adapter cannot be folded into the weights: ${unmergeable}` : undefined;
-    throw new GraftError('usage', why ?? `a ${method} adapter cannot be folded into the weights`, {
-      place: args.adapter,
-      hint: 'Leave it beside the base: every command takes it with --adapter',
+    throw new GraftError('usage', `this ${method} adapter cannot be merged${unmergeable ? `: ${unmergeable}` : ''}`, {
+      place: dir,
+      hint: 'Use it beside the base: every command takes it with --adapter',
     });
   }
+  throwIfStopped();
   const apart = outputs(model);
   adapter.merge();
-  saveModel(model, args.out, path, dtype, tokenizerFilesOf(path));
+  saveModel(model, out, path, dtype, tokenizerFilesOf(path));
   adapter.unmerge!();
-  using written = loadModel(args.out, { quantize });
-  return { out: args.out, ...driftOf(outputs(written), apart) };
+  using written = loadModel(out, { quantize });
+  return { out, ...driftOf(outputs(written), apart) };
 }
 
 interface Outputs {
@@ -61,7 +77,7 @@ interface Outputs {
   readonly values: Float32Array;
 }
 
-function driftOf(merged: Outputs, apart: Outputs): Drift {
+function driftOf(merged: Outputs, apart: Outputs): Omit<MergeResult, 'out'> {
   const { tokens, width, values } = merged;
   let [max, sum, changed] = [0, 0, 0];
   for (let at = 0; at < values.length; at += width) {
@@ -79,7 +95,7 @@ function driftOf(merged: Outputs, apart: Outputs): Drift {
   return { tokens, maxDrift: max, meanDrift: sum / values.length, predictions, changed };
 }
 
-/** What the model says of some rows that follow from its vocabulary or image size alone. */
+/** The model's output for some rows that follow from its vocabulary or image size alone. */
 function outputs(model: Model): Outputs {
   return noGrad(() => {
     using _ = scope();

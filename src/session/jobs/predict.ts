@@ -1,17 +1,62 @@
-import { writeFileSync } from 'node:fs';
-import { requireNew } from '../../io/index.ts';
-import { predict } from '../../tasks/index.ts';
-import { type RowsArgs, rowsOfFile } from './evaluate.ts';
+import type { Example, Row, RowReport } from '../../data/index.ts';
+import { batchesOf, predict as predictRows } from '../../tasks/index.ts';
+import type { JobContext } from '../job-context.ts';
+import { type Identity, identityOf } from './identity.ts';
+import { openRows, type RowsArgs, rowsOf } from './rows.ts';
 
-export interface PredictArgs extends RowsArgs {
-  readonly out: string;
+/** The prediction for one row; which fields it has depends on the task. */
+export interface Prediction extends Identity {
+  /** sequence-classification, image-classification: the likeliest class. */
+  readonly label?: string;
+  /** Of several classes at a time: all that are likelier than not. */
+  readonly labels?: readonly string[];
+  /** By class. */
+  readonly probabilities?: Readonly<Record<string, number>>;
+  /** Regression. */
+  readonly value?: number;
+  /** token-classification: one for each word; null for a word that was cut off. */
+  readonly tags?: readonly (string | null)[];
+  /** question-answering: the answer's text ('' for none), where it begins in the context, and its score against no answer. */
+  readonly answer?: string;
+  readonly start?: number;
+  readonly end?: number;
+  readonly score?: number;
+  /** embedding: the vector, and for rows of two texts that of the second, and their cosine. */
+  readonly embedding?: readonly number[];
+  readonly embedding_pair?: readonly number[];
+  readonly similarity?: number;
+  /** Why the row has no prediction. */
+  readonly skipped?: string;
 }
 
-/** Writes what the model says of each row of a file: one line of JSON a row, in their order. */
-export async function predictJob(args: PredictArgs) {
-  requireNew(args.out);
-  const { model, task, rows, report, batches, explained } = await rowsOfFile(args, false);
-  const predictions = explained(() => predict(model, task, batches, rows));
-  writeFileSync(args.out, predictions.map((prediction) => `${JSON.stringify(prediction)}\n`).join(''));
-  return { task: task.head.name, rows: predictions.length, out: args.out, report };
+export interface PredictResult {
+  readonly task: string;
+  /** In the order of the rows, one for each. */
+  readonly predictions: readonly Prediction[];
+  readonly report: RowReport;
+}
+
+/** Rows that are predicted before their predictions are told. */
+const chunk = 256;
+
+/** Predicts every row with the model's head. Emits the predictions in the order of the rows. */
+export async function predict(args: RowsArgs, context: JobContext<Prediction>): Promise<PredictResult> {
+  const opened = await openRows(args, context);
+  const { model, task, records, examples, explaining } = opened;
+  const { rows, report } = (await rowsOf(opened, args, false))(examples);
+  const byExample = Map.groupBy(rows, ({ example }) => example as Example | undefined);
+  const predictions: Prediction[] = [];
+  for (let first = 0; first < examples.length; first += chunk) {
+    const group = examples.slice(first, first + chunk);
+    const groupRows = group.flatMap(({ example }): Row[] => byExample.get(example) ?? []);
+    const batches = batchesOf(task, groupRows, 1024, 32, model.ports.promptLength);
+    const found = explaining(() => predictRows(model, task, batches, groupRows, () => context.throwIfStopped()));
+    for (const [i, { example }] of group.entries()) {
+      const identity = identityOf(records[first + i]!, example);
+      const prediction = byExample.has(example) ? found.shift()! : { skipped: 'the row has nothing to predict' };
+      predictions.push({ ...identity, ...prediction });
+      context.emit(predictions.at(-1)!);
+    }
+  }
+  return { task: task.head.name, predictions, report };
 }

@@ -1,4 +1,4 @@
-/** The directory of a run: made ready at its beginning, the result put into it at its end. */
+/** The directory of a run: prepared when the run begins; at its end it holds the result. */
 
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
@@ -11,7 +11,7 @@ import { EventLog } from './events.ts';
 import type { Recipe } from './recipe.ts';
 import type { TaskRuns } from './task-runs.ts';
 
-/** Makes the run directory ready: the checkpoint to go on from, or undefined with the directory free of older runs. */
+/** Prepares the run directory: returns the checkpoint to resume from; without one, older runs are moved to `previous-N/`. */
 export function claimRunDirectory(
   dir: string,
   fingerprint: string,
@@ -25,7 +25,6 @@ export function claimRunDirectory(
   const parts = ['adapter', 'model', 'best', 'checkpoints', 'events.jsonl'].filter((name) =>
     existsSync(join(dir, name)),
   );
-  // A run that never came to a checkpoint has nothing worth keeping but its events.
   if (parts.length > 0) {
     let n = 1;
     while (existsSync(join(dir, `previous-${n}`))) n++;
@@ -35,7 +34,7 @@ export function claimRunDirectory(
   return undefined;
 }
 
-/** Saves what was learned to `to`: a model, an adapter, or a folder with an adapter for each of several tasks. */
+/** Saves the trained parameters to `to`: as a model, an adapter, or a folder with an adapter for each of several tasks. */
 export function save({ list, adapter, host }: TaskRuns, to: string, recipe: Recipe, modelPath: string): void {
   if (adapter.writes === 'model') {
     saveModel(host, to, modelPath, 'float32', tokenizerFilesOf(modelPath));
@@ -53,12 +52,15 @@ export function save({ list, adapter, host }: TaskRuns, to: string, recipe: Reci
   });
 }
 
-/** Puts the result where it is looked for: what was best on held-out rows where `best` is given, else what is there now. */
+/**
+ * Puts the result of a run in its place.
+ * @param best directory with the best result on held-out rows; undefined: the parameters as they are now are saved
+ */
 export function saveResult(to: string, best: string | undefined, saveNow: (to: string) => void): void {
   if (best !== undefined && existsSync(best)) {
     rmSync(to, { recursive: true, force: true });
     renameSync(best, to);
   } else if (best === undefined || !existsSync(to)) {
-    saveNow(to); // a run killed just before its end may have handed over the best already
+    saveNow(to); // a run killed just before its end may have moved the best already
   }
 }

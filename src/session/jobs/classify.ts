@@ -1,0 +1,95 @@
+import { GraftError } from '../../base/index.ts';
+import { ChatTemplate, makePrompt, promptSourceOf } from '../../data/index.ts';
+import { scoreChoices } from '../../generate/index.ts';
+import { labelOf, type Metric, wilson } from '../../tasks/index.ts';
+import type { JobContext } from '../job-context.ts';
+import { type Identity, identityOf } from './identity.ts';
+import { openRows, type Progress, type RowsArgs } from './rows.ts';
+
+/** The likeliest of several answers to one row. */
+export interface Classification extends Identity {
+  readonly label: string;
+  /** By label; they add up to 1. */
+  readonly probabilities: Readonly<Record<string, number>>;
+}
+
+export interface ClassifyResult {
+  /** In the order of the rows. */
+  readonly classifications: readonly Classification[];
+  /** How often the likeliest label is the row's own answer; null where a row has none. */
+  readonly accuracy: Metric | null;
+  /** Whether the likeliest label is the row's own answer, for each row; absent where a row has none. */
+  readonly hits?: readonly boolean[];
+  /** Prompts that were longer than the model reads, and lost their middle. */
+  readonly shortenedPrompts: number;
+}
+
+export type ClassifyArgs = RowsArgs & { readonly labels: readonly string[] };
+
+/** Chooses the likeliest of some answers for each row, with a language model. */
+export async function classify(args: ClassifyArgs, context: JobContext<Progress>): Promise<ClassifyResult> {
+  return classifyRows(await openRows(args, context), args.labels, context);
+}
+
+type OpenedRows = Pick<
+  Awaited<ReturnType<typeof openRows>>,
+  'resident' | 'model' | 'records' | 'examples' | 'maxLength'
+>;
+
+export function classifyRows(
+  { resident, model, records, examples, maxLength }: OpenedRows,
+  labels: readonly string[],
+  context: JobContext<Progress>,
+): ClassifyResult {
+  if (new Set(labels).size < Math.max(2, labels.length)) {
+    throw new GraftError('usage', 'labels must be two or more, all different', { place: 'labels' });
+  }
+  const { tokenizer } = resident;
+  const chat = ChatTemplate.of(tokenizer);
+  const choices = labels.map((label) => [...tokenizer.encode(label, { addSpecialTokens: false })]);
+  const room = maxLength - Math.max(...choices.map((choice) => choice.length));
+  const prompts = examples.map(({ example, place }) => {
+    const source = promptSourceOf(example);
+    const hint = 'Use rows of prompt and completion, or a model with a chat template';
+    if (source) return makePrompt(source, { tokenizer, chat, maxLength: room, place, hint });
+    throw new GraftError('input', 'labels need rows that ask for an answer: messages, or prompt and completion', {
+      place,
+    });
+  });
+  const answers = examples.map(({ example, place }) => {
+    const answer = labelOf(example);
+    if (answer === undefined) return undefined;
+    const index = labels.findIndex((label) => label.trim() === answer);
+    if (index >= 0) return index;
+    const problem = `the answer '${String(answer).slice(0, 40)}' is not one of the labels ${labels.join(', ')}`;
+    throw new GraftError('input', problem, { place, hint: 'List every answer of the rows as a label' });
+  });
+  const scores = scoreChoices(
+    model,
+    prompts.map(({ ids }) => [...ids]),
+    choices,
+    examples.map(({ example }) => example.task),
+    (done, total) => {
+      context.throwIfStopped();
+      context.emit({ type: 'progress', done, total });
+    },
+  );
+  const chosen = scores.map((row) => row.indexOf(Math.max(...row)));
+  const classifications = scores.map((row, i): Classification => {
+    const top = row[chosen[i]!]!;
+    const weights = row.map((score) => Math.exp(score - top));
+    const sum = weights.reduce((a, b) => a + b);
+    const probabilities = Object.fromEntries(labels.map((label, c) => [label, weights[c]! / sum]));
+    return { ...identityOf(records[i]!, examples[i]!.example), label: labels[chosen[i]!]!, probabilities };
+  });
+  const complete = answers.every((answer) => answer !== undefined);
+  const hits = complete ? chosen.map((label, i) => label === answers[i]) : undefined;
+  return {
+    classifications,
+    ...(hits && { hits }),
+    accuracy: hits
+      ? { name: 'accuracy', ...wilson(hits.filter(Boolean).length, hits.length), count: hits.length, of: 'rows' }
+      : null,
+    shortenedPrompts: prompts.filter(({ cutTokens }) => cutTokens > 0).length,
+  };
+}

@@ -1,0 +1,62 @@
+import { useThreads } from '../../engine/index.ts';
+import { resolveModel } from '../../io/index.ts';
+import type { Quantize } from '../../models/index.ts';
+import type { TaskName } from '../../nn/index.ts';
+import type { JobContext } from '../job-context.ts';
+import { dropResident, type ModelInfo, ResidentModel, registerResident, residentOf } from '../resident.ts';
+
+export interface ModelSettings {
+  /**
+   * How weights are held in memory. keep: as the file stores them (GGUF blocks, bfloat16); none: unpacked to float32; int8, nf4:
+   * quantised while loading. Default: keep, which computes the same numbers as none in less memory.
+   */
+  readonly quantize?: Quantize | undefined;
+  /** Adapters to attach: directories by name, or a list of directories, each named by its path. */
+  readonly adapters?: Readonly<Record<string, string>> | readonly string[] | undefined;
+  /** What to load it for. Default: the task of the first adapter, else of the checkpoint. */
+  readonly task?: TaskName | undefined;
+  /** Processor threads. Default: all cores. */
+  readonly threads?: number | undefined;
+}
+
+export type LoadArgs = ModelSettings & { readonly model: string };
+
+/** Loads a model with its adapters; other jobs name it by the id that is returned. */
+export async function load(
+  { model, quantize = 'keep', adapters = [], task, threads }: LoadArgs,
+  context: JobContext,
+): Promise<{ id: number; info: ModelInfo }> {
+  useThreads(threads);
+  const resident = new ResidentModel(await resolveModel(model), quantize);
+  try {
+    const named = Array.isArray(adapters) ? adapters.map((dir) => [dir, dir] as const) : Object.entries(adapters);
+    for (const [name, dir] of named) resident.addAdapter(name, dir);
+    resident.use(named[0]?.[0], task, context);
+    return { id: registerResident(resident), info: resident.info };
+  } catch (error) {
+    resident[Symbol.dispose]();
+    throw error;
+  }
+}
+
+export function addAdapter({ modelId, name, dir }: { modelId: number; name: string; dir: string }): ModelInfo {
+  const resident = residentOf(modelId);
+  resident.addAdapter(name, dir);
+  try {
+    resident.use(name);
+  } catch (error) {
+    resident.removeAdapter(name);
+    throw error;
+  }
+  return resident.info;
+}
+
+export function removeAdapter({ modelId, name }: { modelId: number; name: string }): ModelInfo {
+  const resident = residentOf(modelId);
+  resident.removeAdapter(name);
+  return resident.info;
+}
+
+export function unload({ modelId }: { modelId: number }): void {
+  dropResident(modelId);
+}

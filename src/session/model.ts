@@ -1,0 +1,135 @@
+import { collectRows, type RowInput, type RowStream } from '../data/index.ts';
+import type {
+  ClassifyResult,
+  EvaluateResult,
+  GenerateResult,
+  GenerateSettings,
+  IdRows,
+  Logits,
+  MergeResult,
+  MergeSettings,
+  Prediction,
+  PredictResult,
+  Progress,
+  Prompt,
+  RowsOptions,
+  UseOptions,
+} from './jobs/index.ts';
+import type { Abortable, RunJob } from './protocol.ts';
+import type { ModelInfo } from './resident.ts';
+import { Running } from './running.ts';
+
+/**
+ * A model in a session's engine thread, with its adapters. Every method takes the adapter to use; switching adapters of one
+ * task costs nothing, and one with another head loads the model again.
+ */
+export class LoadedModel implements AsyncDisposable {
+  readonly #id: number;
+  readonly #run: RunJob;
+  #info: ModelInfo;
+
+  /** Sessions make these: `await session.load(…)`. */
+  constructor(id: number, info: ModelInfo, run: RunJob) {
+    this.#id = id;
+    this.#info = info;
+    this.#run = run;
+  }
+
+  /** Facts about the model: its family, task, size, context, and adapters. */
+  get info(): ModelInfo {
+    return this.#info;
+  }
+
+  /**
+   * Continues a text, or answers a conversation. Await it for the result, or iterate over pieces of text as they become
+   * certain; leaving the iteration stops it.
+   * @throws GraftError 'usage' for a prompt that leaves no room in the context, or a model that generates no text;
+   *   'interrupted' when stopped: `data` then has the text so far
+   */
+  generate(prompt: Prompt, settings: GenerateSettings & Abortable = {}): Running<string, GenerateResult> {
+    const { signal, ...args } = settings;
+    const left = new AbortController();
+    const either = signal ? AbortSignal.any([signal, left.signal]) : left.signal;
+    return new Running(
+      (tell) => this.#run('generate', { modelId: this.#id, prompt, ...args }, { onEvent: tell, signal: either }),
+      () => left.abort(),
+    );
+  }
+
+  /**
+   * The likeliest of several answers for each row, with a language model. Rows are conversations, or prompts and completions;
+   * where all have their answer, the result has the accuracy. Iterate for the progress.
+   */
+  classify(
+    rows: RowStream,
+    { signal, ...args }: RowsOptions & Abortable & { readonly labels: readonly string[] },
+  ): Running<Progress, ClassifyResult> {
+    return new Running(async (tell) => {
+      const collected = await collectRows(rows);
+      return this.#run('classify', { modelId: this.#id, rows: collected, ...args }, { onEvent: tell, signal });
+    });
+  }
+
+  /**
+   * A prediction for each row with the head of the model or the adapter: classes, tags, answers, vectors. Iterate over the
+   * predictions as they come, in the order of the rows.
+   */
+  predict(rows: RowStream, { signal, ...args }: RowsOptions & Abortable = {}): Running<Prediction, PredictResult> {
+    return new Running(async (tell) => {
+      const collected = await collectRows(rows);
+      return this.#run('predict', { modelId: this.#id, rows: collected, ...args }, { onEvent: tell, signal });
+    });
+  }
+
+  /** Loss and metrics over labelled rows, each metric with its 95 % confidence interval. Iterate for the progress. */
+  evaluate(
+    rows: RowStream,
+    { signal, ...args }: RowsOptions & Abortable & { readonly labels?: readonly string[] | undefined } = {},
+  ): Running<Progress, EvaluateResult> {
+    return new Running(async (tell) => {
+      const collected = await collectRows(rows);
+      return this.#run('evaluate', { modelId: this.#id, rows: collected, ...args }, { onEvent: tell, signal });
+    });
+  }
+
+  /** A vector [C] for each text. */
+  async embed(texts: readonly string[], options: Omit<RowsOptions, 'task'> & Abortable = {}): Promise<Float32Array[]> {
+    const rows = texts.map((text): RowInput => ({ text }));
+    const { predictions } = await this.predict(rows, { ...options, task: 'embedding' });
+    return predictions.map(({ embedding }) => Float32Array.from(embedding ?? []));
+  }
+
+  /** The head's output for each row of token ids. */
+  async logits(ids: IdRows, { signal, ...args }: UseOptions & Abortable = {}): Promise<Logits[]> {
+    return this.#run('logits', { modelId: this.#id, ids, ...args }, { signal });
+  }
+
+  /** As `logits`, into a new safetensors file (`logits.0`, `logits.1`, …), with one row in memory at a time. */
+  async writeLogits(
+    ids: IdRows,
+    { signal, ...args }: UseOptions & Abortable & { readonly out: string },
+  ): Promise<{ readonly rows: number; readonly tokens: number; readonly out: string }> {
+    return this.#run('writeLogits', { modelId: this.#id, ids, ...args }, { signal });
+  }
+
+  /** Puts another adapter on the model, under a name. @throws GraftError 'mismatch' where it does not fit */
+  async addAdapter(name: string, dir: string): Promise<void> {
+    this.#info = await this.#run('addAdapter', { modelId: this.#id, name, dir });
+  }
+
+  async removeAdapter(name: string): Promise<void> {
+    this.#info = await this.#run('removeAdapter', { modelId: this.#id, name });
+  }
+
+  /** Writes the model with the adapter added to its weights, and compares the outputs of both. */
+  async merge({ signal, ...args }: MergeSettings & Abortable): Promise<MergeResult> {
+    return this.#run('merge', { modelId: this.#id, ...args }, { signal });
+  }
+
+  /** Frees the model. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#run('unload', { modelId: this.#id }).catch((error: Error & { kind?: string }) => {
+      if (error.kind !== 'state') throw error; // the session has ended before, and the model with it
+    });
+  }
+}

@@ -1,0 +1,59 @@
+import { batchesOf, type EvalResult, measure } from '../tasks/index.ts';
+import type { TrainEvent } from './events.ts';
+import type { MicroBatch } from './step.ts';
+import type { TaskRun } from './task-runs.ts';
+
+type Measurement = Pick<EvalResult, 'loss' | 'metrics'>;
+type EvalEvent = Extract<TrainEvent, { type: 'eval' }>;
+
+/** The held-out rows of every task, and what their last measurement found. */
+export class HeldOut {
+  readonly #batches = new Map<TaskRun, MicroBatch[]>();
+  readonly #last = new Map<TaskRun, Measurement>();
+
+  /**
+   * @param microTokens tokens of a micro-batch at most
+   * @param batchSize rows of a micro-batch of tasks that compare rows
+   * @param earlier events of the run so far, where it is resumed
+   */
+  constructor(taskRuns: readonly TaskRun[], microTokens: number, batchSize: number, earlier: readonly TrainEvent[]) {
+    for (const taskRun of taskRuns) {
+      const { task, model, plan, name } = taskRun;
+      if (plan.heldOut.length > 0) {
+        const batches = batchesOf(task, plan.heldOut, microTokens, batchSize, model.ports.promptLength);
+        this.#batches.set(taskRun, batches);
+      }
+      const event = earlier.findLast((e): e is EvalEvent => e.type === 'eval' && e.task === name);
+      if (event) this.#last.set(taskRun, event);
+    }
+  }
+
+  get isEmpty(): boolean {
+    return this.#batches.size === 0;
+  }
+
+  /** Measures every task's held-out rows. @throws GraftError 'numeric' where a loss is not finite */
+  measure(step: number): Omit<EvalEvent, 'best'>[] {
+    return [...this.#batches].map(([taskRun, batches]) => {
+      const start = performance.now();
+      const { name, model, task, plan } = taskRun;
+      const { loss, metrics, units } = measure(model, task, batches, plan.heldOut);
+      this.#last.set(taskRun, { loss, metrics });
+      const seconds = (performance.now() - start) / 1e3;
+      return { type: 'eval', step, ...(name !== undefined && { task: name }), loss, tokens: units, metrics, seconds };
+    });
+  }
+
+  /** The last measurement of a task; undefined: there is none. */
+  last(taskRun: TaskRun): Measurement | undefined {
+    return this.#last.get(taskRun);
+  }
+
+  /** The mean of the tasks' last losses by their shares of the steps, which is what training lowers; null: there is none. */
+  get loss(): number | null {
+    const measured = [...this.#last];
+    if (measured.length <= 1) return measured[0]?.[1].loss ?? null;
+    const shares = measured.reduce((sum, [{ share }]) => sum + share, 0);
+    return measured.reduce((sum, [{ share }, { loss }]) => sum + share * loss, 0) / shares;
+  }
+}
