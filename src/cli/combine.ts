@@ -15,27 +15,28 @@ const list = (text: string, before: readonly number[] = []) => [...before, numbe
 export const combine = () =>
   new Command('combine')
     .description(
-      'Weigh several LoRA adapters of one base together into a new one, as PEFT’s add_weighted_adapter does; of bottleneck adapters, with --how linear, the mean of their weights.',
+      'Combine several adapters of one base into a new one: LoRA by weights, as PEFT’s add_weighted_adapter does; bottleneck adapters as the weighted mean.',
     )
     .argument('<adapters...>', 'directories of the adapters')
     .requiredOption('--weights <numbers...>', 'one weight for each adapter, in their order; any sign', list)
     .addOption(
       new Option(
         '--how <combination>',
-        'cat and svd weigh the updates themselves; the others mix A with A and B with B, or with _svd the updates',
-      )
-        .choices([...combinations])
-        .default('cat'),
+        'cat and svd combine the updates BA; the others combine A with A and B with B, or with _svd the updates; default: cat, linear for bottleneck adapters',
+      ).choices([...combinations]),
     )
     .requiredOption('--out <dir>', 'new directory for the combined adapter')
     .option('--svd-rank <n>', 'rank after a decomposition; default: the highest of the adapters', count)
-    .option('--density <share>', 'share of the numbers that ties, dare and magnitude_prune keep', number, 0.5)
+    .option('--density <share>', 'fraction of the values that ties, dare and magnitude_prune keep', number, 0.5)
     .addOption(
-      new Option('--majority-sign-method <method>', 'what decides the sign of a place under ties')
+      new Option(
+        '--majority-sign-method <method>',
+        'ties: whether a sign is elected by the sum of the values or by their number',
+      )
         .choices(['total', 'frequency'])
         .default('total'),
     )
-    .option('--seed <n>', 'decides what dare drops', number, 0)
+    .option('--seed <n>', 'seed of the random masks of dare', number, 0)
     .option('--json', 'print the result as JSON')
     .addHelpText(
       'after',

@@ -12,7 +12,7 @@ export const compare = () =>
     )
     .argument(
       '<recipe>',
-      'a recipe without method, with data.eval; its field compare says which methods (docs/compare.md)',
+      'a recipe without method, with data.eval; its field compare lists the methods (docs/compare.md)',
     )
     .option('--json', 'print the results as one JSON document')
     .addHelpText('after', examples('graft compare recipes/compare/emails.yaml', 'graft compare compare.yaml --json'))

@@ -4,7 +4,7 @@ import { examples } from './shared.ts';
 
 export const convert = () =>
   new Command('convert')
-    .description('Write an adapter of PEFT, AdapterHub or mlx-lm as one of another; what it is is told by content.')
+    .description('Convert an adapter between the formats of PEFT, AdapterHub and mlx-lm; its format is detected.')
     .argument('<adapter>', 'directory of the adapter')
     .addOption(new Option('--to <format>', 'the format to write').choices(adapterFormats).makeOptionMandatory())
     .requiredOption('--out <dir>', 'new directory for the converted adapter')

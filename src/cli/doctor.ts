@@ -5,8 +5,8 @@ import { examples, printJson } from './shared.ts';
 
 export const doctor = () =>
   new Command('doctor')
-    .description('Show what this machine has and what follows from it; build what is missing.')
-    .option('--model <path>', 'say what this model needs, instead of three common sizes')
+    .description('Show what this machine can do, and which models fit; download and build what is missing.')
+    .option('--model <path>', 'show what this model needs, instead of three common sizes')
     .option('--rebuild', 'build the native addon again', false)
     .option('--json', 'print the findings as JSON', false)
     .addHelpText('after', examples('graft doctor', 'graft doctor --model base.gguf', 'graft doctor --json'))
@@ -38,7 +38,7 @@ export const doctor = () =>
         ['precision', `${measured.precision}: ${measured.precisionReason}`],
       ]);
       console.log(
-        '\nWeights in memory by `quantize`, and the tokens of a micro-batch that training takes by default then\n(LoRA r=8 on all linear layers; train.micro_tokens sets another number):\n',
+        '\nMemory of the weights by `quantize`, and the default tokens of a micro-batch in training\n(LoRA r=8 on all linear layers; train.micro_tokens overrides it):\n',
       );
       table([['', 'parameters', ...measured.plans[0]!.fits.map((fit) => fit.quantize)], ...measured.plans.map(row)]);
       console.log();
@@ -49,9 +49,9 @@ export const doctor = () =>
     });
 
 const origins = {
-  GRAFT_LIBTORCH: 'named by GRAFT_LIBTORCH',
-  python3: 'of the torch that python3 has',
-  download: 'fetched by Graft',
+  GRAFT_LIBTORCH: 'set by GRAFT_LIBTORCH',
+  python3: 'from the torch of python3',
+  download: 'downloaded by Graft',
 } as const;
 
 const gigabytes = (bytes: number) => (bytes < 1e9 ? `${Math.ceil(bytes / 1e6)} MB` : `${(bytes / 1e9).toFixed(1)} GB`);

@@ -6,10 +6,10 @@ import { examples, mebibytes } from './shared.ts';
 
 export const inspect = () =>
   new Command('inspect')
-    .description('Show what a model or an adapter is made of, without loading it.')
+    .description('Show the config and tensors of a model or an adapter, without loading it.')
     .argument('<path>', 'a model (directory, .gguf file, hub id) or an adapter directory')
     .option('--tensors', 'list every tensor with its type and shape')
-    .option('--json', 'print it as JSON')
+    .option('--json', 'print the result as JSON')
     .addHelpText(
       'after',
       examples('graft inspect base.gguf', 'graft inspect out/adapter --tensors', 'graft inspect org/name --json'),

@@ -4,7 +4,7 @@ import { examples, mebibytes } from './shared.ts';
 
 export const pull = () =>
   new Command('pull')
-    .description('Fetch a model from the hub into the cache, or check the copy that is there.')
+    .description('Download a model from the hub into the cache, or check the copy that is there.')
     .argument('<model>', 'org/name, org/name@revision, org/name/file.gguf or org/name@revision/file.gguf')
     .option('--json', 'print the path as JSON')
     .addHelpText(

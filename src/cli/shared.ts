@@ -8,11 +8,11 @@ export const onModel = (name: string, description: string) =>
   new Command(name)
     .description(description)
     .requiredOption('--model <path>', 'a Hugging Face directory, a .gguf file, or a hub id')
-    .option('--adapter <dir>', 'directory of an adapter to put on the model')
+    .option('--adapter <dir>', 'directory of an adapter to use')
     .addOption(
       new Option(
         '--quantize <how>',
-        'how weights are held in memory: as the file stores them (keep), unpacked to float32 (none), quantised while loading (int8, nf4)',
+        'weights in memory: as the file stores them (keep), unpacked to float32 (none), quantised while loading (int8, nf4)',
       )
         .choices(['none', 'keep', 'int8', 'nf4'])
         .default('keep'),
