@@ -41,7 +41,7 @@ export const evaluate = () =>
       ),
     )
     .action(async ({ data, ...options }) => {
-      const result = await withModel(options, async (model) => model.evaluate(data, options));
+      const result = await withModel(options, async (model, settings) => model.evaluate(data, settings));
       if (options.json) return printJson(result);
       const { loss, perplexity, tokens, rows, metrics, confusion } = result;
       console.log(

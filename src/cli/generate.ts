@@ -22,8 +22,8 @@ export const generate = () =>
       ),
     )
     .action(async ({ prompt, ...options }) => {
-      await withModel(options, async (model) => {
-        const answer = model.generate(prompt, options);
+      await withModel(options, async (model, settings) => {
+        const answer = model.generate(prompt, settings);
         if (options.json) return printJson(await answer);
         for await (const piece of answer) process.stdout.write(piece);
         console.log();

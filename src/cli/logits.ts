@@ -21,9 +21,9 @@ export const logits = () =>
         'graft logits --model base.gguf --adapter out/adapter --ids ids.json --out out.safetensors',
       ),
     )
-    .action(async ({ ids: file, ...options }) => {
+    .action(async ({ ids: file, out, ...options }) => {
       const ids = readIds(file);
-      const result = await withModel(options, (model) => model.writeLogits(ids, options));
+      const result = await withModel(options, (model, settings) => model.writeLogits(ids, { ...settings, out }));
       if (options.json) printJson(result);
       else console.log(`Wrote ${result.rows} rows to ${result.out}`);
     });

@@ -30,10 +30,10 @@ export const merge = () =>
         'graft merge --model org/name --adapter out/adapter --out merged --quantize nf4',
       ),
     )
-    .action(async ({ model, ...options }) => {
+    .action(async ({ model, json, ...options }) => {
       await using session = new Session();
       const result = await session.merge(model, options);
-      if (options.json) return printJson(result);
+      if (json) return printJson(result);
       const { out, maxDrift, meanDrift, tokens, changed, predictions } = result;
       const logits = options.quantize === 'none' ? 'its logits' : `held as ${options.quantize}, its logits`;
       console.log(

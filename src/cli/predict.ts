@@ -33,7 +33,9 @@ export const predict = () =>
     )
     .action(async ({ data, out, ...options }) => {
       requireNew(out);
-      const { task, predictions, report } = await withModel(options, async (model) => model.predict(data, options));
+      const { task, predictions, report } = await withModel(options, async (model, settings) =>
+        model.predict(data, settings),
+      );
       writeFile(out, (write) => {
         for (const prediction of predictions) write(Buffer.from(`${JSON.stringify(prediction)}\n`));
       });

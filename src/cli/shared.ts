@@ -50,14 +50,16 @@ export interface OnModelOptions extends Pick<ModelSettings, 'quantize' | 'thread
   readonly json?: true;
 }
 
-/** Loads the model of a command with its adapter, for `act` alone. */
-export async function withModel<T>(
-  { model: id, adapter, task, quantize, threads }: OnModelOptions,
-  act: (model: LoadedModel) => Promise<T>,
+/** Loads the model of a command with its adapter, for `act` alone, which also gets the options that are not about loading. */
+export async function withModel<O extends OnModelOptions, T>(
+  options: O,
+  act: (model: LoadedModel, settings: Omit<O, 'model' | 'quantize' | 'json'>) => Promise<T>,
 ): Promise<T> {
+  const { model: id, quantize, json: _, ...settings } = options;
+  const { adapter, task, threads } = settings;
   await using session = new Session();
   await using model = await session.load(id, { quantize, threads, task, ...(adapter && { adapters: [adapter] }) });
-  return await act(model);
+  return await act(model, settings);
 }
 
 /** Prints a result as one line of JSON. */

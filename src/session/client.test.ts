@@ -266,3 +266,51 @@ test('a mistake in a recipe rejects, with all mistakes; a job that nobody waits 
   await running;
   assert.throws(() => running[Symbol.asyncIterator](), /iterated once, and before it is awaited/);
 });
+
+test('options that do not exist or have wrong values are refused, also from JavaScript', async () => {
+  using at = place();
+  await using session = new Session();
+  await using model = await session.load(at.model);
+  const untyped = model as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>;
+  const wrong: [string, unknown[], RegExp][] = [
+    [
+      'generate',
+      ['a', { max_new_tokens: 3 }],
+      /generate: unknown key 'max_new_tokens' \(did you mean 'maxNewTokens'\?\)/,
+    ],
+    ['generate', ['a', { temperature: 'hot' }], /temperature: must be a number, but is "hot"/],
+    ['generate', [[], {}], /the prompt must be a text or a list of messages/],
+    ['predict', [[], { adaptor: 'x' }], /unknown key 'adaptor' \(did you mean 'adapter'\?\)/],
+    ['classify', [[], {}], /labels is missing/],
+    ['evaluate', [[], { maxLength: 0 }], /maxLength/],
+    ['logits', ['1 2', {}], /ids must be rows of token ids/],
+    ['merge', [{ adapter: 'a' }], /out is missing/],
+  ];
+  for (const [call, args, message] of wrong) {
+    await assert.rejects(untyped[call]!.apply(model, args), (error: GraftError) => {
+      assert.equal(error.kind, 'usage');
+      assert.match(error.message, message);
+      return true;
+    });
+  }
+  await assert.rejects(session.load(at.model, { quantise: 'keep' } as never), /unknown key 'quantise'/);
+});
+
+test('a job that waits for another one is aborted at once', async () => {
+  using at = place();
+  await using session = new Session();
+  const stopLong = new AbortController();
+  const long = session.train(at.recipe('long', 100_000), { signal: stopLong.signal });
+  let step = 0;
+  const failed = assert.rejects(async () => {
+    for await (const event of long) if (event.type === 'step') step = event.step;
+  }, isInterrupted);
+  while (step === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  const waiting = session.train(at.recipe('waiting', 5), { signal: AbortSignal.timeout(10) });
+  await assert.rejects(waiting, isInterrupted);
+  const stepThen = step;
+  while (step === stepThen) await new Promise((resolve) => setTimeout(resolve, 5));
+  stopLong.abort();
+  await failed;
+  assert.ok(!existsSync(join(at.dir.path, 'waiting', 'events.jsonl')), 'it never began');
+});

@@ -20,6 +20,15 @@ import type {
   ModelSettings,
 } from './jobs/index.ts';
 import { LoadedModel } from './model.ts';
+import {
+  abortableSchema,
+  combineSchema,
+  doctorSchema,
+  mergeSchema,
+  modelSchema,
+  split,
+  trainSchema,
+} from './options.ts';
 import type { Abortable, JobReply, JobRequest, RunJob } from './protocol.ts';
 import { Running } from './running.ts';
 
@@ -30,11 +39,13 @@ export interface SessionOptions {
 
 export interface TrainOptions extends Abortable {
   /** Start over; what the run directory holds is moved aside. Default: an unfinished run of the same recipe is resumed. */
-  readonly fresh?: boolean;
+  readonly fresh?: boolean | undefined;
 }
 
 interface PendingJob {
   readonly stop: Int32Array;
+  /** Whether the thread has begun it. */
+  started: boolean;
   readonly resolve: (value: never) => void;
   readonly reject: (error: unknown) => void;
   readonly onEvent: (event: never) => void;
@@ -75,8 +86,8 @@ export class Session implements AsyncDisposable {
    *   memory is short
    */
   load(model: string, settings: ModelSettings & Abortable = {}): Running<never, LoadedModel> {
-    const { signal, ...args } = settings;
     return new Running(async () => {
+      const { args, signal } = split(modelSchema, settings, 'load');
       const { id, info } = await this.#run('load', { model, ...args }, { signal });
       return new LoadedModel(id, info, this.#run);
     });
@@ -90,10 +101,11 @@ export class Session implements AsyncDisposable {
    * @throws GraftError 'usage' with all mistakes of the recipe, 'interrupted' when stopped: `data` then has the step and the
    *   checkpoint, and the same recipe resumes there
    */
-  train(recipe: RecipeInput | Recipe, { fresh = false, signal }: TrainOptions = {}): Running<TrainEvent, TrainResult> {
+  train(recipe: RecipeInput | Recipe, options: TrainOptions = {}): Running<TrainEvent, TrainResult> {
     return new Running(async (tell) => {
+      const { args, signal } = split(trainSchema, options, 'train');
       const parsed = isParsed(recipe) ? recipe : parseRecipe(await withRowsCollected(recipe));
-      return this.#run('train', { recipe: parsed, fresh }, { onEvent: tell, signal });
+      return this.#run('train', { recipe: parsed, fresh: args.fresh ?? false }, { onEvent: tell, signal });
     });
   }
 
@@ -102,25 +114,35 @@ export class Session implements AsyncDisposable {
    * the progress. A comparison that was stopped is resumed when it is run again.
    * @param comparison what `readComparison` returns
    */
-  compare(comparison: Comparison, { signal }: Abortable = {}): Running<string, Results> {
-    return new Running((tell) => runComparison(comparison, () => new Session({ log: this.#log }), tell, signal));
+  compare(comparison: Comparison, options: Abortable = {}): Running<string, Results> {
+    return new Running(async (tell) => {
+      const { signal } = split(abortableSchema, options, 'compare');
+      return runComparison(comparison, () => new Session({ log: this.#log }), tell, signal);
+    });
   }
 
   /** Writes several adapters as one: LoRA by weighted combinations, bottleneck adapters as the mean of their weights. */
   combine(adapters: readonly string[], settings: CombineSettings & Abortable): Running<never, CombineResult> {
-    const { signal, ...args } = settings;
-    return new Running(() => this.#run('combine', { adapters, ...args }, { signal }));
+    return new Running(async () => {
+      const { args, signal } = split(combineSchema, settings, 'combine');
+      return this.#run('combine', { adapters, ...args }, { signal });
+    });
   }
 
   /** Writes a model with an adapter added to its weights, and compares the outputs of both. */
   merge(model: string, settings: MergeSettings & Abortable): Running<never, MergeResult> {
-    const { signal, ...args } = settings;
-    return new Running(() => this.#run('mergeFiles', { model, ...args }, { signal }));
+    return new Running(async () => {
+      const { args, signal } = split(mergeSchema, settings, 'merge');
+      return this.#run('mergeFiles', { model, ...args }, { signal });
+    });
   }
 
   /** Measures this machine, and says what its memory has room for. @param model the model to plan for; default: three common sizes */
-  doctor({ model, signal }: { readonly model?: string } & Abortable = {}): Running<never, DoctorResult> {
-    return new Running(() => this.#run('doctor', model === undefined ? {} : { model }, { signal }));
+  doctor(options: { readonly model?: string | undefined } & Abortable = {}): Running<never, DoctorResult> {
+    return new Running(async () => {
+      const { args, signal } = split(doctorSchema, options, 'doctor');
+      return this.#run('doctor', args, { signal });
+    });
   }
 
   /** Waits for the running job to stop, and ends the thread. Jobs behind it reject as 'interrupted'. */
@@ -139,7 +161,13 @@ export class Session implements AsyncDisposable {
       if (signal?.aborted) throw interrupted('aborted before it began', signal.reason);
       const id = this.#nextId++;
       const stop = new Int32Array(new SharedArrayBuffer(4));
-      const onAbort = () => Atomics.store(stop, 0, 1);
+      const onAbort = () => {
+        Atomics.store(stop, 0, 1);
+        const waiting = this.#pending.get(id);
+        if (!waiting || waiting.started) return;
+        // The thread is busy with another job, and skips this one when its turn comes.
+        waiting.reject(interrupted('aborted before it began', signal?.reason));
+      };
       signal?.addEventListener('abort', onAbort);
       const settle =
         <T>(pass: (value: T) => void) =>
@@ -154,6 +182,7 @@ export class Session implements AsyncDisposable {
       };
       this.#pending.set(id, {
         stop,
+        started: false,
         resolve: settle(resolve as never),
         reject: settle(fail),
         onEvent: onEvent as never,
@@ -170,6 +199,10 @@ export class Session implements AsyncDisposable {
     }
     const job = this.#pending.get(reply.id);
     if (!job) return;
+    if (reply.type === 'started') {
+      job.started = true;
+      return;
+    }
     if (reply.type === 'event') {
       job.onEvent(reply.event as never);
       return;

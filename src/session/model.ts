@@ -15,6 +15,18 @@ import type {
   RowsOptions,
   UseOptions,
 } from './jobs/index.ts';
+import {
+  classifySchema,
+  evaluateSchema,
+  generateSchema,
+  mergeSchema,
+  requireIds,
+  requirePrompt,
+  rowsSchema,
+  split,
+  useSchema,
+  writeLogitsSchema,
+} from './options.ts';
 import type { Abortable, RunJob } from './protocol.ts';
 import type { ModelInfo } from './resident.ts';
 import { Running } from './running.ts';
@@ -47,11 +59,14 @@ export class LoadedModel implements AsyncDisposable {
    *   'interrupted' when stopped: `data` then has the text so far
    */
   generate(prompt: Prompt, settings: GenerateSettings & Abortable = {}): Running<string, GenerateResult> {
-    const { signal, ...args } = settings;
     const left = new AbortController();
-    const either = signal ? AbortSignal.any([signal, left.signal]) : left.signal;
     return new Running(
-      (tell) => this.#run('generate', { modelId: this.#id, prompt, ...args }, { onEvent: tell, signal: either }),
+      async (tell) => {
+        const { args, signal } = split(generateSchema, settings, 'generate');
+        requirePrompt(prompt);
+        const either = signal ? AbortSignal.any([signal, left.signal]) : left.signal;
+        return this.#run('generate', { modelId: this.#id, prompt, ...args }, { onEvent: tell, signal: either });
+      },
       () => left.abort(),
     );
   }
@@ -62,9 +77,10 @@ export class LoadedModel implements AsyncDisposable {
    */
   classify(
     rows: RowStream,
-    { signal, ...args }: RowsOptions & Abortable & { readonly labels: readonly string[] },
+    options: RowsOptions & Abortable & { readonly labels: readonly string[] },
   ): Running<Progress, ClassifyResult> {
     return new Running(async (tell) => {
+      const { args, signal } = split(classifySchema, options, 'classify');
       const collected = await collectRows(rows);
       return this.#run('classify', { modelId: this.#id, rows: collected, ...args }, { onEvent: tell, signal });
     });
@@ -74,8 +90,9 @@ export class LoadedModel implements AsyncDisposable {
    * A prediction for each row with the head of the model or the adapter: classes, tags, answers, vectors. Iterate over the
    * predictions as they come, in the order of the rows.
    */
-  predict(rows: RowStream, { signal, ...args }: RowsOptions & Abortable = {}): Running<Prediction, PredictResult> {
+  predict(rows: RowStream, options: RowsOptions & Abortable = {}): Running<Prediction, PredictResult> {
     return new Running(async (tell) => {
+      const { args, signal } = split(rowsSchema, options, 'predict');
       const collected = await collectRows(rows);
       return this.#run('predict', { modelId: this.#id, rows: collected, ...args }, { onEvent: tell, signal });
     });
@@ -84,9 +101,10 @@ export class LoadedModel implements AsyncDisposable {
   /** Loss and metrics over labelled rows, each metric with its 95 % confidence interval. Iterate for the progress. */
   evaluate(
     rows: RowStream,
-    { signal, ...args }: RowsOptions & Abortable & { readonly labels?: readonly string[] | undefined } = {},
+    options: RowsOptions & Abortable & { readonly labels?: readonly string[] | undefined } = {},
   ): Running<Progress, EvaluateResult> {
     return new Running(async (tell) => {
+      const { args, signal } = split(evaluateSchema, options, 'evaluate');
       const collected = await collectRows(rows);
       return this.#run('evaluate', { modelId: this.#id, rows: collected, ...args }, { onEvent: tell, signal });
     });
@@ -100,15 +118,19 @@ export class LoadedModel implements AsyncDisposable {
   }
 
   /** The head's output for each row of token ids. */
-  async logits(ids: IdRows, { signal, ...args }: UseOptions & Abortable = {}): Promise<Logits[]> {
+  async logits(ids: IdRows, options: UseOptions & Abortable = {}): Promise<Logits[]> {
+    const { args, signal } = split(useSchema, options, 'logits');
+    requireIds(ids);
     return this.#run('logits', { modelId: this.#id, ids, ...args }, { signal });
   }
 
   /** As `logits`, into a new safetensors file (`logits.0`, `logits.1`, …), with one row in memory at a time. */
   async writeLogits(
     ids: IdRows,
-    { signal, ...args }: UseOptions & Abortable & { readonly out: string },
+    options: UseOptions & Abortable & { readonly out: string },
   ): Promise<{ readonly rows: number; readonly tokens: number; readonly out: string }> {
+    const { args, signal } = split(writeLogitsSchema, options, 'writeLogits');
+    requireIds(ids);
     return this.#run('writeLogits', { modelId: this.#id, ids, ...args }, { signal });
   }
 
@@ -122,7 +144,8 @@ export class LoadedModel implements AsyncDisposable {
   }
 
   /** Writes the model with the adapter added to its weights, and compares the outputs of both. */
-  async merge({ signal, ...args }: MergeSettings & Abortable): Promise<MergeResult> {
+  async merge(settings: MergeSettings & Abortable): Promise<MergeResult> {
+    const { args, signal } = split(mergeSchema, settings, 'merge');
     return this.#run('merge', { modelId: this.#id, ...args }, { signal });
   }
 

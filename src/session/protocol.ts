@@ -44,6 +44,7 @@ export interface JobRequest {
 
 /** From the engine thread: what a job tells, what it came to, or why it failed. */
 export type JobReply =
+  | { readonly type: 'started'; readonly id: number }
   | { readonly type: 'event'; readonly id: number; readonly event: unknown }
   | { readonly type: 'result'; readonly id: number; readonly result: unknown }
   | { readonly type: 'error'; readonly id: number; readonly error: ErrorJson }

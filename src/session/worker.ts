@@ -25,6 +25,7 @@ async function run({ id, job, args, stop }: JobRequest): Promise<void> {
   };
   try {
     context.throwIfStopped();
+    post({ type: 'started', id });
     await startEngine({ log: (line) => post({ type: 'log', line }) });
     const act = jobs[job] as (args: unknown, context: JobContext<unknown>) => unknown;
     const result = await act(args, context);

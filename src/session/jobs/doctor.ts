@@ -9,7 +9,7 @@ import { type BlockShape, bytesPerToken, shapeOf, tokenBudget } from '../../trai
 
 export interface DoctorArgs {
   /** A model to plan for; without it, three shapes of Llama. */
-  readonly model?: string;
+  readonly model?: string | undefined;
 }
 
 /** Memory that a model takes in one form of its weights, and what is left for tokens. */

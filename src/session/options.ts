@@ -1,0 +1,121 @@
+/** Checks what callers pass: an unknown option or a wrong value is refused, never ignored. */
+import { z } from 'zod';
+import { GraftError, parseWith } from '../base/index.ts';
+import { formatNames } from '../data/index.ts';
+import { combinations } from '../methods/index.ts';
+import { taskNames } from '../nn/index.ts';
+import { quantizeModes } from '../quant/index.ts';
+import type {
+  CombineSettings,
+  GenerateSettings,
+  IdRows,
+  MergeSettings,
+  ModelSettings,
+  Prompt,
+  RowsOptions,
+  UseOptions,
+} from './jobs/index.ts';
+import type { Abortable } from './protocol.ts';
+
+const signal = { signal: z.instanceof(AbortSignal).optional() };
+const path = z.string().min(1);
+const fraction = z.number().min(0).max(1);
+const texts = z.array(z.string());
+
+const use = {
+  ...signal,
+  adapter: path.optional(),
+  taskNumber: z.int().nonnegative().optional(),
+  threads: z.int().positive().optional(),
+};
+const rows = {
+  ...use,
+  format: z.enum(formatNames).optional(),
+  trainOn: z.enum(['completion', 'all']).optional(),
+  task: z.enum(taskNames).optional(),
+  maxLength: z.int().positive().optional(),
+  stride: z.int().nonnegative().optional(),
+};
+
+export const useSchema: z.ZodType<UseOptions & Abortable> = z.strictObject(use);
+export const writeLogitsSchema: z.ZodType<UseOptions & Abortable & { readonly out: string }> = z.strictObject({
+  ...use,
+  out: path,
+});
+export const rowsSchema: z.ZodType<RowsOptions & Abortable> = z.strictObject(rows);
+export const evaluateSchema: z.ZodType<RowsOptions & Abortable & { readonly labels?: readonly string[] | undefined }> =
+  z.strictObject({ ...rows, labels: texts.optional() });
+export const classifySchema: z.ZodType<RowsOptions & Abortable & { readonly labels: readonly string[] }> =
+  z.strictObject({ ...rows, labels: texts });
+export const generateSchema: z.ZodType<GenerateSettings & Abortable> = z.strictObject({
+  ...use,
+  chat: z.boolean().optional(),
+  system: z.string().optional(),
+  maxNewTokens: z.int().positive().optional(),
+  stop: texts.optional(),
+  seed: z.int().optional(),
+  temperature: z.number().optional(),
+  topK: z.number().optional(),
+  topP: z.number().optional(),
+  minP: z.number().optional(),
+  repetitionPenalty: z.number().optional(),
+});
+export const modelSchema: z.ZodType<ModelSettings & Abortable> = z.strictObject({
+  ...signal,
+  quantize: z.enum(quantizeModes).optional(),
+  adapters: z.union([z.record(z.string(), path), z.array(path)]).optional(),
+  task: z.enum(taskNames).optional(),
+  threads: z.int().positive().optional(),
+});
+export const mergeSchema: z.ZodType<MergeSettings & Abortable> = z.strictObject({
+  ...signal,
+  adapter: path,
+  out: path,
+  dtype: z.enum(['float32', 'bfloat16', 'float16']).optional(),
+  quantize: z.enum(['none', 'int8', 'nf4']).optional(),
+});
+export const combineSchema: z.ZodType<CombineSettings & Abortable> = z.strictObject({
+  ...signal,
+  weights: z.array(z.number()),
+  out: path,
+  how: z.enum(combinations).optional(),
+  svdRank: z.int().positive().optional(),
+  density: fraction.optional(),
+  majoritySignMethod: z.enum(['total', 'frequency']).optional(),
+  seed: z.int().optional(),
+});
+export const trainSchema: z.ZodType<{ readonly fresh?: boolean | undefined } & Abortable> = z.strictObject({
+  ...signal,
+  fresh: z.boolean().optional(),
+});
+export const doctorSchema: z.ZodType<{ readonly model?: string | undefined } & Abortable> = z.strictObject({
+  ...signal,
+  model: path.optional(),
+});
+export const abortableSchema: z.ZodType<Abortable> = z.strictObject(signal);
+
+/** Options without their signal, which stays in this thread. @throws GraftError 'usage' listing what is unknown or wrong */
+export function split<T extends Abortable>(
+  schema: z.ZodType<T>,
+  options: T,
+  call: string,
+): { args: Omit<T, 'signal'>; signal: AbortSignal | undefined } {
+  const { signal: passed, ...args } = parseWith(schema, options, call);
+  return { args, signal: passed };
+}
+
+/** @throws GraftError 'usage' for a prompt that is neither text nor messages */
+export function requirePrompt(prompt: Prompt): void {
+  const isMessage = (message: unknown) =>
+    typeof message === 'object' && message !== null && 'role' in message && typeof message.role === 'string';
+  if (typeof prompt === 'string' || (Array.isArray(prompt) && prompt.length > 0 && prompt.every(isMessage))) return;
+  throw new GraftError('usage', 'the prompt must be a text or a list of messages, each with a role', {
+    place: 'generate',
+  });
+}
+
+/** @throws GraftError 'usage' for what is not lists of numbers */
+export function requireIds(ids: IdRows): void {
+  if (Array.isArray(ids) && ids.every((row) => Array.isArray(row))) return;
+  throw new GraftError('usage', 'ids must be rows of token ids, [[int]]', { place: 'logits' });
+}
