@@ -36,6 +36,8 @@ VIT = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermedi
 LLAMA = dict(**SMALL | dict(max_position_embeddings=2048), num_key_value_heads=1, bos_token_id=1, eos_token_id=2,
              rope_parameters={**LLAMA3_ROPE, "rope_theta": 500000.0})
 SMALL_BERT = {**SMALL, "pad_token_id": 0}
+NEOX = dict(vocab_size=120, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64,
+            bos_token_id=1, eos_token_id=2)
 SMALL_GPT2 = dict(vocab_size=90, n_embd=16, n_layer=2, n_head=2, n_positions=40, bos_token_id=1, eos_token_id=2)
 # name: (class, task, configuration). A new one goes to the end, since the seed of each is its place.
 MODELS = {
@@ -64,6 +66,13 @@ MODELS = {
     "llama-tokcls": ("LlamaForTokenClassification", "tags", dict(**LLAMA, num_labels=5)),
     "llama-qa": ("LlamaForQuestionAnswering", "span", dict(**LLAMA)),
     "xlm-roberta-seqcls": ("XLMRobertaForSequenceClassification", "class", dict(**SMALL, pad_token_id=1, type_vocab_size=1, layer_norm_eps=1e-5, num_labels=3)),
+    "gpt-neox": ("GPTNeoXForCausalLM", "lm", dict(**NEOX, rotary_pct=0.5)),
+    "gpt-neox-serial": ("GPTNeoXForCausalLM", "lm", dict(**SMALL, use_parallel_residual=False, attention_bias=False, tie_word_embeddings=True,
+                        hidden_act="gelu_new", layer_norm_eps=1e-6, bos_token_id=1, eos_token_id=2, rope_parameters={"rope_type": "linear",
+                        "factor": 2.0, "rope_theta": 5000.0, "partial_rotary_factor": 1.0})),
+    "gpt-neox-seqcls": ("GPTNeoXForSequenceClassification", "class", dict(**SMALL, num_labels=3, pad_token_id=0)),
+    "gpt-neox-tokcls": ("GPTNeoXForTokenClassification", "tags", dict(**SMALL, num_labels=5)),
+    "gpt-neox-qa": ("GPTNeoXForQuestionAnswering", "span", dict(**SMALL)),
 }
 LENGTHS = [21, 3, 9]
 
