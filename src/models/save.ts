@@ -65,11 +65,22 @@ function configOf(model: Model): Record<string, unknown> {
   return config;
 }
 
+/** A tensor of the base. */
+interface StoredTensor {
+  /** Its key in the file. */
+  readonly name: string;
+  /** The path of its module in the model. */
+  readonly path: string;
+  readonly module: Module;
+  readonly field: string;
+  readonly tensor: Tensor;
+}
+
 /**
- * Yields every tensor of the base with its key and its module. Wrappers of merged or disabled adapters are skipped.
+ * Yields every tensor of the base. Wrappers of merged or disabled adapters are skipped.
  * @throws GraftError 'state' where an adapter is enabled but not merged into the weights
  */
-function* storedTensors(model: Model): Generator<{ name: string; tensor: Tensor; module: Module; field: string }> {
+function* storedTensors(model: Model): Generator<StoredTensor> {
   if (model.ports.anyEnabled) {
     throw new GraftError(
       'state',
@@ -88,7 +99,7 @@ function* storedTensors(model: Model): Generator<{ name: string; tensor: Tensor;
     }
     for (const [field, tensor] of Object.entries(module)) {
       const key = path === '' ? field : `${path}.${field}`;
-      if (tensor instanceof Tensor) yield { name: model.fileKey?.(key) ?? key, tensor, module, field };
+      if (tensor instanceof Tensor) yield { name: model.fileKey?.(key) ?? key, path, module, field, tensor };
     }
   }
 }
@@ -117,7 +128,7 @@ function* denseWeights(model: Model, dtype: DType) {
 function isHeadTied(model: Model): boolean {
   const { embeddings, head } = model.sites;
   const tables = [...storedTensors(model)].filter(
-    ({ name }) => name === `${embeddings}.weight` || name === `${head}.weight`,
+    ({ path, field }) => field === 'weight' && (path === embeddings || path === head),
   );
   return tables.length === 2 && tables[0]!.tensor === tables[1]!.tensor;
 }

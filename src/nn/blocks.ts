@@ -63,14 +63,20 @@ export interface Sublayers {
 /**
  * A block whose norms come before its sublayers (GPT-2, ViT): y = x + attention(norm₁ x), then y + mlp(norm₂ y). [N, C] →
  * [N, C]
+ * @param parallel the MLP reads the block's input too (GPT-J, GPT-NeoX): y + mlp(norm₂ x)
  */
-export function preNormBlock(x: Tensor, pass: Pass, { layer, norms, attention, mlp }: Sublayers): Tensor {
+export function preNormBlock(
+  x: Tensor,
+  pass: Pass,
+  { layer, norms, attention, mlp }: Sublayers,
+  parallel = false,
+): Tensor {
   using s = scope();
   const { ports, keyValues } = pass;
   const common = { layer, norm: undefined, rowStarts: keyValues.rows.qStarts };
   const attentionOutput = attention.forward(norms[0].forward(x), pass);
   const y = ops.add(x, ports.afterAttention({ ...common, delta: attentionOutput, residual: x }));
-  const mlpOutput = mlp.forward(norms[1].forward(y));
+  const mlpOutput = mlp.forward(norms[1].forward(parallel ? x : y));
   return s.keep(ops.add(y, ports.afterMlp({ ...common, delta: mlpOutput, residual: y })));
 }
 

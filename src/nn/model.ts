@@ -20,7 +20,7 @@ export interface Model extends Disposable {
   readonly kernels: Kernels;
   /** What methods add to the forward pass. */
   readonly ports: Ports;
-  /** The module tree; its fields are named as in the checkpoint: `root.model.layers[0].self_attn.q_proj`. */
+  /** The module tree; its fields are named as in transformers' class: `root.model.layers[0].self_attn.q_proj`. */
   readonly root: Module;
   readonly vocabSize: number;
   readonly layers: number;

@@ -139,8 +139,10 @@ export const familyBases: readonly Base[] = [
   ...['gpt2', 'gpt2-scaled', 'gpt2-seqcls', 'gpt2-tokcls', 'gpt2-qa'].map((name) => base(name)),
   ...['bert-seqcls', 'bert-regression', 'bert-tokcls', 'bert-qa'].map((name) => base(name)),
   ...['roberta-seqcls', 'roberta-tokcls', 'distilbert-seqcls', 'distilbert-tokcls'].map((name) => base(name)),
+  ...['gpt-neox', 'gpt-neox-serial', 'gpt-neox-seqcls', 'gpt-neox-tokcls', 'gpt-neox-qa'].map((name) => base(name)),
   ...['vit', 'vit-small', 'deit'].map((name) => base(name)),
   ...['llama-seqcls', 'llama-tokcls', 'llama-qa'].map((name) => base(name)),
   base('bert-tokcls', 'embedding'),
   base('gpt2', 'embedding'),
+  base('gpt-neox', 'embedding'),
 ];

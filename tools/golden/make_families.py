@@ -1,4 +1,4 @@
-"""Writes families/NAME/ for tiny random GPT-2, BERT, RoBERTa, XLM-R, DistilBERT, ViT and DeiT models and for task heads (on Llama too):
+"""Writes families/NAME/ for tiny random models of every family except Llama's, and for task heads (on Llama too):
 config.json and model.safetensors as transformers saves them, and golden.safetensors:
 
   ids.N [T] I64            row N, ragged lengths; images: pixels.N [3,H,W] F32 instead
@@ -36,8 +36,10 @@ VIT = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermedi
 LLAMA = dict(**SMALL | dict(max_position_embeddings=2048), num_key_value_heads=1, bos_token_id=1, eos_token_id=2,
              rope_parameters={**LLAMA3_ROPE, "rope_theta": 500000.0})
 SMALL_BERT = {**SMALL, "pad_token_id": 0}
+NEOX = dict(vocab_size=120, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=64,
+            bos_token_id=1, eos_token_id=2)
 SMALL_GPT2 = dict(vocab_size=90, n_embd=16, n_layer=2, n_head=2, n_positions=40, bos_token_id=1, eos_token_id=2)
-# name: (class, task, configuration)
+# name: (class, task, configuration). A new one goes to the end, since the seed of each is its place.
 MODELS = {
     "gpt2": ("GPT2LMHeadModel", "lm", dict(**GPT2)),
     "gpt2-scaled": ("GPT2LMHeadModel", "lm", dict(**SMALL_GPT2, n_inner=40, activation_function="gelu", scale_attn_by_inverse_layer_idx=True,
@@ -64,9 +66,15 @@ MODELS = {
     "llama-tokcls": ("LlamaForTokenClassification", "tags", dict(**LLAMA, num_labels=5)),
     "llama-qa": ("LlamaForQuestionAnswering", "span", dict(**LLAMA)),
     "xlm-roberta-seqcls": ("XLMRobertaForSequenceClassification", "class", dict(**SMALL, pad_token_id=1, type_vocab_size=1, layer_norm_eps=1e-5, num_labels=3)),
+    "gpt-neox": ("GPTNeoXForCausalLM", "lm", dict(**NEOX, rotary_pct=0.5)),
+    "gpt-neox-serial": ("GPTNeoXForCausalLM", "lm", dict(**SMALL, use_parallel_residual=False, attention_bias=False, tie_word_embeddings=True,
+                        hidden_act="gelu_new", layer_norm_eps=1e-6, bos_token_id=1, eos_token_id=2, rope_parameters={"rope_type": "linear",
+                        "factor": 2.0, "rope_theta": 5000.0, "partial_rotary_factor": 1.0})),
+    "gpt-neox-seqcls": ("GPTNeoXForSequenceClassification", "class", dict(**SMALL, num_labels=3, pad_token_id=0)),
+    "gpt-neox-tokcls": ("GPTNeoXForTokenClassification", "tags", dict(**SMALL, num_labels=5)),
+    "gpt-neox-qa": ("GPTNeoXForQuestionAnswering", "span", dict(**SMALL)),
 }
 LENGTHS = [21, 3, 9]
-NORMS = ["ln_f", "layernorm", "norm"]
 
 
 def base_of(model):
@@ -75,12 +83,17 @@ def base_of(model):
 
 
 def blocks_of(base):
-    for path in ("h", "encoder.layer", "transformer.layer", "layers"):
-        try:
-            return base.get_submodule(path)
-        except AttributeError:
-            pass
-    raise AssertionError("no blocks")
+    return next(m for m in base.modules() if isinstance(m, torch.nn.ModuleList))
+
+
+def norm_of(base):
+    """Returns the name of the norm after the last block; None where there is none (BERT)."""
+    return next((name for name, m in base.named_children() if "norm" in type(m).__name__.lower()), None)
+
+
+def reads_last_token(model):
+    """Whether rows are classified by their last token before the padding: decoders, whose output layer is called so."""
+    return hasattr(model, "score")
 
 
 def randomise_modules(model, seed):
@@ -105,15 +118,16 @@ def randomise_modules(model, seed):
     model.tie_weights()
 
 
-def make_inputs(task, config, seed):
+def make_inputs(task, model, seed):
     """Returns rows with their labels. Row 2 of a causal classifier ends in its pad token: the token before it is classified, as in transformers."""
     g = torch.Generator().manual_seed(seed)
+    config = model.config
     if hasattr(config, "patch_size"):
         shape = (config.num_channels, config.image_size, config.image_size)
         rows = [{"pixel_values": torch.randn(shape, generator=g)} for _ in range(2)]
     else:
         rows = [{"input_ids": r} for r in random_rows(LENGTHS, config.vocab_size, seed)]
-        if task == "class" and config.pad_token_id is not None and config.model_type in ("gpt2", "llama"):
+        if task == "class" and config.pad_token_id is not None and reads_last_token(model):
             rows[2]["input_ids"][-2:] = config.pad_token_id
         if config.model_type == "bert":
             rows[0]["token_type_ids"] = (torch.arange(LENGTHS[0]) > 8).long()
@@ -204,13 +218,13 @@ def main():
         (directory / "model.safetensors").chmod(0o644)
 
         model = cls.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
-        rows, labels = make_inputs(task, config, seed)
+        rows, labels = make_inputs(task, model, seed)
         extra = {}
         if task == "none":
             g = torch.Generator().manual_seed(seed + 7)
             extra = {"cotangent": torch.randn(LENGTHS[0], config.hidden_size, generator=g) / 10, "cotangent_pooled": torch.randn(config.hidden_size, generator=g)}
             rows = rows[:1]
-        norm = next((n for n in NORMS if hasattr(base_of(model), n)), None)
+        norm = norm_of(base_of(model))
         logits, losses, hidden, grads = run(model, task, rows, labels, extra, norm)
         with float64(check=False):
             truth = double_model(cls, config, model.state_dict()).eval()
