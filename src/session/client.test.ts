@@ -314,3 +314,48 @@ test('a job that waits for another one is aborted at once', async () => {
   await failed;
   assert.ok(!existsSync(join(at.dir.path, 'waiting', 'events.jsonl')), 'it never began');
 });
+
+test('predicting, evaluating and choosing end within a batch when they are aborted', async () => {
+  using at = place();
+  await using session = new Session();
+  const labelled = Array.from({ length: 3000 }, (_, i) => ({
+    text: `item ${i} is here`,
+    label: i % 2 ? 'a' : 'b',
+  }));
+  const { adapter } = await session.train({
+    ...at.recipe('run', 1),
+    task: 'sequence-classification',
+    data: labelled.slice(0, 8),
+  });
+  await using model = await session.load(at.model);
+  const options = { adapter };
+  const all = await model.predict(labelled, options);
+  assert.equal(all.predictions.length, 3000);
+  const stop = new AbortController();
+  let predicted = 0;
+  await assert.rejects(async () => {
+    for await (const _ of model.predict(labelled, { ...options, signal: stop.signal })) {
+      predicted++;
+      stop.abort();
+    }
+  }, isInterrupted);
+  assert.ok(predicted < 3000, `${predicted} predictions`);
+  const questions = labelled.map(({ text }) => ({ prompt: text, completion: ' a' }));
+  const long = [
+    (signal: AbortSignal) => model.evaluate(labelled, { ...options, signal }),
+    (signal: AbortSignal) => model.classify(questions, { labels: [' a', ' b'], signal }),
+  ];
+  for (const start of long) {
+    const controller = new AbortController();
+    const batches: number[] = [];
+    let total = 0;
+    await assert.rejects(async () => {
+      for await (const progress of start(controller.signal)) {
+        batches.push(progress.done);
+        total = progress.total;
+        controller.abort();
+      }
+    }, isInterrupted);
+    assert.ok(batches.at(-1)! < total, `${batches} of ${total}`);
+  }
+});
