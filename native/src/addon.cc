@@ -191,13 +191,16 @@ Napi::Value random_state(const Napi::CallbackInfo& info) {
 
 // (count or undefined) => the number of threads in use
 Napi::Value threads(const Napi::CallbackInfo& info) {
-  if (info[0].IsNumber()) {
-    const int count = info[0].As<Napi::Number>().Int32Value();
-    at::set_num_threads(count);
-    // LibTorch sets MKL's number for the whole process; this thread's own takes precedence over it.
-    if (MKL_Set_Num_Threads_Local) MKL_Set_Num_Threads_Local(count);
-  }
-  return Napi::Number::New(info.Env(), at::get_num_threads());
+  const Napi::Env env = info.Env();
+  return guarded(env, "threads", no_shapes, [&]() -> Napi::Value {
+    if (info[0].IsNumber()) {
+      const int count = info[0].As<Napi::Number>().Int32Value();
+      at::set_num_threads(count);
+      // LibTorch sets MKL's number for the whole process; this thread's own takes precedence over it.
+      if (MKL_Set_Num_Threads_Local) MKL_Set_Num_Threads_Local(count);
+    }
+    return Napi::Number::New(env, at::get_num_threads());
+  });
 }
 
 // () => { handles, bytes }

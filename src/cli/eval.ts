@@ -29,7 +29,7 @@ function confusionText({ labels, counts }: Confusion): string {
 export const evaluate = () =>
   onRows(
     'eval',
-    'Measure a model on rows: the loss and the metrics of its task, each with its 95 % confidence interval; for language models also perplexity, and accuracy where the answer is one of a few labels.',
+    'Evaluate a model on rows: the loss and the metrics of its task, each with its 95 % confidence interval; for language models also perplexity, and accuracy where the answer is one of a few labels.',
     'rows to measure on, in any format that train reads',
   )
     .option('--labels <text...>', 'causal-lm: the answers to choose among; the likeliest is the prediction')

@@ -4,14 +4,19 @@ export const generate = () =>
   onModel('generate', 'Continue a prompt, or answer it as a chat turn.')
     .requiredOption('--prompt <text>', 'what to continue or answer')
     .option('--chat', "put the prompt into the model's chat template")
-    .option('--system <text>', 'system message of the chat')
-    .option('--max-new-tokens <n>', 'tokens of the answer at most', count, 256)
-    .option('--temperature <t>', '0: greedy decoding; 1: the probabilities of the model; above 1: flatter', Number, 0)
+    .option('--system <text>', 'system message; implies --chat')
+    .option('--max-new-tokens <n>', 'maximum number of tokens to generate', count, 256)
+    .option(
+      '--temperature <t>',
+      '0: greedy decoding; 1: the probabilities of the model; above 1: more random',
+      Number,
+      0,
+    )
     .option('--top-k <k>', 'sample from the k likeliest tokens', Number)
     .option('--top-p <p>', 'sample from the likeliest tokens that have this probability together', Number)
     .option('--min-p <p>', 'leave out tokens less likely than this share of the likeliest', Number)
     .option('--repetition-penalty <x>', 'above 1: tokens that occurred before become less likely', Number)
-    .option('--stop <text...>', 'end the answer before this text')
+    .option('--stop <text...>', 'stop before this text')
     .option('--seed <n>', 'seed of the sampling: the same seed gives the same answer', Number, 0)
     .addHelpText(
       'after',

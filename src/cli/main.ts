@@ -55,9 +55,13 @@ export function program(): Command {
 /** Runs the command that the arguments name; bin/graft.js calls it. */
 export async function main(): Promise<void> {
   // `graft … | head`: who was listening has gone, and there is nobody to tell.
+  let pipeClosed = false;
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code !== 'EPIPE') throw error;
-    process.exit(1);
+    // Training ends as it does when it is stopped, with a checkpoint; everything else has nothing to save.
+    if (process.listenerCount('SIGTERM') === 0) process.exit(1);
+    if (!pipeClosed) process.emit('SIGTERM');
+    pipeClosed = true;
   });
   try {
     await program().parseAsync();

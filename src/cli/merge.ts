@@ -7,7 +7,7 @@ export const merge = () =>
     .description('Add an adapter to the weights of its base and write the whole model as a Hugging Face directory.')
     .requiredOption('--model <path>', 'the base: a Hugging Face directory, a .gguf file, or a hub id')
     .requiredOption('--adapter <dir>', 'the adapter to merge')
-    .requiredOption('--out <dir>', 'directory for the merged model; it is replaced at once or not at all')
+    .requiredOption('--out <dir>', 'new directory for the merged model')
     .addOption(
       new Option('--dtype <type>', 'type of the weights that are written')
         .choices(['float32', 'bfloat16', 'float16'])

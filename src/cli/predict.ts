@@ -1,4 +1,5 @@
 import { Option } from 'commander';
+import { toWire } from '../base/index.ts';
 import { formatNames } from '../data/index.ts';
 import { requireNew, writeFile } from '../io/index.ts';
 import { taskNames } from '../nn/index.ts';
@@ -14,7 +15,12 @@ export const onRows = (name: string, description: string, data: string) =>
     .addOption(
       new Option('--format <name>', 'format of the rows; default: detected from their fields').choices(formatNames),
     )
-    .option('--max-length <n>', 'tokens of a row at most; longer rows are cut, or read in several windows', count, 1024)
+    .option(
+      '--max-length <n>',
+      'maximum tokens per row; longer rows are truncated, or read in several windows',
+      count,
+      1024,
+    )
     .option('--stride <n>', 'tokens that two windows of one context overlap by', countOrNone, 128);
 
 export const predict = () =>
@@ -37,7 +43,7 @@ export const predict = () =>
         model.predict(data, settings),
       );
       writeFile(out, (write) => {
-        for (const prediction of predictions) write(Buffer.from(`${JSON.stringify(prediction)}\n`));
+        for (const prediction of predictions) write(Buffer.from(`${JSON.stringify(toWire(prediction))}\n`));
       });
       if (options.json) printJson({ task, rows: predictions.length, out, report });
       else console.log(`Wrote ${predictions.length} predictions to ${out}`);

@@ -31,7 +31,7 @@ const wholeNumber =
     const value = Number(text);
     if (text.trim() !== '' && Number.isInteger(value) && value >= minimum) return value;
     throw new InvalidArgumentError(
-      minimum > 0 ? 'It must be a whole number above 0.' : 'It must be 0 or a whole number.',
+      minimum > 0 ? 'It must be an integer above 0.' : 'It must be an integer, 0 or more.',
     );
   };
 

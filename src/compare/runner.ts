@@ -37,12 +37,13 @@ function graft(
     errorText = (errorText + data.toString()).slice(-2000);
   });
   return new Promise((resolve, reject) => {
-    child.on('error', (error) =>
-      reject(
-        signal?.aborted ? new GraftError('interrupted', 'the comparison was stopped', { cause: signal.reason }) : error,
-      ),
-    );
+    // Of an aborted child, 'close' follows: only then it holds nothing any more.
+    child.on('error', (error) => signal?.aborted || reject(error));
     child.on('close', (code) => {
+      if (signal?.aborted) {
+        reject(new GraftError('interrupted', 'the comparison was stopped', { cause: signal.reason }));
+        return;
+      }
       const [reason = ''] = errorText.trim().split('\n').slice(-1);
       if (code === 0) resolve(last);
       else reject(new GraftError('environment', reason.replace(/^graft: /, '') || `code ${code}`));

@@ -22,12 +22,12 @@ const contentSchema = z.union([
   z.array(z.looseObject({ type: z.literal('text'), text: z.string() })),
   z.null(),
 ]);
-const messageSchema = z.looseObject({ role: z.string(), content: contentSchema.default('') });
+export const messageSchema = z.looseObject({ role: z.string(), content: contentSchema.default('') });
 type MessageRow = z.infer<typeof messageSchema>;
 const textContent = (content: z.infer<typeof contentSchema>): string =>
   typeof content === 'string' ? content : (content ?? []).map(({ text }) => text).join('');
 /** Messages whose content is one string each. */
-const toMessages = (messages: readonly MessageRow[]): Message[] =>
+export const toMessages = (messages: readonly MessageRow[]): Message[] =>
   messages.map((message) => ({ ...message, content: textContent(message.content) }));
 
 const shareGptTurnSchema = z.looseObject({ from: z.string(), value: z.string() });

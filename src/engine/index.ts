@@ -41,11 +41,19 @@ export async function startEngine(options: StartOptions = {}): Promise<Engine> {
   return engine;
 }
 
+/** More threads than any processor has; OpenMP fails with many more. */
+const maxThreads = 1024;
+
 /** The number of threads at the start of the engine. */
 let defaultThreads: number | undefined;
 
-/** Sets how many processor threads the engine uses; undefined restores the number at its start. Returns the number in use. */
+/** Sets how many processor threads the engine uses; undefined restores the number at its start. Returns the number in use. @throws GraftError 'usage' for a number that is not 1 to 1024 */
 export function useThreads(count: number | undefined): number {
+  if (count !== undefined && !(Number.isInteger(count) && count >= 1 && count <= maxThreads)) {
+    throw new GraftError('usage', `threads must be a whole number from 1 to ${maxThreads}, but is ${count}`, {
+      place: 'threads',
+    });
+  }
   const { native } = currentEngine();
   defaultThreads ??= native.threads(undefined);
   return native.threads(count ?? defaultThreads);

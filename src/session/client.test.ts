@@ -3,10 +3,9 @@ import assert from 'node:assert/strict';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { tinyModel } from '../../test/samples/tiny.ts';
+import { tinyBert, tinyModel } from '../../test/samples/tiny.ts';
 import { temporary } from '../../test/support.ts';
 import { GraftError } from '../base/index.ts';
-import type { RowInput } from '../data/index.ts';
 import type { OneTaskRecipe, RecipeInput, TrainEvent } from '../train/index.ts';
 import { Session } from './index.ts';
 
@@ -107,7 +106,7 @@ test('rows in memory and in streams are trained, evaluated and predicted as thos
   using at = place();
   await using session = new Session();
   const kinds = ['ham', 'spam'] as const;
-  const labelled = Array.from({ length: 24 }, (_, i): RowInput => {
+  const labelled = Array.from({ length: 24 }, (_, i) => {
     return { id: `m${i}`, text: i % 2 ? 'win a prize' : 'see you there', label: kinds[i % 2] };
   });
   async function* stream() {
@@ -176,7 +175,7 @@ test('answers are chosen among labels, with the accuracy where rows have their a
     model.classify([{ prompt: 'Is it?', completion: ' maybe' }], { labels }),
     /not one of the labels/,
   );
-  await assert.rejects(model.classify(asked, { labels: [' yes'] }), /two or more/);
+  await assert.rejects(model.classify(asked, { labels: [' yes'] }), /at least two different labels/);
 });
 
 test('adapters are added, switched and removed; unknown names and other models are refused with the place and a hint', async () => {
@@ -279,7 +278,7 @@ test('options that do not exist or have wrong values are refused, also from Java
       /generate: unknown key 'max_new_tokens' \(did you mean 'maxNewTokens'\?\)/,
     ],
     ['generate', ['a', { temperature: 'hot' }], /temperature: must be a number, but is "hot"/],
-    ['generate', [[], {}], /the prompt must be a text or a list of messages/],
+    ['generate', [[], {}], /there are no messages/],
     ['predict', [[], { adaptor: 'x' }], /unknown key 'adaptor' \(did you mean 'adapter'\?\)/],
     ['classify', [[], {}], /labels is missing/],
     ['evaluate', [[], { maxLength: 0 }], /maxLength/],
@@ -358,4 +357,70 @@ test('predicting, evaluating and choosing end within a batch when they are abort
     }, isInterrupted);
     assert.ok(batches.at(-1)! < total, `${batches} of ${total}`);
   }
+});
+
+test('what cannot be sent, is not a row, or never ends: refused or stopped, and the session goes on', async () => {
+  using at = place();
+  await using session = new Session();
+  await using model = await session.load(at.model, { threads: 1 });
+  const usage = (pattern: RegExp) => (error: GraftError) => error.kind === 'usage' && pattern.test(error.message);
+  await assert.rejects(model.evaluate([{ text: 'a', f() {} }]), usage(/cannot be sent to the engine thread/));
+  await assert.rejects(model.generate('a', { threads: 100_000 }), usage(/threads/));
+  await assert.rejects(model.predict(5 as never), usage(/rows must be/));
+  await assert.rejects(
+    session.train({ ...at.recipe('x', 1), data: { trian: 'x' } as never }),
+    usage(/data\.train is missing|trian/),
+  );
+  await assert.rejects(session.train({ ...at.recipe('x', 1), data: undefined as never }), usage(/data is missing/));
+  async function* endless() {
+    for (;;) {
+      await new Promise((resolve) => setTimeout(resolve, 1));
+      yield { text: 'a' };
+    }
+  }
+  await assert.rejects(model.evaluate(endless(), { signal: AbortSignal.timeout(30) }), isInterrupted);
+  await assert.rejects(
+    session.train({ ...at.recipe('x', 1), data: endless() }, { signal: AbortSignal.timeout(30) }),
+    isInterrupted,
+  );
+  interface Ticket {
+    readonly text: string;
+  }
+  const tickets = new Set<Ticket>([{ text: 'one two' }]);
+  assert.equal((await model.evaluate(tickets)).rows, 1);
+  // Calls run in the order in which they are made.
+  const evaluated = model.evaluate([{ text: 'one two' }]);
+  const disposed = model[Symbol.asyncDispose]();
+  assert.equal((await evaluated).rows, 1);
+  await disposed;
+  await assert.rejects(model.generate('a'), /has been disposed/);
+});
+
+test('a conversation is checked as rows are; a system message makes a chat; an encoder chooses no answers', async () => {
+  using at = place();
+  await using session = new Session();
+  await using model = await session.load(at.model);
+  const plain = await model.generate('Hello', { maxNewTokens: 1 });
+  const chat = await model.generate('Hello', { maxNewTokens: 1, system: 'Be brief.' });
+  assert.ok(chat.promptTokens > plain.promptTokens);
+  const parts = [{ role: 'user', content: [{ type: 'text', text: 'Hello' }] }] as never;
+  const whole = [{ role: 'user', content: 'Hello' }];
+  const tokens = async (prompt: typeof whole) => (await model.generate(prompt, { maxNewTokens: 1 })).promptTokens;
+  assert.equal(await tokens(parts), await tokens(whole));
+  await assert.rejects(model.generate([{ role: 'user', content: 5 }] as never), /content/);
+  await assert.rejects(model.generate([]), /there are no messages/);
+  const labels = ['a', 'b'];
+  await assert.rejects(model.classify([], { labels }), /there are no rows/);
+  await using encoder = await session.load(tinyBert(join(at.dir.path, 'bert')));
+  await assert.rejects(
+    encoder.classify([{ prompt: 'a', completion: 'a' }], { labels }),
+    /graft predict|language model/,
+  );
+  assert.equal((await encoder.embed(['a', 'b'])).length, 2);
+  assert.deepEqual(await encoder.embed([]), []);
+  const { adapter } = await session.train(at.recipe('run', 1));
+  await model.addAdapter('mine', adapter);
+  await session.train(at.recipe('other', 1));
+  await model.removeAdapter('mine');
+  assert.deepEqual(model.info.adapters, []);
 });

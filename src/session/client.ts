@@ -24,9 +24,11 @@ import {
   abortableSchema,
   combineSchema,
   doctorSchema,
+  interrupted,
   mergeSchema,
   modelSchema,
   split,
+  stoppable,
   trainSchema,
 } from './options.ts';
 import type { Abortable, JobReply, JobRequest, RunJob } from './protocol.ts';
@@ -51,8 +53,6 @@ interface PendingJob {
   readonly onEvent: (event: never) => void;
 }
 
-const interrupted = (problem: string, cause?: unknown) => new GraftError('interrupted', problem, { cause });
-
 /**
  * An engine in a thread of its own: the thread that owns a terminal, a server or an event loop only sends jobs and gets
  * events and results. Jobs run one after another. `await using` ends the thread; training that is running then stops after
@@ -62,6 +62,8 @@ export class Session implements AsyncDisposable {
   readonly #worker: Worker;
   readonly #pending = new Map<number, PendingJob>();
   readonly #log: (line: string) => void;
+  readonly #disposing = new AbortController();
+  readonly #comparing = new Set<Promise<Results>>();
   #nextId = 0;
   /** Why there is no engine thread any more. */
   #ended: unknown;
@@ -104,7 +106,9 @@ export class Session implements AsyncDisposable {
   train(recipe: RecipeInput | Recipe, options: TrainOptions = {}): Running<TrainEvent, TrainResult> {
     return new Running(async (tell) => {
       const { args, signal } = split(trainSchema, options, 'train');
-      const parsed = isParsed(recipe) ? recipe : parseRecipe(await withRowsCollected(recipe));
+      const collected = isParsed(recipe) ? recipe : withRowsCollected(recipe, signal);
+      const complete = collected instanceof Promise ? await stoppable(collected, signal) : collected;
+      const parsed = isParsed(complete) ? complete : parseRecipe(complete);
       return this.#run('train', { recipe: parsed, fresh: args.fresh ?? false }, { onEvent: tell, signal });
     });
   }
@@ -117,7 +121,10 @@ export class Session implements AsyncDisposable {
   compare(comparison: Comparison, options: Abortable = {}): Running<string, Results> {
     return new Running(async (tell) => {
       const { signal } = split(abortableSchema, options, 'compare');
-      return runComparison(comparison, () => new Session({ log: this.#log }), tell, signal);
+      const either = signal ? AbortSignal.any([signal, this.#disposing.signal]) : this.#disposing.signal;
+      const comparing = runComparison(comparison, () => new Session({ log: this.#log }), tell, either);
+      this.#comparing.add(comparing);
+      return comparing.finally(() => this.#comparing.delete(comparing));
     });
   }
 
@@ -147,18 +154,20 @@ export class Session implements AsyncDisposable {
 
   /** Waits for the running job to stop, and ends the thread. Jobs behind it reject as 'interrupted'. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#disposing.abort(new GraftError('state', 'the session has been disposed'));
     const running = [...this.#pending.values()];
     for (const { stop } of running) Atomics.store(stop, 0, 1);
     this.#ended ??= new GraftError('state', 'the session has been disposed', { hint: 'Make a new Session' });
     // The worker answers every job that it was sent; one that is stopped answers soon.
     while (this.#pending.size > 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    await Promise.allSettled(this.#comparing);
     await this.#worker.terminate();
   }
 
   readonly #run: RunJob = (job, args, { onEvent = () => {}, signal } = {}) => {
     return new Promise((resolve, reject) => {
       if (this.#ended !== undefined) throw this.#ended;
-      if (signal?.aborted) throw interrupted('aborted before it began', signal.reason);
+      if (signal?.aborted) throw interrupted('the job was stopped before it began', signal.reason);
       const id = this.#nextId++;
       const stop = new Int32Array(new SharedArrayBuffer(4));
       const onAbort = () => {
@@ -166,7 +175,7 @@ export class Session implements AsyncDisposable {
         const waiting = this.#pending.get(id);
         if (!waiting || waiting.started) return;
         // The thread is busy with another job, and skips this one when its turn comes.
-        waiting.reject(interrupted('aborted before it began', signal?.reason));
+        waiting.reject(interrupted('the job was stopped before it began', signal?.reason));
       };
       signal?.addEventListener('abort', onAbort);
       const settle =
@@ -188,7 +197,15 @@ export class Session implements AsyncDisposable {
         onEvent: onEvent as never,
       });
       this.#worker.ref();
-      this.#worker.postMessage({ type: 'job', id, job, args, stop } satisfies JobRequest);
+      try {
+        this.#worker.postMessage({ type: 'job', id, job, args, stop } satisfies JobRequest);
+      } catch (cause) {
+        this.#pending.delete(id);
+        if (this.#pending.size === 0) this.#worker.unref();
+        const problem = `the arguments cannot be sent to the engine thread: ${(cause as Error).message}`;
+        const hint = 'Pass plain data: no functions, class instances with private fields, or streams inside rows';
+        settle(reject)(new GraftError('usage', problem, { place: job, hint, cause }));
+      }
     });
   };
 
@@ -220,32 +237,43 @@ export class Session implements AsyncDisposable {
   }
 }
 
-/** A recipe whose rows can cross a thread. */
-async function withRowsCollected(recipe: RecipeInput): Promise<object> {
-  const isStream = (data: unknown): data is RowStream =>
-    typeof data === 'string' ||
-    Array.isArray(data) ||
-    (typeof data === 'object' && data !== null && Symbol.asyncIterator in data);
-  const collected = async (data: RecipeInput['data']) => {
-    if (data === undefined || isStream(data)) return data && (await collectRows(data));
-    return {
-      ...data,
-      train: await collectRows(data.train),
-      ...(data.eval !== undefined && { eval: await collectRows(data.eval) }),
-    };
+/** A recipe whose rows can cross a thread: at once, unless some of them have to be collected. */
+function withRowsCollected(recipe: RecipeInput, signal: AbortSignal | undefined): object | Promise<object> {
+  const pending: Promise<void>[] = [];
+  const collectInto = (target: Record<string, unknown>, field: string) => {
+    const rows = collectRows(target[field] as RowStream, signal);
+    if (rows instanceof Promise)
+      pending.push(
+        rows.then((collected) => {
+          target[field] = collected;
+        }),
+      );
   };
-  const { data, tasks, ...rest } = recipe;
-  return {
-    ...rest,
-    ...(data !== undefined && { data: await collected(data) }),
-    ...(tasks && {
-      tasks: Object.fromEntries(
-        await Promise.all(
-          Object.entries(tasks).map(
-            async ([name, task]) => [name, { ...task, data: await collected(task.data) }] as const,
-          ),
-        ),
-      ),
-    }),
+  const copied = (value: unknown): Record<string, unknown> | undefined =>
+    typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype
+      ? { ...value }
+      : undefined;
+  const collectData = (fields: Record<string, unknown>) => {
+    const data = copied(fields.data);
+    if (!data) {
+      collectInto(fields, 'data');
+      return;
+    }
+    fields.data = data;
+    for (const field of ['train', 'eval']) if (field in data) collectInto(data, field);
   };
+  const complete = copied(recipe);
+  if (!complete) return recipe; // the schema says what is wrong
+  const tasks = copied(complete.tasks);
+  if (tasks) {
+    complete.tasks = tasks;
+    for (const [name, task] of Object.entries(tasks)) {
+      const fields = copied(task);
+      if (!fields) continue;
+      tasks[name] = fields;
+      collectData(fields);
+    }
+  }
+  if ('data' in complete) collectData(complete);
+  return pending.length > 0 ? Promise.all(pending).then(() => complete) : complete;
 }

@@ -1,4 +1,4 @@
-import { collectRows, type RowInput, type RowStream } from '../data/index.ts';
+import type { RowInput, RowStream } from '../data/index.ts';
 import type {
   ClassifyResult,
   EvaluateResult,
@@ -22,6 +22,7 @@ import {
   mergeSchema,
   requireIds,
   requirePrompt,
+  rowsOf,
   rowsSchema,
   split,
   useSchema,
@@ -81,7 +82,8 @@ export class LoadedModel implements AsyncDisposable {
   ): Running<Progress, ClassifyResult> {
     return new Running(async (tell) => {
       const { args, signal } = split(classifySchema, options, 'classify');
-      const collected = await collectRows(rows);
+      const source = rowsOf(rows, signal);
+      const collected = source instanceof Promise ? await source : source;
       return this.#run('classify', { modelId: this.#id, rows: collected, ...args }, { onEvent: tell, signal });
     });
   }
@@ -93,7 +95,8 @@ export class LoadedModel implements AsyncDisposable {
   predict(rows: RowStream, options: RowsOptions & Abortable = {}): Running<Prediction, PredictResult> {
     return new Running(async (tell) => {
       const { args, signal } = split(rowsSchema, options, 'predict');
-      const collected = await collectRows(rows);
+      const source = rowsOf(rows, signal);
+      const collected = source instanceof Promise ? await source : source;
       return this.#run('predict', { modelId: this.#id, rows: collected, ...args }, { onEvent: tell, signal });
     });
   }
@@ -105,13 +108,15 @@ export class LoadedModel implements AsyncDisposable {
   ): Running<Progress, EvaluateResult> {
     return new Running(async (tell) => {
       const { args, signal } = split(evaluateSchema, options, 'evaluate');
-      const collected = await collectRows(rows);
+      const source = rowsOf(rows, signal);
+      const collected = source instanceof Promise ? await source : source;
       return this.#run('evaluate', { modelId: this.#id, rows: collected, ...args }, { onEvent: tell, signal });
     });
   }
 
   /** A vector [C] for each text. */
   async embed(texts: readonly string[], options: Omit<RowsOptions, 'task'> & Abortable = {}): Promise<Float32Array[]> {
+    if (texts.length === 0) return [];
     const rows = texts.map((text): RowInput => ({ text }));
     const { predictions } = await this.predict(rows, { ...options, task: 'embedding' });
     return predictions.map(({ embedding }) => Float32Array.from(embedding ?? []));

@@ -1,7 +1,7 @@
 /** Checks what callers pass: an unknown option or a wrong value is refused, never ignored. */
 import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
-import { formatNames } from '../data/index.ts';
+import { collectRows, formatNames, messageSchema, type RowSource, type RowStream } from '../data/index.ts';
 import { combinations } from '../methods/index.ts';
 import { taskNames } from '../nn/index.ts';
 import { quantizeModes } from '../quant/index.ts';
@@ -104,14 +104,20 @@ export function split<T extends Abortable>(
   return { args, signal: passed };
 }
 
+/** The rows of a call, at once where they need no collecting: then calls run in the order in which they are made. */
+export const rowsOf = (rows: RowStream, signal: AbortSignal | undefined): RowSource | Promise<RowSource> => {
+  const isSource = typeof rows === 'string' || (typeof rows === 'object' && rows !== null && Symbol.iterator in rows);
+  if (!isSource && !(typeof rows === 'object' && rows !== null && Symbol.asyncIterator in rows)) {
+    throw new GraftError('usage', 'rows must be a path, a list of objects, or an iterable of them', { place: 'rows' });
+  }
+  const collected = collectRows(rows, signal);
+  return collected instanceof Promise ? stoppable(collected, signal) : collected;
+};
+
 /** @throws GraftError 'usage' for a prompt that is neither text nor messages */
 export function requirePrompt(prompt: Prompt): void {
-  const isMessage = (message: unknown) =>
-    typeof message === 'object' && message !== null && 'role' in message && typeof message.role === 'string';
-  if (typeof prompt === 'string' || (Array.isArray(prompt) && prompt.length > 0 && prompt.every(isMessage))) return;
-  throw new GraftError('usage', 'the prompt must be a text or a list of messages, each with a role', {
-    place: 'generate',
-  });
+  if (typeof prompt === 'string') return;
+  parseWith(z.array(messageSchema).min(1, 'there are no messages'), prompt, 'prompt');
 }
 
 /** @throws GraftError 'usage' for what is not lists of numbers */
@@ -119,3 +125,11 @@ export function requireIds(ids: IdRows): void {
   if (Array.isArray(ids) && ids.every((row) => Array.isArray(row))) return;
   throw new GraftError('usage', 'ids must be rows of token ids, [[int]]', { place: 'logits' });
 }
+
+export const interrupted = (problem: string, cause?: unknown) => new GraftError('interrupted', problem, { cause });
+
+/** What is collected, or an 'interrupted' error where the signal stopped it. */
+export const stoppable = <T>(collecting: Promise<T>, signal: AbortSignal | undefined): Promise<T> =>
+  collecting.catch((error) => {
+    throw signal?.aborted ? interrupted('the job was stopped before all rows were read', signal.reason) : error;
+  });

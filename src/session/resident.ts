@@ -17,7 +17,7 @@ export interface ModelInfo {
   /** Path of the files that it was loaded from. */
   readonly path: string;
   readonly family: string;
-  /** What it is loaded for without an adapter. */
+  /** The task that it is loaded for now: that of the adapter used last, or of the checkpoint. */
   readonly task: TaskName;
   readonly labels: readonly string[];
   /** Numbers in the base's weights, tied ones once. */
@@ -33,9 +33,10 @@ export interface ModelInfo {
 }
 
 /** Path, size and time of the files on disk: it changes when they are written again. */
-function stateOf(path: string): string {
+function stateOf(path: string, counts = /./): string {
   const isDirectory = statSync(path, { throwIfNoEntry: false })?.isDirectory();
-  const files = isDirectory ? readdirSync(path).map((name) => join(path, name)) : [path];
+  const names = isDirectory ? readdirSync(path).filter((name) => counts.test(name)) : [];
+  const files = isDirectory ? names.map((name) => join(path, name)) : [path];
   return JSON.stringify(
     files.map((file) => {
       const stat = statSync(file, { throwIfNoEntry: false });
@@ -43,6 +44,10 @@ function stateOf(path: string): string {
     }),
   );
 }
+
+/** Files of a directory that a model is made from. */
+const modelFile =
+  /\.(safetensors|gguf|bin|model)$|^(config|tokenizer\w*|special_tokens_map|vocab|added_tokens|.*\.index)\.(json|txt)$/;
 
 /** Adapters of one task and the same labels share a model; causal-lm has no head of its own. */
 const headKey = ({ task, labels, ...rest }: LoadOptions): string =>
@@ -61,21 +66,22 @@ export class ResidentModel implements Disposable {
   #loaded: { readonly key: string; readonly model: Model } | undefined;
   #tokenizer: Tokenizer | undefined;
 
-  constructor(path: string, quantize: Quantize) {
+  /** What it was asked to be loaded for, and the threads of its jobs. */
+  readonly #task: TaskName | undefined;
+  readonly threads: number | undefined;
+  #info: Omit<ModelInfo, 'adapters'> | undefined;
+
+  constructor(path: string, quantize: Quantize, task?: TaskName, threads?: number) {
     this.path = path;
     this.quantize = quantize;
+    this.#task = task;
+    this.threads = threads;
     this.#checkpointTask = headOf(path).name;
-    this.#state = stateOf(path);
+    this.#state = stateOf(path, modelFile);
   }
 
   get info(): ModelInfo {
-    const { model } = this.#loaded!;
-    const { name: task, labels } = model.task;
-    const { family, parameters, vocabSize, contextLength } = model;
-    const { path, quantize } = this;
-    const weightBytes = tensorBytes(model.root);
-    const adapters = [...this.#named.keys()];
-    return { path, family, task, labels, parameters, weightBytes, vocabSize, contextLength, quantize, adapters };
+    return { ...this.#info!, adapters: [...this.#named.keys()] };
   }
 
   /** @throws GraftError 'input' for a directory that is not an adapter; 'usage' for a name that is taken */
@@ -92,7 +98,9 @@ export class ResidentModel implements Disposable {
 
   /** @throws GraftError 'usage' for a name that is not there */
   removeAdapter(name: string): void {
-    const dir = this.dirOf(name);
+    const dir = this.#named.get(name);
+    if (dir === undefined) this.dirOf(name); // throws where it is not a directory either
+    if (dir === undefined) return;
     this.#named.delete(name);
     const state = stateOf(dir);
     this.#attached.get(state)?.detach();
@@ -120,12 +128,13 @@ export class ResidentModel implements Disposable {
   use(adapter?: string, task?: TaskName, context?: Pick<JobContext, 'throwIfStopped'>): Model {
     const dir = adapter === undefined ? undefined : this.dirOf(adapter);
     const fromAdapter = dir === undefined ? { trainedHead: true } : taskOfAdapter(dir);
-    const head = { task: this.#checkpointTask, ...fromAdapter, ...(task && { task }) };
+    const wanted = task ?? (dir === undefined ? this.#task : undefined);
+    const head = { task: this.#checkpointTask, ...fromAdapter, ...(wanted && { task: wanted }) };
     const key = headKey(head);
     if (this.#loaded?.key !== key) {
       this.release();
       const { path, quantize } = this;
-      if (stateOf(path) !== this.#state) {
+      if (stateOf(path, modelFile) !== this.#state) {
         throw new GraftError('state', 'the files of this model were changed after it was loaded', {
           place: path,
           hint: 'Load it again',
@@ -133,6 +142,10 @@ export class ResidentModel implements Disposable {
       }
       const model = loadModel(path, { quantize, ...head, progress: () => context?.throwIfStopped() });
       this.#loaded = { key, model };
+      const { family, parameters, vocabSize, contextLength } = model;
+      const { name, labels } = model.task;
+      const weightBytes = tensorBytes(model.root);
+      this.#info = { path, family, task: name, labels, parameters, weightBytes, vocabSize, contextLength, quantize };
     }
     const { model } = this.#loaded!;
     for (const other of this.#attached.values()) other.enabled = false;

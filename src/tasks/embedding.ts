@@ -134,7 +134,7 @@ export function embedding(head: TaskHead, { temperature = 0.05 }: TaskOptions): 
       return {
         similarity: cosine(vectorOf(row!), vectorOf(row!.pair)),
         embedding: vector,
-        embedding_pair: Array.from(vectorOf(row!.pair)),
+        embeddingPair: Array.from(vectorOf(row!.pair)),
       };
     },
   };

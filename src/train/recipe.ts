@@ -202,7 +202,7 @@ export const severalSchema = recipeSchema.extend({
   ...Object.fromEntries(
     Object.keys(taskFields).map((name) => [
       name,
-      z.custom((value) => value === undefined, 'is given in each of the tasks').optional(),
+      z.custom((value) => value === undefined, 'must be given in each of the tasks instead').optional(),
     ]),
   ),
   tasks,
@@ -256,7 +256,7 @@ function resolved(recipe: Recipe, base: string): Recipe {
 }
 
 const pathField = new RegExp(
-  `^(adapter|method\\.(\\d+\\.)?(adapter|${initPath})|(tasks\\.[^.]+\\.)?data\\.(train|eval)|run\\.dir)$`,
+  `^(adapter|method\\.(\\d+\\.)?(adapter|${initPath})|(tasks\\.[^.]+\\.)?data(\\.(train|eval))?|run\\.dir)$`,
 );
 
 const isObject = (value: unknown): value is Record<string, unknown> =>

@@ -296,7 +296,7 @@ test('what cannot be is told: both forms, unknown fields, a task the family lack
     runTraining({ recipe: recipeOf(model, tasks, 'refused', more) }, () => {});
   await refused(
     () => recipeOf(llama, onLlama, 'x', { data: { train: spam }, labels: ['a'] }),
-    /labels: is given in each of the tasks; data: is given in each/,
+    /labels: must be given in each of the tasks instead; data: must be given in each/,
   );
   await refused(
     () => recipeOf(llama, { spam: { taks: 'causal-lm', data: { train: spam } }, 'a/b': onLlama.spam }, 'x'),

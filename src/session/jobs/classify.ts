@@ -1,6 +1,6 @@
 import { GraftError } from '../../base/index.ts';
 import { ChatTemplate, makePrompt, promptSourceOf } from '../../data/index.ts';
-import { scoreChoices } from '../../generate/index.ts';
+import { requireLanguageModel, scoreChoices } from '../../generate/index.ts';
 import { labelOf, type Metric, wilson } from '../../tasks/index.ts';
 import type { JobContext } from '../job-context.ts';
 import { type Identity, identityOf } from './identity.ts';
@@ -41,8 +41,10 @@ export function classifyRows(
   labels: readonly string[],
   context: JobContext<Progress>,
 ): ClassifyResult {
+  requireLanguageModel(model.task.name);
+  if (examples.length === 0) throw new GraftError('usage', 'there are no rows', { place: 'rows' });
   if (new Set(labels).size < Math.max(2, labels.length)) {
-    throw new GraftError('usage', 'labels must be two or more, all different', { place: 'labels' });
+    throw new GraftError('usage', 'give at least two different labels', { place: 'labels' });
   }
   const { tokenizer } = resident;
   const chat = ChatTemplate.of(tokenizer);

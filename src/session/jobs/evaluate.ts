@@ -44,6 +44,10 @@ export async function evaluate(args: EvaluateArgs, context: JobContext<Progress>
       },
     );
   }
+  const accuracy = args.labels ? classifyRows(opened, args.labels, context).accuracy : null;
+  if (args.labels && !accuracy) {
+    throw new GraftError('input', 'labels need rows that end in an answer: messages, or prompt and completion');
+  }
   const { rows, report } = (await rowsOf(opened, args, true))(opened.examples);
   const batches = batchesOf(task, rows, 1024, 32, model.ports.promptLength);
   const onBatch = (done: number, total: number) => {
@@ -51,10 +55,6 @@ export async function evaluate(args: EvaluateArgs, context: JobContext<Progress>
     context.emit({ type: 'progress', done, total });
   };
   const { loss, units, metrics, confusion, hits } = explaining(() => measure(model, task, batches, rows, onBatch));
-  const accuracy = args.labels ? classifyRows(opened, args.labels, context).accuracy : null;
-  if (args.labels && !accuracy) {
-    throw new GraftError('input', 'labels need rows that end in an answer: messages, or prompt and completion');
-  }
   return {
     task: task.head.name,
     loss,

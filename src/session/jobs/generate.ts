@@ -1,5 +1,5 @@
 import { GraftError } from '../../base/index.ts';
-import { ChatTemplate, type Message, makePrompt, type PromptSource } from '../../data/index.ts';
+import { ChatTemplate, type Message, makePrompt, type PromptSource, toMessages } from '../../data/index.ts';
 import { useThreads } from '../../engine/index.ts';
 import { generateText, type SamplingOptions } from '../../generate/index.ts';
 import type { JobContext } from '../job-context.ts';
@@ -12,7 +12,7 @@ export type Prompt = string | readonly Message[];
 export interface GenerateSettings extends SamplingOptions, UseOptions {
   /** Whether a text is put into the model's chat template as the user's turn; a conversation always is. Default: false. */
   readonly chat?: boolean | undefined;
-  /** System message of a chat. */
+  /** System message; with it, a text is the user's turn of a chat too. */
   readonly system?: string | undefined;
   /** Length of the answer at most. Default: 256. */
   readonly maxNewTokens?: number | undefined;
@@ -38,8 +38,8 @@ export type GenerateArgs = GenerateSettings & { readonly modelId: number; readon
 /** Generates text. Emits it piece by piece. */
 export function generate(args: GenerateArgs, context: JobContext<string>): GenerateResult {
   const { modelId, adapter, taskNumber, maxNewTokens = 256, threads } = args;
-  useThreads(threads);
   const resident = residentOf(modelId);
+  useThreads(threads ?? resident.threads);
   const model = resident.use(adapter, undefined, context);
   const { tokenizer, path } = resident;
   const source = promptSource(args);
@@ -59,11 +59,11 @@ export function generate(args: GenerateArgs, context: JobContext<string>): Gener
 }
 
 function promptSource({ prompt, chat, system }: GenerateArgs): PromptSource {
-  if (!chat && typeof prompt === 'string') return { text: prompt };
+  if (!chat && system === undefined && typeof prompt === 'string') return { text: prompt };
   return {
     messages: [
-      ...(system ? [{ role: 'system', content: system }] : []),
-      ...(typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : prompt),
+      ...(system === undefined ? [] : [{ role: 'system', content: system }]),
+      ...(typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : toMessages(prompt)),
     ],
   };
 }

@@ -42,8 +42,8 @@ export function writeLogits(args: LogitsArgs & { readonly out: string }, context
 }
 
 function openIds({ modelId, ids, adapter, taskNumber, threads }: LogitsArgs, context: JobContext) {
-  useThreads(threads);
   const resident = residentOf(modelId);
+  useThreads(threads ?? resident.threads);
   const model = resident.use(adapter, undefined, context);
   if (model.image) {
     throw new GraftError('usage', `${model.family} models read images, not token ids`, {

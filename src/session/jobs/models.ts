@@ -27,7 +27,7 @@ export async function load(
   context: JobContext,
 ): Promise<{ id: number; info: ModelInfo }> {
   useThreads(threads);
-  const resident = new ResidentModel(await resolveModel(model), quantize);
+  const resident = new ResidentModel(await resolveModel(model), quantize, task, threads);
   try {
     const named = Array.isArray(adapters) ? adapters.map((dir) => [dir, dir] as const) : Object.entries(adapters);
     for (const [name, dir] of named) resident.addAdapter(name, dir);

@@ -23,7 +23,7 @@ export interface Prediction extends Identity {
   readonly score?: number;
   /** embedding: the vector, and for rows of two texts that of the second, and their cosine. */
   readonly embedding?: readonly number[];
-  readonly embedding_pair?: readonly number[];
+  readonly embeddingPair?: readonly number[];
   readonly similarity?: number;
   /** Why the row has no prediction. */
   readonly skipped?: string;
@@ -43,6 +43,9 @@ const chunk = 256;
 export async function predict(args: RowsArgs, context: JobContext<Prediction>): Promise<PredictResult> {
   const opened = await openRows(args, context);
   const { model, task, records, examples, explaining } = opened;
+  if (examples.length === 0) {
+    return { task: task.head.name, predictions: [], report: { rows: 0, cutRows: 0, cutTokens: 0, emptyRows: 0 } };
+  }
   const { rows, report } = (await rowsOf(opened, args, false))(examples);
   const byExample = Map.groupBy(rows, ({ example }) => example as Example | undefined);
   const predictions: Prediction[] = [];

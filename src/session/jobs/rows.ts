@@ -13,7 +13,7 @@ export interface UseOptions {
   readonly adapter?: string | undefined;
   /** Number of the task, of several that share a prompt, for rows that have none of their own. Default: as the adapter was saved. */
   readonly taskNumber?: number | undefined;
-  /** Processor threads. Default: all cores. */
+  /** Processor threads. Default: those that the model was loaded with, else all cores. */
   readonly threads?: number | undefined;
 }
 
@@ -44,8 +44,8 @@ export type { RowReport };
 
 /** The model with its adapter, and the rows as examples. */
 export async function openRows(args: RowsArgs, context: Pick<JobContext, 'throwIfStopped'>) {
-  useThreads(args.threads);
   const resident = residentOf(args.modelId);
+  useThreads(args.threads ?? resident.threads);
   const model = resident.use(args.adapter, args.task, context);
   const records = await recordsOf(args.rows, 'rows');
   const examples = examplesOf(records, args.format ?? 'auto', resident.taskNumber(args.adapter, args.taskNumber));
