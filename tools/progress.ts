@@ -13,7 +13,7 @@ export class Progress {
   #title = '';
   #next = '';
   #started = 0;
-  #expectedMs: number | undefined;
+  #expectedMs = 0;
   #fraction = 0;
   #fractionKnownAt = 0;
 
@@ -25,14 +25,14 @@ export class Progress {
 
   /**
    * Begins the next stage.
-   * @param expected seconds that it takes, if that can be told
+   * @param expected seconds that it takes
    * @param next what comes after it
    */
-  begin(title: string, expected: number | undefined, next: string): void {
+  begin(title: string, expected: number, next: string): void {
     this.#stage++;
     this.#started = performance.now();
     this.#next = next;
-    this.#expectedMs = expected && 1000 * expected;
+    this.#expectedMs = 1000 * expected;
     this.#fraction = 0;
     this.describe(title);
   }
@@ -75,8 +75,8 @@ export class Progress {
   }
 
   #left(elapsed: number): string {
+    if (this.#fraction >= 1) return '';
     const total = this.#fraction > 0 ? (this.#fractionKnownAt - this.#started) / this.#fraction : this.#expectedMs;
-    if (total === undefined) return '';
-    return total > elapsed ? `, about ${seconds(total - elapsed)} left` : ', nearly done';
+    return total > elapsed ? `, about ${seconds(total - elapsed)} left` : ', longer than expected';
   }
 }

@@ -191,7 +191,7 @@ const cases: [string, () => string[], 1 | 2, RegExp][] = [
     'an option out of range',
     () => ['logits', '--model', 'x', '--ids', 'y', '--out', 'z', '--threads', '0'],
     2,
-    /whole number above 0/,
+    /an integer above 0/,
   ],
 ];
 
