@@ -1,3 +1,4 @@
+import './node-version.ts';
 import { type AttachedAdapter, attach as attachChoices } from './methods/index.ts';
 import type { Model } from './nn/index.ts';
 import type { MethodInput } from './train/index.ts';

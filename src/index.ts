@@ -4,6 +4,8 @@
  * Most programs need `Session` only. `graft-llm/engine` has the parts below it, for programs that run the engine in their own
  * thread: models, methods, optimizers, tensors.
  */
+import './node-version.ts';
+
 export {
   type AdapterFormat,
   adapterFormats,
