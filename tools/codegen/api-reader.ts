@@ -124,6 +124,7 @@ class Reader {
     const always = NodeBuilderFlags.NoTruncation | NodeBuilderFlags.UseSingleQuotesForStringLiteralType;
     return this.#checker
       .typeToString(type, node, always | flags)
+      .replaceAll(/\bimport\('[^']*'\)\./g, '')
       .replaceAll(/^( {4})+/gm, (indent) => indent.slice(indent.length / 2));
   }
 
@@ -255,11 +256,10 @@ class Reader {
       const callable = node.type && ast.isFunctionTypeNode(node.type) ? node.type : node.initializer;
       if (callable && (ast.isFunctionTypeNode(callable) || ast.isArrowFunction(callable)))
         return { ...common, kind: 'function', signature: this.#callText(`function ${name}`, callable) };
-      return {
-        ...common,
-        kind: 'constant',
-        signature: `const ${name}: ${this.#typeText(node, node.type, NodeBuilderFlags.MultilineObjectLiterals)}`,
-      };
+      const type = this.#typeText(node, node.type, NodeBuilderFlags.MultilineObjectLiterals);
+      // The fields of methods are those of their types, such as LoraInput.
+      const short = type.replaceAll(/<\{\n(?: {4}.*\n)+ {2}\}>/g, '<{ … }>');
+      return { ...common, kind: 'constant', signature: `const ${name}: ${short}` };
     }
     if (ast.isSourceFile(node)) return { ...common, kind: 'namespace', signature: this.#functions(node) };
     throw new Error(`api-reader.ts cannot describe the export ${name} of ${file}`);
