@@ -4,7 +4,7 @@
  */
 import { createServer } from 'node:http';
 import { json } from 'node:stream/consumers';
-import { GraftError, type Message, type OneTaskRecipe, type RowInput, Session } from 'graft-llm';
+import { GraftError, type Message, type OneTaskRecipe, Session } from 'graft-llm';
 
 const [id, dir, port = '0'] = process.argv.slice(2);
 if (!id || !dir) {
@@ -34,9 +34,9 @@ await using model = await session.load(id, { adapters: { answers, teams } });
 const { metrics } = await model.evaluate(tickets, { adapter: 'teams' });
 for (const { name, value, count } of metrics) console.log(`${name} ${value.toFixed(2)} of ${count} tickets`);
 
-const isRow = (value: unknown): value is RowInput => typeof value === 'object' && value !== null;
+const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
 const isMessage = (value: unknown): value is Message =>
-  isRow(value) && typeof value.role === 'string' && typeof value.content === 'string';
+  isRecord(value) && typeof value.role === 'string' && typeof value.content === 'string';
 
 const server = createServer(async (request, response) => {
   const left = new AbortController();
@@ -44,8 +44,8 @@ const server = createServer(async (request, response) => {
   response.on('close', () => left.abort());
   try {
     const body = await json(request);
-    const { rows, messages, adapter } = isRow(body) ? body : {};
-    if (Array.isArray(rows) && rows.every(isRow)) {
+    const { rows, messages, adapter } = isRecord(body) ? body : {};
+    if (Array.isArray(rows) && rows.every(isRecord)) {
       const { predictions } = await model.predict(rows, { adapter: 'teams', signal });
       response.end(JSON.stringify(predictions));
     } else if (Array.isArray(messages) && messages.every(isMessage)) {
