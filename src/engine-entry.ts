@@ -1,3 +1,4 @@
+import './node-version.ts';
 import { type AttachedAdapter, attach as attachChoices } from './methods/index.ts';
 import type { Model } from './nn/index.ts';
 import type { MethodInput } from './train/index.ts';
@@ -8,36 +9,125 @@ import type { MethodInput } from './train/index.ts';
  */
 export {
   averageAdapters,
+  type CombineOptions,
   combineAdapters,
   loadAdapter,
   readAdapterConfig,
+  type SaveOptions,
   saveAdapter,
 } from './adapters/index.ts';
-export { GraftError } from './base/index.ts';
+export {
+  type CauseJson,
+  type ErrorDetails,
+  type ErrorJson,
+  type ErrorKind,
+  errorKinds,
+  GraftError,
+  type OtherErrorJson,
+} from './base/index.ts';
 export {
   ChatTemplate,
   loadTokenizer,
   type Message,
+  type RawRecord,
+  type RenderOptions,
   type Row,
   readRecords,
+  type TextStream,
   type Tokenizer,
   tokenizerOf,
 } from './data/index.ts';
-export { engineStatus, processor, startEngine } from './engine/index.ts';
-export { type GenerateOptions, generate, generateText, scoreChoices } from './generate/index.ts';
-export { openGguf, openSafetensors, resolveModel, writeSafetensors } from './io/index.ts';
+export {
+  type Engine,
+  engineStatus,
+  type LibTorch,
+  type Processor,
+  processor,
+  type StartOptions,
+  startEngine,
+} from './engine/index.ts';
+export {
+  type GenerateOptions,
+  type GenerateSummary,
+  generate,
+  generateText,
+  type SamplingOptions,
+  scoreChoices,
+  type TextOptions,
+  type TextResult,
+} from './generate/index.ts';
+export {
+  type DownloadProgress,
+  type MetadataValue,
+  type NumberArray,
+  openGguf,
+  openSafetensors,
+  type ResolveOptions,
+  resolveModel,
+  type TensorToWrite,
+  type WeightEntry,
+  type WeightSource,
+  writeSafetensors,
+} from './io/index.ts';
 export {
   type Adapter,
   type AttachedAdapter,
+  type Combination,
   type Method,
+  type MethodChoice,
   methods,
 } from './methods/index.ts';
-export { type LoadOptions, loadModel, openModel, type Quantize, saveModel } from './models/index.ts';
-export { type Model, type PackedTokens, packTokens } from './nn/index.ts';
-export { type AdamWConfig, adamw, clipGradients, type Optimizer, scheduleFactor } from './optim/index.ts';
-export { type EvalResult, type Metric, measure, type Task, taskOf, wilson } from './tasks/index.ts';
-export { type DType, Generator, manualSeed, noGrad, ops, type Scope, scope, scoped, Tensor } from './tensor/index.ts';
-export { batchLoss, type MethodInput, type StepResult, trainStep } from './train/index.ts';
+export { type HeadOptions, type LoadOptions, loadModel, openModel, type Quantize, saveModel } from './models/index.ts';
+export { type Model, type PackedTokens, type Pooling, packTokens, type TaskHead, type TaskName } from './nn/index.ts';
+export {
+  type AdamWConfig,
+  adamw,
+  clipGradients,
+  type Optimizer,
+  type ScheduleConfig,
+  scheduleFactor,
+} from './optim/index.ts';
+export {
+  type Confusion,
+  type EvalResult,
+  type Metric,
+  measure,
+  type Task,
+  type TaskMetrics,
+  type TaskOptions,
+  taskOf,
+  wilson,
+} from './tasks/index.ts';
+export {
+  type DType,
+  Generator,
+  manualSeed,
+  noGrad,
+  ops,
+  type Scope,
+  scope,
+  scoped,
+  Tensor,
+  type TypedArray,
+} from './tensor/index.ts';
+export {
+  type AdaloraInput,
+  type BottleneckInput,
+  batchLoss,
+  type FullInput,
+  type FusionInput,
+  type Ia3Input,
+  type LoraInput,
+  type MethodInput,
+  type MicroBatch,
+  type MultitaskPromptInput,
+  type PrefixInput,
+  type PromptInput,
+  type PTuningInput,
+  type StepInput,
+  type StepResult,
+  trainStep,
+} from './train/index.ts';
 
 /**
  * Puts a method on the model, or several in their order, with a trained copy of the task's head where it has one.

@@ -4,6 +4,8 @@
  * Most programs need `Session` only. `graft-llm/engine` has the parts below it, for programs that run the engine in their own
  * thread: models, methods, optimizers, tensors.
  */
+import './node-version.ts';
+
 export {
   type AdapterFormat,
   adapterFormats,
@@ -11,9 +13,18 @@ export {
   formatOf,
   readAdapterConfig,
 } from './adapters/index.ts';
-export { type ErrorDetails, type ErrorJson, type ErrorKind, errorKinds, GraftError } from './base/index.ts';
+export {
+  type CauseJson,
+  type ErrorDetails,
+  type ErrorJson,
+  type ErrorKind,
+  errorKinds,
+  GraftError,
+  type OtherErrorJson,
+} from './base/index.ts';
 export {
   type Comparison,
+  type Failure,
   type Outcome,
   page as comparisonPage,
   type Results,
@@ -30,12 +41,14 @@ export {
   type RowReport,
   type RowSource,
   type RowStream,
+  type TextStream,
   type Tokenizer,
   tokenizerOf,
 } from './data/index.ts';
-export { engineStatus, type Processor, processor } from './engine/index.ts';
+export { engineStatus, type LibTorch, type Processor, processor } from './engine/index.ts';
 export type { SamplingOptions } from './generate/index.ts';
 export { type DownloadProgress, type ResolveOptions, resolveModel } from './io/index.ts';
+export type { Combination, MethodChoice } from './methods/index.ts';
 export type { Quantize } from './models/index.ts';
 export type { Precision, TaskName } from './nn/index.ts';
 export {
@@ -71,11 +84,21 @@ export {
 } from './session/index.ts';
 export type { Confusion, Metric } from './tasks/index.ts';
 export {
+  type AdaloraInput,
+  type BottleneckInput,
   type CommonInput,
   type DataInput,
   type EvalInput,
+  type FullInput,
+  type FusionInput,
+  type Ia3Input,
+  type LoraInput,
   type MethodInput,
+  type MultitaskPromptInput,
   type OneTaskRecipe,
+  type PrefixInput,
+  type PromptInput,
+  type PTuningInput,
   parseRecipe,
   type Recipe,
   type RecipeInput,

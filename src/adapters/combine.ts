@@ -20,6 +20,7 @@ import { keyPrefix, openPeftWeights, requireUnchangedBase } from './peft/index.t
 import { layoutOf } from './registry.ts';
 import { tensorToWrite } from './tensor-files.ts';
 
+/** Options of `combineAdapters`. */
 export interface CombineOptions {
   /** One weight for each adapter, of any sign. */
   readonly weights: readonly number[];

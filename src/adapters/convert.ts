@@ -12,7 +12,9 @@ import { mlxUpdates } from './mlx/index.ts';
 import { peftUpdates } from './peft/index.ts';
 import { notConvertible, type UpdateFormat } from './update-format.ts';
 
+/** The formats that adapters are converted among: those of PEFT, AdapterHub and mlx-lm. */
 export const adapterFormats = ['peft', 'adapterhub', 'mlx'] as const;
+/** A format of adapter directories. */
 export type AdapterFormat = (typeof adapterFormats)[number];
 
 const formats: Readonly<Record<AdapterFormat, UpdateFormat>> = {
@@ -21,7 +23,7 @@ const formats: Readonly<Record<AdapterFormat, UpdateFormat>> = {
   mlx: mlxUpdates,
 };
 
-/** The format of a directory. @throws GraftError 'input' where it is none of them */
+/** Returns the format of an adapter directory, which is detected from its files. @throws GraftError 'input' where it is none of them */
 export function formatOf(dir: string): AdapterFormat {
   const format = adapterFormats.find((name) => formats[name].holds(dir));
   if (format) return format;

@@ -8,6 +8,7 @@ import { type GraftFile, writeGraftFile } from './adapter-dir.ts';
 import { adapterNameFor } from './adapter-names.ts';
 import { layoutFor } from './registry.ts';
 
+/** Options of `saveAdapter`. */
 export interface SaveOptions {
   /** Path or id of the base, for whoever loads the adapter. */
   readonly base: string;

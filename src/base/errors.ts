@@ -10,8 +10,10 @@ export const errorKinds = {
   engine: 'LibTorch rejected an operation, or an error inside Graft was not expected.',
 } as const;
 
+/** The kind of an error: one of the keys of `errorKinds`. */
 export type ErrorKind = keyof typeof errorKinds;
 
+/** What an error has beside its kind and its problem. */
 export interface ErrorDetails {
   /** Where: a file with its line, the path of a recipe field, the name of a tensor. */
   readonly place?: string | undefined;
@@ -19,29 +21,40 @@ export interface ErrorDetails {
   readonly hint?: string | undefined;
   /** Machine-readable facts (op, expected, got, shapes): plain data, which `structuredClone` can copy. */
   readonly data?: Readonly<Record<string, unknown>> | undefined;
+  /** The error, or any other value, that led to this one. */
   readonly cause?: unknown;
 }
 
 /** A GraftError as plain data: what crosses a thread, and what `--json` prints. */
 export interface ErrorJson {
+  /** The kind of the error. */
   readonly kind: ErrorKind;
   /** The complete sentence, `place: problem. hint.` */
   readonly message: string;
+  /** What is wrong, without place and hint. */
   readonly problem: string;
+  /** Where: a file with its line, the path of a recipe field, the name of a tensor. */
   readonly place?: string;
+  /** What the user can do about it: one imperative sentence. */
   readonly hint?: string;
+  /** Machine-readable facts; absent where there are none. */
   readonly data?: Readonly<Record<string, unknown>>;
+  /** The cause as plain data, with causes of its own. */
   readonly cause?: CauseJson;
 }
 
 /** The cause of an error as plain data: a GraftError, an error of another class, or a thrown value that is not an error. */
 export type CauseJson = ErrorJson | OtherErrorJson | string | number | boolean | null;
 
+/** An error of another class as plain data. */
 export interface OtherErrorJson {
+  /** The name of its class. */
   readonly name: string;
+  /** Its message. */
   readonly message: string;
   /** The code of a Node error, such as ENOENT. */
   readonly code?: string | number;
+  /** Its cause, with causes of its own. */
   readonly cause?: CauseJson;
 }
 
@@ -50,14 +63,23 @@ export interface OtherErrorJson {
  * user unchanged; `kind`, `place` and `data` are for programs.
  */
 export class GraftError extends Error {
+  /** The name of the class. */
   override readonly name = 'GraftError';
+  /** The kind, which decides the exit code. */
   readonly kind: ErrorKind;
   /** What is wrong, without place and hint. */
   readonly problem: string;
+  /** Where: a file with its line, the path of a recipe field, the name of a tensor. */
   readonly place: string | undefined;
+  /** What the user can do about it: one imperative sentence. */
   readonly hint: string | undefined;
+  /** Machine-readable facts; empty where there are none. */
   readonly data: Readonly<Record<string, unknown>>;
 
+  /**
+   * Makes an error; its message is put together from place, problem and hint.
+   * @param problem what is wrong, without place and hint
+   */
   constructor(kind: ErrorKind, problem: string, { place, hint, data, cause }: ErrorDetails = {}) {
     const sentences = [problem, hint].filter((sentence) => sentence !== undefined).map(withFullStop);
     super((place ? `${place}: ` : '') + sentences.join(' '), cause === undefined ? {} : { cause });

@@ -1,4 +1,12 @@
-export { type CauseJson, type ErrorDetails, type ErrorJson, type ErrorKind, errorKinds, GraftError } from './errors.ts';
+export {
+  type CauseJson,
+  type ErrorDetails,
+  type ErrorJson,
+  type ErrorKind,
+  errorKinds,
+  GraftError,
+  type OtherErrorJson,
+} from './errors.ts';
 export { fileError, makeDirectory, nearestPath } from './files.ts';
 export { freeMemory } from './memory.ts';
 export { nearest } from './nearest.ts';

@@ -44,13 +44,17 @@ export const compareSchema = z.strictObject({
 
 /** A comparison that was read and checked. */
 export interface Comparison {
+  /** The title of the page. */
   readonly title: string;
   /** Absolute path of the directory for results. */
   readonly dir: string;
   /** The recipe of each method, by its name. */
   readonly contenders: ReadonlyMap<string, Recipe>;
+  /** causal-lm: the possible answers. */
   readonly answers: readonly string[] | undefined;
+  /** The metric to compare by; undefined: the first one of the task. */
   readonly metric: string | undefined;
+  /** The training loss whose first step is counted; undefined: the loss that half of the methods reach. */
   readonly loss: number | undefined;
 }
 

@@ -4,11 +4,13 @@ import type { Metric } from '../tasks/index.ts';
 
 /** The result of one method. */
 export interface Outcome {
+  /** The name of the method in the comparison. */
   readonly name: string;
   /** Types of its methods, joined by ' + '. */
   readonly method: string;
   /** The peak learning rate. */
   readonly lr: number;
+  /** The metric that the methods are compared by, on the held-out rows. */
   readonly metric: Metric;
   /**
    * One character for each thing that the metric counts, in the order of the rows: '1' where the method is right, '0' where it is
@@ -37,18 +39,23 @@ export interface Outcome {
 
 /** A method that failed, and why. */
 export interface Failure {
+  /** The name of the method in the comparison. */
   readonly name: string;
+  /** The message of the error. */
   readonly reason: string;
 }
 
 /** What `graft compare` writes as comparison.json. */
 export interface Results {
+  /** The title of the page. */
   readonly title: string;
   /** Year, month, day. */
   readonly date: string;
   /** The metric of the base model before training, where it can be measured. */
   readonly before: Metric | undefined;
+  /** The methods that were measured. */
   readonly outcomes: readonly Outcome[];
+  /** The methods that failed. */
   readonly failed: readonly Failure[];
   /** The loss whose steps are counted. */
   readonly loss: number;

@@ -1,6 +1,10 @@
+/** A message of a conversation. */
 export interface Message {
+  /** Whose turn it is: system, user, assistant, or another role that the chat template has. */
   readonly role: string;
+  /** The text of the message. */
   readonly content: string;
+  /** Further fields, which are passed on to the chat template. */
   readonly [field: string]: unknown;
 }
 

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import type { Answer, ExampleContent, Label, Message } from './example.ts';
 
+/** The formats of rows that are detected from their fields (docs/recipe.md, Rows). */
 export const formatNames = [
   'messages',
   'sharegpt',
@@ -15,6 +16,7 @@ export const formatNames = [
   'tokens',
 ] as const;
 
+/** A format of rows. */
 export type Format = (typeof formatNames)[number];
 
 const contentSchema = z.union([

@@ -5,6 +5,7 @@ import { requireTokenizer, type Tokenizer } from './tokenizer/index.ts';
 
 /** One row of tokens for training or measuring. */
 export interface Row {
+  /** The token ids. */
   readonly ids: Int32Array;
   /** Language modelling: the token at i where it is learned; tags: its class; −100 where none is learned. Empty: no labels. */
   readonly labels: Int32Array;
@@ -28,6 +29,7 @@ export interface Row {
   readonly words?: Int32Array;
 }
 
+/** How examples are made into rows of tokens. */
 export interface RowOptions {
   readonly tokenizer: Tokenizer | undefined;
   readonly chat: ChatTemplate | undefined;
@@ -40,9 +42,11 @@ export interface RowOptions {
 
 /** Counts of rows made, truncated and left out. */
 export interface RowReport {
+  /** Rows that were made. */
   rows: number;
-  /** Rows that were truncated, and the tokens they lost. */
+  /** Rows that were truncated. */
   cutRows: number;
+  /** Tokens that these rows lost. */
   cutTokens: number;
   /** Rows without a token to learn, which are left out. */
   emptyRows: number;

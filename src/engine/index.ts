@@ -9,14 +9,19 @@ export type { Binding } from './binding.ts';
 export type { LibTorch } from './libtorch.ts';
 export { type Processor, processor } from './processor.ts';
 
+/** The engine of this thread. */
 export interface Engine {
+  /** The functions of the addon; operators are called through `ops`. */
   readonly native: Binding;
+  /** The LibTorch that it uses. */
   readonly torch: LibTorch;
+  /** Path of the addon. */
   readonly addon: string;
 }
 
 let engine: Engine | undefined;
 
+/** Options of `startEngine`. */
 export interface StartOptions {
   /** Receives a line about each slow step: a download, a build. Default: prints it on stderr. */
   readonly log?: (line: string) => void;

@@ -5,8 +5,11 @@ import { cacheDir, GraftError, makeDirectory } from '../base/index.ts';
 
 /** A LibTorch on this machine: `root` contains `lib/libtorch_cpu.so` and `include/`. */
 export interface LibTorch {
+  /** The directory that contains `lib/` and `include/`. */
   readonly root: string;
+  /** Its version, such as 2.11.0. */
   readonly version: string;
+  /** How it was found: by the environment variable, in Python's packages, or as a download of Graft. */
   readonly origin: 'GRAFT_LIBTORCH' | 'python3' | 'download';
 }
 

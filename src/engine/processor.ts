@@ -5,8 +5,11 @@ import { cpus } from 'node:os';
 export interface Processor {
   /** The vendor id of the processor: GenuineIntel, AuthenticAMD. */
   readonly vendor: string;
+  /** The name of the processor model. */
   readonly model: string;
+  /** How many cores the system has, hardware threads counted. */
   readonly cores: number;
+  /** Which instruction sets it has. */
   readonly features: Readonly<Record<'avx2' | 'fma' | 'avx512f' | 'avx512_bf16' | 'avx512_vnni' | 'amx_bf16', boolean>>;
 }
 

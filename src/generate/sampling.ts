@@ -1,6 +1,7 @@
 /** Sampling of the next token. Order and definition of the steps are those of transformers (`generation/logits_process.py`). */
 import { GraftError } from '../base/index.ts';
 
+/** How the next token is chosen. The definitions are those of transformers. */
 export interface SamplingOptions {
   /** Divides the logits; 0 is greedy decoding. Default 0. */
   readonly temperature?: number | undefined;

@@ -3,6 +3,7 @@ import type { Tokenizer } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
 import { type GenerateOptions, type GenerateSummary, generate } from './tokens.ts';
 
+/** Options of `generateText`. */
 export interface TextOptions extends GenerateOptions {
   /** Stop strings: the text ends before the first of them. */
   readonly stop?: readonly string[] | undefined;
@@ -10,12 +11,17 @@ export interface TextOptions extends GenerateOptions {
   readonly stopRequested?: (() => boolean) | undefined;
 }
 
+/** What `generateText` returns. */
 export interface TextResult {
+  /** The generated text, without a stop string. */
   readonly text: string;
   /** The generated tokens, those of a stop string included. */
   readonly ids: number[];
+  /** Why it ended. */
   readonly reason: GenerateSummary['reason'] | 'interrupted';
+  /** Tokens of the prompt. */
   readonly promptTokens: number;
+  /** Rate at which the prompt was read. */
   readonly prefillTokensPerSecond: number;
   /** Rate of the tokens after the first, which the prefill gives; 0 when there is none. */
   readonly decodeTokensPerSecond: number;

@@ -4,7 +4,9 @@ import { type KvCache, type Model, packTokens, type TaskName } from '../nn/index
 import { mixSeed, noGrad, ops, scope } from '../tensor/index.ts';
 import { checkSampling, type SamplingOptions, sample } from './sampling.ts';
 
+/** Options of `generate`. */
 export interface GenerateOptions extends SamplingOptions {
+  /** Tokens to generate at most. */
   readonly maxNewTokens: number;
   /** Ids that end generation; they are not part of the answer. */
   readonly eosIds?: readonly number[] | undefined;
@@ -16,9 +18,13 @@ export interface GenerateOptions extends SamplingOptions {
   readonly prefillTokens?: number | undefined;
 }
 
+/** What `generate` returns at its end. */
 export interface GenerateSummary {
+  /** Why it ended: at an end token, at `maxNewTokens` or the end of the context, or at a stop string. */
   readonly reason: 'eos' | 'length' | 'stop';
+  /** Tokens of the prompt. */
   readonly promptTokens: number;
+  /** Tokens that were generated. */
   readonly newTokens: number;
   /** Time until the first token was sampled. */
   readonly prefillSeconds: number;

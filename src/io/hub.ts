@@ -7,15 +7,19 @@ import { writeFile } from './directory.ts';
 import { HubClient } from './hub-client.ts';
 import { lockDirectory } from './lock.ts';
 
+/** How far a download is. */
 export interface DownloadProgress {
   /** The file that is being downloaded. */
   readonly file: string;
-  /** Bytes received so far and in total, of all files of the model. */
+  /** Bytes received so far, of all files of the model. */
   readonly received: number;
+  /** Bytes of all files of the model. */
   readonly total: number;
 }
 
+/** Options of `resolveModel`. */
 export interface ResolveOptions {
+  /** Is called while files are downloaded. */
   readonly progress?: (progress: DownloadProgress) => void;
   /** Ask the hub for the newest commit of the revision, also where the cache has a complete copy. */
   readonly refresh?: boolean;

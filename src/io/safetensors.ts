@@ -204,8 +204,11 @@ function readMetadata(path: string, metadata: unknown): Map<string, string> {
 
 /** A tensor to be written to a file. */
 export interface TensorToWrite {
+  /** Its name in the file. */
   readonly name: string;
+  /** Its element type. */
   readonly dtype: DType;
+  /** The size of each dimension. */
   readonly shape: readonly number[];
   /** Little-endian bytes. A function is called once, when the tensor is written, so that only one tensor is in memory. */
   readonly bytes: Uint8Array | (() => Uint8Array);

@@ -3,7 +3,8 @@
  * reader executes only the few instructions that a dictionary of tensors needs, creates no other objects, and refuses
  * everything else. Sources: torch/serialization.py, torch/_utils.py `_rebuild_tensor_v2`, Python's pickletools.
  */
-import { crc32 } from 'node:zlib';
+// Not imported by name: where Node.js is too old to have it, node-version.ts is to say so.
+import zlib from 'node:zlib';
 import { GraftError } from '../base/index.ts';
 import type { DType } from '../tensor/index.ts';
 import { brief, damaged, InputFile } from './input-file.ts';
@@ -68,7 +69,7 @@ interface Member {
 function contents(file: InputFile, { at, size, crc }: Member): Buffer {
   const bytes = Buffer.alloc(size);
   file.read(bytes, at);
-  if (crc32(bytes) !== crc) throw damaged(file.path, 'A checksum of the archive is wrong');
+  if (zlib.crc32(bytes) !== crc) throw damaged(file.path, 'A checksum of the archive is wrong');
   return bytes;
 }
 

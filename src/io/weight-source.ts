@@ -4,14 +4,17 @@ import { brief, type InputFile } from './input-file.ts';
 
 /** A stored tensor: its name, shape and format. */
 export interface WeightEntry {
+  /** Its name in the file. */
   readonly name: string;
   /** Axes in torch's order: the last one is contiguous. */
   readonly shape: readonly number[];
+  /** Its number format: an element type, or a block format of GGUF. */
   readonly format: FormatName;
   /** Its size in the file. */
   readonly bytes: number;
 }
 
+/** A typed array of a file's metadata. */
 export type NumberArray =
   | Uint8Array
   | Int8Array
@@ -34,7 +37,9 @@ export type MetadataValue = string | number | bigint | boolean | NumberArray | s
 export interface WeightSource extends Disposable {
   /** The file or directory that was opened. */
   readonly path: string;
+  /** The stored tensors by name. */
   readonly entries: ReadonlyMap<string, WeightEntry>;
+  /** The metadata of the file. */
   readonly metadata: ReadonlyMap<string, MetadataValue>;
   /**
    * Fills `into` with the tensor's little-endian bytes.

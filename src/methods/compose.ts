@@ -14,12 +14,15 @@ import {
   type Written,
 } from './shared/index.ts';
 
+/** A method and its fields, as in a recipe, with the defaults filled in. */
 export interface MethodChoice {
+  /** The name of the method. */
   readonly type: keyof typeof methods;
   /** Directory of a saved adapter to begin from; its config counts then, and the fields here do not. */
   readonly adapter?: string | undefined;
   /** false: the adapter is enabled and saved with the others, but frozen, as the lower adapters of a stack. */
   readonly train?: boolean | undefined;
+  /** The other fields of the method. */
   readonly [field: string]: unknown;
 }
 

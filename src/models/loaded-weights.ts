@@ -14,8 +14,11 @@ export interface HeadOptions {
   readonly multiLabel?: boolean;
 }
 
+/** Options of `loadModel`. */
 export interface LoadOptions extends HeadOptions {
+  /** How the weights are held in memory. Default: none. */
   readonly quantize?: Quantize;
+  /** The kernels of the forward and backward passes. Default: the fused ones. */
   readonly kernels?: Kernels;
   /** Element type of dense weights; the fused kernels need float32. */
   readonly dtype?: DType;
@@ -23,6 +26,7 @@ export interface LoadOptions extends HeadOptions {
   readonly trainedHead?: boolean;
   /** Seed of the initial values of a new head. */
   readonly seed?: number;
+  /** Is called with the number of weights that are loaded, and of all; it may throw to stop. */
   readonly progress?: (loaded: number, total: number) => void;
 }
 

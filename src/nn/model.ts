@@ -10,19 +10,25 @@ import type { TaskHead } from './tasks.ts';
 
 /** A loaded model with the head of one task. */
 export interface Model extends Disposable {
+  /** The name of the family: `model_type` of its `config.json`. */
   readonly family: string;
+  /** The task of the head, with its labels. */
   readonly task: TaskHead;
   /** The fields of `config.json`. */
   readonly config: Readonly<Record<string, unknown>>;
   /** The class of transformers that loads the saved model: `architectures` of its `config.json`. */
   readonly architecture: string;
+  /** Where methods find the layers that they change. */
   readonly sites: Sites;
+  /** The kernels of the forward and backward passes. */
   readonly kernels: Kernels;
   /** What methods add to the forward pass. */
   readonly ports: Ports;
   /** The module tree; its fields are named as in transformers' class: `root.model.layers[0].self_attn.q_proj`. */
   readonly root: Module;
+  /** Size V of the vocabulary. */
   readonly vocabSize: number;
+  /** How many blocks the model has. */
   readonly layers: number;
   /** Width C of hidden states and embeddings. */
   readonly width: number;

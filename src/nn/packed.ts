@@ -1,7 +1,7 @@
 import { GraftError } from '../base/index.ts';
 import { Tensor } from '../tensor/index.ts';
 
-/** The tokens of several rows, packed without padding (design §5). R rows, N tokens in all. */
+/** The tokens of several rows, packed without padding. R rows, N tokens in all. */
 export interface PackedTokens {
   /** int64 [N] */
   readonly ids: Tensor;

@@ -10,6 +10,7 @@ import { ops } from '../tensor/index.ts';
  */
 export const precisions = ['float32', 'mixed', 'bfloat16'] as const;
 
+/** A precision of matrix products with frozen weights: see `precisions`. */
 export type Precision = (typeof precisions)[number];
 
 /**

@@ -2,6 +2,7 @@
 import { GraftError } from '../base/index.ts';
 import { ops, Tensor } from '../tensor/index.ts';
 
+/** The tasks that models have heads for. */
 export const taskNames = [
   'causal-lm',
   'sequence-classification',
@@ -11,10 +12,12 @@ export const taskNames = [
   'embedding',
 ] as const;
 
+/** A task that a model can have a head for. */
 export type TaskName = (typeof taskNames)[number];
 
 /** The task of a model's head, with its labels. */
 export interface TaskHead {
+  /** The name of the task. */
   readonly name: TaskName;
   /**
    * Names of the classes by index; with a single one, sequence classification is regression. Empty for tasks without
@@ -32,6 +35,7 @@ export interface TaskHead {
 /** The kinds of pooling under sentence-transformers' names (`1_Pooling/config.json`). */
 export const poolings = ['mean', 'cls', 'max', 'lasttoken'] as const;
 
+/** How the hidden states of a row become one vector. */
 export type Pooling = (typeof poolings)[number];
 
 /** Returns the last token of each row: hidden [N, C] → [R, C]. */

@@ -23,6 +23,7 @@ export const adamwConfig = z.strictObject({
     .describe('Weight decay of matrices, times the learning rate (decoupled); biases and norms are never decayed.'),
 });
 
+/** The settings of AdamW, under the names of the recipe's `train` section. */
 export type AdamWConfig = z.infer<typeof adamwConfig>;
 
 /**

@@ -18,6 +18,7 @@ export const scheduleConfig = z.strictObject({
     .describe('Warmup steps as a fraction of all steps; warmup_steps takes precedence.'),
 });
 
+/** A learning-rate schedule, under the names of the recipe's `train` section; `type` is its field `schedule`. */
 export type ScheduleConfig = z.infer<typeof scheduleConfig>;
 
 /**

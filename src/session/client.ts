@@ -34,11 +34,13 @@ import {
 import type { Abortable, JobReply, JobRequest, RunJob } from './protocol.ts';
 import { Running } from './running.ts';
 
+/** Options of a session. */
 export interface SessionOptions {
   /** Is given a line about what takes long once: a download, a build. Default: printed on stderr. */
   readonly log?: (line: string) => void;
 }
 
+/** Options of a training run. */
 export interface TrainOptions extends Abortable {
   /** Start over; what the run directory holds is moved aside. Default: an unfinished run of the same recipe is resumed. */
   readonly fresh?: boolean | undefined;
@@ -68,6 +70,7 @@ export class Session implements AsyncDisposable {
   /** Why there is no engine thread any more. */
   #ended: unknown;
 
+  /** Starts the thread; the first job starts the engine in it. */
   constructor({ log = (line) => console.error(line) }: SessionOptions = {}) {
     this.#log = log;
     spinBriefly();

@@ -41,7 +41,7 @@ export class LoadedModel implements AsyncDisposable {
   readonly #run: RunJob;
   #info: ModelInfo;
 
-  /** Sessions make these: `await session.load(…)`. */
+  /** @internal Sessions make these: `await session.load(…)`. */
   constructor(id: number, info: ModelInfo, run: RunJob) {
     this.#id = id;
     this.#info = info;
@@ -144,6 +144,7 @@ export class LoadedModel implements AsyncDisposable {
     this.#info = await this.#run('addAdapter', { modelId: this.#id, name, dir });
   }
 
+  /** Takes an adapter off the model. @throws GraftError 'usage' for a name that the model does not have */
   async removeAdapter(name: string): Promise<void> {
     this.#info = await this.#run('removeAdapter', { modelId: this.#id, name });
   }

@@ -16,17 +16,21 @@ const maxAttached = 16;
 export interface ModelInfo {
   /** Path of the files that it was loaded from. */
   readonly path: string;
+  /** The name of the family: `model_type` of its `config.json`. */
   readonly family: string;
   /** The task that it is loaded for now: that of the adapter used last, or of the checkpoint. */
   readonly task: TaskName;
+  /** Names of the classes of its head; empty for tasks without classes. */
   readonly labels: readonly string[];
   /** Numbers in the base's weights, tied ones once. */
   readonly parameters: number;
   /** Bytes that the weights take in memory. */
   readonly weightBytes: number;
+  /** Number of token ids that it knows. */
   readonly vocabSize: number;
   /** Tokens that it reads at most. */
   readonly contextLength: number;
+  /** How its weights are held in memory. */
   readonly quantize: Quantize;
   /** Names of its adapters. */
   readonly adapters: readonly string[];

@@ -12,6 +12,7 @@ export class Running<Item, Result> implements Promise<Result>, AsyncIterable<Ite
   #wake: (() => void) | undefined;
 
   /**
+   * @internal
    * @param start begins the job; `tell` hands an item to whoever iterates
    * @param leave is called when an iteration is left early
    */

@@ -5,6 +5,7 @@ import { noGrad, scope } from '../tensor/index.ts';
 import { tokensOf } from './input.ts';
 import type { Task, TaskMetrics } from './task.ts';
 
+/** Loss and metrics of a task over packed rows. */
 export interface EvalResult extends TaskMetrics {
   /** Mean loss over the units of the task, in nats for a likelihood. */
   readonly loss: number;

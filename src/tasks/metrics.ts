@@ -2,12 +2,17 @@ import { randomStream } from '../data/index.ts';
 
 /** A measured number with its 95 % confidence interval, and what it was measured on. */
 export interface Metric {
+  /** The name of the metric, such as accuracy or F1. */
   readonly name: string;
+  /** The measured number. */
   readonly value: number;
+  /** Lower bound of the confidence interval. */
   readonly low: number;
+  /** Upper bound of the confidence interval. */
   readonly high: number;
-  /** How many items were measured, and what they are. */
+  /** How many items were measured. */
   readonly count: number;
+  /** What these items are. */
   readonly of: 'rows' | 'tokens' | 'entities' | 'labels' | 'questions' | 'pairs';
   /** The metric is an error in units of its own: lower is better. All others lie between 0 and 1, or −1 and 1. */
   readonly error?: true;

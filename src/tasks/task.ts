@@ -31,22 +31,28 @@ export interface TaskOptions {
 
 /** A confusion matrix: `counts[true class][predicted class]`. */
 export interface Confusion {
+  /** The names of the classes. */
   readonly labels: readonly string[];
+  /** How often a class (first index) was predicted as a class (second index). */
   readonly counts: readonly (readonly number[])[];
 }
 
+/** The metrics of a task over labelled rows. */
 export interface TaskMetrics {
+  /** Each metric with its 95 % confidence interval. */
   readonly metrics: readonly Metric[];
   /** Of a first metric that is the share of things that are right: whether each of them is, in the order of the rows. */
   readonly hits?: readonly boolean[];
+  /** Absent where the task has no classes. */
   readonly confusion?: Confusion;
 }
 
 /**
- * A task with a head: how examples become rows, what the loss is, and what is measured.
- * @typeParam Output the model's output for one row
+ * A task with a head: how examples become rows, what the loss is, and what is measured. `Output` is the type of the model's
+ * output for one row.
  */
 export interface Task<Output = unknown> {
+  /** The task of the model's head, with its labels. */
   readonly head: TaskHead;
   /** Whether the loss compares the rows of a step with one another, so that they must be one batch. */
   readonly comparesRows?: boolean;

@@ -12,6 +12,7 @@ export const dtypes = {
   bfloat16: { code: 15, bytes: 2 },
 } as const;
 
+/** An element type of tensors. */
 export type DType = keyof typeof dtypes;
 
 const names = new Map<number, DType>(Object.entries(dtypes).map(([name, { code }]) => [code, name as DType]));

@@ -2,8 +2,10 @@ import { currentEngine } from '../engine/index.ts';
 
 /** A seeded random generator for the operators that take one, independent of every other generator. */
 export class Generator implements Disposable {
+  /** The native handle. */
   readonly id: number;
 
+  /** Makes a generator; equal seeds give equal numbers. */
   constructor(seed: number | bigint) {
     this.id = currentEngine().native.generator(BigInt.asUintN(64, BigInt(seed)));
   }

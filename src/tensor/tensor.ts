@@ -11,6 +11,7 @@ onStart((binding) => {
 /** Calls an operator of the engine by its number; for the generated operators only. */
 export const dispatcher = { call: (op: number, ...args: unknown[]): unknown => native.call(op, ...args) };
 
+/** The typed arrays that tensors are made from and read into. */
 export type TypedArray =
   | Float32Array
   | Float64Array
@@ -46,7 +47,7 @@ export class Tensor implements Disposable {
   #dtype: DType | undefined;
   #disposed = false;
 
-  /** Takes ownership of a native handle; for this folder and the generated operators only. */
+  /** @internal Takes ownership of a native handle; for this folder and the generated operators only. */
   constructor(id: number) {
     this.id = id;
     adopt(this);
@@ -73,11 +74,13 @@ export class Tensor implements Disposable {
     return tensor;
   }
 
+  /** The size of each dimension. */
   get shape(): readonly number[] {
     if (!this.#shape) this.#describe();
     return this.#shape!;
   }
 
+  /** The element type. */
   get dtype(): DType {
     if (!this.#dtype) this.#describe();
     return this.#dtype!;
@@ -103,6 +106,7 @@ export class Tensor implements Disposable {
     return native.device(this.id);
   }
 
+  /** Whether backward passes compute a gradient of this tensor. */
   get requiresGrad(): boolean {
     return native.requiresGrad(this.id);
   }
@@ -153,6 +157,7 @@ export class Tensor implements Disposable {
     return new Uint8Array(native.buffer(this.id));
   }
 
+  /** Whether the tensor has been disposed. */
   get disposed(): boolean {
     return this.#disposed;
   }

@@ -4,11 +4,21 @@ export type { TrainEvent } from './events.ts';
 export { examplesOf, type PlacedExample, rowMaker } from './plan.ts';
 export { isParsed, parseRecipe, type Recipe, readRecipe, readYaml, recipeSchema, severalSchema } from './recipe.ts';
 export type {
+  AdaloraInput,
+  BottleneckInput,
   CommonInput,
   DataInput,
   EvalInput,
+  FullInput,
+  FusionInput,
+  Ia3Input,
+  LoraInput,
   MethodInput,
+  MultitaskPromptInput,
   OneTaskRecipe,
+  PrefixInput,
+  PromptInput,
+  PTuningInput,
   RecipeInput,
   RunInput,
   SeveralTasksRecipe,
@@ -18,4 +28,4 @@ export type {
 } from './recipe-input.gen.ts';
 export type { TaskResult, TrainResult } from './report.ts';
 export { runTraining } from './run.ts';
-export { batchLoss, type MicroBatch, type StepResult, trainStep } from './step.ts';
+export { batchLoss, type MicroBatch, type StepInput, type StepResult, trainStep } from './step.ts';

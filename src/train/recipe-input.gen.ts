@@ -457,6 +457,7 @@ export interface CommonInput {
 
 /** A recipe of one task. */
 export interface OneTaskRecipe extends CommonInput, TaskInput {
+  /** Absent: the recipe has one task. */
   readonly tasks?: undefined;
 }
 
@@ -468,12 +469,17 @@ export interface WeightedTaskInput extends TaskInput {
 
 /** A recipe of several tasks, which share one adapter. */
 export interface SeveralTasksRecipe extends CommonInput {
-  /** By name. */
+  /** The tasks by name. */
   readonly tasks: Readonly<Record<string, WeightedTaskInput>>;
+  /** Absent: each task has its own. */
   readonly task?: undefined;
+  /** Absent: each task has its own. */
   readonly labels?: undefined;
+  /** Absent: each task has its own. */
   readonly class_weights?: undefined;
+  /** Absent: each task has its own. */
   readonly temperature?: undefined;
+  /** Absent: each task has its own. */
   readonly data?: undefined;
 }
 

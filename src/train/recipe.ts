@@ -210,6 +210,10 @@ export const severalSchema = recipeSchema.extend({
 
 type TaskFields = Pick<z.output<typeof recipeSchema>, keyof typeof taskFields>;
 
+/**
+ * A recipe that was read and checked: the fields of a recipe file (docs/recipe.md), with defaults filled in and paths
+ * made absolute.
+ */
 export type Recipe = Omit<z.output<typeof recipeSchema>, 'method'> & {
   method: MethodChoice | MethodChoice[];
   /** By name; `data` is then that of the first, and the other fields of a task are absent. */

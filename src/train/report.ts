@@ -10,8 +10,11 @@ import type { TaskRuns } from './task-runs.ts';
 
 /** The result of one task: its last measurement on held-out rows, and where its adapter is. */
 export interface TaskResult {
+  /** Directory of its adapter. */
   readonly adapter: string;
+  /** Loss of the last measurement on held-out rows; null where there was none. */
   readonly evalLoss: number | null;
+  /** Metrics of the last measurement on held-out rows. */
   readonly evalMetrics: readonly Metric[];
 }
 
@@ -23,6 +26,7 @@ export interface TrainResult {
   readonly seconds: number;
   /** Tokens (predicted or not) a second over those steps, the first left out. */
   readonly tokensPerSecond: number;
+  /** Peak resident memory of the process, in MiB. */
   readonly peakRssMb: number;
   /** Path of the trained adapter (of a method that writes a whole model: of the model; of several tasks: of the folder of their adapters). */
   readonly adapter: string;
@@ -32,6 +36,7 @@ export interface TrainResult {
   readonly evalMetrics: readonly Metric[];
   /** Of several tasks, by name. */
   readonly tasks?: Readonly<Record<string, TaskResult>>;
+  /** The step that the run was resumed after; 0 for a new run. */
   readonly resumedFrom: number;
 }
 

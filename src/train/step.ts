@@ -9,22 +9,31 @@ import { manualSeed, mixSeed, scope, Tensor } from '../tensor/index.ts';
 /** One micro-batch: rows end to end. */
 export type MicroBatch = Packed;
 
+/** What an optimizer step works on. */
 export interface StepInput {
+  /** The model that is trained. */
   readonly model: Model;
   /** Default: that of the model's head. */
   readonly task?: Task;
+  /** The trained parameters by key. */
   readonly parameters: ReadonlyMap<string, Tensor>;
+  /** The optimizer of the parameters. */
   readonly optimizer: Optimizer;
   /** The method's own term of the loss, and its action after the update. */
   readonly adapter?: Pick<Adapter, 'regularisation' | 'afterStep'>;
+  /** The micro-batches of the step. */
   readonly batches: readonly MicroBatch[];
+  /** The learning rate of the step. */
   readonly lr: number;
+  /** Clips the 2-norm of all gradients together to this value; undefined: no clipping. */
   readonly maxGradNorm: number | undefined;
-  /** Seed of the run, and number of this step (0-based): together with the micro-batch they decide the dropout. */
+  /** Seed of the run; together with `step` and the number of the micro-batch it decides the dropout. */
   readonly seed: number;
+  /** Number of this step, from 0. */
   readonly step: number;
 }
 
+/** What an optimizer step tells. */
 export interface StepResult {
   /** Mean over the units of the whole step (predicted tokens, rows, or their weights), plus the term that a method adds. */
   readonly loss: number;
@@ -32,6 +41,7 @@ export interface StepResult {
   readonly penalty?: number;
   /** 2-norm of all gradients before clipping. */
   readonly gradNorm: number;
+  /** Tokens of all micro-batches. */
   readonly tokens: number;
   /** Units of the loss. */
   readonly predicted: number;
@@ -51,7 +61,7 @@ function regularise(adapter: StepInput['adapter']): number | undefined {
 }
 
 /**
- * One optimizer step. The loss is the sum over all units of all micro-batches, divided by their number: however the step is cut, the gradient is the same (design §6).
+ * One optimizer step. The loss is the sum over all units of all micro-batches, divided by their number: however the step is cut, the gradient is the same.
  * @throws GraftError 'numeric' when the loss or a gradient is not finite; the parameters are then as before
  */
 export function trainStep(input: StepInput): StepResult {

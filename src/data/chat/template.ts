@@ -4,9 +4,13 @@ import type { Tokenizer } from '../tokenizer/index.ts';
 import { type CompiledTemplate, compile } from './jinja.ts';
 import { type Render, spanOfTurn } from './turns.ts';
 
+/** What a chat template is rendered with, besides the messages. */
 export interface RenderOptions {
+  /** Whether the text ends with the beginning of the assistant's turn. Default: false. */
   readonly addGenerationPrompt?: boolean;
+  /** Descriptions of the tools that the model may call. */
   readonly tools?: readonly unknown[] | undefined;
+  /** Documents that the model may quote. */
   readonly documents?: readonly unknown[] | undefined;
   /** More variables of the template, such as `enable_thinking`. */
   readonly variables?: Readonly<Record<string, unknown>> | undefined;
@@ -45,6 +49,7 @@ export class ChatTemplate {
   readonly #specialTokens: Readonly<Record<string, string>>;
 
   /**
+   * Compiles a template.
    * @param source Jinja
    * @param specialTokens bos_token, eos_token and others, as text
    * @throws GraftError 'input' for a template that is not valid Jinja

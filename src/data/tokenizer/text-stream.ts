@@ -5,6 +5,7 @@ export class TextStream {
   /** How many ids at the start of `#ids` have been given as text; they are kept because they affect the text of the next ones. */
   #emitted = 0;
 
+  /** @internal `Tokenizer.stream` makes these. */
   constructor(decode: (ids: number[]) => string) {
     this.#decode = decode;
   }

@@ -17,9 +17,13 @@ import { makeTokenModel } from './token-model.ts';
 export class Tokenizer {
   /** Number of ids: one more than the largest. */
   readonly vocabSize: number;
+  /** The id of the token that begins a text; undefined where there is none. */
   readonly bosId: number | undefined;
+  /** The id of the token that ends a text; undefined where there is none. */
   readonly eosId: number | undefined;
+  /** The id of the padding token; undefined where there is none. */
   readonly padId: number | undefined;
+  /** The id of the token for what is not in the vocabulary; undefined where there is none. */
   readonly unkId: number | undefined;
   /** Every id that ends a generation; `eosId` among them. */
   readonly eosIds: readonly number[];
@@ -39,6 +43,7 @@ export class Tokenizer {
   #wordTokenizer: Tokenizer | undefined;
 
   /**
+   * @internal `loadTokenizer` and `tokenizerOf` make these.
    * @param json the parsed tokenizer.json
    * @param place its file, for errors
    * @throws GraftError `input` when the file is damaged or uses a component that Graft does not have
@@ -127,6 +132,7 @@ export class Tokenizer {
     return this.#tokenById[id];
   }
 
+  /** Returns the id of a token, spelled as the vocabulary spells it; undefined where there is none. */
   tokenToId(token: string): number | undefined {
     return this.#idByToken.get(token);
   }

@@ -8,6 +8,7 @@
 import { GraftError } from '../../base/index.ts';
 import { Generator, ops, type Tensor } from '../../tensor/index.ts';
 
+/** The ways to combine updates, under the names of PEFT's `combination_type`. */
 export const combinations = [
   'linear',
   'cat',
@@ -22,6 +23,7 @@ export const combinations = [
   'magnitude_prune_svd',
 ] as const;
 
+/** A way to combine updates, as PEFT's `combination_type` names it. */
 export type Combination = (typeof combinations)[number];
 
 /** One adapter's update of a layer, s·BA with A [r, in] and B [out, r], and its weight in the sum. */

@@ -5,8 +5,9 @@ import type { Tensor } from '../../tensor/index.ts';
 /** What a run leaves on disk: an adapter beside the base, or a whole model. */
 export type Written = 'adapter' | 'model';
 
-/** A way of fine-tuning: its config, and how it is attached to a model. One file each in this folder (design §5). */
+/** A way of fine-tuning: its config, and how it is attached to a model. C is the type of the config. */
 export interface Method<C> {
+  /** The name in recipes. */
   readonly name: string;
   /** The `peft_type` of its files; absent where PEFT has no such type. */
   readonly peftType?: string;
@@ -53,9 +54,11 @@ export type SavableAdapter = Pick<Adapter, 'method' | 'config' | 'parameters' | 
 
 /** A method that is attached to a model. */
 export interface Adapter extends Disposable {
+  /** The name of the method in recipes. */
   readonly method: string;
   /** As in its method. Default: an adapter. */
   readonly writes?: Written;
+  /** The fields that it was made with, with their defaults filled in. */
   readonly config: Readonly<Record<string, unknown>>;
   /** Exactly the tensors that are trained, counted, sharded and saved; keys are PEFT's without the prefix `base_model.model.`. */
   readonly parameters: ReadonlyMap<string, Tensor>;
@@ -93,6 +96,7 @@ export interface Adapter extends Disposable {
   merge?(): void;
   /** Why this adapter cannot be merged, where others of its method can. */
   readonly unmergeable?: string | undefined;
+  /** Restores the base's weights after `merge`. */
   unmerge?(): void;
   /** Called before a step: layer-wise methods select what they train. `steps`: optimizer steps of the whole run. */
   beforeStep?(step: number, steps: number): void;

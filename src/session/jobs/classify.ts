@@ -8,11 +8,13 @@ import { openRows, type Progress, type RowsArgs } from './rows.ts';
 
 /** The likeliest of several answers to one row. */
 export interface Classification extends Identity {
+  /** The likeliest label. */
   readonly label: string;
   /** By label; they add up to 1. */
   readonly probabilities: Readonly<Record<string, number>>;
 }
 
+/** The result of choosing among answers. */
 export interface ClassifyResult {
   /** In the order of the rows. */
   readonly classifications: readonly Classification[];

@@ -1,13 +1,15 @@
 import { averageAdapters, type CombineOptions, combineAdapters, isAdapterHub } from '../../adapters/index.ts';
 import { GraftError } from '../../base/index.ts';
+import type { Combination } from '../../methods/index.ts';
 
+/** How adapters are combined, and where the result goes. */
 export interface CombineSettings {
   /** One for each adapter; any sign. */
   readonly weights: readonly number[];
   /** New directory for the combined adapter. */
   readonly out: string;
   /** How updates are combined, as in PEFT's `add_weighted_adapter`. Default: cat; linear for bottleneck adapters. */
-  readonly how?: CombineOptions['how'] | undefined;
+  readonly how?: Combination | undefined;
   /** Rank after a decomposition. Default: the highest of the adapters. */
   readonly svdRank?: number | undefined;
   /** Share of the numbers that ties, dare and magnitude_prune keep. Default: 0.5. */
@@ -18,14 +20,19 @@ export interface CombineSettings {
   readonly seed?: number | undefined;
 }
 
+/** The result of combining adapters. */
 export interface CombineResult {
+  /** Directory of the combined adapter. */
   readonly out: string;
+  /** How many adapters it was made of. */
   readonly adapters: number;
-  readonly how: CombineOptions['how'];
-  /** Of LoRA adapters. */
+  /** How updates were combined. */
+  readonly how: Combination;
+  /** LoRA: the rank of the combined adapter. */
   readonly rank?: number;
+  /** LoRA: how many modules it updates. */
   readonly modules?: number;
-  /** Of bottleneck adapters. */
+  /** Bottleneck adapters: how many tensors were averaged. */
   readonly tensors?: number;
 }
 

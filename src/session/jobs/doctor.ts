@@ -14,31 +14,43 @@ export interface DoctorArgs {
 
 /** Memory that a model takes in one form of its weights, and what is left for tokens. */
 export interface Fit {
+  /** How the weights are held in memory. */
   readonly quantize: Quantize;
+  /** Bytes that the weights take. */
   readonly weightBytes: number;
   /** Tokens of a micro-batch by default; null: weights and adapter alone are more than the free memory. */
   readonly microTokens: number | null;
 }
 
+/** What a model needs for training on this machine. */
 export interface MemoryPlan {
+  /** The model, or the size of a common one. */
   readonly name: string;
+  /** How many parameters it has. */
   readonly parameters: number;
   /** LoRA r=8 on all linear layers: parameters, gradients and AdamW's two moments. */
   readonly adapterBytes: number;
   /** Of activations that one token keeps for the backward pass. */
   readonly bytesPerToken: number;
+  /** Memory by the form of the weights. */
   readonly fits: readonly Fit[];
 }
 
+/** What the engine does on this machine, and what its memory has room for. */
 export interface DoctorResult {
+  /** Processor threads that the engine uses by default. */
   readonly threads: number;
+  /** Memory that is free, in bytes. */
   readonly freeBytes: number;
+  /** Memory of the machine, in bytes. */
   readonly totalBytes: number;
   /** GFLOP/s of matrix products. */
   readonly gemm: Readonly<Record<'float32' | 'bfloat16', number>>;
-  /** The precision that training takes by default, and why. */
+  /** The precision that training takes by default. */
   readonly precision: Precision;
+  /** Why it takes this precision. */
   readonly precisionReason: string;
+  /** The model that was asked for, or three common sizes. */
   readonly plans: readonly MemoryPlan[];
 }
 

@@ -4,7 +4,9 @@ import type { JobContext } from '../job-context.ts';
 import { classifyRows } from './classify.ts';
 import { openRows, type Progress, type RowReport, type RowsArgs, rowsOf } from './rows.ts';
 
+/** Loss and metrics of a model on rows. */
 export interface EvaluateResult {
+  /** The name of the task. */
   readonly task: string;
   /** Mean over the units of the task: in nats a predicted token for causal-lm. */
   readonly loss: number;
@@ -12,7 +14,9 @@ export interface EvaluateResult {
   readonly perplexity: number | null;
   /** Units of the loss: predicted tokens, rows, or their weights. */
   readonly tokens: number;
+  /** Rows of tokens that were measured; a long context makes several. */
   readonly rows: number;
+  /** Counts of rows made, truncated and left out. */
   readonly report: RowReport;
   /** Each with its 95 % confidence interval. */
   readonly metrics: readonly Metric[];

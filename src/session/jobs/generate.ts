@@ -9,6 +9,7 @@ import type { UseOptions } from './rows.ts';
 /** A text to continue, or a conversation up to the turn to answer. */
 export type Prompt = string | readonly Message[];
 
+/** Options of generation. */
 export interface GenerateSettings extends SamplingOptions, UseOptions {
   /** Whether a text is put into the model's chat template as the user's turn; a conversation always is. Default: false. */
   readonly chat?: boolean | undefined;
@@ -22,14 +23,19 @@ export interface GenerateSettings extends SamplingOptions, UseOptions {
   readonly seed?: number | undefined;
 }
 
+/** A generated text. */
 export interface GenerateResult {
+  /** The generated text, without a stop string. */
   readonly text: string;
   /** The tokens that were generated; after a stop string also those of the stop string. */
   readonly ids: readonly number[];
   /** Why it ended: the model's end token, `maxNewTokens` or the context's end, or a stop string. */
   readonly reason: 'eos' | 'length' | 'stop';
+  /** Tokens of the prompt. */
   readonly promptTokens: number;
+  /** Rate at which the prompt was read. */
   readonly prefillTokensPerSecond: number;
+  /** Rate of the tokens after the first; 0 when there is none. */
   readonly decodeTokensPerSecond: number;
 }
 

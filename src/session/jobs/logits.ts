@@ -11,6 +11,7 @@ import type { UseOptions } from './rows.ts';
 export interface Logits {
   /** [T, V] for causal-lm, [T, L] for tags, [T, 2] for question answering, [L] for a classification, [C] for an embedding. */
   readonly shape: readonly number[];
+  /** The numbers, in row-major order. */
   readonly data: Float32Array;
 }
 

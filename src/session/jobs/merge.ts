@@ -8,6 +8,7 @@ import { noGrad, ops, scope } from '../../tensor/index.ts';
 import type { JobContext } from '../job-context.ts';
 import { releaseResidents, residentOf } from '../resident.ts';
 
+/** How an adapter is merged, and where the result goes. */
 export interface MergeSettings {
   /** Name of an adapter of the model, or a directory. */
   readonly adapter: string;
@@ -21,12 +22,17 @@ export interface MergeSettings {
 
 /** How far the outputs of the merged model are from those of base and adapter, over rows that both read. */
 export interface MergeResult {
+  /** Directory of the merged model. */
   readonly out: string;
+  /** Tokens of the rows that both read. */
   readonly tokens: number;
+  /** Largest difference between two outputs (logits, or numbers of a vector). */
   readonly maxDrift: number;
+  /** Mean difference between two outputs. */
   readonly meanDrift: number;
-  /** Predictions, and how many of them have another most likely token or class. */
+  /** Predictions on these rows. */
   readonly predictions: number;
+  /** Predictions whose most likely token or class is another one. */
   readonly changed: number;
 }
 

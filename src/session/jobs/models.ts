@@ -5,6 +5,7 @@ import type { TaskName } from '../../nn/index.ts';
 import type { JobContext } from '../job-context.ts';
 import { dropResident, type ModelInfo, ResidentModel, registerResident, residentOf } from '../resident.ts';
 
+/** How a model is loaded. */
 export interface ModelSettings {
   /**
    * How weights are held in memory. keep: as the file stores them (GGUF blocks, bfloat16); none: unpacked to float32; int8, nf4:

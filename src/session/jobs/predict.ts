@@ -16,23 +16,31 @@ export interface Prediction extends Identity {
   readonly value?: number;
   /** token-classification: one for each word; null for a word that was cut off. */
   readonly tags?: readonly (string | null)[];
-  /** question-answering: the answer's text ('' for none), where it begins in the context, and its score against no answer. */
+  /** question-answering: the text of the answer; '' for none. */
   readonly answer?: string;
+  /** question-answering: where the answer begins in the context, in UTF-16 units. */
   readonly start?: number;
+  /** question-answering: where the answer ends in the context, in UTF-16 units. */
   readonly end?: number;
+  /** question-answering: the score of the answer compared with no answer. */
   readonly score?: number;
-  /** embedding: the vector, and for rows of two texts that of the second, and their cosine. */
+  /** embedding: the vector of the text. */
   readonly embedding?: readonly number[];
+  /** embedding, rows of two texts: the vector of the second. */
   readonly embeddingPair?: readonly number[];
+  /** embedding, rows of two texts: the cosine of the two vectors. */
   readonly similarity?: number;
   /** Why the row has no prediction. */
   readonly skipped?: string;
 }
 
+/** The predictions for all rows. */
 export interface PredictResult {
+  /** The name of the task. */
   readonly task: string;
   /** In the order of the rows, one for each. */
   readonly predictions: readonly Prediction[];
+  /** Counts of rows made, truncated and left out. */
   readonly report: RowReport;
 }
 

@@ -1,5 +1,5 @@
 /** What jobs over rows share: the model, the task, and the rows made ready. */
-import { type Format, type RowOptions, type RowReport, type RowSource, recordsOf } from '../../data/index.ts';
+import { type Format, type RowReport, type RowSource, recordsOf } from '../../data/index.ts';
 import { useThreads } from '../../engine/index.ts';
 import type { TaskName } from '../../nn/index.ts';
 import { taskOf } from '../../tasks/index.ts';
@@ -22,7 +22,7 @@ export interface RowsOptions extends UseOptions {
   /** Default: detected from each row's fields. */
   readonly format?: Format | undefined;
   /** causal-lm: whether the loss counts completions or every token. Default: completions. */
-  readonly trainOn?: RowOptions['trainOn'] | undefined;
+  readonly trainOn?: 'completion' | 'all' | undefined;
   /** Default: the task of the adapter or the checkpoint. */
   readonly task?: TaskName | undefined;
   /** Tokens of a row at most. Default: 1024. */
@@ -33,8 +33,11 @@ export interface RowsOptions extends UseOptions {
 
 /** How far a job over rows is. */
 export interface Progress {
+  /** Always `progress`. */
   readonly type: 'progress';
+  /** Batches or rows that are done. */
   readonly done: number;
+  /** Batches or rows in all. */
   readonly total: number;
 }
 
