@@ -10,6 +10,7 @@ const node = join(root, 'node_modules', 'node', 'bin', 'node');
 
 function run(command, args, options) {
   const result = spawnSync(command, args, Object.assign({ stdio: 'inherit', cwd: root }, options));
+  if (result.error) console.error(`${command} does not run: ${result.error.message}. If npm blocks install scripts, allow node's.`);
   if (result.status !== 0) process.exit(result.status === null ? 1 : result.status);
 }
 
