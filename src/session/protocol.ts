@@ -14,8 +14,8 @@ export type JobEvent<K extends JobName> = Parameters<Jobs[K]>[1] extends JobCont
 export interface Abortable {
   /**
    * Stops the job: generation within a token, training within a step (with a checkpoint), everything else within a batch. While a
-   * model loads or downloads, and while training measures its held-out rows, the stop waits for that to end. The job rejects
-   * with a GraftError of kind 'interrupted', whose `cause` is the signal's reason.
+   * model loads or downloads, the stop waits for that to end. The job rejects with a GraftError of kind 'interrupted', whose
+   * `cause` is the signal's reason.
    */
   readonly signal?: AbortSignal | undefined;
 }

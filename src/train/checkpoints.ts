@@ -14,6 +14,8 @@ export interface RunState {
   readonly best: number | null;
   /** Measurements since then. */
   readonly stale: number;
+  /** A stop was requested before all held-out rows were measured after this step: the resumed run begins with them. */
+  readonly unmeasured?: boolean;
   /** Fingerprint of the recipe: a run is resumed under the same recipe only. */
   readonly recipe: string;
 }

@@ -1,4 +1,5 @@
-import { batchesOf, type EvalResult, measure } from '../tasks/index.ts';
+import { GraftError } from '../base/index.ts';
+import { batchesOf, type EvalResult, measure, type OnBatch } from '../tasks/index.ts';
 import type { TrainEvent } from './events.ts';
 import type { MicroBatch } from './step.ts';
 import type { TaskRun } from './task-runs.ts';
@@ -32,12 +33,28 @@ export class HeldOut {
     return this.#batches.size === 0;
   }
 
-  /** Measures every task's held-out rows. @throws GraftError 'numeric' where a loss is not finite */
-  measure(step: number): Omit<EvalEvent, 'best'>[] {
+  /**
+   * Measures every task's held-out rows. Returns undefined where a stop was requested before all were measured.
+   * @throws GraftError 'numeric' where a loss is not finite
+   */
+  measure(step: number, stopRequested: () => boolean): Omit<EvalEvent, 'best'>[] | undefined {
+    const stop = new GraftError('interrupted', 'the measurement was stopped');
+    const onBatch = (done: number, total: number) => {
+      if (done < total && stopRequested()) throw stop;
+    };
+    try {
+      return this.#measureAll(step, onBatch);
+    } catch (error) {
+      if (error === stop) return undefined;
+      throw error;
+    }
+  }
+
+  #measureAll(step: number, onBatch: OnBatch): Omit<EvalEvent, 'best'>[] {
     return [...this.#batches].map(([taskRun, batches]) => {
       const start = performance.now();
       const { name, model, task, plan } = taskRun;
-      const { loss, metrics, units } = measure(model, task, batches, plan.heldOut);
+      const { loss, metrics, units } = measure(model, task, batches, plan.heldOut, onBatch);
       this.#last.set(taskRun, { loss, metrics });
       const seconds = (performance.now() - start) / 1e3;
       return { type: 'eval', step, ...(name !== undefined && { task: name }), loss, tokens: units, metrics, seconds };

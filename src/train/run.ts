@@ -119,6 +119,7 @@ function trainTo({
 
   const reason = trainLoop({
     from: state.step,
+    unmeasured: state.unmeasured ?? false,
     steps: stoppedBefore ? state.step : steps,
 
     step(step) {
@@ -147,7 +148,9 @@ function trainTo({
 
     ...(!heldOut.isEmpty && {
       evaluate(step: number) {
-        const events = explaining(() => heldOut.measure(step));
+        const events = explaining(() => heldOut.measure(step, stopRequested));
+        state = { ...state, unmeasured: !events };
+        if (!events) return 'stopped';
         const loss = heldOut.loss!;
         const better = state.best === null || loss < state.best;
         state = { ...state, best: better ? loss : state.best, stale: better ? 0 : state.stale + 1 };

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
-import { fromWire, toWire } from '../../src/base/index.ts';
+import { fromWire, type GraftError, toWire } from '../../src/base/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { methods } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
@@ -165,6 +165,34 @@ for (const [name, method] of Object.entries({ 'lora with drop-out': lora, full: 
     t.diagnostic(`${Object.keys(kills).length} kills`);
   });
 }
+
+test('a run stopped while it measures ends after one batch and resumes with the measurement: equal to the run never stopped', async () => {
+  using dir = temporary();
+  const data = rows(dir.path);
+  const whole = await train(shuffled(lora, data, join(dir.path, 'whole')));
+  const recipe = shuffled(lora, data, join(dir.path, 'stopped'));
+  const measured = [4, 8, 12, 14];
+  for (const at of measured) {
+    let [step, asked] = [0, 0];
+    const listen = (event: TrainEvent) => {
+      if (event.type === 'step') step = event.step;
+    };
+    const stop = () => step === at && ++asked > 0;
+    const stopped = (error: GraftError) => error.kind === 'interrupted' && error.data.step === at;
+    await assert.rejects(runTraining({ recipe: parseRecipe(recipe) }, listen, stop), stopped);
+    const events = logged(recipe.run.dir);
+    assert.equal(events.at(-1)?.type, 'checkpoint');
+    assert.ok(!events.some((e) => e.type === 'eval' && e.step === at), `no measurement at ${at}`);
+    assert.ok(asked <= 2, `asked ${asked} times`);
+  }
+  const { result } = await train(recipe);
+  assert.equal(result.resumedFrom, 14);
+  assert.deepEqual(result.losses, whole.result.losses);
+  assert.equal(result.evalLoss, whole.result.evalLoss);
+  assert.deepEqual(said(logged(recipe.run.dir)), said(whole.events));
+  const weights = ({ adapter }: TrainResult) => readFileSync(join(adapter, 'adapter_model.safetensors'));
+  assert.ok(weights(result).equals(weights(whole.result)));
+});
 
 test('another seed shuffles, drops and starts otherwise', async () => {
   using dir = temporary();
