@@ -1,5 +1,7 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
-import { fileError, GraftError } from '../base/index.ts';
+import { fileError, GraftError, packageRoot } from '../base/index.ts';
 import { combine } from './combine.ts';
 import { compare } from './compare.ts';
 import { convert } from './convert.ts';
@@ -13,6 +15,8 @@ import { predict } from './predict.ts';
 import { pull } from './pull.ts';
 import { examples } from './shared.ts';
 import { train } from './train.ts';
+
+const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string };
 
 const firstSteps = examples(
   'graft doctor',
@@ -29,7 +33,7 @@ Environment: GRAFT_CACHE (downloads and builds), GRAFT_LIBTORCH (a LibTorch of y
 export function program(): Command {
   const graft = new Command('graft')
     .description('Fine-tune open language models on your own machine, keep many small adapters on one base.')
-    .version('0.1.0')
+    .version(version)
     .exitOverride()
     .addHelpText('after', `${firstSteps}\n${environment}`)
     .showHelpAfterError('(graft --help, or graft <command> --help)');
