@@ -74,6 +74,22 @@ function shown(value: unknown): string {
   return typeof value === 'object' ? 'an object' : JSON.stringify(value);
 }
 
+/** Returns what a number, or the length of a text or list, has to be. */
+function limit(issue: z.core.$ZodIssueTooSmall | z.core.$ZodIssueTooBig): string {
+  const small = issue.code === 'too_small';
+  const bound = small ? issue.minimum : issue.maximum;
+  const isCounted = issue.origin === 'string' || issue.origin === 'array';
+  if (isCounted && small && bound === 1) return 'must not be empty';
+  const side =
+    issue.inclusive === false
+      ? small
+        ? `above ${bound}`
+        : `below ${bound}`
+      : `${bound} or ${small ? 'more' : 'less'}`;
+  if (!isCounted) return `must be ${side}, but is ${shown(issue.input)}`;
+  return `must have ${side} ${issue.origin === 'string' ? 'characters' : 'entries'}`;
+}
+
 /** Where keys that people know from other programs stand in ours, each in a few words. */
 export type OtherNames = Readonly<Record<string, string>>;
 
@@ -116,6 +132,7 @@ function describe(schema: z.ZodType, issue: Issue, value: unknown, otherNames: O
     return [
       `${prefix || 'this '}must be ${typeNames[issue.expected] ?? `a ${issue.expected}`}, but is ${shown(issue.input)}`,
     ];
+  if (issue.code === 'too_small' || issue.code === 'too_big') return [`${prefix || 'this '}${limit(issue)}`];
   const allowed = issue.code === 'invalid_value' ? issue.values.map(String) : [];
   const choices = 'options' in issue && Array.isArray(issue.options) ? issue.options.map(String) : allowed;
   if (choices.length > 0) {

@@ -11,6 +11,7 @@ test('names become snake_case on the wire and come back; keys of maps stay', () 
     prefillTokensPerSecond: null,
     tasks: { myTask: { heldOut: 1, evalLoss: 2 } },
     probabilities: { camelCase: 1 },
+    id: { userId: 7, row_number: 3 },
     metrics: [{ name: 'macroF1', value: 1 }],
     text: 'heldOut',
   };
@@ -22,6 +23,7 @@ test('names become snake_case on the wire and come back; keys of maps stay', () 
     prefill_tokens_per_s: null,
     tasks: { myTask: { held_out: 1, eval_loss: 2 } },
     probabilities: { camelCase: 1 },
+    id: { userId: 7, row_number: 3 },
     metrics: [{ name: 'macroF1', value: 1 }],
     text: 'heldOut',
   };

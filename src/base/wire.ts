@@ -1,7 +1,10 @@
 /** Names in files, in `--json` and on the wire are snake_case, names in TypeScript camelCase. */
 
 /** Fields that hold maps: their keys are names of the user's, which stay as they are. */
-const maps: ReadonlySet<string> = new Set(['tasks', 'probabilities', 'data', 'recipe']);
+const maps: ReadonlySet<string> = new Set(['tasks', 'probabilities', 'data']);
+
+/** Fields that repeat a value of the user's, which may be an object: it stays as it is. */
+const values: ReadonlySet<string> = new Set(['id']);
 
 const toSnake = (name: string): string =>
   name.replace(/PerSecond$/, 'PerS').replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
@@ -14,6 +17,7 @@ function renamed(value: unknown, rename: (name: string) => string): unknown {
   if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value)) return value;
   return Object.fromEntries(
     Object.entries(value).map(([name, field]) => {
+      if (values.has(name)) return [name, field];
       const isMap = maps.has(name) && typeof field === 'object' && field !== null && !Array.isArray(field);
       const inside = isMap
         ? Object.fromEntries(Object.entries(field).map(([key, item]) => [key, renamed(item, rename)]))

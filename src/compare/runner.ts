@@ -30,6 +30,10 @@ function graft(
   let last: Json = {};
   let errorText = '';
   createInterface(child.stdout).on('line', (text) => {
+    if (!text.startsWith('{')) {
+      errorText += `${text}\n`; // a library prints
+      return;
+    }
     last = fromWire(JSON.parse(text)) as Json;
     onEvent(last);
   });

@@ -198,6 +198,7 @@ test('adapters are added, switched and removed; unknown names and other models a
   });
   await assert.rejects(model.addAdapter('none', at.model), /adapter_config\.json/);
   await model.removeAdapter('mine');
+  await assert.rejects(model.removeAdapter(adapter), /no adapter named/, 'a directory that was not added');
   await assert.rejects(model.logits(ids, { adapter: 'mine' }), /no adapter named 'mine'/);
   assert.deepEqual(await model.logits(ids), [base]);
   // Training takes the memory; the model is loaded again when it is next used.
@@ -418,6 +419,7 @@ test('a conversation is checked as rows are; a system message makes a chat; an e
   );
   assert.equal((await encoder.embed(['a', 'b'])).length, 2);
   assert.deepEqual(await encoder.embed([]), []);
+  await assert.rejects(encoder.embed(['a', '']), /rows\[1\]/);
   const { adapter } = await session.train(at.recipe('run', 1));
   await model.addAdapter('mine', adapter);
   await session.train(at.recipe('other', 1));

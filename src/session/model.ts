@@ -1,3 +1,4 @@
+import { GraftError } from '../base/index.ts';
 import type { RowInput, RowStream } from '../data/index.ts';
 import type {
   ClassifyResult,
@@ -114,12 +115,18 @@ export class LoadedModel implements AsyncDisposable {
     });
   }
 
-  /** A vector [C] for each text. */
+  /** A vector [C] for each text. @throws GraftError 'input' for a text without tokens */
   async embed(texts: readonly string[], options: Omit<RowsOptions, 'task'> & Abortable = {}): Promise<Float32Array[]> {
     if (texts.length === 0) return [];
     const rows = texts.map((text): RowInput => ({ text }));
     const { predictions } = await this.predict(rows, { ...options, task: 'embedding' });
-    return predictions.map(({ embedding }) => Float32Array.from(embedding ?? []));
+    return predictions.map(({ embedding, skipped }, i) => {
+      if (embedding) return Float32Array.from(embedding);
+      throw new GraftError('input', `text ${i + 1} has no vector: ${skipped}`, {
+        place: 'embed',
+        hint: 'Leave it out',
+      });
+    });
   }
 
   /** The head's output for each row of token ids. */

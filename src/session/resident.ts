@@ -103,8 +103,7 @@ export class ResidentModel implements Disposable {
   /** @throws GraftError 'usage' for a name that is not there */
   removeAdapter(name: string): void {
     const dir = this.#named.get(name);
-    if (dir === undefined) this.dirOf(name); // throws where it is not a directory either
-    if (dir === undefined) return;
+    if (dir === undefined) throw this.#unknown(name, `there is no adapter named '${name}'`);
     this.#named.delete(name);
     const state = stateOf(dir);
     this.#attached.get(state)?.detach();
@@ -115,12 +114,14 @@ export class ResidentModel implements Disposable {
   dirOf(adapter: string): string {
     const dir = this.#named.get(adapter) ?? adapter;
     if (dir !== adapter || statSync(dir, { throwIfNoEntry: false })) return dir;
+    throw this.#unknown(adapter, `there is no adapter named '${adapter}', and no such directory`);
+  }
+
+  #unknown(name: string, problem: string): GraftError {
     const names = [...this.#named.keys()];
-    const near = nearest(adapter, names);
-    throw new GraftError('usage', `there is no adapter named '${adapter}', and no such directory`, {
-      place: 'adapter',
-      hint: near ? `Did you mean '${near}'?` : `This model's adapters: ${names.join(', ') || 'none'}`,
-    });
+    const near = nearest(name, names);
+    const hint = near ? `Did you mean '${near}'?` : `This model's adapters: ${names.join(', ') || 'none'}`;
+    return new GraftError('usage', problem, { place: 'adapter', hint });
   }
 
   /**

@@ -1,0 +1,31 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { z } from 'zod';
+import type { GraftError } from './errors.ts';
+import { parseWith } from './schema.ts';
+
+test('a value out of range, a text or a list too short or too long: what it has to be, and what it is', () => {
+  const schema = z.strictObject({
+    positive: z.number().positive(),
+    share: z.number().min(0).max(1),
+    below: z.number().lt(5),
+    text: z.string().min(1),
+    short: z.string().max(2),
+    list: z.array(z.int()).min(2),
+  });
+  const value = { positive: -1, share: 2, below: 5, text: '', short: 'abc', list: [1] };
+  assert.throws(
+    () => parseWith(schema, value, 'x'),
+    ({ data }: GraftError) => {
+      assert.deepEqual(data.mistakes, [
+        'positive: must be above 0, but is -1',
+        'share: must be 1 or less, but is 2',
+        'below: must be below 5, but is 5',
+        'text: must not be empty',
+        'short: must have 2 or less characters',
+        'list: must have 2 or more entries',
+      ]);
+      return true;
+    },
+  );
+});
