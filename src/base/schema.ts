@@ -132,7 +132,9 @@ function describe(schema: z.ZodType, issue: Issue, value: unknown, otherNames: O
     return [
       `${prefix || 'this '}must be ${typeNames[issue.expected] ?? `a ${issue.expected}`}, but is ${shown(issue.input)}`,
     ];
-  if (issue.code === 'too_small' || issue.code === 'too_big') return [`${prefix || 'this '}${limit(issue)}`];
+  // A schema's own words for it are better.
+  if ((issue.code === 'too_small' || issue.code === 'too_big') && /^Too (small|big): /.test(issue.message))
+    return [`${prefix || 'this '}${limit(issue)}`];
   const allowed = issue.code === 'invalid_value' ? issue.values.map(String) : [];
   const choices = 'options' in issue && Array.isArray(issue.options) ? issue.options.map(String) : allowed;
   if (choices.length > 0) {
