@@ -13,7 +13,7 @@ import { logits } from './logits.ts';
 import { merge } from './merge.ts';
 import { predict } from './predict.ts';
 import { pull } from './pull.ts';
-import { examples } from './shared.ts';
+import { examples, StopSignal } from './shared.ts';
 import { train } from './train.ts';
 
 const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string };
@@ -24,7 +24,8 @@ const firstSteps = examples(
   'graft generate --model base.gguf --adapter out/adapter --chat --prompt "Hello"',
 );
 
-const environment = `Every command takes --json. Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped with Ctrl-C.
+const environment = `Every command takes --json. Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped with Ctrl-C,
+143 by SIGTERM, 129 by SIGHUP.
 Environment: GRAFT_CACHE (downloads and builds), GRAFT_LIBTORCH (a LibTorch of your own), HF_TOKEN and HF_ENDPOINT
 (hub), GRAFT_DEBUG=1 (stack traces).
 `;
@@ -58,18 +59,23 @@ export function program(): Command {
 
 /** Runs the command that the arguments name; bin/graft.js calls it. */
 export async function main(): Promise<void> {
-  // `graft … | head`: who was listening has gone, and there is nobody to tell.
+  // `graft … | head`, or a terminal that was closed: who was listening has gone, and there is nobody to tell.
   let pipeClosed = false;
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code !== 'EPIPE') throw error;
+  let ended = false;
+  const onClosed = (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE' && error.code !== 'EIO') throw error;
+    if (pipeClosed || ended) return; // the exit code is all that is left to say
     // Training ends as it does when it is stopped, with a checkpoint; everything else has nothing to save.
-    if (process.listenerCount('SIGTERM') === 0) process.exit(1);
-    if (!pipeClosed) process.emit('SIGTERM');
+    if (process.listenerCount('SIGPIPE') === 0) process.exit(1);
     pipeClosed = true;
-  });
+    process.emit('SIGPIPE', 'SIGPIPE');
+  };
+  process.stdout.on('error', onClosed);
+  process.stderr.on('error', onClosed);
   try {
     await program().parseAsync();
   } catch (error) {
+    ended = true;
     process.exitCode = report(error);
   }
 }
@@ -81,5 +87,5 @@ function report(error: unknown): number {
   if (process.argv.includes('--json')) console.log(JSON.stringify({ error: known.toJSON() }));
   console.error(`graft: ${known.message}`);
   if (process.env.GRAFT_DEBUG) console.error((known.data.stack as string) ?? known.stack);
-  return known.exitCode;
+  return known.kind === 'interrupted' && known.cause instanceof StopSignal ? known.cause.exitCode : known.exitCode;
 }

@@ -1,3 +1,4 @@
+import { constants } from 'node:os';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { toWire } from '../base/index.ts';
 import type { TaskName } from '../nn/index.ts';
@@ -39,6 +40,13 @@ const wholeNumber =
 export const count = wholeNumber(1);
 export const countOrNone = wholeNumber(0);
 
+/** A number above 0, for an option. */
+export function positive(text: string): number {
+  const value = Number(text);
+  if (text.trim() !== '' && Number.isFinite(value) && value > 0) return value;
+  throw new InvalidArgumentError('It must be a number above 0.');
+}
+
 /** Examples under a command's help. */
 export const examples = (...lines: string[]) => `\nExamples:\n${lines.map((line) => `  $ ${line}`).join('\n')}\n`;
 
@@ -78,18 +86,34 @@ export function duration(seconds: number): string {
 /** Signals within this many milliseconds count once: a shell and a parent process may send the same one. */
 const SAME_PRESS = 1000;
 
-/** A signal that Ctrl-C or SIGTERM aborts; pressed again, the process ends at once. @param message is printed on stderr */
+/** Why a command was stopped: the reason of an abort, which the error that follows has as its cause. */
+export class StopSignal extends Error {
+  override readonly name = 'StopSignal';
+  /** As shells count: 128 and the number of the signal. */
+  readonly exitCode: number;
+
+  constructor(signal: NodeJS.Signals) {
+    super(`${signal} was received`);
+    this.exitCode = 128 + constants.signals[signal];
+  }
+}
+
+/**
+ * A signal that Ctrl-C, SIGTERM, a closed terminal (SIGHUP) or a closed pipe aborts; sent again, the process ends at once.
+ * @param message is printed on stderr
+ */
 export function abortOnSignals(message: string): Disposable & { readonly signal: AbortSignal } {
   const controller = new AbortController();
   let firstAt: number | undefined;
-  const stop = () => {
+  const stop = (name: NodeJS.Signals) => {
     const now = performance.now();
-    if (firstAt !== undefined && now - firstAt > SAME_PRESS) process.exit(130);
+    const reason = new StopSignal(name);
+    if (firstAt !== undefined && now - firstAt > SAME_PRESS) process.exit(reason.exitCode);
     if (firstAt === undefined) console.error(message);
     firstAt ??= now;
-    controller.abort();
+    controller.abort(reason);
   };
-  const signals = ['SIGINT', 'SIGTERM'] as const;
+  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGPIPE'] as const;
   for (const signal of signals) process.on(signal, stop);
   return {
     signal: controller.signal,

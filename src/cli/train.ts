@@ -1,42 +1,68 @@
 import { Command } from 'commander';
 import { Session } from '../session/index.ts';
-import { readRecipe, type TrainEvent } from '../train/index.ts';
-import { abortOnSignals, duration, examples, mebibytes, printJson } from './shared.ts';
+import type { Metric } from '../tasks/index.ts';
+import { readRecipe, type TrainEvent, type TrainResult } from '../train/index.ts';
+import { abortOnSignals, duration, examples, mebibytes, positive, printJson } from './shared.ts';
 
 const collect = (value: string, all: string[] = []) => [...all, value];
 
 export const train = () =>
   new Command('train')
-    .description('Fine-tune a model as a recipe says; a run that was stopped resumes from its last checkpoint.')
+    .description(
+      'Fine-tune a model as a recipe says. A run that was stopped resumes from its last checkpoint; a finished one shows its result.',
+    )
     .argument('<recipe>', 'a YAML file; docs/recipe.md lists its fields, recipes/ has examples')
     .option('--set <a.b=value>', 'override a field of the recipe, the value in YAML; may be repeated', collect)
-    .option('--fresh', 'start over; what the run directory holds is moved to previous-N/ in it')
+    .option('--fresh', 'start over; what the run directory holds is kept in previous-N/ in it')
+    .option('--more-epochs <n>', 'go on with a finished run for so many passes over the rows', positive)
     .option('--json', 'print events as JSON lines; the last line is the result')
     .addHelpText(
       'after',
       examples(
         'graft train recipes/chat.yaml --set model=base.gguf --set data.train=rows.jsonl',
         'graft train recipe.yaml --set train.lr=1e-4 --set run.dir=out2',
+        'graft train recipe.yaml --more-epochs 1',
         'graft train recipe.yaml --json | tail -1',
       ),
     )
-    .action(async (file: string, options: { set?: string[]; fresh?: true; json?: true }) => {
-      const recipe = readRecipe(file, options.set);
-      await using session = new Session();
-      using stop = abortOnSignals('Stopping after this step, with a checkpoint (press again to stop at once)');
-      const training = session.train(recipe, { fresh: options.fresh === true, signal: stop.signal });
-      const show = options.json ? printJson : progress();
-      for await (const event of training) show(event);
-      const result = await training;
-      if (options.json) return printJson(result);
-      console.log(`Saved ${result.adapter}`);
-      console.log(
-        `${result.losses.length} steps in ${duration(result.seconds)}, ${result.tokensPerSecond.toFixed(0)} tokens/s, peak memory ${result.peakRssMb.toFixed(0)} MB`,
-      );
-    });
+    .action(
+      async (
+        file: string,
+        { set, json, ...options }: { set?: string[]; fresh?: true; moreEpochs?: number; json?: true },
+      ) => {
+        const recipe = readRecipe(file, set);
+        await using session = new Session();
+        using stop = abortOnSignals('Stopping after this step, with a checkpoint (press again to stop at once)');
+        const training = session.train(recipe, { ...options, signal: stop.signal });
+        const show = json ? printJson : progress();
+        for await (const event of training) show(event);
+        const result = await training;
+        if (json) return printJson(result);
+        console.log(`Saved ${result.adapter} (${savedLine(result)})`);
+        console.log(
+          `${result.losses.length} steps in ${duration(result.seconds)}, ${result.tokensPerSecond.toFixed(0)} tokens/s, peak memory ${result.peakRssMb.toFixed(0)} MB`,
+        );
+      },
+    );
+
+/** Which step was saved, and how it did on the held-out rows. */
+function savedLine({ savedStep, losses, evalLoss, evalMetrics, tasks }: TrainResult): string {
+  const step = `after step ${savedStep} of ${losses.length}`;
+  if (tasks) {
+    const results = Object.entries(tasks).filter(([, result]) => result.evalLoss !== null);
+    return [
+      step,
+      ...results.map(([name, result]) => `${name}: ${heldOutLine(result.evalLoss!, result.evalMetrics)}`),
+    ].join('; ');
+  }
+  return evalLoss === null ? step : `${step}: ${heldOutLine(evalLoss, evalMetrics)}`;
+}
+
+const heldOutLine = (loss: number, metrics: readonly Metric[]) =>
+  `held-out loss ${loss.toFixed(4)}, ${measured(loss, metrics)}`;
 
 /** The metrics of a measurement. */
-const measured = ({ loss, metrics }: Extract<TrainEvent, { type: 'eval' }>): string =>
+const measured = (loss: number, metrics: readonly Metric[]): string =>
   metrics.length === 0
     ? `perplexity ${Math.exp(loss).toFixed(2)}`
     : metrics.map(({ name, value, count, of }) => `${name} ${value.toFixed(4)} of ${count} ${of}`).join(', ');
@@ -73,7 +99,7 @@ function progress(): (event: TrainEvent) => void {
       }
       case 'eval':
         line(
-          `step ${event.step}: ${event.task ? `${event.task}, ` : ''}held-out loss ${event.loss.toFixed(4)} (${measured(event)})${event.best ? ', the best so far' : ''}`,
+          `step ${event.step}: ${event.task ? `${event.task}, ` : ''}held-out loss ${event.loss.toFixed(4)} (${measured(event.loss, event.metrics)})${event.best ? ', the best so far' : ''}`,
           true,
         );
         return;
@@ -82,9 +108,11 @@ function progress(): (event: TrainEvent) => void {
         return;
       case 'end':
         line(
-          event.reason === 'early-stop'
-            ? `early stopping at step ${event.step}: the held-out loss no longer falls`
-            : `done after ${event.step} steps`,
+          {
+            done: `done after ${event.step} steps`,
+            'early-stop': `early stopping at step ${event.step}: the held-out loss no longer falls`,
+            'finished-before': `This run is finished, after ${event.step} steps. More train.steps or --more-epochs go on with it, --fresh starts over`,
+          }[event.reason],
           true,
         );
     }

@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline';
 import { fromWire, GraftError, packageRoot, toWire } from '../base/index.ts';
 import type { Format, RowSource } from '../data/index.ts';
 import { processor } from '../engine/index.ts';
+import { digestOfPath, writeFile } from '../io/index.ts';
 import { writtenBy } from '../methods/index.ts';
 import type { Quantize } from '../models/index.ts';
 import type { TaskName } from '../nn/index.ts';
@@ -116,23 +117,16 @@ function readCached<T>(file: string, key: unknown): T | undefined {
 }
 
 function writeCached<T extends object>(file: string, key: unknown, value: T): T {
-  writeFileSync(file, JSON.stringify({ key: JSON.stringify(key), value: toWire(value) }));
+  const text = JSON.stringify({ key: JSON.stringify(key), value: toWire(value) });
+  writeFile(file, (write) => write(Buffer.from(text)));
   return value;
 }
 
 /** Digest of rows in memory, of a file, or of all files below a directory with their names. */
-function digestOf(rows: RowSource): string {
-  const hash = createHash('sha256');
-  if (typeof rows !== 'string') return hash.update(JSON.stringify(rows)).digest('hex').slice(0, 16);
-  const path = rows;
-  if (statSync(path).isDirectory()) {
-    for (const name of (readdirSync(path, { recursive: true }) as string[]).sort()) {
-      hash.update(`${name}\n`);
-      if (statSync(join(path, name)).isFile()) hash.update(readFileSync(join(path, name)));
-    }
-  } else hash.update(readFileSync(path));
-  return hash.digest('hex').slice(0, 16);
-}
+const digestOf = (rows: RowSource): string =>
+  typeof rows === 'string'
+    ? digestOfPath(rows)
+    : createHash('sha256').update(JSON.stringify(rows)).digest('hex').slice(0, 16);
 
 /**
  * Trains and measures every method that has no outcome in the directory yet, so that a comparison that was interrupted is resumed.

@@ -1,3 +1,4 @@
+export { digestOfPath } from './digest.ts';
 export { recoverDirectory, requireNew, writeDirectory, writeFile } from './directory.ts';
 export { type GgufMetadata, openGguf } from './gguf.ts';
 export { type DownloadProgress, type ResolveOptions, resolveModel } from './hub.ts';

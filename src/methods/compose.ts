@@ -140,9 +140,11 @@ function combined(parts: readonly Adapter[], head: TrainedCopies | undefined): A
       for (const part of parts) part.enabled = on;
       head?.use(on);
     },
-    beforeStep(step, steps) {
-      for (const part of trained) part.beforeStep?.(step, steps);
-    },
+    ...(trained.some((part) => part.beforeStep) && {
+      beforeStep(step: number, steps: number) {
+        for (const part of trained) part.beforeStep?.(step, steps);
+      },
+    }),
     afterStep(step) {
       for (const part of trained) part.afterStep?.(step);
     },

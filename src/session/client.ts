@@ -8,6 +8,7 @@ import {
   parseRecipe,
   type Recipe,
   type RecipeInput,
+  type RunOptions,
   type TrainEvent,
   type TrainResult,
 } from '../train/index.ts';
@@ -41,10 +42,7 @@ export interface SessionOptions {
 }
 
 /** Options of a training run. */
-export interface TrainOptions extends Abortable {
-  /** Start over; what the run directory holds is moved aside. Default: an unfinished run of the same recipe is resumed. */
-  readonly fresh?: boolean | undefined;
-}
+export interface TrainOptions extends RunOptions, Abortable {}
 
 interface PendingJob {
   readonly stop: Int32Array;
@@ -112,7 +110,7 @@ export class Session implements AsyncDisposable {
       const collected = isParsed(recipe) ? recipe : withRowsCollected(recipe, signal);
       const complete = collected instanceof Promise ? await stoppable(collected, signal) : collected;
       const parsed = isParsed(complete) ? complete : parseRecipe(complete);
-      return this.#run('train', { recipe: parsed, fresh: args.fresh ?? false }, { onEvent: tell, signal });
+      return this.#run('train', { recipe: parsed, ...args }, { onEvent: tell, signal });
     });
   }
 

@@ -5,6 +5,7 @@ import { collectRows, formatNames, messageSchema, type RowSource, type RowStream
 import { combinations } from '../methods/index.ts';
 import { taskNames } from '../nn/index.ts';
 import { quantizeModes } from '../quant/index.ts';
+import type { RunOptions } from '../train/index.ts';
 import type {
   CombineSettings,
   GenerateSettings,
@@ -84,9 +85,10 @@ export const combineSchema: z.ZodType<CombineSettings & Abortable> = z.strictObj
   majoritySignMethod: z.enum(['total', 'frequency']).optional(),
   seed: z.int().optional(),
 });
-export const trainSchema: z.ZodType<{ readonly fresh?: boolean | undefined } & Abortable> = z.strictObject({
+export const trainSchema: z.ZodType<RunOptions & Abortable> = z.strictObject({
   ...signal,
   fresh: z.boolean().optional(),
+  moreEpochs: z.number().positive().optional(),
 });
 export const doctorSchema: z.ZodType<{ readonly model?: string | undefined } & Abortable> = z.strictObject({
   ...signal,

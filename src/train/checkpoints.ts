@@ -2,22 +2,23 @@ import { existsSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openSafetensors, readJsonObject, recoverDirectory, writeDirectory, writeSafetensors } from '../io/index.ts';
-import { readTensor } from '../models/index.ts';
 import type { Optimizer } from '../optim/index.ts';
-import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import type { Tensor } from '../tensor/index.ts';
 
 /** The state of a run beside its tensors: with both, it resumes as if it had never stopped. */
 export interface RunState {
   /** Optimizer steps done. */
   readonly step: number;
-  /** Lowest loss on the held-out rows so far. */
-  readonly best: number | null;
+  /** Steps of the whole run, and how many of them the recipe gave when they were decided: the run may have been extended. */
+  readonly end: { readonly recipe: number; readonly steps: number };
+  /** The measurement with the lowest loss on the held-out rows so far, and whether the parameters of its step were saved. */
+  readonly best: { readonly step: number; readonly loss: number; readonly saved: boolean } | null;
   /** Measurements since then. */
   readonly stale: number;
   /** A stop was requested before all held-out rows were measured after this step: the resumed run begins with them. */
   readonly unmeasured?: boolean;
-  /** Fingerprint of the recipe: a run is resumed under the same recipe only. */
-  readonly recipe: string;
+  /** Digest of the held-out rows; null where there are none. Losses on other rows are not comparable with `best`. */
+  readonly heldOut: string | null;
 }
 
 const nameOf = (step: number) => `step-${String(step).padStart(7, '0')}`;
@@ -62,7 +63,10 @@ export function lastCheckpoint(dir: string): { path: string; state: RunState } |
   return { path, state: readJsonObject(join(path, 'state.json')) as unknown as RunState };
 }
 
-/** Fills parameters and optimizer from a checkpoint. @throws GraftError 'mismatch' when it is of another model or method */
+/**
+ * Fills parameters and optimizer from a checkpoint, in place: a second copy of them would double the memory of a large run.
+ * @throws GraftError 'mismatch' when it is of another model or method
+ */
 export function restoreCheckpoint(path: string, parameters: ReadonlyMap<string, Tensor>, optimizer: Optimizer): void {
   fill(join(path, 'parameters.safetensors'), parameters);
   fill(join(path, 'optimizer.safetensors'), optimizer.state);
@@ -75,9 +79,6 @@ function fill(file: string, tensors: ReadonlyMap<string, Tensor>): void {
     if (!entry || entry.format !== tensor.dtype || entry.shape.join() !== tensor.shape.join()) {
       throw new GraftError('mismatch', `the checkpoint has no ${name} [${tensor.shape.join(', ')}]`, { place: file });
     }
-    noGrad(() => {
-      using _ = scope();
-      ops.copy_(tensor, readTensor(source, name));
-    });
+    source.read(name, tensor.memory());
   }
 }

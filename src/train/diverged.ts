@@ -1,4 +1,4 @@
-import { GraftError } from '../base/index.ts';
+import { fileError, GraftError } from '../base/index.ts';
 import type { Row } from '../data/index.ts';
 import { type Model, namedTensors } from '../nn/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
@@ -91,5 +91,20 @@ export function explained(error: unknown, run: Diverged): unknown {
     'numeric',
     `${error.place ? '' : `after step ${run.step}: `}${error.message} Its rows are ${rows}. The likely cause: ${cause}. ${last ? `The last good checkpoint is ${last}` : 'There is no checkpoint yet'}`,
     { hint, data: { ...error.data, rows: places, cause, checkpoint: last ?? null }, cause: error },
+  );
+}
+
+/** The error of saving a result after the last step: the trained parameters are in the checkpoint. */
+export function resultNotSaved(error: unknown, checkpoint: string): GraftError {
+  const known = GraftError.of(fileError(error, (error as NodeJS.ErrnoException | null)?.path ?? '', 'written'));
+  return new GraftError(
+    known.kind,
+    `${known.problem.replace(/\.$/, '')}; the trained parameters are in ${checkpoint}`,
+    {
+      place: known.place,
+      hint: `${known.hint ? `${known.hint}, then r` : 'R'}un the same command again: it saves the result without training again`,
+      data: { ...known.data, checkpoint },
+      cause: error,
+    },
   );
 }

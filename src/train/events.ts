@@ -1,6 +1,7 @@
-import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, closeSync, existsSync, fsyncSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fromWire, toWire } from '../base/index.ts';
+import { fromWire, GraftError, toWire } from '../base/index.ts';
+import { writeFile } from '../io/index.ts';
 import type { Metric } from '../tasks/index.ts';
 
 /** What happens in a run: each is a line of `events.jsonl`, in snake_case. Seconds are of the event alone. */
@@ -88,15 +89,37 @@ export type TrainEvent =
       /** What is unusual; the run continues. */
       message: string;
     }
-  | {
+  | ({
       type: 'end';
       /** The last step. */
       step: number;
-      /** Whether all steps were done, or `eval.patience` ended the run. */
-      reason: 'done' | 'early-stop';
-      /** Path of the trained adapter, or of the model for a method that writes one. */
-      adapter: string;
-    };
+      /** Whether all steps were done, or `eval.patience` ended the run; finished-before: an earlier process ended it. */
+      reason: 'done' | 'early-stop' | 'finished-before';
+    } & SavedResult);
+
+/** The result of one task: where its adapter is, and how it did on held-out rows. */
+export interface TaskResult {
+  /** Directory of its adapter. */
+  readonly adapter: string;
+  /** Loss on the held-out rows of what was saved; null where it was not measured. */
+  readonly evalLoss: number | null;
+  /** Metrics on the held-out rows of what was saved. */
+  readonly evalMetrics: readonly Metric[];
+}
+
+/** What a run saved: the parameters after which step, and how they did on held-out rows. */
+export interface SavedResult extends TaskResult {
+  /** Path of the trained adapter (of a method that writes a whole model: of the model; of several tasks: of the folder of their adapters). */
+  readonly adapter: string;
+  /** The step after which the parameters were as they were saved. */
+  readonly savedStep: number;
+  /** Loss on the held-out rows of what was saved; of several tasks the mean of their losses by their shares of the steps. */
+  readonly evalLoss: number | null;
+  /** Metrics on the held-out rows of what was saved; of several tasks none: they are in `tasks`. */
+  readonly evalMetrics: readonly Metric[];
+  /** Of several tasks, by name. */
+  readonly tasks?: Readonly<Record<string, TaskResult>>;
+}
 
 /** Writes events: to the file first, then to the listener. */
 export class EventLog {
@@ -113,23 +136,41 @@ export class EventLog {
     this.#listen(event);
   }
 
-  /** Removes the events after step `step`, which a killed run wrote after its last checkpoint. Returns the others. */
-  rewind(step: number): TrainEvent[] {
-    const kept = this.read().filter((event) => !('step' in event) || event.step <= step);
-    writeFileSync(this.#file, kept.map((event) => `${JSON.stringify(toWire(event))}\n`).join(''));
-    return kept;
+  /** Returns once all events are on the disk, where a checkpoint that follows them may not come before them. */
+  flush(): void {
+    const fd = openSync(this.#file, 'r');
+    fsyncSync(fd);
+    closeSync(fd);
   }
 
-  read(): TrainEvent[] {
-    if (!existsSync(this.#file)) return [];
-    return readFileSync(this.#file, 'utf8')
-      .split('\n')
-      .flatMap((line) => {
-        try {
-          return line ? [fromWire(JSON.parse(line)) as TrainEvent] : [];
-        } catch {
-          return []; // the line that was being written when the run was killed
-        }
-      });
+  /** Removes the events after step `step`, which a killed run wrote after its last checkpoint, and its end. Returns the others. */
+  rewind(step: number): TrainEvent[] {
+    const kept = readEvents(this.#file).filter(
+      (event) => event.type !== 'end' && (!('step' in event) || event.step <= step),
+    );
+    const text = kept.map((event) => `${JSON.stringify(toWire(event))}\n`).join('');
+    writeFile(this.#file, (write) => write(Buffer.from(text)));
+    return kept;
   }
+}
+
+/**
+ * Reads a log of events. Its last line may be half-written, by a run that was killed.
+ * @throws GraftError 'input' for any other line that is not an event
+ */
+export function readEvents(file: string): TrainEvent[] {
+  if (!existsSync(file)) return [];
+  const lines = readFileSync(file, 'utf8').split('\n');
+  return lines.flatMap((line, i) => {
+    try {
+      return line ? [fromWire(JSON.parse(line)) as TrainEvent] : [];
+    } catch (cause) {
+      if (i === lines.length - 1) return [];
+      throw new GraftError('input', 'the line is not an event: the log of the run is damaged', {
+        place: `${file}:${i + 1}`,
+        hint: 'Start over with --fresh; what the run directory holds is kept in previous-N/',
+        cause,
+      });
+    }
+  });
 }

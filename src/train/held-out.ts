@@ -7,10 +7,11 @@ import type { TaskRun } from './task-runs.ts';
 type Measurement = Pick<EvalResult, 'loss' | 'metrics'>;
 type EvalEvent = Extract<TrainEvent, { type: 'eval' }>;
 
-/** The held-out rows of every task, and what their last measurement found. */
+/** The held-out rows of every task, and what the measurements of a run found. */
 export class HeldOut {
   readonly #batches = new Map<TaskRun, MicroBatch[]>();
-  readonly #last = new Map<TaskRun, Measurement>();
+  /** By step. */
+  readonly #measured = new Map<number, Map<TaskRun, Measurement>>();
 
   /**
    * @param microTokens tokens of a micro-batch at most
@@ -19,13 +20,13 @@ export class HeldOut {
    */
   constructor(taskRuns: readonly TaskRun[], microTokens: number, batchSize: number, earlier: readonly TrainEvent[]) {
     for (const taskRun of taskRuns) {
-      const { task, model, plan, name } = taskRun;
-      if (plan.heldOut.length > 0) {
-        const batches = batchesOf(task, plan.heldOut, microTokens, batchSize, model.ports.promptLength);
-        this.#batches.set(taskRun, batches);
-      }
-      const event = earlier.findLast((e): e is EvalEvent => e.type === 'eval' && e.task === name);
-      if (event) this.#last.set(taskRun, event);
+      const { task, model, plan } = taskRun;
+      if (plan.heldOut.length === 0) continue;
+      this.#batches.set(taskRun, batchesOf(task, plan.heldOut, microTokens, batchSize, model.ports.promptLength));
+    }
+    for (const event of earlier) {
+      const taskRun = event.type === 'eval' && taskRuns.find(({ name }) => name === event.task);
+      if (taskRun) this.#record(event.step, taskRun, event);
     }
   }
 
@@ -55,20 +56,25 @@ export class HeldOut {
       const start = performance.now();
       const { name, model, task, plan } = taskRun;
       const { loss, metrics, units } = measure(model, task, batches, plan.heldOut, onBatch);
-      this.#last.set(taskRun, { loss, metrics });
+      this.#record(step, taskRun, { loss, metrics });
       const seconds = (performance.now() - start) / 1e3;
       return { type: 'eval', step, ...(name !== undefined && { task: name }), loss, tokens: units, metrics, seconds };
     });
   }
 
-  /** The last measurement of a task; undefined: there is none. */
-  last(taskRun: TaskRun): Measurement | undefined {
-    return this.#last.get(taskRun);
+  #record(step: number, taskRun: TaskRun, { loss, metrics }: Measurement): void {
+    const ofStep = this.#measured.get(step) ?? new Map<TaskRun, Measurement>();
+    this.#measured.set(step, ofStep.set(taskRun, { loss, metrics }));
   }
 
-  /** The mean of the tasks' last losses by their shares of the steps, which is what training lowers; null: there is none. */
-  get loss(): number | null {
-    const measured = [...this.#last];
+  /** What was measured of a task after `step`; undefined: nothing. */
+  of(taskRun: TaskRun, step: number): Measurement | undefined {
+    return this.#measured.get(step)?.get(taskRun);
+  }
+
+  /** The mean of the tasks' losses after `step` by their shares of the steps, which is what training lowers; null: not measured. */
+  loss(step: number): number | null {
+    const measured = [...(this.#measured.get(step) ?? [])];
     if (measured.length <= 1) return measured[0]?.[1].loss ?? null;
     const shares = measured.reduce((sum, [{ share }]) => sum + share, 0);
     return measured.reduce((sum, [{ share }, { loss }]) => sum + share * loss, 0) / shares;

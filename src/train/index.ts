@@ -1,6 +1,6 @@
 export { type BlockShape, bytesPerToken, shapeOf, tokenBudget } from './budget.ts';
 export { explainedMeasurement } from './diverged.ts';
-export type { TrainEvent } from './events.ts';
+export type { SavedResult, TaskResult, TrainEvent } from './events.ts';
 export { examplesOf, type PlacedExample, rowMaker } from './plan.ts';
 export { isParsed, parseRecipe, type Recipe, readRecipe, readYaml, recipeSchema, severalSchema } from './recipe.ts';
 export type {
@@ -26,6 +26,6 @@ export type {
   TrainInput,
   WeightedTaskInput,
 } from './recipe-input.gen.ts';
-export type { TaskResult, TrainResult } from './report.ts';
-export { runTraining } from './run.ts';
+export type { TrainResult } from './report.ts';
+export { type RunOptions, runTraining } from './run.ts';
 export { batchLoss, type MicroBatch, type StepInput, type StepResult, trainStep } from './step.ts';

@@ -39,7 +39,6 @@ export interface Plan {
   readonly rows: number;
   readonly trainRows: readonly Row[];
   readonly heldOut: readonly Row[];
-  readonly steps: number;
   readonly stepsPerEpoch: number;
   /** The rows of step number `step`, 0-based. */
   rowsOf(step: number): readonly Row[];
@@ -147,7 +146,6 @@ export async function planRows(
       rows: trainRows.length,
       trainRows,
       heldOut: evalRows() ?? [],
-      steps: train.steps ?? Math.round(steps.length * train.epochs),
       stepsPerEpoch: steps.length,
       rowsOf: (step) => steps[step % steps.length]!,
       warnings,
@@ -164,7 +162,6 @@ export async function planRows(
     rows: trainRows.length,
     trainRows,
     heldOut,
-    steps: train.steps ?? Math.max(1, Math.round(stepsPerEpoch * train.epochs)),
     stepsPerEpoch,
     rowsOf: (step) => rowsOfStep(trainRows.length, train.batch_size, train.seed, step).map((i) => trainRows[i]!),
     warnings,

@@ -1,42 +1,24 @@
 /** What a run tells: its first events, and its result. */
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { Precision } from '../nn/index.ts';
-import type { Metric } from '../tasks/index.ts';
 import { keepsHead } from './attach.ts';
-import type { TrainEvent } from './events.ts';
+import type { SavedResult, TaskResult, TrainEvent } from './events.ts';
 import type { HeldOut } from './held-out.ts';
 import type { Recipe } from './recipe.ts';
+import type { FoundRun } from './run-directory.ts';
 import type { TaskRuns } from './task-runs.ts';
 
-/** The result of one task: its last measurement on held-out rows, and where its adapter is. */
-export interface TaskResult {
-  /** Directory of its adapter. */
-  readonly adapter: string;
-  /** Loss of the last measurement on held-out rows; null where there was none. */
-  readonly evalLoss: number | null;
-  /** Metrics of the last measurement on held-out rows. */
-  readonly evalMetrics: readonly Metric[];
-}
-
 /** The result of a run; `graft train --json` prints it last, in snake_case. */
-export interface TrainResult {
+export interface TrainResult extends SavedResult {
   /** Mean loss of every step of the run: in nats a predicted token, or as the task defines it. */
   readonly losses: number[];
-  /** Of all steps that this process did. */
+  /** Of all steps that this process did; of a run that was finished before, of all its steps. */
   readonly seconds: number;
   /** Tokens (predicted or not) a second over those steps, the first left out. */
   readonly tokensPerSecond: number;
   /** Peak resident memory of the process, in MiB. */
   readonly peakRssMb: number;
-  /** Path of the trained adapter (of a method that writes a whole model: of the model; of several tasks: of the folder of their adapters). */
-  readonly adapter: string;
-  /** Of the last measurement on held-out rows; of several tasks the mean of their losses by their shares of the steps. */
-  readonly evalLoss: number | null;
-  /** Of several tasks none: they are in `tasks`. */
-  readonly evalMetrics: readonly Metric[];
-  /** Of several tasks, by name. */
-  readonly tasks?: Readonly<Record<string, TaskResult>>;
-  /** The step that the run was resumed after; 0 for a new run. */
+  /** The step that the run was resumed after; 0 for a new run, and the last step for one that was finished before. */
   readonly resumedFrom: number;
 }
 
@@ -51,13 +33,14 @@ const sum = (numbers: Iterable<number>) => [...numbers].reduce((a, b) => a + b, 
 
 /** The event that begins a run, or resumes it after `step` steps. */
 export function startEvent(
-  { list, parameters, steps, parameterCount, weightBytes }: TaskRuns,
+  { list, parameters, parameterCount, weightBytes }: TaskRuns,
   {
     step,
+    steps,
     microTokens,
     threads,
     precision,
-  }: { step: number; microTokens: number; threads: number; precision: Precision },
+  }: { step: number; steps: number; microTokens: number; threads: number; precision: Precision },
 ): TrainEvent {
   const counts = list.map(({ plan, share }) => ({ rows: plan.rows, heldOut: plan.heldOut.length, share }));
   const named = list.flatMap(({ name }, i) => (name === undefined ? [] : [[name, counts[i]!] as const]));
@@ -89,41 +72,61 @@ export function warningsOf({ list, adapter, host }: TaskRuns, recipe: Recipe): s
   return [...adapter.warnings, ...advice, ...headWarnings, ...list.flatMap(({ plan }) => plan.warnings)];
 }
 
+/** Where the parameters that were saved after `savedStep` are, and how they did on the held-out rows. */
+export function savedResult(
+  { list }: TaskRuns,
+  heldOut: HeldOut,
+  { adapter, savedStep }: Pick<SavedResult, 'adapter' | 'savedStep'>,
+): SavedResult {
+  const results = list.map((taskRun): TaskResult => {
+    const { loss, metrics } = heldOut.of(taskRun, savedStep) ?? { loss: null, metrics: [] };
+    return { adapter: join(adapter, taskRun.name ?? ''), evalLoss: loss, evalMetrics: metrics };
+  });
+  const several = list[0]!.name !== undefined;
+  return {
+    adapter,
+    savedStep,
+    evalLoss: heldOut.loss(savedStep),
+    evalMetrics: several ? [] : results[0]!.evalMetrics,
+    ...(several && { tasks: Object.fromEntries(list.map(({ name }, i) => [name!, results[i]!])) }),
+  };
+}
+
 /**
  * The result of a run that ended.
  * @param earlier events from before this process, where the run was resumed
  * @param costs of the steps that this process did
  */
 export function trainResult(
-  { list }: TaskRuns,
-  heldOut: HeldOut,
-  {
-    savedTo,
-    earlier,
-    costs,
-    resumedFrom,
-  }: {
-    savedTo: string;
-    earlier: readonly TrainEvent[];
-    costs: readonly StepCost[];
-    resumedFrom: number;
-  },
+  saved: SavedResult,
+  { earlier, costs, resumedFrom }: { earlier: readonly TrainEvent[]; costs: readonly StepCost[]; resumedFrom: number },
 ): TrainResult {
   const timed = costs.length > 1 ? costs.slice(1) : costs;
-  const results = list.map((taskRun): TaskResult => {
-    const { loss, metrics } = heldOut.last(taskRun) ?? { loss: null, metrics: [] };
-    return { adapter: join(savedTo, taskRun.name ?? ''), evalLoss: loss, evalMetrics: metrics };
-  });
-  const several = list[0]!.name !== undefined;
   return {
+    ...saved,
     losses: [...earlier.flatMap((e) => (e.type === 'step' ? [e.loss] : [])), ...costs.map(({ loss }) => loss)],
     seconds: sum(costs.map(({ seconds }) => seconds)),
     tokensPerSecond: sum(timed.map(({ tokens }) => tokens)) / sum(timed.map(({ seconds }) => seconds)) || 0,
     peakRssMb: process.resourceUsage().maxRSS / 1024,
-    adapter: savedTo,
-    evalLoss: heldOut.loss,
-    evalMetrics: several ? [] : results[0]!.evalMetrics,
-    ...(several && { tasks: Object.fromEntries(list.map(({ name }, i) => [name!, results[i]!])) }),
     resumedFrom,
   };
+}
+
+/** The result of a run that was finished before, from its log. @param dir its directory, which may have been moved since */
+export function finishedResult(
+  { events }: FoundRun,
+  end: Extract<TrainEvent, { type: 'end' }>,
+  dir: string,
+): TrainResult {
+  const { type: _type, step, reason: _reason, ...saved } = end;
+  const name = basename(saved.adapter);
+  const tasks =
+    saved.tasks &&
+    Object.entries(saved.tasks).map(([task, result]) => [task, { ...result, adapter: join(dir, name, task) }] as const);
+  const costs = events.filter((event) => event.type === 'step');
+  const result = trainResult(
+    { ...saved, adapter: join(dir, name), ...(tasks && { tasks: Object.fromEntries(tasks) }) },
+    { earlier: [], costs, resumedFrom: step },
+  );
+  return { ...result, peakRssMb: Math.max(0, ...costs.map(({ rssMb }) => rssMb)) };
 }

@@ -1,37 +1,106 @@
-/** The directory of a run: prepared when the run begins; at its end it holds the result. */
+/** The directory of a run: what an earlier run left there, and how the result of this one takes its place. */
 
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { saveAdapter } from '../adapters/index.ts';
+import { GraftError } from '../base/index.ts';
 import { tokenizerFilesOf } from '../data/index.ts';
-import { writeDirectory } from '../io/index.ts';
+import { readJsonObject, writeDirectory, writeFile } from '../io/index.ts';
 import { saveModel } from '../models/index.ts';
 import { lastCheckpoint, type RunState } from './checkpoints.ts';
-import { EventLog } from './events.ts';
+import { readEvents, type TrainEvent } from './events.ts';
+import { differences, type RunIdentity } from './identity.ts';
 import type { Recipe } from './recipe.ts';
 import type { TaskRuns } from './task-runs.ts';
 
-/** Prepares the run directory: returns the checkpoint to resume from; without one, older runs are moved to `previous-N/`. */
-export function claimRunDirectory(
-  dir: string,
-  fingerprint: string,
-  fresh: boolean,
-): { path: string; state: RunState } | undefined {
-  const log = new EventLog(dir, () => {});
-  const events = log.read();
-  const found = lastCheckpoint(join(dir, 'checkpoints'));
-  const finished = events.at(-1)?.type === 'end';
-  if (found && found.state.recipe === fingerprint && !finished && !fresh) return found;
-  const parts = ['adapter', 'model', 'best', 'checkpoints', 'events.jsonl'].filter((name) =>
-    existsSync(join(dir, name)),
-  );
-  if (parts.length > 0) {
-    let n = 1;
-    while (existsSync(join(dir, `previous-${n}`))) n++;
-    mkdirSync(join(dir, `previous-${n}`));
-    for (const name of parts) renameSync(join(dir, name), join(dir, `previous-${n}`, name));
+/** What a run keeps to from its first step to its last; `run.json` in its directory. */
+export interface RunRecord {
+  readonly identity: RunIdentity;
+  /** Tokens of a micro-batch at most. */
+  readonly microTokens: number;
+  /** Folder in the run directory that takes the result of the run before, which stays in place until this one has its own. */
+  readonly previous?: string;
+}
+
+type EndEvent = Extract<TrainEvent, { type: 'end' }>;
+
+/** A run in its directory. */
+export interface FoundRun {
+  readonly record: RunRecord;
+  /** Undefined: its checkpoints were deleted. */
+  readonly checkpoint: { readonly path: string; readonly state: RunState } | undefined;
+  readonly events: readonly TrainEvent[];
+  /** Undefined: the run has not ended, or its result was deleted. */
+  readonly end: EndEvent | undefined;
+}
+
+const results = ['adapter', 'model'];
+const recordName = 'run.json';
+const logName = 'events.jsonl';
+/** What a run has beside its result. */
+const parts = [recordName, 'best', 'checkpoints', logName];
+
+const present = (dir: string, names: readonly string[]) => names.filter((name) => existsSync(join(dir, name)));
+
+/**
+ * The run that a directory holds. Undefined where there is nothing to resume: no run, or one that ended before its first checkpoint.
+ * @throws GraftError 'state' for results that do not say of which run they are
+ */
+export function findRun(dir: string): FoundRun | undefined {
+  const checkpoint = lastCheckpoint(join(dir, 'checkpoints'));
+  const [result] = present(dir, results);
+  if (!checkpoint && !result) return undefined;
+  if (!existsSync(join(dir, recordName))) {
+    const what = result ? `${result}/` : 'checkpoints/';
+    throw new GraftError('state', `the run directory has ${what} but no ${recordName}, so nothing says of which run`, {
+      place: dir,
+      hint: 'Choose another run.dir, or start over with --fresh, which keeps what is there in previous-N/',
+    });
   }
-  return undefined;
+  const record = readJsonObject(join(dir, recordName)) as unknown as RunRecord;
+  const events = readEvents(join(dir, logName));
+  const last = events.at(-1);
+  const end = last?.type === 'end' && result ? last : undefined;
+  if (!checkpoint && !end) return undefined;
+  return { record, checkpoint, events, end };
+}
+
+/**
+ * Compares a run with a recipe.
+ * @throws GraftError 'state' naming everything that decides losses and differs
+ */
+export function requireSame({ record, checkpoint, end }: FoundRun, identity: RunIdentity, dir: string): void {
+  const differing = differences(record.identity, identity);
+  if (differing.length === 0) return;
+  const done = checkpoint?.state.step ?? end!.step;
+  throw new GraftError(
+    'state',
+    `the run directory has another run, ${end ? 'finished' : 'stopped'} after step ${done}: ${differing.join('; ')}`,
+    {
+      place: dir,
+      hint: `Undo the change to ${end ? 'go on with' : 'resume'} that run, choose another run.dir, or start over with --fresh, which keeps that run in previous-N/`,
+      data: { step: done, differences: differing },
+    },
+  );
+}
+
+/**
+ * Moves what an earlier run left to `previous-N/`, except for its result, which stays until there is a new one.
+ * @returns the folder, and whether it will take a result; undefined where there was nothing
+ */
+export function setAside(dir: string): { folder: string; holdsResult: boolean } | undefined {
+  const [left, [result]] = [present(dir, parts), present(dir, results)];
+  if (left.length === 0 && !result) return undefined;
+  let n = 1;
+  while (existsSync(join(dir, `previous-${n}`))) n++;
+  const folder = `previous-${n}`;
+  mkdirSync(join(dir, folder));
+  for (const name of left) renameSync(join(dir, name), join(dir, folder, name));
+  return { folder, holdsResult: result !== undefined };
+}
+
+export function writeRecord(dir: string, record: RunRecord): void {
+  writeFile(join(dir, recordName), (write) => write(Buffer.from(`${JSON.stringify(record, null, 1)}\n`)));
 }
 
 /** Saves the trained parameters to `to`: as a model, an adapter, or a folder with an adapter for each of several tasks. */
@@ -53,14 +122,36 @@ export function save({ list, adapter, host }: TaskRuns, to: string, recipe: Reci
 }
 
 /**
- * Puts the result of a run in its place.
+ * Puts the result of a run in its place, and then that of the run before into its folder: at any moment one of them is whole.
+ * @param name `adapter` or `model`
  * @param best directory with the best result on held-out rows; undefined: the parameters as they are now are saved
  */
-export function saveResult(to: string, best: string | undefined, saveNow: (to: string) => void): void {
-  if (best !== undefined && existsSync(best)) {
-    rmSync(to, { recursive: true, force: true });
-    renameSync(best, to);
-  } else if (best === undefined || !existsSync(to)) {
-    saveNow(to); // a run killed just before its end may have moved the best already
+export function saveResult(
+  dir: string,
+  name: string,
+  {
+    previous,
+    best,
+    saveNow,
+  }: { previous: string | undefined; best: string | undefined; saveNow: (to: string) => void },
+): void {
+  const to = join(dir, name);
+  const earlier = previous !== undefined && present(join(dir, previous), results).length === 0 && join(dir, previous);
+  if (best !== undefined && !existsSync(best)) {
+    // A run killed just before its end has moved its best result already.
+    if (existsSync(to) && !earlier) return;
+    throw new GraftError('state', 'the best result was deleted while the run was stopped', {
+      place: best,
+      hint: 'Resume with eval.keep: last to save the parameters of the last step',
+    });
   }
+  if (best === undefined && !earlier) {
+    saveNow(to);
+    return;
+  }
+  const complete = best ?? join(dir, '.result');
+  if (best === undefined) saveNow(complete);
+  if (earlier) for (const old of present(dir, results)) renameSync(join(dir, old), join(earlier, old));
+  rmSync(to, { recursive: true, force: true });
+  renameSync(complete, to);
 }

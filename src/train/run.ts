@@ -1,70 +1,106 @@
-import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import type { Row } from '../data/index.ts';
 import { currentEngine, useThreads } from '../engine/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
-import { bestPrecision, type Precision, useGradientCheckpointing, usePrecision } from '../nn/index.ts';
+import { useGradientCheckpointing, usePrecision } from '../nn/index.ts';
 import { type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { batchesOf } from '../tasks/index.ts';
 import { optimizerFor } from './attach.ts';
+import { beginning, patienceIsOver } from './beginning.ts';
 import { microTokensFor } from './budget.ts';
 import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoints.ts';
-import { explained, requireFinite } from './diverged.ts';
+import { explained, requireFinite, resultNotSaved } from './diverged.ts';
 import { EventLog, type TrainEvent } from './events.ts';
 import { HeldOut } from './held-out.ts';
+import { identityOf, withRows } from './identity.ts';
 import { trainLoop } from './loop.ts';
 import type { Recipe } from './recipe.ts';
-import { type StepCost, startEvent, type TrainResult, trainResult, warningsOf } from './report.ts';
-import { claimRunDirectory, save, saveResult } from './run-directory.ts';
+import {
+  finishedResult,
+  type StepCost,
+  savedResult,
+  startEvent,
+  type TrainResult,
+  trainResult,
+  warningsOf,
+} from './report.ts';
+import { findRun, type RunRecord, requireSame, save, saveResult, setAside, writeRecord } from './run-directory.ts';
 import { trainStep } from './step.ts';
 import { openTaskRuns, type TaskRun, type TaskRuns } from './task-runs.ts';
 
 /** Milliseconds between two checkpoints, where the recipe does not give steps. */
 const checkpointInterval = 60_000;
 
+/** How a run treats what its directory holds. */
+export interface RunOptions {
+  /** Start over; what an earlier run left is kept in `previous-N/`. */
+  readonly fresh?: boolean | undefined;
+  /** Go on with a finished run for so many passes over the rows. */
+  readonly moreEpochs?: number | undefined;
+}
+
 /**
- * Runs a recipe in this thread. An unfinished run of the same recipe in the run directory is resumed; what another run
- * left there is moved aside.
+ * Runs a recipe in this thread. An unfinished run in the run directory is resumed, a finished one gives its result again, and one of
+ * another recipe is refused.
  * @param listen is given every event
  * @param stopRequested is asked after every step; when it says true the run ends with a checkpoint, as an 'interrupted' error
  * @throws GraftError for anything that is wrong with the recipe, the model, the data or the machine
  */
 export async function runTraining(
-  { recipe, fresh = false }: { readonly recipe: Recipe; readonly fresh?: boolean },
+  { recipe, fresh = false, moreEpochs }: { readonly recipe: Recipe } & RunOptions,
   listen: (event: TrainEvent) => void,
   stopRequested: () => boolean = () => false,
 ): Promise<TrainResult> {
-  const { train } = recipe;
+  const { train, run } = recipe;
+  const { dir } = run;
   const threads = useThreads(train.threads);
-  const precision = train.precision === 'auto' ? bestPrecision() : train.precision;
+  const modelPath = await resolveModel(recipe.model);
+  using _lock = lockDirectory(dir);
+  const found = fresh ? undefined : findRun(dir);
+  const settings = identityOf(recipe, modelPath, found?.record.identity);
+  // What differs is named before a large model is loaded.
+  if (found) requireSame(found, settings, dir);
+  const { precision } = settings;
   using _precision = usePrecision(precision);
   using _checkpointing = useGradientCheckpointing(train.gradient_checkpointing ?? false);
-  const modelPath = await resolveModel(recipe.model);
-  const { dir } = recipe.run;
-  using _lock = lockDirectory(dir);
-  const fingerprint = createHash('sha256')
-    .update(JSON.stringify({ ...recipe, run: undefined }))
-    .digest('hex')
-    .slice(0, 16);
 
   using taskRuns = await openTaskRuns(recipe, modelPath);
+  const identity = withRows(settings, recipe, taskRuns);
+  if (found) requireSame(found, identity, dir);
+  const { state: from, warnings, finished } = beginning(recipe, taskRuns, found, moreEpochs);
+  if (finished) {
+    const end = found!.end!;
+    const result = finishedResult(found!, end, dir);
+    listen({ ...end, adapter: result.adapter, reason: 'finished-before' });
+    return result;
+  }
   using optimizer = optimizerFor(taskRuns.adapter, taskRuns.parameters, recipe);
-  // Only now: a recipe that turns out wrong leaves the directory as it is, and may begin from an adapter in it.
-  const checkpoint = claimRunDirectory(dir, fingerprint, fresh);
+  // Only now: a recipe that turns out wrong leaves the directory as it is.
   const log = new EventLog(dir, listen);
-  if (checkpoint) restoreCheckpoint(checkpoint.path, taskRuns.parameters, optimizer);
-  const from: RunState = checkpoint?.state ?? { step: 0, best: null, stale: 0, recipe: fingerprint };
-  const earlier = checkpoint ? log.rewind(from.step) : [];
+  let record: RunRecord;
+  let earlier: TrainEvent[] = [];
+  if (found) {
+    record = found.record;
+    restoreCheckpoint(found.checkpoint!.path, taskRuns.parameters, optimizer);
+    earlier = log.rewind(from.step);
+  } else {
+    const aside = setAside(dir);
+    if (aside && !fresh)
+      warnings.push(
+        `an earlier run ended before its first checkpoint: it is in ${aside.folder}/, and this one starts anew`,
+      );
+    const microTokens = microTokensFor(taskRuns.host, precision, train.gradient_checkpointing ?? false);
+    record = { identity, microTokens, ...(aside?.holdsResult && { previous: aside.folder }) };
+    writeRecord(dir, record);
+  }
   currentEngine().native.trim();
 
   // A resumed run keeps the micro-batches that it began with, whatever memory is free now.
-  const begun = earlier.find((event) => event.type === 'start')?.microTokens;
-  const microTokens =
-    train.micro_tokens ?? begun ?? microTokensFor(taskRuns.host, precision, train.gradient_checkpointing ?? false);
-  log.emit(startEvent(taskRuns, { step: from.step, microTokens, threads, precision }));
-  for (const message of warningsOf(taskRuns, recipe)) log.emit({ type: 'warning', message });
-  return trainTo({ recipe, modelPath, taskRuns, optimizer, log, precision, microTokens, from, earlier, stopRequested });
+  const microTokens = train.micro_tokens ?? record.microTokens;
+  log.emit(startEvent(taskRuns, { step: from.step, steps: from.end.steps, microTokens, threads, precision }));
+  for (const message of [...warnings, ...warningsOf(taskRuns, recipe)]) log.emit({ type: 'warning', message });
+  return trainTo({ recipe, modelPath, taskRuns, optimizer, log, record, microTokens, from, earlier, stopRequested });
 }
 
 /** A run that is ready for its next step. */
@@ -74,7 +110,7 @@ interface Run {
   readonly taskRuns: TaskRuns;
   readonly optimizer: Optimizer;
   readonly log: EventLog;
-  readonly precision: Precision;
+  readonly record: RunRecord;
   readonly microTokens: number;
   /** Where the run begins or is resumed, and its events up to there. */
   readonly from: RunState;
@@ -89,24 +125,25 @@ function trainTo({
   taskRuns,
   optimizer,
   log,
+  record,
   microTokens,
   from,
   earlier,
   stopRequested,
 }: Run): TrainResult {
-  const { adapter, parameters, list, steps } = taskRuns;
+  const { adapter, parameters, list } = taskRuns;
+  const { steps } = from.end;
   const { train, eval: evaluation, run } = recipe;
   const [best, checkpoints] = [join(run.dir, 'best'), join(run.dir, 'checkpoints')];
   const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier);
   const evaluateEvery = evaluation.every ?? taskRuns.stepsPerEpoch;
   let state = from;
-  const patienceIsOver = () => evaluation.patience !== undefined && state.stale >= evaluation.patience;
-  const stoppedBefore = patienceIsOver();
+  const stoppedBefore = patienceIsOver(state, recipe);
 
   const costs: StepCost[] = [];
   let lastCheckpointAt = performance.now();
   let current: { taskRun: TaskRun; rows: readonly Row[]; lr: number } = { taskRun: list[0]!, rows: [], lr: train.lr };
-  /** Runs `act`; a loss or gradient that is not finite is explained. */
+  /** Runs `act`; its error says what is left of the run, and of a loss or gradient that is not finite why. */
   const explaining = <T>(act: () => T): T => {
     try {
       return act();
@@ -151,12 +188,13 @@ function trainTo({
         const events = explaining(() => heldOut.measure(step, stopRequested));
         state = { ...state, unmeasured: !events };
         if (!events) return 'stopped';
-        const loss = heldOut.loss!;
-        const better = state.best === null || loss < state.best;
-        state = { ...state, best: better ? loss : state.best, stale: better ? 0 : state.stale + 1 };
-        if (better && evaluation.keep === 'best') save(taskRuns, best, recipe, modelPath);
+        const loss = heldOut.loss(step)!;
+        const better = state.best === null || loss < state.best.loss;
+        const saved = evaluation.keep === 'best';
+        state = { ...state, ...(better ? { best: { step, loss, saved }, stale: 0 } : { stale: state.stale + 1 }) };
+        if (better && saved) save(taskRuns, best, recipe, modelPath);
         for (const event of events) log.emit({ ...event, best: better });
-        return patienceIsOver() ? 'stop' : 'continue';
+        return patienceIsOver(state, recipe) ? 'stop' : 'continue';
       },
     }),
     stopRequested,
@@ -165,6 +203,7 @@ function trainTo({
     checkpoint(step) {
       const start = performance.now();
       explaining(() => requireFinite(parameters, step));
+      log.flush();
       const path = saveCheckpoint(checkpoints, state, parameters, optimizer, run.keep_checkpoints);
       lastCheckpointAt = performance.now();
       log.emit({ type: 'checkpoint', step, path, seconds: (lastCheckpointAt - start) / 1e3 });
@@ -183,9 +222,15 @@ function trainTo({
       data: { step: state.step, checkpoint },
     });
   }
-  const savedTo = join(run.dir, adapter.writes);
-  const keepsBest = state.best !== null && evaluation.keep === 'best';
-  saveResult(savedTo, keepsBest ? best : undefined, (to) => save(taskRuns, to, recipe, modelPath));
-  log.emit({ type: 'end', step: state.step, reason: stoppedBefore ? 'early-stop' : reason, adapter: savedTo });
-  return trainResult(taskRuns, heldOut, { savedTo, earlier, costs, resumedFrom: from.step });
+  const kept = evaluation.keep === 'best' ? state.best : null;
+  const saveNow = (to: string) => save(taskRuns, to, recipe, modelPath);
+  try {
+    saveResult(run.dir, adapter.writes, { previous: record.previous, best: kept ? best : undefined, saveNow });
+  } catch (error) {
+    throw resultNotSaved(error, lastCheckpoint(checkpoints)!.path);
+  }
+  const adapterDir = join(run.dir, adapter.writes);
+  const saved = savedResult(taskRuns, heldOut, { adapter: adapterDir, savedStep: kept?.step ?? state.step });
+  log.emit({ type: 'end', step: state.step, reason: stoppedBefore ? 'early-stop' : reason, ...saved });
+  return trainResult(saved, { earlier, costs, resumedFrom: from.step });
 }

@@ -9,7 +9,7 @@ import { attach } from './attach.ts';
 import { headFor, taskOptions } from './head.ts';
 import { type Plan, planRows, readExamples } from './plan.ts';
 import { type Recipe, recipesOf } from './recipe.ts';
-import { scheduleTasks } from './task-schedule.ts';
+import { taskSchedule } from './task-schedule.ts';
 
 /** A task with its model, its rows, and its share of the steps. */
 export interface TaskRun {
@@ -34,6 +34,7 @@ export interface TaskRuns extends Disposable {
   /** Bytes of the base's weights as they are held in memory, and how many numbers they are. */
   readonly weightBytes: number;
   readonly parameterCount: number;
+  /** Optimizer steps that the recipe gives. */
   readonly steps: number;
   readonly stepsPerEpoch: number;
   /** The task that step number `step` (0-based) is for, and how many steps of that task came before. */
@@ -106,12 +107,7 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string): Promise<T
   });
   const stepsPerEpoch = plans.reduce((steps, plan) => steps + plan.stepsPerEpoch, 0);
   const steps = train.steps ?? Math.max(1, Math.round(stepsPerEpoch * train.epochs));
-  const turns =
-    tasks &&
-    scheduleTasks(
-      list.map(({ share }) => share),
-      steps,
-    );
+  const schedule = taskSchedule(list.map(({ share }) => share));
   const all = made.move();
   return {
     list,
@@ -123,7 +119,7 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string): Promise<T
     steps,
     stepsPerEpoch,
     taskAt(step) {
-      const { task, index } = turns?.[step] ?? { task: 0, index: step };
+      const { task, index } = schedule(step);
       return { taskRun: list[task]!, index };
     },
     [Symbol.dispose]: () => all.dispose(),

@@ -6,13 +6,18 @@ export interface ScheduledStep {
 
 /**
  * The schedule of tasks with these shares: each step is for the task that is furthest behind its share of the steps so far, the
- * first of equals. It depends on the shares alone, so a resumed run has the same schedule as one that was never stopped.
+ * first of equals. It depends on the shares alone, so a resumed or extended run has the same schedule as one that was never stopped.
+ * @returns the task of step number `step`, 0-based
  */
-export function scheduleTasks(shares: readonly number[], steps: number): ScheduledStep[] {
+export function taskSchedule(shares: readonly number[]): (step: number) => ScheduledStep {
   const done = shares.map(() => 0);
-  return Array.from({ length: steps }, (_, step) => {
-    const behind = shares.map((share, k) => share * (step + 1) - done[k]!);
-    const task = behind.indexOf(Math.max(...behind));
-    return { task, index: done[task]!++ };
-  });
+  const scheduled: ScheduledStep[] = [];
+  return (step) => {
+    while (scheduled.length <= step) {
+      const behind = shares.map((share, k) => share * (scheduled.length + 1) - done[k]!);
+      const task = behind.indexOf(Math.max(...behind));
+      scheduled.push({ task, index: done[task]!++ });
+    }
+    return scheduled[step]!;
+  };
 }

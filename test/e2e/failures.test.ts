@@ -1,6 +1,6 @@
 /** What goes wrong in a run or with the machine, made to happen for real, through the command line. */
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -173,6 +173,79 @@ test('a directory in use; Ctrl-C leaves a checkpoint, and the run goes on from i
   assert.deepEqual(resumed.losses, losses(train('whole', {}, long)).losses);
 });
 
+/** Starts a command, does `act` once its output has `text`, and returns how it ended. */
+async function interrupted(command: readonly string[], text: string, act: (child: ChildProcess) => void) {
+  const child = spawn(process.execPath, [entry, ...command, '--json'], { cwd: dir });
+  let [stdout, stderr] = ['', ''];
+  child.stdout.on('data', (chunk) => (stdout += chunk));
+  child.stderr.on('data', (chunk) => (stderr += chunk));
+  while (!stdout.includes(text)) {
+    assert.equal(child.exitCode, null, stderr);
+    await wait(10);
+  }
+  act(child);
+  const [status] = (await once(child, 'close')) as [number];
+  return { status, stdout, stderr };
+}
+
+const signals = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
+for (const [signal, code] of Object.entries(signals)) {
+  test(`${signal} during training: a checkpoint, one sentence, exit code ${code}`, async () => {
+    const command = train(signal, {}, { steps: 100_000 });
+    const ended = await interrupted(command, '"step":3,', (child) => child.kill(signal as NodeJS.Signals));
+    assertRefused(
+      ended,
+      code,
+      /step-\d+: stopped after step \d+ of 100000; a checkpoint was saved\. Run the same command/,
+    );
+    assert.ok(checkpoints(signal).length > 0);
+  });
+}
+
+test('an output that is closed during training: a checkpoint, exit code 141', async () => {
+  const command = train('closed', {}, { steps: 100_000 });
+  const ended = await interrupted(command, '"step":3,', (child) => child.stdout!.destroy());
+  assertRefused(ended, 141, /stopped after step \d+ of 100000; a checkpoint was saved/);
+  assert.ok(checkpoints('closed').length > 0);
+});
+
+test('a terminal that is closed during training: a checkpoint', async () => {
+  const command = train('terminal', {}, { steps: 100_000 });
+  const script = `import os, pty, sys, time
+pid, terminal = pty.fork()
+if pid == 0: os.execv(sys.argv[1], sys.argv[1:])
+said = b''
+while b'step 1' not in said and b'/100000' not in said: said += os.read(terminal, 9999)
+os.close(terminal)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))`;
+  const closed = spawnSync('python3', ['-c', script, process.execPath, entry, ...command], {
+    cwd: dir,
+    encoding: 'utf8',
+  });
+  assert.equal(closed.stdout, '129\n', closed.stderr);
+  assert.ok(checkpoints('terminal').length > 0);
+});
+
+test('a finished run says so, with exit code 0; --more-epochs goes on with it', () => {
+  const command = train('finished', { eval: {}, data: { train: 'rows.jsonl', format: 'tokens', held_out: 4 } });
+  const first = graft(dir, command);
+  assert.equal(first.status, 0, first.stderr);
+  const again = graft(dir, command);
+  assert.equal(again.status, 0, again.stderr);
+  assert.match(
+    again.stderr,
+    /This run is finished, after 6 steps\. More train\.steps or --more-epochs go on with it, --fresh starts over/,
+  );
+  const saved = /Saved \S+adapter \(after step \d of 6: held-out loss [\d.]+, perplexity [\d.]+\)/;
+  assert.match(first.stdout, saved);
+  assert.equal(saved.exec(again.stdout)?.[0], saved.exec(first.stdout)?.[0]);
+  const more = graft(dir, [...command, '--more-epochs', '0.5', '--json']);
+  assert.equal(more.status, 0, more.stderr);
+  assert.equal(JSON.parse(more.stdout.trim().split('\n').at(-1)!).losses.length, 9);
+  const none = graft(dir, [...command, '--more-epochs', '0']);
+  assert.ok(none.status === 2 && none.stderr.includes('It must be a number above 0'), none.stderr);
+});
+
 test('no compiler', () => {
   mkdirSync(at('bin'), { recursive: true });
   const env = { PATH: at('bin'), CXX: undefined, GRAFT_CACHE: at('empty'), GRAFT_LIBTORCH: torch };
@@ -331,8 +404,9 @@ test('a chat template without marks whose turns cannot be told; an answer beyond
     writeFileSync(at('chat', 'tokenizer_config.json'), JSON.stringify({ chat_template: text }));
   const turns = ['a b c', 'c b'].map((content, i) => ({ role: ['user', 'assistant'][i], content }));
   writeFileSync(at('chat.jsonl'), `${JSON.stringify({ messages: turns })}\n`);
+  let runs = 0;
   const run = (data: object) =>
-    graft(dir, train('talk', { model: at('chat'), data: { train: 'chat.jsonl', ...data } }, { steps: 1 }));
+    graft(dir, train(`talk${runs++}`, { model: at('chat'), data: { train: 'chat.jsonl', ...data } }, { steps: 1 }));
 
   template('{% for m in messages | reverse %}{{ m.content | upper }} {% endfor %}');
   assertRefused(run({}), 1, /chat\.jsonl:1: the chat template has no \{% generation %\} blocks.*train on all tokens/);

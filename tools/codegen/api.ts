@@ -30,7 +30,14 @@ const libraryGroups: Groups = {
     ...['MethodInput', 'LoraInput', 'AdaloraInput', 'Ia3Input', 'BottleneckInput', 'FusionInput', 'PrefixInput'],
     ...['PromptInput', 'MultitaskPromptInput', 'PTuningInput', 'FullInput', 'MethodChoice'],
   ],
-  'Training: events and results': ['TrainOptions', 'TrainEvent', 'TrainResult', 'TaskResult'],
+  'Training: events and results': [
+    'TrainOptions',
+    'RunOptions',
+    'TrainEvent',
+    'TrainResult',
+    'SavedResult',
+    'TaskResult',
+  ],
   Adapters: [
     ...['CombineSettings', 'Combination', 'CombineResult', 'MergeSettings', 'MergeResult', 'convertAdapter'],
     ...['AdapterFormat', 'adapterFormats', 'formatOf', 'readAdapterConfig'],
