@@ -66,9 +66,9 @@ export async function main(): Promise<void> {
     if (error.code !== 'EPIPE' && error.code !== 'EIO') throw error;
     if (pipeClosed || ended) return; // the exit code is all that is left to say
     // Training ends as it does when it is stopped, with a checkpoint; everything else has nothing to save.
-    if (process.listenerCount('SIGPIPE') === 0) process.exit(1);
+    if (process.listenerCount('SIGTERM') === 0) process.exit(1);
     pipeClosed = true;
-    process.emit('SIGPIPE', 'SIGPIPE');
+    process.emit('SIGTERM', 'SIGPIPE'); // Node gives SIGPIPE itself no handler that could be removed again
   };
   process.stdout.on('error', onClosed);
   process.stderr.on('error', onClosed);

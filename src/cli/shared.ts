@@ -113,7 +113,7 @@ export function abortOnSignals(message: string): Disposable & { readonly signal:
     firstAt ??= now;
     controller.abort(reason);
   };
-  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGPIPE'] as const;
+  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
   for (const signal of signals) process.on(signal, stop);
   return {
     signal: controller.signal,
