@@ -47,7 +47,11 @@ export function lockDirectory(path: string): Disposable {
     });
   return {
     [Symbol.dispose]() {
-      if (ownerIn(textOf(lock))?.id === id) rmSync(lock, { force: true });
+      try {
+        if (ownerIn(textOf(lock))?.id === id) rmSync(lock, { force: true });
+      } catch {
+        // A disk that has become read-only: the lock is out of date once this process has ended, and the error that counts is another.
+      }
     },
   };
 }
