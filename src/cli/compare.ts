@@ -1,7 +1,7 @@
-import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from 'commander';
 import { page, readComparison, resultTables, writeResults } from '../compare/index.ts';
+import { writeText } from '../io/index.ts';
 import { Session } from '../session/index.ts';
 import { abortOnSignals, examples, printJson } from './shared.ts';
 
@@ -25,7 +25,7 @@ export const compare = () =>
       const results = await comparing;
       const [data, picture] = [join(comparison.dir, 'comparison.json'), join(comparison.dir, 'comparison.html')];
       writeResults(data, results);
-      writeFileSync(picture, page(results));
+      writeText(picture, page(results));
       if (json) {
         return printJson(results);
       }

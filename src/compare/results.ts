@@ -1,5 +1,6 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { fromWire, toWire } from '../base/index.ts';
+import { writeText } from '../io/index.ts';
 import type { Metric } from '../tasks/index.ts';
 
 /** The result of one method. */
@@ -66,5 +67,5 @@ export const readResults = (file: string): Results => fromWire(JSON.parse(readFi
 
 /** Writes results as JSON, with names in snake_case. */
 export function writeResults(file: string, results: Results): void {
-  writeFileSync(file, `${JSON.stringify(toWire(results), null, 1)}\n`);
+  writeText(file, `${JSON.stringify(toWire(results), null, 1)}\n`);
 }

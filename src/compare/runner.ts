@@ -1,13 +1,13 @@
 /** Runs a comparison: each method trains in its own process, one after the other, so that time and peak memory are its own. */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { fromWire, GraftError, packageRoot, toWire } from '../base/index.ts';
+import { type ErrorJson, fromWire, GraftError, packageRoot, toWire } from '../base/index.ts';
 import type { Format, RowSource } from '../data/index.ts';
 import { processor } from '../engine/index.ts';
-import { digestOfPath, writeFile } from '../io/index.ts';
+import { digestOfPath, readJsonObject, writeText } from '../io/index.ts';
 import { writtenBy } from '../methods/index.ts';
 import type { Quantize } from '../models/index.ts';
 import type { TaskName } from '../nn/index.ts';
@@ -49,9 +49,13 @@ function graft(
         reject(new GraftError('interrupted', 'the comparison was stopped', { cause: signal.reason }));
         return;
       }
-      const [reason = ''] = errorText.trim().split('\n').slice(-1);
-      if (code === 0) resolve(last);
-      else reject(new GraftError('environment', reason.replace(/^graft: /, '') || `code ${code}`));
+      if (code === 0) {
+        resolve(last);
+        return;
+      }
+      const known = last.error === undefined ? undefined : GraftError.from(last.error as ErrorJson);
+      const [line = ''] = errorText.trim().split('\n').slice(-1);
+      reject(new GraftError('environment', known?.message ?? (line || `code ${code}`), { cause: known }));
     });
   });
 }
@@ -109,16 +113,20 @@ interface Context {
   readonly signal: AbortSignal | undefined;
 }
 
-/** The value in a file that `writeCached` wrote, if it was written for the same `key`. */
-function readCached<T>(file: string, key: unknown): T | undefined {
+/**
+ * The value in a file that `writeCached` wrote, if it was written for the same `key`.
+ * @throws GraftError 'input' for a damaged file
+ */
+function readCached<T>(file: string, key: unknown, onOther: () => void): T | undefined {
   if (!existsSync(file)) return undefined;
-  const stored = JSON.parse(readFileSync(file, 'utf8')) as { key: string; value: unknown };
-  return stored.key === JSON.stringify(key) ? (fromWire(stored.value) as T) : undefined;
+  const stored = readJsonObject(file) as { key: string; value: unknown };
+  if (stored.key === JSON.stringify(key)) return fromWire(stored.value) as T;
+  onOther();
+  return undefined;
 }
 
 function writeCached<T extends object>(file: string, key: unknown, value: T): T {
-  const text = JSON.stringify({ key: JSON.stringify(key), value: toWire(value) });
-  writeFile(file, (write) => write(Buffer.from(text)));
+  writeText(file, JSON.stringify({ key: JSON.stringify(key), value: toWire(value) }));
   return value;
 }
 
@@ -127,6 +135,12 @@ const digestOf = (rows: RowSource): string =>
   typeof rows === 'string'
     ? digestOfPath(rows)
     : createHash('sha256').update(JSON.stringify(rows)).digest('hex').slice(0, 16);
+
+/** What the files of a recipe hold: an outcome is of these rows and this model. */
+const contentsOf = ({ model, data }: Recipe) => [
+  existsSync(model) ? digestOfPath(model) : model,
+  ...[data.train, data.eval].map((rows) => rows && digestOf(rows)),
+];
 
 /**
  * Trains and measures every method that has no outcome in the directory yet, so that a comparison that was interrupted is resumed.
@@ -152,14 +166,17 @@ export async function runComparison(
   if (answers && generative) {
     const file = join(dir, 'before.json');
     const { model, quantize, data } = generative;
-    const key = { model, quantize, data, answers };
-    before = readCached<Metric>(file, key) ?? writeCached(file, key, (await measure(generative, context)).metric);
+    const key = { model, quantize, data, answers, contents: contentsOf(generative) };
+    const onOther = () => onProgress('before: the model or the rows changed since it was measured');
+    before =
+      readCached<Metric>(file, key, onOther) ?? writeCached(file, key, (await measure(generative, context)).metric);
     onProgress(`before: ${metricText(before)}`);
   }
   for (const [name, recipe] of contenders) {
     const file = join(dir, name, 'outcome.json');
-    const key = { recipe, answers, metric: comparison.metric };
-    const earlier = readCached<Outcome>(file, key);
+    const key = { recipe, answers, metric: comparison.metric, contents: contentsOf(recipe) };
+    const onOther = () => onProgress(`${name}: its recipe, the model or the rows changed since it was measured`);
+    const earlier = readCached<Outcome>(file, key, onOther);
     if (earlier) {
       outcomes.push(earlier);
       onProgress(`${name}: ${metricText(earlier.metric)} (measured earlier)`);
@@ -207,7 +224,7 @@ async function train(name: string, recipe: Recipe, { comparison, onProgress, sig
   const { dir } = comparison;
   const file = join(dir, `${name}.json`);
   // The rows to measure on must not decide anything in training. JSON is YAML.
-  writeFileSync(file, JSON.stringify({ ...recipe, data: { ...recipe.data, eval: undefined } }));
+  writeText(file, JSON.stringify({ ...recipe, data: { ...recipe.data, eval: undefined } }));
   let start: Extract<TrainEvent, { type: 'start' }> | undefined;
   const onEvent = (line: Json) => {
     const event = line as TrainEvent;
@@ -216,7 +233,13 @@ async function train(name: string, recipe: Recipe, { comparison, onProgress, sig
       onProgress(`${name}: step ${event.step}, loss ${event.loss.toFixed(4)}`);
     if (event.type === 'warning') onProgress(`${name}: ${event.message}`);
   };
-  const result = (await graft(['train', file, '--fresh'], onEvent, signal)) as unknown as TrainResult;
+  const run = (...options: string[]) => graft(['train', file, ...options], onEvent, signal);
+  const result = (await run().catch((error: GraftError) => {
+    const { data: { startsOver } = {} } = (error.cause ?? {}) as Partial<GraftError>;
+    if (typeof startsOver !== 'string') throw error;
+    onProgress(`${name}: ${recipe.run.dir} has another run, which is kept in previous-N/`);
+    return run(startsOver);
+  })) as unknown as TrainResult;
   rmSync(join(recipe.run.dir, 'checkpoints'), { recursive: true, force: true });
   return {
     name,

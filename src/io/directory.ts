@@ -143,6 +143,9 @@ export function writeFile(path: string, fill: (write: (bytes: Uint8Array) => voi
   }
 }
 
+/** Writes text atomically, as `writeFile` does. */
+export const writeText = (path: string, text: string): void => writeFile(path, (write) => write(Buffer.from(text)));
+
 function writeAll(fd: number, bytes: Uint8Array): void {
   for (let done = 0; done < bytes.byteLength; )
     done += writeSync(fd, bytes, done, Math.min(2 ** 30, bytes.byteLength - done));

@@ -1,5 +1,5 @@
 export { digestOfPath } from './digest.ts';
-export { recoverDirectory, requireNew, writeDirectory, writeFile } from './directory.ts';
+export { recoverDirectory, requireNew, writeDirectory, writeFile, writeText } from './directory.ts';
 export { type GgufMetadata, openGguf } from './gguf.ts';
 export { type DownloadProgress, type ResolveOptions, resolveModel } from './hub.ts';
 export { parseJson, readJson, readJsonObject } from './jsonfile.ts';

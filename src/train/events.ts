@@ -1,7 +1,7 @@
 import { appendFileSync, closeSync, existsSync, fsyncSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fromWire, GraftError, toWire } from '../base/index.ts';
-import { writeFile } from '../io/index.ts';
+import { writeText } from '../io/index.ts';
 import type { Metric } from '../tasks/index.ts';
 
 /** What happens in a run: each is a line of `events.jsonl`, in snake_case. Seconds are of the event alone. */
@@ -148,8 +148,7 @@ export class EventLog {
     const kept = readEvents(this.#file).filter(
       (event) => event.type !== 'end' && (!('step' in event) || event.step <= step),
     );
-    const text = kept.map((event) => `${JSON.stringify(toWire(event))}\n`).join('');
-    writeFile(this.#file, (write) => write(Buffer.from(text)));
+    writeText(this.#file, kept.map((event) => `${JSON.stringify(toWire(event))}\n`).join(''));
     return kept;
   }
 }
@@ -169,6 +168,7 @@ export function readEvents(file: string): TrainEvent[] {
       throw new GraftError('input', 'the line is not an event: the log of the run is damaged', {
         place: `${file}:${i + 1}`,
         hint: 'Start over with --fresh; what the run directory holds is kept in previous-N/',
+        data: { startsOver: '--fresh' },
         cause,
       });
     }

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { saveAdapter } from '../adapters/index.ts';
 import { GraftError } from '../base/index.ts';
 import { tokenizerFilesOf } from '../data/index.ts';
-import { readJsonObject, writeDirectory, writeFile } from '../io/index.ts';
+import { readJsonObject, writeDirectory, writeText } from '../io/index.ts';
 import { saveModel } from '../models/index.ts';
 import { lastCheckpoint, type RunState } from './checkpoints.ts';
 import { readEvents, type TrainEvent } from './events.ts';
@@ -55,6 +55,7 @@ export function findRun(dir: string): FoundRun | undefined {
     throw new GraftError('state', `the run directory has ${what} but no ${recordName}, so nothing says of which run`, {
       place: dir,
       hint: 'Choose another run.dir, or start over with --fresh, which keeps what is there in previous-N/',
+      data: { startsOver: '--fresh' },
     });
   }
   const record = readJsonObject(join(dir, recordName)) as unknown as RunRecord;
@@ -79,7 +80,7 @@ export function requireSame({ record, checkpoint, end }: FoundRun, identity: Run
     {
       place: dir,
       hint: `Undo the change to ${end ? 'go on with' : 'resume'} that run, choose another run.dir, or start over with --fresh, which keeps that run in previous-N/`,
-      data: { step: done, differences: differing },
+      data: { step: done, differences: differing, startsOver: '--fresh' },
     },
   );
 }
@@ -100,7 +101,7 @@ export function setAside(dir: string): { folder: string; holdsResult: boolean } 
 }
 
 export function writeRecord(dir: string, record: RunRecord): void {
-  writeFile(join(dir, recordName), (write) => write(Buffer.from(`${JSON.stringify(record, null, 1)}\n`)));
+  writeText(join(dir, recordName), `${JSON.stringify(record, null, 1)}\n`);
 }
 
 /** Saves the trained parameters to `to`: as a model, an adapter, or a folder with an adapter for each of several tasks. */

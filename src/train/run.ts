@@ -72,6 +72,8 @@ export async function runTraining(
   if (finished) {
     const end = found!.end!;
     const result = finishedResult(found!, end, dir);
+    const started = found!.events.find(({ type }) => type === 'start');
+    if (started) listen(started);
     listen({ ...end, adapter: result.adapter, reason: 'finished-before' });
     return result;
   }

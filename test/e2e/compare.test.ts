@@ -1,7 +1,7 @@
 /** A comparison of methods through the command line, on a tiny model: table, page, going on, and mistakes. */
 
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after } from 'node:test';
@@ -66,6 +66,24 @@ test('each method learns and is measured; a second call takes what is there, and
   }
   assert.equal(outcomes[0]!.trainable, outcomes[0]!.parameters);
   assert.ok(loss > 0);
+});
+
+test('other rows in the same file: learned and measured again, and the earlier run is kept', () => {
+  const few = rows.slice(0, 20).map((row) => `${JSON.stringify(row)}\n`);
+  writeFileSync(join(dir, 'few.jsonl'), few.join(''));
+  const fields = { data: { train: 'few.jsonl', eval: 'rows.jsonl' }, compare: { only: ['lora'] } };
+  const first = graft(dir, ['compare', write('changing', fields), '--json']);
+  assert.equal(first.status, 0, first.stderr);
+  writeFileSync(join(dir, 'few.jsonl'), few.reverse().join(''));
+  const again = graft(dir, ['compare', write('changing', fields), '--json']);
+  assert.equal(again.status, 0, again.stderr);
+  assert.match(again.stderr, /lora: its recipe, the model or the rows changed since it was measured\n/);
+  assert.match(again.stderr, /lora: \S+ has another run, which is kept in previous-N\//);
+  const losses = [first, again].map(({ stdout }) => (fromWire(JSON.parse(stdout)) as Results).outcomes[0]!.losses);
+  assert.notDeepEqual(losses[0], losses[1]);
+  assert.ok(
+    readdirSync(join(dir, 'changing', 'lora'), { recursive: true }).some((name) => /previous-1/.test(String(name))),
+  );
 });
 
 test('a method that needs a head learns from the same conversations; one that fails is named with its reason', () => {

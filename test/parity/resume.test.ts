@@ -207,9 +207,9 @@ test('a finished run shows its result again and touches nothing', async () => {
   const again = await train(recipe);
   assert.deepEqual(
     again.events.map(({ type }) => type),
-    ['end'],
+    ['start', 'end'],
   );
-  const [told] = again.events;
+  const told = again.events.at(-1);
   assert.ok(told?.type === 'end' && told.reason === 'finished-before');
   const { seconds: _s, tokensPerSecond: _t, peakRssMb: _p, resumedFrom: _r, ...same } = result;
   const { seconds, tokensPerSecond, peakRssMb, resumedFrom, ...shown } = again.result;
@@ -279,7 +279,7 @@ test('a larger end and more epochs go on from the end, as if the run had been so
   );
   assert.match(await refusal(train(more, { moreEpochs: 1 })), /the run is not finished yet/);
   compare((await train(more)).result, 'one more epoch, killed and resumed');
-  assert.equal((await train(more)).events.length, 1, 'it is finished');
+  assert.equal((await train(more)).events.length, 2, 'it is finished');
   assert.match(await refusal(train(at('none'), { moreEpochs: 1 })), /no finished run/);
 
   await stopAt(at('shorter'), 4);
@@ -412,7 +412,7 @@ test('a run that ended before its first checkpoint, results of no run, a damaged
   writeFileSync(log, text);
 
   rmSync(join(dir, 'checkpoints'), { recursive: true });
-  assert.equal((await train(done)).events.length, 1, 'still finished');
+  assert.equal((await train(done)).events.length, 2, 'still finished');
   assert.match(await refusal(train(withFields(done, { 'train.steps': 20 }))), /its checkpoints were deleted/);
   rmSync(join(dir, 'run.json'));
   const before = snapshot(dir);
