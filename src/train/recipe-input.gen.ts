@@ -69,7 +69,7 @@ export interface EvalInput {
 
 /** Where the run is saved, and how often. */
 export interface RunInput {
-  /** Directory that the run writes to: adapter/ (or model/), events.jsonl, checkpoints/. */
+  /** Directory that the run writes to: adapter/ (or model/), checkpoints/, events.jsonl, run.json. */
   readonly dir: string;
   /** Steps between two checkpoints; default: about every minute. */
   readonly checkpoint_every?: number | undefined;

@@ -117,7 +117,9 @@ const evaluation = z.strictObject({
 });
 
 const run = z.strictObject({
-  dir: z.string().describe('Directory that the run writes to: adapter/ (or model/), events.jsonl, checkpoints/.'),
+  dir: z
+    .string()
+    .describe('Directory that the run writes to: adapter/ (or model/), checkpoints/, events.jsonl, run.json.'),
   checkpoint_every: z
     .int()
     .positive()
