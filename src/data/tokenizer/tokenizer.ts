@@ -45,6 +45,7 @@ export class Tokenizer {
   readonly #decoder: Decoder;
   readonly #cleansUp: boolean;
   #wordTokenizer: Tokenizer | undefined;
+  #lowercased: Tokenizer | undefined;
 
   /**
    * @internal `loadTokenizer` and `tokenizerOf` make these.
@@ -129,6 +130,16 @@ export class Tokenizer {
     const json = { ...this.#json, pre_tokenizer: { ...preTokenizer, add_prefix_space: true } };
     this.#wordTokenizer ??= new Tokenizer(json, this.#settings, this.#place);
     return this.#wordTokenizer;
+  }
+
+  /** The tokenizer of text in lower case, special tokens in it excepted; itself where it is one (sentence-transformers' `do_lower_case`). */
+  lowercased(): Tokenizer {
+    const normalizer = this.#json.normalizer as JsonObject | null | undefined;
+    const steps = normalizer?.type === 'Sequence' ? (normalizer.normalizers as JsonObject[]) : normalizer ? [normalizer] : [];
+    if (steps.some(({ type }) => type === 'Lowercase')) return this;
+    const json = { ...this.#json, normalizer: { type: 'Sequence', normalizers: [{ type: 'Lowercase' }, ...steps] } };
+    this.#lowercased ??= new Tokenizer(json, this.#settings, this.#place);
+    return this.#lowercased;
   }
 
   /** The chat template named `default`; undefined when the model has none. */
