@@ -77,7 +77,11 @@ function readConfig(dir: string): Pick<SentenceSettings, 'prompt' | 'dimensions'
   const prompt = typeof name === 'string' ? (prompts as Record<string, unknown>)[name] : undefined;
   // `query` and `document` are there without a file too, and are empty.
   if (typeof name === 'string' && typeof prompt !== 'string' && name !== 'query' && name !== 'document') {
-    throw unsupported(place, `default_prompt_name '${name}' is not one of the prompts`, 'Correct the name, or leave it out');
+    throw unsupported(
+      place,
+      `default_prompt_name '${name}' is not one of the prompts`,
+      'Correct the name, or leave it out',
+    );
   }
   return {
     ...(typeof prompt === 'string' && prompt !== '' && { prompt }),
@@ -114,7 +118,9 @@ function modulesOf(dir: string): { settings: SentenceSettings; includePrompt?: b
 
 function readPooling(place: string): { settings: SentenceSettings; includePrompt: boolean } {
   const config = readJsonObject(place);
-  const unknown = Object.keys(config).find((key) => /^pooling_mode_/.test(key) && config[key] === true && !poolingSwitches[key]);
+  const unknown = Object.keys(config).find(
+    (key) => /^pooling_mode_/.test(key) && config[key] === true && !poolingSwitches[key],
+  );
   const switched = Object.keys(poolingSwitches).filter((key) => config[key] === true);
   const names = config.pooling_mode
     ? [config.pooling_mode].flat()

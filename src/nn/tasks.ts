@@ -93,7 +93,11 @@ const byRow =
 /** Returns the mean of tokens [T, C] in which the token at i, from 1, counts i times. */
 function weightedMean(tokens: Tensor, length: number): Tensor {
   const share = (i: number) => (2 * (i + 1)) / (length * (length + 1));
-  const weights = Tensor.from(Float32Array.from({ length }, (_, i) => share(i)), [length, 1], tokens.dtype);
+  const weights = Tensor.from(
+    Float32Array.from({ length }, (_, i) => share(i)),
+    [length, 1],
+    tokens.dtype,
+  );
   return ops.sumDim(ops.mul(tokens, weights), [0]);
 }
 

@@ -29,7 +29,7 @@ function writeWeights(file: string): void {
       if (isTable) {
         const small = stored;
         const scale = (i: number) => Math.fround(1 + Math.fround(i / 1000));
-        const at = (i: number) => small[((Math.floor(i / width) % rows) * width) + (i % width)]!;
+        const at = (i: number) => small[(Math.floor(i / width) % rows) * width + (i % width)]!;
         stored = Float32Array.from({ length: table * width }, (_, i) => at(i) * scale(Math.floor(i / width)));
       }
       const own = new Uint8Array(stored.buffer);
@@ -44,7 +44,11 @@ test('vectors are those of SentenceTransformer.encode under every setting of the
   for (const { name, files: own, vectors } of cases) {
     using dir = temporary();
     writeWeights(join(dir.path, 'model.safetensors'));
-    const all = { ...files, ...own, 'tokenizer.json': { ...tokenizer, ...(own['tokenizer.json'] as object | undefined) } };
+    const all = {
+      ...files,
+      ...own,
+      'tokenizer.json': { ...tokenizer, ...(own['tokenizer.json'] as object | undefined) },
+    };
     for (const [file, content] of Object.entries(all)) {
       mkdirSync(dirname(join(dir.path, file)), { recursive: true });
       writeFileSync(join(dir.path, file), JSON.stringify(content));

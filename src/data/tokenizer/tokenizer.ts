@@ -135,7 +135,8 @@ export class Tokenizer {
   /** The tokenizer of text in lower case, special tokens in it excepted; itself where it is one (sentence-transformers' `do_lower_case`). */
   lowercased(): Tokenizer {
     const normalizer = this.#json.normalizer as JsonObject | null | undefined;
-    const steps = normalizer?.type === 'Sequence' ? (normalizer.normalizers as JsonObject[]) : normalizer ? [normalizer] : [];
+    const steps =
+      normalizer?.type === 'Sequence' ? (normalizer.normalizers as JsonObject[]) : normalizer ? [normalizer] : [];
     if (steps.some(({ type }) => type === 'Lowercase')) return this;
     const json = { ...this.#json, normalizer: { type: 'Sequence', normalizers: [{ type: 'Lowercase' }, ...steps] } };
     this.#lowercased ??= new Tokenizer(json, this.#settings, this.#place);
