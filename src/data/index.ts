@@ -1,4 +1,5 @@
 export {
+  answerIds,
   ChatTemplate,
   makePrompt,
   type Prompt,

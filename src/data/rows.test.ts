@@ -109,7 +109,7 @@ test('rows that are too long are truncated and counted; rows that lose every lab
       [[1, 2, 3], 'f:2'],
     ],
   );
-  assert.deepEqual(report, { rows: 2, cutRows: 2, cutTokens: 4, emptyRows: 1 });
+  assert.deepEqual(report, { rows: 2, cutRows: 2, cutTokens: 4, emptyRows: 1, endlessRows: 0 });
 });
 
 test('no row left is an error that says why', () => {

@@ -1,5 +1,5 @@
 import { GraftError } from '../base/index.ts';
-import { type ChatTemplate, requireChatTemplate } from './chat/index.ts';
+import { answerIds, type ChatTemplate, makePrompt, requireChatTemplate } from './chat/index.ts';
 import type { Example } from './example.ts';
 import { requireTokenizer, type Tokenizer } from './tokenizer/index.ts';
 
@@ -50,6 +50,8 @@ export interface RowReport {
   cutTokens: number;
   /** Rows without a token to learn, which are left out. */
   emptyRows: number;
+  /** Texts and completions without an end token, which neither the tokenizer nor the model names. */
+  endlessRows: number;
 }
 
 /** The label of a token that is not learned, as in PyTorch's cross-entropy. */
@@ -63,7 +65,7 @@ export function toRows(
   examples: Iterable<{ example: Example; place: string }>,
   options: RowOptions,
 ): { rows: Row[]; report: RowReport } {
-  const report: RowReport = { rows: 0, cutRows: 0, cutTokens: 0, emptyRows: 0 };
+  const report: RowReport = { rows: 0, cutRows: 0, cutTokens: 0, emptyRows: 0, endlessRows: 0 };
   const rows: Row[] = [];
   let firstEmpty: string | undefined;
   for (const { example, place } of examples) {
@@ -82,6 +84,8 @@ export function toRows(
       ids = ids.slice(0, options.maxLength);
       labels = labels.slice(0, options.maxLength);
     }
+    const needsEnd = example.kind === 'text' || example.kind === 'completion';
+    if (needsEnd && options.tokenizer?.eosId === undefined) report.endlessRows++;
     // The first token cannot be predicted: no token comes before it.
     if (!labels.subarray(1).some((label) => label !== IGNORED)) {
       report.emptyRows++;
@@ -115,19 +119,15 @@ function idsAndLabels(example: Example, place: string, options: RowOptions): { i
   const trainOnAll = options.trainOn === 'all';
   switch (example.kind) {
     case 'text': {
-      const ids = withEos(tokenizer.encode(example.text), tokenizer);
+      const ids = tokenizer.withEnd(tokenizer.encode(example.text));
       return { ids, labels: ids.slice() };
     }
     case 'completion': {
-      const prompt = withoutEos(tokenizer.encode(example.prompt), example.prompt, tokenizer);
-      const together = tokenizer.encode(example.prompt + example.completion);
-      // Prompt and completion are encoded together where that leaves the prompt the tokens it has at inference, else separately.
-      const samePrompt = prompt.every((id, i) => together[i] === id) && together.length > prompt.length;
-      const ids = withEos(
-        samePrompt ? together : concat(prompt, encodeAfter(example.completion, tokenizer)),
-        tokenizer,
-      );
-      return { ids, labels: ids.map((id, i) => (trainOnAll || i >= prompt.length ? id : IGNORED)) };
+      const source = { text: example.prompt };
+      const prompt = { tokenizer, chat: undefined, place, hint: '' };
+      const { ids: promptIds } = makePrompt(source, prompt);
+      const ids = tokenizer.withEnd(concat(promptIds, answerIds(source, example.completion, prompt)));
+      return { ids, labels: ids.map((id, i) => (trainOnAll || i >= promptIds.length ? id : IGNORED)) };
     }
     case 'chat': {
       const hint = 'Use rows of prompt and completion, or a model with a chat template';
@@ -161,27 +161,6 @@ const kindNames = {
   question: 'questions with a context',
   image: 'images',
 } as const;
-
-/** Removes the EOS that the tokenizer put after a prompt, unless the text of the prompt ends with it: the completion follows. */
-function withoutEos(ids: Int32Array, text: string, tokenizer: Tokenizer): Int32Array {
-  if (tokenizer.eosId === undefined || ids.at(-1) !== tokenizer.eosId) return ids;
-  return tokenizer.encode(text, { addSpecialTokens: false }).at(-1) === tokenizer.eosId ? ids : ids.slice(0, -1);
-}
-
-/** The ids of a text that follows another, without the space that some tokenizers put at the start of every text. */
-function encodeAfter(text: string, tokenizer: Tokenizer): Int32Array {
-  const encode = (s: string) => tokenizer.encode(s, { addSpecialTokens: false });
-  for (const anchor of ['\n', '.', 'a']) {
-    const [anchorIds, ids] = [encode(anchor), encode(anchor + text)];
-    if (anchorIds.every((id, i) => ids[i] === id)) return ids.slice(anchorIds.length);
-  }
-  return encode(text);
-}
-
-/** Appends EOS, from which the model learns where to stop. */
-function withEos(ids: Int32Array, { eosId }: Tokenizer): Int32Array {
-  return eosId === undefined || ids.at(-1) === eosId ? ids : concat(ids, Int32Array.of(eosId));
-}
 
 function concat(a: Int32Array, b: Int32Array): Int32Array {
   const both = new Int32Array(a.length + b.length);

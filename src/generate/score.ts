@@ -16,7 +16,7 @@ interface ScoringRow {
  * Log-probability, in nats, of each continuation after each prompt: the sum over its tokens. A continuation whose tokens but the
  * last begin another one shares its row, so that "ham" (one token) and "spam" (two) cost one forward pass over the prompt.
  * @param prompts token ids
- * @param choices token ids of the continuations
+ * @param choices for each prompt, the token ids of its continuations; as many for each
  * @param tasks for each prompt, its task among several that share an adapter
  * @param onBatch is called after each batch with how many rows are done, and may throw to stop
  * @returns [prompts][choices]
@@ -25,24 +25,24 @@ interface ScoringRow {
 export function scoreChoices(
   model: Model,
   prompts: readonly (readonly number[])[],
-  choices: readonly (readonly number[])[],
+  choices: readonly (readonly (readonly number[])[])[],
   tasks: readonly (number | undefined)[] = prompts.map(() => undefined),
   onBatch: (done: number, total: number) => void = () => {},
 ): number[][] {
   checkLengths(model, prompts, choices);
-  // The longest first, so that the row of a continuation that begins like another one exists already.
-  const longestFirst = [...choices.keys()].sort((a, b) => choices[b]!.length - choices[a]!.length);
   const rows: ScoringRow[] = prompts.flatMap((prompt, p) => {
     const promptRows: ScoringRow[] = [];
-    for (const c of longestFirst) {
-      const start = choices[c]!.slice(0, -1);
+    const own = choices[p]!;
+    // The longest first, so that the row of a continuation that begins like another one exists already.
+    for (const c of [...own.keys()].sort((a, b) => own[b]!.length - own[a]!.length)) {
+      const start = own[c]!.slice(0, -1);
       const shared = promptRows.find(({ ids }) => start.every((id, i) => ids[prompt.length + i] === id));
       if (shared) shared.scored.push({ prompt: p, choice: c });
       else promptRows.push({ ids: [...prompt, ...start], scored: [{ prompt: p, choice: c }] });
     }
     return promptRows;
   });
-  const scores = prompts.map(() => choices.map(() => 0));
+  const scores = choices.map((own) => own.map(() => 0));
   for (let first = 0; first < rows.length; ) {
     let [last, tokens] = [first, 0];
     while (last < rows.length && (last === first || tokens + rows[last]!.ids.length <= TOKEN_BUDGET))
@@ -57,15 +57,15 @@ export function scoreChoices(
 function checkLengths(
   model: Model,
   prompts: readonly (readonly number[])[],
-  choices: readonly (readonly number[])[],
+  choices: readonly (readonly (readonly number[])[])[],
 ): void {
   const usageError = (place: string, problem: string) => new GraftError('usage', problem, { place });
-  choices.forEach((choice, c) => {
-    if (choice.length === 0) throw usageError(`choice ${c}`, 'the continuation has no tokens');
-  });
-  const longest = Math.max(0, ...choices.map((choice) => choice.length));
   prompts.forEach((prompt, p) => {
     if (prompt.length === 0) throw usageError(`prompt ${p}`, 'the prompt has no tokens');
+    choices[p]!.forEach((choice, c) => {
+      if (choice.length === 0) throw usageError(`choice ${c}`, 'the continuation has no tokens');
+    });
+    const longest = Math.max(0, ...choices[p]!.map((choice) => choice.length));
     // The last token of a continuation is predicted but is not an input.
     const { virtualLength } = model.ports;
     if (virtualLength + prompt.length + longest - 1 > model.contextLength) {
@@ -80,7 +80,7 @@ function checkLengths(
 function scoreRows(
   model: Model,
   prompts: readonly (readonly number[])[],
-  choices: readonly (readonly number[])[],
+  choices: readonly (readonly (readonly number[])[])[],
   tasks: readonly (number | undefined)[],
   rows: readonly ScoringRow[],
   scores: number[][],
@@ -105,7 +105,7 @@ function scoreRows(
     let at = 0;
     rows.forEach(({ scored }, r) => {
       for (const { prompt, choice } of scored) {
-        scores[prompt]![choice] = choices[choice]!.reduce(
+        scores[prompt]![choice] = choices[prompt]![choice]!.reduce(
           (sum, id, i) => sum + values[(at + i) * model.vocabSize + id]!,
           0,
         );

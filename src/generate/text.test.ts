@@ -94,6 +94,31 @@ test('after a stop string no token is computed, and no handle is left', () => {
   assert.equal(currentEngine().native.memory().handles, before);
 });
 
+test('a stop string may be a special token or contain some, which the text does not show', () => {
+  const id = (token: string) => tokenizer.tokenToId(token)!;
+  const [start, end, text] = [id('<|im_start|>'), id('<|im_end|>'), id('<|endoftext|>')];
+  const ids = (part: string) => [...tokenizer.encode(part, { addSpecialTokens: false })];
+  const said = [...ids('ok 👍'), start, ...ids(' and\nmore'), end, ...ids('\nlast'), text, ...ids('never')];
+  const stopped: [stop: string[], text: string][] = [
+    [['<|im_end|>'], 'ok 👍 and\nmore'],
+    [['<|im_end|>\nl'], 'ok 👍 and\nmore'],
+    [['more<|im_end|>'], 'ok 👍 and\n'],
+    [['👍<|im_start|> and'], 'ok '],
+    [['<|im_end|>x', '<|endoftext|>', '<|im_start|>x'], 'ok 👍 and\nmore\nlast'],
+    [['<|im_end|>\nlast<|endoftext|>never'], 'ok 👍 and\nmore'],
+  ];
+  for (const [stop, want] of stopped) {
+    const result = run(said, { stop, eosIds: [] });
+    assert.deepEqual([result.text, result.reason], [want, 'stop'], JSON.stringify(stop));
+  }
+  // Part of a hidden token is no text, an end token that is a stop string is one, and its characters may come as text.
+  assert.equal(run(said, { stop: ['im_end', '|>', '<|im_end|>end'], eosIds: [] }).reason, 'length');
+  assert.equal(run(said, { stop: ['<|im_end|>'], eosIds: [end, text] }).reason, 'stop');
+  assert.equal(run(said, { stop: ['<|im_end|>'], eosIds: [start] }).reason, 'eos');
+  const spelled = [...'a<|im_end|>b'].flatMap((c) => ids(c));
+  assert.deepEqual([run(spelled, { stop: ['<|im_end|>'] }).text, tokenizer.isSpecial(spelled.at(-2)!)], ['a', false]);
+});
+
 test('an incomplete character at the end becomes one U+FFFD, as in decode', () => {
   const emoji = [...tokenizer.encode('a🎉', { addSpecialTokens: false })];
   const cut = emoji.slice(0, -1);

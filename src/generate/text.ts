@@ -5,7 +5,7 @@ import { type GenerateOptions, type GenerateSummary, generate } from './tokens.t
 
 /** Options of `generateText`. */
 export interface TextOptions extends GenerateOptions {
-  /** Stop strings: the text ends before the first of them. */
+  /** Stop strings, which may be or contain special tokens: the text ends before the first of them. */
   readonly stop?: readonly string[] | undefined;
   /** Is asked before each token; the answer ends, as 'interrupted', when it says true. */
   readonly stopRequested?: (() => boolean) | undefined;
@@ -41,9 +41,15 @@ export function generateText(
 ): TextResult {
   const stops = options.stop ?? [];
   if (stops.includes('')) throw new GraftError('usage', 'a stop string cannot be empty', { place: 'stop' });
-  using steps = generate(model, promptIds, { ...options, eosIds: options.eosIds ?? tokenizer.eosIds });
+  const marked = stops.map((stop) => markSpecialTokens(stop.toWellFormed(), tokenizer));
+  // The characters of a special token may also come as ordinary text.
+  const searched = [...new Set([...marked, ...stops])];
+  // An end token that is a stop string is found as one.
+  const eosIds = (options.eosIds ?? tokenizer.eosIds).filter((id) => !marked.includes(mark(id)));
+  using steps = generate(model, promptIds, { ...options, eosIds });
   const decoder = tokenizer.stream({ skipSpecialTokens: true });
   const ids: number[] = [];
+  /** The text, with a mark for each special token. */
   let text = '';
   let emitted = 0;
   let reason: TextResult['reason'] | undefined;
@@ -61,27 +67,44 @@ export function generateText(
       text += decoder.end();
     } else {
       ids.push(step.value);
-      text += decoder.push(step.value);
+      text += tokenizer.isSpecial(step.value) ? mark(step.value) : decoder.push(step.value);
     }
     // What has been emitted contains no beginning of a stop string.
-    const stopPositions = stops.map((stop) => text.indexOf(stop, emitted)).filter((at) => at >= 0);
+    const stopPositions = searched.map((stop) => text.indexOf(stop, emitted)).filter((at) => at >= 0);
     if (stopPositions.length > 0) {
       text = text.slice(0, Math.min(...stopPositions));
       reason = 'stop';
     }
-    const final = reason === undefined ? text.length - stopPrefixLength(text, stops) : text.length;
-    if (final > emitted) onText(text.slice(emitted, final));
+    const final = reason === undefined ? text.length - stopPrefixLength(text, searched) : text.length;
+    const piece = withoutMarks(text.slice(emitted, final));
+    if (piece !== '') onText(piece);
     emitted = final;
   }
   const [prefill, ...decode] = seconds;
   return {
-    text,
+    text: withoutMarks(text),
     ids,
     reason,
     promptTokens: promptIds.length,
     prefillTokensPerSecond: prefill === undefined ? 0 : promptIds.length / prefill,
     decodeTokensPerSecond: decode.length && decode.length / decode.reduce((a, b) => a + b),
   };
+}
+
+/**
+ * The mark of a special token in a text that stop strings are searched for in. Marks are lone surrogates, which no decoded text
+ * has, and a part of one is never a mark: the first unit is below U+DE00, the others are above it.
+ */
+const mark = (id: number): string =>
+  String.fromCharCode(0xdc00 + (id >> 18), 0xde00 + ((id >> 9) & 0x1ff), 0xde00 + (id & 0x1ff));
+
+const withoutMarks = (text: string): string => text.replace(/[\uDC00-\uDFFF]/gu, '');
+
+/** A stop string with marks instead of the special tokens that are written in it. */
+function markSpecialTokens(stop: string, tokenizer: Tokenizer): string {
+  return tokenizer
+    .splitAtSpecialTokens(stop)
+    .reduce<string>((text, part) => text + (typeof part === 'string' ? part : mark(part)), '');
 }
 
 /** The length of the longest end of `text` that is the beginning of a stop string. */

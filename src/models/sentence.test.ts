@@ -43,11 +43,34 @@ test('pooling and normalisation are those that sentence-transformers would use',
     using dir = temporary();
     assert.deepEqual(sentenceSettings(files(dir.path, content)), want);
   }
+  const pooled = { 'modules.json': list, '1_Pooling/config.json': modes('cls_token') };
+  const prompt = { prompts: { query: 'query: ' }, default_prompt_name: 'query' };
   const refused: [Record<string, unknown>, RegExp][] = [
-    [{ 'modules.json': list, '1_Pooling/config.json': modes('cls_token', 'max_tokens') }, /by cls and max/],
-    [{ 'modules.json': list, '1_Pooling/config.json': { pooling_mode: 'weightedmean' } }, /by weightedmean/],
-    [{ 'modules.json': list, '1_Pooling/config.json': modes() }, /by no mode/],
-    [{ 'modules.json': [...list, module('Dense', '2_Dense')], '1_Pooling/config.json': modes('cls_token') }, /'Dense'/],
+    [{ ...pooled, '1_Pooling/config.json': { pooling_mode: ['cls', 'attention'] } }, /pooling by attention/],
+    [{ ...pooled, '1_Pooling/config.json': { pooling_mode_attention: true } }, /pooling by pooling_mode_attention/],
+    [{ ...pooled, 'modules.json': [...list, module('Dense', '2_Dense')] }, /'Dense'/],
+    [
+      { ...pooled, 'modules.json': [list[0], module('Normalize', ''), list[1]] },
+      /Transformer, Normalize, Pooling .* this order/,
+    ],
+    [{ ...pooled, 'modules.json': [list[0]] }, /the modules Transformer /],
+    [{ ...pooled, 'modules.json': [module('Transformer', '0_Transformer'), list[1]] }, /folder '0_Transformer'/],
+    [
+      { ...pooled, 'sentence_bert_config.json': { processing_kwargs: { text: { padding: 1 } } } },
+      /'processing_kwargs'/,
+    ],
+    [
+      { ...pooled, 'config_sentence_transformers.json': { ...prompt, prompts: {}, default_prompt_name: 'no' } },
+      /'no' is not one of the prompts/,
+    ],
+    [
+      {
+        ...pooled,
+        '1_Pooling/config.json': { ...modes('mean_tokens'), include_prompt: false },
+        'config_sentence_transformers.json': prompt,
+      },
+      /include_prompt: false/,
+    ],
   ];
   for (const [content, why] of refused) {
     using dir = temporary();
@@ -84,7 +107,10 @@ test('each pooling is what its name says, row by row, and vectors have the lengt
     [0, 4],
     [4, 6],
   ] as const;
+  const sum = (column: readonly number[]) => column.reduce((a, b) => a + b);
   const wanted: Readonly<Record<string, (column: number[]) => number>> = {
+    mean_sqrt_len_tokens: (column) => sum(column) / Math.sqrt(column.length),
+    weightedmean: (column) => sum(column.map((x, i) => x * (i + 1))) / sum(column.map((_, i) => i + 1)),
     mean: (column) => column.reduce((a, b) => a + b) / column.length,
     cls: (column) => column[0]!,
     max: (column) => Math.max(...column),

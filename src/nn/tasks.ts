@@ -26,14 +26,20 @@ export interface TaskHead {
   readonly labels: readonly string[];
   /** Multi-label classification: a row may have several of the labels, or none. */
   readonly multiLabel?: boolean;
-  /** embedding: how a row's hidden states become one vector; absent: the family's default. */
-  readonly pooling?: Pooling;
+  /** embedding: how a row's hidden states become one vector; absent: mean. Several: their vectors, one after the other. */
+  readonly pooling?: Pooling | readonly Pooling[];
   /** embedding: vectors are scaled to length 1. */
   readonly normalize?: boolean;
+  /** embedding: how many of the first numbers of a vector are kept, after scaling; absent: all. */
+  readonly dimensions?: number;
+  /** embedding: what is put before every text. */
+  readonly prompt?: string;
+  /** embedding: texts are read in lower case. */
+  readonly lowercase?: boolean;
 }
 
 /** The kinds of pooling under sentence-transformers' names (`1_Pooling/config.json`). */
-export const poolings = ['mean', 'cls', 'max', 'lasttoken'] as const;
+export const poolings = ['cls', 'max', 'mean', 'mean_sqrt_len_tokens', 'weightedmean', 'lasttoken'] as const;
 
 /** How the hidden states of a row become one vector. */
 export type Pooling = (typeof poolings)[number];
@@ -73,33 +79,51 @@ export const firstTokens = (hidden: Tensor, rowStarts: readonly number[]): Tenso
 const selectRows = (hidden: Tensor, rows: readonly number[]): Tensor =>
   ops.indexSelect(hidden, 0, Tensor.from(BigInt64Array.from(rows, BigInt)));
 
-/** Returns the mean over each row's tokens: hidden [N, C] → [R, C]. */
-function meanTokens(hidden: Tensor, rowStarts: readonly number[]): Tensor {
-  return ops.stack(
-    rowStarts.slice(1).map((end, r) => ops.meanDim(ops.narrow(hidden, 0, rowStarts[r]!, end - rowStarts[r]!), [0])),
+/** Returns what `pool` makes of each row's tokens [T, C] → [C]: hidden [N, C] → [R, C]. */
+const byRow =
+  (pool: (tokens: Tensor, length: number) => Tensor) =>
+  (hidden: Tensor, rowStarts: readonly number[]): Tensor =>
+    ops.stack(
+      rowStarts.slice(1).map((end, r) => {
+        const length = end - rowStarts[r]!;
+        return pool(ops.narrow(hidden, 0, rowStarts[r]!, length), length);
+      }),
+    );
+
+/** Returns the mean of tokens [T, C] in which the token at i, from 1, counts i times. */
+function weightedMean(tokens: Tensor, length: number): Tensor {
+  const share = (i: number) => (2 * (i + 1)) / (length * (length + 1));
+  const weights = Tensor.from(
+    Float32Array.from({ length }, (_, i) => share(i)),
+    [length, 1],
+    tokens.dtype,
   );
+  return ops.sumDim(ops.mul(tokens, weights), [0]);
 }
 
-/** Returns one vector for each row, pooled as the task says: hidden [N, C] → [R, C]. */
+/** Returns one vector for each row, pooled as the task says: hidden [N, C] → [R, C], or a multiple of C for several poolings. */
 export function poolRows(
   hidden: Tensor,
   rowStarts: readonly number[],
-  { pooling = 'mean', normalize = false }: Pick<TaskHead, 'pooling' | 'normalize'>,
+  { pooling = 'mean', normalize = false, dimensions }: Pick<TaskHead, 'pooling' | 'normalize' | 'dimensions'>,
 ): Tensor {
-  const rows = poolers[pooling](hidden, rowStarts);
-  if (!normalize) return rows;
-  const squares = ops.sumDim(ops.mul(rows, rows), [-1], true);
-  return ops.div(rows, ops.sqrt(ops.addScalar(squares, 1e-24)));
+  const parts = [pooling].flat().map((name) => poolers[name](hidden, rowStarts));
+  let rows = parts.length === 1 ? parts[0]! : ops.cat(parts, -1);
+  if (normalize) {
+    const squares = ops.sumDim(ops.mul(rows, rows), [-1], true);
+    rows = ops.div(rows, ops.sqrt(ops.addScalar(squares, 1e-24)));
+  }
+  if (dimensions === undefined || dimensions >= rows.size(-1)) return rows;
+  return ops.contiguous(ops.narrow(rows, -1, 0, dimensions));
 }
 
 const poolers: Readonly<Record<Pooling, (hidden: Tensor, rowStarts: readonly number[]) => Tensor>> = {
-  mean: meanTokens,
   cls: firstTokens,
+  max: byRow((tokens) => ops.amax(tokens, [0])),
+  mean: byRow((tokens) => ops.meanDim(tokens, [0])),
+  mean_sqrt_len_tokens: byRow((tokens, length) => ops.divScalar(ops.sumDim(tokens, [0]), Math.sqrt(length))),
+  weightedmean: byRow(weightedMean),
   lasttoken: lastTokens,
-  max: (hidden, rowStarts) =>
-    ops.stack(
-      rowStarts.slice(1).map((end, r) => ops.amax(ops.narrow(hidden, 0, rowStarts[r]!, end - rowStarts[r]!), [0])),
-    ),
 };
 
 /** Returns `head`. @throws GraftError 'usage' where it is undefined, since the model was loaded for another task */

@@ -42,9 +42,20 @@ function secondOf(example: Example, place: string, tools: RowTools): { second?: 
 }
 
 export function embedding(head: TaskHead, { temperature = 0.05 }: TaskOptions): Task<Float32Array> {
+  /** The text as sentence-transformers' settings of the model say that it is read. */
+  const asRead = (example: Example): Example =>
+    example.kind === 'text' ? { ...example, text: (head.prompt ?? '') + example.text } : example;
+  /** Where the settings change the text, what is read: the prediction shows it instead of the row's text. */
+  const textRead = (example: Example | undefined): { readonly text?: string } => {
+    if ((!head.prompt && !head.lowercase) || !(example?.kind === 'text' || example?.kind === 'labelled')) return {};
+    const text = (head.prompt ?? '') + example.text;
+    return { text: head.lowercase ? text.toLowerCase() : text };
+  };
+  const inCase = (tools: RowTools): RowTools =>
+    head.lowercase ? { ...tools, tokenizer: tools.tokenizer?.lowercased() } : tools;
   const rowOf = (example: Example, place: string, tools: RowTools) => {
     if (example.kind === 'image') return { row: imageRow(example, place, tools), cutTokens: 0 };
-    const { ids, types, cutTokens } = textIds(example, head.name, place, tools);
+    const { ids, types, cutTokens } = textIds(asRead(example), head.name, place, inCase(tools));
     return { row: { ids, ...(types && { types }), labels: new Int32Array(), place }, cutTokens };
   };
   /** The first rows of pairs with their indices in the batch; the second row of a pair is at the next index. */
@@ -130,8 +141,10 @@ export function embedding(head: TaskHead, { temperature = 0.05 }: TaskOptions): 
 
     prediction([row], vectorOf) {
       const vector = Array.from(vectorOf(row!));
-      if (!row!.pair) return { embedding: vector };
+      const text = textRead(row!.example);
+      if (!row!.pair) return { ...text, embedding: vector };
       return {
+        ...text,
         similarity: cosine(vectorOf(row!), vectorOf(row!.pair)),
         embedding: vector,
         embeddingPair: Array.from(vectorOf(row!.pair)),

@@ -19,7 +19,7 @@ export function taskRows(
   options: TaskRowOptions,
 ): { rows: Row[]; report: RowReport } {
   if (task.head.name === 'causal-lm') return toRows(examples, options);
-  const report: RowReport = { rows: 0, cutRows: 0, cutTokens: 0, emptyRows: 0 };
+  const report: RowReport = { rows: 0, cutRows: 0, cutTokens: 0, emptyRows: 0, endlessRows: 0 };
   const rows: Row[] = [];
   for (const { example, place } of examples) {
     const tools = { ...options, labelled: options.labelled ?? true };

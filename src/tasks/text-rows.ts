@@ -26,7 +26,14 @@ export function promptIds(example: Example, place: string, tools: RowTools): Tex
   if (!source) return undefined;
   const tokenizer = requireTokenizer(tools.tokenizer, place);
   const hint = 'Use rows of text and label, or a model with a chat template';
-  const prompt = makePrompt(source, { tokenizer, chat: tools.chat, maxLength: tools.maxLength, place, hint });
+  const prompt = makePrompt(source, {
+    tokenizer,
+    chat: tools.chat,
+    maxLength: tools.maxLength,
+    closed: true,
+    place,
+    hint,
+  });
   checkedIds([...prompt.ids], tools.vocabSize, place);
   return prompt;
 }
@@ -61,7 +68,9 @@ export function textIds(example: Example, task: string, place: string, tools: Ro
   const tokens = texts.reduce((sum, { length }) => sum + length, 0);
   const lengths = texts.map(({ length }) => length);
   for (let excess = tokens - room; excess > 0; excess--) lengths[lengths.indexOf(Math.max(...lengths))]!--;
-  const { ids, types } = withSpecialTokens(texts.map((text, i) => text.subarray(0, lengths[i])));
+  const keptPart = (text: Int32Array, length: number) =>
+    tokenizer.truncationSide === 'left' ? text.subarray(text.length - length) : text.subarray(0, length);
+  const { ids, types } = withSpecialTokens(texts.map((text, i) => keptPart(text, lengths[i]!)));
   if (ids.length === 0) throw new GraftError('input', 'the text has no tokens', { place });
   checkedIds([...ids], tools.vocabSize, place);
   return { ids, ...(types.some((type) => type !== 0) && { types }), cutTokens: Math.max(0, tokens - room) };

@@ -188,9 +188,14 @@ function splitRows(rows: readonly Row[], amount: number, seed: number): { trainR
   return { trainRows: trainRows!, heldOut: heldOut! };
 }
 
-function reportWarnings({ cutRows, cutTokens, emptyRows }: RowReport, place: string): string[] {
+function reportWarnings({ cutRows, cutTokens, emptyRows, endlessRows }: RowReport, place: string): string[] {
   return [
     ...(cutRows > 0 ? [`${place}: ${cutRows} rows were longer than max_length; ${cutTokens} tokens were cut`] : []),
     ...(emptyRows > 0 ? [`${place}: ${emptyRows} rows have no token to learn and are left out`] : []),
+    ...(endlessRows > 0
+      ? [
+          `${place}: ${endlessRows} rows have no end token, from which the model would learn where to stop: no file of the model names one (eos_token, eos_token_id)`,
+        ]
+      : []),
   ];
 }

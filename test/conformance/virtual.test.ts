@@ -327,7 +327,7 @@ test('virtual tokens take room in the context: rows are truncated to the rest, a
   assert.throws(asked, /54 tokens and 10 virtual tokens, .*context length of 64/);
   assert.ok(!generate(model, ids.slice(0, 53), { maxNewTokens: 1, temperature: 0 }).next().done);
   assert.throws(
-    () => scoreChoices(model, [ids.slice(0, 54)], [[1, 2]]),
+    () => scoreChoices(model, [ids.slice(0, 54)], [[[1, 2]]]),
     /10 virtual tokens, 54 tokens of the prompt and 2 of/,
   );
   assert.throws(

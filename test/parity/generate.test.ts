@@ -74,13 +74,15 @@ for (const name of models) {
   test(`${name}: choices are scored as the full pass scores them, and leave no handle`, () => {
     using model = loadModel(golden('models', name));
     const prompts = [promptOf(model, 1), promptOf(model, 33), promptOf(model, 20)];
+    // As many for each prompt, but not the same: the second prompt's begin with another token.
     const choices = [[5], [6], [5, 9, 2], [5, 9, 3], [8, 1]];
-    scoreChoices(model, prompts, choices);
+    const each = prompts.map((_, p) => (p === 1 ? choices.map(([first, ...rest]) => [first! + 1, ...rest]) : choices));
+    scoreChoices(model, prompts, each);
     const before = handles();
-    const got = scoreChoices(model, prompts, choices);
+    const got = scoreChoices(model, prompts, each);
     assert.equal(handles(), before);
     prompts.forEach((prompt, p) => {
-      choices.forEach((choice, c) => {
+      each[p]!.forEach((choice, c) => {
         const rows = full(model, [...prompt, ...choice]);
         const want = choice.reduce((sum, id, i) => {
           const row = rows[prompt.length - 1 + i]!;
@@ -153,8 +155,8 @@ test('an answer ends at eos, at the number asked for, and at the end of the cont
   for (const [place, ids, options] of mistakes) {
     assert.throws(() => collect(model, ids, { maxNewTokens: 4, ...options }), { kind: 'usage', place });
   }
-  assert.throws(() => scoreChoices(model, [[]], [[1]]), { kind: 'usage', place: 'prompt 0' });
-  assert.throws(() => scoreChoices(model, [prompt], [[]]), { kind: 'usage', place: 'choice 0' });
+  assert.throws(() => scoreChoices(model, [[]], [[[1]]]), { kind: 'usage', place: 'prompt 0' });
+  assert.throws(() => scoreChoices(model, [prompt], [[[]]]), { kind: 'usage', place: 'choice 0' });
 });
 
 test('the seed decides what is drawn', () => {

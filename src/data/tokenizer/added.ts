@@ -1,4 +1,5 @@
 import { type JsonObject, tokenizerError } from './component.ts';
+import type { TokenSetting } from './settings.ts';
 
 /** A token that is found in the text itself, before normaliser, pre-tokenizer and model see the text. */
 export interface AddedToken {
@@ -101,32 +102,48 @@ export class AddedTokenFinder {
   }
 }
 
+const flagsOf = (entry: JsonObject, special: boolean) => ({
+  singleWord: entry.single_word === true,
+  lstrip: entry.lstrip === true,
+  rstrip: entry.rstrip === true,
+  normalized: (entry.normalized as boolean | undefined) ?? !special,
+  special,
+});
+
 /**
- * Reads entries of `added_tokens`; of two with the same content the first counts.
+ * The added tokens of tokenizer.json, of which two with the same content are one, and those that the files beside it name.
+ * @param entries `added_tokens` of tokenizer.json
+ * @param settings further tokens, or other flags of the same; a new one has the vocabulary's id, else the next free one
  * @param vocab of the token model, whose id for a token takes precedence
  * @throws GraftError `input` for an entry without content or id
  */
 export function readAddedTokens(
   entries: readonly JsonObject[],
+  settings: readonly TokenSetting[],
   vocab: ReadonlyMap<string, number>,
   place: string,
 ): AddedToken[] {
   const byContent = new Map<string, AddedToken>();
+  let nextId = vocab.size;
+  const add = (token: AddedToken) => {
+    nextId = Math.max(nextId, token.id + 1);
+    byContent.set(token.content, token);
+  };
   for (const entry of entries) {
     const { content, id } = entry as { content: string; id: number };
     if (typeof content !== 'string' || !Number.isSafeInteger(id) || id < 0)
       throw tokenizerError(place, `The added token ${JSON.stringify(entry)} needs content and id`);
     if (byContent.has(content)) continue;
-    const special = entry.special === true;
-    byContent.set(content, {
-      id: vocab.get(content) ?? id,
-      content,
-      singleWord: entry.single_word === true,
-      lstrip: entry.lstrip === true,
-      rstrip: entry.rstrip === true,
-      normalized: (entry.normalized as boolean | undefined) ?? !special,
-      special,
-    });
+    add({ id: vocab.get(content) ?? id, content, ...flagsOf(entry, entry.special === true) });
+  }
+  for (const { content, flags, known, keepFlags } of settings) {
+    if (typeof content !== 'string')
+      throw tokenizerError(place, `An added token beside it has the content ${JSON.stringify(content)}`);
+    const existing = byContent.get(content);
+    const special = existing?.special === true || (flags ? flags.special === true : true);
+    if (existing) add({ ...existing, ...(flags && !keepFlags && flagsOf(flags, special)), special });
+    else if (!known || vocab.has(content))
+      add({ id: vocab.get(content) ?? nextId, content, ...flagsOf(flags ?? {}, special) });
   }
   return [...byContent.values()];
 }

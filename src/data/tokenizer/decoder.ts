@@ -32,7 +32,7 @@ function decodeByteTokens(tokens: readonly string[]): string[] {
 }
 
 /** Removes the spaces that English tokenization puts before punctuation; transformers' `clean_up_tokenization`. */
-const cleanUp = (text: string): string =>
+export const cleanUp = (text: string): string =>
   text
     .replaceAll(' .', '.')
     .replaceAll(' ?', '?')
@@ -41,7 +41,6 @@ const cleanUp = (text: string): string =>
     .replaceAll(" ' ", "'")
     .replaceAll(" n't", "n't")
     .replaceAll(" 'm", "'m")
-    .replaceAll(' do not', " don't")
     .replaceAll(" 's", "'s")
     .replaceAll(" 've", "'ve")
     .replaceAll(" 're", "'re");
@@ -91,7 +90,7 @@ export function makeDecoder(config: JsonObject | null | undefined, place: string
       return (tokens) =>
         tokens.map((token, i) => {
           const joined = i === 0 ? token : token.startsWith(prefix) ? token.slice(prefix.length) : ` ${token}`;
-          return cleanup ? cleanUp(joined) : joined;
+          return cleanup ? cleanUp(joined).replaceAll(' do not', " don't") : joined;
         });
     }
     case 'BPEDecoder': {

@@ -1,6 +1,7 @@
 import { GraftError, nearest } from '../../base/index.ts';
 import { type GgufMetadata, parseJson } from '../../io/index.ts';
 import type { JsonObject } from './component.ts';
+import { affixTemplate } from './post-processor.ts';
 import type { TokenizerSettings } from './settings.ts';
 import { Tokenizer } from './tokenizer.ts';
 
@@ -115,8 +116,22 @@ export function tokenizerFromGguf(metadata: GgufMetadata, place = 'the GGUF file
   };
   const token = (name: string) => (id(name) === undefined ? undefined : tokens[id(name)!]);
 
+  const flag = (key: string) => get(`ggml.${key}`) as boolean | undefined;
+  const affix = (add: boolean, name: 'bos' | 'eos') =>
+    add && id(name) !== undefined ? { token: token(name)!, id: id(name)! } : undefined;
+  /** tokenizer.json, with the BOS and EOS that the flags say, else `addBos`. */
+  const complete = (parts: JsonObject, addBos: boolean): JsonObject => ({
+    version: '1.0',
+    truncation: null,
+    padding: null,
+    ...parts,
+    post_processor: affixTemplate(
+      affix(flag('add_bos_token') ?? addBos, 'bos'),
+      affix(flag('add_eos_token') ?? false, 'eos'),
+    ),
+  });
+
   let json: JsonObject;
-  let addBos = false;
   if (typeof embedded === 'string') json = parseJson(embedded, place) as JsonObject;
   else if (kind === 'gpt2') {
     const name = String(get('ggml.pre') ?? 'default');
@@ -126,25 +141,20 @@ export function tokenizerFromGguf(metadata: GgufMetadata, place = 'the GGUF file
       throw fail(`The pre-tokenizer ${JSON.stringify(name)} is not supported${near ? ` (nearest: ${near})` : ''}`);
     }
     if (!isList(get('ggml.merges'))) throw fail('The file has no tokenizer.ggml.merges');
-    addBos = pre.bos ?? false;
-    json = byteLevelJson(tokens, types, Array.from(get('ggml.merges') as ArrayLike<unknown>, String), pre);
+    const merges = Array.from(get('ggml.merges') as ArrayLike<unknown>, String);
+    json = complete(byteLevelJson(tokens, types, merges, pre), pre.bos ?? false);
   } else if (kind === 'llama') {
     if (!isList(get('ggml.scores'))) throw fail('The file has no tokenizer.ggml.scores');
-    addBos = true;
     const scores = Array.from(get('ggml.scores') as ArrayLike<number>, Number);
-    json = sentencePieceJson(tokens, types, scores, id('unknown') ?? 0, get('ggml.add_space_prefix') !== false);
+    const addSpace = get('ggml.add_space_prefix') !== false;
+    json = complete(sentencePieceJson(tokens, types, scores, id('unknown') ?? 0, addSpace), true);
   } else throw fail(`Tokenizers of kind '${String(kind)}' are not supported`);
 
-  const flag = (key: string) => get(`ggml.${key}`) as boolean | undefined;
   const settings: TokenizerSettings = {
     bos: token('bos'),
     eos: token('eos'),
     pad: token('padding'),
     unk: token('unknown'),
-    ...(typeof embedded !== 'string' && {
-      addBos: flag('add_bos_token') ?? addBos,
-      addEos: flag('add_eos_token') ?? false,
-    }),
     eosIds: generationEnds(tokens, types, [id('eos'), id('eot'), id('eom')]),
     chatTemplates: chatTemplates(metadata),
   };
@@ -205,8 +215,7 @@ function byteLevelJson(
     added_tokens: addedTokens(tokens, types),
     normalizer: pre.normalizer ?? null,
     pre_tokenizer: { type: 'Sequence', pretokenizers: pre.steps },
-    post_processor: null,
-    decoder: { type: 'ByteLevel' },
+    decoder: GPT2,
     model: { type: 'BPE', ignore_merges: pre.ignoreMerges ?? false, vocab: vocabulary(tokens), merges },
   };
 }
@@ -245,7 +254,6 @@ function sentencePieceJson(
       normalizers: addSpacePrefix ? [{ type: 'Prepend', prepend: '▁' }, replace] : [replace],
     },
     pre_tokenizer: null,
-    post_processor: null,
     decoder: {
       type: 'Sequence',
       decoders: [

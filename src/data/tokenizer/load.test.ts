@@ -45,29 +45,88 @@ test('a directory: special tokens, ids that end a generation, templates', () => 
     { ...t.chatTemplates },
     { default: 'from its own file', tool_use: 'for tools', rag: 'for documents' },
   );
-  assert.deepEqual([...t.encode('<extra>', { addSpecialTokens: false })], [900]);
-  assert.equal(t.vocabSize, 901);
+  // A token without an id in tokenizer.json has the next one, as in Python, whatever the other file says.
+  assert.deepEqual([...t.encode('<extra>', { addSpecialTokens: false })], [600]);
+  assert.equal(t.vocabSize, 601);
   assert.equal(t.encode('a')[0], t.bosId); // by the post-processor
 });
 
-test('add_bos_token and add_eos_token take precedence over the post-processor', () => {
-  const config = { bos_token: '<|begin_of_text|>', eos_token: '<|eot_id|>' };
-  const first = (more: object) => {
-    const t = loadTokenizer(directory('flags', { 'tokenizer_config.json': { ...config, ...more } }));
-    const ids = t.encode('a');
-    return [ids[0] === t.bosId, ids.at(-1) === t.eosId];
-  };
-  assert.deepEqual(first({}), [true, false]);
-  assert.deepEqual(first({ add_bos_token: false }), [false, false]);
-  assert.deepEqual(first({ add_bos_token: true, add_eos_token: true }), [true, true]);
-});
+/** Every component of tokenizer.json with its `type`. */
+function componentsOf(value: unknown): Readonly<Record<string, unknown>>[] {
+  if (typeof value !== 'object' || value === null) return [];
+  const inner = Object.entries(value).flatMap(([key, v]) =>
+    key === 'vocab' || key === 'merges' ? [] : componentsOf(v),
+  );
+  return 'type' in value ? [value as Readonly<Record<string, unknown>>, ...inner] : inner;
+}
 
 test('files() hold the tokenizer', () => {
   const t = tokenizerOf(golden('gguf', 'qwen2.gguf'));
   const dir = directory('written', t.files());
   const again = loadTokenizer(dir);
   assert.deepEqual(again.encode('Écrit: 12 \n x'), t.encode('Écrit: 12 \n x'));
-  assert.deepEqual([again.chatTemplate, again.eosIds, again.padId], [t.chatTemplate, t.eosIds, t.padId]);
+  assert.deepEqual([again.chatTemplates, again.eosIds, again.padId], [t.chatTemplates, t.eosIds, t.padId]);
+});
+
+test('tokenizer.json made of a GGUF has what the Python package tokenizers requires, and puts BOS and EOS itself', () => {
+  const tokens = ['a', 'b', 'Ġ', '<s>', '</s>'];
+  const base = {
+    'ggml.model': 'gpt2',
+    'ggml.tokens': tokens,
+    'ggml.merges': [],
+    'ggml.token_type': [1, 1, 1, 3, 3],
+    'ggml.bos_token_id': 3,
+    'ggml.eos_token_id': 4,
+    chat_template: 'x',
+    'chat_template.tool_use': 'y',
+  };
+  // The fields that `from_str` of tokenizers 0.23 misses where they are not there.
+  const required: Readonly<Record<string, readonly string[]>> = {
+    ByteLevel: ['add_prefix_space', 'trim_offsets', 'use_regex'],
+    Split: ['pattern', 'behavior', 'invert'],
+    Digits: ['individual_digits'],
+    Punctuation: ['behavior'],
+    TemplateProcessing: ['single', 'pair', 'special_tokens'],
+    Strip: ['content', 'start', 'stop'],
+    Replace: ['pattern', 'content'],
+    Prepend: ['prepend'],
+  };
+  const flags = [
+    [undefined, undefined, false, false],
+    [true, undefined, true, false],
+    [false, true, false, true],
+    [true, true, true, true],
+  ] as const;
+  let checked = 0;
+  for (const pre of ['default', 'smollm', 'qwen2', 'tekken', 'falcon', 'bloom', 'viking', 'deepseek-v3', undefined]) {
+    for (const [bos, eos, hasBos, hasEos] of flags) {
+      const own = pre ? { ...base, 'ggml.pre': pre } : sentencePiece;
+      const added = {
+        ...(bos !== undefined && { 'ggml.add_bos_token': bos }),
+        ...(eos && { 'ggml.add_eos_token': eos }),
+      };
+      const t = tokenizerFromGguf(metadata({ ...own, ...added }));
+      const files = t.files();
+      const { model: _, ...parts } = JSON.parse(files['tokenizer.json']!);
+      for (const component of componentsOf(parts))
+        for (const field of required[component.type as string] ?? []) {
+          assert.ok(field in component, `${pre}: ${component.type} has no ${field}`);
+          checked++;
+        }
+      assert.doesNotMatch(files['tokenizer_config.json']!, /add_(bos|eos)_token/);
+      const again = loadTokenizer(directory(`made-${pre}-${bos}-${eos}`, files));
+      const ids = [...again.encode('ab')];
+      const byDefault = bos === undefined && (pre === 'tekken' || pre === 'deepseek-v3' || !pre);
+      assert.deepEqual(
+        [ids[0] === t.bosId, ids.at(-1) === t.eosId],
+        [hasBos || byDefault, hasEos],
+        `${pre} ${bos} ${eos}`,
+      );
+      assert.deepEqual([...t.encode('ab')], ids);
+      if (pre) assert.deepEqual({ ...again.chatTemplates }, { default: 'x', tool_use: 'y' });
+    }
+  }
+  assert.ok(checked > 300, `${checked} fields`);
 });
 
 test('an error says which file is missing', () => {

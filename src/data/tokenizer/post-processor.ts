@@ -90,3 +90,26 @@ export function readPairTemplate(config: JsonObject | null, idByToken: ReadonlyM
       return plain;
   }
 }
+
+interface AffixToken {
+  readonly token: string;
+  readonly id: number;
+}
+
+/** The `post_processor` that puts `before` and `after` around each text; where neither is given, one that adds nothing. */
+export function affixTemplate(before: AffixToken | undefined, after: AffixToken | undefined): JsonObject {
+  const around = (name: string, type_id: number) => [
+    ...(before ? [{ SpecialToken: { id: before.token, type_id } }] : []),
+    { Sequence: { id: name, type_id } },
+    ...(after ? [{ SpecialToken: { id: after.token, type_id } }] : []),
+  ];
+  const tokens = [before, after].filter((token) => token !== undefined);
+  return {
+    type: 'TemplateProcessing',
+    single: around('A', 0),
+    pair: [...around('A', 0), ...around('B', 1)],
+    special_tokens: Object.fromEntries(
+      tokens.map(({ token, id }) => [token, { id: token, ids: [id], tokens: [token] }]),
+    ),
+  };
+}

@@ -1,13 +1,18 @@
 /** Decodes ids one at a time and gives text once later ids cannot change it: complete characters, with the spaces of `decode`. */
 export class TextStream {
   readonly #decode: (ids: number[]) => string;
+  readonly #whole: boolean;
   #ids: number[] = [];
   /** How many ids at the start of `#ids` have been given as text; they are kept because they affect the text of the next ones. */
   #emitted = 0;
 
-  /** @internal `Tokenizer.stream` makes these. */
-  constructor(decode: (ids: number[]) => string) {
+  /**
+   * @internal `Tokenizer.stream` makes these.
+   * @param whole whether any later id can change the text, so that it is all given at the end
+   */
+  constructor(decode: (ids: number[]) => string, whole = false) {
     this.#decode = decode;
+    this.#whole = whole;
   }
 
   /** Adds an id and returns the text that it completes, which may be empty. */
@@ -26,6 +31,7 @@ export class TextStream {
 
   /** @param final whether to return an incomplete character too */
   #take(final: boolean): string {
+    if (this.#whole && !final) return '';
     const before = this.#decode(this.#ids.slice(0, this.#emitted));
     const text = this.#decode(this.#ids);
     if (!final && (text.endsWith('\ufffd') || text.length <= before.length)) return '';

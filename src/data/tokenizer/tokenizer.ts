@@ -1,7 +1,7 @@
 import { GraftError } from '../../base/index.ts';
-import { readAddedTokens } from './added.ts';
+import { AddedTokenFinder, readAddedTokens } from './added.ts';
 import { type JsonObject, tokenizerError } from './component.ts';
-import { type Decoder, makeDecoder } from './decoder.ts';
+import { cleanUp, type Decoder, makeDecoder } from './decoder.ts';
 import { Encoder } from './encoder.ts';
 import { makeNormalizer } from './normalizer.ts';
 import { type PairTemplate, readAffixes, readPairTemplate } from './post-processor.ts';
@@ -19,7 +19,7 @@ export class Tokenizer {
   readonly vocabSize: number;
   /** The id of the token that begins a text; undefined where there is none. */
   readonly bosId: number | undefined;
-  /** The id of the token that ends a text; undefined where there is none. */
+  /** The id of the token that ends a text: the tokenizer's, else the model's; undefined where neither names one. */
   readonly eosId: number | undefined;
   /** The id of the padding token; undefined where there is none. */
   readonly padId: number | undefined;
@@ -27,6 +27,8 @@ export class Tokenizer {
   readonly unkId: number | undefined;
   /** Every id that ends a generation; `eosId` among them. */
   readonly eosIds: readonly number[];
+  /** The end at which a text that is too long loses tokens. */
+  readonly truncationSide: 'left' | 'right';
   /** Chat templates by name; `default` is used unless another is named. */
   readonly chatTemplates: Readonly<Record<string, string>>;
   readonly #json: JsonObject;
@@ -35,12 +37,15 @@ export class Tokenizer {
   readonly #idByToken: ReadonlyMap<string, number>;
   readonly #tokenById: (string | undefined)[] = [];
   readonly #specialIds: ReadonlySet<number>;
+  readonly #specialTokens: AddedTokenFinder;
   readonly #prefix: readonly number[];
   readonly #suffix: readonly number[];
   readonly #pairTemplate: PairTemplate;
   readonly #encoder: Encoder;
   readonly #decoder: Decoder;
+  readonly #cleansUp: boolean;
   #wordTokenizer: Tokenizer | undefined;
+  #lowercased: Tokenizer | undefined;
 
   /**
    * @internal `loadTokenizer` and `tokenizerOf` make these.
@@ -59,13 +64,13 @@ export class Tokenizer {
       const normalize = makeNormalizer(json.normalizer as JsonObject | null, place);
       const { run: preTokenize, byteLevel } = makePreTokenizer(json.pre_tokenizer as JsonObject | null, place);
       this.#decoder = makeDecoder(json.decoder as JsonObject | null, place);
-      const addedTokens = readAddedTokens(
-        [...((json.added_tokens ?? []) as JsonObject[]), ...(settings.addedTokens ?? [])],
-        model.vocab,
-        place,
-      );
+      const listed = (json.added_tokens ?? []) as JsonObject[];
+      const addedTokens = readAddedTokens(listed, settings.addedTokens ?? [], model.vocab, place);
       this.#encoder = new Encoder({ addedTokens, normalize, preTokenize, byteLevel, model });
-      this.#specialIds = new Set(addedTokens.filter((token) => token.special).map(({ id }) => id));
+      const special = addedTokens.filter((token) => token.special);
+      this.#specialIds = new Set(special.map(({ id }) => id));
+      const exactly = { singleWord: false, lstrip: false, rstrip: false };
+      this.#specialTokens = new AddedTokenFinder(special.map((token) => ({ ...token, ...exactly })));
       const idByToken = new Map(model.vocab);
       for (const { content, id } of addedTokens) idByToken.set(content, id);
       this.#idByToken = idByToken;
@@ -73,7 +78,9 @@ export class Tokenizer {
       // Python reports and decodes these in their normalised form.
       for (const { id, content, normalized } of addedTokens)
         if (normalized) this.#tokenById[id] = normalize?.(content) ?? content;
-      [this.#prefix, this.#suffix, this.#pairTemplate] = this.#templates(json.post_processor as JsonObject | null);
+      const postProcessor = (json.post_processor ?? null) as JsonObject | null;
+      [this.#prefix, this.#suffix] = readAffixes(postProcessor, idByToken, place);
+      this.#pairTemplate = readPairTemplate(postProcessor, idByToken);
       unknownToken = settings.unk ?? model.unknown;
     } catch (error) {
       if (error instanceof GraftError) throw error;
@@ -82,25 +89,28 @@ export class Tokenizer {
     this.vocabSize = this.#tokenById.length;
     const idOf = (token: string | undefined) => (token === undefined ? undefined : this.#idByToken.get(token));
     this.bosId = idOf(settings.bos);
-    this.eosId = idOf(settings.eos);
+    this.eosId = idOf(settings.eos) ?? settings.endId;
     this.padId = idOf(settings.pad);
     this.unkId = idOf(unknownToken);
     this.eosIds = [...new Set([...(this.eosId === undefined ? [] : [this.eosId]), ...(settings.eosIds ?? [])])];
+    this.truncationSide = settings.truncationSide ?? 'right';
     this.chatTemplates = settings.chatTemplates ?? {};
+    this.#cleansUp = settings.cleanUp === true && (json.model as JsonObject).type !== 'BPE';
   }
 
   /** The files that hold this tokenizer in a Hugging Face directory: text by name. */
   files(): Record<string, string> {
-    const { bos, eos, pad, unk, addBos, addEos } = this.#settings;
+    const { bos, eos, pad, unk } = this.#settings;
+    const templates = Object.entries(this.chatTemplates).map(([name, template]) => ({ name, template }));
     const config = {
       tokenizer_class: 'PreTrainedTokenizerFast',
       ...(bos && { bos_token: bos }),
       ...(eos && { eos_token: eos }),
       ...(pad && { pad_token: pad }),
       ...(unk && { unk_token: unk }),
-      ...(addBos !== undefined && { add_bos_token: addBos }),
-      ...(addEos !== undefined && { add_eos_token: addEos }),
-      ...(this.chatTemplate !== undefined && { chat_template: this.chatTemplate }),
+      ...(templates.length > 0 && {
+        chat_template: templates.length === 1 && this.chatTemplate ? this.chatTemplate : templates,
+      }),
     };
     return {
       'tokenizer.json': JSON.stringify(this.#json),
@@ -120,6 +130,17 @@ export class Tokenizer {
     const json = { ...this.#json, pre_tokenizer: { ...preTokenizer, add_prefix_space: true } };
     this.#wordTokenizer ??= new Tokenizer(json, this.#settings, this.#place);
     return this.#wordTokenizer;
+  }
+
+  /** The tokenizer of text in lower case, special tokens in it excepted; itself where it is one (sentence-transformers' `do_lower_case`). */
+  lowercased(): Tokenizer {
+    const normalizer = this.#json.normalizer as JsonObject | null | undefined;
+    const steps =
+      normalizer?.type === 'Sequence' ? (normalizer.normalizers as JsonObject[]) : normalizer ? [normalizer] : [];
+    if (steps.some(({ type }) => type === 'Lowercase')) return this;
+    const json = { ...this.#json, normalizer: { type: 'Sequence', normalizers: [{ type: 'Lowercase' }, ...steps] } };
+    this.#lowercased ??= new Tokenizer(json, this.#settings, this.#place);
+    return this.#lowercased;
   }
 
   /** The chat template named `default`; undefined when the model has none. */
@@ -145,11 +166,27 @@ export class Tokenizer {
   /**
    * The ids of `text`. Special tokens that are written out in it are recognised.
    * @param options.addSpecialTokens whether to put the special tokens of the model (such as BOS) before and after the text;
-   *   default true, as in Python. False for text that a chat template rendered.
+   *   default true, as in Python. `before`: for a text that goes on. False for text that a chat template rendered.
    */
-  encode(text: string, { addSpecialTokens = true }: { addSpecialTokens?: boolean } = {}): Int32Array {
+  encode(
+    text: string,
+    { addSpecialTokens = true }: { readonly addSpecialTokens?: boolean | 'before' } = {},
+  ): Int32Array {
     const ids = this.#encoder.encode(text);
-    return Int32Array.from(addSpecialTokens ? [...this.#prefix, ...ids, ...this.#suffix] : ids);
+    const prefix = addSpecialTokens ? this.#prefix : [];
+    return Int32Array.from([...prefix, ...ids, ...(addSpecialTokens === true ? this.#suffix : [])]);
+  }
+
+  /** The ids of a text that begins with `ids` and ends there: with the special tokens after it, and the end token at last. */
+  withEnd(ids: Int32Array): Int32Array {
+    const closed = endsWith(ids, this.#suffix) ? [...ids] : [...ids, ...this.#suffix];
+    if (this.eosId !== undefined && closed.at(-1) !== this.eosId) closed.push(this.eosId);
+    return Int32Array.from(closed);
+  }
+
+  /** The parts of a text: ids of the special tokens that are written in it, and what stands between them. */
+  splitAtSpecialTokens(text: string): (number | string)[] {
+    return this.#specialTokens.split(text).map(({ id, start, stop }) => (id >= 0 ? id : text.slice(start, stop)));
   }
 
   /**
@@ -200,27 +237,15 @@ export class Tokenizer {
       const token = this.#tokenById[id];
       if (token !== undefined && !(skipSpecialTokens && this.#specialIds.has(id))) tokens.push(token);
     }
-    return this.#decoder(tokens).join('');
+    const text = this.#decoder(tokens).join('');
+    return this.#cleansUp ? cleanUp(text) : text;
   }
 
   /** Decodes ids one at a time. */
   stream(options: { skipSpecialTokens?: boolean } = {}): TextStream {
-    return new TextStream((ids) => this.decode(ids, options));
-  }
-
-  /** The special ids before and after one text, and the template of a pair: from the settings, else from the post-processor. */
-  #templates(postProcessor: JsonObject | null): [number[], number[], PairTemplate] {
-    const { bos, eos, addBos, addEos } = this.#settings;
-    if (addBos === undefined && addEos === undefined) {
-      const [prefix, suffix] = readAffixes(postProcessor, this.#idByToken, this.#place);
-      return [prefix, suffix, readPairTemplate(postProcessor, this.#idByToken)];
-    }
-    const idsOf = (add: boolean | undefined, token: string | undefined) => {
-      const id = add && token !== undefined ? this.#idByToken.get(token) : undefined;
-      return id === undefined ? [] : [id];
-    };
-    const [prefix, suffix] = [idsOf(addBos, bos), idsOf(addEos, eos)];
-    const pair = [0, 1].flatMap((text) => [...prefix, { text }, ...suffix].map((item) => ({ item, type: text })));
-    return [prefix, suffix, pair];
+    return new TextStream((ids) => this.decode(ids, options), this.#cleansUp);
   }
 }
+
+const endsWith = (ids: Int32Array, end: readonly number[]): boolean =>
+  ids.length >= end.length && end.every((id, i) => ids[ids.length - end.length + i] === id);

@@ -1,5 +1,5 @@
 import { GraftError } from '../../base/index.ts';
-import { ChatTemplate, makePrompt, promptSourceOf } from '../../data/index.ts';
+import { answerIds, ChatTemplate, type Example, makePrompt, promptSourceOf } from '../../data/index.ts';
 import { requireLanguageModel, scoreChoices } from '../../generate/index.ts';
 import { labelOf, type Metric, wilson } from '../../tasks/index.ts';
 import type { JobContext } from '../job-context.ts';
@@ -45,20 +45,24 @@ export function classifyRows(
 ): ClassifyResult {
   requireLanguageModel(model.task.name);
   if (examples.length === 0) throw new GraftError('usage', 'there are no rows', { place: 'rows' });
-  if (new Set(labels).size < Math.max(2, labels.length)) {
+  if (new Set(labels.map((label) => label.trim())).size < Math.max(2, labels.length)) {
     throw new GraftError('usage', 'give at least two different labels', { place: 'labels' });
   }
   const { tokenizer } = resident;
   const chat = ChatTemplate.of(tokenizer);
-  const choices = labels.map((label) => [...tokenizer.encode(label, { addSpecialTokens: false })]);
-  const room = maxLength - Math.max(...choices.map((choice) => choice.length));
+  const spaceOf = spacesBefore(examples);
   const prompts = examples.map(({ example, place }) => {
     const source = promptSourceOf(example);
+    if (!source) {
+      throw new GraftError('input', 'labels need rows that ask for an answer: messages, or prompt and completion', {
+        place,
+      });
+    }
     const hint = 'Use rows of prompt and completion, or a model with a chat template';
-    if (source) return makePrompt(source, { tokenizer, chat, maxLength: room, place, hint });
-    throw new GraftError('input', 'labels need rows that ask for an answer: messages, or prompt and completion', {
-      place,
-    });
+    const options = { tokenizer, chat, place, hint };
+    const choices = labels.map((label) => [...answerIds(source, spaceOf(example) + label.trim(), options)]);
+    const room = maxLength - Math.max(...choices.map(({ length }) => length));
+    return { ...makePrompt(source, { ...options, maxLength: room }), choices };
   });
   const answers = examples.map(({ example, place }) => {
     const answer = labelOf(example);
@@ -71,7 +75,7 @@ export function classifyRows(
   const scores = scoreChoices(
     model,
     prompts.map(({ ids }) => [...ids]),
-    choices,
+    prompts.map(({ choices }) => choices),
     examples.map(({ example }) => example.task),
     (done, total) => {
       context.throwIfStopped();
@@ -95,5 +99,31 @@ export function classifyRows(
       ? { name: 'accuracy', ...wilson(hits.filter(Boolean).length, hits.length), count: hits.length, of: 'rows' }
       : null,
     shortenedPrompts: prompts.filter(({ cutTokens }) => cutTokens > 0).length,
+  };
+}
+
+/**
+ * The white space before the answers of these rows, which is part of how a label follows its prompt: the same in all
+ * completions, and in a conversation that of its own answer.
+ * @throws GraftError 'input' where completions differ in it, since labels cannot be written in both ways
+ */
+function spacesBefore(examples: OpenedRows['examples']): (example: Example) => string {
+  const spaceOf = (text: string) => /^\s*/.exec(text)![0];
+  const answered = examples.flatMap(({ example, place }) =>
+    example.kind === 'completion' ? [{ space: spaceOf(example.completion), place }] : [],
+  );
+  const [first] = answered;
+  const other = answered.find(({ space }) => space !== first!.space);
+  if (other) {
+    throw new GraftError(
+      'input',
+      `the completion begins with ${JSON.stringify(other.space)}, and that of ${first!.place} with ${JSON.stringify(first!.space)}`,
+      { place: other.place, hint: 'Write the white space before the answer in the same way in all rows' },
+    );
+  }
+  return (example) => {
+    if (example.kind === 'completion') return first!.space;
+    const last = example.kind === 'chat' ? example.messages.at(-1)! : undefined;
+    return last?.role === 'assistant' ? spaceOf(last.content) : '';
   };
 }

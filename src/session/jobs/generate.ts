@@ -17,7 +17,7 @@ export interface GenerateSettings extends SamplingOptions, UseOptions {
   readonly system?: string | undefined;
   /** Length of the answer at most. Default: 256. */
   readonly maxNewTokens?: number | undefined;
-  /** The answer ends before the first of these. */
+  /** The answer ends before the first of these, which may be or contain special tokens, though these are not shown. */
   readonly stop?: readonly string[] | undefined;
   /** Of the sampling: the same seed gives the same answer. Default: 0. */
   readonly seed?: number | undefined;

@@ -4,7 +4,7 @@ import type { Example, RawRecord } from '../../data/index.ts';
 export interface Identity {
   /** The row's field `id`, where it has one. */
   readonly id?: unknown;
-  /** Its text, question, prompt, or image file. */
+  /** Its text, question, prompt, or image file; of an embedding the text that is read, with the model's default prompt before it. */
   readonly text?: string;
 }
 

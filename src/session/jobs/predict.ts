@@ -52,7 +52,8 @@ export async function predict(args: RowsArgs, context: JobContext<Prediction>): 
   const opened = await openRows(args, context);
   const { model, task, records, examples, explaining } = opened;
   if (examples.length === 0) {
-    return { task: task.head.name, predictions: [], report: { rows: 0, cutRows: 0, cutTokens: 0, emptyRows: 0 } };
+    const report = { rows: 0, cutRows: 0, cutTokens: 0, emptyRows: 0, endlessRows: 0 };
+    return { task: task.head.name, predictions: [], report };
   }
   const { rows, report } = (await rowsOf(opened, args, false))(examples);
   const byExample = Map.groupBy(rows, ({ example }) => example as Example | undefined);
