@@ -109,7 +109,7 @@ function findComplete(repoDir: string, { revision, file }: Spec): string | undef
 
 /** Files of a Hugging Face directory beside the weights: configs, tokenizer, preprocessing, pooling, licences. */
 const COMPANIONS =
-  /^(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|chat_template|modules|config_sentence_transformers|sentence_bert_config)\.json$|^\d_Pooling\/config\.json$|^(merges|vocab)\.txt$|\.jinja$|^tokenizer\.model$|^(LICENSE|LICENCE|NOTICE|USE_POLICY)/i;
+  /^(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|chat_template|modules|config_sentence_transformers|sentence_[a-z]+_config)\.json$|^\d_Pooling\/config\.json$|^(merges|vocab)\.txt$|\.jinja$|^(tokenizer|spiece|sentencepiece\.bpe)\.model$|^(LICENSE|LICENCE|NOTICE|USE_POLICY)/i;
 const SHARD = /-\d{5}-of-(\d{5})\.gguf$/;
 
 /**
