@@ -23,6 +23,14 @@ export interface NumberFormat {
   readonly ggmlType?: number;
 }
 
+/** Returns the row of 32 integers with a float32 scale and an int8 zero point, which several blocks may have in common. */
+const integers = <const B extends number>(bits: B) => ({
+  blockElements: 32,
+  blockBytes: 4 + 1 + 4 * bits,
+  bits,
+  nativeId: 100 + bits,
+});
+
 /** The formats in which the elements of a block share scales. Native code unpacks all of them. */
 const blockFormats = {
   q4_0: { blockElements: 32, blockBytes: 18, bits: 4, nativeId: 2, ggmlType: 2 },
@@ -34,6 +42,13 @@ const blockFormats = {
   q5_k: { blockElements: 256, blockBytes: 176, bits: 5, nativeId: 13, ggmlType: 13 },
   q6_k: { blockElements: 256, blockBytes: 210, bits: 6, nativeId: 14, ggmlType: 14 },
   nf4: { blockElements: 64, blockBytes: 36, bits: 4, nativeId: 100 },
+  int2x32: integers(2),
+  int3x32: integers(3),
+  int4x32: integers(4),
+  int5x32: integers(5),
+  int6x32: integers(6),
+  int7x32: integers(7),
+  int8x32: integers(8),
 } as const satisfies Readonly<Record<string, NumberFormat>>;
 
 /** The name of a format in blocks. */

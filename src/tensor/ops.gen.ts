@@ -129,6 +129,11 @@ const names = [
   'graft::block_embedding',
   'graft::dequantize',
   'graft::quantize',
+  'graft::fake_quantize_blocks',
+  'graft::fake_quantize_integers',
+  'graft::fake_quantize_learned',
+  'graft::quantize_integers',
+  'graft::pack_integers',
   'graft::lora_linear',
   'graft::lora_gated_linear',
   'graft::linear_cross_entropy',
@@ -749,22 +754,47 @@ export function quantize(weight: Tensor, format: number): Tensor {
   return new Tensor(dispatcher.call(119, weight.id, format) as number);
 }
 
+/** graft::fake_quantize_blocks(Tensor weight, int format) -> Tensor */
+export function fakeQuantizeBlocks(weight: Tensor, format: number): Tensor {
+  return new Tensor(dispatcher.call(120, weight.id, format) as number);
+}
+
+/** graft::fake_quantize_integers(Tensor x, int bits, int group, bool symmetric) -> Tensor */
+export function fakeQuantizeIntegers(x: Tensor, bits: number, group: number, symmetric: boolean): Tensor {
+  return new Tensor(dispatcher.call(121, x.id, bits, group, symmetric) as number);
+}
+
+/** graft::fake_quantize_learned(Tensor weight, Tensor scale, int bits) -> Tensor */
+export function fakeQuantizeLearned(weight: Tensor, scale: Tensor, bits: number): Tensor {
+  return new Tensor(dispatcher.call(122, weight.id, scale.id, bits) as number);
+}
+
+/** graft::quantize_integers(Tensor weight, int bits, int group, bool symmetric, Tensor? given=None) -> (Tensor codes, Tensor scales, Tensor zero_points) */
+export function quantizeIntegers(weight: Tensor, bits: number, group: number, symmetric: boolean, given: Tensor | null = null): [Tensor, Tensor, Tensor] {
+  return (dispatcher.call(123, weight.id, bits, group, symmetric, given?.id) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
+}
+
+/** graft::pack_integers(Tensor codes, Tensor scales, Tensor zero_points, int bits) -> Tensor */
+export function packIntegers(codes: Tensor, scales: Tensor, zeroPoints: Tensor, bits: number): Tensor {
+  return new Tensor(dispatcher.call(124, codes.id, scales.id, zeroPoints.id, bits) as number);
+}
+
 /** graft::lora_linear(Tensor x, Tensor? x_dropped, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraLinear(x: Tensor, xDropped: Tensor | null, weight: Tensor, format: number, bias: Tensor | null, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(120, x.id, xDropped?.id, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(125, x.id, xDropped?.id, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::lora_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraGatedLinear(gate: Tensor, up: Tensor, act: string, weight: Tensor, format: number, bias: Tensor | null, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(121, gate.id, up.id, act, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(126, gate.id, up.id, act, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::linear_cross_entropy(Tensor h, Tensor weight, int format, Tensor targets) -> Tensor */
 export function linearCrossEntropy(h: Tensor, weight: Tensor, format: number, targets: Tensor): Tensor {
-  return new Tensor(dispatcher.call(122, h.id, weight.id, format, targets.id) as number);
+  return new Tensor(dispatcher.call(127, h.id, weight.id, format, targets.id) as number);
 }
 
 /** graft::set_reduced_products(bool forward, bool backward) -> () */
 export function setReducedProducts(forward: boolean, backward: boolean): void {
-  dispatcher.call(123, forward, backward);
+  dispatcher.call(128, forward, backward);
 }
