@@ -6,9 +6,7 @@
   ggml builds these functions for baseline x86-64, so products are rounded before they are added. A build with FMA (-mfma, where gcc
   contracts) differs in blocks of Q4_K, Q5_K and Q6_K.
 
-Numbers: `uniform(seed, i)` is a 24-bit hash of the element's number in the matrix; `kinds` are formulas of it, in float64, rounded once.
-test/parity/quantisers.test.ts has both in TypeScript.
-cases: kind, seed, rows, width; blocks.TYPE: SHA-256 of the blocks; first.TYPE, of the
+cases: matrices of quant_numbers.py (kind, seed, rows, width); blocks.TYPE: SHA-256 of the blocks; first.TYPE, of the
 first seed of a kind: the first block as hexadecimal digits.
 """
 import ctypes
@@ -17,44 +15,10 @@ import hashlib
 import numpy as np
 
 from common import arguments, provenance, save_records
+from quant_numbers import KINDS, matrix
 
 TYPES = {"Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14}
 BYTES = {"Q4_0": 18, "Q4_1": 20, "Q5_0": 22, "Q5_1": 24, "Q8_0": 34, "Q4_K": 144, "Q5_K": 176, "Q6_K": 210}
-
-
-def uniform(seed, i):
-    h = (i.astype(np.uint64) + seed * 0x9E3779B9) & 0xFFFFFFFF
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
-        h = ((h ^ (h >> np.uint64(shift))) * np.uint64(factor)) & 0xFFFFFFFF
-    return (h >> np.uint64(8)).astype(np.float64) / 2**24
-
-
-def bell(seed, i):
-    """Nearly normal with a deviation of 1: the sum of six uniform numbers less 3, times the square root of 2."""
-    return sum(uniform(seed + 101 * k, i) for k in range(6)) * 1.4142135623730951 - 4.242640687119286
-
-
-KINDS = {
-    "normal": lambda s, i: bell(s, i) * 0.05,
-    "spread": lambda s, i: bell(s, i) * 2.0 ** (np.floor(uniform(s + 7, i) * 14) - 10),
-    "ties": lambda s, i: (np.floor(uniform(s, i) * 65) - 32) / 4,
-    "few": lambda s, i: np.floor(uniform(s, i) * 3) - 1,
-    "flat": lambda s, i: bell(s, np.floor(i / 32)),
-    "flat halves": lambda s, i: bell(s, np.floor(i / 16)) * 1e-3,
-    "zeros": lambda s, i: 0.0 * (uniform(s, i) - 0.5),
-    "positive": lambda s, i: np.abs(bell(s, i)) + 0.25,
-    "negative": lambda s, i: -np.abs(bell(s, i)) - 0.25,
-    "outlier": lambda s, i: bell(s, i) * 0.02 * np.where(np.floor(i / 32) * 32 + np.floor(uniform(s + 7, np.floor(i / 32)) * 32) == i, 1000, 1),
-    "sparse": lambda s, i: np.where(uniform(s + 7, i) < 0.97, 0, bell(s, i)),
-    "blocks of sizes": lambda s, i: bell(s, i) * 2.0 ** (np.floor(uniform(s + 7, np.floor(i / 16)) * 24) - 20),
-    "close": lambda s, i: 1 + np.floor(uniform(s, i) * 5) * 2.0**-23,
-    "large": lambda s, i: bell(s, i) * 1e4,
-    "half subnormal": lambda s, i: bell(s, i) * 2.0**-18,
-    "tiny": lambda s, i: bell(s, i) * 2e-15,
-    "smallest normal": lambda s, i: bell(s, i) * 2.0**-126,
-    "subnormal": lambda s, i: bell(s, i) * 2.0**-140,
-    "last bits": lambda s, i: np.floor(uniform(s, i) * 5 - 2) * 2.0**-149,
-}
 
 
 def library(path):
@@ -74,11 +38,10 @@ def quantised(lib, name, x):
 def main():
     options = arguments(__doc__, ggml={"action": "append", "required": True, "metavar": "FILE"})
     libs, cases = [library(path) for path in options.ggml], []
-    for kind, numbers in KINDS.items():
+    for kind in KINDS:
         shapes = [(1, 64, 1024), (2, 96, 768), (3, 64, 1280), (4, 300, 256), (5, 128, 2048)] if kind in ("normal", "spread", "blocks of sizes") else [(11, 24, 768), (12, 32, 512)]
         for seed, rows, width in shapes:
-            with np.errstate(under="ignore"):
-                x = np.ascontiguousarray(numbers(seed, np.arange(rows * width)).astype(np.float32).reshape(rows, width))
+            x = matrix(kind, seed, rows, width)
             case = {"kind": kind, "seed": seed, "rows": rows, "width": width, "input": hashlib.sha256(x.tobytes()).hexdigest()[:16]}
             for name in TYPES:
                 blocks, *others = [quantised(lib, name, x) for lib in libs]
