@@ -13,10 +13,11 @@
 
 namespace graft {
 
-// The ids are ggml's tensor types; NF4 has none in ggml.
+// The ids are ggml's tensor types; NF4 and the integers have none in ggml. INTb: b-bit integers with an fp32 scale and a zero point.
 enum class BlockFormat : int32_t {
   F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8,
   Q4_K = 12, Q5_K = 13, Q6_K = 14, BF16 = 30, NF4 = 100,
+  INT2 = 102, INT3 = 103, INT4 = 104, INT5 = 105, INT6 = 106, INT7 = 107, INT8 = 108,
 };
 
 struct BlockLayout {
@@ -40,9 +41,30 @@ struct BlockLayout {
     case BlockFormat::Q5_K: return {256, 4 + 12 + 32 + 128};  // d, dmin, scales, fifth bits, low nibbles
     case BlockFormat::Q6_K: return {256, 128 + 64 + 16 + 2};  // low nibbles, high bit pairs, scales, d
     case BlockFormat::NF4: return {64, 4 + 32};             // absmax (fp32), codes
+    case BlockFormat::INT2:                                 // scale (fp32), zero point (int8), b bits of each code
+    case BlockFormat::INT3:
+    case BlockFormat::INT4:
+    case BlockFormat::INT5:
+    case BlockFormat::INT6:
+    case BlockFormat::INT7:
+    case BlockFormat::INT8: return {32, 4 + 1 + 4 * (static_cast<int32_t>(format) - 100)};
   }
   return {0, 0};
 }
+
+// Formats whose codes reach both ends of a block's range clip nothing.
+constexpr bool clips(BlockFormat format) {
+  switch (format) {
+    case BlockFormat::Q4_0:
+    case BlockFormat::Q5_0:
+    case BlockFormat::Q4_K:
+    case BlockFormat::Q5_K:
+    case BlockFormat::Q6_K: return true;
+    default: return false;
+  }
+}
+
+constexpr int64_t clipped_words(int64_t in) { return (in + 31) / 32; }
 
 constexpr int64_t kMatvecMaxRows = 8;  // the maximum of activation rows of one matvec call
 
@@ -69,10 +91,17 @@ struct BlockKernels {
   void (*matvec)(BlockFormat, const void* src, int64_t row_begin, int64_t row_end, int64_t in, const float* x,
                  int64_t m, int64_t x_stride, float* y, int64_t y_stride, bool accumulate);
 
-  // Quantises fp32 rows [n_rows, in] to consecutive blocks; the rows of src are src_stride elements apart.
-  // The rules are ggml's reference (quantize_row_*_ref); NF4 takes the nearest code by midpoints.
-  // F32, F16, BF16, Q4_0, Q4_1, Q8_0, NF4; returns false for the others.
-  bool (*quantize)(BlockFormat, const float* src, int64_t src_stride, int64_t n_rows, int64_t in, void* dst);
+  // Quantises fp32 rows [n_rows, in] to consecutive blocks; the rows of src are src_stride elements apart. The rules are
+  // those of ggml's ggml_quantize_chunk without an importance matrix, as builds for x86-64 without FMA compute it (ggml's
+  // own; a build with FMA contracts products of the K formats and rounds some codes otherwise); NF4 takes the nearest code
+  // by midpoints. INTb packs codes that integers.h computes, and is not quantised here.
+  // Returns n_rows, or the first row that holds a number that is not finite or too large for the scales of the format.
+  int64_t (*quantize)(BlockFormat, const float* src, int64_t src_stride, int64_t n_rows, int64_t in, void* dst);
+
+  // dst = the rows quantised and unpacked again, without a copy of their blocks. Bit j of the words of a row in `clipped`
+  // (clipped_words(in) a row; null: not wanted) is set where element j lies beyond the range of codes and was brought to
+  // its end. Returns what quantize returns.
+  int64_t (*fake_quantize)(BlockFormat, const float* src, int64_t n_rows, int64_t in, float* dst, uint32_t* clipped);
 };
 
 namespace avx2 { extern const BlockKernels blocks; }    // AVX2, FMA, F16C

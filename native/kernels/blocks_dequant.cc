@@ -56,6 +56,7 @@ const BlockKernels blocks = {
     .gather_bf16 = gather<uint16_t>,
     .matvec = block_matvec,
     .quantize = quantize_blocks,
+    .fake_quantize = fake_quantize_blocks,
 };
 
 }  // namespace graft::GRAFT_ISA

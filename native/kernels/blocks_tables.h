@@ -7,6 +7,7 @@ namespace graft::GRAFT_ISA {
 
 void block_matvec(BlockFormat, const void* src, int64_t row_begin, int64_t row_end, int64_t in, const float* x, int64_t m, int64_t x_stride,
                   float* y, int64_t y_stride, bool accumulate);
-bool quantize_blocks(BlockFormat, const float* src, int64_t src_stride, int64_t n_rows, int64_t in, void* dst);
+int64_t quantize_blocks(BlockFormat, const float* src, int64_t src_stride, int64_t n_rows, int64_t in, void* dst);
+int64_t fake_quantize_blocks(BlockFormat, const float* src, int64_t n_rows, int64_t in, float* dst, uint32_t* clipped);
 
 }  // namespace graft::GRAFT_ISA

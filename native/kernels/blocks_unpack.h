@@ -229,6 +229,36 @@ template <> struct Unpacker<BlockFormat::NF4> : OnePart {
 #endif
 };
 
+// fp32 scale, int8 zero point, 32 codes of b bits without a sign: scale * (code - 2^(b - 1) - zero point). Codes of 4 bits are nibbles as in
+// Q4_0, and those of 8 bits have a sign; of others the bits follow one another in 32-bit words, bit j of each for element j.
+template <int b> struct IntegerUnpacker : OnePart {
+  static constexpr int elements = 32, bytes = 5 + 4 * b;
+  template <class Sink> static GRAFT_INLINE void part(const OnePart::State&, const uint8_t* p, int, Sink&& sink) {
+    const F scale(read<float>(p)), zero_point(static_cast<float>(read<int8_t>(p + 4) + (b == 8 ? 0 : 1 << (b - 1))));
+    __m256i codes;
+    if constexpr (b == 8) {
+      codes = load_32_bytes(p + 5);
+    } else if constexpr (b == 4) {
+      codes = split_nibbles(p + 5);
+    } else {
+      codes = _mm256_setzero_si256();
+#pragma GCC unroll 7
+      for (int k = 0; k < b; ++k) {
+        const __m256i set = _mm256_or_si256(codes, _mm256_set1_epi8(static_cast<char>(1 << k)));
+        codes = select_bytes(read<uint32_t>(p + 5 + 4 * k), set, codes);
+      }
+    }
+    unpack_bytes(codes, 0, [&](int, F code) { return (code - zero_point) * scale; }, sink);
+  }
+};
+template <> struct Unpacker<BlockFormat::INT2> : IntegerUnpacker<2> {};
+template <> struct Unpacker<BlockFormat::INT3> : IntegerUnpacker<3> {};
+template <> struct Unpacker<BlockFormat::INT4> : IntegerUnpacker<4> {};
+template <> struct Unpacker<BlockFormat::INT5> : IntegerUnpacker<5> {};
+template <> struct Unpacker<BlockFormat::INT6> : IntegerUnpacker<6> {};
+template <> struct Unpacker<BlockFormat::INT7> : IntegerUnpacker<7> {};
+template <> struct Unpacker<BlockFormat::INT8> : IntegerUnpacker<8> {};
+
 template <BlockFormat format, class Sink> GRAFT_INLINE void unpack_block(const uint8_t* p, Sink&& sink) {
   using U = Unpacker<format>;
   typename U::State state;
@@ -260,6 +290,13 @@ template <class Call> GRAFT_INLINE void with_format(BlockFormat format, Call&& c
     GRAFT_FORMAT(Q5_K);
     GRAFT_FORMAT(Q6_K);
     GRAFT_FORMAT(NF4);
+    GRAFT_FORMAT(INT2);
+    GRAFT_FORMAT(INT3);
+    GRAFT_FORMAT(INT4);
+    GRAFT_FORMAT(INT5);
+    GRAFT_FORMAT(INT6);
+    GRAFT_FORMAT(INT7);
+    GRAFT_FORMAT(INT8);
 #undef GRAFT_FORMAT
   }
 }

@@ -84,14 +84,14 @@ Tensor quantize(const Tensor& weight, int64_t format) {
   TORCH_CHECK(in % layout.elements == 0, "a width of ", in, " is not a multiple of the block size ", layout.elements);
   const Tensor source = weight.contiguous();
   Tensor blocks = at::empty({weight.size(0), row_bytes}, at::kByte);
-  std::atomic<bool> is_supported = true;
+  TORCH_CHECK(format < static_cast<int64_t>(BlockFormat::INT2), "integers are packed by pack_integers");
+  std::atomic<int64_t> refused = weight.size(0);  // a row that cannot be quantised
   at::parallel_for(0, weight.size(0), grain(in), [&](int64_t begin, int64_t end) {
-    if (!block_kernels().quantize(block_format, source.const_data_ptr<float>() + begin * in, in, end - begin, in,
-                                  blocks.mutable_data_ptr<uint8_t>() + begin * row_bytes)) {
-      is_supported = false;
-    }
+    const int64_t done = begin + block_kernels().quantize(block_format, source.const_data_ptr<float>() + begin * in, in, end - begin, in,
+                                                          blocks.mutable_data_ptr<uint8_t>() + begin * row_bytes);
+    if (done < end) refused = done;
   });
-  TORCH_CHECK(is_supported, "block format ", format, " can be read but not written");
+  TORCH_CHECK(refused == weight.size(0), "row ", refused.load(), " holds a number that is not finite, or too large for the scale of its block");
   return blocks;
 }
 

@@ -1,4 +1,5 @@
 import { Command, Option } from 'commander';
+import { packingModes } from '../quant/index.ts';
 import { Session } from '../session/index.ts';
 import { examples, printJson } from './shared.ts';
 
@@ -18,7 +19,7 @@ export const merge = () =>
         '--quantize <how>',
         'compare base with adapter and merged model as they are when quantised while loading',
       )
-        .choices(['none', 'int8', 'nf4'])
+        .choices(packingModes)
         .default('none'),
     )
     .option('--json', 'print the result as JSON')

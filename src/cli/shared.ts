@@ -2,6 +2,7 @@ import { constants } from 'node:os';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { toWire } from '../base/index.ts';
 import type { TaskName } from '../nn/index.ts';
+import { quantizeModes } from '../quant/index.ts';
 import { type LoadedModel, type ModelSettings, Session } from '../session/index.ts';
 
 /** A command that works on a loaded model, with the options that all of these have. */
@@ -15,7 +16,7 @@ export const onModel = (name: string, description: string) =>
         '--quantize <how>',
         'weights in memory: as the file stores them (keep), unpacked to float32 (none), quantised while loading (int8, nf4)',
       )
-        .choices(['none', 'keep', 'int8', 'nf4'])
+        .choices(quantizeModes)
         .default('keep'),
     )
     .option(

@@ -226,6 +226,15 @@ export class LoadedWeights implements ModelWeights {
         { place: this.#path, hint: 'Load this model with quantize: none' },
       );
     }
-    return held(s.keep(transposed ? ops.quantize(dense('float32'), to) : this.#reader.packed(stored, to)), to);
+    try {
+      return held(s.keep(transposed ? ops.quantize(dense('float32'), to) : this.#reader.packed(stored, to)), to);
+    } catch (error) {
+      if (!(error instanceof GraftError) || error.kind !== 'engine') throw error;
+      throw new GraftError(
+        'input',
+        `${key} holds a number that is not finite, or too large for the scales of ${this.#quantize}`,
+        { place: this.#path, hint: 'Load this model with quantize: none', cause: error },
+      );
+    }
   }
 }

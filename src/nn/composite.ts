@@ -1,4 +1,5 @@
-import { ops, type Tensor } from '../tensor/index.ts';
+import { roundedToBlocks } from '../quant/index.ts';
+import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import type { Kernels } from './kernels.ts';
 
 /** Returns the dense form of a weight, in the element type of `like`. */
@@ -70,7 +71,44 @@ export const composite: Kernels = {
     const picked = ops.gather(logProbabilities, 1, ops.unsqueeze(ops.maskedFill(targets, ignored, 0), 1));
     return ops.neg(ops.sum(ops.maskedFill(picked, ops.unsqueeze(ignored, 1), 0)));
   },
+
+  fakeQuantizeBlocks: roundedToBlocks,
+
+  fakeQuantizeIntegers(x, bits, group, symmetric) {
+    const [low, high] = [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1];
+    const groups = ops.reshape(x, [-1, group || x.size(-1)]);
+    // In the dtype of x, as torchao computes them; what follows is float32.
+    const [scale, zeroPoint] = noGrad(() => {
+      const least = ops.clamp(ops.amin(groups, [1], true), null, 0);
+      const greatest = ops.clamp(ops.amax(groups, [1], true), 0, null);
+      const range = symmetric
+        ? ops.divScalar(ops.maximum(ops.neg(least), greatest), (high - low) / 2)
+        : ops.divScalar(ops.sub(greatest, least), high - low);
+      const scale = ops.clamp(range, smallestNormal, null);
+      const offset = ops.addScalar(ops.neg(ops.round(ops.div(least, scale))), low);
+      return [scale, symmetric ? null : ops.clamp(offset, low, high)].map((t) => t && float32(t));
+    });
+    return ops.toCopy(ops.reshape(roundToCodes(groups, scale!, zeroPoint!, low, high), x.shape), { dtype: x.dtype });
+  },
+
+  fakeQuantizeLearned(weight, scale, bits) {
+    const [low, high] = [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1];
+    const groups = ops.reshape(weight, [-1, weight.size(1) / scale.size(1)]);
+    return ops.reshape(roundToCodes(groups, ops.reshape(scale, [-1, 1]), null, low, high), weight.shape);
+  },
 };
+
+/** The smallest normal number of float32 and of bfloat16: no scale is less. */
+const smallestNormal = 2 ** -126;
+const float32 = (x: Tensor) => (x.dtype === 'bfloat16' ? ops.toCopy(x, { dtype: 'float32' }) : x);
+
+/** Returns (code − zero point) · scale of x [groups, n] for scales [groups, 1]; rounding passes the gradient on, the range does not. */
+function roundToCodes(x: Tensor, scale: Tensor, zeroPoint: Tensor | null, low: number, high: number): Tensor {
+  const scaled = ops.mul(float32(x), ops.reciprocal(scale));
+  const round = ops.add(scaled, ops.detach(ops.sub(ops.round(scaled), scaled)));
+  const code = ops.clamp(zeroPoint ? ops.add(round, zeroPoint) : ops.addScalar(round, 0), low, high);
+  return ops.mul(zeroPoint ? ops.sub(code, zeroPoint) : code, scale);
+}
 
 /**
  * Returns the attention mask [queries, keys], true where a query must not attend to a key; undefined where nothing is

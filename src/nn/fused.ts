@@ -15,4 +15,7 @@ export const fused: Kernels = {
   loraLinear: ops.loraLinear,
   loraGatedLinear: ops.loraGatedLinear,
   linearCrossEntropy: ops.linearCrossEntropy,
+  fakeQuantizeBlocks: ops.fakeQuantizeBlocks,
+  fakeQuantizeIntegers: ops.fakeQuantizeIntegers,
+  fakeQuantizeLearned: ops.fakeQuantizeLearned,
 };

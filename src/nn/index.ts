@@ -11,6 +11,7 @@ export {
   useGradientCheckpointing,
 } from './blocks.ts';
 export { composite } from './composite.ts';
+export { fakeQuantize, fakeQuantizeTokens } from './fake-quantize.ts';
 export { forwardPass } from './forward-pass.ts';
 export { fused } from './fused.ts';
 export type { AttentionRows, GateActivation, Kernels } from './kernels.ts';

@@ -65,4 +65,21 @@ export interface Kernels {
   ): Tensor;
   /** Sum over the rows with targets ≥ 0 of the cross-entropy of h [N, C] · weightᵀ [C, V]: a scalar, in nats. */
   linearCrossEntropy(h: Tensor, weight: Tensor, format: number, targets: Tensor): Tensor;
+  /**
+   * Returns weight [.., C] rounded to blocks of `format` (a native number) and unpacked again, as llama.cpp quantises. The
+   * gradient passes where no code was brought into its range. float32 or bfloat16.
+   * @throws where a number is not finite, or too large for a half-precision scale
+   */
+  fakeQuantizeBlocks(weight: Tensor, format: number): Tensor;
+  /**
+   * Returns x [.., C] rounded to integers of 2 to 8 bits and back, with a scale for each `group` elements of a row (0: for
+   * the row, as for activations), as torchao 0.18 rounds: symmetric, or with a zero point. The gradient passes where no
+   * code was brought into its range; scales are constants. float32 or bfloat16.
+   */
+  fakeQuantizeIntegers(x: Tensor, bits: number, group: number, symmetric: boolean): Tensor;
+  /**
+   * The same for a weight [out, in], symmetric, with given scales [out, groups] that get a gradient too: learned ranges
+   * (LSQ, arXiv 1902.08153, without its scaling of the gradient), as torchao's `range_learning`.
+   */
+  fakeQuantizeLearned(weight: Tensor, scale: Tensor, bits: number): Tensor;
 }

@@ -23,6 +23,14 @@ export interface NumberFormat {
   readonly ggmlType?: number;
 }
 
+/** Returns the row of 32 integers with a float32 scale and an int8 zero point, which several blocks may have in common. */
+const integers = <const B extends number>(bits: B) => ({
+  blockElements: 32,
+  blockBytes: 4 + 1 + 4 * bits,
+  bits,
+  nativeId: 100 + bits,
+});
+
 /** The formats in which the elements of a block share scales. Native code unpacks all of them. */
 const blockFormats = {
   q4_0: { blockElements: 32, blockBytes: 18, bits: 4, nativeId: 2, ggmlType: 2 },
@@ -34,6 +42,13 @@ const blockFormats = {
   q5_k: { blockElements: 256, blockBytes: 176, bits: 5, nativeId: 13, ggmlType: 13 },
   q6_k: { blockElements: 256, blockBytes: 210, bits: 6, nativeId: 14, ggmlType: 14 },
   nf4: { blockElements: 64, blockBytes: 36, bits: 4, nativeId: 100 },
+  int2x32: integers(2),
+  int3x32: integers(3),
+  int4x32: integers(4),
+  int5x32: integers(5),
+  int6x32: integers(6),
+  int7x32: integers(7),
+  int8x32: integers(8),
 } as const satisfies Readonly<Record<string, NumberFormat>>;
 
 /** The name of a format in blocks. */
@@ -98,11 +113,42 @@ export const unsupportedGgmlTypes: Readonly<Record<number, string>> = {
   40: 'NVFP4',
 };
 
+/**
+ * Integers of 2 to 8 bits, with a scale (and a zero point) for each group of a row or for the row: the bits, and the block
+ * format into which they are packed. (`quantize: int8` and the element type int8 are other things: Q8_0, and plain bytes.)
+ */
+export const integerFormats = {
+  int2: { bits: 2, packed: 'int2x32' },
+  int3: { bits: 3, packed: 'int3x32' },
+  int4: { bits: 4, packed: 'int4x32' },
+  int5: { bits: 5, packed: 'int5x32' },
+  int6: { bits: 6, packed: 'int6x32' },
+  int7: { bits: 7, packed: 'int7x32' },
+  int8: { bits: 8, packed: 'int8x32' },
+} as const satisfies Readonly<Record<string, { readonly bits: number; readonly packed: BlockFormat }>>;
+
+export type IntegerFormat = keyof typeof integerFormats;
+
+/** A format to which a weight can be rounded in training: one of GGUF's or nf4 in blocks, or integers in groups. */
+export type WeightFormat = IntegerFormat | Exclude<BlockFormat, (typeof integerFormats)[IntegerFormat]['packed']>;
+
+export const isIntegerFormat = (name: WeightFormat): name is IntegerFormat => Object.hasOwn(integerFormats, name);
+
+const packedIntegers: readonly string[] = Object.values(integerFormats).map(({ packed }) => packed);
+
+/** All formats to which a weight can be rounded in training. */
+export const weightFormats = [
+  ...Object.keys(blockFormats).filter((name) => !packedIntegers.includes(name)),
+  ...Object.keys(integerFormats),
+] as WeightFormat[];
+
 /** The formats into which the modes of `quantize` pack weights when a model is loaded. */
 const quantizeFormats = { int8: 'q8_0', nf4: 'nf4' } as const satisfies Readonly<Record<string, BlockFormat>>;
 
 /** All modes of `quantize`. */
 export const quantizeModes = ['none', 'keep', 'int8', 'nf4'] as const;
+/** The modes that do not depend on how a file stores weights. */
+export const packingModes = ['none', 'int8', 'nf4'] as const satisfies readonly Quantize[];
 
 /**
  * How the weights of linear layers and embeddings are held in memory:

@@ -4,7 +4,7 @@ import { GraftError, parseWith } from '../base/index.ts';
 import { collectRows, formatNames, messageSchema, type RowSource, type RowStream } from '../data/index.ts';
 import { combinations } from '../methods/index.ts';
 import { taskNames } from '../nn/index.ts';
-import { quantizeModes } from '../quant/index.ts';
+import { packingModes, quantizeModes } from '../quant/index.ts';
 import type { RunOptions } from '../train/index.ts';
 import type {
   CombineSettings,
@@ -73,7 +73,7 @@ export const mergeSchema: z.ZodType<MergeSettings & Abortable> = z.strictObject(
   adapter: path,
   out: path,
   dtype: z.enum(['float32', 'bfloat16', 'float16']).optional(),
-  quantize: z.enum(['none', 'int8', 'nf4']).optional(),
+  quantize: z.enum(packingModes).optional(),
 });
 export const combineSchema: z.ZodType<CombineSettings & Abortable> = z.strictObject({
   ...signal,

@@ -7,6 +7,7 @@ import { formatNames, type RowSource } from '../data/index.ts';
 import { type MethodChoice, methods } from '../methods/index.ts';
 import { precisions, taskNames } from '../nn/index.ts';
 import { adamwConfig, scheduleConfig } from '../optim/index.ts';
+import { quantizeModes } from '../quant/index.ts';
 
 import { huggingFaceNames } from './hugging-face-names.ts';
 
@@ -162,7 +163,7 @@ const method = z.discriminatedUnion('type', methodSchemas as never);
 export const recipeSchema = z.strictObject({
   model: z.string().describe('A Hugging Face directory, a .gguf file, or a hub id.'),
   quantize: z
-    .enum(['none', 'keep', 'int8', 'nf4'])
+    .enum(quantizeModes)
     .default('none')
     .describe(
       'How frozen weights are held in memory: unpacked to float32 (none), as the file stores them (keep: GGUF blocks, bfloat16), or quantised while loading (int8, nf4).',

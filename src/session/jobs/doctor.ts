@@ -4,6 +4,7 @@ import { currentEngine, processor } from '../../engine/index.ts';
 import { resolveModel, type WeightEntry } from '../../io/index.ts';
 import { heldBytes, openModel, type Quantize } from '../../models/index.ts';
 import { bestPrecision, type Precision } from '../../nn/index.ts';
+import { quantizeModes } from '../../quant/index.ts';
 import { ops, scope } from '../../tensor/index.ts';
 import { type BlockShape, bytesPerToken, shapeOf, tokenBudget } from '../../train/index.ts';
 
@@ -130,7 +131,7 @@ async function planModel(spec: string, free: number): Promise<MemoryPlan> {
 function plan(name: string, entries: WeightEntry[], shape: BlockShape, vocab: number, free: number): MemoryPlan {
   const linear = entries.filter((e) => e.shape.length === 2 && e.shape[0] !== vocab);
   const adapterBytes = linear.reduce((sum, e) => sum + 8 * (e.shape[0]! + e.shape[1]!) * 16, 0);
-  const fits = (['none', 'keep', 'int8', 'nf4'] as const).map((quantize): Fit => {
+  const fits = quantizeModes.map((quantize): Fit => {
     const weightBytes = heldBytes(entries, quantize);
     const left = free - weightBytes - adapterBytes;
     const microTokens = left > 0 ? tokenBudget(shape, weightBytes, left, bestPrecision()) : null;

@@ -4,6 +4,7 @@ import { tokenizerFilesOf } from '../../data/index.ts';
 import { requireNew, resolveModel } from '../../io/index.ts';
 import { loadModel, saveModel } from '../../models/index.ts';
 import { type Model, outputOf, type PackedTokens, packImages, packTokens } from '../../nn/index.ts';
+import type { Quantize } from '../../quant/index.ts';
 import { noGrad, ops, scope } from '../../tensor/index.ts';
 import type { JobContext } from '../job-context.ts';
 import { releaseResidents, residentOf } from '../resident.ts';
@@ -17,7 +18,7 @@ export interface MergeSettings {
   /** Of the weights that are written. Default: float32. */
   readonly dtype?: 'float32' | 'bfloat16' | 'float16' | undefined;
   /** How the merged model will be held, and how the base is held under the adapter: the drift shows what quantising loses. Default: none. */
-  readonly quantize?: 'none' | 'int8' | 'nf4' | undefined;
+  readonly quantize?: Exclude<Quantize, 'keep'> | undefined;
 }
 
 /** How far the outputs of the merged model are from those of base and adapter, over rows that both read. */
