@@ -5,7 +5,7 @@
  * D head size.
  */
 import { z } from 'zod';
-import { GraftError, parseWith } from '../base/index.ts';
+import { GraftError } from '../base/index.ts';
 import {
   type Embedding,
   forwardPass,
@@ -15,23 +15,24 @@ import {
   Module,
   type Pass,
   Ports,
-  parseRope,
   type RmsNorm,
   RopeTable,
   requireHead,
   rmsNorm,
-  ropeFrequencies,
+  ropeOf,
   type TaskHead,
 } from '../nn/index.ts';
 import { ops, scope, type Tensor } from '../tensor/index.ts';
 import { architectureOf } from './architectures.ts';
+import { readConfig } from './config-fields.ts';
 import type { Family } from './family.ts';
-import { ggufLlamaConfig, ggufLlamaNames } from './gguf-names.ts';
+import { ggufLlamaConfig } from './gguf-config.ts';
+import { ggufLlamaNames } from './gguf-names.ts';
 import { decoderLogits, headField } from './heads.ts';
 
 const types = ['llama', 'mistral', 'qwen2', 'qwen3'] as const;
 
-/** The fields of `config.json` that decide the computation; others are kept but not read. */
+/** The fields of `config.json` that decide the computation; `readConfig` decides about the others. */
 const configSchema = z.looseObject({
   model_type: z.enum(types),
   vocab_size: z.int().positive(),
@@ -43,7 +44,8 @@ const configSchema = z.looseObject({
   head_dim: z.int().positive().nullish(),
   hidden_act: z.string().default('silu'),
   rms_norm_eps: z.number().positive().default(1e-6),
-  max_position_embeddings: z.int().positive().default(2048),
+  max_position_embeddings: z.int().positive().nullish(),
+  original_max_position_embeddings: z.int().positive().nullish(),
   pad_token_id: z.int().nullish(),
   tie_word_embeddings: z.boolean().default(false),
   attention_bias: z.boolean().nullish(),
@@ -53,6 +55,7 @@ const configSchema = z.looseObject({
   max_window_layers: z.int().nonnegative().nullish(),
   layer_types: z.array(z.string()).nullish(),
   rope_theta: z.number().positive().nullish(),
+  partial_rotary_factor: z.number().positive().nullish(),
   rope_scaling: z.record(z.string(), z.unknown()).nullish(),
   /** Theta and scaling, as transformers 5 stores them. */
   rope_parameters: z.record(z.string(), z.unknown()).nullish(),
@@ -62,6 +65,16 @@ type Config = z.infer<typeof configSchema>;
 
 const stems = { llama: 'Llama', mistral: 'Mistral', qwen2: 'Qwen2', qwen3: 'Qwen3' } as const;
 
+/** What transformers has for fields that a config leaves out, where families differ. */
+const defaults: Readonly<
+  Record<(typeof types)[number], { positions: number; kvHeads?: number; headDim?: number; window?: number }>
+> = {
+  llama: { positions: 2048 },
+  mistral: { positions: 131_072, kvHeads: 8, window: 4096 },
+  qwen2: { positions: 32_768, kvHeads: 32, window: 4096 },
+  qwen3: { positions: 32_768, kvHeads: 32, headDim: 128, window: 4096 },
+};
+
 /** The config with all defaults filled in, from which the modules are built. */
 interface ResolvedConfig {
   readonly heads: number;
@@ -70,28 +83,30 @@ interface ResolvedConfig {
   readonly width: number;
   readonly inner: number;
   readonly eps: number;
+  readonly positions: number;
   readonly qkvBias: boolean;
   readonly outBias: boolean;
   readonly mlpBias: boolean;
   readonly headNorm: boolean;
   readonly activation: 'silu' | 'gelu_tanh';
-  /** Size of a layer's sliding window in tokens; 0: the layer attends to all. */
-  window(layer: number): number;
+  /** For each layer, the size of its sliding window in tokens; 0: the layer attends to all. */
+  readonly windows: readonly number[];
 }
 
 function resolveConfig(config: Config): ResolvedConfig {
   const type = config.model_type;
   const heads = config.num_attention_heads;
-  const kvHeads = config.num_key_value_heads ?? heads;
-  const bias = config.attention_bias ?? false;
-  const qwen = type === 'qwen2' || type === 'qwen3';
-  const hasWindow = config.sliding_window && (qwen ? config.use_sliding_window === true : type === 'mistral');
-  const activations = { silu: 'silu', gelu_pytorch_tanh: 'gelu_tanh' } as const;
+  const absent = defaults[type];
+  const kvHeads = (config.num_key_value_heads === undefined ? absent.kvHeads : config.num_key_value_heads) ?? heads;
+  const headDim = (config.head_dim === undefined ? absent.headDim : config.head_dim) ?? config.hidden_size / heads;
+  // transformers' Mistral and Qwen2 do not read attention_bias: a file with such biases has weights that the model does not use.
+  const bias = (type === 'llama' || type === 'qwen3') && (config.attention_bias ?? false);
+  const activations = { silu: 'silu', swish: 'silu', gelu_pytorch_tanh: 'gelu_tanh', gelu_new: 'gelu_tanh' } as const;
   const activation = activations[config.hidden_act as keyof typeof activations];
   if (!activation)
     throw invalid(`hidden_act '${config.hidden_act}' is not one of ${Object.keys(activations).join(', ')}`);
   if (heads % kvHeads !== 0) throw invalid(`${heads} attention heads are not a multiple of ${kvHeads} key/value heads`);
-  if (!config.head_dim && config.hidden_size % heads !== 0) {
+  if (!Number.isInteger(headDim)) {
     throw invalid(
       `hidden_size ${config.hidden_size} is not a multiple of the ${heads} attention heads, and head_dim is missing`,
     );
@@ -99,21 +114,39 @@ function resolveConfig(config: Config): ResolvedConfig {
   return {
     heads,
     kvHeads,
-    headDim: config.head_dim ?? config.hidden_size / heads,
+    headDim,
     width: config.hidden_size,
     inner: config.intermediate_size,
     eps: config.rms_norm_eps,
+    positions: config.max_position_embeddings ?? absent.positions,
     qkvBias: type === 'qwen2' || bias,
-    outBias: type === 'llama' || type === 'qwen3' ? bias : false,
+    outBias: bias,
     mlpBias: type === 'llama' && (config.mlp_bias ?? false),
     headNorm: type === 'qwen3',
     activation,
-    window(layer) {
-      if (!hasWindow) return 0;
-      if (config.layer_types) return config.layer_types[layer] === 'sliding_attention' ? config.sliding_window! : 0;
-      return qwen && layer < (config.max_window_layers ?? 28) ? 0 : config.sliding_window!;
-    },
+    windows: windowsOf(config),
   };
+}
+
+/**
+ * Returns the window of each layer. Llama has none and Mistral one for all layers, whatever `layer_types` says.
+ * @throws GraftError 'input' for layer_types that contradict that
+ */
+function windowsOf(config: Config): number[] {
+  const { model_type: type, num_hidden_layers: layers, layer_types: layerTypes } = config;
+  const qwen = type === 'qwen2' || type === 'qwen3';
+  const size = (config.sliding_window === undefined ? defaults[type].window : config.sliding_window) ?? 0;
+  const window = type === 'llama' || (qwen && config.use_sliding_window !== true) ? 0 : size;
+  const windows = Array.from({ length: layers }, (_, layer) => {
+    if (qwen && layerTypes) return layerTypes[layer] === 'sliding_attention' ? window : 0;
+    return qwen && layer < (config.max_window_layers ?? 28) ? 0 : window;
+  });
+  if (!layerTypes) return windows;
+  const computed = windows.map((size) => (size > 0 ? 'sliding_attention' : 'full_attention'));
+  if (layerTypes.length === layers && layerTypes.every((name, layer) => name === computed[layer])) return windows;
+  throw invalid(
+    `layer_types is ${JSON.stringify(layerTypes)}, and by its other fields this ${type} model has ${JSON.stringify(computed)}`,
+  );
 }
 
 const invalid = (problem: string) => new GraftError('input', problem);
@@ -154,7 +187,7 @@ class Attention extends Module {
     q = kernels.rope(q, ...rotation!);
     k = kernels.rope(k, ...rotation!);
     const visible = keyValues.forLayer(this.#layer, k, v);
-    const window = this.#c.window(this.#layer);
+    const window = this.#c.windows[this.#layer]!;
     const out = kernels.attention(q, visible.k, visible.v, keyValues.rows, headDim ** -0.5, true, window);
     return this.o_proj.forward(ops.view(out, [out.size(0), heads * headDim]));
   }
@@ -241,8 +274,7 @@ class LlamaWithHead extends Module {
     this[name === 'question-answering' && config.model_type !== 'mistral' ? 'transformer' : 'model'] = decoder;
     if (name === 'question-answering') this.qa_outputs = w.head('qa_outputs', labels.length, width, true);
     else if (name !== 'causal-lm') this.score = w.head('score', labels.length, width, name === 'token-classification');
-    else if (config.tie_word_embeddings) this.lm_head = w.tied('lm_head', decoder.embed_tokens);
-    else this.lm_head = w.linear('lm_head', config.vocab_size, width);
+    else this.lm_head = w.lmHead('lm_head', 'model.embed_tokens', decoder.embed_tokens, config.tie_word_embeddings);
   }
 }
 
@@ -264,12 +296,12 @@ export const llama: Family = {
   gguf: { architectures: ['llama', 'qwen2', 'qwen3'], names: ggufLlamaNames, config: ggufLlamaConfig },
 
   build(raw, w) {
-    const config = parseWith(configSchema, raw, '', 'input');
+    const config = readConfig(configSchema, raw);
     const c = resolveConfig(config);
     w.ignore(/^(lm_head|score|qa_outputs)\./);
     const decoder = new Decoder(w, config, c);
     const [kernels, ports] = [w.kernels, new Ports()];
-    const rope = new RopeTable(ropeFrequencies(c.headDim, parseRope(config)), w.dtype);
+    const rope = new RopeTable(ropeOf({ ...config, max_position_embeddings: c.positions }, c.headDim), w.dtype);
     return (task) => {
       const head = task.name === 'embedding' ? undefined : new LlamaWithHead(w, config, task, decoder);
       // The paths of LlamaModel by itself do not start with `model.`.
@@ -289,7 +321,7 @@ export const llama: Family = {
         kvHeads: c.kvHeads,
         headDim: c.headDim,
         parameters: w.parameters,
-        contextLength: config.max_position_embeddings,
+        contextLength: c.positions,
         sites: {
           block: `${start}layers.*`,
           embeddings: `${start}embed_tokens`,
@@ -312,7 +344,7 @@ export const llama: Family = {
           kernels,
           ports,
           embed: ({ ids }) => decoder.embed_tokens.forward(ids),
-          rotation: ({ positions, longest }) => rope.at(positions, longest),
+          rotation: (input, cachedTokens) => rope.at(input, cachedTokens),
           blocks: () => decoder.layers.map((layer) => layer.forward.bind(layer)),
           finalNorm: ([x, delta]) => decoder.norm.forwardAdded(x!, delta!)[1],
         }),

@@ -190,17 +190,6 @@ function openGgufModel(path: string) {
     const key = names.key(name);
     if (key) stored.set(key, { entry, interleavedHeads: names.interleavedHeads(name) });
   }
-  const config = family.gguf.config(source.metadata, (name) => source.entries.has(name));
-  // The file has Llama 3's rope scaling as one divisor for each frequency.
-  const divisors = source.entries.get('rope_freqs.weight');
-  if (divisors) {
-    const values = new Float32Array(divisors.bytes / 4);
-    source.read('rope_freqs.weight', new Uint8Array(values.buffer));
-    config.rope_parameters = {
-      ...(config.rope_parameters as object),
-      rope_type: 'divisors',
-      divisors: Array.from(values),
-    };
-  }
+  const config = family.gguf.config(source);
   return { source, config, family, stored };
 }
