@@ -90,7 +90,7 @@ export function ggufLlamaConfig(source: WeightSource): Record<string, unknown> {
   const headDim = metadata.optional('attention.key_length') ?? metadata.required('embedding_length') / heads;
   for (const key of ['attention.value_length', 'rope.dimension_count']) {
     const size = metadata.optional(key) ?? headDim;
-    if (size !== headDim) {
+    if (heads > 0 && size !== headDim) {
       throw new GraftError(
         'input',
         `the GGUF metadata '${architecture}.${key}' is ${size}, and a head has ${headDim} elements`,

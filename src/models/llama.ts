@@ -4,8 +4,6 @@
  * Reference: transformers `modeling_llama.py` and its siblings. Letters: N packed tokens, C width, H heads, K kv heads,
  * D head size.
  */
-import { z } from 'zod';
-import { GraftError } from '../base/index.ts';
 import {
   type Embedding,
   forwardPass,
@@ -29,127 +27,9 @@ import type { Family } from './family.ts';
 import { ggufLlamaConfig } from './gguf-config.ts';
 import { ggufLlamaNames } from './gguf-names.ts';
 import { decoderLogits, headField } from './heads.ts';
-
-const types = ['llama', 'mistral', 'qwen2', 'qwen3'] as const;
-
-/** The fields of `config.json` that decide the computation; `readConfig` decides about the others. */
-const configSchema = z.looseObject({
-  model_type: z.enum(types),
-  vocab_size: z.int().positive(),
-  hidden_size: z.int().positive(),
-  intermediate_size: z.int().positive(),
-  num_hidden_layers: z.int().positive(),
-  num_attention_heads: z.int().positive(),
-  num_key_value_heads: z.int().positive().nullish(),
-  head_dim: z.int().positive().nullish(),
-  hidden_act: z.string().default('silu'),
-  rms_norm_eps: z.number().positive().default(1e-6),
-  max_position_embeddings: z.int().positive().nullish(),
-  original_max_position_embeddings: z.int().positive().nullish(),
-  pad_token_id: z.int().nullish(),
-  tie_word_embeddings: z.boolean().default(false),
-  attention_bias: z.boolean().nullish(),
-  mlp_bias: z.boolean().nullish(),
-  sliding_window: z.int().positive().nullish(),
-  use_sliding_window: z.boolean().nullish(),
-  max_window_layers: z.int().nonnegative().nullish(),
-  layer_types: z.array(z.string()).nullish(),
-  rope_theta: z.number().positive().nullish(),
-  partial_rotary_factor: z.number().positive().nullish(),
-  rope_scaling: z.record(z.string(), z.unknown()).nullish(),
-  /** Theta and scaling, as transformers 5 stores them. */
-  rope_parameters: z.record(z.string(), z.unknown()).nullish(),
-});
-
-type Config = z.infer<typeof configSchema>;
+import { type LlamaConfig, llamaSchema, llamaTypes, type ResolvedConfig, resolveConfig } from './llama-config.ts';
 
 const stems = { llama: 'Llama', mistral: 'Mistral', qwen2: 'Qwen2', qwen3: 'Qwen3' } as const;
-
-/** What transformers has for fields that a config leaves out, where families differ. */
-const defaults: Readonly<
-  Record<(typeof types)[number], { positions: number; kvHeads?: number; headDim?: number; window?: number }>
-> = {
-  llama: { positions: 2048 },
-  mistral: { positions: 131_072, kvHeads: 8, window: 4096 },
-  qwen2: { positions: 32_768, kvHeads: 32, window: 4096 },
-  qwen3: { positions: 32_768, kvHeads: 32, headDim: 128, window: 4096 },
-};
-
-/** The config with all defaults filled in, from which the modules are built. */
-interface ResolvedConfig {
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-  readonly width: number;
-  readonly inner: number;
-  readonly eps: number;
-  readonly positions: number;
-  readonly qkvBias: boolean;
-  readonly outBias: boolean;
-  readonly mlpBias: boolean;
-  readonly headNorm: boolean;
-  readonly activation: 'silu' | 'gelu_tanh';
-  /** For each layer, the size of its sliding window in tokens; 0: the layer attends to all. */
-  readonly windows: readonly number[];
-}
-
-function resolveConfig(config: Config): ResolvedConfig {
-  const type = config.model_type;
-  const heads = config.num_attention_heads;
-  const absent = defaults[type];
-  const kvHeads = (config.num_key_value_heads === undefined ? absent.kvHeads : config.num_key_value_heads) ?? heads;
-  const headDim = (config.head_dim === undefined ? absent.headDim : config.head_dim) ?? config.hidden_size / heads;
-  // transformers' Mistral and Qwen2 do not read attention_bias: a file with such biases has weights that the model does not use.
-  const bias = (type === 'llama' || type === 'qwen3') && (config.attention_bias ?? false);
-  const activations = { silu: 'silu', swish: 'silu', gelu_pytorch_tanh: 'gelu_tanh', gelu_new: 'gelu_tanh' } as const;
-  const activation = activations[config.hidden_act as keyof typeof activations];
-  if (!activation)
-    throw invalid(`hidden_act '${config.hidden_act}' is not one of ${Object.keys(activations).join(', ')}`);
-  if (heads % kvHeads !== 0) throw invalid(`${heads} attention heads are not a multiple of ${kvHeads} key/value heads`);
-  if (!Number.isInteger(headDim)) {
-    throw invalid(
-      `hidden_size ${config.hidden_size} is not a multiple of the ${heads} attention heads, and head_dim is missing`,
-    );
-  }
-  return {
-    heads,
-    kvHeads,
-    headDim,
-    width: config.hidden_size,
-    inner: config.intermediate_size,
-    eps: config.rms_norm_eps,
-    positions: config.max_position_embeddings ?? absent.positions,
-    qkvBias: type === 'qwen2' || bias,
-    outBias: bias,
-    mlpBias: type === 'llama' && (config.mlp_bias ?? false),
-    headNorm: type === 'qwen3',
-    activation,
-    windows: windowsOf(config),
-  };
-}
-
-/**
- * Returns the window of each layer. Llama has none and Mistral one for all layers, whatever `layer_types` says.
- * @throws GraftError 'input' for layer_types that contradict that
- */
-function windowsOf(config: Config): number[] {
-  const { model_type: type, num_hidden_layers: layers, layer_types: layerTypes } = config;
-  const qwen = type === 'qwen2' || type === 'qwen3';
-  const size = (config.sliding_window === undefined ? defaults[type].window : config.sliding_window) ?? 0;
-  const window = type === 'llama' || (qwen && config.use_sliding_window !== true) ? 0 : size;
-  const windows = Array.from({ length: layers }, (_, layer) => {
-    if (qwen && layerTypes) return layerTypes[layer] === 'sliding_attention' ? window : 0;
-    return qwen && layer < (config.max_window_layers ?? 28) ? 0 : window;
-  });
-  if (!layerTypes) return windows;
-  const computed = windows.map((size) => (size > 0 ? 'sliding_attention' : 'full_attention'));
-  if (layerTypes.length === layers && layerTypes.every((name, layer) => name === computed[layer])) return windows;
-  throw invalid(
-    `layer_types is ${JSON.stringify(layerTypes)}, and by its other fields this ${type} model has ${JSON.stringify(computed)}`,
-  );
-}
-
-const invalid = (problem: string) => new GraftError('input', problem);
 
 class Attention extends Module {
   q_proj: LinearLayer;
@@ -187,7 +67,7 @@ class Attention extends Module {
     q = kernels.rope(q, ...rotation!);
     k = kernels.rope(k, ...rotation!);
     const visible = keyValues.forLayer(this.#layer, k, v);
-    const window = this.#c.windows[this.#layer]!;
+    const window = this.#c.window(this.#layer);
     const out = kernels.attention(q, visible.k, visible.v, keyValues.rows, headDim ** -0.5, true, window);
     return this.o_proj.forward(ops.view(out, [out.size(0), heads * headDim]));
   }
@@ -251,7 +131,7 @@ class Decoder extends Module {
   layers: Block[];
   norm: RmsNorm;
 
-  constructor(w: ModelWeights, config: Config, c: ResolvedConfig) {
+  constructor(w: ModelWeights, config: LlamaConfig, c: ResolvedConfig) {
     super();
     this.embed_tokens = w.embedding('model.embed_tokens', config.vocab_size, c.width);
     this.layers = Array.from({ length: config.num_hidden_layers }, (_, i) => new Block(w, `model.layers.${i}`, c, i));
@@ -268,7 +148,7 @@ class LlamaWithHead extends Module {
   score?: LinearLayer;
   qa_outputs?: LinearLayer;
 
-  constructor(w: ModelWeights, config: Config, { name, labels }: TaskHead, decoder: Decoder) {
+  constructor(w: ModelWeights, config: LlamaConfig, { name, labels }: TaskHead, decoder: Decoder) {
     super();
     const width = config.hidden_size;
     this[name === 'question-answering' && config.model_type !== 'mistral' ? 'transformer' : 'model'] = decoder;
@@ -279,7 +159,7 @@ class LlamaWithHead extends Module {
 }
 
 export const llama: Family = {
-  types,
+  types: llamaTypes,
   prefixes: ['model', 'transformer'],
   tasks: ['causal-lm', 'sequence-classification', 'token-classification', 'question-answering', 'embedding'],
   heads: ['score', 'qa_outputs'],
@@ -296,7 +176,7 @@ export const llama: Family = {
   gguf: { architectures: ['llama', 'qwen2', 'qwen3'], names: ggufLlamaNames, config: ggufLlamaConfig },
 
   build(raw, w) {
-    const config = readConfig(configSchema, raw);
+    const config = readConfig(llamaSchema, raw);
     const c = resolveConfig(config);
     w.ignore(/^(lm_head|score|qa_outputs)\./);
     const decoder = new Decoder(w, config, c);
