@@ -1,6 +1,6 @@
 /** The files beside the weights of a Hugging Face directory. */
-import { cpSync, existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
-import { dirname, join, normalize } from 'node:path';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
+import { join, normalize } from 'node:path';
 import { readJson } from '../io/index.ts';
 
 /** Weights and what describes them, in any format: those of the base, which a saved model has its own of. */
@@ -45,9 +45,12 @@ function moduleFolders(dir: string): string[] {
 /** Copies the companions of the model in `from` into `to`; links, as the Hub's cache has them, become files. */
 export function copyCompanions(from: string, to: string): Companions {
   const companions = companionsIn(from);
-  for (const name of companions.copied) {
-    mkdirSync(dirname(join(to, name)), { recursive: true });
-    cpSync(join(from, name), join(to, name), { recursive: true, dereference: true });
-  }
+  for (const name of companions.copied) copyTree(join(from, name), join(to, name));
   return companions;
+}
+
+function copyTree(from: string, to: string): void {
+  if (!statSync(from).isDirectory()) return copyFileSync(from, to);
+  mkdirSync(to);
+  for (const name of readdirSync(from)) copyTree(join(from, name), join(to, name));
 }
