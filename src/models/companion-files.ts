@@ -50,7 +50,10 @@ export function copyCompanions(from: string, to: string): Companions {
 }
 
 function copyTree(from: string, to: string): void {
-  if (!statSync(from).isDirectory()) return copyFileSync(from, to);
+  if (!statSync(from).isDirectory()) {
+    copyFileSync(from, to);
+    return;
+  }
   mkdirSync(to);
   for (const name of readdirSync(from)) copyTree(join(from, name), join(to, name));
 }
