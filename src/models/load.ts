@@ -184,12 +184,17 @@ function openGgufModel(path: string) {
       hint: `Supported are ${families.flatMap((f) => f.gguf?.architectures ?? []).join(', ')}`,
     });
   }
-  const names = family.gguf.names(source.metadata);
-  const stored = new Map<string, StoredWeight>();
-  for (const [name, entry] of source.entries) {
-    const key = names.key(name);
-    if (key) stored.set(key, { entry, interleavedHeads: names.interleavedHeads(name) });
+  try {
+    const config = family.gguf.config(source);
+    const names = family.gguf.names(source.metadata);
+    const stored = new Map<string, StoredWeight>();
+    for (const [name, entry] of source.entries) {
+      const key = names.key(name);
+      if (key) stored.set(key, { entry, interleavedHeads: names.interleavedHeads(name) });
+    }
+    return { source, config, family, stored };
+  } catch (cause) {
+    source[Symbol.dispose]();
+    throw cause;
   }
-  const config = family.gguf.config(source);
-  return { source, config, family, stored };
 }
