@@ -35,9 +35,10 @@ export const merge = () =>
       await using session = new Session();
       const result = await session.merge(model, options);
       if (json) return printJson(result);
-      const { out, maxDrift, meanDrift, tokens, changed, predictions } = result;
+      const { out, maxDrift, meanDrift, tokens, changed, predictions, notCopied } = result;
       const logits = options.quantize === 'none' ? 'its logits' : `held as ${options.quantize}, its logits`;
       console.log(
         `Wrote ${out}; ${logits} differ from those of base and adapter by at most ${maxDrift.toExponential(1)} (mean ${meanDrift.toExponential(1)}) over ${tokens} tokens, and ${changed} of ${predictions} predictions changed`,
       );
+      if (notCopied.length > 0) console.log(`Not copied from the base: ${notCopied.join(', ')}`);
     });

@@ -5,7 +5,6 @@
  * width.
  */
 import { z } from 'zod';
-import { parseWith } from '../base/index.ts';
 import {
   activationOf,
   blocksOf,
@@ -31,6 +30,7 @@ import {
 } from '../nn/index.ts';
 import { ops, type Tensor } from '../tensor/index.ts';
 import { architectureOf } from './architectures.ts';
+import { readConfig } from './config-fields.ts';
 import type { Family } from './family.ts';
 import { headField, noCausalLm } from './heads.ts';
 
@@ -42,7 +42,7 @@ const typeNames = {
 } as const;
 type Type = keyof typeof typeNames;
 
-/** The fields of `config.json` that decide the computation; others are kept but not read. */
+/** The fields of `config.json` that decide the computation; `readConfig` decides about the others. */
 const configSchema = z.looseObject({
   model_type: z.enum(Object.keys(typeNames) as [Type, ...Type[]]),
   vocab_size: z.int().positive(),
@@ -252,7 +252,7 @@ const familyOf = (at: 'bert' | 'roberta', types: readonly Type[], rowHead: reado
   },
 
   build(raw, w) {
-    const config = parseWith(configSchema, raw, '', 'input');
+    const config = readConfig(configSchema, raw);
     const headDim = headDimOf(config.hidden_size, config.num_attention_heads);
     // Weights of pre-training and of other tasks.
     w.ignore(/(^|\.)(position_ids|token_type_ids)$|(^|\.)pooler\.|^(cls|lm_head|classifier|qa_outputs)\./);

@@ -4,7 +4,6 @@
  * C width.
  */
 import { z } from 'zod';
-import { parseWith } from '../base/index.ts';
 import {
   activationOf,
   blocksOf,
@@ -28,10 +27,11 @@ import {
 } from '../nn/index.ts';
 import { ops, type Tensor } from '../tensor/index.ts';
 import { architectureOf } from './architectures.ts';
+import { readConfig } from './config-fields.ts';
 import type { Family } from './family.ts';
 import { headField, noCausalLm } from './heads.ts';
 
-/** The fields of `config.json` that decide the computation; others are kept but not read. */
+/** The fields of `config.json` that decide the computation; `readConfig` decides about the others. */
 const configSchema = z.looseObject({
   model_type: z.literal('distilbert'),
   vocab_size: z.int().positive().default(30522),
@@ -197,7 +197,7 @@ export const distilbert: Family = {
   },
 
   build(raw, w) {
-    const config = parseWith(configSchema, raw, '', 'input');
+    const config = readConfig(configSchema, raw);
     const { dim, n_heads: heads, n_layers: layers } = config;
     const headDim = headDimOf(dim, heads, 'dim');
     // Weights of pre-training and of other tasks.

@@ -1,4 +1,4 @@
-import type { GgufMetadata } from '../io/index.ts';
+import type { GgufMetadata, WeightSource } from '../io/index.ts';
 import type { Model, ModelWeights, TaskHead, TaskName } from '../nn/index.ts';
 
 /** The mapping from a GGUF file of this family to the checkpoint that `build` reads. */
@@ -55,7 +55,7 @@ export interface Family {
     readonly architectures: readonly string[];
     names(metadata: GgufMetadata): GgufNames;
     /** Returns the `config.json` that the checkpoint of this GGUF file has. */
-    config(metadata: GgufMetadata, has: (name: string) => boolean): Record<string, unknown>;
+    config(source: WeightSource): Record<string, unknown>;
   };
   /**
    * Builds the body, which all tasks share, and returns a function that builds a task's model: the body with the task's head.

@@ -49,9 +49,18 @@ test('checkpoints before transformers 5: rotary_pct and rotary_emb_base, masks a
 test('configs that cannot be computed', () => {
   const wrong: readonly [object, RegExp][] = [
     [{ num_attention_heads: 5 }, /hidden_size 32 is not a multiple of the 5 attention heads/],
-    [{ rope_parameters: { partial_rotary_factor: 0.4 } }, /rotary_pct 0\.4 rotates 3 of a head's 8 elements/],
-    [{ rope_parameters: { partial_rotary_factor: 0.1 } }, /rotary_pct 0\.1 rotates 0 of a head's 8 elements/],
-    [{ rope_parameters: { rope_type: 'yarn' } }, /rope scaling of type 'yarn' is not supported/],
+    [
+      { rope_parameters: { partial_rotary_factor: 0.4 } },
+      /partial_rotary_factor 0\.4 rotates 3 of a head's 8 elements/,
+    ],
+    [
+      { rope_parameters: { partial_rotary_factor: 0.1 } },
+      /partial_rotary_factor 0\.1 rotates 0 of a head's 8 elements/,
+    ],
+    [{ rope_parameters: { rope_type: 'yarn' } }, /the rope parameter 'factor' is missing/],
+    [{ rope_parameters: { rope_type: 'ntk' } }, /rope scaling of type 'ntk' is not supported/],
+    [{ partial_rotary_factor: 0.75 }, /partial_rotary_factor is 0\.75, and the fields that gpt_neox reads say 0\.5/],
+    [{ rope_theta: 5000 }, /rope_theta is 5000, and the fields that gpt_neox reads say 10000/],
     [{ hidden_act: 'gleu' }, /the activation 'gleu' is not one of/],
   ];
   for (const [fields, why] of wrong) {

@@ -5,7 +5,7 @@
  * H heads, D head size.
  */
 import { z } from 'zod';
-import { GraftError, parseWith } from '../base/index.ts';
+import { GraftError } from '../base/index.ts';
 import {
   activationOf,
   blocksOf,
@@ -20,19 +20,19 @@ import {
   Module,
   type Pass,
   Ports,
-  parseRope,
   preNormBlock,
   RopeTable,
   requireHead,
-  ropeFrequencies,
+  ropeOf,
   type TaskHead,
 } from '../nn/index.ts';
 import { ops, type Tensor } from '../tensor/index.ts';
 import { architectureOf } from './architectures.ts';
+import { readConfig } from './config-fields.ts';
 import type { Family } from './family.ts';
 import { decoderLogits, headField } from './heads.ts';
 
-/** The fields of `config.json` that decide the computation; others are kept but not read. */
+/** The fields of `config.json` that decide the computation; `readConfig` decides about the others. */
 const configSchema = z.looseObject({
   model_type: z.literal('gpt_neox'),
   vocab_size: z.int().positive().default(50432),
@@ -50,22 +50,29 @@ const configSchema = z.looseObject({
   /** The share of a head that is rotated, and theta: before transformers 5, which has both in `rope_parameters`. */
   rotary_pct: z.number().positive().max(1).default(0.25),
   rotary_emb_base: z.number().positive().default(10_000),
+  /** transformers 4 also writes both under these names, and no version reads them. */
+  partial_rotary_factor: z.number().nullish(),
+  rope_theta: z.number().nullish(),
   rope_scaling: z.record(z.string(), z.unknown()).nullish(),
-  rope_parameters: z.looseObject({ partial_rotary_factor: z.number().positive().max(1).optional() }).nullish(),
+  rope_parameters: z.record(z.string(), z.unknown()).nullish(),
 });
 
 type Config = z.infer<typeof configSchema>;
 
-/** Returns the rotation angle per position of each pair of a head's first elements. */
-function rotaryFrequencies(config: Config, headDim: number): Float32Array {
-  const share = config.rope_parameters?.partial_rotary_factor ?? config.rotary_pct;
-  const rotated = Math.trunc(headDim * share);
-  if (rotated === 0 || rotated % 2 !== 0) {
-    throw new GraftError('input', `rotary_pct ${share} rotates ${rotated} of a head's ${headDim} elements`, {
-      hint: 'Only an even number of elements can be rotated, because they are rotated in pairs',
+/** @throws GraftError 'input' where the config gives theta or the rotated share twice, and not the same */
+function rotationOf({ rotary_pct: share, rotary_emb_base: theta, ...config }: Config, headDim: number) {
+  const inRope = { ...config.rope_parameters, ...config.rope_scaling };
+  const written = [
+    ['partial_rotary_factor', config.partial_rotary_factor, inRope.partial_rotary_factor ?? share],
+    ['rope_theta', config.rope_theta, inRope.rope_theta ?? theta],
+  ] as const;
+  for (const [field, value, used] of written) {
+    if (value == null || value === used) continue;
+    throw new GraftError('input', `${field} is ${value}, and the fields that gpt_neox reads say ${String(used)}`, {
+      hint: 'Correct it, or delete it',
     });
   }
-  return ropeFrequencies(rotated, parseRope({ ...config, rope_theta: config.rotary_emb_base }));
+  return ropeOf({ ...config, rope_theta: theta, partial_rotary_factor: share }, headDim, true);
 }
 
 class Attention extends Module {
@@ -173,8 +180,7 @@ class GptNeoxWithHead extends Module {
     if (name === 'sequence-classification') this.score = w.head('score', count, width);
     else if (name === 'token-classification') this.classifier = w.head('classifier', count, width, true);
     else if (name === 'question-answering') this.qa_outputs = w.head('qa_outputs', count, width, true);
-    else if (c.tie_word_embeddings) this.lm_head = w.tied(storedKey('lm_head'), decoder.embed_in);
-    else this.lm_head = w.linear(storedKey('lm_head'), c.vocab_size, width);
+    else this.lm_head = w.lmHead(storedKey('lm_head'), 'gpt_neox.embed_in', decoder.embed_in, c.tie_word_embeddings);
   }
 }
 
@@ -185,15 +191,14 @@ export const gptNeox: Family = {
   heads: ['score', 'classifier', 'qa_outputs'],
 
   build(raw, w) {
-    const config = parseWith(configSchema, raw, '', 'input');
+    const config = readConfig(configSchema, raw);
     const [layers, width, heads] = [config.num_hidden_layers, config.hidden_size, config.num_attention_heads];
     const headDim = headDimOf(width, heads);
-    const frequencies = rotaryFrequencies(config, headDim);
+    const rope = new RopeTable(rotationOf(config, headDim), w.dtype);
     // The causal mask, which old checkpoints contain, and heads of other tasks.
     w.ignore(/(^|\.)attention\.(masked_)?bias$|^(embed_out|score|classifier|qa_outputs)\./);
     const decoder = new Decoder(w, config);
     const [kernels, ports] = [w.kernels, new Ports()];
-    const rope = new RopeTable(frequencies, w.dtype);
 
     return (task) => {
       const head = task.name === 'embedding' ? undefined : new GptNeoxWithHead(w, config, task, decoder);
@@ -230,7 +235,7 @@ export const gptNeox: Family = {
           kernels,
           ports,
           embed: ({ ids }) => decoder.embed_in.forward(ids),
-          rotation: ({ positions, longest }) => rope.at(positions, longest),
+          rotation: (input, cachedTokens) => rope.at(input, cachedTokens),
           blocks: () => blocksOf(decoder.layers),
           finalNorm: ([x]) => decoder.final_layer_norm.forward(x!),
         }),

@@ -4,7 +4,6 @@
  * Reference: transformers `modeling_gpt2.py`, whose dropout is not applied in training. Letters: N packed tokens, C width.
  */
 import { z } from 'zod';
-import { parseWith } from '../base/index.ts';
 import {
   activationOf,
   attend,
@@ -27,10 +26,11 @@ import {
 } from '../nn/index.ts';
 import { ops, type Tensor } from '../tensor/index.ts';
 import { architectureOf } from './architectures.ts';
+import { readConfig } from './config-fields.ts';
 import type { Family } from './family.ts';
 import { decoderLogits, headField } from './heads.ts';
 
-/** The fields of `config.json` that decide the computation; others are kept but not read. */
+/** The fields of `config.json` that decide the computation; `readConfig` decides about the others. */
 const configSchema = z.looseObject({
   model_type: z.literal('gpt2'),
   vocab_size: z.int().positive().default(50257),
@@ -147,11 +147,9 @@ class Gpt2WithHead extends Module {
     super();
     this.transformer = transformer;
     const count = labels.length;
-    if (name === 'causal-lm') {
-      this.lm_head = c.tie_word_embeddings
-        ? w.tied('lm_head', transformer.wte)
-        : w.linear('lm_head', c.vocab_size, c.n_embd);
-    } else if (name === 'sequence-classification') this.score = w.head('score', count, c.n_embd);
+    if (name === 'causal-lm')
+      this.lm_head = w.lmHead('lm_head', 'transformer.wte', transformer.wte, c.tie_word_embeddings);
+    else if (name === 'sequence-classification') this.score = w.head('score', count, c.n_embd);
     else if (name === 'token-classification') this.classifier = w.head('classifier', count, c.n_embd, true);
     else this.qa_outputs = w.head('qa_outputs', count, c.n_embd, true);
   }
@@ -174,7 +172,7 @@ export const gpt2: Family = {
   },
 
   build(raw, w) {
-    const config = parseWith(configSchema, raw, '', 'input');
+    const config = readConfig(configSchema, raw);
     const headDim = headDimOf(config.n_embd, config.n_head, 'n_embd');
     // The causal mask, which old checkpoints contain, and heads of other tasks.
     w.ignore(/(^|\.)attn\.(masked_)?bias$|^(lm_head|score|classifier|qa_outputs)\./);

@@ -4,8 +4,6 @@
  * Reference: transformers `modeling_llama.py` and its siblings. Letters: N packed tokens, C width, H heads, K kv heads,
  * D head size.
  */
-import { z } from 'zod';
-import { GraftError, parseWith } from '../base/index.ts';
 import {
   type Embedding,
   forwardPass,
@@ -15,108 +13,23 @@ import {
   Module,
   type Pass,
   Ports,
-  parseRope,
   type RmsNorm,
   RopeTable,
   requireHead,
   rmsNorm,
-  ropeFrequencies,
+  ropeOf,
   type TaskHead,
 } from '../nn/index.ts';
 import { ops, scope, type Tensor } from '../tensor/index.ts';
 import { architectureOf } from './architectures.ts';
+import { readConfig } from './config-fields.ts';
 import type { Family } from './family.ts';
-import { ggufLlamaConfig, ggufLlamaNames } from './gguf-names.ts';
+import { ggufLlamaConfig } from './gguf-config.ts';
+import { ggufLlamaNames } from './gguf-names.ts';
 import { decoderLogits, headField } from './heads.ts';
-
-const types = ['llama', 'mistral', 'qwen2', 'qwen3'] as const;
-
-/** The fields of `config.json` that decide the computation; others are kept but not read. */
-const configSchema = z.looseObject({
-  model_type: z.enum(types),
-  vocab_size: z.int().positive(),
-  hidden_size: z.int().positive(),
-  intermediate_size: z.int().positive(),
-  num_hidden_layers: z.int().positive(),
-  num_attention_heads: z.int().positive(),
-  num_key_value_heads: z.int().positive().nullish(),
-  head_dim: z.int().positive().nullish(),
-  hidden_act: z.string().default('silu'),
-  rms_norm_eps: z.number().positive().default(1e-6),
-  max_position_embeddings: z.int().positive().default(2048),
-  pad_token_id: z.int().nullish(),
-  tie_word_embeddings: z.boolean().default(false),
-  attention_bias: z.boolean().nullish(),
-  mlp_bias: z.boolean().nullish(),
-  sliding_window: z.int().positive().nullish(),
-  use_sliding_window: z.boolean().nullish(),
-  max_window_layers: z.int().nonnegative().nullish(),
-  layer_types: z.array(z.string()).nullish(),
-  rope_theta: z.number().positive().nullish(),
-  rope_scaling: z.record(z.string(), z.unknown()).nullish(),
-  /** Theta and scaling, as transformers 5 stores them. */
-  rope_parameters: z.record(z.string(), z.unknown()).nullish(),
-});
-
-type Config = z.infer<typeof configSchema>;
+import { type LlamaConfig, llamaSchema, llamaTypes, type ResolvedConfig, resolveConfig } from './llama-config.ts';
 
 const stems = { llama: 'Llama', mistral: 'Mistral', qwen2: 'Qwen2', qwen3: 'Qwen3' } as const;
-
-/** The config with all defaults filled in, from which the modules are built. */
-interface ResolvedConfig {
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-  readonly width: number;
-  readonly inner: number;
-  readonly eps: number;
-  readonly qkvBias: boolean;
-  readonly outBias: boolean;
-  readonly mlpBias: boolean;
-  readonly headNorm: boolean;
-  readonly activation: 'silu' | 'gelu_tanh';
-  /** Size of a layer's sliding window in tokens; 0: the layer attends to all. */
-  window(layer: number): number;
-}
-
-function resolveConfig(config: Config): ResolvedConfig {
-  const type = config.model_type;
-  const heads = config.num_attention_heads;
-  const kvHeads = config.num_key_value_heads ?? heads;
-  const bias = config.attention_bias ?? false;
-  const qwen = type === 'qwen2' || type === 'qwen3';
-  const hasWindow = config.sliding_window && (qwen ? config.use_sliding_window === true : type === 'mistral');
-  const activations = { silu: 'silu', gelu_pytorch_tanh: 'gelu_tanh' } as const;
-  const activation = activations[config.hidden_act as keyof typeof activations];
-  if (!activation)
-    throw invalid(`hidden_act '${config.hidden_act}' is not one of ${Object.keys(activations).join(', ')}`);
-  if (heads % kvHeads !== 0) throw invalid(`${heads} attention heads are not a multiple of ${kvHeads} key/value heads`);
-  if (!config.head_dim && config.hidden_size % heads !== 0) {
-    throw invalid(
-      `hidden_size ${config.hidden_size} is not a multiple of the ${heads} attention heads, and head_dim is missing`,
-    );
-  }
-  return {
-    heads,
-    kvHeads,
-    headDim: config.head_dim ?? config.hidden_size / heads,
-    width: config.hidden_size,
-    inner: config.intermediate_size,
-    eps: config.rms_norm_eps,
-    qkvBias: type === 'qwen2' || bias,
-    outBias: type === 'llama' || type === 'qwen3' ? bias : false,
-    mlpBias: type === 'llama' && (config.mlp_bias ?? false),
-    headNorm: type === 'qwen3',
-    activation,
-    window(layer) {
-      if (!hasWindow) return 0;
-      if (config.layer_types) return config.layer_types[layer] === 'sliding_attention' ? config.sliding_window! : 0;
-      return qwen && layer < (config.max_window_layers ?? 28) ? 0 : config.sliding_window!;
-    },
-  };
-}
-
-const invalid = (problem: string) => new GraftError('input', problem);
 
 class Attention extends Module {
   q_proj: LinearLayer;
@@ -218,7 +131,7 @@ class Decoder extends Module {
   layers: Block[];
   norm: RmsNorm;
 
-  constructor(w: ModelWeights, config: Config, c: ResolvedConfig) {
+  constructor(w: ModelWeights, config: LlamaConfig, c: ResolvedConfig) {
     super();
     this.embed_tokens = w.embedding('model.embed_tokens', config.vocab_size, c.width);
     this.layers = Array.from({ length: config.num_hidden_layers }, (_, i) => new Block(w, `model.layers.${i}`, c, i));
@@ -235,19 +148,18 @@ class LlamaWithHead extends Module {
   score?: LinearLayer;
   qa_outputs?: LinearLayer;
 
-  constructor(w: ModelWeights, config: Config, { name, labels }: TaskHead, decoder: Decoder) {
+  constructor(w: ModelWeights, config: LlamaConfig, { name, labels }: TaskHead, decoder: Decoder) {
     super();
     const width = config.hidden_size;
     this[name === 'question-answering' && config.model_type !== 'mistral' ? 'transformer' : 'model'] = decoder;
     if (name === 'question-answering') this.qa_outputs = w.head('qa_outputs', labels.length, width, true);
     else if (name !== 'causal-lm') this.score = w.head('score', labels.length, width, name === 'token-classification');
-    else if (config.tie_word_embeddings) this.lm_head = w.tied('lm_head', decoder.embed_tokens);
-    else this.lm_head = w.linear('lm_head', config.vocab_size, width);
+    else this.lm_head = w.lmHead('lm_head', 'model.embed_tokens', decoder.embed_tokens, config.tie_word_embeddings);
   }
 }
 
 export const llama: Family = {
-  types,
+  types: llamaTypes,
   prefixes: ['model', 'transformer'],
   tasks: ['causal-lm', 'sequence-classification', 'token-classification', 'question-answering', 'embedding'],
   heads: ['score', 'qa_outputs'],
@@ -264,12 +176,12 @@ export const llama: Family = {
   gguf: { architectures: ['llama', 'qwen2', 'qwen3'], names: ggufLlamaNames, config: ggufLlamaConfig },
 
   build(raw, w) {
-    const config = parseWith(configSchema, raw, '', 'input');
+    const config = readConfig(llamaSchema, raw);
     const c = resolveConfig(config);
     w.ignore(/^(lm_head|score|qa_outputs)\./);
     const decoder = new Decoder(w, config, c);
     const [kernels, ports] = [w.kernels, new Ports()];
-    const rope = new RopeTable(ropeFrequencies(c.headDim, parseRope(config)), w.dtype);
+    const rope = new RopeTable(ropeOf({ ...config, max_position_embeddings: c.positions }, c.headDim), w.dtype);
     return (task) => {
       const head = task.name === 'embedding' ? undefined : new LlamaWithHead(w, config, task, decoder);
       // The paths of LlamaModel by itself do not start with `model.`.
@@ -289,7 +201,7 @@ export const llama: Family = {
         kvHeads: c.kvHeads,
         headDim: c.headDim,
         parameters: w.parameters,
-        contextLength: config.max_position_embeddings,
+        contextLength: c.positions,
         sites: {
           block: `${start}layers.*`,
           embeddings: `${start}embed_tokens`,
@@ -312,7 +224,7 @@ export const llama: Family = {
           kernels,
           ports,
           embed: ({ ids }) => decoder.embed_tokens.forward(ids),
-          rotation: ({ positions, longest }) => rope.at(positions, longest),
+          rotation: (input, cachedTokens) => rope.at(input, cachedTokens),
           blocks: () => decoder.layers.map((layer) => layer.forward.bind(layer)),
           finalNorm: ([x, delta]) => decoder.norm.forwardAdded(x!, delta!)[1],
         }),

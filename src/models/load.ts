@@ -184,23 +184,17 @@ function openGgufModel(path: string) {
       hint: `Supported are ${families.flatMap((f) => f.gguf?.architectures ?? []).join(', ')}`,
     });
   }
-  const names = family.gguf.names(source.metadata);
-  const stored = new Map<string, StoredWeight>();
-  for (const [name, entry] of source.entries) {
-    const key = names.key(name);
-    if (key) stored.set(key, { entry, interleavedHeads: names.interleavedHeads(name) });
+  try {
+    const config = family.gguf.config(source);
+    const names = family.gguf.names(source.metadata);
+    const stored = new Map<string, StoredWeight>();
+    for (const [name, entry] of source.entries) {
+      const key = names.key(name);
+      if (key) stored.set(key, { entry, interleavedHeads: names.interleavedHeads(name) });
+    }
+    return { source, config, family, stored };
+  } catch (cause) {
+    source[Symbol.dispose]();
+    throw cause;
   }
-  const config = family.gguf.config(source.metadata, (name) => source.entries.has(name));
-  // The file has Llama 3's rope scaling as one divisor for each frequency.
-  const divisors = source.entries.get('rope_freqs.weight');
-  if (divisors) {
-    const values = new Float32Array(divisors.bytes / 4);
-    source.read('rope_freqs.weight', new Uint8Array(values.buffer));
-    config.rope_parameters = {
-      ...(config.rope_parameters as object),
-      rope_type: 'divisors',
-      divisors: Array.from(values),
-    };
-  }
-  return { source, config, family, stored };
 }

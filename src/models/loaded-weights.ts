@@ -30,6 +30,9 @@ export interface LoadOptions extends HeadOptions {
   readonly progress?: (loaded: number, total: number) => void;
 }
 
+/** `lm_head.bias` → `lm_head` */
+const moduleOf = (key: string) => key.slice(0, Math.max(key.lastIndexOf('.'), 0));
+
 /** Loading stops after this many problems. */
 const maxProblems = 1000;
 
@@ -141,10 +144,15 @@ export class LoadedWeights implements ModelWeights {
     return new Embedding(tensor, format, width);
   }
 
-  tied(path: string, embedding: Embedding): Linear {
+  lmHead(path: string, embeddingPath: string, embedding: Embedding, tied: boolean): Linear {
+    const [key, embeddingKey] = [this.#keyOf(`${path}.weight`), this.#keyOf(`${embeddingPath}.weight`)];
+    const [own, shared] = [this.#stored.get(key), this.#stored.get(embeddingKey)];
     // Some checkpoints store the shared table a second time.
-    this.#used.add(this.#keyOf(`${path}.weight`));
-    return new Linear(this.kernels, embedding.weight, embedding.format, embedding.width);
+    if (tied && (!own || (shared && this.#reader.areEqual(own, shared)))) {
+      this.#used.add(key);
+      return new Linear(this.kernels, embedding.weight, embedding.format, embedding.width);
+    }
+    return this.linear(path, embedding.weight.size(0), embedding.width);
   }
 
   vector(key: string, size: number): Tensor {
@@ -153,9 +161,11 @@ export class LoadedWeights implements ModelWeights {
 
   /** @throws GraftError 'mismatch' with all missing weights, wrong shapes and unused keys */
   finish(): void {
-    const unused = [...this.#stored.keys()].filter(
-      (key) => !this.#used.has(key) && !this.#ignored.some((pattern) => pattern.test(key)),
-    );
+    // What is ignored are whole modules: a second tensor of a module that is used (the bias of a head) would be missing.
+    const usedModules = new Set([...this.#used].map(moduleOf));
+    const isIgnored = (key: string) =>
+      !usedModules.has(moduleOf(key)) && this.#ignored.some((pattern) => pattern.test(key));
+    const unused = [...this.#stored.keys()].filter((key) => !this.#used.has(key) && !isIgnored(key));
     if (unused.length > 0)
       this.#problems.push(
         `the model does not use ${unused.slice(0, 5).join(', ')}${unused.length > 5 ? ` and ${unused.length - 5} more` : ''}`,

@@ -1,35 +1,18 @@
-import { cpSync, existsSync, statSync, writeFileSync } from 'node:fs';
+import { statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { writeDirectory, writeSafetensors } from '../io/index.ts';
 import { Embedding, Linear, type Model, type Module, namedModules } from '../nn/index.ts';
 import { type DType, ops, scoped, Tensor } from '../tensor/index.ts';
-
-/** Files beside the weights of a Hugging Face directory that are copied to a saved model. */
-const companionFiles = [
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'special_tokens_map.json',
-  'generation_config.json',
-  'chat_template.jinja',
-  'vocab.json',
-  'merges.txt',
-  'vocab.txt',
-  'added_tokens.json',
-  'preprocessor_config.json',
-  // sentence-transformers
-  'modules.json',
-  'config_sentence_transformers.json',
-  'sentence_bert_config.json',
-  '1_Pooling',
-  '2_Normalize',
-] as const;
+import { copyCompanions } from './companion-files.ts';
 
 /**
  * Writes the model as a Hugging Face directory that transformers loads: config.json, model.safetensors and, where `source` is
- * a directory, its files for the tokenizer, preprocessing and pooling.
+ * a directory, what stands beside its weights: tokenizer, chat templates, preprocessing, pooling, code, licence.
  * @param extra contents of more files by name (a tokenizer converted from a GGUF file)
- * @throws GraftError 'state' where an adapter is enabled but not merged; 'environment' for a full disk or missing rights
+ * @returns the names of files and folders of `source` that are not copied: its model card, weights in other formats
+ * @throws GraftError 'state' where an adapter is enabled but not merged; 'numeric' for a weight that `dtype` cannot hold;
+ *   'environment' for a full disk or missing rights
  */
 export function saveModel(
   model: Model,
@@ -37,24 +20,29 @@ export function saveModel(
   source: string,
   dtype: DType = 'float32',
   extra: Readonly<Record<string, string>> = {},
-): void {
-  const config = configOf(model);
+): readonly string[] {
+  const config = configOf(model, dtype);
+  let left: readonly string[] = [];
   writeDirectory(dir, (draft) => {
-    writeFileSync(join(draft, 'config.json'), JSON.stringify({ ...config, dtype }, null, 2));
+    writeFileSync(join(draft, 'config.json'), JSON.stringify(config, null, 2));
     writeSafetensors(join(draft, 'model.safetensors'), denseWeights(model, dtype), { format: 'pt' });
-    if (statSync(source).isDirectory()) {
-      for (const name of companionFiles)
-        if (existsSync(join(source, name))) cpSync(join(source, name), join(draft, name), { recursive: true });
-    }
+    if (statSync(source).isDirectory()) left = copyCompanions(source, draft).left;
     for (const [name, text] of Object.entries(extra)) writeFileSync(join(draft, name), text);
   });
+  return left;
 }
 
+/** Fields that describe the weights of the file that was read, and not those that are written. */
+const ofTheFile = ['quantization_config', 'compression_config', '_pre_quantization_dtype'];
+
 /** Returns the `config.json` of a checkpoint with this task's head. */
-function configOf(model: Model): Record<string, unknown> {
+function configOf(model: Model, dtype: DType): Record<string, unknown> {
   const { task, architecture } = model;
   const config = Object.fromEntries(Object.entries(model.config).filter(([, value]) => value !== undefined));
   config.architectures = [architecture];
+  for (const field of ofTheFile) delete config[field];
+  config.dtype = dtype;
+  if ('torch_dtype' in config) config.torch_dtype = dtype; // transformers 4 reads only this
   if (config.tie_word_embeddings && task.name === 'causal-lm') config.tie_word_embeddings = isHeadTied(model);
   // These may describe another task's head. Without problem_type, one label is regression and several are classes.
   for (const field of ['id2label', 'label2id', 'num_labels', 'problem_type']) delete config[field];
@@ -116,10 +104,10 @@ function* denseWeights(model: Model, dtype: DType) {
       const shape = [tensor.size(0), module instanceof Linear ? module.inFeatures : module.width];
       if (module instanceof Linear && module.transposed) {
         const transposed = () => ops.contiguous(ops.t(module.denseWeight()));
-        yield { name, dtype, shape: shape.reverse(), bytes: () => convertedBytes(transposed, dtype) };
-      } else yield { name, dtype, shape, bytes: () => convertedBytes(() => module.denseWeight(), dtype) };
+        yield { name, dtype, shape: shape.reverse(), bytes: () => convertedBytes(name, transposed, dtype) };
+      } else yield { name, dtype, shape, bytes: () => convertedBytes(name, () => module.denseWeight(), dtype) };
     } else {
-      yield { name, dtype, shape: tensor.shape, bytes: () => convertedBytes(() => tensor, dtype) };
+      yield { name, dtype, shape: tensor.shape, bytes: () => convertedBytes(name, () => tensor, dtype) };
     }
   }
 }
@@ -133,13 +121,23 @@ function isHeadTied(model: Model): boolean {
   return tables.length === 2 && tables[0]!.tensor === tables[1]!.tensor;
 }
 
-/** Returns the bytes of a tensor in element type `dtype`. */
-function convertedBytes(make: () => Tensor, dtype: DType): Uint8Array {
+/**
+ * Returns the bytes of a tensor in element type `dtype`.
+ * @throws GraftError 'numeric' where a number is too large for it and would become infinite
+ */
+function convertedBytes(name: string, make: () => Tensor, dtype: DType): Uint8Array {
   let bytes: Uint8Array = new Uint8Array();
   scoped(() => {
     const tensor = make();
-    bytes = (tensor.dtype === dtype ? tensor : ops.toCopy(tensor, { dtype })).bytes();
+    const converted = tensor.dtype === dtype ? tensor : ops.toCopy(tensor, { dtype });
+    if (converted !== tensor && !Number.isFinite(largestIn(converted)) && Number.isFinite(largestIn(tensor))) {
+      const problem = `${name} has numbers up to ${largestIn(tensor).toPrecision(3)}, which ${dtype} cannot hold`;
+      throw new GraftError('numeric', problem, { hint: `Write ${dtype === 'float16' ? 'bfloat16 or ' : ''}float32` });
+    }
+    bytes = converted.bytes();
     return undefined;
   });
   return bytes;
 }
+
+const largestIn = (tensor: Tensor): number => ops.amax(ops.abs(tensor)).item();

@@ -5,7 +5,7 @@
  * names. Letters: R images, P patches, N = R × (tokens of an image), C width.
  */
 import { z } from 'zod';
-import { GraftError, parseWith } from '../base/index.ts';
+import { GraftError } from '../base/index.ts';
 import {
   activationOf,
   blocksOf,
@@ -29,6 +29,7 @@ import {
   type TaskHead,
 } from '../nn/index.ts';
 import { ops, type Tensor } from '../tensor/index.ts';
+import { readConfig } from './config-fields.ts';
 import type { Family } from './family.ts';
 import { noCausalLm } from './heads.ts';
 
@@ -56,7 +57,7 @@ const storedKey = (key: string): string =>
 
 const size = z.union([z.int().positive(), z.tuple([z.int().positive(), z.int().positive()])]);
 
-/** The fields of `config.json` that decide the computation; others are kept but not read. */
+/** The fields of `config.json` that decide the computation; `readConfig` decides about the others. */
 const configSchema = z.looseObject({
   model_type: z.enum(types),
   architectures: z.array(z.string()).nullish(),
@@ -260,7 +261,7 @@ const familyOf = (type: Type): Family => ({
   ...(type === 'vit' && { adapterHub: { block: 'encoder.layer.*', output_adapter: 'output.output_adapters' } }),
 
   build(raw, w) {
-    const config = parseWith(configSchema, raw, '', 'input');
+    const config = readConfig(configSchema, raw);
     const { hidden_size: width, num_attention_heads: heads, num_hidden_layers: layers } = config;
     const headDim = headDimOf(width, heads);
     const grid = gridOf(config);

@@ -12,6 +12,9 @@ export interface StoredWeight {
 /** Size of the read buffer; a row that is longer is read at once. */
 const bufferBytes = 2 ** 23;
 
+/** Elements of two tensors that are compared at once. */
+const comparedElements = 2 ** 20;
+
 /**
  * Reads stored tensors, some rows at a time, so that loading takes little memory besides the result. All reads share a buffer
  * for each element type: memory that JavaScript has a view of is not freed before the event loop's next turn.
@@ -52,26 +55,54 @@ export class WeightReader implements Disposable {
     return s.keep(deinterleaved(packed, interleavedHeads));
   }
 
+  /** Whether two stored tensors have the same shape and numbers. Both are read piece by piece. */
+  areEqual(a: StoredWeight, b: StoredWeight): boolean {
+    const { shape } = a.entry;
+    if (shape.length !== b.entry.shape.length || shape.some((n, i) => n !== b.entry.shape[i])) return false;
+    const rows = shape.length > 1 ? shape[0]! : 1;
+    const atOnce = Math.max(1, Math.floor((comparedElements * rows) / shape.reduce((x, y) => x * y, 1)));
+    for (let first = 0; first < rows; first += atOnce) {
+      using _ = scope();
+      const count = Math.min(atOnce, rows - first);
+      if (!ops.equal(this.#numbers(a.entry, first, count), this.#numbers(b.entry, first, count))) return false;
+    }
+    return true;
+  }
+
+  /** Returns some rows as float32. */
+  #numbers(entry: WeightEntry, first: number, count: number): Tensor {
+    const { format } = entry;
+    return isBlockFormat(format)
+      ? ops.dequantize(this.#piece(entry, 'uint8', first, count), formats[format].nativeId)
+      : ops.toCopy(this.#piece(entry, format, first, count), { dtype: 'float32' });
+  }
+
   /**
    * Reads all rows (a vector is one) as element type `stored` and returns what `convert` makes of them, piece by piece, in
    * `dtype`.
    */
   #rows(entry: WeightEntry, stored: DType, dtype = stored, convert = (piece: Tensor) => piece): Tensor {
     const rows = entry.shape.length > 1 ? entry.shape[0]! : 1;
-    const rowBytes = entry.bytes / rows;
-    const width = rowBytes / dtypes[stored].bytes;
-    const { tensor, bytes } = this.#buffer(stored, rowBytes);
-    const maxRows = Math.floor(bytes.length / rowBytes);
+    const maxRows = Math.max(1, Math.floor(bufferBytes / (entry.bytes / rows)));
     let all: Tensor | undefined;
     for (let first = 0; first < rows; first += maxRows) {
       using s = scope();
       const count = Math.min(maxRows, rows - first);
-      this.#source.read(entry.name, bytes.subarray(0, count * rowBytes), first * rowBytes);
-      const piece = convert(ops.view(ops.narrow(tensor, 0, 0, count * width), [count, width]));
+      const piece = convert(this.#piece(entry, stored, first, count));
       all ??= s.keep(Tensor.empty([rows, piece.size(1)], dtype));
       ops.copy_(ops.narrow(all, 0, first, count), piece);
     }
     return all!;
+  }
+
+  /** Reads some rows [count, width] into the shared buffer: the result changes with the next piece of this element type. */
+  #piece(entry: WeightEntry, stored: DType, first: number, count: number): Tensor {
+    const rows = entry.shape.length > 1 ? entry.shape[0]! : 1;
+    const rowBytes = entry.bytes / rows;
+    const width = rowBytes / dtypes[stored].bytes;
+    const { tensor, bytes } = this.#buffer(stored, count * rowBytes);
+    this.#source.read(entry.name, bytes.subarray(0, count * rowBytes), first * rowBytes);
+    return ops.view(ops.narrow(tensor, 0, 0, count * width), [count, width]);
   }
 
   /** Returns the buffer for an element type, of `minBytes` or more. */

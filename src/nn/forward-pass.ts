@@ -13,8 +13,11 @@ export interface ForwardStages {
   embed(tokens: PackedTokens): Tensor;
   /** The head reads the first token of each row, also where it is a virtual one (`Ports.addVirtualTokens`). */
   readonly readsFirstToken?: boolean;
-  /** Returns the cosines and sines [N, D/2] that queries and keys are rotated by. */
-  rotation?(input: BlockInput): readonly [cos: Tensor, sin: Tensor];
+  /**
+   * Returns the cosines and sines [N, D/2] that queries and keys are rotated by.
+   * @param cachedTokens how many tokens of the row the cache holds
+   */
+  rotation?(input: BlockInput, cachedTokens: number): readonly [cos: Tensor, sin: Tensor];
   /**
    * Returns the first block's input from the embeddings, virtual tokens included: adds positions and token types, and norms
    * them. Default: the embeddings.
@@ -36,7 +39,7 @@ export const forwardPass =
     using s = scope();
     const { kernels, ports } = stages;
     const input = ports.addVirtualTokens(stages.embed(tokens), tokens, cache, stages.readsFirstToken);
-    const rotation = stages.rotation?.(input);
+    const rotation = stages.rotation?.(input, cache?.tokens ?? 0);
     const keyValues = ports.keyValues(input.rowStarts, cache);
     const pass = { keyValues, ports, kernels, ...(rotation && { rotation }) };
     const x = ports.afterEmbedding(stages.addPositions?.(input) ?? input.x);

@@ -40,7 +40,7 @@ export {
   type SublayerOutput,
 } from './ports.ts';
 export { bestPrecision, type Precision, precisions, usePrecision } from './precision.ts';
-export { parseRope, type RopeScaling, RopeTable, ropeFrequencies } from './rope.ts';
+export { type Llama3Scaling, llama3Frequency, type Rope, type RopeFields, RopeTable, ropeOf } from './rope.ts';
 export type { Sites } from './sites.ts';
 export {
   firstTokens,

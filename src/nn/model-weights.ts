@@ -26,8 +26,12 @@ export interface ModelWeights {
   tensor(key: string, shape: readonly number[]): Tensor;
   /** Returns the tensor `key` [size], dense. */
   vector(key: string, size: number): Tensor;
-  /** Returns an output layer that shares the embedding's table. */
-  tied(path: string, embedding: Embedding): Linear;
+  /**
+   * Returns the output layer of a language model. A tied one shares the embedding's table, unless the checkpoint has a table
+   * of its own for it, with other numbers (as transformers 5 decides it).
+   * @param embeddingPath where the checkpoint has the table of `embedding`
+   */
+  lmHead(path: string, embeddingPath: string, embedding: Embedding, tied: boolean): Linear;
   /** Whether the checkpoint has the tensor `key`. */
   has(key: string): boolean;
   /** Names keys of the checkpoint that the model does not use, so that they are no error. */

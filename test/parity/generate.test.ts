@@ -43,9 +43,10 @@ const argmax = (row: Float32Array) => row.indexOf(row.reduce((a, b) => Math.max(
 const promptOf = (model: Model, length: number) =>
   Array.from({ length }, (_, i) => (i * i * 7 + 3 * i + 1) % model.vocabSize);
 const handles = () => currentEngine().native.memory().handles;
-const models = readdirSync(golden('models'));
+// Rows of these change their rotary angles where they become long (models.test.ts).
+const models = readdirSync(golden('models')).filter((name) => !/longrope|dynamic/.test(name));
 
-test('the tiny models are there', () => assert.equal(models.length, 6));
+test('the tiny models are there', () => assert.equal(models.length, 7));
 
 for (const name of models) {
   test(`${name}: tokens with a cache are the argmax of a full pass at every step`, () => {

@@ -62,7 +62,7 @@ function zeroWeights(): ModelWeights {
     embedding: (_, rows, width) => new Embedding(zeros([rows, width]), -1, width),
     tensor: (_, shape) => zeros(shape),
     vector: (_, size) => zeros([size]),
-    tied: (_, embedding) => new Linear(composite, embedding.weight, -1, embedding.width),
+    lmHead: (_, __, embedding) => new Linear(composite, embedding.weight, -1, embedding.width),
     has: () => false,
     ignore() {},
     parameters: 0,

@@ -1,4 +1,4 @@
-"""Writes models/NAME/ for six tiny random models: config.json and model.safetensors as transformers saves them,
+"""Writes models/NAME/ for nine tiny random models: config.json and model.safetensors as transformers saves them,
 config.v4.json (the same configuration in the style of transformers 4: rope_theta and rope_scaling at the top,
 torch_dtype), and golden.safetensors:
 
@@ -25,6 +25,12 @@ from common import (arguments, double_model, float64, loss_of, provenance, rando
 COMMON = dict(bos_token_id=1, eos_token_id=2, use_cache=True)
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                "original_max_position_embeddings": 256}
+SMALL = dict(vocab_size=96, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+             rms_norm_eps=1e-5)
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 4.0, "beta_slow": 0.5}
+LONGROPE = {"rope_type": "longrope", "factor": 4.0, "original_max_position_embeddings": 16, "short_factor": [1.0, 1.1, 1.2, 1.5],
+            "long_factor": [1.5, 2.0, 3.0, 4.0]}
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0}
 # name: (config class, new-style fields, the old-style spelling of the rope fields)
 MODELS = {
     "llama2": (LlamaConfig, dict(vocab_size=131, hidden_size=32, intermediate_size=44, num_hidden_layers=2,
@@ -55,6 +61,14 @@ MODELS = {
                use_sliding_window=False, attention_bias=False, tie_word_embeddings=True,
                rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
                dict(rope_theta=1000000.0, rope_scaling=None, sliding_window=None, max_window_layers=2)),
+    # Scaled rotary positions; the first row is longer than the context before scaling, the others are not.
+    "qwen3-yarn": (Qwen3Config, dict(**SMALL, head_dim=8, use_sliding_window=False, tie_word_embeddings=True,
+               max_position_embeddings=64, rope_parameters={**YARN, "rope_theta": 10000.0}),
+               dict(rope_theta=10000.0, rope_scaling=YARN, sliding_window=None, max_window_layers=2)),
+    "llama-longrope": (LlamaConfig, dict(**SMALL, tie_word_embeddings=False, max_position_embeddings=64,
+               rope_parameters={**LONGROPE, "rope_theta": 10000.0}), dict(rope_theta=10000.0, rope_scaling=LONGROPE)),
+    "llama-dynamic": (LlamaConfig, dict(**SMALL, tie_word_embeddings=False, max_position_embeddings=16,
+               rope_parameters={**DYNAMIC, "rope_theta": 10000.0}), dict(rope_theta=10000.0, rope_scaling=DYNAMIC)),
 }
 LENGTHS = [37, 1, 12, 5]
 DROPPED_IN_V4 = {"rope_parameters", "dtype", "layer_types", "sliding_window", "max_window_layers"}

@@ -35,6 +35,8 @@ export interface MergeResult {
   readonly predictions: number;
   /** Predictions whose most likely token or class is another one. */
   readonly changed: number;
+  /** Files and folders of the base that are not copied: its model card, and folders that are not the model's. */
+  readonly notCopied: readonly string[];
 }
 
 const rows = 4;
@@ -71,10 +73,10 @@ export async function mergeFiles(
   throwIfStopped();
   const apart = outputs(model);
   adapter.merge();
-  saveModel(model, out, path, dtype, tokenizerFilesOf(path));
+  const notCopied = saveModel(model, out, path, dtype, tokenizerFilesOf(path));
   adapter.unmerge!();
   using written = loadModel(out, { quantize });
-  return { out, ...driftOf(outputs(written), apart) };
+  return { out, ...driftOf(outputs(written), apart), notCopied };
 }
 
 interface Outputs {
@@ -84,7 +86,7 @@ interface Outputs {
   readonly values: Float32Array;
 }
 
-function driftOf(merged: Outputs, apart: Outputs): Omit<MergeResult, 'out'> {
+function driftOf(merged: Outputs, apart: Outputs): Omit<MergeResult, 'out' | 'notCopied'> {
   const { tokens, width, values } = merged;
   let [max, sum, changed] = [0, 0, 0];
   for (let at = 0; at < values.length; at += width) {
