@@ -54,7 +54,7 @@ function configOf(model: Model, dtype: DType): Record<string, unknown> {
 }
 
 /** A tensor of the base. */
-interface StoredTensor {
+export interface StoredTensor {
   /** Its key in the file. */
   readonly name: string;
   /** The path of its module in the model. */
@@ -68,7 +68,7 @@ interface StoredTensor {
  * Yields every tensor of the base. Wrappers of merged or disabled adapters are skipped.
  * @throws GraftError 'state' where an adapter is enabled but not merged into the weights
  */
-function* storedTensors(model: Model): Generator<StoredTensor> {
+export function* storedTensors(model: Model): Generator<StoredTensor> {
   if (model.ports.anyEnabled) {
     throw new GraftError(
       'state',
@@ -125,7 +125,7 @@ function isHeadTied(model: Model): boolean {
  * Returns the bytes of a tensor in element type `dtype`.
  * @throws GraftError 'numeric' where a number is too large for it and would become infinite
  */
-function convertedBytes(name: string, make: () => Tensor, dtype: DType): Uint8Array {
+export function convertedBytes(name: string, make: () => Tensor, dtype: DType): Uint8Array {
   let bytes: Uint8Array = new Uint8Array();
   scoped(() => {
     const tensor = make();
@@ -141,3 +141,23 @@ function convertedBytes(name: string, make: () => Tensor, dtype: DType): Uint8Ar
 }
 
 const largestIn = (tensor: Tensor): number => ops.amax(ops.abs(tensor)).item();
+
+/**
+ * Calls a quantiser.
+ * @throws GraftError 'numeric' where the weight has a number that the format cannot hold
+ */
+export function quantisedOrRefused<T>(name: string, format: string, quantise: () => T): T {
+  try {
+    return quantise();
+  } catch (cause) {
+    if (!(cause instanceof GraftError) || cause.kind !== 'engine') throw cause;
+    throw new GraftError(
+      'numeric',
+      `${name} holds a number that is not finite, or too large for the scales of ${format}`,
+      {
+        hint: 'Write float32',
+        cause,
+      },
+    );
+  }
+}

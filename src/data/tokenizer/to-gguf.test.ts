@@ -19,6 +19,25 @@ const read = (tokenizer: GgufTokenizer) => tokenizerFromGguf(valuesOf(tokenizer)
 const json = (name: string) =>
   JSON.parse(readFileSync(golden('tokenizer', `${name}.json`), 'utf8')) as Record<string, Record<string, unknown>>;
 
+/** The tokenizer with every merge that SentencePiece's scores give, as transformers converts it; the golden has one for each token. */
+function withAllMerges(name: string) {
+  const tokenizer = json(name);
+  const { model, added_tokens: added } = tokenizer as unknown as {
+    model: { vocab: Record<string, number>; merges: unknown };
+    added_tokens: { content: string }[];
+  };
+  const vocab = new Map(Object.entries(model.vocab).filter(([token]) => !/^<0x/.test(token)));
+  for (const { content } of added) vocab.delete(content);
+  model.merges = [...vocab]
+    .sort(([, a], [, b]) => a - b)
+    .flatMap(([token]) =>
+      Array.from({ length: token.length - 1 }, (_, i) => [token.slice(0, i + 1), token.slice(i + 1)])
+        .filter((parts) => parts.every((part) => vocab.has(part)))
+        .reverse(),
+    );
+  return tokenizer;
+}
+
 interface Expected {
   readonly name: string;
   readonly pre: string;
@@ -36,14 +55,17 @@ const cases: Expected[] = [
     name: 'mistral',
     pre: 'default',
     bos: true,
-    notes: [/puts a space after special tokens/],
-    differing: (text) => /<\/?s>|<unk>/.test(text),
+    notes: [/puts a space before a text that begins with one, and after special tokens/],
+    differing: (text) => /^[ ▁]|<\/?s>|<unk>/.test(text),
   },
 ];
 
 for (const { name, pre, bos, notes, differing = () => false } of cases) {
   test(`${name}: what is written to a GGUF file gives the same ids on the corpus`, (t) => {
-    const original = loadTokenizer(golden('tokenizer', `${name}.json`));
+    using dir = temporary();
+    const file = join(dir.path, 'tokenizer.json');
+    writeFileSync(file, JSON.stringify(pre === 'default' ? withAllMerges(name) : json(name)));
+    const original = loadTokenizer(file);
     const written = original.gguf(original.vocabSize + 5);
     assert.equal(written.notes.length, notes.length);
     for (const [i, note] of notes.entries()) assert.match(written.notes[i]!, note);
@@ -55,7 +77,7 @@ for (const { name, pre, bos, notes, differing = () => false } of cases) {
     const texts = corpus.filter((text) => !differing(text));
     for (const text of texts) assert.deepEqual(again.encode(text), original.encode(text), JSON.stringify(text));
     t.diagnostic(`${texts.length} of ${corpus.length} texts`);
-    assert.ok(texts.length > 370);
+    assert.ok(texts.length > 350);
   });
 }
 
@@ -116,13 +138,7 @@ test('what llama.cpp has no name for is refused, never guessed', () => {
     },
     new RegExp(`${before}it has no name for the normalizer .*Lowercase`),
   );
-  refused(
-    'llama2',
-    (changed) => {
-      (changed.model!.merges as unknown[]).splice(3, 1);
-    },
-    new RegExp(`${before}its merges are not those that SentencePiece makes`),
-  );
+  refused('llama2', () => {}, new RegExp(`${before}its merges are not those that SentencePiece makes`));
   refused(
     'llama2',
     (changed) => {

@@ -152,10 +152,10 @@ function stepsOf(component: unknown): string {
 const spaceToMark = { type: 'Replace', pattern: { String: ' ' }, content: '▁' };
 
 /**
- * Returns whether a space is put before a text, and whether only before its beginning.
+ * Returns whether a space is put before a text, and the texts before which llama.cpp puts one that this tokenizer does not.
  * @throws the error of `cannot` for any other way to make ▁ of spaces
  */
-function spacePrefix(json: JsonObject, cannot: Cannot): { add: boolean; onlyFirst?: boolean } {
+function spacePrefix(json: JsonObject, cannot: Cannot): { add: boolean; excess?: string } {
   const [normalizers, steps] = [stepsOf(json.normalizer), stepsOf(json.pre_tokenizer)];
   if (steps === '[]') {
     if (normalizers === stepsOf([{ type: 'Prepend', prepend: '▁' }, spaceToMark])) return { add: true };
@@ -164,7 +164,8 @@ function spacePrefix(json: JsonObject, cannot: Cannot): { add: boolean; onlyFirs
   const only = json.pre_tokenizer as JsonObject | null;
   if (normalizers === '[]' && only?.type === 'Metaspace' && only.replacement === '▁' && only.split === false) {
     const scheme = only.prepend_scheme ?? 'always';
-    return { add: scheme !== 'never', onlyFirst: scheme === 'first' };
+    const excess = `before a text that begins with one${scheme === 'first' ? ', and after special tokens' : ''}`;
+    return scheme === 'never' ? { add: false } : { add: true, excess };
   }
   throw cannot(`it makes pieces of text by normalizer ${normalizers} and pre-tokenizer ${steps}`);
 }
@@ -177,8 +178,8 @@ function sentencePieceFields(
   cannot: Cannot,
   notes: string[],
 ): KindFields {
-  const { add, onlyFirst } = spacePrefix(json, cannot);
-  if (add && onlyFirst) notes.push('llama.cpp also puts a space after special tokens, and not only before a text');
+  const { add, excess } = spacePrefix(json, cannot);
+  if (excess) notes.push(`llama.cpp also puts a space ${excess}`);
   const merges = ((json.model as JsonObject).merges as (string | [string, string])[]).map((merge) =>
     typeof merge === 'string' ? (merge.split(' ') as [string, string]) : merge,
   );

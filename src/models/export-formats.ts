@@ -1,0 +1,108 @@
+/** In which formats the weights of a model are written. */
+import { GraftError } from '../base/index.ts';
+import { Embedding, Linear, type Model, namedModules, unwrapped } from '../nn/index.ts';
+import {
+  type FormatName,
+  formats,
+  ggufFormats,
+  isIntegerFormat,
+  type Quantization,
+  requireWidths,
+  type WeightFormat,
+} from '../quant/index.ts';
+
+/** Element types in which weights can be written unquantised. */
+export type FloatFormat = 'float32' | 'float16' | 'bfloat16';
+
+/** The format in which the weight of a layer or an embedding is written. */
+export type WrittenFormat = Quantization | { readonly format: FloatFormat };
+
+/**
+ * Returns the format of the weight of the module at a path; undefined: float32. Biases, norms and everything else are always
+ * float32.
+ */
+export type FormatOf = (path: string) => WrittenFormat | undefined;
+
+/** What a user asks for. */
+export interface ExportChoice {
+  /** Of the linear layers of the blocks. */
+  readonly to: ExportFormat;
+  /** Integers: the elements of a row that share a scale; absent: the row does. */
+  readonly groupSize?: number | undefined;
+  /** Of the table of embeddings and the output layer; none: float32. Default: q8_0 with blocks of GGUF, else none. */
+  readonly embedding?: ExportFormat | 'none' | undefined;
+}
+
+/** A format that a whole model can be written in. */
+export type ExportFormat = WeightFormat | FloatFormat;
+
+/** Whether a format is one of a GGUF file; the others are of a directory. */
+export const isGgufFormat = (format: ExportFormat): boolean => (ggufFormats as readonly string[]).includes(format);
+
+const isFloat = (format: ExportFormat): format is FloatFormat =>
+  format === 'float32' || format === 'float16' || format === 'bfloat16';
+
+/** All matrices of the model by the path of their module, with the widths of their rows. */
+function* matricesOf(model: Model): Generator<{ path: string; width: number }> {
+  for (const [path, outer] of namedModules(model.root)) {
+    const module = unwrapped(outer);
+    if (path.endsWith('.base_layer') || path.includes('.base_layer.')) continue;
+    if (module instanceof Linear) yield { path, width: module.inFeatures };
+    if (module instanceof Embedding) yield { path, width: module.width };
+  }
+}
+
+/**
+ * Returns the format of every matrix, and a line for each format that some rows do not fit: as in llama.cpp, they are written in
+ * another one.
+ * @throws GraftError 'mismatch' for groups of integers that do not divide a row, 'usage' for a mixture of GGUF's formats and others
+ */
+export function formatsFor(model: Model, choice: ExportChoice): { formatOf: FormatOf; notes: string[] } {
+  const { to, groupSize } = choice;
+  const embedding = choice.embedding ?? (isFloat(to) ? to : isGgufFormat(to) ? 'q8_0' : 'none');
+  if (embedding !== 'none' && !isFloat(embedding) && isGgufFormat(embedding) !== isGgufFormat(to)) {
+    throw new GraftError('usage', `one file cannot hold both ${to} and ${embedding}`, {
+      place: 'embedding',
+      hint: isGgufFormat(to) ? `Choose one of ${ggufFormats.join(', ')}` : 'Choose int2 to int8, or none',
+    });
+  }
+  const { embeddings, head } = model.sites;
+  const byPath = new Map<string, WrittenFormat>();
+  const replaced = new Map<string, { widths: Set<number>; count: number; line: [ExportFormat, ExportFormat] }>();
+  const widths = { blocks: new Map<string, number>(), embedding: new Map<string, number>() };
+  for (const { path, width } of matricesOf(model)) {
+    const isTable = path === embeddings || path === head;
+    const wanted = isTable ? embedding : to;
+    if (wanted === 'none') continue;
+    widths[isTable ? 'embedding' : 'blocks'].set(path, width);
+    const format = fitting(wanted, width);
+    byPath.set(path, { format, ...(isIntegerFormat(format as WeightFormat) && { groupSize }) } as WrittenFormat);
+    if (format === wanted) continue;
+    const key = `${wanted} ${format}`;
+    const entry = replaced.get(key) ?? { widths: new Set(), count: 0, line: [wanted, format] };
+    entry.widths.add(width);
+    entry.count++;
+    replaced.set(key, entry);
+  }
+  for (const [wanted, map] of [
+    [to, widths.blocks],
+    [embedding, widths.embedding],
+  ] as const) {
+    if (wanted !== 'none' && isIntegerFormat(wanted as WeightFormat))
+      requireWidths({ format: wanted as WeightFormat, groupSize }, map);
+  }
+  const notes = [...replaced.values()].map(({ widths: sizes, count, line: [from, format] }) => {
+    const blocks = formats[from as FormatName].blockElements;
+    const what = count === 1 ? '1 weight has rows' : `${count} weights have rows`;
+    return `${what} of ${[...sizes].join(' or ')} numbers, which blocks of ${blocks} do not divide: ${format} instead of ${from}, as in llama.cpp`;
+  });
+  return { formatOf: (path) => byPath.get(path), notes };
+}
+
+/** Returns the format, or the one that takes its place where its blocks do not divide the rows. */
+function fitting(format: ExportFormat, width: number): ExportFormat {
+  const { blockElements, fallback } = isIntegerFormat(format as WeightFormat)
+    ? { blockElements: 1, fallback: undefined }
+    : formats[format as FormatName];
+  return width % blockElements === 0 || !fallback ? format : fitting(fallback, width);
+}
