@@ -49,7 +49,7 @@ export { engineStatus, type LibTorch, type Processor, processor } from './engine
 export type { SamplingOptions } from './generate/index.ts';
 export { type DownloadProgress, type ResolveOptions, resolveModel } from './io/index.ts';
 export type { Combination, MethodChoice } from './methods/index.ts';
-export type { Quantize } from './models/index.ts';
+export { type ExportFormat, exportFormats, type Quantize } from './models/index.ts';
 export type { Precision, TaskName } from './nn/index.ts';
 export {
   type Abortable,
@@ -75,6 +75,8 @@ export {
   type PredictResult,
   type Progress,
   type Prompt,
+  type QuantizeResult,
+  type QuantizeSettings,
   type RowsOptions,
   type Running,
   Session,

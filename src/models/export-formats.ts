@@ -5,10 +5,12 @@ import {
   type FormatName,
   formats,
   ggufFormats,
+  isBlockFormat,
   isIntegerFormat,
   type Quantization,
   requireWidths,
   type WeightFormat,
+  weightFormats,
 } from '../quant/index.ts';
 
 /** Element types in which weights can be written unquantised. */
@@ -36,25 +38,28 @@ export interface ExportChoice {
 /** A format that a whole model can be written in. */
 export type ExportFormat = WeightFormat | FloatFormat;
 
+/** All of them: GGUF's, then those of a directory. */
+export const exportFormats = [...new Set([...ggufFormats, ...weightFormats])] as readonly ExportFormat[];
+
 /** Whether a format is one of a GGUF file; the others are of a directory. */
 export const isGgufFormat = (format: ExportFormat): boolean => (ggufFormats as readonly string[]).includes(format);
 
 const isFloat = (format: ExportFormat): format is FloatFormat =>
   format === 'float32' || format === 'float16' || format === 'bfloat16';
 
-/** All matrices of the model by the path of their module, with the widths of their rows. */
-function* matricesOf(model: Model): Generator<{ path: string; width: number }> {
+/** All matrices of the model by the path of their module, with the width of its rows and the native number of the format that it is held in. */
+function* matricesOf(model: Model): Generator<{ path: string; width: number; held: number }> {
   for (const [path, outer] of namedModules(model.root)) {
     const module = unwrapped(outer);
     if (path.endsWith('.base_layer') || path.includes('.base_layer.')) continue;
-    if (module instanceof Linear) yield { path, width: module.inFeatures };
-    if (module instanceof Embedding) yield { path, width: module.width };
+    if (module instanceof Linear) yield { path, width: module.inFeatures, held: module.format };
+    if (module instanceof Embedding) yield { path, width: module.width, held: module.format };
   }
 }
 
 /**
- * Returns the format of every matrix, and a line for each format that some rows do not fit: as in llama.cpp, they are written in
- * another one.
+ * Returns the format of every matrix, and a line where rows do not fit blocks and are written in another format, as in llama.cpp,
+ * and where weights have been rounded before.
  * @throws GraftError 'mismatch' for groups of integers that do not divide a row, 'usage' for a mixture of GGUF's formats and others
  */
 export function formatsFor(model: Model, choice: ExportChoice): { formatOf: FormatOf; notes: string[] } {
@@ -70,13 +75,16 @@ export function formatsFor(model: Model, choice: ExportChoice): { formatOf: Form
   const byPath = new Map<string, WrittenFormat>();
   const replaced = new Map<string, { widths: Set<number>; count: number; line: [ExportFormat, ExportFormat] }>();
   const widths = { blocks: new Map<string, number>(), embedding: new Map<string, number>() };
-  for (const { path, width } of matricesOf(model)) {
+  const roundedBefore = new Set<FormatName>();
+  for (const { path, width, held } of matricesOf(model)) {
     const isTable = path === embeddings || path === head;
     const wanted = isTable ? embedding : to;
     if (wanted === 'none') continue;
     widths[isTable ? 'embedding' : 'blocks'].set(path, width);
     const format = fitting(wanted, width);
     byPath.set(path, { format, ...(isIntegerFormat(format as WeightFormat) && { groupSize }) } as WrittenFormat);
+    const before = blockFormatOf(held);
+    if (before && before !== format && !isFloat(format)) roundedBefore.add(before);
     if (format === wanted) continue;
     const key = `${wanted} ${format}`;
     const entry = replaced.get(key) ?? { widths: new Set(), count: 0, line: [wanted, format] };
@@ -96,8 +104,14 @@ export function formatsFor(model: Model, choice: ExportChoice): { formatOf: Form
     const what = count === 1 ? '1 weight has rows' : `${count} weights have rows`;
     return `${what} of ${[...sizes].join(' or ')} numbers, which blocks of ${blocks} do not divide: ${format} instead of ${from}, as in llama.cpp`;
   });
+  if (roundedBefore.size > 0)
+    notes.push(`weights that were rounded before (${[...roundedBefore].join(', ')}) are rounded again from there`);
   return { formatOf: (path) => byPath.get(path), notes };
 }
+
+/** Returns the format in blocks with a native number. */
+const blockFormatOf = (nativeId: number): FormatName | undefined =>
+  (Object.keys(formats) as FormatName[]).find((name) => isBlockFormat(name) && formats[name].nativeId === nativeId);
 
 /** Returns the format, or the one that takes its place where its blocks do not divide the rows. */
 function fitting(format: ExportFormat, width: number): ExportFormat {

@@ -2,6 +2,7 @@ export type { Quantize } from '../quant/index.ts';
 export {
   type ExportChoice,
   type ExportFormat,
+  exportFormats,
   type FormatOf,
   formatsFor,
   isGgufFormat,

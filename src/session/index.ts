@@ -20,6 +20,8 @@ export type {
   PredictResult,
   Progress,
   Prompt,
+  QuantizeResult,
+  QuantizeSettings,
   RowsOptions,
   UseOptions,
 } from './jobs/index.ts';

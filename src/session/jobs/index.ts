@@ -7,6 +7,7 @@ import { logits, writeLogits } from './logits.ts';
 import { merge, mergeFiles } from './merge.ts';
 import { addAdapter, load, removeAdapter, unload } from './models.ts';
 import { predict } from './predict.ts';
+import { quantizeFiles } from './quantize.ts';
 import { train } from './train.ts';
 
 export type { Classification, ClassifyResult } from './classify.ts';
@@ -19,6 +20,7 @@ export type { IdRows, Logits } from './logits.ts';
 export type { MergeResult, MergeSettings } from './merge.ts';
 export type { ModelSettings } from './models.ts';
 export type { Prediction, PredictResult } from './predict.ts';
+export type { QuantizeResult, QuantizeSettings } from './quantize.ts';
 export type { Progress, RowsOptions, UseOptions } from './rows.ts';
 
 /** What the engine thread does when it is asked, by name: (arguments, context) → result. */
@@ -35,6 +37,7 @@ export const jobs = {
   writeLogits,
   merge,
   mergeFiles,
+  quantizeFiles,
   combine,
   doctor,
   train,
