@@ -18,7 +18,7 @@ export const onModel = (name: string, description: string) =>
   new Command(name)
     .description(description)
     .requiredOption('--model <path>', 'a Hugging Face directory, a .gguf file, or a hub id')
-    .option('--adapter <dir>', 'directory of an adapter to use')
+    .option('--adapter <dir>', 'directory of an adapter to use, or a .gguf file of one')
     .addOption(
       new Option(
         '--quantize <how>',

@@ -9,6 +9,7 @@ export {
   type WrittenFormat,
 } from './export-formats.ts';
 export type { AdapterHubNames, Family, GgufNames } from './family.ts';
+export { type GgufBase, ggufBaseFor, ggufBaseOf, ggufNamesOf } from './gguf-base.ts';
 export { headOf, loadModel, loadModels, openModel } from './load.ts';
 export type { HeadOptions, LoadOptions } from './loaded-weights.ts';
 export { families } from './registry.ts';
