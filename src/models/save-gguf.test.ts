@@ -108,7 +108,7 @@ test('the forward pass of rounded weights is that of the file, in every format',
     const file = join(dir.path, `${to}.gguf`);
     using model = loadModel(base);
     const { formatOf, notes } = formatsFor(model, { to: to as 'q4_0' });
-    // The MLP is 42 wide, so its second layer fits no blocks.
+    // The MLP is 44 wide, so its second layer fits no blocks.
     assert.equal(notes.length > 0, !/float/.test(to), to);
     saveGguf(model, file, { source: base, formatOf });
     rounded(model, formatOf);
