@@ -40,7 +40,7 @@ export {
 } from './ports.ts';
 export { bestPrecision, type Precision, precisions, usePrecision } from './precision.ts';
 export { parseRope, type RopeScaling, RopeTable, ropeFrequencies } from './rope.ts';
-export type { Sites } from './sites.ts';
+export { headsOf, type Sites } from './sites.ts';
 export {
   firstTokens,
   lastTokensBeforePadding,
