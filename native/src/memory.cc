@@ -4,7 +4,7 @@
 
 #include <malloc.h>
 
-#include <atomic>
+#include <algorithm>
 #include <cstdlib>
 
 #include "torch.h"
@@ -14,7 +14,7 @@ namespace {
 
 constexpr size_t kAlignment = 64;  // a cache line, and what LibTorch expects
 
-std::atomic<int64_t> live{0}, peak{0};
+thread_local int64_t live = 0, peak = 0;  // several engine threads of a process do not count one another's tensors
 
 // The pointer to the block is stored directly before the returned address.
 void release(void* address) {
@@ -29,8 +29,8 @@ struct HeapAllocator final : c10::Allocator {
     if (bytes == 0) return {nullptr, nullptr, &release, at::Device(at::kCPU)};
     void* block = std::malloc(bytes + sizeof(void*) + kAlignment);
     TORCH_CHECK_WITH(OutOfMemoryError, block, "out of memory: cannot allocate ", bytes, " bytes");
-    const int64_t now = live += static_cast<int64_t>(malloc_usable_size(block));
-    for (int64_t highest = peak; now > highest && !peak.compare_exchange_weak(highest, now);) {}
+    live += static_cast<int64_t>(malloc_usable_size(block));
+    peak = std::max(peak, live);
     const auto first = reinterpret_cast<uintptr_t>(block) + sizeof(void*);
     void* address = reinterpret_cast<void*>((first + kAlignment - 1) / kAlignment * kAlignment);
     static_cast<void**>(address)[-1] = block;
@@ -47,8 +47,9 @@ HeapAllocator allocator;
 void use_heap_allocator() { c10::SetAllocator(at::kCPU, &allocator, 1); }
 
 AllocatedBytes allocated_bytes() {
-  const int64_t now = live;
-  return {now, peak.exchange(now)};
+  const AllocatedBytes bytes{live, peak};
+  peak = live;
+  return bytes;
 }
 
 }  // namespace graft
