@@ -113,6 +113,7 @@ export function savedAdapters(model: Model): Required<Pick<AttachContext, 'saved
         name: moduleName(name),
         method,
         config,
+        hasHead: layout.headOptions(part).labels !== undefined,
         fill: (adapter) => layout.load(model, part, adapter, undefined),
       };
     },

@@ -1,4 +1,5 @@
-export { type AttachedAdapter, attach, attachMethods, type MethodChoice, trainHead, writtenBy } from './compose.ts';
+export { type MethodChoice, requireSavable, writtenBy } from './choice.ts';
+export { type AttachedAdapter, attach, attachMethods, trainHead } from './compose.ts';
 export {
   type Combination,
   type CombineSettings,

@@ -41,7 +41,7 @@ export {
 } from './ports.ts';
 export { bestPrecision, type Precision, precisions, usePrecision } from './precision.ts';
 export { type Llama3Scaling, llama3Frequency, type Rope, type RopeFields, RopeTable, ropeOf } from './rope.ts';
-export type { Sites } from './sites.ts';
+export { headsOf, type Sites } from './sites.ts';
 export {
   firstTokens,
   lastTokensBeforePadding,

@@ -208,7 +208,7 @@ export interface Ia3Input {
   readonly fan_in_fan_out?: boolean | undefined;
 }
 
-/** Every weight of the base is trained. The run writes a whole model; the base must not be quantised (quantize: none). */
+/** Every weight of the base is trained. The run writes a whole model, so no other method stands beside it; the base must not be quantised (quantize: none). */
 export interface FullInput {
   /** Name of the method. */
   readonly type: 'full';

@@ -1,4 +1,5 @@
 export type { TrainedCopies } from './copies.ts';
+export { type Fold, type LayerWeight, ownLayerWeight, ownWeight } from './folds.ts';
 export { LinearWrapper, type Table, TableWrapper } from './layer-wrappers.ts';
 export { wrapLinearLayers } from './linear-layers.ts';
 export { normalizedWeights } from './mean-weights.ts';
@@ -18,13 +19,4 @@ export {
   type TargetConfig,
 } from './targets.ts';
 export { trainedCopies } from './trained-copies.ts';
-export {
-  type Fold,
-  type LayerWeight,
-  layerUnder,
-  ownLayerWeight,
-  ownWeight,
-  type Switch,
-  type Wrapper,
-  wrappedAdapter,
-} from './wrappers.ts';
+export { layerUnder, type Switch, type Wrapper, wrappedAdapter } from './wrappers.ts';

@@ -13,7 +13,10 @@ export interface Method<C> {
   readonly peftType?: string;
   /** True where AdapterHub has a file layout for it and PEFT has none. */
   readonly adapterHub?: true;
-  /** What a run of it leaves. Default: an adapter. A method that writes a model trains the task's head in place. */
+  /**
+   * What a run of it leaves. Default: an adapter. A method that writes a model trains the task's head in place, stands alone, and
+   * begins from no saved adapter.
+   */
   readonly writes?: Written;
   /** The fields under PEFT's own names, each with its default, unit, description and source. */
   readonly config: z.ZodType<C>;
@@ -45,6 +48,8 @@ export interface SavedAdapter {
   readonly name: string;
   readonly method: string;
   readonly config: unknown;
+  /** Whether it holds a task's head too, which `fill` leaves out. */
+  readonly hasHead?: boolean;
   /** Copies the saved values into the parameters of an adapter that was made with this config. */
   fill(adapter: SavableAdapter): void;
 }
@@ -62,6 +67,10 @@ export interface Adapter extends Disposable {
   readonly config: Readonly<Record<string, unknown>>;
   /** Exactly the tensors that are trained, counted, sharded and saved; keys are PEFT's without the prefix `base_model.model.`. */
   readonly parameters: ReadonlyMap<string, Tensor>;
+  /** Keys of the base's tensors that it replaces by trained copies, or changes, while it is enabled: one adapter of several may. */
+  readonly replaces?: ReadonlySet<string>;
+  /** Those of them that it changes: adapters below it on these layers would be saved without this change. */
+  readonly changes?: ReadonlySet<string>;
   /** False: the model computes as if the adapter were not attached. Switching costs nothing. */
   enabled: boolean;
   /** Settings of the config that have no effect, such as pattern keys that match no module. */
