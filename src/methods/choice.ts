@@ -25,17 +25,17 @@ export const writtenBy = (choices: readonly Pick<MethodChoice, 'type'>[]): Writt
 /**
  * Refuses what could be trained and then not be saved: a method that writes a whole model stands alone, trains, begins from the base,
  * and has one task.
- * @param run whether the run has several tasks, and whether it begins from a saved adapter
+ * @param run whether the run has several tasks, whether it begins from a saved adapter, and what errors call its methods
  * @throws GraftError 'usage'
  */
 export function requireSavable(
   choices: readonly MethodChoice[],
-  run: { readonly severalTasks?: boolean; readonly fromAdapter?: boolean } = {},
+  run: { readonly severalTasks?: boolean; readonly fromAdapter?: boolean; readonly place?: string } = {},
 ): void {
   const choice = choices.find((each) => writes(each) === 'model');
   if (!choice) return;
   const refuse = (problem: string, hint: string): never => {
-    throw new GraftError('usage', problem, { place: 'method', hint });
+    throw new GraftError('usage', problem, { place: run.place ?? 'method', hint });
   };
   const { type } = choice;
   const others = choices.filter((each) => each !== choice).map((other) => other.type);

@@ -294,7 +294,8 @@ export function parseRecipe(value: unknown, place = 'recipe', base = process.cwd
     : withData(value);
   const parsed = parseWith(several ? severalSchema : recipeSchema, complete, place, 'usage', huggingFaceNames);
   const recipe = resolved(parsed as unknown as Recipe, base);
-  requireSavable([recipe.method].flat(), { severalTasks: several, fromAdapter: recipe.adapter !== undefined });
+  const fromAdapter = recipe.adapter !== undefined;
+  requireSavable([recipe.method].flat(), { severalTasks: several, fromAdapter, place: `${place}, method` });
   parsedRecipes.add(recipe);
   return recipe;
 }
