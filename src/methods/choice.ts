@@ -19,8 +19,17 @@ const writes = ({ type }: Pick<MethodChoice, 'type'>): Written =>
   (methods[type] as Method<unknown>).writes ?? 'adapter';
 
 /** Returns what a run of these methods leaves on disk. */
-export const writtenBy = (choices: readonly Pick<MethodChoice, 'type'>[]): Written =>
+export const writtenBy = (choices: readonly Pick<MethodChoice, 'type'>[]): 'model' | 'adapter' =>
   choices.some((choice) => writes(choice) === 'model') ? 'model' : 'adapter';
+
+/** Whether a method consists of settings of the others. It is attached after them, because it works on what they make of a layer. */
+export const isSettings = (choice: Pick<MethodChoice, 'type'>): boolean => writes(choice) === 'settings';
+
+/** The methods in the order in which they are attached. */
+export const attachOrder = <C extends Pick<MethodChoice, 'type'>>(choices: readonly C[]): C[] => [
+  ...choices.filter((choice) => !isSettings(choice)),
+  ...choices.filter(isSettings),
+];
 
 /**
  * Refuses what could be trained and then not be saved: a method that writes a whole model stands alone, trains, begins from the base,
@@ -32,13 +41,20 @@ export function requireSavable(
   choices: readonly MethodChoice[],
   run: { readonly severalTasks?: boolean; readonly fromAdapter?: boolean; readonly place?: string } = {},
 ): void {
-  const choice = choices.find((each) => writes(each) === 'model');
-  if (!choice) return;
   const refuse = (problem: string, hint: string): never => {
     throw new GraftError('usage', problem, { place: run.place ?? 'method', hint });
   };
+  const settings = choices.filter(isSettings);
+  for (const { type, adapter, train } of settings) {
+    if (settings.length === choices.length && !run.fromAdapter)
+      refuse(`${type} trains no weights of its own`, 'Add a method that trains to the list: full, lora or another');
+    if (adapter !== undefined || train === false)
+      refuse(`${type} is not an adapter: it has no fields adapter and train`, 'Give its settings in the recipe');
+  }
+  const choice = choices.find((each) => writes(each) === 'model');
+  if (!choice) return;
   const { type } = choice;
-  const others = choices.filter((each) => each !== choice).map((other) => other.type);
+  const others = choices.filter((each) => each !== choice && !isSettings(each)).map((other) => other.type);
   if (others.length > 0) {
     refuse(
       `${type} trains the base and writes a whole model, so an adapter of ${others.join(', ')} beside it would be for a base that no file holds`,

@@ -3,24 +3,17 @@
 import { parseWith } from '../base/index.ts';
 import { headsOf, type Model } from '../nn/index.ts';
 import { mixSeed, ops, type Tensor } from '../tensor/index.ts';
-import { type MethodChoice, requireDisjoint, requireSavable } from './choice.ts';
+import { attachOrder, type MethodChoice, requireDisjoint, requireSavable } from './choice.ts';
 import { methods } from './registry.ts';
 import { attachSaved } from './saved-part.ts';
-import {
-  type Adapter,
-  type AttachContext,
-  type Method,
-  saveModules,
-  type TrainedCopies,
-  type Written,
-} from './shared/index.ts';
+import { type Adapter, type AttachContext, type Method, saveModules, type TrainedCopies } from './shared/index.ts';
 
 /** One or several methods as one adapter. */
 export interface AttachedAdapter extends Adapter {
-  /** The adapter of each method, in order. */
+  /** The adapter of each method, in the order in which they were attached. */
   readonly parts: readonly Adapter[];
   /** A model where one of the methods writes one, else an adapter. */
-  readonly writes: Written;
+  readonly writes: 'model' | 'adapter';
   /** The parameters of the task's head by key; empty where the task has no head. */
   readonly head: ReadonlyMap<string, Tensor>;
 }
@@ -48,7 +41,7 @@ export function attachMethods(
   const warnings: string[] = [];
   let head: TrainedCopies | undefined;
   try {
-    choices.forEach((choice, i) => {
+    attachOrder(choices).forEach((choice, i) => {
       const { type, adapter, train = true, ...config } = choice;
       const method = methods[type] as unknown as Method<unknown>;
       const partSeed = i === 0 ? seed : Number(mixSeed(seed, i) >> 12n);
@@ -108,6 +101,7 @@ function combined(
       return parameters;
     },
     parts,
+    roundings: new Map(parts.flatMap((part) => [...(part.roundings ?? [])])),
     head: head?.parameters ?? new Map(),
     warnings: [...warnings, ...parts.flatMap((part) => part.warnings)],
     advise: (lr) => parts.flatMap((part) => part.advise?.(lr) ?? []),

@@ -1,4 +1,4 @@
-export { type MethodChoice, requireSavable, writtenBy } from './choice.ts';
+export { attachOrder, isSettings, type MethodChoice, requireSavable, writtenBy } from './choice.ts';
 export { type AttachedAdapter, attach, attachMethods, trainHead } from './compose.ts';
 export {
   type Combination,

@@ -10,6 +10,7 @@ import { copyCompanions } from './companion-files.ts';
  * Writes the model as a Hugging Face directory that transformers loads: config.json, model.safetensors and, where `source` is
  * a directory, what stands beside its weights: tokenizer, chat templates, preprocessing, pooling, code, licence.
  * @param extra contents of more files by name (a tokenizer converted from a GGUF file)
+ * @param writeMore writes further files into the directory
  * @returns the names of files and folders of `source` that are not copied: its model card, weights in other formats
  * @throws GraftError 'state' where an adapter is enabled but not merged; 'numeric' for a weight that `dtype` cannot hold;
  *   'environment' for a full disk or missing rights
@@ -20,6 +21,7 @@ export function saveModel(
   source: string,
   dtype: DType = 'float32',
   extra: Readonly<Record<string, string>> = {},
+  writeMore: (draft: string) => void = () => {},
 ): readonly string[] {
   const config = configOf(model, dtype);
   let left: readonly string[] = [];
@@ -28,6 +30,7 @@ export function saveModel(
     writeSafetensors(join(draft, 'model.safetensors'), denseWeights(model, dtype), { format: 'pt' });
     if (statSync(source).isDirectory()) left = copyCompanions(source, draft).left;
     for (const [name, text] of Object.entries(extra)) writeFileSync(join(draft, name), text);
+    writeMore(draft);
   });
   return left;
 }

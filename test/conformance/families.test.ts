@@ -91,7 +91,7 @@ const familyCases: readonly FamilyCase[] = [
 
 /** Returns the expectations of `cases.ts`, adapted to these models. */
 function casesOf(method: FamilyCase['method']): MethodCases {
-  const cases = methodCases[method === 'together' ? 'p-tuning' : method];
+  const cases = methodCases[method === 'together' ? 'p-tuning' : (method as keyof typeof methodCases)];
   const lr = { together: 1e-2, fusion: 3e-2 }[method as string] ?? cases.lr;
   // Start and end of an answer are a softmax over tokens, which does not change when all scores get the same bias.
   const withoutGradient = ['qa_outputs\\.bias$', ...(cases.withoutGradient ? [cases.withoutGradient.source] : [])];

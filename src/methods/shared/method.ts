@@ -1,9 +1,17 @@
 import type { z } from 'zod';
 import type { Model } from '../../nn/index.ts';
+import type { Quantization } from '../../quant/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 
-/** What a run leaves on disk: an adapter beside the base, or a whole model. */
-export type Written = 'adapter' | 'model';
+/** What a run leaves on disk: an adapter beside the base, a whole model, or settings that are saved with what another method writes. */
+export type Written = 'adapter' | 'model' | 'settings';
+
+/** How the weight of a layer is rounded in training, and so has to be where it is deployed. */
+export interface WeightRounding {
+  readonly quantization: Quantization;
+  /** Trained scales of symmetric integers, float32 [out, groups]. */
+  readonly scales?: Tensor | undefined;
+}
 
 /** A way of fine-tuning: its config, and how it is attached to a model. C is the type of the config. */
 export interface Method<C> {
@@ -15,7 +23,8 @@ export interface Method<C> {
   readonly adapterHub?: true;
   /**
    * What a run of it leaves. Default: an adapter. A method that writes a model trains the task's head in place, stands alone, and
-   * begins from no saved adapter.
+   * begins from no saved adapter; one that writes settings stands beside a method that trains, and is attached after the others,
+   * wherever it is listed.
    */
   readonly writes?: Written;
   /** The fields under PEFT's own names, each with its default, unit, description and source. */
@@ -71,6 +80,8 @@ export interface Adapter extends Disposable {
   readonly replaces?: ReadonlySet<string>;
   /** Those of them that it changes: adapters below it on these layers would be saved without this change. */
   readonly changes?: ReadonlySet<string>;
+  /** How weights are rounded, by the path of their module. */
+  readonly roundings?: ReadonlyMap<string, WeightRounding>;
   /** False: the model computes as if the adapter were not attached. Switching costs nothing. */
   enabled: boolean;
   /** Settings of the config that have no effect, such as pattern keys that match no module. */
