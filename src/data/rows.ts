@@ -139,7 +139,7 @@ function idsAndLabels(example: Example, place: string, options: RowOptions): { i
           });
           return { ids, labels: ids.slice() };
         }
-        const { text, spans } = chat.renderWithAssistantSpans(example.messages, example.tools, example.from);
+        const { text, spans } = chat.learned(example.messages, example.tools, (i) => i >= example.from);
         const { ids, mask } = tokenizer.encodeWithMask(text, spans);
         return { ids, labels: ids.map((id, i) => (mask[i] ? id : IGNORED)) };
       } catch (cause) {

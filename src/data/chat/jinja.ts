@@ -1,8 +1,8 @@
 import { Environment, Interpreter, parse, tokenize } from '@huggingface/jinja';
 
-type Value = ReturnType<Environment['set']>;
-type Node = { readonly type: string } & Record<string, unknown>;
-type Program = ReturnType<typeof parse>;
+export type Value = ReturnType<Environment['set']>;
+export type Node = { readonly type: string } & Record<string, unknown>;
+export type Program = ReturnType<typeof parse>;
 
 /** The methods of the library's interpreter that are overridden or called; its type declarations make them private. */
 interface InterpreterMethods {
@@ -11,12 +11,15 @@ interface InterpreterMethods {
   evaluateBlock(nodes: readonly Node[], scope: Environment): Value;
   evaluateBinaryExpression(node: Node, scope: Environment): Value;
   evaluateCallExpression(node: Node, scope: Environment): Value;
+  evaluateMemberExpression(node: Node, scope: Environment): Value;
+  evaluateFor(node: Node, scope: Environment): Value;
+  bindMacroArguments(name: string, parameters: unknown, special: unknown, args: Value[], scope: Environment): void;
   applyFilter(operand: Value, filter: Node, scope: Environment): Value;
 }
 const LibraryInterpreter = Interpreter as unknown as new (scope: Environment) => InterpreterMethods;
 
 /** A JavaScript value as a value of the interpreter. */
-const toValue = (value: unknown): Value => new Environment().set('value', value);
+export const toValue = (value: unknown): Value => new Environment().set('value', value);
 /** A node for an expression that is evaluated already. */
 const evaluated = (value: Value): Node => ({ type: 'Evaluated', value });
 const statementTypes = new Set(
@@ -26,20 +29,73 @@ const listTypes = new Set(['ArrayValue', 'TupleValue']);
 const numericTypes = new Set(['IntegerValue', 'FloatValue', 'BooleanValue']);
 const isNoneOrUndefined = ({ type }: Value) => type === 'NullValue' || type === 'UndefinedValue';
 
+/** `break` or `continue`, with what the iteration printed before it. */
+class LoopJump extends Error {
+  printed: Value[] = [];
+  readonly leavesLoop: boolean;
+
+  constructor(leavesLoop: boolean) {
+    super('break and continue belong in a loop');
+    this.leavesLoop = leavesLoop;
+  }
+}
+
 /** The library's interpreter with Python's equality, remainder, `~`, stripping and printing of values. */
-class PythonInterpreter extends LibraryInterpreter {
+export class PythonInterpreter extends LibraryInterpreter {
   override evaluate(node: Node, scope: Environment): Value {
-    return node?.type === 'Evaluated' ? (node.value as Value) : super.evaluate(node, scope);
+    if (node?.type === 'Evaluated') return node.value as Value;
+    if (node?.type === 'Break' || node?.type === 'Continue') throw new LoopJump(node.type === 'Break');
+    return super.evaluate(node, scope);
+  }
+
+  /** Joins texts that are printed, or concatenated, one after the other. */
+  protected concatenate(parts: readonly Value[]): Value {
+    return toValue(parts.map(pythonStr).join(''));
   }
 
   override evaluateBlock(nodes: readonly Node[], scope: Environment): Value {
-    let text = '';
+    const parts: Value[] = [];
     for (const node of nodes) {
-      const value = this.evaluate(node, scope);
-      if (!statementTypes.has(node.type)) text += pythonStr(value);
-      else if (!isNoneOrUndefined(value)) text += value.toString();
+      try {
+        const value = this.evaluate(node, scope);
+        if (!statementTypes.has(node.type) || !isNoneOrUndefined(value)) parts.push(value);
+      } catch (error) {
+        if (error instanceof LoopJump) error.printed = [...parts, ...error.printed];
+        throw error;
+      }
     }
-    return toValue(text);
+    return this.concatenate(parts);
+  }
+
+  /** A loop whose variables last for one iteration, and which keeps what is printed before `break` and `continue`. */
+  override evaluateFor(node: Node, scope: Environment): Value {
+    const { iterable, test } = loopParts(node);
+    const values = iterationValues(this.evaluate(iterable, scope));
+    const scopes = values.map((value) => {
+      const inner = new Environment(scope);
+      bindLoopVariable(node.loopvar as Node, value, inner);
+      return inner;
+    });
+    const kept = scopes.flatMap((inner, i) => (!test || this.evaluate(test, inner).__bool__().value ? [i] : []));
+    const parts: Value[] = [];
+    for (const [n, i] of kept.entries()) {
+      const items = { previtem: values[kept[n - 1]!], nextitem: values[kept[n + 1]!] };
+      scopes[i]!.setVariable('loop', loopState(n, kept.length, items));
+      try {
+        parts.push(this.evaluateIteration(node.body as Node[], scopes[i]!, values[i]!));
+      } catch (error) {
+        if (!(error instanceof LoopJump)) throw error;
+        parts.push(...error.printed);
+        if (error.leavesLoop) break;
+      }
+    }
+    if (kept.length === 0) parts.push(this.evaluateBlock(node.defaultBlock as Node[], scope));
+    return this.concatenate(parts);
+  }
+
+  /** What the body of a loop prints for one item. */
+  protected evaluateIteration(body: readonly Node[], scope: Environment, _item: Value): Value {
+    return this.evaluateBlock(body, scope);
   }
 
   override evaluateBinaryExpression(node: Node, scope: Environment): Value {
@@ -54,14 +110,15 @@ class PythonInterpreter extends LibraryInterpreter {
       case '!=':
         return toValue(!pythonEquals(left, right));
       case '~':
-        return toValue(pythonStr(left) + pythonStr(right));
+        return this.concatenate([left, right]);
       case '%':
         if (left.type !== 'IntegerValue' || right.type !== 'IntegerValue') break;
         return toValue(
           (left.value as number) - (right.value as number) * Math.floor(Number(left.value) / Number(right.value)),
         );
       case '+':
-        if (strings !== 1) break;
+        if (strings === 2) return this.concatenate([left, right]);
+        if (strings === 0) break;
         throw new Error(`can only concatenate str to str, not ${pythonStr(left)} and ${pythonStr(right)}`);
     }
     return super.evaluateBinaryExpression({ ...node, left: evaluated(left), right: evaluated(right) }, scope);
@@ -97,6 +154,45 @@ class PythonInterpreter extends LibraryInterpreter {
   }
 }
 
+/** What a loop runs over, and the condition of `for … in … if …`. */
+function loopParts({ iterable }: Node): { iterable: Node; test: Node | undefined } {
+  const { type, lhs, test } = iterable as Node;
+  return type === 'SelectExpression'
+    ? { iterable: lhs as Node, test: test as Node }
+    : { iterable: iterable as Node, test: undefined };
+}
+
+/** The values that Python's `for` gives: items of a list, keys of a dictionary, characters of a text. */
+function iterationValues(iterable: Value): Value[] {
+  if (listTypes.has(iterable.type)) return iterable.value as Value[];
+  if (iterable.type === 'ObjectValue') return [...(iterable.value as Map<string, Value>).keys()].map(toValue);
+  if (iterable.type === 'StringValue') return [...(iterable.value as string)].map(toValue);
+  if (iterable.type === 'UndefinedValue') return [];
+  throw new Error(`cannot loop over ${pythonRepr(iterable)}`);
+}
+
+function bindLoopVariable(variable: Node, value: Value, scope: Environment): void {
+  if (variable.type === 'Identifier') {
+    scope.setVariable(variable.value as string, value);
+    return;
+  }
+  const names = (variable.value as Node[]).map(({ value: name }) => name as string);
+  if (!listTypes.has(value.type) || (value.value as Value[]).length !== names.length) {
+    throw new Error(`cannot unpack ${pythonRepr(value)} into ${names.join(', ')}`);
+  }
+  for (const [i, name] of names.entries()) scope.setVariable(name, (value.value as Value[])[i]!);
+}
+
+/** Jinja's `loop`, at item n of `length`. */
+function loopState(n: number, length: number, items: Record<'previtem' | 'nextitem', Value | undefined>): Value {
+  const counts = { index: n + 1, index0: n, revindex: length - n, revindex0: length - n - 1 };
+  const state = toValue({ ...counts, first: n === 0, last: n === length - 1, length });
+  for (const [name, item] of Object.entries(items)) {
+    (state.value as Map<string, Value>).set(name, item ?? toValue(undefined));
+  }
+  return state;
+}
+
 const capitalize = ([first = '', ...rest]: string) => first.toUpperCase() + rest.join('').toLowerCase();
 const PYTHON_SPACE = /[\p{White_Space}\x1c-\x1f]/u;
 
@@ -126,7 +222,7 @@ function pythonEquals(a: Value, b: Value): boolean {
 }
 
 /** Python's `str`. */
-const pythonStr = (value: Value): string =>
+export const pythonStr = (value: Value): string =>
   value.type === 'StringValue' ? (value.value as string) : pythonRepr(value);
 
 /** Python's `repr`. */
@@ -254,8 +350,13 @@ const globals = {
   },
 };
 
-/** Renders a template with variables; throws errors of the library, and those of the template's `raise_exception`. */
-export type CompiledTemplate = (variables: Record<string, unknown>) => string;
+/** A template that can be rendered; throws errors of the library, and those of the template's `raise_exception`. */
+export interface CompiledTemplate {
+  /** Its rendering with these variables. */
+  readonly render: (variables: Record<string, unknown>) => string;
+  /** Runs it in an interpreter that the caller makes. */
+  readonly run: (variables: Record<string, unknown>, interpreter: (scope: Environment) => PythonInterpreter) => Value;
+}
 
 /**
  * Compiles a Jinja template with the settings of transformers' chat templates: `trim_blocks`, `lstrip_blocks`,
@@ -265,9 +366,10 @@ export type CompiledTemplate = (variables: Record<string, unknown>) => string;
  */
 export function compile(source: string, marks: readonly [begin: string, end: string]): CompiledTemplate {
   const program = parse(tokenize(preprocess(source, ...marks)));
-  return (variables) => {
+  const run: CompiledTemplate['run'] = (variables, interpreter) => {
     const scope = new Environment();
     for (const [key, value] of Object.entries({ ...globals, ...variables })) scope.set(key, value);
-    return new PythonInterpreter(scope).run(program).value as string;
+    return interpreter(scope).run(program);
   };
+  return { run, render: (variables) => run(variables, (scope) => new PythonInterpreter(scope)).value as string };
 }
