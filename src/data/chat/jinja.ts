@@ -45,7 +45,7 @@ export class PythonInterpreter extends LibraryInterpreter {
   override evaluate(node: Node, scope: Environment): Value {
     if (node?.type === 'Evaluated') return node.value as Value;
     if (node?.type === 'Break' || node?.type === 'Continue') throw new LoopJump(node.type === 'Break');
-    return super.evaluate(node, scope);
+    return super.evaluate(node, scope) ?? toValue(undefined); // the library's `first` of an empty list is nothing at all
   }
 
   /** Joins texts that are printed, or concatenated, one after the other. */
@@ -70,7 +70,7 @@ export class PythonInterpreter extends LibraryInterpreter {
   /** A loop whose variables last for one iteration, and which keeps what is printed before `break` and `continue`. */
   override evaluateFor(node: Node, scope: Environment): Value {
     const { iterable, test } = loopParts(node);
-    const values = iterationValues(this.evaluate(iterable, scope));
+    const values = this.itemsOf(this.evaluate(iterable, scope));
     const scopes = values.map((value) => {
       const inner = new Environment(scope);
       bindLoopVariable(node.loopvar as Node, value, inner);
@@ -91,6 +91,15 @@ export class PythonInterpreter extends LibraryInterpreter {
     }
     if (kept.length === 0) parts.push(this.evaluateBlock(node.defaultBlock as Node[], scope));
     return this.concatenate(parts);
+  }
+
+  /** The values that Python's `for` gives: items of a list, keys of a dictionary, characters of a text. */
+  protected itemsOf(iterable: Value): Value[] {
+    if (listTypes.has(iterable.type)) return iterable.value as Value[];
+    if (iterable.type === 'ObjectValue') return [...(iterable.value as Map<string, Value>).keys()].map(toValue);
+    if (iterable.type === 'StringValue') return [...(iterable.value as string)].map(toValue);
+    if (iterable.type === 'UndefinedValue') return [];
+    throw new Error(`cannot loop over ${pythonRepr(iterable)}`);
   }
 
   /** What the body of a loop prints for one item. */
@@ -160,15 +169,6 @@ function loopParts({ iterable }: Node): { iterable: Node; test: Node | undefined
   return type === 'SelectExpression'
     ? { iterable: lhs as Node, test: test as Node }
     : { iterable: iterable as Node, test: undefined };
-}
-
-/** The values that Python's `for` gives: items of a list, keys of a dictionary, characters of a text. */
-function iterationValues(iterable: Value): Value[] {
-  if (listTypes.has(iterable.type)) return iterable.value as Value[];
-  if (iterable.type === 'ObjectValue') return [...(iterable.value as Map<string, Value>).keys()].map(toValue);
-  if (iterable.type === 'StringValue') return [...(iterable.value as string)].map(toValue);
-  if (iterable.type === 'UndefinedValue') return [];
-  throw new Error(`cannot loop over ${pythonRepr(iterable)}`);
 }
 
 function bindLoopVariable(variable: Node, value: Value, scope: Environment): void {

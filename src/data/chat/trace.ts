@@ -140,6 +140,18 @@ class TracingInterpreter extends PythonInterpreter {
     this.#innerTurn = index;
   }
 
+  /** Items that a text or a dictionary was taken apart into are parts of the same message. */
+  protected override itemsOf(iterable: Value): Value[] {
+    const items = super.itemsOf(iterable);
+    const source = this.#sources.get(iterable) ?? NONE;
+    const inherit = (item: Value) => {
+      if (!this.#sources.has(item)) this.#sources.set(item, source);
+      if (Array.isArray(item.value)) for (const part of item.value as Value[]) inherit(part);
+    };
+    if (source !== NONE) items.forEach(inherit);
+    return items;
+  }
+
   protected override evaluateIteration(body: readonly Node[], scope: Environment, item: Value): Value {
     const index = this.#indices.get(item);
     if (index !== undefined) this.#turns.set(scope, index);

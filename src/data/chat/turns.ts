@@ -48,13 +48,8 @@ export function spansOfTurns(
   const spans: Span[] = [];
   for (const [i, { role }] of messages.entries()) {
     if (role !== 'assistant' || !isLearned(i)) continue;
-    const region = regions.get(i);
-    if (!region) {
-      if (pieces.some(({ source, turn }) => (source === i || source === SEVERAL) && turn === NONE)) {
-        throw new UnclearTurns('the template prints the assistant turns outside of a loop over the messages');
-      }
-      continue; // the template leaves this turn out
-    }
+    const region = regions.get(i) ?? regionOutsideTurns(pieces, i);
+    if (!region) continue; // the template leaves this turn out
     spans.push(...spansOfRegion(region, i, prompts(i), text, regions, messages, pieces));
   }
   return { text, spans };
@@ -102,6 +97,20 @@ function regionsOf(pieces: readonly Placed[]): Map<number, Region> {
     last = turn;
   }
   return regions;
+}
+
+/** The region of a message that is printed outside of a loop over the messages, as some templates do with the last one. */
+function regionOutsideTurns(pieces: readonly Placed[], i: number): Region | undefined {
+  const isPart = ({ source, turn }: Piece) => turn === NONE && (source === i || source === SEVERAL);
+  const [first, last] = [pieces.findIndex(isPart), pieces.findLastIndex(isPart)];
+  if (first < 0) return undefined;
+  const from = pieces.findLastIndex(({ turn }, at) => at < first && turn !== NONE) + 1;
+  const to = pieces.findIndex(({ turn }, at) => at > first && turn !== NONE);
+  const region = pieces.slice(from, to < 0 ? undefined : to);
+  if (last >= from + region.length || region.some(({ source }) => source !== NONE && source !== i)) {
+    throw new UnclearTurns('the template prints the assistant turns outside of a loop over the messages');
+  }
+  return region.map((piece) => ({ ...piece, turn: i, innerTurn: i }));
 }
 
 /** Whether a piece of the region of message i is text of that message or of the template, and not of another message. */
@@ -177,7 +186,7 @@ function startOf(region: Region, i: number, prompt: string): number {
   if (isBlank(header)) return isBlank(prompt) && text.startsWith(prompt) ? first + prompt.length : first;
   const at = isBlank(prompt) ? -1 : header.lastIndexOf(prompt.trim());
   if (at >= 0) return first + at + prompt.trim().length;
-  if (prompt === '') return first;
+  if (isBlank(prompt)) return first;
   throw new UnclearTurns(
     `the turn of message ${i} begins with ${JSON.stringify(header.slice(0, 60))}, and the generation prompt is ${JSON.stringify(prompt.slice(0, 60))}`,
   );
