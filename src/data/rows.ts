@@ -133,15 +133,7 @@ function idsAndLabels(example: Example, place: string, options: RowOptions): { i
       const hint = 'Use rows of prompt and completion, or a model with a chat template';
       const chat = requireChatTemplate(options.chat, place, hint);
       try {
-        if (trainOnAll) {
-          const ids = tokenizer.encode(chat.render(example.messages, { tools: example.tools }), {
-            addSpecialTokens: false,
-          });
-          return { ids, labels: ids.slice() };
-        }
-        const { text, spans } = chat.learned(example.messages, example.tools, (i) => i >= example.from);
-        const { ids, mask } = tokenizer.encodeWithMask(text, spans);
-        return { ids, labels: ids.map((id, i) => (mask[i] ? id : IGNORED)) };
+        return chatIds(example, chat, tokenizer, trainOnAll);
       } catch (cause) {
         if (!(cause instanceof GraftError) || cause.place) throw cause;
         throw cause.at(place);
@@ -153,6 +145,25 @@ function idsAndLabels(example: Example, place: string, options: RowOptions): { i
         hint: "Set the recipe's task to what the rows are for, or data.format to text",
       });
   }
+}
+
+function chatIds(
+  { messages, tools, documents, variables, from, notLearned = [] }: Extract<Example, { kind: 'chat' }>,
+  chat: ChatTemplate,
+  tokenizer: Tokenizer,
+  trainOnAll: boolean,
+): { ids: Int32Array; labels: Int32Array } {
+  const more = { documents, variables };
+  if (trainOnAll && notLearned.length === 0) {
+    const ids = tokenizer.encode(chat.render(messages, { ...more, tools }), { addSpecialTokens: false });
+    return { ids, labels: ids.slice() };
+  }
+  const left = new Set(notLearned);
+  const isLearned = (i: number) => !left.has(i) && i >= from;
+  const { text, spans } = chat.learned(messages, tools, trainOnAll ? (i) => left.has(i) : isLearned, more);
+  const { ids, mask } = tokenizer.encodeWithMask(text, spans);
+  // Of a row that is learned whole, the spans are what is not.
+  return { ids, labels: ids.map((id, i) => (Boolean(mask[i]) !== trainOnAll ? id : IGNORED)) };
 }
 
 const kindNames = {

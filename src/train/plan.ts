@@ -15,6 +15,7 @@ import {
   toExample,
   tokenizerIfAny,
   toStep,
+  unusedNotes,
   withTaskNumber,
 } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
@@ -134,7 +135,11 @@ export async function planRows(
   const warnings: string[] = [];
   const rowsFrom = (placed: readonly PlacedExample[], place: string): Row[] => {
     const { rows, report } = toRows(placed);
-    warnings.push(...reportWarnings(report, place));
+    const unused = unusedNotes(
+      placed.map(({ example }) => example),
+      place,
+    );
+    warnings.push(...reportWarnings(report, place), ...unused);
     return rows;
   };
   const placeOf = (source: RowSource, name: string) => (typeof source === 'string' ? source : name);

@@ -1,11 +1,11 @@
 import type { Example, Message } from '../example.ts';
 import type { Tokenizer } from '../tokenizer/index.ts';
-import { type ChatTemplate, requireChatTemplate } from './template.ts';
+import { type ChatTemplate, type ConversationOptions, requireChatTemplate } from './template.ts';
 
 /** What a prompt is made from: text to continue, or a conversation whose next turn the model generates. */
 export type PromptSource =
   | { readonly text: string }
-  | { readonly messages: readonly Message[]; readonly tools?: readonly unknown[] | undefined };
+  | ({ readonly messages: readonly Message[] } & ConversationOptions);
 
 export interface PromptOptions {
   readonly tokenizer: Tokenizer;
@@ -37,8 +37,8 @@ export function makePrompt(source: PromptSource, options: PromptOptions): Prompt
 
 function promptIds(source: PromptSource, { tokenizer, chat, place, hint }: PromptOptions): Int32Array {
   if ('text' in source) return tokenizer.encode(source.text);
-  const { messages, tools } = source;
-  const text = requireChatTemplate(chat, place, hint).render(messages, { addGenerationPrompt: true, tools });
+  const { messages, ...options } = source;
+  const text = requireChatTemplate(chat, place, hint).render(messages, { ...options, addGenerationPrompt: true });
   return tokenizer.encode(text, { addSpecialTokens: false });
 }
 
@@ -56,6 +56,11 @@ function withoutMiddle(ids: Int32Array, maxLength: number): Int32Array {
 export function promptSourceOf(example: Example): PromptSource | undefined {
   if (example.kind === 'completion') return { text: example.prompt };
   if (example.kind !== 'chat') return undefined;
-  const { messages, tools } = example;
-  return { messages: messages.at(-1)!.role === 'assistant' ? messages.slice(0, -1) : messages, tools };
+  const { messages, tools, documents, variables } = example;
+  return {
+    messages: messages.at(-1)!.role === 'assistant' ? messages.slice(0, -1) : messages,
+    tools,
+    documents,
+    variables,
+  };
 }

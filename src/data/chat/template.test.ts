@@ -60,8 +60,8 @@ test('spans found by rendering prefixes equal those of {% generation %} marks, e
   let compared = 0;
   for (const [name, messages] of Object.entries(conversations)) {
     if (messages.some((m) => typeof m.content !== 'string' || m.content === '')) continue;
-    const marked = chat('chatml-generation').renderWithAssistantSpans(messages);
-    assert.deepEqual(chat('chatml').renderWithAssistantSpans(messages), marked, name);
+    const marked = chat('chatml-generation').learned(messages);
+    assert.deepEqual(chat('chatml').learned(messages), marked, name);
     const last = marked.spans.at(-1);
     if (last) assert.ok(marked.text.slice(...last).endsWith('<|im_end|>'));
     compared += marked.spans.length;
@@ -96,8 +96,8 @@ test('turns that are rendered differently at the end of a conversation are found
   let compared = 0;
   for (const [name, source] of Object.entries(markedTemplates))
     for (const messages of dialogues) {
-      const marked = new ChatTemplate(source).renderWithAssistantSpans(messages);
-      const byRendering = new ChatTemplate(unmarked(source)).renderWithAssistantSpans(messages);
+      const marked = new ChatTemplate(source).learned(messages);
+      const byRendering = new ChatTemplate(unmarked(source)).learned(messages);
       assert.deepEqual(byRendering, marked, `${name}: ${JSON.stringify(marked.text)}`);
       compared += byRendering.spans.length;
     }
@@ -116,7 +116,7 @@ test('a turn that only calls a function', () => {
     ['qwen-tools', '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call><|im_end|>'],
     ['phi', '<|end|>'],
   ] as const) {
-    const { text, spans } = new ChatTemplate(templates[name]!, special[name]).renderWithAssistantSpans(messages);
+    const { text, spans } = new ChatTemplate(templates[name]!, special[name]).learned(messages);
     assert.deepEqual(
       spans.map((span) => text.slice(...span)),
       [turn],
@@ -140,16 +140,16 @@ test('turns before `from` are not learned', () => {
   const messages = conversations['many-turns']!;
   for (const name of ['chatml', 'chatml-generation']) {
     const chat = new ChatTemplate(templates[name]!, special[name]);
-    const all = chat.renderWithAssistantSpans(messages).spans;
+    const all = chat.learned(messages).spans;
     assert.equal(all.length, 2);
-    assert.deepEqual(chat.renderWithAssistantSpans(messages, undefined, 3).spans, all.slice(1), name);
+    assert.deepEqual(chat.learned(messages, undefined, (i) => i >= 3).spans, all.slice(1), name);
   }
 });
 
 test('a template whose turns cannot be found is refused with a remedy', () => {
   const chat = new ChatTemplate('{{ messages | length }}{% for m in messages %}{{ m.content | upper }}{% endfor %}');
   assert.throws(
-    () => chat.renderWithAssistantSpans(conversations['one-turn']!),
+    () => chat.learned(conversations['one-turn']!),
     (e) =>
       e instanceof GraftError &&
       /no \{% generation %\} blocks/.test(e.message) &&
@@ -168,7 +168,7 @@ test("assistant tokens by {% generation %} marks equal transformers' mask", { sk
   for (const { template, conversation, ids, mask } of masks) {
     if (!templates[template]!.includes('endgeneration')) continue;
     compared++;
-    const { text, spans } = new ChatTemplate(templates[template]!, special[template]).renderWithAssistantSpans(
+    const { text, spans } = new ChatTemplate(templates[template]!, special[template]).learned(
       conversations[conversation]!,
     );
     const got = tokenizer.encodeWithMask(text, spans);

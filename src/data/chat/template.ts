@@ -5,16 +5,20 @@ import { type CompiledTemplate, compile } from './jinja.ts';
 import { trace } from './trace.ts';
 import { type Span, spansOfMarks, spansOfTurns, UnclearTurns } from './turns.ts';
 
-/** What a chat template is rendered with, besides the messages. */
-export interface RenderOptions {
-  /** Whether the text ends with the beginning of the assistant's turn. Default: false. */
-  readonly addGenerationPrompt?: boolean;
+/** What a chat template is given of a conversation, besides the messages. */
+export interface ConversationOptions {
   /** Descriptions of the tools that the model may call. */
   readonly tools?: readonly unknown[] | undefined;
   /** Documents that the model may quote. */
   readonly documents?: readonly unknown[] | undefined;
   /** More variables of the template, such as `enable_thinking`. */
   readonly variables?: Readonly<Record<string, unknown>> | undefined;
+}
+
+/** What a conversation is rendered with. */
+export interface RenderOptions extends ConversationOptions {
+  /** Whether the text ends with the beginning of the assistant's turn. Default: false. */
+  readonly addGenerationPrompt?: boolean;
 }
 
 /** What {% generation %} and {% endgeneration %} print while the assistant's spans are searched for. */
@@ -128,6 +132,7 @@ export class ChatTemplate {
    * Renders a conversation and finds in it what is learned: what {% generation %} marks, or else of each turn of the assistant
    * its text, its calls and the end-of-turn token, and nothing of what the generation prompt gives.
    * @param isLearned which of the assistant's messages are learned, by index; default: all
+   * @param more documents and variables of the template
    * @returns the text, and spans [start, stop) of it in UTF-16 units
    * @throws GraftError 'input' when the template rejects the conversation, or it is not clear what in it is the assistant's
    */
@@ -135,10 +140,11 @@ export class ChatTemplate {
     messages: readonly Message[],
     tools?: readonly unknown[],
     isLearned: (index: number) => boolean = () => true,
+    more: Omit<ConversationOptions, 'tools'> = {},
   ): { text: string; spans: Span[] } {
     const { plain, marked } = this.#templateFor(tools);
     const traced = (template: CompiledTemplate) => (part: readonly Message[], addGenerationPrompt: boolean) =>
-      this.#run(part, { tools, addGenerationPrompt }, (variables) => trace(template, variables));
+      this.#run(part, { ...more, tools, addGenerationPrompt }, (variables) => trace(template, variables));
     try {
       return marked === plain
         ? spansOfTurns(traced(plain), messages, isLearned)

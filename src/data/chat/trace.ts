@@ -104,7 +104,10 @@ class TracingInterpreter extends PythonInterpreter {
       from = at + text.length;
       const pieces = slicePieces(this.#pieces.get(joined)!, at, from);
       this.#pieces.set(part, pieces);
-      this.#sources.set(part, pieces.reduce((source, piece) => unite(source, piece.source), NONE));
+      this.#sources.set(
+        part,
+        pieces.reduce((source, piece) => unite(source, piece.source), NONE),
+      );
     }
   }
 

@@ -71,7 +71,8 @@ export function spansOfMarks(
   for (const piece of pieces)
     for (const part of piece.text.split(new RegExp(`(${begin}|${end})`))) {
       if (part === begin) {
-        if (piece.turn === NONE) throw new UnclearTurns('the {% generation %} blocks are outside of a loop over the messages');
+        if (piece.turn === NONE)
+          throw new UnclearTurns('the {% generation %} blocks are outside of a loop over the messages');
         start = isLearned(piece.turn) ? text.length : undefined;
       } else if (part !== end) text += part;
       else if (start !== undefined) {
@@ -179,7 +180,10 @@ function startOf(region: Region, i: number, prompt: string): number {
     if (from > 0 && (headerLength === blank || !isTokenStart(prompt, from))) continue;
     const rest = prompt.slice(from);
     const common = commonPrefixLength(body, rest);
-    longest = Math.max(longest, common === rest.length ? common : wholeTokens(body, rest, Math.min(common, headerLength - blank)));
+    longest = Math.max(
+      longest,
+      common === rest.length ? common : wholeTokens(body, rest, Math.min(common, headerLength - blank)),
+    );
   }
   if (longest > 0) return first + blank + longest;
   const header = text.slice(0, headerLength);
@@ -225,7 +229,9 @@ function endingAfter(
   if (!next) return 0;
   if (next.turn === NONE) return withoutNextPrompt(text.slice(from), prompt).trimEnd().length;
   const role = messages[next.turn]!.role;
-  const reference = messages.findIndex((m, j) => m.role === role && regions.has(j) && messages[j - 1]?.role !== 'assistant');
+  const reference = messages.findIndex(
+    (m, j) => m.role === role && regions.has(j) && messages[j - 1]?.role !== 'assistant',
+  );
   if (reference < 0) return 0;
   const [header, own] = [headerOf(regions.get(next.turn)!), headerOf(regions.get(reference)!)];
   let common = 0;
