@@ -1,5 +1,6 @@
 import type { Environment } from '@huggingface/jinja';
-import { type CompiledTemplate, type Node, PythonInterpreter, pythonStr, toValue, type Value } from './jinja.ts';
+import { type Node, PythonInterpreter, pythonStr, toValue, type Value } from './interpreter.ts';
+import type { CompiledTemplate } from './jinja.ts';
 
 /** Neither a message nor a part of one. */
 export const NONE = -1;
