@@ -23,10 +23,10 @@ const learnedSchema = z
   .optional();
 const turnFields = Object.fromEntries(learnedFields.map((field) => [field, learnedSchema]));
 
-export const messageSchema = z.looseObject({ role: z.string(), content: contentSchema.default(''), ...turnFields });
+export const messageSchema = z.looseObject({ role: z.string(), content: contentSchema.optional(), ...turnFields });
 type MessageRow = z.infer<typeof messageSchema>;
-const textContent = (content: z.infer<typeof contentSchema>): string =>
-  typeof content === 'string' ? content : (content ?? []).map(({ text }) => text).join('');
+const textContent = (content: NonNullable<z.infer<typeof contentSchema>>): string =>
+  typeof content === 'string' ? content : content.map(({ text }) => text).join('');
 
 const present = (fields: Row): Row => Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null));
 /** A call of a tool without its fields that are null; its arguments are what the model writes, and stay. */
@@ -36,13 +36,14 @@ function withoutNulls(call: unknown): unknown {
   return typeof fields.function === 'object' ? { ...fields, function: present(fields.function as Row) } : fields;
 }
 
-/** Messages whose content is one string each, without fields that are null. */
+/** Messages whose content is one string each, without fields that are null, their content too. */
 export const toMessages = (messages: readonly MessageRow[]): Message[] =>
-  messages.map((message) => {
-    const fields = present(message);
-    const calls = Array.isArray(fields.tool_calls) && { tool_calls: fields.tool_calls.map(withoutNulls) };
-    return { ...fields, role: message.role, content: textContent(message.content), ...calls };
-  });
+  messages.map(({ role, content, ...fields }) => ({
+    role,
+    ...(content !== null && content !== undefined && { content: textContent(content) }),
+    ...present(fields),
+    ...(Array.isArray(fields.tool_calls) && { tool_calls: fields.tool_calls.map(withoutNulls) }),
+  }));
 
 /** A list, or such a list as a string of JSON, as Parquet and CSV files often have it; empty strings stand for none. */
 const jsonList = z

@@ -2,8 +2,8 @@
 export interface Message {
   /** Whose turn it is: system, user, assistant, or another role that the chat template has. */
   readonly role: string;
-  /** The text of the message. */
-  readonly content: string;
+  /** The text of the message; a turn that only calls functions may have none. */
+  readonly content?: string;
   /** Further fields, which are passed on to the chat template. */
   readonly [field: string]: unknown;
 }

@@ -147,7 +147,7 @@ export class ChatTemplate {
       this.#run(part, { ...more, tools, addGenerationPrompt }, (variables) => trace(template, variables));
     try {
       return marked === plain
-        ? spansOfTurns(traced(plain), messages, isLearned)
+        ? spansOfTurns(traced(plain), messages, isLearned, this.#specialTokens.eos_token ?? '')
         : spansOfMarks(traced(marked)(messages, false), marks, isLearned);
     } catch (cause) {
       if (!(cause instanceof UnclearTurns)) throw cause;

@@ -14,6 +14,14 @@ interface Placed extends Piece {
 /** What the template prints in the turn of one message: pieces that follow one another. */
 type Region = readonly Placed[];
 
+/** A conversation as it is rendered. */
+interface Rendering {
+  readonly text: string;
+  readonly pieces: readonly Placed[];
+  readonly regions: ReadonlyMap<number, Region>;
+  readonly messages: readonly Message[];
+}
+
 /** Why the spans of a conversation cannot be told. */
 export class UnclearTurns extends Error {}
 
@@ -34,12 +42,14 @@ function place(pieces: readonly Piece[]): Placed[] {
  * prompt, end-of-turn token included, without white space after it. What is printed in these turns of other messages (answers of
  * tools) is left out.
  * @param isLearned whether the message of an index, one of the assistant's, is asked for
+ * @param endOfText the token at which a model stops; empty where it is not known
  * @throws UnclearTurns
  */
 export function spansOfTurns(
   trace: Trace,
   messages: readonly Message[],
   isLearned: (index: number) => boolean,
+  endOfText: string,
 ): { text: string; spans: Span[] } {
   const pieces = place(trace(messages, false));
   const text = join(pieces);
@@ -50,7 +60,7 @@ export function spansOfTurns(
     if (role !== 'assistant' || !isLearned(i)) continue;
     const region = regions.get(i) ?? regionOutsideTurns(pieces, i);
     if (!region) continue; // the template leaves this turn out
-    spans.push(...spansOfRegion(region, i, prompts(i), text, regions, messages, pieces));
+    spans.push(...spansOfRegion(region, i, prompts(i), endOfText, { text, regions, messages, pieces }));
   }
   return { text, spans };
 }
@@ -120,31 +130,60 @@ const belongsTo = (i: number, { innerTurn, source }: Piece) => innerTurn === i &
 function spansOfRegion(
   region: Region,
   i: number,
-  prompt: string,
-  text: string,
-  regions: ReadonlyMap<number, Region>,
-  messages: readonly Message[],
-  pieces: readonly Placed[],
+  prompts: readonly string[],
+  endOfText: string,
+  rendering: Rendering,
 ): Span[] {
+  const { text } = rendering;
   if (region.some(({ source }) => source === SEVERAL)) {
     throw new UnclearTurns('the template joins several messages in one text');
   }
-  const start = startOf(region, i, prompt);
+  const [prompt] = prompts as [string];
+  const start = startOf(region, i, prompts);
   const lastText = region.findLast(({ source }) => source !== NONE);
   const tailStart = Math.max(start, lastText?.stop ?? start);
   const regionStop = region.at(-1)!.stop;
   let stop = tailStart + withoutNextPrompt(text.slice(tailStart, regionStop), prompt).trimEnd().length;
   const spans: Span[] = [];
   if (stop === tailStart && lastText && belongsTo(i, lastText)) {
-    const ending = endingAfter(regionStop, text, regions, messages, pieces, prompt);
+    const ending = endingAfter(regionStop, rendering, prompt);
     if (ending > 0) stop = regionStop + ending;
   }
-  for (const piece of region) {
-    if (!belongsTo(i, piece)) continue;
-    extend(spans, Math.max(piece.start, start), Math.min(piece.stop, stop));
+  for (const piece of withoutHeaders(region, text.slice(region[0]!.start, start).trim(), start, endOfText)) {
+    if (belongsTo(i, piece)) extend(spans, Math.max(piece.start, start), Math.min(piece.stop, stop));
   }
   if (stop > regionStop) extend(spans, regionStop, stop);
   return spans;
+}
+
+/**
+ * The pieces of a region without a header that stands in it again: after the end of text, where a model stops, or with no text of
+ * the message after it. Elsewhere the model goes on with it by itself, as from its reasoning to its answer.
+ */
+function withoutHeaders(region: Region, header: string, start: number, endOfText: string): Region {
+  if (header === '') return region;
+  for (const [n, piece] of region.entries()) {
+    if (piece.source !== NONE || piece.stop <= start) continue;
+    const at = piece.text.indexOf(header, Math.max(0, start - piece.start));
+    if (at < 0) continue;
+    const before = { ...piece, text: piece.text.slice(0, at), stop: piece.start + at };
+    const after = { ...piece, text: piece.text.slice(at + header.length), start: before.stop + header.length };
+    const [head, tail] = [
+      [...region.slice(0, n), before],
+      [after, ...region.slice(n + 1)],
+    ];
+    if (!tail.some(({ source }) => source !== NONE)) return head;
+    const rest = withoutHeaders(tail, header, start, endOfText);
+    const isNewTurn = endOfText !== '' && join(head).trimEnd().endsWith(endOfText);
+    return isNewTurn
+      ? [...head, ...rest]
+      : [
+          ...region.slice(0, n),
+          { ...piece, text: piece.text.slice(0, at + header.length), stop: after.start },
+          ...rest,
+        ];
+  }
+  return region;
 }
 
 /** Adds a span, joined to the one before where nothing is between them. */
@@ -155,11 +194,14 @@ function extend(spans: Span[], start: number, stop: number): void {
   else spans.push([start, stop]);
 }
 
+/** The tag that opens the answer of a tool, which Gemma's templates print after a call that has none yet. */
+const TOOL_ANSWER = /<\|?tool_response\|?>\s*$/;
+
 /** The tail of a turn without the beginning of the next one, which some templates print at once. */
 function withoutNextPrompt(tail: string, prompt: string): string {
   const next = prompt.trim();
   const at = next === '' ? -1 : tail.lastIndexOf(next);
-  return at >= 0 && isBlank(tail.slice(at + next.length)) ? tail.slice(0, at) : tail;
+  return (at >= 0 && isBlank(tail.slice(at + next.length)) ? tail.slice(0, at) : tail).replace(TOOL_ANSWER, '');
 }
 
 /**
@@ -168,11 +210,28 @@ function withoutNextPrompt(tail: string, prompt: string): string {
  * the message, unless all of the prompt is there.
  * @throws UnclearTurns where the turn begins otherwise
  */
-function startOf(region: Region, i: number, prompt: string): number {
+function startOf(region: Region, i: number, prompts: readonly string[]): number {
   const text = join(region);
   const first = region[0]!.start;
   const content = region.find(({ source }) => source !== NONE);
   const headerLength = content ? content.start - first : text.length;
+  const header = text.slice(0, headerLength);
+  const [prompt] = prompts as [string];
+  for (const candidate of prompts) {
+    const length = headerIn(text, headerLength, candidate);
+    if (length > 0) return first + length;
+    if (isBlank(header)) return isBlank(prompt) && text.startsWith(prompt) ? first + prompt.length : first;
+    const at = isBlank(candidate) ? -1 : header.lastIndexOf(candidate.trim());
+    if (at >= 0) return first + at + candidate.trim().length;
+  }
+  if (isBlank(prompt)) return first;
+  throw new UnclearTurns(
+    `the turn of message ${i} begins with ${JSON.stringify(header.slice(0, 60))}, and the generation prompt is ${JSON.stringify(prompt.slice(0, 60))}`,
+  );
+}
+
+/** How much of the beginning of a turn, of which `headerLength` is before the text of its message, the prompt gives. */
+function headerIn(text: string, headerLength: number, prompt: string): number {
   const blank = Math.min(text.length - text.trimStart().length, headerLength);
   const body = text.slice(blank);
   let longest = 0;
@@ -180,20 +239,10 @@ function startOf(region: Region, i: number, prompt: string): number {
     if (from > 0 && (headerLength === blank || !isTokenStart(prompt, from))) continue;
     const rest = prompt.slice(from);
     const common = commonPrefixLength(body, rest);
-    longest = Math.max(
-      longest,
-      common === rest.length ? common : wholeTokens(body, rest, Math.min(common, headerLength - blank)),
-    );
+    const whole = common === rest.length ? common : wholeTokens(body, rest, Math.min(common, headerLength - blank));
+    longest = Math.max(longest, whole);
   }
-  if (longest > 0) return first + blank + longest;
-  const header = text.slice(0, headerLength);
-  if (isBlank(header)) return isBlank(prompt) && text.startsWith(prompt) ? first + prompt.length : first;
-  const at = isBlank(prompt) ? -1 : header.lastIndexOf(prompt.trim());
-  if (at >= 0) return first + at + prompt.trim().length;
-  if (isBlank(prompt)) return first;
-  throw new UnclearTurns(
-    `the turn of message ${i} begins with ${JSON.stringify(header.slice(0, 60))}, and the generation prompt is ${JSON.stringify(prompt.slice(0, 60))}`,
-  );
+  return longest > 0 ? blank + longest : 0;
 }
 
 /** Whether a tag, a word after white space, or a line begins there. */
@@ -217,18 +266,12 @@ function commonPrefixLength(a: string, b: string): number {
 }
 
 /** How much after the region of a turn that prints no end is its end: what the next turn prints before its own header. */
-function endingAfter(
-  from: number,
-  text: string,
-  regions: ReadonlyMap<number, Region>,
-  messages: readonly Message[],
-  pieces: readonly Placed[],
-  prompt: string,
-): number {
+function endingAfter(from: number, { text, regions, messages, pieces }: Rendering, prompt: string): number {
   const next = pieces.find(({ start }) => start === from);
   if (!next) return 0;
   if (next.turn === NONE) return withoutNextPrompt(text.slice(from), prompt).trimEnd().length;
   const role = messages[next.turn]!.role;
+  if (role === 'assistant' || role === 'tool') return 0; // what they begin with depends on the turn before
   const reference = messages.findIndex(
     (m, j) => m.role === role && regions.has(j) && messages[j - 1]?.role !== 'assistant',
   );
@@ -249,27 +292,25 @@ const headerOf = (region: Region) => {
 };
 
 /**
- * The generation prompt of a turn of the assistant. It depends on who spoke before, so it is rendered once for each of these.
+ * The generation prompts of turns of the assistant, that of the turn first: it depends on who spoke before, so it is rendered once
+ * for each of these. Some templates print none after certain turns, and yet a header: there the others tell which.
  */
-function promptFinder(trace: Trace, messages: readonly Message[]): (i: number) => string {
+function promptFinder(trace: Trace, messages: readonly Message[]): (i: number) => readonly string[] {
   const byRole = new Map<string, string>();
-  const roleBefore = (i: number) => messages[i - 1]?.role ?? '';
+  const roleBefore = (i: number) => messages[i - 1]?.role;
+  for (const [i, { role }] of messages.entries()) {
+    const before = roleBefore(i);
+    if (role !== 'assistant' || before === undefined || byRole.has(before)) continue;
+    const prompt = attempt(() => promptAfter(trace, messages.slice(0, i)));
+    if (prompt !== undefined) byRole.set(before, prompt);
+  }
   return (i) => {
-    const role = roleBefore(i);
-    const known = byRole.get(role);
-    if (known !== undefined) return known;
-    for (let j = i; j < messages.length; j++) {
-      if (j > 0 && messages[j]!.role === 'assistant' && roleBefore(j) === role) {
-        const prompt = attempt(() => promptAfter(trace, messages.slice(0, j)));
-        if (prompt !== undefined) {
-          byRole.set(role, prompt);
-          return prompt;
-        }
-      }
+    const own = byRole.get(roleBefore(i) ?? '');
+    const others = [...byRole.values()].filter((prompt) => prompt !== own && !isBlank(prompt));
+    if (own === undefined && others.length === 0) {
+      throw new UnclearTurns('the template rejects every beginning of the conversation');
     }
-    const other = byRole.values().next().value;
-    if (other !== undefined) return other;
-    throw new UnclearTurns('the template rejects every beginning of the conversation');
+    return own === undefined ? others : [own, ...(isBlank(own) ? others : [])];
   };
 }
 
