@@ -28,10 +28,11 @@ const covered = (spans: readonly Span[], at: number) => spans.some(([from, to]) 
 /** What ends a turn in the templates of published models; a second end token may follow at once. */
 const turnEnd = new RegExp(
   `(?:${[
-    '<[|｜](?:im_end|eot_id|eom_id|eot|end|return|call|calls|END_OF_TURN_TOKEN|end▁of▁sentence|end_of_text|message_sep|role_end|end_of_msg|assistant_end|hy_eos:opensource)[|｜]>',
+    '<[|｜](?:im_end|eom|eot_id|eom_id|eot|end|return|call|calls|END_OF_TURN_TOKEN|end▁of▁sentence|end_of_text|message_sep|role_end|end_of_msg|assistant_end|hy_eos:opensource)[|｜]>',
     '<(?:end_of_turn|turn\\||end_of_sentence|SPECIAL_12|end_of_utterance)>',
     '<turn\\|>',
     '<seed:eos>',
+    '<\\|eos\\|>',
     '<sep>',
     '\\[e~\\[',
     '</assistant>',
@@ -73,7 +74,13 @@ export function faultOf(
     const isPrompted = messages[previous ?? 0]!.role === 'user';
     if (fault && (isPrompted || !isHeader(text, leadStart, spans, prompts))) return `message ${i}: ${fault}`;
     const next = inText[n + 1];
-    const end = endFault(text.slice(to, next === undefined ? undefined : ranges[next]![0]), to, spans, marks?.spans);
+    const end = endFault(
+      text.slice(to, next === undefined ? undefined : ranges[next]![0]),
+      to,
+      spans,
+      marks?.spans,
+      next !== undefined && messages[next]!.role === 'assistant',
+    );
     if (end) return `message ${i}: ${end}`;
   }
   return undefined;
@@ -157,13 +164,20 @@ function isHeader(text: string, leadStart: number, spans: readonly Span[], promp
 }
 
 /** What is learned after the text of a turn is all up to its end token. */
-function endFault(tail: string, to: number, spans: readonly Span[], marked?: readonly Span[]): string | undefined {
+function endFault(
+  tail: string,
+  to: number,
+  spans: readonly Span[],
+  marked: readonly Span[] | undefined,
+  beforeAnswer: boolean,
+): string | undefined {
   let learned = 0;
   while (learned < tail.length && covered(spans, to + learned)) learned++;
   const got = tail.slice(0, learned);
   if (marked && [...got].every((_, n) => covered(marked, to + n))) return undefined; // it is compared with the marks
   const end = turnEnd.exec(tail.slice(0, nextHeader.exec(tail)?.index));
   const expected = end ? tail.slice(0, end.index + end[0].length) : undefined;
+  if (beforeAnswer && expected !== undefined && got.startsWith(expected)) return undefined; // the next answer follows at once
   if (expected !== undefined && got !== expected && `${got}\n<EOS>` !== expected) {
     return `its end is learned as ${JSON.stringify(got)}, and is ${JSON.stringify(expected)} of ${JSON.stringify(tail)}`;
   }
@@ -182,7 +196,8 @@ export function differenceFromMarks({ messages }: Conversation, found: Learned, 
   const ranges = messages.map((_, i) => rangeOf(text, i));
   for (let at = 0; at < text.length; at++) {
     const [isFound, isMarked] = [covered(found.spans, at), covered(marked.spans, at)];
-    if (isFound && !isMarked) return `learned and not marked: ${JSON.stringify(text.slice(at, at + 20))}`;
+    if (isFound && !isMarked && text[at]!.trim() !== '')
+      return `learned and not marked: ${JSON.stringify(text.slice(at, at + 20))}`;
     if (!isMarked || isFound || text[at]!.trim() === '') continue;
     const before = ranges.findLastIndex((range) => range && range[1] <= at);
     const isInText = ranges.some((range) => range && range[0] <= at && at < range[1]);

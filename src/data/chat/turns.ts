@@ -20,6 +20,12 @@ interface Rendering {
   readonly pieces: readonly Placed[];
   readonly regions: ReadonlyMap<number, Region>;
   readonly messages: readonly Message[];
+  /** What the turn of a message prints before its text where the message is the first; undefined where that is rejected. */
+  readonly headerAlone: (index: number) => string | undefined;
+  /** What closes a turn that is the last one and prints no end in its own turn; found with the message of this index. */
+  readonly closingOf: (index: number) => string;
+  /** What the generation prompt gave of earlier turns of the assistant, without white space around it. */
+  readonly headers: string[];
 }
 
 /** Why the spans of a conversation cannot be told. */
@@ -55,12 +61,19 @@ export function spansOfTurns(
   const text = join(pieces);
   const regions = regionsOf(pieces);
   const prompts = promptFinder(trace, messages);
+  const headerAlone = (i: number) => attempt(() => headerOf(regionsOf(place(trace([messages[i]!], false))).get(0)!));
+  let closing: string | undefined;
+  const closingOf = (i: number) => {
+    closing ??= attempt(() => afterTurns(trace(messages.slice(0, i + 1), false))) ?? '';
+    return closing;
+  };
+  const rendering: Rendering = { text, pieces, regions, messages, headerAlone, closingOf, headers: [] };
   const spans: Span[] = [];
   for (const [i, { role }] of messages.entries()) {
     if (role !== 'assistant' || !isLearned(i)) continue;
     const region = regions.get(i) ?? regionOutsideTurns(pieces, i);
     if (!region) continue; // the template leaves this turn out
-    spans.push(...spansOfRegion(region, i, prompts(i), endOfText, { text, regions, messages, pieces }));
+    spans.push(...spansOfRegion(region, i, prompts(i), endOfText, rendering));
   }
   return { text, spans };
 }
@@ -138,8 +151,7 @@ function spansOfRegion(
   if (region.some(({ source }) => source === SEVERAL)) {
     throw new UnclearTurns('the template joins several messages in one text');
   }
-  const [prompt] = prompts as [string];
-  const start = startOf(region, i, prompts);
+  const { start, prompt } = startOf(region, i, prompts, rendering.messages[i - 1]?.role === 'user');
   const lastText = region.findLast(({ source }) => source !== NONE);
   const tailStart = Math.max(start, lastText?.stop ?? start);
   const regionStop = region.at(-1)!.stop;
@@ -149,7 +161,9 @@ function spansOfRegion(
     const ending = endingAfter(regionStop, rendering, prompt);
     if (ending > 0) stop = regionStop + ending;
   }
-  for (const piece of withoutHeaders(region, text.slice(region[0]!.start, start).trim(), start, endOfText)) {
+  const given = text.slice(region[0]!.start, start).trim();
+  if (given !== '') rendering.headers.push(given);
+  for (const piece of withoutHeaders(region, given || (rendering.headers[0] ?? ''), start, endOfText)) {
     if (belongsTo(i, piece)) extend(spans, Math.max(piece.start, start), Math.min(piece.stop, stop));
   }
   if (stop > regionStop) extend(spans, regionStop, stop);
@@ -205,45 +219,62 @@ function withoutNextPrompt(tail: string, prompt: string): string {
 }
 
 /**
- * Where the generation prompt ends in a region: the model writes what follows. The turn may begin within the prompt (another
+ * Where the generation prompt ends in a region, and which prompt that is: the model writes what follows. The turn may begin within the prompt (another
  * turn may be closed first), and the prompt may go on where the turn does not (an opened `<think>`); it ends before the text of
  * the message, unless all of the prompt is there.
+ * @param prompts that of the turn first
+ * @param answersUser whether the user's turn is before it
  * @throws UnclearTurns where the turn begins otherwise
  */
-function startOf(region: Region, i: number, prompts: readonly string[]): number {
+function startOf(
+  region: Region,
+  i: number,
+  prompts: readonly string[],
+  answersUser: boolean,
+): { start: number; prompt: string } {
   const text = join(region);
   const first = region[0]!.start;
   const content = region.find(({ source }) => source !== NONE);
-  const headerLength = content ? content.start - first : text.length;
-  const header = text.slice(0, headerLength);
-  const [prompt] = prompts as [string];
-  for (const candidate of prompts) {
-    const length = headerIn(text, headerLength, candidate);
-    if (length > 0) return first + length;
-    if (isBlank(header)) return isBlank(prompt) && text.startsWith(prompt) ? first + prompt.length : first;
-    const at = isBlank(candidate) ? -1 : header.lastIndexOf(candidate.trim());
-    if (at >= 0) return first + at + candidate.trim().length;
+  const header = text.slice(0, content ? content.start - first : text.length);
+  for (const prompt of isBlank(header) ? prompts.slice(0, 1) : prompts) {
+    const given = givenBy(prompt, text, header.length);
+    if (given > 0) return { start: first + given, prompt };
+    const at = isBlank(prompt) ? -1 : header.lastIndexOf(prompt.trim());
+    if (at >= 0) return { start: first + at + prompt.trim().length, prompt };
   }
-  if (isBlank(prompt)) return first;
+  const [own] = prompts as [string];
+  if (isBlank(own)) return { start: first + (text.startsWith(own) ? own.length : 0), prompt: own };
+  // A turn that goes on with one before it, as after the answer of a tool, may have no header.
+  if (isBlank(header) || !answersUser) return { start: first, prompt: '' };
   throw new UnclearTurns(
-    `the turn of message ${i} begins with ${JSON.stringify(header.slice(0, 60))}, and the generation prompt is ${JSON.stringify(prompt.slice(0, 60))}`,
+    `the turn of message ${i} begins with ${JSON.stringify(header.slice(0, 60))}, and the generation prompt is ${JSON.stringify(own.slice(0, 60))}`,
   );
 }
 
 /** How much of the beginning of a turn, of which `headerLength` is before the text of its message, the prompt gives. */
-function headerIn(text: string, headerLength: number, prompt: string): number {
+function givenBy(prompt: string, text: string, headerLength: number): number {
   const blank = Math.min(text.length - text.trimStart().length, headerLength);
   const body = text.slice(blank);
   let longest = 0;
   for (let from = 0; from < prompt.length; from++) {
     if (from > 0 && (headerLength === blank || !isTokenStart(prompt, from))) continue;
-    const rest = prompt.slice(from);
-    const common = commonPrefixLength(body, rest);
-    const whole = common === rest.length ? common : wholeTokens(body, rest, Math.min(common, headerLength - blank));
-    longest = Math.max(longest, whole);
+    longest = Math.max(longest, sharedLength(body, prompt.slice(from), headerLength - blank));
   }
   return longest > 0 ? blank + longest : 0;
 }
+
+/** How long the beginning of a text is that a prompt has too, up to `limit` unless all of the prompt is there; white space may differ. */
+function sharedLength(text: string, prompt: string, limit: number): number {
+  const common = commonPrefixLength(text, prompt);
+  if (common === prompt.length) return common;
+  const whole = wholeTokens(text, prompt, Math.min(common, limit));
+  const [at, promptAt] = [afterBlank(text, whole), afterBlank(prompt, whole)];
+  if (at > limit || promptAt === prompt.length || at + promptAt === 2 * whole) return whole;
+  const more = sharedLength(text.slice(at), prompt.slice(promptAt), limit - at);
+  return more > 0 ? at + more : whole;
+}
+
+const afterBlank = (text: string, from: number) => from + /^\s*/.exec(text.slice(from))![0].length;
 
 /** Whether a tag, a word after white space, or a line begins there. */
 const isTokenStart = (text: string, at: number) =>
@@ -266,17 +297,21 @@ function commonPrefixLength(a: string, b: string): number {
 }
 
 /** How much after the region of a turn that prints no end is its end: what the next turn prints before its own header. */
-function endingAfter(from: number, { text, regions, messages, pieces }: Rendering, prompt: string): number {
+function endingAfter(
+  from: number,
+  { text, regions, messages, pieces, headerAlone }: Rendering,
+  prompt: string,
+): number {
   const next = pieces.find(({ start }) => start === from);
   if (!next) return 0;
   if (next.turn === NONE) return withoutNextPrompt(text.slice(from), prompt).trimEnd().length;
+  const closing = rendering.closingOf(messages.findIndex((_, i) => regions.get(i)?.at(-1)?.stop === from));
+  if (closing !== '' && text.startsWith(closing, from)) return closing.trimEnd().length;
   const role = messages[next.turn]!.role;
   if (role === 'assistant' || role === 'tool') return 0; // what they begin with depends on the turn before
-  const reference = messages.findIndex(
-    (m, j) => m.role === role && regions.has(j) && messages[j - 1]?.role !== 'assistant',
-  );
-  if (reference < 0) return 0;
-  const [header, own] = [headerOf(regions.get(next.turn)!), headerOf(regions.get(reference)!)];
+  const own = rendering.headerAlone(next.turn);
+  if (own === undefined) return 0;
+  const header = headerOf(regions.get(next.turn)!);
   let common = 0;
   while (common < Math.min(header.length, own.length) && header.at(-1 - common) === own.at(-1 - common)) common++;
   let stop = header.length - common;
@@ -310,25 +345,29 @@ function promptFinder(trace: Trace, messages: readonly Message[]): (i: number) =
     if (own === undefined && others.length === 0) {
       throw new UnclearTurns('the template rejects every beginning of the conversation');
     }
-    return own === undefined ? others : [own, ...(isBlank(own) ? others : [])];
+    return own === undefined ? others : [own, ...others];
   };
 }
+
+/** What a template prints after the turns of all messages. */
+const afterTurns = (pieces: readonly Piece[]) =>
+  join(pieces.slice(pieces.findLastIndex(({ turn, source }) => turn !== NONE || source !== NONE) + 1));
 
 /** What follows a conversation when an answer is to be generated. */
 function promptAfter(trace: Trace, messages: readonly Message[]): string {
   const pieces = trace(messages, true);
-  const lastTurn = pieces.findLastIndex(({ turn, source }) => turn !== NONE || source !== NONE);
-  const afterTurns = join(pieces.slice(lastTurn + 1));
+  const after = afterTurns(pieces);
   const [open, closed] = [join(pieces), join(attempt(() => trace(messages, false)) ?? [])];
-  if (closed === '') return afterTurns;
+  if (closed === '') return after;
   let added = open.length;
   if (open.startsWith(closed)) added = closed.length;
   else {
     const common = commonPrefixLength(open, closed);
     added = place(pieces).find(({ stop }) => stop > common)?.start ?? open.length;
   }
-  const difference = open.slice(added);
-  return difference.length > afterTurns.length ? difference : afterTurns;
+  const textStop = join(pieces.slice(0, pieces.findLastIndex(({ source }) => source !== NONE) + 1)).length;
+  const difference = open.slice(Math.max(added, textStop)); // some templates print another system prompt with it
+  return difference.length > after.length ? difference : after;
 }
 
 /** The result of `act`, or undefined when it throws: a template may reject an incomplete conversation. */
