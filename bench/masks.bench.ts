@@ -8,6 +8,7 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { GraftError } from '../src/base/index.ts';
 import { ChatTemplate } from '../src/data/index.ts';
 import { fetchChatTemplates, type NamedTemplate, templatesIn } from '../tools/fetch/chat-templates.ts';
 import { type Conversation, conversations } from './mask-conversations.ts';
@@ -66,6 +67,7 @@ function measure({ name, source }: NamedTemplate): Counts & { marks: number } {
     }
     const learned = attempt(() => chat.learned(messages, tools));
     if (learned instanceof Error) {
+      if (!(learned instanceof GraftError)) throw learned;
       counts.refused++;
       note('refused', conversation, firstLine(learned));
       continue;

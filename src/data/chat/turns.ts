@@ -157,10 +157,10 @@ function spansOfRegion(
   const regionStop = region.at(-1)!.stop;
   let stop = tailStart + withoutNextPrompt(text.slice(tailStart, regionStop), prompt).trimEnd().length;
   const spans: Span[] = [];
-  if (stop === tailStart && lastText && belongsTo(i, lastText)) {
-    const ending = endingAfter(regionStop, rendering, prompt);
-    if (ending > 0) stop = regionStop + ending;
-  }
+  const ending =
+    closingAfter(i, regionStop, rendering, prompts) ||
+    (stop === tailStart && lastText && belongsTo(i, lastText) ? endingAfter(regionStop, rendering, prompt) : 0);
+  if (ending > 0) stop = regionStop + ending;
   const given = text.slice(region[0]!.start, start).trim();
   if (given !== '') rendering.headers.push(given);
   for (const piece of withoutHeaders(region, given || (rendering.headers[0] ?? ''), start, endOfText)) {
@@ -296,17 +296,29 @@ function commonPrefixLength(a: string, b: string): number {
   return n;
 }
 
-/** How much after the region of a turn that prints no end is its end: what the next turn prints before its own header. */
-function endingAfter(
+/**
+ * The length of what follows the region of message i, where that is what closes a turn: the template prints the same after a
+ * conversation that ends there, and before the header of the next turn.
+ */
+function closingAfter(
+  i: number,
   from: number,
-  { text, regions, messages, pieces, headerAlone }: Rendering,
-  prompt: string,
+  { text, regions, closingOf }: Rendering,
+  prompts: readonly string[],
 ): number {
+  const closing = closingOf(i);
+  if (isBlank(closing) || !text.startsWith(closing, from)) return 0;
+  const isBeforeTurn = [...regions.values()].some(([first]) => first!.start === from);
+  const isBeforePrompt = prompts.some((prompt) => prompt.startsWith(closing) && !isBlank(prompt.slice(closing.length)));
+  return isBeforeTurn || isBeforePrompt ? closing.trimEnd().length : 0;
+}
+
+/** How much after the region of a turn that prints no end is its end: what the next turn prints before its own header. */
+function endingAfter(from: number, rendering: Rendering, prompt: string): number {
+  const { text, regions, messages, pieces } = rendering;
   const next = pieces.find(({ start }) => start === from);
   if (!next) return 0;
   if (next.turn === NONE) return withoutNextPrompt(text.slice(from), prompt).trimEnd().length;
-  const closing = rendering.closingOf(messages.findIndex((_, i) => regions.get(i)?.at(-1)?.stop === from));
-  if (closing !== '' && text.startsWith(closing, from)) return closing.trimEnd().length;
   const role = messages[next.turn]!.role;
   if (role === 'assistant' || role === 'tool') return 0; // what they begin with depends on the turn before
   const own = rendering.headerAlone(next.turn);
