@@ -158,7 +158,7 @@ function spansOfRegion(
   let stop = tailStart + withoutNextPrompt(text.slice(tailStart, regionStop), prompt).trimEnd().length;
   const spans: Span[] = [];
   const ending =
-    closingAfter(i, regionStop, rendering, prompts) ||
+    closingAfter(i, regionStop, rendering) ||
     (stop === tailStart && lastText && belongsTo(i, lastText) ? endingAfter(regionStop, rendering, prompt) : 0);
   if (ending > 0) stop = regionStop + ending;
   const given = text.slice(region[0]!.start, start).trim();
@@ -298,19 +298,15 @@ function commonPrefixLength(a: string, b: string): number {
 
 /**
  * The length of what follows the region of message i, where that is what closes a turn: the template prints the same after a
- * conversation that ends there, and before the header of the next turn.
+ * conversation that ends there, and other turns than the assistant's begin with it.
  */
-function closingAfter(
-  i: number,
-  from: number,
-  { text, regions, closingOf }: Rendering,
-  prompts: readonly string[],
-): number {
+function closingAfter(i: number, from: number, { text, regions, messages, closingOf }: Rendering): number {
   const closing = closingOf(i);
   if (isBlank(closing) || !text.startsWith(closing, from)) return 0;
-  const isBeforeTurn = [...regions.values()].some(([first]) => first!.start === from);
-  const isBeforePrompt = prompts.some((prompt) => prompt.startsWith(closing) && !isBlank(prompt.slice(closing.length)));
-  return isBeforeTurn || isBeforePrompt ? closing.trimEnd().length : 0;
+  const isSeparator = [...regions].some(
+    ([j, [first]]) => messages[j]!.role !== 'assistant' && text.startsWith(closing, first!.start),
+  );
+  return isSeparator ? closing.trimEnd().length : 0;
 }
 
 /** How much after the region of a turn that prints no end is its end: what the next turn prints before its own header. */
