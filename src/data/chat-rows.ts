@@ -91,13 +91,13 @@ const knownRoles = new Set(
   'system developer user assistant tool function ipython observation tool_response'.split(' '),
 );
 
-const columnName = (name: string) => `column '${name}'`;
+const unusedColumn = (name: string) => `the column '${name}' is not used`;
 const isGiven = (value: unknown) => value !== null && value !== undefined && value !== '';
 /** The columns of a row that are neither in `used` nor read by other parts of Graft. */
 const unusedColumns = (row: Row, used: readonly string[]) =>
   Object.keys(row)
     .filter((name) => !used.includes(name) && !commonColumns.includes(name) && isGiven(row[name]))
-    .map(columnName);
+    .map(unusedColumn);
 
 /**
  * The example of a conversation.
@@ -118,10 +118,12 @@ function conversation(
     learnedFields.some((field) => message[field] === 0 || message[field] === false) ? [i] : [],
   );
   const unused = unusedColumns(row, [...columns, ...sharedColumns]);
-  if (row.system && !addsSystem && given[0]?.content !== row.system) unused.push(columnName('system'));
-  if (row.tools && row.functions) unused.push(columnName('functions'));
+  if (row.system && !addsSystem && given[0]?.content !== row.system) unused.push(unusedColumn('system'));
+  if (row.tools && row.functions) unused.push(unusedColumn('functions'));
   const roles = new Set(all.map(({ role }) => role).filter((role) => !knownRoles.has(role)));
-  unused.push(...[...roles].map((role) => `as a turn to learn, role '${role}' (the model learns 'assistant')`));
+  unused.push(
+    ...[...roles].map((role) => `turns of the role '${role}' are not learned, only those of 'assistant' are`),
+  );
   return {
     kind: 'chat',
     messages: all.map((message) =>
@@ -130,7 +132,7 @@ function conversation(
     ...(tools && { tools }),
     ...(row.documents && { documents: row.documents }),
     ...(row.chat_template_kwargs && { variables: row.chat_template_kwargs }),
-    from: from + Number(addsSystem),
+    from: from === 0 ? 0 : from + Number(addsSystem),
     ...(notLearned.length > 0 && { notLearned }),
     ...(unused.length > 0 && { unused }),
   };

@@ -21,7 +21,7 @@ export interface Answer {
 export type Example = ExampleContent & {
   /** Which of several tasks the row belongs to, from 0. */
   readonly task?: number;
-  /** What of the row is not used, as it is named in a note: `column 'source'`. */
+  /** What of the row is not used, as a note says it: `column 'source' is not used`. */
   readonly unused?: readonly string[];
 };
 
@@ -71,7 +71,7 @@ export type ExampleContent =
 export function unusedNotes(examples: readonly Example[], place: string): string[] {
   const counts = new Map<string, number>();
   for (const { unused = [] } of examples) for (const what of unused) counts.set(what, (counts.get(what) ?? 0) + 1);
-  return [...counts].map(([what, rows]) => `${place}: ${what} of ${rows} ${rows === 1 ? 'row' : 'rows'} is not used`);
+  return [...counts].map(([what, rows]) => `${place}: ${what} (${rows} ${rows === 1 ? 'row' : 'rows'})`);
 }
 
 /** The example with its own task number, or with `task` where it has none. */

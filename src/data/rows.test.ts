@@ -50,12 +50,36 @@ test('turns before `from` are not learned', () => {
   assert.equal(learned(one({ ...talk, from: 3 })).trim(), 'four</s>');
 });
 
+test('turns that the row marks as not learned are context, in a row that is learned whole too', () => {
+  const marked: Example = { ...talk, notLearned: [1] };
+  assert.equal(learned(one(marked)).trim(), 'four</s>');
+  const all = one(marked, { trainOn: 'all' });
+  assert.match(learned(all), /one.*three.*four/s);
+  assert.doesNotMatch(learned(all), /two/);
+});
+
+test('what the chat template leaves out is counted', () => {
+  const fn = { name: 'weather', arguments: { place: 'here' } };
+  const calling: Example = {
+    kind: 'chat',
+    messages: [talk.messages[0]!, { role: 'assistant', tool_calls: [{ type: 'function', function: fn }] }],
+    tools: [{ type: 'function', function: { name: 'weather' } }],
+    from: 0,
+  };
+  const blank = new ChatTemplate(
+    "{% for m in messages %}[{{ m.role }}]{% if m.role == 'user' %}{{ m.content }}{% else %}.{% endif %}{% endfor %}",
+  );
+  const { report } = rows([calling, talk], { chat: blank });
+  assert.deepEqual(report.notPrinted, { tools: 1, 'calls of functions': 1, answers: 1 });
+  assert.equal(rows([talk]).report.notPrinted, undefined);
+});
+
 test('train on all: every token, and the template needs no marks', () => {
   const row = one(talk, { trainOn: 'all' });
   assert.deepEqual(row.ids, row.labels);
-  const odd = new ChatTemplate('{{ messages | length }}{% for m in messages %}{{ m.content | upper }}{% endfor %}');
+  const odd = new ChatTemplate("{{ messages | map(attribute='content') | join(' ') }}");
   assert.ok(one(talk, { trainOn: 'all', chat: odd }).ids.length > 0);
-  assert.throws(() => one(talk, { chat: odd }), /f:1: .*no \{% generation %\} blocks/);
+  assert.throws(() => one(talk, { chat: odd }), /f:1: what the model learns of the conversation is not clear/);
 });
 
 test('prompt and completion: the completion and the EOS after it are learned', () => {

@@ -196,9 +196,12 @@ function splitRows(rows: readonly Row[], amount: number, seed: number): { trainR
   return { trainRows: trainRows!, heldOut: heldOut! };
 }
 
-function reportWarnings({ cutRows, cutTokens, emptyRows }: RowReport, place: string): string[] {
+function reportWarnings({ cutRows, cutTokens, emptyRows, notPrinted = {} }: RowReport, place: string): string[] {
   return [
     ...(cutRows > 0 ? [`${place}: ${cutRows} rows were longer than max_length; ${cutTokens} tokens were cut`] : []),
     ...(emptyRows > 0 ? [`${place}: ${emptyRows} rows have no token to learn and are left out`] : []),
+    ...Object.entries(notPrinted).map(
+      ([what, rows]) => `${place}: the chat template leaves out ${what} of ${rows} ${rows === 1 ? 'row' : 'rows'}`,
+    ),
   ];
 }

@@ -66,11 +66,28 @@ class TracingInterpreter extends PythonInterpreter {
     else if (value.value instanceof Map) for (const item of value.value.values()) this.#mark(item, source);
   }
 
+  /** The messages that a value and all that it contains belong to. */
+  #sourceOf(value: Value): number {
+    const own = this.#sources.get(value) ?? NONE;
+    const parts =
+      value.value instanceof Map ? [...value.value.values()] : Array.isArray(value.value) ? value.value : [];
+    return (parts as Value[]).reduce((source, part) => unite(source, this.#sourceOf(part)), own);
+  }
+
+  /** A text that a filter makes of a list or an object belongs to all that is in it. */
+  override applyFilter(operand: Value, filter: Node, scope: Environment): Value {
+    const result = super.applyFilter(operand, filter, scope);
+    if (result?.type === 'StringValue' && operand.type !== 'StringValue' && !this.#sources.has(result)) {
+      this.#sources.set(result, this.#sourceOf(operand));
+    }
+    return result;
+  }
+
   /** The pieces of a value as it would be printed. */
   piecesOf(value: Value): readonly Piece[] {
     return (
       this.#pieces.get(value) ?? [
-        { text: pythonStr(value), turn: NONE, innerTurn: NONE, source: this.#sources.get(value) ?? NONE },
+        { text: pythonStr(value), turn: NONE, innerTurn: NONE, source: this.#sourceOf(value) },
       ]
     );
   }

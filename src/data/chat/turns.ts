@@ -34,13 +34,18 @@ export class UnclearTurns extends Error {}
 const join = (pieces: readonly Piece[]) => pieces.map(({ text }) => text).join('');
 const isBlank = (text: string) => text.trim() === '';
 
+/** The pieces with their places; neighbours of the same origin are one. */
 function place(pieces: readonly Piece[]): Placed[] {
-  let at = 0;
-  return pieces.map((piece) => {
-    const start = at;
-    at += piece.text.length;
-    return { ...piece, start, stop: at };
-  });
+  const placed: Placed[] = [];
+  for (const piece of pieces) {
+    const last = placed.at(-1);
+    const start = last?.stop ?? 0;
+    const stop = start + piece.text.length;
+    const isSame = last?.turn === piece.turn && last.innerTurn === piece.innerTurn && last.source === piece.source;
+    if (isSame) placed[placed.length - 1] = { ...last, text: last.text + piece.text, stop };
+    else placed.push({ ...piece, start, stop });
+  }
+  return placed;
 }
 
 /**
@@ -340,22 +345,23 @@ const headerOf = (region: Region) => {
  */
 function promptFinder(trace: Trace, messages: readonly Message[]): (i: number) => readonly string[] {
   const byRole = new Map<string, string>();
-  const roleBefore = (i: number) => messages[i - 1]?.role;
+  const roleBefore = (i: number) => messages[i - 1]?.role ?? '';
   for (const [i, { role }] of messages.entries()) {
-    const before = roleBefore(i);
-    if (role !== 'assistant' || before === undefined || byRole.has(before)) continue;
-    const prompt = attempt(() => promptAfter(trace, messages.slice(0, i)));
-    if (prompt !== undefined) byRole.set(before, prompt);
+    if (role !== 'assistant' || byRole.has(roleBefore(i))) continue;
+    const before = i === 0 ? anyQuestion : messages.slice(0, i);
+    const prompt = attempt(() => promptAfter(trace, before));
+    if (prompt !== undefined) byRole.set(roleBefore(i), prompt);
   }
+  if (byRole.size === 0) byRole.set('', attempt(() => promptAfter(trace, anyQuestion)) ?? '');
   return (i) => {
-    const own = byRole.get(roleBefore(i) ?? '');
+    const own = byRole.get(roleBefore(i));
     const others = [...byRole.values()].filter((prompt) => prompt !== own && !isBlank(prompt));
-    if (own === undefined && others.length === 0) {
-      throw new UnclearTurns('the template rejects every beginning of the conversation');
-    }
-    return own === undefined ? others : [own, ...others];
+    return own === undefined && others.length > 0 ? others : [own ?? '', ...others];
   };
 }
+
+/** Stands for what comes before a conversation that the assistant begins, or whose beginnings the template rejects. */
+const anyQuestion: readonly Message[] = [{ role: 'user', content: 'a' }];
 
 /** What a template prints after the turns of all messages. */
 const afterTurns = (pieces: readonly Piece[]) =>
