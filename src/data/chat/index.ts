@@ -1,2 +1,2 @@
 export { makePrompt, type Prompt, type PromptOptions, type PromptSource, promptSourceOf } from './prompt.ts';
-export { ChatTemplate, type ConversationOptions, type RenderOptions, requireChatTemplate } from './template.ts';
+export { ChatTemplate, type RenderOptions, requireChatTemplate } from './template.ts';

@@ -1,11 +1,11 @@
 import type { Example, Message } from '../example.ts';
 import type { Tokenizer } from '../tokenizer/index.ts';
-import { type ChatTemplate, type ConversationOptions, requireChatTemplate } from './template.ts';
+import { type ChatTemplate, type RenderOptions, requireChatTemplate } from './template.ts';
 
 /** What a prompt is made from: text to continue, or a conversation whose next turn the model generates. */
 export type PromptSource =
   | { readonly text: string }
-  | ({ readonly messages: readonly Message[] } & ConversationOptions);
+  | ({ readonly messages: readonly Message[] } & Omit<RenderOptions, 'addGenerationPrompt'>);
 
 export interface PromptOptions {
   readonly tokenizer: Tokenizer;

@@ -3,22 +3,18 @@ import type { Message } from '../example.ts';
 import type { Tokenizer } from '../tokenizer/index.ts';
 import { type CompiledTemplate, compile } from './jinja.ts';
 import { trace } from './trace.ts';
-import { type Span, spansOfMarks, spansOfTurns, UnclearTurns } from './turns.ts';
+import { spansOfMarks, spansOfTurns, UnclearTurns } from './turns.ts';
 
-/** What a chat template is given of a conversation, besides the messages. */
-export interface ConversationOptions {
+/** What a chat template is rendered with, besides the messages. */
+export interface RenderOptions {
+  /** Whether the text ends with the beginning of the assistant's turn. Default: false. */
+  readonly addGenerationPrompt?: boolean;
   /** Descriptions of the tools that the model may call. */
   readonly tools?: readonly unknown[] | undefined;
   /** Documents that the model may quote. */
   readonly documents?: readonly unknown[] | undefined;
   /** More variables of the template, such as `enable_thinking`. */
   readonly variables?: Readonly<Record<string, unknown>> | undefined;
-}
-
-/** What a conversation is rendered with. */
-export interface RenderOptions extends ConversationOptions {
-  /** Whether the text ends with the beginning of the assistant's turn. Default: false. */
-  readonly addGenerationPrompt?: boolean;
 }
 
 /** What {% generation %} and {% endgeneration %} print while the assistant's spans are searched for. */
@@ -140,8 +136,8 @@ export class ChatTemplate {
     messages: readonly Message[],
     tools?: readonly unknown[],
     isLearned: (index: number) => boolean = () => true,
-    more: Omit<ConversationOptions, 'tools'> = {},
-  ): { text: string; spans: Span[] } {
+    more: Pick<RenderOptions, 'documents' | 'variables'> = {},
+  ): { text: string; spans: [start: number, stop: number][] } {
     const { plain, marked } = this.#templateFor(tools);
     const traced = (template: CompiledTemplate) => (part: readonly Message[], addGenerationPrompt: boolean) =>
       this.#run(part, { ...more, tools, addGenerationPrompt }, (variables) => trace(template, variables));
