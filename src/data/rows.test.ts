@@ -3,7 +3,16 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { GraftError, packageRoot } from '../base/index.ts';
-import { ChatTemplate, type Example, type Row, type RowOptions, Tokenizer, toRows } from './index.ts';
+import {
+  ChatTemplate,
+  type Example,
+  makePrompt,
+  promptSourceOf,
+  type Row,
+  type RowOptions,
+  Tokenizer,
+  toRows,
+} from './index.ts';
 
 const path = join(packageRoot, 'test', 'golden', 'tokenizer', 'llama2.json');
 const tokenizer = new Tokenizer(JSON.parse(readFileSync(path, 'utf8')), { bos: '<s>', eos: '</s>' }, path);
@@ -56,6 +65,21 @@ test('turns that the row marks as not learned are context, in a row that is lear
   const all = one(marked, { trainOn: 'all' });
   assert.match(learned(all), /one.*three.*four/s);
   assert.doesNotMatch(learned(all), /two/);
+});
+
+test('the template tool_use is chosen where a row has tools, for rows and for prompts', () => {
+  const chatTemplates = { default: template, tool_use: `[tools]${template}` };
+  const both = new Tokenizer(JSON.parse(readFileSync(path, 'utf8')), { bos: '<s>', eos: '</s>', chatTemplates }, path);
+  const chat = ChatTemplate.of(both);
+  const withTools: Example = { ...(talk as Extract<Example, { kind: 'chat' }>), tools: [] };
+  for (const [example, expected] of [
+    [talk, false],
+    [withTools, true],
+  ] as const) {
+    assert.equal(decoded(one(example, { tokenizer: both, chat })).includes('[tools]'), expected);
+    const prompt = makePrompt(promptSourceOf(example)!, { tokenizer: both, chat, place: 'f:1', hint: '' });
+    assert.equal(both.decode(prompt.ids).includes('[tools]'), expected);
+  }
 });
 
 test('what the chat template leaves out is counted', () => {
