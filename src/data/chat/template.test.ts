@@ -156,6 +156,7 @@ test('what is not clear is refused with a remedy', () => {
       "{% set ns = namespace(all='') %}{% for m in messages %}{% set ns.all = (ns.all ~ m.content) | upper %}{{ ns.all }}{% endfor %}",
       /several messages/,
     ],
+    ['{% for m in messages | reverse %}{{ m.content }}{% endfor %}', /in another order/],
     [
       '{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}',
       /begins with "<assistant>", and the generation prompt is "Answer:"/,

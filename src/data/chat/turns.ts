@@ -65,6 +65,10 @@ export function spansOfTurns(
   const pieces = place(trace(messages, false));
   const text = join(pieces);
   const regions = regionsOf(pieces);
+  const order = [...regions.keys()].filter((i) => messages[i]!.role !== 'system');
+  if (order.some((i, n) => i < order[n - 1]!)) {
+    throw new UnclearTurns('the template prints the messages in another order');
+  }
   const prompts = promptFinder(trace, messages);
   const headerAlone = (i: number) => attempt(() => headerOf(regionsOf(place(trace([messages[i]!], false))).get(0)!));
   let closing: string | undefined;
