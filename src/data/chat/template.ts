@@ -2,8 +2,9 @@ import { GraftError } from '../../base/index.ts';
 import type { Message } from '../example.ts';
 import type { Tokenizer } from '../tokenizer/index.ts';
 import { type CompiledTemplate, compile } from './jinja.ts';
+import { spansOfMarks } from './marks.ts';
 import { trace } from './trace.ts';
-import { spansOfMarks, spansOfTurns, UnclearTurns } from './turns.ts';
+import { spansOfTurns, UnclearTurns } from './turns.ts';
 
 /** What a chat template is rendered with, besides the messages. */
 export interface RenderOptions {
