@@ -23,4 +23,5 @@ export {
   type SavedAdapter,
   selectTargets,
   type TargetConfig,
+  type WeightRounding,
 } from './shared/index.ts';

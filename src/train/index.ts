@@ -19,6 +19,7 @@ export type {
   PrefixInput,
   PromptInput,
   PTuningInput,
+  QatInput,
   RecipeInput,
   RunInput,
   SeveralTasksRecipe,

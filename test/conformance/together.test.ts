@@ -168,7 +168,12 @@ for (const base of pairBases) {
 }
 
 test('every ordered pair is proven or refused', (t) => {
-  assert.deepEqual(names, Object.keys(methods), 'every method is here');
+  const training = Object.entries(methods).filter(([, method]) => (method as Method<unknown>).writes !== 'settings');
+  assert.deepEqual(
+    names,
+    training.map(([name]) => name),
+    'every method that trains is here',
+  );
   const seen = counted();
   t.diagnostic(JSON.stringify(seen));
   const n = names.length;

@@ -52,7 +52,7 @@ export const qatConfig = z
     start_step: z.int().nonnegative().default(0).describe('Steps that are trained without rounding first.'),
   })
   .describe(
-    'Weights are rounded to a number format in every forward pass, so that training learns with the error of the quantised model (quantisation-aware training). It stands beside a method that trains: full, lora and others.',
+    'Weights are rounded to a number format in every forward pass, so that training learns with the error of the quantised model (quantisation-aware training, arXiv 1712.05877). It stands beside a method that trains: full, lora and others.',
   );
 
 export type QatConfig = z.infer<typeof qatConfig>;

@@ -15,12 +15,15 @@ import {
   LinearWrapper,
   layerUnder,
   ownWeight,
-  type WeightRounding as Rounding,
   type Switch,
   type Table,
   TableWrapper,
+  type WeightRounding,
   type Wrapper,
 } from '../shared/index.ts';
+
+/** How the weight of one layer is rounded. */
+export type Rounding = WeightRounding;
 
 type Chained = Wrapper & { readonly state: Switch };
 
