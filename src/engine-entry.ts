@@ -124,6 +124,7 @@ export {
   type PrefixInput,
   type PromptInput,
   type PTuningInput,
+  type QatInput,
   type StepInput,
   type StepResult,
   trainStep,

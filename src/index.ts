@@ -102,6 +102,7 @@ export {
   type PromptInput,
   type PTuningInput,
   parseRecipe,
+  type QatInput,
   type Recipe,
   type RecipeInput,
   type RunInput,

@@ -37,7 +37,7 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     Tensor dh = needs_dh ? at::zeros_like(h) : Tensor();
     Tensor dw = needs_dw ? at::zeros_like(weight) : Tensor();
     const auto& kernels = pick(avx512::cross_entropy, avx2::cross_entropy);
-    const Reduced reduced = reduced_products();
+    const Reduced reduced = needs_dw ? Reduced() : reduced_products();
     double total = 0;
     Tensor buffer = at::empty({std::min(n, kRowsOfChunk), v}, h.options());
     Tensor losses = at::empty({std::min(n, kRowsOfChunk)}, at::kDouble);

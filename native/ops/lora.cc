@@ -51,25 +51,12 @@ Adapted adapted_product(const Tensor& x, const Tensor& input, const Weight& w, c
   return {y, h};
 }
 
-// Saves the frozen weight by reference: it gets no gradient and is never copied.
-void save_weight(AutogradContext* ctx, const Weight& w, const std::optional<Tensor>& bias, double scaling, bool dx) {
-  ctx->saved_data["weight"] = w.tensor;
-  ctx->saved_data["format"] = w.format;
-  ctx->saved_data["scaling"] = scaling;
-  ctx->saved_data["dx"] = dx;
-  ctx->saved_data["dbias"] = bias && bias->requires_grad();
-}
-
-Weight saved_weight(AutogradContext* ctx) { return weight_of(ctx->saved_data["weight"].toTensor(), ctx->saved_data["format"].toInt()); }
-
 // Returns dh and dB, scaled.
 std::pair<Tensor, Tensor> scaled_products(AutogradContext* ctx, const Tensor& g, const Tensor& h, const Tensor& b) {
   auto [dh, db] = backward_products(g, h, b);
   const double scaling = ctx->saved_data["scaling"].toDouble();
   return {dh.mul_(scaling), db.mul_(scaling)};
 }
-
-Tensor bias_gradient(AutogradContext* ctx, const Tensor& g) { return ctx->saved_data["dbias"].toBool() ? g.sum(0) : Tensor(); }
 
 // x_dropped is x after dropout, which applies to the input of the adapter only, as in PEFT; without dropout it is absent.
 struct LoraLinear : torch::autograd::Function<LoraLinear> {
@@ -79,26 +66,29 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
     const Weight w = weight_of(weight, format);
     const Tensor& input = x_dropped ? *x_dropped : x;
     const auto [y, h] = adapted_product(x, input, w, bias, a, b, scaling);
-    // The input is saved for the gradient of A only.
-    ctx->save_for_backward({a.requires_grad() ? input : Tensor(), h, a, b});
+    // The inputs are saved for the gradients of A and of a trained weight only.
+    ctx->save_for_backward({a.requires_grad() ? input : Tensor(), weight.requires_grad() ? x : Tensor(), h, a, b});
+    ctx->saved_data["scaling"] = scaling;
     ctx->saved_data["dropped"] = x_dropped.has_value();
-    save_weight(ctx, w, bias, scaling, x.requires_grad());
+    ctx->saved_data["dx"] = x.requires_grad();
+    ctx->saved_data["dinput"] = input.requires_grad();
+    save_weight(ctx, w, bias);
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const Tensor &input = saved[0], &h = saved[1], &a = saved[2], &b = saved[3];
+    const Tensor &input = saved[0], &x = saved[1], &h = saved[2], &a = saved[3], &b = saved[4];
     const Tensor g = grads[0].contiguous();
     const auto [dh, db] = scaled_products(ctx, g, h, b);
     Tensor dx, dx_dropped;
-    if (ctx->saved_data["dx"].toBool()) {
-      dx = product_backward(g, saved_weight(ctx));
+    if (ctx->saved_data["dx"].toBool()) dx = product_backward(g, saved_weight(ctx));
+    if (ctx->saved_data["dinput"].toBool()) {
       if (ctx->saved_data["dropped"].toBool()) dx_dropped = at::mm(dh, a);
       else dx.addmm_(dh, a);
     }
     const Tensor da = a.requires_grad() ? at::mm(dh.t(), input) : Tensor();
-    return {dx, dx_dropped, {}, {}, bias_gradient(ctx, g), da, b.requires_grad() ? db : Tensor(), {}};
+    return {dx, dx_dropped, weight_gradient(g, x), {}, bias_gradient(ctx, g), da, b.requires_grad() ? db : Tensor(), {}};
   }
 };
 
@@ -118,7 +108,9 @@ struct LoraGatedLinear : torch::autograd::Function<LoraGatedLinear> {
     const auto [y, h] = adapted_product(x, x, w, bias, a, b, scaling);
     ctx->save_for_backward({gate, up, h, a, b});
     ctx->saved_data["act"] = static_cast<int64_t>(activated);
-    save_weight(ctx, w, bias, scaling, gate.requires_grad() || up.requires_grad());
+    ctx->saved_data["scaling"] = scaling;
+    ctx->saved_data["dx"] = gate.requires_grad() || up.requires_grad();
+    save_weight(ctx, w, bias);
     return y;
   }
 
@@ -128,14 +120,17 @@ struct LoraGatedLinear : torch::autograd::Function<LoraGatedLinear> {
     const auto act = static_cast<Activation>(ctx->saved_data["act"].toInt());
     const Tensor g = grads[0].contiguous();
     const auto [dh, db] = scaled_products(ctx, g, h, b);
-    const Tensor da = a.requires_grad() ? at::mm(dh.t(), glu_forward(gate, up, act)) : Tensor();
+    const Weight w = saved_weight(ctx);
+    const bool weight_is_trained = w.tensor.requires_grad();
+    const Tensor x = a.requires_grad() || weight_is_trained ? glu_forward(gate, up, act) : Tensor();
+    const Tensor da = a.requires_grad() ? at::mm(dh.t(), x) : Tensor();
     Tensor dgate, dup;
     if (ctx->saved_data["dx"].toBool()) {
-      Tensor dx = product_backward(g, saved_weight(ctx));
+      Tensor dx = product_backward(g, w);
       dx.addmm_(dh, a);
       std::tie(dgate, dup) = glu_backward(gate, up, dx, act);
     }
-    return {dgate, dup, {}, {}, {}, bias_gradient(ctx, g), da, b.requires_grad() ? db : Tensor(), {}};
+    return {dgate, dup, {}, weight_is_trained ? weight_gradient(g, x) : Tensor(), {}, bias_gradient(ctx, g), da, b.requires_grad() ? db : Tensor(), {}};
   }
 };
 

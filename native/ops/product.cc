@@ -111,8 +111,11 @@ void reduced_backward(const Tensor& g, const Weight& w, int64_t first, int64_t c
   });
 }
 
-// Whether panels are faster for n rows of activations, with k the side of the weight that is summed over and m the other.
-bool is_faster(int64_t n, int64_t k, int64_t m) { return n >= kMinRows && k >= kMinSide && m >= kMinSide && k % 2 == 0; }
+// Whether a product of n rows of activations is rounded, with k the side of the weight that is summed over and m the other: where the weight
+// is frozen, and panels are faster.
+bool is_reduced(const Weight& w, int64_t n, int64_t k, int64_t m) {
+  return !w.tensor.requires_grad() && n >= kMinRows && k >= kMinSide && m >= kMinSide && k % 2 == 0;
+}
 
 void set_reduced_products(bool forward, bool backward) { reduced = {forward, backward}; }
 
@@ -124,7 +127,7 @@ Reduced reduced_products() { return reduced; }
 
 Tensor product(const Tensor& x, const Weight& weight, const std::optional<Tensor>& bias) {
   TORCH_CHECK(x.dim() == 2 && x.size(1) == weight.in(), "x must have the shape [n, ", weight.in(), "], got ", x.sizes());
-  if (reduced.forward && is_faster(x.size(0), weight.in(), weight.out())) {
+  if (reduced.forward && is_reduced(weight, x.size(0), weight.in(), weight.out())) {
     check_float(x, "x");
     Tensor y = at::empty({x.size(0), weight.out()}, x.options());
     reduced_forward(x.contiguous(), weight, 0, weight.out(), y);
@@ -152,20 +155,32 @@ Tensor product(const Tensor& x, const Weight& weight, const std::optional<Tensor
 }
 
 Tensor product_backward(const Tensor& g, const Weight& weight) {
-  if (!reduced.backward || !is_faster(g.size(0), weight.out(), weight.in())) return at::mm(g, weight.all());
+  if (!reduced.backward || !is_reduced(weight, g.size(0), weight.out(), weight.in())) return at::mm(g, weight.all());
   Tensor dx = at::empty({g.size(0), weight.in()}, g.options());
   reduced_backward(g.contiguous(), weight, 0, weight.out(), false, dx);
   return dx;
 }
 
 void product_rows(const Tensor& x, const Weight& weight, int64_t first, int64_t count, Tensor y) {
-  if (reduced.forward && is_faster(x.size(0), weight.in(), count)) reduced_forward(x, weight, first, count, y);
+  if (reduced.forward && is_reduced(weight, x.size(0), weight.in(), count)) reduced_forward(x, weight, first, count, y);
   else at::mm_out(y, x, weight.rows(first, count).t());
 }
 
 void product_rows_backward(const Tensor& g, const Weight& weight, int64_t first, int64_t count, Tensor dx) {
-  if (reduced.backward && is_faster(g.size(0), count, weight.in())) reduced_backward(g, weight, first, count, true, dx);
+  if (reduced.backward && is_reduced(weight, g.size(0), count, weight.in())) reduced_backward(g, weight, first, count, true, dx);
   else dx.addmm_(g, weight.rows(first, count));
 }
+
+void save_weight(torch::autograd::AutogradContext* ctx, const Weight& w, const std::optional<Tensor>& bias) {
+  ctx->saved_data["weight"] = w.tensor;
+  ctx->saved_data["format"] = w.format;
+  ctx->saved_data["dbias"] = bias && bias->requires_grad();
+}
+
+Weight saved_weight(torch::autograd::AutogradContext* ctx) { return weight_of(ctx->saved_data["weight"].toTensor(), ctx->saved_data["format"].toInt()); }
+
+Tensor bias_gradient(torch::autograd::AutogradContext* ctx, const Tensor& g) { return ctx->saved_data["dbias"].toBool() ? g.sum(0) : Tensor(); }
+
+Tensor weight_gradient(const Tensor& g, const Tensor& x) { return x.defined() ? at::mm(g.t(), x) : Tensor(); }
 
 }  // namespace graft

@@ -1,11 +1,11 @@
-// Products with frozen weights, in float32 or with their factors rounded to bfloat16; n: rows of activations.
+// Products with weights: in float32 or, where the weight is frozen, with their factors rounded to bfloat16; n: rows of activations.
 #pragma once
 #include "shared.h"
 
 namespace graft {
 
 // Whether products of the forward and of the backward pass round their factors to bfloat16; sums and results are float32 either way. It is
-// for processors with bfloat16 instructions. Products that are too small to be faster stay in float32.
+// for processors with bfloat16 instructions. Products that are too small to be faster stay in float32, and so do those with a trained weight.
 struct Reduced {
   bool forward = false, backward = false;
 };
@@ -20,5 +20,14 @@ at::Tensor product_backward(const at::Tensor& g, const Weight& weight);
 // The same two for some rows of a weight: y [n, count] = x rowsᵀ (written), and dx [n, in] += g [n, count] rows. y and g may have strided rows.
 void product_rows(const at::Tensor& x, const Weight& weight, int64_t first, int64_t count, at::Tensor y);
 void product_rows_backward(const at::Tensor& g, const Weight& weight, int64_t first, int64_t count, at::Tensor dx);
+
+// What the backward pass of an operator with one weight needs of it: the weight by reference (it is never copied), and whether the bias is trained.
+void save_weight(torch::autograd::AutogradContext* ctx, const Weight& w, const std::optional<at::Tensor>& bias);
+Weight saved_weight(torch::autograd::AutogradContext* ctx);
+
+// Return the gradients of the bias and of a dense weight from those of the outputs g [n, out] and the inputs x [n, in]; undefined where the
+// bias is frozen, and where x was not saved because the weight is.
+at::Tensor bias_gradient(torch::autograd::AutogradContext* ctx, const at::Tensor& g);
+at::Tensor weight_gradient(const at::Tensor& g, const at::Tensor& x);
 
 }  // namespace graft

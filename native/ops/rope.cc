@@ -42,7 +42,11 @@ struct Rope : torch::autograd::Function<Rope> {
 };
 
 TORCH_LIBRARY_FRAGMENT(graft, m) {
-  m.def("rope(Tensor x, Tensor cos, Tensor sin) -> Tensor", [](const Tensor& x, const Tensor& cos, const Tensor& sin) { return Rope::apply(x, cos, sin); });
+  m.def("rope(Tensor x, Tensor cos, Tensor sin) -> Tensor", [](const Tensor& x, const Tensor& cos, const Tensor& sin) {
+    check_frozen(cos, "cos");
+    check_frozen(sin, "sin");
+    return Rope::apply(x, cos, sin);
+  });
 }
 
 }  // namespace

@@ -23,6 +23,11 @@ inline void check_float(const at::Tensor& tensor, const char* name) {
   TORCH_CHECK(tensor.scalar_type() == at::kFloat && tensor.device().is_cpu(), name, " must be float32 on the CPU, got ", tensor.scalar_type());
 }
 
+// Refuses an input that would be trained without ever getting a gradient.
+inline void check_frozen(const at::Tensor& tensor, const char* name) {
+  TORCH_CHECK(!(at::GradMode::is_enabled() && tensor.requires_grad()), name, " gets no gradient from this operator, so it must not require one");
+}
+
 // Returns the minimum of rows for each thread, so that its start is worthwhile.
 inline int64_t grain(int64_t work_per_row) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, work_per_row)); }
 

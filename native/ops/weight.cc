@@ -1,4 +1,4 @@
-// Frozen quantised weights: they are unpacked where a product needs them, and never stored unpacked.
+// Products with one weight. A quantised weight is frozen: it is unpacked where a product needs it, and never stored unpacked.
 #include "product.h"
 
 namespace graft {
@@ -38,19 +38,19 @@ Tensor Weight::rows(int64_t first, int64_t count) const {
 
 namespace {
 
-// Only x and the bias get a gradient: blocks are frozen.
+// x, the bias and a dense weight get a gradient; blocks are frozen.
 struct BlockLinear : torch::autograd::Function<BlockLinear> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, int64_t format, const std::optional<Tensor>& bias) {
-    ctx->saved_data["weight"] = weight;
-    ctx->saved_data["format"] = format;
-    ctx->saved_data["bias"] = bias.has_value() && bias->requires_grad();
+    save_weight(ctx, weight_of(weight, format), bias);
+    ctx->save_for_backward({weight.requires_grad() ? x : Tensor()});  // for the gradient of the weight only
+    ctx->saved_data["dx"] = x.requires_grad();
     return product(x, weight_of(weight, format), bias);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    const Weight weight = weight_of(ctx->saved_data["weight"].toTensor(), ctx->saved_data["format"].toInt());
-    Tensor dbias = ctx->saved_data["bias"].toBool() ? grads[0].sum(0) : Tensor();
-    return {product_backward(grads[0], weight), {}, {}, dbias};
+    const Tensor x = ctx->get_saved_variables()[0], &g = grads[0];
+    const Tensor dx = ctx->saved_data["dx"].toBool() ? product_backward(g, saved_weight(ctx)) : Tensor();
+    return {dx, weight_gradient(g, x), {}, bias_gradient(ctx, g)};
   }
 };
 
@@ -61,6 +61,7 @@ Tensor block_linear(const Tensor& x, const Tensor& weight, int64_t format, const
 // Returns the rows of a quantised table: ids [n] => [n, in].
 Tensor block_embedding(const Tensor& weight, int64_t format, const Tensor& ids) {
   const Weight table = weight_of(weight, format);
+  TORCH_CHECK(!table.dense(), "a dense table is looked up by aten::embedding, which gives it a gradient");
   TORCH_CHECK(ids.dim() == 1 && ids.scalar_type() == at::kLong && ids.is_contiguous(), "ids must be a contiguous int64 vector, got ", ids.scalar_type(), ids.sizes());
   const int64_t* rows = ids.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < ids.size(0); i++) {

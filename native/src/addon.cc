@@ -212,6 +212,15 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
   return out;
 }
 
+// () => { now, peak }, in bytes
+Napi::Value allocated(const Napi::CallbackInfo& info) {
+  const AllocatedBytes bytes = allocated_bytes();
+  Napi::Object out = Napi::Object::New(info.Env());
+  out["now"] = Napi::Number::New(info.Env(), static_cast<double>(bytes.now));
+  out["peak"] = Napi::Number::New(info.Env(), static_cast<double>(bytes.peak));
+  return out;
+}
+
 // Returns free heap pages to the system (after loading a model, before measuring).
 Napi::Value trim(const Napi::CallbackInfo& info) {
   malloc_trim(0);
@@ -259,6 +268,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("randomState", random_state);
   add("threads", threads);
   add("memory", memory);
+  add("allocated", allocated);
   add("trim", trim);
   add("onError", on_error);
   return exports;

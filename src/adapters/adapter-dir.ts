@@ -16,6 +16,8 @@ export interface GraftFile {
   /** Indexes of the methods that are not trained. */
   readonly frozen?: readonly number[];
   readonly task?: TaskHead;
+  /** Methods that are settings of the others, attached after them: their configs, with their `type`. */
+  readonly settings?: readonly Readonly<Record<string, unknown>>[];
   /** Index of the task that rows without a task number belong to, for an adapter of several tasks. */
   readonly taskNumber?: number;
 }

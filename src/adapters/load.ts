@@ -7,6 +7,7 @@ import type { Tensor } from '../tensor/index.ts';
 import { partDirs, readGraftFile } from './adapter-dir.ts';
 import { moduleName } from './adapter-names.ts';
 import { layoutOf } from './registry.ts';
+import { loadSettings, settingsOf } from './settings.ts';
 
 /** Every tensor that an adapter's directory holds. */
 export const storedTensors = (dir: string): WeightEntry[] =>
@@ -18,17 +19,19 @@ export const storedTensors = (dir: string): WeightEntry[] =>
  */
 export function readAdapterConfig(dir: string): {
   parts: { dir: string; choice: MethodChoice }[];
+  /** Methods that are settings of the others, attached after them. */
+  settings: MethodChoice[];
   base: string | undefined;
 } {
   let base: string | undefined;
-  const { frozen = [] } = readGraftFile(dir);
+  const { frozen = [], settings = [] } = readGraftFile(dir);
   const parts = partDirs(dir).map((part, i) => {
     const saved = layoutOf(part).readConfig(part);
     base ??= saved.base;
     const train = frozen.includes(i) ? { train: false } : {};
     return { dir: part, choice: { ...(saved.config as object), type: saved.method, ...train } as MethodChoice };
   });
-  return { parts, base };
+  return { parts, settings: settings as unknown as MethodChoice[], base };
 }
 
 /** The index of the task that rows without a task number belong to, where the adapter has one. */
@@ -57,6 +60,7 @@ export function headFits(model: Model, dir: string): boolean {
  * Attaches a saved adapter to `model`.
  * @param head `own`: the model keeps its head, and a saved one is ignored, so that tasks can share the adapter
  * @param training config fields that the file does not hold, for each method
+ * @param settings methods that are settings of the others; default: those that were saved with the adapter
  * @throws GraftError 'input' for a broken file or one of another format, 'mismatch' listing every tensor that does not fit
  */
 export function loadAdapter(
@@ -64,14 +68,15 @@ export function loadAdapter(
   dir: string,
   head: 'file' | 'own' = 'file',
   training: readonly object[] = [],
+  settings?: readonly MethodChoice[],
 ): AttachedAdapter {
-  const { parts } = readAdapterConfig(dir);
+  const { parts, settings: saved } = readAdapterConfig(dir);
   const [first] = parts as [(typeof parts)[number]];
   let adapter: AttachedAdapter;
   try {
     adapter = attachMethods(
       model,
-      parts.map(({ choice }, i) => ({ ...choice, ...training[i] })),
+      [...parts.map(({ choice }, i) => ({ ...choice, ...training[i] })), ...(settings ?? saved)],
       0,
       {
         ...savedAdapters(model),
@@ -88,6 +93,7 @@ export function loadAdapter(
       const partHead = head === 'own' ? undefined : i === 0 ? adapter.head : new Map<string, Tensor>();
       layoutOf(part.dir).load(model, part.dir, adapter.parts[i]!, partHead);
     });
+    if (!settings) loadSettings(dir, settingsOf(adapter.parts));
     return adapter;
   } catch (cause) {
     adapter.detach();
@@ -113,6 +119,7 @@ export function savedAdapters(model: Model): Required<Pick<AttachContext, 'saved
         name: moduleName(name),
         method,
         config,
+        hasHead: layout.headOptions(part).labels !== undefined,
         fill: (adapter) => layout.load(model, part, adapter, undefined),
       };
     },

@@ -7,6 +7,7 @@ import type { Tensor } from '../tensor/index.ts';
 import { type GraftFile, writeGraftFile } from './adapter-dir.ts';
 import { adapterNameFor } from './adapter-names.ts';
 import { layoutFor } from './registry.ts';
+import { savedSettings, settingsOf, writeSettingsTensors } from './settings.ts';
 
 /** Options of `saveAdapter`. */
 export interface SaveOptions {
@@ -40,13 +41,18 @@ function withoutHostModules(model: Model, host: Model, adapter: Adapter): Adapte
  */
 export function saveAdapter(model: Model, adapter: Adapter | AttachedAdapter, dir: string, options: SaveOptions): void {
   const { base, host = model, taskNumber } = options;
-  const parts = ('parts' in adapter ? adapter.parts : [adapter]).map((part) => withoutHostModules(model, host, part));
+  const allParts = 'parts' in adapter ? adapter.parts : [adapter];
+  const settings = settingsOf(allParts);
+  const parts = allParts
+    .filter((part) => !settings.includes(part))
+    .map((part) => withoutHostModules(model, host, part));
   const head = 'head' in adapter ? adapter.head : new Map<string, Tensor>();
   const folders = parts.length === 1 ? undefined : parts.map(({ method }, i) => `${i}-${method}`);
   const frozen = parts.flatMap((part, i) => (part.frozen ? [i] : []));
   const graftFile: GraftFile = {
     ...(folders && { parts: folders }),
     ...(frozen.length > 0 && { frozen }),
+    ...savedSettings(settings),
     ...(model.task.labels.length > 0 && { task: model.task }),
     ...(taskNumber !== undefined && { taskNumber }),
   };
@@ -59,5 +65,6 @@ export function saveAdapter(model: Model, adapter: Adapter | AttachedAdapter, di
       layoutFor(part.method).save(model, part, partHead, partDir, { base, name: folders ? `${name}_${i}` : name });
     });
     writeGraftFile(work, graftFile);
+    writeSettingsTensors(work, settings);
   });
 }

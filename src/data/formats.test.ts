@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { GraftError } from '../base/index.ts';
-import { type Format, toExample, toStep } from './index.ts';
+import { type Format, toExample, toStep, unusedNotes } from './index.ts';
 
 const record = (value: Record<string, unknown>) => ({ value, place: 'rows.jsonl:7' });
 const example = (value: Record<string, unknown>, format: Format | 'auto' = 'auto') => toExample(record(value), format);
@@ -56,11 +56,104 @@ test('each format is recognised by its columns', () => {
   same({ ids: [1, 2] }, { kind: 'tokens', ids: [1, 2] });
 });
 
-test('a call of a tool has no content', () => {
-  const call = { role: 'assistant', content: null, tool_calls: [{ function: { name: 'f', arguments: {} } }] };
-  const got = example({ messages: [user('a'), call] });
+test('fields of a message that are null are left out, those of calls too; arguments stay as they are', () => {
+  const call = { id: null, function: { name: 'f', arguments: { x: null }, strict: null } };
+  const got = example({
+    messages: [
+      { ...user('a'), name: null, tool_calls: null },
+      { role: 'assistant', content: null, tool_calls: [call] },
+    ],
+  });
+  assert.deepEqual(got.kind === 'chat' && got.messages, [
+    user('a'),
+    { role: 'assistant', tool_calls: [{ function: { name: 'f', arguments: { x: null } } }] },
+  ]);
+});
+
+const chatOf = (value: Record<string, unknown>) => {
+  const got = example(value);
   assert.equal(got.kind, 'chat');
-  assert.deepEqual(got.kind === 'chat' && got.messages[1], { ...call, content: '' });
+  return got as Extract<typeof got, { kind: 'chat' }>;
+};
+
+test('what stands beside a conversation is used', () => {
+  const talk = { messages: [user('a'), assistant('b')] };
+  assert.deepEqual(chatOf({ ...talk, system: 's' }).messages, [system('s'), ...talk.messages]);
+  assert.deepEqual(chatOf({ ...talk, tools: '[{"x": 1}]' }).tools, [{ x: 1 }]);
+  for (const none of [null, '', 'null']) assert.equal(chatOf({ ...talk, tools: none }).tools, undefined);
+  refused({ ...talk, tools: '{' }, /tools: expected a list, or a list as JSON/);
+  const functions = [{ name: 'f', parameters: {} }];
+  assert.deepEqual(chatOf({ ...talk, functions }).tools, [{ type: 'function', function: functions[0] }]);
+  const given = chatOf({ ...talk, documents: [{ title: 't' }], chat_template_kwargs: { enable_thinking: false } });
+  assert.deepEqual([given.documents, given.variables], [[{ title: 't' }], { enable_thinking: false }]);
+  assert.equal(given.unused, undefined);
+  const prompted = chatOf({ prompt: [user('a')], completion: [assistant('b')], system: 's' });
+  assert.deepEqual([prompted.messages[0], prompted.from], [system('s'), 2]);
+  const history = [['a', 'b']];
+  assert.deepEqual(chatOf({ instruction: 'c', output: 'd', history, system: 's', tools: functions }), {
+    kind: 'chat',
+    messages: [system('s'), user('a'), assistant('b'), user('c'), assistant('d')],
+    tools: [{ type: 'function', function: functions[0] }],
+    from: 0,
+  });
+});
+
+test('what is not used is named, with the number of rows', () => {
+  const talk = { messages: [system('s'), user('a'), assistant('b')] };
+  const rows = [
+    { ...talk, id: 7, task: 0, source: 'web', empty: null },
+    { ...talk, source: 'book', history: [['a', 'b']] },
+    { ...talk, system: 'another', tools: [], functions: [{ name: 'f' }] },
+    { ...talk, system: 's' },
+    { messages: [user('a'), { role: 'model', content: 'b' }] },
+    { prompt: 'a', completion: 'b', system: 's' },
+  ];
+  const examples = rows.map((row) => example(row));
+  assert.deepEqual(unusedNotes(examples, 'rows.jsonl'), [
+    "rows.jsonl: the column 'source' is not used (2 rows)",
+    "rows.jsonl: the column 'history' is not used (1 row)",
+    "rows.jsonl: the column 'system' is not used (2 rows)",
+    "rows.jsonl: the column 'functions' is not used (1 row)",
+    "rows.jsonl: turns of the role 'model' are not learned, only those of 'assistant' are (1 row)",
+  ]);
+  assert.deepEqual(unusedNotes(examples.slice(3, 4), 'rows.jsonl'), []);
+});
+
+test('turns that the row marks are not learned', () => {
+  const marked = (field: string, value: unknown) =>
+    chatOf({ messages: [user('a'), { ...assistant('b'), [field]: value }, user('c'), assistant('d')] });
+  const off = [['weight', 0], ['train', false], ['loss', false]] as const; // biome-ignore format: one a line is longer
+  for (const [field, value] of off) {
+    const got = marked(field, value);
+    assert.deepEqual([got.notLearned, got.messages[1]], [[1], assistant('b')], field);
+  }
+  for (const value of [1, true, null]) assert.equal(marked('weight', value).notLearned, undefined);
+  refused({ messages: [{ ...assistant('b'), weight: 0.5 }] }, /messages\.0\.weight: expected 0 or 1/);
+  const turn = { from: 'gpt', value: 'b', weight: 0 };
+  assert.deepEqual(chatOf({ conversations: [{ from: 'human', value: 'a' }, turn], system: 's' }).notLearned, [2]);
+});
+
+test('speakers of ShareGPT', () => {
+  const role = (from: string) => chatOf({ conversations: [{ from, value: 'a' }] }).messages[0]!.role;
+  const roles = {
+    assistant: ['gpt', 'assistant', 'model', 'chatgpt', 'bot', 'bing', 'bard', 'GPT'],
+    user: ['human', 'user', 'Human'],
+    system: ['system'],
+    tool: ['tool', 'observation', 'function_response'],
+  };
+  for (const [expected, names] of Object.entries(roles)) for (const name of names) assert.equal(role(name), expected);
+  refused(
+    { conversations: [{ from: 'humam', value: 'a' }] },
+    /conversations\.0\.from: unknown speaker 'humam' \(did you mean 'human'\?\); known are human, user, gpt/,
+  );
+  assert.deepEqual(chatOf({ conversations: [user('a'), assistant('b')] }).messages, [user('a'), assistant('b')]);
+  const call = { from: 'function_call', value: '{"name": "f", "arguments": {"x": 1}}' };
+  assert.deepEqual(chatOf({ conversations: [{ from: 'human', value: 'a' }, call] }).messages[1], {
+    role: 'assistant',
+    content: '',
+    tool_calls: [{ type: 'function', function: { name: 'f', arguments: { x: 1 } } }],
+  });
+  refused({ conversations: [{ ...call, value: 'f(1)' }] }, /conversations\.0\.value: expected a call of a function/);
 });
 
 test('missing, ambiguous, misspelt and unrecognised columns', () => {

@@ -1,5 +1,15 @@
 import { z } from 'zod';
-import type { Answer, ExampleContent, Label, Message } from './example.ts';
+import {
+  alpacaContent,
+  alpacaSchema,
+  messagesContent,
+  messagesSchema,
+  promptCompletionContent,
+  promptCompletionSchema,
+  shareGptContent,
+  shareGptSchema,
+} from './chat-rows.ts';
+import type { Answer, Example, ExampleContent, Label } from './example.ts';
 
 /** The formats of rows that are detected from their fields (docs/recipe.md, Rows). */
 export const formatNames = [
@@ -18,21 +28,6 @@ export const formatNames = [
 
 /** A format of rows. */
 export type Format = (typeof formatNames)[number];
-
-const contentSchema = z.union([
-  z.string(),
-  z.array(z.looseObject({ type: z.literal('text'), text: z.string() })),
-  z.null(),
-]);
-export const messageSchema = z.looseObject({ role: z.string(), content: contentSchema.default('') });
-type MessageRow = z.infer<typeof messageSchema>;
-const textContent = (content: z.infer<typeof contentSchema>): string =>
-  typeof content === 'string' ? content : (content ?? []).map(({ text }) => text).join('');
-/** Messages whose content is one string each. */
-export const toMessages = (messages: readonly MessageRow[]): Message[] =>
-  messages.map((message) => ({ ...message, content: textContent(message.content) }));
-
-const shareGptTurnSchema = z.looseObject({ from: z.string(), value: z.string() });
 
 const labelSchema = z.union([z.string(), z.number(), z.boolean(), z.array(z.union([z.string(), z.number()]))]);
 type LabelField = z.infer<typeof labelSchema> | null | undefined;
@@ -77,93 +72,25 @@ function toAnswers(value: AnswersField, context: string): Answer[] | undefined {
   return list.map(({ text, answer_start }) => ({ text, start: utf16Offset(context, answer_start) }));
 }
 
-interface PromptAndCompletion {
-  prompt: MessageRow[];
-  completion: MessageRow[];
-  tools?: unknown[] | null;
-}
-
-/** Chat roles by ShareGPT's names for them. */
-const shareGptRoles: Readonly<Record<string, string>> = {
-  human: 'user',
-  user: 'user',
-  gpt: 'assistant',
-  assistant: 'assistant',
-  system: 'system',
-  tool: 'tool',
-};
-
 interface FormatEntry {
   /** A row of this format has all of these columns, */
   readonly columns: readonly string[];
   /** and none of these, which belong to another format. */
   readonly excludedColumns?: readonly string[];
   readonly schema: z.ZodType;
-  readonly read: (row: never) => ExampleContent;
+  readonly read: (row: never) => ExampleContent & Pick<Example, 'unused'>;
 }
 
 /** The data formats by name: how a row is recognised, checked and read. */
 export const formats: Readonly<Record<Format, FormatEntry>> = {
-  messages: {
-    columns: ['messages'],
-    schema: z.looseObject({ messages: z.array(messageSchema).min(1), tools: z.array(z.unknown()).nullish() }),
-    read: (row: { messages: MessageRow[]; tools?: unknown[] | null }) => ({
-      kind: 'chat',
-      messages: toMessages(row.messages),
-      tools: row.tools ?? undefined,
-      from: 0,
-    }),
-  },
-  sharegpt: {
-    columns: ['conversations'],
-    schema: z.looseObject({ conversations: z.array(shareGptTurnSchema).min(1), system: z.string().nullish() }),
-    read: (row: { conversations: z.infer<typeof shareGptTurnSchema>[]; system?: string | null }) => ({
-      kind: 'chat',
-      messages: [
-        ...(row.system ? [{ role: 'system', content: row.system }] : []),
-        ...row.conversations.map(({ from, value }) => ({ role: shareGptRoles[from] ?? from, content: value })),
-      ],
-      from: 0,
-    }),
-  },
+  messages: { columns: ['messages'], schema: messagesSchema, read: messagesContent },
+  sharegpt: { columns: ['conversations'], schema: shareGptSchema, read: shareGptContent },
   'prompt-completion': {
     columns: ['prompt', 'completion'],
-    schema: z.union([
-      z.looseObject({ prompt: z.string(), completion: z.string() }),
-      z.looseObject({
-        prompt: z.array(messageSchema).min(1),
-        completion: z.array(messageSchema).min(1),
-        tools: z.array(z.unknown()).nullish(),
-      }),
-    ]),
-    read: (row: { prompt: string; completion: string } | PromptAndCompletion) =>
-      typeof row.prompt === 'string'
-        ? { kind: 'completion', prompt: row.prompt, completion: row.completion as string }
-        : {
-            kind: 'chat',
-            messages: toMessages([...row.prompt, ...(row as PromptAndCompletion).completion]),
-            tools: (row as PromptAndCompletion).tools ?? undefined,
-            from: row.prompt.length,
-          },
+    schema: promptCompletionSchema,
+    read: promptCompletionContent,
   },
-  alpaca: {
-    columns: ['instruction', 'output'],
-    schema: z.looseObject({
-      instruction: z.string(),
-      input: z.string().nullish(),
-      output: z.string(),
-      system: z.string().nullish(),
-    }),
-    read: (row: { instruction: string; input?: string | null; output: string; system?: string | null }) => ({
-      kind: 'chat',
-      messages: [
-        ...(row.system ? [{ role: 'system', content: row.system }] : []),
-        { role: 'user', content: row.input ? `${row.instruction}\n\n${row.input}` : row.instruction },
-        { role: 'assistant', content: row.output },
-      ],
-      from: 0,
-    }),
-  },
+  alpaca: { columns: ['instruction', 'output'], schema: alpacaSchema, read: alpacaContent },
   text: {
     columns: ['text'],
     excludedColumns: ['label', 'text_pair'],

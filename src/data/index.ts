@@ -8,8 +8,9 @@ export {
   promptSourceOf,
   type RenderOptions,
 } from './chat/index.ts';
-export { type Answer, type Example, type Label, type Message, withTaskNumber } from './example.ts';
-export { type Format, formatNames, messageSchema, toMessages } from './formats.ts';
+export { messageSchema, toMessages } from './chat-rows.ts';
+export { type Answer, type Example, type Label, type Message, unusedNotes, withTaskNumber } from './example.ts';
+export { type Format, formatNames } from './formats.ts';
 export {
   decodeImage,
   type Image,

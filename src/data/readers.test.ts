@@ -101,6 +101,37 @@ test('Parquet: lists and records, 64-bit integers as numbers', async () => {
   ]);
 });
 
+// One row of messages, with calls whose arguments are x and y, and tools, all null where they are left out; by pyarrow 26.0.1.
+const withNulls = [
+  'UEFSMRUAFUIVQiwVBBUAFQYVBhwAAAACAAAAAwICAAAABAQEAAAAdXNlcgkAAABhc3Npc3RhbnQVABUmFSYsFQQVABUGFQYcAAAAAgAAAAMCBAAAAA',
+  'McAAABAAAAYRUAFR4VHiwVBBUAFQYVBhwAAAADAAAAAwQABAAAAAMzAAAVABUqFSosFQQVABUGFQYcAAAAAwAAAAMEAAUAAAADgwAAAAEAAABmFQAV',
+  'KhUqLBUEFQAVBhUGHAAAAAMAAAADBAAFAAAAA5MAAAABAAAAMRUAFSAVICwVBBUAFQYVBhwAAAADAAAAAwQABQAAAAODAAAAFQAVDBUMLBUCFQAVBh',
+  'UGHAAAAAIAAAACABUEGfwQNQAYBnNjaGVtYRUEADUCGAhtZXNzYWdlcxUCFQZMPAAAADUEGARsaXN0FQIANQIYB2VsZW1lbnQVBgAVDCUCGARyb2xl',
+  'JQBMHAAAABUMJQIYB2NvbnRlbnQlAEwcAAAANQIYCnRvb2xfY2FsbHMVAhUGTDwAAAA1BBgEbGlzdBUCADUCGAdlbGVtZW50FQQAFQwlAhgCaWQlAE',
+  'wcAAAANQIYCGZ1bmN0aW9uFQQAFQwlAhgEbmFtZSUATBwAAAA1AhgJYXJndW1lbnRzFQQAFQwlAhgBeCUATBwAAAAVDCUCGAF5JQBMHAAAABUMJQIY',
+  'BXRvb2xzJQBMHAAAABYCGRwZfCYAHBUMGSUGABlICG1lc3NhZ2VzBGxpc3QHZWxlbWVudARyb2xlFQAWBBZoFmgmCEkcFQAVABUCADwWGhkmAgIZVg',
+  'AAAAAEAAAAJgAcFQwZJQYAGUgIbWVzc2FnZXMEbGlzdAdlbGVtZW50B2NvbnRlbnQVABYEFkwWTCZwSRwVABUAFQIAPBYCGSYCAhlWAAAAAgIAAAAm',
+  'ABwVDBklBgAZeAhtZXNzYWdlcwRsaXN0B2VsZW1lbnQKdG9vbF9jYWxscwRsaXN0B2VsZW1lbnQCaWQVABYEFkQWRCa8AUkcFQAVABUCADwWABk2Ag',
+  'IAGYYAAAACAAACAAAAACYAHBUMGSUGABmICG1lc3NhZ2VzBGxpc3QHZWxlbWVudAp0b29sX2NhbGxzBGxpc3QHZWxlbWVudAhmdW5jdGlvbgRuYW1l',
+  'FQAWBBZQFlAmgAJJHBUAFQAVAgA8FgIZNgICABmWAAAAAgAAAAACAAAAJgAcFQwZJQYAGZgIbWVzc2FnZXMEbGlzdAdlbGVtZW50CnRvb2xfY2FsbH',
+  'MEbGlzdAdlbGVtZW50CGZ1bmN0aW9uCWFyZ3VtZW50cwF4FQAWBBZQFlAm0AJJHBUAFQAVAgA8FgIZNgICABmmAAAAAgAAAAAAAgAAACYAHBUMGSUG',
+  'ABmYCG1lc3NhZ2VzBGxpc3QHZWxlbWVudAp0b29sX2NhbGxzBGxpc3QHZWxlbWVudAhmdW5jdGlvbglhcmd1bWVudHMBeRUAFgQWRhZGJqADSRwVAB',
+  'UAFQIAPBYAGTYCAgAZpgAAAAIAAAAAAgAAAAAmABwVDBklBgAZGAV0b29scxUAFgIWMhYyJuYDSRwVABUAFQIAPBYAGQYZJgIAAAAAFpAEFgImCBaQ',
+  'BAAoIHBhcnF1ZXQtY3BwLWFycm93IHZlcnNpb24gMjYuMC4xGXwcAAAcAAAcAAAcAAAcAAAcAAAcAAAA3QMAAFBBUjE=',
+].join('');
+
+test('Parquet: fields of records that are null are not there, columns that are null are', async () => {
+  assert.deepEqual(await values(file('nulls.parquet', Buffer.from(withNulls, 'base64'))), [
+    {
+      messages: [
+        { role: 'user', content: 'a' },
+        { role: 'assistant', tool_calls: [{ function: { name: 'f', arguments: { x: '1' } } }] },
+      ],
+      tools: null,
+    },
+  ]);
+});
+
 test('Parquet: a file of another kind is refused', async () => {
   await refusal(file('a.parquet', 'PAR1 nothing PAR1'), /a\.parquet: the Parquet file cannot be read/);
   await refusal(file('b.parquet', ''), /b\.parquet/);

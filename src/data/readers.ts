@@ -168,20 +168,28 @@ async function conll(file: string): Promise<RawRecord[]> {
   return records;
 }
 
-/** The value with typed arrays as lists, and 64-bit integers as numbers where these are exact. */
+/**
+ * The value of a column with typed arrays as lists, and 64-bit integers as numbers where these are exact. Objects in it have no
+ * fields that are null: all objects of a column share their fields, so null is how Parquet leaves one out.
+ */
 function plain(value: unknown): unknown {
   if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : value;
   if (Array.isArray(value)) return value.map(plain);
   if (ArrayBuffer.isView(value)) return Array.from(value as unknown as ArrayLike<unknown>, plain);
   if (value === null || typeof value !== 'object' || value instanceof Date) return value;
-  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, plain(item)]));
+  return Object.fromEntries(
+    Object.entries(value).flatMap(([key, item]) => (item === null || item === undefined ? [] : [[key, plain(item)]])),
+  );
 }
 
 async function parquet(file: string): Promise<RawRecord[]> {
   const { asyncBufferFromFile, parquetReadObjects } = await import('hyparquet');
   try {
     const rows = await parquetReadObjects({ file: await asyncBufferFromFile(file) });
-    return rows.map((value, i) => toRecord(plain(value), `${file}:row ${i + 1}`));
+    return rows.map((row, i) => {
+      const columns = Object.entries(row).map(([name, value]) => [name, plain(value)]);
+      return toRecord(Object.fromEntries(columns), `${file}:row ${i + 1}`);
+    });
   } catch (cause) {
     if (cause instanceof GraftError) throw cause;
     throw new GraftError('input', `the Parquet file cannot be read: ${(cause as Error).message}`, {

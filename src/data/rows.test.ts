@@ -3,7 +3,16 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { GraftError, packageRoot } from '../base/index.ts';
-import { ChatTemplate, type Example, type Row, type RowOptions, Tokenizer, toRows } from './index.ts';
+import {
+  ChatTemplate,
+  type Example,
+  makePrompt,
+  promptSourceOf,
+  type Row,
+  type RowOptions,
+  Tokenizer,
+  toRows,
+} from './index.ts';
 
 const path = join(packageRoot, 'test', 'golden', 'tokenizer', 'llama2.json');
 const tokenizer = new Tokenizer(JSON.parse(readFileSync(path, 'utf8')), { bos: '<s>', eos: '</s>' }, path);
@@ -50,12 +59,51 @@ test('turns before `from` are not learned', () => {
   assert.equal(learned(one({ ...talk, from: 3 })).trim(), 'four</s>');
 });
 
+test('turns that the row marks as not learned are context, in a row that is learned whole too', () => {
+  const marked: Example = { ...talk, notLearned: [1] };
+  assert.equal(learned(one(marked)).trim(), 'four</s>');
+  const all = one(marked, { trainOn: 'all' });
+  assert.match(learned(all), /one.*three.*four/s);
+  assert.doesNotMatch(learned(all), /two/);
+});
+
+test('the template tool_use is chosen where a row has tools, for rows and for prompts', () => {
+  const chatTemplates = { default: template, tool_use: `[tools]${template}` };
+  const both = new Tokenizer(JSON.parse(readFileSync(path, 'utf8')), { bos: '<s>', eos: '</s>', chatTemplates }, path);
+  const chat = ChatTemplate.of(both);
+  const withTools: Example = { ...(talk as Extract<Example, { kind: 'chat' }>), tools: [] };
+  for (const [example, expected] of [
+    [talk, false],
+    [withTools, true],
+  ] as const) {
+    assert.equal(decoded(one(example, { tokenizer: both, chat })).includes('[tools]'), expected);
+    const prompt = makePrompt(promptSourceOf(example)!, { tokenizer: both, chat, place: 'f:1', hint: '' });
+    assert.equal(both.decode(prompt.ids).includes('[tools]'), expected);
+  }
+});
+
+test('what the chat template leaves out is counted', () => {
+  const fn = { name: 'weather', arguments: { place: 'here' } };
+  const calling: Example = {
+    kind: 'chat',
+    messages: [talk.messages[0]!, { role: 'assistant', tool_calls: [{ type: 'function', function: fn }] }],
+    tools: [{ type: 'function', function: { name: 'weather' } }],
+    from: 0,
+  };
+  const blank = new ChatTemplate(
+    "{% for m in messages %}[{{ m.role }}]{% if m.role == 'user' %}{{ m.content }}{% else %}.{% endif %}{% endfor %}",
+  );
+  const { report } = rows([calling, talk], { chat: blank });
+  assert.deepEqual(report.notPrinted, { tools: 1, 'calls of functions': 1, answers: 1 });
+  assert.equal(rows([talk]).report.notPrinted, undefined);
+});
+
 test('train on all: every token, and the template needs no marks', () => {
   const row = one(talk, { trainOn: 'all' });
   assert.deepEqual(row.ids, row.labels);
-  const odd = new ChatTemplate('{{ messages | length }}{% for m in messages %}{{ m.content | upper }}{% endfor %}');
+  const odd = new ChatTemplate("{{ messages | map(attribute='content') | join(' ') }}");
   assert.ok(one(talk, { trainOn: 'all', chat: odd }).ids.length > 0);
-  assert.throws(() => one(talk, { chat: odd }), /f:1: .*no \{% generation %\} blocks/);
+  assert.throws(() => one(talk, { chat: odd }), /f:1: what the model learns of the conversation is not clear/);
 });
 
 test('prompt and completion: the completion and the EOS after it are learned', () => {

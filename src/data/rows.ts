@@ -52,7 +52,11 @@ export interface RowReport {
   emptyRows: number;
   /** Texts and completions without an end token, which neither the tokenizer nor the model names. */
   endlessRows: number;
+  /** Rows of which the chat template leaves something out, by what it is. */
+  notPrinted?: Readonly<Record<string, number>>;
 }
+
+type Chat = Extract<Example, { kind: 'chat' }>;
 
 /** The label of a token that is not learned, as in PyTorch's cross-entropy. */
 const IGNORED = -100;
@@ -69,7 +73,10 @@ export function toRows(
   const rows: Row[] = [];
   let firstEmpty: string | undefined;
   for (const { example, place } of examples) {
-    let { ids, labels } = idsAndLabels(example, place, options);
+    let { ids, labels, notPrinted = [] } = idsAndLabels(example, place, options);
+    for (const what of notPrinted) {
+      report.notPrinted = { ...report.notPrinted, [what]: (report.notPrinted?.[what] ?? 0) + 1 };
+    }
     const outsideId = ids.find((id) => id >= options.vocabSize);
     if (outsideId !== undefined) {
       throw new GraftError(
@@ -110,7 +117,14 @@ export function toRows(
   return { rows, report };
 }
 
-function idsAndLabels(example: Example, place: string, options: RowOptions): { ids: Int32Array; labels: Int32Array } {
+interface IdsAndLabels {
+  readonly ids: Int32Array;
+  readonly labels: Int32Array;
+  /** What of a conversation its template does not print. */
+  readonly notPrinted?: readonly string[];
+}
+
+function idsAndLabels(example: Example, place: string, options: RowOptions): IdsAndLabels {
   if (example.kind === 'tokens') {
     const ids = checkedIds(example.ids, options.vocabSize, place);
     return { ids, labels: checkedLabels(example.labels ?? example.ids, ids.length, options.vocabSize, place) };
@@ -133,15 +147,7 @@ function idsAndLabels(example: Example, place: string, options: RowOptions): { i
       const hint = 'Use rows of prompt and completion, or a model with a chat template';
       const chat = requireChatTemplate(options.chat, place, hint);
       try {
-        if (trainOnAll) {
-          const ids = tokenizer.encode(chat.render(example.messages, { tools: example.tools }), {
-            addSpecialTokens: false,
-          });
-          return { ids, labels: ids.slice() };
-        }
-        const { text, spans } = chat.renderWithAssistantSpans(example.messages, example.tools, example.from);
-        const { ids, mask } = tokenizer.encodeWithMask(text, spans);
-        return { ids, labels: ids.map((id, i) => (mask[i] ? id : IGNORED)) };
+        return chatIds(example, chat, tokenizer, trainOnAll);
       } catch (cause) {
         if (!(cause instanceof GraftError) || cause.place) throw cause;
         throw cause.at(place);
@@ -153,6 +159,58 @@ function idsAndLabels(example: Example, place: string, options: RowOptions): { i
         hint: "Set the recipe's task to what the rows are for, or data.format to text",
       });
   }
+}
+
+function chatIds(
+  { messages, tools, documents, variables, from, notLearned = [] }: Chat,
+  chat: ChatTemplate,
+  tokenizer: Tokenizer,
+  trainOnAll: boolean,
+): IdsAndLabels {
+  const more = { documents, variables };
+  const left = new Set(notLearned);
+  if (trainOnAll && left.size === 0) {
+    const text = chat.render(messages, { ...more, tools });
+    const ids = tokenizer.encode(text, { addSpecialTokens: false });
+    return { ids, labels: ids.slice(), notPrinted: notPrintedOf(tools, messages, text, text) };
+  }
+  const isLearned = (i: number) => !left.has(i) && i >= from;
+  const { text, spans } = chat.learned(messages, tools, trainOnAll ? (i) => left.has(i) : isLearned, more);
+  const { ids, mask } = tokenizer.encodeWithMask(text, spans);
+  const learnedText = trainOnAll ? text : spans.map((span) => text.slice(...span)).join('');
+  return {
+    ids,
+    // Of a row that is learned whole, the spans are what is not.
+    labels: ids.map((id, i) => (Boolean(mask[i]) !== trainOnAll ? id : IGNORED)),
+    notPrinted: notPrintedOf(
+      tools,
+      messages.filter((_, i) => isLearned(i)),
+      text,
+      learnedText,
+    ),
+  };
+}
+
+/** What the text of a conversation lacks: tools, or calls and answers of the assistant that are to be learned. */
+function notPrintedOf(tools: Chat['tools'], messages: Chat['messages'], text: string, learnedText: string): string[] {
+  const answers = messages.filter(({ role }) => role === 'assistant');
+  const calls = answers.flatMap(({ tool_calls }) => namesOf(tool_calls));
+  // A template may strip the reasoning before an answer, so its end is looked for.
+  const ends = answers.map(({ content = '' }) => content.trim().slice(-8));
+  return [
+    ...(namesOf(tools).some((name) => !text.includes(name)) ? ['tools'] : []),
+    ...(calls.some((name) => !learnedText.includes(name)) ? ['calls of functions'] : []),
+    ...(ends.some((end) => !learnedText.includes(end)) ? ['answers'] : []),
+  ];
+}
+
+/** The names of functions in a list of tools or calls. */
+function namesOf(list: unknown): string[] {
+  if (!Array.isArray(list)) return [];
+  return list.flatMap((item) => {
+    const name = item?.function?.name ?? item?.name;
+    return typeof name === 'string' ? [name] : [];
+  });
 }
 
 const kindNames = {

@@ -30,6 +30,8 @@ export interface Binding {
   randomState(state?: ArrayBuffer): ArrayBuffer;
   threads(count?: number): number;
   memory(): { handles: number; bytes: number };
+  /** Returns the bytes of all tensors of this thread, those that autograd keeps included: now, and at most since the last call. */
+  allocated(): { now: number; peak: number };
   trim(): void;
   onError(createError: (op: string, message: string, shapes: string) => Error): void;
 }

@@ -53,7 +53,7 @@ export async function ensureAddon(torch: LibTorch, log: (line: string) => void, 
   log('Building the native addon (about a minute, once)');
   makeDirectory(cacheDir('addon'));
   // GRAFT_BUILD_DIR keeps CMake's directory between builds, so that a change in native/ compiles only what it touches.
-  const keptDir = process.env.GRAFT_BUILD_DIR;
+  const keptDir = process.env.GRAFT_BUILD_DIR || undefined;
   const buildDir = keptDir ?? mkdtempSync(join(cacheDir('addon'), 'building-'));
   try {
     const headers = headerPackages.map(headerDir).join(';');

@@ -1,6 +1,6 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { cacheDir, GraftError, makeDirectory } from '../base/index.ts';
 
 /** A LibTorch on this machine: `root` contains `lib/libtorch_cpu.so` and `include/`. */
@@ -57,7 +57,8 @@ const keptPaths = [
 export function findLibTorch(): LibTorch | undefined {
   const configuredDir = process.env.GRAFT_LIBTORCH;
   if (configuredDir) {
-    const root = [configuredDir, join(configuredDir, 'torch')].find(isComplete);
+    // Absolute: the addon is linked to it, and found again by it.
+    const root = [resolve(configuredDir), resolve(configuredDir, 'torch')].find(isComplete);
     if (!root) {
       throw new GraftError('environment', 'GRAFT_LIBTORCH names no directory with lib/libtorch_cpu.so and include/', {
         place: configuredDir,

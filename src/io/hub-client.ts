@@ -41,7 +41,7 @@ export class HubClient {
   }
 
   static async connect(repo: string, endpoint: string | undefined, token: string | undefined): Promise<HubClient> {
-    const accessToken = token ?? process.env.HF_TOKEN;
+    const accessToken = token || process.env.HF_TOKEN;
     if (accessToken && !accessToken.startsWith('hf_'))
       throw new GraftError('usage', 'The token for the hub does not start with hf_', {
         hint: 'Correct or unset HF_TOKEN',
@@ -51,7 +51,7 @@ export class HubClient {
         place: repo,
         hint: 'Unset HF_HUB_OFFLINE to download the model',
       });
-    const url = endpoint ?? process.env.HF_ENDPOINT ?? 'https://huggingface.co';
+    const url = endpoint || process.env.HF_ENDPOINT || 'https://huggingface.co';
     return new HubClient(await import('@huggingface/hub'), repo, url.replace(/\/+$/, ''), accessToken);
   }
 

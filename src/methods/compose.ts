@@ -1,44 +1,22 @@
 /** Several methods on one model as one adapter, with the task's head, which is trained under every method. */
 
-import { GraftError, parseWith } from '../base/index.ts';
-import type { Model } from '../nn/index.ts';
+import { parseWith } from '../base/index.ts';
+import { headsOf, type Model } from '../nn/index.ts';
 import { mixSeed, ops, type Tensor } from '../tensor/index.ts';
+import { attachOrder, type MethodChoice, requireDisjoint, requireSavable } from './choice.ts';
 import { methods } from './registry.ts';
-import {
-  type Adapter,
-  type AttachContext,
-  type Method,
-  readSaved,
-  saveModules,
-  type TrainedCopies,
-  type Written,
-} from './shared/index.ts';
-
-/** A method and its fields, as in a recipe, with the defaults filled in. */
-export interface MethodChoice {
-  /** The name of the method. */
-  readonly type: keyof typeof methods;
-  /** Directory of a saved adapter to begin from; its config counts then, and the fields here do not. */
-  readonly adapter?: string | undefined;
-  /** false: the adapter is enabled and saved with the others, but frozen, as the lower adapters of a stack. */
-  readonly train?: boolean | undefined;
-  /** The other fields of the method. */
-  readonly [field: string]: unknown;
-}
+import { attachSaved } from './saved-part.ts';
+import { type Adapter, type AttachContext, type Method, saveModules, type TrainedCopies } from './shared/index.ts';
 
 /** One or several methods as one adapter. */
 export interface AttachedAdapter extends Adapter {
-  /** The adapter of each method, in order. */
+  /** The adapter of each method, in the order in which they were attached. */
   readonly parts: readonly Adapter[];
   /** A model where one of the methods writes one, else an adapter. */
-  readonly writes: Written;
+  readonly writes: 'model' | 'adapter';
   /** The parameters of the task's head by key; empty where the task has no head. */
   readonly head: ReadonlyMap<string, Tensor>;
 }
-
-/** Returns what a run of these methods leaves on disk. */
-export const writtenBy = (choices: readonly Pick<MethodChoice, 'type'>[]): Written =>
-  choices.some(({ type }) => (methods[type] as Method<unknown>).writes === 'model') ? 'model' : 'adapter';
 
 /** As `attachMethods`, of one method or several, with 0 as the default seed. */
 export const attach = (
@@ -58,21 +36,28 @@ export function attachMethods(
   seed: number,
   context: AttachContext = {},
 ): AttachedAdapter {
+  requireSavable(choices);
   const parts: Adapter[] = [];
+  const warnings: string[] = [];
+  let head: TrainedCopies | undefined;
   try {
-    choices.forEach(({ type, adapter, train = true, ...config }, i) => {
+    attachOrder(choices).forEach((choice, i) => {
+      const { type, adapter, train = true, ...config } = choice;
       const method = methods[type] as unknown as Method<unknown>;
       const partSeed = i === 0 ? seed : Number(mixSeed(seed, i) >> 12n);
       const part =
         adapter === undefined
           ? method.attach(model, parseWith(method.config, config, 'method'), partSeed, context)
-          : attachSaved(model, method, adapter, context);
+          : attachSaved(model, method, adapter, config, warnings, context);
       parts.push(part);
       if (!train) freeze(part);
     });
     const trainsHead = parts.some(({ writes }) => writes === 'model');
-    return combined(parts, trainsHead ? undefined : trainHead(model, context.headModules));
+    head = trainsHead ? undefined : trainHead(model, context.headModules);
+    if (!context.loading) requireDisjoint(parts, head);
+    return combined(parts, head, warnings);
   } catch (cause) {
+    head?.dispose();
     for (const part of parts.reverse()) part.detach();
     throw cause;
   }
@@ -83,28 +68,10 @@ export function attachMethods(
  * @param furtherModules paths of modules that are copied and trained with it
  */
 export function trainHead(model: Model, furtherModules: readonly string[] = []): TrainedCopies | undefined {
-  const { head } = model.sites;
-  return model.task.labels.length > 0 && head !== undefined
-    ? saveModules(model, [head, ...furtherModules], { head: true })
+  const heads = headsOf(model.sites);
+  return model.task.labels.length > 0 && heads.length > 0
+    ? saveModules(model, [...heads, ...furtherModules], { head: true })
     : undefined;
-}
-
-function attachSaved(model: Model, method: Method<unknown>, dir: string, context: AttachContext): Adapter {
-  const saved = readSaved(dir, context);
-  if (saved.method !== method.name) {
-    throw new GraftError('mismatch', `the recipe says ${method.name}, and this adapter is ${saved.method}`, {
-      place: dir,
-      hint: `Set the type of the method to ${saved.method}`,
-    });
-  }
-  const adapter = method.attach(model, saved.config, 0, { ...context, loading: true });
-  try {
-    saved.fill(adapter);
-    return adapter;
-  } catch (cause) {
-    adapter.detach();
-    throw cause;
-  }
 }
 
 function freeze(part: Adapter): void {
@@ -113,7 +80,11 @@ function freeze(part: Adapter): void {
 }
 
 /** Returns the adapters and the head's copies as one adapter. Keys of several adapters begin with the number of theirs. */
-function combined(parts: readonly Adapter[], head: TrainedCopies | undefined): AttachedAdapter {
+function combined(
+  parts: readonly Adapter[],
+  head: TrainedCopies | undefined,
+  warnings: readonly string[],
+): AttachedAdapter {
   const [first] = parts as [Adapter, ...Adapter[]];
   const trained = parts.filter((part) => !part.frozen);
   const adapter: AttachedAdapter = {
@@ -130,8 +101,9 @@ function combined(parts: readonly Adapter[], head: TrainedCopies | undefined): A
       return parameters;
     },
     parts,
+    roundings: new Map(parts.flatMap((part) => [...(part.roundings ?? [])])),
     head: head?.parameters ?? new Map(),
-    warnings: parts.flatMap(({ warnings }) => warnings),
+    warnings: [...warnings, ...parts.flatMap((part) => part.warnings)],
     advise: (lr) => parts.flatMap((part) => part.advise?.(lr) ?? []),
     get enabled() {
       return parts.every((part) => part.enabled);

@@ -11,7 +11,7 @@ import type { Adapter, Method } from './shared/index.ts';
 export const fullConfig = z
   .strictObject({})
   .describe(
-    'Every weight of the base is trained. The run writes a whole model; the base must not be quantised (quantize: none).',
+    'Every weight of the base is trained. The run writes a whole model, so no other method stands beside it; the base must not be quantised (quantize: none).',
   );
 
 export const full: Method<Record<string, never>> = {

@@ -1,4 +1,5 @@
-export { type AttachedAdapter, attach, attachMethods, type MethodChoice, trainHead, writtenBy } from './compose.ts';
+export { attachOrder, isSettings, type MethodChoice, requireSavable, writtenBy } from './choice.ts';
+export { type AttachedAdapter, attach, attachMethods, trainHead } from './compose.ts';
 export {
   type Combination,
   type CombineSettings,
@@ -22,4 +23,5 @@ export {
   type SavedAdapter,
   selectTargets,
   type TargetConfig,
+  type WeightRounding,
 } from './shared/index.ts';

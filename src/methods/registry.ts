@@ -3,6 +3,7 @@ import { full } from './full.ts';
 import { ia3 } from './ia3.ts';
 import { adalora, lora } from './lora/index.ts';
 import { multitaskPrompt, prefix, prompt, pTuning } from './prompt/index.ts';
+import { qat } from './qat/index.ts';
 
 /** Every method by its name in recipes; a new one is one file and one line here. Recipes, help and documents derive from it. */
 export const methods = {
@@ -16,4 +17,5 @@ export const methods = {
   'multitask-prompt': multitaskPrompt,
   prefix,
   'p-tuning': pTuning,
+  qat,
 } as const;

@@ -26,8 +26,7 @@ export const loadModel = (path: string, options: LoadOptions = {}): Model => loa
 export function loadModels(path: string, heads: readonly HeadOptions[], options: LoadOptions = {}): Model[] {
   const { source, config, family, stored } = openModel(path);
   using _ = source;
-  const entries = [...stored.values()].map(({ entry }) => entry);
-  requireMemory(path, entries, options.quantize ?? 'none', options.dtype);
+  requireMemory(path, { stored, family }, options.quantize ?? 'none', options.dtype);
   return noGrad(() => {
     const labels = heads.find((head) => head.labels)?.labels;
     using reader = new WeightReader(source);

@@ -13,7 +13,7 @@ import { integerConfig, integerTensors } from './integer-layout.ts';
  * Writes the model as a Hugging Face directory that transformers loads: config.json, model.safetensors and, where `source` is
  * a directory, what stands beside its weights: tokenizer, chat templates, preprocessing, pooling, code, licence.
  * @param extra contents of more files by name (a tokenizer converted from a GGUF file)
- * @param written the matrices that are written in another format: integers, or another element type
+ * @param written what is written in another way: matrices as integers or in another element type, further files
  * @returns the names of files and folders of `source` that are not copied: its model card, weights in other formats
  * @throws GraftError 'state' where an adapter is enabled but not merged; 'numeric' for a weight that `dtype` cannot hold;
  *   'environment' for a full disk or missing rights
@@ -34,6 +34,7 @@ export function saveModel(
     writeSafetensors(join(draft, 'model.safetensors'), withProgress(tensors, written.progress), { format: 'pt' });
     if (statSync(source).isDirectory()) left = copyCompanions(source, draft).left;
     for (const [name, text] of Object.entries(extra)) writeFileSync(join(draft, name), text);
+    written.writeMore?.(draft);
   });
   return left;
 }
@@ -43,6 +44,8 @@ export interface WrittenOptions {
   readonly formatOf?: FormatOf;
   /** Is called before each tensor is written; it may throw to stop. */
   readonly progress?: (written: number, total: number) => void;
+  /** Writes further files into the directory. */
+  readonly writeMore?: (draft: string) => void;
 }
 
 function withProgress(tensors: readonly TensorToWrite[], progress: WrittenOptions['progress']): TensorToWrite[] {

@@ -257,7 +257,7 @@ const familyOf = (type: Type): Family => ({
   types: [type],
   prefixes: [type],
   tasks: ['image-classification', 'embedding'],
-  heads: ['classifier'],
+  heads: ['classifier', ...(type === 'deit' ? ['cls_classifier', 'distillation_classifier'] : [])],
   ...(type === 'vit' && { adapterHub: { block: 'encoder.layer.*', output_adapter: 'output.output_adapters' } }),
 
   build(raw, w) {
@@ -297,7 +297,8 @@ const familyOf = (type: Type): Family => ({
         sites: {
           block: `${start}layers.*`,
           embeddings: `${start}embeddings.patch_embeddings.projection`,
-          head: head && 'classifier',
+          head: head && (head.classifier ? 'classifier' : 'cls_classifier'),
+          ...(head?.distillation_classifier && { furtherHeads: ['distillation_classifier'] }),
           attention: {
             q: `${start}layers.*.attention.q_proj`,
             k: `${start}layers.*.attention.k_proj`,

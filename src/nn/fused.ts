@@ -9,9 +9,7 @@ export const fused: Kernels = {
   glu: ops.glu,
   attention: (q, k, v, { qStarts, kStarts, kEnds }, scale, causal, window) =>
     ops.attention(q, k, v, qStarts, kStarts, kEnds, scale, causal, window),
-  linear: (x, weight, format, bias) =>
-    // ATen's operator gives a dense weight that is trained its gradient; ours treats weights as frozen.
-    format < 0 && weight.requiresGrad ? ops.linear(x, weight, bias) : ops.blockLinear(x, weight, format, bias),
+  linear: ops.blockLinear,
   loraLinear: ops.loraLinear,
   loraGatedLinear: ops.loraGatedLinear,
   linearCrossEntropy: ops.linearCrossEntropy,

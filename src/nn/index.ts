@@ -49,7 +49,7 @@ export {
   ropeOf,
   ropeScalingOf,
 } from './rope.ts';
-export type { Sites } from './sites.ts';
+export { headsOf, type Sites } from './sites.ts';
 export {
   firstTokens,
   lastTokensBeforePadding,

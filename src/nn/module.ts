@@ -60,10 +60,14 @@ export function replaceModule(root: Module, path: string, module: Module): Modul
   return replaced;
 }
 
-/** Returns the bytes that the tensors below `roots` take in memory, tied and shared ones once. */
+/** Returns the bytes that the tensors below `roots` take in memory, tied and shared ones once, those inside wrappers too. */
 export function tensorBytes(...roots: readonly Module[]): number {
-  const tensors = roots.flatMap((root) => [...namedTensors(root)]);
-  const sizes = new Map(tensors.map(([, tensor]) => [tensor.id, tensor.nbytes]));
+  const sizes = new Map<number, number>();
+  for (const [, outer] of roots.flatMap((root) => [...namedModules(root)])) {
+    for (let module: Module | undefined = outer; module; module = isWrapping(module) ? module.base_layer : undefined) {
+      for (const value of Object.values(module)) if (value instanceof Tensor) sizes.set(value.id, value.nbytes);
+    }
+  }
   return [...sizes.values()].reduce((sum, size) => sum + size, 0);
 }
 

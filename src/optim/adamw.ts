@@ -57,7 +57,9 @@ export function adamw(
       noGrad(() => {
         for (const group of groups) {
           const [{ decay, rateFactor }] = group as [Entry];
+          // As in torch, a parameter without a gradient is skipped: no decay, its moments and step count stay.
           const withGrad = group.map((e) => ({ ...e, grad: e.parameter.grad })).filter((e) => e.grad !== undefined);
+          if (withGrad.length === 0) continue;
           ops.addScalarToEach(
             withGrad.map((e) => e.step),
             1,

@@ -17,7 +17,7 @@ export function labelOf(example: Example): Label | undefined {
       return example.completion.trim();
     case 'chat': {
       const last = example.messages.at(-1)!;
-      return last.role === 'assistant' ? last.content.trim() : undefined;
+      return last.role === 'assistant' ? last.content?.trim() : undefined;
     }
     default:
       return undefined;

@@ -1,7 +1,15 @@
 import { headFits, loadAdapter, savedAdapters } from '../adapters/index.ts';
 import { GraftError } from '../base/index.ts';
 import { tokenizerOf } from '../data/index.ts';
-import { type Adapter, type AttachedAdapter, attachMethods, type Method, methods } from '../methods/index.ts';
+import {
+  type Adapter,
+  type AttachedAdapter,
+  attachMethods,
+  attachOrder,
+  isSettings,
+  type Method,
+  methods,
+} from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
 import { adamw, type Optimizer } from '../optim/index.ts';
 import type { Tensor } from '../tensor/index.ts';
@@ -13,7 +21,7 @@ export const keepsHead = (model: Model, { adapter, tasks }: Recipe): boolean =>
 
 /** Attaches a recipe's methods to the model, or the adapter that it begins from. @throws GraftError as `attachMethods` and `loadAdapter` do */
 export function attach(model: Model, modelPath: string, recipe: Recipe): AttachedAdapter {
-  const choices = [recipe.method].flat();
+  const choices = attachOrder([recipe.method].flat());
   if (!recipe.adapter) {
     const encode = (text: string) => [...tokenizerOf(modelPath).encode(text)];
     return attachMethods(model, choices, recipe.train.seed, { ...savedAdapters(model), encode });
@@ -23,7 +31,8 @@ export function attach(model: Model, modelPath: string, recipe: Recipe): Attache
     const trainingOnly = (methods[type] as Method<unknown>).trainingOnly ?? [];
     return Object.fromEntries(Object.entries(fields).filter(([field]) => trainingOnly.includes(field)));
   });
-  const adapter = loadAdapter(model, recipe.adapter, keepsHead(model, recipe) ? 'file' : 'own', training);
+  const head = keepsHead(model, recipe) ? 'file' : 'own';
+  const adapter = loadAdapter(model, recipe.adapter, head, training, choices.filter(isSettings));
   const wanted = choices.map(({ type }) => type).join(' + ');
   if (adapter.method === wanted) return adapter;
   adapter.detach();

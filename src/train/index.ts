@@ -1,4 +1,4 @@
-export { type BlockShape, bytesPerToken, shapeOf, tokenBudget } from './budget.ts';
+export { activationBytes, type BlockShape, bytesPerToken, shapeOf, tokenBudget } from './budget.ts';
 export { explainedMeasurement } from './diverged.ts';
 export type { SavedResult, TaskResult, TrainEvent } from './events.ts';
 export { examplesOf, type PlacedExample, rowMaker } from './plan.ts';
@@ -19,6 +19,7 @@ export type {
   PrefixInput,
   PromptInput,
   PTuningInput,
+  QatInput,
   RecipeInput,
   RunInput,
   SeveralTasksRecipe,

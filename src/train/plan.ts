@@ -15,6 +15,7 @@ import {
   toExample,
   tokenizerIfAny,
   toStep,
+  unusedNotes,
   withTaskNumber,
 } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
@@ -133,7 +134,11 @@ export async function planRows(
   const warnings: string[] = [];
   const rowsFrom = (placed: readonly PlacedExample[], place: string): Row[] => {
     const { rows, report } = toRows(placed);
-    warnings.push(...reportWarnings(report, place));
+    const unused = unusedNotes(
+      placed.map(({ example }) => example),
+      place,
+    );
+    warnings.push(...reportWarnings(report, place), ...unused);
     return rows;
   };
   const placeOf = (source: RowSource, name: string) => (typeof source === 'string' ? source : name);
@@ -188,7 +193,10 @@ function splitRows(rows: readonly Row[], amount: number, seed: number): { trainR
   return { trainRows: trainRows!, heldOut: heldOut! };
 }
 
-function reportWarnings({ cutRows, cutTokens, emptyRows, endlessRows }: RowReport, place: string): string[] {
+function reportWarnings(
+  { cutRows, cutTokens, emptyRows, endlessRows, notPrinted = {} }: RowReport,
+  place: string,
+): string[] {
   return [
     ...(cutRows > 0 ? [`${place}: ${cutRows} rows were longer than max_length; ${cutTokens} tokens were cut`] : []),
     ...(emptyRows > 0 ? [`${place}: ${emptyRows} rows have no token to learn and are left out`] : []),
@@ -197,5 +205,8 @@ function reportWarnings({ cutRows, cutTokens, emptyRows, endlessRows }: RowRepor
           `${place}: ${endlessRows} rows have no end token, from which the model would learn where to stop: no file of the model names one (eos_token, eos_token_id)`,
         ]
       : []),
+    ...Object.entries(notPrinted).map(
+      ([what, rows]) => `${place}: the chat template leaves out ${what} of ${rows} ${rows === 1 ? 'row' : 'rows'}`,
+    ),
   ];
 }

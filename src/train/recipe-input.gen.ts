@@ -208,7 +208,7 @@ export interface Ia3Input {
   readonly fan_in_fan_out?: boolean | undefined;
 }
 
-/** Every weight of the base is trained. The run writes a whole model; the base must not be quantised (quantize: none). */
+/** Every weight of the base is trained. The run writes a whole model, so no other method stands beside it; the base must not be quantised (quantize: none). */
 export interface FullInput {
   /** Name of the method. */
   readonly type: 'full';
@@ -410,6 +410,38 @@ export interface PTuningInput {
   readonly encoder_dropout?: number | undefined;
 }
 
+/** Weights are rounded to a number format in every forward pass, so that training learns with the error of the quantised model (quantisation-aware training, arXiv 1712.05877). It stands beside a method that trains: full, lora and others. */
+export interface QatInput {
+  /** Name of the method. */
+  readonly type: 'qat';
+  /** Directory of a saved adapter to begin from; the config saved with it is used. */
+  readonly adapter?: string | undefined;
+  /** false: the method is attached but frozen, as the lower adapters of a stack are. Default: true. */
+  readonly train?: boolean | undefined;
+  /** Number format to which weights are rounded: a block format of GGUF, rounded as llama.cpp does (q4_0, q8_0, q4_k …), nf4, or integers, rounded as torchao does (int2 to int8). */
+  readonly weight: 'q4_0' | 'q4_1' | 'q5_0' | 'q5_1' | 'q8_0' | 'q4_k' | 'q5_k' | 'q6_k' | 'nf4' | 'int2' | 'int3' | 'int4' | 'int5' | 'int6' | 'int7' | 'int8';
+  /** Integers: elements of a row that share a scale; channel: the whole row. Default: 32. GGUF’s blocks have their own size. */
+  readonly group_size?: number | 'channel' | undefined;
+  /** Integers: zero has the code 0; false: codes span the range from minimum to maximum of each group. Default: true. */
+  readonly symmetric?: boolean | undefined;
+  /** Inputs of these layers are rounded too: to int8 with a scale and a zero point for each token. */
+  readonly activation?: 'int8' | undefined;
+  /** What is rounded where another method changes a weight. merged: the sum W + s·BA, as in a merged and quantised model; base: the frozen W, and the adapter stays in float, as on a quantised base that many adapters share. Default: "merged". */
+  readonly over?: 'merged' | 'base' | undefined;
+  /** Modules whose weights are rounded, named as for lora. Default: all-linear, every linear layer but the head. */
+  readonly target_modules?: string | readonly string[] | null | undefined;
+  /** Modules that are not rounded, named in the same way. */
+  readonly exclude_modules?: string | readonly string[] | null | undefined;
+  /** Number format of the embeddings; a head that shares their table has it too. Default: not rounded. */
+  readonly embedding?: 'q4_0' | 'q4_1' | 'q5_0' | 'q5_1' | 'q8_0' | 'q4_k' | 'q5_k' | 'q6_k' | 'nf4' | 'int2' | 'int3' | 'int4' | 'int5' | 'int6' | 'int7' | 'int8' | undefined;
+  /** Number format of the output projection to the vocabulary. Default: not rounded. */
+  readonly head?: 'q4_0' | 'q4_1' | 'q5_0' | 'q5_1' | 'q8_0' | 'q4_k' | 'q5_k' | 'q6_k' | 'nf4' | 'int2' | 'int3' | 'int4' | 'int5' | 'int6' | 'int7' | 'int8' | undefined;
+  /** Symmetric integers: the scale of each group is trained (LSQ, arXiv 1902.08153), beginning at the range of its weights. Default: false. */
+  readonly learned_range?: boolean | undefined;
+  /** Steps that are trained without rounding first. Default: 0. */
+  readonly start_step?: number | undefined;
+}
+
 /** A method and its fields, by its `type`. */
 export type MethodInput =
   | LoraInput
@@ -421,7 +453,8 @@ export type MethodInput =
   | PromptInput
   | MultitaskPromptInput
   | PrefixInput
-  | PTuningInput;
+  | PTuningInput
+  | QatInput;
 
 /** A task: what is learned, from which rows. */
 export interface TaskInput {

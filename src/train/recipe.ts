@@ -4,7 +4,7 @@ import { type Document, LineCounter, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { GraftError, nearestPath, parseWith } from '../base/index.ts';
 import { formatNames, type RowSource } from '../data/index.ts';
-import { type MethodChoice, methods } from '../methods/index.ts';
+import { type MethodChoice, methods, requireSavable } from '../methods/index.ts';
 import { precisions, taskNames } from '../nn/index.ts';
 import { adamwConfig, scheduleConfig } from '../optim/index.ts';
 import { quantizeModes } from '../quant/index.ts';
@@ -294,6 +294,8 @@ export function parseRecipe(value: unknown, place = 'recipe', base = process.cwd
     : withData(value);
   const parsed = parseWith(several ? severalSchema : recipeSchema, complete, place, 'usage', huggingFaceNames);
   const recipe = resolved(parsed as unknown as Recipe, base);
+  const fromAdapter = recipe.adapter !== undefined;
+  requireSavable([recipe.method].flat(), { severalTasks: several, fromAdapter, place: `${place}, method` });
   parsedRecipes.add(recipe);
   return recipe;
 }

@@ -1,5 +1,7 @@
 /** What a run tells: its first events, and its result. */
 import { basename, join } from 'node:path';
+import { readAdapterConfig } from '../adapters/index.ts';
+import { isSettings } from '../methods/index.ts';
 import type { Precision } from '../nn/index.ts';
 import { keepsHead } from './attach.ts';
 import type { SavedResult, TaskResult, TrainEvent } from './events.ts';
@@ -68,6 +70,11 @@ export function warningsOf({ list, adapter, host }: TaskRuns, recipe: Recipe): s
     const instead = recipe.tasks ? 'each task begins with a new head' : 'the model keeps its own head';
     headWarnings.push(`the head of ${recipe.adapter} ${why}: ${instead}`);
   }
+  const saved = recipe.adapter === undefined ? [] : readAdapterConfig(recipe.adapter).settings;
+  const settings = [recipe.method].flat().filter(isSettings);
+  const dropped = saved.filter(({ type }) => !settings.some((each) => each.type === type));
+  for (const { type } of dropped)
+    headWarnings.push(`${recipe.adapter} was trained with ${type}, and this recipe has none`);
   const advice = adapter.advise?.(recipe.train.lr) ?? [];
   return [...adapter.warnings, ...advice, ...headWarnings, ...list.flatMap(({ plan }) => plan.warnings)];
 }

@@ -2,7 +2,7 @@
 
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { saveAdapter } from '../adapters/index.ts';
+import { saveAdapter, settingsOf, writeSettings } from '../adapters/index.ts';
 import { GraftError } from '../base/index.ts';
 import { tokenizerFilesOf } from '../data/index.ts';
 import { readJsonObject, writeDirectory, writeText } from '../io/index.ts';
@@ -104,22 +104,39 @@ export function writeRecord(dir: string, record: RunRecord): void {
   writeText(join(dir, recordName), `${JSON.stringify(record, null, 1)}\n`);
 }
 
-/** Saves the trained parameters to `to`: as a model, an adapter, or a folder with an adapter for each of several tasks. */
-export function save({ list, adapter, host }: TaskRuns, to: string, recipe: Recipe, modelPath: string): void {
+/**
+ * Saves the trained parameters to `to`: as a model, an adapter, or a folder with an adapter for each of several tasks.
+ * @returns what stands beside the base's weights and is not copied to a model
+ */
+export function save(
+  { list, adapter, host }: TaskRuns,
+  to: string,
+  recipe: Recipe,
+  modelPath: string,
+): readonly string[] {
   if (adapter.writes === 'model') {
-    saveModel(host, to, modelPath, 'float32', tokenizerFilesOf(modelPath));
-    return;
+    const settings = settingsOf(adapter.parts);
+    // The weights are written as they are trained, and not as they are rounded.
+    for (const part of settings) part.enabled = false;
+    try {
+      return saveModel(host, to, modelPath, 'float32', tokenizerFilesOf(modelPath), {
+        writeMore: (draft) => writeSettings(draft, settings),
+      });
+    } finally {
+      for (const part of settings) part.enabled = true;
+    }
   }
   const base = recipe.model;
   if (!recipe.tasks) {
     saveAdapter(host, adapter, to, { base });
-    return;
+    return [];
   }
   writeDirectory(to, (work) => {
     for (const [taskNumber, { name, model, head }] of list.entries()) {
       saveAdapter(model, { ...adapter, head }, join(work, name!), { base, host, taskNumber });
     }
   });
+  return [];
 }
 
 /**

@@ -142,6 +142,13 @@ function trainTo({
   let state = from;
   const stoppedBefore = patienceIsOver(state, recipe);
 
+  let notCopied: readonly string[] = [];
+  const saveTo = (to: string) => {
+    const left = save(taskRuns, to, recipe, modelPath);
+    if (left.length > notCopied.length)
+      log.emit({ type: 'warning', message: `not copied from the base: ${left.join(', ')}` });
+    notCopied = left;
+  };
   const costs: StepCost[] = [];
   let lastCheckpointAt = performance.now();
   let current: { taskRun: TaskRun; rows: readonly Row[]; lr: number } = { taskRun: list[0]!, rows: [], lr: train.lr };
@@ -194,7 +201,7 @@ function trainTo({
         const better = state.best === null || loss < state.best.loss;
         const saved = evaluation.keep === 'best';
         state = { ...state, ...(better ? { best: { step, loss, saved }, stale: 0 } : { stale: state.stale + 1 }) };
-        if (better && saved) save(taskRuns, best, recipe, modelPath);
+        if (better && saved) saveTo(best);
         for (const event of events) log.emit({ ...event, best: better });
         return patienceIsOver(state, recipe) ? 'stop' : 'continue';
       },
@@ -225,9 +232,8 @@ function trainTo({
     });
   }
   const kept = evaluation.keep === 'best' ? state.best : null;
-  const saveNow = (to: string) => save(taskRuns, to, recipe, modelPath);
   try {
-    saveResult(run.dir, adapter.writes, { previous: record.previous, best: kept ? best : undefined, saveNow });
+    saveResult(run.dir, adapter.writes, { previous: record.previous, best: kept ? best : undefined, saveNow: saveTo });
   } catch (error) {
     throw resultNotSaved(error, lastCheckpoint(checkpoints)!.path);
   }

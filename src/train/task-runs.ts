@@ -1,6 +1,6 @@
 /** The tasks of a run: one, or several that share everything but their heads. */
 import { GraftError } from '../base/index.ts';
-import { type AttachedAdapter, trainHead, writtenBy } from '../methods/index.ts';
+import { type AttachedAdapter, trainHead } from '../methods/index.ts';
 import { loadModels } from '../models/index.ts';
 import { type Model, namedModules, tensorBytes } from '../nn/index.ts';
 import { type Task, taskOf } from '../tasks/index.ts';
@@ -47,19 +47,6 @@ export interface TaskRuns extends Disposable {
  */
 export async function openTaskRuns(recipe: Recipe, modelPath: string): Promise<TaskRuns> {
   const { train, tasks } = recipe;
-  if (tasks && writtenBy([recipe.method].flat()) === 'model') {
-    throw new GraftError(
-      'usage',
-      `tasks share an adapter, and ${[recipe.method]
-        .flat()
-        .map(({ type }) => type)
-        .join(' + ')} writes a whole model`,
-      {
-        place: 'method',
-        hint: 'Use another method, or a recipe for each task',
-      },
-    );
-  }
   const lessons = [];
   for (const [i, [name, own]] of recipesOf(recipe).entries()) {
     const examples = await readExamples(own, tasks && i);

@@ -140,7 +140,7 @@ export const familyBases: readonly Base[] = [
   ...['bert-seqcls', 'bert-regression', 'bert-tokcls', 'bert-qa'].map((name) => base(name)),
   ...['roberta-seqcls', 'roberta-tokcls', 'distilbert-seqcls', 'distilbert-tokcls'].map((name) => base(name)),
   ...['gpt-neox', 'gpt-neox-serial', 'gpt-neox-seqcls', 'gpt-neox-tokcls', 'gpt-neox-qa'].map((name) => base(name)),
-  ...['vit', 'vit-small', 'deit'].map((name) => base(name)),
+  ...['vit', 'vit-small', 'deit', 'deit-teacher'].map((name) => base(name)),
   ...['llama-seqcls', 'llama-tokcls', 'llama-qa'].map((name) => base(name)),
   base('bert-tokcls', 'embedding'),
   base('gpt2', 'embedding'),

@@ -409,7 +409,7 @@ test('a chat template without marks whose turns cannot be told; an answer beyond
     graft(dir, train(`talk${runs++}`, { model: at('chat'), data: { train: 'chat.jsonl', ...data } }, { steps: 1 }));
 
   template('{% for m in messages | reverse %}{{ m.content | upper }} {% endfor %}');
-  assertRefused(run({}), 1, /chat\.jsonl:1: the chat template has no \{% generation %\} blocks.*train on all tokens/);
+  assertRefused(run({}), 1, /chat\.jsonl:1: what the model learns.*in another order.*train on all tokens/);
   assert.equal(run({ train_on: 'all' }).status, 0);
   template('{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}');
   assertRefused(run({ max_length: 4 }), 1, /chat\.jsonl:1: none of the 1 rows has.*Raise max_length above 4/);

@@ -128,7 +128,7 @@ const peft = readdirSync(golden('peft'))
   )
   .sort();
 
-test('ten LoRA adapters with a head', () => assert.equal(peft.length, 10));
+test('eleven LoRA adapters with a head', () => assert.equal(peft.length, 11));
 
 for (const name of peft) {
   const { base, kind, provenance } = caseOf(name);

@@ -28,7 +28,7 @@ const libraryGroups: Groups = {
   ],
   'Methods in recipes': [
     ...['MethodInput', 'LoraInput', 'AdaloraInput', 'Ia3Input', 'BottleneckInput', 'FusionInput', 'PrefixInput'],
-    ...['PromptInput', 'MultitaskPromptInput', 'PTuningInput', 'FullInput', 'MethodChoice'],
+    ...['PromptInput', 'MultitaskPromptInput', 'PTuningInput', 'FullInput', 'QatInput', 'MethodChoice'],
   ],
   'Training: events and results': [
     'TrainOptions',
@@ -115,7 +115,7 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
       'GgufMetadata',
     ],
     ...['ImageShape', 'Kernels', 'KvCache', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports', 'RowTools'],
-    ...['SavableAdapter', 'Sites', 'StoredWeight', 'Written'],
+    ...['SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'WeightRounding'],
   ],
 };
 

@@ -238,6 +238,14 @@ function recipePage(schema: Schema): string {
     'An example row of each data format. With `auto`, the format is detected from the fields of the rows (`batches` must be named). In CSV',
     'and Parquet files the fields are columns.\n',
     `${table(['format', 'example row'], rowLines(schema))}\n`,
+    '**Conversations** (`messages`, `sharegpt`, `alpaca`, and `prompt-completion` with messages). The model learns what the assistant',
+    'writes after the generation prompt: its reasoning, text and calls of functions as the chat template prints them, and the end of the',
+    'turn. A row may also have `system`, `tools` or `functions` (a list, or a list as JSON), `documents`, and `chat_template_kwargs`',
+    '(variables of the template); `alpaca` has `history`, the earlier pairs of question and answer. A turn with `weight: 0`, `train: false`',
+    'or `loss: false` is context. ShareGPT calls the assistant `gpt`, `assistant`, `model`, `chatgpt`, `bot`, `chatbot`, `bing` or `bard`, the user',
+    '`human` or `user`, the tool `tool`, `observation`, `function_response` or `tool_response`, and a call of a function as JSON `function_call`',
+    'or `tool_call`. Fields of a message that are null are left out, as transformers 5 does. What is not used is named in a note: other',
+    'columns, turns of roles that are not learned, and what the template does not print.\n',
   ].join('\n');
 }
 

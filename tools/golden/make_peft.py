@@ -115,6 +115,7 @@ CASES = {
     "lora-allbias-gpt2": ("families/gpt2", LM, lambda: lora(fan_in_fan_out=True, target_modules=["c_attn"], bias="all")),
     "saved-head-distilbert-seqcls": ("families/distilbert-seqcls", CLS, lambda: lora(target_modules=["q_lin", "v_lin"], modules_to_save=["pre_classifier", "classifier"])),
     "tokens-head-llama2": ("models/llama2", LM, lambda: lora(target_modules=ATTENTION, trainable_token_indices={"embed_tokens": [5, 9], "lm_head": [40, 77, 9]})),
+    "lora-deit-teacher": ("families/deit-teacher", None, lambda: lora(target_modules=ATTENTION, modules_to_save=["cls_classifier", "distillation_classifier"])),
 }
 KIND = {LM: "lm", CLS: "class", TAGS: "tags", QA: "span", None: "image"}
 LENGTHS = [17, 4]
@@ -166,6 +167,9 @@ def forward(model, kind, row):
     """Returns PEFT's logits and loss of one row computed alone."""
     if kind == "image":
         x = row["pixels"].to(next(model.parameters()).dtype)
+        if "Teacher" in type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__:  # has no loss in transformers
+            logits = model(pixel_values=x[None]).logits
+            return logits[0], torch.nn.functional.cross_entropy(logits, row["labels"][None])
         out = model(pixel_values=x[None], labels=row["labels"][None])
         return out.logits[0], out.loss
     extra = {"task_ids": row["task"][None]} if "task" in row else {}

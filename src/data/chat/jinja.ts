@@ -1,164 +1,5 @@
-import { Environment, Interpreter, parse, tokenize } from '@huggingface/jinja';
-
-type Value = ReturnType<Environment['set']>;
-type Node = { readonly type: string } & Record<string, unknown>;
-type Program = ReturnType<typeof parse>;
-
-/** The methods of the library's interpreter that are overridden or called; its type declarations make them private. */
-interface InterpreterMethods {
-  run(program: Program): Value;
-  evaluate(node: Node, scope: Environment): Value;
-  evaluateBlock(nodes: readonly Node[], scope: Environment): Value;
-  evaluateBinaryExpression(node: Node, scope: Environment): Value;
-  evaluateCallExpression(node: Node, scope: Environment): Value;
-  applyFilter(operand: Value, filter: Node, scope: Environment): Value;
-}
-const LibraryInterpreter = Interpreter as unknown as new (scope: Environment) => InterpreterMethods;
-
-/** A JavaScript value as a value of the interpreter. */
-const toValue = (value: unknown): Value => new Environment().set('value', value);
-/** A node for an expression that is evaluated already. */
-const evaluated = (value: Value): Node => ({ type: 'Evaluated', value });
-const statementTypes = new Set(
-  'Program If For Set Macro Comment Break Continue CallStatement FilterStatement StringLiteral'.split(' '),
-);
-const listTypes = new Set(['ArrayValue', 'TupleValue']);
-const numericTypes = new Set(['IntegerValue', 'FloatValue', 'BooleanValue']);
-const isNoneOrUndefined = ({ type }: Value) => type === 'NullValue' || type === 'UndefinedValue';
-
-/** The library's interpreter with Python's equality, remainder, `~`, stripping and printing of values. */
-class PythonInterpreter extends LibraryInterpreter {
-  override evaluate(node: Node, scope: Environment): Value {
-    return node?.type === 'Evaluated' ? (node.value as Value) : super.evaluate(node, scope);
-  }
-
-  override evaluateBlock(nodes: readonly Node[], scope: Environment): Value {
-    let text = '';
-    for (const node of nodes) {
-      const value = this.evaluate(node, scope);
-      if (!statementTypes.has(node.type)) text += pythonStr(value);
-      else if (!isNoneOrUndefined(value)) text += value.toString();
-    }
-    return toValue(text);
-  }
-
-  override evaluateBinaryExpression(node: Node, scope: Environment): Value {
-    const operator = (node.operator as { value: string }).value;
-    if (operator === 'and' || operator === 'or') return super.evaluateBinaryExpression(node, scope);
-    const left = this.evaluate(node.left as Node, scope);
-    const right = this.evaluate(node.right as Node, scope);
-    const strings = Number(left.type === 'StringValue') + Number(right.type === 'StringValue');
-    switch (operator) {
-      case '==':
-        return toValue(pythonEquals(left, right));
-      case '!=':
-        return toValue(!pythonEquals(left, right));
-      case '~':
-        return toValue(pythonStr(left) + pythonStr(right));
-      case '%':
-        if (left.type !== 'IntegerValue' || right.type !== 'IntegerValue') break;
-        return toValue(
-          (left.value as number) - (right.value as number) * Math.floor(Number(left.value) / Number(right.value)),
-        );
-      case '+':
-        if (strings !== 1) break;
-        throw new Error(`can only concatenate str to str, not ${pythonStr(left)} and ${pythonStr(right)}`);
-    }
-    return super.evaluateBinaryExpression({ ...node, left: evaluated(left), right: evaluated(right) }, scope);
-  }
-
-  override evaluateCallExpression(node: Node, scope: Environment): Value {
-    const callee = node.callee as Node;
-    const name = callee.computed ? '' : String((callee.property as { value?: unknown } | undefined)?.value);
-    if (callee.type !== 'MemberExpression' || !['strip', 'lstrip', 'rstrip', 'capitalize'].includes(name)) {
-      return super.evaluateCallExpression(node, scope);
-    }
-    const object = this.evaluate(callee.object as Node, scope);
-    if (object.type !== 'StringValue') {
-      return super.evaluateCallExpression({ ...node, callee: { ...callee, object: evaluated(object) } }, scope);
-    }
-    const text = object.value as string;
-    if (name === 'capitalize') return toValue(capitalize(text));
-    const [argument] = (node.args as Node[]).map((arg) => this.evaluate(arg, scope));
-    const characters = argument === undefined || isNoneOrUndefined(argument) ? undefined : String(argument.value);
-    return toValue(strip(text, characters, name !== 'rstrip', name !== 'lstrip'));
-  }
-
-  override applyFilter(operand: Value, filter: Node, scope: Environment): Value {
-    const name = filter.type === 'Identifier' ? filter.value : undefined;
-    if (operand.type === 'StringValue') {
-      const text = operand.value as string;
-      if (name === 'length' || name === 'count') return toValue([...text].length);
-      if (name === 'capitalize') return toValue(capitalize(text));
-      if (name === 'trim') return toValue(strip(text, undefined, true, true));
-    }
-    if (name === 'string') return toValue(pythonStr(operand));
-    return super.applyFilter(operand, filter, scope);
-  }
-}
-
-const capitalize = ([first = '', ...rest]: string) => first.toUpperCase() + rest.join('').toLowerCase();
-const PYTHON_SPACE = /[\p{White_Space}\x1c-\x1f]/u;
-
-/** `str.strip` and its one-sided forms. */
-function strip(text: string, characters: string | undefined, atStart: boolean, atEnd: boolean): string {
-  const chars = [...text];
-  const isStripped = (c: string) => (characters === undefined ? PYTHON_SPACE.test(c) : characters.includes(c));
-  let [from, to] = [0, chars.length];
-  if (atStart) while (from < to && isStripped(chars[from]!)) from++;
-  if (atEnd) while (to > from && isStripped(chars[to - 1]!)) to--;
-  return chars.slice(from, to).join('');
-}
-
-/** Python's `==`. */
-function pythonEquals(a: Value, b: Value): boolean {
-  if (numericTypes.has(a.type) && numericTypes.has(b.type)) return Number(a.value) === Number(b.value);
-  if (a.type !== b.type) return false;
-  if (listTypes.has(a.type)) {
-    const [x, y] = [a.value as Value[], b.value as Value[]];
-    return x.length === y.length && x.every((item, i) => pythonEquals(item, y[i]!));
-  }
-  if (a.type === 'ObjectValue') {
-    const [x, y] = [a.value as Map<string, Value>, b.value as Map<string, Value>];
-    return x.size === y.size && [...x].every(([key, item]) => y.has(key) && pythonEquals(item, y.get(key)!));
-  }
-  return isNoneOrUndefined(a) || a.value === b.value;
-}
-
-/** Python's `str`. */
-const pythonStr = (value: Value): string =>
-  value.type === 'StringValue' ? (value.value as string) : pythonRepr(value);
-
-/** Python's `repr`. */
-function pythonRepr(value: Value): string {
-  switch (value.type) {
-    case 'UndefinedValue':
-      return '';
-    case 'NullValue':
-      return 'None';
-    case 'BooleanValue':
-      return value.value ? 'True' : 'False';
-    case 'StringValue':
-      return quote(value.value as string);
-    case 'ArrayValue':
-      return `[${(value.value as Value[]).map(pythonRepr).join(', ')}]`;
-    case 'TupleValue':
-      return `(${(value.value as Value[]).map(pythonRepr).join(', ')}${(value.value as Value[]).length === 1 ? ',' : ''})`;
-    case 'ObjectValue': {
-      const entries = [...(value.value as Map<string, Value>)];
-      return `{${entries.map(([key, item]) => `${quote(key)}: ${pythonRepr(item)}`).join(', ')}}`;
-    }
-    default:
-      return value.toString();
-  }
-}
-
-const escapes: Readonly<Record<string, string>> = { '\\': '\\\\', '\n': '\\n', '\r': '\\r', '\t': '\\t' };
-function quote(text: string): string {
-  const mark = text.includes("'") && !text.includes('"') ? '"' : "'";
-  const inner = text.replaceAll(/[\\\n\r\t]/g, (c) => escapes[c]!);
-  return mark + (mark === "'" ? inner.replaceAll("'", "\\'") : inner) + mark;
-}
+import { Environment, parse, tokenize } from '@huggingface/jinja';
+import { escapes, PythonInterpreter, type Value } from './interpreter.ts';
 
 /** Comments, `raw` blocks, `{% %}` and `{{ }}`, with the signs at their edges. */
 const SCAN =
@@ -254,8 +95,13 @@ const globals = {
   },
 };
 
-/** Renders a template with variables; throws errors of the library, and those of the template's `raise_exception`. */
-export type CompiledTemplate = (variables: Record<string, unknown>) => string;
+/** A template that can be rendered; throws errors of the library, and those of the template's `raise_exception`. */
+export interface CompiledTemplate {
+  /** Its rendering with these variables. */
+  readonly render: (variables: Record<string, unknown>) => string;
+  /** Runs it in an interpreter that the caller makes. */
+  readonly run: (variables: Record<string, unknown>, interpreter: (scope: Environment) => PythonInterpreter) => Value;
+}
 
 /**
  * Compiles a Jinja template with the settings of transformers' chat templates: `trim_blocks`, `lstrip_blocks`,
@@ -265,9 +111,10 @@ export type CompiledTemplate = (variables: Record<string, unknown>) => string;
  */
 export function compile(source: string, marks: readonly [begin: string, end: string]): CompiledTemplate {
   const program = parse(tokenize(preprocess(source, ...marks)));
-  return (variables) => {
+  const run: CompiledTemplate['run'] = (variables, interpreter) => {
     const scope = new Environment();
     for (const [key, value] of Object.entries({ ...globals, ...variables })) scope.set(key, value);
-    return new PythonInterpreter(scope).run(program).value as string;
+    return interpreter(scope).run(program);
   };
+  return { run, render: (variables) => run(variables, (scope) => new PythonInterpreter(scope)).value as string };
 }

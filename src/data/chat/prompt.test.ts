@@ -48,10 +48,13 @@ test('a prompt that is too long keeps its beginning and its end', () => {
 test('the prompt of a row is what comes before its last answer', () => {
   assert.deepEqual(promptSourceOf({ kind: 'completion', prompt: 'a', completion: 'b' }), { text: 'a' });
   const messages = [question, answer, question, answer];
-  const tools = undefined;
-  assert.deepEqual(promptSourceOf({ kind: 'chat', messages, from: 0 }), { messages: messages.slice(0, 3), tools });
+  const nothing = { tools: undefined, documents: undefined, variables: undefined };
+  assert.deepEqual(promptSourceOf({ kind: 'chat', messages, from: 0 }), { messages: messages.slice(0, 3), ...nothing });
   const unanswered = messages.slice(0, 3);
-  assert.deepEqual(promptSourceOf({ kind: 'chat', messages: unanswered, from: 0 }), { messages: unanswered, tools });
+  assert.deepEqual(promptSourceOf({ kind: 'chat', messages: unanswered, from: 0 }), {
+    messages: unanswered,
+    ...nothing,
+  });
   assert.equal(promptSourceOf({ kind: 'text', text: 'a' }), undefined);
 });
 

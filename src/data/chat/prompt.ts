@@ -1,11 +1,11 @@
 import type { Example, Message } from '../example.ts';
 import type { Tokenizer } from '../tokenizer/index.ts';
-import { type ChatTemplate, requireChatTemplate } from './template.ts';
+import { type ChatTemplate, type RenderOptions, requireChatTemplate } from './template.ts';
 
 /** What a prompt is made from: text to continue, or a conversation whose next turn the model generates. */
 export type PromptSource =
   | { readonly text: string }
-  | { readonly messages: readonly Message[]; readonly tools?: readonly unknown[] | undefined };
+  | ({ readonly messages: readonly Message[] } & Omit<RenderOptions, 'addGenerationPrompt'>);
 
 export interface PromptOptions {
   readonly tokenizer: Tokenizer;
@@ -47,7 +47,7 @@ export function makePrompt(source: PromptSource, options: PromptOptions): Prompt
 export function answerIds(source: PromptSource, answer: string, options: PromptOptions): Int32Array {
   const { tokenizer } = options;
   const { text, special } = promptText(source, options);
-  const following = 'text' in source ? answer : turnUpTo(source.messages, source.tools, answer, text, options);
+  const following = 'text' in source ? answer : turnUpTo(source, answer, text, options);
   const prompt = tokenizer.encode(text, { addSpecialTokens: special });
   const together = tokenizer.encode(text + following, { addSpecialTokens: special });
   const isSamePrompt = prompt.every((id, i) => together[i] === id) && together.length > prompt.length;
@@ -57,23 +57,22 @@ export function answerIds(source: PromptSource, answer: string, options: PromptO
 /** The text of a prompt, and which special tokens are put around it: those of a conversation are in its text. */
 function promptText(source: PromptSource, { chat, closed = false, place, hint }: PromptOptions) {
   if ('text' in source) return { text: source.text, special: closed ? true : ('before' as const) };
-  const { messages, tools } = source;
+  const { messages, ...options } = source;
   return {
-    text: requireChatTemplate(chat, place, hint).render(messages, { addGenerationPrompt: true, tools }),
+    text: requireChatTemplate(chat, place, hint).render(messages, { ...options, addGenerationPrompt: true }),
     special: false,
   };
 }
 
 /** What the template prints after the prompt up to the end of the answer; the answer alone where it prints the prompt otherwise. */
 function turnUpTo(
-  messages: readonly Message[],
-  tools: readonly unknown[] | undefined,
+  { messages, ...more }: Extract<PromptSource, { messages: unknown }>,
   answer: string,
   prompt: string,
   { chat, place, hint }: PromptOptions,
 ): string {
   const turn = { role: 'assistant', content: answer };
-  const whole = requireChatTemplate(chat, place, hint).render([...messages, turn], { tools });
+  const whole = requireChatTemplate(chat, place, hint).render([...messages, turn], more);
   const content = answer.trim();
   const at = whole.startsWith(prompt) ? whole.indexOf(content, prompt.length) : -1;
   return at < 0 ? answer : whole.slice(prompt.length, at + content.length);
@@ -103,6 +102,11 @@ function withoutMiddle(ids: Int32Array, maxLength: number): Int32Array {
 export function promptSourceOf(example: Example): PromptSource | undefined {
   if (example.kind === 'completion') return { text: example.prompt };
   if (example.kind !== 'chat') return undefined;
-  const { messages, tools } = example;
-  return { messages: messages.at(-1)!.role === 'assistant' ? messages.slice(0, -1) : messages, tools };
+  const { messages, tools, documents, variables } = example;
+  return {
+    messages: messages.at(-1)!.role === 'assistant' ? messages.slice(0, -1) : messages,
+    tools,
+    documents,
+    variables,
+  };
 }

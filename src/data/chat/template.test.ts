@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { GraftError, packageRoot } from '../../base/index.ts';
 import { ChatTemplate, type Message, tokenizerOf } from '../index.ts';
+import { NONE } from './trace.ts';
+import { spansOfTurns } from './turns.ts';
 
 const read = (name: string) => JSON.parse(readFileSync(join(packageRoot, 'test', 'golden', 'chat', name), 'utf8'));
 const { templates, special, conversations, cases, tools, now } = read('chat.json') as {
@@ -55,13 +57,13 @@ test("templates render as transformers' apply_chat_template", (context) => {
   assert.ok(same >= 340 && refused >= 34, `${same} rendered, ${refused} refused`);
 });
 
-test('spans found by rendering prefixes equal those of {% generation %} marks, end-of-turn token included', () => {
+test('spans that are found equal those of {% generation %} marks, end-of-turn token included', () => {
   const chat = (name: string) => new ChatTemplate(templates[name]!, special[name]);
   let compared = 0;
   for (const [name, messages] of Object.entries(conversations)) {
     if (messages.some((m) => typeof m.content !== 'string' || m.content === '')) continue;
-    const marked = chat('chatml-generation').renderWithAssistantSpans(messages);
-    assert.deepEqual(chat('chatml').renderWithAssistantSpans(messages), marked, name);
+    const marked = chat('chatml-generation').learned(messages);
+    assert.deepEqual(chat('chatml').learned(messages), marked, name);
     const last = marked.spans.at(-1);
     if (last) assert.ok(marked.text.slice(...last).endsWith('<|im_end|>'));
     compared += marked.spans.length;
@@ -96,8 +98,8 @@ test('turns that are rendered differently at the end of a conversation are found
   let compared = 0;
   for (const [name, source] of Object.entries(markedTemplates))
     for (const messages of dialogues) {
-      const marked = new ChatTemplate(source).renderWithAssistantSpans(messages);
-      const byRendering = new ChatTemplate(unmarked(source)).renderWithAssistantSpans(messages);
+      const marked = new ChatTemplate(source).learned(messages);
+      const byRendering = new ChatTemplate(unmarked(source)).learned(messages);
       assert.deepEqual(byRendering, marked, `${name}: ${JSON.stringify(marked.text)}`);
       compared += byRendering.spans.length;
     }
@@ -116,7 +118,7 @@ test('a turn that only calls a function', () => {
     ['qwen-tools', '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call><|im_end|>'],
     ['phi', '<|end|>'],
   ] as const) {
-    const { text, spans } = new ChatTemplate(templates[name]!, special[name]).renderWithAssistantSpans(messages);
+    const { text, spans } = new ChatTemplate(templates[name]!, special[name]).learned(messages);
     assert.deepEqual(
       spans.map((span) => text.slice(...span)),
       [turn],
@@ -140,22 +142,142 @@ test('turns before `from` are not learned', () => {
   const messages = conversations['many-turns']!;
   for (const name of ['chatml', 'chatml-generation']) {
     const chat = new ChatTemplate(templates[name]!, special[name]);
-    const all = chat.renderWithAssistantSpans(messages).spans;
+    const all = chat.learned(messages).spans;
     assert.equal(all.length, 2);
-    assert.deepEqual(chat.renderWithAssistantSpans(messages, undefined, 3).spans, all.slice(1), name);
+    assert.deepEqual(chat.learned(messages, undefined, (i) => i >= 3).spans, all.slice(1), name);
   }
 });
 
-test('a template whose turns cannot be found is refused with a remedy', () => {
-  const chat = new ChatTemplate('{{ messages | length }}{% for m in messages %}{{ m.content | upper }}{% endfor %}');
-  assert.throws(
-    () => chat.renderWithAssistantSpans(conversations['one-turn']!),
-    (e) =>
-      e instanceof GraftError &&
-      /no \{% generation %\} blocks/.test(e.message) &&
-      /train on all tokens/.test(e.message),
-  );
+test('what is not clear is refused with a remedy', () => {
+  const refused: [source: string, why: RegExp][] = [
+    ["{{ messages | map(attribute='content') | join(' ') }}", /outside of a loop/],
+    ['{% for n in [1, 2] %}{% for m in messages %}{{ m.content }}{% endfor %}{% endfor %}', /in two places/],
+    [
+      "{% set ns = namespace(all='') %}{% for m in messages %}{% set ns.all = (ns.all ~ m.content) | upper %}{{ ns.all }}{% endfor %}",
+      /several messages/,
+    ],
+    ['{% for m in messages | reverse %}{{ m.content }}{% endfor %}', /in another order/],
+    [
+      '{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}',
+      /begins with "<assistant>", and the generation prompt is "Answer:"/,
+    ],
+  ];
+  for (const [source, why] of refused) {
+    assert.throws(
+      () => new ChatTemplate(source).learned(turns('a', 'b', 'c', 'd')),
+      (e) =>
+        e instanceof GraftError && why.test(e.message) && /Put \{% generation %\}.*train on all tokens/.test(e.message),
+      source,
+    );
+  }
   assert.throws(() => new ChatTemplate('{% for m in messages %}'), GraftError);
+});
+
+/** What is learned of a conversation, as texts. */
+function learnedOf(source: string, messages: Message[], special: Record<string, string> = {}): string[] {
+  const { text, spans } = new ChatTemplate(source, special).learned(messages);
+  return spans.map((span) => text.slice(...span));
+}
+const call = (name: string) => ({ type: 'function', function: { name, arguments: { x: name } } });
+const calling = (...names: string[]): Message => ({ role: 'assistant', content: '', tool_calls: names.map(call) });
+const tool = (content: string): Message => ({ role: 'tool', content });
+
+test('what the generation prompt gives is not learned, and what it does not give is', () => {
+  const body =
+    "{{ '<' ~ m.role ~ '>' ~ m.content }}{% for c in m.tool_calls or [] %}{{ '<call>' ~ c.function.name }}{% endfor %}<end>";
+  const opensThought = `{% for m in messages %}${body}{% endfor %}{% if add_generation_prompt %}<assistant><think>\n{% endif %}`;
+  const talk = [...turns('a', '<think>\nhm</think>b', 'c', '<tab'), ...turns('d'), calling('f', 'g')];
+  assert.deepEqual(learnedOf(opensThought, talk), ['hm</think>b<end>', '<tab<end>', '<call>f<call>g<end>']);
+  // The header is printed at the end of every rendering.
+  const always = `{% for m in messages %}${body}{% endfor %}<assistant>`;
+  assert.deepEqual(learnedOf(always, turns('a', 'b', 'c', 'd')), ['b<end>', 'd<end>']);
+  // The prompt closes the user's turn, or opens another one before.
+  const closing = `{% for m in messages %}{{ '<' ~ m.role ~ '>' ~ m.content }}{% if m.role == 'assistant' or not loop.last %}<end>{% endif %}{% endfor %}{% if add_generation_prompt %}<end><assistant>{% endif %}`;
+  assert.deepEqual(learnedOf(closing, turns('a', 'b', 'c', 'd')), ['b<end>', 'd<end>']);
+  const reminding = `{% for m in messages %}${body}{% endfor %}{% if add_generation_prompt %}<system>Be brief.<end><assistant>{% endif %}`;
+  assert.deepEqual(learnedOf(reminding, turns('a', 'b', 'c', 'd')), ['b<end>', 'd<end>']);
+  // No prompt after an answer, and yet a header.
+  const onlyAfterUser = `{% for m in messages %}${body}{% endfor %}{% if add_generation_prompt and messages[-1].role == 'user' %}<assistant>{% endif %}`;
+  const inARow = [...turns('a', 'b'), { role: 'assistant', content: 'c' }];
+  assert.deepEqual(learnedOf(onlyAfterUser, inARow), ['b<end>', 'c<end>']);
+  assert.deepEqual(learnedOf(always, turns('a', 'b').reverse()), ['b<end>']);
+});
+
+test('the end of a turn is learned wherever the template prints it, and nothing of the next turn', () => {
+  const talk = turns('a', 'b', 'c', 'd');
+  const byNext = `{% set ns = namespace(open=false) %}{% for m in messages %}{% if ns.open and m.role == 'user' %}<end>{% endif %}<{{ m.role }}>{{ m.content }}{% set ns.open = m.role == 'assistant' %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}`;
+  assert.deepEqual(learnedOf(byNext, talk), ['b<end>', 'd']);
+  const separated = `{% for m in messages %}{% if not loop.first %}<end>{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}<end>{% if add_generation_prompt %}<assistant>{% endif %}`;
+  assert.deepEqual(learnedOf(separated, talk), ['b<end>', 'd<end>']);
+  const other = `{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ '<return>' if loop.last and m.role == 'assistant' else '<end>' }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}`;
+  assert.deepEqual(learnedOf(other, talk), ['b<end>', 'd<return>']);
+  const headerInTurn = `{% for m in messages %}{{ m.content }}<end>{% if m.role == 'user' %}<assistant>{% elif not loop.last %}<user>{% endif %}{% endfor %}`;
+  assert.deepEqual(learnedOf(headerInTurn, talk), ['b<end><user>', 'd<end>'], 'GLM ends a turn with the next role');
+});
+
+test('a message belongs to its own turn, however the template prints it', () => {
+  const talk = [...turns('  a', ' b b '), ...turns('b b', 'a')];
+  const right = ['b b<end>', 'a<end>'];
+  const header = '<{{ m.role }}>';
+  const prompt = '{% if add_generation_prompt %}<assistant>{% endif %}';
+  const printing: Record<string, string> = {
+    trimmed: `{% for m in messages %}${header}{{ m.content | trim }}<end>{% endfor %}`,
+    'by a macro': `{% macro turn(m) %}${header}{{ m.content.strip() }}<end>{% endmacro %}{% for m in messages %}{{ turn(m) }}{% endfor %}`,
+    'by number': `{% for i in range(messages | length) %}{% set m = messages[i] %}${header}{{ m['content'] | trim }}<end>{% endfor %}`,
+    'from a block': `{% for m in messages %}{% set text %}{{ '<' ~ m.role ~ '>' ~ m.content }}{% endset %}{{ text.split('>')[0] ~ '>' ~ text.split('>')[1].strip() }}<end>{% endfor %}`,
+    collected: `{% set ns = namespace(all='') %}{% for m in messages %}{% set ns.all = ns.all ~ '<' ~ m.role ~ '>' ~ m.content.strip() ~ '<end>' %}{% endfor %}{{ ns.all }}`,
+    'the last one apart': `{% for m in messages[:-1] %}${header}{{ m.content | trim }}<end>{% endfor %}{% set m = messages[-1] %}${header}{{ m.content | trim }}<end>`,
+    'before continue': `{% for m in messages %}{% if m.role == 'assistant' %}<assistant>{{ m.content | trim }}<end>{% continue %}{% endif %}<user>{{ m.content }}<end>{% endfor %}`,
+  };
+  for (const [name, source] of Object.entries(printing))
+    assert.deepEqual(learnedOf(source + prompt, talk), right, name);
+});
+
+test("the answer of a tool is not learned, nor is the assistant's text where another turn repeats it", () => {
+  const within = `{% for m in messages %}{% if m.role != 'tool' %}<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}{% endfor %}{% if m.tool_calls %}{% for k in range(loop.index0 + 1, messages | length) %}{% set answer = messages[k] %}{% if answer.role == 'tool' %}<tool>{{ answer.content }}</tool>{% endif %}{% endfor %}{% endif %}<end>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}`;
+  assert.deepEqual(learnedOf(within, [...turns('a'), calling('f', 'g'), tool('1'), tool('2')]), [
+    '<call>f<call>g',
+    '<end>',
+  ]);
+  const named = `{% for m in messages %}<{{ m.role }}>{% if m.role == 'tool' %}{% for n in messages %}{% for c in n.tool_calls or [] %}{{ c.function.name }}={% endfor %}{% endfor %}{% endif %}{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}`;
+  const talk = [...turns('a'), calling('f'), tool('1'), { role: 'assistant', content: 'f is 1' }];
+  assert.deepEqual(learnedOf(named, talk), ['<call>f{"x": "f"}<end>', 'f is 1<end>']);
+});
+
+test('a header that stands in the turn again is learned where the model goes on, not after the end of text', () => {
+  const source = `{% for m in messages %}{% if m.reasoning_content %}<assistant>{{ m.reasoning_content }}<end>{% endif %}<{{ m.role }}>{{ m.content }}<stop>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}`;
+  const talk = [...turns('a'), { role: 'assistant', content: 'b', reasoning_content: 'r' }];
+  assert.deepEqual(learnedOf(source, talk), ['r<end><assistant>b<stop>']);
+  assert.deepEqual(learnedOf(source, talk, { eos_token: '<end>' }), ['r<end>', 'b<stop>']);
+});
+
+test('finding the turns renders as much text for each message, however many there are', () => {
+  const rendered = (n: number) => {
+    let messages = 0;
+    const talk = turns(...Array.from({ length: n }, (_, i) => `text ${i}`));
+    const pieces = (part: readonly Message[], prompts: boolean) => {
+      messages += part.length;
+      return part
+        .flatMap(({ role, content }, turn) => [
+          { text: `<${role}>`, turn, innerTurn: turn, source: NONE },
+          { text: content!, turn, innerTurn: turn, source: turn },
+        ])
+        .concat(prompts ? [{ text: '<assistant>', turn: NONE, innerTurn: NONE, source: NONE }] : []);
+    };
+    assert.equal(spansOfTurns(pieces, talk, () => true, '').spans.length, n / 2);
+    return messages / n;
+  };
+  assert.ok(rendered(200) <= rendered(20), `${rendered(20)} and ${rendered(200)} renderings of each message`);
+});
+
+test('fields that are null are as if they were not there, and conversations with tools have their template', () => {
+  const names = new ChatTemplate('{% for m in messages %}{{ m.keys() | list }}{% endfor %}');
+  const nulls = { role: 'assistant', content: 'a', tool_calls: null, reasoning_content: null };
+  assert.equal(names.render([nulls]), "['role', 'content']");
+  const chat = new ChatTemplate('plain', {}, 'with tools{% generation %}!{% endgeneration %}');
+  assert.equal(chat.render(turns('a')), 'plain');
+  assert.equal(chat.render(turns('a'), { tools: [] }), 'with tools!');
+  assert.equal(chat.learned(turns('a'), undefined).text, 'plain');
 });
 
 const model = process.env.GRAFT_TEST_MODEL;
@@ -168,7 +290,7 @@ test("assistant tokens by {% generation %} marks equal transformers' mask", { sk
   for (const { template, conversation, ids, mask } of masks) {
     if (!templates[template]!.includes('endgeneration')) continue;
     compared++;
-    const { text, spans } = new ChatTemplate(templates[template]!, special[template]).renderWithAssistantSpans(
+    const { text, spans } = new ChatTemplate(templates[template]!, special[template]).learned(
       conversations[conversation]!,
     );
     const got = tokenizer.encodeWithMask(text, spans);

@@ -2,7 +2,9 @@ import { GraftError } from '../../base/index.ts';
 import type { Message } from '../example.ts';
 import type { Tokenizer } from '../tokenizer/index.ts';
 import { type CompiledTemplate, compile } from './jinja.ts';
-import { type Render, spanOfTurn } from './turns.ts';
+import { spansOfMarks } from './marks.ts';
+import { trace } from './trace.ts';
+import { spansOfTurns, UnclearTurns } from './turns.ts';
 
 /** What a chat template is rendered with, besides the messages. */
 export interface RenderOptions {
@@ -16,16 +18,32 @@ export interface RenderOptions {
   readonly variables?: Readonly<Record<string, unknown>> | undefined;
 }
 
-// What {% generation %} and {% endgeneration %} print while the assistant's spans are searched for.
-const spanStart = '\uE010graft:begin\uE011';
-const spanEnd = '\uE010graft:end\uE011';
+/** What {% generation %} and {% endgeneration %} print while the assistant's spans are searched for. */
+const marks = ['\uE010graft:begin\uE011', '\uE010graft:end\uE011'] as const;
 
-/** The message with its reasoning under all names that templates read. Source: `_alias_reasoning_fields` of transformers. */
-function withReasoning(message: Message): Message {
-  const reasoning = message.reasoning_content ?? message.thinking ?? message.reasoning;
-  return reasoning === undefined || reasoning === null
-    ? message
-    : { thinking: reasoning, ...message, reasoning_content: reasoning };
+/**
+ * The message as templates get it: without fields that are null, and with its reasoning under all names that templates read.
+ * Source: `apply_chat_template` and `_alias_reasoning_fields` of transformers 5.
+ */
+function normalized(message: Message): Message {
+  const present = Object.fromEntries(Object.entries(message).filter(([, value]) => value !== null)) as Message;
+  const reasoning = present.reasoning_content ?? present.thinking ?? present.reasoning;
+  return reasoning === undefined ? present : { thinking: reasoning, ...present, reasoning_content: reasoning };
+}
+
+/** A template, and the same printing `marks`; equal where it has no {% generation %} blocks. */
+interface Compiled {
+  readonly plain: CompiledTemplate;
+  readonly marked: CompiledTemplate;
+}
+
+function compiled(source: string): Compiled {
+  try {
+    const plain = compile(source, ['', '']);
+    return { plain, marked: /\{%[-+]?\s*generation\s*[-+]?%\}/.test(source) ? compile(source, marks) : plain };
+  } catch (cause) {
+    throw new GraftError('input', `the chat template is not valid Jinja: ${(cause as Error).message}`, { cause });
+  }
 }
 
 /**
@@ -42,32 +60,27 @@ export function requireChatTemplate(chat: ChatTemplate | undefined, place: strin
  * encode it without adding any.
  */
 export class ChatTemplate {
-  readonly #template: CompiledTemplate;
-  /** Prints `spanStart` and `spanEnd` around {% generation %} blocks. */
-  readonly #markedTemplate: CompiledTemplate;
-  readonly #hasGenerationBlocks: boolean;
+  readonly #default: Compiled;
+  /** Renders conversations that have tools. */
+  readonly #toolUse: Compiled;
   readonly #specialTokens: Readonly<Record<string, string>>;
 
   /**
    * Compiles a template.
    * @param source Jinja
    * @param specialTokens bos_token, eos_token and others, as text
+   * @param toolUse the template for conversations that have tools, where it is another
    * @throws GraftError 'input' for a template that is not valid Jinja
    */
-  constructor(source: string, specialTokens: Readonly<Record<string, string>> = {}) {
-    this.#hasGenerationBlocks = /\{%[-+]?\s*generation\s*[-+]?%\}/.test(source);
+  constructor(source: string, specialTokens: Readonly<Record<string, string>> = {}, toolUse?: string) {
+    this.#default = compiled(source);
+    this.#toolUse = toolUse === undefined ? this.#default : compiled(toolUse);
     this.#specialTokens = specialTokens;
-    try {
-      this.#template = compile(source, ['', '']);
-      this.#markedTemplate = this.#hasGenerationBlocks ? compile(source, [spanStart, spanEnd]) : this.#template;
-    } catch (cause) {
-      throw new GraftError('input', `the chat template is not valid Jinja: ${(cause as Error).message}`, { cause });
-    }
   }
 
-  /** The tokenizer's template of this name; undefined when it has none. */
-  static of(tokenizer: Tokenizer, name = 'default'): ChatTemplate | undefined {
-    const source = tokenizer.chatTemplates[name];
+  /** The tokenizer's template: the one named `default`, and `tool_use` where there are tools; undefined when it has none. */
+  static of(tokenizer: Tokenizer): ChatTemplate | undefined {
+    const { default: source, tool_use: toolUse } = tokenizer.chatTemplates;
     if (source === undefined) return undefined;
     const ids = {
       bos_token: tokenizer.bosId,
@@ -78,22 +91,27 @@ export class ChatTemplate {
     const special = Object.entries(ids).flatMap(([name, id]) =>
       id === undefined ? [] : [[name, tokenizer.idToToken(id)!]],
     );
-    return new ChatTemplate(source, Object.fromEntries(special));
+    return new ChatTemplate(source, Object.fromEntries(special), toolUse);
   }
 
   /** Renders a conversation as text. @throws GraftError 'input' with the template's message when it rejects the conversation */
   render(messages: readonly Message[], options: RenderOptions = {}): string {
-    return this.#render(this.#template, messages, options);
+    return this.#run(messages, options, (variables) => this.#templateFor(options.tools).plain.render(variables));
   }
 
-  #render(
-    template: CompiledTemplate,
+  #templateFor(tools: RenderOptions['tools']): Compiled {
+    return tools === undefined ? this.#default : this.#toolUse;
+  }
+
+  /** What `act` makes with the variables of the template. */
+  #run<T>(
     messages: readonly Message[],
     { addGenerationPrompt = false, tools, documents, variables }: RenderOptions,
-  ): string {
+    act: (variables: Record<string, unknown>) => T,
+  ): T {
     try {
-      return template({
-        messages: messages.map(withReasoning),
+      return act({
+        messages: messages.map(normalized),
         tools: tools ?? null,
         documents: documents ?? null,
         ...this.#specialTokens,
@@ -108,51 +126,31 @@ export class ChatTemplate {
   }
 
   /**
-   * Renders a conversation and finds the spans [start, stop) of the assistant's turns in it, end-of-turn tokens included.
-   * @param from index of the first message whose span is returned
-   * @throws GraftError 'input' when the template has no {% generation %} blocks and the turns cannot be found by rendering
+   * Renders a conversation and finds in it what is learned: what {% generation %} marks, or else of each turn of the assistant
+   * its text, its calls and the end-of-turn token, and nothing of what the generation prompt gives.
+   * @param isLearned which of the assistant's messages are learned, by index; default: all
+   * @param more documents and variables of the template
+   * @returns the text, and spans [start, stop) of it in UTF-16 units
+   * @throws GraftError 'input' when the template rejects the conversation, or it is not clear what in it is the assistant's
    */
-  renderWithAssistantSpans(
+  learned(
     messages: readonly Message[],
     tools?: readonly unknown[],
-    from = 0,
-  ): { text: string; spans: [number, number][] } {
-    return this.#hasGenerationBlocks
-      ? this.#spansByBlocks(messages, tools, from)
-      : this.#spansByRendering(messages, tools, from);
-  }
-
-  #spansByBlocks(messages: readonly Message[], tools: readonly unknown[] | undefined, from: number) {
-    const pieces = this.#render(this.#markedTemplate, messages, { tools }).split(spanStart);
-    let text = pieces[0]!;
-    const spans: [number, number][] = [];
-    for (const piece of pieces.slice(1)) {
-      const [generated, after = ''] = piece.split(spanEnd) as [string, string?];
-      spans.push([text.length, text.length + generated.length]);
-      text += generated + after;
+    isLearned: (index: number) => boolean = () => true,
+    more: Pick<RenderOptions, 'documents' | 'variables'> = {},
+  ): { text: string; spans: [start: number, stop: number][] } {
+    const { plain, marked } = this.#templateFor(tools);
+    const traced = (template: CompiledTemplate) => (part: readonly Message[], addGenerationPrompt: boolean) =>
+      this.#run(part, { ...more, tools, addGenerationPrompt }, (variables) => trace(template, variables));
+    try {
+      return marked === plain
+        ? spansOfTurns(traced(plain), messages, isLearned, this.#specialTokens.eos_token ?? '')
+        : spansOfMarks(traced(marked)(messages, false), marks, isLearned);
+    } catch (cause) {
+      if (!(cause instanceof UnclearTurns)) throw cause;
+      throw new GraftError('input', `what the model learns of the conversation is not clear: ${cause.message}`, {
+        hint: 'Put {% generation %} and {% endgeneration %} around the assistant turns in the template, or train on all tokens (data.train_on: all)',
+      });
     }
-    const earlier = messages.slice(0, from).filter((m) => m.role === 'assistant').length;
-    return { text, spans: spans.slice(earlier) };
-  }
-
-  #spansByRendering(messages: readonly Message[], tools: readonly unknown[] | undefined, from: number) {
-    const render: Render = (part, addGenerationPrompt) => this.render(part, { tools, addGenerationPrompt });
-    const text = render(messages, false);
-    const spans: [number, number][] = [];
-    messages.forEach((message, i) => {
-      if (message.role !== 'assistant' || i < from) return;
-      const span = spanOfTurn(render, messages, i, text);
-      if (!span || span[0] < (spans.at(-1)?.[1] ?? 0)) {
-        throw new GraftError(
-          'input',
-          'the chat template has no {% generation %} blocks, and the assistant turns cannot be found by rendering',
-          {
-            hint: 'Put {% generation %} and {% endgeneration %} around the assistant turns in the template, or train on all tokens (data.train_on: all)',
-          },
-        );
-      }
-      spans.push(span);
-    });
-    return { text, spans };
   }
 }

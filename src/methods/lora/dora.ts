@@ -58,14 +58,22 @@ export class DoraLinear extends LoraLinear {
   protected override adapted(x: Tensor): Tensor {
     const factor = this.#factor();
     const dropped = this.dropped(x);
-    const { weight, format, bias, kernels } = layerUnder(this) as Linear;
     if (dropped) {
+      const { weight, format, kernels } = layerUnder(this) as Linear;
       const product = kernels.linear(dropped, weight, format, null);
       const sum = ops.add(product, this.#update(dropped), { alpha: this.scaling });
       return ops.add(this.base_layer.forward(x), ops.sub(ops.mul(sum, factor), product));
     }
+    const bias = this.#biasBelow();
     const scaled = ops.mul(this.#sum(x, bias), factor);
     return bias ? ops.add(scaled, bias) : scaled;
+  }
+
+  /** The bias [out] of the layer as the adapters below leave it: what they make of an input of zeros. */
+  #biasBelow(): Tensor | undefined {
+    const base = this.base_layer.plain();
+    if (base) return base.bias;
+    return ops.view(this.base_layer.forward(ops.zeros([1, this.inFeatures])), [this.outFeatures]);
   }
 
   /** x (W + s·BA)ᵀ without the bias, with the updates of adapters below: [N, in] → [N, out]. */
@@ -75,8 +83,7 @@ export class DoraLinear extends LoraLinear {
       const { weight, format, kernels } = base;
       return kernels.loraLinear(x, null, weight, format, null, this.lora_A, this.lora_B, this.scaling);
     }
-    const below = this.base_layer.forward(x);
-    return ops.add(bias ? ops.sub(below, bias) : below, this.#update(x), { alpha: this.scaling });
+    return ops.add(ops.sub(this.base_layer.forward(x), bias!), this.#update(x), { alpha: this.scaling });
   }
 
   /** x (BA)ᵀ */

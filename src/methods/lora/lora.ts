@@ -139,9 +139,12 @@ export const lora: Method<LoraConfig> = {
       config,
       parameters: new Map([...parameters, ...tokenRows.parameters]),
       wrappers: [...wrappers, ...tokenRows.wrappers],
+      replaces: tokenRows.replaces,
       toggle,
       copies,
-      baseChanges: updated.flatMap(({ initial: { baseChange: change }, layer }) => (change ? [{ layer, change }] : [])),
+      baseChanges: updated.flatMap(({ path, initial: { baseChange: change }, layer }) =>
+        change ? [{ path, layer, change }] : [],
+      ),
       owned: initial.flatMap(baseTensors),
       unmergeable:
         config.lora_bias && withoutBias

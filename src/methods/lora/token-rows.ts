@@ -171,5 +171,6 @@ export function trainTokenRows(model: Model, tables: readonly TableTokens[], sta
     wrappers.push({ path: head, wrapper: new HeadRows(layer, tokens, rows, state) });
   }
   for (const { path, wrapper } of wrappers) replaceModule(model.root, path, wrapper);
-  return { parameters, wrappers };
+  const replaces = new Set(tables.flatMap(({ path, tokens }) => tokens.map((token) => `${path}.weight, row ${token}`)));
+  return { parameters, wrappers, replaces };
 }

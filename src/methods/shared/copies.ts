@@ -3,6 +3,8 @@ import type { Tensor } from '../../tensor/index.ts';
 /** Copies of parts of the base, trained in their place: the base itself stays as it is. */
 export interface TrainedCopies {
   readonly parameters: ReadonlyMap<string, Tensor>;
+  /** Keys of the base's tensors that they stand for. */
+  readonly replaces: readonly string[];
   /** Puts the copies into the model, or takes them out. */
   use(on: boolean): void;
   dispose(): void;
@@ -26,6 +28,7 @@ export interface SlotCopy<T> {
 export function switchedCopies<T>(
   parameters: ReadonlyMap<string, Tensor>,
   copies: readonly SlotCopy<T>[],
+  replaces: readonly string[] = [...parameters.keys()],
 ): TrainedCopies {
   const use = (on: boolean) => {
     for (const { slot, copy } of copies) {
@@ -37,6 +40,7 @@ export function switchedCopies<T>(
   use(true);
   return {
     parameters,
+    replaces,
     use,
     dispose() {
       use(false);

@@ -1,8 +1,17 @@
 export type { TrainedCopies } from './copies.ts';
+export { type Fold, fold, type LayerWeight, ownLayerWeight, ownWeight, unfold } from './folds.ts';
 export { LinearWrapper, type Table, TableWrapper } from './layer-wrappers.ts';
 export { wrapLinearLayers } from './linear-layers.ts';
 export { normalizedWeights } from './mean-weights.ts';
-export type { Adapter, AttachContext, Method, SavableAdapter, SavedAdapter, Written } from './method.ts';
+export type {
+  Adapter,
+  AttachContext,
+  Method,
+  SavableAdapter,
+  SavedAdapter,
+  WeightRounding,
+  Written,
+} from './method.ts';
 export { identity, ParameterInit, trainable } from './parameter-init.ts';
 export { portAdapter } from './port-adapter.ts';
 export { readSaved } from './saved-adapter.ts';
@@ -18,13 +27,4 @@ export {
   type TargetConfig,
 } from './targets.ts';
 export { trainedCopies } from './trained-copies.ts';
-export {
-  type Fold,
-  type LayerWeight,
-  layerUnder,
-  ownLayerWeight,
-  ownWeight,
-  type Switch,
-  type Wrapper,
-  wrappedAdapter,
-} from './wrappers.ts';
+export { layerUnder, type Switch, unwrap, type Wrapper, wrappedAdapter } from './wrappers.ts';

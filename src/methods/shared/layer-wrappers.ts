@@ -8,7 +8,8 @@ import {
   Module,
 } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
-import type { LayerWeight, Switch, Wrapper } from './wrappers.ts';
+import type { LayerWeight } from './folds.ts';
+import type { Switch, Wrapper } from './wrappers.ts';
 
 /** A walk over the model does not enter `base_layer`: a wrapper and its layer are one module. */
 const hiddenFields: ReadonlySet<string> = new Set(['base_layer']);

@@ -1,9 +1,17 @@
 import type { z } from 'zod';
 import type { Model } from '../../nn/index.ts';
+import type { Quantization } from '../../quant/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 
-/** What a run leaves on disk: an adapter beside the base, or a whole model. */
-export type Written = 'adapter' | 'model';
+/** What a run leaves on disk: an adapter beside the base, a whole model, or settings that are saved with what another method writes. */
+export type Written = 'adapter' | 'model' | 'settings';
+
+/** How the weight of a layer is rounded in training, and so has to be where it is deployed. */
+export interface WeightRounding {
+  readonly quantization: Quantization;
+  /** Trained scales of symmetric integers, float32 [out, groups]. */
+  readonly scales?: Tensor | undefined;
+}
 
 /** A way of fine-tuning: its config, and how it is attached to a model. C is the type of the config. */
 export interface Method<C> {
@@ -13,7 +21,11 @@ export interface Method<C> {
   readonly peftType?: string;
   /** True where AdapterHub has a file layout for it and PEFT has none. */
   readonly adapterHub?: true;
-  /** What a run of it leaves. Default: an adapter. A method that writes a model trains the task's head in place. */
+  /**
+   * What a run of it leaves. Default: an adapter. A method that writes a model trains the task's head in place, stands alone, and
+   * begins from no saved adapter; one that writes settings stands beside a method that trains, and is attached after the others,
+   * wherever it is listed.
+   */
   readonly writes?: Written;
   /** The fields under PEFT's own names, each with its default, unit, description and source. */
   readonly config: z.ZodType<C>;
@@ -45,6 +57,8 @@ export interface SavedAdapter {
   readonly name: string;
   readonly method: string;
   readonly config: unknown;
+  /** Whether it holds a task's head too, which `fill` leaves out. */
+  readonly hasHead?: boolean;
   /** Copies the saved values into the parameters of an adapter that was made with this config. */
   fill(adapter: SavableAdapter): void;
 }
@@ -62,6 +76,12 @@ export interface Adapter extends Disposable {
   readonly config: Readonly<Record<string, unknown>>;
   /** Exactly the tensors that are trained, counted, sharded and saved; keys are PEFT's without the prefix `base_model.model.`. */
   readonly parameters: ReadonlyMap<string, Tensor>;
+  /** Keys of the base's tensors that it replaces by trained copies, or changes, while it is enabled: one adapter of several may. */
+  readonly replaces?: ReadonlySet<string>;
+  /** Those of them that it changes: adapters below it on these layers would be saved without this change. */
+  readonly changes?: ReadonlySet<string>;
+  /** How weights are rounded, by the path of their module. */
+  readonly roundings?: ReadonlyMap<string, WeightRounding>;
   /** False: the model computes as if the adapter were not attached. Switching costs nothing. */
   enabled: boolean;
   /** Settings of the config that have no effect, such as pattern keys that match no module. */

@@ -14,6 +14,7 @@ import {
 } from '../../nn/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
 import { type Slot, type SlotCopy, switchedCopies, type TrainedCopies } from './copies.ts';
+import { requireOwnWeight } from './folds.ts';
 import { trainable } from './parameter-init.ts';
 import { inTrainedHead } from './targets.ts';
 
@@ -124,6 +125,7 @@ export function saveModules(
     copies.push({ slot, copy });
   };
   for (const [path, current] of modules) {
+    requireOwnWeight(current, path);
     add(path, current, (original) => {
       const { module, fields } = copyOf(original);
       for (const [field, tensor] of fields) parameters.set(`${path}.${field}`, tensor);
@@ -135,5 +137,6 @@ export function saveModules(
     const weight = parameters.get(`${shared.embeddings}.weight`)!;
     add(shared.head, layer, () => new Linear(layer.kernels, weight, -1, layer.inFeatures));
   }
-  return switchedCopies(parameters, copies);
+  const sharedHead = shared ? [`${shared.head}.weight`] : [];
+  return switchedCopies(parameters, copies, [...parameters.keys(), ...sharedHead]);
 }

@@ -3,7 +3,7 @@
  * `check_target_module_exists`, peft/utils/other.py `get_pattern_key`).
  */
 import { GraftError, nearest } from '../../base/index.ts';
-import { Embedding, type Model, namedModules, unwrapped } from '../../nn/index.ts';
+import { Embedding, headsOf, type Model, namedModules, unwrapped } from '../../nn/index.ts';
 
 export interface TargetConfig {
   readonly target_modules?: string | readonly string[] | null | undefined;
@@ -157,9 +157,9 @@ export function savedTargets(
 }
 
 /** Returns a test whether a path lies in the task's head, which is trained whole; by the end of a part, as for `modules_to_save`. */
-export function inTrainedHead({ task, sites: { head } }: Model): (path: string) => boolean {
-  if (task.labels.length === 0 || head === undefined) return () => false;
-  return (path) => path.split('.').some((part) => part.endsWith(head));
+export function inTrainedHead({ task, sites }: Model): (path: string) => boolean {
+  const heads = task.labels.length > 0 ? headsOf(sites) : [];
+  return (path) => path.split('.').some((part) => heads.some((head) => part.endsWith(head)));
 }
 
 /** Returns the modules of a model as candidates. */

@@ -1,6 +1,7 @@
 import { type Model, type Module, namedModules, unwrapped } from '../../nn/index.ts';
 import { ops, Tensor } from '../../tensor/index.ts';
 import { type Slot, type SlotCopy, switchedCopies, type TrainedCopies } from './copies.ts';
+import { requireOwnBias } from './folds.ts';
 import { trainable } from './parameter-init.ts';
 import { type SaveModulesOptions, saveModules } from './saved-modules.ts';
 import { inTrainedHead } from './targets.ts';
@@ -27,10 +28,12 @@ function trainBiases(
 ): TrainedCopies {
   const parameters = new Map<string, Tensor>();
   const copies: SlotCopy<Tensor>[] = [];
+  const replaces: string[] = [];
   const inHead = inTrainedHead(model);
   for (const [path, outer] of namedModules(model.root)) {
     const module = unwrapped(outer);
     if (!hasBias(module) || !isTrained(path) || inHead(path)) continue;
+    requireOwnBias(module, path);
     const slot = slots.get(module) ?? {
       original: module.bias,
       active: [],
@@ -41,9 +44,10 @@ function trainBiases(
     slots.set(module, slot);
     const copy = trainable(() => ops.clone(slot.original));
     parameters.set(isTarget(path) ? `${path}.base_layer.bias` : `${path}.bias`, copy);
+    replaces.push(`${path}.bias`);
     copies.push({ slot, copy });
   }
-  return switchedCopies(parameters, copies);
+  return switchedCopies(parameters, copies, replaces);
 }
 
 /**

@@ -124,6 +124,6 @@ function spacesBefore(examples: OpenedRows['examples']): (example: Example) => s
   return (example) => {
     if (example.kind === 'completion') return first!.space;
     const last = example.kind === 'chat' ? example.messages.at(-1)! : undefined;
-    return last?.role === 'assistant' ? spaceOf(last.content) : '';
+    return last?.role === 'assistant' ? spaceOf(last.content ?? '') : '';
   };
 }

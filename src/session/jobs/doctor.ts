@@ -119,20 +119,29 @@ function entriesOf({ layers, width, inner, kv, vocab, tied }: Shape): WeightEntr
   return [...Array.from({ length: layers }, () => [...block, ...norms]).flat(), ...tables, entry(width)];
 }
 
-const planShape = (shape: Shape, free: number) => plan(shape.name, entriesOf(shape), shape, shape.vocab, free);
+const planShape = (shape: Shape, free: number) => {
+  const stored = new Map(entriesOf(shape).map((entry, i) => [String(i), { entry }]));
+  return plan(shape.name, { stored, family: { heads: [] } }, shape, shape.vocab, free);
+};
 
 async function planModel(spec: string, free: number): Promise<MemoryPlan> {
-  const { source, config, stored } = openModel(await resolveModel(spec));
+  const { source, config, stored, family } = openModel(await resolveModel(spec));
   using _ = source;
-  const entries = [...stored.values()].map(({ entry }) => entry);
-  return plan(spec, entries, shapeOf(config), (config as { vocab_size?: number }).vocab_size ?? 0, free);
+  return plan(spec, { stored, family }, shapeOf(stored), (config as { vocab_size?: number }).vocab_size ?? 0, free);
 }
 
-function plan(name: string, entries: WeightEntry[], shape: BlockShape, vocab: number, free: number): MemoryPlan {
+function plan(
+  name: string,
+  model: Parameters<typeof heldBytes>[0],
+  shape: BlockShape,
+  vocab: number,
+  free: number,
+): MemoryPlan {
+  const entries = [...model.stored.values()].map(({ entry }) => entry);
   const linear = entries.filter((e) => e.shape.length === 2 && e.shape[0] !== vocab);
   const adapterBytes = linear.reduce((sum, e) => sum + 8 * (e.shape[0]! + e.shape[1]!) * 16, 0);
   const fits = quantizeModes.map((quantize): Fit => {
-    const weightBytes = heldBytes(entries, quantize);
+    const weightBytes = heldBytes(model, quantize);
     const left = free - weightBytes - adapterBytes;
     const microTokens = left > 0 ? tokenBudget(shape, weightBytes, left, bestPrecision()) : null;
     return { quantize, weightBytes, microTokens };

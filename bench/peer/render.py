@@ -1,0 +1,35 @@
+"""Renders conversations with chat templates as transformers' apply_chat_template does.
+
+  --input FILE   {"templates": [{"name", "source", "special": {token name: text}}], "conversations": [{"messages", "tools"}]}
+  --out FILE     {template name: [text of each conversation, or null where it is rejected]}
+"""
+import argparse
+import json
+
+import transformers.utils.chat_template_utils as ctu
+
+
+def render(template, conversation):
+    messages = [{k: v for k, v in m.items() if v is not None} for m in conversation["messages"]]
+    try:
+        (text,), _ = ctu.render_jinja_template([messages], tools=conversation.get("tools"), chat_template=template["source"], **template["special"])
+        return text
+    except Exception:
+        return None
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--input")
+    parser.add_argument("--out")
+    a = parser.parse_args()
+    with open(a.input) as f:
+        given = json.load(f)
+    texts = {t["name"]: [render(t, c) for c in given["conversations"]] for t in given["templates"]}
+    with open(a.out, "w") as f:
+        json.dump(texts, f)
+    print(json.dumps({"templates": len(texts)}))
+
+
+if __name__ == "__main__":
+    main()

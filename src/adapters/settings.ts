@@ -1,0 +1,40 @@
+/** Methods that are settings of others (quantisation-aware training), saved beside what these write: `graft.json`, and their tensors. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { openSafetensors, writeSafetensors } from '../io/index.ts';
+import type { Adapter } from '../methods/index.ts';
+import { type GraftFile, writeGraftFile } from './adapter-dir.ts';
+import { fillTensors, tensorToWrite } from './tensor-files.ts';
+
+const tensorsName = 'settings.safetensors';
+
+/** The adapters whose settings are saved beside the others. */
+export const settingsOf = (parts: readonly Adapter[]): Adapter[] => parts.filter(({ writes }) => writes === 'settings');
+
+/** Their configs as they stand in `graft.json`. */
+export const savedSettings = (settings: readonly Adapter[]): Pick<GraftFile, 'settings'> =>
+  settings.length > 0 ? { settings: settings.map(({ method, config }) => ({ type: method, ...config })) } : {};
+
+const tensorsOf = (settings: readonly Adapter[]) =>
+  new Map(settings.flatMap(({ parameters }, i) => [...parameters].map(([key, t]) => [`${i}.${key}`, t] as const)));
+
+/** Writes their tensors into a directory; no file where they have none. */
+export function writeSettingsTensors(dir: string, settings: readonly Adapter[]): void {
+  const tensors = tensorsOf(settings);
+  if (tensors.size > 0) writeSafetensors(join(dir, tensorsName), [...tensors].map(tensorToWrite), { format: 'pt' });
+}
+
+/** Writes all of them into the directory of a model. */
+export function writeSettings(dir: string, settings: readonly Adapter[]): void {
+  writeGraftFile(dir, savedSettings(settings));
+  writeSettingsTensors(dir, settings);
+}
+
+/** Fills their tensors from a directory. @throws GraftError 'mismatch' for tensors that do not fit, 'input' for a missing file */
+export function loadSettings(dir: string, settings: readonly Adapter[]): void {
+  const tensors = tensorsOf(settings);
+  const file = join(dir, tensorsName);
+  if (tensors.size === 0 && !existsSync(file)) return;
+  using source = openSafetensors(file);
+  fillTensors(source, tensors, file);
+}

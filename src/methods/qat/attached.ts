@@ -1,0 +1,125 @@
+/** Rounding that is on a model: switching it, merging under it, taking it off. */
+import { type Embedding, type Linear, type Model, moduleAt, replaceModule } from '../../nn/index.ts';
+import type { Tensor } from '../../tensor/index.ts';
+import {
+  type Adapter,
+  type Fold,
+  fold,
+  layerUnder,
+  type Switch,
+  unfold,
+  unwrap,
+  type WeightRounding,
+  type Wrapper,
+} from '../shared/index.ts';
+import type { QatConfig } from './config.ts';
+import { RoundedInputs, RoundedLinear } from './layers.ts';
+import { refuse } from './plan.ts';
+
+/** How one module is rounded: by a change of its frozen weight, or by a wrapper that does it in every forward pass. */
+export type Part =
+  | { readonly path: string; readonly layer: Linear | Embedding; readonly change: Fold }
+  | { readonly path: string; readonly wrapper: Wrapper };
+
+interface Rounded {
+  readonly parts: readonly Part[];
+  readonly parameters: ReadonlyMap<string, Tensor>;
+  readonly roundings: ReadonlyMap<string, WeightRounding>;
+  readonly state: Switch;
+}
+
+/** The layers that a qat method rounds: two of them would round one on top of the other. */
+const roundedLayers = new WeakSet<object>();
+
+/** Puts a wrapper around a module: outermost, or directly around the layer where its adapters see the inputs as they are. */
+function wrap(model: Model, path: string, wrapper: Wrapper): void {
+  const outer = moduleAt(model.root, path) as Wrapper;
+  let above = wrapper instanceof RoundedInputs ? outer : undefined;
+  if (above?.base_layer === undefined) {
+    replaceModule(model.root, path, wrapper);
+    return;
+  }
+  while ((above.base_layer as Wrapper).base_layer !== undefined) above = above.base_layer as Wrapper;
+  above.base_layer = wrapper;
+}
+
+export function attached(model: Model, config: QatConfig, { parts, parameters, roundings, state }: Rounded): Adapter {
+  let [enabled, active, merged] = [true, true, false];
+  let [folded, isAttached] = [false, true];
+  const change = (on: boolean) => {
+    if (on !== folded) for (const part of parts) if ('change' in part) (on ? fold : unfold)(part.layer, part.change);
+    folded = on;
+  };
+  const apply = () => {
+    state.enabled = enabled && active && !merged;
+    // Merged over a rounded base, the sum is of that base; otherwise what is written is rounded when it is written.
+    change(enabled && active && !(merged && config.over === 'merged'));
+  };
+  const layers = [...roundings.keys()].map((path) => [path, layerUnder(moduleAt(model.root, path))] as const);
+  const twice = layers.find(([, layer]) => roundedLayers.has(layer));
+  if (twice) {
+    for (const tensor of parameters.values()) tensor.dispose();
+    refuse(`'${twice[0]}' is rounded by another qat method`, 'Give each its own target_modules');
+  }
+  for (const [, layer] of layers) roundedLayers.add(layer);
+  for (const part of parts) if ('wrapper' in part) wrap(model, part.path, part.wrapper);
+  apply();
+  const adapter: Adapter = {
+    method: 'qat',
+    writes: 'settings',
+    config,
+    parameters,
+    roundings,
+    warnings: meaningOf(config, parts),
+    get enabled() {
+      return enabled;
+    },
+    set enabled(on: boolean) {
+      enabled = on;
+      apply();
+    },
+    ...(config.start_step > 0 && {
+      beforeStep(step: number, steps: number) {
+        if (config.start_step >= steps)
+          refuse(`start_step is ${config.start_step}, and the run ends after ${steps} steps`, 'Lower start_step');
+        active = step >= config.start_step;
+        apply();
+      },
+    }),
+    merge() {
+      merged = true;
+      apply();
+    },
+    unmerge() {
+      merged = false;
+      apply();
+    },
+    detach() {
+      if (!isAttached) return;
+      isAttached = false;
+      for (const [, layer] of layers) roundedLayers.delete(layer);
+      enabled = false;
+      apply();
+      for (const part of parts) {
+        if (!('wrapper' in part)) continue;
+        unwrap(model.root, part.path, part.wrapper);
+        if (part.wrapper instanceof RoundedLinear) part.wrapper.free();
+      }
+      for (const tensor of parameters.values()) tensor.dispose();
+    },
+    [Symbol.dispose]: () => adapter.detach(),
+  };
+  return adapter;
+}
+
+/** What is rounded, and what the result is for. */
+function meaningOf({ weight, over }: QatConfig, parts: readonly Part[]): string[] {
+  const sums = parts.filter((part) => 'wrapper' in part && part.wrapper instanceof RoundedLinear).length;
+  if (over === 'base')
+    return [
+      `qat: the frozen base is rounded to ${weight}, the adapter stays in float: it is for a base quantised so (graft quantize --to ${weight})`,
+    ];
+  return sums > 0
+    ? [`qat: the merged weight of ${sums} layers is rounded to ${weight}: write it with graft merge --to ${weight}`]
+    : [`qat: the base is rounded to ${weight}, the adapter stays in float beside it (graft quantize --to ${weight})`];
+}

@@ -1,0 +1,72 @@
+import { z } from 'zod';
+import {
+  integerFormats,
+  isIntegerFormat,
+  type Quantization,
+  type WeightFormat,
+  weightFormats,
+} from '../../quant/index.ts';
+import { targetFields } from '../shared/index.ts';
+
+const format = z.enum(weightFormats as [WeightFormat, ...WeightFormat[]]);
+
+export const qatConfig = z
+  .strictObject({
+    weight: format.describe(
+      'Number format to which weights are rounded: a block format of GGUF, rounded as llama.cpp does (q4_0, q8_0, q4_k …), nf4, or integers, rounded as torchao does (int2 to int8).',
+    ),
+    group_size: z
+      .union([z.int().positive(), z.literal('channel')])
+      .optional()
+      .describe(
+        'Integers: elements of a row that share a scale; channel: the whole row. Default: 32. GGUF’s blocks have their own size.',
+      ),
+    symmetric: z
+      .boolean()
+      .default(true)
+      .describe('Integers: zero has the code 0; false: codes span the range from minimum to maximum of each group.'),
+    activation: z
+      .enum(['int8'])
+      .optional()
+      .describe('Inputs of these layers are rounded too: to int8 with a scale and a zero point for each token.'),
+    over: z
+      .enum(['merged', 'base'])
+      .default('merged')
+      .describe(
+        'What is rounded where another method changes a weight. merged: the sum W + s·BA, as in a merged and quantised model; base: the frozen W, and the adapter stays in float, as on a quantised base that many adapters share.',
+      ),
+    target_modules: targetFields.target_modules.describe(
+      'Modules whose weights are rounded, named as for lora. Default: all-linear, every linear layer but the head.',
+    ),
+    exclude_modules: targetFields.exclude_modules.describe('Modules that are not rounded, named in the same way.'),
+    embedding: format
+      .optional()
+      .describe('Number format of the embeddings; a head that shares their table has it too. Default: not rounded.'),
+    head: format.optional().describe('Number format of the output projection to the vocabulary. Default: not rounded.'),
+    learned_range: z
+      .boolean()
+      .default(false)
+      .describe(
+        'Symmetric integers: the scale of each group is trained (LSQ, arXiv 1902.08153), beginning at the range of its weights.',
+      ),
+    start_step: z.int().nonnegative().default(0).describe('Steps that are trained without rounding first.'),
+  })
+  .describe(
+    'Weights are rounded to a number format in every forward pass, so that training learns with the error of the quantised model (quantisation-aware training, arXiv 1712.05877). It stands beside a method that trains: full, lora and others.',
+  );
+
+export type QatConfig = z.infer<typeof qatConfig>;
+
+/** Elements of a group of integers, where the config does not say. */
+const defaultGroup = 32;
+
+/** How weights of this format are rounded under a config. */
+export function quantizationOf(config: QatConfig, weightFormat: WeightFormat = config.weight): Quantization {
+  if (!isIntegerFormat(weightFormat)) return { format: weightFormat };
+  const { group_size: group = defaultGroup, symmetric } = config;
+  return { format: weightFormat, ...(group !== 'channel' && { groupSize: group }), symmetric };
+}
+
+/** Bits of the integers of a format; undefined for formats in blocks. */
+export const bitsOf = (weightFormat: WeightFormat): number | undefined =>
+  isIntegerFormat(weightFormat) ? integerFormats[weightFormat].bits : undefined;

@@ -1,0 +1,1 @@
+export { qat } from './qat.ts';

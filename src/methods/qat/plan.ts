@@ -1,0 +1,76 @@
+/** Which modules a config rounds, to which format, and whether that is possible. */
+import { GraftError } from '../../base/index.ts';
+import { type Embedding, type Linear, type Model, moduleAt, unwrapped } from '../../nn/index.ts';
+import { formats, isIntegerFormat, type Quantization, requireWidths, type WeightFormat } from '../../quant/index.ts';
+import { candidatesOf, layerUnder, selectTargets } from '../shared/index.ts';
+import { type QatConfig, quantizationOf } from './config.ts';
+
+/** @throws GraftError 'usage' */
+export function refuse(problem: string, hint: string): never {
+  throw new GraftError('usage', problem, { place: 'method', hint });
+}
+
+/** @throws GraftError 'usage' for fields that exclude one another */
+export function requireFields(config: QatConfig): void {
+  const formatsUsed = [config.weight, config.embedding, config.head].filter((format) => format !== undefined);
+  const blocks = formatsUsed.find((format) => !isIntegerFormat(format));
+  if (blocks && config.group_size !== undefined && !formatsUsed.some(isIntegerFormat))
+    refuse(`${blocks} has blocks of its own size, and group_size is for integers`, 'Leave out group_size');
+  if (!isIntegerFormat(config.weight) && !config.symmetric)
+    refuse(`symmetric: false is for integers, not for ${config.weight}`, 'Leave out symmetric');
+  if (config.learned_range && (!isIntegerFormat(config.weight) || !config.symmetric || config.over === 'base'))
+    refuse(
+      'learned_range needs symmetric integers over the merged weight',
+      'Choose int2 to int8, or leave out learned_range',
+    );
+}
+
+/** The number format of each module that is rounded, by path. */
+export function formatsByPath(model: Model, config: QatConfig): Map<string, WeightFormat> {
+  const { embeddings, head } = model.sites;
+  const isOutput = head !== undefined && model.task.labels.length === 0;
+  const targets = { target_modules: config.target_modules ?? 'all-linear', exclude_modules: config.exclude_modules };
+  const byPath = new Map<string, WeightFormat>();
+  for (const { path, kind } of selectTargets(candidatesOf(model), targets, [])) {
+    if (kind === 'embedding')
+      refuse(`target_modules selects '${path}', an embedding`, 'Give its format in the field embedding');
+    byPath.set(path, config.weight);
+  }
+  if (config.head && !isOutput) refuse('head is for models with an output projection to a vocabulary', 'Leave it out');
+  if (config.head) byPath.set(head!, config.head);
+  if (config.embedding) byPath.set(embeddings, config.embedding);
+  const [table, output] = [embeddings, head].map((path) => path && unwrapped(moduleAt(model.root, path)));
+  const tied = isOutput && (table as Embedding).weight === (output as Linear).weight;
+  const [ofTable, ofHead] = [byPath.get(embeddings), byPath.get(head ?? '')];
+  if (!tied || (ofTable === undefined && ofHead === undefined)) return byPath;
+  if (ofTable && ofHead && ofTable !== ofHead)
+    refuse(
+      `embeddings and head share one table, which cannot be ${ofTable} and ${ofHead}`,
+      'Give embedding and head the same format',
+    );
+  byPath.set(embeddings, (ofTable ?? ofHead)!).set(head!, (ofTable ?? ofHead)!);
+  return byPath;
+}
+
+/** @throws GraftError 'mismatch' that names the layers whose rows a format's groups do not divide */
+export function requireWidthsOf(model: Model, config: QatConfig, byPath: ReadonlyMap<string, WeightFormat>): void {
+  const widthAt = (path: string) => {
+    const layer = layerUnder(moduleAt(model.root, path));
+    return 'inFeatures' in layer ? layer.inFeatures : layer.width;
+  };
+  for (const format of new Set(byPath.values())) {
+    const paths = [...byPath.keys()].filter((path) => byPath.get(path) === format);
+    requireWidths(quantizationOf(config, format), new Map(paths.map((path) => [path, widthAt(path)])));
+  }
+}
+
+/** Whether the weight of a layer is in blocks already. @throws GraftError 'usage' where these are of another format */
+export function isPacked({ format }: Linear | Embedding, path: string, { format: wanted }: Quantization): boolean {
+  if (format < 0) return false;
+  const [held] = Object.entries(formats).find(([, { nativeId }]) => nativeId === format)!;
+  if (held === wanted) return true;
+  refuse(
+    `the weight of '${path}' is held as ${held}, and cannot be rounded to ${wanted} on top of that`,
+    `Load the model with quantize: none, or round to ${held}`,
+  );
+}

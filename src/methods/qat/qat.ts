@@ -1,0 +1,105 @@
+/**
+ * Quantisation-aware training (Jacob et al., arXiv 1712.05877): every forward pass computes with weights rounded to a number format
+ * and back, and gradients pass the rounding unchanged except where a code was clipped. It has no weights of its own: it stands beside
+ * the method that trains, and rounds what that method makes of a layer's weight (`over: merged`) or the frozen base below it
+ * (`over: base`). A weight that nothing changes is packed once, and takes less memory.
+ */
+import { type LinearLayer, type Model, moduleAt } from '../../nn/index.ts';
+import { integersOf, isIntegerFormat, type WeightFormat } from '../../quant/index.ts';
+import { ops, type Tensor } from '../../tensor/index.ts';
+import {
+  type Adapter,
+  layerUnder,
+  type Method,
+  type Switch,
+  type Table,
+  trainable,
+  type Wrapper,
+} from '../shared/index.ts';
+import { attached, type Part } from './attached.ts';
+import { type QatConfig, qatConfig, quantizationOf } from './config.ts';
+import { chainOf, RoundedInputs, RoundedLinear, RoundedTable, type Rounding, roundingFold } from './layers.ts';
+import { formatsByPath, isPacked, refuse, requireFields, requireWidthsOf } from './plan.ts';
+
+/** @throws GraftError 'usage' where the merged weight is not what the chain computes in training */
+function requireMergeable(path: string, chain: readonly Wrapper[]): void {
+  if (chain.some((wrapper) => ((wrapper as { dropout?: number }).dropout ?? 0) > 0))
+    refuse(
+      `a merged weight has no dropout, and the adapter on '${path}' has`,
+      'Set lora_dropout: 0, or use over: base',
+    );
+}
+
+/** Scales that begin at the range of a layer's weights (LSQ, arXiv 1902.08153); undefined where they are not trained. */
+function learnedScales(layer: ReturnType<typeof layerUnder>, rounding: Rounding, { learned_range }: QatConfig) {
+  const { quantization } = rounding;
+  if (!learned_range || !('inFeatures' in layer) || !isIntegerFormat(quantization.format)) return undefined;
+  return trainable(() => ops.clampMin(integersOf(layer.denseWeight(), quantization).scales, 1e-9));
+}
+
+/** Returns how the module at a path is rounded, and what does it. */
+function partsAt(
+  model: Model,
+  config: QatConfig,
+  path: string,
+  format: WeightFormat,
+  state: Switch,
+): { rounding: Rounding; parts: Part[] } {
+  const module = moduleAt(model.root, path) as LinearLayer | Table;
+  const layer = layerUnder(module);
+  const chain = chainOf(module);
+  const quantization = quantizationOf(config, format);
+  const packed = isPacked(layer, path, quantization);
+  const { requiresGrad: isTrained } = layer.weight;
+  if (isTrained && config.over === 'base')
+    refuse(`over: base rounds a frozen weight, and '${path}' is trained`, 'Leave out over');
+  const isSum = isTrained || (config.over === 'merged' && chain.length > 0);
+  if (isSum) requireMergeable(path, chain);
+  if (packed && (isSum || config.learned_range))
+    refuse(
+      `the weight of '${path}' is packed, and what is rounded is its sum with an update`,
+      'Load the model with quantize: none, or use over: base',
+    );
+  const scales = learnedScales(layer, { quantization }, config);
+  const rounding: Rounding = { quantization, ...(scales && { scales }) };
+  const roundsInputs = config.activation !== undefined;
+  if (!isSum && !scales) {
+    const change: Part[] = packed ? [] : [{ path, layer, change: roundingFold(model.kernels, rounding) }];
+    const inputs: Part[] =
+      roundsInputs && 'inFeatures' in layer ? [{ path, wrapper: new RoundedInputs(layer, state) }] : [];
+    return { rounding, parts: [...change, ...inputs] };
+  }
+  const wrapper =
+    'inFeatures' in layer
+      ? new RoundedLinear(module as LinearLayer, rounding, roundsInputs, state)
+      : new RoundedTable(module as Table, rounding, model.kernels, state);
+  return { rounding, parts: [{ path, wrapper }] };
+}
+
+export const qat: Method<QatConfig> = {
+  name: 'qat',
+  writes: 'settings',
+  config: qatConfig,
+
+  attach(model, config): Adapter {
+    requireFields(config);
+    const byPath = formatsByPath(model, config);
+    requireWidthsOf(model, config, byPath);
+    const state: Switch = { enabled: true };
+    const roundings = new Map<string, Rounding>();
+    const parameters = new Map<string, Tensor>();
+    const parts: Part[] = [];
+    try {
+      for (const [path, format] of byPath) {
+        const { rounding, parts: ofPath } = partsAt(model, config, path, format, state);
+        roundings.set(path, rounding);
+        if (rounding.scales) parameters.set(`${path}.weight_scale`, rounding.scales);
+        parts.push(...ofPath);
+      }
+    } catch (cause) {
+      for (const tensor of parameters.values()) tensor.dispose();
+      throw cause;
+    }
+    return attached(model, config, { parts, parameters, roundings, state });
+  },
+};
