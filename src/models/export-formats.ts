@@ -12,12 +12,20 @@ import {
   type WeightFormat,
   weightFormats,
 } from '../quant/index.ts';
+import type { Tensor } from '../tensor/index.ts';
 
 /** Element types in which weights can be written unquantised. */
 export type FloatFormat = 'float32' | 'float16' | 'bfloat16';
 
-/** The format in which the weight of a layer or an embedding is written. */
-export type WrittenFormat = Quantization | { readonly format: FloatFormat };
+/** How a weight was rounded in training. */
+export interface TrainedRounding {
+  readonly quantization: Quantization;
+  /** Trained scales of symmetric integers, float32 [out, groups]. */
+  readonly scales?: Tensor | undefined;
+}
+
+/** The format in which the weight of a layer or an embedding is written; integers can have scales of their own. */
+export type WrittenFormat = (Quantization & Pick<TrainedRounding, 'scales'>) | { readonly format: FloatFormat };
 
 /**
  * Returns the format of the weight of the module at a path; undefined: float32. Biases, norms and everything else are always
@@ -58,12 +66,18 @@ function* matricesOf(model: Model): Generator<{ path: string; width: number; hel
 }
 
 /**
- * Returns the format of every matrix, and a line where rows do not fit blocks and are written in another format, as in llama.cpp,
+ * Returns the format of every matrix: those for which it was trained, where `to` names them; and a line where rows do not fit blocks and are written in another format, as in llama.cpp,
  * and where weights have been rounded before.
  * @throws GraftError 'mismatch' for groups of integers that do not divide a row, 'usage' for a mixture of GGUF's formats and others
  */
-export function formatsFor(model: Model, choice: ExportChoice): { formatOf: FormatOf; notes: string[] } {
+export function formatsFor(
+  model: Model,
+  choice: ExportChoice,
+  trained: ReadonlyMap<string, TrainedRounding> = new Map(),
+): { formatOf: FormatOf; notes: string[] } {
   const { to, groupSize } = choice;
+  const ofLayers = [...trained].filter(([path]) => !isTable(model, path)).map(([, { quantization }]) => quantization);
+  if (ofLayers.length > 0 && ofLayers.every(({ format }) => format === to)) return asTrained(model, choice, trained);
   const embedding = choice.embedding ?? (isFloat(to) ? to : isGgufFormat(to) ? 'q8_0' : 'none');
   if (embedding !== 'none' && !isFloat(embedding) && isGgufFormat(embedding) !== isGgufFormat(to)) {
     throw new GraftError('usage', `one file cannot hold both ${to} and ${embedding}`, {
@@ -71,16 +85,15 @@ export function formatsFor(model: Model, choice: ExportChoice): { formatOf: Form
       hint: isGgufFormat(to) ? `Choose one of ${ggufFormats.join(', ')}` : 'Choose int2 to int8, or none',
     });
   }
-  const { embeddings, head } = model.sites;
   const byPath = new Map<string, WrittenFormat>();
   const replaced = new Map<string, { widths: Set<number>; count: number; line: [ExportFormat, ExportFormat] }>();
   const widths = { blocks: new Map<string, number>(), embedding: new Map<string, number>() };
   const roundedBefore = new Set<FormatName>();
   for (const { path, width, held } of matricesOf(model)) {
-    const isTable = path === embeddings || path === head;
-    const wanted = isTable ? embedding : to;
+    const isOfTable = isTable(model, path);
+    const wanted = isOfTable ? embedding : to;
     if (wanted === 'none') continue;
-    widths[isTable ? 'embedding' : 'blocks'].set(path, width);
+    widths[isOfTable ? 'embedding' : 'blocks'].set(path, width);
     const format = fitting(wanted, width);
     byPath.set(path, { format, ...(isIntegerFormat(format as WeightFormat) && { groupSize }) } as WrittenFormat);
     const before = blockFormatOf(held);
@@ -104,9 +117,40 @@ export function formatsFor(model: Model, choice: ExportChoice): { formatOf: Form
     const what = count === 1 ? '1 weight has rows' : `${count} weights have rows`;
     return `${what} of ${[...sizes].join(' or ')} numbers, which blocks of ${blocks} do not divide: ${format} instead of ${from}, as in llama.cpp`;
   });
+  const others = new Set(ofLayers.map(({ format }) => format));
+  if (others.size > 0) notes.push(`the adapter was trained for ${[...others].join(', ')}, and not for ${to}`);
   if (roundedBefore.size > 0)
     notes.push(`weights that were rounded before (${[...roundedBefore].join(', ')}) are rounded again from there`);
   return { formatOf: (path) => byPath.get(path), notes };
+}
+
+const isTable = ({ sites }: Model, path: string) => path === sites.embeddings || path === sites.head;
+
+/** Returns the formats for which a model was trained: what was rounded then is rounded so, and nothing else. */
+function asTrained(
+  model: Model,
+  { to, groupSize, embedding }: ExportChoice,
+  trained: ReadonlyMap<string, TrainedRounding>,
+): { formatOf: FormatOf; notes: string[] } {
+  const other = [...trained.values()].find(
+    ({ quantization }) => groupSize !== undefined && quantization.groupSize !== groupSize,
+  );
+  if (other) {
+    const size = other.quantization.groupSize ?? 'the whole row';
+    throw new GraftError('usage', `the adapter was trained for ${to} with a group_size of ${size}, not ${groupSize}`, {
+      hint: 'Leave group_size out',
+    });
+  }
+  const chosen = embedding === 'none' ? undefined : embedding;
+  return {
+    notes: [],
+    formatOf(path) {
+      if (embedding !== undefined && isTable(model, path))
+        return chosen && ({ format: chosen, groupSize } as WrittenFormat);
+      const rounding = trained.get(path);
+      return rounding && { ...rounding.quantization, scales: rounding.scales };
+    },
+  };
 }
 
 /** Returns the format in blocks with a native number. */

@@ -72,12 +72,13 @@ function transposedCodes(codes: Int8Array, rows: number): Int8Array {
 /**
  * Returns the tensors that hold a weight as integers. They are computed when they are written.
  * @param name the weight's key
+ * @param quantization with scales, where these are given and not computed
  * @param make returns the weight, float32 [out, in]
  */
 export function integerTensors(
   name: string,
   [out, width]: readonly [number, number],
-  quantization: Quantization,
+  { scales, ...quantization }: Quantization & { readonly scales?: Tensor | undefined },
   make: () => Tensor,
 ): TensorToWrite[] {
   const { bits } = integerFormats[quantization.format as IntegerFormat];
@@ -85,7 +86,7 @@ export function integerTensors(
   const bytesOf = (take: (integers: IntegerWeight) => Uint8Array) => () => {
     let bytes = new Uint8Array();
     scoped(() => {
-      bytes = new Uint8Array(take(integersOf(make(), quantization)));
+      bytes = new Uint8Array(take(integersOf(make(), quantization, scales)));
       return undefined;
     });
     return bytes;

@@ -70,7 +70,7 @@ export async function mergeFiles(
       hint: 'Use it beside the base: every command takes it with --adapter',
     });
   }
-  const writing = prepareWriting(model, { path, out, dtype, choice });
+  const writing = prepareWriting(model, { path, out, dtype, choice, trained: adapter.roundings });
   context.throwIfStopped();
   const apart = outputs(model);
   adapter.merge();

@@ -7,7 +7,7 @@ import { golden, logitsOf, temporary } from '../../../test/support.ts';
 import { saveAdapter } from '../../adapters/index.ts';
 import { startEngine } from '../../engine/index.ts';
 import { openGguf } from '../../io/index.ts';
-import { attachMethods } from '../../methods/index.ts';
+import { attachMethods, type MethodChoice } from '../../methods/index.ts';
 import { type ExportFormat, loadModel } from '../../models/index.ts';
 import { Linear, type Model, namedModules } from '../../nn/index.ts';
 import { pack } from '../../quant/index.ts';
@@ -102,6 +102,51 @@ test('merging with a format rounds the merged sum once: what is read back are th
     round(merged, to);
     using written = loadModel(out);
     assert.deepEqual(logitsOf(written, ids), logitsOf(merged, ids), to);
+  }
+});
+
+test('after quantisation-aware training, what is written is the network that trained', async () => {
+  for (const [weight, more] of [
+    ['q4_0', {}],
+    ['q4_0', { embedding: 'q8_0', head: 'q8_0' }],
+    ['q5_1', { exclude_modules: ['down_proj'] }],
+    ['int4', { group_size: 32 }],
+    ['int3', { group_size: 'channel', symmetric: false }],
+    ['int4', { group_size: 32, learned_range: true }],
+  ] as const) {
+    using dir = temporary();
+    const adapterDir = join(dir.path, 'adapter');
+    const what = JSON.stringify([weight, more]);
+    {
+      using loaded = loadModel(base);
+      const lora = { type: 'lora', target_modules: 'all-linear', init_lora_weights: false } as const;
+      using adapter = attachMethods(loaded, [lora, { type: 'qat', weight, ...more } as MethodChoice], 1);
+      saveAdapter(loaded, adapter, adapterDir, { base });
+    }
+    const out = join(dir.path, weight.startsWith('q') ? 'merged.gguf' : 'merged');
+    const result = await mergeFiles({ model: base, adapter: adapterDir, to: weight, out });
+    assert.ok(result.maxDrift <= 1e-5, `${what}: ${result.maxDrift}`);
+    assert.deepEqual([result.changed, result.notes], [0, []], what);
+    if (weight === 'q5_1') {
+      using source = openGguf(out);
+      const formatOf = (name: string) => source.entries.get(name)!.format;
+      assert.deepEqual(['blk.0.attn_q.weight', 'blk.0.ffn_down.weight', 'token_embd.weight'].map(formatOf), [
+        'q5_1',
+        'float32',
+        'float32',
+      ]);
+      const other = await mergeFiles({
+        model: base,
+        adapter: adapterDir,
+        to: 'q8_0',
+        out: join(dir.path, 'other.gguf'),
+      });
+      assert.match(other.notes.join(), /the adapter was trained for q5_1, and not for q8_0/);
+    }
+    if (weight === 'int4') {
+      const settings = { model: base, adapter: adapterDir, to: weight, groupSize: 16, out: join(dir.path, 'other') };
+      await assert.rejects(mergeFiles(settings), /trained for int4 with a group_size of 32, not 16/);
+    }
   }
 });
 

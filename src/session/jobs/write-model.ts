@@ -6,13 +6,13 @@ import { tokenizerFilesOf, tokenizerIfAny } from '../../data/index.ts';
 import {
   type ExportChoice,
   type ExportFormat,
-  type FormatOf,
   formatsFor,
   isGgufFormat,
   openModel,
   requireGguf,
   saveGguf,
   saveModel,
+  type TrainedRounding,
 } from '../../models/index.ts';
 import type { Model } from '../../nn/index.ts';
 import { ggufFormats } from '../../quant/index.ts';
@@ -44,8 +44,8 @@ interface Writing {
   readonly dtype: FloatType;
   /** Absent: a directory of dense weights. */
   readonly choice: ExportChoice | undefined;
-  /** The format of each matrix, by the path of its module, instead of what follows from `choice`. */
-  readonly formatOf?: FormatOf;
+  /** How weights were rounded in training, by the paths of their modules. */
+  readonly trained?: ReadonlyMap<string, TrainedRounding> | undefined;
 }
 
 /**
@@ -110,9 +110,9 @@ export function prepareWriting(model: Model, writing: Writing): (context: Writin
   const { path, out, dtype, choice } = writing;
   const isGguf = choice !== undefined && isGgufFormat(choice.to);
   if (isGguf) requireGguf(model);
-  const chosen = choice && formatsFor(model, choice);
-  const formatOf = writing.formatOf ?? chosen?.formatOf;
-  const notes = writing.formatOf ? [] : (chosen?.notes ?? []);
+  const chosen = choice && formatsFor(model, choice, writing.trained);
+  const formatOf = chosen?.formatOf;
+  const notes = [...(chosen?.notes ?? [])];
   const tokenizer = isGguf && statSync(path).isDirectory() ? tokenizerIfAny(path)?.gguf(model.vocabSize) : undefined;
   if (isGguf && statSync(path).isDirectory() && !tokenizer)
     notes.push('the base has no tokenizer, so the file has none');
