@@ -4,11 +4,11 @@ import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { tinyModel } from '../../../test/samples/tiny.ts';
 import { golden, logitsOf, temporary } from '../../../test/support.ts';
-import { saveAdapter } from '../../adapters/index.ts';
+import { saveAdapter, settingsOf, writeSettings } from '../../adapters/index.ts';
 import { startEngine } from '../../engine/index.ts';
 import { openGguf } from '../../io/index.ts';
 import { attachMethods, type MethodChoice } from '../../methods/index.ts';
-import { type ExportFormat, loadModel } from '../../models/index.ts';
+import { type ExportFormat, loadModel, saveModel } from '../../models/index.ts';
 import { Linear, type Model, namedModules } from '../../nn/index.ts';
 import { pack } from '../../quant/index.ts';
 import { ops, scope } from '../../tensor/index.ts';
@@ -148,6 +148,28 @@ test('after quantisation-aware training, what is written is the network that tra
       await assert.rejects(mergeFiles(settings), /trained for int4 with a group_size of 32, not 16/);
     }
   }
+});
+
+test('a whole model that was trained to be rounded is written so', async () => {
+  using dir = temporary();
+  const trained = join(dir.path, 'trained');
+  {
+    using model = loadModel(base);
+    const choice = { type: 'qat', weight: 'q4_1', exclude_modules: ['up_proj'], embedding: 'q5_0' } as MethodChoice;
+    using adapter = attachMethods(model, [{ type: 'full' }, choice], 1);
+    const settings = settingsOf(adapter.parts);
+    for (const part of settings) part.enabled = false;
+    saveModel(model, trained, base, 'float32', {}, { writeMore: (draft) => writeSettings(draft, settings) });
+  }
+  const out = join(dir.path, 'm.gguf');
+  const { maxDrift, notes } = await quantizeFiles({ model: trained, to: 'q4_1', out });
+  assert.ok(maxDrift <= 1e-5, `${maxDrift}`);
+  assert.deepEqual(notes, ['the base has no tokenizer, so the file has none']);
+  using source = openGguf(out);
+  assert.deepEqual(
+    ['blk.0.attn_q', 'blk.0.ffn_up', 'token_embd'].map((name) => source.entries.get(`${name}.weight`)!.format),
+    ['q4_1', 'float32', 'q5_0'],
+  );
 });
 
 test('options that contradict each other, and formats that no file can hold, are refused; nothing is written', async () => {

@@ -1,3 +1,4 @@
+import { attachSettings, settingsOf } from '../../adapters/index.ts';
 import { requireNew, resolveModel } from '../../io/index.ts';
 import { type ExportChoice, loadModel } from '../../models/index.ts';
 import { releaseResidents } from '../resident.ts';
@@ -29,8 +30,16 @@ export async function quantizeFiles(
   const path = await resolveModel(id);
   const load = (from: string) => loadModel(from, { quantize: 'keep', progress: () => context.throwIfStopped() });
   using model = load(path);
-  const write = prepareWriting(model, { path, out, dtype, choice });
+  // A model that was trained to be rounded says how.
+  using settings = attachSettings(model, path);
+  const rounding = (on: boolean) => {
+    for (const part of settings ? settingsOf(settings.parts) : []) part.enabled = on;
+  };
+  rounding(false);
+  const write = prepareWriting(model, { path, out, dtype, choice, trained: settings?.roundings });
+  rounding(true);
   const before = outputs(model);
+  rounding(false);
   const written = write(context);
   using quantised = load(out);
   return { ...driftOf(outputs(quantised), before), ...written };
