@@ -1,15 +1,16 @@
 /**
  * Files that Graft exports, in llama.cpp (npm node-llama-cpp, installed into the cache on the first run: about 100 MB).
- *   npm run proof:gguf -- [--model FILE.gguf|DIR] [--formats q4_0,q8_0 …] [--prompts 50] [--tokens 32]
+ *   npm run proof:gguf -- [--model FILE.gguf|DIR] [--formats q4_0,q8_0 …] [--prompts 50] [--tokens 32] [--threads 2]
  * - models of every architecture and rotary scaling that GGUF has, tiny and with random weights, and the real model, in every format:
- *   whether llama.cpp loads the file without a warning, and how many greedily chosen tokens are Graft's on the same file: each row
- *   by itself (one other token changes all that follow), and token by token on Graft's rows
+ *   whether llama.cpp loads the file without a warning, and how many greedily chosen tokens are Graft's on the same file, token by
+ *   token after Graft's own. Reported beside it: rows that go on by themselves, where one other token changes all that follow.
+ *   llama.cpp rounds the inputs of layers with packed weights to int8, and keeps keys and values in float16; Graft does neither.
  * - LoRA as a GGUF file, applied by llama.cpp
  * - ids of tokenizers on test/golden/tokenizer/corpus.jsonl
  * The last line is one JSON document.
  */
 import { spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { convertAdapter, loadAdapter, saveAdapter } from '../src/adapters/index.ts';
@@ -23,6 +24,7 @@ import type { Model } from '../src/nn/index.ts';
 import { ggufFormats } from '../src/quant/index.ts';
 import { noGrad, ops, Tensor } from '../src/tensor/index.ts';
 import { tinyModel } from '../test/samples/tiny.ts';
+import { tokenizerJson, withAllMerges } from '../test/samples/tokenizers.ts';
 import { golden } from '../test/support.ts';
 import { fetchSmolLM2 } from '../tools/fetch/fetch.ts';
 import { type Bar, integers, report, round, workFolder } from './support.ts';
@@ -33,10 +35,12 @@ const { values: args } = parseArgs({
     formats: { type: 'string', default: ggufFormats.join(',') },
     prompts: { type: 'string', default: '50' },
     tokens: { type: 'string', default: '32' },
+    threads: { type: 'string', default: '2' },
   },
 });
 const real = args.model ?? fetchSmolLM2();
 const tokens = +args.tokens;
+const formats = args.formats.split(',') as ExportFormat[];
 const work = workFolder();
 const at = (...parts: string[]) => join(work, ...parts);
 
@@ -76,7 +80,7 @@ let requests = 0;
 
 function llamaCpp(request: object): Answers {
   const file = at(`request-${requests++}.json`);
-  writeFileSync(file, JSON.stringify({ tokens, ...request }));
+  writeFileSync(file, JSON.stringify({ tokens, threads: +args.threads, ...request }));
   const script = join(import.meta.dirname, 'peer', 'llama-cpp.mjs');
   const { status, stdout, stderr } = spawnSync(process.execPath, [script, folder, file], {
     encoding: 'utf8',
@@ -153,7 +157,7 @@ function withTokenizer(name: string): string {
 }
 
 await startEngine();
-currentEngine().native.threads(2);
+currentEngine().native.threads(+args.threads);
 const bars: Bar[] = [];
 const details: Record<string, unknown> = {};
 let warnings: string[] = [];
@@ -163,7 +167,7 @@ function compare(what: string, file: string, prompts: readonly number[][], ends:
   const result = agreement(file, ourRows(model, prompts, ends));
   warnings = [...warnings, ...result.warnings.map((line) => `${what}: ${line}`)];
   details[what] = { ...result, free: round(result.free), forced: round(result.forced) };
-  bars.push({ what: `${what}: tokens equal`, got: result.free, bar: minimum, better: 'more' });
+  bars.push({ what: `${what}: tokens equal`, got: result.forced, bar: minimum, better: 'more' });
   const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
   console.log(
     `${what}: ${percent(result.forced)} token by token, ${percent(result.free)} in rows that go on by themselves`,
@@ -178,8 +182,8 @@ for (const name of ['llama2', 'llama3', 'llama-linear', 'qwen2', 'qwen3', 'qwen3
   compare(`tiny ${name}`, exported(withTokenizer(name), 'float32', at(`${name}.gguf`)), shortPrompts, [94]);
 }
 const tiny = tinyModel(at('tiny'));
-for (const to of args.formats.split(',') as ExportFormat[]) {
-  compare(`tiny llama3 ${to}`, exported(tiny, to, at(`tiny-${to}.gguf`)), shortPrompts, tokenizerOf(tiny).eosIds, 0.8);
+for (const to of formats) {
+  compare(`tiny llama3 ${to}`, exported(tiny, to, at(`tiny-${to}.gguf`)), shortPrompts, tokenizerOf(tiny).eosIds, 0.9);
 }
 
 const corpus = readFileSync(golden('tokenizer', 'corpus.jsonl'), 'utf8')
@@ -213,7 +217,7 @@ const prompts = questions
   .slice(0, +args.prompts)
   .map((content) => template.render([{ role: 'user', content }], { addGenerationPrompt: true }))
   .map((text) => Array.from(tokenizer.encode(text, { addSpecialTokens: false })));
-for (const to of args.formats.split(',') as ExportFormat[]) {
+for (const to of formats) {
   compare(`${to}`, exported(real, to, at(`real-${to}.gguf`)), prompts, tokenizer.eosIds);
 }
 
@@ -248,38 +252,41 @@ function loraFile(base: string, scale: number): string {
   const result = agreement(base, rows, lora);
   warnings = [...warnings, ...result.warnings.map((line) => `lora: ${line}`)];
   details.lora = { ...result, changedRows: changed };
-  bars.push({ what: 'LoRA from a GGUF file: tokens equal', got: result.free, bar: 0.95, better: 'more' });
+  bars.push({ what: 'LoRA from a GGUF file: tokens equal', got: result.forced, bar: 0.95, better: 'more' });
   bars.push({ what: 'LoRA from a GGUF file: rows that it changes', got: changed, bar: 1, better: 'more' });
 }
 
-/** Writes a tiny model for a tokenizer. */
-function modelFor(json: string): string {
-  const dir = at(`tokenizer-${json}`);
-  tinyModel(dir);
-  const config = JSON.parse(readFileSync(join(dir, 'config.json'), 'utf8'));
-  cpSync(golden('tokenizer', `${json}.json`), join(dir, 'tokenizer.json'));
-  writeFileSync(join(dir, 'config.json'), JSON.stringify(config));
+/** Writes a tiny model with a tokenizer. */
+function modelFor(json: object, name: string): string {
+  const dir = tinyModel(at(`tokenizer-${name}`), 700);
+  rmSync(join(dir, 'tokenizer_config.json'));
+  writeFileSync(join(dir, 'tokenizer.json'), JSON.stringify(json));
   return dir;
 }
 
-for (const name of ['llama3', 'qwen2']) {
-  const dir = modelFor(name);
-  const ours = loadTokenizer(join(dir, 'tokenizer.json'));
+for (const name of ['llama3', 'qwen2', 'llama2', 'mistral']) {
+  const isSentencePiece = name === 'llama2' || name === 'mistral';
+  const dir = modelFor(isSentencePiece ? withAllMerges(name) : tokenizerJson(name), name);
   const { ids } = llamaCpp({ model: exported(dir, 'float32', at(`${name}-tokenizer.gguf`)), texts: corpus });
-  tell(name, ids, ours);
+  // llama.cpp does not normalise, and puts a space before each text of SentencePiece; the exporter says both.
+  const counts = (text: string) =>
+    (name !== 'qwen2' || text.normalize('NFC') === text) && (name !== 'mistral' || !/^[ ▁]|<\/?s>|<unk>/.test(text));
+  tell(name, ids, loadTokenizer(join(dir, 'tokenizer.json')), counts);
 }
-tell(
-  'the real model',
-  llamaCpp({ model: at(`real-${args.formats.split(',')[0]}.gguf`), texts: corpus }).ids,
-  tokenizer,
-);
+tell('the real model', llamaCpp({ model: at(`real-${formats[0]}.gguf`), texts: corpus }).ids, tokenizer);
 
-function tell(name: string, ids: readonly number[][], ours: ReturnType<typeof tokenizerOf>): void {
+function tell(
+  name: string,
+  ids: readonly number[][],
+  ours: ReturnType<typeof tokenizerOf>,
+  counts: (text: string) => boolean = () => true,
+): void {
+  const texts = corpus.filter(counts);
   const differing = corpus.filter(
-    (text, i) => ids[i]!.join() !== Array.from(ours.encode(text, { addSpecialTokens: false })).join(),
+    (text, i) => counts(text) && ids[i]!.join() !== Array.from(ours.encode(text, { addSpecialTokens: false })).join(),
   );
-  details[`tokenizer ${name}`] = { texts: corpus.length, differing };
-  const share = 1 - differing.length / corpus.length;
+  details[`tokenizer ${name}`] = { texts: texts.length, differing };
+  const share = 1 - differing.length / texts.length;
   bars.push({ what: `tokenizer of ${name}: texts with the same ids`, got: share, bar: 0.99, better: 'more' });
 }
 

@@ -12,7 +12,7 @@ const { getLlama, LlamaLogLevel } = await import(
   pathToFileURL(join(folder, 'node_modules', 'node-llama-cpp', 'dist', 'index.js')).href
 );
 const request = JSON.parse(readFileSync(file, 'utf8'));
-const { model: modelPath, lora, rows = [], tokens = 32, texts = [], contextSize = 512 } = request;
+const { model: modelPath, lora, rows = [], tokens = 32, texts = [], contextSize = 512, threads = 1 } = request;
 const warnings = [];
 const llama = await getLlama({
   gpu: false,
@@ -25,7 +25,7 @@ const ids = texts.map((text) => model.tokenize(text, true));
 const free = [];
 const forced = [];
 if (rows.length > 0) {
-  const context = await model.createContext({ contextSize, sequences: 1, threads: 2, ...(lora && { lora }) });
+  const context = await model.createContext({ contextSize, sequences: 1, threads, ...(lora && { lora }) });
   const sequence = context.getSequence();
   for (const { prompt, answer } of rows) {
     await sequence.clearHistory();

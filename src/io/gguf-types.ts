@@ -96,9 +96,11 @@ export const ARRAY = 9;
 /** The name of a value type; `array` is an array of arrays, whose own types a file can mix. */
 export type GgufType = NumberTypeName | 'bool' | 'string' | 'array';
 
-/** A value of GGUF's metadata with its type in the file; of an array, the type of its items. */
+/** A value of GGUF's metadata with its type in the file. */
 export interface GgufField {
+  /** Its type, or of an array that of its items. */
   readonly type: GgufType;
+  /** The value; a list where it is an array. */
   readonly value: MetadataValue;
 }
 

@@ -3,6 +3,7 @@ export {
   type ExportChoice,
   type ExportFormat,
   exportFormats,
+  type FloatFormat,
   type FormatOf,
   formatsFor,
   isGgufFormat,

@@ -162,6 +162,7 @@ export const integerFormats = {
   int8: { bits: 8, packed: 'int8x32' },
 } as const satisfies Readonly<Record<string, { readonly bits: number; readonly packed: BlockFormat }>>;
 
+/** The name of a format of integers. */
 export type IntegerFormat = keyof typeof integerFormats;
 
 /** A format to which a weight can be rounded in training: one of GGUF's or nf4 in blocks, or integers in groups. */

@@ -5,6 +5,7 @@ export type {
   CombineResult,
   CombineSettings,
   DoctorResult,
+  Drift,
   EvaluateResult,
   Fit,
   GenerateResult,
@@ -24,6 +25,7 @@ export type {
   QuantizeSettings,
   RowsOptions,
   UseOptions,
+  WrittenModel,
 } from './jobs/index.ts';
 export { LoadedModel } from './model.ts';
 export type { Abortable } from './protocol.ts';

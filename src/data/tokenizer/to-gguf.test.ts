@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
+import { tokenizerJson, withAllMerges } from '../../../test/samples/tokenizers.ts';
 import { golden, temporary } from '../../../test/support.ts';
 import type { MetadataValue } from '../../io/index.ts';
 import { type GgufTokenizer, loadTokenizer, tokenizerFromGguf } from '../index.ts';
@@ -15,28 +16,6 @@ const valuesOf = ({ fields }: GgufTokenizer) =>
   new Map<string, MetadataValue>([...fields].map(([key, { value }]) => [key, value]));
 
 const read = (tokenizer: GgufTokenizer) => tokenizerFromGguf(valuesOf(tokenizer));
-
-const json = (name: string) =>
-  JSON.parse(readFileSync(golden('tokenizer', `${name}.json`), 'utf8')) as Record<string, Record<string, unknown>>;
-
-/** The tokenizer with every merge that SentencePiece's scores give, as transformers converts it; the golden has one for each token. */
-function withAllMerges(name: string) {
-  const tokenizer = json(name);
-  const { model, added_tokens: added } = tokenizer as unknown as {
-    model: { vocab: Record<string, number>; merges: unknown };
-    added_tokens: { content: string }[];
-  };
-  const vocab = new Map(Object.entries(model.vocab).filter(([token]) => !/^<0x/.test(token)));
-  for (const { content } of added) vocab.delete(content);
-  model.merges = [...vocab]
-    .sort(([, a], [, b]) => a - b)
-    .flatMap(([token]) =>
-      Array.from({ length: token.length - 1 }, (_, i) => [token.slice(0, i + 1), token.slice(i + 1)])
-        .filter((parts) => parts.every((part) => vocab.has(part)))
-        .reverse(),
-    );
-  return tokenizer;
-}
 
 interface Expected {
   readonly name: string;
@@ -64,7 +43,7 @@ for (const { name, pre, bos, notes, differing = () => false } of cases) {
   test(`${name}: what is written to a GGUF file gives the same ids on the corpus`, (t) => {
     using dir = temporary();
     const file = join(dir.path, 'tokenizer.json');
-    writeFileSync(file, JSON.stringify(pre === 'default' ? withAllMerges(name) : json(name)));
+    writeFileSync(file, JSON.stringify(pre === 'default' ? withAllMerges(name) : tokenizerJson(name)));
     const original = loadTokenizer(file);
     const written = original.gguf(original.vocabSize + 5);
     assert.equal(written.notes.length, notes.length);
@@ -84,7 +63,7 @@ for (const { name, pre, bos, notes, differing = () => false } of cases) {
 test('special ids, ends of a generation and chat templates of a directory', () => {
   using dir = temporary();
   const put = (name: string, value: unknown) => writeFileSync(join(dir.path, name), JSON.stringify(value));
-  put('tokenizer.json', json('llama3'));
+  put('tokenizer.json', tokenizerJson('llama3'));
   put('tokenizer_config.json', {
     bos_token: '<|begin_of_text|>',
     eos_token: '<|eot_id|>',
@@ -113,7 +92,7 @@ test('special ids, ends of a generation and chat templates of a directory', () =
 test('what llama.cpp has no name for is refused, never guessed', () => {
   using dir = temporary();
   const refused = (name: string, change: (json: Record<string, Record<string, unknown>>) => void, message: RegExp) => {
-    const changed = json(name);
+    const changed = tokenizerJson(name);
     change(changed);
     const file = join(dir.path, 'tokenizer.json');
     writeFileSync(file, JSON.stringify(changed));

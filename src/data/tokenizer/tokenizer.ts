@@ -123,6 +123,7 @@ export class Tokenizer {
   }
 
   /**
+   * @internal
    * The tokenizer as metadata of a GGUF file.
    * @param rows of the model's table of embeddings
    * @throws GraftError 'usage' for a tokenizer that llama.cpp has no name for

@@ -13,6 +13,7 @@ import { train } from './train.ts';
 export type { Classification, ClassifyResult } from './classify.ts';
 export type { CombineResult, CombineSettings } from './combine.ts';
 export type { DoctorResult, Fit, MemoryPlan } from './doctor.ts';
+export type { Drift } from './drift.ts';
 export type { EvaluateResult } from './evaluate.ts';
 export type { GenerateResult, GenerateSettings, Prompt } from './generate.ts';
 export type { Identity } from './identity.ts';
@@ -22,6 +23,7 @@ export type { ModelSettings } from './models.ts';
 export type { Prediction, PredictResult } from './predict.ts';
 export type { QuantizeResult, QuantizeSettings } from './quantize.ts';
 export type { Progress, RowsOptions, UseOptions } from './rows.ts';
+export type { WrittenModel } from './write-model.ts';
 
 /** What the engine thread does when it is asked, by name: (arguments, context) → result. */
 export const jobs = {

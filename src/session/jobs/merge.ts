@@ -7,7 +7,7 @@ import type { JobContext } from '../job-context.ts';
 import { releaseResidents, residentOf } from '../resident.ts';
 import { type Drift, driftOf, outputs } from './drift.ts';
 import type { Progress } from './rows.ts';
-import { choiceOf, prepareWriting, type WritingContext, type Written } from './write-model.ts';
+import { choiceOf, prepareWriting, type WritingContext, type WrittenModel } from './write-model.ts';
 
 /** How an adapter is merged, and where the result goes. */
 export interface MergeSettings extends Pick<ExportChoice, 'groupSize' | 'embedding'> {
@@ -24,7 +24,7 @@ export interface MergeSettings extends Pick<ExportChoice, 'groupSize' | 'embeddi
 }
 
 /** The merged model that was written, and how far its outputs are from those of base and adapter. */
-export type MergeResult = Drift & Written;
+export type MergeResult = Drift & WrittenModel;
 
 export type MergeArgs = MergeSettings & { readonly modelId: number };
 

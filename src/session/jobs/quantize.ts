@@ -3,7 +3,7 @@ import { requireNew, resolveModel } from '../../io/index.ts';
 import { type ExportChoice, loadModel } from '../../models/index.ts';
 import { releaseResidents } from '../resident.ts';
 import { type Drift, driftOf, outputs } from './drift.ts';
-import { choiceOf, prepareWriting, type WritingContext, type Written } from './write-model.ts';
+import { choiceOf, prepareWriting, type WritingContext, type WrittenModel } from './write-model.ts';
 
 /** How a model is quantised, and where the result goes. */
 export interface QuantizeSettings extends ExportChoice {
@@ -14,7 +14,7 @@ export interface QuantizeSettings extends ExportChoice {
 }
 
 /** The quantised model, and how far its outputs are from those of the model. */
-export type QuantizeResult = Drift & Written;
+export type QuantizeResult = Drift & WrittenModel;
 
 /**
  * Writes a model with its weights rounded to a format, without training, and reports what that changes. Weights that the file

@@ -20,11 +20,12 @@ import type { JobContext } from '../job-context.ts';
 import type { Progress } from './rows.ts';
 
 /** A model that was written. */
-export interface Written {
+export interface WrittenModel {
   /** The file, or the directory. */
   readonly out: string;
-  /** Bytes of its weights in the file, and of those that it was made from. */
+  /** Bytes of the file of its weights. */
   readonly bytes: number;
+  /** Bytes of the stored weights of the model that it was made from. */
   readonly sourceBytes: number;
   /** What is not in it as asked, or is computed differently by llama.cpp: a sentence each. */
   readonly notes: readonly string[];
@@ -106,7 +107,7 @@ export function choiceOf({
  * Checks that a model can be written as asked, before anything is computed, and returns the function that writes it.
  * @throws GraftError 'usage' for models that GGUF cannot hold, 'mismatch' for groups that do not divide a layer
  */
-export function prepareWriting(model: Model, writing: Writing): (context: WritingContext) => Written {
+export function prepareWriting(model: Model, writing: Writing): (context: WritingContext) => WrittenModel {
   const { path, out, dtype, choice } = writing;
   const isGguf = choice !== undefined && isGgufFormat(choice.to);
   if (isGguf) requireGguf(model);
