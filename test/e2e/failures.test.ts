@@ -150,8 +150,8 @@ test('a full disk while a quantised model is written: nothing is left of it', (t
     ['float32', '/mnt/m.gguf'],
     ['int8', '/mnt/int8'],
   ] as const) {
-    const command = ['quantize', '--model', 'tiny', '--to', to, '--out', out];
-    const script = 'mount -t tmpfs -o size=60k none /mnt && "$0" "$@"; echo "code $?"; find /mnt';
+    const command = ['quantize', '--model', golden('models', 'llama2'), '--to', to, '--out', out];
+    const script = 'mount -t tmpfs -o size=16k none /mnt && "$0" "$@"; echo "code $?"; find /mnt';
     const inside = spawnSync('unshare', ['-Urm', 'sh', '-c', script, process.execPath, entry, ...command], {
       cwd: dir,
       encoding: 'utf8',
