@@ -70,7 +70,9 @@ export class LoraLinear extends LinearWrapper {
   }
 
   fold({ weight, bias }: LayerWeight, _base: Tensor): LayerWeight {
-    return { weight: ops.add(weight, this.delta()), format: -1, bias: this.#fullBias(bias) ?? undefined };
+    const [a, b] = this.matrices();
+    const merged = this.kernels.loraWeight(weight, a, b, this.scaling);
+    return { weight: merged, format: -1, bias: this.#fullBias(bias) ?? undefined };
   }
 }
 
