@@ -188,9 +188,9 @@ bool is_trained(const std::optional<Tensor>& tensor) { return tensor && tensor->
 
 // Products with a trained weight are never reduced (product.h).
 Tensor forward_product(const Tensor& x, const Layer& layer, const std::optional<Tensor>& bias) {
-  const Tensor values = rounded(layer, Tensor());
   check_float(x, "x");
   TORCH_CHECK(x.dim() == 2 && x.size(1) == layer.in(), "x must have the shape [n, ", layer.in(), "], got ", x.sizes());
+  const Tensor values = rounded(layer, Tensor());
   if (!layer.weight.requires_grad()) return product(x, {values, -1}, bias);
   return bias ? at::addmm(*bias, x, values.t()) : at::mm(x, values.t());
 }

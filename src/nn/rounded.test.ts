@@ -146,7 +146,7 @@ for (const [kind, { rank, frozen }] of Object.entries(kinds)) {
         using _ = scope();
         using generator = new Generator(seed++);
         threads((seed % 2) + 1);
-        const shape = { n: [1, 7, 133, 300][seed % 4]!, out: [1, 37, 70][seed % 3]!, width, rank, bias: seed % 5 < 2 };
+        const shape = { n: [1, 7, 133, 300][seed % 4]!, out: [9, 37, 70][seed % 3]!, width, rank, bias: seed % 5 < 2 };
         const inputs = inputsOf({ ...shape, ...(act && { act }) }, generator);
         const trained = Object.keys(inputs).filter((key) => !(frozen as readonly string[]).includes(key));
         if (trained.length === 0) continue;
@@ -202,6 +202,21 @@ test('few clipped elements and many give what the dense gradient gives', () => {
     const stopped = floats(inputs.weight!.grad!).filter((g) => g === 0).length / inputs.weight!.numel;
     assert.ok(stopped > share / 2 && stopped < share * 2, `${stopped} are clipped`);
     compare(`${share} clipped`, inputs, ['a', 'b', 'x'], undefined, q);
+  }
+});
+
+test('a dense gradient that is made some rows at a time', () => {
+  const q: Quantization = { format: 'int4', groupSize: 32 };
+  for (const [rank, groups, frozen] of [
+    [0, 0, []],
+    [5, 0, []],
+    [5, 8, ['weight']],
+  ] as const) {
+    using _ = scope();
+    using generator = new Generator(seed++);
+    const inputs = inputsOf({ n: 21, out: 2300, width: 256, rank, ...(groups && { groups }) }, generator);
+    const trained = Object.keys(inputs).filter((key) => !(frozen as readonly string[]).includes(key));
+    compare(`${rank} ${groups}`, inputs, trained, undefined, q);
   }
 });
 
@@ -405,5 +420,5 @@ test('the same with AVX2 only, and the same rounded weights to the bit', {
 
 test('every layer was compared', (t) => {
   t.diagnostic(`${narrow ? 'AVX2' : 'native'}: ${JSON.stringify({ done, worst })}`);
-  assert.equal(done, 6 * 51 * 3 + 7 * 3 * 5 + 2);
+  assert.equal(done, 6 * 51 * 3 + 7 * 3 * 5 + 2 + 3);
 });
