@@ -1,6 +1,6 @@
 /** In which formats the weights of a model are written. */
 import { GraftError } from '../base/index.ts';
-import { Embedding, Linear, type Model, namedModules, unwrapped } from '../nn/index.ts';
+import { Embedding, Linear, type Model, namedModules, type Rounding, unwrapped } from '../nn/index.ts';
 import {
   type FormatName,
   formats,
@@ -12,20 +12,12 @@ import {
   type WeightFormat,
   weightFormats,
 } from '../quant/index.ts';
-import type { Tensor } from '../tensor/index.ts';
 
 /** Element types in which weights can be written unquantised. */
 export type FloatFormat = 'float32' | 'float16' | 'bfloat16';
 
-/** How a weight was rounded in training. */
-export interface TrainedRounding {
-  readonly quantization: Quantization;
-  /** Trained scales of symmetric integers, float32 [out, groups]. */
-  readonly scales?: Tensor | undefined;
-}
-
 /** The format in which the weight of a layer or an embedding is written; integers can have scales of their own. */
-export type WrittenFormat = (Quantization & Pick<TrainedRounding, 'scales'>) | { readonly format: FloatFormat };
+export type WrittenFormat = (Quantization & Pick<Rounding, 'learned'>) | { readonly format: FloatFormat };
 
 /**
  * Returns the format of the weight of the module at a path; undefined: float32. Biases, norms and everything else are always
@@ -73,7 +65,7 @@ function* matricesOf(model: Model): Generator<{ path: string; width: number; hel
 export function formatsFor(
   model: Model,
   choice: ExportChoice,
-  trained: ReadonlyMap<string, TrainedRounding> = new Map(),
+  trained: ReadonlyMap<string, Rounding> = new Map(),
 ): { formatOf: FormatOf; notes: string[] } {
   const { to, groupSize } = choice;
   const ofLayers = [...trained].filter(([path]) => !isTable(model, path)).map(([, { quantization }]) => quantization);
@@ -130,7 +122,7 @@ const isTable = ({ sites }: Model, path: string) => path === sites.embeddings ||
 function asTrained(
   model: Model,
   { to, groupSize, embedding }: ExportChoice,
-  trained: ReadonlyMap<string, TrainedRounding>,
+  trained: ReadonlyMap<string, Rounding>,
 ): { formatOf: FormatOf; notes: string[] } {
   const other = [...trained.values()].find(
     ({ quantization }) => groupSize !== undefined && quantization.groupSize !== groupSize,
@@ -148,7 +140,7 @@ function asTrained(
       if (embedding !== undefined && isTable(model, path))
         return chosen && ({ format: chosen, groupSize } as WrittenFormat);
       const rounding = trained.get(path);
-      return rounding && { ...rounding.quantization, scales: rounding.scales };
+      return rounding && { ...rounding.quantization, learned: rounding.learned };
     },
   };
 }

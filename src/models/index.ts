@@ -7,7 +7,6 @@ export {
   type FormatOf,
   formatsFor,
   isGgufFormat,
-  type TrainedRounding,
   type WrittenFormat,
 } from './export-formats.ts';
 export type { AdapterHubNames, Family, GgufNames } from './family.ts';

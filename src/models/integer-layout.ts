@@ -10,6 +10,7 @@
  */
 import { GraftError } from '../base/index.ts';
 import type { TensorToWrite, WeightEntry, WeightSource } from '../io/index.ts';
+import type { Rounding } from '../nn/index.ts';
 import {
   formats,
   type IntegerFormat,
@@ -78,7 +79,7 @@ function transposedCodes(codes: Int8Array, rows: number): Int8Array {
 export function integerTensors(
   name: string,
   [out, width]: readonly [number, number],
-  { scales, ...quantization }: Quantization & { readonly scales?: Tensor | undefined },
+  { learned, ...quantization }: Rounding['quantization'] & Pick<Rounding, 'learned'>,
   make: () => Tensor,
 ): TensorToWrite[] {
   const { bits } = integerFormats[quantization.format as IntegerFormat];
@@ -86,7 +87,7 @@ export function integerTensors(
   const bytesOf = (take: (integers: IntegerWeight) => Uint8Array) => () => {
     let bytes = new Uint8Array();
     scoped(() => {
-      bytes = new Uint8Array(take(integersOf(make(), quantization, scales)));
+      bytes = new Uint8Array(take(integersOf(make(), quantization, learned)));
       return undefined;
     });
     return bytes;

@@ -110,7 +110,7 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
   engine: [
     ...['AttachContext', 'Binding', 'CombineSettings', 'Example', 'ExampleRows', 'Family', 'FormatName', 'GgufSource'],
     ...['ImageShape', 'Kernels', 'KvCache', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports', 'RowTools'],
-    ...['SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'WeightRounding', 'WrittenOptions'],
+    ...['SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
   ],
 };
 

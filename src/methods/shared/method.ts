@@ -1,17 +1,9 @@
 import type { z } from 'zod';
-import type { Model } from '../../nn/index.ts';
-import type { Quantization } from '../../quant/index.ts';
+import type { Model, Rounding } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 
 /** What a run leaves on disk: an adapter beside the base, a whole model, or settings that are saved with what another method writes. */
 export type Written = 'adapter' | 'model' | 'settings';
-
-/** How the weight of a layer is rounded in training, and so has to be where it is deployed. */
-export interface WeightRounding {
-  readonly quantization: Quantization;
-  /** Trained scales of symmetric integers, float32 [out, groups]. */
-  readonly scales?: Tensor | undefined;
-}
 
 /** A way of fine-tuning: its config, and how it is attached to a model. C is the type of the config. */
 export interface Method<C> {
@@ -81,7 +73,7 @@ export interface Adapter extends Disposable {
   /** Those of them that it changes: adapters below it on these layers would be saved without this change. */
   readonly changes?: ReadonlySet<string>;
   /** How weights are rounded, by the path of their module. */
-  readonly roundings?: ReadonlyMap<string, WeightRounding>;
+  readonly roundings?: ReadonlyMap<string, Rounding>;
   /** False: the model computes as if the adapter were not attached. Switching costs nothing. */
   enabled: boolean;
   /** Settings of the config that have no effect, such as pattern keys that match no module. */

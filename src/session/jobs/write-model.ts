@@ -12,9 +12,8 @@ import {
   requireGguf,
   saveGguf,
   saveModel,
-  type TrainedRounding,
 } from '../../models/index.ts';
-import type { Model } from '../../nn/index.ts';
+import type { Model, Rounding } from '../../nn/index.ts';
 import { ggufFormats } from '../../quant/index.ts';
 import type { JobContext } from '../job-context.ts';
 import type { Progress } from './rows.ts';
@@ -46,7 +45,7 @@ interface Writing {
   /** Absent: a directory of dense weights. */
   readonly choice: ExportChoice | undefined;
   /** How weights were rounded in training, by the paths of their modules. */
-  readonly trained?: ReadonlyMap<string, TrainedRounding> | undefined;
+  readonly trained?: ReadonlyMap<string, Rounding> | undefined;
 }
 
 /**
