@@ -12,6 +12,7 @@ import {
   type WeightFormat,
   weightFormats,
 } from '../quant/index.ts';
+import type { Tensor } from '../tensor/index.ts';
 
 /** Element types in which weights can be written unquantised. */
 export type FloatFormat = 'float32' | 'float16' | 'bfloat16';
@@ -47,13 +48,16 @@ export const isGgufFormat = (format: ExportFormat): boolean => (ggufFormats as r
 const isFloat = (format: ExportFormat): format is FloatFormat =>
   format === 'float32' || format === 'float16' || format === 'bfloat16';
 
-/** All matrices of the model by the path of their module, with the width of its rows and the native number of the format that it is held in. */
-function* matricesOf(model: Model): Generator<{ path: string; width: number; held: number }> {
+/** All matrices of the model by the path of their module, with the width of its rows, the native number of the format that it is held in, and whether no other shares its table before it. */
+function* matricesOf(model: Model): Generator<{ path: string; width: number; held: number; isFirst: boolean }> {
+  const seen = new Set<Tensor>();
   for (const [path, outer] of namedModules(model.root)) {
     const module = unwrapped(outer);
     if (path.endsWith('.base_layer') || path.includes('.base_layer.')) continue;
-    if (module instanceof Linear) yield { path, width: module.inFeatures, held: module.format };
-    if (module instanceof Embedding) yield { path, width: module.width, held: module.format };
+    if (!(module instanceof Linear || module instanceof Embedding)) continue;
+    const width = module instanceof Linear ? module.inFeatures : module.width;
+    yield { path, width, held: module.format, isFirst: !seen.has(module.weight) };
+    seen.add(module.weight);
   }
 }
 
@@ -81,7 +85,7 @@ export function formatsFor(
   const replaced = new Map<string, { widths: Set<number>; count: number; line: [ExportFormat, ExportFormat] }>();
   const widths = { blocks: new Map<string, number>(), embedding: new Map<string, number>() };
   const roundedBefore = new Set<FormatName>();
-  for (const { path, width, held } of matricesOf(model)) {
+  for (const { path, width, held, isFirst } of matricesOf(model)) {
     const isOfTable = isTable(model, path);
     const wanted = isOfTable ? embedding : to;
     if (wanted === 'none') continue;
@@ -90,7 +94,7 @@ export function formatsFor(
     byPath.set(path, { format, ...(isIntegerFormat(format as WeightFormat) && { groupSize }) } as WrittenFormat);
     const before = blockFormatOf(held);
     if (before && before !== format && !isFloat(format)) roundedBefore.add(before);
-    if (format === wanted) continue;
+    if (format === wanted || !isFirst) continue;
     const key = `${wanted} ${format}`;
     const entry = replaced.get(key) ?? { widths: new Set(), count: 0, line: [wanted, format] };
     entry.widths.add(width);

@@ -189,6 +189,13 @@ function openQuantized(path: string, config: Record<string, unknown>): ReturnTyp
 
 function openGgufModel(path: string) {
   const source = openGguf(path);
+  if (source.metadata.get('general.type') === 'adapter') {
+    source[Symbol.dispose]();
+    throw new GraftError('input', 'this GGUF file is an adapter, and not a model', {
+      place: path,
+      hint: 'Name its base as --model, and the file as --adapter',
+    });
+  }
   const architecture = String(source.metadata.get('general.architecture'));
   const family = families.find((f) => f.gguf?.architectures.includes(architecture));
   if (!family?.gguf) {

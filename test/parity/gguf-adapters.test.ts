@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
-import { convertAdapter, formatOf, loadAdapter, readAdapterConfig } from '../../src/adapters/index.ts';
+import { combineAdapters, convertAdapter, formatOf, loadAdapter, readAdapterConfig } from '../../src/adapters/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
 import { openGguf, readJsonObject, writeGguf } from '../../src/io/index.ts';
 import { loadModel, readTensor } from '../../src/models/index.ts';
@@ -103,6 +103,11 @@ test('GGUF adapters of another architecture, with other fields or for other base
   convertAdapter(golden('lora', 'llama3-rslora'), file, 'gguf', { base: baseOf('llama3') });
   using qwen = loadModel(baseOf('qwen2'));
   assert.throws(() => loadAdapter(qwen, file), /architecture llama, and the base has qwen2|does not fit this base/);
+  assert.throws(() => loadModel(file), /this GGUF file is an adapter, and not a model\. Name its base as --model/);
+  assert.throws(
+    () => combineAdapters([file, file], join(dir.path, 'c'), { weights: [1, 1], how: 'linear' }),
+    /cannot be combined\. .*--to peft/,
+  );
   using source = openGguf(file);
   const changed = (key: string, value: string, message: RegExp) => {
     const other = join(dir.path, 'other.gguf');

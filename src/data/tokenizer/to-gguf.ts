@@ -66,6 +66,10 @@ export function tokenizerToGguf(parts: TokenizerParts, rows: number, place: stri
   const types = new Int32Array(rows).fill(UNUSED);
   for (const [token, id] of vocabulary) [tokens[id], types[id]] = [token, NORMAL];
   const isSentencePiece = model.byte_fallback === true;
+  if (parts.eos === undefined && parts.eosIds.length === 0 && parts.suffix.length === 0) {
+    const end = isSentencePiece ? 2 : 11;
+    notes.push(`the tokenizer names no token that ends a text, and llama.cpp then takes id ${end} (${tokens[end]})`);
+  }
   if (isSentencePiece)
     for (const [id, token] of tokens.entries()) if (/^<0x[0-9A-F]{2}>$/.test(token)) types[id] = BYTE;
   for (const { id, content, special } of parts.addedTokens)
