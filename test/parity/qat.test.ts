@@ -23,6 +23,7 @@ before(async () => {
 });
 
 interface Run {
+  readonly name: string;
   readonly model: string;
   readonly method: 'lora' | 'full';
   readonly qat: readonly Readonly<Record<string, unknown>>[];
@@ -39,7 +40,7 @@ interface Curve {
 }
 
 const { runs, lr } = JSON.parse(readFileSync(golden('qat', 'runs.json'), 'utf8')) as {
-  runs: Readonly<Record<string, Run>>;
+  runs: readonly Run[];
   lr: number;
 };
 const batchesFile = golden('qat', 'batches.jsonl');
@@ -137,7 +138,8 @@ const largest = (got: readonly number[], want: ArrayLike<number>) => {
 
 /** Runs of which every loss is within 1e-5 are close: all, but for codes that the last bits decide. */
 const compared = { losses: 0, tensors: 0, onGrid: 0, close: 0 };
-for (const [name, run] of Object.entries(runs)) {
+for (const run of runs) {
+  const { name } = run;
   test(`${name}: losses and gradient norms of 20 steps, and what was trained`, async (t) => {
     const curve = run.grid === undefined ? await trainedByRecipe(run) : trainedOnGrid(run, run.grid);
     using _ = scope();

@@ -4,7 +4,7 @@ torchao's fake quantisers of integers and, for GGUF's formats, llama.cpp's quant
   batches.jsonl     one step in each line, as in train/, for both models
   RUN.safetensors   loss [20], grad_norm [20] (global L2 norm), final.KEY: what was trained of two layers and the last norm after the last
                     step, KEY as in the checkpoint or in adapter_model.safetensors; PATH.weight_scale: learned scales
-  runs.json         the settings of every run, losses, and what a float32 run differs by when its sums are taken in another order
+  runs.json         the settings of every run, and what a float32 run differs by when its sums are taken in another order
 
 The settings have the names of the recipe's fields; what they mean is written here on torchao: IntxFakeQuantizer for weights and inputs,
 its range_learning for learned ranges. Below `Q(w)` is the rounded weight, A(x) the rounded input or x.
@@ -38,7 +38,7 @@ from torchao.quantization.qat import IntxFakeQuantizeConfig
 from torchao.quantization.qat.fake_quantizer import IntxFakeQuantizer
 from transformers import AutoModelForCausalLM
 
-from common import PACKAGES, arguments, provenance, save_json, save_tensors, worst
+from common import PACKAGES, arguments, provenance, save_records, save_tensors, worst
 from make_lora import key_of
 from make_quant_gguf import library, quantised
 from make_quant_torchao import asymmetric
@@ -224,7 +224,7 @@ def main():
     batches = make_batches(VOCABULARY)
     (out / "qat").mkdir(exist_ok=True)
     (out / "qat" / "batches.jsonl").write_text("".join(json.dumps(b, separators=(",", ":")) + "\n" for b in batches))
-    runs = {}
+    runs = []
     for name, settings in RUNS.items():
         run = lambda **more: train(lib, settings, batches, out, **more)
         losses, norms, final = run(grid=settings.get("grid"))
@@ -238,10 +238,11 @@ def main():
             reordered["free"] = relative(free[0], run()[0])
         prov = provenance(__file__, SEED, {"loss": 1e-3}, packages=[*PACKAGES, "torchao"], measure="relative", reordered=reordered)
         save_tensors(out / "qat" / f"{name}.safetensors", {"loss": torch.tensor(losses), "grad_norm": torch.tensor(norms)} | {f"final.{k}": v for k, v in final.items()}, prov)
-        runs[name] = {**settings, "tensors": len(final), "loss": losses, "reordered": reordered}
+        runs.append({"name": name, **settings, "tensors": len(final), "reordered": reordered})
         print(name, "loss", [round(x, 3) for x in losses[:: 4]], "norm", round(min(norms), 2), round(max(norms), 2), reordered)
-    save_json(out / "qat" / "runs.json", {"provenance": provenance(__file__, SEED, {"loss": 1e-3}, packages=[*PACKAGES, "torchao"], ggml="node-llama-cpp 3.22.1, linux-x64"),
-                                          "adapter": "train/start", "lr": LR, "optimizer": {"name": "AdamW", "betas": [0.9, 0.999], "eps": 1e-8}, "runs": runs})
+    prov = provenance(__file__, SEED, {"loss": 1e-3}, packages=[*PACKAGES, "torchao"], ggml="node-llama-cpp 3.22.1 (llama.cpp v0.5.0), linux-x64")
+    head = {"provenance": prov, "adapter": "train/start", "lr": LR, "optimizer": {"name": "AdamW", "betas": [0.9, 0.999], "eps": 1e-8}}
+    save_records(out / "qat" / "runs.json", head, runs, key="runs")
 
 
 if __name__ == "__main__":
