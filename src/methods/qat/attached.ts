@@ -85,6 +85,11 @@ export function attached(model: Model, config: QatConfig, { parts, parameters, r
         active = step >= config.start_step;
         apply();
       },
+      // What is measured between steps is the rounded model, so that the best of a run is not one that was never rounded.
+      afterStep() {
+        active = true;
+        apply();
+      },
     }),
     merge() {
       merged = true;

@@ -30,10 +30,15 @@ function requireMergeable(path: string, chain: readonly Wrapper[]): void {
     );
 }
 
-/** Scales that begin at the range of a layer's weights (LSQ, arXiv 1902.08153); undefined where they are not trained. */
-function learnedScales(layer: ReturnType<typeof layerUnder>, rounding: Rounding, { learned_range }: QatConfig) {
+/**
+ * Scales that begin at the range of a layer's weights (LSQ, arXiv 1902.08153); undefined where they are not trained. A table of
+ * embeddings has none, nor the head that shares it: both are rounded alike.
+ */
+function learnedScales(model: Model, layer: ReturnType<typeof layerUnder>, rounding: Rounding, config: QatConfig) {
   const { quantization } = rounding;
-  if (!learned_range || !('inFeatures' in layer) || !isIntegerFormat(quantization.format)) return undefined;
+  if (!config.learned_range || !('inFeatures' in layer) || !isIntegerFormat(quantization.format)) return undefined;
+  const { embeddings } = model.sites;
+  if (embeddings && layerUnder(moduleAt(model.root, embeddings)).weight === layer.weight) return undefined;
   return trainable(() => ops.clampMin(integersOf(layer.denseWeight(), quantization).scales, 1e-9));
 }
 
@@ -60,7 +65,7 @@ function partsAt(
       `the weight of '${path}' is packed, and what is rounded is its sum with an update`,
       'Load the model with quantize: none, or use over: base',
     );
-  const scales = learnedScales(layer, { quantization }, config);
+  const scales = learnedScales(model, layer, { quantization }, config);
   const rounding: Rounding = { quantization, ...(scales && { scales }) };
   const roundsInputs = config.activation !== undefined;
   if (!isSum && !scales) {
