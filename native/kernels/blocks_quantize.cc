@@ -89,9 +89,9 @@ template <int bits> struct Codes32 {
 template <int bits> GRAFT_INLINE bool quantize_symmetric(const float* x, uint8_t* block, uint32_t* clipped) {
   constexpr float half = 1 << (bits - 1);
   const float magnitude = largest_magnitude<32>(x);
-  int first = 0;
-  while (first < 31 && __builtin_fabsf(x[first]) != magnitude) ++first;
-  const float d = (magnitude == 0.0f ? 0.0f : x[first]) / -half;
+  uint32_t largest = 0;
+  for (int j = 0; j < 32; j += F::W) largest |= bits_of(equal(abs(load(x + j)), F(magnitude))) << j;
+  const float d = (magnitude == 0.0f ? 0.0f : x[__builtin_ctz(largest)]) / -half;
   const Codes32<bits> codes(x, 0.0f, inverse_or_zero(d), half + 0.5f);
   write_f16(block, d);
   if constexpr (bits == 5) __builtin_memcpy(block + 2, &codes.fifth, 4);

@@ -58,8 +58,41 @@ void backward(const float* g, int64_t g_stride, const float* h, const float* b_t
   }
 }
 
+// kRows rows of `merge`, in a strip of the columns; `vectors` vectors wide, the last one `lanes` wide.
+template <int kRows, int vectors>
+void merge_tile(const float* w, const float* a, const float* b, F scaling, int64_t in, int64_t r, int lanes, float* y) {
+  F sum[kRows][vectors];
+  for (auto& row : sum)
+    for (F& s : row) s = zero();
+  for (int64_t k = 0; k < r; k++) {
+    F from[vectors];
+    for (int v = 0; v < vectors; v++) from[v] = v + 1 < vectors ? load(a + k * in + v * F::W) : load_n(a + k * in + v * F::W, lanes);
+    for (int i = 0; i < kRows; i++)
+      for (int v = 0; v < vectors; v++) sum[i][v] = fma(F(b[i * r + k]), from[v], sum[i][v]);
+  }
+  for (int i = 0; i < kRows; i++) {
+    for (int v = 0; v < vectors; v++) {
+      const int n = v + 1 < vectors ? F::W : lanes;
+      store_n(y + i * in + v * F::W, fma(scaling, sum[i][v], load_n(w + i * in + v * F::W, n)), n);
+    }
+  }
+}
+
+template <int kRows>
+void merge_rows(const float* w, const float* a, const float* b, F scaling, int64_t in, int64_t r, float* y) {
+  int64_t j = 0;
+  for (; j + 2 * F::W <= in; j += 2 * F::W) merge_tile<kRows, 2>(w + j, a + j, b, scaling, in, r, F::W, y + j);
+  for (; j < in; j += F::W) merge_tile<kRows, 1>(w + j, a + j, b, scaling, in, r, in - j < F::W ? static_cast<int>(in - j) : F::W, y + j);
+}
+
+void merge(const float* w, const float* a, const float* b, float scaling, int64_t n_rows, int64_t in, int64_t r, float* y) {
+  int64_t i = 0;
+  for (; i + 4 <= n_rows; i += 4) merge_rows<4>(w + i * in, a, b + i * r, F(scaling), in, r, y + i * in);
+  for (; i < n_rows; i++) merge_rows<1>(w + i * in, a, b + i * r, F(scaling), in, r, y + i * in);
+}
+
 }  // namespace
 
-extern const LowRankKernels lowrank{backward};
+extern const LowRankKernels lowrank{backward, merge};
 
 }  // namespace graft::GRAFT_ISA

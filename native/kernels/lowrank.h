@@ -1,5 +1,5 @@
-// The two products of LoRA's backward pass that read the whole output gradient, in one pass over it. General matrix libraries are slow
-// for them: one side is only `rank` wide.
+// Products of LoRA with one side that is only `rank` wide, for which general matrix libraries are slow: the two of the backward pass that read
+// the whole output gradient, in one pass over it; and the weight with its update, whose bits must not depend on how it is computed.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,10 @@ struct LowRankKernels {
   //   db_t[j, o] += sum over i of h[i, j] g[i, o]         (added to)
   void (*backward)(const float* g, int64_t g_stride, const float* h, const float* b_t, int64_t begin, int64_t end, int64_t out, int64_t r, float* dh,
                    float* db_t);
+
+  // y[i, j] = w[i, j] + scaling * (sum over k of b[i, k] a[k, j]), for rows of w and b [.., r] and a [r, in], all contiguous. The sum is added up
+  // in the order of k; each of its steps, and the last one, is an FMA. So every element has the same bits on every processor, in any tile.
+  void (*merge)(const float* w, const float* a, const float* b, float scaling, int64_t n_rows, int64_t in, int64_t r, float* y);
 };
 
 namespace avx2 { extern const LowRankKernels lowrank; }

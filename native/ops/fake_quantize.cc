@@ -1,23 +1,14 @@
 // Quantisation in training: weights and activations rounded to a number format and back, with straight-through gradients. What a backward
 // pass keeps is one bit for each element, or nothing where a format clips nothing: neither the weight nor its rounded copy.
-#include "kernels/integers.h"
-
-#include "shared.h"
+#include "fake_quantize.h"
 
 namespace graft {
-namespace {
 
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-const IntegerKernels& integer_kernels() { return pick(avx512::integers, avx2::integers); }
-
-constexpr const char* kNotRepresentable = " holds a number that is not finite, or too large for the scale of its block";
-
-// Calls run(first row, count, numbers, values) for ranges of rows, on several threads; bfloat16 rows are widened, and their values narrowed.
-// `run` returns how many of its rows it could quantise.
-template <class Run> void for_rows(const Tensor& x, const Tensor& values, Run&& run) {
+void for_rows(const Tensor& x, const Tensor& values, RoundRows run) {
   const int64_t width = x.size(-1), rows = width == 0 ? 0 : x.numel() / width;
   std::atomic<int64_t> refused = rows;
   at::parallel_for(0, rows, grain(width), [&](int64_t begin, int64_t end) {
@@ -39,8 +30,10 @@ template <class Run> void for_rows(const Tensor& x, const Tensor& values, Run&& 
       while (done < first && !refused.compare_exchange_weak(first, done)) {}
     }
   });
-  TORCH_CHECK(refused == rows, "row ", refused.load(), kNotRepresentable);
+  TORCH_CHECK(refused == rows, "row ", refused.load(), " holds a number that is not finite, or too large for the scale of its block");
 }
+
+namespace {
 
 void check_numbers(const Tensor& x, const char* name) {
   TORCH_CHECK(x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16), name,
@@ -56,65 +49,7 @@ IntegerScheme scheme_of(const Tensor& x, int64_t bits, int64_t group, bool symme
   return {static_cast<int32_t>(bits), elements, symmetric, x.scalar_type() == at::kBFloat16};
 }
 
-Tensor clipped_bits(const Tensor& x) {
-  const int64_t width = x.size(-1);
-  return at::empty({width == 0 ? 0 : x.numel() / width, clipped_words(width)}, x.options().dtype(at::kInt));
-}
-uint32_t* words_of(const Tensor& bits, int64_t row) {
-  return bits.defined() ? reinterpret_cast<uint32_t*>(bits.mutable_data_ptr<int32_t>()) + row * bits.size(1) : nullptr;
-}
-
-// The gradient of everything that is rounded with scales that are constants.
-variable_list masked_gradient(AutogradContext* ctx, const Tensor& dy, int others) {
-  variable_list gradients(1 + others);
-  const auto saved = ctx->get_saved_variables();
-  if (saved.empty()) {
-    gradients[0] = dy;
-    return gradients;
-  }
-  const Tensor &bits = saved[0], from = dy.to(at::kFloat).contiguous();
-  Tensor dx = at::empty_like(from);
-  const int64_t width = from.size(-1);
-  at::parallel_for(0, bits.size(0), grain(width), [&](int64_t begin, int64_t end) {
-    integer_kernels().masked(words_of(bits, begin), from.const_data_ptr<float>() + begin * width, end - begin, width,
-                             dx.mutable_data_ptr<float>() + begin * width);
-  });
-  gradients[0] = dx.to(dy.scalar_type());
-  return gradients;
-}
-
-struct FakeQuantizeBlocks : torch::autograd::Function<FakeQuantizeBlocks> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& weight, int64_t number, bool is_trained) {
-    const auto format = static_cast<BlockFormat>(number);
-    const BlockLayout layout = block_layout(format);
-    check_numbers(weight, "weight");
-    TORCH_CHECK(layout.elements > 1, "no format in blocks has the number ", number);
-    TORCH_CHECK(number < static_cast<int64_t>(BlockFormat::INT2), "integers are rounded by fake_quantize_integers");
-    TORCH_CHECK(weight.size(-1) % layout.elements == 0, "a width of ", weight.size(-1), " is not a multiple of the block size ", layout.elements);
-    const Tensor x = weight.contiguous();
-    Tensor values = at::empty_like(x), bits = is_trained && clips(format) ? clipped_bits(x) : Tensor();
-    for_rows(x, values, [&](int64_t row, int64_t n, const float* from, float* to) {
-      return block_kernels().fake_quantize(format, from, n, x.size(-1), to, words_of(bits, row));
-    });
-    if (bits.defined()) ctx->save_for_backward({bits});
-    return values;
-  }
-  static variable_list backward(AutogradContext* ctx, variable_list grads) { return masked_gradient(ctx, grads[0], 2); }
-};
-
-struct FakeQuantizeIntegers : torch::autograd::Function<FakeQuantizeIntegers> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& input, int64_t bit_count, int64_t group, bool symmetric, bool is_trained) {
-    const IntegerScheme scheme = scheme_of(input, bit_count, group, symmetric);
-    const Tensor x = input.contiguous();
-    Tensor values = at::empty_like(x), bits = is_trained ? clipped_bits(x) : Tensor();
-    for_rows(x, values, [&](int64_t row, int64_t n, const float* from, float* to) {
-      return integer_kernels().quantize(scheme, from, nullptr, n, x.size(-1), {to, words_of(bits, row), nullptr, nullptr, nullptr});
-    });
-    if (is_trained) ctx->save_for_backward({bits});
-    return values;
-  }
-  static variable_list backward(AutogradContext* ctx, variable_list grads) { return masked_gradient(ctx, grads[0], 4); }
-};
+constexpr int64_t integer_format(int64_t bits) { return static_cast<int64_t>(BlockFormat::INT2) - 2 + bits; }
 
 // The scales [rows, groups] of symmetric integers are given, and trained.
 IntegerScheme given_scheme(const Tensor& x, const Tensor& scale, int64_t bits) {
@@ -124,6 +59,91 @@ IntegerScheme given_scheme(const Tensor& x, const Tensor& scale, int64_t bits) {
               "scales must be [rows, groups] for a matrix [rows, width], got ", scale.sizes(), " for ", x.sizes());
   return scheme_of(x, bits, x.size(1) / scale.size(1), true);
 }
+
+}  // namespace
+
+int64_t Rounding::round(int64_t first, int64_t n, int64_t width, const float* from, float* to, uint32_t* clipped) const {
+  if (!integers()) return block_kernels().fake_quantize(format, from, n, width, to, clipped);
+  return integer_kernels().quantize(scheme, from, given(first), n, width, {to, clipped, nullptr, nullptr, nullptr});
+}
+
+Rounding rounding_of(const Tensor& x, int64_t format, int64_t group, bool symmetric, const std::optional<Tensor>& scales) {
+  const auto block_format = static_cast<BlockFormat>(format);
+  const BlockLayout layout = block_layout(block_format);
+  check_numbers(x, "weight");
+  TORCH_CHECK(layout.elements > 1, "no format in blocks has the number ", format);
+  if (block_format >= BlockFormat::INT2) {
+    const int64_t bits = format - integer_format(0);
+    if (scales) {
+      const IntegerScheme scheme = given_scheme(x, *scales, bits);
+      TORCH_CHECK(symmetric && (group == 0 || group == scheme.group), "scales that are given are those of symmetric integers in groups of ", group,
+                  ", got ", scales->sizes(), " for ", x.sizes());
+      return {block_format, scheme, scales->contiguous()};
+    }
+    return {block_format, scheme_of(x, bits, group, symmetric), {}};
+  }
+  TORCH_CHECK(!scales, "only integers have scales that are given");
+  TORCH_CHECK(x.size(-1) % layout.elements == 0, "a width of ", x.size(-1), " is not a multiple of the block size ", layout.elements);
+  return {block_format, {}, {}};
+}
+
+Tensor clipped_bits(const Tensor& x) {
+  const int64_t width = x.size(-1);
+  return at::empty({width == 0 ? 0 : x.numel() / width, clipped_words(width)}, x.options().dtype(at::kInt));
+}
+uint32_t* words_of(const Tensor& bits, int64_t row) {
+  return bits.defined() ? reinterpret_cast<uint32_t*>(bits.mutable_data_ptr<int32_t>()) + row * bits.size(1) : nullptr;
+}
+
+void mask_rows(const Tensor& bits, int64_t first, Tensor& x) {
+  const int64_t width = x.size(-1), rows = width == 0 ? 0 : x.numel() / width;
+  at::parallel_for(0, rows, grain(width), [&](int64_t begin, int64_t end) {
+    float* numbers = x.mutable_data_ptr<float>() + begin * width;
+    integer_kernels().masked(words_of(bits, first + begin), numbers, end - begin, width, numbers);
+  });
+}
+
+namespace {
+
+// The gradient of everything that is rounded with scales that are constants.
+variable_list masked_gradient(AutogradContext* ctx, const Tensor& dy, int others) {
+  variable_list gradients(1 + others);
+  const auto saved = ctx->get_saved_variables();
+  if (saved.empty()) {
+    gradients[0] = dy;
+    return gradients;
+  }
+  Tensor dx = at::empty(dy.sizes(), dy.options().dtype(at::kFloat)).copy_(dy);
+  mask_rows(saved[0], 0, dx);
+  gradients[0] = dx.to(dy.scalar_type());
+  return gradients;
+}
+
+// Returns x rounded with scales that are constants, and saves the bits for masked_gradient.
+Tensor rounded(AutogradContext* ctx, const Tensor& input, const Rounding& rounding, bool is_trained) {
+  const Tensor x = input.contiguous();
+  Tensor values = at::empty_like(x), bits = is_trained && rounding.clips() ? clipped_bits(x) : Tensor();
+  for_rows(x, values, [&](int64_t row, int64_t n, const float* from, float* to) {
+    return rounding.round(row, n, x.size(-1), from, to, words_of(bits, row));
+  });
+  if (bits.defined()) ctx->save_for_backward({bits});
+  return values;
+}
+
+struct FakeQuantizeBlocks : torch::autograd::Function<FakeQuantizeBlocks> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& weight, int64_t number, bool is_trained) {
+    TORCH_CHECK(number < static_cast<int64_t>(BlockFormat::INT2), "integers are rounded by fake_quantize_integers");
+    return rounded(ctx, weight, rounding_of(weight, number, 0, true, {}), is_trained);
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) { return masked_gradient(ctx, grads[0], 2); }
+};
+
+struct FakeQuantizeIntegers : torch::autograd::Function<FakeQuantizeIntegers> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, int64_t bits, int64_t group, bool symmetric, bool is_trained) {
+    return rounded(ctx, x, {static_cast<BlockFormat>(integer_format(bits)), scheme_of(x, bits, group, symmetric), {}}, is_trained);
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) { return masked_gradient(ctx, grads[0], 4); }
+};
 
 struct FakeQuantizeLearned : torch::autograd::Function<FakeQuantizeLearned> {
   static Tensor forward(AutogradContext* ctx, const Tensor& weight, const Tensor& scale, int64_t bits) {

@@ -1,16 +1,19 @@
+#include "lora.h"
+
 #include "glu.h"
 #include "kernels/lowrank.h"
 #include "product.h"
 
 namespace graft {
-namespace {
 
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Returns both small products of the backward pass that read g, in one pass over it:
-// dh [n, r] = g B and dB [out, r] = gᵀ h.
+namespace {
+const LowRankKernels& lowrank_kernels() { return pick(avx512::lowrank, avx2::lowrank); }
+}  // namespace
+
 std::pair<Tensor, Tensor> backward_products(const Tensor& g, const Tensor& h, const Tensor& b) {
   const int64_t n = g.size(0), out = g.size(1), r = h.size(1), padded = (r + 7) / 8 * 8;
   if (r > 64) return {at::mm(g, b), at::mm(g.t(), h)};  // wide enough for the general product
@@ -24,7 +27,7 @@ std::pair<Tensor, Tensor> backward_products(const Tensor& g, const Tensor& h, co
   const int64_t threads = std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), n / 32));
   Tensor dh = at::empty({n, padded}, h.options());
   Tensor db_t = at::zeros({threads, padded, out}, b.options());
-  const auto& kernels = pick(avx512::lowrank, avx2::lowrank);
+  const auto& kernels = lowrank_kernels();
   at::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; t++) {
       kernels.backward(g.const_data_ptr<float>(), g.stride(0), h_padded.const_data_ptr<float>(), b_t.const_data_ptr<float>(), n * t / threads,
@@ -34,6 +37,49 @@ std::pair<Tensor, Tensor> backward_products(const Tensor& g, const Tensor& h, co
   return {padded == r ? dh : dh.narrow(1, 0, r).contiguous(), db_t.sum(0).narrow(0, 0, r).t().contiguous()};
 }
 
+void check_update(const Tensor& a, const Tensor& b, int64_t out, int64_t in) {
+  check_float(a, "A");
+  check_float(b, "B");
+  TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(0) == b.size(1) && a.size(1) == in && b.size(0) == out, "A must have the shape [r, ", in,
+              "] and B [", out, ", r], got ", a.sizes(), " and ", b.sizes());
+}
+
+void merge_rows(const float* weight, const Tensor& a, const Tensor& b, double scaling, int64_t first, int64_t n, float* to) {
+  lowrank_kernels().merge(weight, a.const_data_ptr<float>(), b.const_data_ptr<float>() + first * b.size(1), static_cast<float>(scaling), n, a.size(1),
+                          b.size(1), to);
+}
+
+namespace {
+
+// W + s B A: the weight that a merge writes and that the fused operators round.
+struct LoraWeight : torch::autograd::Function<LoraWeight> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& weight, const Tensor& a, const Tensor& b, double scaling) {
+    check_float(weight, "weight");
+    TORCH_CHECK(weight.dim() == 2, "weight must be a matrix, got ", weight.sizes());
+    check_update(a, b, weight.size(0), weight.size(1));
+    ctx->save_for_backward({a, b});
+    ctx->saved_data["scaling"] = scaling;
+    ctx->saved_data["dweight"] = weight.requires_grad();
+    const Tensor w = weight.contiguous(), a_rows = a.contiguous(), b_rows = b.contiguous();
+    Tensor merged = at::empty_like(w);
+    const int64_t in = w.size(1);
+    at::parallel_for(0, w.size(0), grain(in * std::max<int64_t>(1, a.size(0))), [&](int64_t begin, int64_t end) {
+      merge_rows(w.const_data_ptr<float>() + begin * in, a_rows, b_rows, scaling, begin, end - begin, merged.mutable_data_ptr<float>() + begin * in);
+    });
+    return merged;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &a = saved[0], &b = saved[1], &g = grads[0];
+    const double scaling = ctx->saved_data["scaling"].toDouble();
+    return {ctx->saved_data["dweight"].toBool() ? g : Tensor(), a.requires_grad() ? at::mm(b.t(), g).mul_(scaling) : Tensor(),
+            b.requires_grad() ? at::mm(g, a.t()).mul_(scaling) : Tensor(), {}};
+  }
+};
+
+Tensor lora_weight(const Tensor& weight, const Tensor& a, const Tensor& b, double scaling) { return LoraWeight::apply(weight, a, b, scaling); }
+
 // The result of both operators: y = x Wᵀ + bias + s (input Aᵀ) Bᵀ (LoRA, arXiv 2106.09685, eq. 3).
 struct Adapted {
   Tensor y, h;  // h = input Aᵀ, saved for the gradient of B
@@ -41,10 +87,7 @@ struct Adapted {
 
 Adapted adapted_product(const Tensor& x, const Tensor& input, const Weight& w, const std::optional<Tensor>& bias, const Tensor& a, const Tensor& b,
                         double scaling) {
-  check_float(a, "A");
-  check_float(b, "B");
-  TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(0) == b.size(1) && a.size(1) == w.in() && b.size(0) == w.out(), "A must have the shape [r, ", w.in(),
-              "] and B [", w.out(), ", r], got ", a.sizes(), " and ", b.sizes());
+  check_update(a, b, w.out(), w.in());
   Tensor y = product(x, w, bias);
   const Tensor h = at::mm(input, a.t());
   y.addmm_(h, b.t(), 1, scaling);
@@ -143,6 +186,7 @@ TORCH_LIBRARY_FRAGMENT(graft, m) {
   m.def(
       "lora_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor",
       lora_gated_linear);
+  m.def("lora_weight(Tensor weight, Tensor a, Tensor b, float scaling) -> Tensor", lora_weight);
   m.def("lora_linear(Tensor x, Tensor? x_dropped, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor", lora_linear);
 }
 

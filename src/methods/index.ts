@@ -23,5 +23,4 @@ export {
   type SavedAdapter,
   selectTargets,
   type TargetConfig,
-  type WeightRounding,
 } from './shared/index.ts';

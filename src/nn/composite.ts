@@ -1,5 +1,6 @@
 import { roundedToBlocks } from '../quant/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
+import { fakeQuantize } from './fake-quantize.ts';
 import type { Kernels } from './kernels.ts';
 
 /** Returns the dense form of a weight, in the element type of `like`. */
@@ -65,6 +66,17 @@ export const composite: Kernels = {
     return composite.loraLinear(composite.glu(gate, up, act), null, weight, format, bias, a, b, scaling);
   },
 
+  loraWeight: (weight, a, b, scaling) => ops.add(weight, ops.matmul(b, a), { alpha: scaling }),
+
+  roundedLinear(x, weight, update, bias, { quantization, learned }) {
+    const sum = update ? composite.loraWeight(weight, update.a, update.b, update.scaling) : weight;
+    return ops.linear(x, fakeQuantize(composite, sum, quantization, learned), bias);
+  },
+
+  roundedGatedLinear(gate, up, act, weight, update, bias, rounding) {
+    return composite.roundedLinear(composite.glu(gate, up, act), weight, update, bias, rounding);
+  },
+
   linearCrossEntropy(h, weight, format, targets) {
     const logProbabilities = ops.logSoftmax(composite.linear(h, weight, format, null), -1);
     const ignored = ops.ltScalar(targets, 0);
@@ -76,7 +88,7 @@ export const composite: Kernels = {
 
   fakeQuantizeIntegers(x, bits, group, symmetric) {
     const [low, high] = [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1];
-    const groups = ops.reshape(x, [-1, group || x.size(-1)]);
+    const groups = ops.reshape(narrowed(x), [-1, group || x.size(-1)]);
     // In the dtype of x, as torchao computes them; what follows is float32.
     const [scale, zeroPoint] = noGrad(() => {
       const least = ops.clamp(ops.amin(groups, [1], true), null, 0);
@@ -93,14 +105,17 @@ export const composite: Kernels = {
 
   fakeQuantizeLearned(weight, scale, bits) {
     const [low, high] = [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1];
-    const groups = ops.reshape(weight, [-1, weight.size(1) / scale.size(1)]);
-    return ops.reshape(roundToCodes(groups, ops.reshape(scale, [-1, 1]), null, low, high), weight.shape);
+    const groups = ops.reshape(narrowed(weight), [-1, weight.size(1) / scale.size(1)]);
+    const values = roundToCodes(groups, ops.reshape(narrowed(scale), [-1, 1]), null, low, high);
+    return ops.toCopy(ops.reshape(values, weight.shape), { dtype: weight.dtype });
   },
 };
 
 /** The smallest normal number of float32 and of bfloat16: no scale is less. */
 const smallestNormal = 2 ** -126;
-const float32 = (x: Tensor) => (x.dtype === 'bfloat16' ? ops.toCopy(x, { dtype: 'float32' }) : x);
+const float32 = (x: Tensor) => (x.dtype === 'float32' ? x : ops.toCopy(x, { dtype: 'float32' }));
+/** Rounding is defined on float32 and bfloat16: float64, in which an oracle computes, is narrowed to float32. */
+const narrowed = (x: Tensor) => (x.dtype === 'float64' ? float32(x) : x);
 
 /** Returns (code − zero point) · scale of x [groups, n] for scales [groups, 1]; rounding passes the gradient on, the range does not. */
 function roundToCodes(x: Tensor, scale: Tensor, zeroPoint: Tensor | null, low: number, high: number): Tensor {

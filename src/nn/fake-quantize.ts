@@ -1,3 +1,4 @@
+import { GraftError } from '../base/index.ts';
 import { formats, integerFormats, isIntegerFormat, type Quantization } from '../quant/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import type { Kernels } from './kernels.ts';
@@ -9,6 +10,9 @@ import type { Kernels } from './kernels.ts';
  */
 export function fakeQuantize(kernels: Kernels, weight: Tensor, quantization: Quantization, learned?: Tensor): Tensor {
   const { format, groupSize = 0, symmetric = true } = quantization;
+  if (learned && !(isIntegerFormat(format) && symmetric)) {
+    throw new GraftError('usage', `only symmetric integers have learned scales, and the format is ${format}`);
+  }
   if (!isIntegerFormat(format)) return kernels.fakeQuantizeBlocks(weight, formats[format].nativeId);
   const { bits } = integerFormats[format];
   return learned

@@ -1,5 +1,15 @@
+import { formats, integerFormats, isIntegerFormat } from '../quant/index.ts';
 import { ops } from '../tensor/index.ts';
-import type { Kernels } from './kernels.ts';
+import type { Kernels, LowRankUpdate, Rounding } from './kernels.ts';
+
+const updateArguments = (update: LowRankUpdate | null) =>
+  [update?.a ?? null, update?.b ?? null, update?.scaling ?? 0] as const;
+
+function roundingArguments({ quantization, learned }: Rounding) {
+  const { format, groupSize = 0, symmetric = true } = quantization;
+  const { nativeId } = formats[isIntegerFormat(format) ? integerFormats[format].packed : format];
+  return [nativeId, groupSize, symmetric, learned ?? null] as const;
+}
 
 /** The kernels as fused operators of native/ops/: float32 on the CPU. */
 export const fused: Kernels = {
@@ -12,6 +22,11 @@ export const fused: Kernels = {
   linear: ops.blockLinear,
   loraLinear: ops.loraLinear,
   loraGatedLinear: ops.loraGatedLinear,
+  loraWeight: ops.loraWeight,
+  roundedLinear: (x, weight, update, bias, rounding) =>
+    ops.roundedLinear(x, weight, ...updateArguments(update), bias, ...roundingArguments(rounding)),
+  roundedGatedLinear: (gate, up, act, weight, update, bias, rounding) =>
+    ops.roundedGatedLinear(gate, up, act, weight, ...updateArguments(update), bias, ...roundingArguments(rounding)),
   linearCrossEntropy: ops.linearCrossEntropy,
   fakeQuantizeBlocks: ops.fakeQuantizeBlocks,
   fakeQuantizeIntegers: ops.fakeQuantizeIntegers,

@@ -1,3 +1,4 @@
+import type { Quantization } from '../quant/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 
 /** The rows of a batch, for attention. All numbers are offsets in tokens. */
@@ -10,6 +11,22 @@ export interface AttentionRows {
 }
 
 export type GateActivation = 'silu' | 'gelu_tanh';
+
+/** The update of a weight [out, in] that LoRA trains, scaling · B A. */
+export interface LowRankUpdate {
+  /** A [R, in] */
+  readonly a: Tensor;
+  /** B [out, R] */
+  readonly b: Tensor;
+  readonly scaling: number;
+}
+
+/** How a layer rounds its weight in training. */
+export interface Rounding {
+  readonly quantization: Quantization;
+  /** Scales of symmetric integers, float32 [out, groups], which are learned: they get a gradient. */
+  readonly learned?: Tensor | undefined;
+}
 
 /**
  * The operators that a model computes with, besides those of ATen. There are two implementations: `fused` (native/ops/,
@@ -62,6 +79,33 @@ export interface Kernels {
     a: Tensor,
     b: Tensor,
     scaling: number,
+  ): Tensor;
+  /**
+   * Returns weight + scaling · B A [out, in]: what a merge writes and roundedLinear rounds. Each element is computed on its own
+   * in a fixed order, so the fused operator gives the same bits on every processor and with any number of threads.
+   */
+  loraWeight(weight: Tensor, a: Tensor, b: Tensor, scaling: number): Tensor;
+  /**
+   * x [N, in] · ŵᵀ + bias, with ŵ what fakeQuantize gives of a dense weight [out, in] or of its loraWeight. The graph keeps x, not
+   * ŵ, which is made again for the backward pass. Gradients as of fakeQuantize, to everything that requires one.
+   * @throws where a row of the weight holds a number that the format cannot
+   */
+  roundedLinear(
+    x: Tensor,
+    weight: Tensor,
+    update: LowRankUpdate | null,
+    bias: Tensor | null,
+    rounding: Rounding,
+  ): Tensor;
+  /** roundedLinear of glu(gate, up), which is computed again in the backward pass instead of being kept. */
+  roundedGatedLinear(
+    gate: Tensor,
+    up: Tensor,
+    act: GateActivation,
+    weight: Tensor,
+    update: LowRankUpdate | null,
+    bias: Tensor | null,
+    rounding: Rounding,
   ): Tensor;
   /** Sum over the rows with targets ≥ 0 of the cross-entropy of h [N, C] · weightᵀ [C, V]: a scalar, in nats. */
   linearCrossEntropy(h: Tensor, weight: Tensor, format: number, targets: Tensor): Tensor;

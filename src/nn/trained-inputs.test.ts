@@ -9,10 +9,11 @@ import test, { before } from 'node:test';
 import { relativeError } from '../../test/support.ts';
 import { packageRoot } from '../base/index.ts';
 import { startEngine } from '../engine/index.ts';
+import { formats } from '../quant/index.ts';
 import { Generator, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import { composite } from './composite.ts';
 import { fused } from './fused.ts';
-import type { Kernels } from './kernels.ts';
+import type { Kernels, Rounding } from './kernels.ts';
 
 before(() => startEngine());
 
@@ -30,6 +31,14 @@ const rows = { qStarts: [0, 3, 7], kStarts: [0, 3], kEnds: [3, 7] };
 const targets = () => Tensor.from(BigInt64Array.of(3n, -100n, 0n, 10n, 5n, -100n, 2n));
 const lora = { x: [7, 13], weight: [11, 13], a: [3, 13], b: [11, 3] } as const;
 const gated = { gate: [7, 13], up: [7, 13], weight: [11, 13], a: [3, 13], b: [11, 3] } as const;
+
+const q4: Rounding = { quantization: { format: 'q4_0' } };
+const int4 = (learned: Tensor): Rounding => ({ quantization: { format: 'int4', groupSize: 16 }, learned });
+/** Ranges near those of random numbers, some narrower, so that codes are clipped. */
+const scales = (t: Tensor) => ops.addScalar(ops.mulScalar(ops.abs(t), 0.1), 0.2);
+const updateOf = (t: Inputs) => ({ a: t.a!, b: t.b!, scaling: 0.37 });
+const quantized = { x: [7, 32], weight: [11, 32], a: [3, 32], b: [11, 3], bias: [11] } as const;
+const quantizedGated = { gate: [7, 32], up: [7, 32], weight: [11, 32], a: [3, 32], b: [11, 3], bias: [11] } as const;
 
 const operators: Readonly<Record<string, Operator>> = {
   rms_norm: { inputs: { x: [7, 13], weight: [13] }, run: (k, t) => [k.rmsNorm(t.x!, t.weight!, 1e-5)] },
@@ -67,14 +76,52 @@ const operators: Readonly<Record<string, Operator>> = {
     inputs: { ...gated, bias: [11] },
     run: (k, t) => [k.loraGatedLinear(t.gate!, t.up!, 'gelu_tanh', t.weight!, -1, t.bias!, t.a!, t.b!, 0.37)],
   },
+  lora_weight: {
+    inputs: { weight: [11, 13], a: [3, 13], b: [11, 3] },
+    run: (k, t) => [k.loraWeight(t.weight!, t.a!, t.b!, 0.37)],
+  },
+  rounded_linear: {
+    inputs: quantized,
+    run: (k, t) => [k.roundedLinear(t.x!, t.weight!, updateOf(t), t.bias!, q4)],
+  },
+  'rounded_linear without an update': {
+    inputs: { x: [7, 32], weight: [11, 32], bias: [11] },
+    run: (k, t) => [k.roundedLinear(t.x!, t.weight!, null, t.bias!, q4)],
+  },
+  'rounded_linear with learned scales': {
+    inputs: { ...quantized, scale: [11, 2] },
+    run: (k, t) => [k.roundedLinear(t.x!, t.weight!, updateOf(t), t.bias!, int4(scales(t.scale!)))],
+  },
+  rounded_gated_linear: {
+    inputs: quantizedGated,
+    run: (k, t) => [k.roundedGatedLinear(t.gate!, t.up!, 'silu', t.weight!, updateOf(t), t.bias!, q4)],
+  },
+  'rounded_gated_linear with learned scales': {
+    inputs: { ...quantizedGated, scale: [11, 2] },
+    run: (k, t) => [
+      k.roundedGatedLinear(t.gate!, t.up!, 'silu', t.weight!, updateOf(t), t.bias!, int4(scales(t.scale!))),
+    ],
+  },
+  fake_quantize_blocks: {
+    inputs: { weight: [11, 32] },
+    run: (k, t) => [k.fakeQuantizeBlocks(t.weight!, formats.q4_0.nativeId)],
+  },
+  fake_quantize_integers: { inputs: { x: [11, 32] }, run: (k, t) => [k.fakeQuantizeIntegers(t.x!, 4, 16, false)] },
+  fake_quantize_learned: {
+    inputs: { weight: [11, 32], scale: [11, 2] },
+    run: (k, t) => [k.fakeQuantizeLearned(t.weight!, scales(t.scale!), 4)],
+  },
   linear_cross_entropy: {
     inputs: { h: [7, 13], weight: [11, 13] },
     run: (k, t) => [k.linearCrossEntropy(t.h!, t.weight!, -1, targets())],
   },
 };
 
-/** Operators without a floating-point input that could be trained: blocks are bytes, and what `quantize` returns are blocks. */
-const withoutGradient = ['block_embedding', 'dequantize', 'quantize', 'set_reduced_products'];
+/** Operators without a floating-point input that could be trained: blocks are bytes, and what quantisers return are codes. */
+const withoutGradient = [
+  ...['block_embedding', 'dequantize', 'quantize', 'quantize_integers', 'pack_integers'],
+  'set_reduced_products',
+];
 
 test('every fused operator is here', () => {
   const listed = readFileSync(join(packageRoot, 'src/tensor/ops.list'), 'utf8').matchAll(/^graft::(\w+)/gm);
@@ -150,5 +197,5 @@ test('a table in blocks is looked up frozen; a dense one is not looked up as blo
 
 test('so much was compared', (t) => {
   t.diagnostic(JSON.stringify(counts));
-  assert.deepEqual(counts, { inputs: 38, cases: 76, gradients: 176, refused: 2 });
+  assert.deepEqual(counts, { inputs: 72, cases: 149, gradients: 378, refused: 2 });
 });

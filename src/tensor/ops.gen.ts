@@ -142,8 +142,11 @@ const names = [
   'graft::fake_quantize_learned',
   'graft::quantize_integers',
   'graft::pack_integers',
+  'graft::lora_weight',
   'graft::lora_linear',
   'graft::lora_gated_linear',
+  'graft::rounded_linear',
+  'graft::rounded_gated_linear',
   'graft::linear_cross_entropy',
   'graft::set_reduced_products',
 ];
@@ -827,22 +830,37 @@ export function packIntegers(codes: Tensor, scales: Tensor, zeroPoints: Tensor, 
   return new Tensor(dispatcher.call(132, codes.id, scales.id, zeroPoints.id, bits) as number);
 }
 
+/** graft::lora_weight(Tensor weight, Tensor a, Tensor b, float scaling) -> Tensor */
+export function loraWeight(weight: Tensor, a: Tensor, b: Tensor, scaling: number): Tensor {
+  return new Tensor(dispatcher.call(133, weight.id, a.id, b.id, scaling) as number);
+}
+
 /** graft::lora_linear(Tensor x, Tensor? x_dropped, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraLinear(x: Tensor, xDropped: Tensor | null, weight: Tensor, format: number, bias: Tensor | null, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(133, x.id, xDropped?.id, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(134, x.id, xDropped?.id, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::lora_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraGatedLinear(gate: Tensor, up: Tensor, act: string, weight: Tensor, format: number, bias: Tensor | null, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(134, gate.id, up.id, act, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(135, gate.id, up.id, act, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+}
+
+/** graft::rounded_linear(Tensor x, Tensor weight, Tensor? a, Tensor? b, float scaling, Tensor? bias, int format, int group, bool symmetric, Tensor? scales) -> Tensor */
+export function roundedLinear(x: Tensor, weight: Tensor, a: Tensor | null, b: Tensor | null, scaling: number, bias: Tensor | null, format: number, group: number, symmetric: boolean, scales: Tensor | null): Tensor {
+  return new Tensor(dispatcher.call(136, x.id, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
+}
+
+/** graft::rounded_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, Tensor? a, Tensor? b, float scaling, Tensor? bias, int format, int group, bool symmetric, Tensor? scales) -> Tensor */
+export function roundedGatedLinear(gate: Tensor, up: Tensor, act: string, weight: Tensor, a: Tensor | null, b: Tensor | null, scaling: number, bias: Tensor | null, format: number, group: number, symmetric: boolean, scales: Tensor | null): Tensor {
+  return new Tensor(dispatcher.call(137, gate.id, up.id, act, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
 }
 
 /** graft::linear_cross_entropy(Tensor h, Tensor weight, int format, Tensor targets) -> Tensor */
 export function linearCrossEntropy(h: Tensor, weight: Tensor, format: number, targets: Tensor): Tensor {
-  return new Tensor(dispatcher.call(135, h.id, weight.id, format, targets.id) as number);
+  return new Tensor(dispatcher.call(138, h.id, weight.id, format, targets.id) as number);
 }
 
 /** graft::set_reduced_products(bool forward, bool backward) -> () */
 export function setReducedProducts(forward: boolean, backward: boolean): void {
-  dispatcher.call(136, forward, backward);
+  dispatcher.call(139, forward, backward);
 }

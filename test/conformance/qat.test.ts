@@ -89,21 +89,21 @@ function gradientsOf(model: Model, batch: MicroBatch, { parameters }: AttachedAd
 
 /** Puts the numbers of the packed weights into the layers of a merged model. */
 function packMerged(model: Model, adapter: AttachedAdapter): void {
-  for (const [path, { quantization, scales }] of adapter.roundings!) {
+  for (const [path, { quantization, learned }] of adapter.roundings!) {
     const layer = unwrapped(moduleAt(model.root, path)) as Linear | Embedding;
     const weight = layer.denseWeight();
     const isWhole = quantization.groupSize === undefined || quantization.groupSize % 32 === 0;
     const width = weight.size(1);
     if (isWhole && width % 32 === 0) {
-      const packed = pack(weight, quantization, scales);
+      const packed = pack(weight, quantization, learned);
       assert.deepEqual(
         numbers(ops.dequantize(packed.weight, packed.format)),
-        numbers(fakeQuantize(model.kernels, weight, quantization, scales)),
+        numbers(fakeQuantize(model.kernels, weight, quantization, learned)),
         path,
       );
       counts.packed++;
     }
-    ops.copy_(weight, fakeQuantize(model.kernels, weight, quantization, scales));
+    ops.copy_(weight, fakeQuantize(model.kernels, weight, quantization, learned));
   }
 }
 

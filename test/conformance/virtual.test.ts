@@ -262,13 +262,13 @@ test('rows of several tasks: a run from PEFTâ€™s adapter has the losses of PEFTâ
   }));
   writeFileSync(file, steps.map((step) => JSON.stringify(step)).join('\n'));
   const adapter = golden('peft', 'multitask-llama3');
-  const recipe = (train: string) => ({
+  const recipe = (train: string, runName = 'run') => ({
     model: golden('models', 'llama3'),
     adapter,
     method: p('multitask-prompt'),
     data: { train, format: 'batches' },
     train: { lr: 1e-2, schedule: 'constant', warmup_steps: 0, weight_decay: 0, threads: 1 },
-    run: { dir: join(dir.path, 'run') },
+    run: { dir: join(dir.path, runName) },
   });
   const { result } = await run(recipe(file));
   assert.ok(!(result instanceof Error), String(result));
@@ -277,7 +277,7 @@ test('rows of several tasks: a run from PEFTâ€™s adapter has the losses of PEFTâ
   want.forEach((loss, i) => {
     assert.ok(Math.abs(result.losses[i]! / loss - 1) <= 1e-3, `step ${i + 1}: ${result.losses[i]}, PEFT's ${loss}`);
   });
-  const { result: untold } = await run(recipe(golden('peft', 'batches.lm.jsonl')));
+  const { result: untold } = await run(recipe(golden('peft', 'batches.lm.jsonl'), 'untold'));
   assert.match(String(untold), /the rows have no task number, and the prompt has 3 tasks/);
 });
 

@@ -267,6 +267,8 @@ test('every recipe runs with a model and data put in', async (t) => {
       ...(tasks.length === 0 && { 'data.train': head?.data ?? at(full ? 'text.jsonl' : 'rows.jsonl') }),
       ...(head && { 'data.eval': head.data, 'data.max_length': 32 }),
       ...(head?.labels && { labels: head.labels }),
+      // The tiny model has a layer of 44, which GGUF's blocks do not divide.
+      ...(name === 'phone.yaml' && { 'method.1.exclude_modules': '[down_proj]' }),
       'train.steps': 3,
       'run.dir': at(name),
     };

@@ -115,7 +115,7 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
       'GgufMetadata',
     ],
     ...['ImageShape', 'Kernels', 'KvCache', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports', 'RowTools'],
-    ...['SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'WeightRounding'],
+    ...['SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding'],
   ],
 };
 

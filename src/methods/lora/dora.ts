@@ -96,6 +96,11 @@ export class DoraLinear extends LoraLinear {
     return this.adapted(this.kernels.glu(gate, up, act));
   }
 
+  /** The weight is scaled too. */
+  override lowRank(): undefined {
+    return undefined;
+  }
+
   override fold({ weight, bias }: LayerWeight, _base: Tensor): LayerWeight {
     return { weight: ops.mul(ops.add(weight, this.delta()), ops.unsqueeze(this.#factor(), 1)), format: -1, bias };
   }

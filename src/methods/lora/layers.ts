@@ -1,5 +1,5 @@
 /** The wrappers of LoRA around linear layers and embeddings. */
-import type { GateActivation, LinearLayer } from '../../nn/index.ts';
+import type { GateActivation, LinearLayer, LowRankUpdate } from '../../nn/index.ts';
 import { dropout, gradEnabled, ops, type Tensor } from '../../tensor/index.ts';
 import { type LayerWeight, LinearWrapper, type Switch, type Table, TableWrapper } from '../shared/index.ts';
 
@@ -63,6 +63,11 @@ export class LoraLinear extends LinearWrapper {
     return kernels.loraGatedLinear(gate, up, act, weight, format, this.#fullBias(bias), a, b, this.scaling);
   }
 
+  override lowRank(): LowRankUpdate | undefined {
+    const [a, b] = this.matrices();
+    return this.lora_bias ? undefined : { a, b, scaling: this.scaling };
+  }
+
   /** s·BA [out, in] */
   protected delta(): Tensor {
     const [a, b] = this.matrices();
@@ -70,7 +75,9 @@ export class LoraLinear extends LinearWrapper {
   }
 
   fold({ weight, bias }: LayerWeight, _base: Tensor): LayerWeight {
-    return { weight: ops.add(weight, this.delta()), format: -1, bias: this.#fullBias(bias) ?? undefined };
+    const [a, b] = this.matrices();
+    const merged = this.kernels.loraWeight(weight, a, b, this.scaling);
+    return { weight: merged, format: -1, bias: this.#fullBias(bias) ?? undefined };
   }
 }
 

@@ -1,5 +1,5 @@
 /** Rounding that is on a model: switching it, merging under it, taking it off. */
-import { type Embedding, type Linear, type Model, moduleAt, replaceModule } from '../../nn/index.ts';
+import { type Embedding, type Linear, type Model, moduleAt, type Rounding, replaceModule } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 import {
   type Adapter,
@@ -9,7 +9,6 @@ import {
   type Switch,
   unfold,
   unwrap,
-  type WeightRounding,
   type Wrapper,
 } from '../shared/index.ts';
 import type { QatConfig } from './config.ts';
@@ -24,7 +23,7 @@ export type Part =
 interface Rounded {
   readonly parts: readonly Part[];
   readonly parameters: ReadonlyMap<string, Tensor>;
-  readonly roundings: ReadonlyMap<string, WeightRounding>;
+  readonly roundings: ReadonlyMap<string, Rounding>;
   readonly state: Switch;
 }
 

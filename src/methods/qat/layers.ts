@@ -3,9 +3,12 @@ import {
   crossEntropyOfLogits,
   fakeQuantize,
   fakeQuantizeTokens,
+  type GateActivation,
   type Kernels,
   type Linear,
   type LinearLayer,
+  type LowRankUpdate,
+  type Rounding,
 } from '../../nn/index.ts';
 import { isIntegerFormat, type PackedWeight, pack } from '../../quant/index.ts';
 import { detachFromScopes, gradEnabled, ops, scope, Tensor } from '../../tensor/index.ts';
@@ -18,12 +21,8 @@ import {
   type Switch,
   type Table,
   TableWrapper,
-  type WeightRounding,
   type Wrapper,
 } from '../shared/index.ts';
-
-/** How the weight of one layer is rounded. */
-export type Rounding = WeightRounding;
 
 type Chained = Wrapper & { readonly state: Switch };
 
@@ -51,10 +50,10 @@ function versionsOf(outer: LinearLayer, scales: Tensor | undefined): string {
 }
 
 /** Returns a dense weight rounded, in blocks where its groups are whole blocks. */
-function rounded(kernels: Kernels, weight: Tensor, { quantization, scales }: Rounding): PackedWeight {
+function rounded(kernels: Kernels, weight: Tensor, { quantization, learned }: Rounding): PackedWeight {
   const { format, groupSize = weight.size(1) } = quantization;
-  if (!isIntegerFormat(format) || groupSize % 32 === 0) return pack(weight, quantization, scales);
-  return { weight: fakeQuantize(kernels, weight, quantization, scales), format: -1 };
+  if (!isIntegerFormat(format) || groupSize % 32 === 0) return pack(weight, quantization, learned);
+  return { weight: fakeQuantize(kernels, weight, quantization, learned), format: -1 };
 }
 
 /** The change of a frozen weight to its rounded form. */
@@ -79,17 +78,18 @@ export class RoundedLinear extends LinearWrapper {
     return this.#roundsInputs ? fakeQuantizeTokens(this.kernels, x) : x;
   }
 
-  /** The rounded weight, and the bias. */
-  #layerWeight(): LayerWeight {
-    if (!gradEnabled()) return this.#withoutGradients();
-    this.free();
+  /** The weight that is rounded with its low-rank update, where it has one and nothing else changes it; else the sum, dense. */
+  #parts(): { readonly weight: Tensor; readonly update: LowRankUpdate | null; readonly bias: Tensor | null } {
+    const layer = layerUnder(this) as Linear;
+    const [only, ...others] = chainOf(this.base_layer);
+    const update = others.length === 0 ? (only as LinearWrapper | undefined)?.lowRank() : undefined;
+    if (update) return { weight: layer.weight, update, bias: layer.bias ?? null };
     const { weight, bias } = mergedWeight(this.base_layer);
-    const { quantization, scales } = this.#rounding;
-    return { weight: fakeQuantize(this.kernels, weight, quantization, scales), format: -1, bias };
+    return { weight, update: null, bias: bias ?? null };
   }
 
   #withoutGradients(): LayerWeight {
-    const versions = versionsOf(this.base_layer, this.#rounding.scales);
+    const versions = versionsOf(this.base_layer, this.#rounding.learned);
     if (this.#cached?.versions !== versions) {
       this.free();
       using s = scope();
@@ -105,15 +105,36 @@ export class RoundedLinear extends LinearWrapper {
   }
 
   protected adapted(x: Tensor): Tensor {
-    const { weight, format, bias } = this.#layerWeight();
-    return this.kernels.linear(this.#inputs(x), weight, format, bias ?? null);
+    const inputs = this.#inputs(x);
+    if (!gradEnabled()) {
+      const { weight, format, bias } = this.#withoutGradients();
+      return this.kernels.linear(inputs, weight, format, bias ?? null);
+    }
+    this.free();
+    const { weight, update, bias } = this.#parts();
+    return this.kernels.roundedLinear(inputs, weight, update, bias, this.#rounding);
+  }
+
+  override forwardGated(gate: Tensor, up: Tensor, act: GateActivation): Tensor {
+    if (!this.state.enabled || !gradEnabled() || this.#roundsInputs) return super.forwardGated(gate, up, act);
+    this.free();
+    const { weight, update, bias } = this.#parts();
+    return this.kernels.roundedGatedLinear(gate, up, act, weight, update, bias, this.#rounding);
   }
 
   override crossEntropy(h: Tensor, targets: Tensor): Tensor {
     if (!this.state.enabled) return this.base_layer.crossEntropy(h, targets);
-    const { weight, format, bias } = this.#layerWeight();
+    if (!gradEnabled()) {
+      const { weight, format, bias } = this.#withoutGradients();
+      if (!bias) return this.kernels.linearCrossEntropy(this.#inputs(h), weight, format, targets);
+      return crossEntropyOfLogits((rows) => this.adapted(rows), h, targets);
+    }
+    this.free();
+    const { weight, bias } = mergedWeight(this.base_layer);
     if (bias) return crossEntropyOfLogits((rows) => this.adapted(rows), h, targets);
-    return this.kernels.linearCrossEntropy(this.#inputs(h), weight, format, targets);
+    const { quantization, learned } = this.#rounding;
+    const table = fakeQuantize(this.kernels, weight, quantization, learned);
+    return this.kernels.linearCrossEntropy(this.#inputs(h), table, -1, targets);
   }
 
   /** The weight as it is: what is written in blocks is rounded by writing it. */

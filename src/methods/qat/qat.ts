@@ -4,7 +4,7 @@
  * the method that trains, and rounds what that method makes of a layer's weight (`over: merged`) or the frozen base below it
  * (`over: base`). A weight that nothing changes is packed once, and takes less memory.
  */
-import { type LinearLayer, type Model, moduleAt } from '../../nn/index.ts';
+import { type LinearLayer, type Model, moduleAt, type Rounding } from '../../nn/index.ts';
 import { integersOf, isIntegerFormat, type WeightFormat } from '../../quant/index.ts';
 import { ops, type Tensor } from '../../tensor/index.ts';
 import {
@@ -18,7 +18,7 @@ import {
 } from '../shared/index.ts';
 import { attached, type Part } from './attached.ts';
 import { type QatConfig, qatConfig, quantizationOf } from './config.ts';
-import { chainOf, RoundedInputs, RoundedLinear, RoundedTable, type Rounding, roundingFold } from './layers.ts';
+import { chainOf, RoundedInputs, RoundedLinear, RoundedTable, roundingFold } from './layers.ts';
 import { formatsByPath, isPacked, refuse, requireFields, requireWidthsOf } from './plan.ts';
 
 /** @throws GraftError 'usage' where the merged weight is not what the chain computes in training */
@@ -66,7 +66,7 @@ function partsAt(
       'Load the model with quantize: none, or use over: base',
     );
   const scales = learnedScales(model, layer, { quantization }, config);
-  const rounding: Rounding = { quantization, ...(scales && { scales }) };
+  const rounding: Rounding = { quantization, ...(scales && { learned: scales }) };
   const roundsInputs = config.activation !== undefined;
   if (!isSum && !scales) {
     const change: Part[] = packed ? [] : [{ path, layer, change: roundingFold(model.kernels, rounding) }];
@@ -85,6 +85,7 @@ export const qat: Method<QatConfig> = {
   name: 'qat',
   writes: 'settings',
   config: qatConfig,
+  trainingOnly: ['start_step'],
 
   attach(model, config): Adapter {
     requireFields(config);
@@ -98,7 +99,7 @@ export const qat: Method<QatConfig> = {
       for (const [path, format] of byPath) {
         const { rounding, parts: ofPath } = partsAt(model, config, path, format, state);
         roundings.set(path, rounding);
-        if (rounding.scales) parameters.set(`${path}.weight_scale`, rounding.scales);
+        if (rounding.learned) parameters.set(`${path}.weight_scale`, rounding.learned);
         parts.push(...ofPath);
       }
     } catch (cause) {

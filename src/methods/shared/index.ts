@@ -9,7 +9,6 @@ export type {
   Method,
   SavableAdapter,
   SavedAdapter,
-  WeightRounding,
   Written,
 } from './method.ts';
 export { identity, ParameterInit, trainable } from './parameter-init.ts';

@@ -5,6 +5,7 @@ import {
   type GateActivation,
   type Kernels,
   type LinearLayer,
+  type LowRankUpdate,
   Module,
 } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
@@ -36,6 +37,11 @@ export abstract class LinearWrapper extends Module implements LinearLayer, Wrapp
 
   get kernels(): Kernels {
     return this.base_layer.kernels;
+  }
+
+  /** The update that it adds to the layer's weight, where it is a product of two small matrices and changes nothing else. */
+  lowRank(): LowRankUpdate | undefined {
+    return undefined;
   }
 
   /** The adapted layer: x [N, in] → [N, out]. Called only while the adapter is enabled. */

@@ -1,17 +1,9 @@
 import type { z } from 'zod';
-import type { Model } from '../../nn/index.ts';
-import type { Quantization } from '../../quant/index.ts';
+import type { Model, Rounding } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 
 /** What a run leaves on disk: an adapter beside the base, a whole model, or settings that are saved with what another method writes. */
 export type Written = 'adapter' | 'model' | 'settings';
-
-/** How the weight of a layer is rounded in training, and so has to be where it is deployed. */
-export interface WeightRounding {
-  readonly quantization: Quantization;
-  /** Trained scales of symmetric integers, float32 [out, groups]. */
-  readonly scales?: Tensor | undefined;
-}
 
 /** A way of fine-tuning: its config, and how it is attached to a model. C is the type of the config. */
 export interface Method<C> {
@@ -29,7 +21,7 @@ export interface Method<C> {
   readonly writes?: Written;
   /** The fields under PEFT's own names, each with its default, unit, description and source. */
   readonly config: z.ZodType<C>;
-  /** Fields that only training reads and no file holds: the recipe's values count also for a saved adapter. */
+  /** Fields that only training reads: the recipe's values count also for a saved adapter. */
   readonly trainingOnly?: readonly string[];
   /**
    * Attaches the method to the model. `detach` of the adapter undoes every change that this makes.
@@ -81,7 +73,7 @@ export interface Adapter extends Disposable {
   /** Those of them that it changes: adapters below it on these layers would be saved without this change. */
   readonly changes?: ReadonlySet<string>;
   /** How weights are rounded, by the path of their module. */
-  readonly roundings?: ReadonlyMap<string, WeightRounding>;
+  readonly roundings?: ReadonlyMap<string, Rounding>;
   /** False: the model computes as if the adapter were not attached. Switching costs nothing. */
   enabled: boolean;
   /** Settings of the config that have no effect, such as pattern keys that match no module. */
