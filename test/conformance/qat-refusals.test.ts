@@ -103,6 +103,12 @@ const refusals: Readonly<Record<string, Refusal>> = {
     message: /over: base rounds a frozen weight, and 'model\.layers\.0\.self_attn\.q_proj\S*' is trained/,
     hint: /Leave out over/,
   },
+  'a base that PiSSA changes': {
+    method: [{ ...lora, init_lora_weights: 'pissa' }, qat({ weight: 'int4', group_size: 16, over: 'base' })],
+    message:
+      /over: base rounds the base's own weight, and another adapter changes that of 'model\.layers\.0\.self_attn\.q_proj'/,
+    hint: /init_lora_weights: PiSSA, OLoRA and LoftQ/,
+  },
   'a packed base under a merged weight': {
     model: 'gguf/llama.gguf',
     quantize: 'int8',
@@ -138,6 +144,15 @@ const refusals: Readonly<Record<string, Refusal>> = {
       lora,
       qat({ weight: 'int4', group_size: 16 }),
       qat({ weight: 'int8', group_size: 16, target_modules: ['q_proj'], learned_range: true }),
+    ],
+    message: /'model\.layers\.0\.self_attn\.q_proj' is rounded by another qat method/,
+    hint: /its own target_modules/,
+  },
+  'two roundings of one frozen layer': {
+    method: [
+      lora,
+      qat({ weight: 'int4', group_size: 16, over: 'base' }),
+      qat({ weight: 'int8', group_size: 16, over: 'base', target_modules: ['q_proj'] }),
     ],
     message: /'model\.layers\.0\.self_attn\.q_proj' is rounded by another qat method/,
     hint: /its own target_modules/,

@@ -28,7 +28,7 @@ interface Rounded {
 }
 
 /** The layers that a qat method rounds: two of them would round one on top of the other. */
-const roundedLayers = new WeakSet<object>();
+export const roundedLayers = new WeakSet<object>();
 
 /** Puts a wrapper around a module: outermost, or directly around the layer where its adapters see the inputs as they are. */
 function wrap(model: Model, path: string, wrapper: Wrapper): void {

@@ -11,12 +11,13 @@ import {
   type Adapter,
   layerUnder,
   type Method,
+  ownLayerWeight,
   type Switch,
   type Table,
   trainable,
   type Wrapper,
 } from '../shared/index.ts';
-import { attached, type Part } from './attached.ts';
+import { attached, type Part, roundedLayers } from './attached.ts';
 import { type QatConfig, qatConfig, quantizationOf } from './config.ts';
 import { chainOf, RoundedInputs, RoundedLinear, RoundedTable, roundingFold } from './layers.ts';
 import { formatsByPath, isPacked, refuse, requireFields, requireWidthsOf } from './plan.ts';
@@ -58,6 +59,11 @@ function partsAt(
   const { requiresGrad: isTrained } = layer.weight;
   if (isTrained && config.over === 'base')
     refuse(`over: base rounds a frozen weight, and '${path}' is trained`, 'Leave out over');
+  if (config.over === 'base' && ownLayerWeight(layer).weight !== layer.weight && !roundedLayers.has(layer))
+    refuse(
+      `over: base rounds the base's own weight, and another adapter changes that of '${path}'`,
+      'Leave out over, or init_lora_weights: PiSSA, OLoRA and LoftQ change the base that they train on',
+    );
   const isSum = isTrained || (config.over === 'merged' && chain.length > 0);
   if (isSum) requireMergeable(path, chain);
   if (packed && (isSum || config.learned_range))
