@@ -130,6 +130,8 @@ for (const [name, { model: base, lora, qat, rounded, refused, savedAsOther }] of
       assert.equal(adapter.roundings!.size, rounded[0]);
       if (over === 'merged' && rounded[1] > 0)
         assert.match(adapter.warnings.join('\n'), new RegExp(`the merged weight of ${rounded[1]} layers is rounded`));
+      const saidTies = adapter.warnings.some((message) => /lies between two codes/.test(message));
+      assert.equal(saidTies, savedAsOther ?? false, adapter.warnings.join('\n'));
       perturb(adapter, 3);
       const attached = logitsOf(model, ids);
       const inTraining = ops.contiguous(ops.detach(outputOf(model, packTokens([ids]))));
