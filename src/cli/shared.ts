@@ -74,6 +74,10 @@ export async function withModel<O extends OnModelOptions, T>(
 /** Prints a result as one line of JSON. */
 export const printJson = (result: object): void => console.log(JSON.stringify(toWire(result)));
 
+export const printNotes = (notes: readonly string[]): void => {
+  for (const note of notes) console.error(`note: ${note}`);
+};
+
 export const mebibytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`;
 
 export function duration(seconds: number): string {

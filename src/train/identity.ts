@@ -31,8 +31,8 @@ const undecisive =
 const begins = /^adapter$|^method\.\d+\.(adapter|adapters\.\d+|prompt_tuning_init_state_dict_path)$/;
 /** Fields that only decide the rows, which are compared themselves. */
 const ofRows = /(^|\.)data\./;
-/** Files of a model that decide its losses; its tokenizer's decide the rows. */
-const modelFiles = /(^|\/)config\.json$|\.(safetensors|bin|pt|pth|gguf)$/;
+/** Files of a model that decide its losses, images' preprocessing included; its tokenizer's decide the rows. */
+const modelFiles = /(^|\/)(config|preprocessor_config|modules)\.json$|\.(safetensors|bin|pt|pth|gguf)$/;
 
 function* flattened(value: unknown, name = ''): Generator<[name: string, value: unknown]> {
   const isGroup = typeof value === 'object' && value !== null;

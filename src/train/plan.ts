@@ -134,11 +134,7 @@ export async function planRows(
   const warnings: string[] = [];
   const rowsFrom = (placed: readonly PlacedExample[], place: string): Row[] => {
     const { rows, report } = toRows(placed);
-    const unused = unusedNotes(
-      placed.map(({ example }) => example),
-      place,
-    );
-    warnings.push(...reportWarnings(report, place), ...unused);
+    warnings.push(...rowNotes(report, placed, place));
     return rows;
   };
   const placeOf = (source: RowSource, name: string) => (typeof source === 'string' ? source : name);
@@ -193,10 +189,13 @@ function splitRows(rows: readonly Row[], amount: number, seed: number): { trainR
   return { trainRows: trainRows!, heldOut: heldOut! };
 }
 
-function reportWarnings(
+/** What of the rows is truncated, left out or not used, in a note each. */
+export function rowNotes(
   { cutRows, cutTokens, emptyRows, endlessRows, notPrinted = {} }: RowReport,
+  placed: readonly PlacedExample[],
   place: string,
 ): string[] {
+  const examples = placed.map(({ example }) => example);
   return [
     ...(cutRows > 0 ? [`${place}: ${cutRows} rows were longer than max_length; ${cutTokens} tokens were cut`] : []),
     ...(emptyRows > 0 ? [`${place}: ${emptyRows} rows have no token to learn and are left out`] : []),
@@ -208,5 +207,6 @@ function reportWarnings(
     ...Object.entries(notPrinted).map(
       ([what, rows]) => `${place}: the chat template leaves out ${what} of ${rows} ${rows === 1 ? 'row' : 'rows'}`,
     ),
+    ...unusedNotes(examples, place),
   ];
 }
