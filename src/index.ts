@@ -49,8 +49,15 @@ export { engineStatus, type LibTorch, type Processor, processor } from './engine
 export type { SamplingOptions } from './generate/index.ts';
 export { type DownloadProgress, type ResolveOptions, resolveModel } from './io/index.ts';
 export type { Combination, MethodChoice } from './methods/index.ts';
-export type { Quantize } from './models/index.ts';
+export {
+  type ExportChoice,
+  type ExportFormat,
+  exportFormats,
+  type FloatFormat,
+  type Quantize,
+} from './models/index.ts';
 export type { Precision, TaskName } from './nn/index.ts';
+export type { BlockFormat, IntegerFormat, WeightFormat } from './quant/index.ts';
 export {
   type Abortable,
   type Classification,
@@ -58,6 +65,7 @@ export {
   type CombineResult,
   type CombineSettings,
   type DoctorResult,
+  type Drift,
   type EvaluateResult,
   type Fit,
   type GenerateResult,
@@ -75,12 +83,15 @@ export {
   type PredictResult,
   type Progress,
   type Prompt,
+  type QuantizeResult,
+  type QuantizeSettings,
   type RowsOptions,
   type Running,
   Session,
   type SessionOptions,
   type TrainOptions,
   type UseOptions,
+  type WrittenModel,
 } from './session/index.ts';
 export type { Confusion, Metric } from './tasks/index.ts';
 export {

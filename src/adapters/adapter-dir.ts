@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { readJsonObject } from '../io/index.ts';
 import type { TaskHead } from '../nn/index.ts';
+import { isGgufAdapter } from './gguf/index.ts';
 
 /** `graft.json` of an adapter. */
 export interface GraftFile {
@@ -35,9 +36,10 @@ export function writeGraftFile(dir: string, content: GraftFile): void {
   writeFileSync(join(dir, fileName), `${JSON.stringify(content, null, 2)}\n`);
 }
 
-/** Whether a directory holds an adapter, of one method or several. */
+/** Whether a directory holds an adapter, or a GGUF file is one, of one method or several. */
 export const isAdapter = (dir: string): boolean =>
   readGraftFile(dir).parts !== undefined ||
+  isGgufAdapter(dir) ||
   ['adapter_config.json', 'adapter_fusion_config.json'].some((name) => existsSync(join(dir, name)));
 
 /**

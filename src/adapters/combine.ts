@@ -16,6 +16,7 @@ import {
 } from '../methods/index.ts';
 import { readTensor } from '../models/index.ts';
 import { mixSeed, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { isGgufAdapter } from './gguf/index.ts';
 import { keyPrefix, openPeftWeights, requireUnchangedBase } from './peft/index.ts';
 import { layoutOf } from './registry.ts';
 import { tensorToWrite } from './tensor-files.ts';
@@ -62,6 +63,12 @@ const updateKey = /^base_model\.model\.(.*)\.lora_(?:(embedding_)([AB])|([AB])\.
 
 /** Reads an adapter. Its tensors belong to the caller's scope. @throws GraftError 'usage' for what cannot be combined */
 function readLora(dir: string): SavedLora {
+  if (isGgufAdapter(dir)) {
+    throw new GraftError('usage', 'GGUF files of adapters cannot be combined', {
+      place: dir,
+      hint: 'Write them in PEFT’s format first: graft convert --to peft',
+    });
+  }
   const place = join(dir, 'adapter_config.json');
   const { method, config } = layoutOf(dir).readConfig(dir);
   if (method !== 'lora') {

@@ -5,11 +5,12 @@ import { GraftError } from '../base/index.ts';
 import { readJsonObject } from '../io/index.ts';
 import { type Method, methods } from '../methods/index.ts';
 import { adapterHubLayout } from './adapterhub/index.ts';
+import { ggufLayout } from './gguf/index.ts';
 import type { Layout } from './layout.ts';
 import { isMlx } from './mlx/index.ts';
 import { peftLayout } from './peft/index.ts';
 
-const layouts: readonly Layout[] = [adapterHubLayout, peftLayout];
+const layouts: readonly Layout[] = [adapterHubLayout, peftLayout, ggufLayout];
 
 /** The layout of an adapter directory. @throws GraftError 'input' where it is none that Graft loads */
 export function layoutOf(dir: string): Layout {

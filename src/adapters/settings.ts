@@ -3,7 +3,15 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { openSafetensors, writeSafetensors } from '../io/index.ts';
-import { type Adapter, type Method, methods } from '../methods/index.ts';
+import {
+  type Adapter,
+  type AttachedAdapter,
+  attachMethods,
+  type Method,
+  type MethodChoice,
+  methods,
+} from '../methods/index.ts';
+import type { Model } from '../nn/index.ts';
 import { type GraftFile, readGraftFile, writeGraftFile } from './adapter-dir.ts';
 import { fillTensors, tensorToWrite } from './tensor-files.ts';
 
@@ -52,4 +60,20 @@ export function loadSettings(dir: string, settings: readonly Adapter[]): void {
   if (tensors.size === 0 && !existsSync(file)) return;
   using source = openSafetensors(file);
   fillTensors(source, tensors, file);
+}
+
+/** Attaches the settings that were saved with a whole model; undefined where there are none. @throws as `loadSettings` */
+export function attachSettings(model: Model, dir: string): AttachedAdapter | undefined {
+  const { settings = [] } = readGraftFile(dir);
+  if (settings.length === 0) return undefined;
+  // They stand beside the method that trained the model.
+  const choices = [{ type: 'full' }, ...settings] as MethodChoice[];
+  const adapter = attachMethods(model, choices, 0, { loading: true });
+  try {
+    loadSettings(dir, settingsOf(adapter.parts));
+    return adapter;
+  } catch (cause) {
+    adapter.detach();
+    throw cause;
+  }
 }

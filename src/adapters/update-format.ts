@@ -33,10 +33,15 @@ export type AdapterUpdates = {
 export interface UpdateFormat {
   /** Whether a directory is in this format, judged by its contents. */
   holds(dir: string): boolean;
-  /** @throws GraftError 'usage' with the reason where no other format supports what the adapter does */
-  read(dir: string): AdapterUpdates;
   /**
-   * Writes the updates into the empty directory `work`.
+   * @param base path of the base model, for formats that depend on it
+   * @throws GraftError 'usage' with the reason where no other format supports what the adapter does
+   */
+  read(dir: string, base?: string): AdapterUpdates;
+  /** Whether an adapter is one file. */
+  readonly isFile?: boolean;
+  /**
+   * Writes the updates into the empty directory `work`, or to the file of that path.
    * @throws GraftError 'usage' with the reason where the format does not support them
    */
   write(updates: AdapterUpdates, work: string, options: WriteOptions): void;
@@ -49,6 +54,8 @@ export interface WriteOptions {
   readonly source: string;
   /** Task and labels of the head, where the adapter has one. */
   readonly head: HeadOptions;
+  /** Path of the base model, for formats that depend on it. Default: the adapter's. */
+  readonly base?: string | undefined;
 }
 
 /** The error for an adapter that cannot be converted. @param source its directory */

@@ -1,23 +1,29 @@
 import { Command, Option } from 'commander';
 import { adapterFormats, convertAdapter } from '../adapters/index.ts';
+import { resolveModel } from '../io/index.ts';
 import { examples } from './shared.ts';
 
 export const convert = () =>
   new Command('convert')
-    .description('Convert an adapter between the formats of PEFT, AdapterHub and mlx-lm; its format is detected.')
-    .argument('<adapter>', 'directory of the adapter')
+    .description(
+      'Convert an adapter between the formats of PEFT, AdapterHub, mlx-lm and llama.cpp (gguf); its format is detected.',
+    )
+    .argument('<adapter>', 'directory of the adapter, or its .gguf file')
     .addOption(new Option('--to <format>', 'the format to write').choices(adapterFormats).makeOptionMandatory())
-    .requiredOption('--out <dir>', 'new directory for the converted adapter')
+    .requiredOption('--out <dir>', 'new directory for the converted adapter; with gguf a new .gguf file')
+    .option('--base <path>', 'the base model, whose config gguf needs; default: the one that the adapter names')
     .option('--json', 'print the result as JSON')
     .addHelpText(
       'after',
       examples(
         'graft convert out/adapter --to mlx --out out/mlx',
+        'graft convert out/adapter --to gguf --base base.gguf --out adapter.gguf',
         'graft convert adapterhub-lora --to peft --out out/peft',
       ),
     )
-    .action((adapter: string, { to, out, json }) => {
-      const { from, layers } = convertAdapter(adapter, out, to);
+    .action(async (adapter: string, { to, out, base, json }) => {
+      const path = base === undefined ? undefined : await resolveModel(base);
+      const { from, layers } = convertAdapter(adapter, out, to, { base: path });
       console.log(
         json ? JSON.stringify({ from, to, out, layers }) : `Wrote ${out}: ${layers} layers, from ${from} to ${to}`,
       );

@@ -13,6 +13,7 @@ import { logits } from './logits.ts';
 import { merge } from './merge.ts';
 import { predict } from './predict.ts';
 import { pull } from './pull.ts';
+import { quantize } from './quantize.ts';
 import { examples, StopSignal } from './shared.ts';
 import { train } from './train.ts';
 
@@ -47,6 +48,7 @@ export function program(): Command {
     generate,
     logits,
     merge,
+    quantize,
     combine,
     convert,
     inspect,

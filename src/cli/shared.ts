@@ -1,16 +1,24 @@
 import { constants } from 'node:os';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { toWire } from '../base/index.ts';
+import { exportFormats } from '../models/index.ts';
 import type { TaskName } from '../nn/index.ts';
 import { quantizeModes } from '../quant/index.ts';
-import { type LoadedModel, type ModelSettings, Session } from '../session/index.ts';
+import {
+  type LoadedModel,
+  type ModelSettings,
+  type Progress,
+  type QuantizeResult,
+  type Running,
+  Session,
+} from '../session/index.ts';
 
 /** A command that works on a loaded model, with the options that all of these have. */
 export const onModel = (name: string, description: string) =>
   new Command(name)
     .description(description)
     .requiredOption('--model <path>', 'a Hugging Face directory, a .gguf file, or a hub id')
-    .option('--adapter <dir>', 'directory of an adapter to use')
+    .option('--adapter <dir>', 'directory of an adapter to use, or a .gguf file of one')
     .addOption(
       new Option(
         '--quantize <how>',
@@ -69,6 +77,36 @@ export async function withModel<O extends OnModelOptions, T>(
   await using session = new Session();
   await using model = await session.load(id, { quantize, threads, task, ...(adapter && { adapters: [adapter] }) });
   return await act(model, settings);
+}
+
+/** The options of how a model is written in a format, for commands that take `--to`. */
+export const writtenOptions = (command: Command) =>
+  command
+    .option('--group-size <n>', 'int2 to int8: numbers of a row that share a scale; default: all of the row', count)
+    .addOption(
+      new Option(
+        '--embedding <format>',
+        'of the token embeddings and the output layer; default: q8_0 in a .gguf file, else none',
+      ).choices(['none', ...exportFormats]),
+    );
+
+/** Shows how many tensors are written, on a terminal. */
+export async function showTensors<T>(running: Running<Progress, T>): Promise<T> {
+  if (process.stderr.isTTY) {
+    for await (const { done, total } of running) process.stderr.write(`\r\x1b[2K${done} of ${total} tensors written`);
+    process.stderr.write('\r\x1b[2K');
+  }
+  return running;
+}
+
+/** Prints what was written: sizes, drift, and a line for everything that is not as asked. */
+export function printWritten(result: QuantizeResult, from: string, held = 'its'): void {
+  const { out, bytes, sourceBytes, maxDrift, meanDrift, tokens, changed, predictions, notes, notCopied } = result;
+  console.log(
+    `Wrote ${out}, ${mebibytes(bytes)} (from ${mebibytes(sourceBytes)}); ${held} logits differ from those of ${from} by at most ${maxDrift.toExponential(1)} (mean ${meanDrift.toExponential(1)}) over ${tokens} tokens, and ${changed} of ${predictions} predictions changed`,
+  );
+  for (const note of notes) console.log(`Note: ${note}`);
+  if (notCopied.length > 0) console.log(`Not copied from the base: ${notCopied.join(', ')}`);
 }
 
 /** Prints a result as one line of JSON. */

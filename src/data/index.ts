@@ -27,6 +27,7 @@ export { checkedIds, checkedLabels, type Row, type RowOptions, type RowReport, t
 export { randomStream, rowsOfStep, shuffled, split } from './sampler.ts';
 export { toExample, toStep } from './to-example.ts';
 export {
+  type GgufTokenizer,
   loadTokenizer,
   requireTokenizer,
   TextStream,

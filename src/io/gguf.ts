@@ -1,40 +1,11 @@
 import { basename, dirname, join } from 'node:path';
 import type { GraftError } from '../base/index.ts';
 import { formatOfGgmlType, ggmlBlockNames, unsupportedGgmlTypes } from '../quant/index.ts';
+import { ARRAY, BOOL, type GgufField, ggufTypeOf, numberTypeOf, STRING } from './gguf-types.ts';
 import { brief, damaged, guessFormat, InputFile } from './input-file.ts';
-import {
-  bytesOf,
-  type MetadataValue,
-  type NumberArray,
-  type StoredEntry,
-  StoredWeights,
-  type WeightSource,
-} from './weight-source.ts';
+import { bytesOf, type MetadataValue, type StoredEntry, StoredWeights, type WeightSource } from './weight-source.ts';
 
 export type GgufMetadata = ReadonlyMap<string, MetadataValue>;
-
-const STRING = 8;
-const ARRAY = 9;
-const BOOL = 7;
-/** Metadata value types of a fixed size: its bytes, and how one value and an array of values are read. */
-const numberTypes: Record<
-  number,
-  { bytes: number; read(b: Buffer, at: number): number | bigint; over(b: ArrayBuffer): NumberArray }
-> = {
-  0: { bytes: 1, read: (b, at) => b.readUInt8(at), over: (b) => new Uint8Array(b) },
-  1: { bytes: 1, read: (b, at) => b.readInt8(at), over: (b) => new Int8Array(b) },
-  2: { bytes: 2, read: (b, at) => b.readUInt16LE(at), over: (b) => new Uint16Array(b) },
-  3: { bytes: 2, read: (b, at) => b.readInt16LE(at), over: (b) => new Int16Array(b) },
-  4: { bytes: 4, read: (b, at) => b.readUInt32LE(at), over: (b) => new Uint32Array(b) },
-  5: { bytes: 4, read: (b, at) => b.readInt32LE(at), over: (b) => new Int32Array(b) },
-  6: { bytes: 4, read: (b, at) => b.readFloatLE(at), over: (b) => new Float32Array(b) },
-  10: { bytes: 8, read: (b, at) => exactNumber(b.readBigUInt64LE(at)), over: (b) => new BigUint64Array(b) },
-  11: { bytes: 8, read: (b, at) => exactNumber(b.readBigInt64LE(at)), over: (b) => new BigInt64Array(b) },
-  12: { bytes: 8, read: (b, at) => b.readDoubleLE(at), over: (b) => new Float64Array(b) },
-};
-/** Returns the integer as a number where that is exact. */
-const exactNumber = (value: bigint): number | bigint =>
-  BigInt(Number(value)) === value && Number.isSafeInteger(Number(value)) ? Number(value) : value;
 
 /** Bytes of the header that are read at once. */
 const WINDOW = 2 ** 20;
@@ -107,14 +78,14 @@ class HeaderReader {
   }
 
   value(type: number, what: string, depth = 0): MetadataValue {
-    const number = numberTypes[type];
+    const number = numberTypeOf(type);
     if (number) {
       const at = this.#take(number.bytes, what);
       return number.read(this.#window, at);
     }
     if (type === BOOL) return this.#bool(this.value(0, what) as number, what);
     if (type === STRING) return this.string(what);
-    if (type === ARRAY && depth < MAX_DEPTH) return this.#array(what, depth + 1);
+    if (type === ARRAY && depth < MAX_DEPTH) return this.#array(this.u32(what), what, depth + 1);
     throw this.fail(
       type === ARRAY
         ? `${what} nests arrays more than ${MAX_DEPTH} deep`
@@ -122,9 +93,16 @@ class HeaderReader {
     );
   }
 
-  #array(what: string, depth: number): MetadataValue {
-    const type = this.u32(what);
-    const number = numberTypes[type === BOOL ? 0 : type];
+  /** Reads the type of a metadata value and the value. */
+  field(what: string): GgufField {
+    const id = this.u32(`The type of ${what}`);
+    const itemId = id === ARRAY ? this.u32(what) : id;
+    const value = id === ARRAY ? this.#array(itemId, what, 1) : this.value(id, what);
+    return { type: ggufTypeOf(itemId)!, value };
+  }
+
+  #array(type: number, what: string, depth: number): MetadataValue {
+    const number = numberTypeOf(type === BOOL ? 0 : type);
     if (!number && type !== STRING && type !== ARRAY)
       throw this.fail(`${what} is an array of the unknown type ${type}`);
     const count = this.count(number?.bytes ?? (type === STRING ? 8 : 12), `${what}, an array,`);
@@ -147,7 +125,7 @@ class HeaderReader {
 
 interface Parsed {
   readonly entries: Map<string, StoredEntry>;
-  readonly metadata: Map<string, MetadataValue>;
+  readonly fields: Map<string, GgufField>;
 }
 
 function parse(file: InputFile): Parsed {
@@ -173,13 +151,13 @@ function parse(file: InputFile): Parsed {
     );
   const tensors = reader.count(24, 'The table of tensors');
   const pairs = reader.count(13, 'The metadata');
-  const metadata = new Map<string, MetadataValue>();
+  const fields = new Map<string, GgufField>();
   for (let i = 0; i < pairs; i++) {
     const key = reader.string(`Metadata key ${i + 1} of ${pairs}`, 65535);
-    if (metadata.has(key)) throw reader.fail(`The metadata has the key ${brief(key)} more than once`);
-    metadata.set(key, reader.value(reader.u32(`The type of ${brief(key)}`), `The metadata value ${brief(key)}`));
+    if (fields.has(key)) throw reader.fail(`The metadata has the key ${brief(key)} more than once`);
+    fields.set(key, reader.field(`The metadata value ${brief(key)}`));
   }
-  const alignment = metadata.get('general.alignment') ?? 32;
+  const alignment = fields.get('general.alignment')?.value ?? 32;
   if (typeof alignment !== 'number' || alignment < 8 || alignment > 2 ** 30 || !Number.isInteger(Math.log2(alignment)))
     throw reader.fail(`general.alignment is ${brief(alignment)}; it must be a power of two and at least 8`);
   const infos = Array.from({ length: tensors }, (_, i) => readInfo(reader, `tensor ${i + 1} of ${tensors}`));
@@ -200,7 +178,7 @@ function parse(file: InputFile): Parsed {
     if (previous && previous.at + previous.bytes > at)
       throw reader.fail(`Tensors ${brief(previous.name)} and ${brief(name)} overlap`);
   });
-  return { entries, metadata };
+  return { entries, fields };
 }
 
 function readInfo(reader: HeaderReader, which: string) {
@@ -225,6 +203,25 @@ function readInfo(reader: HeaderReader, which: string) {
   return { name, shape, format, bytes, offset: reader.u64(`${what}: its offset`) };
 }
 
+/** An open GGUF file; `fields` has the metadata with their types, as `writeGguf` takes them. */
+export interface GgufSource extends WeightSource {
+  readonly fields: ReadonlyMap<string, GgufField>;
+}
+
+class GgufWeights extends StoredWeights implements GgufSource {
+  readonly fields: ReadonlyMap<string, GgufField>;
+
+  constructor(
+    path: string,
+    files: readonly InputFile[],
+    entries: ReadonlyMap<string, StoredEntry>,
+    fields: ReadonlyMap<string, GgufField>,
+  ) {
+    super(path, files, entries, new Map([...fields].map(([key, { value }]) => [key, value])));
+    this.fields = fields;
+  }
+}
+
 const SHARD = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/;
 
 /**
@@ -234,23 +231,23 @@ const SHARD = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/;
  * Source: ggml docs/gguf.md.
  * @throws GraftError `input` with the file and what is wrong in it
  */
-export function openGguf(path: string): WeightSource & { readonly metadata: GgufMetadata } {
+export function openGguf(path: string): GgufSource {
   const match = SHARD.exec(basename(path));
   const shard = match && Number(match[2]) >= 1 && Number(match[2]) <= Number(match[3]) ? match : undefined;
   const count = Number(shard?.[3] ?? 1);
   const files: InputFile[] = [];
   try {
     const entries = new Map<string, StoredEntry>();
-    let metadata: Parsed['metadata'] | undefined;
+    let fields: Parsed['fields'] | undefined;
     for (let i = 0; i < count; i++) {
       const name = shard
         ? join(dirname(path), `${shard[1]}-${String(i + 1).padStart(5, '0')}-of-${shard[3]}.gguf`)
         : path;
       files.push(new InputFile(name));
       const part = parse(files[i]!);
-      metadata ??= part.metadata;
-      const no = part.metadata.get('split.no') ?? i;
-      const of = part.metadata.get('split.count') ?? count;
+      fields ??= part.fields;
+      const no = part.fields.get('split.no')?.value ?? i;
+      const of = part.fields.get('split.count')?.value ?? count;
       if (of !== count || no !== i)
         throw damaged(
           name,
@@ -263,10 +260,10 @@ export function openGguf(path: string): WeightSource & { readonly metadata: Gguf
         entries.set(key, entry);
       }
     }
-    const total = metadata?.get('split.tensors.count');
+    const total = fields?.get('split.tensors.count')?.value;
     if (shard && total !== undefined && total !== entries.size)
       throw damaged(path, `The ${count} shards hold ${entries.size} tensors instead of ${brief(total)}`);
-    return new StoredWeights(path, files, entries, metadata ?? new Map());
+    return new GgufWeights(path, files, entries, fields ?? new Map());
   } catch (error) {
     for (const file of files) file[Symbol.dispose]();
     throw error;

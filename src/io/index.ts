@@ -1,6 +1,8 @@
 export { digestOfPath } from './digest.ts';
 export { recoverDirectory, requireNew, writeDirectory, writeFile, writeText } from './directory.ts';
-export { type GgufMetadata, openGguf } from './gguf.ts';
+export { type GgufMetadata, type GgufSource, openGguf } from './gguf.ts';
+export type { GgufField, GgufType } from './gguf-types.ts';
+export { type GgufTensor, writeGguf } from './gguf-write.ts';
 export { type DownloadProgress, type ResolveOptions, resolveModel } from './hub.ts';
 export { parseJson, readJson, readJsonObject } from './jsonfile.ts';
 export { LOCK_NAME, lockDirectory } from './lock.ts';

@@ -1,15 +1,26 @@
-import type { GgufMetadata, WeightSource } from '../io/index.ts';
+import type { GgufField, GgufMetadata, GgufTensor, WeightSource } from '../io/index.ts';
 import type { Model, ModelWeights, TaskHead, TaskName } from '../nn/index.ts';
 
 /** The mapping from a GGUF file of this family to the checkpoint that `build` reads. */
 export interface GgufNames {
   /** Returns the checkpoint's key for a tensor of the GGUF file; undefined: not a weight of the model. */
   key(name: string): string | undefined;
+  /** Returns the GGUF file's name of a tensor with the checkpoint's key; undefined: the architecture has no such tensor. */
+  name(key: string): string | undefined;
   /**
    * Returns the number of heads where GGUF interleaves the rows of each (q and k of the `llama` architecture); undefined:
    * the order is the checkpoint's.
    */
   interleavedHeads(name: string): number | undefined;
+}
+
+/** What a GGUF file says of a model besides its weights and its tokenizer. */
+export interface GgufModel {
+  readonly fields: ReadonlyMap<string, GgufField>;
+  /** Tensors that are no weights. */
+  readonly tensors: readonly GgufTensor[];
+  /** Where llama.cpp computes something else, a sentence each. */
+  readonly notes: readonly string[];
 }
 
 /** Names that AdapterHub (the library `adapters`) has for the layers of a family. */
@@ -56,6 +67,11 @@ export interface Family {
     names(metadata: GgufMetadata): GgufNames;
     /** Returns the `config.json` that the checkpoint of this GGUF file has. */
     config(source: WeightSource): Record<string, unknown>;
+    /**
+     * Returns what `config` reads.
+     * @throws GraftError 'usage' for what the GGUF architecture does not compute
+     */
+    metadata(config: Readonly<Record<string, unknown>>): GgufModel;
   };
   /**
    * Builds the body, which all tasks share, and returns a function that builds a task's model: the body with the task's head.

@@ -114,6 +114,7 @@ export function ggufLlamaConfig(source: WeightSource): Record<string, unknown> {
     max_position_embeddings: metadata.required('context_length'),
     tie_word_embeddings: !source.entries.has('output.weight'),
     attention_bias: source.entries.has('blk.0.attn_output.bias'),
+    mlp_bias: source.entries.has('blk.0.ffn_down.bias'),
     ...metadata.tokenIds(),
     ...(window && { sliding_window: window }),
     rope_parameters: ropeParameters(source, metadata, headDim),

@@ -25,6 +25,12 @@ const otherNames: Readonly<Record<string, string>> = {
 /** Tensors that are no weights: the divisors of rotary frequencies, which the config holds. */
 const noWeight = /^(rope_freqs|rope_factors_(long|short)|blk\.\d+\.attn_rot_embd)\.weight$/;
 
+const inverse = (names: Readonly<Record<string, string>>) => new Map(Object.entries(names).map(([a, b]) => [b, a]));
+const [blockByModule, otherByModule] = [inverse(blockNames), inverse(otherNames)];
+
+/** Whether a tensor of a GGUF file is no weight. */
+export const isNoWeight = (name: string): boolean => noWeight.test(name);
+
 /** Returns the mapping of GGUF's tensor names for the Llama family. */
 export function ggufLlamaNames(metadata: GgufMetadata): GgufNames {
   const architecture = metadata.get('general.architecture');
@@ -40,6 +46,13 @@ export function ggufLlamaNames(metadata: GgufMetadata): GgufNames {
       const outside = other && otherNames[other[1]!];
       // A tensor that the family does not have keeps its name, under which it is reported.
       return outside ? `${outside}.${other[2]}` : name;
+    },
+    name(key) {
+      const [, path, field] = /^(.+)\.(weight|bias)$/.exec(key) ?? [];
+      const [, block, inBlock] = /^model\.layers\.(\d+)\.(.+)$/.exec(path ?? '') ?? [];
+      const name = inBlock ? blockByModule.get(inBlock) : otherByModule.get(path ?? '');
+      if (name === undefined) return undefined;
+      return block === undefined ? `${name}.${field}` : `blk.${block}.${name}.${field}`;
     },
     // convert_hf_to_gguf.py interleaves the rows of q and k for the `llama` architecture only.
     interleavedHeads(name) {

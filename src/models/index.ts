@@ -1,8 +1,20 @@
 export type { Quantize } from '../quant/index.ts';
-export type { AdapterHubNames, Family } from './family.ts';
+export {
+  type ExportChoice,
+  type ExportFormat,
+  exportFormats,
+  type FloatFormat,
+  type FormatOf,
+  formatsFor,
+  isGgufFormat,
+  type WrittenFormat,
+} from './export-formats.ts';
+export type { AdapterHubNames, Family, GgufNames } from './family.ts';
+export { type GgufBase, ggufBaseFor, ggufBaseOf, ggufNamesOf } from './gguf-base.ts';
 export { headOf, loadModel, loadModels, openModel } from './load.ts';
 export type { HeadOptions, LoadOptions } from './loaded-weights.ts';
 export { families } from './registry.ts';
 export { saveModel } from './save.ts';
+export { requireGguf, saveGguf } from './save-gguf.ts';
 export { heldBytes } from './weight-memory.ts';
 export { readTensor } from './weight-reader.ts';

@@ -25,6 +25,7 @@ import { architectureOf } from './architectures.ts';
 import { readConfig } from './config-fields.ts';
 import type { Family } from './family.ts';
 import { ggufLlamaConfig } from './gguf-config.ts';
+import { ggufLlamaMetadata } from './gguf-metadata.ts';
 import { ggufLlamaNames } from './gguf-names.ts';
 import { decoderLogits, headField } from './heads.ts';
 import { type LlamaConfig, llamaSchema, llamaTypes, type ResolvedConfig, resolveConfig } from './llama-config.ts';
@@ -173,7 +174,12 @@ export const llama: Family = {
       defaultClass: 'LlamaForCausalLM',
     },
   },
-  gguf: { architectures: ['llama', 'qwen2', 'qwen3'], names: ggufLlamaNames, config: ggufLlamaConfig },
+  gguf: {
+    architectures: ['llama', 'qwen2', 'qwen3'],
+    names: ggufLlamaNames,
+    config: ggufLlamaConfig,
+    metadata: ggufLlamaMetadata,
+  },
 
   build(raw, w) {
     const config = readConfig(llamaSchema, raw);

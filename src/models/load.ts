@@ -6,6 +6,7 @@ import type { Linear, Model, TaskHead, TaskName } from '../nn/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import { taskOfArchitecture } from './architectures.ts';
 import type { Family } from './family.ts';
+import { withIntegers } from './integer-layout.ts';
 import { type HeadOptions, LoadedWeights, type LoadOptions } from './loaded-weights.ts';
 import { families } from './registry.ts';
 import { sentenceLength, sentenceSettings } from './sentence.ts';
@@ -162,18 +163,39 @@ function openDirectory(path: string) {
       hint: `Supported are ${families.flatMap((f) => f.types).join(', ')}`,
     });
   }
-  const source = openSafetensors(path);
+  const { source, integers } = openQuantized(path, config);
   // Checkpoints converted from TensorFlow, bert-base-uncased among them, have TensorFlow's names of a norm's tensors.
   const key = (name: string) =>
     name.replace(/LayerNorm\.gamma$/, 'LayerNorm.weight').replace(/LayerNorm\.beta$/, 'LayerNorm.bias');
   const stored = new Map(
-    [...source.entries].map(([name, entry]) => [key(name), { entry, interleavedHeads: undefined }]),
+    [...source.entries].map(([name, entry]) => [
+      key(name),
+      { entry, interleavedHeads: undefined, isIntegers: integers.has(name) },
+    ]),
   );
   return { source, config, family, stored };
 }
 
+/** Opens the weights of a directory; integers look like blocks. */
+function openQuantized(path: string, config: Record<string, unknown>): ReturnType<typeof withIntegers> {
+  const source = openSafetensors(path);
+  try {
+    return withIntegers(source, config);
+  } catch (cause) {
+    source[Symbol.dispose]();
+    throw cause;
+  }
+}
+
 function openGgufModel(path: string) {
   const source = openGguf(path);
+  if (source.metadata.get('general.type') === 'adapter') {
+    source[Symbol.dispose]();
+    throw new GraftError('input', 'this GGUF file is an adapter, and not a model', {
+      place: path,
+      hint: 'Name its base as --model, and the file as --adapter',
+    });
+  }
   const architecture = String(source.metadata.get('general.architecture'));
   const family = families.find((f) => f.gguf?.architectures.includes(architecture));
   if (!family?.gguf) {

@@ -214,7 +214,9 @@ export class LoadedWeights implements ModelWeights {
   }
 
   /** Returns a weight [rows, width], held as `quantize` says, and the native number of its format. */
-  #matrix(key: string, rows: number, width: number, transposed = false): { tensor: Tensor; format: number } {
+  #matrix(key: string, rows: number, width: number, ofConv1d = false): { tensor: Tensor; format: number } {
+    // Integers have the order of a linear layer's weight in any model.
+    const transposed = ofConv1d && !this.#stored.get(this.#keyOf(key))?.isIntegers;
     const stored = this.#find(key, transposed ? [width, rows] : [rows, width]);
     if (!stored) return { tensor: this.#owned(Tensor.empty([0, width], this.dtype)), format: -1 };
     const held = (tensor: Tensor, format: number) => ({ tensor: this.#owned(tensor), format });

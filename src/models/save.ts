@@ -1,16 +1,19 @@
 import { statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import { writeDirectory, writeSafetensors } from '../io/index.ts';
+import { type TensorToWrite, writeDirectory, writeSafetensors } from '../io/index.ts';
 import { Embedding, Linear, type Model, type Module, namedModules } from '../nn/index.ts';
-import { type DType, ops, scoped, Tensor } from '../tensor/index.ts';
+import { isIntegerFormat, type Quantization, type WeightFormat } from '../quant/index.ts';
+import { type DType, dtypes, ops, scoped, Tensor } from '../tensor/index.ts';
 import { copyCompanions } from './companion-files.ts';
+import type { FloatFormat, FormatOf, WrittenFormat } from './export-formats.ts';
+import { integerConfig, integerTensors } from './integer-layout.ts';
 
 /**
  * Writes the model as a Hugging Face directory that transformers loads: config.json, model.safetensors and, where `source` is
  * a directory, what stands beside its weights: tokenizer, chat templates, preprocessing, pooling, code, licence.
  * @param extra contents of more files by name (a tokenizer converted from a GGUF file)
- * @param writeMore writes further files into the directory
+ * @param written what is written in another way: matrices as integers or in another element type, further files
  * @returns the names of files and folders of `source` that are not copied: its model card, weights in other formats
  * @throws GraftError 'state' where an adapter is enabled but not merged; 'numeric' for a weight that `dtype` cannot hold;
  *   'environment' for a full disk or missing rights
@@ -21,19 +24,58 @@ export function saveModel(
   source: string,
   dtype: DType = 'float32',
   extra: Readonly<Record<string, string>> = {},
-  writeMore: (draft: string) => void = () => {},
+  written: WrittenOptions = {},
 ): readonly string[] {
-  const config = configOf(model, dtype);
+  const tensors = [...denseWeights(model, dtype, written.formatOf ?? (() => undefined))];
+  const config = { ...configOf(model, dtype), ...quantizationOf(model, written) };
   let left: readonly string[] = [];
   writeDirectory(dir, (draft) => {
     writeFileSync(join(draft, 'config.json'), JSON.stringify(config, null, 2));
-    writeSafetensors(join(draft, 'model.safetensors'), denseWeights(model, dtype), { format: 'pt' });
+    writeSafetensors(join(draft, 'model.safetensors'), withProgress(tensors, written.progress), { format: 'pt' });
     if (statSync(source).isDirectory()) left = copyCompanions(source, draft).left;
     for (const [name, text] of Object.entries(extra)) writeFileSync(join(draft, name), text);
-    writeMore(draft);
+    written.writeMore?.(draft);
   });
   return left;
 }
+
+/** How matrices are written, and what is told about it. */
+export interface WrittenOptions {
+  readonly formatOf?: FormatOf;
+  /** Is called before each tensor is written; it may throw to stop. */
+  readonly progress?: (written: number, total: number) => void;
+  /** Writes further files into the directory. */
+  readonly writeMore?: (draft: string) => void;
+}
+
+function withProgress(tensors: readonly TensorToWrite[], progress: WrittenOptions['progress']): TensorToWrite[] {
+  let written = 0;
+  return tensors.map((tensor) => ({
+    ...tensor,
+    bytes() {
+      progress?.(written++, tensors.length);
+      return typeof tensor.bytes === 'function' ? tensor.bytes() : tensor.bytes;
+    },
+  }));
+}
+
+/** Returns `quantization_config`, where some matrices are written as integers. */
+function quantizationOf(model: Model, { formatOf }: WrittenOptions): Record<string, unknown> {
+  const seen = new Set<Tensor>();
+  const quantized = new Map<string, Quantization>();
+  const linear: string[] = [];
+  for (const { path, module, field, tensor, name } of storedTensors(model)) {
+    if (field !== 'weight' || !(module instanceof Linear || module instanceof Embedding)) continue;
+    const key = name.slice(0, -'.weight'.length);
+    if (module instanceof Linear) linear.push(key);
+    const written = formatOf?.(path);
+    if (!seen.has(tensor) && written && isIntegers(written)) quantized.set(key, written);
+    seen.add(tensor);
+  }
+  return quantized.size > 0 ? { quantization_config: integerConfig(quantized, linear) } : {};
+}
+
+const isIntegers = (written: WrittenFormat): written is Quantization => isIntegerFormat(written.format as WeightFormat);
 
 /** Fields that describe the weights of the file that was read, and not those that are written. */
 const ofTheFile = ['quantization_config', 'compression_config', '_pre_quantization_dtype'];
@@ -57,7 +99,7 @@ function configOf(model: Model, dtype: DType): Record<string, unknown> {
 }
 
 /** A tensor of the base. */
-interface StoredTensor {
+export interface StoredTensor {
   /** Its key in the file. */
   readonly name: string;
   /** The path of its module in the model. */
@@ -71,7 +113,7 @@ interface StoredTensor {
  * Yields every tensor of the base. Wrappers of merged or disabled adapters are skipped.
  * @throws GraftError 'state' where an adapter is enabled but not merged into the weights
  */
-function* storedTensors(model: Model): Generator<StoredTensor> {
+export function* storedTensors(model: Model): Generator<StoredTensor> {
   if (model.ports.anyEnabled) {
     throw new GraftError(
       'state',
@@ -97,22 +139,45 @@ function* storedTensors(model: Model): Generator<StoredTensor> {
 
 const isLayer = (module: Module): module is Module & { plain(): Linear | Embedding | undefined } => 'plain' in module;
 
-/** Yields every weight, dense, under its key; tied ones once. */
-function* denseWeights(model: Model, dtype: DType) {
+/** Yields every weight under its key, dense unless `formatOf` says integers; tied ones once. */
+function* denseWeights(model: Model, dtype: DType, formatOf: FormatOf): Generator<TensorToWrite> {
   const seen = new Set<Tensor>();
-  for (const { name, tensor, module, field } of storedTensors(model)) {
+  for (const { name, path, tensor, module, field } of storedTensors(model)) {
     if (seen.has(tensor)) continue;
     seen.add(tensor);
-    if ((module instanceof Linear || module instanceof Embedding) && field === 'weight') {
-      const shape = [tensor.size(0), module instanceof Linear ? module.inFeatures : module.width];
-      if (module instanceof Linear && module.transposed) {
-        const transposed = () => ops.contiguous(ops.t(module.denseWeight()));
-        yield { name, dtype, shape: shape.reverse(), bytes: () => convertedBytes(name, transposed, dtype) };
-      } else yield { name, dtype, shape, bytes: () => convertedBytes(name, () => module.denseWeight(), dtype) };
-    } else {
+    if (!((module instanceof Linear || module instanceof Embedding) && field === 'weight')) {
       yield { name, dtype, shape: tensor.shape, bytes: () => convertedBytes(name, () => tensor, dtype) };
+      continue;
     }
+    const shape = [tensor.size(0), module instanceof Linear ? module.inFeatures : module.width] as const;
+    const written = formatOf(path) ?? { format: dtype as FloatFormat };
+    if (isIntegers(written)) {
+      const make = () => requireFinite(name, module.denseWeight());
+      yield* integerTensors(name, shape, written, make);
+      continue;
+    }
+    const type = requireFloat(written, name);
+    if (module instanceof Linear && module.transposed) {
+      const transposed = () => ops.contiguous(ops.t(module.denseWeight()));
+      yield { name, dtype: type, shape: [...shape].reverse(), bytes: () => convertedBytes(name, transposed, type) };
+    } else yield { name, dtype: type, shape, bytes: () => convertedBytes(name, () => module.denseWeight(), type) };
   }
+}
+
+/** @throws GraftError 'usage' for a format of GGUF files */
+function requireFloat({ format }: WrittenFormat, name: string): FloatFormat {
+  if (Object.hasOwn(dtypes, format)) return format as FloatFormat;
+  throw new GraftError('usage', `a safetensors directory cannot hold ${name} in the format ${format}`, {
+    hint: 'Write a .gguf file, or choose int2 to int8',
+  });
+}
+
+/** @throws GraftError 'numeric' for a weight with numbers that are not finite, which have no scale */
+function requireFinite(name: string, weight: Tensor): Tensor {
+  if (Number.isFinite(largestIn(weight))) return weight;
+  throw new GraftError('numeric', `${name} holds numbers that are not finite, which integers cannot be`, {
+    hint: 'Write float32',
+  });
 }
 
 /** Whether the head still shares the embeddings' table: an adapter on one of them gives each its own. */
@@ -128,7 +193,7 @@ function isHeadTied(model: Model): boolean {
  * Returns the bytes of a tensor in element type `dtype`.
  * @throws GraftError 'numeric' where a number is too large for it and would become infinite
  */
-function convertedBytes(name: string, make: () => Tensor, dtype: DType): Uint8Array {
+export function convertedBytes(name: string, make: () => Tensor, dtype: DType): Uint8Array {
   let bytes: Uint8Array = new Uint8Array();
   scoped(() => {
     const tensor = make();
@@ -144,3 +209,23 @@ function convertedBytes(name: string, make: () => Tensor, dtype: DType): Uint8Ar
 }
 
 const largestIn = (tensor: Tensor): number => ops.amax(ops.abs(tensor)).item();
+
+/**
+ * Calls a quantiser.
+ * @throws GraftError 'numeric' where the weight has a number that the format cannot hold
+ */
+export function quantisedOrRefused<T>(name: string, format: string, quantise: () => T): T {
+  try {
+    return quantise();
+  } catch (cause) {
+    if (!(cause instanceof GraftError) || cause.kind !== 'engine') throw cause;
+    throw new GraftError(
+      'numeric',
+      `${name} holds a number that is not finite, or too large for the scales of ${format}`,
+      {
+        hint: 'Write float32',
+        cause,
+      },
+    );
+  }
+}

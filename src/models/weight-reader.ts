@@ -7,6 +7,8 @@ import { type DType, detachFromScopes, dtypes, ops, scope, Tensor } from '../ten
 export interface StoredWeight {
   readonly entry: WeightEntry;
   readonly interleavedHeads: number | undefined;
+  /** Whether the file holds it as integers, [out, in] also where the checkpoint stores it transposed. */
+  readonly isIntegers?: boolean;
 }
 
 /** Size of the read buffer; a row that is longer is read at once. */

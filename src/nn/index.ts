@@ -40,7 +40,15 @@ export {
   type SublayerOutput,
 } from './ports.ts';
 export { bestPrecision, type Precision, precisions, usePrecision } from './precision.ts';
-export { type Llama3Scaling, llama3Frequency, type Rope, type RopeFields, RopeTable, ropeOf } from './rope.ts';
+export {
+  type Llama3Scaling,
+  llama3Frequency,
+  type Rope,
+  type RopeFields,
+  RopeTable,
+  ropeOf,
+  ropeScalingOf,
+} from './rope.ts';
 export { headsOf, type Sites } from './sites.ts';
 export {
   firstTokens,

@@ -133,6 +133,29 @@ class ParameterReader {
   }
 }
 
+/** The kind of scaling in a `config.json`, with what all kinds have. */
+export interface RopeScaling {
+  readonly type: RopeType;
+  readonly theta: number;
+  /** Context length before it was extended. */
+  readonly original: number;
+  /** Those of the kind, as the config has them. */
+  readonly parameters: Parameters;
+}
+
+/** Returns the scaling that a `config.json` describes. @throws GraftError 'input' as `ropeOf` does */
+export function ropeScalingOf(fields: RopeFields): RopeScaling {
+  const parameters = parametersIn(fields);
+  const reader = new ParameterReader(parameters);
+  const theta = reader.optional('rope_theta') ?? fields.rope_theta ?? defaultTheta;
+  const original = Number(
+    fields.original_max_position_embeddings ??
+      reader.optional('original_max_position_embeddings') ??
+      fields.max_position_embeddings,
+  );
+  return { type: reader.type, theta, original, parameters };
+}
+
 const f = Math.fround;
 
 /** θ^(2i/dim) for each pair. */
@@ -153,9 +176,8 @@ const fixed = (frequencies: Float32Array, attentionFactor = 1): Rope => ({
  * @throws GraftError 'input' for an unsupported kind of scaling, and a parameter that is missing or read by nobody
  */
 export function ropeOf(fields: RopeFields, headDim: number, rotatesPart = false): Rope {
-  const parameters = parametersIn(fields);
+  const { theta, original, parameters } = ropeScalingOf(fields);
   const reader = new ParameterReader(parameters);
-  const theta = reader.optional('rope_theta') ?? fields.rope_theta ?? defaultTheta;
   const share = reader.optional('partial_rotary_factor') ?? fields.partial_rotary_factor ?? 1;
   const dim = Math.trunc(headDim * share);
   if (share !== 1 && !rotatesPart && reader.type !== 'proportional') {
@@ -167,9 +189,6 @@ export function ropeOf(fields: RopeFields, headDim: number, rotatesPart = false)
     });
   }
   const maxPositions = fields.max_position_embeddings;
-  const original = Number(
-    fields.original_max_position_embeddings ?? reader.optional('original_max_position_embeddings') ?? maxPositions,
-  );
   const rope = kinds[reader.type]({ reader, theta, dim, headDim, share, maxPositions, original });
   if (rope.frequencies(rope.variantOf(1)).every(Number.isFinite) && rope.attentionFactor > 0) return rope;
   throw new GraftError('input', `the rope parameters give angles that are not numbers: ${JSON.stringify(parameters)}`);

@@ -1,7 +1,8 @@
 /**
  * The table of number formats, one row for each: no other file in src/ repeats sizes or numbers of formats. Native code unpacks
  * and packs them (native/kernels/blocks.h); formats.test.ts compares the rows with it.
- * Sources: ggml's `ggml.h` (`enum ggml_type`) and `ggml-common.h` (block layouts); NF4: QLoRA, arXiv 2305.14314, appendix E,
+ * Sources: ggml's `ggml.h` (`enum ggml_type`) and `ggml-common.h` (block layouts), llama.cpp's `llama.h` (`enum
+ * llama_ftype`; of the K formats, those in which all layers have the same) and `llama-quant.cpp` (tensor_type_fallback); NF4: QLoRA, arXiv 2305.14314, appendix E,
  * packed as bitsandbytes does.
  */
 import { type DType, dtypes } from '../tensor/index.ts';
@@ -21,6 +22,10 @@ export interface NumberFormat {
   readonly nativeId?: number;
   /** The number of the type in ggml and GGUF files; absent where they have no such type. */
   readonly ggmlType?: number;
+  /** The number by which GGUF's `general.file_type` says that most weights of a file have the format. */
+  readonly ggufFileType?: number;
+  /** What llama.cpp writes instead where the blocks do not divide a row. */
+  readonly fallback?: 'q5_0' | 'q5_1' | 'q8_0' | 'float16';
 }
 
 /** Returns the row of 32 integers with a float32 scale and an int8 zero point, which several blocks may have in common. */
@@ -33,14 +38,38 @@ const integers = <const B extends number>(bits: B) => ({
 
 /** The formats in which the elements of a block share scales. Native code unpacks all of them. */
 const blockFormats = {
-  q4_0: { blockElements: 32, blockBytes: 18, bits: 4, nativeId: 2, ggmlType: 2 },
-  q4_1: { blockElements: 32, blockBytes: 20, bits: 4, nativeId: 3, ggmlType: 3 },
-  q5_0: { blockElements: 32, blockBytes: 22, bits: 5, nativeId: 6, ggmlType: 6 },
-  q5_1: { blockElements: 32, blockBytes: 24, bits: 5, nativeId: 7, ggmlType: 7 },
-  q8_0: { blockElements: 32, blockBytes: 34, bits: 8, nativeId: 8, ggmlType: 8 },
-  q4_k: { blockElements: 256, blockBytes: 144, bits: 4, nativeId: 12, ggmlType: 12 },
-  q5_k: { blockElements: 256, blockBytes: 176, bits: 5, nativeId: 13, ggmlType: 13 },
-  q6_k: { blockElements: 256, blockBytes: 210, bits: 6, nativeId: 14, ggmlType: 14 },
+  q4_0: { blockElements: 32, blockBytes: 18, bits: 4, nativeId: 2, ggmlType: 2, ggufFileType: 2, fallback: 'float16' },
+  q4_1: { blockElements: 32, blockBytes: 20, bits: 4, nativeId: 3, ggmlType: 3, ggufFileType: 3, fallback: 'float16' },
+  q5_0: { blockElements: 32, blockBytes: 22, bits: 5, nativeId: 6, ggmlType: 6, ggufFileType: 8, fallback: 'float16' },
+  q5_1: { blockElements: 32, blockBytes: 24, bits: 5, nativeId: 7, ggmlType: 7, ggufFileType: 9, fallback: 'float16' },
+  q8_0: { blockElements: 32, blockBytes: 34, bits: 8, nativeId: 8, ggmlType: 8, ggufFileType: 7, fallback: 'float16' },
+  q4_k: {
+    blockElements: 256,
+    blockBytes: 144,
+    bits: 4,
+    nativeId: 12,
+    ggmlType: 12,
+    ggufFileType: 14,
+    fallback: 'q5_0',
+  },
+  q5_k: {
+    blockElements: 256,
+    blockBytes: 176,
+    bits: 5,
+    nativeId: 13,
+    ggmlType: 13,
+    ggufFileType: 16,
+    fallback: 'q5_1',
+  },
+  q6_k: {
+    blockElements: 256,
+    blockBytes: 210,
+    bits: 6,
+    nativeId: 14,
+    ggmlType: 14,
+    ggufFileType: 18,
+    fallback: 'q8_0',
+  },
   nf4: { blockElements: 64, blockBytes: 36, bits: 4, nativeId: 100 },
   int2x32: integers(2),
   int3x32: integers(3),
@@ -56,7 +85,10 @@ export type BlockFormat = keyof typeof blockFormats;
 export type FormatName = DType | BlockFormat;
 
 /** Returns the row of a plain element type. */
-const dense = (dtype: DType, numbers: Pick<NumberFormat, 'nativeId' | 'ggmlType'> = {}): NumberFormat => {
+const dense = (
+  dtype: DType,
+  numbers: Pick<NumberFormat, 'nativeId' | 'ggmlType' | 'ggufFileType'> = {},
+): NumberFormat => {
   const { bytes } = dtypes[dtype];
   return { blockElements: 1, blockBytes: bytes, bits: 8 * bytes, ...numbers };
 };
@@ -67,9 +99,9 @@ export const formats: Readonly<
 > = {
   ...blockFormats,
   float64: dense('float64', { ggmlType: 28 }),
-  float32: dense('float32', { ggmlType: 0 }),
-  float16: dense('float16', { ggmlType: 1, nativeId: 1 }),
-  bfloat16: dense('bfloat16', { ggmlType: 30, nativeId: 30 }),
+  float32: dense('float32', { ggmlType: 0, ggufFileType: 0 }),
+  float16: dense('float16', { ggmlType: 1, nativeId: 1, ggufFileType: 1 }),
+  bfloat16: dense('bfloat16', { ggmlType: 30, nativeId: 30, ggufFileType: 32 }),
   int64: dense('int64', { ggmlType: 27 }),
   int32: dense('int32', { ggmlType: 26 }),
   int16: dense('int16', { ggmlType: 25 }),
@@ -91,6 +123,9 @@ export const formatOfGgmlType = (type: number): FormatName | undefined => byGgml
 export const ggmlBlockNames: readonly string[] = rows
   .filter(([name, { ggmlType }]) => isBlockFormat(name) && ggmlType !== undefined)
   .map(([name]) => name.toUpperCase());
+
+/** The formats in which a GGUF file can be written. */
+export const ggufFormats = rows.filter(([, row]) => row.ggufFileType !== undefined).map(([name]) => name);
 
 /** ggml's names of the types that Graft does not read, by their numbers. */
 export const unsupportedGgmlTypes: Readonly<Record<number, string>> = {
@@ -127,6 +162,7 @@ export const integerFormats = {
   int8: { bits: 8, packed: 'int8x32' },
 } as const satisfies Readonly<Record<string, { readonly bits: number; readonly packed: BlockFormat }>>;
 
+/** The name of a format of integers. */
 export type IntegerFormat = keyof typeof integerFormats;
 
 /** A format to which a weight can be rounded in training: one of GGUF's or nf4 in blocks, or integers in groups. */

@@ -5,6 +5,7 @@ export {
   formatOfQuantize,
   formats,
   ggmlBlockNames,
+  ggufFormats,
   type IntegerFormat,
   integerFormats,
   isBlockFormat,

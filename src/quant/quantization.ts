@@ -90,7 +90,7 @@ export function requireWidths(quantization: Quantization, widths: ReadonlyMap<st
   const rest = refused.length > 3 ? ` and ${refused.length - 3} more` : '';
   const what = isIntegerFormat(format) ? `a group_size of ${unit}` : `${format} with its blocks of ${unit}`;
   throw new GraftError('mismatch', `${what} does not divide the width of ${shown.join(', ')}${rest}`, {
-    hint: `Choose ${alternative(quantization, [...widths.values()])}, or leave these layers out of target_modules`,
+    hint: `Choose ${alternative(quantization, [...widths.values()])}, or keep these layers dense`,
     data: { layers: refused.map(([path]) => path), unit },
   });
 }

@@ -19,6 +19,9 @@ import type {
   MergeResult,
   MergeSettings,
   ModelSettings,
+  Progress,
+  QuantizeResult,
+  QuantizeSettings,
 } from './jobs/index.ts';
 import { LoadedModel } from './model.ts';
 import {
@@ -28,6 +31,7 @@ import {
   interrupted,
   mergeSchema,
   modelSchema,
+  quantizeSchema,
   split,
   stoppable,
   trainSchema,
@@ -138,10 +142,21 @@ export class Session implements AsyncDisposable {
   }
 
   /** Writes a model with an adapter added to its weights, and compares the outputs of both. */
-  merge(model: string, settings: MergeSettings & Abortable): Running<never, MergeResult> {
-    return new Running(async () => {
+  merge(model: string, settings: MergeSettings & Abortable): Running<Progress, MergeResult> {
+    return new Running(async (tell) => {
       const { args, signal } = split(mergeSchema, settings, 'merge');
-      return this.#run('mergeFiles', { model, ...args }, { signal });
+      return this.#run('mergeFiles', { model, ...args }, { onEvent: tell, signal });
+    });
+  }
+
+  /**
+   * Writes a model with its weights rounded to a format, as a GGUF file or a directory, and compares the outputs of both.
+   * Iterate for the progress in tensors.
+   */
+  quantize(model: string, settings: QuantizeSettings & Abortable): Running<Progress, QuantizeResult> {
+    return new Running(async (tell) => {
+      const { args, signal } = split(quantizeSchema, settings, 'quantize');
+      return this.#run('quantizeFiles', { model, ...args }, { onEvent: tell, signal });
     });
   }
 

@@ -5,6 +5,7 @@ export type {
   CombineResult,
   CombineSettings,
   DoctorResult,
+  Drift,
   EvaluateResult,
   Fit,
   GenerateResult,
@@ -20,8 +21,11 @@ export type {
   PredictResult,
   Progress,
   Prompt,
+  QuantizeResult,
+  QuantizeSettings,
   RowsOptions,
   UseOptions,
+  WrittenModel,
 } from './jobs/index.ts';
 export { LoadedModel } from './model.ts';
 export type { Abortable } from './protocol.ts';

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import { collectRows, formatNames, messageSchema, type RowSource, type RowStream } from '../data/index.ts';
 import { combinations } from '../methods/index.ts';
+import { exportFormats } from '../models/index.ts';
 import { taskNames } from '../nn/index.ts';
 import { packingModes, quantizeModes } from '../quant/index.ts';
 import type { RunOptions } from '../train/index.ts';
@@ -13,6 +14,7 @@ import type {
   MergeSettings,
   ModelSettings,
   Prompt,
+  QuantizeSettings,
   RowsOptions,
   UseOptions,
 } from './jobs/index.ts';
@@ -68,11 +70,21 @@ export const modelSchema: z.ZodType<ModelSettings & Abortable> = z.strictObject(
   task: z.enum(taskNames).optional(),
   threads: z.int().positive().optional(),
 });
-export const mergeSchema: z.ZodType<MergeSettings & Abortable> = z.strictObject({
+const written = {
   ...signal,
-  adapter: path,
   out: path,
   dtype: z.enum(['float32', 'bfloat16', 'float16']).optional(),
+  groupSize: z.int().positive().optional(),
+  embedding: z.enum(['none', ...exportFormats]).optional(),
+};
+export const quantizeSchema: z.ZodType<QuantizeSettings & Abortable> = z.strictObject({
+  ...written,
+  to: z.enum(exportFormats),
+});
+export const mergeSchema: z.ZodType<MergeSettings & Abortable> = z.strictObject({
+  ...written,
+  adapter: path,
+  to: z.enum(exportFormats).optional(),
   quantize: z.enum(packingModes).optional(),
 });
 export const combineSchema: z.ZodType<CombineSettings & Abortable> = z.strictObject({

@@ -135,9 +135,9 @@ export function save(
     // The weights are written as they are trained, and not as they are rounded.
     for (const part of settings) part.enabled = false;
     try {
-      return saveModel(host, to, modelPath, 'float32', tokenizerFilesOf(modelPath), (draft) =>
-        writeSettings(draft, settings),
-      );
+      return saveModel(host, to, modelPath, 'float32', tokenizerFilesOf(modelPath), {
+        writeMore: (draft) => writeSettings(draft, settings),
+      });
     } finally {
       for (const part of settings) part.enabled = true;
     }

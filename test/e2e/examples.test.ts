@@ -192,6 +192,14 @@ test('merge: a model with its tokenizer that says something', async () => {
   assert.ok(out.split('\n')[1]!.length > 0);
 });
 
+test('quantize: files for llama.cpp that are read back', async () => {
+  const out = await example('quantize', [model, adapter, at('merged.gguf'), 'Hello']);
+  assert.match(out, /merged\.gguf: \d+ tensors, \d+ bytes; logits differ by at most [\d.e+-]+\n/);
+  assert.match(out, /float16 instead of q4_0, as in llama\.cpp\n/);
+  assert.match(out, /merged-base\.gguf: \d+ of 128 predictions changed\n/);
+  assert.ok(existsSync(at('merged.gguf')) && existsSync(at('merged-base.gguf')));
+});
+
 test('inspect: what the files hold', async () => {
   const out = await example('inspect', [model, adapter]);
   assert.match(out, /^llama: 3 layers of width 32\nfloat32: 29 tensors, 0\.17 MB\nlora adapter of \S+tiny: \{"r":8,/);

@@ -158,6 +158,27 @@ test('a full disk: nothing half-written under a final name', (t) => {
   assert.ok(!inside.stdout.includes('/adapter'));
 });
 
+test('a full disk while a quantised model is written: nothing is left of it', (t) => {
+  for (const [to, out] of [
+    ['float32', '/mnt/m.gguf'],
+    ['int8', '/mnt/int8'],
+  ] as const) {
+    const command = ['quantize', '--model', golden('models', 'llama2'), '--to', to, '--out', out];
+    const script = 'mount -t tmpfs -o size=16k none /mnt && "$0" "$@"; echo "code $?"; find /mnt';
+    const inside = spawnSync('unshare', ['-Urm', 'sh', '-c', script, process.execPath, entry, ...command], {
+      cwd: dir,
+      encoding: 'utf8',
+    });
+    if (!inside.stdout.includes('/mnt')) return t.skip('no user namespaces here');
+    assertRefused(
+      { ...inside, status: 1 },
+      1,
+      /(m\.gguf|int8\/model\.safetensors): The disk is full \(.*Free some space/,
+    );
+    assert.equal(inside.stdout, 'code 1\n/mnt\n');
+  }
+});
+
 test('a directory in use; Ctrl-C leaves a checkpoint, and the run goes on from it as if never stopped', async () => {
   const long = { epochs: 30, lr: 1e-3 };
   const stopped = train('stopped', {}, long);

@@ -121,7 +121,11 @@ test('what a format cannot say exactly is refused with the reason', () => {
     [golden('lora', 'llama3-all-linear'), 'peft', /already in the format peft/],
     [golden('lora', 'llama3-all-linear'), 'adapterhub', /AdapterHub cannot update the layer .*(gate|o)_proj/],
     [golden('lora', 'llama2-embed-tokens'), 'mlx', /no other format supports the tensor .*embed_tokens/],
-    [golden('lora', 'llama2-modules-to-save'), 'mlx', /no other format supports the tensor/],
+    [
+      golden('lora', 'llama2-modules-to-save'),
+      'mlx',
+      /holds whole modules \(modules_to_save: lm_head\), which no other format supports/,
+    ],
     [golden('lora', 'qwen2-bias-lora-only'), 'mlx', /no other format supports the tensor .*bias/],
     [golden('peft', 'dora-llama3'), 'mlx', /DoRA, which no other format supports/],
     [golden('peft', 'lora-bias-llama3'), 'adapterhub', /biases of updates/],
@@ -134,7 +138,7 @@ test('what a format cannot say exactly is refused with the reason', () => {
     [golden('adapterhub', 'seq-bn-llama3', 'task'), 'peft', /no other format supports AdapterHub's bottleneck adapter/],
     [golden('adapterhub', 'fuse-llama3', 'fusion'), 'peft', /a fusion of bottleneck adapters/],
     [golden('adapterhub', 'ia3-llama3', 'task'), 'mlx', /mlx-lm supports LoRA only/],
-    [golden('models', 'llama3'), 'peft', /not an adapter of PEFT, AdapterHub or mlx-lm/],
+    [golden('models', 'llama3'), 'peft', /not an adapter of PEFT, AdapterHub, mlx-lm or llama\.cpp/],
   ];
   for (const [from, to, why] of refused) {
     assert.throws(() => convertAdapter(from, join(out.path, 'x'), to), why, `${from} to ${to}`);

@@ -58,15 +58,15 @@ export function tinyVit(dir: string): string {
 
 /**
  * Writes the golden llama3 (three blocks, width 32) into `dir`, its embedding table enlarged to the 600 tokens of the golden
- * tokenizer. Returns `dir`.
+ * tokenizer, or to `minRows`. Returns `dir`.
  */
-export function tinyModel(dir: string): string {
+export function tinyModel(dir: string, minRows = 0): string {
   mkdirSync(dir, { recursive: true });
   const tokenizer = JSON.parse(readFileSync(golden('tokenizer', 'llama3.json'), 'utf8')) as {
     added_tokens: { id: number; content: string }[];
   };
   const idOf = (content: string) => tokenizer.added_tokens.find((token) => token.content === content)!.id;
-  const vocab = Math.max(...tokenizer.added_tokens.map(({ id }) => id)) + 1;
+  const vocab = Math.max(minRows, ...tokenizer.added_tokens.map(({ id }) => id + 1));
   const config = JSON.parse(readFileSync(golden('models', 'llama3', 'config.json'), 'utf8'));
   const special = { bos_token: '<|begin_of_text|>', eos_token: '<|eot_id|>' };
   const ids = { bos_token_id: idOf(special.bos_token), eos_token_id: idOf(special.eos_token) };

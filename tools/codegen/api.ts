@@ -42,6 +42,10 @@ const libraryGroups: Groups = {
     ...['CombineSettings', 'Combination', 'CombineResult', 'MergeSettings', 'MergeResult', 'convertAdapter'],
     ...['AdapterFormat', 'adapterFormats', 'formatOf', 'readAdapterConfig'],
   ],
+  'Quantised files': [
+    ...['QuantizeSettings', 'QuantizeResult', 'Drift', 'WrittenModel', 'ExportChoice', 'ExportFormat', 'exportFormats'],
+    ...['WeightFormat', 'BlockFormat', 'IntegerFormat', 'FloatFormat'],
+  ],
   Comparisons: [
     ...[
       'readComparison',
@@ -104,18 +108,9 @@ const engineGroups: Groups = {
 export const internalTypes: Readonly<Record<'library' | 'engine', readonly string[]>> = {
   library: ['TaskFields'],
   engine: [
-    ...[
-      'AttachContext',
-      'Binding',
-      'CombineSettings',
-      'Example',
-      'ExampleRows',
-      'Family',
-      'FormatName',
-      'GgufMetadata',
-    ],
+    ...['AttachContext', 'Binding', 'CombineSettings', 'Example', 'ExampleRows', 'Family', 'FormatName', 'GgufSource'],
     ...['ImageShape', 'Kernels', 'KvCache', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports', 'RowTools'],
-    ...['SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding'],
+    ...['SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
   ],
 };
 

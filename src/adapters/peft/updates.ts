@@ -54,7 +54,13 @@ function read(dir: string): AdapterUpdates {
   if (type !== 'LORA' && type !== 'IA3') {
     throw notConvertible(`no other format supports adapters of the type ${type}`, dir);
   }
-  requireUnchangedBase(readPeftConfig(dir).config, dir);
+  const parsed = readPeftConfig(dir).config as { modules_to_save?: readonly string[] | null };
+  requireUnchangedBase(parsed, dir);
+  const whole = parsed.modules_to_save ?? [];
+  if (whole.length > 0) {
+    const names = `modules_to_save: ${whole.join(', ')}`;
+    throw notConvertible(`this adapter holds whole modules (${names}), which no other format supports`, dir);
+  }
   for (const [field, meaning] of unsupportedFields) {
     if (config[field]) throw notConvertible(`this adapter uses ${meaning}, which no other format supports`, dir);
   }

@@ -1,5 +1,5 @@
 import { GraftError } from '../../base/index.ts';
-import { AddedTokenFinder, readAddedTokens } from './added.ts';
+import { type AddedToken, AddedTokenFinder, readAddedTokens } from './added.ts';
 import { type JsonObject, tokenizerError } from './component.ts';
 import { cleanUp, type Decoder, makeDecoder } from './decoder.ts';
 import { Encoder } from './encoder.ts';
@@ -8,6 +8,7 @@ import { type PairTemplate, readAffixes, readPairTemplate } from './post-process
 import { makePreTokenizer } from './pretokenizer.ts';
 import type { TokenizerSettings } from './settings.ts';
 import { TextStream } from './text-stream.ts';
+import { type GgufTokenizer, tokenizerToGguf } from './to-gguf.ts';
 import { makeTokenModel } from './token-model.ts';
 
 /**
@@ -36,6 +37,7 @@ export class Tokenizer {
   readonly #place: string;
   readonly #idByToken: ReadonlyMap<string, number>;
   readonly #tokenById: (string | undefined)[] = [];
+  readonly #addedTokens: readonly AddedToken[];
   readonly #specialIds: ReadonlySet<number>;
   readonly #specialTokens: AddedTokenFinder;
   readonly #prefix: readonly number[];
@@ -67,6 +69,7 @@ export class Tokenizer {
       const listed = (json.added_tokens ?? []) as JsonObject[];
       const addedTokens = readAddedTokens(listed, settings.addedTokens ?? [], model.vocab, place);
       this.#encoder = new Encoder({ addedTokens, normalize, preTokenize, byteLevel, model });
+      this.#addedTokens = addedTokens;
       const special = addedTokens.filter((token) => token.special);
       this.#specialIds = new Set(special.map(({ id }) => id));
       const exactly = { singleWord: false, lstrip: false, rstrip: false };
@@ -117,6 +120,19 @@ export class Tokenizer {
       'tokenizer_config.json': JSON.stringify(config, null, 2),
       'generation_config.json': JSON.stringify({ eos_token_id: this.eosIds }, null, 2),
     };
+  }
+
+  /**
+   * @internal
+   * The tokenizer as metadata of a GGUF file.
+   * @param rows of the model's table of embeddings
+   * @throws GraftError 'usage' for a tokenizer that llama.cpp has no name for
+   */
+  gguf(rows: number): GgufTokenizer {
+    const { bosId: bos, eosId: eos, padId: pad, unkId: unk, eosIds, chatTemplates } = this;
+    const ids = { bos, eos, pad, unk, eosIds, prefix: this.#prefix, suffix: this.#suffix };
+    const parts = { json: this.#json, addedTokens: this.#addedTokens, chatTemplates, ...ids };
+    return tokenizerToGguf(parts, rows, this.#place);
   }
 
   /**

@@ -7,11 +7,13 @@ import { logits, writeLogits } from './logits.ts';
 import { merge, mergeFiles } from './merge.ts';
 import { addAdapter, load, removeAdapter, unload } from './models.ts';
 import { predict } from './predict.ts';
+import { quantizeFiles } from './quantize.ts';
 import { train } from './train.ts';
 
 export type { Classification, ClassifyResult } from './classify.ts';
 export type { CombineResult, CombineSettings } from './combine.ts';
 export type { DoctorResult, Fit, MemoryPlan } from './doctor.ts';
+export type { Drift } from './drift.ts';
 export type { EvaluateResult } from './evaluate.ts';
 export type { GenerateResult, GenerateSettings, Prompt } from './generate.ts';
 export type { Identity } from './identity.ts';
@@ -19,7 +21,9 @@ export type { IdRows, Logits } from './logits.ts';
 export type { MergeResult, MergeSettings } from './merge.ts';
 export type { ModelSettings } from './models.ts';
 export type { Prediction, PredictResult } from './predict.ts';
+export type { QuantizeResult, QuantizeSettings } from './quantize.ts';
 export type { Progress, RowsOptions, UseOptions } from './rows.ts';
+export type { WrittenModel } from './write-model.ts';
 
 /** What the engine thread does when it is asked, by name: (arguments, context) → result. */
 export const jobs = {
@@ -35,6 +39,7 @@ export const jobs = {
   writeLogits,
   merge,
   mergeFiles,
+  quantizeFiles,
   combine,
   doctor,
   train,

@@ -1,0 +1,162 @@
+/** In which formats the weights of a model are written. */
+import { GraftError } from '../base/index.ts';
+import { Embedding, Linear, type Model, namedModules, type Rounding, unwrapped } from '../nn/index.ts';
+import {
+  type FormatName,
+  formats,
+  ggufFormats,
+  isBlockFormat,
+  isIntegerFormat,
+  type Quantization,
+  requireWidths,
+  type WeightFormat,
+  weightFormats,
+} from '../quant/index.ts';
+import type { Tensor } from '../tensor/index.ts';
+
+/** Element types in which weights can be written unquantised. */
+export type FloatFormat = 'float32' | 'float16' | 'bfloat16';
+
+/** The format in which the weight of a layer or an embedding is written; integers can have scales of their own. */
+export type WrittenFormat = (Quantization & Pick<Rounding, 'learned'>) | { readonly format: FloatFormat };
+
+/**
+ * Returns the format of the weight of the module at a path; undefined: float32. Biases, norms and everything else are always
+ * float32.
+ */
+export type FormatOf = (path: string) => WrittenFormat | undefined;
+
+/** What a user asks for. */
+export interface ExportChoice {
+  /** Of the linear layers of the blocks. */
+  readonly to: ExportFormat;
+  /** Integers: the elements of a row that share a scale; absent: the row does. */
+  readonly groupSize?: number | undefined;
+  /** Of the table of embeddings and the output layer; none: float32. Default: q8_0 with blocks of GGUF, else none. */
+  readonly embedding?: ExportFormat | 'none' | undefined;
+}
+
+/** A format that a whole model can be written in. */
+export type ExportFormat = WeightFormat | FloatFormat;
+
+/** All of them: GGUF's, then those of a directory. */
+export const exportFormats = [...new Set([...ggufFormats, ...weightFormats])] as readonly ExportFormat[];
+
+/** Whether a format is one of a GGUF file; the others are of a directory. */
+export const isGgufFormat = (format: ExportFormat): boolean => (ggufFormats as readonly string[]).includes(format);
+
+const isFloat = (format: ExportFormat): format is FloatFormat =>
+  format === 'float32' || format === 'float16' || format === 'bfloat16';
+
+/** All matrices of the model by the path of their module, with the width of its rows, the native number of the format that it is held in, and whether no other shares its table before it. */
+function* matricesOf(model: Model): Generator<{ path: string; width: number; held: number; isFirst: boolean }> {
+  const seen = new Set<Tensor>();
+  for (const [path, outer] of namedModules(model.root)) {
+    const module = unwrapped(outer);
+    if (path.endsWith('.base_layer') || path.includes('.base_layer.')) continue;
+    if (!(module instanceof Linear || module instanceof Embedding)) continue;
+    const width = module instanceof Linear ? module.inFeatures : module.width;
+    yield { path, width, held: module.format, isFirst: !seen.has(module.weight) };
+    seen.add(module.weight);
+  }
+}
+
+/**
+ * Returns the format of every matrix: those for which it was trained, where `to` names them; and a line where rows do not fit blocks and are written in another format, as in llama.cpp,
+ * and where weights have been rounded before.
+ * @throws GraftError 'mismatch' for groups of integers that do not divide a row, 'usage' for a mixture of GGUF's formats and others
+ */
+export function formatsFor(
+  model: Model,
+  choice: ExportChoice,
+  trained: ReadonlyMap<string, Rounding> = new Map(),
+): { formatOf: FormatOf; notes: string[] } {
+  const { to, groupSize } = choice;
+  const ofLayers = [...trained].filter(([path]) => !isTable(model, path)).map(([, { quantization }]) => quantization);
+  if (ofLayers.length > 0 && ofLayers.every(({ format }) => format === to)) return asTrained(model, choice, trained);
+  const embedding = choice.embedding ?? (isFloat(to) ? to : isGgufFormat(to) ? 'q8_0' : 'none');
+  if (embedding !== 'none' && !isFloat(embedding) && isGgufFormat(embedding) !== isGgufFormat(to)) {
+    throw new GraftError('usage', `one file cannot hold both ${to} and ${embedding}`, {
+      place: 'embedding',
+      hint: isGgufFormat(to) ? `Choose one of ${ggufFormats.join(', ')}` : 'Choose int2 to int8, or none',
+    });
+  }
+  const byPath = new Map<string, WrittenFormat>();
+  const replaced = new Map<string, { widths: Set<number>; count: number; line: [ExportFormat, ExportFormat] }>();
+  const widths = { blocks: new Map<string, number>(), embedding: new Map<string, number>() };
+  const roundedBefore = new Set<FormatName>();
+  for (const { path, width, held, isFirst } of matricesOf(model)) {
+    const isOfTable = isTable(model, path);
+    const wanted = isOfTable ? embedding : to;
+    if (wanted === 'none') continue;
+    widths[isOfTable ? 'embedding' : 'blocks'].set(path, width);
+    const format = fitting(wanted, width);
+    byPath.set(path, { format, ...(isIntegerFormat(format as WeightFormat) && { groupSize }) } as WrittenFormat);
+    const before = blockFormatOf(held);
+    if (before && before !== format && !isFloat(format)) roundedBefore.add(before);
+    if (format === wanted || !isFirst) continue;
+    const key = `${wanted} ${format}`;
+    const entry = replaced.get(key) ?? { widths: new Set(), count: 0, line: [wanted, format] };
+    entry.widths.add(width);
+    entry.count++;
+    replaced.set(key, entry);
+  }
+  for (const [wanted, map] of [
+    [to, widths.blocks],
+    [embedding, widths.embedding],
+  ] as const) {
+    if (wanted !== 'none' && isIntegerFormat(wanted as WeightFormat))
+      requireWidths({ format: wanted as WeightFormat, groupSize }, map);
+  }
+  const notes = [...replaced.values()].map(({ widths: sizes, count, line: [from, format] }) => {
+    const blocks = formats[from as FormatName].blockElements;
+    const what = count === 1 ? '1 weight has rows' : `${count} weights have rows`;
+    return `${what} of ${[...sizes].join(' or ')} numbers, which blocks of ${blocks} do not divide: ${format} instead of ${from}, as in llama.cpp`;
+  });
+  const others = new Set(ofLayers.map(({ format }) => format));
+  if (others.size > 0) notes.push(`the adapter was trained for ${[...others].join(', ')}, and not for ${to}`);
+  if (roundedBefore.size > 0)
+    notes.push(`weights that were rounded before (${[...roundedBefore].join(', ')}) are rounded again from there`);
+  return { formatOf: (path) => byPath.get(path), notes };
+}
+
+const isTable = ({ sites }: Model, path: string) => path === sites.embeddings || path === sites.head;
+
+/** Returns the formats for which a model was trained: what was rounded then is rounded so, and nothing else. */
+function asTrained(
+  model: Model,
+  { to, groupSize, embedding }: ExportChoice,
+  trained: ReadonlyMap<string, Rounding>,
+): { formatOf: FormatOf; notes: string[] } {
+  const other = [...trained.values()].find(
+    ({ quantization }) => groupSize !== undefined && quantization.groupSize !== groupSize,
+  );
+  if (other) {
+    const size = other.quantization.groupSize ?? 'the whole row';
+    throw new GraftError('usage', `the adapter was trained for ${to} with a group_size of ${size}, not ${groupSize}`, {
+      hint: 'Leave group_size out',
+    });
+  }
+  const chosen = embedding === 'none' ? undefined : embedding;
+  return {
+    notes: [],
+    formatOf(path) {
+      if (embedding !== undefined && isTable(model, path))
+        return chosen && ({ format: chosen, groupSize } as WrittenFormat);
+      const rounding = trained.get(path);
+      return rounding && { ...rounding.quantization, learned: rounding.learned };
+    },
+  };
+}
+
+/** Returns the format in blocks with a native number. */
+const blockFormatOf = (nativeId: number): FormatName | undefined =>
+  (Object.keys(formats) as FormatName[]).find((name) => isBlockFormat(name) && formats[name].nativeId === nativeId);
+
+/** Returns the format, or the one that takes its place where its blocks do not divide the rows. */
+function fitting(format: ExportFormat, width: number): ExportFormat {
+  const { blockElements, fallback } = isIntegerFormat(format as WeightFormat)
+    ? { blockElements: 1, fallback: undefined }
+    : formats[format as FormatName];
+  return width % blockElements === 0 || !fallback ? format : fitting(fallback, width);
+}

@@ -1,0 +1,149 @@
+/** Writing a model in the formats that a user chose: a GGUF file, or a Hugging Face directory. */
+import { statSync } from 'node:fs';
+import { join } from 'node:path';
+import { GraftError } from '../../base/index.ts';
+import { tokenizerFilesOf, tokenizerIfAny } from '../../data/index.ts';
+import {
+  type ExportChoice,
+  type ExportFormat,
+  formatsFor,
+  isGgufFormat,
+  openModel,
+  requireGguf,
+  saveGguf,
+  saveModel,
+} from '../../models/index.ts';
+import type { Model, Rounding } from '../../nn/index.ts';
+import { ggufFormats } from '../../quant/index.ts';
+import type { JobContext } from '../job-context.ts';
+import type { Progress } from './rows.ts';
+
+/** A model that was written. */
+export interface WrittenModel {
+  /** The file, or the directory. */
+  readonly out: string;
+  /** Bytes of the file of its weights. */
+  readonly bytes: number;
+  /** Bytes of the stored weights of the model that it was made from. */
+  readonly sourceBytes: number;
+  /** What is not in it as asked, or is computed differently by llama.cpp: a sentence each. */
+  readonly notes: readonly string[];
+  /** Files and folders of the base that are not copied: its model card, and folders that are not the model's. */
+  readonly notCopied: readonly string[];
+}
+
+export type WritingContext = Pick<JobContext<Progress>, 'throwIfStopped' | 'emit'>;
+
+type FloatType = 'float32' | 'bfloat16' | 'float16';
+
+/** Where a model comes from and how it is written. */
+interface Writing {
+  /** Path that the model was loaded from. */
+  readonly path: string;
+  readonly out: string;
+  readonly dtype: FloatType;
+  /** Absent: a directory of dense weights. */
+  readonly choice: ExportChoice | undefined;
+  /** How weights were rounded in training, by the paths of their modules. */
+  readonly trained?: ReadonlyMap<string, Rounding> | undefined;
+}
+
+/**
+ * Returns what a user chose, undefined without `to`.
+ * @throws GraftError 'usage' where the options contradict each other, or no file can hold the format
+ */
+export function choiceOf({
+  to,
+  groupSize,
+  embedding,
+  out,
+  dtype,
+}: {
+  readonly to?: ExportFormat | undefined;
+  readonly out: string;
+  readonly dtype: FloatType;
+} & Pick<ExportChoice, 'groupSize' | 'embedding'>): ExportChoice | undefined {
+  const isFile = out.endsWith('.gguf');
+  const formats = ggufFormats.join(', ');
+  const refuse = (problem: string, hint: string) => new GraftError('usage', problem, { hint });
+  if (to === undefined) {
+    if (groupSize === undefined && embedding === undefined && !isFile) return undefined;
+    const what = isFile ? 'a .gguf file' : groupSize === undefined ? 'embedding' : 'group_size';
+    throw refuse(`${what} needs the format to write`, `Add to (--to): ${formats}; int2 to int8 for a directory`);
+  }
+  if (to === 'nf4')
+    throw refuse(
+      'nf4 is not written to files: llama.cpp has no kernel for it',
+      `Choose ${formats}, or load the model with quantize: nf4`,
+    );
+  if (!isGgufFormat(to)) {
+    if (isFile)
+      throw refuse(
+        `llama.cpp has no kernel for ${to}, so a .gguf file cannot hold it`,
+        `Choose ${formats}, or a directory as out`,
+      );
+    return { to, groupSize, embedding };
+  }
+  if (!isFile)
+    throw refuse(
+      `${to} is a format of GGUF, and '${out}' does not end in .gguf`,
+      'Name a .gguf file as out, or choose int2 to int8',
+    );
+  if (groupSize !== undefined)
+    throw refuse(
+      `group_size is for integers: blocks of ${to} have their own size`,
+      'Leave group_size out, or choose int2 to int8',
+    );
+  if (dtype !== 'float32')
+    throw refuse(
+      `dtype is not for GGUF files: their norms and biases are float32`,
+      `Name ${dtype} as to or as embedding`,
+    );
+  return { to, embedding };
+}
+
+/**
+ * Checks that a model can be written as asked, before anything is computed, and returns the function that writes it.
+ * @throws GraftError 'usage' for models that GGUF cannot hold, 'mismatch' for groups that do not divide a layer
+ */
+export function prepareWriting(model: Model, writing: Writing): (context: WritingContext) => WrittenModel {
+  const { path, out, dtype, choice } = writing;
+  const isGguf = choice !== undefined && isGgufFormat(choice.to);
+  if (isGguf) requireGguf(model);
+  const chosen = choice && formatsFor(model, choice, writing.trained);
+  const formatOf = chosen?.formatOf;
+  const notes = [...(chosen?.notes ?? [])];
+  const tokenizer = isGguf && statSync(path).isDirectory() ? tokenizerIfAny(path)?.gguf(model.vocabSize) : undefined;
+  if (isGguf && statSync(path).isDirectory() && !tokenizer)
+    notes.push('the base has no tokenizer, so the file has none');
+  return (context) => {
+    const progress = (done: number, total: number) => {
+      context.throwIfStopped();
+      context.emit({ type: 'progress', done, total });
+    };
+    let notCopied: readonly string[] = [];
+    if (isGguf) {
+      const differences = saveGguf(model, out, {
+        source: path,
+        formatOf: formatOf!,
+        tokenizer: tokenizer?.fields,
+        progress,
+      });
+      notes.push(...differences, ...(tokenizer?.notes ?? []));
+    } else {
+      notCopied = saveModel(model, out, path, dtype, tokenizerFilesOf(path), {
+        ...(formatOf && { formatOf }),
+        progress,
+      });
+    }
+    const bytes = statSync(isGguf ? out : join(out, 'model.safetensors')).size;
+    return { out, bytes, sourceBytes: storedBytes(path), notes, notCopied };
+  };
+}
+
+/** Returns the bytes of a model's weights in its file. */
+function storedBytes(path: string): number {
+  const { source, stored } = openModel(path);
+  using _ = source;
+  return [...stored.values()].reduce((sum, { entry }) => sum + entry.bytes, 0);
+}
