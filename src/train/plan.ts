@@ -197,8 +197,16 @@ export function rowNotes(
 ): string[] {
   const examples = placed.map(({ example }) => example);
   return [
-    ...(cutRows > 0 ? [`${place}: ${cutRows} rows were longer than max_length; ${cutTokens} tokens were cut`] : []),
-    ...(emptyRows > 0 ? [`${place}: ${emptyRows} rows have no token to learn and are left out`] : []),
+    ...(cutRows > 0
+      ? [
+          `${place}: ${cutRows} ${cutRows === 1 ? 'row was' : 'rows were'} longer than max_length; ${cutTokens} tokens were cut`,
+        ]
+      : []),
+    ...(emptyRows > 0
+      ? [
+          `${place}: ${emptyRows} ${emptyRows === 1 ? 'row has no token to learn and is' : 'rows have no token to learn and are'} left out`,
+        ]
+      : []),
     ...(endlessRows > 0
       ? [
           `${place}: ${endlessRows} rows have no end token, from which the model would learn where to stop: no file of the model names one (eos_token, eos_token_id)`,

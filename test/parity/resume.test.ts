@@ -192,7 +192,12 @@ test('other rows in the same file, another adapter at the same path, other weigh
   bytes[bytes.length - 1]! ^= 1;
   writeFileSync(weights, bytes);
 
-  // The same rows in another spelling are the same rows.
+  // The same rows in another spelling are the same rows, and so is a model whose config says where it comes from.
+  const config = join(model, 'config.json');
+  writeFileSync(
+    config,
+    JSON.stringify({ ...JSON.parse(readFileSync(config, 'utf8')), use_cache: false, _name_or_path: 'x' }),
+  );
   writeFileSync(data, `${readFileSync(data, 'utf8').replaceAll(',', ', ')}\n`);
   const { result } = await train(onStart);
   assert.equal(result.resumedFrom, 4);
