@@ -7,7 +7,7 @@ import type { Tensor } from '../tensor/index.ts';
 import { partDirs, readGraftFile } from './adapter-dir.ts';
 import { moduleName } from './adapter-names.ts';
 import { layoutOf } from './registry.ts';
-import { loadSettings, settingsOf } from './settings.ts';
+import { areSaved, loadSettings, settingsOf } from './settings.ts';
 
 /** Every tensor that an adapter's directory holds. */
 export const storedTensors = (dir: string): WeightEntry[] =>
@@ -93,7 +93,8 @@ export function loadAdapter(
       const partHead = head === 'own' ? undefined : i === 0 ? adapter.head : new Map<string, Tensor>();
       layoutOf(part.dir).load(model, part.dir, adapter.parts[i]!, partHead);
     });
-    if (!settings) loadSettings(dir, settingsOf(adapter.parts));
+    const attached = settingsOf(adapter.parts);
+    if (!settings || areSaved(dir, attached)) loadSettings(dir, attached);
     return adapter;
   } catch (cause) {
     adapter.detach();

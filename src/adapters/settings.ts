@@ -1,8 +1,16 @@
 /** Methods that are settings of others (quantisation-aware training), saved beside what these write: `graft.json`, and their tensors. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { openSafetensors, writeSafetensors } from '../io/index.ts';
-import { type Adapter, type AttachedAdapter, attachMethods, type MethodChoice } from '../methods/index.ts';
+import {
+  type Adapter,
+  type AttachedAdapter,
+  attachMethods,
+  type Method,
+  type MethodChoice,
+  methods,
+} from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
 import { type GraftFile, readGraftFile, writeGraftFile } from './adapter-dir.ts';
 import { fillTensors, tensorToWrite } from './tensor-files.ts';
@@ -29,6 +37,20 @@ export function writeSettingsTensors(dir: string, settings: readonly Adapter[]):
 export function writeSettings(dir: string, settings: readonly Adapter[]): void {
   writeGraftFile(dir, savedSettings(settings));
   writeSettingsTensors(dir, settings);
+}
+
+/** A setting's config without what only training reads, such as the step at which it begins. */
+function lasting({ type, ...config }: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const { trainingOnly = [] } = methods[type as keyof typeof methods] as Method<unknown>;
+  return { type, ...Object.fromEntries(Object.entries(config).filter(([field]) => !trainingOnly.includes(field))) };
+}
+
+/** Whether settings are those that were saved in a directory: tensors saved with them are for these only. */
+export function areSaved(dir: string, settings: readonly Adapter[]): boolean {
+  const [given, saved] = [savedSettings(settings), readGraftFile(dir)].map(({ settings: each = [] }) =>
+    JSON.parse(JSON.stringify(each.map(lasting))),
+  );
+  return isDeepStrictEqual(given, saved);
 }
 
 /** Fills their tensors from a directory. @throws GraftError 'mismatch' for tensors that do not fit, 'input' for a missing file */

@@ -1,6 +1,6 @@
 import type { Confusion } from '../tasks/index.ts';
 import { onRows } from './predict.ts';
-import { examples, printJson, withModel } from './shared.ts';
+import { examples, printJson, printNotes, withModel } from './shared.ts';
 
 const number = (x: number) => x.toFixed(4);
 
@@ -57,4 +57,5 @@ export const evaluate = () =>
         );
       }
       if (confusion) console.log(confusionText(confusion));
+      printNotes(result.notes);
     });

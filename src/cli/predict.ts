@@ -3,7 +3,7 @@ import { toWire } from '../base/index.ts';
 import { formatNames } from '../data/index.ts';
 import { requireNew, writeFile } from '../io/index.ts';
 import { taskNames } from '../nn/index.ts';
-import { count, countOrNone, examples, onModel, printJson, withModel } from './shared.ts';
+import { count, countOrNone, examples, onModel, printJson, printNotes, withModel } from './shared.ts';
 
 /** A command that works on a loaded model and rows. */
 export const onRows = (name: string, description: string, data: string) =>
@@ -39,12 +39,15 @@ export const predict = () =>
     )
     .action(async ({ data, out, ...options }) => {
       requireNew(out);
-      const { task, predictions, report } = await withModel(options, async (model, settings) =>
+      const { task, predictions, report, notes } = await withModel(options, async (model, settings) =>
         model.predict(data, settings),
       );
       writeFile(out, (write) => {
         for (const prediction of predictions) write(Buffer.from(`${JSON.stringify(toWire(prediction))}\n`));
       });
-      if (options.json) printJson({ task, rows: predictions.length, out, report });
-      else console.log(`Wrote ${predictions.length} predictions to ${out}`);
+      if (options.json) printJson({ task, rows: predictions.length, out, report, notes });
+      else {
+        console.log(`Wrote ${predictions.length} predictions to ${out}`);
+        printNotes(notes);
+      }
     });

@@ -112,6 +112,10 @@ export function printWritten(result: QuantizeResult, from: string, held = 'its')
 /** Prints a result as one line of JSON. */
 export const printJson = (result: object): void => console.log(JSON.stringify(toWire(result)));
 
+export const printNotes = (notes: readonly string[]): void => {
+  for (const note of notes) console.error(`note: ${note}`);
+};
+
 export const mebibytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MB`;
 
 export function duration(seconds: number): string {

@@ -47,7 +47,7 @@ export const train = () =>
 
 /** Which step was saved, and how it did on the held-out rows. */
 function savedLine({ savedStep, losses, evalLoss, evalMetrics, tasks }: TrainResult): string {
-  const step = `after step ${savedStep} of ${losses.length}`;
+  const step = `after step ${savedStep} of ${Math.max(savedStep, losses.length)}`;
   if (tasks) {
     const results = Object.entries(tasks).filter(([, result]) => result.evalLoss !== null);
     return [

@@ -45,16 +45,18 @@ export const toMessages = (messages: readonly MessageRow[]): Message[] =>
     ...(Array.isArray(fields.tool_calls) && { tool_calls: fields.tool_calls.map(withoutNulls) }),
   }));
 
-/** A list, or such a list as a string of JSON, as Parquet and CSV files often have it; empty strings stand for none. */
+/**
+ * A list, or such a list as a string of JSON, as Parquet and CSV files often have it; empty strings stand for none. Its entries,
+ * too, may be strings of JSON.
+ */
 const jsonList = z
   .union([z.array(z.unknown()), z.string()])
   .nullish()
   .transform((value, context) => {
-    if (typeof value !== 'string') return value ?? undefined;
-    if (value.trim() === '') return undefined;
-    const list = parsed(value);
-    if (list === null) return undefined;
-    if (Array.isArray(list)) return list as unknown[];
+    const list = typeof value !== 'string' ? value : value.trim() === '' ? null : parsed(value);
+    if (list === null || (list === undefined && value === undefined)) return undefined;
+    const entries = Array.isArray(list) ? list.map((entry) => (typeof entry === 'string' ? parsed(entry) : entry)) : [];
+    if (Array.isArray(list) && !entries.includes(undefined)) return entries as unknown[];
     context.addIssue('expected a list, or a list as JSON');
     return z.NEVER;
   });
@@ -92,9 +94,10 @@ const knownRoles = new Set(
 );
 
 const unusedColumn = (name: string) => `the column '${name}' is not used`;
-const isGiven = (value: unknown) => value !== null && value !== undefined && value !== '';
+const isGiven = (value: unknown) =>
+  value !== null && value !== undefined && value !== '' && !(Array.isArray(value) && value.length === 0);
 /** The columns of a row that are neither in `used` nor read by other parts of Graft. */
-const unusedColumns = (row: Row, used: readonly string[]) =>
+export const unusedColumns = (row: Row, used: readonly string[]) =>
   Object.keys(row)
     .filter((name) => !used.includes(name) && !commonColumns.includes(name) && isGiven(row[name]))
     .map(unusedColumn);
@@ -178,7 +181,7 @@ const conversationsSchema = z.array(z.union([turnSchema, messageSchema])).min(1)
 /** Turns as messages; a turn with `role` and `content` is one. Unknown speakers and unreadable calls are issues of the row. */
 const turnsSchema = conversationsSchema.transform((turns, context) =>
   turns.map((turn, i): MessageRow => {
-    if (!('from' in turn)) return turn as MessageRow;
+    if (typeof turn.from !== 'string') return turn as MessageRow;
     const { from, value, ...fields } = turn as Turn;
     const role = speakers[from.toLowerCase()];
     if (role === undefined) {

@@ -81,6 +81,8 @@ test('what stands beside a conversation is used', () => {
   assert.deepEqual(chatOf({ ...talk, system: 's' }).messages, [system('s'), ...talk.messages]);
   assert.deepEqual(chatOf({ ...talk, tools: '[{"x": 1}]' }).tools, [{ x: 1 }]);
   for (const none of [null, '', 'null']) assert.equal(chatOf({ ...talk, tools: none }).tools, undefined);
+  assert.deepEqual(chatOf({ ...talk, tools: ['{"x": 1}', { y: 2 }] }).tools, [{ x: 1 }, { y: 2 }]);
+  refused({ ...talk, tools: ['f'] }, /tools: expected a list, or a list as JSON/);
   refused({ ...talk, tools: '{' }, /tools: expected a list, or a list as JSON/);
   const functions = [{ name: 'f', parameters: {} }];
   assert.deepEqual(chatOf({ ...talk, functions }).tools, [{ type: 'function', function: functions[0] }]);
@@ -96,6 +98,23 @@ test('what stands beside a conversation is used', () => {
     tools: [{ type: 'function', function: functions[0] }],
     from: 0,
   });
+});
+
+test('columns that no part of a format reads are named, unless they are empty', () => {
+  const unused = (value: Record<string, unknown>) => example(value).unused;
+  assert.deepEqual(unused({ text: 'a', url: 'b', title: null, links: [], id: 1 }), ["the column 'url' is not used"]);
+  assert.deepEqual(unused({ text: 'a', label: 'x', weight: 2 }), ["the column 'weight' is not used"]);
+  assert.deepEqual(unused({ tokens: ['a'], tags: ['O'], pos_tags: ['NN'] }), ["the column 'pos_tags' is not used"]);
+  assert.equal(unused({ text: 'a', text_pair: 'b' }), undefined);
+});
+
+test('columns and fields that are null say nothing of the format', () => {
+  const turns = { conversations: [{ from: 'human', value: 'a' }, assistant('b')] };
+  const messages = [user('a'), assistant('b')];
+  assert.deepEqual(chatOf({ ...turns, messages: null }).messages, messages);
+  assert.deepEqual(chatOf({ messages, conversations: null }).messages, messages);
+  const nulls = { from: null, value: null };
+  assert.deepEqual(chatOf({ conversations: messages.map((m) => ({ ...m, ...nulls })) }).messages, messages);
 });
 
 test('what is not used is named, with the number of rows', () => {

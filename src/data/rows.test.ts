@@ -98,6 +98,33 @@ test('what the chat template leaves out is counted', () => {
   assert.equal(rows([talk]).report.notPrinted, undefined);
 });
 
+test('fields of messages, documents and variables that the template does not name are counted', () => {
+  const [question, answer] = (talk as Extract<Example, { kind: 'chat' }>).messages;
+  const rich: Example = {
+    kind: 'chat',
+    messages: [
+      { ...question!, mood: 'glad' },
+      { ...answer!, reasoning_content: 'because', trainable: false, note: null, tool_calls: [], annotations: [] },
+    ],
+    documents: [{ text: 'd' }],
+    variables: { enable_thinking: false },
+    from: 0,
+  };
+  for (const trainOn of ['completion', 'all'] as const) {
+    assert.deepEqual(rows([rich, rich, talk], { trainOn }).report.notPrinted, {
+      "the field 'mood' of messages": 2,
+      "the field 'reasoning_content' of messages": 2,
+      "the field 'trainable' of messages": 2,
+      documents: 2,
+      "the variable 'enable_thinking'": 2,
+    });
+  }
+  const reading = new ChatTemplate(
+    `{{ documents }}{{ enable_thinking }}{% for m in messages %}[{{ m.role }}]{{ m.mood }}{{ m.thinking }}{% if m.trainable %}!{% endif %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}`,
+  );
+  assert.equal(rows([rich], { chat: reading }).report.notPrinted, undefined);
+});
+
 test('train on all: every token, and the template needs no marks', () => {
   const row = one(talk, { trainOn: 'all' });
   assert.deepEqual(row.ids, row.labels);

@@ -169,10 +169,12 @@ function chatIds(
 ): IdsAndLabels {
   const more = { documents, variables };
   const left = new Set(notLearned);
+  const notRead = (text: string) => notReadOf(messages, more, text, (name) => chat.names(name, tools));
   if (trainOnAll && left.size === 0) {
     const text = chat.render(messages, { ...more, tools });
     const ids = tokenizer.encode(text, { addSpecialTokens: false });
-    return { ids, labels: ids.slice(), notPrinted: notPrintedOf(tools, messages, text, text) };
+    const notPrinted = [...notPrintedOf(tools, messages, text, text), ...notRead(text)];
+    return { ids, labels: ids.slice(), notPrinted };
   }
   const isLearned = (i: number) => !left.has(i) && i >= from;
   const { text, spans } = chat.learned(messages, tools, trainOnAll ? (i) => left.has(i) : isLearned, more);
@@ -182,12 +184,15 @@ function chatIds(
     ids,
     // Of a row that is learned whole, the spans are what is not.
     labels: ids.map((id, i) => (Boolean(mask[i]) !== trainOnAll ? id : IGNORED)),
-    notPrinted: notPrintedOf(
-      tools,
-      messages.filter((_, i) => isLearned(i)),
-      text,
-      learnedText,
-    ),
+    notPrinted: [
+      ...notPrintedOf(
+        tools,
+        messages.filter((_, i) => isLearned(i)),
+        text,
+        learnedText,
+      ),
+      ...notRead(text),
+    ],
   };
 }
 
@@ -201,6 +206,34 @@ function notPrintedOf(tools: Chat['tools'], messages: Chat['messages'], text: st
     ...(namesOf(tools).some((name) => !text.includes(name)) ? ['tools'] : []),
     ...(calls.some((name) => !learnedText.includes(name)) ? ['calls of functions'] : []),
     ...(ends.some((end) => !learnedText.includes(end)) ? ['answers'] : []),
+  ];
+}
+
+/** Fields of messages that templates have no need of: the first two all print, the others link an answer to its call. */
+const linkingFields = ['role', 'content', 'tool_calls', 'tool_call_id', 'id'];
+
+/** Fields of messages, and what stands beside the messages, that the template does not name. */
+function notReadOf(
+  messages: Chat['messages'],
+  { documents, variables }: Pick<Chat, 'documents' | 'variables'>,
+  text: string,
+  isNamed: (name: string) => boolean,
+): string[] {
+  const isEmpty = (value: unknown) =>
+    value === undefined || value === null || value === '' || (Array.isArray(value) && value.length === 0);
+  const isPrinted = (value: unknown) => typeof value === 'string' && text.includes(value);
+  const fields = messages.flatMap((message) =>
+    Object.entries(message).flatMap(([name, value]) => {
+      const isLink = linkingFields.includes(name) || (name === 'name' && message.role === 'tool');
+      return isLink || isEmpty(value) || isNamed(name) || isPrinted(value) ? [] : [name];
+    }),
+  );
+  return [
+    ...[...new Set(fields)].map((name) => `the field '${name}' of messages`),
+    ...(documents?.length && !isNamed('documents') ? ['documents'] : []),
+    ...Object.keys(variables ?? {})
+      .filter((name) => !isNamed(name))
+      .map((name) => `the variable '${name}'`),
   ];
 }
 

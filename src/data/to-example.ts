@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { GraftError, nearest } from '../base/index.ts';
+import { unusedColumns } from './chat-rows.ts';
 import type { Example, ExampleContent } from './example.ts';
 import { type Format, formats, tokensContent, tokensSchema } from './formats.ts';
 import type { RawRecord } from './record.ts';
@@ -7,10 +8,13 @@ import type { RawRecord } from './record.ts';
 /** The format that the columns of a row have. @throws GraftError 'input' where no format, or more than one, has them */
 function detectFormat({ value, place }: RawRecord): Format {
   const present = Object.keys(value);
-  const candidates = (Object.keys(formats) as Format[]).filter((name) => {
+  const possible = (Object.keys(formats) as Format[]).filter((name) => {
     const { columns, excludedColumns = [] } = formats[name];
     return columns.every((c) => present.includes(c)) && !excludedColumns.some((c) => present.includes(c));
   });
+  // Files of rows in several formats have null in the columns that a row lacks.
+  const filled = possible.filter((name) => formats[name].columns.every((c) => value[c] !== null));
+  const candidates = filled.length > 0 ? filled : possible;
   if (candidates.length === 1) return candidates[0]!;
   if (candidates.length > 1) {
     throw new GraftError('input', `the row could be ${candidates.join(' or ')}`, {
@@ -39,7 +43,12 @@ export function toExample(record: RawRecord, format: Format | 'auto'): Example {
   const name = format === 'auto' ? detectFormat(record) : format;
   const parsed = formats[name].schema.safeParse(record.value);
   if (!parsed.success) throw invalidRow(name, record, deepestIssue(parsed.error.issues));
-  return withTask(formats[name].read(parsed.data as never), record.value);
+  const content = formats[name].read(parsed.data as never);
+  const { shape } = formats[name].schema as Partial<z.ZodObject>;
+  // Conversations and completions tell by themselves, for they read more columns than they must have.
+  const isTold = !shape || content.kind === 'chat';
+  const unused = isTold ? [] : unusedColumns(record.value, Object.keys(shape));
+  return withTask(unused.length > 0 ? { ...content, unused } : content, record.value);
 }
 
 /** The content with the task number of its row, if it has one. */

@@ -1,7 +1,9 @@
 /** What decides the losses of a run. A run is resumed only where all of it is the same; nothing else stands in the way. */
 import { createHash, type Hash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Row, RowSource } from '../data/index.ts';
-import { digestOfPath } from '../io/index.ts';
+import { digestOfPath, readJsonObject } from '../io/index.ts';
 import { bestPrecision, type Precision } from '../nn/index.ts';
 import type { Plan } from './plan.ts';
 import { type Recipe, recipesOf } from './recipe.ts';
@@ -31,8 +33,20 @@ const undecisive =
 const begins = /^adapter$|^method\.\d+\.(adapter|adapters\.\d+|prompt_tuning_init_state_dict_path)$/;
 /** Fields that only decide the rows, which are compared themselves. */
 const ofRows = /(^|\.)data\./;
-/** Files of a model that decide its losses; its tokenizer's decide the rows. */
-const modelFiles = /(^|\/)config\.json$|\.(safetensors|bin|pt|pth|gguf)$/;
+/** Files of a model that decide its losses, images' preprocessing included; its tokenizer's decide the rows. */
+const modelFiles = /(^|\/)(preprocessor_config|modules)\.json$|\.(safetensors|bin|pt|pth|gguf)$/;
+
+/** Fields of a model's config.json that say where it comes from or how other programs run it. */
+const ofOthers = ['_name_or_path', 'transformers_version', 'use_cache', 'torch_dtype', 'dtype'];
+
+function digestOfModel(path: string): string {
+  const digest = digestOfPath(path, (name) => modelFiles.test(name));
+  const file = join(path, 'config.json');
+  if (!existsSync(file)) return digest;
+  const fields = Object.entries(readJsonObject(file)).filter(([name]) => !ofOthers.includes(name));
+  const config = JSON.stringify(fields.sort(([a], [b]) => (a < b ? -1 : 1)));
+  return createHash('sha256').update(`${digest} ${config}`).digest('hex').slice(0, 16);
+}
 
 function* flattened(value: unknown, name = ''): Generator<[name: string, value: unknown]> {
   const isGroup = typeof value === 'object' && value !== null;
@@ -52,7 +66,7 @@ export function identityOf(recipe: Recipe, modelPath: string, begun?: RunIdentit
   const normal = { ...rest, method: [recipe.method].flat(), ...(tasks ? { tasks } : { data }) };
   const fields: Record<string, unknown> = {};
   const contents: Record<string, Content> = {
-    model: { source: recipe.model, digest: digestOfPath(modelPath, (name) => modelFiles.test(name)) },
+    model: { source: recipe.model, digest: digestOfModel(modelPath) },
   };
   for (const [name, value] of flattened(normal)) {
     const paths = Array.isArray(value) ? value : [value];

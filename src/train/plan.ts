@@ -134,11 +134,7 @@ export async function planRows(
   const warnings: string[] = [];
   const rowsFrom = (placed: readonly PlacedExample[], place: string): Row[] => {
     const { rows, report } = toRows(placed);
-    const unused = unusedNotes(
-      placed.map(({ example }) => example),
-      place,
-    );
-    warnings.push(...reportWarnings(report, place), ...unused);
+    warnings.push(...rowNotes(report, placed, place));
     return rows;
   };
   const placeOf = (source: RowSource, name: string) => (typeof source === 'string' ? source : name);
@@ -193,13 +189,24 @@ function splitRows(rows: readonly Row[], amount: number, seed: number): { trainR
   return { trainRows: trainRows!, heldOut: heldOut! };
 }
 
-function reportWarnings(
+/** What of the rows is truncated, left out or not used, in a note each. */
+export function rowNotes(
   { cutRows, cutTokens, emptyRows, endlessRows, notPrinted = {} }: RowReport,
+  placed: readonly PlacedExample[],
   place: string,
 ): string[] {
+  const examples = placed.map(({ example }) => example);
   return [
-    ...(cutRows > 0 ? [`${place}: ${cutRows} rows were longer than max_length; ${cutTokens} tokens were cut`] : []),
-    ...(emptyRows > 0 ? [`${place}: ${emptyRows} rows have no token to learn and are left out`] : []),
+    ...(cutRows > 0
+      ? [
+          `${place}: ${cutRows} ${cutRows === 1 ? 'row was' : 'rows were'} longer than max_length; ${cutTokens} tokens were cut`,
+        ]
+      : []),
+    ...(emptyRows > 0
+      ? [
+          `${place}: ${emptyRows} ${emptyRows === 1 ? 'row has no token to learn and is' : 'rows have no token to learn and are'} left out`,
+        ]
+      : []),
     ...(endlessRows > 0
       ? [
           `${place}: ${endlessRows} rows have no end token, from which the model would learn where to stop: no file of the model names one (eos_token, eos_token_id)`,
@@ -208,5 +215,6 @@ function reportWarnings(
     ...Object.entries(notPrinted).map(
       ([what, rows]) => `${place}: the chat template leaves out ${what} of ${rows} ${rows === 1 ? 'row' : 'rows'}`,
     ),
+    ...unusedNotes(examples, place),
   ];
 }

@@ -436,9 +436,9 @@ export interface QatInput {
   readonly embedding?: 'q4_0' | 'q4_1' | 'q5_0' | 'q5_1' | 'q8_0' | 'q4_k' | 'q5_k' | 'q6_k' | 'nf4' | 'int2' | 'int3' | 'int4' | 'int5' | 'int6' | 'int7' | 'int8' | undefined;
   /** Number format of the output projection to the vocabulary. Default: not rounded. */
   readonly head?: 'q4_0' | 'q4_1' | 'q5_0' | 'q5_1' | 'q8_0' | 'q4_k' | 'q5_k' | 'q6_k' | 'nf4' | 'int2' | 'int3' | 'int4' | 'int5' | 'int6' | 'int7' | 'int8' | undefined;
-  /** Symmetric integers: the scale of each group is trained (LSQ, arXiv 1902.08153), beginning at the range of its weights. Default: false. */
+  /** Symmetric integers: the scale of each group of a linear layer is trained (LSQ, arXiv 1902.08153), beginning at the range of its weights; not those of embeddings, nor of a head that shares their table. Default: false. */
   readonly learned_range?: boolean | undefined;
-  /** Steps that are trained without rounding first. Default: 0. */
+  /** Steps that are trained without rounding first; measurements between them are with it. Default: 0. */
   readonly start_step?: number | undefined;
 }
 

@@ -1,6 +1,6 @@
 /** What a run tells: its first events, and its result. */
 import { basename, join } from 'node:path';
-import { readAdapterConfig } from '../adapters/index.ts';
+import { areSaved, readAdapterConfig, settingsOf } from '../adapters/index.ts';
 import { isSettings } from '../methods/index.ts';
 import type { Precision } from '../nn/index.ts';
 import { keepsHead } from './attach.ts';
@@ -75,6 +75,13 @@ export function warningsOf({ list, adapter, host }: TaskRuns, recipe: Recipe): s
   const dropped = saved.filter(({ type }) => !settings.some((each) => each.type === type));
   for (const { type } of dropped)
     headWarnings.push(`${recipe.adapter} was trained with ${type}, and this recipe has none`);
+  const attached = settingsOf(adapter.parts);
+  if (saved.length > dropped.length && !areSaved(recipe.adapter!, attached)) {
+    const anew = attached.some(({ parameters }) => parameters.size > 0) ? ', and learned scales begin anew' : '';
+    headWarnings.push(
+      `${recipe.adapter} was trained with other settings of ${saved[0]!.type}: those of this recipe count${anew}`,
+    );
+  }
   const advice = adapter.advise?.(recipe.train.lr) ?? [];
   return [...adapter.warnings, ...advice, ...headWarnings, ...list.flatMap(({ plan }) => plan.warnings)];
 }

@@ -58,7 +58,7 @@ export function findRun(dir: string): FoundRun | undefined {
       data: { startsOver: '--fresh' },
     });
   }
-  const record = readJsonObject(join(dir, recordName)) as unknown as RunRecord;
+  const record = readRecord(dir);
   const events = readEvents(join(dir, logName));
   const last = events.at(-1);
   const end = last?.type === 'end' && result ? last : undefined;
@@ -98,6 +98,22 @@ export function setAside(dir: string): { folder: string; holdsResult: boolean } 
   mkdirSync(join(dir, folder));
   for (const name of left) renameSync(join(dir, name), join(dir, folder, name));
   return { folder, holdsResult: result !== undefined };
+}
+
+/** @throws GraftError 'state' for a record that lacks what this version compares, as one of an earlier version may */
+function readRecord(dir: string): RunRecord {
+  const record = readJsonObject(join(dir, recordName));
+  const { fields, contents } = (record.identity ?? {}) as Partial<RunIdentity>;
+  if (fields && contents && typeof record.microTokens === 'number') return record as unknown as RunRecord;
+  throw new GraftError(
+    'state',
+    'this does not say of which run the directory is; another version of Graft may have written it',
+    {
+      place: join(dir, recordName),
+      hint: 'Choose another run.dir, or start over with --fresh, which keeps what is there in previous-N/',
+      data: { startsOver: '--fresh' },
+    },
+  );
 }
 
 export function writeRecord(dir: string, record: RunRecord): void {

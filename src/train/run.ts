@@ -57,6 +57,11 @@ export async function runTraining(
   const threads = useThreads(train.threads);
   const modelPath = await resolveModel(recipe.model);
   using _lock = lockDirectory(dir);
+  if (fresh && moreEpochs !== undefined) {
+    throw new GraftError('usage', '--fresh starts over, and --more-epochs goes on with a finished run', {
+      hint: 'Give one of the two',
+    });
+  }
   const found = fresh ? undefined : findRun(dir);
   const settings = identityOf(recipe, modelPath, found?.record.identity);
   // What differs is named before a large model is loaded.

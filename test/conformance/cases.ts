@@ -135,6 +135,10 @@ export const methodCases: Readonly<Record<Exclude<keyof typeof methods, 'qat'>, 
       { config: { target_modules: ['q_porj'] }, why: /selects no module: .* matches no module/ },
       { config: { target_modules: ['mlp'] }, why: /neither a linear layer nor an embedding/ },
       { config: { modules_to_save: ['lm_head', 'hed'] }, why: /names 'hed', which matches no module/ },
+      {
+        config: { target_modules: ['v_proj'], modules_to_save: ['embed_tokens'], trainable_token_indices: [1] },
+        why: /modules_to_save trains all rows of '\S*embed_tokens', those of single tokens too/,
+      },
     ],
     // Of 24 configs, PiSSA and OLoRA run on the 6 dense bases, and LoftQ on the nf4 one. Biases of updates cannot be merged on 7 bases.
     counts: {

@@ -108,6 +108,19 @@ test('a base that holds Infinity', () => {
     );
 });
 
+test('eval tells what of the rows it cuts, leaves out and does not use', () => {
+  cpSync(golden('models', 'llama3'), at('telling'), { recursive: true });
+  writeTokenizer('telling');
+  const lines = ['{"prompt": "a b", "completion": "c d e f", "source": "web"}', '{"prompt": "a", "completion": "b"}'];
+  writeFileSync(at('told.jsonl'), lines.join('\n'));
+  const command = ['eval', '--model', 'telling', '--data', 'told.jsonl', '--max-length', '5'];
+  const { stdout, stderr } = graft(dir, command);
+  assert.match(stdout, /^loss /);
+  assert.match(stderr, /^note: told\.jsonl: \d rows? .*longer than max_length/m);
+  assert.match(stderr, /^note: told\.jsonl: the column 'source' is not used \(1 row\)/m);
+  assert.equal(JSON.parse(graft(dir, [...command, '--json']).stdout).notes.length >= 2, true);
+});
+
 test('a file that may not grow further: nothing half-written under a final name', () => {
   const command = train('limited', { run: { dir: 'limited', checkpoint_every: 1 } });
   const limited = spawnSync('bash', ['-c', 'ulimit -f 16; exec "$0" "$@"', process.execPath, entry, ...command], {

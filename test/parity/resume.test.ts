@@ -192,7 +192,12 @@ test('other rows in the same file, another adapter at the same path, other weigh
   bytes[bytes.length - 1]! ^= 1;
   writeFileSync(weights, bytes);
 
-  // The same rows in another spelling are the same rows.
+  // The same rows in another spelling are the same rows, and so is a model whose config says where it comes from.
+  const config = join(model, 'config.json');
+  writeFileSync(
+    config,
+    JSON.stringify({ ...JSON.parse(readFileSync(config, 'utf8')), use_cache: false, _name_or_path: 'x' }),
+  );
   writeFileSync(data, `${readFileSync(data, 'utf8').replaceAll(',', ', ')}\n`);
   const { result } = await train(onStart);
   assert.equal(result.resumedFrom, 4);
@@ -414,6 +419,11 @@ test('a run that ended before its first checkpoint, results of no run, a damaged
   rmSync(join(dir, 'checkpoints'), { recursive: true });
   assert.equal((await train(done)).events.length, 2, 'still finished');
   assert.match(await refusal(train(withFields(done, { 'train.steps': 20 }))), /its checkpoints were deleted/);
+  const record = readFileSync(join(dir, 'run.json'), 'utf8');
+  writeFileSync(join(dir, 'run.json'), JSON.stringify({ identity: 'sha256', microTokens: 64 }));
+  assert.match(await refusal(train(done)), /run\.json: .*another version of Graft may have written it/);
+  writeFileSync(join(dir, 'run.json'), record);
+  assert.match(await refusal(train(done, { fresh: true, moreEpochs: 1 })), /--fresh starts over, and --more-epochs/);
   rmSync(join(dir, 'run.json'));
   const before = snapshot(dir);
   assert.match(await refusal(train(done)), /has adapter\/ but no run\.json/);

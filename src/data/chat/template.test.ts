@@ -75,6 +75,8 @@ test('spans that are found equal those of {% generation %} marks, end-of-turn to
 const markedTemplates: Record<string, string> = {
   // The system prompt is in the last user turn (Mistral), so the rendering of a prefix is no prefix of the rendering.
   'system prompt last': `{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}{% for m in rest %}{% if m.role == 'user' %}[INST] {% if loop.last and system %}{{ system }}\n\n{% endif %}{{ m.content }}[/INST]{% else %}{% generation %}{{ ' ' + m.content + '</s>' }}{% endgeneration %}{% endif %}{% endfor %}`,
+  // The system prompt is kept in its own turn and printed in the first question.
+  'system prompt kept': `{% set ns = namespace(kept='') %}{% for m in messages %}{% if m.role == 'system' %}{% set ns.kept = m.content + '\n\n' %}{% elif m.role == 'user' %}{{ '<turn>user\n' + ns.kept }}{% set ns.kept = '' %}{{ m.content + '<end>\n' }}{% else %}{{ '<turn>model\n' }}{% generation %}{{ m.content + '<end>' }}{% endgeneration %}{{ '\n' }}{% endif %}\n{% endfor %}{% if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}`,
   // An end token where no generation prompt follows (Phi-3).
   'end token last': `{% for m in messages %}{{ '<|' + m.role + '|>\n' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|end|>' }}{% endgeneration %}{{ '\n' }}{% else %}{{ m.content + '<|end|>\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ '<|endoftext|>' }}{% endif %}`,
   // Reasoning only after the last question (Qwen3).
@@ -103,7 +105,7 @@ test('turns that are rendered differently at the end of a conversation are found
       assert.deepEqual(byRendering, marked, `${name}: ${JSON.stringify(marked.text)}`);
       compared += byRendering.spans.length;
     }
-  assert.equal(compared, 3 * 4 * 2);
+  assert.equal(compared, 4 * 4 * 2);
 });
 
 test('a turn that only calls a function', () => {

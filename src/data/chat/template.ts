@@ -21,18 +21,22 @@ export interface RenderOptions {
 /** What {% generation %} and {% endgeneration %} print while the assistant's spans are searched for. */
 const marks = ['\uE010graft:begin\uE011', '\uE010graft:end\uE011'] as const;
 
+/** The names that templates have for the reasoning of a turn. */
+const reasoningFields = ['reasoning_content', 'thinking', 'reasoning'];
+
 /**
  * The message as templates get it: without fields that are null, and with its reasoning under all names that templates read.
  * Source: `apply_chat_template` and `_alias_reasoning_fields` of transformers 5.
  */
 function normalized(message: Message): Message {
   const present = Object.fromEntries(Object.entries(message).filter(([, value]) => value !== null)) as Message;
-  const reasoning = present.reasoning_content ?? present.thinking ?? present.reasoning;
+  const reasoning = reasoningFields.map((name) => present[name]).find((value) => value !== undefined);
   return reasoning === undefined ? present : { thinking: reasoning, ...present, reasoning_content: reasoning };
 }
 
 /** A template, and the same printing `marks`; equal where it has no {% generation %} blocks. */
 interface Compiled {
+  readonly source: string;
   readonly plain: CompiledTemplate;
   readonly marked: CompiledTemplate;
 }
@@ -40,7 +44,7 @@ interface Compiled {
 function compiled(source: string): Compiled {
   try {
     const plain = compile(source, ['', '']);
-    return { plain, marked: /\{%[-+]?\s*generation\s*[-+]?%\}/.test(source) ? compile(source, marks) : plain };
+    return { source, plain, marked: /\{%[-+]?\s*generation\s*[-+]?%\}/.test(source) ? compile(source, marks) : plain };
   } catch (cause) {
     throw new GraftError('input', `the chat template is not valid Jinja: ${(cause as Error).message}`, { cause });
   }
@@ -97,6 +101,12 @@ export class ChatTemplate {
   /** Renders a conversation as text. @throws GraftError 'input' with the template's message when it rejects the conversation */
   render(messages: readonly Message[], options: RenderOptions = {}): string {
     return this.#run(messages, options, (variables) => this.#templateFor(options.tools).plain.render(variables));
+  }
+
+  /** Whether the template that a conversation with these tools is rendered by names a field of messages, or a variable. */
+  names(field: string, tools?: RenderOptions['tools']): boolean {
+    const { source } = this.#templateFor(tools);
+    return (reasoningFields.includes(field) ? reasoningFields : [field]).some((name) => source.includes(name));
   }
 
   #templateFor(tools: RenderOptions['tools']): Compiled {

@@ -62,7 +62,7 @@ export function spansOfTurns(
   isLearned: (index: number) => boolean,
   endOfText: string,
 ): { text: string; spans: Span[] } {
-  const pieces = place(trace(messages, false));
+  const pieces = withSystemInTurns(place(trace(messages, false)), messages);
   const text = join(pieces);
   const regions = regionsOf(pieces);
   const order = [...regions.keys()].filter((i) => messages[i]!.role !== 'system');
@@ -85,6 +85,22 @@ export function spansOfTurns(
     spans.push(...spansOfRegion(region, i, prompts(i), endOfText, rendering));
   }
   return { text, spans };
+}
+
+/**
+ * The pieces with a system prompt, which a template may keep and print in the turn of the first question, as a part of that turn.
+ * It stays what another message says (`innerTurn`).
+ */
+function withSystemInTurns(pieces: readonly Placed[], messages: readonly Message[]): Placed[] {
+  return pieces.map((piece, n) => {
+    const { turn } = piece;
+    if (messages[turn]?.role !== 'system') return piece;
+    let [from, to] = [n, n];
+    while (pieces[from - 1]?.turn === turn) from--;
+    while (pieces[to + 1]?.turn === turn) to++;
+    const before = pieces[from - 1]?.turn;
+    return before !== undefined && before === pieces[to + 1]?.turn ? { ...piece, turn: before } : piece;
+  });
 }
 
 /** The regions of the messages that have one. @throws UnclearTurns where one is printed in two places */

@@ -101,6 +101,17 @@ export const lora: Method<LoraConfig> = {
     const layers = modules.map((module) => layerUnder(module) as Linear);
     requireInit(model, config, shapes, layers);
     const tokenRowTables = tokenTables(model, config.trainable_token_indices ?? {});
+    const savedTable = tokenRowTables.find(({ path }) => config.modules_to_save?.some((name) => path.endsWith(name)));
+    if (savedTable) {
+      throw new GraftError(
+        'usage',
+        `modules_to_save trains all rows of '${savedTable.path}', those of single tokens too`,
+        {
+          place: 'trainable_token_indices',
+          hint: 'Name the table in one of the two fields',
+        },
+      );
+    }
 
     const toggle: Switch = { enabled: true };
     const copies = trainedCopies(model, config, paths, ties);

@@ -1,11 +1,13 @@
 /** Rounding that is on a model: switching it, merging under it, taking it off. */
 import { type Embedding, type Linear, type Model, moduleAt, type Rounding, replaceModule } from '../../nn/index.ts';
+import { isIntegerFormat } from '../../quant/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 import {
   type Adapter,
   type Fold,
   fold,
   layerUnder,
+  ownLayerWeight,
   type Switch,
   unfold,
   unwrap,
@@ -28,7 +30,7 @@ interface Rounded {
 }
 
 /** The layers that a qat method rounds: two of them would round one on top of the other. */
-const roundedLayers = new WeakSet<object>();
+export const roundedLayers = new WeakSet<object>();
 
 /** Puts a wrapper around a module: outermost, or directly around the layer where its adapters see the inputs as they are. */
 function wrap(model: Model, path: string, wrapper: Wrapper): void {
@@ -84,6 +86,11 @@ export function attached(model: Model, config: QatConfig, { parts, parameters, r
         active = step >= config.start_step;
         apply();
       },
+      // What is measured between steps is the rounded model, so that the best of a run is not one that was never rounded.
+      afterStep() {
+        active = true;
+        apply();
+      },
     }),
     merge() {
       merged = true;
@@ -112,13 +119,23 @@ export function attached(model: Model, config: QatConfig, { parts, parameters, r
 }
 
 /** What is rounded, and what the result is for. */
-function meaningOf({ weight, over }: QatConfig, parts: readonly Part[]): string[] {
-  const sums = parts.filter((part) => 'wrapper' in part && part.wrapper instanceof RoundedLinear).length;
+function meaningOf({ weight, over, symmetric, learned_range }: QatConfig, parts: readonly Part[]): string[] {
   if (over === 'base')
     return [
       `qat: the frozen base is rounded to ${weight}, the adapter stays in float: it is for a base quantised so (graft quantize --to ${weight})`,
     ];
-  return sums > 0
-    ? [`qat: the merged weight of ${sums} layers is rounded to ${weight}: write it with graft merge --to ${weight}`]
-    : [`qat: the base is rounded to ${weight}, the adapter stays in float beside it (graft quantize --to ${weight})`];
+  const sums = parts.flatMap((part) =>
+    'wrapper' in part && part.wrapper instanceof RoundedLinear ? part.wrapper : [],
+  );
+  if (sums.length === 0)
+    return [
+      `qat: the base is rounded to ${weight}, the adapter stays in float beside it (graft quantize --to ${weight})`,
+    ];
+  const meaning = `qat: the merged weight of ${sums.length} layers is rounded to ${weight}: write it with graft merge --to ${weight}`;
+  const changesBase = sums.map(layerUnder).some((layer) => ownLayerWeight(layer).weight !== layer.weight);
+  if (!changesBase || !isIntegerFormat(weight) || !symmetric || learned_range) return [meaning];
+  return [
+    meaning,
+    `qat: PiSSA, OLoRA and LoftQ are saved for the base as it was, so last bits of the merged weight change, and with them codes of symmetric ${weight}, whose largest weight of a group lies between two codes: choose symmetric: false, learned_range, or a format of GGUF`,
+  ];
 }

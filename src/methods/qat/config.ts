@@ -47,9 +47,13 @@ export const qatConfig = z
       .boolean()
       .default(false)
       .describe(
-        'Symmetric integers: the scale of each group is trained (LSQ, arXiv 1902.08153), beginning at the range of its weights.',
+        'Symmetric integers: the scale of each group of a linear layer is trained (LSQ, arXiv 1902.08153), beginning at the range of its weights; not those of embeddings, nor of a head that shares their table.',
       ),
-    start_step: z.int().nonnegative().default(0).describe('Steps that are trained without rounding first.'),
+    start_step: z
+      .int()
+      .nonnegative()
+      .default(0)
+      .describe('Steps that are trained without rounding first; measurements between them are with it.'),
   })
   .describe(
     'Weights are rounded to a number format in every forward pass, so that training learns with the error of the quantised model (quantisation-aware training, arXiv 1712.05877). It stands beside a method that trains: full, lora and others.',

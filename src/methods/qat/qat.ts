@@ -11,12 +11,13 @@ import {
   type Adapter,
   layerUnder,
   type Method,
+  ownLayerWeight,
   type Switch,
   type Table,
   trainable,
   type Wrapper,
 } from '../shared/index.ts';
-import { attached, type Part } from './attached.ts';
+import { attached, type Part, roundedLayers } from './attached.ts';
 import { type QatConfig, qatConfig, quantizationOf } from './config.ts';
 import { chainOf, RoundedInputs, RoundedLinear, RoundedTable, roundingFold } from './layers.ts';
 import { formatsByPath, isPacked, refuse, requireFields, requireWidthsOf } from './plan.ts';
@@ -30,10 +31,15 @@ function requireMergeable(path: string, chain: readonly Wrapper[]): void {
     );
 }
 
-/** Scales that begin at the range of a layer's weights (LSQ, arXiv 1902.08153); undefined where they are not trained. */
-function learnedScales(layer: ReturnType<typeof layerUnder>, rounding: Rounding, { learned_range }: QatConfig) {
+/**
+ * Scales that begin at the range of a layer's weights (LSQ, arXiv 1902.08153); undefined where they are not trained. A table of
+ * embeddings has none, nor the head that shares it: both are rounded alike.
+ */
+function learnedScales(model: Model, layer: ReturnType<typeof layerUnder>, rounding: Rounding, config: QatConfig) {
   const { quantization } = rounding;
-  if (!learned_range || !('inFeatures' in layer) || !isIntegerFormat(quantization.format)) return undefined;
+  if (!config.learned_range || !('inFeatures' in layer) || !isIntegerFormat(quantization.format)) return undefined;
+  const { embeddings } = model.sites;
+  if (embeddings && layerUnder(moduleAt(model.root, embeddings)).weight === layer.weight) return undefined;
   return trainable(() => ops.clampMin(integersOf(layer.denseWeight(), quantization).scales, 1e-9));
 }
 
@@ -53,6 +59,11 @@ function partsAt(
   const { requiresGrad: isTrained } = layer.weight;
   if (isTrained && config.over === 'base')
     refuse(`over: base rounds a frozen weight, and '${path}' is trained`, 'Leave out over');
+  if (config.over === 'base' && ownLayerWeight(layer).weight !== layer.weight && !roundedLayers.has(layer))
+    refuse(
+      `over: base rounds the base's own weight, and another adapter changes that of '${path}'`,
+      'Leave out over, or init_lora_weights: PiSSA, OLoRA and LoftQ change the base that they train on',
+    );
   const isSum = isTrained || (config.over === 'merged' && chain.length > 0);
   if (isSum) requireMergeable(path, chain);
   if (packed && (isSum || config.learned_range))
@@ -60,7 +71,7 @@ function partsAt(
       `the weight of '${path}' is packed, and what is rounded is its sum with an update`,
       'Load the model with quantize: none, or use over: base',
     );
-  const scales = learnedScales(layer, { quantization }, config);
+  const scales = learnedScales(model, layer, { quantization }, config);
   const rounding: Rounding = { quantization, ...(scales && { learned: scales }) };
   const roundsInputs = config.activation !== undefined;
   if (!isSum && !scales) {
@@ -80,6 +91,7 @@ export const qat: Method<QatConfig> = {
   name: 'qat',
   writes: 'settings',
   config: qatConfig,
+  trainingOnly: ['start_step'],
 
   attach(model, config): Adapter {
     requireFields(config);

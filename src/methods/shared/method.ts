@@ -21,7 +21,7 @@ export interface Method<C> {
   readonly writes?: Written;
   /** The fields under PEFT's own names, each with its default, unit, description and source. */
   readonly config: z.ZodType<C>;
-  /** Fields that only training reads and no file holds: the recipe's values count also for a saved adapter. */
+  /** Fields that only training reads: the recipe's values count also for a saved adapter. */
   readonly trainingOnly?: readonly string[];
   /**
    * Attaches the method to the model. `detach` of the adapter undoes every change that this makes.

@@ -24,6 +24,8 @@ export interface ClassifyResult {
   readonly hits?: readonly boolean[];
   /** Prompts that were longer than the model reads, and lost their middle. */
   readonly shortenedPrompts: number;
+  /** The same in a sentence, where there are any. */
+  readonly notes: readonly string[];
 }
 
 export type ClassifyArgs = RowsArgs & { readonly labels: readonly string[] };
@@ -92,13 +94,18 @@ export function classifyRows(
   });
   const complete = answers.every((answer) => answer !== undefined);
   const hits = complete ? chosen.map((label, i) => label === answers[i]) : undefined;
+  const shortenedPrompts = prompts.filter(({ cutTokens }) => cutTokens > 0).length;
   return {
     classifications,
     ...(hits && { hits }),
     accuracy: hits
       ? { name: 'accuracy', ...wilson(hits.filter(Boolean).length, hits.length), count: hits.length, of: 'rows' }
       : null,
-    shortenedPrompts: prompts.filter(({ cutTokens }) => cutTokens > 0).length,
+    shortenedPrompts,
+    notes:
+      shortenedPrompts > 0
+        ? [`labels: ${shortenedPrompts} prompts were longer than the model reads or max_length; their middle was cut`]
+        : [],
   };
 }
 

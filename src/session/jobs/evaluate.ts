@@ -2,7 +2,7 @@ import { GraftError } from '../../base/index.ts';
 import { batchesOf, type Confusion, type Metric, measure } from '../../tasks/index.ts';
 import type { JobContext } from '../job-context.ts';
 import { classifyRows } from './classify.ts';
-import { openRows, type Progress, type RowReport, type RowsArgs, rowsOf } from './rows.ts';
+import { notesOf, openRows, type Progress, type RowReport, type RowsArgs, rowsOf } from './rows.ts';
 
 /** Loss and metrics of a model on rows. */
 export interface EvaluateResult {
@@ -18,6 +18,8 @@ export interface EvaluateResult {
   readonly rows: number;
   /** Counts of rows made, truncated and left out. */
   readonly report: RowReport;
+  /** What of the rows is truncated, left out or not used, in a sentence each. */
+  readonly notes: readonly string[];
   /** Each with its 95 % confidence interval. */
   readonly metrics: readonly Metric[];
   /** Where the first metric is the share of rows that are right: whether each is, in the order of the rows. */
@@ -48,7 +50,8 @@ export async function evaluate(args: EvaluateArgs, context: JobContext<Progress>
       },
     );
   }
-  const accuracy = args.labels ? classifyRows(opened, args.labels, context).accuracy : null;
+  const classified = args.labels && classifyRows(opened, args.labels, context);
+  const accuracy = classified?.accuracy ?? null;
   if (args.labels && !accuracy) {
     throw new GraftError('input', 'labels need rows that end in an answer: messages, or prompt and completion');
   }
@@ -66,6 +69,7 @@ export async function evaluate(args: EvaluateArgs, context: JobContext<Progress>
     tokens: units,
     rows: rows.length,
     report,
+    notes: [...notesOf(report, opened, args.rows), ...(classified?.notes ?? [])],
     metrics: accuracy ? [...metrics, accuracy] : metrics,
     confusion: confusion ?? null,
     accuracy,

@@ -2,7 +2,7 @@ import type { Example, Row, RowReport } from '../../data/index.ts';
 import { batchesOf, predict as predictRows } from '../../tasks/index.ts';
 import type { JobContext } from '../job-context.ts';
 import { type Identity, identityOf } from './identity.ts';
-import { openRows, type RowsArgs, rowsOf } from './rows.ts';
+import { notesOf, openRows, type RowsArgs, rowsOf } from './rows.ts';
 
 /** The prediction for one row; which fields it has depends on the task. */
 export interface Prediction extends Identity {
@@ -42,6 +42,8 @@ export interface PredictResult {
   readonly predictions: readonly Prediction[];
   /** Counts of rows made, truncated and left out. */
   readonly report: RowReport;
+  /** What of the rows is truncated, left out or not used, in a sentence each. */
+  readonly notes: readonly string[];
 }
 
 /** Rows that are predicted before their predictions are told. */
@@ -53,7 +55,7 @@ export async function predict(args: RowsArgs, context: JobContext<Prediction>): 
   const { model, task, records, examples, explaining } = opened;
   if (examples.length === 0) {
     const report = { rows: 0, cutRows: 0, cutTokens: 0, emptyRows: 0, endlessRows: 0 };
-    return { task: task.head.name, predictions: [], report };
+    return { task: task.head.name, predictions: [], report, notes: [] };
   }
   const { rows, report } = (await rowsOf(opened, args, false))(examples);
   const byExample = Map.groupBy(rows, ({ example }) => example as Example | undefined);
@@ -70,5 +72,5 @@ export async function predict(args: RowsArgs, context: JobContext<Prediction>): 
       context.emit(predictions.at(-1)!);
     }
   }
-  return { task: task.head.name, predictions, report };
+  return { task: task.head.name, predictions, report, notes: notesOf(report, opened, args.rows) };
 }

@@ -3,7 +3,7 @@ import { type Format, type RowReport, type RowSource, recordsOf } from '../../da
 import { useThreads } from '../../engine/index.ts';
 import type { TaskName } from '../../nn/index.ts';
 import { taskOf } from '../../tasks/index.ts';
-import { examplesOf, explainedMeasurement, rowMaker } from '../../train/index.ts';
+import { examplesOf, explainedMeasurement, rowMaker, rowNotes } from '../../train/index.ts';
 import type { JobContext } from '../job-context.ts';
 import { residentOf } from '../resident.ts';
 
@@ -63,6 +63,13 @@ export async function openRows(args: RowsArgs, context: Pick<JobContext, 'throwI
   };
   return { resident, model, task: taskOf(model.task), records, examples, maxLength, explaining };
 }
+
+/** What of the rows is truncated, left out or not used, in a note each. */
+export const notesOf = (
+  report: RowReport,
+  { examples }: Pick<Awaited<ReturnType<typeof openRows>>, 'examples'>,
+  rows: RowSource,
+) => rowNotes(report, examples, typeof rows === 'string' ? rows : 'rows');
 
 /** The function that makes rows of these examples. */
 export const rowsOf = (
