@@ -33,8 +33,8 @@ const undecisive =
 const begins = /^adapter$|^method\.\d+\.(adapter|adapters\.\d+|prompt_tuning_init_state_dict_path)$/;
 /** Fields that only decide the rows, which are compared themselves. */
 const ofRows = /(^|\.)data\./;
-/** Files of a model that decide its losses, images' preprocessing included; its tokenizer's decide the rows. */
-const modelFiles = /(^|\/)(preprocessor_config|modules)\.json$|\.(safetensors|bin|pt|pth|gguf)$/;
+/** Files of a model, besides its own config.json, that decide its losses; its tokenizer's decide the rows. */
+const modelFiles = /(^|\/)(preprocessor_config|modules)\.json$|\/config\.json$|\.(safetensors|bin|pt|pth|gguf)$/;
 
 /** Fields of a model's config.json that say where it comes from or how other programs run it. */
 const ofOthers = ['_name_or_path', 'transformers_version', 'use_cache', 'torch_dtype', 'dtype'];

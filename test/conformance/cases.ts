@@ -144,7 +144,7 @@ export const methodCases: Readonly<Record<Exclude<keyof typeof methods, 'qat'>, 
     counts: {
       held: (18 * B + 4 * 6 + 2) * 9 - 7 - 2 * 6 - 2,
       notApplicable: 7 + 2 * 6 + 2,
-      refused: 10 + 4 * 5 + 2 * 10,
+      refused: 11 + 4 * 5 + 2 * 10,
     },
   },
   adalora: {

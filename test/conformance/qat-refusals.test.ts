@@ -54,7 +54,7 @@ const refusals: Readonly<Record<string, Refusal>> = {
     method: [lora, qat({ weight: 'int4', group_size: 32 })],
     message:
       /a group_size of 32 does not divide the width of model\.layers\.0\.mlp\.down_proj \(48 wide\), model\.layers\.1\.mlp\.down_proj \(48 wide\)/,
-    hint: /Choose group_size: 16, or leave these layers out of target_modules/,
+    hint: /Choose group_size: 16, or keep these layers dense/,
   },
   'a group that divides none': {
     method: [lora, qat({ weight: 'int4', group_size: 7 })],
@@ -64,7 +64,7 @@ const refusals: Readonly<Record<string, Refusal>> = {
   'blocks that divide some widths only': {
     method: [lora, qat({ weight: 'q4_0' })],
     message: /q4_0 with its blocks of 32 does not divide the width of model\.layers\.0\.mlp\.down_proj \(48 wide\)/,
-    hint: /integers \(int4, int8 …\), or leave these layers out/,
+    hint: /integers \(int4, int8 …\), or keep these layers dense/,
   },
   'blocks of 256': {
     method: [lora, qat({ weight: 'q4_k', target_modules: ['q_proj'] })],

@@ -319,7 +319,7 @@ test('virtual tokens take room in the context: rows are truncated to the rest, a
     run: { dir: join(dir.path, 'run') },
   });
   assert.ok(!(result instanceof Error), String(result));
-  assert.match(messages.join(), /1 rows were longer than max_length; 5 tokens were cut/);
+  assert.match(messages.join(), /1 row was longer than max_length; 5 tokens were cut/);
 
   using model = loadModel(golden('families', 'gpt2'));
   using _ = attachMethods(model, [p('prefix'), p('prompt')], 0);
