@@ -5,6 +5,7 @@
  */
 import { GraftError } from '../base/index.ts';
 import { requireNew, writeDirectory } from '../io/index.ts';
+import { readGraftFile } from './adapter-dir.ts';
 import { adapterNameFor } from './adapter-names.ts';
 import { adapterHubUpdates } from './adapterhub/index.ts';
 import { ggufUpdates } from './gguf/index.ts';
@@ -35,7 +36,7 @@ export function formatOf(dir: string): AdapterFormat {
 /**
  * Writes the adapter in `from` in another format into the new directory `to`, or with `gguf` to a new file.
  * @param base the base model's directory or GGUF file, whose config `gguf` needs. Default: the one that the adapter names
- * @returns the format of `from`, and the number of updated layers
+ * @returns the format of `from`, the number of updated layers, and the methods whose settings the other format has no place for
  * @throws GraftError 'usage' with the reason where the format does not support what the adapter does
  */
 export function convertAdapter(
@@ -43,7 +44,7 @@ export function convertAdapter(
   to: string,
   format: AdapterFormat,
   { base }: { readonly base?: string | undefined } = {},
-): { from: AdapterFormat; layers: number } {
+): { from: AdapterFormat; layers: number; leftOut: string[] } {
   requireNew(to);
   const sourceFormat = formatOf(from);
   if (sourceFormat === format) throw notConvertible(`the adapter is already in the format ${format}`, from);
@@ -54,5 +55,6 @@ export function convertAdapter(
   if (!formats[format].isFile) writeDirectory(to, write);
   else if (to.endsWith('.gguf')) write(to);
   else throw notConvertible(`an adapter in the format ${format} is a file, and '${to}' does not end in .gguf`, from);
-  return { from: sourceFormat, layers: updates.layers.size };
+  const { settings = [] } = formats[sourceFormat].isFile ? {} : readGraftFile(from);
+  return { from: sourceFormat, layers: updates.layers.size, leftOut: settings.map(({ type }) => String(type)) };
 }

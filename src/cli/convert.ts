@@ -1,7 +1,7 @@
 import { Command, Option } from 'commander';
 import { adapterFormats, convertAdapter } from '../adapters/index.ts';
 import { resolveModel } from '../io/index.ts';
-import { examples } from './shared.ts';
+import { examples, printJson } from './shared.ts';
 
 export const convert = () =>
   new Command('convert')
@@ -23,8 +23,9 @@ export const convert = () =>
     )
     .action(async (adapter: string, { to, out, base, json }) => {
       const path = base === undefined ? undefined : await resolveModel(base);
-      const { from, layers } = convertAdapter(adapter, out, to, { base: path });
-      console.log(
-        json ? JSON.stringify({ from, to, out, layers }) : `Wrote ${out}: ${layers} layers, from ${from} to ${to}`,
-      );
+      const { from, layers, leftOut } = convertAdapter(adapter, out, to, { base: path });
+      if (json) return printJson({ from, to, out, layers, leftOut });
+      console.log(`Wrote ${out}: ${layers} layers, from ${from} to ${to}`);
+      if (leftOut.length > 0)
+        console.log(`Left out, since ${to} has no place for them: the settings of ${leftOut.join(', ')}`);
     });

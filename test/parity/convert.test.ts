@@ -162,7 +162,7 @@ test('by command: what came out, a refusal, and what reads the result', () => {
   const mlx = join(out.path, 'mlx');
   const { status, stdout } = graft(out.path, ['convert', hub, '--to', 'mlx', '--out', mlx, '--json']);
   assert.equal(status, 0);
-  assert.deepEqual(JSON.parse(stdout), { from: 'adapterhub', to: 'mlx', out: mlx, layers: 15 });
+  assert.deepEqual(JSON.parse(stdout), { from: 'adapterhub', to: 'mlx', out: mlx, layers: 15, left_out: [] });
   assertRefused(graft(out.path, ['convert', hub, '--to', 'peft', '--out', mlx]), 2, /already/);
   assertRefused(graft(out.path, ['inspect', mlx]), 1, /mlx-lm's format, .* graft convert --to peft/);
   const seq = golden('adapterhub', 'seq-bn-llama3', 'task');
@@ -170,4 +170,16 @@ test('by command: what came out, a refusal, and what reads the result', () => {
   const fused = graft(out.path, ['inspect', golden('adapterhub', 'fuse-llama3', 'fusion'), '--json']);
   const { tensors, about } = JSON.parse(fused.stdout) as { tensors: number; about: { method: string } };
   assert.deepEqual([tensors, about.method], [51, 'fusion']);
+});
+
+test('settings of quantisation-aware training, which no other format has a place for, are named', () => {
+  using dir = temporary();
+  const from = join(dir.path, 'from');
+  cpSync(golden('lora', 'llama3-all-linear'), from, { recursive: true });
+  writeFileSync(join(from, 'graft.json'), JSON.stringify({ settings: [{ type: 'qat', weight: 'q4_0' }] }));
+  const { leftOut } = convertAdapter(from, join(dir.path, 'mlx'), 'mlx');
+  assert.deepEqual(leftOut, ['qat']);
+  const { status, stdout, stderr } = graft(dir.path, ['convert', from, '--to', 'mlx', '--out', 'again']);
+  assert.equal(status, 0, stderr);
+  assert.match(stdout, /Left out, since mlx has no place for them: the settings of qat\n/);
 });
