@@ -5,13 +5,13 @@
  */
 import { GraftError } from '../base/index.ts';
 import { requireNew, writeDirectory } from '../io/index.ts';
-import { readGraftFile } from './adapter-dir.ts';
 import { adapterNameFor } from './adapter-names.ts';
 import { adapterHubUpdates } from './adapterhub/index.ts';
 import { ggufUpdates } from './gguf/index.ts';
 import { taskOfAdapter } from './load.ts';
 import { mlxUpdates } from './mlx/index.ts';
 import { peftUpdates } from './peft/index.ts';
+import { settingNames } from './settings.ts';
 import { notConvertible, type UpdateFormat } from './update-format.ts';
 
 /** The formats that adapters are converted among: those of PEFT, AdapterHub, mlx-lm and llama.cpp. */
@@ -55,6 +55,9 @@ export function convertAdapter(
   if (!formats[format].isFile) writeDirectory(to, write);
   else if (to.endsWith('.gguf')) write(to);
   else throw notConvertible(`an adapter in the format ${format} is a file, and '${to}' does not end in .gguf`, from);
-  const { settings = [] } = formats[sourceFormat].isFile ? {} : readGraftFile(from);
-  return { from: sourceFormat, layers: updates.layers.size, leftOut: settings.map(({ type }) => String(type)) };
+  return {
+    from: sourceFormat,
+    layers: updates.layers.size,
+    leftOut: formats[sourceFormat].isFile ? [] : settingNames(from),
+  };
 }

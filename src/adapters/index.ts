@@ -13,4 +13,4 @@ export {
   taskOfAdapter,
 } from './load.ts';
 export { type SaveOptions, saveAdapter } from './save.ts';
-export { areSaved, attachSettings, settingsOf, writeSettings } from './settings.ts';
+export { areSaved, attachSettings, settingNames, settingsOf, writeSettings } from './settings.ts';

@@ -20,6 +20,10 @@ const tensorsName = 'settings.safetensors';
 /** The adapters whose settings are saved beside the others. */
 export const settingsOf = (parts: readonly Adapter[]): Adapter[] => parts.filter(({ writes }) => writes === 'settings');
 
+/** The names of the methods whose settings were saved with an adapter. */
+export const settingNames = (dir: string): string[] =>
+  (readGraftFile(dir).settings ?? []).map(({ type }) => String(type));
+
 /** Their configs as they stand in `graft.json`. */
 export const savedSettings = (settings: readonly Adapter[]): Pick<GraftFile, 'settings'> =>
   settings.length > 0 ? { settings: settings.map(({ method, config }) => ({ type: method, ...config })) } : {};

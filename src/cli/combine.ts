@@ -57,4 +57,6 @@ export const combine = () =>
             ? `Wrote ${out}: rank ${result.rank}, ${result.modules} modules, by ${result.how}`
             : `Wrote ${out}: the mean of ${result.adapters} adapters, ${result.tensors} tensors`,
       );
+      if (!json && result.leftOut.length > 0)
+        console.log(`Left out, since they are for one adapter: the settings of ${result.leftOut.join(', ')}`);
     });

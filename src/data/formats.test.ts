@@ -141,7 +141,11 @@ test('what is not used is named, with the number of rows', () => {
 test('turns that the row marks are not learned', () => {
   const marked = (field: string, value: unknown) =>
     chatOf({ messages: [user('a'), { ...assistant('b'), [field]: value }, user('c'), assistant('d')] });
-  const off = [['weight', 0], ['train', false], ['loss', false]] as const; // biome-ignore format: one a line is longer
+  const off = [
+    ['weight', 0],
+    ['train', false],
+    ['loss', false],
+  ] as const;
   for (const [field, value] of off) {
     const got = marked(field, value);
     assert.deepEqual([got.notLearned, got.messages[1]], [[1], assistant('b')], field);

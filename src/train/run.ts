@@ -157,7 +157,7 @@ function trainTo({
   const costs: StepCost[] = [];
   let lastCheckpointAt = performance.now();
   let current: { taskRun: TaskRun; rows: readonly Row[]; lr: number } = { taskRun: list[0]!, rows: [], lr: train.lr };
-  /** Runs `act`; its error says what is left of the run, and of a loss or gradient that is not finite why. */
+  /** Runs `act`; a loss or gradient that is not finite is explained. */
   const explaining = <T>(act: () => T): T => {
     try {
       return act();

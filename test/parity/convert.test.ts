@@ -182,4 +182,7 @@ test('settings of quantisation-aware training, which no other format has a place
   const { status, stdout, stderr } = graft(dir.path, ['convert', from, '--to', 'mlx', '--out', 'again']);
   assert.equal(status, 0, stderr);
   assert.match(stdout, /Left out, since mlx has no place for them: the settings of qat\n/);
+  const combined = graft(dir.path, ['combine', from, from, '--weights', '1', '1', '--out', 'both']);
+  assert.equal(combined.status, 0, combined.stderr);
+  assert.match(combined.stdout, /Left out, since they are for one adapter: the settings of qat\n/);
 });

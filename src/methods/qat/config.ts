@@ -1,11 +1,5 @@
 import { z } from 'zod';
-import {
-  integerFormats,
-  isIntegerFormat,
-  type Quantization,
-  type WeightFormat,
-  weightFormats,
-} from '../../quant/index.ts';
+import { isIntegerFormat, type Quantization, type WeightFormat, weightFormats } from '../../quant/index.ts';
 import { targetFields } from '../shared/index.ts';
 
 const format = z.enum(weightFormats as [WeightFormat, ...WeightFormat[]]);
@@ -70,7 +64,3 @@ export function quantizationOf(config: QatConfig, weightFormat: WeightFormat = c
   const { group_size: group = defaultGroup, symmetric } = config;
   return { format: weightFormat, ...(group !== 'channel' && { groupSize: group }), symmetric };
 }
-
-/** Bits of the integers of a format; undefined for formats in blocks. */
-export const bitsOf = (weightFormat: WeightFormat): number | undefined =>
-  isIntegerFormat(weightFormat) ? integerFormats[weightFormat].bits : undefined;

@@ -1,4 +1,10 @@
-import { averageAdapters, type CombineOptions, combineAdapters, isAdapterHub } from '../../adapters/index.ts';
+import {
+  averageAdapters,
+  type CombineOptions,
+  combineAdapters,
+  isAdapterHub,
+  settingNames,
+} from '../../adapters/index.ts';
 import { GraftError } from '../../base/index.ts';
 import type { Combination } from '../../methods/index.ts';
 
@@ -34,6 +40,8 @@ export interface CombineResult {
   readonly modules?: number;
   /** Bottleneck adapters: how many tensors were averaged. */
   readonly tensors?: number;
+  /** Methods whose settings some of the adapters have, and the combination has not. */
+  readonly leftOut: readonly string[];
 }
 
 export type CombineArgs = CombineSettings & { readonly adapters: readonly string[] };
@@ -47,6 +55,7 @@ export function combine({ adapters, out, weights, ...settings }: CombineArgs): C
     majoritySignMethod,
     seed = 0,
   } = settings;
+  const leftOut = [...new Set(adapters.flatMap(settingNames))];
   if (adapters.some(isAdapterHub)) {
     if (how !== 'linear') {
       throw new GraftError('usage', `bottleneck adapters cannot be combined by ${how}`, {
@@ -54,7 +63,7 @@ export function combine({ adapters, out, weights, ...settings }: CombineArgs): C
       });
     }
     const { tensors } = averageAdapters(adapters, weights, out);
-    return { out, adapters: adapters.length, how, tensors };
+    return { out, adapters: adapters.length, how, tensors, leftOut };
   }
   const options: CombineOptions = {
     weights,
@@ -64,5 +73,5 @@ export function combine({ adapters, out, weights, ...settings }: CombineArgs): C
     seed,
     ...(svdRank !== undefined && { svd_rank: svdRank }),
   };
-  return { out, adapters: adapters.length, how, ...combineAdapters(adapters, out, options) };
+  return { out, adapters: adapters.length, how, ...combineAdapters(adapters, out, options), leftOut };
 }
