@@ -1,0 +1,9 @@
+export { type Group, type JoinedGroup, oneProcess, type Traffic } from './group.ts';
+export { joinGroup } from './join.ts';
+export {
+  defaultTimeout,
+  launchEnvironment,
+  type NodePlacement,
+  nodeEnvironment,
+  type Placement,
+} from './launch-environment.ts';

@@ -1,0 +1,69 @@
+/** One process of a group, for src/distributed/group.test.ts: joins, does what its argument says, and prints what came of it as JSON. */
+import { GraftError } from '../../src/base/index.ts';
+import { joinGroup, launchEnvironment } from '../../src/distributed/index.ts';
+import { startEngine, useThreads } from '../../src/engine/index.ts';
+import { Tensor } from '../../src/tensor/index.ts';
+
+const floats = (...values: number[]) => Tensor.from(new Float32Array(values));
+const numbers = (tensor: Tensor) => Array.from(tensor.data(), Number);
+
+/** What processes do, by name. @param rank that is to fail, where an action has one that fails */
+const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: number) => unknown> = {
+  collectives(group) {
+    const { rank, size } = group;
+    const sum = floats(rank + 1, 10);
+    group.sum(sum);
+    const coded = Tensor.from(new Uint8Array([rank, 200]));
+    group.broadcast(coded, 1);
+    group.barrier();
+    return {
+      sum: numbers(sum),
+      gather: numbers(group.gather(floats(rank, 7))),
+      scatter: numbers(group.scatter(floats(...Array.from({ length: 2 * size }, (_, i) => i)))),
+      broadcast: numbers(coded),
+      agreed: group.agree({ rank, twice: 2 * rank }),
+      shared: group.share(() => ({ rank, text: 'ö', nothing: null })),
+      traffic: group.traffic,
+    };
+  },
+  kill(group, failing) {
+    if (group.rank === failing) process.kill(process.pid, 'SIGKILL');
+    group.barrier();
+  },
+  stop(group, failing) {
+    if (group.rank === failing) process.kill(process.pid, 'SIGSTOP');
+    group.barrier();
+  },
+  fail(group, failing) {
+    if (group.rank === failing) throw new GraftError('input', 'the row has no label', { place: 'rows.jsonl:3' });
+    group.barrier();
+  },
+  failInShare(group) {
+    group.share(() => {
+      throw new GraftError('state', 'the directory is in use', { place: 'out' });
+    });
+  },
+  slow(group, failing) {
+    if (group.rank === failing) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 4000);
+    group.barrier();
+  },
+};
+
+const [action, failing] = process.argv.slice(2);
+await startEngine();
+useThreads(1);
+let result: object;
+const start = performance.now();
+const seconds = () => (performance.now() - start) / 1e3;
+try {
+  using group = joinGroup(launchEnvironment());
+  try {
+    result = { value: actions[action!]!(group, Number(failing)) };
+  } catch (error) {
+    result = { error: group.failed(error).toJSON(), seconds: seconds() };
+  }
+} catch (error) {
+  result = { error: GraftError.of(error).toJSON(), seconds: seconds() };
+}
+console.log(JSON.stringify(result));
+process.exit();
