@@ -15,7 +15,7 @@ export class ConnectedGroup implements JoinedGroup {
   #waited = 0;
   /** What ended the group: no further collective is begun. */
   #ended: GraftError | undefined;
-  /** Whether a collective has begun that did not end: its threads wait for other processes. */
+  /** Whether a collective failed: threads of the engine may still wait for other processes. */
   #hangs = false;
 
   constructor(store: GroupStore, name: string) {
@@ -102,7 +102,7 @@ export class ConnectedGroup implements JoinedGroup {
   }
 
   [Symbol.dispose](): void {
-    this.#store.leave();
+    this.#store.leave(this.#ended?.data.failedRanks as number[] | undefined);
     currentEngine().native.groupClose(this.#store.id, !this.#hangs);
   }
 
@@ -117,7 +117,6 @@ export class ConnectedGroup implements JoinedGroup {
     try {
       const outcome = native.groupWait(this.#store.id, result.id, timeout);
       if (outcome !== 'done') {
-        this.#hangs = true;
         this.#ended = this.#store.diagnose(outcome === 'late' ? { late: timeout } : outcome, this.#begun);
         throw this.#ended;
       }
@@ -125,6 +124,7 @@ export class ConnectedGroup implements JoinedGroup {
       this.#received += received;
       return result;
     } catch (cause) {
+      this.#hangs = true;
       this.#ended ??= this.#store.diagnose('lost', this.#begun, cause);
       throw this.#ended;
     } finally {

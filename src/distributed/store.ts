@@ -4,8 +4,8 @@ import { currentEngine } from '../engine/index.ts';
 import type { Placement } from './launch-environment.ts';
 
 /** Milliseconds for a process that failed to write why, and for all others to answer the alarm. */
-const failureLimit = 1000;
-const answerLimit = 4000;
+const failureLimit = 500;
+const answerLimit = 3000;
 /** Milliseconds that a process waits at most once it is known that another has failed. */
 const alarmLimit = 10_000;
 /** Milliseconds that rank 0, which hosts the store, stays at most for the others to have read what is in it. */
@@ -110,8 +110,8 @@ export class GroupStore {
     }
   }
 
-  /** Leaves the store; the process that hosts it waits until the others have left too. */
-  leave(): void {
+  /** Leaves the store; the process that hosts it waits until the others have left too, except for those that failed. */
+  leave(failedRanks: readonly number[] = []): void {
     const { rank, size, hostsStore } = this.placement;
     try {
       if (!hostsStore || rank !== 0) {
@@ -120,6 +120,7 @@ export class GroupStore {
       }
       const deadline = performance.now() + leaveLimit;
       for (let other = 1; other < size; other++) {
+        if (failedRanks.includes(other)) continue;
         if (this.get(`left/${other}`, Math.max(0, deadline - performance.now())) === undefined) return;
       }
     } catch {
