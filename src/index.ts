@@ -57,6 +57,7 @@ export {
   type Quantize,
 } from './models/index.ts';
 export type { Precision, TaskName } from './nn/index.ts';
+export type { OptimizerChoice } from './optim/index.ts';
 export type { BlockFormat, IntegerFormat, WeightFormat } from './quant/index.ts';
 export {
   type Abortable,

@@ -25,6 +25,7 @@ const libraryGroups: Groups = {
   Recipes: [
     ...['RecipeInput', 'OneTaskRecipe', 'SeveralTasksRecipe', 'CommonInput', 'TaskInput', 'WeightedTaskInput'],
     ...['DataInput', 'TrainInput', 'EvalInput', 'RunInput', 'readRecipe', 'parseRecipe', 'Recipe'],
+    'OptimizerChoice',
   ],
   'Methods in recipes': [
     ...['MethodInput', 'LoraInput', 'AdaloraInput', 'Ia3Input', 'BottleneckInput', 'FusionInput', 'PrefixInput'],
@@ -86,7 +87,7 @@ const engineGroups: Groups = {
     ...['combineAdapters', 'CombineOptions', 'averageAdapters'],
   ],
   Training: [
-    ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'adamw', 'AdamWConfig', 'Optimizer'],
+    ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Optimizer'],
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
   ],
   'Tasks and metrics': ['taskOf', 'Task', 'TaskOptions', 'measure', 'EvalResult', 'TaskMetrics', 'wilson'],
