@@ -80,10 +80,10 @@ export {
 export { type HeadOptions, type LoadOptions, loadModel, openModel, type Quantize, saveModel } from './models/index.ts';
 export { type Model, type PackedTokens, type Pooling, packTokens, type TaskHead, type TaskName } from './nn/index.ts';
 export {
-  type AdamWConfig,
-  adamw,
   clipGradients,
+  createOptimizer,
   type Optimizer,
+  type OptimizerChoice,
   type ScheduleConfig,
   scheduleFactor,
 } from './optim/index.ts';

@@ -24,6 +24,7 @@ export {
 } from './base/index.ts';
 export {
   type Comparison,
+  type Contestant,
   type Failure,
   type Outcome,
   page as comparisonPage,
@@ -57,6 +58,7 @@ export {
   type Quantize,
 } from './models/index.ts';
 export type { Precision, TaskName } from './nn/index.ts';
+export type { OptimizerChoice } from './optim/index.ts';
 export type { BlockFormat, IntegerFormat, WeightFormat } from './quant/index.ts';
 export {
   type Abortable,

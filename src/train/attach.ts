@@ -11,7 +11,7 @@ import {
   methods,
 } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
-import { adamw, type Optimizer } from '../optim/index.ts';
+import { createOptimizer, type Optimizer } from '../optim/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import type { Recipe } from './recipe.ts';
 
@@ -43,13 +43,18 @@ export function attach(model: Model, modelPath: string, recipe: Recipe): Attache
   );
 }
 
-/** AdamW with the learning rates that the method asks for; state that the method keeps between steps is saved with its moments. */
+/** The recipe's optimizer with the learning rates that the method asks for; state that the method keeps between steps is saved with its own. */
 export function optimizerFor(
   adapter: Adapter,
   parameters: ReadonlyMap<string, Tensor>,
-  { train: { lr, beta1, beta2, eps, weight_decay } }: Recipe,
+  { train: { lr, optimizer: choice } }: Recipe,
 ): Optimizer {
   const rate = (key: string) => (adapter.learningRate?.(key, lr) ?? lr) / lr;
-  const optimizer = adamw(parameters, { beta1, beta2, eps, weight_decay }, rate);
-  return { ...optimizer, state: new Map([...optimizer.state, ...(adapter.state ?? [])]) };
+  const optimizer = createOptimizer(choice, parameters, rate);
+  return {
+    ...optimizer,
+    get state() {
+      return new Map([...optimizer.state, ...(adapter.state ?? [])]);
+    },
+  };
 }

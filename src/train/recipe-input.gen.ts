@@ -21,13 +21,26 @@ export interface DataInput {
 
 /** The optimizer, the number of steps, and their size. */
 export interface TrainInput {
-  /** AdamW: decay rate of the running mean of the gradient. Default: 0.9. */
+  /** The optimizer and its settings. */
+  readonly optimizer?: {
+  /** Name of the optimizer. */
+  readonly type: 'adamw';
+  /** Decay rate of the running mean of the gradient. Default: 0.9. */
   readonly beta1?: number | undefined;
-  /** AdamW: decay rate of the running mean of the squared gradient. Default: 0.999. */
+  /** Decay rate of the running mean of the squared gradient. Default: 0.999. */
   readonly beta2?: number | undefined;
-  /** AdamW: constant added to the denominator, for numerical stability. Default: 1e-8. */
+  /** Constant added to the denominator, for numerical stability. Default: 1e-8. */
   readonly eps?: number | undefined;
   /** Weight decay of matrices, times the learning rate (decoupled); biases and norms are never decayed. Default: 0. */
+  readonly weight_decay?: number | undefined;
+} | undefined;
+  /** Short for optimizer.beta1. */
+  readonly beta1?: number | undefined;
+  /** Short for optimizer.beta2. */
+  readonly beta2?: number | undefined;
+  /** Short for optimizer.eps. */
+  readonly eps?: number | undefined;
+  /** Short for optimizer.weight_decay. */
   readonly weight_decay?: number | undefined;
   /** Peak learning rate. Default: 0.0002. */
   readonly lr?: number | undefined;

@@ -6,7 +6,7 @@ import { GraftError, nearestPath, parseWith } from '../base/index.ts';
 import { formatNames, type RowSource } from '../data/index.ts';
 import { type MethodChoice, methods, requireSavable } from '../methods/index.ts';
 import { precisions, taskNames } from '../nn/index.ts';
-import { adamwConfig, scheduleConfig } from '../optim/index.ts';
+import { type OptimizerChoice, optimizerConfig, scheduleConfig } from '../optim/index.ts';
 import { quantizeModes } from '../quant/index.ts';
 
 import { huggingFaceNames } from './hugging-face-names.ts';
@@ -68,7 +68,14 @@ const data = z.strictObject({
     .describe('question-answering: tokens that two windows of a long context overlap by.'),
 });
 
-const train = adamwConfig.extend({
+/** Settings of the optimizer that `train` takes directly too. */
+const optimizerFields = ['beta1', 'beta2', 'eps', 'weight_decay'] as const;
+
+const train = z.strictObject({
+  optimizer: optimizerConfig.prefault({ type: 'adamw' } as never).describe('The optimizer and its settings.'),
+  ...(Object.fromEntries(
+    optimizerFields.map((name) => [name, z.number().optional().describe(`Short for optimizer.${name}.`)]),
+  ) as Record<(typeof optimizerFields)[number], z.ZodOptional<z.ZodNumber>>),
   lr: z.number().positive().default(2e-4).describe('Peak learning rate.'),
   epochs: z.number().positive().default(1).describe('Passes over the training rows.'),
   steps: z.int().positive().optional().describe('Optimizer steps, instead of epochs.'),
@@ -217,8 +224,9 @@ type TaskFields = Pick<z.output<typeof recipeSchema>, keyof typeof taskFields>;
  * A recipe that was read and checked: the fields of a recipe file (docs/recipe.md), with defaults filled in and paths
  * made absolute.
  */
-export type Recipe = Omit<z.output<typeof recipeSchema>, 'method'> & {
+export type Recipe = Omit<z.output<typeof recipeSchema>, 'method' | 'train'> & {
   method: MethodChoice | MethodChoice[];
+  train: Omit<z.output<typeof train>, 'optimizer'> & { optimizer: OptimizerChoice };
   /** By name; `data` is then that of the first, and the other fields of a task are absent. */
   tasks?: Readonly<Record<string, TaskFields & { readonly weight?: number | undefined }>>;
 };
@@ -269,6 +277,29 @@ const pathField = new RegExp(
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
+/**
+ * `train.weight_decay` is short for `train.optimizer.weight_decay`, and so are the other settings that most optimizers have.
+ * @throws GraftError 'usage' where both are given
+ */
+function withOptimizer(value: unknown, place: string): unknown {
+  if (!isObject(value) || !isObject(value.train)) return value;
+  const { optimizer = {}, ...train } = value.train;
+  if (!isObject(optimizer)) return value;
+  const settings: Record<string, unknown> = { type: 'adamw', ...optimizer };
+  for (const name of optimizerFields) {
+    if (train[name] === undefined) continue;
+    if (optimizer[name] !== undefined) {
+      throw new GraftError('usage', `train.${name} and train.optimizer.${name} are the same setting`, {
+        place,
+        hint: 'Give one of the two',
+      });
+    }
+    settings[name] = train[name];
+    delete train[name];
+  }
+  return { ...value, train: { ...train, optimizer: settings } };
+}
+
 /** `data: rows.jsonl`, or rows in memory, is short for `data: { train: … }`. */
 const withData = (value: unknown): unknown =>
   isObject(value) && (typeof value.data === 'string' || Array.isArray(value.data))
@@ -292,7 +323,13 @@ export function parseRecipe(value: unknown, place = 'recipe', base = process.cwd
         }),
       }
     : withData(value);
-  const parsed = parseWith(several ? severalSchema : recipeSchema, complete, place, 'usage', huggingFaceNames);
+  const parsed = parseWith(
+    several ? severalSchema : recipeSchema,
+    withOptimizer(complete, place),
+    place,
+    'usage',
+    huggingFaceNames,
+  );
   const recipe = resolved(parsed as unknown as Recipe, base);
   const fromAdapter = recipe.adapter !== undefined;
   requireSavable([recipe.method].flat(), { severalTasks: several, fromAdapter, place: `${place}, method` });

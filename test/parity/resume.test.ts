@@ -139,7 +139,7 @@ const decisive: Readonly<Record<string, readonly [Fields, RegExp]>> = {
   rank: [{ 'method.r': 2 }, /method\.r was 4 and is 2/],
   'two fields': [
     { 'method.r': 2, 'train.beta2': 0.99 },
-    /method\.r was 4 and is 2; train\.beta2 was 0\.999 and is 0\.99/,
+    /method\.r was 4 and is 2; train\.optimizer\.beta2 was 0\.999 and is 0\.99/,
   ],
   method: [{ method: { type: 'ia3' } }, /method\.type was "lora" and is "ia3"/],
   precision: [{ 'train.precision': 'bfloat16' }, /train\.precision was \w+ and is bfloat16/],

@@ -25,6 +25,7 @@ const libraryGroups: Groups = {
   Recipes: [
     ...['RecipeInput', 'OneTaskRecipe', 'SeveralTasksRecipe', 'CommonInput', 'TaskInput', 'WeightedTaskInput'],
     ...['DataInput', 'TrainInput', 'EvalInput', 'RunInput', 'readRecipe', 'parseRecipe', 'Recipe'],
+    'OptimizerChoice',
   ],
   'Methods in recipes': [
     ...['MethodInput', 'LoraInput', 'AdaloraInput', 'Ia3Input', 'BottleneckInput', 'FusionInput', 'PrefixInput'],
@@ -50,6 +51,7 @@ const libraryGroups: Groups = {
     ...[
       'readComparison',
       'Comparison',
+      'Contestant',
       'Results',
       'Outcome',
       'Failure',
@@ -86,7 +88,7 @@ const engineGroups: Groups = {
     ...['combineAdapters', 'CombineOptions', 'averageAdapters'],
   ],
   Training: [
-    ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'adamw', 'AdamWConfig', 'Optimizer'],
+    ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Optimizer'],
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
   ],
   'Tasks and metrics': ['taskOf', 'Task', 'TaskOptions', 'measure', 'EvalResult', 'TaskMetrics', 'wilson'],
@@ -109,8 +111,8 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
   library: ['TaskFields'],
   engine: [
     ...['AttachContext', 'Binding', 'CombineSettings', 'Example', 'ExampleRows', 'Family', 'FormatName', 'GgufSource'],
-    ...['ImageShape', 'Kernels', 'KvCache', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports', 'RowTools'],
-    ...['SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
+    ...['ImageShape', 'Kernels', 'KvCache', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports', 'RowLoss'],
+    ...['RowTools', 'SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
   ],
 };
 
