@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { launchEnvironment } from '../distributed/index.ts';
 import { Session } from '../session/index.ts';
 import type { Metric } from '../tasks/index.ts';
 import { readRecipe, type TrainEvent, type TrainResult } from '../train/index.ts';
@@ -31,9 +32,12 @@ export const train = () =>
         { set, json, ...options }: { set?: string[]; fresh?: true; moreEpochs?: number; json?: true },
       ) => {
         const recipe = readRecipe(file, set);
+        const placement = launchEnvironment();
         await using session = new Session();
         using stop = abortOnSignals('Stopping after this step, with a checkpoint (press again to stop at once)');
-        const training = session.train(recipe, { ...options, signal: stop.signal });
+        const training = session.train(recipe, { ...options, placement, signal: stop.signal });
+        // Of several processes, one tells what all do.
+        if (placement && placement.rank > 0) return void (await training);
         const show = json ? printJson : progress();
         for await (const event of training) show(event);
         const result = await training;

@@ -1,4 +1,5 @@
 /** A group of several processes: c10d's collectives over the connections that `joinGroup` made. */
+import { deserialize, serialize } from 'node:v8';
 import { GraftError } from '../base/index.ts';
 import { currentEngine } from '../engine/index.ts';
 import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
@@ -80,14 +81,25 @@ export class ConnectedGroup implements JoinedGroup {
     return Object.fromEntries(names.map((name, i) => [name, ofName(i)])) as unknown as Record<K, readonly number[]>;
   }
 
+  collect<T>(value: T): readonly T[] {
+    using _ = scope();
+    const bytes = serialize(value);
+    const { length } = this.agree({ length: bytes.length });
+    const longest = Math.max(...length);
+    const padded = new Uint8Array(longest);
+    padded.set(bytes);
+    const all = this.gather(Tensor.from(padded)).bytes();
+    return length.map((size, rank) => deserialize(all.subarray(rank * longest, rank * longest + size)) as T);
+  }
+
   share<T>(make: () => T): T {
     using _ = scope();
-    const bytes = this.rank === 0 ? new TextEncoder().encode(JSON.stringify(make()) ?? 'null') : new Uint8Array();
+    const bytes = this.rank === 0 ? Uint8Array.from(serialize(make())) : new Uint8Array();
     const length = Tensor.from(BigInt64Array.of(BigInt(bytes.length)));
     this.broadcast(length);
     const text = this.rank === 0 ? Tensor.from(bytes) : Tensor.empty([length.item()], 'uint8');
     this.broadcast(text);
-    return JSON.parse(new TextDecoder().decode(text.bytes())) as T;
+    return deserialize(text.bytes()) as T;
   }
 
   barrier(): void {

@@ -100,6 +100,7 @@ for (const size of [2, 3]) {
         scatter: [2 * rank * size, (2 * rank + 1) * size],
         broadcast: [1, 200],
         agreed: { rank: all, twice: all.map((other) => 2 * other) },
+        collected: all.map((other) => ({ of: 'x'.repeat(other) })),
         shared: { rank: 0, text: 'ö', nothing: null },
       });
       assert.ok(traffic.sent! > 0 && traffic.received! > 0 && traffic.waited! > 0);

@@ -33,6 +33,8 @@ export interface Group {
   broadcast(tensor: Tensor, from?: number): void;
   /** Returns what every process gave, by name, in the order of the ranks. */
   agree<K extends string>(values: Readonly<Record<K, number>>): Readonly<Record<K, readonly number[]>>;
+  /** Returns the plain data of every process, in the order of the ranks. */
+  collect<T>(value: T): readonly T[];
   /** Returns what rank 0 makes, on every process: plain data. The other processes do not call `make`. */
   share<T>(make: () => T): T;
   /** Returns once every process is here. */
@@ -61,6 +63,7 @@ export const oneProcess: Group = {
   broadcast() {},
   agree: (values) =>
     Object.fromEntries(Object.entries<number>(values).map(([name, value]) => [name, [value]])) as never,
+  collect: (value) => [value],
   share: (make) => make(),
   barrier() {},
   traffic: { sent: 0, received: 0, waited: 0 },

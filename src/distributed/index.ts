@@ -1,3 +1,4 @@
+export { dealt } from './deal.ts';
 export { type Group, type JoinedGroup, oneProcess, type Traffic } from './group.ts';
 export { joinGroup } from './join.ts';
 export {

@@ -177,8 +177,8 @@ function outputsPerToken({ task, vocabSize }: Model): number {
   return task.name === 'token-classification' || task.name === 'question-answering' ? task.labels.length : 0;
 }
 
-/** Tokens of a micro-batch for a loaded model, in the memory that is free now. */
-export const microTokensFor = (model: Model, precision: Precision, checkpointed: boolean): number => {
+/** Tokens of a micro-batch for a loaded model, in the memory that is free now, of which `sharers` processes take the same share. */
+export const microTokensFor = (model: Model, precision: Precision, checkpointed: boolean, sharers = 1): number => {
   const { perToken, fixed } = activationBytes(model, checkpointed);
-  return tokensThatFit(perToken, tensorBytes(model.root), Math.max(0, freeMemory() - fixed), precision);
+  return tokensThatFit(perToken, tensorBytes(model.root), Math.max(0, freeMemory() / sharers - fixed), precision);
 };

@@ -2,6 +2,7 @@ export { activationBytes, type BlockShape, bytesPerToken, shapeOf, tokenBudget }
 export { explainedMeasurement } from './diverged.ts';
 export type { SavedResult, TaskResult, TrainEvent } from './events.ts';
 export { examplesOf, type PlacedExample, rowMaker, rowNotes } from './plan.ts';
+export type { RankReport } from './ranks.ts';
 export { isParsed, parseRecipe, type Recipe, readRecipe, readYaml, recipeSchema, severalSchema } from './recipe.ts';
 export type {
   AdaloraInput,

@@ -6,6 +6,7 @@ import type { Precision } from '../nn/index.ts';
 import { keepsHead } from './attach.ts';
 import type { SavedResult, TaskResult, TrainEvent } from './events.ts';
 import type { HeldOut } from './held-out.ts';
+import type { RankReport } from './ranks.ts';
 import type { Recipe } from './recipe.ts';
 import type { FoundRun } from './run-directory.ts';
 import type { TaskRuns } from './task-runs.ts';
@@ -22,6 +23,8 @@ export interface TrainResult extends SavedResult {
   readonly peakRssMb: number;
   /** The step that the run was resumed after; 0 for a new run, and the last step for one that was finished before. */
   readonly resumedFrom: number;
+  /** Of several processes: what each of them used, by rank. */
+  readonly ranks?: readonly RankReport[];
 }
 
 /** What a process measured of one step. */

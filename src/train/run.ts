@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import type { Row } from '../data/index.ts';
+import { type Group, joinGroup, type Placement } from '../distributed/index.ts';
 import { currentEngine, useThreads } from '../engine/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
 import { useGradientCheckpointing, usePrecision } from '../nn/index.ts';
@@ -15,6 +16,7 @@ import { EventLog, type TrainEvent } from './events.ts';
 import { HeldOut } from './held-out.ts';
 import { identityOf, withRows } from './identity.ts';
 import { trainLoop } from './loop.ts';
+import { rankReports, requireSameRun, shareState, threadsOf } from './ranks.ts';
 import type { Recipe } from './recipe.ts';
 import {
   finishedResult,
@@ -38,85 +40,115 @@ export interface RunOptions {
   readonly fresh?: boolean | undefined;
   /** Go on with a finished run for so many passes over the rows. */
   readonly moreEpochs?: number | undefined;
+  /** The place of this process among those that train together, as `launchEnvironment` reads it. Default: it trains alone. */
+  readonly placement?: Placement | undefined;
 }
 
 /**
  * Runs a recipe in this thread. An unfinished run in the run directory is resumed, a finished one gives its result again, and one of
- * another recipe is refused.
- * @param listen is given every event
+ * another recipe is refused. Of several processes, rank 0 alone reads and writes the run directory; all have the same result.
+ * @param listen is given every event, on rank 0
  * @param stopRequested is asked after every step; when it says true the run ends with a checkpoint, as an 'interrupted' error
- * @throws GraftError for anything that is wrong with the recipe, the model, the data or the machine
+ * @throws GraftError for anything that is wrong with the recipe, the model, the data or the machine, or with another process
  */
 export async function runTraining(
-  { recipe, fresh = false, moreEpochs }: { readonly recipe: Recipe } & RunOptions,
+  { placement, ...job }: { readonly recipe: Recipe } & RunOptions,
   listen: (event: TrainEvent) => void,
   stopRequested: () => boolean = () => false,
 ): Promise<TrainResult> {
+  const threads = useThreads(threadsOf(job.recipe.train.threads, placement ?? { size: 1, localSize: 1 }));
+  using group = joinGroup(placement);
+  try {
+    const result = await runInGroup(job, group, threads, listen, stopRequested);
+    return placement ? { ...group.share(() => result), ranks: rankReports(group) } : result;
+  } catch (error) {
+    throw group.failed(error);
+  }
+}
+
+async function runInGroup(
+  { recipe, fresh = false, moreEpochs }: { readonly recipe: Recipe } & RunOptions,
+  group: Group,
+  threads: number,
+  listen: (event: TrainEvent) => void,
+  stopRequested: () => boolean,
+): Promise<TrainResult> {
   const { train, run } = recipe;
   const { dir } = run;
-  const threads = useThreads(train.threads);
+  const isFirst = group.rank === 0;
   const modelPath = await resolveModel(recipe.model);
-  using _lock = lockDirectory(dir);
+  using _lock = isFirst ? lockDirectory(dir) : undefined;
   if (fresh && moreEpochs !== undefined) {
     throw new GraftError('usage', '--fresh starts over, and --more-epochs goes on with a finished run', {
       hint: 'Give one of the two',
     });
   }
-  const found = fresh ? undefined : findRun(dir);
-  const settings = identityOf(recipe, modelPath, found?.record.identity);
+  const found = fresh || !isFirst ? undefined : findRun(dir);
+  const begun = group.share(() => found?.record.identity ?? null) ?? undefined;
+  const precision = group.share(() => identityOf(recipe, modelPath, begun).precision);
+  const settings = { ...identityOf(recipe, modelPath, begun), precision };
   // What differs is named before a large model is loaded.
   if (found) requireSame(found, settings, dir);
-  const { precision } = settings;
+  requireSameRun(group, settings);
   using _precision = usePrecision(precision);
   using _checkpointing = useGradientCheckpointing(train.gradient_checkpointing ?? false);
 
   using taskRuns = await openTaskRuns(recipe, modelPath);
   const identity = withRows(settings, recipe, taskRuns);
   if (found) requireSame(found, identity, dir);
-  const { state: from, warnings, finished } = beginning(recipe, taskRuns, found, moreEpochs);
+  requireSameRun(group, identity);
+  const { state: from, warnings, finished } = group.share(() => beginning(recipe, taskRuns, found, moreEpochs));
   if (finished) {
-    const end = found!.end!;
-    const result = finishedResult(found!, end, dir);
-    const started = found!.events.find(({ type }) => type === 'start');
-    if (started) listen(started);
-    listen({ ...end, adapter: result.adapter, reason: 'finished-before' });
-    return result;
+    return group.share(() => {
+      const end = found!.end!;
+      const result = finishedResult(found!, end, dir);
+      const started = found!.events.find(({ type }) => type === 'start');
+      if (started) listen(started);
+      listen({ ...end, adapter: result.adapter, reason: 'finished-before' });
+      return result;
+    });
   }
   using optimizer = optimizerFor(taskRuns.adapter, taskRuns.parameters, recipe);
+  // The smallest of all processes, because memory is divided among those of one machine, and machines differ.
+  const { micro } = group.agree({
+    micro: microTokensFor(taskRuns.host, precision, train.gradient_checkpointing ?? false, group.localSize),
+  });
   // Only now: a recipe that turns out wrong leaves the directory as it is.
-  const log = new EventLog(dir, listen);
-  let record: RunRecord;
-  let earlier: TrainEvent[] = [];
-  if (found) {
-    record = found.record;
-    restoreCheckpoint(found.checkpoint!.path, taskRuns.parameters, optimizer);
-    earlier = log.rewind(from.step);
-  } else {
+  const log = isFirst ? new EventLog(dir, listen) : undefined;
+  const { record, earlier } = group.share((): { record: RunRecord; earlier: TrainEvent[] } => {
+    if (found) {
+      restoreCheckpoint(found.checkpoint!.path, taskRuns.parameters, optimizer);
+      return { record: found.record, earlier: log!.rewind(from.step) };
+    }
     const aside = setAside(dir);
     if (aside && !fresh)
       warnings.push(
         `an earlier run ended before its first checkpoint: it is in ${aside.folder}/, and this one starts anew`,
       );
-    const microTokens = microTokensFor(taskRuns.host, precision, train.gradient_checkpointing ?? false);
-    record = { identity, microTokens, ...(aside?.holdsResult && { previous: aside.folder }) };
-    writeRecord(dir, record);
-  }
+    const begun = { identity, microTokens: Math.min(...micro), ...(aside?.holdsResult && { previous: aside.folder }) };
+    writeRecord(dir, begun);
+    return { record: begun, earlier: [] };
+  });
+  shareState(group, taskRuns.parameters, optimizer);
   currentEngine().native.trim();
 
   // A resumed run keeps the micro-batches that it began with, whatever memory is free now.
   const microTokens = train.micro_tokens ?? record.microTokens;
-  log.emit(startEvent(taskRuns, { step: from.step, steps: from.end.steps, microTokens, threads, precision }));
-  for (const message of [...warnings, ...warningsOf(taskRuns, recipe)]) log.emit({ type: 'warning', message });
-  return trainTo({ recipe, modelPath, taskRuns, optimizer, log, record, microTokens, from, earlier, stopRequested });
+  log?.emit(startEvent(taskRuns, { step: from.step, steps: from.end.steps, microTokens, threads, precision }));
+  for (const message of [...warnings, ...warningsOf(taskRuns, recipe)]) log?.emit({ type: 'warning', message });
+  const rest = { log, record, microTokens, from, earlier, stopRequested };
+  return trainTo({ recipe, modelPath, group, taskRuns, optimizer, ...rest });
 }
 
 /** A run that is ready for its next step. */
 interface Run {
   readonly recipe: Recipe;
   readonly modelPath: string;
+  readonly group: Group;
   readonly taskRuns: TaskRuns;
   readonly optimizer: Optimizer;
-  readonly log: EventLog;
+  /** Undefined on all processes but rank 0, which alone writes. */
+  readonly log: EventLog | undefined;
   readonly record: RunRecord;
   readonly microTokens: number;
   /** Where the run begins or is resumed, and its events up to there. */
@@ -129,6 +161,7 @@ interface Run {
 function trainTo({
   recipe,
   modelPath,
+  group,
   taskRuns,
   optimizer,
   log,
@@ -142,13 +175,14 @@ function trainTo({
   const { steps } = from.end;
   const { train, eval: evaluation, run } = recipe;
   const [best, checkpoints] = [join(run.dir, 'best'), join(run.dir, 'checkpoints')];
-  const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier);
+  const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier, group);
   const evaluateEvery = evaluation.every ?? taskRuns.stepsPerEpoch;
   let state = from;
   const stoppedBefore = patienceIsOver(state, recipe);
 
   let notCopied: readonly string[] = [];
   const saveTo = (to: string) => {
+    if (!log) return;
     const left = save(taskRuns, to, recipe, modelPath);
     if (left.length > notCopied.length)
       log.emit({ type: 'warning', message: `not copied from the base: ${left.join(', ')}` });
@@ -156,6 +190,13 @@ function trainTo({
   };
   const costs: StepCost[] = [];
   let lastCheckpointAt = performance.now();
+  /** What the processes agreed on after the last step: whether any was asked to stop, and whether rank 0's clock says to save. */
+  let agreed = { stop: false, save: false };
+  const agree = () => {
+    const due = !run.checkpoint_every && performance.now() - lastCheckpointAt > checkpointInterval;
+    const { stop, save } = group.agree({ stop: Number(stopRequested()), save: Number(due) });
+    agreed = { stop: stop.some((asked) => asked > 0), save: save[0]! > 0 };
+  };
   let current: { taskRun: TaskRun; rows: readonly Row[]; lr: number } = { taskRun: list[0]!, rows: [], lr: train.lr };
   /** Runs `act`; a loss or gradient that is not finite is explained. */
   const explaining = <T>(act: () => T): T => {
@@ -182,11 +223,12 @@ function trainTo({
       const lr = train.lr * scheduleFactor({ type, warmup_steps, warmup_ratio }, step, steps);
       current = { taskRun, rows, lr };
       adapter.beforeStep?.(step, steps);
-      const batches = batchesOf(task, rows, microTokens, rows.length, model.ports.promptLength);
+      const batches = batchesOf(task, rows, microTokens, rows.length, model.ports.promptLength, group.size);
       const { max_grad_norm: maxGradNorm, seed } = train;
       const result = explaining(() =>
-        trainStep({ model, task, parameters, optimizer, adapter, batches, lr, maxGradNorm, seed, step }),
+        trainStep({ model, task, parameters, optimizer, adapter, batches, group, lr, maxGradNorm, seed, step }),
       );
+      agree();
       const seconds = (performance.now() - start) / 1e3;
       state = { ...state, step: step + 1 };
       costs.push({ loss: result.loss, tokens: result.tokens, seconds });
@@ -194,7 +236,7 @@ function trainTo({
       const rssMb = process.memoryUsage.rss() / 2 ** 20;
       const { handles } = currentEngine().native.memory();
       const ofTask = name !== undefined && { task: name };
-      log.emit({ type: 'step', step: step + 1, ...ofTask, ...result, lr, seconds, epoch, rssMb, handles });
+      log?.emit({ type: 'step', step: step + 1, ...ofTask, ...result, lr, seconds, epoch, rssMb, handles });
     },
 
     ...(!heldOut.isEmpty && {
@@ -207,14 +249,15 @@ function trainTo({
         const saved = evaluation.keep === 'best';
         state = { ...state, ...(better ? { best: { step, loss, saved }, stale: 0 } : { stale: state.stale + 1 }) };
         if (better && saved) saveTo(best);
-        for (const event of events) log.emit({ ...event, best: better });
+        for (const event of events) log?.emit({ ...event, best: better });
         return patienceIsOver(state, recipe) ? 'stop' : 'continue';
       },
     }),
-    stopRequested,
+    stopRequested: () => (group.size === 1 ? stopRequested() : agreed.stop),
     evaluateNow: (step) => step % evaluateEvery === 0,
 
     checkpoint(step) {
+      if (!log) return;
       const start = performance.now();
       explaining(() => requireFinite(parameters, step));
       log.flush();
@@ -222,28 +265,28 @@ function trainTo({
       lastCheckpointAt = performance.now();
       log.emit({ type: 'checkpoint', step, path, seconds: (lastCheckpointAt - start) / 1e3 });
     },
-    checkpointNow: (step) =>
-      run.checkpoint_every
-        ? step % run.checkpoint_every === 0
-        : performance.now() - lastCheckpointAt > checkpointInterval,
+    checkpointNow: (step) => (run.checkpoint_every ? step % run.checkpoint_every === 0 : agreed.save),
   });
 
   if (reason === 'stopped') {
-    const checkpoint = lastCheckpoint(checkpoints)!.path;
+    const checkpoint = group.share(() => lastCheckpoint(checkpoints)!.path);
     throw new GraftError('interrupted', `stopped after step ${state.step} of ${steps}; a checkpoint was saved`, {
       place: checkpoint,
       hint: 'Run the same command again to resume',
       data: { step: state.step, checkpoint },
     });
   }
-  const kept = evaluation.keep === 'best' ? state.best : null;
-  try {
-    saveResult(run.dir, adapter.writes, { previous: record.previous, best: kept ? best : undefined, saveNow: saveTo });
-  } catch (error) {
-    throw resultNotSaved(error, lastCheckpoint(checkpoints)!.path);
-  }
-  const adapterDir = join(run.dir, adapter.writes);
-  const saved = savedResult(taskRuns, heldOut, { adapter: adapterDir, savedStep: kept?.step ?? state.step });
-  log.emit({ type: 'end', step: state.step, reason: stoppedBefore ? 'early-stop' : reason, ...saved });
-  return trainResult(saved, { earlier, costs, resumedFrom: from.step });
+  return group.share(() => {
+    const kept = evaluation.keep === 'best' ? state.best : null;
+    try {
+      const source = { previous: record.previous, best: kept ? best : undefined, saveNow: saveTo };
+      saveResult(run.dir, adapter.writes, source);
+    } catch (error) {
+      throw resultNotSaved(error, lastCheckpoint(checkpoints)!.path);
+    }
+    const adapterDir = join(run.dir, adapter.writes);
+    const saved = savedResult(taskRuns, heldOut, { adapter: adapterDir, savedStep: kept?.step ?? state.step });
+    log!.emit({ type: 'end', step: state.step, reason: stoppedBefore ? 'early-stop' : reason, ...saved });
+    return trainResult(saved, { earlier, costs, resumedFrom: from.step });
+  });
 }

@@ -1,10 +1,12 @@
 import { GraftError } from '../base/index.ts';
 import type { Packed } from '../data/index.ts';
+import { dealt, type Group, oneProcess } from '../distributed/index.ts';
 import type { Adapter } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
 import { clipGradients, type Optimizer } from '../optim/index.ts';
 import { type Task, taskOf, tokensOf } from '../tasks/index.ts';
 import { manualSeed, mixSeed, scope, Tensor } from '../tensor/index.ts';
+import { sumGradients } from './gradients.ts';
 
 /** One micro-batch: rows end to end. */
 export type MicroBatch = Packed;
@@ -21,8 +23,10 @@ export interface StepInput {
   readonly optimizer: Optimizer;
   /** The method's own term of the loss, and its action after the update. */
   readonly adapter?: Pick<Adapter, 'regularisation' | 'afterStep'>;
-  /** The micro-batches of the step. */
+  /** The micro-batches of the step, of all processes. */
   readonly batches: readonly MicroBatch[];
+  /** The processes that take the step together: each runs some of the micro-batches. Default: this one alone. */
+  readonly group?: Group;
   /** The learning rate of the step. */
   readonly lr: number;
   /** Clips the 2-norm of all gradients together to this value; undefined: no clipping. */
@@ -65,19 +69,27 @@ function regularise(adapter: StepInput['adapter']): number | undefined {
  * @throws GraftError 'numeric' when the loss or a gradient is not finite; the parameters are then as before
  */
 export function trainStep(input: StepInput): StepResult {
-  const { model, parameters, optimizer, batches, step } = input;
+  const { model, parameters, optimizer, batches, step, group = oneProcess } = input;
   const task = input.task ?? taskOf(model.task);
   const predicted = batches.reduce((sum, b) => sum + task.units(b), 0);
   if (predicted === 0) throw new GraftError('input', `step ${step + 1} has nothing to predict`);
-  let total = 0;
+  const owners = dealt(
+    batches.map(({ ids }) => ids.length),
+    group.size,
+  );
+  let own = 0;
   try {
     batches.forEach((batch, micro) => {
+      if (owners[micro] !== group.rank) return;
       using _ = scope();
       manualSeed(mixSeed(input.seed, step, micro));
       const sum = batchLoss(model, batch, task);
-      total += sum.item();
+      own += sum.item();
       sum.backward(Tensor.from([1 / predicted], []));
     });
+    const total = group.agree({ loss: own }).loss.reduce((a, b) => a + b);
+    sumGradients(group, parameters.values());
+    // From here on every process has the same gradients, and does the same with them.
     const penalty = regularise(input.adapter);
     const loss = total / predicted + (penalty ?? 0);
     const gradNorm = clipGradients(parameters.values(), input.maxGradNorm);

@@ -22,6 +22,7 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
       scatter: numbers(group.scatter(floats(...Array.from({ length: 2 * size }, (_, i) => i)))),
       broadcast: numbers(coded),
       agreed: group.agree({ rank, twice: 2 * rank }),
+      collected: group.collect({ of: 'x'.repeat(rank) }),
       shared: group.share(() => ({ rank, text: 'ö', nothing: null })),
       traffic: group.traffic,
     };

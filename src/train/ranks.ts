@@ -1,0 +1,62 @@
+/** What the processes of a run agree on and give each other, besides the gradients of a step. */
+import { GraftError } from '../base/index.ts';
+import type { Group } from '../distributed/index.ts';
+import { processor } from '../engine/index.ts';
+import type { Optimizer } from '../optim/index.ts';
+import { noGrad, type Tensor } from '../tensor/index.ts';
+import { flattened } from './gradients.ts';
+import { differences, type RunIdentity } from './identity.ts';
+
+/** What one process of a run used. */
+export interface RankReport {
+  readonly rank: number;
+  /** Peak resident memory of the process, in MiB. */
+  readonly peakRssMb: number;
+  /** What it sent to others and received from them, in MiB. */
+  readonly sentMb: number;
+  readonly receivedMb: number;
+  /** Seconds that it waited for others and for the network. */
+  readonly waitS: number;
+}
+
+/** Processor threads of a process: those of the recipe, else an equal share of the cores of its machine. */
+export const threadsOf = (threads: number | undefined, { size, localSize }: Pick<Group, 'size' | 'localSize'>) =>
+  threads ?? (size === 1 ? undefined : Math.max(1, Math.floor(processor().cores / localSize)));
+
+/** What every process used, by rank. */
+export function rankReports(group: Group): readonly RankReport[] {
+  const { rank, traffic } = group;
+  const mebibyte = 2 ** 20;
+  return group.collect({
+    rank,
+    peakRssMb: process.resourceUsage().maxRSS / 1024,
+    sentMb: traffic.sent / mebibyte,
+    receivedMb: traffic.received / mebibyte,
+    waitS: traffic.waited,
+  });
+}
+
+/** @throws GraftError 'mismatch' where this process would do another run than rank 0: other settings, another model, other rows */
+export function requireSameRun(group: Group, identity: RunIdentity): void {
+  const first = group.share(() => identity);
+  const differing = differences(first, identity);
+  if (differing.length === 0) return;
+  throw new GraftError('mismatch', `rank ${group.rank} has another run than rank 0: ${differing.join('; ')}`, {
+    hint: 'Give every process the same recipe, model and rows',
+    data: { differences: differing },
+  });
+}
+
+/** Gives every process what rank 0 has: the trained parameters, and the state of the optimizer. */
+export function shareState(group: Group, parameters: ReadonlyMap<string, Tensor>, optimizer: Optimizer): void {
+  if (group.size === 1) return;
+  const broadcast = (tensors: Iterable<Tensor>) =>
+    noGrad(() => {
+      for (const tensor of tensors) flattened([tensor], (flat) => group.broadcast(flat));
+    });
+  broadcast(parameters.values());
+  const names = group.share(() => [...optimizer.state.keys()]);
+  if (group.rank !== 0) optimizer.prepare(names);
+  const { state } = optimizer;
+  broadcast(names.map((name) => state.get(name)!));
+}
