@@ -3,9 +3,7 @@ import { launchEnvironment } from '../distributed/index.ts';
 import { Session } from '../session/index.ts';
 import type { Metric } from '../tasks/index.ts';
 import { readRecipe, type TrainEvent, type TrainResult } from '../train/index.ts';
-import { abortOnSignals, duration, examples, mebibytes, positive, printJson } from './shared.ts';
-
-const collect = (value: string, all: string[] = []) => [...all, value];
+import { abortOnSignals, collect, duration, examples, positive, printJson } from './shared.ts';
 
 export const train = () =>
   new Command('train')
@@ -36,18 +34,30 @@ export const train = () =>
         await using session = new Session();
         using stop = abortOnSignals('Stopping after this step, with a checkpoint (press again to stop at once)');
         const training = session.train(recipe, { ...options, placement, signal: stop.signal });
-        // Of several processes, one tells what all do.
-        if (placement && placement.rank > 0) return void (await training);
-        const show = json ? printJson : progress();
-        for await (const event of training) show(event);
+        if (!placement?.rank) return await showTraining(training, json);
+        // Of several processes, one shows what all do; on other machines the first one has the result.
         const result = await training;
-        if (json) return printJson(result);
-        console.log(`Saved ${result.adapter} (${savedLine(result)})`);
-        console.log(
-          `${result.losses.length} steps in ${duration(result.seconds)}, ${result.tokensPerSecond.toFixed(0)} tokens/s, peak memory ${result.peakRssMb.toFixed(0)} MB`,
-        );
+        if (json && placement.localRank === 0) printJson(result);
       },
     );
+
+/** Shows a run while it lasts, and its result. */
+export async function showTraining(
+  training: AsyncIterable<TrainEvent> & PromiseLike<TrainResult>,
+  json: true | undefined,
+): Promise<void> {
+  const show = json ? printJson : progress();
+  for await (const event of training) show(event);
+  const result = await training;
+  if (json) return printJson(result);
+  console.log(`Saved ${result.adapter} (${savedLine(result)})`);
+  const { ranks } = result;
+  const all =
+    ranks && ` (with ${ranks.length} processes: ${ranks.map((each) => each.peakRssMb.toFixed(0)).join(', ')} MB)`;
+  console.log(
+    `${result.losses.length} steps in ${duration(result.seconds)}, ${result.tokensPerSecond.toFixed(0)} tokens/s, peak memory ${result.peakRssMb.toFixed(0)} MB${all ?? ''}`,
+  );
+}
 
 /** Which step was saved, and how it did on the held-out rows. */
 function savedLine({ savedStep, losses, evalLoss, evalMetrics, tasks }: TrainResult): string {
@@ -97,7 +107,7 @@ function progress(): (event: TrainEvent) => void {
         const done = event.step - start.first;
         const left = ((now - start.at) / 1000 / done) * (start.steps - event.step);
         line(
-          `step ${event.step}/${start.steps}  ${event.task ? `${event.task} ` : ''}loss ${event.loss.toFixed(4)}  ${(event.tokens / event.seconds).toFixed(0)} tokens/s  ${mebibytes(process.memoryUsage.rss())}  ${duration(left)} left`,
+          `step ${event.step}/${start.steps}  ${event.task ? `${event.task} ` : ''}loss ${event.loss.toFixed(4)}  ${(event.tokens / event.seconds).toFixed(0)} tokens/s  ${Math.round(event.rssMb)} MB  ${duration(left)} left`,
         );
         return;
       }

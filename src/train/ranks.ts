@@ -6,6 +6,8 @@ import type { Optimizer } from '../optim/index.ts';
 import { noGrad, type Tensor } from '../tensor/index.ts';
 import { flattened } from './gradients.ts';
 import { differences, type RunIdentity } from './identity.ts';
+import type { Recipe } from './recipe.ts';
+import type { TaskRuns } from './task-runs.ts';
 
 /** What one process of a run used. */
 export interface RankReport {
@@ -45,6 +47,35 @@ export function requireSameRun(group: Group, identity: RunIdentity): void {
     hint: 'Give every process the same recipe, model and rows',
     data: { differences: differing },
   });
+}
+
+/**
+ * Refuses more processes than there is work for, and says where most would be idle.
+ * @returns what should be known before the first step
+ * @throws GraftError 'usage' with the largest number of processes that has work
+ */
+export function workForAll({ size }: Group, { list }: TaskRuns, { train }: Recipe): string[] {
+  if (size === 1) return [];
+  for (const { name, plan } of list) {
+    const rows = Math.max(...Array.from({ length: plan.stepsPerEpoch }, (_, step) => plan.rowsOf(step).length));
+    if (rows >= size) continue;
+    const ofTask = name === undefined ? '' : ` of ${name}`;
+    const enough = plan.rows >= size && plan.rows > rows;
+    throw new GraftError(
+      'usage',
+      `there are ${size} processes, but a step${ofTask} has ${rows} ${rows === 1 ? 'row' : 'rows'}`,
+      {
+        place: 'train.batch_size',
+        hint: `Start ${rows} ${rows === 1 ? 'process' : 'processes'} at most${enough ? `, or set train.batch_size (${train.batch_size}) to a multiple of ${size}` : ''}`,
+      },
+    );
+  }
+  return list
+    .filter(({ task }) => task.comparesRows)
+    .map(
+      ({ task }) =>
+        `${task.head.name} compares all rows of a step, so one process does each step and the others wait for it`,
+    );
 }
 
 /** Gives every process what rank 0 has: the trained parameters, and the state of the optimizer. */

@@ -16,7 +16,7 @@ import { EventLog, type TrainEvent } from './events.ts';
 import { HeldOut } from './held-out.ts';
 import { identityOf, withRows } from './identity.ts';
 import { trainLoop } from './loop.ts';
-import { rankReports, requireSameRun, shareState, threadsOf } from './ranks.ts';
+import { rankReports, requireSameRun, shareState, threadsOf, workForAll } from './ranks.ts';
 import type { Recipe } from './recipe.ts';
 import {
   finishedResult,
@@ -97,6 +97,7 @@ async function runInGroup(
   const identity = withRows(settings, recipe, taskRuns);
   if (found) requireSame(found, identity, dir);
   requireSameRun(group, identity);
+  const idle = workForAll(group, taskRuns, recipe);
   const { state: from, warnings, finished } = group.share(() => beginning(recipe, taskRuns, found, moreEpochs));
   if (finished) {
     return group.share(() => {
@@ -135,7 +136,8 @@ async function runInGroup(
   // A resumed run keeps the micro-batches that it began with, whatever memory is free now.
   const microTokens = train.micro_tokens ?? record.microTokens;
   log?.emit(startEvent(taskRuns, { step: from.step, steps: from.end.steps, microTokens, threads, precision }));
-  for (const message of [...warnings, ...warningsOf(taskRuns, recipe)]) log?.emit({ type: 'warning', message });
+  for (const message of [...warnings, ...idle, ...warningsOf(taskRuns, recipe)])
+    log?.emit({ type: 'warning', message });
   const rest = { log, record, microTokens, from, earlier, stopRequested };
   return trainTo({ recipe, modelPath, group, taskRuns, optimizer, ...rest });
 }
