@@ -44,6 +44,8 @@ export interface Binding {
   /** Waits for a collective by the tensor that it fills. 'alarm': another process has failed or lost one. */
   groupWait(group: number, handle: number, milliseconds: number): 'done' | 'alarm' | 'late';
   groupClose(group: number, allEnded: boolean): void;
+  /** Returns whether the AVX-512 versions of our kernels are taken, and whether MKL takes those for this processor. */
+  kernels(): { avx512: boolean; mkl: boolean };
   onError(createError: (op: string, message: string, shapes: string) => Error): void;
 }
 

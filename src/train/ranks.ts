@@ -11,11 +11,13 @@ import type { TaskRuns } from './task-runs.ts';
 
 /** What one process of a run used. */
 export interface RankReport {
+  /** Number of the process, from 0. */
   readonly rank: number;
   /** Peak resident memory of the process, in MiB. */
   readonly peakRssMb: number;
-  /** What it sent to others and received from them, in MiB. */
+  /** What it sent to other processes, in MiB. */
   readonly sentMb: number;
+  /** What it received from them, in MiB. */
   readonly receivedMb: number;
   /** Seconds that it waited for others and for the network. */
   readonly waitS: number;
