@@ -38,6 +38,15 @@ export {
   tokenizerOf,
 } from './data/index.ts';
 export {
+  type Group,
+  type JoinedGroup,
+  joinGroup,
+  launchEnvironment,
+  oneProcess,
+  type Placement,
+  type Traffic,
+} from './distributed/index.ts';
+export {
   type Engine,
   engineStatus,
   type LibTorch,

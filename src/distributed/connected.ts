@@ -2,7 +2,7 @@
 import { deserialize, serialize } from 'node:v8';
 import { GraftError } from '../base/index.ts';
 import { currentEngine } from '../engine/index.ts';
-import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { dtypes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import type { JoinedGroup, Traffic } from './group.ts';
 import type { GroupStore } from './store.ts';
 
@@ -57,6 +57,14 @@ export class ConnectedGroup implements JoinedGroup {
     // Gloo has no operation for it: LibTorch adds up everything and keeps a part.
     const bytes = (2 * (this.size - 1) * tensor.nbytes) / this.size;
     return this.#collective(() => ops.reduceScatter(tensor, 'sum', this.size, this.#name), bytes, bytes);
+  }
+
+  exchange(tensor: Tensor, sends: readonly number[], receives: readonly number[]): Tensor {
+    const { bytes } = dtypes[tensor.dtype];
+    const sum = (counts: readonly number[]) =>
+      bytes * counts.reduce((total, count, other) => total + (other === this.rank ? 0 : count), 0);
+    const begin = () => ops.allToAll(tensor, receives, sends, this.#name);
+    return this.#collective(begin, sum(sends), sum(receives));
   }
 
   broadcast(tensor: Tensor, from = 0): void {

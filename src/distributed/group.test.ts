@@ -99,6 +99,7 @@ for (const size of [2, 3]) {
         gather: all.flatMap((other) => [other, 7]),
         scatter: [2 * rank * size, (2 * rank + 1) * size],
         broadcast: [1, 200],
+        exchange: all.flatMap((other) => Array.from({ length: other + 1 }, () => 10 * other)),
         agreed: { rank: all, twice: all.map((other) => 2 * other) },
         collected: all.map((other) => ({ of: 'x'.repeat(other) })),
         shared: { rank: 0, text: 'ö', nothing: null },

@@ -4,8 +4,9 @@ import type { Tensor } from '../tensor/index.ts';
 
 /** What a process exchanged with others. */
 export interface Traffic {
-  /** Bytes that collectives sent to other processes and received from them, by the volume of their algorithms. */
+  /** Bytes that collectives sent to other processes, by the volume of their algorithms. */
   readonly sent: number;
+  /** Bytes that they received from them. */
   readonly received: number;
   /** Seconds that this process waited for collectives. */
   readonly waited: number;
@@ -29,6 +30,12 @@ export interface Group {
   gather(tensor: Tensor): Tensor;
   /** Adds up the tensors [size · d, …] of all processes, and returns this one's share of the sum, [d, …]. */
   scatter(tensor: Tensor): Tensor;
+  /**
+   * Sends a part of the tensor to every process: the first `sends[0]` numbers to rank 0, and so on.
+   * @param receives how many numbers come from each process
+   * @returns what came, in the order of the ranks
+   */
+  exchange(tensor: Tensor, sends: readonly number[], receives: readonly number[]): Tensor;
   /** Replaces the tensor by that of process `from`, in place. */
   broadcast(tensor: Tensor, from?: number): void;
   /** Returns what every process gave, by name, in the order of the ranks. */
@@ -60,6 +67,7 @@ export const oneProcess: Group = {
   sum() {},
   gather: (tensor) => tensor,
   scatter: (tensor) => tensor,
+  exchange: (tensor) => tensor,
   broadcast() {},
   agree: (values) =>
     Object.fromEntries(Object.entries<number>(values).map(([name, value]) => [name, [value]])) as never,

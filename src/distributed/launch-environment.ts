@@ -176,7 +176,9 @@ function fromSlurm(env: Environment): Placement | undefined {
 }
 
 /** The variables PET_… of Kubeflow Trainer and of torchrun: they describe a node, on which a launcher has to start the processes. */
-export function nodeEnvironment(env: Environment = process.env): NodePlacement | undefined {
+export function nodeEnvironment(
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): NodePlacement | undefined {
   const vars = new Variables(env, 'Kubeflow (PET_…)');
   const endpoint = vars.text('PET_RDZV_ENDPOINT');
   const count = vars.text('PET_NNODES');
@@ -224,7 +226,9 @@ function fromNode(env: Environment): Placement | undefined {
  * and Trainer, OpenMPI, or Slurm's srun. Undefined: nothing says that there are other processes.
  * @throws GraftError 'usage' for variables that are missing, contradict each other, or have no meaning, by name
  */
-export function launchEnvironment(env: Environment = process.env): Placement | undefined {
+export function launchEnvironment(
+  env: Readonly<Record<string, string | undefined>> = process.env,
+): Placement | undefined {
   const ranked = fromRank(env);
   // A launcher that counts local ranks was started by the others, if there are any; RANK alone was set by hand, or by a pod.
   if (ranked && env.LOCAL_RANK !== undefined) return ranked;

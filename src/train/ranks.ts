@@ -2,9 +2,6 @@
 import { GraftError } from '../base/index.ts';
 import type { Group } from '../distributed/index.ts';
 import { processor } from '../engine/index.ts';
-import type { Optimizer } from '../optim/index.ts';
-import { noGrad, type Tensor } from '../tensor/index.ts';
-import { flattened } from './gradients.ts';
 import { differences, type RunIdentity } from './identity.ts';
 import type { Recipe } from './recipe.ts';
 import type { TaskRuns } from './task-runs.ts';
@@ -78,18 +75,4 @@ export function workForAll({ size }: Group, { list }: TaskRuns, { train }: Recip
       ({ task }) =>
         `${task.head.name} compares all rows of a step, so one process does each step and the others wait for it`,
     );
-}
-
-/** Gives every process what rank 0 has: the trained parameters, and the state of the optimizer. */
-export function shareState(group: Group, parameters: ReadonlyMap<string, Tensor>, optimizer: Optimizer): void {
-  if (group.size === 1) return;
-  const broadcast = (tensors: Iterable<Tensor>) =>
-    noGrad(() => {
-      for (const tensor of tensors) flattened([tensor], (flat) => group.broadcast(flat));
-    });
-  broadcast(parameters.values());
-  const names = group.share(() => [...optimizer.state.keys()]);
-  if (group.rank !== 0) optimizer.prepare(names);
-  const { state } = optimizer;
-  broadcast(names.map((name) => state.get(name)!));
 }

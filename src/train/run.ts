@@ -10,13 +10,13 @@ import { batchesOf } from '../tasks/index.ts';
 import { optimizerFor } from './attach.ts';
 import { beginning, patienceIsOver } from './beginning.ts';
 import { microTokensFor } from './budget.ts';
-import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoints.ts';
+import { lastCheckpoint, type RunState, restoreParameters, saveCheckpoint } from './checkpoints.ts';
 import { explained, requireFinite, resultNotSaved } from './diverged.ts';
 import { EventLog, type TrainEvent } from './events.ts';
 import { HeldOut } from './held-out.ts';
 import { identityOf, withRows } from './identity.ts';
 import { trainLoop } from './loop.ts';
-import { rankReports, requireSameRun, shareState, threadsOf, workForAll } from './ranks.ts';
+import { rankReports, requireSameRun, threadsOf, workForAll } from './ranks.ts';
 import type { Recipe } from './recipe.ts';
 import {
   finishedResult,
@@ -28,6 +28,8 @@ import {
   warningsOf,
 } from './report.ts';
 import { findRun, type RunRecord, requireSame, save, saveResult, setAside, writeRecord } from './run-directory.ts';
+import { type Sharding, shardingOf } from './sharding.ts';
+import { restoreState, shareParameters, withWholeState } from './shared-state.ts';
 import { trainStep } from './step.ts';
 import { openTaskRuns, type TaskRun, type TaskRuns } from './task-runs.ts';
 
@@ -109,7 +111,11 @@ async function runInGroup(
       return result;
     });
   }
-  using optimizer = optimizerFor(taskRuns.adapter, taskRuns.parameters, recipe);
+  const { stage } = train.zero;
+  if (stage > 0 && group.size === 1)
+    warnings.push(`train.zero.stage ${stage} divides nothing, because there is one process`);
+  const sharding = shardingOf(group, taskRuns.parameters, stage, taskRuns.adapter.afterStep !== undefined);
+  using optimizer = optimizerFor(taskRuns.adapter, sharding.owned, recipe);
   // The smallest of all processes, because memory is divided among those of one machine, and machines differ.
   const { micro } = group.agree({
     micro: microTokensFor(taskRuns.host, precision, train.gradient_checkpointing ?? false, group.localSize),
@@ -118,7 +124,7 @@ async function runInGroup(
   const log = isFirst ? new EventLog(dir, listen) : undefined;
   const { record, earlier } = group.share((): { record: RunRecord; earlier: TrainEvent[] } => {
     if (found) {
-      restoreCheckpoint(found.checkpoint!.path, taskRuns.parameters, optimizer);
+      restoreParameters(found.checkpoint!.path, taskRuns.parameters);
       return { record: found.record, earlier: log!.rewind(from.step) };
     }
     const aside = setAside(dir);
@@ -130,7 +136,8 @@ async function runInGroup(
     writeRecord(dir, begun);
     return { record: begun, earlier: [] };
   });
-  shareState(group, taskRuns.parameters, optimizer);
+  shareParameters(group, taskRuns.parameters);
+  if (begun) restoreState(group, found?.checkpoint?.path, optimizer);
   currentEngine().native.trim();
 
   // A resumed run keeps the micro-batches that it began with, whatever memory is free now.
@@ -138,15 +145,15 @@ async function runInGroup(
   log?.emit(startEvent(taskRuns, { step: from.step, steps: from.end.steps, microTokens, threads, precision }));
   for (const message of [...warnings, ...idle, ...warningsOf(taskRuns, recipe)])
     log?.emit({ type: 'warning', message });
-  const rest = { log, record, microTokens, from, earlier, stopRequested };
-  return trainTo({ recipe, modelPath, group, taskRuns, optimizer, ...rest });
+  const rest = { sharding, log, record, microTokens, from, earlier, stopRequested };
+  return trainTo({ recipe, modelPath, taskRuns, optimizer, ...rest });
 }
 
 /** A run that is ready for its next step. */
 interface Run {
   readonly recipe: Recipe;
   readonly modelPath: string;
-  readonly group: Group;
+  readonly sharding: Sharding;
   readonly taskRuns: TaskRuns;
   readonly optimizer: Optimizer;
   /** Undefined on all processes but rank 0, which alone writes. */
@@ -163,7 +170,7 @@ interface Run {
 function trainTo({
   recipe,
   modelPath,
-  group,
+  sharding,
   taskRuns,
   optimizer,
   log,
@@ -173,6 +180,7 @@ function trainTo({
   earlier,
   stopRequested,
 }: Run): TrainResult {
+  const { group } = sharding;
   const { adapter, parameters, list } = taskRuns;
   const { steps } = from.end;
   const { train, eval: evaluation, run } = recipe;
@@ -228,7 +236,7 @@ function trainTo({
       const batches = batchesOf(task, rows, microTokens, rows.length, model.ports.promptLength, group.size);
       const { max_grad_norm: maxGradNorm, seed } = train;
       const result = explaining(() =>
-        trainStep({ model, task, parameters, optimizer, adapter, batches, group, lr, maxGradNorm, seed, step }),
+        trainStep({ model, task, parameters, optimizer, adapter, batches, sharding, lr, maxGradNorm, seed, step }),
       );
       agree();
       const seconds = (performance.now() - start) / 1e3;
@@ -259,13 +267,15 @@ function trainTo({
     evaluateNow: (step) => step % evaluateEvery === 0,
 
     checkpoint(step) {
-      if (!log) return;
       const start = performance.now();
       explaining(() => requireFinite(parameters, step));
-      log.flush();
-      const path = saveCheckpoint(checkpoints, state, parameters, optimizer, run.keep_checkpoints);
+      log?.flush();
+      let path = '';
+      withWholeState(group, optimizer, (whole) => {
+        path = saveCheckpoint(checkpoints, state, parameters, whole, run.keep_checkpoints);
+      });
       lastCheckpointAt = performance.now();
-      log.emit({ type: 'checkpoint', step, path, seconds: (lastCheckpointAt - start) / 1e3 });
+      log?.emit({ type: 'checkpoint', step, path, seconds: (lastCheckpointAt - start) / 1e3 });
     },
     checkpointNow: (step) => (run.checkpoint_every ? step % run.checkpoint_every === 0 : agreed.save),
   });

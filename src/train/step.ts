@@ -1,12 +1,12 @@
 import { GraftError } from '../base/index.ts';
 import type { Packed } from '../data/index.ts';
-import { dealt, type Group, oneProcess } from '../distributed/index.ts';
+import { dealt } from '../distributed/index.ts';
 import type { Adapter } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
 import { clipGradients, type Optimizer } from '../optim/index.ts';
 import { type Task, taskOf, tokensOf } from '../tasks/index.ts';
 import { manualSeed, mixSeed, scope, Tensor } from '../tensor/index.ts';
-import { sumGradients } from './gradients.ts';
+import { type Sharding, unsharded } from './sharding.ts';
 
 /** One micro-batch: rows end to end. */
 export type MicroBatch = Packed;
@@ -25,8 +25,8 @@ export interface StepInput {
   readonly adapter?: Pick<Adapter, 'regularisation' | 'afterStep'>;
   /** The micro-batches of the step, of all processes. */
   readonly batches: readonly MicroBatch[];
-  /** The processes that take the step together: each runs some of the micro-batches. Default: this one alone. */
-  readonly group?: Group;
+  /** How the parameters are divided among the processes that take the step together, each of which runs some of the micro-batches. Default: this process is alone. */
+  readonly sharding?: Sharding;
   /** The learning rate of the step. */
   readonly lr: number;
   /** Clips the 2-norm of all gradients together to this value; undefined: no clipping. */
@@ -69,7 +69,8 @@ function regularise(adapter: StepInput['adapter']): number | undefined {
  * @throws GraftError 'numeric' when the loss or a gradient is not finite; the parameters are then as before
  */
 export function trainStep(input: StepInput): StepResult {
-  const { model, parameters, optimizer, batches, step, group = oneProcess } = input;
+  const { model, parameters, optimizer, batches, step, sharding = unsharded(parameters) } = input;
+  const { group } = sharding;
   const task = input.task ?? taskOf(model.task);
   const predicted = batches.reduce((sum, b) => sum + task.units(b), 0);
   if (predicted === 0) throw new GraftError('input', `step ${step + 1} has nothing to predict`);
@@ -88,11 +89,11 @@ export function trainStep(input: StepInput): StepResult {
       sum.backward(Tensor.from([1 / predicted], []));
     });
     const total = group.agree({ loss: own }).loss.reduce((a, b) => a + b);
-    sumGradients(group, parameters.values());
-    // From here on every process has the same gradients, and does the same with them.
+    sharding.sumGradients();
+    // From here on every process does the same, with all gradients or with those of its own parameters.
     const penalty = regularise(input.adapter);
     const loss = total / predicted + (penalty ?? 0);
-    const gradNorm = clipGradients(parameters.values(), input.maxGradNorm);
+    const gradNorm = clipGradients(sharding.owned.values(), input.maxGradNorm, sharding.norm);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
       throw new GraftError('numeric', `the ${Number.isFinite(loss) ? 'gradient' : 'loss'} is not finite`, {
         place: `step ${step + 1}`,
@@ -100,6 +101,7 @@ export function trainStep(input: StepInput): StepResult {
       });
     }
     optimizer.step(input.lr);
+    sharding.shareUpdates();
     input.adapter?.afterStep?.(step);
     const tokens = batches.reduce((sum, b) => sum + b.ids.length, 0);
     return { loss, ...(penalty !== undefined && { penalty }), gradNorm, tokens, predicted };

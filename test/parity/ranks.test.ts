@@ -84,7 +84,7 @@ const methods: readonly (readonly [name: string, more: object, train?: object])[
   ['dropout', { method: { ...lora, lora_dropout: 0.2 } }, { micro_tokens: 1 }],
 ];
 
-let weights = 0;
+let [weights, cases] = [0, 0];
 for (const [name, more, train] of methods) {
   test(`${name}: several processes have the losses and the weights of one`, async () => {
     using dir = temporary();
@@ -92,19 +92,27 @@ for (const [name, more, train] of methods) {
     assert.equal(single.losses.length, 20);
     assert.equal(single.ranks, undefined);
     for (const ranks of name === 'lora' || name === 'full' ? [2, 4] : [2]) {
-      const several = await launched({ recipe: recipe(join(dir.path, String(ranks)), more, train), ranks });
-      assertLosses(several, single, `${name}, ${ranks} processes`);
-      weights += assertWeights(several.adapter, single.adapter, `${name}, ${ranks} processes`);
-      assert.deepEqual(
-        several.ranks!.map(({ rank }) => rank),
-        Array.from({ length: ranks }, (_, rank) => rank),
-      );
-      for (const { peakRssMb, sentMb, receivedMb, waitS } of several.ranks!)
-        assert.ok(peakRssMb > 50 && sentMb > 0 && receivedMb > 0 && waitS > 0);
+      for (const stage of [0, 1]) {
+        const what = `${name}, ${ranks} processes, stage ${stage}`;
+        const input = recipe(join(dir.path, `${ranks}-${stage}`), more, { ...train, zero: { stage } });
+        const several = await launched({ recipe: input, ranks });
+        assertLosses(several, single, what);
+        weights += assertWeights(several.adapter, single.adapter, what);
+        assert.deepEqual(
+          several.ranks!.map(({ rank }) => rank),
+          Array.from({ length: ranks }, (_, rank) => rank),
+        );
+        for (const { peakRssMb, sentMb, receivedMb, waitS } of several.ranks!)
+          assert.ok(peakRssMb > 50 && sentMb > 0 && receivedMb > 0 && waitS > 0);
+        cases++;
+      }
     }
   });
 }
-test('all of them were compared', () => assert.ok(weights > 75_000, `${weights} numbers`));
+test('all of them were compared', () => {
+  assert.equal(cases, 20);
+  assert.ok(weights > 150_000, `${weights} numbers`);
+});
 
 test('rows that are held out are measured by all, with the metrics of one', async () => {
   using dir = temporary();
@@ -164,10 +172,11 @@ const longRun = (dir: string, train: object = {}): RecipeInput => {
 
 test('a rank that is killed: the run ends with its name, and goes on with the losses of a run that was never killed', async () => {
   using dir = temporary();
-  const whole = await launched({ recipe: longRun(join(dir.path, 'whole')), ranks: 2 });
+  const at = (name: string) => join(dir.path, name);
+  const whole = await launched({ recipe: longRun(at('whole')), ranks: 2 });
   assert.equal(whole.losses.length, 120);
   for (const rank of [0, 1]) {
-    const killed = longRun(join(dir.path, `killed-${rank}`));
+    const killed = longRun(at(`killed-${rank}`), { zero: { stage: rank } });
     let killedAt = 0;
     const kill = interruptedAt(25, () => {
       process.kill(processOf(rank), 'SIGKILL');
@@ -186,22 +195,33 @@ test('a rank that is killed: the run ends with its name, and goes on with the lo
   // The launcher starts all again by itself.
   const lines: string[] = [];
   const restarted = await launched(
-    { recipe: longRun(join(dir.path, 'restarted')), ranks: 2, maxRestarts: 1, log: (line) => lines.push(line) },
+    {
+      recipe: longRun(at('restarted'), { zero: { stage: 1 } }),
+      ranks: 2,
+      maxRestarts: 1,
+      log: (line) => lines.push(line),
+    },
     interruptedAt(25, () => process.kill(processOf(1), 'SIGKILL')),
   );
   assert.deepEqual(restarted.losses, whole.losses);
   assert.ok(lines.some((line) => /rank 1 was ended by SIGKILL.* started again \(1 of 1 restarts left\)/.test(line)));
   // With other numbers of processes.
-  const stopped = longRun(join(dir.path, 'stopped'));
-  for (const ranks of [3, 1]) {
+  for (const [ranks, stage] of [
+    [3, 1],
+    [1, 0],
+  ] as const) {
     const stop = new AbortController();
     const running = launched(
-      { recipe: stopped, ranks, signal: stop.signal },
+      { recipe: longRun(at('stopped'), { zero: { stage } }), ranks, signal: stop.signal },
       interruptedAt(ranks === 3 ? 30 : 60, () => stop.abort()),
     );
     await assert.rejects(running, (error: GraftError) => error.kind === 'interrupted');
   }
-  assertLosses(await launched({ recipe: stopped, ranks: 2 }), whole, 'resumed with 3, 1 and 2 processes');
+  assertLosses(
+    await launched({ recipe: longRun(at('stopped'), { zero: { stage: 1 } }), ranks: 2 }),
+    whole,
+    'resumed with 3, 1 and 2 processes',
+  );
 });
 
 test('what cannot be launched', async () => {

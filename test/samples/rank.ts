@@ -21,6 +21,14 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
       gather: numbers(group.gather(floats(rank, 7))),
       scatter: numbers(group.scatter(floats(...Array.from({ length: 2 * size }, (_, i) => i)))),
       broadcast: numbers(coded),
+      // Rank r sends to each process r + 1 numbers.
+      exchange: numbers(
+        group.exchange(
+          floats(...Array.from({ length: size * (rank + 1) }, () => 10 * rank)),
+          Array.from({ length: size }, () => rank + 1),
+          Array.from({ length: size }, (_, other) => other + 1),
+        ),
+      ),
       agreed: group.agree({ rank, twice: 2 * rank }),
       collected: group.collect({ of: 'x'.repeat(rank) }),
       shared: group.share(() => ({ rank, text: 'ö', nothing: null })),
