@@ -134,8 +134,10 @@ export {
   type PromptInput,
   type PTuningInput,
   type QatInput,
+  type Sharding,
   type StepInput,
   type StepResult,
+  shardingOf,
   trainStep,
 } from './train/index.ts';
 

@@ -30,4 +30,5 @@ export type {
 } from './recipe-input.gen.ts';
 export type { TrainResult } from './report.ts';
 export { type RunOptions, runTraining } from './run.ts';
+export { type Sharding, shardingOf } from './sharding.ts';
 export { batchLoss, type MicroBatch, type StepInput, type StepResult, trainStep } from './step.ts';

@@ -10,6 +10,7 @@ const bucketSize = 4 << 20;
  * some, by whole parameters, so that only it keeps the state of its optimizer for them.
  */
 export interface Sharding {
+  /** The processes. */
   readonly group: Group;
   /** The parameters that this process updates. */
   readonly owned: ReadonlyMap<string, Tensor>;
@@ -33,7 +34,11 @@ export const unsharded = (parameters: ReadonlyMap<string, Tensor>): Sharding => 
   shareUpdates() {},
 });
 
-/** @param wholeGradients whether something on every process reads the gradients after the update, such as AdaLoRA's importance */
+/**
+ * Divides parameters among processes.
+ * @param stage 0: every process updates all; 1: each updates a share of them
+ * @param wholeGradients whether something on every process reads the gradients after the update, such as AdaLoRA's importance
+ */
 export function shardingOf(
   group: Group,
   parameters: ReadonlyMap<string, Tensor>,

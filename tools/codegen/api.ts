@@ -31,6 +31,7 @@ const libraryGroups: Groups = {
     ...['MethodInput', 'LoraInput', 'AdaloraInput', 'Ia3Input', 'BottleneckInput', 'FusionInput', 'PrefixInput'],
     ...['PromptInput', 'MultitaskPromptInput', 'PTuningInput', 'FullInput', 'QatInput', 'MethodChoice'],
   ],
+  'Several processes': ['launch', 'LaunchOptions', 'launchEnvironment', 'Placement', 'RankReport'],
   'Training: events and results': [
     'TrainOptions',
     'RunOptions',
@@ -90,6 +91,10 @@ const engineGroups: Groups = {
   Training: [
     ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Optimizer'],
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
+  ],
+  'Several processes': [
+    ...['joinGroup', 'launchEnvironment', 'Placement', 'Group', 'JoinedGroup', 'oneProcess', 'Traffic'],
+    ...['shardingOf', 'Sharding'],
   ],
   'Tasks and metrics': ['taskOf', 'Task', 'TaskOptions', 'measure', 'EvalResult', 'TaskMetrics', 'wilson'],
   Generation: [
