@@ -40,11 +40,12 @@ function forEachBatch(
   batches: readonly Packed[],
   act: (batch: Packed, hidden: ReturnType<Model['hidden']>) => void,
   onBatch: OnBatch,
+  hiddenOf = (batch: Packed) => model.hidden(tokensOf(model, batch)),
 ) {
   noGrad(() => {
     for (const [i, batch] of batches.entries()) {
       using _ = scope();
-      act(batch, model.hidden(tokensOf(model, batch)));
+      act(batch, hiddenOf(batch));
       onBatch(i + 1, batches.length);
     }
   });
@@ -53,6 +54,7 @@ function forEachBatch(
 /**
  * Loss and metrics of a task over packed rows.
  * @param order the rows in their original order, which batches do not keep; the resampling of intervals depends on it
+ * @param hiddenOf returns the final hidden states [N, C] of a batch; default: a forward pass of the model
  * @throws GraftError 'numeric' when the loss is not finite
  */
 export function measure(
@@ -61,6 +63,7 @@ export function measure(
   batches: readonly Packed[],
   order: readonly Row[],
   onBatch: OnBatch = () => {},
+  hiddenOf?: (batch: Packed) => ReturnType<Model['hidden']>,
 ): EvalResult {
   let [sum, units] = [0, 0];
   const outputs = new Map<Row, unknown>();
@@ -70,7 +73,7 @@ export function measure(
     for (const [i, output] of (task.outputs?.(model, hidden, batch) ?? []).entries())
       outputs.set(batch.rows[i]!, output);
   };
-  forEachBatch(model, batches, act, onBatch);
+  forEachBatch(model, batches, act, onBatch, hiddenOf);
   if (!Number.isFinite(sum)) throw new GraftError('numeric', 'the loss of the evaluated rows is not finite');
   const taskMetrics = order.length > 0 ? task.metrics?.(order, (row) => outputs.get(row)) : undefined;
   return { loss: sum / units, units, metrics: [], ...taskMetrics };

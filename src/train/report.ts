@@ -5,6 +5,7 @@ import { isSettings } from '../methods/index.ts';
 import type { Precision } from '../nn/index.ts';
 import { keepsHead } from './attach.ts';
 import type { SavedResult, TaskResult, TrainEvent } from './events.ts';
+import type { FixedBlocks } from './fixed-blocks.ts';
 import type { HeldOut } from './held-out.ts';
 import type { Recipe } from './recipe.ts';
 import type { FoundRun } from './run-directory.ts';
@@ -42,7 +43,15 @@ export function startEvent(
     microTokens,
     threads,
     precision,
-  }: { step: number; steps: number; microTokens: number; threads: number; precision: Precision },
+    fixedBlocks: fixed,
+  }: {
+    step: number;
+    steps: number;
+    microTokens: number;
+    threads: number;
+    precision: Precision;
+    fixedBlocks: FixedBlocks | undefined;
+  },
 ): TrainEvent {
   const counts = list.map(({ plan, share }) => ({ rows: plan.rows, heldOut: plan.heldOut.length, share }));
   const named = list.flatMap(({ name }, i) => (name === undefined ? [] : [[name, counts[i]!] as const]));
@@ -58,6 +67,7 @@ export function startEvent(
     microTokens,
     threads,
     precision,
+    ...(fixed && { fixedBlocks: fixed.blocks, ...(fixed.bytes > 0 && { keptBytes: fixed.bytes }) }),
     ...(named.length > 0 && { tasks: Object.fromEntries(named) }),
   };
 }
