@@ -21,15 +21,17 @@ import type { TaskRun, TaskRuns } from './task-runs.ts';
 const leastShare = 1 / 4;
 /** What a checkpoint and a result may take, in bytes of the trained parameters: values, two moments, and the values again. */
 const savedCopies = 4;
+/** And besides: their other files, the log. */
+const savedBesides = 1e6;
 const floatBytes = 4;
 
 const fileName = 'kept-activations.bin';
 
 /** Counts the lowest blocks that compute the same in every step; where they are too few, says why, and what is in the way of more. */
 function countFixed({ list, adapter, host, parameters }: TaskRuns): { blocks: number; why?: string; obstacle?: true } {
-  // Every tensor that the methods ever train counts as trained, also while it is frozen.
-  const frozen = [...parameters.values()].filter(({ requiresGrad }) => !requiresGrad);
-  for (const tensor of frozen) tensor.requiresGrad = true;
+  // Every tensor that any step trains counts as trained, also while it is frozen.
+  const before = [...parameters].map(([key, tensor]) => ({ key, tensor, requiresGrad: tensor.requiresGrad }));
+  for (const { key, tensor } of before) tensor.requiresGrad = !adapter.neverTrains?.(key);
   let [untrained, fixed] = [host.layers, host.layers];
   for (const { model, plan } of list) {
     using _ = scope();
@@ -38,12 +40,12 @@ function countFixed({ list, adapter, host, parameters }: TaskRuns): { blocks: nu
     untrained = Math.min(untrained, found.untrained);
     fixed = Math.min(fixed, found.fixed);
   }
-  for (const tensor of frozen) tensor.requiresGrad = false;
+  for (const { tensor, requiresGrad } of before) tensor.requiresGrad = requiresGrad;
   const least = Math.max(1, leastShare * host.layers);
   if (untrained < least)
     return { blocks: 0, why: `training: it reaches down to block ${untrained + 1} of ${host.layers}` };
-  if (adapter.beforeStep)
-    return { blocks: 0, why: `schedule: ${adapter.method} changes with the step`, obstacle: true };
+  const changing = adapter.parts.find((part) => !part.frozen && part.beforeStep && !part.neverTrains);
+  if (changing) return { blocks: 0, why: `schedule: ${changing.method} changes with the step`, obstacle: true };
   if (fixed < least)
     return { blocks: 0, why: 'dropout: adapters in frozen blocks draw random numbers', obstacle: true };
   return { blocks: fixed };
@@ -128,7 +130,7 @@ export class FixedBlocks implements Disposable {
     this.#warn = warn;
     for (const row of list.flatMap(rowsOf)) this.#numbers.set(row, this.#numbers.size);
     const trained = parameters.values().reduce((sum, { nbytes }) => sum + nbytes, 0);
-    this.#reserve = savedCopies * trained + (adapter.writes === 'model' ? weightBytes : 0);
+    this.#reserve = savedBesides + savedCopies * trained + (adapter.writes === 'model' ? weightBytes : 0);
     const { keep_activations: keep } = recipe.train;
     const { dir } = recipe.run;
     if (!keep) {
