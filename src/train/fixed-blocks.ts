@@ -83,9 +83,9 @@ export interface FixedBlocksInput {
   readonly taskRuns: TaskRuns;
   readonly identity: RunIdentity;
   readonly threads: number;
-  /** Whether an earlier process began the run. */
+  /** Whether an earlier process stopped in the middle of the run. */
   readonly resumed: boolean;
-  /** How many of the lowest blocks are fixed, from 1. */
+  /** How many of the lowest blocks are fixed. */
   readonly blocks: number;
   /** Is told why the keeping ends. */
   readonly warn: (message: string) => void;
@@ -122,8 +122,17 @@ export class FixedBlocks implements Disposable {
   /** Rows that were read since one was computed again to compare. */
   #sinceCompared = Number.POSITIVE_INFINITY;
 
-  /** @throws GraftError 'environment' where everything must be kept (`train.keep_activations: true`) and the disk has no room */
-  constructor(input: FixedBlocksInput) {
+  /**
+   * Returns the fixed blocks of a run that has some; what an earlier run kept in its directory is deleted where nothing is kept now.
+   * @throws GraftError 'environment' where everything must be kept (`train.keep_activations: true`) and the disk has no room
+   */
+  static of(input: FixedBlocksInput): FixedBlocks | undefined {
+    const { recipe, blocks } = input;
+    if (blocks === 0 || !recipe.train.keep_activations) rmSync(join(recipe.run.dir, fileName), { force: true });
+    return blocks > 0 ? new FixedBlocks(input) : undefined;
+  }
+
+  private constructor(input: FixedBlocksInput) {
     const { recipe, taskRuns, blocks, warn } = input;
     const { list, parameters, adapter, weightBytes } = taskRuns;
     this.blocks = blocks;
@@ -133,10 +142,7 @@ export class FixedBlocks implements Disposable {
     this.#reserve = savedBesides + savedCopies * trained + (adapter.writes === 'model' ? weightBytes : 0);
     const { keep_activations: keep } = recipe.train;
     const { dir } = recipe.run;
-    if (!keep) {
-      rmSync(join(dir, fileName), { force: true });
-      return;
-    }
+    if (!keep) return;
     const needed = RecordFile.sizeOf(
       list.flatMap((taskRun) => rowsOf(taskRun).map((row) => rowBytes(taskRun.model, row))),
     );

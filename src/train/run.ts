@@ -113,8 +113,8 @@ export async function runTraining(
   // A resumed run keeps the micro-batches that it began with, whatever memory is free now.
   const microTokens = train.micro_tokens ?? record.microTokens;
   const warn = (message: string) => log.emit({ type: 'warning', message });
-  const input = { recipe, taskRuns, identity, threads, blocks, warn, resumed: found !== undefined };
-  using fixedBlocks = blocks > 0 ? new FixedBlocks(input) : undefined;
+  const resumed = found !== undefined && !found.end;
+  using fixedBlocks = FixedBlocks.of({ recipe, taskRuns, identity, threads, blocks, warn, resumed });
   const { step } = from;
   log.emit(startEvent(taskRuns, { step, steps: from.end.steps, microTokens, threads, precision, fixedBlocks }));
   for (const message of [...warnings, ...notes, ...(fixedBlocks?.notes ?? []), ...warningsOf(taskRuns, recipe)])

@@ -74,6 +74,16 @@ const kept: Readonly<Record<string, [blocks: number, recipe: Fields]>> = {
     2,
     { ...llama, method: [lora(2), { type: 'bottleneck', leave_out: [0, 1], dropout: 0.1, reduction_factor: 4 }] },
   ],
+  'llama, lora over a frozen prompt': [
+    2,
+    {
+      ...llama,
+      method: [
+        { type: 'prompt', num_virtual_tokens: 3, prompt_tuning_init: 'RANDOM', train: false },
+        lora(2, { lora_dropout: 0.1 }),
+      ],
+    },
+  ],
   'llama with gradient checkpointing': [2, { ...llama, train: { gradient_checkpointing: true } }],
   'llama, adalora': [
     2,
@@ -297,7 +307,22 @@ test('a run goes on with keep_activations changed, and one that began without ke
   assert.ok(!existsSync(join(to, fileName)));
   assertSame(await run(recipeOf(llama, to, true)), want, [to, whole]);
 
+  // Rows to measure on may change: their activations are others.
+  const data = { train: tokenRows, format: 'tokens', eval: tokenRows.slice(0, 3) };
+  await stopAfter(recipeOf({ ...llama, data }, join(dir.path, 'eval')), 6);
+  const evaluated = recipeOf({ ...llama, data: { ...data, eval: tokenRows.slice(3, 7) } }, join(dir.path, 'eval'));
+  const { notes, result } = await run(evaluated);
+  assert.ok(
+    notes.some((note) => note.startsWith('the kept activations are of other rows')),
+    String(notes),
+  );
+  assert.deepEqual(
+    result.losses,
+    (await run(recipeOf({ ...llama, data }, join(dir.path, 'whole eval')))).result.losses,
+  );
+
   await run(recipeOf({ ...llama, train: { epochs: 1 } }, one));
+  assert.ok(!existsSync(join(one, fileName)));
   const more = await run(recipeOf({ ...llama, train: { epochs: 2 } }, one));
   assert.equal(more.start.fixedBlocks, undefined);
   assert.ok(more.notes.includes('activations are not kept, because of the run began without'), String(more.notes));
