@@ -10,10 +10,14 @@ const fileHeader = magic.length + digestBytes;
 /** Before each record: its number, its length in bytes, the CRC-32 of both, and the CRC-32 of its bytes; 32 bits each, little-endian. */
 const recordHeader = 16;
 
-/** Bytes that are free on the disk of a file or directory that exists. */
+/** Bytes that this process can still write to the disk of a file or directory; 0 where it is gone. */
 export function freeDisk(path: string): number {
-  const { bavail, bsize } = statfsSync(path);
-  return bavail * bsize;
+  try {
+    const { bavail, bsize } = statfsSync(path);
+    return bavail * bsize;
+  } catch {
+    return 0;
+  }
 }
 
 /**
@@ -97,7 +101,7 @@ export class RecordFile implements Disposable {
     return this.#size + recordHeader + length;
   }
 
-  /** Fills `into` with the record; false where there is none of this length, or its bytes are damaged. */
+  /** Fills `into` with the record; false where there is none of this length, or its bytes cannot be read or are damaged. */
   read(number: number, into: Uint8Array): boolean {
     const place = this.#places.get(number);
     if (!place || place.length !== into.byteLength) return false;
@@ -107,9 +111,8 @@ export class RecordFile implements Disposable {
         if (count === 0) return false;
         done += count;
       }
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'EIO') return false;
-      throw fileError(error, this.path, 'read');
+    } catch {
+      return false;
     }
     return crc32(into) === place.crc;
   }
@@ -136,10 +139,14 @@ export class RecordFile implements Disposable {
     this.#size += recordHeader + bytes.byteLength;
   }
 
-  /** Closes and deletes the file. */
+  /** Closes the file and deletes it, where the disk allows that. */
   remove(): void {
     this[Symbol.dispose]();
-    rmSync(this.path, { force: true });
+    try {
+      rmSync(this.path, { force: true });
+    } catch {
+      // A disk that has become read-only: what writes to it next says so.
+    }
   }
 
   [Symbol.dispose](): void {

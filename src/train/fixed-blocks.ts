@@ -119,6 +119,8 @@ export class FixedBlocks implements Disposable {
   /** Bytes that stay free on the disk. */
   readonly #reserve: number;
   #file: RecordFile | undefined;
+  /** Memory in which the stream of a batch is put together. */
+  #values = new Float32Array();
   /** Rows that were read since one was computed again to compare. */
   #sinceCompared = Number.POSITIVE_INFINITY;
 
@@ -176,14 +178,16 @@ export class FixedBlocks implements Disposable {
 
   /** Returns `Model.hidden` of a packed batch. */
   hidden(model: Model, batch: Packed): Tensor {
-    const values = new Float32Array(batch.rows.reduce((sum, row) => sum + rowBytes(model, row), 0) / floatBytes);
+    const count = batch.rows.reduce((sum, row) => sum + rowBytes(model, row), 0) / floatBytes;
+    if (this.#values.length < count) this.#values = new Float32Array(count);
+    const values = this.#values.subarray(0, count);
     let at = 0;
     for (const row of batch.rows) {
       const bytes = rowBytes(model, row);
       this.#fill(new Uint8Array(values.buffer, at, bytes), model, row);
       at += bytes;
     }
-    const stream = Tensor.from(values, [values.length / model.width, model.width]);
+    const stream = Tensor.from(values, [count / model.width, model.width]);
     return model.hiddenFrom(this.blocks, stream, tokensOf(model, batch));
   }
 
