@@ -87,11 +87,6 @@ function combined(
 ): AttachedAdapter {
   const [first] = parts as [Adapter, ...Adapter[]];
   const trained = parts.filter((part) => !part.frozen);
-  /** The adapter to which a key of all belongs, and its own key; of another key, the first. */
-  const ownerOf = (key: string): [part: Adapter, partKey: string] => {
-    const [, i, partKey] = (parts.length > 1 && /^(\d+)\.(.*)$/.exec(key)) || ['', '0', key];
-    return [parts[Number(i)]!, partKey!];
-  };
   const adapter: AttachedAdapter = {
     method: parts.map(({ method }) => method).join(' + '),
     writes: parts.some(({ writes }) => writes === 'model') ? 'model' : 'adapter',
@@ -127,14 +122,11 @@ function combined(
     },
     ...(parts.some((part) => part.learningRate) && {
       learningRate(key: string, lr: number) {
-        const [part, partKey] = ownerOf(key);
-        return part.parameters.has(partKey) ? (part.learningRate?.(partKey, lr) ?? lr) : lr;
+        const [, i, partKey] = (parts.length > 1 && /^(\d+)\.(.*)$/.exec(key)) || ['', '0', key];
+        const part = parts[Number(i)]!;
+        return part.parameters.has(partKey!) ? (part.learningRate?.(partKey!, lr) ?? lr) : lr;
       },
     }),
-    neverTrains(key) {
-      const [part, partKey] = ownerOf(key);
-      return part.parameters.has(partKey) && (part.neverTrains?.(partKey) ?? false);
-    },
     get state() {
       return new Map(
         parts.flatMap((part, i) => [...(part.state ?? [])].map(([key, t]) => [`${i}.${key}`, t] as const)),

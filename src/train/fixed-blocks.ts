@@ -27,11 +27,17 @@ const floatBytes = 4;
 
 const fileName = 'kept-activations.bin';
 
-/** Counts the lowest blocks that compute the same in every step; where they are too few, says why, and what is in the way of more. */
-function countFixed({ list, adapter, host, parameters }: TaskRuns): { blocks: number; why?: string; obstacle?: true } {
+/** Says of the key of a parameter that no step of the run trains it. */
+export type NeverTrains = (key: string) => boolean;
+
+/** Counts the lowest blocks that compute the same in every step; where they are too few, says why, and whether it is an obstacle. */
+function countFixed(
+  { list, adapter, host, parameters }: TaskRuns,
+  neverTrains: NeverTrains,
+): { blocks: number; why?: string; obstacle?: true } {
   // Every tensor that any step trains counts as trained, also while it is frozen.
   const before = [...parameters].map(([key, tensor]) => ({ key, tensor, requiresGrad: tensor.requiresGrad }));
-  for (const { key, tensor } of before) tensor.requiresGrad = !adapter.neverTrains?.(key);
+  for (const { key, tensor } of before) tensor.requiresGrad = !neverTrains(key);
   let [untrained, fixed] = [host.layers, host.layers];
   for (const { model, plan } of list) {
     using _ = scope();
@@ -44,7 +50,7 @@ function countFixed({ list, adapter, host, parameters }: TaskRuns): { blocks: nu
   const least = Math.max(1, leastShare * host.layers);
   if (untrained < least)
     return { blocks: 0, why: `training: it reaches down to block ${untrained + 1} of ${host.layers}` };
-  const changing = adapter.parts.find((part) => !part.frozen && part.beforeStep && !part.neverTrains);
+  const changing = adapter.parts.find((part) => !part.frozen && part.beforeStep && !part.changesTrainedOnly);
   if (changing) return { blocks: 0, why: `schedule: ${changing.method} changes with the step`, obstacle: true };
   if (fixed < least)
     return { blocks: 0, why: 'dropout: adapters in frozen blocks draw random numbers', obstacle: true };
@@ -54,14 +60,16 @@ function countFixed({ list, adapter, host, parameters }: TaskRuns): { blocks: nu
 /**
  * Returns how many of the lowest blocks a run computes for one row at a time, and what should be known about it.
  * @param begun that number of the run to resume
+ * @param neverTrains default: every parameter of the methods is trained in some step
  * @throws GraftError 'usage' where the recipe says that activations are kept, and they cannot be
  */
 export function fixedBlocksOf(
   { train: { keep_activations: keep } }: Recipe,
   taskRuns: TaskRuns,
   begun: number | undefined,
+  neverTrains: NeverTrains = () => false,
 ): { readonly blocks: number; readonly notes: readonly string[] } {
-  const { blocks, why, obstacle } = countFixed(taskRuns);
+  const { blocks, why, obstacle } = countFixed(taskRuns, neverTrains);
   // A run keeps to what it began with, as its last bits depend on it.
   if (begun) return { blocks: Math.min(begun, blocks), notes: [] };
   const onePass = taskRuns.steps <= taskRuns.stepsPerEpoch;

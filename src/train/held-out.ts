@@ -67,7 +67,7 @@ export class HeldOut {
       const { name, model, task, plan } = taskRun;
       const fixed = this.#fixedBlocks;
       const hiddenOf = fixed && ((batch: MicroBatch) => fixed.hidden(model, batch));
-      const { loss, metrics, units } = measure(model, task, batches, plan.heldOut, onBatch, hiddenOf);
+      const { loss, metrics, units } = measure(model, task, batches, plan.heldOut, { onBatch, hiddenOf });
       this.#record(step, taskRun, { loss, metrics });
       const seconds = (performance.now() - start) / 1e3;
       return { type: 'eval', step, ...(name !== undefined && { task: name }), loss, tokens: units, metrics, seconds };

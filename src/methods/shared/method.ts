@@ -113,11 +113,10 @@ export interface Adapter extends Disposable {
   /** Called before a step: layer-wise methods select what they train. `steps`: optimizer steps of the whole run. */
   beforeStep?(step: number, steps: number): void;
   /**
-   * Returns whether no step of the run trains this parameter. A method whose `beforeStep` only chooses which parameters train says so
-   * by having it: then what the blocks below them compute stays the same. Absent: every parameter may train, and `beforeStep` may
-   * change anything.
+   * True: `beforeStep` changes nothing but what its trained parameters do. Else the frozen parts of the model may compute something else
+   * in each step, and what they compute is not kept.
    */
-  neverTrains?(key: string): boolean;
+  readonly changesTrainedOnly?: true;
   /** Called after the optimizer's update, while the gradients that it used still exist. */
   afterStep?(step: number): void;
   /** Returns a scalar that is added to the loss of every step. */
