@@ -54,6 +54,7 @@ function forEachBatch(
 
 /** How rows are measured. */
 export interface MeasureOptions {
+  /** Is called after each batch. */
   readonly onBatch?: OnBatch;
   /** Whether a loss that each row has is a metric too, with an interval; a small product for each row costs some time. */
   readonly byRow?: boolean;

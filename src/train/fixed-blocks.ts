@@ -109,9 +109,10 @@ const rowsOf = ({ plan }: TaskRun): Row[] =>
 
 /** Everything that decides a bit of what these blocks return. */
 function digestOf({ taskRuns: { list }, identity, threads, blocks }: FixedBlocksInput): string {
-  const { torch, addon } = currentEngine();
+  const { torch, addon, native } = currentEngine();
   const rows = list.map(({ plan }) => [digestOfRows(plan.trainRows), digestOfRows(plan.heldOut)]);
-  const parts = [identity, rows, blocks, threads, processor(), torch.version, basename(dirname(addon))];
+  const engine = [processor(), native.kernels(), torch.version, basename(dirname(addon))];
+  const parts = [identity, rows, blocks, threads, engine];
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 16);
 }
 
