@@ -6,6 +6,7 @@ import { lockDirectory, resolveModel } from '../io/index.ts';
 import { useGradientCheckpointing, usePrecision } from '../nn/index.ts';
 import { type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { batchesOf } from '../tasks/index.ts';
+import { type ActiveLayers, activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
 import { beginning, patienceIsOver } from './beginning.ts';
 import { microTokensFor } from './budget.ts';
@@ -83,6 +84,9 @@ export async function runTraining(
     return result;
   }
   using optimizer = optimizerFor(taskRuns.adapter, taskRuns.parameters, recipe);
+  const { host: model, adapter, parameters } = taskRuns;
+  const { seed } = train;
+  const layers = activeLayers({ model, adapter, parameters, optimizer, steps: from.end.steps, seed });
   // Only now: a recipe that turns out wrong leaves the directory as it is.
   const log = new EventLog(dir, listen);
   let record: RunRecord;
@@ -106,8 +110,10 @@ export async function runTraining(
   // A resumed run keeps the micro-batches that it began with, whatever memory is free now.
   const microTokens = train.micro_tokens ?? record.microTokens;
   log.emit(startEvent(taskRuns, { step: from.step, steps: from.end.steps, microTokens, threads, precision }));
-  for (const message of [...warnings, ...warningsOf(taskRuns, recipe)]) log.emit({ type: 'warning', message });
-  return trainTo({ recipe, modelPath, taskRuns, optimizer, log, record, microTokens, from, earlier, stopRequested });
+  for (const message of [...warnings, ...warningsOf(taskRuns, recipe), ...(layers?.notes ?? [])])
+    log.emit({ type: 'warning', message });
+  const state = { optimizer, layers, log, record, microTokens, from, earlier };
+  return trainTo({ recipe, modelPath, taskRuns, ...state, stopRequested });
 }
 
 /** A run that is ready for its next step. */
@@ -116,6 +122,7 @@ interface Run {
   readonly modelPath: string;
   readonly taskRuns: TaskRuns;
   readonly optimizer: Optimizer;
+  readonly layers: ActiveLayers | undefined;
   readonly log: EventLog;
   readonly record: RunRecord;
   readonly microTokens: number;
@@ -131,6 +138,7 @@ function trainTo({
   modelPath,
   taskRuns,
   optimizer,
+  layers,
   log,
   record,
   microTokens,
@@ -182,10 +190,13 @@ function trainTo({
       const lr = train.lr * scheduleFactor({ type, warmup_steps, warmup_ratio }, step, steps);
       current = { taskRun, rows, lr };
       adapter.beforeStep?.(step, steps);
+      const active = layers?.begin(step);
+      if (active) log.emit({ type: 'layers', step: step + 1, trained: active.parts, parameters: active.parameters });
+      for (const message of layers?.takeNotes() ?? []) log.emit({ type: 'warning', message });
       const batches = batchesOf(task, rows, microTokens, rows.length, model.ports.promptLength);
       const { max_grad_norm: maxGradNorm, seed } = train;
       const result = explaining(() =>
-        trainStep({ model, task, parameters, optimizer, adapter, batches, lr, maxGradNorm, seed, step }),
+        trainStep({ model, task, parameters, optimizer, adapter, layers, batches, lr, maxGradNorm, seed, step }),
       );
       const seconds = (performance.now() - start) / 1e3;
       state = { ...state, step: step + 1 };
