@@ -2,7 +2,7 @@
 import type { ModelPart } from '../../nn/index.ts';
 import { mixSeed } from '../../tensor/index.ts';
 import type { LayerPolicy, PartState, PolicyRun } from '../shared/index.ts';
-import { type LayerwiseConfig, partsNamed, refuse } from './config.ts';
+import { type LayerwiseConfig, nameOfPart, partsNamed, refuse } from './config.ts';
 
 /** How a policy chooses parts, turn by turn. */
 interface Chooser {
@@ -15,7 +15,6 @@ interface Chooser {
 }
 
 const isLayer = (part: ModelPart): part is number => typeof part === 'number';
-const nameOf = (part: ModelPart) => (isLayer(part) ? `layer ${part}` : part);
 
 /** Returns 0 to n − 1 in a random order that follows from the seed and a number. */
 function permutation(n: number, seed: number, round: number): number[] {
@@ -32,7 +31,7 @@ function requireTrained(named: readonly ModelPart[], { parts }: PolicyRun, field
   const missing = named.find((part) => !parts.has(part));
   if (missing === undefined) return;
   refuse(
-    `${field} names ${nameOf(missing)}, of which no parameter is trained`,
+    `${field} names ${nameOfPart(missing)}, of which no parameter is trained`,
     `Parts with trained parameters: ${[...parts].join(', ')}`,
   );
 }
@@ -113,7 +112,8 @@ export function choosing(
       pool = poolOf(run);
       seed = run.seed;
       const both = policy === 'badam' ? pool.find((part) => always.has(part)) : undefined;
-      if (both !== undefined) refuse(`${nameOf(both)} is a block and trains always`, 'Name it in blocks or in always');
+      if (both !== undefined)
+        refuse(`${nameOfPart(both)} is a block and trains always`, 'Name it in blocks or in always');
       const notes: string[] = [];
       const trains = (part: ModelPart) => run.parts.has(part) && (always.has(part) || pool.includes(part));
       if (sharesTable && trains('head') && !trains('embeddings') && run.parts.has('embeddings'))

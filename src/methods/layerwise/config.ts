@@ -8,6 +8,9 @@ const partName = z.union([
 ]);
 const partNames = z.union([partName, z.array(partName).min(1)]);
 
+/** What messages call a part. */
+export const nameOfPart = (part: ModelPart): string => (typeof part === 'number' ? `layer ${part}` : part);
+
 /** Names of parts, as a recipe gives them. */
 export type PartNames = z.infer<typeof partNames>;
 

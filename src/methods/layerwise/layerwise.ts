@@ -7,7 +7,8 @@ import { detachFromScopes, noGrad, ops } from '../../tensor/index.ts';
 import type { Adapter, Method } from '../shared/index.ts';
 import { choosing } from './choices.ts';
 import { type LayerwiseConfig, layerwiseConfig, requireFields } from './config.ts';
-import { scheduled, stateSize } from './rules.ts';
+import { scheduled } from './rules.ts';
+import { stateSize } from './schedule-state.ts';
 
 /** Whether the output projection to the vocabulary is the table of the embeddings. */
 function sharesTable({ root, sites: { embeddings, head }, task }: Model): boolean {

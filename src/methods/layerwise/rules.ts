@@ -1,121 +1,84 @@
-/** The policy `schedule`: every part trains until rules freeze it, by step, where the loss stays as it is, or where gradients vanish. */
-import { type ModelPart, modelParts } from '../../nn/index.ts';
+/** The policy `schedule`: every part trains until rules freeze it, by step, where the loss stays as it is, or where gradients are small. */
+import type { ModelPart } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 import type { LayerPolicy, PolicyRun } from '../shared/index.ts';
-import { partsNamed, type Rule, refuse } from './config.ts';
+import { nameOfPart, partsNamed, type Rule, refuse } from './config.ts';
+import { ScheduleState } from './schedule-state.ts';
 
-const nameOf = (part: ModelPart) => (typeof part === 'number' ? `layer ${part}` : part);
-
-/** A rule with the parts that it is for, and what errors call it. */
+/** A rule with its parts, and what errors call it. */
 interface PlacedRule extends Rule {
   readonly parts: readonly ModelPart[];
   readonly place: string;
 }
 
-/** Numbers of a part: whether it trains, since when, when a rule's time is over (−1: never), and the mean norm of its gradient. */
-const ofPart = ['trains', 'since', 'until', 'sum', 'count', 'first'] as const;
-/** Numbers of the rules with a plateau: whose turn it is, the losses since then, and the mean before these (NaN: none yet). */
-const ofLoss = ['turn', 'sum', 'count', 'before'] as const;
+const defaultWindow = 10;
+const defaultFall = 0.01;
 
-/** How many float64 numbers the state of a schedule has. */
-export const stateSize = (layers: number): number => modelParts({ layers }).length * ofPart.length + ofLoss.length;
+/** Returns the 2-norm of a part's gradient; undefined where it has none. */
+type GradientNorm = (part: ModelPart) => number | undefined;
 
-/** The state of a schedule in the memory of a tensor, so that a checkpoint holds it. */
-class Memory {
-  readonly #numbers: Float64Array;
-  readonly #parts: readonly ModelPart[];
-
-  constructor(numbers: Float64Array, layers: number) {
-    this.#numbers = numbers;
-    this.#parts = modelParts({ layers });
-  }
-
-  reset(): void {
-    this.#numbers.fill(0);
-    for (const part of this.#parts) this.set(part, { trains: 1, until: -1 });
-    this.setLoss({ before: Number.NaN });
-  }
-
-  #view<K extends string>(names: readonly K[], offset: number): Record<K, number> {
-    return Object.fromEntries(names.map((name, i) => [name, this.#numbers[offset + i]!])) as Record<K, number>;
-  }
-
-  #write<K extends string>(names: readonly K[], offset: number, values: Partial<Record<K, number>>): void {
-    for (const [i, name] of names.entries()) this.#numbers[offset + i] = values[name] ?? this.#numbers[offset + i]!;
-  }
-
-  #offset = (part: ModelPart) => ofLoss.length + this.#parts.indexOf(part) * ofPart.length;
-  of = (part: ModelPart) => this.#view(ofPart, this.#offset(part));
-  set = (part: ModelPart, values: Partial<Record<(typeof ofPart)[number], number>>) =>
-    this.#write(ofPart, this.#offset(part), values);
-  get loss() {
-    return this.#view(ofLoss, 0);
-  }
-  setLoss = (values: Partial<Record<(typeof ofLoss)[number], number>>) => this.#write(ofLoss, 0, values);
-}
-
-/** @throws GraftError 'usage' for rules that cannot come within the run, or that would freeze all that trains */
-function requireRules(rules: readonly PlacedRule[], layers: number, run: PolicyRun): void {
-  for (const { place, parts, step, plateau, window = 10, gradient_norm } of rules) {
-    const needed = step === undefined ? (plateau ? 2 * plateau : window) : step;
-    if (needed >= run.steps)
-      refuse(
-        `${place} needs more than ${needed} steps, and the run has ${run.steps}`,
-        'Lower its steps, or train longer',
-      );
-    if (parts.every((part) => !run.parts.has(part)))
-      refuse(
-        `no parameter is trained of the parts of ${place}`,
-        `Parts with trained parameters: ${[...run.parts].join(', ')}`,
-      );
-    const twice = parts.find((part) =>
-      rules.some(
-        (other) => other.place !== place && other.gradient_norm && gradient_norm && other.parts.includes(part),
-      ),
-    );
-    if (twice !== undefined) refuse(`two rules with gradient_norm name ${nameOf(twice)}`, 'Name it in one of them');
-  }
-  // The rules by step alone, as they will come.
-  const fixed = rules.filter(({ step }) => step !== undefined);
-  const memory = new Memory(new Float64Array(stateSize(layers)), layers);
-  memory.reset();
-  const schedule = new Schedule(fixed, memory, run);
-  schedule.onlyOne = (part, step) =>
-    refuse(
-      `nothing trains after ${step} steps: the rules freeze ${nameOf(part)} too`,
-      'Let one part train, or end the run there',
-    );
-  const times = new Set(fixed.flatMap(({ step, for: duration = 0 }) => [step!, step! + duration]));
-  for (const step of [...times].sort((a, b) => a - b)) if (step < run.steps) schedule.advance(step);
-}
-
-/** Rules over a state. */
+/** The rules of a run at work. */
 class Schedule {
   readonly #rules: readonly PlacedRule[];
-  readonly #memory: Memory;
-  readonly #run: PolicyRun;
   readonly #plateaus: readonly PlacedRule[];
-  readonly notes: string[] = [];
+  readonly #state: ScheduleState;
+  readonly #run: PolicyRun;
+  readonly #onlyOne: (part: ModelPart, step: number) => void;
 
-  constructor(rules: readonly PlacedRule[], memory: Memory, run: PolicyRun) {
+  /** @param onlyOne is called where a rule would freeze the only part that trains, which is then not frozen */
+  constructor(
+    rules: readonly PlacedRule[],
+    state: ScheduleState,
+    run: PolicyRun,
+    onlyOne: (part: ModelPart, step: number) => void,
+  ) {
     this.#rules = rules;
-    this.#memory = memory;
-    this.#run = run;
     this.#plateaus = rules.filter(({ plateau }) => plateau !== undefined);
-  }
-
-  /** Called where a rule would freeze the only part that trains, which then goes on training. */
-  onlyOne(part: ModelPart, step: number): void {
-    this.notes.push(`layerwise: after ${step} steps ${nameOf(part)} is the only part that trains, and is not frozen`);
+    this.#state = state;
+    this.#run = run;
+    this.#onlyOne = onlyOne;
   }
 
   /** Does what is due before step number `step`. */
   advance(step: number): void {
     for (const part of this.#run.parts) {
-      const { until, trains } = this.#memory.of(part);
+      const { until, trains } = this.#state.of(part);
       if (until === step) this.#turn([part], trains === 0, step);
     }
     for (const rule of this.#rules) if (rule.step === step) this.#apply(rule, rule.parts, step);
+  }
+
+  /** Takes the loss and the gradients of a step; what follows of them is done before the next. */
+  observe(step: number, loss: number, gradientNorm: GradientNorm): void {
+    const next = this.#plateaus[this.#state.loss.turn];
+    if (next) this.#observeLoss(next, step, loss);
+    for (const rule of this.#rules)
+      if (rule.gradient_norm !== undefined)
+        for (const part of rule.parts) this.#observeNorm(rule, part, step, gradientNorm);
+  }
+
+  #observeLoss(rule: PlacedRule, step: number, loss: number): void {
+    const { before, turn, ...current } = this.#state.loss;
+    const [sum, count] = [current.sum + loss, current.count + 1];
+    this.#state.setLoss({ sum, count });
+    if (count < rule.plateau!) return;
+    const mean = sum / count;
+    const stays = before - mean < (rule.min_fall ?? defaultFall) * Math.abs(before); // false before the first mean
+    this.#state.setLoss({ sum: 0, count: 0, before: stays ? Number.NaN : mean, turn: turn + (stays ? 1 : 0) });
+    if (stays) this.#apply(rule, rule.parts, step + 1);
+  }
+
+  #observeNorm(rule: PlacedRule, part: ModelPart, step: number, gradientNorm: GradientNorm): void {
+    if (!this.#run.parts.has(part)) return;
+    const { trains, first, ...current } = this.#state.of(part);
+    const norm = trains === 1 ? gradientNorm(part) : undefined;
+    if (norm === undefined) return;
+    const [sum, count] = [current.sum + norm, current.count + 1];
+    this.#state.set(part, { sum, count });
+    if (count < (rule.window ?? defaultWindow)) return;
+    const mean = sum / count;
+    this.#state.set(part, { sum: 0, count: 0, first: first || mean });
+    if (mean < rule.gradient_norm! * first) this.#apply(rule, [part], step + 1);
   }
 
   #apply(rule: PlacedRule, parts: readonly ModelPart[], step: number): void {
@@ -126,81 +89,83 @@ class Schedule {
     const until = duration === undefined ? -1 : step + duration;
     for (const part of parts) {
       if (!this.#run.parts.has(part)) continue;
-      if ((this.#memory.of(part).trains === 1) === trains) {
-        this.#memory.set(part, { until });
-        continue;
+      if ((this.#state.of(part).trains === 1) === trains) this.#state.set(part, { until });
+      else if (trains || this.#run.trainsMore || this.#othersTrain(part))
+        this.#state.set(part, { trains: trains ? 1 : 0, since: step, until, sum: 0, count: 0 });
+      else {
+        this.#state.set(part, { until: -1 });
+        this.#onlyOne(part, step);
       }
-      const others = [...this.#run.parts].some((other) => other !== part && this.#memory.of(other).trains === 1);
-      if (!trains && !others && !this.#run.trainsMore) {
-        this.onlyOne(part, step);
-        this.#memory.set(part, { until: -1 });
-      } else this.#memory.set(part, { trains: Number(trains), since: step, until, sum: 0, count: 0 });
     }
   }
 
-  /** Takes the loss and the gradients of a step; what follows of them comes before the next. */
-  observe(step: number, loss: number, gradientNorm: (part: ModelPart) => number | undefined): void {
-    const rule = this.#plateaus[this.#memory.loss.turn];
-    if (rule) this.#observeLoss(rule, step, loss);
-    for (const each of this.#rules) if (each.gradient_norm !== undefined) this.#observeNorms(each, step, gradientNorm);
+  #othersTrain(part: ModelPart): boolean {
+    return [...this.#run.parts].some((other) => other !== part && this.#state.of(other).trains === 1);
   }
+}
 
-  #observeLoss(rule: PlacedRule, step: number, loss: number): void {
-    const state = this.#memory.loss;
-    const [sum, count] = [state.sum + loss, state.count + 1];
-    if (count < rule.plateau!) {
-      this.#memory.setLoss({ sum, count });
-      return;
-    }
-    const mean = sum / count;
-    const stays = state.before - mean < (rule.min_fall ?? 0.01) * Math.abs(state.before);
-    this.#memory.setLoss({ sum: 0, count: 0, before: stays ? Number.NaN : mean, turn: state.turn + Number(stays) });
-    if (stays) this.#apply(rule, rule.parts, step + 1);
+/** @throws GraftError 'usage' for rules that cannot come within the run, that name nothing that trains, or that leave nothing to train */
+function requireRules(rules: readonly PlacedRule[], layers: number, run: PolicyRun): void {
+  for (const { place, parts, step, plateau, window = defaultWindow, gradient_norm } of rules) {
+    const needed = step ?? (plateau ? 2 * plateau : window);
+    if (needed >= run.steps)
+      refuse(
+        `${place} comes after ${needed} steps at the earliest, and the run has ${run.steps}`,
+        'Lower its numbers, or train longer',
+      );
+    if (!parts.some((part) => run.parts.has(part)))
+      refuse(
+        `${place} names ${parts.map(nameOfPart).join(', ')}, of which no parameter is trained`,
+        `Parts with trained parameters: ${[...run.parts].join(', ')}`,
+      );
+    const other = rules.find((each) => each.place !== place && each.gradient_norm && gradient_norm);
+    const twice = other && parts.find((part) => other.parts.includes(part));
+    if (twice !== undefined)
+      refuse(
+        `${place} and ${other!.place} both watch the gradient_norm of ${nameOfPart(twice)}`,
+        'Name it in one of them',
+      );
   }
-
-  #observeNorms(rule: PlacedRule, step: number, gradientNorm: (part: ModelPart) => number | undefined): void {
-    for (const part of rule.parts) {
-      const state = this.#memory.of(part);
-      const norm = state.trains === 1 && this.#run.parts.has(part) ? gradientNorm(part) : undefined;
-      if (norm === undefined) continue;
-      const [sum, count] = [state.sum + norm, state.count + 1];
-      if (count < (rule.window ?? 10)) {
-        this.#memory.set(part, { sum, count });
-        continue;
-      }
-      const mean = sum / count;
-      this.#memory.set(part, { sum: 0, count: 0, first: state.first || mean });
-      if (mean < rule.gradient_norm! * state.first) this.#apply(rule, [part], step + 1);
-    }
-  }
+  const bySteps = rules.filter(({ step }) => step !== undefined);
+  const trial = new Schedule(bySteps, new ScheduleState(layers), run, (part, step) =>
+    refuse(
+      `after ${step} steps nothing trains: the rules freeze ${nameOfPart(part)} too`,
+      'Let one part train, or end the run there',
+    ),
+  );
+  const times = new Set(bySteps.flatMap(({ step, for: duration = 0 }) => [step!, step! + duration]));
+  for (const step of [...times].sort((a, b) => a - b)) if (step < run.steps) trial.advance(step);
 }
 
 /**
  * Returns the policy of these rules.
- * @param state float64 [stateSize(layers)]: all that a resumed run has to know
+ * @param memory float64 [stateSize(layers)]: what a resumed run has to know
+ * @throws GraftError 'usage' for layers that the model does not have
  */
-export function scheduled(given: readonly Rule[], layers: number, state: Tensor): LayerPolicy {
+export function scheduled(given: readonly Rule[], layers: number, memory: Tensor): LayerPolicy {
   const rules = given.map((rule, i): PlacedRule => {
     const place = `rule ${i + 1}`;
     return { ...rule, place, parts: partsNamed((rule.freeze ?? rule.train)!, layers, place) };
   });
-  const memory = new Memory(new Float64Array(state.memory().buffer), layers);
-  memory.reset();
+  const state = new ScheduleState(layers, new Float64Array(memory.memory().buffer));
+  const notes: string[] = [];
   let schedule: Schedule | undefined;
   return {
     begin(run) {
       requireRules(rules, layers, run);
-      schedule = new Schedule(rules, memory, run);
+      schedule = new Schedule(rules, state, run, (part, step) =>
+        notes.push(`layerwise: after ${step} steps only ${nameOfPart(part)} trains, and is not frozen`),
+      );
       return [];
     },
     at(step) {
       schedule!.advance(step);
       return (part) => {
-        const { trains, since } = memory.of(part);
+        const { trains, since } = state.of(part);
         return { trains: trains === 1, since };
       };
     },
     observe: (step, loss, gradientNorm) => schedule!.observe(step, loss, gradientNorm),
-    takeNotes: () => schedule!.notes.splice(0),
+    takeNotes: () => notes.splice(0),
   };
 }
