@@ -38,6 +38,8 @@ export interface ActiveLayersInput {
   readonly optimizer: Optimizer;
   /** Optimizer steps of the whole run. */
   readonly steps: number;
+  /** Whether the steps are for different tasks. Default: false. */
+  readonly severalTasks?: boolean;
   /** Seed of the run: it decides random choices. */
   readonly seed: number;
 }
@@ -61,6 +63,7 @@ export function activeLayers({
   parameters,
   optimizer,
   steps,
+  severalTasks = false,
   seed,
 }: ActiveLayersInput): ActiveLayers | undefined {
   const { layerPolicy: policy } = adapter;
@@ -79,7 +82,7 @@ export function activeLayers({
     });
   }
   const count = (keys: readonly string[]) => keys.reduce((sum, key) => sum + parameters.get(key)!.numel, 0);
-  const notes = [...policy.begin({ parts: new Set(parts), trainsMore: others.length > 0, steps, seed })];
+  const notes = [...policy.begin({ parts: new Set(parts), trainsMore: others.length > 0, steps, severalTasks, seed })];
   if (others.length > 0) {
     const names = others.slice(0, 3).join(', ') + (others.length > 3 ? ` and ${others.length - 3} more` : '');
     notes.push(`in no layer, and trained in every step: ${names}`);

@@ -84,9 +84,9 @@ export async function runTraining(
     return result;
   }
   using optimizer = optimizerFor(taskRuns.adapter, taskRuns.parameters, recipe);
-  const { host: model, adapter, parameters } = taskRuns;
-  const { seed } = train;
-  const layers = activeLayers({ model, adapter, parameters, optimizer, steps: from.end.steps, seed });
+  const { host: model, adapter, parameters, list } = taskRuns;
+  const steps = { steps: from.end.steps, severalTasks: list.length > 1 };
+  const layers = activeLayers({ model, adapter, parameters, optimizer, ...steps, seed: train.seed });
   // Only now: a recipe that turns out wrong leaves the directory as it is.
   const log = new EventLog(dir, listen);
   let record: RunRecord;

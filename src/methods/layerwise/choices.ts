@@ -120,7 +120,8 @@ export function choosing(
         notes.push('layerwise: the output projection is the table of the embeddings, which stays frozen');
       const reached = new Set<ModelPart>();
       const all = new Set(pool).size;
-      for (let turn = 0; turn * every < run.steps && reached.size < all; turn++)
+      const turns = Math.max(1, Math.ceil(run.steps / every));
+      for (let turn = 0; turn < turns && reached.size < all; turn++)
         for (const part of choose(turn, pool, seed)) reached.add(part);
       if (reached.size < all)
         notes.push(

@@ -113,6 +113,8 @@ function requireRules(rules: readonly PlacedRule[], layers: number, run: PolicyR
         `${place} comes after ${needed} steps at the earliest, and the run has ${run.steps}`,
         'Lower its numbers, or train longer',
       );
+    if (step === undefined && run.severalTasks)
+      refuse(`${place} compares steps, and those of several tasks are not comparable`, 'Use rules with step');
     if (!parts.some((part) => run.parts.has(part)))
       refuse(
         `${place} names ${parts.map(nameOfPart).join(', ')}, of which no parameter is trained`,

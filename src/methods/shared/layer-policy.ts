@@ -15,6 +15,8 @@ export interface PolicyRun {
   readonly trainsMore: boolean;
   /** Optimizer steps of the whole run. */
   readonly steps: number;
+  /** Whether its steps are for different tasks, so that their losses and gradients cannot be compared. */
+  readonly severalTasks: boolean;
   /** Seed of the run: it decides random choices. */
   readonly seed: number;
 }
