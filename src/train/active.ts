@@ -18,6 +18,8 @@ export interface ActiveParts {
 export interface ActiveLayers {
   /** What should be known before the run. */
   readonly notes: readonly string[];
+  /** Whether the parameter of this key trains in no step of the run. */
+  neverTrains(key: string): boolean;
   /** Freezes and thaws what the policy says for step number `step` (0-based). Returns what trains now, where that changed. */
   begin(step: number): ActiveParts | undefined;
   /** Gives the policy the loss and the gradients of a step, before they are clipped. */
@@ -89,6 +91,10 @@ export function activeLayers({
   }
   return {
     notes,
+    neverTrains(key) {
+      const part = partOfParameter(key);
+      return part !== undefined && policy.neverTrains(part);
+    },
     begin(step) {
       const stateOf = policy.at(step);
       let changed = step === 0;

@@ -491,7 +491,7 @@ export interface LayerwiseInput {
   readonly gradient_norm?: number | undefined;
   /** With gradient_norm: the steps, in which the part trains, of a mean. Default: 10. */
   readonly window?: number | undefined;
-  /** Steps after which the parts are again as before. Default: until another rule changes them. */
+  /** Steps in which the rule counts; then the parts stand again as rules without `for` say. Default: it counts until another rule changes them. */
   readonly for?: number | undefined;
 })[] | undefined;
 }

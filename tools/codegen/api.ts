@@ -60,6 +60,7 @@ const libraryGroups: Groups = {
     ...[
       'readComparison',
       'Comparison',
+      'Contestant',
       'Results',
       'Outcome',
       'Failure',
@@ -120,20 +121,8 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
   library: ['TaskFields'],
   engine: [
     ...['AttachContext', 'Binding', 'CombineSettings', 'Example', 'ExampleRows', 'Family', 'FormatName', 'GgufSource'],
-    ...[
-      'ImageShape',
-      'Kernels',
-      'KvCache',
-      'LayerPolicy',
-      'Linear',
-      'Module',
-      'OnBatch',
-      'Owned',
-      'Packed',
-      'Ports',
-      'RowTools',
-    ],
-    ...['SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
+    ...['ImageShape', 'Kernels', 'KvCache', 'LayerPolicy', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports'],
+    ...['RowLoss', 'RowTools', 'SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
   ],
 };
 

@@ -129,6 +129,7 @@ export function choosing(
         );
       return notes;
     },
+    neverTrains: (part) => !always.has(part) && !pool.includes(part),
     at(step) {
       const turn = Math.floor(step / every);
       const since = turn === 0 ? 0 : turn * every;

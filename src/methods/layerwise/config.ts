@@ -49,7 +49,9 @@ const rule = z
       .int()
       .positive()
       .optional()
-      .describe('Steps after which the parts are again as before. Default: until another rule changes them.'),
+      .describe(
+        'Steps in which the rule counts; then the parts stand again as rules without `for` say. Default: it counts until another rule changes them.',
+      ),
   })
   .refine(({ freeze, train }) => given(freeze, train) === 1, 'a rule has either freeze or train')
   .refine(

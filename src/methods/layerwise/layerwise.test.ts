@@ -158,11 +158,51 @@ test('rules by step freeze and thaw, for a time or for good; later rules win', (
     ['23h', 4],
     ['123h', 4],
     ['3h', 3],
-    ['0123h', 7],
-    ['0123', 4],
+    ['123h', 7],
+    ['123', 4],
   ]);
   assert.equal(begun[6], '1');
-  assert.equal(begun[13], '012');
+  assert.equal(begun[13], '12');
+});
+
+test('a rule with an end counts over those without one until then, also where another comes before', () => {
+  const { trained } = course(
+    schedule([
+      { freeze: 0, step: 2, for: 8 },
+      { train: 0, step: 5, for: 3 },
+      { freeze: [1, 2], step: 10 },
+      { freeze: 1, step: 12, for: 2 },
+      { train: 2, step: 14, for: 4 },
+      { train: 2, step: 16 },
+      { train: 3, step: 15, for: 2 },
+    ]),
+  );
+  // Layer 0: its second rule ends at 8, and the first is over then. Layer 1 stays frozen. Layer 2: the rule of step 16 lasts.
+  assert.deepEqual(runs(trained), [
+    ['e0123h', 2],
+    ['e123h', 3],
+    ['e0123h', 5],
+    ['e03h', 4],
+    ['e023h', 10],
+  ]);
+});
+
+test('what trains in no step is known before the first', () => {
+  const never = (policy: LayerPolicy) => {
+    using _ = scope();
+    policy.begin(run());
+    return everything.filter((part) => policy.neverTrains(part)).join();
+  };
+  assert.equal(never(chooser({ policy: 'last', layers: 3 })), 'embeddings,0');
+  assert.equal(never(chooser({ policy: 'lisa', always: [] })), 'embeddings,head');
+  assert.equal(never(chooser({ policy: 'badam', blocks: ['2-3'] })), 'embeddings,0,1,head');
+  const rules = [
+    { freeze: ['embeddings', '0-2'], step: 0 },
+    { train: 1, step: 9, for: 2 },
+    { freeze: 3, step: 0, for: 2 },
+    { freeze: 'head', step: 3 },
+  ];
+  assert.equal(never(schedule(rules)), 'embeddings,0,2');
 });
 
 test('rules with a plateau come in turn, where the loss no longer falls', () => {

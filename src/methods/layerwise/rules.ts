@@ -42,8 +42,8 @@ class Schedule {
   /** Does what is due before step number `step`. */
   advance(step: number): void {
     for (const part of this.#run.parts) {
-      const { until, trains } = this.#state.of(part);
-      if (until === step) this.#turn([part], trains === 0, step);
+      const { passing, until } = this.#state.of(part);
+      if (passing >= 0 && until === step) this.#change(part, { passing: -1 }, step);
     }
     for (const rule of this.#rules) if (rule.step === step) this.#apply(rule, rule.parts, step);
   }
@@ -70,8 +70,8 @@ class Schedule {
 
   #observeNorm(rule: PlacedRule, part: ModelPart, step: number, gradientNorm: GradientNorm): void {
     if (!this.#run.parts.has(part)) return;
-    const { trains, first, ...current } = this.#state.of(part);
-    const norm = trains === 1 ? gradientNorm(part) : undefined;
+    const { first, ...current } = this.#state.of(part);
+    const norm = this.#state.trains(part) ? gradientNorm(part) : undefined;
     if (norm === undefined) return;
     const [sum, count] = [current.sum + norm, current.count + 1];
     this.#state.set(part, { sum, count });
@@ -82,25 +82,24 @@ class Schedule {
   }
 
   #apply(rule: PlacedRule, parts: readonly ModelPart[], step: number): void {
-    this.#turn(parts, rule.train !== undefined, step, rule.for);
+    const trains = rule.train === undefined ? 0 : 1;
+    const values =
+      rule.for === undefined ? { lasting: trains, passing: -1 } : { passing: trains, until: step + rule.for };
+    for (const part of parts) if (this.#run.parts.has(part)) this.#change(part, values, step);
   }
 
-  #turn(parts: readonly ModelPart[], trains: boolean, step: number, duration?: number): void {
-    const until = duration === undefined ? -1 : step + duration;
-    for (const part of parts) {
-      if (!this.#run.parts.has(part)) continue;
-      if ((this.#state.of(part).trains === 1) === trains) this.#state.set(part, { until });
-      else if (trains || this.#run.trainsMore || this.#othersTrain(part))
-        this.#state.set(part, { trains: trains ? 1 : 0, since: step, until, sum: 0, count: 0 });
-      else {
-        this.#state.set(part, { until: -1 });
-        this.#onlyOne(part, step);
-      }
+  /** Changes what rules say of a part. */
+  #change(part: ModelPart, values: Parameters<ScheduleState['set']>[1], step: number): void {
+    const before = this.#state.trains(part);
+    this.#state.set(part, values);
+    const trains = this.#state.trains(part);
+    if (trains === before) return;
+    const others = [...this.#run.parts].some((other) => other !== part && this.#state.trains(other));
+    if (trains || others || this.#run.trainsMore) this.#state.set(part, { since: step, sum: 0, count: 0 });
+    else {
+      this.#state.set(part, { lasting: 1, passing: -1 });
+      this.#onlyOne(part, step);
     }
-  }
-
-  #othersTrain(part: ModelPart): boolean {
-    return [...this.#run.parts].some((other) => other !== part && this.#state.of(other).trains === 1);
   }
 }
 
@@ -162,10 +161,14 @@ export function scheduled(given: readonly Rule[], layers: number, memory: Tensor
     },
     at(step) {
       schedule!.advance(step);
-      return (part) => {
-        const { trains, since } = state.of(part);
-        return { trains: trains === 1, since };
-      };
+      return (part) => ({ trains: state.trains(part), since: state.of(part).since });
+    },
+    neverTrains(part) {
+      const concerned = rules.filter(({ parts }) => parts.includes(part));
+      const isFrozen = concerned.some(
+        ({ freeze, step, for: duration }) => freeze !== undefined && step === 0 && !duration,
+      );
+      return isFrozen && concerned.every(({ train }) => train === undefined);
     },
     observe: (step, loss, gradientNorm) => schedule!.observe(step, loss, gradientNorm),
     takeNotes: () => notes.splice(0),

@@ -1,7 +1,10 @@
 import { type ModelPart, modelParts } from '../../nn/index.ts';
 
-/** Numbers of a part: whether it trains, since when, when it changes back (−1: never), and the mean norm of its gradient. */
-const ofPart = ['trains', 'since', 'until', 'sum', 'count', 'first'] as const;
+/**
+ * Numbers of a part. `lasting`: whether it trains (1) by the rules without an end; `passing`: by a rule that counts until step `until`,
+ * −1 where there is none; `since`: the step since which it stands so; the others: means of the norm of its gradient.
+ */
+const ofPart = ['lasting', 'passing', 'until', 'since', 'sum', 'count', 'first'] as const;
 /** Numbers of the rules with a plateau: whose turn it is, the losses since then, and the mean before these (NaN: none yet). */
 const ofLoss = ['turn', 'sum', 'count', 'before'] as const;
 
@@ -19,7 +22,7 @@ export class ScheduleState {
   constructor(layers: number, numbers: Float64Array = new Float64Array(stateSize(layers))) {
     this.#numbers = numbers;
     this.#parts = modelParts({ layers });
-    for (const part of this.#parts) this.set(part, { trains: 1, since: 0, until: -1 });
+    for (const part of this.#parts) this.set(part, { lasting: 1, passing: -1 });
     this.setLoss({ before: Number.NaN });
   }
 
@@ -33,6 +36,11 @@ export class ScheduleState {
 
   #offset(part: ModelPart): number {
     return ofLoss.length + this.#parts.indexOf(part) * ofPart.length;
+  }
+
+  trains(part: ModelPart): boolean {
+    const { lasting, passing } = this.of(part);
+    return (passing < 0 ? lasting : passing) === 1;
   }
 
   of(part: ModelPart): Record<(typeof ofPart)[number], number> {

@@ -27,6 +27,8 @@ export interface LayerPolicy {
   begin(run: PolicyRun): readonly string[];
   /** Returns how the parts stand in step number `step` (0-based). */
   at(step: number): (part: ModelPart) => PartState;
+  /** Whether a part trains in no step of the run. */
+  neverTrains(part: ModelPart): boolean;
   /**
    * Learns the result of a step, before gradients are clipped.
    * @param gradientNorm returns the 2-norm of a part's gradient; undefined where it has none
