@@ -9,7 +9,7 @@ import { scope } from '../../src/tensor/index.ts';
 import { parseRecipe, type RunOptions, runTraining, type TrainEvent } from '../../src/train/index.ts';
 import { graft } from '../e2e/cli.ts';
 import { mails } from '../e2e/workspace.ts';
-import { tinyModel } from '../samples/tiny.ts';
+import { tinyBert, tinyModel } from '../samples/tiny.ts';
 import { golden, readTensors, temporary } from '../support.ts';
 
 before(async () => {
@@ -113,6 +113,41 @@ for (const [method, name] of [
 test('so many runs were killed and resumed', (t) => {
   t.diagnostic(JSON.stringify(resumed));
   assert.deepEqual(resumed, { runs: 10, kills: 60 });
+});
+
+test('gradient checkpointing changes no loss', async () => {
+  using work = workspace();
+  let compared = 0;
+  for (const [policy, fields] of Object.entries(policies)) {
+    const methods = [full, { type: 'layerwise', ...fields }];
+    const { result: plain } = await train(work.recipe(policy, methods));
+    const recipe = work.recipe(`${policy}, again`, methods);
+    const { result } = await train({ ...recipe, train: { ...(recipe.train as Fields), gradient_checkpointing: true } });
+    result.losses.forEach((loss, i) => {
+      assert.ok(
+        Math.abs(loss / plain.losses[i]! - 1) < 1e-5,
+        `${policy}: ${loss} and ${plain.losses[i]} in step ${i + 1}`,
+      );
+      compared++;
+    });
+  }
+  assert.equal(compared, 5 * steps);
+});
+
+test('a part that the task does not compute with cannot train alone', async () => {
+  using work = workspace();
+  const recipe = work.recipe('pooler', [full, { type: 'layerwise', policy: 'badam', blocks: 'head' }]);
+  const pairs = join(work.path, 'pairs.jsonl');
+  writeFileSync(
+    pairs,
+    mails(8)
+      .map(({ text }) => `${JSON.stringify({ text, text_pair: text })}\n`)
+      .join(''),
+  );
+  await assert.rejects(
+    train({ ...recipe, model: tinyBert(join(work.path, 'bert')), task: 'embedding', data: pairs }),
+    /nothing that trains in this step changes the loss/,
+  );
 });
 
 test('an extended run is one that was so long from the beginning', async () => {

@@ -246,6 +246,11 @@ test('rules with gradient_norm freeze each part for itself, and a time later it 
   ]);
 });
 
+test('parts of a rule that have no trained parameters are named', () => {
+  const { notes } = course(schedule([{ freeze: ['embeddings', '0-1'], step: 2 }]), run({ parts: new Set([1, 2, 3]) }));
+  assert.deepEqual(notes, ['layerwise: rule 1 names embeddings, layer 0, of which no parameter is trained']);
+});
+
 test('the last part that trains is not frozen by a rule that watches, and a note says so', () => {
   const rules = [
     { freeze: ['embeddings', 0, 1, 2, 'head'], step: 2 },

@@ -157,7 +157,12 @@ export function scheduled(given: readonly Rule[], layers: number, memory: Tensor
       schedule = new Schedule(rules, state, run, (part, step) =>
         notes.push(`layerwise: after ${step} steps only ${nameOfPart(part)} trains, and is not frozen`),
       );
-      return [];
+      return rules.flatMap(({ place, parts }) => {
+        const missing = parts.filter((part) => !run.parts.has(part)).map(nameOfPart);
+        return missing.length > 0
+          ? [`layerwise: ${place} names ${missing.join(', ')}, of which no parameter is trained`]
+          : [];
+      });
     },
     at(step) {
       schedule!.advance(step);
