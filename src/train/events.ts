@@ -2,6 +2,7 @@ import { appendFileSync, closeSync, existsSync, fsyncSync, openSync, readFileSyn
 import { join } from 'node:path';
 import { fromWire, GraftError, toWire } from '../base/index.ts';
 import { writeText } from '../io/index.ts';
+import type { ModelPart } from '../nn/index.ts';
 import type { Metric } from '../tasks/index.ts';
 
 /** What happens in a run: each is a line of `events.jsonl`, in snake_case. Seconds are of the event alone. */
@@ -34,6 +35,15 @@ export type TrainEvent =
       keptBytes?: number;
       /** Of several tasks: rows to learn from, rows held out, and the share of the steps. */
       tasks?: Readonly<Record<string, { rows: number; heldOut: number; share: number }>>;
+    }
+  | {
+      type: 'layers';
+      /** Number of the first step, from 1, in which these parts train. */
+      step: number;
+      /** The parts of the model that train: layers by their number, from 0; what comes before them, and what after. */
+      trained: readonly ModelPart[];
+      /** How many numbers train, those in no layer included. */
+      parameters: number;
     }
   | {
       type: 'step';

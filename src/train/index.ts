@@ -1,3 +1,4 @@
+export { type ActiveLayers, type ActiveLayersInput, type ActiveParts, activeLayers } from './active.ts';
 export { activationBytes, type BlockShape, bytesPerToken, shapeOf, tokenBudget } from './budget.ts';
 export { explainedMeasurement } from './diverged.ts';
 export type { SavedResult, TaskResult, TrainEvent } from './events.ts';
@@ -12,6 +13,7 @@ export type {
   FullInput,
   FusionInput,
   Ia3Input,
+  LayerwiseInput,
   LoraInput,
   MethodInput,
   MultitaskPromptInput,

@@ -6,6 +6,7 @@ import { lockDirectory, resolveModel } from '../io/index.ts';
 import { useGradientCheckpointing, usePrecision } from '../nn/index.ts';
 import { type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { batchesOf } from '../tasks/index.ts';
+import { type ActiveLayers, activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
 import { beginning, patienceIsOver } from './beginning.ts';
 import { microTokensFor } from './budget.ts';
@@ -84,7 +85,11 @@ export async function runTraining(
     return result;
   }
   using optimizer = optimizerFor(taskRuns.adapter, taskRuns.parameters, recipe);
-  const { blocks, notes } = fixedBlocksOf(recipe, taskRuns, found && (found.record.fixedBlocks ?? 0));
+  const { host: model, adapter, parameters, list } = taskRuns;
+  const steps = { steps: from.end.steps, severalTasks: list.length > 1 };
+  const layers = activeLayers({ model, adapter, parameters, optimizer, ...steps, seed: train.seed });
+  const begun = found && (found.record.fixedBlocks ?? 0);
+  const { blocks, notes } = fixedBlocksOf(recipe, taskRuns, begun, layers?.neverTrains);
   // Only now: a recipe that turns out wrong leaves the directory as it is.
   const log = new EventLog(dir, listen);
   let record: RunRecord;
@@ -117,9 +122,21 @@ export async function runTraining(
   using fixedBlocks = FixedBlocks.of({ recipe, taskRuns, identity, threads, blocks, warn, resumed });
   const { step } = from;
   log.emit(startEvent(taskRuns, { step, steps: from.end.steps, microTokens, threads, precision, fixedBlocks }));
-  for (const message of [...warnings, ...notes, ...(fixedBlocks?.notes ?? []), ...warningsOf(taskRuns, recipe)])
-    warn(message);
-  const ready = { recipe, modelPath, taskRuns, optimizer, log, record, microTokens, fixedBlocks, from, earlier };
+  const allNotes = [...notes, ...(fixedBlocks?.notes ?? []), ...(layers?.notes ?? [])];
+  for (const message of [...warnings, ...allNotes, ...warningsOf(taskRuns, recipe)]) warn(message);
+  const ready = {
+    recipe,
+    modelPath,
+    taskRuns,
+    optimizer,
+    layers,
+    log,
+    record,
+    microTokens,
+    fixedBlocks,
+    from,
+    earlier,
+  };
   return trainTo({ ...ready, stopRequested });
 }
 
@@ -129,6 +146,7 @@ interface Run {
   readonly modelPath: string;
   readonly taskRuns: TaskRuns;
   readonly optimizer: Optimizer;
+  readonly layers: ActiveLayers | undefined;
   readonly log: EventLog;
   readonly record: RunRecord;
   readonly microTokens: number;
@@ -145,6 +163,7 @@ function trainTo({
   modelPath,
   taskRuns,
   optimizer,
+  layers,
   log,
   record,
   microTokens,
@@ -197,11 +216,27 @@ function trainTo({
       const lr = train.lr * scheduleFactor({ type, warmup_steps, warmup_ratio }, step, steps);
       current = { taskRun, rows, lr };
       adapter.beforeStep?.(step, steps);
+      const active = layers?.begin(step);
+      if (active) log.emit({ type: 'layers', step: step + 1, trained: active.parts, parameters: active.parameters });
+      for (const message of layers?.takeNotes() ?? []) log.emit({ type: 'warning', message });
       const batches = batchesOf(task, rows, microTokens, rows.length, model.ports.promptLength);
       const { max_grad_norm: maxGradNorm, seed } = train;
       const hidden = fixedBlocks && { hidden: (batch: Packed) => fixedBlocks.hidden(model, batch) };
       const result = explaining(() =>
-        trainStep({ model, task, parameters, optimizer, adapter, batches, lr, maxGradNorm, seed, step, ...hidden }),
+        trainStep({
+          model,
+          task,
+          parameters,
+          optimizer,
+          adapter,
+          layers,
+          batches,
+          lr,
+          maxGradNorm,
+          seed,
+          step,
+          ...hidden,
+        }),
       );
       const seconds = (performance.now() - start) / 1e3;
       state = { ...state, step: step + 1 };

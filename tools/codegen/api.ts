@@ -29,12 +29,21 @@ const libraryGroups: Groups = {
   ],
   'Methods in recipes': [
     ...['MethodInput', 'LoraInput', 'AdaloraInput', 'Ia3Input', 'BottleneckInput', 'FusionInput', 'PrefixInput'],
-    ...['PromptInput', 'MultitaskPromptInput', 'PTuningInput', 'FullInput', 'QatInput', 'MethodChoice'],
+    ...[
+      'PromptInput',
+      'MultitaskPromptInput',
+      'PTuningInput',
+      'FullInput',
+      'QatInput',
+      'LayerwiseInput',
+      'MethodChoice',
+    ],
   ],
   'Training: events and results': [
     'TrainOptions',
     'RunOptions',
     'TrainEvent',
+    'ModelPart',
     'TrainResult',
     'SavedResult',
     'TaskResult',
@@ -90,6 +99,7 @@ const engineGroups: Groups = {
   Training: [
     ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Optimizer'],
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
+    ...['activeLayers', 'ActiveLayers', 'ActiveLayersInput', 'ActiveParts'],
   ],
   'Tasks and metrics': [
     'taskOf',
@@ -120,8 +130,8 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
   library: ['TaskFields'],
   engine: [
     ...['AttachContext', 'Binding', 'CombineSettings', 'Example', 'ExampleRows', 'Family', 'FormatName', 'GgufSource'],
-    ...['ImageShape', 'Kernels', 'KvCache', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports', 'RowLoss'],
-    ...['RowTools', 'SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
+    ...['ImageShape', 'Kernels', 'KvCache', 'LayerPolicy', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports'],
+    ...['RowLoss', 'RowTools', 'SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
   ],
 };
 
