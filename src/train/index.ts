@@ -1,6 +1,7 @@
 export { activationBytes, type BlockShape, bytesPerToken, shapeOf, tokenBudget } from './budget.ts';
 export { explainedMeasurement } from './diverged.ts';
 export type { SavedResult, TaskResult, TrainEvent } from './events.ts';
+export { type LargestBatch, planMemory, type RunMemory } from './memory-plan.ts';
 export { examplesOf, type PlacedExample, rowMaker, rowNotes } from './plan.ts';
 export { isParsed, parseRecipe, type Recipe, readRecipe, readYaml, recipeSchema, severalSchema } from './recipe.ts';
 export type {

@@ -8,7 +8,6 @@ import { type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { batchesOf } from '../tasks/index.ts';
 import { optimizerFor } from './attach.ts';
 import { beginning, patienceIsOver } from './beginning.ts';
-import { microTokensFor } from './budget.ts';
 import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoints.ts';
 import { explained, requireFinite, resultNotSaved } from './diverged.ts';
 import { EventLog, type TrainEvent } from './events.ts';
@@ -22,6 +21,7 @@ import {
   savedResult,
   startEvent,
   type TrainResult,
+  tightness,
   trainResult,
   warningsOf,
 } from './report.ts';
@@ -56,6 +56,7 @@ export async function runTraining(
   const { dir } = run;
   const threads = useThreads(train.threads);
   const modelPath = await resolveModel(recipe.model);
+  console.error('IDLE', process.memoryUsage.rss() / 2 ** 20);
   using _lock = lockDirectory(dir);
   if (fresh && moreEpochs !== undefined) {
     throw new GraftError('usage', '--fresh starts over, and --more-epochs goes on with a finished run', {
@@ -70,7 +71,16 @@ export async function runTraining(
   using _precision = usePrecision(precision);
   using _checkpointing = useGradientCheckpointing(train.gradient_checkpointing ?? false);
 
-  using taskRuns = await openTaskRuns(recipe, modelPath);
+  let tight: TrainEvent | undefined;
+  using taskRuns = await openTaskRuns(recipe, modelPath, {
+    precision,
+    microTokens: found?.record.microTokens,
+    announce(memory) {
+      listen({ type: 'memory', ...memory });
+      tight = tightness(memory, recipe);
+      if (tight) listen(tight);
+    },
+  });
   const identity = withRows(settings, recipe, taskRuns);
   if (found) requireSame(found, identity, dir);
   const { state: from, warnings, finished } = beginning(recipe, taskRuns, found, moreEpochs);
@@ -97,15 +107,14 @@ export async function runTraining(
       warnings.push(
         `an earlier run ended before its first checkpoint: it is in ${aside.folder}/, and this one starts anew`,
       );
-    const microTokens = microTokensFor(taskRuns.host, precision, train.gradient_checkpointing ?? false);
-    record = { identity, microTokens, ...(aside?.holdsResult && { previous: aside.folder }) };
+    record = { identity, microTokens: taskRuns.microTokens, ...(aside?.holdsResult && { previous: aside.folder }) };
     writeRecord(dir, record);
   }
   currentEngine().native.trim();
 
-  // A resumed run keeps the micro-batches that it began with, whatever memory is free now.
-  const microTokens = train.micro_tokens ?? record.microTokens;
+  const { microTokens } = taskRuns;
   log.emit(startEvent(taskRuns, { step: from.step, steps: from.end.steps, microTokens, threads, precision }));
+  if (tight) log.record(tight);
   for (const message of [...warnings, ...warningsOf(taskRuns, recipe)]) log.emit({ type: 'warning', message });
   return trainTo({ recipe, modelPath, taskRuns, optimizer, log, record, microTokens, from, earlier, stopRequested });
 }
