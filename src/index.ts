@@ -75,6 +75,7 @@ export {
   type IdRows,
   type LoadedModel,
   type Logits,
+  type MemoryChoice,
   type MemoryPlan,
   type MergeResult,
   type MergeSettings,

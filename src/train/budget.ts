@@ -69,7 +69,7 @@ function tokensThatFit(perToken: number, weightBytes: number, free: number, prec
 }
 
 /** Tokens of each row of the passes that are measured: few, so that they take no time beside loading the model. */
-const rowLength = 8;
+const rowLength = 4;
 /** Rows of logits that the fused cross-entropy holds at a time (native/ops/cross_entropy.cc). */
 const logitsRows = 256;
 /** Gradients and other temporary tensors of a block's backward pass, as a share of all that its forward pass computes. */
@@ -118,8 +118,15 @@ function trialTokens({ image }: Model, rows: number, length: number): PackedToke
   );
 }
 
-/** Measures passes of small batches through the model, with all that is attached to it: what the blocks keep, and what head and loss keep. */
-function measurePass(model: Model): { kept: Grown; head: Grown } {
+/** What a pass keeps for the backward pass. */
+interface PassBytes {
+  readonly blocks: Grown;
+  /** Of the head and the loss of a language model. */
+  readonly head: Grown;
+}
+
+/** Measures passes of small batches through the model, with all that is attached to it. */
+function measurePass(model: Model): PassBytes {
   const { native } = currentEngine();
   const pass = (rows: number, length: number) => {
     using _ = scope();
@@ -128,19 +135,19 @@ function measurePass(model: Model): { kept: Grown; head: Grown } {
     const hidden = model.hidden(tokens);
     const body = native.allocated().now - before;
     if (model.task.name === 'causal-lm') model.lossSum(hidden, Tensor.from(new BigInt64Array(hidden.size(0))));
-    return { kept: body, head: native.allocated().now - before - body, tokens: tokens.ids.size(0) };
+    return { blocks: body, head: native.allocated().now - before - body, tokens: tokens.ids.size(0) };
   };
   const longest = model.contextLength - model.ports.virtualLength;
   const length = Math.max(1, Math.min(rowLength, Math.floor(longest / 2)));
   pass(1, length); // fills caches
   const [one, two, long] = [pass(1, length), pass(2, length), pass(1, 2 * length)];
-  const grown = (field: 'kept' | 'head'): Grown => {
+  const grown = (field: keyof PassBytes): Grown => {
     const ofRow = two[field] - one[field];
     const perToken = model.image ? ofRow / one.tokens : (long[field] - one[field]) / length;
     const perRow = model.image ? 0 : ofRow - length * perToken;
     return { perToken, perRow, fixed: one[field] - ofRow };
   };
-  return { kept: grown('kept'), head: grown('head') };
+  return { blocks: grown('blocks'), head: grown('head') };
 }
 
 /** Returns the bytes of what a block computes for one token: the output of each layer, of norms, activation and both sums. */
@@ -163,15 +170,24 @@ export interface ActivationBytes {
 /**
  * Measures what a step of this model takes in memory besides its weights and their gradients: what passes of small batches keep, with
  * every adapter that is attached; the backward pass of one block; the logits of heads and their gradients.
+ * @returns the bytes without gradient checkpointing, or with it
  */
-export function activationBytes(model: Model, checkpointed: boolean): ActivationBytes {
+export function activationBytes(model: Model): (checkpointed: boolean) => ActivationBytes {
+  const passes = new Map<boolean, PassBytes>();
   const measured = (on: boolean) => {
     using _ = useGradientCheckpointing(on);
-    return measurePass(model);
+    const pass = passes.get(on) ?? measurePass(model);
+    passes.set(on, pass);
+    return pass;
   };
-  const plain = measured(false);
-  const { kept, head } = checkpointed ? measured(true) : plain;
-  const keptByBlock = times(1 / model.layers, plain.kept);
+  return (checkpointed) => bytesOfStep(model, measured(false), checkpointed ? measured(true) : undefined);
+}
+
+/** @param replayed what is kept under gradient checkpointing, where it is on */
+function bytesOfStep(model: Model, plain: PassBytes, replayed: PassBytes | undefined): ActivationBytes {
+  const checkpointed = replayed !== undefined;
+  const { blocks: kept, head } = replayed ?? plain;
+  const keptByBlock = times(1 / model.layers, plain.blocks);
   const computed = ofTokens(Math.max(computedByBlock(model), keptByBlock.perToken));
   const inBlock = times(backwardShare, computed);
   // The last block's tensors live until it ends; under checkpointing a block is computed again before its backward pass.

@@ -1,4 +1,11 @@
-export { activationBytes, type BlockShape, bytesPerToken, shapeOf, tokenBudget } from './budget.ts';
+export {
+  type ActivationBytes,
+  activationBytes,
+  type BlockShape,
+  bytesPerToken,
+  shapeOf,
+  tokenBudget,
+} from './budget.ts';
 export { explainedMeasurement } from './diverged.ts';
 export type { SavedResult, TaskResult, TrainEvent } from './events.ts';
 export { type LargestBatch, planMemory, type RunMemory } from './memory-plan.ts';
@@ -31,3 +38,4 @@ export type {
 export type { TrainResult } from './report.ts';
 export { type RunOptions, runTraining } from './run.ts';
 export { batchLoss, type MicroBatch, type StepInput, type StepResult, trainStep } from './step.ts';
+export { openTaskModels } from './task-models.ts';

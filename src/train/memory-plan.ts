@@ -6,7 +6,7 @@ import { headsOf, type Model, namedTensors, type Precision } from '../nn/index.t
 import type { Task } from '../tasks/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import { optimizerFor } from './attach.ts';
-import { type ActivationBytes, activationBytes, microTokensFor } from './budget.ts';
+import { activationBytes, microTokensFor } from './budget.ts';
 import type { Plan } from './plan.ts';
 import type { Recipe } from './recipe.ts';
 import type { TaskModels } from './task-models.ts';
@@ -78,33 +78,26 @@ export interface LargestBatch {
   readonly several: boolean;
 }
 
-const measured = new WeakMap<Model, Map<boolean, ActivationBytes>>();
-
-function activationsOf(model: Model, checkpointed: boolean): ActivationBytes {
-  const known = measured.get(model) ?? new Map<boolean, ActivationBytes>();
-  measured.set(model, known);
-  const activations = known.get(checkpointed) ?? activationBytes(model, checkpointed);
-  known.set(checkpointed, activations);
-  return activations;
-}
-
 /**
- * Returns what a run will take in memory, and the tokens of its micro-batches.
+ * Returns what a run will take in memory, and the tokens of its micro-batches. It disposes of the sketch.
  * @param sketch models that have the shapes of those that will be loaded
- * @param process bytes that the process had before
- * @param microTokens undefined: as many as fit
- * @param batchesOf the largest micro-batch of each task where one has so many tokens at most
+ * @param batchesOf the largest micro-batch of each task, where one has so many tokens at most
+ * @param measure what activations are computed from
  */
 export function planMemory(
   recipe: Recipe,
   sketch: TaskModels,
   before: {
+    /** Bytes of the process. */
     readonly process: number;
     readonly precision: Precision;
+    /** Undefined: as many as fit. */
     readonly microTokens: number | undefined;
+    /** Of the whole run. */
     readonly steps: number;
   },
   batchesOf: (microTokens: number) => readonly LargestBatch[],
+  measure = activationBytes,
 ): { memory: RunMemory; microTokens: number } {
   const { adapter, parameters, weightBytes, attachedBytes } = sketch;
   const checkpointed = recipe.train.gradient_checkpointing ?? false;
@@ -114,11 +107,8 @@ export function planMemory(
   const gradients = [...trained.values()].reduce((sum, { nbytes }) => sum + nbytes, 0);
   const state = optimizer.stateBytes(trained.keys());
 
-  for (const model of sketch.models) activationsOf(model, checkpointed);
-  const activations = (model: Model) => activationsOf(model, checkpointed);
-  currentEngine().native.trim();
-  const engine = Math.max(0, process.memoryUsage.rss() - attachedBytes - before.process) + laterBytes;
-
+  const measured = new Map([...new Set(sketch.models)].map((model) => [model, measure(model)(checkpointed)]));
+  const activations = (model: Model) => measured.get(model)!;
   // What the methods add exists already, in the sketch.
   const free = Math.max(0, freeMemory() - weightBytes - gradients - state - laterBytes);
   const fitting = () =>
@@ -132,6 +122,9 @@ export function planMemory(
     const atEnd = gradients + ofTable + end(tokens, rows);
     return { activations: peak(tokens, rows), both: Math.max(peak(tokens, rows) + beside, atEnd) };
   });
+  sketch[Symbol.dispose]();
+  currentEngine().native.trim();
+  const engine = Math.max(0, process.memoryUsage.rss() - before.process) + laterBytes;
   const most = (of: 'activations' | 'both') => Math.max(...peaks.map((peak) => peak[of]));
   const mebibytes = (bytes: number) => Math.round(bytes / 2 ** 20);
   const weights = weightBytes + attachedBytes;

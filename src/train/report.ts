@@ -2,7 +2,7 @@
 import { basename, join } from 'node:path';
 import { areSaved, readAdapterConfig, settingsOf } from '../adapters/index.ts';
 import { freeMemory } from '../base/index.ts';
-import { isSettings, methods } from '../methods/index.ts';
+import { isSettings, writtenBy } from '../methods/index.ts';
 import type { Precision } from '../nn/index.ts';
 import { keepsHead } from './attach.ts';
 import type { SavedResult, TaskResult, TrainEvent } from './events.ts';
@@ -72,14 +72,17 @@ export function tightness(
 ): TrainEvent | undefined {
   const freeMb = Math.floor(freeMemory() / 2 ** 20);
   if (totalMb <= freeMb) return undefined;
-  const writesModel = [method].flat().some(({ type }) => methods[type].writes === 'model');
   const settings = [
     ...(parts.activationsMb > 0.1 * totalMb && !train.gradient_checkpointing
       ? ['train.gradient_checkpointing: true']
       : []),
     ...(parts.activationsMb > 0.1 * totalMb ? ['a smaller train.micro_tokens'] : []),
     ...(parts.optimizerMb > 0.1 * totalMb ? ['a train.optimizer that keeps less'] : []),
-    ...(writesModel ? ['method lora, or fewer layers at a time'] : quantize === 'nf4' ? [] : ['quantize: nf4']),
+    ...(writtenBy([method].flat()) === 'model'
+      ? ['method lora, or fewer layers at a time']
+      : quantize === 'nf4'
+        ? []
+        : ['quantize: nf4']),
   ];
   const message = `the run will take ${totalMb} MB of memory, and ${freeMb} MB are free: the system may end it. What takes less: ${settings.join(', ') || 'a smaller model'}`;
   return { type: 'warning', message };

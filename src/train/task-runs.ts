@@ -93,7 +93,6 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string, options: T
   const { microTokens, memory } = planMemory(recipe, sketch, before, (most) =>
     listOf(sketch).map((taskRun) => largestBatch(taskRun, most)),
   );
-  sketch[Symbol.dispose]();
   options.announce(memory);
 
   using made = new DisposableStack();
