@@ -76,6 +76,7 @@ export {
   type IdRows,
   type LoadedModel,
   type Logits,
+  type MemoryChoice,
   type MemoryPlan,
   type MergeResult,
   type MergeSettings,
