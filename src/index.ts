@@ -58,7 +58,7 @@ export {
   type FloatFormat,
   type Quantize,
 } from './models/index.ts';
-export type { Precision, TaskName } from './nn/index.ts';
+export type { ModelPart, Precision, TaskName } from './nn/index.ts';
 export type { OptimizerChoice } from './optim/index.ts';
 export type { BlockFormat, IntegerFormat, WeightFormat } from './quant/index.ts';
 export {
@@ -79,6 +79,7 @@ export {
   type LoadedModel,
   type Logits,
   launch,
+  type MemoryChoice,
   type MemoryPlan,
   type MergeResult,
   type MergeSettings,
@@ -108,6 +109,7 @@ export {
   type FullInput,
   type FusionInput,
   type Ia3Input,
+  type LayerwiseInput,
   type LoraInput,
   type MethodInput,
   type MultitaskPromptInput,

@@ -44,21 +44,32 @@ function forEachBatch(
   batches: readonly Packed[],
   act: (batch: Packed, hidden: ReturnType<Model['hidden']>) => void,
   onBatch: OnBatch,
+  hiddenOf = (batch: Packed) => model.hidden(tokensOf(model, batch)),
 ) {
   noGrad(() => {
     for (const [i, batch] of batches.entries()) {
       using _ = scope();
-      act(batch, model.hidden(tokensOf(model, batch)));
+      act(batch, hiddenOf(batch));
       onBatch(i + 1, batches.length);
     }
   });
 }
 
+/** How rows are measured. */
+export interface MeasureOptions {
+  /** Is called after each batch. */
+  readonly onBatch?: OnBatch;
+  /** Whether a loss that each row has is a metric too, with an interval; a small product for each row costs some time. */
+  readonly byRow?: boolean;
+  /** Returns the final hidden states [N, C] of a batch. Default: a forward pass of the model. */
+  readonly hiddenOf?: ((batch: Packed) => ReturnType<Model['hidden']>) | undefined;
+  /** The processes among which the batches are dealt out; the result is the same on all of them. Default: this one alone. */
+  readonly group?: Group;
+}
+
 /**
  * Loss and metrics of a task over packed rows.
  * @param order the rows in their original order, which batches do not keep; the resampling of intervals depends on it
- * @param byRow whether a loss that each row has is a metric too, with an interval; a small product for each row costs some time
- * @param group the processes among which the batches are dealt out; the result is the same on all of them
  * @throws GraftError 'numeric' when the loss is not finite
  */
 export function measure(
@@ -66,9 +77,7 @@ export function measure(
   task: Task,
   batches: readonly Packed[],
   order: readonly Row[],
-  onBatch: OnBatch = () => {},
-  byRow = false,
-  group: Group = oneProcess,
+  { onBatch = () => {}, byRow = false, hiddenOf, group = oneProcess }: MeasureOptions = {},
 ): EvalResult {
   const owners = dealt(
     batches.map(({ ids }) => ids.length),
@@ -83,7 +92,7 @@ export function measure(
     parts.push({ batch: own[parts.length]!, sum, outputs: task.outputs?.(model, hidden, batch) ?? [], losses });
   };
   const ownBatches = own.map((i) => batches[i]!);
-  forEachBatch(model, ownBatches, act, onBatch);
+  forEachBatch(model, ownBatches, act, onBatch, hiddenOf);
 
   const all = group.collect(parts).flat();
   const outputs = new Map<Row, unknown>();

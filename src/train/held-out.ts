@@ -2,6 +2,7 @@ import { GraftError } from '../base/index.ts';
 import type { Group } from '../distributed/index.ts';
 import { batchesOf, type EvalResult, measure, type OnBatch } from '../tasks/index.ts';
 import type { TrainEvent } from './events.ts';
+import type { FixedBlocks } from './fixed-blocks.ts';
 import type { MicroBatch } from './step.ts';
 import type { TaskRun } from './task-runs.ts';
 
@@ -14,12 +15,14 @@ export class HeldOut {
   readonly #group: Group;
   /** By step. */
   readonly #measured = new Map<number, Map<TaskRun, Measurement>>();
+  readonly #fixedBlocks: FixedBlocks | undefined;
 
   /**
    * @param microTokens tokens of a micro-batch at most
    * @param batchSize rows of a micro-batch of tasks that compare rows
    * @param earlier events of the run so far, where it is resumed
    * @param group the processes that measure together
+   * @param fixedBlocks the run's, where it has some
    */
   constructor(
     taskRuns: readonly TaskRun[],
@@ -27,8 +30,10 @@ export class HeldOut {
     batchSize: number,
     earlier: readonly TrainEvent[],
     group: Group,
+    fixedBlocks?: FixedBlocks,
   ) {
     this.#group = group;
+    this.#fixedBlocks = fixedBlocks;
     for (const taskRun of taskRuns) {
       const { task, model, plan } = taskRun;
       if (plan.heldOut.length === 0) continue;
@@ -68,7 +73,13 @@ export class HeldOut {
     return [...this.#batches].map(([taskRun, batches]) => {
       const start = performance.now();
       const { name, model, task, plan } = taskRun;
-      const { loss, metrics, units } = measure(model, task, batches, plan.heldOut, onBatch, false, this.#group);
+      const fixed = this.#fixedBlocks;
+      const hiddenOf = fixed && ((batch: MicroBatch) => fixed.hidden(model, batch));
+      const { loss, metrics, units } = measure(model, task, batches, plan.heldOut, {
+        onBatch,
+        hiddenOf,
+        group: this.#group,
+      });
       this.#record(step, taskRun, { loss, metrics });
       const seconds = (performance.now() - start) / 1e3;
       return { type: 'eval', step, ...(name !== undefined && { task: name }), loss, tokens: units, metrics, seconds };

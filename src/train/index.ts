@@ -1,9 +1,18 @@
-export { activationBytes, type BlockShape, bytesPerToken, shapeOf, tokenBudget } from './budget.ts';
+export { type ActiveLayers, type ActiveLayersInput, type ActiveParts, activeLayers } from './active.ts';
+export {
+  type ActivationBytes,
+  activationBytes,
+  type BlockShape,
+  bytesPerToken,
+  shapeOf,
+  tokenBudget,
+} from './budget.ts';
 export { explainedMeasurement } from './diverged.ts';
 export type { SavedResult, TaskResult, TrainEvent } from './events.ts';
+export { type LargestBatch, planMemory, type RunMemory } from './memory-plan.ts';
 export { examplesOf, type PlacedExample, rowMaker, rowNotes } from './plan.ts';
 export type { RankReport } from './ranks.ts';
-export { isParsed, parseRecipe, type Recipe, readRecipe, readYaml, recipeSchema, severalSchema } from './recipe.ts';
+export { isParsed, parseRecipe, type Recipe, readRecipe, recipeSchema, severalSchema } from './recipe.ts';
 export type {
   AdaloraInput,
   BottleneckInput,
@@ -13,6 +22,7 @@ export type {
   FullInput,
   FusionInput,
   Ia3Input,
+  LayerwiseInput,
   LoraInput,
   MethodInput,
   MultitaskPromptInput,
@@ -32,3 +42,5 @@ export type { TrainResult } from './report.ts';
 export { type RunOptions, runTraining } from './run.ts';
 export { type Sharding, shardingOf } from './sharding.ts';
 export { batchLoss, type MicroBatch, type StepInput, type StepResult, trainStep } from './step.ts';
+export { openTaskModels } from './task-models.ts';
+export { readYaml } from './yaml.ts';

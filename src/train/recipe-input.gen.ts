@@ -54,6 +54,8 @@ export interface TrainInput {
   readonly micro_tokens?: number | undefined;
   /** Keep only the input of each block, and compute its activations again in the backward pass: the same losses, about a third more time, less memory (SmolLM2-135M, rows of 2,048 tokens: 1.4 GB instead of 2.6). For long rows and large models. Default: false. */
   readonly gradient_checkpointing?: boolean | undefined;
+  /** Where the lowest blocks compute the same in every step, since nothing in or below them is trained, what they compute is kept for the next epochs, in kept-activations.bin in the run directory, until the run ends: the same losses, in less time. auto: wherever it can be, in at most half of the free disk; true: the run does not start where not all of it can be kept; false: it is computed again in each epoch. In a run of several epochs these blocks compute one row at a time, kept or not, so that the last bits of a row do not depend on the others; with rows of less than about 100 tokens that takes longer. Default: "auto". */
+  readonly keep_activations?: 'auto' | boolean | undefined;
   /** Learning-rate schedule after the warmup: constant, or decaying to 0 at the last step (linear, cosine). Default: "constant". */
   readonly schedule?: 'constant' | 'linear' | 'cosine' | undefined;
   /** Number of warmup steps, over which the learning rate rises linearly from 0. */
@@ -455,6 +457,47 @@ export interface QatInput {
   readonly start_step?: number | undefined;
 }
 
+/** Says which layers of the method beside it train in which step: the last ones, a few at random (LISA, arXiv 2403.17919), one block at a time (BAdam, arXiv 2404.02827), or by a schedule that freezes them. What is frozen takes no memory for gradients and optimizer. */
+export interface LayerwiseInput {
+  /** Name of the method. */
+  readonly type: 'layerwise';
+  /** Directory of a saved adapter to begin from; the config saved with it is used. */
+  readonly adapter?: string | undefined;
+  /** false: the method is attached but frozen, as the lower adapters of a stack are. Default: true. */
+  readonly train?: boolean | undefined;
+  /** last: the last layers train, the others never. lisa: a few layers at random train at a time (LISA). badam: one block trains at a time (BAdam). schedule: everything trains but what rules freeze. */
+  readonly policy: 'last' | 'lisa' | 'badam' | 'schedule';
+  /** last, lisa: how many layers train at a time. Default of lisa: 2; last needs it. */
+  readonly layers?: number | undefined;
+  /** lisa, badam: steps until other layers are chosen. Default: 20 for lisa, 50 for badam. */
+  readonly every?: number | undefined;
+  /** badam: which block follows. random: every block once in a random order, then in another; ascending: from the inputs on; descending: from the outputs on; fixed: as `blocks` lists them. Default: random. */
+  readonly order?: 'random' | 'ascending' | 'descending' | 'fixed' | undefined;
+  /** badam: the blocks, each of which is a part: a layer’s number, a range as 0-5, layers (all of them), embeddings, head (all that comes after the layers). Default: layers. */
+  readonly blocks?: number | string | readonly (number | string)[] | undefined;
+  /** last, lisa, badam: parts that train in every step. Default: embeddings and head for lisa, head for last, none for badam. */
+  readonly always?: number | string | readonly (number | string)[] | undefined;
+  /** schedule: what is frozen or trains again, and when. In one step, later rules win. */
+  readonly rules?: readonly ({
+  /** Parts that are frozen. */
+  readonly freeze?: number | string | readonly (number | string)[] | undefined;
+  /** Parts that train again. */
+  readonly train?: number | string | readonly (number | string)[] | undefined;
+  /** When: after this many steps; 0: from the beginning. */
+  readonly step?: number | undefined;
+  /** When: the mean training loss of this many steps is not lower than that of as many steps before. Rules with a plateau take turns, in their order: each waits until the one before it has come, and then counts anew. */
+  readonly plateau?: number | undefined;
+  /** With plateau: the share of the loss by which it has to fall. Default: 0.01. */
+  readonly min_fall?: number | undefined;
+  /** When: the 2-norm of the gradient of a part, as a mean over `window` steps, is below this share of its first such mean. Each part for itself. */
+  readonly gradient_norm?: number | undefined;
+  /** With gradient_norm: the steps, in which the part trains, of a mean. Default: 10. */
+  readonly window?: number | undefined;
+  /** Steps in which the rule counts; then the parts stand again as rules without `for` say. Default: it counts until another rule changes them. */
+  readonly for?: number | undefined;
+})[] | undefined;
+}
+
 /** A method and its fields, by its `type`. */
 export type MethodInput =
   | LoraInput
@@ -467,7 +510,8 @@ export type MethodInput =
   | MultitaskPromptInput
   | PrefixInput
   | PTuningInput
-  | QatInput;
+  | QatInput
+  | LayerwiseInput;
 
 /** A task: what is learned, from which rows. */
 export interface TaskInput {

@@ -1,8 +1,8 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
-import { type Document, LineCounter, parseDocument } from 'yaml';
+import { parseDocument } from 'yaml';
 import { z } from 'zod';
-import { GraftError, nearestPath, parseWith } from '../base/index.ts';
+import { GraftError, parseWith } from '../base/index.ts';
 import { formatNames, type RowSource } from '../data/index.ts';
 import { type MethodChoice, methods, requireSavable } from '../methods/index.ts';
 import { precisions, taskNames } from '../nn/index.ts';
@@ -10,6 +10,7 @@ import { type OptimizerChoice, optimizerConfig, scheduleConfig } from '../optim/
 import { quantizeModes } from '../quant/index.ts';
 
 import { huggingFaceNames } from './hugging-face-names.ts';
+import { readYaml } from './yaml.ts';
 
 const methodSchemas = Object.values(methods).map((m) =>
   z
@@ -92,6 +93,12 @@ const train = z.strictObject({
     .optional()
     .describe(
       'Keep only the input of each block, and compute its activations again in the backward pass: the same losses, about a third more time, less memory (SmolLM2-135M, rows of 2,048 tokens: 1.4 GB instead of 2.6). For long rows and large models. Default: false.',
+    ),
+  keep_activations: z
+    .union([z.literal('auto'), z.boolean()])
+    .default('auto')
+    .describe(
+      'Where the lowest blocks compute the same in every step, since nothing in or below them is trained, what they compute is kept for the next epochs, in kept-activations.bin in the run directory, until the run ends: the same losses, in less time. auto: wherever it can be, in at most half of the free disk; true: the run does not start where not all of it can be kept; false: it is computed again in each epoch. In a run of several epochs these blocks compute one row at a time, kept or not, so that the last bits of a row do not depend on the others; with rows of less than about 100 tokens that takes longer.',
     ),
   schedule: scheduleConfig.shape.type,
   warmup_steps: scheduleConfig.shape.warmup_steps,
@@ -353,34 +360,6 @@ const parsedRecipes = new WeakSet<object>();
 
 /** Whether a recipe is one that `parseRecipe` or `readRecipe` returned. */
 export const isParsed = (recipe: object): recipe is Recipe => parsedRecipes.has(recipe);
-
-/** Reads a YAML file. @throws GraftError 'usage' for a missing file, with the nearest name, or bad YAML, with line and column */
-export function readYaml(file: string): Document {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (cause) {
-    const near = nearestPath(file);
-    throw new GraftError('usage', 'the recipe file cannot be read', {
-      place: file,
-      hint: existsSync(file) ? 'Check its permissions' : near ? `Did you mean ${near}?` : 'Check the path',
-      cause,
-    });
-  }
-  const document = parseDocument(text, { lineCounter: new LineCounter() });
-  const [error] = document.errors;
-  if (error) {
-    const at = error.linePos?.[0];
-    throw new GraftError(
-      'usage',
-      `this is not valid YAML: ${error.message.split('\n')[0]!.replace(/ at line \d+, column \d+:$/, '')}`,
-      {
-        place: at ? `${file}:${at.line}:${at.col}` : file,
-      },
-    );
-  }
-  return document;
-}
 
 /**
  * Reads a recipe file.

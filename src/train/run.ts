@@ -1,18 +1,19 @@
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import type { Row } from '../data/index.ts';
+import type { Packed, Row } from '../data/index.ts';
 import { type Group, joinGroup, type Placement } from '../distributed/index.ts';
 import { currentEngine, useThreads } from '../engine/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
 import { useGradientCheckpointing, usePrecision } from '../nn/index.ts';
 import { type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { batchesOf } from '../tasks/index.ts';
+import { type ActiveLayers, activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
 import { beginning, patienceIsOver } from './beginning.ts';
-import { microTokensFor } from './budget.ts';
 import { lastCheckpoint, type RunState, restoreParameters, saveCheckpoint } from './checkpoints.ts';
 import { explained, requireFinite, resultNotSaved } from './diverged.ts';
 import { EventLog, type TrainEvent } from './events.ts';
+import { FixedBlocks, fixedBlocksOf } from './fixed-blocks.ts';
 import { HeldOut } from './held-out.ts';
 import { identityOf, withRows } from './identity.ts';
 import { trainLoop } from './loop.ts';
@@ -24,6 +25,7 @@ import {
   savedResult,
   startEvent,
   type TrainResult,
+  tightness,
   trainResult,
   warningsOf,
 } from './report.ts';
@@ -86,20 +88,33 @@ async function runInGroup(
     });
   }
   const found = fresh || !isFirst ? undefined : findRun(dir);
-  const begun = group.share(() => found?.record.identity ?? null) ?? undefined;
-  const precision = group.share(() => identityOf(recipe, modelPath, begun).precision);
-  const settings = { ...identityOf(recipe, modelPath, begun), precision };
+  const begun = group.share(() => found?.record);
+  const precision = group.share(() => identityOf(recipe, modelPath, begun?.identity).precision);
+  const settings = { ...identityOf(recipe, modelPath, begun?.identity), precision };
   // What differs is named before a large model is loaded.
   if (found) requireSame(found, settings, dir);
   requireSameRun(group, settings);
   using _precision = usePrecision(precision);
   using _checkpointing = useGradientCheckpointing(train.gradient_checkpointing ?? false);
 
-  using taskRuns = await openTaskRuns(recipe, modelPath);
+  let tight: TrainEvent | undefined;
+  using taskRuns = await openTaskRuns(recipe, modelPath, {
+    precision,
+    microTokens: begun?.microTokens,
+    sharers: group.localSize,
+    announce(memory) {
+      if (!isFirst) return;
+      listen({ type: 'memory', ...memory });
+      tight = tightness(memory, recipe);
+      if (tight) listen(tight);
+    },
+  });
   const identity = withRows(settings, recipe, taskRuns);
   if (found) requireSame(found, identity, dir);
   requireSameRun(group, identity);
   const idle = workForAll(group, taskRuns, recipe);
+  // The smallest of all processes: machines differ in memory.
+  const microTokens = Math.min(...group.agree({ tokens: taskRuns.microTokens }).tokens);
   const { state: from, warnings, finished } = group.share(() => beginning(recipe, taskRuns, found, moreEpochs));
   if (finished) {
     return group.share(() => {
@@ -111,20 +126,21 @@ async function runInGroup(
       return result;
     });
   }
+  const { host: model, adapter, parameters, list } = taskRuns;
   const { stage } = train.zero;
   if (stage > 0 && group.size === 1)
     warnings.push(`train.zero.stage ${stage} divides nothing, because there is one process`);
-  const sharding = shardingOf(group, taskRuns.parameters, stage, taskRuns.adapter.afterStep !== undefined);
-  using optimizer = optimizerFor(taskRuns.adapter, sharding.owned, recipe);
-  // The smallest of all processes, because memory is divided among those of one machine, and machines differ.
-  const { micro } = group.agree({
-    micro: microTokensFor(taskRuns.host, precision, train.gradient_checkpointing ?? false, group.localSize),
-  });
+  const readsGradients = adapter.afterStep !== undefined || adapter.layerPolicy !== undefined;
+  const sharding = shardingOf(group, parameters, stage, readsGradients);
+  using optimizer = optimizerFor(adapter, sharding.owned, recipe);
+  const steps = { steps: from.end.steps, severalTasks: list.length > 1 };
+  const layers = activeLayers({ model, adapter, parameters, optimizer, ...steps, seed: train.seed });
+  const { blocks, notes } = fixedBlocksOf(recipe, taskRuns, { begun: begun?.fixedBlocks, group }, layers?.neverTrains);
   // Only now: a recipe that turns out wrong leaves the directory as it is.
   const log = isFirst ? new EventLog(dir, listen) : undefined;
   const { record, earlier } = group.share((): { record: RunRecord; earlier: TrainEvent[] } => {
     if (found) {
-      restoreParameters(found.checkpoint!.path, taskRuns.parameters);
+      restoreParameters(found.checkpoint!.path, parameters);
       return { record: found.record, earlier: log!.rewind(from.step) };
     }
     const aside = setAside(dir);
@@ -132,21 +148,29 @@ async function runInGroup(
       warnings.push(
         `an earlier run ended before its first checkpoint: it is in ${aside.folder}/, and this one starts anew`,
       );
-    const begun = { identity, microTokens: Math.min(...micro), ...(aside?.holdsResult && { previous: aside.folder }) };
+    const begun = {
+      identity,
+      microTokens,
+      ...(blocks > 0 && { fixedBlocks: blocks }),
+      ...(aside?.holdsResult && { previous: aside.folder }),
+    };
     writeRecord(dir, begun);
     return { record: begun, earlier: [] };
   });
-  shareParameters(group, taskRuns.parameters);
+  shareParameters(group, parameters);
   if (begun) restoreState(group, found?.checkpoint?.path, optimizer);
   currentEngine().native.trim();
 
-  // A resumed run keeps the micro-batches that it began with, whatever memory is free now.
-  const microTokens = train.micro_tokens ?? record.microTokens;
-  log?.emit(startEvent(taskRuns, { step: from.step, steps: from.end.steps, microTokens, threads, precision }));
-  for (const message of [...warnings, ...idle, ...warningsOf(taskRuns, recipe)])
-    log?.emit({ type: 'warning', message });
-  const rest = { sharding, log, record, microTokens, from, earlier, stopRequested };
-  return trainTo({ recipe, modelPath, taskRuns, optimizer, ...rest });
+  const warn = (message: string) => log?.emit({ type: 'warning', message });
+  const resumed = found !== undefined && !found.end;
+  using fixedBlocks = FixedBlocks.of({ recipe, taskRuns, identity, threads, blocks, warn, resumed });
+  const { step } = from;
+  log?.emit(startEvent(taskRuns, { step, steps: from.end.steps, microTokens, threads, precision, fixedBlocks }));
+  if (tight) log?.record(tight);
+  const allNotes = [...idle, ...notes, ...(fixedBlocks?.notes ?? []), ...(layers?.notes ?? [])];
+  for (const message of [...warnings, ...allNotes, ...warningsOf(taskRuns, recipe)]) warn(message);
+  const state = { optimizer, layers, log, record, microTokens, fixedBlocks, from, earlier };
+  return trainTo({ recipe, modelPath, sharding, taskRuns, ...state, stopRequested });
 }
 
 /** A run that is ready for its next step. */
@@ -156,10 +180,12 @@ interface Run {
   readonly sharding: Sharding;
   readonly taskRuns: TaskRuns;
   readonly optimizer: Optimizer;
+  readonly layers: ActiveLayers | undefined;
   /** Undefined on all processes but rank 0, which alone writes. */
   readonly log: EventLog | undefined;
   readonly record: RunRecord;
   readonly microTokens: number;
+  readonly fixedBlocks: FixedBlocks | undefined;
   /** Where the run begins or is resumed, and its events up to there. */
   readonly from: RunState;
   readonly earlier: readonly TrainEvent[];
@@ -173,9 +199,11 @@ function trainTo({
   sharding,
   taskRuns,
   optimizer,
+  layers,
   log,
   record,
   microTokens,
+  fixedBlocks,
   from,
   earlier,
   stopRequested,
@@ -185,7 +213,7 @@ function trainTo({
   const { steps } = from.end;
   const { train, eval: evaluation, run } = recipe;
   const [best, checkpoints] = [join(run.dir, 'best'), join(run.dir, 'checkpoints')];
-  const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier, group);
+  const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier, group, fixedBlocks);
   const evaluateEvery = evaluation.every ?? taskRuns.stepsPerEpoch;
   let state = from;
   const stoppedBefore = patienceIsOver(state, recipe);
@@ -233,10 +261,28 @@ function trainTo({
       const lr = train.lr * scheduleFactor({ type, warmup_steps, warmup_ratio }, step, steps);
       current = { taskRun, rows, lr };
       adapter.beforeStep?.(step, steps);
+      const active = layers?.begin(step);
+      if (active) log?.emit({ type: 'layers', step: step + 1, trained: active.parts, parameters: active.parameters });
+      for (const message of layers?.takeNotes() ?? []) log?.emit({ type: 'warning', message });
       const batches = batchesOf(task, rows, microTokens, rows.length, model.ports.promptLength, group.size);
       const { max_grad_norm: maxGradNorm, seed } = train;
+      const hidden = fixedBlocks && { hidden: (batch: Packed) => fixedBlocks.hidden(model, batch) };
       const result = explaining(() =>
-        trainStep({ model, task, parameters, optimizer, adapter, batches, sharding, lr, maxGradNorm, seed, step }),
+        trainStep({
+          model,
+          task,
+          parameters,
+          optimizer,
+          adapter,
+          layers,
+          batches,
+          sharding,
+          lr,
+          maxGradNorm,
+          seed,
+          step,
+          ...hidden,
+        }),
       );
       agree();
       const seconds = (performance.now() - start) / 1e3;
@@ -270,6 +316,7 @@ function trainTo({
       const start = performance.now();
       explaining(() => requireFinite(parameters, step));
       log?.flush();
+      fixedBlocks?.makeRoom();
       let path = '';
       withWholeState(group, optimizer, (whole) => {
         path = saveCheckpoint(checkpoints, state, parameters, whole, run.keep_checkpoints);
@@ -288,6 +335,7 @@ function trainTo({
       data: { step: state.step, checkpoint },
     });
   }
+  fixedBlocks?.remove();
   return group.share(() => {
     const kept = evaluation.keep === 'best' ? state.best : null;
     try {

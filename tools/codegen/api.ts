@@ -29,13 +29,22 @@ const libraryGroups: Groups = {
   ],
   'Methods in recipes': [
     ...['MethodInput', 'LoraInput', 'AdaloraInput', 'Ia3Input', 'BottleneckInput', 'FusionInput', 'PrefixInput'],
-    ...['PromptInput', 'MultitaskPromptInput', 'PTuningInput', 'FullInput', 'QatInput', 'MethodChoice'],
+    ...[
+      'PromptInput',
+      'MultitaskPromptInput',
+      'PTuningInput',
+      'FullInput',
+      'QatInput',
+      'LayerwiseInput',
+      'MethodChoice',
+    ],
   ],
   'Several processes': ['launch', 'LaunchOptions', 'launchEnvironment', 'Placement', 'RankReport'],
   'Training: events and results': [
     'TrainOptions',
     'RunOptions',
     'TrainEvent',
+    'ModelPart',
     'TrainResult',
     'SavedResult',
     'TaskResult',
@@ -91,12 +100,21 @@ const engineGroups: Groups = {
   Training: [
     ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Optimizer'],
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
+    ...['activeLayers', 'ActiveLayers', 'ActiveLayersInput', 'ActiveParts'],
   ],
   'Several processes': [
-    ...['joinGroup', 'launchEnvironment', 'Placement', 'Group', 'JoinedGroup', 'oneProcess', 'Traffic'],
-    ...['shardingOf', 'Sharding'],
+    ...['joinGroup', 'Group', 'JoinedGroup', 'oneProcess', 'Traffic', 'shardingOf', 'Sharding'],
   ],
-  'Tasks and metrics': ['taskOf', 'Task', 'TaskOptions', 'measure', 'EvalResult', 'TaskMetrics', 'wilson'],
+  'Tasks and metrics': [
+    'taskOf',
+    'Task',
+    'TaskOptions',
+    'measure',
+    'EvalResult',
+    'MeasureOptions',
+    'TaskMetrics',
+    'wilson',
+  ],
   Generation: [
     ...['generateText', 'TextOptions', 'TextResult', 'generate', 'GenerateOptions', 'GenerateSummary', 'scoreChoices'],
     ...['ChatTemplate', 'RenderOptions'],
@@ -116,8 +134,8 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
   library: ['TaskFields'],
   engine: [
     ...['AttachContext', 'Binding', 'CombineSettings', 'Example', 'ExampleRows', 'Family', 'FormatName', 'GgufSource'],
-    ...['ImageShape', 'Kernels', 'KvCache', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports', 'RowLoss'],
-    ...['RowTools', 'SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
+    ...['ImageShape', 'Kernels', 'KvCache', 'LayerPolicy', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports'],
+    ...['RowLoss', 'RowTools', 'SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
   ],
 };
 
