@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import { adamw } from './adamw.ts';
-import { makeOptimizer, type Optimizer, type OptimizerType } from './optimizer.ts';
+import { makeOptimizer, type Optimizer, type OptimizerType, type Placement } from './optimizer.ts';
 
 /** Every optimizer by its name in recipes; a new one is one file and one line here. Recipes and documents derive from it. */
 export const optimizers = { adamw } as const;
@@ -24,13 +24,12 @@ export type OptimizerChoice = { readonly type: string } & Readonly<Record<string
 
 /**
  * Returns an optimizer of these parameters.
- * @param rateFactor the factor of the learning rate for the parameter of this key
- * @throws GraftError 'usage' for an unknown optimizer or setting
+ * @throws GraftError 'usage' for an unknown optimizer or setting, or settings that do not fit the parameters
  */
 export function createOptimizer(
   { type, ...settings }: OptimizerChoice,
   parameters: ReadonlyMap<string, Tensor>,
-  rateFactor: (key: string) => number = () => 1,
+  placement: Placement = {},
 ): Optimizer {
   const found = (optimizers as Record<string, OptimizerType<{ weight_decay: number }>>)[type];
   if (!found) {
@@ -39,5 +38,5 @@ export function createOptimizer(
     });
   }
   const config = parseWith(found.config, settings, 'optimizer');
-  return makeOptimizer(found, config, parameters, rateFactor);
+  return makeOptimizer(found, config, parameters, placement);
 }

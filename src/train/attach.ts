@@ -50,7 +50,7 @@ export function optimizerFor(
   { train: { lr, optimizer: choice } }: Recipe,
 ): Optimizer {
   const rate = (key: string) => (adapter.learningRate?.(key, lr) ?? lr) / lr;
-  const optimizer = createOptimizer(choice, parameters, rate);
+  const optimizer = createOptimizer(choice, parameters, { rateFactor: rate });
   return {
     ...optimizer,
     get state() {
