@@ -1,11 +1,16 @@
 import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import type { Tensor } from '../tensor/index.ts';
+import { adafactor } from './adafactor.ts';
 import { adamw } from './adamw.ts';
+import { adamw8bit } from './adamw8bit.ts';
+import { galore } from './galore.ts';
+import { lion } from './lion.ts';
 import { makeOptimizer, type Optimizer, type OptimizerType, type Placement } from './optimizer.ts';
+import { sgd } from './sgd.ts';
 
 /** Every optimizer by its name in recipes; a new one is one file and one line here. Recipes and documents derive from it. */
-export const optimizers = { adamw } as const;
+export const optimizers = { adamw, adamw8bit, sgd, lion, adafactor, galore } as const;
 
 const variants = Object.values(optimizers).map(({ name, config }) =>
   z
