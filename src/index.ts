@@ -24,6 +24,7 @@ export {
 } from './base/index.ts';
 export {
   type Comparison,
+  type Contestant,
   type Failure,
   type Outcome,
   page as comparisonPage,

@@ -3,6 +3,7 @@ import { microBatches, type Packed, pack, type Row } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
 import { noGrad, scope } from '../tensor/index.ts';
 import { tokensOf } from './input.ts';
+import { lossMetric, type RowLoss } from './metrics.ts';
 import type { Task, TaskMetrics } from './task.ts';
 
 /** Loss and metrics of a task over packed rows. */
@@ -53,6 +54,7 @@ function forEachBatch(
 /**
  * Loss and metrics of a task over packed rows.
  * @param order the rows in their original order, which batches do not keep; the resampling of intervals depends on it
+ * @param byRow whether a loss that each row has is a metric too, with an interval; a small product for each row costs some time
  * @throws GraftError 'numeric' when the loss is not finite
  */
 export function measure(
@@ -61,11 +63,15 @@ export function measure(
   batches: readonly Packed[],
   order: readonly Row[],
   onBatch: OnBatch = () => {},
+  byRow = false,
 ): EvalResult {
   let [sum, units] = [0, 0];
   const outputs = new Map<Row, unknown>();
+  const losses = new Map<Row, RowLoss>();
   const act = (batch: Packed, hidden: ReturnType<Model['hidden']>) => {
-    sum += task.lossSum(model, hidden, batch).item();
+    const rowLosses = byRow ? task.rowLosses?.(model, hidden, batch) : undefined;
+    if (rowLosses) for (const [i, loss] of rowLosses.entries()) losses.set(batch.rows[i]!, loss);
+    sum += rowLosses?.reduce((total, row) => total + row.sum, 0) ?? task.lossSum(model, hidden, batch).item();
     units += task.units(batch);
     for (const [i, output] of (task.outputs?.(model, hidden, batch) ?? []).entries())
       outputs.set(batch.rows[i]!, output);
@@ -73,7 +79,8 @@ export function measure(
   forEachBatch(model, batches, act, onBatch);
   if (!Number.isFinite(sum)) throw new GraftError('numeric', 'the loss of the evaluated rows is not finite');
   const taskMetrics = order.length > 0 ? task.metrics?.(order, (row) => outputs.get(row)) : undefined;
-  return { loss: sum / units, units, metrics: [], ...taskMetrics };
+  const metrics = losses.size > 0 ? [lossMetric(order.map((row) => losses.get(row)!))] : [];
+  return { loss: sum / units, units, metrics, ...taskMetrics };
 }
 
 /**

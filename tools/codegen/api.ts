@@ -51,6 +51,7 @@ const libraryGroups: Groups = {
     ...[
       'readComparison',
       'Comparison',
+      'Contestant',
       'Results',
       'Outcome',
       'Failure',
@@ -110,8 +111,8 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
   library: ['TaskFields'],
   engine: [
     ...['AttachContext', 'Binding', 'CombineSettings', 'Example', 'ExampleRows', 'Family', 'FormatName', 'GgufSource'],
-    ...['ImageShape', 'Kernels', 'KvCache', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports', 'RowTools'],
-    ...['SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
+    ...['ImageShape', 'Kernels', 'KvCache', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports', 'RowLoss'],
+    ...['RowTools', 'SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
   ],
 };
 
