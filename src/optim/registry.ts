@@ -18,8 +18,19 @@ const variants = Object.values(optimizers).map(({ name, config }) =>
       type: z.literal(name).describe('Name of the optimizer.'),
       ...(config as unknown as z.ZodObject).shape,
     })
+    // What the config demands of several settings together.
+    .superRefine(({ type: _, ...settings }, context) => {
+      for (const { path, message } of config.safeParse(settings).error?.issues ?? [])
+        context.addIssue({ code: 'custom', path, message });
+    })
     .describe(config.description ?? ''),
 );
+
+/** Returns the names of an optimizer's settings; undefined where there is no such optimizer. */
+export function optimizerSettings(type: unknown): readonly string[] | undefined {
+  const found = Object.values(optimizers).find(({ name }) => name === type);
+  return found && Object.keys((found.config as unknown as z.ZodObject).shape);
+}
 
 /** The field `train.optimizer` of a recipe: a name and its settings. */
 export const optimizerConfig = z.discriminatedUnion('type', variants as never);

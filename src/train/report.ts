@@ -6,6 +6,7 @@ import type { Precision } from '../nn/index.ts';
 import { keepsHead } from './attach.ts';
 import type { SavedResult, TaskResult, TrainEvent } from './events.ts';
 import type { HeldOut } from './held-out.ts';
+import { learningRates } from './learning-rates.ts';
 import type { Recipe } from './recipe.ts';
 import type { FoundRun } from './run-directory.ts';
 import type { TaskRuns } from './task-runs.ts';
@@ -63,7 +64,8 @@ export function startEvent(
 }
 
 /** What should be known before the first step: of the method, of the head, of the rows. */
-export function warningsOf({ list, adapter, host }: TaskRuns, recipe: Recipe): string[] {
+export function warningsOf(taskRuns: TaskRuns, recipe: Recipe): string[] {
+  const { list, adapter, host } = taskRuns;
   const headWarnings: string[] = [];
   if (recipe.adapter && !keepsHead(host, recipe)) {
     const why = recipe.tasks ? 'is not part of what the tasks share' : 'is for another task';
@@ -83,7 +85,8 @@ export function warningsOf({ list, adapter, host }: TaskRuns, recipe: Recipe): s
     );
   }
   const advice = adapter.advise?.(recipe.train.lr) ?? [];
-  return [...adapter.warnings, ...advice, ...headWarnings, ...list.flatMap(({ plan }) => plan.warnings)];
+  const rates = learningRates(taskRuns, recipe.train).warnings;
+  return [...adapter.warnings, ...advice, ...rates, ...headWarnings, ...list.flatMap(({ plan }) => plan.warnings)];
 }
 
 /** Where the parameters that were saved after `savedStep` are, and how they did on the held-out rows. */

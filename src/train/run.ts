@@ -82,7 +82,7 @@ export async function runTraining(
     listen({ ...end, adapter: result.adapter, reason: 'finished-before' });
     return result;
   }
-  using optimizer = optimizerFor(taskRuns.adapter, taskRuns.parameters, recipe);
+  using optimizer = optimizerFor(taskRuns, recipe);
   // Only now: a recipe that turns out wrong leaves the directory as it is.
   const log = new EventLog(dir, listen);
   let record: RunRecord;
