@@ -25,6 +25,7 @@ const libraryGroups: Groups = {
   Recipes: [
     ...['RecipeInput', 'OneTaskRecipe', 'SeveralTasksRecipe', 'CommonInput', 'TaskInput', 'WeightedTaskInput'],
     ...['DataInput', 'TrainInput', 'EvalInput', 'RunInput', 'readRecipe', 'parseRecipe', 'Recipe'],
+    ...['OptimizerInput', 'AdamwInput', 'Adamw8bitInput', 'SgdInput', 'LionInput', 'AdafactorInput', 'GaloreInput'],
     'OptimizerChoice',
   ],
   'Methods in recipes': [
@@ -88,7 +89,7 @@ const engineGroups: Groups = {
     ...['combineAdapters', 'CombineOptions', 'averageAdapters'],
   ],
   Training: [
-    ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Optimizer'],
+    ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Placement', 'Optimizer'],
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
   ],
   'Tasks and metrics': ['taskOf', 'Task', 'TaskOptions', 'measure', 'EvalResult', 'TaskMetrics', 'wilson'],
