@@ -1,4 +1,4 @@
-"""Writes optimizer/adamw.safetensors and optimizer/all.safetensors.
+"""Writes optimizer/adamw.safetensors, optimizer/all.safetensors and optimizer/losses.json (run make_models.py and make_train.py first).
 
 adamw.safetensors: six steps of torch.optim.AdamW in which some parameters have no gradient, with clipping before each.
 
@@ -22,10 +22,15 @@ bitsandbytes' quantiser for processors looks codes up in a coarse table, so that
 GPUs, and in its portable implementation, the nearest is taken. So it is here, inside bitsandbytes' own AdamW8bit.
 GaLore is computed in float32, as singular vectors have a sign that the decomposition chooses; all else but 8 bits in float64. Its eps is
 tiny, because galore-torch adds eps to the root of the second moment before that is corrected for its beginning, and torch's AdamW after.
+
+losses.json: twenty steps of full fine-tuning of models/llama3, whose output layer is its embeddings, on train/batches.jsonl with each optimizer of
+LOSSES, in float32: the loss before each step. Under `recipe` stands what a recipe's train section gives.
 """
+import json
+
 import torch
 
-from common import arguments, provenance, save_tensors
+from common import arguments, provenance, save_json, save_tensors
 
 SEED, STEPS = 700, 6
 SETTINGS = dict(lr=0.05, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.1, max_grad_norm=1.5)
@@ -158,6 +163,51 @@ def all_optimizers(args):
                       lr=LR, factors=FACTORS, absent=ABSENT,
                       cases={case: {"type": make.__name__, "weight_decay": DECAY, **settings} for case, (make, _, settings) in CASES.items()})
     save_tensors(args.out / "optimizer" / "all.safetensors", tensors, prov)
+    losses(args)
+
+
+LAYER_DECAY = 0.5
+LOSSES = {  # reference, learning rate, settings, factor of the learning rate from layer to layer
+    "adamw": (lambda groups, beta1, beta2, eps: torch.optim.AdamW(groups, lr=0, betas=(beta1, beta2), eps=eps), 1e-3, ADAM, None),
+    "adamw-layers": (lambda groups, beta1, beta2, eps: torch.optim.AdamW(groups, lr=0, betas=(beta1, beta2), eps=eps), 3e-3, ADAM, LAYER_DECAY),
+    "adamw8bit": (adamw8bit, 1e-3, ADAM, None),
+    "sgd": (sgd, 2e-2, dict(momentum=0.9), None),
+    "lion": (lion, 3e-4, dict(beta1=0.9, beta2=0.99), None),
+    "adafactor": (adafactor, 1e-3, dict(decay_rate=-0.8, clip_threshold=1.0, eps=1e-30), None),
+    "galore": (galore, 4e-3, dict(rank=4, update_proj_gap=8, scale=0.25, proj_type="std", **ADAM), None),
+}
+
+
+def losses(args):
+    from transformers import AutoModelForCausalLM
+    from make_train import pad
+
+    batches = [json.loads(line) for line in (args.out / "train" / "batches.jsonl").read_text().splitlines()]
+    runs = {}
+    for name, (make, lr, settings, decay) in LOSSES.items():
+        model = AutoModelForCausalLM.from_pretrained(args.out / "models" / "llama3", dtype=torch.float32, attn_implementation="eager")
+        layers = model.config.num_hidden_layers
+        groups = []
+        for n, p in model.named_parameters():
+            p.in_block = n.startswith("model.layers.")
+            below = layers - 1 - int(n.split(".")[2]) if p.in_block else layers if "embed" in n else 0
+            groups.append({"params": [p], "lr": lr * (decay or 1) ** below, "weight_decay": DECAY if p.dim() > 1 else 0.0})
+        opt = make(groups, **settings)
+        seen = []
+        for step in batches:
+            ids, labels, mask = pad(step["rows"])
+            loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+            loss.backward()
+            opt.step()
+            opt.zero_grad(set_to_none=True)
+            seen.append(loss.item())
+        kind = name.split("-")[0]
+        recipe = {"lr": lr, "optimizer": {"type": kind, "weight_decay": DECAY, **settings}} | ({"layer_lr_decay": decay} if decay else {})
+        runs[name] = {"recipe": recipe, "loss": seen}
+        print(name, [round(x, 3) for x in seen])
+    save_json(args.out / "optimizer" / "losses.json", {
+        "provenance": provenance(__file__, None, 1e-4, ["torch", "transformers", "bitsandbytes", "galore-torch", "lion-pytorch"], measure="relative"),
+        "model": "models/llama3", "batches": "train/batches.jsonl", "runs": runs})
 
 
 if __name__ == "__main__":
