@@ -43,7 +43,14 @@ function directionsOf(grad: Tensor, rank: number, columns: boolean): Tensor {
   return columns ? ops.narrow(vh, 0, 0, rank) : ops.narrow(u, 1, 0, rank);
 }
 
-/** A step of AdamW from zeros and without decay, in the directions of the gradient, and back. */
+/** A step of AdamW without decay. As in galore-torch, eps is added to the second moment's root before that is corrected for its beginning. */
+function adamStep(trained: Trained, lr: number, settings: Config): void {
+  const step = trained.slots.step!.item() + 1;
+  const eps = settings.eps / Math.sqrt(1 - settings.beta2 ** step);
+  adamw.update([trained], { lr, weightDecay: 0 }, { ...settings, eps });
+}
+
+/** A step from zeros in the directions of the gradient, and back. */
 function updateProjected({ parameter, grad, slots }: Trained, lr: number, settings: Config): void {
   using _ = scope();
   const { rank, update_proj_gap, scale } = settings;
@@ -52,7 +59,7 @@ function updateProjected({ parameter, grad, slots }: Trained, lr: number, settin
   if (slots.step!.item() % update_proj_gap === 0) ops.copy_(directions, directionsOf(grad, rank, columns));
   const low = columns ? ops.mm(grad, ops.t(directions)) : ops.mm(ops.t(directions), grad);
   const update = ops.zerosLike(low);
-  adamw.update([{ key: '', parameter: update, grad: low, slots }], { lr, weightDecay: 0 }, settings);
+  adamStep({ key: '', parameter: update, grad: low, slots }, lr, settings);
   ops.add_(parameter, columns ? ops.mm(update, directions) : ops.mm(directions, update), { alpha: scale });
 }
 
@@ -99,10 +106,10 @@ export const galore: OptimizerType<Config> = {
     );
   },
   update(group, { lr, weightDecay }, settings) {
-    const whole = group.filter(({ slots }) => !slots.directions);
-    if (whole.length > 0) adamw.update(whole, { lr, weightDecay: 0 }, settings);
-    for (const each of group) if (each.slots.directions) updateProjected(each, lr, settings);
-    // Decay comes after the step, as in galore-torch.
-    if (weightDecay > 0) for (const { parameter } of group) ops.mulScalar_(parameter, 1 - lr * weightDecay);
+    for (const trained of group) {
+      (trained.slots.directions ? updateProjected : adamStep)(trained, lr, settings);
+      // Decay comes after the step, as in galore-torch.
+      if (weightDecay > 0) ops.mulScalar_(trained.parameter, 1 - lr * weightDecay);
+    }
   },
 };
