@@ -91,6 +91,7 @@ export {
 export {
   type Confusion,
   type EvalResult,
+  type MeasureOptions,
   type Metric,
   measure,
   type Task,

@@ -85,6 +85,15 @@ function progress(): (event: TrainEvent) => void {
           `${event.rows} training rows, ${event.heldOut} held out; ${event.trainable.toLocaleString('en')} of ${event.parameters.toLocaleString('en')} parameters are trained (${((100 * event.trainable) / event.parameters).toFixed(2)} %); up to ${event.microTokens} tokens in memory at a time, ${event.threads} threads, ${event.precision} products`,
           true,
         );
+        if (event.fixedBlocks) {
+          const kept = event.keptBytes
+            ? `kept for the next epochs, in up to ${mebibytes(event.keptBytes)}`
+            : 'not kept';
+          line(
+            `the ${event.fixedBlocks} lowest blocks compute the same in every step: what they return is ${kept}`,
+            true,
+          );
+        }
         if (event.step > 0) line(`Resumed after step ${event.step}`, true);
         return;
       case 'step': {

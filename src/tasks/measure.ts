@@ -41,20 +41,30 @@ function forEachBatch(
   batches: readonly Packed[],
   act: (batch: Packed, hidden: ReturnType<Model['hidden']>) => void,
   onBatch: OnBatch,
+  hiddenOf = (batch: Packed) => model.hidden(tokensOf(model, batch)),
 ) {
   noGrad(() => {
     for (const [i, batch] of batches.entries()) {
       using _ = scope();
-      act(batch, model.hidden(tokensOf(model, batch)));
+      act(batch, hiddenOf(batch));
       onBatch(i + 1, batches.length);
     }
   });
 }
 
+/** How rows are measured. */
+export interface MeasureOptions {
+  /** Is called after each batch. */
+  readonly onBatch?: OnBatch;
+  /** Whether a loss that each row has is a metric too, with an interval; a small product for each row costs some time. */
+  readonly byRow?: boolean;
+  /** Returns the final hidden states [N, C] of a batch. Default: a forward pass of the model. */
+  readonly hiddenOf?: ((batch: Packed) => ReturnType<Model['hidden']>) | undefined;
+}
+
 /**
  * Loss and metrics of a task over packed rows.
  * @param order the rows in their original order, which batches do not keep; the resampling of intervals depends on it
- * @param byRow whether a loss that each row has is a metric too, with an interval; a small product for each row costs some time
  * @throws GraftError 'numeric' when the loss is not finite
  */
 export function measure(
@@ -62,8 +72,7 @@ export function measure(
   task: Task,
   batches: readonly Packed[],
   order: readonly Row[],
-  onBatch: OnBatch = () => {},
-  byRow = false,
+  { onBatch = () => {}, byRow = false, hiddenOf }: MeasureOptions = {},
 ): EvalResult {
   let [sum, units] = [0, 0];
   const outputs = new Map<Row, unknown>();
@@ -76,7 +85,7 @@ export function measure(
     for (const [i, output] of (task.outputs?.(model, hidden, batch) ?? []).entries())
       outputs.set(batch.rows[i]!, output);
   };
-  forEachBatch(model, batches, act, onBatch);
+  forEachBatch(model, batches, act, onBatch, hiddenOf);
   if (!Number.isFinite(sum)) throw new GraftError('numeric', 'the loss of the evaluated rows is not finite');
   const taskMetrics = order.length > 0 ? task.metrics?.(order, (row) => outputs.get(row)) : undefined;
   const metrics = losses.size > 0 ? [lossMetric(order.map((row) => losses.get(row)!))] : [];

@@ -28,6 +28,10 @@ export type TrainEvent =
       threads: number;
       /** Precision of matrix products with frozen weights. */
       precision: string;
+      /** How many of the lowest blocks compute the same in every step, a row at a time; absent: none that it is worth for. */
+      fixedBlocks?: number;
+      /** Bytes that what they compute may take on disk, where it is kept for the next epochs. */
+      keptBytes?: number;
       /** Of several tasks: rows to learn from, rows held out, and the share of the steps. */
       tasks?: Readonly<Record<string, { rows: number; heldOut: number; share: number }>>;
     }

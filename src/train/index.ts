@@ -2,7 +2,7 @@ export { activationBytes, type BlockShape, bytesPerToken, shapeOf, tokenBudget }
 export { explainedMeasurement } from './diverged.ts';
 export type { SavedResult, TaskResult, TrainEvent } from './events.ts';
 export { examplesOf, type PlacedExample, rowMaker, rowNotes } from './plan.ts';
-export { isParsed, parseRecipe, type Recipe, readRecipe, readYaml, recipeSchema, severalSchema } from './recipe.ts';
+export { isParsed, parseRecipe, type Recipe, readRecipe, recipeSchema, severalSchema } from './recipe.ts';
 export type {
   AdafactorInput,
   AdaloraInput,
@@ -37,3 +37,4 @@ export type {
 export type { TrainResult } from './report.ts';
 export { type RunOptions, runTraining } from './run.ts';
 export { batchLoss, type MicroBatch, type StepInput, type StepResult, trainStep } from './step.ts';
+export { readYaml } from './yaml.ts';

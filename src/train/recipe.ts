@@ -1,8 +1,8 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
-import { type Document, LineCounter, parseDocument } from 'yaml';
+import { parseDocument } from 'yaml';
 import { z } from 'zod';
-import { GraftError, nearestPath, parseWith } from '../base/index.ts';
+import { GraftError, parseWith } from '../base/index.ts';
 import { formatNames, type RowSource } from '../data/index.ts';
 import { type MethodChoice, methods, requireSavable } from '../methods/index.ts';
 import { taskNames } from '../nn/index.ts';
@@ -11,6 +11,7 @@ import { quantizeModes } from '../quant/index.ts';
 
 import { huggingFaceNames } from './hugging-face-names.ts';
 import { isObject, trainSchema, withOptimizer } from './recipe-train.ts';
+import { readYaml } from './yaml.ts';
 
 const methodSchemas = Object.values(methods).map((m) =>
   z
@@ -278,34 +279,6 @@ const parsedRecipes = new WeakSet<object>();
 
 /** Whether a recipe is one that `parseRecipe` or `readRecipe` returned. */
 export const isParsed = (recipe: object): recipe is Recipe => parsedRecipes.has(recipe);
-
-/** Reads a YAML file. @throws GraftError 'usage' for a missing file, with the nearest name, or bad YAML, with line and column */
-export function readYaml(file: string): Document {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (cause) {
-    const near = nearestPath(file);
-    throw new GraftError('usage', 'the recipe file cannot be read', {
-      place: file,
-      hint: existsSync(file) ? 'Check its permissions' : near ? `Did you mean ${near}?` : 'Check the path',
-      cause,
-    });
-  }
-  const document = parseDocument(text, { lineCounter: new LineCounter() });
-  const [error] = document.errors;
-  if (error) {
-    const at = error.linePos?.[0];
-    throw new GraftError(
-      'usage',
-      `this is not valid YAML: ${error.message.split('\n')[0]!.replace(/ at line \d+, column \d+:$/, '')}`,
-      {
-        place: at ? `${file}:${at.line}:${at.col}` : file,
-      },
-    );
-  }
-  return document;
-}
 
 /**
  * Reads a recipe file.

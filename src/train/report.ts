@@ -5,6 +5,7 @@ import { isSettings } from '../methods/index.ts';
 import type { Precision } from '../nn/index.ts';
 import { keepsHead } from './attach.ts';
 import type { SavedResult, TaskResult, TrainEvent } from './events.ts';
+import type { FixedBlocks } from './fixed-blocks.ts';
 import type { HeldOut } from './held-out.ts';
 import { learningRates } from './learning-rates.ts';
 import type { Recipe } from './recipe.ts';
@@ -43,7 +44,15 @@ export function startEvent(
     microTokens,
     threads,
     precision,
-  }: { step: number; steps: number; microTokens: number; threads: number; precision: Precision },
+    fixedBlocks: fixed,
+  }: {
+    step: number;
+    steps: number;
+    microTokens: number;
+    threads: number;
+    precision: Precision;
+    fixedBlocks: FixedBlocks | undefined;
+  },
 ): TrainEvent {
   const counts = list.map(({ plan, share }) => ({ rows: plan.rows, heldOut: plan.heldOut.length, share }));
   const named = list.flatMap(({ name }, i) => (name === undefined ? [] : [[name, counts[i]!] as const]));
@@ -59,6 +68,7 @@ export function startEvent(
     microTokens,
     threads,
     precision,
+    ...(fixed && { fixedBlocks: fixed.blocks, ...(fixed.bytes > 0 && { keptBytes: fixed.bytes }) }),
     ...(named.length > 0 && { tasks: Object.fromEntries(named) }),
   };
 }

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import type { Row } from '../data/index.ts';
+import type { Packed, Row } from '../data/index.ts';
 import { currentEngine, useThreads } from '../engine/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
 import { useGradientCheckpointing, usePrecision } from '../nn/index.ts';
@@ -12,6 +12,7 @@ import { microTokensFor } from './budget.ts';
 import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoints.ts';
 import { explained, requireFinite, resultNotSaved } from './diverged.ts';
 import { EventLog, type TrainEvent } from './events.ts';
+import { FixedBlocks, fixedBlocksOf } from './fixed-blocks.ts';
 import { HeldOut } from './held-out.ts';
 import { identityOf, withRows } from './identity.ts';
 import { trainLoop } from './loop.ts';
@@ -83,6 +84,7 @@ export async function runTraining(
     return result;
   }
   using optimizer = optimizerFor(taskRuns, recipe);
+  const { blocks, notes } = fixedBlocksOf(recipe, taskRuns, found && (found.record.fixedBlocks ?? 0));
   // Only now: a recipe that turns out wrong leaves the directory as it is.
   const log = new EventLog(dir, listen);
   let record: RunRecord;
@@ -98,16 +100,27 @@ export async function runTraining(
         `an earlier run ended before its first checkpoint: it is in ${aside.folder}/, and this one starts anew`,
       );
     const microTokens = microTokensFor(taskRuns.host, precision, train.gradient_checkpointing ?? false);
-    record = { identity, microTokens, ...(aside?.holdsResult && { previous: aside.folder }) };
+    record = {
+      identity,
+      microTokens,
+      ...(blocks > 0 && { fixedBlocks: blocks }),
+      ...(aside?.holdsResult && { previous: aside.folder }),
+    };
     writeRecord(dir, record);
   }
   currentEngine().native.trim();
 
   // A resumed run keeps the micro-batches that it began with, whatever memory is free now.
   const microTokens = train.micro_tokens ?? record.microTokens;
-  log.emit(startEvent(taskRuns, { step: from.step, steps: from.end.steps, microTokens, threads, precision }));
-  for (const message of [...warnings, ...warningsOf(taskRuns, recipe)]) log.emit({ type: 'warning', message });
-  return trainTo({ recipe, modelPath, taskRuns, optimizer, log, record, microTokens, from, earlier, stopRequested });
+  const warn = (message: string) => log.emit({ type: 'warning', message });
+  const resumed = found !== undefined && !found.end;
+  using fixedBlocks = FixedBlocks.of({ recipe, taskRuns, identity, threads, blocks, warn, resumed });
+  const { step } = from;
+  log.emit(startEvent(taskRuns, { step, steps: from.end.steps, microTokens, threads, precision, fixedBlocks }));
+  for (const message of [...warnings, ...notes, ...(fixedBlocks?.notes ?? []), ...warningsOf(taskRuns, recipe)])
+    warn(message);
+  const ready = { recipe, modelPath, taskRuns, optimizer, log, record, microTokens, fixedBlocks, from, earlier };
+  return trainTo({ ...ready, stopRequested });
 }
 
 /** A run that is ready for its next step. */
@@ -119,6 +132,7 @@ interface Run {
   readonly log: EventLog;
   readonly record: RunRecord;
   readonly microTokens: number;
+  readonly fixedBlocks: FixedBlocks | undefined;
   /** Where the run begins or is resumed, and its events up to there. */
   readonly from: RunState;
   readonly earlier: readonly TrainEvent[];
@@ -134,6 +148,7 @@ function trainTo({
   log,
   record,
   microTokens,
+  fixedBlocks,
   from,
   earlier,
   stopRequested,
@@ -142,7 +157,7 @@ function trainTo({
   const { steps } = from.end;
   const { train, eval: evaluation, run } = recipe;
   const [best, checkpoints] = [join(run.dir, 'best'), join(run.dir, 'checkpoints')];
-  const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier);
+  const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier, fixedBlocks);
   const evaluateEvery = evaluation.every ?? taskRuns.stepsPerEpoch;
   let state = from;
   const stoppedBefore = patienceIsOver(state, recipe);
@@ -184,8 +199,9 @@ function trainTo({
       adapter.beforeStep?.(step, steps);
       const batches = batchesOf(task, rows, microTokens, rows.length, model.ports.promptLength);
       const { max_grad_norm: maxGradNorm, seed } = train;
+      const hidden = fixedBlocks && { hidden: (batch: Packed) => fixedBlocks.hidden(model, batch) };
       const result = explaining(() =>
-        trainStep({ model, task, parameters, optimizer, adapter, batches, lr, maxGradNorm, seed, step }),
+        trainStep({ model, task, parameters, optimizer, adapter, batches, lr, maxGradNorm, seed, step, ...hidden }),
       );
       const seconds = (performance.now() - start) / 1e3;
       state = { ...state, step: step + 1 };
@@ -218,6 +234,7 @@ function trainTo({
       const start = performance.now();
       explaining(() => requireFinite(parameters, step));
       log.flush();
+      fixedBlocks?.makeRoom();
       const path = saveCheckpoint(checkpoints, state, parameters, optimizer, run.keep_checkpoints);
       lastCheckpointAt = performance.now();
       log.emit({ type: 'checkpoint', step, path, seconds: (lastCheckpointAt - start) / 1e3 });
@@ -236,6 +253,7 @@ function trainTo({
       data: { step: state.step, checkpoint },
     });
   }
+  fixedBlocks?.remove();
   const kept = evaluation.keep === 'best' ? state.best : null;
   try {
     saveResult(run.dir, adapter.writes, { previous: record.previous, best: kept ? best : undefined, saveNow: saveTo });

@@ -19,6 +19,8 @@ export interface StepInput {
   readonly parameters: ReadonlyMap<string, Tensor>;
   /** The optimizer of the parameters. */
   readonly optimizer: Optimizer;
+  /** Returns the final hidden states [N, C] of a micro-batch. Default: a forward pass of the model. */
+  readonly hidden?: (batch: MicroBatch) => Tensor;
   /** The method's own term of the loss, and its action after the update. */
   readonly adapter?: Pick<Adapter, 'regularisation' | 'afterStep'>;
   /** The micro-batches of the step. */
@@ -48,8 +50,12 @@ export interface StepResult {
 }
 
 /** The sum of the losses of one micro-batch: a scalar that can be differentiated. */
-export const batchLoss = (model: Model, batch: MicroBatch, task = taskOf(model.task)): Tensor =>
-  task.lossSum(model, model.hidden(tokensOf(model, batch)), batch);
+export const batchLoss = (
+  model: Model,
+  batch: MicroBatch,
+  task = taskOf(model.task),
+  hidden = model.hidden(tokensOf(model, batch)),
+): Tensor => task.lossSum(model, hidden, batch);
 
 /** The term that a method adds to the loss, once a step; its gradients are added to those of the parameters. */
 function regularise(adapter: StepInput['adapter']): number | undefined {
@@ -74,7 +80,7 @@ export function trainStep(input: StepInput): StepResult {
     batches.forEach((batch, micro) => {
       using _ = scope();
       manualSeed(mixSeed(input.seed, step, micro));
-      const sum = batchLoss(model, batch, task);
+      const sum = batchLoss(model, batch, task, input.hidden?.(batch));
       total += sum.item();
       sum.backward(Tensor.from([1 / predicted], []));
     });

@@ -92,7 +92,16 @@ const engineGroups: Groups = {
     ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Placement', 'Optimizer'],
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
   ],
-  'Tasks and metrics': ['taskOf', 'Task', 'TaskOptions', 'measure', 'EvalResult', 'TaskMetrics', 'wilson'],
+  'Tasks and metrics': [
+    'taskOf',
+    'Task',
+    'TaskOptions',
+    'measure',
+    'EvalResult',
+    'MeasureOptions',
+    'TaskMetrics',
+    'wilson',
+  ],
   Generation: [
     ...['generateText', 'TextOptions', 'TextResult', 'generate', 'GenerateOptions', 'GenerateSummary', 'scoreChoices'],
     ...['ChatTemplate', 'RenderOptions'],

@@ -135,6 +135,7 @@ export const adalora: Method<AdaLoraConfig> = {
       ...(budget && {
         state: budget.state,
         beforeStep: (_step: number, steps: number) => budget.begin(steps),
+        changesTrainedOnly: true as const,
         afterStep: (step: number) => budget.after(step + 1),
       }),
       savedConfig: () => ({

@@ -112,6 +112,11 @@ export interface Adapter extends Disposable {
   unmerge?(): void;
   /** Called before a step: layer-wise methods select what they train. `steps`: optimizer steps of the whole run. */
   beforeStep?(step: number, steps: number): void;
+  /**
+   * True: `beforeStep` changes nothing but what its trained parameters do. Else the frozen parts of the model may compute something else
+   * in each step, and what they compute is not kept.
+   */
+  readonly changesTrainedOnly?: true;
   /** Called after the optimizer's update, while the gradients that it used still exist. */
   afterStep?(step: number): void;
   /** Returns a scalar that is added to the loss of every step. */

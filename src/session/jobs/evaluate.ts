@@ -62,7 +62,7 @@ export async function evaluate(args: EvaluateArgs, context: JobContext<Progress>
     context.emit({ type: 'progress', done, total });
   };
   const { loss, units, metrics, confusion, hits } = explaining(() =>
-    measure(model, task, batches, rows, onBatch, true),
+    measure(model, task, batches, rows, { onBatch, byRow: true }),
   );
   return {
     task: task.head.name,
