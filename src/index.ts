@@ -57,7 +57,7 @@ export {
   type FloatFormat,
   type Quantize,
 } from './models/index.ts';
-export type { Precision, TaskName } from './nn/index.ts';
+export type { ModelPart, Precision, TaskName } from './nn/index.ts';
 export type { OptimizerChoice } from './optim/index.ts';
 export type { BlockFormat, IntegerFormat, WeightFormat } from './quant/index.ts';
 export {
@@ -76,6 +76,7 @@ export {
   type IdRows,
   type LoadedModel,
   type Logits,
+  type MemoryChoice,
   type MemoryPlan,
   type MergeResult,
   type MergeSettings,
@@ -109,6 +110,7 @@ export {
   type FusionInput,
   type GaloreInput,
   type Ia3Input,
+  type LayerwiseInput,
   type LionInput,
   type LoraInput,
   type MethodInput,
@@ -123,6 +125,7 @@ export {
   type Recipe,
   type RecipeInput,
   type RunInput,
+  type RunMemory,
   type RunOptions,
   readRecipe,
   type SavedResult,

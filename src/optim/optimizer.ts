@@ -1,5 +1,5 @@
 import type { z } from 'zod';
-import { type DType, detachFromScopes, noGrad, ops, type Tensor } from '../tensor/index.ts';
+import { type DType, detachFromScopes, dtypes, noGrad, ops, type Tensor } from '../tensor/index.ts';
 
 /** The part of an optimizer that the training step uses. */
 export interface Optimizer extends Disposable {
@@ -9,6 +9,8 @@ export interface Optimizer extends Disposable {
   readonly state: ReadonlyMap<string, Tensor>;
   /** Makes the tensors of a checkpoint's names, to be filled; those of other names are freed. */
   prepare(names: Iterable<string>): void;
+  /** Returns the bytes that are kept for these parameters from their first update on. */
+  stateBytes(keys: Iterable<string>): number;
   /** Frees what is kept for these parameters, which are frozen now. Trained again, they begin with their first step. */
   release(keys: Iterable<string>): void;
 }
@@ -119,6 +121,10 @@ export function makeOptimizer<C extends { readonly weight_decay: number }>(
         if (namedSlots(key).some(([slot]) => wanted.has(`${key}.${slot}`))) slotsOf(key);
         else release([key]);
       }
+    },
+    stateBytes(keys) {
+      const slots = [...keys].flatMap((key) => namedSlots(key).map(([, slot]) => slot));
+      return slots.reduce((sum, { shape, dtype }) => sum + shape.reduce((a, b) => a * b, dtypes[dtype].bytes), 0);
     },
     release,
     [Symbol.dispose]: () => release([...kept.keys()]),

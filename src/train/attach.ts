@@ -18,12 +18,16 @@ import type { Recipe } from './recipe.ts';
 export const keepsHead = (model: Model, { adapter, tasks }: Recipe): boolean =>
   adapter !== undefined && !tasks && headFits(model, adapter);
 
-/** Attaches a recipe's methods to the model, or the adapter that it begins from. @throws GraftError as `attachMethods` and `loadAdapter` do */
-export function attach(model: Model, modelPath: string, recipe: Recipe): AttachedAdapter {
+/**
+ * Attaches a recipe's methods to the model, or the adapter that it begins from.
+ * @param shapesOnly the parameters' values do not matter
+ * @throws GraftError as `attachMethods` and `loadAdapter` do
+ */
+export function attach(model: Model, modelPath: string, recipe: Recipe, shapesOnly: boolean): AttachedAdapter {
   const choices = attachOrder([recipe.method].flat());
   if (!recipe.adapter) {
     const encode = (text: string) => [...tokenizerOf(modelPath).encode(text)];
-    return attachMethods(model, choices, recipe.train.seed, { ...savedAdapters(model), encode });
+    return attachMethods(model, choices, recipe.train.seed, { ...savedAdapters(model), encode, loading: shapesOnly });
   }
   // An adapter of another task is loaded under this task's head.
   const training = choices.map(({ type, ...fields }) => {

@@ -549,6 +549,47 @@ export interface QatInput {
   readonly start_step?: number | undefined;
 }
 
+/** Says which layers of the method beside it train in which step: the last ones, a few at random (LISA, arXiv 2403.17919), one block at a time (BAdam, arXiv 2404.02827), or by a schedule that freezes them. What is frozen takes no memory for gradients and optimizer. */
+export interface LayerwiseInput {
+  /** Name of the method. */
+  readonly type: 'layerwise';
+  /** Directory of a saved adapter to begin from; the config saved with it is used. */
+  readonly adapter?: string | undefined;
+  /** false: the method is attached but frozen, as the lower adapters of a stack are. Default: true. */
+  readonly train?: boolean | undefined;
+  /** last: the last layers train, the others never. lisa: a few layers at random train at a time (LISA). badam: one block trains at a time (BAdam). schedule: everything trains but what rules freeze. */
+  readonly policy: 'last' | 'lisa' | 'badam' | 'schedule';
+  /** last, lisa: how many layers train at a time. Default of lisa: 2; last needs it. */
+  readonly layers?: number | undefined;
+  /** lisa, badam: steps until other layers are chosen. Default: 20 for lisa, 50 for badam. */
+  readonly every?: number | undefined;
+  /** badam: which block follows. random: every block once in a random order, then in another; ascending: from the inputs on; descending: from the outputs on; fixed: as `blocks` lists them. Default: random. */
+  readonly order?: 'random' | 'ascending' | 'descending' | 'fixed' | undefined;
+  /** badam: the blocks, each of which is a part: a layer’s number, a range as 0-5, layers (all of them), embeddings, head (all that comes after the layers). Default: layers. */
+  readonly blocks?: number | string | readonly (number | string)[] | undefined;
+  /** last, lisa, badam: parts that train in every step. Default: embeddings and head for lisa, head for last, none for badam. */
+  readonly always?: number | string | readonly (number | string)[] | undefined;
+  /** schedule: what is frozen or trains again, and when. In one step, later rules win. */
+  readonly rules?: readonly ({
+  /** Parts that are frozen. */
+  readonly freeze?: number | string | readonly (number | string)[] | undefined;
+  /** Parts that train again. */
+  readonly train?: number | string | readonly (number | string)[] | undefined;
+  /** When: after this many steps; 0: from the beginning. */
+  readonly step?: number | undefined;
+  /** When: the mean training loss of this many steps is not lower than that of as many steps before. Rules with a plateau take turns, in their order: each waits until the one before it has come, and then counts anew. */
+  readonly plateau?: number | undefined;
+  /** With plateau: the share of the loss by which it has to fall. Default: 0.01. */
+  readonly min_fall?: number | undefined;
+  /** When: the 2-norm of the gradient of a part, as a mean over `window` steps, is below this share of its first such mean. Each part for itself. */
+  readonly gradient_norm?: number | undefined;
+  /** With gradient_norm: the steps, in which the part trains, of a mean. Default: 10. */
+  readonly window?: number | undefined;
+  /** Steps in which the rule counts; then the parts stand again as rules without `for` say. Default: it counts until another rule changes them. */
+  readonly for?: number | undefined;
+})[] | undefined;
+}
+
 /** A method and its fields, by its `type`. */
 export type MethodInput =
   | LoraInput
@@ -561,7 +602,8 @@ export type MethodInput =
   | MultitaskPromptInput
   | PrefixInput
   | PTuningInput
-  | QatInput;
+  | QatInput
+  | LayerwiseInput;
 
 /** A task: what is learned, from which rows. */
 export interface TaskInput {

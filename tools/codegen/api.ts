@@ -30,12 +30,22 @@ const libraryGroups: Groups = {
   ],
   'Methods in recipes': [
     ...['MethodInput', 'LoraInput', 'AdaloraInput', 'Ia3Input', 'BottleneckInput', 'FusionInput', 'PrefixInput'],
-    ...['PromptInput', 'MultitaskPromptInput', 'PTuningInput', 'FullInput', 'QatInput', 'MethodChoice'],
+    ...[
+      'PromptInput',
+      'MultitaskPromptInput',
+      'PTuningInput',
+      'FullInput',
+      'QatInput',
+      'LayerwiseInput',
+      'MethodChoice',
+    ],
   ],
   'Training: events and results': [
     'TrainOptions',
     'RunOptions',
     'TrainEvent',
+    'RunMemory',
+    'ModelPart',
     'TrainResult',
     'SavedResult',
     'TaskResult',
@@ -73,7 +83,17 @@ const libraryGroups: Groups = {
     ],
   ],
   'This machine': [
-    ...['DoctorResult', 'MemoryPlan', 'Fit', 'Precision', 'processor', 'Processor', 'engineStatus', 'LibTorch'],
+    ...[
+      'DoctorResult',
+      'MemoryPlan',
+      'Fit',
+      'MemoryChoice',
+      'Precision',
+      'processor',
+      'Processor',
+      'engineStatus',
+      'LibTorch',
+    ],
   ],
   Errors: ['GraftError', 'ErrorKind', 'errorKinds', 'ErrorDetails', 'ErrorJson', 'CauseJson', 'OtherErrorJson'],
 };
@@ -91,6 +111,7 @@ const engineGroups: Groups = {
   Training: [
     ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Placement', 'Optimizer'],
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
+    ...['activeLayers', 'ActiveLayers', 'ActiveLayersInput', 'ActiveParts'],
   ],
   'Tasks and metrics': [
     'taskOf',
@@ -121,8 +142,8 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
   library: ['TaskFields'],
   engine: [
     ...['AttachContext', 'Binding', 'CombineSettings', 'Example', 'ExampleRows', 'Family', 'FormatName', 'GgufSource'],
-    ...['ImageShape', 'Kernels', 'KvCache', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports', 'RowLoss'],
-    ...['RowTools', 'SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
+    ...['ImageShape', 'Kernels', 'KvCache', 'LayerPolicy', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports'],
+    ...['RowLoss', 'RowTools', 'SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
   ],
 };
 

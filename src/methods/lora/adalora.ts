@@ -101,6 +101,7 @@ function savedAdaloraTensors(parameters: ReadonlyMap<string, Tensor>, budget: Ra
 export const adalora: Method<AdaLoraConfig> = {
   name: 'adalora',
   peftType: 'ADALORA',
+  needsAllGradients: true,
   config: adaloraConfig,
 
   attach(model, config, seed): Adapter {
