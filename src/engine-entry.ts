@@ -43,7 +43,7 @@ export {
   joinGroup,
   launchEnvironment,
   oneProcess,
-  type Placement,
+  type RankPlacement,
   type Traffic,
 } from './distributed/index.ts';
 export {
@@ -101,6 +101,7 @@ export {
   createOptimizer,
   type Optimizer,
   type OptimizerChoice,
+  type Placement,
   type ScheduleConfig,
   scheduleFactor,
 } from './optim/index.ts';

@@ -46,7 +46,7 @@ export {
   type Tokenizer,
   tokenizerOf,
 } from './data/index.ts';
-export { launchEnvironment, type Placement } from './distributed/index.ts';
+export { launchEnvironment, type RankPlacement } from './distributed/index.ts';
 export { engineStatus, type LibTorch, type Processor, processor } from './engine/index.ts';
 export type { SamplingOptions } from './generate/index.ts';
 export { type DownloadProgress, type ResolveOptions, resolveModel } from './io/index.ts';
@@ -101,19 +101,25 @@ export {
 } from './session/index.ts';
 export type { Confusion, Metric } from './tasks/index.ts';
 export {
+  type AdafactorInput,
   type AdaloraInput,
+  type Adamw8bitInput,
+  type AdamwInput,
   type BottleneckInput,
   type CommonInput,
   type DataInput,
   type EvalInput,
   type FullInput,
   type FusionInput,
+  type GaloreInput,
   type Ia3Input,
   type LayerwiseInput,
+  type LionInput,
   type LoraInput,
   type MethodInput,
   type MultitaskPromptInput,
   type OneTaskRecipe,
+  type OptimizerInput,
   type PrefixInput,
   type PromptInput,
   type PTuningInput,
@@ -123,10 +129,12 @@ export {
   type Recipe,
   type RecipeInput,
   type RunInput,
+  type RunMemory,
   type RunOptions,
   readRecipe,
   type SavedResult,
   type SeveralTasksRecipe,
+  type SgdInput,
   type TaskInput,
   type TaskResult,
   type TrainEvent,

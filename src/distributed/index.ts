@@ -6,5 +6,5 @@ export {
   launchEnvironment,
   type NodePlacement,
   nodeEnvironment,
-  type Placement,
+  type RankPlacement,
 } from './launch-environment.ts';

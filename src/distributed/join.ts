@@ -7,7 +7,7 @@ import { GraftError, packageRoot } from '../base/index.ts';
 import { currentEngine } from '../engine/index.ts';
 import { ConnectedGroup } from './connected.ts';
 import { type JoinedGroup, oneProcess } from './group.ts';
-import type { Placement } from './launch-environment.ts';
+import type { RankPlacement } from './launch-environment.ts';
 import { GroupStore, ranks, seconds } from './store.ts';
 
 /** What a process says of itself when it joins. */
@@ -30,7 +30,7 @@ const alone: JoinedGroup = { ...oneProcess, failed: GraftError.of, [Symbol.dispo
  * @param placement undefined: this process is alone
  * @throws GraftError 'environment' where some do not come within the timeout, by rank; 'mismatch' where they are of other versions
  */
-export function joinGroup(placement: Placement | undefined): JoinedGroup {
+export function joinGroup(placement: RankPlacement | undefined): JoinedGroup {
   if (!placement || placement.size === 1) return alone;
   const { rank, size, master, timeout, attempt } = placement;
   const began = performance.now();

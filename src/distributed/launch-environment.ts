@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { GraftError } from '../base/index.ts';
 
 /** The place of a process among those that train together. */
-export interface Placement {
+export interface RankPlacement {
   /** Number of this process, from 0. */
   readonly rank: number;
   /** How many processes there are. */
@@ -84,7 +84,7 @@ class Variables {
   }
 
   /** MASTER_ADDR and MASTER_PORT. */
-  master(fallback?: { readonly host: string; readonly port: number }): Placement['master'] {
+  master(fallback?: { readonly host: string; readonly port: number }): RankPlacement['master'] {
     const host = this.text('MASTER_ADDR') ?? fallback?.host;
     const port = this.count('MASTER_PORT', 1) ?? fallback?.port;
     if (host === undefined || port === undefined) {
@@ -100,7 +100,9 @@ class Variables {
   }
 
   /** The placement, checked. */
-  placed(fields: Omit<Placement, 'source' | 'attempt' | 'hostsStore' | 'timeout'> & Partial<Placement>): Placement {
+  placed(
+    fields: Omit<RankPlacement, 'source' | 'attempt' | 'hostsStore' | 'timeout'> & Partial<RankPlacement>,
+  ): RankPlacement {
     const { rank, size, localRank, localSize } = fields;
     const outside = (name: string, value: number, of: string, count: number) =>
       wrong(`${name} is ${value}, but must be below ${of}, which is ${count}`, `environment of ${this.source}`);
@@ -117,7 +119,7 @@ class Variables {
 const portOf = (job: string): number => 20_000 + (createHash('sha256').update(job).digest().readUInt16BE() % 12_000);
 
 /** torchrun, `graft launch`, Kubeflow's PyTorchJob, and whoever sets RANK and WORLD_SIZE. */
-function fromRank(env: Environment): Placement | undefined {
+function fromRank(env: Environment): RankPlacement | undefined {
   if (env.RANK === undefined && env.WORLD_SIZE === undefined) return undefined;
   const elastic = env.TORCHELASTIC_RUN_ID !== undefined;
   const vars = new Variables(env, elastic ? 'torchrun' : env.LOCAL_RANK === undefined ? 'RANK' : 'a launcher');
@@ -131,7 +133,7 @@ function fromRank(env: Environment): Placement | undefined {
   return vars.placed({ rank, size, localRank, localSize, master, attempt, hostsStore });
 }
 
-function fromOpenMpi(env: Environment): Placement | undefined {
+function fromOpenMpi(env: Environment): RankPlacement | undefined {
   if (env.OMPI_COMM_WORLD_RANK === undefined && env.OMPI_COMM_WORLD_SIZE === undefined) return undefined;
   const vars = new Variables(env, 'OpenMPI');
   const rank = vars.required('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE');
@@ -158,7 +160,7 @@ export const tasksPerNode = (text: string): number[] =>
   });
 
 /** A process that `srun` started; in a batch script itself, which is no step, the variables of the job describe nobody. */
-function fromSlurm(env: Environment): Placement | undefined {
+function fromSlurm(env: Environment): RankPlacement | undefined {
   if (env.SLURM_PROCID === undefined || env.SLURM_STEP_ID === undefined) return undefined;
   const vars = new Variables(env, 'Slurm');
   const rank = vars.required('SLURM_PROCID', 'SLURM_STEP_ID');
@@ -207,7 +209,7 @@ export function nodeEnvironment(
 }
 
 /** One process on each node of Kubeflow Trainer v2 needs no launcher. */
-function fromNode(env: Environment): Placement | undefined {
+function fromNode(env: Environment): RankPlacement | undefined {
   const node = nodeEnvironment(env);
   if (!node) return undefined;
   const { nodes, nodeRank, perNode = 1, master = { host: '127.0.0.1', port: defaultPort }, source } = node;
@@ -228,14 +230,14 @@ function fromNode(env: Environment): Placement | undefined {
  */
 export function launchEnvironment(
   env: Readonly<Record<string, string | undefined>> = process.env,
-): Placement | undefined {
+): RankPlacement | undefined {
   const ranked = fromRank(env);
   // A launcher that counts local ranks was started by the others, if there are any; RANK alone was set by hand, or by a pod.
   if (ranked && env.LOCAL_RANK !== undefined) return ranked;
   const managed = fromOpenMpi(env) ?? fromSlurm(env);
   const [first, second] = [ranked, managed].filter((placement) => placement !== undefined);
   if (first && second && (first.rank !== second.rank || first.size !== second.size)) {
-    const told = ({ rank, size, source }: Placement) => `${source} says rank ${rank} of ${size}`;
+    const told = ({ rank, size, source }: RankPlacement) => `${source} says rank ${rank} of ${size}`;
     throw wrong(`${told(first)}, but ${told(second)}`, 'environment');
   }
   return first ?? fromNode(env);

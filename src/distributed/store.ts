@@ -1,7 +1,7 @@
 /** The key-value store of a group, through which its processes meet, and tell each other why they fail. */
 import { type ErrorJson, GraftError } from '../base/index.ts';
 import { currentEngine } from '../engine/index.ts';
-import type { Placement } from './launch-environment.ts';
+import type { RankPlacement } from './launch-environment.ts';
 
 /** Milliseconds for a process that failed to write why, and for all others to answer the alarm. */
 const failureLimit = 500;
@@ -20,12 +20,12 @@ interface Failure {
 
 /** The store of a group, seen by one of its processes. */
 export class GroupStore {
-  readonly placement: Placement;
+  readonly placement: RankPlacement;
   /** Number of the process group in the engine. */
   readonly id: number;
 
   /** @throws GraftError 'environment' where the store cannot be hosted or reached within `timeout` milliseconds */
-  constructor(placement: Placement, timeout: number) {
+  constructor(placement: RankPlacement, timeout: number) {
     this.placement = placement;
     const { master, rank, hostsStore, attempt, source } = placement;
     const place = `${master.host}:${master.port}`;

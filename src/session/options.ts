@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import { collectRows, formatNames, messageSchema, type RowSource, type RowStream } from '../data/index.ts';
-import type { Placement } from '../distributed/index.ts';
+import type { RankPlacement } from '../distributed/index.ts';
 import { combinations } from '../methods/index.ts';
 import { exportFormats } from '../models/index.ts';
 import { taskNames } from '../nn/index.ts';
@@ -98,7 +98,7 @@ export const combineSchema: z.ZodType<CombineSettings & Abortable> = z.strictObj
   majoritySignMethod: z.enum(['total', 'frequency']).optional(),
   seed: z.int().optional(),
 });
-const placement: z.ZodType<Placement> = z.strictObject({
+const placement: z.ZodType<RankPlacement> = z.strictObject({
   rank: z.int().nonnegative(),
   size: z.int().positive(),
   localRank: z.int().nonnegative(),

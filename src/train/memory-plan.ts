@@ -104,7 +104,7 @@ export function planMemory(
 ): { memory: RunMemory; microTokens: number } {
   const { adapter, parameters, weightBytes, attachedBytes } = sketch;
   const checkpointed = recipe.train.gradient_checkpointing ?? false;
-  using optimizer = optimizerFor(adapter, parameters, recipe);
+  using optimizer = optimizerFor(sketch, recipe);
   const { steps } = before;
   adapter.beforeStep?.(0, steps);
   const severalTasks = recipe.tasks !== undefined;

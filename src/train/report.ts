@@ -8,6 +8,7 @@ import { keepsHead } from './attach.ts';
 import type { SavedResult, TaskResult, TrainEvent } from './events.ts';
 import type { FixedBlocks } from './fixed-blocks.ts';
 import type { HeldOut } from './held-out.ts';
+import { learningRates } from './learning-rates.ts';
 import type { RunMemory } from './memory-plan.ts';
 import type { RankReport } from './ranks.ts';
 import type { Recipe } from './recipe.ts';
@@ -102,7 +103,8 @@ export function tightness(
 }
 
 /** What should be known before the first step: of the method, of the head, of the rows. */
-export function warningsOf({ list, adapter, host }: TaskRuns, recipe: Recipe): string[] {
+export function warningsOf(taskRuns: TaskRuns, recipe: Recipe): string[] {
+  const { list, adapter, host } = taskRuns;
   const headWarnings: string[] = [];
   if (recipe.adapter && !keepsHead(host, recipe)) {
     const why = recipe.tasks ? 'is not part of what the tasks share' : 'is for another task';
@@ -122,7 +124,8 @@ export function warningsOf({ list, adapter, host }: TaskRuns, recipe: Recipe): s
     );
   }
   const advice = adapter.advise?.(recipe.train.lr) ?? [];
-  return [...adapter.warnings, ...advice, ...headWarnings, ...list.flatMap(({ plan }) => plan.warnings)];
+  const rates = learningRates(taskRuns, recipe.train).warnings;
+  return [...adapter.warnings, ...advice, ...rates, ...headWarnings, ...list.flatMap(({ plan }) => plan.warnings)];
 }
 
 /** Where the parameters that were saved after `savedStep` are, and how they did on the held-out rows. */

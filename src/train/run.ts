@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import type { Packed, Row } from '../data/index.ts';
-import { type Group, joinGroup, type Placement } from '../distributed/index.ts';
+import { type Group, joinGroup, type RankPlacement } from '../distributed/index.ts';
 import { currentEngine, useThreads } from '../engine/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
 import { useGradientCheckpointing, usePrecision } from '../nn/index.ts';
@@ -45,7 +45,7 @@ export interface RunOptions {
   /** Go on with a finished run for so many passes over the rows. */
   readonly moreEpochs?: number | undefined;
   /** The place of this process among those that train together, as `launchEnvironment` reads it. Default: it trains alone. */
-  readonly placement?: Placement | undefined;
+  readonly placement?: RankPlacement | undefined;
 }
 
 /**
@@ -132,7 +132,7 @@ async function runInGroup(
     warnings.push(`train.zero.stage ${stage} divides nothing, because there is one process`);
   const readsGradients = adapter.afterStep !== undefined || adapter.layerPolicy !== undefined;
   const sharding = shardingOf(group, parameters, stage, readsGradients);
-  using optimizer = optimizerFor(adapter, sharding.owned, recipe);
+  using optimizer = optimizerFor(taskRuns, recipe, sharding.owned);
   const steps = { steps: from.end.steps, severalTasks: list.length > 1 };
   const layers = activeLayers({ model, adapter, parameters, optimizer, ...steps, seed: train.seed });
   const { blocks, notes } = fixedBlocksOf(recipe, taskRuns, { begun: begun?.fixedBlocks, group }, layers?.neverTrains);

@@ -25,6 +25,7 @@ const libraryGroups: Groups = {
   Recipes: [
     ...['RecipeInput', 'OneTaskRecipe', 'SeveralTasksRecipe', 'CommonInput', 'TaskInput', 'WeightedTaskInput'],
     ...['DataInput', 'TrainInput', 'EvalInput', 'RunInput', 'readRecipe', 'parseRecipe', 'Recipe'],
+    ...['OptimizerInput', 'AdamwInput', 'Adamw8bitInput', 'SgdInput', 'LionInput', 'AdafactorInput', 'GaloreInput'],
     'OptimizerChoice',
   ],
   'Methods in recipes': [
@@ -39,11 +40,12 @@ const libraryGroups: Groups = {
       'MethodChoice',
     ],
   ],
-  'Several processes': ['launch', 'LaunchOptions', 'launchEnvironment', 'Placement', 'RankReport'],
+  'Several processes': ['launch', 'LaunchOptions', 'launchEnvironment', 'RankPlacement', 'RankReport'],
   'Training: events and results': [
     'TrainOptions',
     'RunOptions',
     'TrainEvent',
+    'RunMemory',
     'ModelPart',
     'TrainResult',
     'SavedResult',
@@ -82,7 +84,17 @@ const libraryGroups: Groups = {
     ],
   ],
   'This machine': [
-    ...['DoctorResult', 'MemoryPlan', 'Fit', 'Precision', 'processor', 'Processor', 'engineStatus', 'LibTorch'],
+    ...[
+      'DoctorResult',
+      'MemoryPlan',
+      'Fit',
+      'MemoryChoice',
+      'Precision',
+      'processor',
+      'Processor',
+      'engineStatus',
+      'LibTorch',
+    ],
   ],
   Errors: ['GraftError', 'ErrorKind', 'errorKinds', 'ErrorDetails', 'ErrorJson', 'CauseJson', 'OtherErrorJson'],
 };
@@ -98,13 +110,11 @@ const engineGroups: Groups = {
     ...['combineAdapters', 'CombineOptions', 'averageAdapters'],
   ],
   Training: [
-    ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Optimizer'],
+    ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Placement', 'Optimizer'],
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
     ...['activeLayers', 'ActiveLayers', 'ActiveLayersInput', 'ActiveParts'],
   ],
-  'Several processes': [
-    ...['joinGroup', 'Group', 'JoinedGroup', 'oneProcess', 'Traffic', 'shardingOf', 'Sharding'],
-  ],
+  'Several processes': [...['joinGroup', 'Group', 'JoinedGroup', 'oneProcess', 'Traffic', 'shardingOf', 'Sharding']],
   'Tasks and metrics': [
     'taskOf',
     'Task',
