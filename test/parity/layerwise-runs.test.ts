@@ -100,8 +100,10 @@ for (const [method, name] of [
         await assert.rejects(train(recipe, {}, kill), /killed/);
         resumed.kills++;
       }
-      const { result } = await train(recipe);
+      const { result, events } = await train(recipe);
       assert.equal(result.resumedFrom, steps - 2);
+      const first = events.find(({ type }) => type === 'layers' || type === 'step');
+      assert.equal(first!.type, 'layers', 'a resumed run tells first what trains');
       assert.deepEqual(result.losses, whole.result.losses);
       assert.deepEqual(logged(join(work.path, 'killed'), 'layers'), logged(join(work.path, 'whole'), 'layers'));
       assert.ok(weightsOf(result.adapter, method).equals(weightsOf(whole.result.adapter, method)));
