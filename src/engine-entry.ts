@@ -92,6 +92,7 @@ export {
   createOptimizer,
   type Optimizer,
   type OptimizerChoice,
+  type Placement,
   type ScheduleConfig,
   scheduleFactor,
 } from './optim/index.ts';

@@ -1,7 +1,8 @@
 import { Command } from 'commander';
+import { freeMemory } from '../base/index.ts';
 import { Session } from '../session/index.ts';
 import type { Metric } from '../tasks/index.ts';
-import { readRecipe, type TrainEvent, type TrainResult } from '../train/index.ts';
+import { type RunMemory, readRecipe, type TrainEvent, type TrainResult } from '../train/index.ts';
 import { abortOnSignals, duration, examples, mebibytes, positive, printJson } from './shared.ts';
 
 const collect = (value: string, all: string[] = []) => [...all, value];
@@ -82,6 +83,10 @@ export function partsLine(parts: readonly (number | string)[]): string {
   return names.join(', ') || 'no layer';
 }
 
+/** What a run takes in memory, with its largest parts. */
+const memoryLine = ({ totalMb, weightsMb, gradientsMb, optimizerMb, activationsMb }: RunMemory): string =>
+  `memory: ${totalMb} MB at most (weights ${weightsMb}, gradients ${gradientsMb}, optimizer ${optimizerMb}, activations ${activationsMb}), ${mebibytes(freeMemory())} free`;
+
 /** Shows events on stderr: one line that is rewritten on a terminal, elsewhere a line every few seconds. */
 function progress(): (event: TrainEvent) => void {
   const terminal = process.stderr.isTTY;
@@ -95,6 +100,9 @@ function progress(): (event: TrainEvent) => void {
   return (event) => {
     const now = performance.now();
     switch (event.type) {
+      case 'memory':
+        line(memoryLine(event), true);
+        return;
       case 'start':
         start = { steps: event.steps, at: now, first: event.step };
         line(

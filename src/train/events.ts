@@ -4,9 +4,14 @@ import { fromWire, GraftError, toWire } from '../base/index.ts';
 import { writeText } from '../io/index.ts';
 import type { ModelPart } from '../nn/index.ts';
 import type { Metric } from '../tasks/index.ts';
+import type { RunMemory } from './memory-plan.ts';
 
 /** What happens in a run: each is a line of `events.jsonl`, in snake_case. Seconds are of the event alone. */
 export type TrainEvent =
+  | ({
+      /** What the run will take, before anything is loaded; the log has it in the event `start`. */
+      type: 'memory';
+    } & RunMemory)
   | {
       type: 'start';
       /** The step that the run is resumed after; 0 for a new run. */
@@ -25,6 +30,8 @@ export type TrainEvent =
       weightBytes: number;
       /** Tokens of a micro-batch at most. */
       microTokens: number;
+      /** What the run takes in memory, as computed before the model was loaded. */
+      memory: RunMemory;
       /** Processor threads in use. */
       threads: number;
       /** Precision of matrix products with frozen weights. */
@@ -146,8 +153,13 @@ export class EventLog {
   }
 
   emit(event: TrainEvent): void {
-    appendFileSync(this.#file, `${JSON.stringify(toWire(event))}\n`);
+    this.record(event);
     this.#listen(event);
+  }
+
+  /** Writes an event that the listener was told before the run directory was known to be right. */
+  record(event: TrainEvent): void {
+    appendFileSync(this.#file, `${JSON.stringify(toWire(event))}\n`);
   }
 
   /** Returns once all events are on the disk, where a checkpoint that follows them may not come before them. */

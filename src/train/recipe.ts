@@ -5,11 +5,12 @@ import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import { formatNames, type RowSource } from '../data/index.ts';
 import { type MethodChoice, methods, requireSavable } from '../methods/index.ts';
-import { precisions, taskNames } from '../nn/index.ts';
-import { type OptimizerChoice, optimizerConfig, scheduleConfig } from '../optim/index.ts';
+import { taskNames } from '../nn/index.ts';
+import type { OptimizerChoice } from '../optim/index.ts';
 import { quantizeModes } from '../quant/index.ts';
 
 import { huggingFaceNames } from './hugging-face-names.ts';
+import { isObject, trainSchema, withOptimizer } from './recipe-train.ts';
 import { readYaml } from './yaml.ts';
 
 const methodSchemas = Object.values(methods).map((m) =>
@@ -67,51 +68,6 @@ const data = z.strictObject({
     .nonnegative()
     .default(128)
     .describe('question-answering: tokens that two windows of a long context overlap by.'),
-});
-
-/** Settings of the optimizer that `train` takes directly too. */
-const optimizerFields = ['beta1', 'beta2', 'eps', 'weight_decay'] as const;
-
-const train = z.strictObject({
-  optimizer: optimizerConfig.prefault({ type: 'adamw' } as never).describe('The optimizer and its settings.'),
-  ...(Object.fromEntries(
-    optimizerFields.map((name) => [name, z.number().optional().describe(`Short for optimizer.${name}.`)]),
-  ) as Record<(typeof optimizerFields)[number], z.ZodOptional<z.ZodNumber>>),
-  lr: z.number().positive().default(2e-4).describe('Peak learning rate.'),
-  epochs: z.number().positive().default(1).describe('Passes over the training rows.'),
-  steps: z.int().positive().optional().describe('Optimizer steps, instead of epochs.'),
-  batch_size: z.int().positive().default(8).describe('Rows of one optimizer step.'),
-  micro_tokens: z
-    .int()
-    .positive()
-    .optional()
-    .describe(
-      'Tokens of a micro-batch at most, which is what is in memory at one time; the gradient does not depend on it. Default: chosen for the free memory and the processor.',
-    ),
-  gradient_checkpointing: z
-    .boolean()
-    .optional()
-    .describe(
-      'Keep only the input of each block, and compute its activations again in the backward pass: the same losses, about a third more time, less memory (SmolLM2-135M, rows of 2,048 tokens: 1.4 GB instead of 2.6). For long rows and large models. Default: false.',
-    ),
-  keep_activations: z
-    .union([z.literal('auto'), z.boolean()])
-    .default('auto')
-    .describe(
-      'Where the lowest blocks compute the same in every step, since nothing in or below them is trained, what they compute is kept for the next epochs, in kept-activations.bin in the run directory, until the run ends: the same losses, in less time. auto: wherever it can be, in at most half of the free disk; true: the run does not start where not all of it can be kept; false: it is computed again in each epoch. In a run of several epochs these blocks compute one row at a time, kept or not, so that the last bits of a row do not depend on the others; with rows of less than about 100 tokens that takes longer.',
-    ),
-  schedule: scheduleConfig.shape.type,
-  warmup_steps: scheduleConfig.shape.warmup_steps,
-  warmup_ratio: scheduleConfig.shape.warmup_ratio,
-  max_grad_norm: z.number().positive().optional().describe('Clips the 2-norm of all gradients together to this value.'),
-  threads: z.int().positive().optional().describe('Processor threads; default: all cores.'),
-  precision: z
-    .enum(['auto', ...precisions])
-    .default('auto')
-    .describe(
-      'Precision of matrix products with frozen weights. mixed: the forward pass, and so every loss, in float32, and the factors of backward products rounded to bfloat16; bfloat16: the factors of all products. auto: mixed where the processor multiplies bfloat16 faster, else float32.',
-    ),
-  seed: z.int().nonnegative().default(0).describe('Decides the initial values, the order of the rows, and dropout.'),
 });
 
 const evaluation = z.strictObject({
@@ -190,7 +146,7 @@ export const recipeSchema = z.strictObject({
     .optional()
     .describe('Directory of a saved adapter to begin from; the config saved with it is used.'),
   ...taskFields,
-  train: train.prefault({}).describe('The optimizer, the number of steps, and their size.'),
+  train: trainSchema.prefault({}).describe('The optimizer, the number of steps, and their size.'),
   eval: evaluation.prefault({}).describe('Measurements on held-out rows during training.'),
   run: run.describe('Where the run is saved, and how often.'),
 });
@@ -233,7 +189,7 @@ type TaskFields = Pick<z.output<typeof recipeSchema>, keyof typeof taskFields>;
  */
 export type Recipe = Omit<z.output<typeof recipeSchema>, 'method' | 'train'> & {
   method: MethodChoice | MethodChoice[];
-  train: Omit<z.output<typeof train>, 'optimizer'> & { optimizer: OptimizerChoice };
+  train: Omit<z.output<typeof trainSchema>, 'optimizer'> & { optimizer: OptimizerChoice };
   /** By name; `data` is then that of the first, and the other fields of a task are absent. */
   tasks?: Readonly<Record<string, TaskFields & { readonly weight?: number | undefined }>>;
 };
@@ -280,32 +236,6 @@ function resolved(recipe: Recipe, base: string): Recipe {
 const pathField = new RegExp(
   `^(adapter|method\\.(\\d+\\.)?(adapter|${initPath})|(tasks\\.[^.]+\\.)?data(\\.(train|eval))?|run\\.dir)$`,
 );
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
-
-/**
- * `train.weight_decay` is short for `train.optimizer.weight_decay`, and so are the other settings that most optimizers have.
- * @throws GraftError 'usage' where both are given
- */
-function withOptimizer(value: unknown, place: string): unknown {
-  if (!isObject(value) || !isObject(value.train)) return value;
-  const { optimizer = {}, ...train } = value.train;
-  if (!isObject(optimizer)) return value;
-  const settings: Record<string, unknown> = { type: 'adamw', ...optimizer };
-  for (const name of optimizerFields) {
-    if (train[name] === undefined) continue;
-    if (optimizer[name] !== undefined) {
-      throw new GraftError('usage', `train.${name} and train.optimizer.${name} are the same setting`, {
-        place,
-        hint: 'Give one of the two',
-      });
-    }
-    settings[name] = train[name];
-    delete train[name];
-  }
-  return { ...value, train: { ...train, optimizer: settings } };
-}
 
 /** `data: rows.jsonl`, or rows in memory, is short for `data: { train: … }`. */
 const withData = (value: unknown): unknown =>

@@ -9,7 +9,6 @@ import { batchesOf } from '../tasks/index.ts';
 import { type ActiveLayers, activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
 import { beginning, patienceIsOver } from './beginning.ts';
-import { microTokensFor } from './budget.ts';
 import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoints.ts';
 import { explained, requireFinite, resultNotSaved } from './diverged.ts';
 import { EventLog, type TrainEvent } from './events.ts';
@@ -24,6 +23,7 @@ import {
   savedResult,
   startEvent,
   type TrainResult,
+  tightness,
   trainResult,
   warningsOf,
 } from './report.ts';
@@ -58,6 +58,7 @@ export async function runTraining(
   const { dir } = run;
   const threads = useThreads(train.threads);
   const modelPath = await resolveModel(recipe.model);
+  console.error('IDLE', process.memoryUsage.rss() / 2 ** 20);
   using _lock = lockDirectory(dir);
   if (fresh && moreEpochs !== undefined) {
     throw new GraftError('usage', '--fresh starts over, and --more-epochs goes on with a finished run', {
@@ -72,7 +73,16 @@ export async function runTraining(
   using _precision = usePrecision(precision);
   using _checkpointing = useGradientCheckpointing(train.gradient_checkpointing ?? false);
 
-  using taskRuns = await openTaskRuns(recipe, modelPath);
+  let tight: TrainEvent | undefined;
+  using taskRuns = await openTaskRuns(recipe, modelPath, {
+    precision,
+    microTokens: found?.record.microTokens,
+    announce(memory) {
+      listen({ type: 'memory', ...memory });
+      tight = tightness(memory, recipe);
+      if (tight) listen(tight);
+    },
+  });
   const identity = withRows(settings, recipe, taskRuns);
   if (found) requireSame(found, identity, dir);
   const { state: from, warnings, finished } = beginning(recipe, taskRuns, found, moreEpochs);
@@ -84,7 +94,7 @@ export async function runTraining(
     listen({ ...end, adapter: result.adapter, reason: 'finished-before' });
     return result;
   }
-  using optimizer = optimizerFor(taskRuns.adapter, taskRuns.parameters, recipe);
+  using optimizer = optimizerFor(taskRuns, recipe);
   const { host: model, adapter, parameters, list } = taskRuns;
   const steps = { steps: from.end.steps, severalTasks: list.length > 1 };
   const layers = activeLayers({ model, adapter, parameters, optimizer, ...steps, seed: train.seed });
@@ -104,10 +114,9 @@ export async function runTraining(
       warnings.push(
         `an earlier run ended before its first checkpoint: it is in ${aside.folder}/, and this one starts anew`,
       );
-    const microTokens = microTokensFor(taskRuns.host, precision, train.gradient_checkpointing ?? false);
     record = {
       identity,
-      microTokens,
+      microTokens: taskRuns.microTokens,
       ...(blocks > 0 && { fixedBlocks: blocks }),
       ...(aside?.holdsResult && { previous: aside.folder }),
     };
@@ -115,29 +124,17 @@ export async function runTraining(
   }
   currentEngine().native.trim();
 
-  // A resumed run keeps the micro-batches that it began with, whatever memory is free now.
-  const microTokens = train.micro_tokens ?? record.microTokens;
+  const { microTokens } = taskRuns;
   const warn = (message: string) => log.emit({ type: 'warning', message });
   const resumed = found !== undefined && !found.end;
   using fixedBlocks = FixedBlocks.of({ recipe, taskRuns, identity, threads, blocks, warn, resumed });
   const { step } = from;
   log.emit(startEvent(taskRuns, { step, steps: from.end.steps, microTokens, threads, precision, fixedBlocks }));
+  if (tight) log.record(tight);
   const allNotes = [...notes, ...(fixedBlocks?.notes ?? []), ...(layers?.notes ?? [])];
   for (const message of [...warnings, ...allNotes, ...warningsOf(taskRuns, recipe)]) warn(message);
-  const ready = {
-    recipe,
-    modelPath,
-    taskRuns,
-    optimizer,
-    layers,
-    log,
-    record,
-    microTokens,
-    fixedBlocks,
-    from,
-    earlier,
-  };
-  return trainTo({ ...ready, stopRequested });
+  const state = { optimizer, layers, log, record, microTokens, fixedBlocks, from, earlier };
+  return trainTo({ recipe, modelPath, taskRuns, ...state, stopRequested });
 }
 
 /** A run that is ready for its next step. */

@@ -25,6 +25,7 @@ const libraryGroups: Groups = {
   Recipes: [
     ...['RecipeInput', 'OneTaskRecipe', 'SeveralTasksRecipe', 'CommonInput', 'TaskInput', 'WeightedTaskInput'],
     ...['DataInput', 'TrainInput', 'EvalInput', 'RunInput', 'readRecipe', 'parseRecipe', 'Recipe'],
+    ...['OptimizerInput', 'AdamwInput', 'Adamw8bitInput', 'SgdInput', 'LionInput', 'AdafactorInput', 'GaloreInput'],
     'OptimizerChoice',
   ],
   'Methods in recipes': [
@@ -43,6 +44,7 @@ const libraryGroups: Groups = {
     'TrainOptions',
     'RunOptions',
     'TrainEvent',
+    'RunMemory',
     'ModelPart',
     'TrainResult',
     'SavedResult',
@@ -81,7 +83,17 @@ const libraryGroups: Groups = {
     ],
   ],
   'This machine': [
-    ...['DoctorResult', 'MemoryPlan', 'Fit', 'Precision', 'processor', 'Processor', 'engineStatus', 'LibTorch'],
+    ...[
+      'DoctorResult',
+      'MemoryPlan',
+      'Fit',
+      'MemoryChoice',
+      'Precision',
+      'processor',
+      'Processor',
+      'engineStatus',
+      'LibTorch',
+    ],
   ],
   Errors: ['GraftError', 'ErrorKind', 'errorKinds', 'ErrorDetails', 'ErrorJson', 'CauseJson', 'OtherErrorJson'],
 };
@@ -97,7 +109,7 @@ const engineGroups: Groups = {
     ...['combineAdapters', 'CombineOptions', 'averageAdapters'],
   ],
   Training: [
-    ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Optimizer'],
+    ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Placement', 'Optimizer'],
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
     ...['activeLayers', 'ActiveLayers', 'ActiveLayersInput', 'ActiveParts'],
   ],

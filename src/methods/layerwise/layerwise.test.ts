@@ -251,6 +251,18 @@ test('parts of a rule that have no trained parameters are named', () => {
   assert.deepEqual(notes, ['layerwise: rule 1 names embeddings, layer 0, of which no parameter is trained']);
 });
 
+test('a part without a gradient is named once, where a rule watches it', () => {
+  const rules = [{ freeze: '0-1', gradient_norm: 0.5, window: 2 }];
+  const { trained, notes } = course(schedule(rules), run(), undefined, (step, part) =>
+    part === 0 ? undefined : 1 / (step + 1),
+  );
+  assert.deepEqual(notes, ['layerwise: rule 1 watches layer 0, which has no gradient, so the rule does not come']);
+  assert.deepEqual(runs(trained), [
+    ['e0123h', 4],
+    ['e023h', 20],
+  ]);
+});
+
 test('the last part that trains is not frozen by a rule that watches, and a note says so', () => {
   const rules = [
     { freeze: ['embeddings', 0, 1, 2, 'head'], step: 2 },
@@ -336,6 +348,10 @@ const refusals: Readonly<Record<string, readonly [() => unknown, RegExp]>> = {
     () => schedule([{ freeze: 0, plateau: 12 }]).begin(run()),
     /rule 1 comes after 24 steps at the earliest/,
   ],
+  'a mean longer than the run': [
+    () => schedule([{ freeze: 0, gradient_norm: 0.1, window: 12 }]).begin(run()),
+    /rule 1 comes after 24 steps at the earliest/,
+  ],
   'nothing trains from the beginning': [
     () => schedule([{ freeze: ['embeddings', 'layers', 'head'], step: 0 }]).begin(run()),
     /after 0 steps nothing trains: the rules freeze head too/,
@@ -407,4 +423,4 @@ for (const [name, [act, why]] of Object.entries(refusals)) {
   });
 }
 
-test('so many settings were refused', () => assert.equal(Object.keys(refusals).length, 30));
+test('so many settings were refused', () => assert.equal(Object.keys(refusals).length, 31));

@@ -7,6 +7,7 @@ import { bestPrecision, type Precision } from '../../nn/index.ts';
 import { quantizeModes } from '../../quant/index.ts';
 import { ops, scope } from '../../tensor/index.ts';
 import { type BlockShape, bytesPerToken, shapeOf, tokenBudget } from '../../train/index.ts';
+import { type MemoryChoice, memoryChoices } from './memory-choices.ts';
 
 export interface DoctorArgs {
   /** A model to plan for; without it, three shapes of Llama. */
@@ -55,6 +56,8 @@ export interface DoctorResult {
   readonly precisionReason: string;
   /** The model that was asked for, or three common sizes. */
   readonly plans: readonly MemoryPlan[];
+  /** What ways of training the model that was asked for take. */
+  readonly choices?: readonly MemoryChoice[];
 }
 
 /** Measures what the engine does on this machine, and what its memory has room for. */
@@ -78,6 +81,7 @@ export async function doctor({ model }: DoctorArgs): Promise<DoctorResult> {
         ? 'losses in float32, backward products from bfloat16 factors, all else in float32'
         : `this processor ${hasProducts ? 'is slower with' : 'has no'} bfloat16 products`,
     plans,
+    ...(model !== undefined && { choices: memoryChoices(await resolveModel(model), freeBytes) }),
   };
 }
 
