@@ -1,7 +1,7 @@
 import { GraftError } from '../../base/index.ts';
 import type { Message } from '../example.ts';
+import { type CompiledTemplate, compile } from '../jinja/index.ts';
 import type { Tokenizer } from '../tokenizer/index.ts';
-import { type CompiledTemplate, compile } from './jinja.ts';
 import { spansOfMarks } from './marks.ts';
 import { trace } from './trace.ts';
 import { spansOfTurns, UnclearTurns } from './turns.ts';
