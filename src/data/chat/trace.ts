@@ -73,13 +73,18 @@ class TracingInterpreter extends Interpreter {
 
   /** The messages that a value and all that it contains belong to. */
   #sourceOf(value: Value): number {
-    return partsOf(value).reduce((source, part) => unite(source, this.#sourceOf(part)), this.#sources.get(value) ?? NONE);
+    return partsOf(value).reduce(
+      (source, part) => unite(source, this.#sourceOf(part)),
+      this.#sources.get(value) ?? NONE,
+    );
   }
 
   /** A text that a filter makes of a list or an object belongs to all that is in it. */
   protected override applyFilter(name: string, operand: Value, args: readonly Value[], kwargs: Kwargs): Value {
     const result = super.applyFilter(name, operand, args, kwargs);
-    if (result.type === 'str' && !this.#sources.has(result)) this.#sources.set(result, this.#sourceOf(operand));
+    if (result.type === 'str' && operand.type !== 'str' && !this.#sources.has(result)) {
+      this.#sources.set(result, this.#sourceOf(operand));
+    }
     return result;
   }
 

@@ -2,8 +2,8 @@ import { bind } from './bind.ts';
 import { asRatio } from './decimal.ts';
 import { formatText } from './format.ts';
 import { equals, indexOf, missing, subscript } from './operators.ts';
-import { pythonRepr } from './text.ts';
 import { callStringMethod, stringMethods } from './string-methods.ts';
+import { pythonRepr } from './text.ts';
 import {
   bool,
   type Call,
@@ -40,6 +40,11 @@ function position({ items }: Sequence, value: Value, start: Value | undefined, s
   const at = items.findIndex((item, i) => i >= from && i < to && equals(item, value));
   return at < 0 ? fail(`${pythonRepr(value)} is not in list`) : at;
 }
+
+const rangeMethods: Methods<Sequence> = {
+  count: sequenceMethods.count!,
+  index: [['value!'], (self, [value]) => int(position(self, value!, undefined, undefined))],
+};
 
 const listMethods: Methods<Extract<Value, { type: 'list' }>> = {
   copy: [[], ({ items }) => list([...items])],
@@ -101,16 +106,23 @@ function methodOf<T extends Value>(methods: Methods<T>, self: T, name: string): 
 }
 
 /** How `format` looks up attributes and items. */
-export const textAccess = { attribute: (value: Value, name: string) => getAttribute(value, name), item: (value: Value, key: Value) => getItem(value, key) };
+export const textAccess = {
+  attribute: (value: Value, name: string) => getAttribute(value, name),
+  item: (value: Value, key: Value) => getItem(value, key),
+};
 
 function stringMethod(self: Extract<Value, { type: 'str' }>, name: string): Value | undefined {
   if (name === 'format') {
-    return asMethod(name, self, (args, kwargs) => str(formatText(self.value, args, kwargs, textAccess, self.safe ?? false), self.safe));
+    return asMethod(name, self, (args, kwargs) =>
+      str(formatText(self.value, args, kwargs, textAccess, self.safe ?? false), self.safe),
+    );
   }
   if (name === 'format_map') {
     return asMethod(name, self, ([given], kwargs) => {
       if (given?.type !== 'dict' || kwargs.size > 0) return fail('format_map() takes one dictionary');
-      const named = new Map(given.map.entries().flatMap(([key, value]) => (key.type === 'str' ? [[key.value, value]] : [])));
+      const named = new Map(
+        given.map.entries().flatMap(([key, value]) => (key.type === 'str' ? [[key.value, value]] : [])),
+      );
       return str(formatText(self.value, [], named, textAccess, self.safe ?? false), self.safe);
     });
   }
@@ -131,7 +143,7 @@ function ownAttribute(value: Value, name: string): Value | undefined {
     }
     case 'range': {
       const at = ['start', 'stop', 'step'].indexOf(name);
-      return at >= 0 ? int(value.bounds[at]!) : methodOf(sequenceMethods, value, name);
+      return at >= 0 ? int(value.bounds[at]!) : methodOf(rangeMethods, value, name);
     }
     case 'dict':
       return methodOf(dictMethods, value, name);
@@ -159,7 +171,8 @@ function ownAttribute(value: Value, name: string): Value | undefined {
 const unsafe = (value: Value, name: string): Value =>
   undefinedValue(`access to attribute '${name}' of '${typeName(value)}' object is unsafe.`);
 /** Attributes that all objects of Python have, of those that templates try. */
-const internals = /^__(class|dict|doc|init|init_subclass|subclasshook|new|module|eq|ne|lt|le|gt|ge|hash|repr|str|format|sizeof|reduce|reduce_ex|dir|getattribute|setattr|delattr|len|iter|contains|getitem|setitem|delitem|call|add|mul|mod|rmul|globals|code|closure|defaults|name|qualname|self|func|wrapped|getstate|getnewargs|class_getitem|reversed|ior|or|ror|iadd|imul)__$/;
+const internals =
+  /^__(class|dict|doc|init|init_subclass|subclasshook|new|module|eq|ne|lt|le|gt|ge|hash|repr|str|format|sizeof|reduce|reduce_ex|dir|getattribute|setattr|delattr|len|iter|contains|getitem|setitem|delitem|call|add|mul|mod|rmul|globals|code|closure|defaults|name|qualname|self|func|wrapped|getstate|getnewargs|class_getitem|reversed|ior|or|ror|iadd|imul)__$/;
 
 /** An attribute as the sandbox gives it; undefined where there is none. */
 function safeAttribute(value: Value, name: string): Value | undefined {
@@ -170,11 +183,14 @@ function safeAttribute(value: Value, name: string): Value | undefined {
 
 /** `value.name`: an attribute, or else an item. */
 export const getAttribute = (value: Value, name: string): Value =>
-  safeAttribute(value, name) ?? (value.type === 'object' ? undefined : subscript(value, str(name))) ?? missing(value, str(name));
+  safeAttribute(value, name) ??
+  (value.type === 'object' ? undefined : subscript(value, str(name))) ??
+  missing(value, str(name));
 
 /** `value[key]`: an item, or else an attribute. */
 export const getItem = (value: Value, key: Value): Value =>
   subscript(value, key) ?? (key.type === 'str' ? safeAttribute(value, key.value) : undefined) ?? missing(value, key);
 
 /** `value | attr(name)`: an attribute, never an item. */
-export const attributeOnly = (value: Value, name: string): Value => safeAttribute(value, name) ?? missing(value, str(name));
+export const attributeOnly = (value: Value, name: string): Value =>
+  safeAttribute(value, name) ?? missing(value, str(name));

@@ -4,7 +4,12 @@ import { fail, type Kwargs, type Value } from './values.ts';
  * The arguments of a call by position, as Python binds them to parameters; undefined for one that is not given.
  * @param parameters names; one that must be given ends with `!`
  */
-export function bind(name: string, parameters: readonly string[], args: readonly Value[], kwargs: Kwargs): (Value | undefined)[] {
+export function bind(
+  name: string,
+  parameters: readonly string[],
+  args: readonly Value[],
+  kwargs: Kwargs,
+): (Value | undefined)[] {
   if (args.length > parameters.length) {
     fail(`${name}() takes at most ${parameters.length} arguments (${args.length} given)`);
   }

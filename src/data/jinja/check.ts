@@ -16,7 +16,8 @@ function* childrenOf(node: object): Generator<Node> {
   }
 }
 /** The value of a constant is no node. */
-const isConstantValue = (node: object, value: unknown) => 'type' in node && node.type === 'constant' && value === (node as { value?: unknown }).value;
+const isConstantValue = (node: object, value: unknown) =>
+  'type' in node && node.type === 'constant' && value === (node as { value?: unknown }).value;
 
 /** The names that nodes read, those in macros within included. */
 export function namesRead(nodes: readonly Node[]): Set<string> {
@@ -28,6 +29,15 @@ export function namesRead(nodes: readonly Node[]): Set<string> {
   nodes.forEach(visit);
   return names;
 }
+
+/** Whether an expression has the same value always. */
+export const isConstant = (node: Node): boolean =>
+  node.type !== 'name' &&
+  node.type !== 'call' &&
+  !(node.type === 'filter' && laterFilters.has(node.name)) &&
+  [...childrenOf(node)].every(isConstant);
+/** Filters that need the template's variables at hand. */
+const laterFilters = new Set(['map', 'select', 'reject', 'selectattr', 'rejectattr', 'random']);
 
 /** Statements that have variables of their own, where jinja2 looks filters up at once. */
 const scoped = new Set(['for', 'with', 'macro', 'set block', 'filter block', 'call block', 'block', 'generation']);

@@ -34,7 +34,8 @@ export function scientific(value: number, digits: number): { mantissa: string; e
   for (;;) {
     const shift = digits - exponent;
     const scale = 10n ** BigInt(Math.abs(shift));
-    const scaled = shift >= 0 ? divideRounded(numerator * scale, denominator) : divideRounded(numerator, denominator * scale);
+    const scaled =
+      shift >= 0 ? divideRounded(numerator * scale, denominator) : divideRounded(numerator, denominator * scale);
     const mantissa = scaled.toString();
     if (mantissa.length === digits + 1) return { mantissa, exponent };
     exponent += mantissa.length > digits + 1 ? 1 : -1;

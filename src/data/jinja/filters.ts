@@ -1,4 +1,4 @@
-import { listFilters, getter } from './list-filters.ts';
+import { getter, listFilters } from './list-filters.ts';
 import { applyTest } from './tests.ts';
 import { bindFilter, type Filter, formatFilter, textFilters } from './text-filters.ts';
 import { fail, isTrue, iterate, iterator, type Kwargs, type Value } from './values.ts';
@@ -7,12 +7,19 @@ const filters: Readonly<Record<string, Filter>> = { ...textFilters, ...listFilte
 /** Filters that take other filters or tests, or any arguments. */
 const others = new Set(['format', 'map', 'select', 'reject', 'selectattr', 'rejectattr']);
 
-export const hasFilter = (name: string): boolean => Object.hasOwn(filters, name) || others.has(name) || name === 'urlize';
+export const hasFilter = (name: string): boolean =>
+  Object.hasOwn(filters, name) || others.has(name) || name === 'urlize';
 
 /** `value | name(…)`; `inner` applies the filters that `map` is given. */
 export type ApplyFilter = (name: string, value: Value, args: readonly Value[], kwargs: Kwargs) => Value;
 
-export function applyFilter(name: string, value: Value, args: readonly Value[], kwargs: Kwargs, inner: ApplyFilter): Value {
+export function applyFilter(
+  name: string,
+  value: Value,
+  args: readonly Value[],
+  kwargs: Kwargs,
+  inner: ApplyFilter,
+): Value {
   switch (name) {
     case 'format':
       return formatFilter(value, args, kwargs);
@@ -45,7 +52,8 @@ function* mapped(value: Value, args: readonly Value[], kwargs: Kwargs, inner: Ap
   for (const item of iterate(value)) yield apply(item);
 }
 
-const nameOf = (value: Value): string => (value.type === 'str' ? value.value : fail('the name of a filter or test must be a text'));
+const nameOf = (value: Value): string =>
+  value.type === 'str' ? value.value : fail('the name of a filter or test must be a text');
 
 function* selected(name: string, value: Value, args: readonly Value[], kwargs: Kwargs): Generator<Value> {
   if (!isTrue(value)) return;
@@ -54,6 +62,7 @@ function* selected(name: string, value: Value, args: readonly Value[], kwargs: K
   if (isByAttribute && args.length === 0) fail('Missing parameter for attribute name');
   const get = isByAttribute ? getter(args[0]) : (item: Value) => item;
   const [test, ...more] = isByAttribute ? args.slice(1) : args;
-  const check = (item: Value) => (test === undefined ? isTrue(item) : applyTest(nameOf(test), item, more, kwargs, hasFilter));
+  const check = (item: Value) =>
+    test === undefined ? isTrue(item) : applyTest(nameOf(test), item, more, kwargs, hasFilter);
   for (const item of iterate(value)) if (check(get(item)) === wanted) yield item;
 }

@@ -1,6 +1,8 @@
 import { floatDigits, grouped, integerDigits } from './number-format.ts';
 import { ascii, type Part } from './percent.ts';
+
 export type { Part } from './percent.ts';
+
 import { numeric } from './operators.ts';
 import { escapeHtml, pythonRepr, pythonStr } from './text.ts';
 import { fail, type Kwargs, str, typeName, type Value } from './values.ts';
@@ -18,11 +20,18 @@ export const formatText = (...given: Parameters<typeof formatParts>): string =>
     .join('');
 
 /** The parts of `text.format(…)`. */
-export function formatParts(text: string, args: readonly Value[], kwargs: Kwargs, access: Access, safe: boolean): Part[] {
+export function formatParts(
+  text: string,
+  args: readonly Value[],
+  kwargs: Kwargs,
+  access: Access,
+  safe: boolean,
+): Part[] {
   let automatic = 0;
   const field = (name: string): Value => {
     const [, first = '', path = ''] = /^([^.[]*)([\s\S]*)$/.exec(name)!;
-    if (first === '' && automatic < 0) fail('cannot switch from manual field specification to automatic field numbering');
+    if (first === '' && automatic < 0)
+      fail('cannot switch from manual field specification to automatic field numbering');
     let value: Value | undefined;
     if (first === '') value = args[automatic++];
     else if (/^\d+$/.test(first)) {
@@ -54,7 +63,9 @@ export function formatParts(text: string, args: readonly Value[], kwargs: Kwargs
       else {
         const end = closingBrace(source, at);
         const inside = source.slice(at + 1, end);
-        const [, name = '', conversion, spec = ''] = /^((?:[^!:[]|\[[^\]]*\])*)(?:!([^:]*))?(?::([\s\S]*))?$/.exec(inside) ?? fail('expected \':\' after conversion specifier');
+        const [, name = '', conversion, spec = ''] =
+          /^((?:[^!:[]|\[[^\]]*\])*)(?:!([^:]*))?(?::([\s\S]*))?$/.exec(inside) ??
+          fail("expected ':' after conversion specifier");
         const value = field(name);
         const style = expand(spec, depth - 1).map((part) => part.text);
         parts.push({ text: formatted(value, conversion, style.join(''), safe), of: value });
@@ -81,7 +92,8 @@ function formatted(value: Value, conversion: string | undefined, spec: string, s
   else if (conversion === 's') given = str(pythonStr(value));
   else if (conversion === 'a') given = str(ascii(pythonRepr(value)));
   else if (conversion !== undefined) fail(`Unknown conversion specifier ${conversion}`);
-  if (safe) return given.type === 'str' && given.safe && spec === '' ? given.value : escapeHtml(str(formatSpec(given, spec)));
+  if (safe)
+    return given.type === 'str' && given.safe && spec === '' ? given.value : escapeHtml(str(formatSpec(given, spec)));
   return formatSpec(given, spec);
 }
 
@@ -95,7 +107,6 @@ export function formatSpec(value: Value, spec: string): string {
   const number = numeric(value);
   const isText = value.type === 'str';
   if (!isText && number === undefined) return fail(`unsupported format string passed to ${typeName(value)}.__format__`);
-  if (value.type === 'bool' && kind === '' ) return value.value ? padded('True', 'l') : padded('False', 'l');
   function padded(body: string, side: string, signText = ''): string {
     const room = Math.max(0, Number(width ?? 0) - [...(signText + body)].length);
     const pad = (fill ?? (zero ? '0' : ' ')).repeat(room);
@@ -122,7 +133,11 @@ export function formatSpec(value: Value, spec: string): string {
   if (isInteger && precision !== undefined) return fail('Precision not allowed in integer format specifier');
   if (kind === 'c') return padded(String.fromCodePoint(Number(number)), 'l');
   const isNegative = typeof number === 'bigint' ? number < 0n : number! < 0 || Object.is(number, -0);
-  const style = { kind: kind === 'n' && isInteger ? 'd' : kind, precision: precision === undefined ? undefined : Number(precision), alternate: alternate !== undefined };
+  const style = {
+    kind: kind === 'n' && isInteger ? 'd' : kind,
+    precision: precision === undefined ? undefined : Number(precision),
+    alternate: alternate !== undefined,
+  };
   const { prefix, digits } = isInteger
     ? integerDigits(number as bigint, style)
     : { prefix: '', digits: floatDigits(Number(number), style) };

@@ -27,7 +27,8 @@ function range(args: readonly Value[], kwargs: Kwargs): Value {
   if (kwargs.size > 0) fail('range() takes no keyword arguments');
   if (args.length < 1 || args.length > 3) fail(`range expected 1 to 3 arguments, got ${args.length}`);
   const numbers = args.map((arg) => BigInt(indexOf(arg)));
-  const [start, stop, step] = numbers.length === 1 ? [0n, numbers[0]!, 1n] : [numbers[0]!, numbers[1]!, numbers[2] ?? 1n];
+  const [start, stop, step] =
+    numbers.length === 1 ? [0n, numbers[0]!, 1n] : [numbers[0]!, numbers[1]!, numbers[2] ?? 1n];
   if (step === 0n) fail('range() arg 3 must not be zero');
   const count = step > 0n ? (stop - start + step - 1n) / step : (start - stop - step - 1n) / -step;
   if (count > MOST_NUMBERS) fail(`Range too big. The sandbox blocks ranges larger than MAX_RANGE (${MOST_NUMBERS}).`);
@@ -55,7 +56,8 @@ function makeDict([source, ...more]: readonly Value[], kwargs: Kwargs): Dict {
 function namespace(args: readonly Value[], kwargs: Kwargs): Value {
   const attributes = makeDict(args, kwargs);
   const checkName = (name: string) =>
-    name.startsWith('_') && fail(`Chat templates cannot store underscore-prefixed attributes on a namespace, but got '${name}'`);
+    name.startsWith('_') &&
+    fail(`Chat templates cannot store underscore-prefixed attributes on a namespace, but got '${name}'`);
   for (const key of attributes.map.keys()) if (key.type === 'str') checkName(key.value);
   return {
     type: 'object',
@@ -107,7 +109,9 @@ const dictionaries: Instance = {
   ...func('dict', makeDict),
   className: 'TemplateDict',
   get: (name) =>
-    name === 'fromkeys' ? func(name, ([keys, value]) => fromKeys(keys ?? fail('fromkeys expected at least 1 argument'), value)) : undefined,
+    name === 'fromkeys'
+      ? func(name, ([keys, value]) => fromKeys(keys ?? fail('fromkeys expected at least 1 argument'), value))
+      : undefined,
 };
 
 const raise = (args: readonly Value[], kwargs: Kwargs): Value =>

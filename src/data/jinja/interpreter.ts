@@ -1,14 +1,14 @@
-import type { Arguments, Call, Expression, Filter, For, Macro, Signature, Statement, Target } from './ast.ts';
+import type { Arguments, Call, Expression, Filter, For, Macro, Statement, Target } from './ast.ts';
 import { getAttribute, getItem, textAccess } from './attributes.ts';
-import { namesRead } from './check.ts';
-import { applyFilter } from './filters.ts';
+import { isConstant, namesRead } from './check.ts';
+import { applyFilter, hasFilter } from './filters.ts';
 import { formatParts, type Part } from './format.ts';
 import { Loop } from './loop.ts';
-import { binary, compared, sliced, signed } from './operators.ts';
+import { bindParameters } from './macro.ts';
+import { binary, compared, isSliceable, signed, sliced } from './operators.ts';
 import { percentParts } from './percent.ts';
-import { pythonRepr, pythonStr } from './text.ts';
 import { applyTest } from './tests.ts';
-import { hasFilter } from './filters.ts';
+import { pythonRepr, pythonStr } from './text.ts';
 import {
   bool,
   dict,
@@ -44,6 +44,8 @@ class LoopJump extends Error {
 export class Interpreter {
   readonly #root: Scope;
   readonly #marks: readonly [begin: string, end: string];
+  /** Whether what is printed is a constant: jinja2 computes these beforehand, and parts of what has none are undefined then. */
+  #printsConstant = false;
   readonly #blocks = new Map<string, readonly Statement[]>();
 
   /**
@@ -62,7 +64,12 @@ export class Interpreter {
       return body && this.#function(name, () => this.evaluateBlock(body, new Scope(this.#root)));
     };
     this.#findBlocks(statements);
-    this.#root.set('self', { type: 'object', className: 'TemplateReference', repr: () => '<TemplateReference>', get });
+    this.#root.set('self', {
+      type: 'object',
+      className: 'TemplateReference',
+      repr: () => '<TemplateReference None>',
+      get,
+    });
     return this.evaluateBlock(statements, this.#root);
   }
 
@@ -105,6 +112,7 @@ export class Interpreter {
       case 'text':
         return str(node.value);
       case 'print':
+        this.#printsConstant = isConstant(node.expression);
         return this.evaluate(node.expression, scope);
       case 'if': {
         const branch = node.branches.find(({ test }) => isTrue(this.evaluate(test, scope)));
@@ -116,7 +124,7 @@ export class Interpreter {
         this.#assign(node.target, this.evaluate(node.value, scope), scope);
         return undefined;
       case 'set block': {
-        const text = this.evaluateBlock(node.body, new Scope(scope));
+        const text = this.#captured(node.body, scope);
         this.#assign(node.target, node.filter ? this.#filtered(node.filter, scope, text) : text, scope);
         return undefined;
       }
@@ -134,7 +142,7 @@ export class Interpreter {
         return this.#call(node.call, scope, caller);
       }
       case 'filter block':
-        return this.#filtered(node.filter, scope, this.evaluateBlock(node.body, new Scope(scope)));
+        return this.#filtered(node.filter, scope, this.#captured(node.body, scope));
       case 'block':
         return this.evaluateBlock(node.body, new Scope(node.scoped ? scope : this.#root));
       case 'generation': {
@@ -144,6 +152,16 @@ export class Interpreter {
       case 'break':
       case 'continue':
         throw new LoopJump(node.type === 'break');
+    }
+  }
+
+  /** What a block prints that is kept; it is lost where the block is left by a `break`. */
+  #captured(body: readonly Statement[], scope: Scope): Value {
+    try {
+      return this.evaluateBlock(body, new Scope(scope));
+    } catch (error) {
+      if (error instanceof LoopJump) error.printed = [];
+      throw error;
     }
   }
 
@@ -205,7 +223,9 @@ export class Interpreter {
         return;
       }
       case 'targets': {
-        const items = isIterable(value) ? [...this.itemsOf(value)] : fail(`cannot unpack non-iterable ${typeName(value)} object`);
+        const items = isIterable(value)
+          ? [...this.itemsOf(value)]
+          : fail(`cannot unpack non-iterable ${typeName(value)} object`);
         if (items.length !== target.items.length) {
           fail(`cannot unpack ${pythonRepr(value)} into ${target.items.length} values`);
         }
@@ -224,47 +244,25 @@ export class Interpreter {
     const special = (word: string) => used.has(word) && !signature.names.includes(word);
     const members: Readonly<Record<string, Value>> = {
       name: str(name),
-      arguments: list(signature.names.map((parameter) => str(parameter))),
+      arguments: tuple(signature.names.map((parameter) => str(parameter))),
       caller: bool(special('caller')),
       catch_kwargs: bool(special('kwargs')),
       catch_varargs: bool(special('varargs')),
     };
     const call = (args: readonly Value[], kwargs: Kwargs): Value => {
       const inner = new Scope(scope);
-      this.#bindParameters(name, signature, args, new Map(kwargs), inner, special);
+      bindParameters({ name, signature, special }, args, kwargs, inner, (node) => this.evaluate(node, inner));
       this.enterMacro(inner, args);
       return this.evaluateBlock(body, inner);
     };
-    return { ...this.#function(name, call), get: (member) => (Object.hasOwn(members, member) ? members[member] : undefined) };
+    return {
+      ...this.#function(name, call),
+      get: (member) => (Object.hasOwn(members, member) ? members[member] : undefined),
+    };
   }
 
   /** Called before the body of a macro runs. */
   protected enterMacro(_scope: Scope, _args: readonly Value[]): void {}
-
-  #bindParameters(
-    name: string,
-    { names, defaults }: Signature,
-    args: readonly Value[],
-    kwargs: Map<string, Value>,
-    scope: Scope,
-    special: (word: string) => boolean,
-  ): void {
-    const take = (key: string) => {
-      const value = kwargs.get(key);
-      kwargs.delete(key);
-      return value;
-    };
-    for (const [i, parameter] of names.entries()) {
-      const fallback = defaults[i - (names.length - defaults.length)];
-      const value = args[i] ?? take(parameter) ?? (fallback && this.evaluate(fallback, scope));
-      scope.set(parameter, value ?? undefinedValue(`parameter '${parameter}' was not provided`));
-    }
-    if (special('caller')) scope.set('caller', take('caller') ?? undefinedValue('No caller defined'));
-    if (special('kwargs')) scope.set('kwargs', dict([...kwargs].map(([key, value]) => [str(key), value] as const)));
-    else if (kwargs.size > 0) fail(`macro '${name}' takes no keyword argument '${[...kwargs.keys()][0]}'`);
-    if (special('varargs')) scope.set('varargs', tuple(args.slice(names.length)));
-    else if (args.length > names.length) fail(`macro '${name}' takes not more than ${names.length} argument(s)`);
-  }
 
   /** The value of an expression. */
   protected evaluate(node: Expression, scope: Scope): Value {
@@ -278,7 +276,9 @@ export class Interpreter {
       case 'tuple':
         return tuple(node.items.map((item) => this.evaluate(item, scope)));
       case 'dict':
-        return dict(node.entries.map(([key, value]) => [this.evaluate(key, scope), this.evaluate(value, scope)] as const));
+        return dict(
+          node.entries.map(([key, value]) => [this.evaluate(key, scope), this.evaluate(value, scope)] as const),
+        );
       case 'attribute':
         return getAttribute(this.evaluate(node.object, scope), node.name);
       case 'item':
@@ -334,9 +334,10 @@ export class Interpreter {
 
   protected evaluateItem({ object, key }: Extract<Expression, { type: 'item' }>, scope: Scope): Value {
     const container = this.evaluate(object, scope);
-    return key.type === 'slice'
-      ? sliced(container, key.parts.map((part) => part && this.evaluate(part, scope)))
-      : getItem(container, this.evaluate(key, scope));
+    if (key.type !== 'slice') return getItem(container, this.evaluate(key, scope));
+    const bounds = key.parts.map((part) => part && this.evaluate(part, scope));
+    if (this.#printsConstant && !isSliceable(container, bounds)) return undefinedValue('the constant has no such part');
+    return sliced(container, bounds);
   }
 
   #arguments(node: Arguments, scope: Scope): { args: Value[]; kwargs: Map<string, Value> } {
@@ -361,7 +362,8 @@ export class Interpreter {
     const called = object ? getAttribute(object, 'format') : this.evaluate(callee, scope);
     const { args, kwargs } = this.#arguments(given, scope);
     if (caller) kwargs.set('caller', caller);
-    if (object?.type === 'str' && !object.safe) return this.joinParts(formatParts(object.value, args, kwargs, textAccess, false));
+    if (object?.type === 'str' && !object.safe)
+      return this.joinParts(formatParts(object.value, args, kwargs, textAccess, false));
     if (called.type === 'undefined') return fail(called.message);
     if (called.type !== 'object' || !called.call) return fail(`'${typeName(called)}' object is not callable`);
     return called.call(args, kwargs);

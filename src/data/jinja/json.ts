@@ -64,7 +64,11 @@ export function toJson(value: Value, style: JsonStyle, level = 0): string {
       return quoted(value.value, style.ascii);
     case 'list':
     case 'tuple':
-      return enclose('[', ']', value.items.map((item) => toJson(item, style, level + 1)));
+      return enclose(
+        '[',
+        ']',
+        value.items.map((item) => toJson(item, style, level + 1)),
+      );
     case 'dict': {
       const entries = value.map.entries();
       if (style.sortKeys) entries.sort(([a], [b]) => byOrder(a, b));
@@ -81,7 +85,8 @@ export function toJson(value: Value, style: JsonStyle, level = 0): string {
 /** The style that the arguments of `tojson` ask for: ensure_ascii, indent, separators, sort_keys. */
 export function jsonStyle([ascii, indent, separators, sortKeys]: readonly (Value | undefined)[]): JsonStyle {
   const isIndented = indent !== undefined && indent.type !== 'none';
-  const asText = (value: Value | undefined) => (value?.type === 'str' ? value.value : fail('separators must be two texts'));
+  const asText = (value: Value | undefined) =>
+    value?.type === 'str' ? value.value : fail('separators must be two texts');
   let unit: string | undefined;
   if (isIndented) {
     if (indent.type === 'str') unit = indent.value;
@@ -94,5 +99,10 @@ export function jsonStyle([ascii, indent, separators, sortKeys]: readonly (Value
     if (items.length !== 2) fail('the separators of tojson must be two');
     pair = [asText(items[0]), asText(items[1])];
   }
-  return { ascii: ascii !== undefined && isTrue(ascii), indent: unit, separators: pair, sortKeys: sortKeys !== undefined && isTrue(sortKeys) };
+  return {
+    ascii: ascii !== undefined && isTrue(ascii),
+    indent: unit,
+    separators: pair,
+    sortKeys: sortKeys !== undefined && isTrue(sortKeys),
+  };
 }

@@ -1,7 +1,18 @@
 import { JinjaError } from './values.ts';
 
 export interface Token {
-  readonly type: 'data' | 'begin' | 'end' | 'print' | 'endprint' | 'name' | 'string' | 'integer' | 'float' | 'operator' | 'eof';
+  readonly type:
+    | 'data'
+    | 'begin'
+    | 'end'
+    | 'print'
+    | 'endprint'
+    | 'name'
+    | 'string'
+    | 'integer'
+    | 'float'
+    | 'operator'
+    | 'eof';
   /** Text, name, operator, or the value of a literal. */
   readonly value: string;
   readonly line: number;
@@ -24,6 +35,14 @@ const INTEGER = /0[bB](?:_?[01])+|0[oO](?:_?[0-7])+|0[xX](?:_?[\da-fA-F])+|[1-9]
 const OPERATOR = /\/\/|\*\*|[=!<>]=|[-+/*%~[\](){}<>=.:|,;]/y;
 const RAW = /\{%[-+]?[\p{White_Space}\x1c-\x1f]*raw[\p{White_Space}\x1c-\x1f]*(-?)%\}/uy;
 const ENDRAW = /\{%([-+]?)[\p{White_Space}\x1c-\x1f]*endraw[\p{White_Space}\x1c-\x1f]*([-+]?)%\}/gu;
+/** What a tag is made of; numbers come before names. */
+const literals = [
+  ['float', FLOAT],
+  ['integer', INTEGER],
+  ['name', NAME],
+  ['string', STRING],
+  ['operator', OPERATOR],
+] as const;
 const closing: Readonly<Record<string, string>> = { '(': ')', '[': ']', '{': '}' };
 
 const simpleEscapes: Readonly<Record<string, string>> = {
@@ -41,14 +60,15 @@ const simpleEscapes: Readonly<Record<string, string>> = {
 };
 
 /** The text of a string literal, with Python's escapes. */
-function unescape(body: string, line: number): string {
+function withEscapes(body: string, line: number): string {
   return body.replaceAll(
     /\\(?:x([\da-fA-F]{2})|u([\da-fA-F]{4})|U([\da-fA-F]{8})|([0-7]{1,3})|([\s\S]))/gu,
     (all, x, u, long, octal, other: string) => {
       const code = x ?? u ?? long;
       if (code !== undefined) return String.fromCodePoint(Number.parseInt(code, 16));
       if (octal !== undefined) return String.fromCodePoint(Number.parseInt(octal, 8));
-      if ('xuUN'.includes(other)) throw new TemplateSyntaxError(`the escape ${all} is not complete or not supported`, line);
+      if ('xuUN'.includes(other))
+        throw new TemplateSyntaxError(`the escape ${all} is not complete or not supported`, line);
       return simpleEscapes[other] ?? all; // unknown escapes stay as they are
     },
   );
@@ -95,6 +115,36 @@ export function tokenize(template: string): Token[] {
       : text;
   };
 
+  /** Reads the tokens of a tag up to its end. */
+  const readTag = (isBlock: boolean) => {
+    const open: string[] = [];
+    const [endType, endTag] = isBlock ? (['end', '%}'] as const) : (['endprint', '}}'] as const);
+    for (;;) {
+      skipSpace();
+      if (at >= source.length) throw new TemplateSyntaxError(`missing ${endTag}`, line);
+      const endSign = source[at] === '-' || (source[at] === '+' && isBlock) ? source[at]! : '';
+      if (open.length === 0 && source.startsWith(endTag, at + endSign.length)) {
+        add(endType, endTag);
+        advance(at + endSign.length + 2);
+        trimAfter(endSign, isBlock);
+        return;
+      }
+      const literal = literals.find(([, pattern]) => match(pattern));
+      if (!literal) throw new TemplateSyntaxError(`unexpected character ${JSON.stringify(source[at])}`, line);
+      const [type, pattern] = literal;
+      const value = match(pattern)![0];
+      if (type === 'operator') {
+        if (closing[value]) open.push(closing[value]);
+        else if (')]}'.includes(value) && open.pop() !== value) {
+          throw new TemplateSyntaxError(`unexpected '${value}'`, line);
+        }
+      }
+      if (type === 'string') add(type, withEscapes(value.slice(1, -1), line));
+      else add(type, type === 'float' || type === 'integer' ? value.replaceAll('_', '') : value);
+      advance(at + value.length);
+    }
+  };
+
   while (at < source.length) {
     const startsLine = at === 0 || source[at - 1] === '\n';
     const found = /\{[{%#]/g;
@@ -133,45 +183,7 @@ export function tokenize(template: string): Token[] {
     }
     add(kind === '%' ? 'begin' : 'print', tag[0]);
     advance(at + 2 + sign.length);
-    tag: {
-      const open: string[] = [];
-      const [endType, endTag] = kind === '%' ? (['end', '%}'] as const) : (['endprint', '}}'] as const);
-      while (at < source.length) {
-        skipSpace();
-        const endSign = source[at] === '-' || (source[at] === '+' && kind === '%') ? source[at]! : '';
-        if (open.length === 0 && source.startsWith(endTag, at + endSign.length)) {
-          add(endType, endTag);
-          advance(at + endSign.length + 2);
-          trimAfter(endSign, kind === '%');
-          break tag;
-        }
-        const literal = (
-          [
-            ['float', FLOAT],
-            ['integer', INTEGER],
-            ['name', NAME],
-            ['string', STRING],
-            ['operator', OPERATOR],
-          ] as const
-        ).find(([, pattern]) => match(pattern));
-        if (!literal) {
-          if (at >= source.length) break;
-          throw new TemplateSyntaxError(`unexpected character ${JSON.stringify(source[at])}`, line);
-        }
-        const [type, pattern] = literal;
-        const value = match(pattern)![0];
-        if (type === 'operator') {
-          if (closing[value]) open.push(closing[value]);
-          else if (')]}'.includes(value) && open.pop() !== value) {
-            throw new TemplateSyntaxError(`unexpected '${value}'`, line);
-          }
-        }
-        if (type === 'string') add(type, unescape(value.slice(1, -1), line));
-        else add(type, type === 'float' || type === 'integer' ? value.replaceAll('_', '') : value);
-        advance(at + value.length);
-      }
-      throw new TemplateSyntaxError(`missing ${endTag}`, line);
-    }
+    readTag(kind === '%');
   }
   add('eof', '');
   return tokens;

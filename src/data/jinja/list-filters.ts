@@ -3,7 +3,7 @@ import { floatRepr, roundFloat, roundInteger } from './decimal.ts';
 import { jsonStyle, toJson } from './json.ts';
 import { binary, equals, indexOf, numeric, ordered, requireDefined } from './operators.ts';
 import { prettyRepr } from './pretty.ts';
-import { pythonStr, strip } from './text.ts';
+import { asciiDigits, pythonStr, strip } from './text.ts';
 import type { Args, Filter } from './text-filters.ts';
 import {
   fail,
@@ -45,7 +45,11 @@ export function getter(attribute: Value | undefined, otherwise?: Value): (item: 
 }
 
 /** What items are compared by: an attribute, and texts without their case. */
-function sortKey(attribute: Value | undefined, caseSensitive: Value | undefined, otherwise?: Value): (item: Value) => Value {
+function sortKey(
+  attribute: Value | undefined,
+  caseSensitive: Value | undefined,
+  otherwise?: Value,
+): (item: Value) => Value {
   const get = getter(attribute, otherwise);
   return flag(caseSensitive) ? get : (item) => folded(get(item));
 }
@@ -74,7 +78,13 @@ function dictSort(value: Value, [caseSensitive, by, reverse]: Args): Value {
     const part = (pair as Extract<Value, { type: 'tuple' }>).items[at]!;
     return flag(caseSensitive) ? part : folded(part);
   };
-  return list(sorted(value.map.entries().map((entry) => tuple(entry)), key, flag(reverse)));
+  return list(
+    sorted(
+      value.map.entries().map((entry) => tuple(entry)),
+      key,
+      flag(reverse),
+    ),
+  );
 }
 
 function extreme(value: Value, [caseSensitive, attribute]: Args, operator: '<' | '>'): Value {
@@ -120,7 +130,7 @@ function sum(value: Value, [attribute, start]: Args): Value {
 
 /** The items from the last to the first; undefined for what has no end to begin at. */
 function reversed(value: Value): Value[] | undefined {
-  const hasEnd = ['list', 'tuple', 'range', 'str', 'dict', 'view', 'bytes'].includes(value.type);
+  const hasEnd = ['list', 'tuple', 'range', 'str', 'dict', 'view', 'bytes', 'undefined'].includes(value.type);
   return hasEnd ? [...iterate(value)].reverse() : undefined;
 }
 const reversedKind = (value: Value) => (value.type === 'list' ? 'list_reverseiterator' : 'reversed');
@@ -156,13 +166,14 @@ function* batches(value: Value, [count, fill]: Args): Generator<Value> {
 
 /** The whole number that a text is in a base, as Python's `int`; undefined for another text. */
 function parseInteger(text: string, base: number): bigint | undefined {
-  const [, sign = '', body = ''] = /^([-+]?)([\s\S]*)$/.exec(strip(text, undefined).toLowerCase())!;
+  const [, sign = '', body = ''] = /^([-+]?)([\s\S]*)$/.exec(asciiDigits(strip(text, undefined)).toLowerCase())!;
   const prefixes: Readonly<Record<string, number>> = { '0x': 16, '0o': 8, '0b': 2 };
   const prefix = prefixes[body.slice(0, 2)];
   const hasPrefix = prefix !== undefined && (base === 0 || base === prefix);
   const radix = base === 0 ? (hasPrefix ? prefix : 10) : base;
   const digits = hasPrefix ? body.slice(2).replace(/^_/, '') : body;
-  if (!/^[\da-z]+(_[\da-z]+)*$/.test(digits) || (base === 0 && !hasPrefix && /^0[\d_]*[1-9]/.test(digits))) return undefined;
+  if (!/^[\da-z]+(_[\da-z]+)*$/.test(digits) || (base === 0 && !hasPrefix && /^0[\d_]*[1-9]/.test(digits)))
+    return undefined;
   let value = 0n;
   for (const c of digits.replaceAll('_', '')) {
     const digit = Number.parseInt(c, 36);
@@ -174,7 +185,7 @@ function parseInteger(text: string, base: number): bigint | undefined {
 
 /** The number that a text is, as Python's `float`; undefined for another text. */
 function parseFloatText(text: string): number | undefined {
-  const body = strip(text, undefined).toLowerCase();
+  const body = asciiDigits(strip(text, undefined)).toLowerCase();
   const special = /^([-+]?)(inf|infinity|nan)$/.exec(body);
   if (special) return special[2] === 'nan' ? Number.NaN : special[1] === '-' ? -Infinity : Infinity;
   const isNumber = /^[-+]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)(e[-+]?\d+(_\d+)*)?$/.test(body);
@@ -194,10 +205,12 @@ function toInt(value: Value, [otherwise = int(0), base]: Args): Value {
     const whole = radix === 0 || (radix >= 2 && radix <= 36) ? parseInteger(value.value, radix) : undefined;
     if (whole !== undefined) return int(whole);
   }
-  const number = value.type === 'str' ? parseFloatText(value.value) : (requireDefined(value), numeric(value));
+  requireDefined(value);
+  const number = value.type === 'str' ? parseFloatText(value.value) : numeric(value);
   if (typeof number === 'bigint') return int(number);
   if (number === undefined || Number.isNaN(number)) return otherwise;
-  if (!Number.isFinite(number)) return value.type === 'str' ? otherwise : fail('cannot convert float infinity to integer');
+  if (!Number.isFinite(number))
+    return value.type === 'str' ? otherwise : fail('cannot convert float infinity to integer');
   return int(BigInt(Math.trunc(number)));
 }
 
@@ -207,7 +220,8 @@ function round(value: Value, [precision, method]: Args): Value {
   const digits = precision === undefined ? 0 : indexOf(precision);
   const number = numeric(value);
   if (number === undefined) return fail(`type ${typeName(value)} doesn't define __round__ method`);
-  if (how === 'common') return typeof number === 'bigint' ? int(roundInteger(number, digits)) : float(roundFloat(number, digits));
+  if (how === 'common')
+    return typeof number === 'bigint' ? int(roundInteger(number, digits)) : float(roundFloat(number, digits));
   const scale: Value = digits >= 0 ? int(10n ** BigInt(digits)) : float(10 ** digits);
   const scaled = numeric(binary('*', value, scale))!;
   const whole = typeof scaled === 'bigint' ? scaled : BigInt(how === 'ceil' ? Math.ceil(scaled) : Math.floor(scaled));
@@ -219,7 +233,9 @@ function fileSize(value: Value, [binaryUnits]: Args): Value {
   const base = flag(binaryUnits) ? 1024 : 1000;
   if (bytes === 1) return str('1 Byte');
   if (bytes < base) return str(`${Math.trunc(bytes)} Bytes`);
-  const units = [...(flag(binaryUnits) ? 'KMGTPEZY' : 'kMGTPEZY')].map((unit) => unit + (flag(binaryUnits) ? 'iB' : 'B'));
+  const units = [...(flag(binaryUnits) ? 'KMGTPEZY' : 'kMGTPEZY')].map(
+    (unit) => unit + (flag(binaryUnits) ? 'iB' : 'B'),
+  );
   const at = units.findIndex((_, i) => bytes < base ** (i + 2));
   const i = at < 0 ? units.length - 1 : at;
   const number = (base * bytes) / base ** (i + 2);
@@ -241,10 +257,11 @@ const defaultFilter: Filter = [
   (value, [otherwise, isBoolean]) =>
     value.type === 'undefined' || (flag(isBoolean) && !isTrue(value)) ? (otherwise ?? str('')) : value,
 ];
-const generator = (name: string, parameters: readonly string[], items: (value: Value, args: Args) => Generator<Value>): Filter => [
-  parameters,
-  (value, args) => iterator(name, items(value, args)),
-];
+const generator = (
+  name: string,
+  parameters: readonly string[],
+  items: (value: Value, args: Args) => Generator<Value>,
+): Filter => [parameters, (value, args) => iterator(name, items(value, args))];
 
 function* itemPairs(value: Value): Generator<Value> {
   if (value.type === 'undefined') return;
@@ -261,7 +278,10 @@ function absolute(value: Value): Value {
 /** The filters of lists, dictionaries and numbers. */
 export const listFilters: Readonly<Record<string, Filter>> = {
   abs: [[], absolute],
-  attr: [['name!'], (value, [name]) => attributeOnly(value, name!.type === 'str' ? name!.value : fail('attribute name must be string'))],
+  attr: [
+    ['name!'],
+    (value, [name]) => attributeOnly(value, name!.type === 'str' ? name!.value : fail('attribute name must be string')),
+  ],
   batch: generator('generator', ['linecount!', 'fill_with'], batches),
   count: lengthFilter,
   d: defaultFilter,
@@ -269,10 +289,13 @@ export const listFilters: Readonly<Record<string, Filter>> = {
   dictsort: [['case_sensitive', 'by', 'reverse'], dictSort],
   filesizeformat: [['binary'], fileSize],
   first: [[], (value) => iterate(value).next().value ?? undefinedValue('No first item, sequence was empty.')],
-  float: [['default'], (value, [otherwise]) => {
-    const number = toFloat(value);
-    return number === undefined ? (otherwise ?? float(0)) : float(number);
-  }],
+  float: [
+    ['default'],
+    (value, [otherwise]) => {
+      const number = toFloat(value);
+      return number === undefined ? (otherwise ?? float(0)) : float(number);
+    },
+  ],
   groupby: [['attribute!', 'default', 'case_sensitive'], groupBy],
   int: [['default', 'base'], toInt],
   items: generator('generator', [], itemPairs),
@@ -280,9 +303,8 @@ export const listFilters: Readonly<Record<string, Filter>> = {
   last: [
     [],
     (value) => {
-      if (value.type !== 'undefined' && !reversed(value)) fail(`'${typeName(value)}' object is not reversible`);
-      if (value.type === 'undefined') fail("'Undefined' object is not reversible");
-      return reversed(value)![0] ?? undefinedValue('No last item, sequence was empty.');
+      const items = reversed(value) ?? fail(`'${typeName(value)}' object is not reversible`);
+      return items[0] ?? undefinedValue('No last item, sequence was empty.');
     },
   ],
   length: lengthFilter,
@@ -310,9 +332,6 @@ export const listFilters: Readonly<Record<string, Filter>> = {
   slice: generator('generator', ['slices!', 'fill_with'], slices),
   sort: [['reverse', 'case_sensitive', 'attribute'], sort],
   sum: [['attribute', 'start'], sum],
-  tojson: [
-    ['ensure_ascii', 'indent', 'separators', 'sort_keys'],
-    (value, args) => str(toJson(value, jsonStyle(args))),
-  ],
+  tojson: [['ensure_ascii', 'indent', 'separators', 'sort_keys'], (value, args) => str(toJson(value, jsonStyle(args)))],
   unique: generator('generator', ['case_sensitive', 'attribute'], unique),
 };

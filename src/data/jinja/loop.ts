@@ -1,5 +1,5 @@
 import { equals } from './operators.ts';
-import { type Call, bool, fail, func, type Instance, int, tuple, undefinedValue, type Value } from './values.ts';
+import { bool, type Call, fail, func, type Instance, int, tuple, undefinedValue, type Value } from './values.ts';
 
 /** The items of a loop as it runs, and what `loop` tells of them: the next item is taken early where that is asked for. */
 export class Loop {

@@ -12,7 +12,10 @@ export interface NumberStyle {
 }
 
 /** The digits of |value| in a style of integers, with the prefix apart. */
-export function integerDigits(value: bigint, { kind, alternate = false }: NumberStyle): { prefix: string; digits: string } {
+export function integerDigits(
+  value: bigint,
+  { kind, alternate = false }: NumberStyle,
+): { prefix: string; digits: string } {
   const absolute = value < 0n ? -value : value;
   const radix = { b: 2, o: 8, x: 16, X: 16 }[kind] ?? 10;
   const digits = absolute.toString(radix);
@@ -71,8 +74,8 @@ function general(value: number, precision: number, alternate: boolean, keepsPoin
 
 /** Digits with a separator after each group, filled with zeros up to a width. */
 export function grouped(text: string, separator: string, size: number, width = 0): string {
-  const [, digits, rest] = /^([\da-fA-F]*)(.*)$/s.exec(text)!;
-  const insert = (s: string) => s.replaceAll(new RegExp(`\\B(?=([\\da-fA-F]{${size}})+$)`, 'g'), separator);
+  const [, digits, rest] = (size === 3 ? /^(\d*)(.*)$/s : /^([\da-fA-F]*)(.*)$/s).exec(text)!;
+  const insert = (s: string) => s.replaceAll(new RegExp(`\\B(?=(.{${size}})+$)`, 'g'), separator);
   let whole = digits!;
   let out = insert(whole) + rest!;
   while (out.length < width) {

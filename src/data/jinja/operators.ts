@@ -1,4 +1,5 @@
-import { pythonRepr, pythonStr, escapeHtml } from './text.ts';
+import { formatPercent } from './percent.ts';
+import { escapeHtml, pythonRepr, pythonStr } from './text.ts';
 import {
   fail,
   float,
@@ -13,7 +14,6 @@ import {
   undefinedValue,
   type Value,
 } from './values.ts';
-import { formatPercent } from './percent.ts';
 
 /** A number as an integer or a float; booleans are integers. Undefined for what is no number. */
 export function numeric(value: Value): bigint | number | undefined {
@@ -45,7 +45,9 @@ export function binary(operator: string, left: Value, right: Value): Value {
   requireDefined(left, right);
   const [a, b] = [numeric(left), numeric(right)];
   if (a !== undefined && b !== undefined) {
-    return typeof a === 'bigint' && typeof b === 'bigint' ? ofIntegers(operator, a, b) : ofFloats(operator, Number(a), Number(b));
+    return typeof a === 'bigint' && typeof b === 'bigint'
+      ? ofIntegers(operator, a, b)
+      : ofFloats(operator, Number(a), Number(b));
   }
   if (operator === '+') return joined(left, right);
   if (operator === '*') {
@@ -68,7 +70,12 @@ function joined(left: Value, right: Value): Value {
 const MOST_ITEMS = 50_000_000;
 function repeated(value: Value, times: Value, count: bigint): Value {
   const n = count < 0n ? 0 : Number(count);
-  const size = value.type === 'str' ? value.value.length : value.type === 'list' || value.type === 'tuple' ? value.items.length : 0;
+  const size =
+    value.type === 'str'
+      ? value.value.length
+      : value.type === 'list' || value.type === 'tuple'
+        ? value.items.length
+        : 0;
   if (size * n > MOST_ITEMS) fail('the repetition is too long');
   if (value.type === 'str') return str(value.value.repeat(n), value.safe);
   if (value.type === 'list') return list(Array.from({ length: n }, () => value.items).flat());
@@ -131,13 +138,17 @@ function ofFloats(operator: string, a: number, b: number): Value {
       const rest = floatModulo(a, b);
       const quotient = (a - rest) / b;
       const whole = Math.floor(quotient);
-      return float(quotient === 0 ? (a / b < 0 ? -0 : 0) : quotient - whole > 0.5 ? whole + 1 : whole);
+      return float(
+        quotient === 0 ? (a / b < 0 || Object.is(a / b, -0) ? -0 : 0) : quotient - whole > 0.5 ? whole + 1 : whole,
+      );
     }
   }
   if (a === 0 && b < 0) return fail('0.0 cannot be raised to a negative power');
   if (a < 0 && !Number.isInteger(b) && Number.isFinite(b)) return fail('complex numbers are not supported');
   const power = a === 1 || b === 0 ? 1 : a === -1 && !Number.isFinite(b) ? 1 : a ** b;
-  return !Number.isFinite(power) && Number.isFinite(a) && Number.isFinite(b) ? fail('Numerical result out of range') : float(power);
+  return !Number.isFinite(power) && Number.isFinite(a) && Number.isFinite(b)
+    ? fail('Numerical result out of range')
+    : float(power);
 }
 
 /** The remainder with the sign of the divisor. */
@@ -210,7 +221,13 @@ function compareText(a: string, b: string): number {
 export function ordered(operator: string, a: Value, b: Value): boolean {
   requireDefined(a, b);
   const is = (difference: number) =>
-    operator === '<' ? difference < 0 : operator === '<=' ? difference <= 0 : operator === '>' ? difference > 0 : difference >= 0;
+    operator === '<'
+      ? difference < 0
+      : operator === '<='
+        ? difference <= 0
+        : operator === '>'
+          ? difference > 0
+          : difference >= 0;
   const [x, y] = [numeric(a), numeric(b)];
   if (x !== undefined && y !== undefined) {
     return operator === '<' ? x < y : operator === '<=' ? x <= y : operator === '>' ? x > y : x >= y;
@@ -262,7 +279,8 @@ export function subscript(container: Value, key: Value): Value | undefined {
   if (container.type === 'dict') return isHashable(key) ? container.map.get(key) : undefined;
   const at = numeric(key);
   if (typeof at !== 'bigint') return undefined;
-  const item = <T>(items: ArrayLike<T>): T | undefined => items[Number(at) < 0 ? Number(at) + items.length : Number(at)];
+  const item = <T>(items: ArrayLike<T>): T | undefined =>
+    items[Number(at) < 0 ? Number(at) + items.length : Number(at)];
   switch (container.type) {
     case 'list':
     case 'tuple':
@@ -281,6 +299,11 @@ export function subscript(container: Value, key: Value): Value | undefined {
   }
 }
 
+/** Whether a value has parts, which these bounds can tell. */
+export const isSliceable = (value: Value, bounds: readonly (Value | undefined)[]): boolean =>
+  ['list', 'tuple', 'str', 'bytes', 'range'].includes(value.type) &&
+  bounds.every((bound) => !bound || bound.type === 'none' || typeof numeric(bound) === 'bigint');
+
 /** `value[start:stop:step]`. */
 export function sliced(value: Value, bounds: readonly (Value | undefined)[]): Value {
   requireDefined(value);
@@ -292,7 +315,8 @@ export function sliced(value: Value, bounds: readonly (Value | undefined)[]): Va
       : fail('slice indices must be integers or None or have an __index__ method');
   });
   if (step === 0) fail('slice step cannot be zero');
-  const pick = <T>(items: ArrayLike<T>): T[] => slicePositions(items.length, start, stop, step ?? 1).map((i) => items[i]!);
+  const pick = <T>(items: ArrayLike<T>): T[] =>
+    slicePositions(items.length, start, stop, step ?? 1).map((i) => items[i]!);
   switch (value.type) {
     case 'list':
       return list(pick(value.items));
@@ -316,11 +340,19 @@ export function sliced(value: Value, bounds: readonly (Value | undefined)[]): Va
   }
 }
 
-function rangeBounds(length: number, start: number | undefined, stop: number | undefined, step: number): [number, number] {
+function rangeBounds(
+  length: number,
+  start: number | undefined,
+  stop: number | undefined,
+  step: number,
+): [number, number] {
   const clamp = (at: number, low: number, high: number) => Math.min(Math.max(at < 0 ? at + length : at, low), high);
   return step > 0
     ? [start === undefined ? 0 : clamp(start, 0, length), stop === undefined ? length : clamp(stop, 0, length)]
-    : [start === undefined ? length - 1 : clamp(start, -1, length - 1), stop === undefined ? -1 : clamp(stop, -1, length - 1)];
+    : [
+        start === undefined ? length - 1 : clamp(start, -1, length - 1),
+        stop === undefined ? -1 : clamp(stop, -1, length - 1),
+      ];
 }
 
 function slicePositions(length: number, start: number | undefined, stop: number | undefined, step: number): number[] {

@@ -209,7 +209,8 @@ export class ExpressionParser {
   #dotted(object: Expression): Expression {
     const token = this.next();
     if (token.type === 'name') return { type: 'attribute', object, name: token.value };
-    if (token.type !== 'integer') throw new TemplateSyntaxError('expected a name or a number after the dot', token.line);
+    if (token.type !== 'integer')
+      throw new TemplateSyntaxError('expected a name or a number after the dot', token.line);
     return { type: 'item', object, key: { type: 'constant', value: int(BigInt(token.value)) } };
   }
 

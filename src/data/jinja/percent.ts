@@ -21,8 +21,7 @@ export function percentParts(text: string, given: Value, safe: boolean): Part[] 
   const values = given.type === 'tuple' ? given.items : [given];
   const isMapping = given.type === 'dict';
   let used = 0;
-  const next = (): Value =>
-    used < values.length ? values[used++]! : fail('not enough arguments for format string');
+  const next = (): Value => (used < values.length ? values[used++]! : fail('not enough arguments for format string'));
   const size = (part: string | undefined): number | undefined => {
     if (part !== '*') return part === undefined ? undefined : Number(part);
     const value = next();
@@ -39,10 +38,11 @@ export function percentParts(text: string, given: Value, safe: boolean): Part[] 
     const width = size(w) ?? 0;
     const precision = p === undefined ? undefined : (size(p.slice(1) || undefined) ?? 0);
     if (kind === '%') {
+      if (all !== '%%') fail("unsupported format character '%'");
       parts.push({ text: '%' });
       continue;
     }
-    const value = key === undefined ? next() : ((isMapping && given.map.getText(key)) || fail(`KeyError: '${key}'`));
+    const value = key === undefined ? next() : (isMapping && given.map.getText(key)) || fail(`KeyError: '${key}'`);
     const isLeft = flags.includes('-') || width < 0;
     const { sign, body, zeros } = converted(value, kind, flags, precision, safe);
     const room = Math.max(0, Math.abs(width) - [...(sign + body)].length);
@@ -67,7 +67,12 @@ function converted(value: Value, kind: string, flags: string, precision: number 
   const plain = (body: string) => ({ sign: '', body: cut(body), zeros: false });
   const signOf = (negative: boolean) => (negative ? '-' : flags.includes('+') ? '+' : flags.includes(' ') ? ' ' : '');
   const alternate = flags.includes('#');
-  const number = value.type === 'bool' ? BigInt(value.value) : value.type === 'int' || value.type === 'float' ? value.value : undefined;
+  const number =
+    value.type === 'bool'
+      ? BigInt(value.value)
+      : value.type === 'int' || value.type === 'float'
+        ? value.value
+        : undefined;
   switch (kind) {
     case 's':
       return plain(safe ? escapeHtml(value) : pythonStr(value));
@@ -77,7 +82,9 @@ function converted(value: Value, kind: string, flags: string, precision: number 
       return plain(ascii(pythonRepr(value)));
     case 'c':
       if (typeof number === 'bigint') return plain(String.fromCodePoint(Number(number)));
-      return value.type === 'str' && [...value.value].length === 1 ? plain(value.value) : fail('%c requires int or char');
+      return value.type === 'str' && [...value.value].length === 1
+        ? plain(value.value)
+        : fail('%c requires int or char');
     case 'd':
     case 'i':
     case 'u':
@@ -102,7 +109,11 @@ function converted(value: Value, kind: string, flags: string, precision: number 
       if (number === undefined) return fail(`must be real number, not ${value.type}`);
       const float = Number(number);
       const isNegative = float < 0 || Object.is(float, -0);
-      return { sign: signOf(isNegative), body: floatDigits(float, { kind, precision: precision ?? 6, alternate }), zeros: Number.isFinite(float) };
+      return {
+        sign: signOf(isNegative),
+        body: floatDigits(float, { kind, precision: precision ?? 6, alternate }),
+        zeros: Number.isFinite(float),
+      };
     }
   }
   return fail(`unsupported format character '${kind}'`);
@@ -113,5 +124,9 @@ export const ascii = (text: string): string =>
   text.replaceAll(/[^\0-\x7f]/gu, (c) => {
     const code = c.codePointAt(0)!;
     const hex = code.toString(16);
-    return code < 0x100 ? `\\x${hex.padStart(2, '0')}` : code < 0x10000 ? `\\u${hex.padStart(4, '0')}` : `\\U${hex.padStart(8, '0')}`;
+    return code < 0x100
+      ? `\\x${hex.padStart(2, '0')}`
+      : code < 0x10000
+        ? `\\u${hex.padStart(4, '0')}`
+        : `\\U${hex.padStart(8, '0')}`;
   });

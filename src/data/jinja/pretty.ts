@@ -1,14 +1,20 @@
-import { byOrder } from './operators.ts';
+import { byOrder, numeric } from './operators.ts';
 import { pythonRepr } from './text.ts';
-import { dict, fail, type Value } from './values.ts';
+import { dict, fail, typeName, type Value } from './values.ts';
 
 const WIDTH = 80;
+
+/** Keys that have no order are ordered by their type. */
+function keyOrder(a: Value, b: Value): number {
+  const isOrdered = (numeric(a) !== undefined && numeric(b) !== undefined) || (a.type === b.type && a.type !== 'none');
+  return isOrdered ? byOrder(a, b) : typeName(a) < typeName(b) ? -1 : 1;
+}
 
 /** A value with the keys of its dictionaries in order. */
 function withSortedKeys(value: Value): Value {
   if (value.type === 'dict') {
     const entries = value.map.entries().map(([key, item]) => [key, withSortedKeys(item)] as const);
-    return dict(entries.sort(([a], [b]) => byOrder(a, b)));
+    return dict(entries.sort(([a], [b]) => keyOrder(a, b)));
   }
   return value.type === 'list' || value.type === 'tuple' ? { ...value, items: value.items.map(withSortedKeys) } : value;
 }

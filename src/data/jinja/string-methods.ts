@@ -15,10 +15,15 @@ const isNone = (value: Value | undefined) => value === undefined || value.type =
 const textOf = (value: Value | undefined): string =>
   value?.type === 'str' ? value.value : fail(`must be str, not ${value ? typeName(value) : 'nothing'}`);
 const optionalText = (value: Value | undefined): string | undefined => (isNone(value) ? undefined : textOf(value));
-const numberOf = (value: Value | undefined, otherwise: number): number => (value === undefined ? otherwise : indexOf(value));
+const numberOf = (value: Value | undefined, otherwise: number): number =>
+  value === undefined ? otherwise : indexOf(value);
 
 /** The part [start, stop) of a text that a search is in, and where it begins, in code points. */
-function window(self: string, start: Value | undefined, stop: Value | undefined): { part: string; from: number } | undefined {
+function window(
+  self: string,
+  start: Value | undefined,
+  stop: Value | undefined,
+): { part: string; from: number } | undefined {
   if (isNone(start) && isNone(stop)) return { part: self, from: 0 };
   const chars = [...self];
   const clamp = (value: Value | undefined, otherwise: number) => {
@@ -59,7 +64,8 @@ function padded(self: string, [width, fill]: Args, where: 'left' | 'right' | 'bo
   if ([...c].length !== 1) fail('The fill character must be exactly one character long');
   const room = numberOf(width, 0) - [...self].length;
   if (room <= 0) return self;
-  const before = where === 'left' ? 0 : where === 'right' ? room : Math.floor(room / 2) + (room & numberOf(width, 0) & 1);
+  const before =
+    where === 'left' ? 0 : where === 'right' ? room : Math.floor(room / 2) + (room & numberOf(width, 0) & 1);
   return c.repeat(before) + self + c.repeat(room - before);
 }
 
@@ -114,12 +120,18 @@ function expandTabs(self: string, size: number): string {
   return out;
 }
 
-const casefold = (self: string) => [...self].map((c) => [...c.toUpperCase()].map((u) => u.toLowerCase()).join('')).join('');
-const swapcase = (self: string) =>
-  [...self].map((c) => (/\p{Uppercase}/u.test(c) ? c.toLowerCase() : /\p{Lowercase}/u.test(c) ? c.toUpperCase() : c)).join('');
+const casefold = (self: string) =>
+  [...self].map((c) => [...c.toUpperCase()].map((u) => u.toLowerCase()).join('')).join('');
+function swapcase(self: string): string {
+  const chars = [...self];
+  const lower = [...self.toLowerCase()]; // a sigma's lower case depends on its place
+  const lowerOf = (c: string, i: number) => (lower.length === chars.length ? lower[i]! : c.toLowerCase());
+  return chars
+    .map((c, i) => (/\p{Uppercase}/u.test(c) ? lowerOf(c, i) : /\p{Lowercase}/u.test(c) ? c.toUpperCase() : c))
+    .join('');
+}
 const hasCase = (self: string) => /\p{Lowercase}|\p{Uppercase}|\p{Lt}/u.test(self);
-const isTitle = (self: string) =>
-  hasCase(self) && text.titled(self) === self;
+const isTitle = (self: string) => hasCase(self) && text.titled(self) === self;
 
 const strings = (call: (self: string) => string): Method => ({ parameters: [], call: (self) => str(call(self)) });
 const checks = (pattern: RegExp): Method => ({ parameters: [], call: (self) => bool(pattern.test(self)) });
@@ -174,7 +186,10 @@ export const stringMethods: Readonly<Record<string, Method>> = {
   lower: strings((s) => s.toLowerCase()),
   lstrip: { parameters: ['chars'], call: (s, [c]) => str(text.strip(s, optionalText(c), true, false)) },
   partition: { parameters: ['sep!'], call: (s, [sep]) => partition(s, textOf(sep), false) },
-  removeprefix: { parameters: ['prefix!'], call: (s, [p]) => str(s.startsWith(textOf(p)) ? s.slice(textOf(p).length) : s) },
+  removeprefix: {
+    parameters: ['prefix!'],
+    call: (s, [p]) => str(s.startsWith(textOf(p)) ? s.slice(textOf(p).length) : s),
+  },
   removesuffix: {
     parameters: ['suffix!'],
     call: (s, [p]) => str(textOf(p) !== '' && s.endsWith(textOf(p)) ? s.slice(0, -textOf(p).length) : s),
@@ -208,7 +223,12 @@ export const stringMethods: Readonly<Record<string, Method>> = {
 const escapedArguments = new Set(['replace', 'join', 'center', 'ljust', 'rjust']);
 
 /** Calls a method of a text; those of safe texts return safe ones. */
-export function callStringMethod(name: string, self: Str, args: readonly Value[], kwargs: ReadonlyMap<string, Value>): Value {
+export function callStringMethod(
+  name: string,
+  self: Str,
+  args: readonly Value[],
+  kwargs: ReadonlyMap<string, Value>,
+): Value {
   const { parameters, byName = false, call } = stringMethods[name]!;
   if (kwargs.size > 0 && !byName) fail(`str.${name}() takes no keyword arguments`);
   const bound = bind(`str.${name}`, parameters, args, kwargs);
@@ -218,7 +238,11 @@ export function callStringMethod(name: string, self: Str, args: readonly Value[]
 }
 
 const escaped = (value: Value): Value =>
-  value.type === 'str' ? str(text.escapeHtml(value)) : value.type === 'list' || value.type === 'tuple' ? list(value.items.map((item) => str(text.escapeHtml(item)))) : value;
+  value.type === 'str'
+    ? str(text.escapeHtml(value))
+    : value.type === 'list' || value.type === 'tuple'
+      ? list(value.items.map((item) => str(text.escapeHtml(item))))
+      : value;
 const markedSafe = (value: Value): Value =>
   value.type === 'str'
     ? str(value.value, true)

@@ -1,10 +1,13 @@
 import { bind } from './bind.ts';
-import { equals, numeric, ordered, binary, contains } from './operators.ts';
-import { pythonStr } from './text.ts';
+import { binary, contains, equals, numeric, ordered } from './operators.ts';
 import { stringMethods } from './string-methods.ts';
-import { fail, int, isIterable, isTrue, type Kwargs, lengthOf, type Value } from './values.ts';
+import { pythonStr } from './text.ts';
+import { fail, int, isHashable, isIterable, isTrue, type Kwargs, lengthOf, typeName, type Value } from './values.ts';
 
-type Test = readonly [parameters: readonly string[], check: (value: Value, args: readonly (Value | undefined)[]) => boolean];
+type Test = readonly [
+  parameters: readonly string[],
+  check: (value: Value, args: readonly (Value | undefined)[]) => boolean,
+];
 
 /** Python's `is`: one object, or what Python has only one of. */
 function isSame(a: Value, b: Value): boolean {
@@ -87,6 +90,7 @@ export function applyTest(
 ): boolean {
   if (existence.has(name)) {
     bind(name, [], args, kwargs);
+    if (!isHashable(value)) fail(`unhashable type: '${typeName(value)}'`);
     return value.type === 'str' && (name === 'filter' ? hasFilter : hasTest)(value.value);
   }
   if (!Object.hasOwn(tests, name)) return fail(`no test named '${name}'`);

@@ -1,8 +1,21 @@
 import { bind } from './bind.ts';
-import { formatPercent } from './percent.ts';
 import { indexOf, requireDefined } from './operators.ts';
+import { formatPercent } from './percent.ts';
 import * as text from './text.ts';
-import { dict, fail, int, isIterable, isTrue, iterate, type Kwargs, lengthOf, str, tuple, typeName, type Value } from './values.ts';
+import {
+  dict,
+  fail,
+  int,
+  isIterable,
+  isTrue,
+  iterate,
+  type Kwargs,
+  lengthOf,
+  str,
+  tuple,
+  typeName,
+  type Value,
+} from './values.ts';
 import { wrap } from './word-wrap.ts';
 
 export type Args = readonly (Value | undefined)[];
@@ -95,21 +108,24 @@ function xmlAttributes(value: Value, [space]: Args): Value {
 }
 
 const entities: Readonly<Record<string, string>> = { amp: '&', lt: '<', gt: '>', quot: '"', apos: "'", nbsp: '\u00a0' };
-const unescapeHtml = (value: string): string =>
+const decodeEntities = (value: string): string =>
   value.replaceAll(/&(?:#(\d+)|#[xX]([\da-fA-F]+)|(\w+));/g, (all, decimal, hex, name) =>
     decimal || hex ? String.fromCodePoint(Number.parseInt(decimal ?? hex, decimal ? 10 : 16)) : (entities[name] ?? all),
   );
 /** Without comments and tags, and with one space for each stretch of white space. */
 function stripTags(value: string): string {
   let out = value;
-  for (const [open, close] of [['<!--', '-->'], ['<', '>']] as const) {
+  for (const [open, close] of [
+    ['<!--', '-->'],
+    ['<', '>'],
+  ] as const) {
     for (let start = out.indexOf(open); start >= 0; start = out.indexOf(open)) {
       const end = out.indexOf(close, start);
       if (end < 0) break;
       out = out.slice(0, start) + out.slice(end + close.length);
     }
   }
-  return unescapeHtml(text.splitWords(out).join(' '));
+  return decodeEntities(text.splitWords(out).join(' '));
 }
 
 function wordWrap(value: Value, [width, breakLong, by, onHyphens]: Args): Value {
@@ -131,27 +147,37 @@ export function formatFilter(value: Value, args: readonly Value[], kwargs: Kwarg
   return str(formatPercent(text.pythonStr(value), given, isSafe(value) ?? false), isSafe(value));
 }
 
-const escape: Filter = [[], (value) => str(text.escapeHtml(value), true)];
+const escapeFilter: Filter = [[], (value) => str(text.escapeHtml(value), true)];
 
 /** The filters that make a text. */
 export const textFilters: Readonly<Record<string, Filter>> = {
   capitalize: ofText([], text.capitalize),
-  center: [['width'], (value, [width]) => {
-    const s = text.pythonStr(value);
-    const size = numberOf(width, 80);
-    const room = Math.max(0, size - [...s].length);
-    const left = Math.floor(room / 2) + (room & size & 1);
-    return str(' '.repeat(left) + s + ' '.repeat(room - left), isSafe(value));
-  }],
-  e: escape,
-  escape,
+  center: [
+    ['width'],
+    (value, [width]) => {
+      const s = text.pythonStr(value);
+      const size = numberOf(width, 80);
+      const room = Math.max(0, size - [...s].length);
+      const left = Math.floor(room / 2) + (room & size & 1);
+      return str(' '.repeat(left) + s + ' '.repeat(room - left), isSafe(value));
+    },
+  ],
+  e: escapeFilter,
+  escape: escapeFilter,
   forceescape: [[], (value) => str(text.escapeHtml(str(text.pythonStr(value))), true)],
   indent: [['width', 'first', 'blank'], indent],
   lower: ofText([], (s) => s.toLowerCase()),
   replace: [
     ['old!', 'new!', 'count'],
     (value, [old, by, count]) =>
-      str(text.replaceText(text.pythonStr(value), text.pythonStr(old!), text.pythonStr(by!), isGiven(count) ? indexOf(count) : -1)),
+      str(
+        text.replaceText(
+          text.pythonStr(value),
+          text.pythonStr(old!),
+          text.pythonStr(by!),
+          isGiven(count) ? indexOf(count) : -1,
+        ),
+      ),
   ],
   safe: [[], (value) => str(text.pythonStr(value), true)],
   string: [[], (value) => (value.type === 'str' ? value : str(text.pythonStr(value)))],

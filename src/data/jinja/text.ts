@@ -46,6 +46,14 @@ export function pythonRepr(value: Value): string {
 }
 
 const escapes: Readonly<Record<string, string>> = { '\\': '\\\\', '\n': '\\n', '\r': '\\r', '\t': '\\t' };
+/** Decimal digits of any script as ASCII's. */
+export const asciiDigits = (text: string): string =>
+  text.replaceAll(/(?![0-9])\p{Nd}/gu, (c) => {
+    let zero = c.codePointAt(0)!;
+    while (/\p{Nd}/u.test(String.fromCodePoint(zero - 1))) zero--;
+    return String((c.codePointAt(0)! - zero) % 10);
+  });
+
 const hex = (code: number, length: number) => code.toString(16).padStart(length, '0');
 /** Characters that Python's `repr` writes as escapes. */
 const UNPRINTABLE = /[\\\n\r\t]|(?! )[\p{C}\p{Z}]/gu;
@@ -55,7 +63,9 @@ function quote(text: string): string {
   const mark = text.includes("'") && !text.includes('"') ? '"' : "'";
   const inner = text.replaceAll(UNPRINTABLE, (c) => {
     const code = c.codePointAt(0)!;
-    return escapes[c] ?? (code < 0x100 ? `\\x${hex(code, 2)}` : code < 0x10000 ? `\\u${hex(code, 4)}` : `\\U${hex(code, 8)}`);
+    return (
+      escapes[c] ?? (code < 0x100 ? `\\x${hex(code, 2)}` : code < 0x10000 ? `\\u${hex(code, 4)}` : `\\U${hex(code, 8)}`)
+    );
   });
   return mark + (mark === "'" ? inner.replaceAll("'", "\\'") : inner) + mark;
 }
@@ -125,7 +135,8 @@ export function splitBy(text: string, separator: string, limit = -1, fromEnd = f
 
 /** `str.splitlines`. */
 export function splitLines(text: string, keepEnds = false): string[] {
-  const lines = text.match(/[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]*(?:\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]|$)/gu) ?? [];
+  const lines =
+    text.match(/[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]*(?:\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]|$)/gu) ?? [];
   if (lines.at(-1) === '') lines.pop();
   return keepEnds ? lines : lines.map((line) => line.replace(/(?:\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])$/, ''));
 }
@@ -139,7 +150,16 @@ export function replaceText(text: string, old: string, by: string, limit = -1): 
   return chars.map((c, i) => (i < places ? by : '') + c).join('') + (places > chars.length ? by : '');
 }
 
-const titleDigraphs: Readonly<Record<string, string>> = { ǆ: 'ǅ', Ǆ: 'ǅ', ǉ: 'ǈ', Ǉ: 'ǈ', ǌ: 'ǋ', Ǌ: 'ǋ', ǳ: 'ǲ', Ǳ: 'ǲ' };
+const titleDigraphs: Readonly<Record<string, string>> = {
+  ǆ: 'ǅ',
+  Ǆ: 'ǅ',
+  ǉ: 'ǈ',
+  Ǉ: 'ǈ',
+  ǌ: 'ǋ',
+  Ǌ: 'ǋ',
+  ǳ: 'ǲ',
+  Ǳ: 'ǲ',
+};
 /** A character in title case. */
 const titleCase = (c: string): string => {
   const upper = c.toUpperCase();
@@ -149,13 +169,15 @@ const titleCase = (c: string): string => {
 
 /** `str.capitalize`. */
 export function capitalize(text: string): string {
-  const [first = '', ...rest] = text;
-  return titleCase(first) + rest.join('').toLowerCase();
+  const [first = ''] = text;
+  return titleCase(first) + lowerAfter(text, first);
 }
+/** What follows the first character, in lower case: a sigma's depends on its place in the word. */
+const lowerAfter = (text: string, first: string) => text.toLowerCase().slice(first.toLowerCase().length);
 
 /** `str.title`: a word begins after a character without case. */
 export const titled = (text: string): string =>
   text.replaceAll(
     /[\p{Cased}](?:[\p{Cased}])*/gu,
-    (word) => titleCase([...word][0]!) + [...word].slice(1).join('').toLowerCase(),
+    (word) => titleCase([...word][0]!) + lowerAfter(word, [...word][0]!),
   );

@@ -1,3 +1,5 @@
+import { exactNumberText, orderedEntries } from '../exact-json.ts';
+
 /**
  * The values of a template, which are Python's. Each is an object of its own, so that what is known of one (which message it is
  * a part of) can be kept by identity. Integers have any size; texts are indexed by code point where Python does so.
@@ -149,11 +151,19 @@ function keyOf(key: Value): string {
     case 'none':
     case 'undefined':
       return key.type;
+    case 'range':
+      return `r${key.items.length}:${key.bounds}`;
     case 'tuple':
       return `t${JSON.stringify(key.items.map(keyOf))}`;
     default:
-      return key.type === 'object' ? fail('objects are not supported as keys') : unhashable(key);
+      return key.type === 'object' || key.type === 'iterator' ? identity(key) : unhashable(key);
   }
+}
+const identities = new WeakMap<Value, string>();
+function identity(value: Value): string {
+  const id = identities.get(value) ?? `o${crypto.randomUUID()}`;
+  identities.set(value, id);
+  return id;
 }
 const unhashable = (key: Value) => fail(`unhashable type: '${typeName(key)}'`);
 
@@ -292,14 +302,8 @@ export function isTrue(value: Value): boolean {
   }
 }
 
-/** Numbers as JSON writes them, which JavaScript's numbers cannot hold: 20.0, 9007199254740993. */
-const exactNumber = (value: object): string | undefined => {
-  const { rawJSON } = value as { rawJSON?: unknown };
-  return typeof rawJSON === 'string' && /^-?\d+(\.\d+)?([eE][-+]?\d+)?$/.test(rawJSON) ? rawJSON : undefined;
-};
-
 /**
- * A JavaScript value as a template sees it. Whole numbers are integers; numbers of `JSON.rawJSON` are what their text says.
+ * A JavaScript value as a template sees it. Whole numbers are integers, unless they are too large to be exact; numbers that `parseJsonExactly` keeps are what their text says.
  * @throws JinjaError for what is not data
  */
 export function toValue(value: unknown): Value {
@@ -311,16 +315,16 @@ export function toValue(value: unknown): Value {
     case 'bigint':
       return int(value);
     case 'number':
-      return Number.isInteger(value) ? int(value) : float(value);
+      return Number.isSafeInteger(value) ? int(value) : float(value);
     case 'string':
       return str(value);
     case 'object': {
       if (value === null) return none();
       if (Array.isArray(value)) return list(value.map(toValue));
-      const number = exactNumber(value);
+      const number = exactNumberText(value);
       if (number !== undefined) return /[.eE]/.test(number) ? float(Number(number)) : int(BigInt(number));
       return dict(
-        Object.entries(value).flatMap(([key, item]) =>
+        orderedEntries(value).flatMap(([key, item]) =>
           item === undefined ? [] : [[str(key), toValue(item)] as [Value, Value]],
         ),
       );
