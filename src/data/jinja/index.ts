@@ -8,7 +8,7 @@ import { Scope, toValue, type Value } from './values.ts';
 export type { Expression, Statement } from './ast.ts';
 export type { Part } from './format.ts';
 export { Interpreter } from './interpreter.ts';
-export { pythonStr } from './text.ts';
+export { pythonStr, strip } from './text.ts';
 export { strftime } from './time.ts';
 export { type Kwargs, partsOf, Scope, str, type Value } from './values.ts';
 
