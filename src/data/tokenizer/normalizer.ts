@@ -66,7 +66,10 @@ export function makeNormalizer(config: JsonObject | null | undefined, place: str
     case 'Prepend':
       return (text) => (text === '' ? '' : (config.prepend as string) + text);
     case 'Replace': {
-      const [pattern, content] = [toRegExp(config.pattern, place), config.content as string];
+      const { String: searched } = (config.pattern ?? {}) as JsonObject;
+      const content = config.content as string;
+      if (typeof searched === 'string' && searched !== '') return (text) => text.split(searched).join(content);
+      const pattern = toRegExp(config.pattern, place);
       return (text) => text.replace(pattern, () => content);
     }
     case 'Strip': {
