@@ -1,5 +1,5 @@
 import { type JsonObject, tokenizerError } from './component.ts';
-import { PairRanks } from './pair-ranks.ts';
+import { NO_MERGE, PairRanks } from './pair-ranks.ts';
 
 /** Start and stop of each token in its piece, in UTF-16 units: two numbers per token. */
 export type TokenOffsets = number[];
@@ -74,13 +74,7 @@ const CACHE_WORDS = 2 ** 16;
 const CACHE_LENGTH = 64;
 
 /** Pieces of so many symbols are merged without a heap. */
-const SHORT = 24;
-/** Removes items without the array of them that `splice` makes. */
-function removeAt(list: number[], at: number, count: number): void {
-  for (let i = at + count; i < list.length; i++) list[i - count] = list[i]!;
-  list.length -= count;
-}
-
+const SHORT = 40;
 /** More than the positions in a piece, so that rank · POSITIONS + position is exact for ranks below 2²². */
 const POSITIONS = 2 ** 31;
 
@@ -102,10 +96,15 @@ export class Bpe implements TokenModel {
   readonly #mergedIds: number[] = [];
   /** By UTF-16 unit: the id of the token that is this character alone or, in ASCII, its byte; −1 for none; for models whose tokens do not mark the parts of words. */
   readonly #characterIds: Int32Array | undefined;
-  /** By UTF-16 unit: whether a merge joins a token that ends with it to one that begins with a mark. */
+  /** By UTF-16 unit: whether a merge joins a token that ends with it to one that begins with a mark, or with a line break. */
   readonly #joinsMark = new Uint8Array(65536);
+  readonly #joinsLineBreak = new Uint8Array(65536);
+  /** By UTF-16 unit: whether a merge joins a token that ends with a line break to one that begins with it. */
+  readonly #afterLineBreak = new Uint8Array(65536);
   /** Whether a piece is merged word by word: words are what no merge joins. */
   readonly #hasWords: boolean;
+  /** By position in a short piece: the rank of the pair that begins there. */
+  readonly #pairs = new Int32Array(SHORT);
   readonly #words = new Map<string, readonly number[]>();
 
   constructor(model: JsonObject, vocab: ReadonlyMap<string, number>, place: string) {
@@ -149,6 +148,8 @@ export class Bpe implements TokenModel {
       return id;
     }) as [number, number, number];
     if (right.startsWith(MARK)) this.#joinsMark[left.charCodeAt(left.length - 1)] = 1;
+    if (right.startsWith('\n')) this.#joinsLineBreak[left.charCodeAt(left.length - 1)] = 1;
+    if (left.endsWith('\n')) this.#afterLineBreak[right.charCodeAt(0)] = 1;
     this.#ranks.set(ids[0], ids[1], this.#mergedIds.length);
     this.#mergedIds.push(ids[2]);
   }
@@ -167,7 +168,7 @@ export class Bpe implements TokenModel {
   #tokenizeWord(word: string, offsets?: TokenOffsets): number[] {
     const symbolOffsets: TokenOffsets | undefined = offsets && [];
     const ids = this.#plainSymbols(word, symbolOffsets) ?? this.#symbols(word, symbolOffsets);
-    if (ids.length > SHORT) return this.#merge(ids, symbolOffsets, offsets);
+    if (ids.length === 0 || ids.length > SHORT) return this.#merge(ids, symbolOffsets, offsets);
     this.#mergeShort(ids, symbolOffsets);
     if (symbolOffsets) for (const offset of symbolOffsets) offsets!.push(offset);
     return ids;
@@ -177,9 +178,7 @@ export class Bpe implements TokenModel {
   #tokenizeWords(piece: string, offsets?: TokenOffsets): number[] {
     const ids: number[] = [];
     for (let start = 0; start < piece.length; ) {
-      let stop = piece.indexOf(MARK, start + 1);
-      while (stop > 0 && this.#joinsMark[piece.charCodeAt(stop - 1)] === 1) stop = piece.indexOf(MARK, stop + 1);
-      if (stop < 0) stop = piece.length;
+      const stop = this.#wordEnd(piece, start);
       const word = piece.slice(start, stop);
       if (offsets) {
         const wordOffsets: TokenOffsets = [];
@@ -189,6 +188,20 @@ export class Bpe implements TokenModel {
       start = stop;
     }
     return ids;
+  }
+
+  /** Where the word ends that begins at `start`. */
+  #wordEnd(piece: string, start: number): number {
+    const breaksLines = this.#characterIds![10]! >= 0; // an unknown character may be one with its neighbours
+    let before = piece.charCodeAt(start);
+    for (let i = start + 1; i < piece.length; i++) {
+      const code = piece.charCodeAt(i);
+      if (code === 0x2581 && this.#joinsMark[before] === 0) return i;
+      if (breaksLines && code === 10 && this.#joinsLineBreak[before] === 0) return i;
+      if (breaksLines && before === 10 && this.#afterLineBreak[code] === 0) return i;
+      before = code;
+    }
+    return piece.length;
   }
 
   #idsOfWord(word: string): readonly number[] {
@@ -257,24 +270,31 @@ export class Bpe implements TokenModel {
 
   /** Merges a few `ids` in place, and with them `offsets`: the pair of the lowest rank is looked for among all. */
   #mergeShort(ids: number[], offsets: TokenOffsets | undefined): void {
-    const [ranks, mergedIds] = [this.#ranks, this.#mergedIds];
-    /** By position: the rank of the pair that begins there; −1 for none. */
-    const pairs: number[] = [];
-    for (let i = 0; i + 1 < ids.length; i++) pairs.push(ranks.get(ids[i]!, ids[i + 1]!));
+    const [ranks, mergedIds, pairs] = [this.#ranks, this.#mergedIds, this.#pairs];
+    let count = ids.length - 1;
+    for (let i = 0; i < count; i++) pairs[i] = ranks.get(ids[i]!, ids[i + 1]!);
     for (;;) {
       let best = -1;
-      for (let i = 0; i < pairs.length; i++) if (pairs[i]! >= 0 && (best < 0 || pairs[i]! < pairs[best]!)) best = i;
-      if (best < 0) return;
-      ids[best] = mergedIds[pairs[best]!]!;
-      removeAt(ids, best + 1, 1);
+      let lowest = NO_MERGE;
+      for (let i = 0; i < count; i++) {
+        if (pairs[i]! < lowest) {
+          lowest = pairs[i]!;
+          best = i;
+        }
+      }
+      if (best < 0) break;
+      ids[best] = mergedIds[lowest]!;
+      for (let i = best + 1; i < count; i++) ids[i] = ids[i + 1]!;
       if (offsets) {
         offsets[2 * best + 1] = offsets[2 * best + 3]!;
-        removeAt(offsets, 2 * best + 2, 2);
+        offsets.splice(2 * best + 2, 2);
       }
-      removeAt(pairs, best, 1);
-      if (best < pairs.length) pairs[best] = ranks.get(ids[best]!, ids[best + 1]!);
+      count--;
+      for (let i = best + 1; i < count; i++) pairs[i] = pairs[i + 1]!;
+      if (best < count) pairs[best] = ranks.get(ids[best]!, ids[best + 1]!);
       if (best > 0) pairs[best - 1] = ranks.get(ids[best - 1]!, ids[best]!);
     }
+    ids.length = count + 1;
   }
 
   /** Merges `ids` in place and returns what is left; `symbolOffsets` are theirs, `offsets` receives those of the result. */
@@ -288,7 +308,7 @@ export class Bpe implements TokenModel {
       const heap = new MinHeap();
       const addPair = (left: number, right: number) => {
         const rank = ranks.get(ids[left]!, ids[right]!);
-        if (rank >= 0) heap.push(rank * POSITIONS + left);
+        if (rank !== NO_MERGE) heap.push(rank * POSITIONS + left);
       };
       for (let i = 0; i + 1 < n; i++) addPair(i, i + 1);
       for (let top = heap.pop(); top !== undefined; top = heap.pop()) {
@@ -298,7 +318,7 @@ export class Bpe implements TokenModel {
         if (ids[left] === -1 || right >= n) continue;
         // The pair may have changed since it was added.
         const current = ranks.get(ids[left]!, ids[right]!);
-        if (current < 0 || mergedIds[current] !== mergedIds[rank]) continue;
+        if (current === NO_MERGE || mergedIds[current] !== mergedIds[rank]) continue;
         ids[left] = mergedIds[rank]!;
         ids[right] = -1;
         if (symbolOffsets) symbolOffsets[2 * left + 1] = symbolOffsets[2 * right + 1]!;

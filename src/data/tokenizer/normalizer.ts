@@ -68,7 +68,10 @@ export function makeNormalizer(config: JsonObject | null | undefined, place: str
     case 'Replace': {
       const { String: searched } = (config.pattern ?? {}) as JsonObject;
       const content = config.content as string;
-      if (typeof searched === 'string' && searched !== '') return (text) => text.split(searched).join(content);
+      if (typeof searched === 'string' && searched !== '') {
+        const escaped = content.replaceAll('$', '$$$$');
+        return (text) => text.replaceAll(searched, escaped);
+      }
       const pattern = toRegExp(config.pattern, place);
       return (text) => text.replace(pattern, () => content);
     }

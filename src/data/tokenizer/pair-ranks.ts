@@ -1,3 +1,6 @@
+/** The rank of a pair that has no merge. */
+export const NO_MERGE = 2 ** 31 - 1;
+
 /** The rank of a merge by the ids of its two tokens: a hash table, which is several times as fast as a Map with a number for each pair. */
 export class PairRanks {
   readonly #mask: number;
@@ -30,8 +33,8 @@ export class PairRanks {
     this.#slots[at + 2] = rank + 1;
   }
 
-  /** −1 for a pair that has no merge. */
   get(left: number, right: number): number {
-    return this.#slots[this.#slotOf(left, right) + 2]! - 1;
+    const rank = this.#slots[this.#slotOf(left, right) + 2]!;
+    return rank === 0 ? NO_MERGE : rank - 1;
   }
 }
