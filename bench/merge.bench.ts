@@ -14,7 +14,7 @@ import { openSafetensors, readJsonObject } from '../src/io/index.ts';
 import { attachMethods } from '../src/methods/index.ts';
 import { loadModel, saveModel } from '../src/models/index.ts';
 import { type Model, outputOf, type PackedTokens, packImages, packTokens } from '../src/nn/index.ts';
-import { adamw } from '../src/optim/index.ts';
+import { createOptimizer } from '../src/optim/index.ts';
 import { mergeFiles } from '../src/session/jobs/merge.ts';
 import { noGrad, ops, scope } from '../src/tensor/index.ts';
 import { trainStep } from '../src/train/index.ts';
@@ -189,7 +189,10 @@ function trained({ name, path }: Base, i: number): Job {
   using model = loadModel(path);
   using adapter = attachMethods(model, [{ type: 'full' }], i);
   const { parameters } = adapter;
-  using optimizer = adamw(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 });
+  using optimizer = createOptimizer(
+    { type: 'adamw', beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 },
+    parameters,
+  );
   const batch = rowsFor(model, i);
   const { multiLabel, labels } = model.task;
   const several = () =>

@@ -14,7 +14,7 @@ const targets = BigInt64Array.from([...ids.slice(1), -100], BigInt); // what fol
 
 using model = graft.loadModel(path);
 using adapter = graft.attach(model, { type: 'lora', r: 8, lora_alpha: 16, target_modules: 'all-linear' });
-using optimizer = graft.adamw(adapter.parameters);
+using optimizer = graft.createOptimizer({ type: 'adamw' }, adapter.parameters);
 
 for (let step = 1; step <= 20; step++) {
   using _ = graft.scope(); // the step's activations go with it

@@ -4,8 +4,8 @@ import test, { before } from 'node:test';
 import { golden, numbers, readTensors, relativeError } from '../../test/support.ts';
 import { startEngine } from '../engine/index.ts';
 import { detachFromScopes, ops, scope, Tensor } from '../tensor/index.ts';
-import { adamw } from './adamw.ts';
 import { clipGradients } from './clip.ts';
+import { createOptimizer } from './registry.ts';
 
 before(() => startEngine());
 
@@ -17,7 +17,7 @@ test('a parameter without a gradient keeps its value, moments and step count, as
   const names = [...tensors.keys()].flatMap((key) => (key.startsWith('start.') ? [key.slice('start.'.length)] : []));
   const parameters = new Map(names.map((name) => [name, detachFromScopes(ops.clone(tensors.get(`start.${name}`)!))]));
   for (const parameter of parameters.values()) parameter.requiresGrad = true;
-  using optimizer = adamw(parameters, { beta1, beta2, eps, weight_decay });
+  using optimizer = createOptimizer({ type: 'adamw', beta1, beta2, eps, weight_decay }, parameters);
   const norms = numbers(tensors.get('norms')!);
   let absent = 0;
   norms.forEach((wanted, step) => {
@@ -40,13 +40,9 @@ test('a parameter without a gradient keeps its value, moments and step count, as
   for (const [name, parameter] of parameters) {
     close(parameter, `final.${name}`);
     for (const key of ['exp_avg', 'exp_avg_sq', 'step']) {
-      const got = optimizer.state.get(`${name}.${key}`)!;
-      if (tensors.has(`${key}.${name}`)) close(got, `${key}.${name}`);
-      else
-        assert.ok(
-          numbers(got).every((value) => value === 0),
-          `${key} of ${name}, which never had a gradient`,
-        );
+      const got = optimizer.state.get(`${name}.${key}`);
+      if (tensors.has(`${key}.${name}`)) close(got!, `${key}.${name}`);
+      else assert.equal(got, undefined, `${key} of ${name}, which never had a gradient`);
     }
     parameter.dispose();
   }
@@ -57,10 +53,40 @@ test('a step without any gradient, and one without parameters, change nothing', 
   using _ = scope();
   const parameter = Tensor.from(Float32Array.of(1, -2), [1, 2]);
   parameter.requiresGrad = true;
-  using optimizer = adamw(new Map([['weight', parameter]]), { weight_decay: 0.5 });
+  using optimizer = createOptimizer({ type: 'adamw', weight_decay: 0.5 }, new Map([['weight', parameter]]));
   optimizer.step(0.1);
   assert.deepEqual([...numbers(parameter)], [1, -2]);
   assert.equal(clipGradients([parameter], 1), 0);
-  using empty = adamw(new Map());
+  using empty = createOptimizer({ type: 'adamw' }, new Map());
   empty.step(0.1);
+});
+
+test('what is kept for a parameter appears with its gradient, goes when it is released, and begins anew; a checkpoint decides what there is', () => {
+  using _ = scope();
+  const parameters = new Map(
+    ['a', 'b'].map((name) => {
+      const parameter = Tensor.from(Float32Array.of(1, -2), [1, 2]);
+      parameter.requiresGrad = true;
+      return [name, parameter] as const;
+    }),
+  );
+  using optimizer = createOptimizer({ type: 'adamw' }, parameters);
+  const names = () => [...optimizer.state.keys()];
+  const of = (key: string) => ['exp_avg', 'exp_avg_sq', 'step'].map((slot) => `${key}.${slot}`);
+  const stepWith = (...keys: string[]) => {
+    for (const key of keys) parameters.get(key)!.grad = Tensor.from(Float32Array.of(1, 1), [1, 2]);
+    optimizer.step(0.1);
+    for (const parameter of parameters.values()) parameter.grad = undefined;
+  };
+  assert.deepEqual(names(), []);
+  stepWith('a');
+  assert.deepEqual(names(), of('a'));
+  stepWith('a', 'b');
+  optimizer.release(['a']);
+  assert.deepEqual(names(), of('b'));
+  stepWith('a', 'b');
+  assert.equal(optimizer.state.get('a.step')!.item(), 1);
+  assert.equal(optimizer.state.get('b.step')!.item(), 2);
+  optimizer.prepare(of('a'));
+  assert.deepEqual(names(), of('a'));
 });

@@ -1,9 +1,132 @@
-import type { Tensor } from '../tensor/index.ts';
+import type { z } from 'zod';
+import { type DType, detachFromScopes, dtypes, noGrad, ops, type Tensor } from '../tensor/index.ts';
 
 /** The part of an optimizer that the training step uses. */
 export interface Optimizer extends Disposable {
-  /** Updates every parameter that has a gradient, in place. */
+  /** Updates every parameter that has a gradient, in place, and frees its gradient. */
   step(lr: number): void;
-  /** The tensors of the optimizer's state by key; a checkpoint saves and restores them byte for byte. */
+  /** The tensors kept for the parameters trained so far, as `KEY.SLOT`; a checkpoint saves and restores them byte for byte. */
   readonly state: ReadonlyMap<string, Tensor>;
+  /** Makes the tensors of a checkpoint's names, to be filled; those of other names are freed. */
+  prepare(names: Iterable<string>): void;
+  /** Returns the bytes that are kept for these parameters from their first update on. */
+  stateBytes(keys: Iterable<string>): number;
+  /** Frees what is kept for these parameters, which are frozen now. Trained again, they begin with their first step. */
+  release(keys: Iterable<string>): void;
+}
+
+/** A tensor that an optimizer keeps for a parameter. It begins with zeros. */
+export interface Slot {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+}
+
+/** Of a parameter, what `slots` is told. */
+export interface TrainedShape {
+  readonly shape: readonly number[];
+  readonly inBlock: boolean;
+}
+
+/** Where parameters are, as only the model knows: both by the parameter's key. */
+export interface Placement {
+  /** The factor of the learning rate. Default: 1. */
+  readonly rateFactor?: (key: string) => number;
+  /** Whether it belongs to one of the repeated blocks. Default: none does. */
+  readonly inBlock?: (key: string) => boolean;
+}
+
+/** A parameter with its gradient, and what is kept for it by the names of `slots`. */
+export interface Trained {
+  readonly key: string;
+  readonly parameter: Tensor;
+  readonly grad: Tensor;
+  readonly slots: Readonly<Record<string, Tensor>>;
+}
+
+/** A way of updating parameters from their gradients. C is the type of its config. */
+export interface OptimizerType<C> {
+  /** The name in recipes. */
+  readonly name: string;
+  readonly config: z.ZodType<C>;
+  /**
+   * What is kept for a parameter of this shape from its first update on: all of the optimizer's memory.
+   * @param inBlock whether it belongs to one of the model's repeated blocks; embeddings and heads do not
+   */
+  slots(shape: readonly number[], config: C, inBlock: boolean): Readonly<Record<string, Slot>>;
+  /** Refuses a config that does not fit what is trained. @throws GraftError 'usage' that names the parameters */
+  check?(config: C, parameters: ReadonlyMap<string, TrainedShape>): void;
+  /** Updates parameters in place. Those of one call share the learning rate and the weight decay. */
+  update(group: readonly Trained[], rates: { readonly lr: number; readonly weightDecay: number }, config: C): void;
+}
+
+/** Returns an optimizer of these parameters. What it keeps for a parameter appears with the parameter's first gradient. */
+export function makeOptimizer<C extends { readonly weight_decay: number }>(
+  type: OptimizerType<C>,
+  config: C,
+  parameters: ReadonlyMap<string, Tensor>,
+  { rateFactor = () => 1, inBlock = () => false }: Placement,
+): Optimizer {
+  const shapes = [...parameters].map(([key, { shape }]) => [key, { shape, inBlock: inBlock(key) }] as const);
+  type.check?.(config, new Map(shapes));
+  const namedSlots = (key: string) => Object.entries(type.slots(parameters.get(key)!.shape, config, inBlock(key)));
+  const kept = new Map<string, Record<string, Tensor>>();
+  const slotsOf = (key: string): Record<string, Tensor> => {
+    let slots = kept.get(key);
+    if (slots) return slots;
+    slots = Object.fromEntries(
+      namedSlots(key).map(([name, { shape, dtype }]) => [
+        name,
+        detachFromScopes(noGrad(() => ops.zeros(shape, { dtype }))),
+      ]),
+    );
+    kept.set(key, slots);
+    return slots;
+  };
+  const release = (keys: Iterable<string>) => {
+    for (const key of keys) {
+      for (const tensor of Object.values(kept.get(key) ?? {})) tensor.dispose();
+      kept.delete(key);
+    }
+  };
+  /** Biases and norms are never decayed. */
+  const decayOf = ({ shape }: Tensor) => (shape.length > 1 ? config.weight_decay : 0);
+
+  return {
+    step(lr) {
+      // As in torch, a parameter without a gradient is skipped: no decay, its state stays.
+      const trained = [...parameters].flatMap(([key, parameter]): Trained[] => {
+        const { grad } = parameter;
+        return grad ? [{ key, parameter, grad, slots: slotsOf(key) }] : [];
+      });
+      const groups = Map.groupBy(trained, ({ key, parameter }) => `${decayOf(parameter)} ${rateFactor(key)}`);
+      noGrad(() => {
+        for (const group of groups.values()) {
+          const [{ key, parameter }] = group as [Trained];
+          type.update(group, { lr: lr * rateFactor(key), weightDecay: decayOf(parameter) }, config);
+          for (const { grad } of group) grad.dispose();
+        }
+      });
+    },
+
+    get state() {
+      const named = [...kept].flatMap(([key, slots]) =>
+        Object.entries(slots).map(([name, tensor]) => [`${key}.${name}`, tensor] as const),
+      );
+      return new Map(named);
+    },
+
+    prepare(names) {
+      const wanted = new Set(names);
+      for (const key of parameters.keys()) {
+        if (namedSlots(key).some(([slot]) => wanted.has(`${key}.${slot}`))) slotsOf(key);
+        else release([key]);
+      }
+    },
+    stateBytes(keys) {
+      const slots = [...keys].flatMap((key) => namedSlots(key).map(([, slot]) => slot));
+      return slots.reduce((sum, { shape, dtype }) => sum + shape.reduce((a, b) => a * b, dtypes[dtype].bytes), 0);
+    },
+    release,
+    [Symbol.dispose]: () => release([...kept.keys()]),
+  };
 }

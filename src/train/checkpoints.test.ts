@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { temporary } from '../../test/support.ts';
 import { startEngine } from '../engine/index.ts';
-import { adamw } from '../optim/index.ts';
+import { createOptimizer } from '../optim/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoints.ts';
 
@@ -25,7 +25,8 @@ function trained(value: number) {
       parameters.set(`p${i}`, tensor);
     }
   });
-  const optimizer = adamw(parameters);
+  const optimizer = createOptimizer({ type: 'adamw' }, parameters);
+  optimizer.prepare([...parameters.keys()].map((key) => `${key}.step`));
   for (const tensor of optimizer.state.values()) noGrad(() => ops.fill_(tensor, value));
   return { parameters, optimizer };
 }

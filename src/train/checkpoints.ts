@@ -68,12 +68,16 @@ export function lastCheckpoint(dir: string): { path: string; state: RunState } |
  * @throws GraftError 'mismatch' when it is of another model or method
  */
 export function restoreCheckpoint(path: string, parameters: ReadonlyMap<string, Tensor>, optimizer: Optimizer): void {
-  fill(join(path, 'parameters.safetensors'), parameters);
-  fill(join(path, 'optimizer.safetensors'), optimizer.state);
+  fill(join(path, 'parameters.safetensors'), () => parameters);
+  fill(join(path, 'optimizer.safetensors'), (names) => {
+    optimizer.prepare(names);
+    return optimizer.state;
+  });
 }
 
-function fill(file: string, tensors: ReadonlyMap<string, Tensor>): void {
+function fill(file: string, tensorsFor: (names: Iterable<string>) => ReadonlyMap<string, Tensor>): void {
   using source = openSafetensors(file);
+  const tensors = tensorsFor(source.entries.keys());
   for (const [name, tensor] of tensors) {
     const entry = source.entries.get(name);
     if (!entry || entry.format !== tensor.dtype || entry.shape.join() !== tensor.shape.join()) {
@@ -81,4 +85,9 @@ function fill(file: string, tensors: ReadonlyMap<string, Tensor>): void {
     }
     source.read(name, tensor.memory());
   }
+  const unknown = [...source.entries.keys()].filter((name) => !tensors.has(name));
+  if (unknown.length === 0) return;
+  throw new GraftError('mismatch', `the checkpoint holds ${unknown[0]}, which this run does not train`, {
+    place: file,
+  });
 }

@@ -5,7 +5,7 @@ import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { type Adapter, lora } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { type LinearLayer, type Model, moduleAt } from '../../src/nn/index.ts';
-import { adamw } from '../../src/optim/index.ts';
+import { createOptimizer } from '../../src/optim/index.ts';
 import { measure, taskOf } from '../../src/tasks/index.ts';
 import { dropout, Generator, manualSeed, mixSeed, noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
 import { batchLoss, trainStep } from '../../src/train/index.ts';
@@ -110,7 +110,10 @@ test('seed, step and micro-batch decide the mask', () => {
   assert.equal(new Set(places.map((place) => lossAt(...place))).size, places.length);
 
   // A step seeds each micro-batch by its number: two equal ones have different masks.
-  using optimizer = adamw(adapter.parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 });
+  using optimizer = createOptimizer(
+    { type: 'adamw', beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 },
+    adapter.parameters,
+  );
   const step = (n: number) =>
     trainStep({
       model,

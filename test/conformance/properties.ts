@@ -7,7 +7,7 @@ import { currentEngine } from '../../src/engine/index.ts';
 import type { Adapter } from '../../src/methods/index.ts';
 import { loadModel, saveModel } from '../../src/models/index.ts';
 import { type Model, namedTensors, outputOf, useGradientCheckpointing } from '../../src/nn/index.ts';
-import { adamw } from '../../src/optim/index.ts';
+import { createOptimizer } from '../../src/optim/index.ts';
 import { tokensOf } from '../../src/tasks/index.ts';
 import { manualSeed, mixSeed, noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
 import { batchLoss, type MicroBatch, trainStep } from '../../src/train/index.ts';
@@ -40,7 +40,10 @@ const bytesOf = (tensors: Iterable<readonly [string, Tensor]>) =>
 
 /** Trains for some steps on one batch, and returns the loss before each. */
 function train({ model, batch, cases }: Case, { parameters }: Adapter, steps: number): number[] {
-  using optimizer = adamw(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 });
+  using optimizer = createOptimizer(
+    { type: 'adamw', beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 },
+    parameters,
+  );
   const counts = new Set<number>();
   const losses = Array.from({ length: steps }, (_, step) => {
     const input = { model, parameters, optimizer, batches: [batch], lr: cases.lr, maxGradNorm: 1, seed: 3, step };

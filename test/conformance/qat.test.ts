@@ -17,7 +17,7 @@ import {
   unwrapped,
   useGradientCheckpointing,
 } from '../../src/nn/index.ts';
-import { adamw } from '../../src/optim/index.ts';
+import { createOptimizer } from '../../src/optim/index.ts';
 import { pack } from '../../src/quant/index.ts';
 import { noGrad, ops, scope } from '../../src/tensor/index.ts';
 import { batchLoss, type MicroBatch, trainStep } from '../../src/train/index.ts';
@@ -66,7 +66,7 @@ const counts = { cases: 0, merged: 0, packed: 0, refused: 0 };
 
 function train(model: Model, batch: MicroBatch, adapter: AttachedAdapter): void {
   const { parameters } = adapter;
-  using optimizer = adamw(parameters, { weight_decay: 0.01 });
+  using optimizer = createOptimizer({ type: 'adamw', weight_decay: 0.01 }, parameters);
   const handles = new Set<number>();
   for (let step = 0; step < 3; step++) {
     adapter.beforeStep?.(step, 3);

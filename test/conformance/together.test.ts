@@ -10,7 +10,7 @@ import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { type AttachedAdapter, attachMethods, type Method, methods, trainHead } from '../../src/methods/index.ts';
 import { type HeadOptions, loadModels } from '../../src/models/index.ts';
 import type { Model } from '../../src/nn/index.ts';
-import { adamw } from '../../src/optim/index.ts';
+import { createOptimizer } from '../../src/optim/index.ts';
 import { scope, type Tensor } from '../../src/tensor/index.ts';
 import { type MicroBatch, parseRecipe, trainStep } from '../../src/train/index.ts';
 import { golden, relativeError, temporary } from '../support.ts';
@@ -23,8 +23,8 @@ before(async () => {
   currentEngine().native.threads(1);
 });
 
-/** The methods that train; settings beside them are tested in qat.test.ts. */
-type Name = Exclude<keyof typeof methods, 'qat'>;
+/** The methods that train; what stands beside them is tested in qat.test.ts and layerwise.test.ts. */
+type Name = Exclude<keyof typeof methods, 'qat' | 'layerwise'>;
 type Choice = { readonly type: Name } & Readonly<Record<string, unknown>>;
 
 const three = { num_virtual_tokens: 3 };
@@ -59,7 +59,7 @@ interface Trained {
 function train({ models, adapter, others = new Map() }: Trained): void {
   const parameters = new Map([...adapter.parameters, ...others]);
   const start = new Map([...parameters].map(([key, tensor]) => [key, tensor.bytes().slice()]));
-  using optimizer = adamw(parameters, { weight_decay: 0.01 });
+  using optimizer = createOptimizer({ type: 'adamw', weight_decay: 0.01 }, parameters);
   for (let step = 0; step < 4; step++) {
     const { model, batch } = models[step % models.length]!;
     adapter.beforeStep?.(step, 4);
@@ -168,7 +168,9 @@ for (const base of pairBases) {
 }
 
 test('every ordered pair is proven or refused', (t) => {
-  const training = Object.entries(methods).filter(([, method]) => (method as Method<unknown>).writes !== 'settings');
+  const training = Object.entries(methods).filter(
+    ([, method]) => !/settings|nothing/.test((method as Method<unknown>).writes ?? ''),
+  );
   assert.deepEqual(
     names,
     training.map(([name]) => name),

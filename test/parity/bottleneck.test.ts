@@ -19,7 +19,7 @@ import { type Adapter, type AttachedAdapter, attachMethods, type SavableAdapter 
 import { ParameterInit } from '../../src/methods/shared/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { type Model, outputOf, type PackedTokens, packImages, packTokens } from '../../src/nn/index.ts';
-import { adamw } from '../../src/optim/index.ts';
+import { createOptimizer } from '../../src/optim/index.ts';
 import { noGrad, ops, scope, Tensor } from '../../src/tensor/index.ts';
 import { golden, integers, numbers, readTensors, relativeError, temporary } from '../support.ts';
 
@@ -182,7 +182,10 @@ for (const name of cases) {
         .trim()
         .split('\n');
       const trained = new Map([...tensorsByName].filter(([key]) => facts.trainable.includes(key)));
-      using optimizer = adamw(trained, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 });
+      using optimizer = createOptimizer(
+        { type: 'adamw', beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 },
+        trained,
+      );
       numbers(curve).forEach((wanted, step) => {
         using _ = scope();
         const batch = (JSON.parse(batches[step]!).rows as { ids: number[]; labels: number | number[] }[]).map(

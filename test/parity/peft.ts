@@ -6,7 +6,7 @@ import { saveAdapter } from '../../src/adapters/index.ts';
 import { openSafetensors } from '../../src/io/index.ts';
 import type { Adapter } from '../../src/methods/index.ts';
 import { type Model, outputOf, packImages, packTokens } from '../../src/nn/index.ts';
-import { adamw } from '../../src/optim/index.ts';
+import { createOptimizer } from '../../src/optim/index.ts';
 import { noGrad, ops, scope, Tensor } from '../../src/tensor/index.ts';
 import { golden, integers, numbers, readTensors, relativeError } from '../support.ts';
 
@@ -136,7 +136,11 @@ export function curve(model: Model, adapter: Adapter, kind: Kind, options: Curve
   const { steps = 20, lr = 1e-2, after, taskOf } = options;
   const { parameters } = adapter;
   const rate = (key: string) => (adapter.learningRate?.(key, lr) ?? lr) / lr;
-  using optimizer = adamw(parameters, { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 }, rate);
+  using optimizer = createOptimizer(
+    { type: 'adamw', beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 },
+    parameters,
+    { rateFactor: rate },
+  );
   return batchesOf(kind, steps).map((given, step) => {
     using _ = scope();
     const rows = taskOf ? given.map((row, r) => ({ ...row, task: taskOf(step, r) })) : given;

@@ -12,7 +12,7 @@ import { pack } from '../../src/data/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { attachMethods, type MethodChoice } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
-import { adamw } from '../../src/optim/index.ts';
+import { createOptimizer } from '../../src/optim/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
 import { parseRecipe, runTraining, trainStep } from '../../src/train/index.ts';
 import { golden, numbers, readTensors, relativeError, temporary } from '../support.ts';
@@ -106,7 +106,7 @@ function trainedOnGrid(run: Run, grid: number): Curve {
       using _s = scope();
       for (const t of parameters.values()) ops.copy_(t, ops.divScalar(ops.round(ops.mulScalar(t, grid)), grid));
     });
-  using optimizer = adamw(parameters, { weight_decay: run.weight_decay ?? 0 });
+  using optimizer = createOptimizer({ type: 'adamw', weight_decay: run.weight_decay ?? 0 }, parameters);
   snap();
   const steps = batches.map((rows, step) => {
     adapter.beforeStep?.(step, batches.length);

@@ -1,0 +1,8 @@
+/** Fields that several optimizers have. */
+import { z } from 'zod';
+
+export const weightDecay = z
+  .number()
+  .nonnegative()
+  .default(0)
+  .describe('Weight decay of matrices, times the learning rate (decoupled); biases and norms are never decayed.');
