@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pack, type Row } from '../../src/data/index.ts';
 import { writeSafetensors } from '../../src/io/index.ts';
-import { loadModel, type Quantize } from '../../src/models/index.ts';
+import { type LoadOptions, loadModel, type Quantize } from '../../src/models/index.ts';
 import type { Model, TaskName } from '../../src/nn/index.ts';
 import { Generator, ops, scope } from '../../src/tensor/index.ts';
 import type { MicroBatch } from '../../src/train/index.ts';
@@ -14,7 +14,8 @@ export interface Base {
   readonly name: string;
   /** True: its linear layers and embeddings are quantised. */
   readonly packed: boolean;
-  load(): Model;
+  /** @param options the model's own, such as `shapesOnly` */
+  load(options?: LoadOptions): Model;
   /** Rows that it can learn. */
   batch(model: Model, seed?: number): MicroBatch;
 }
@@ -33,7 +34,7 @@ function tokens(model: Model, seed = 0): MicroBatch {
 const decoder = (file: string, quantize: Quantize = 'none'): Base => ({
   name: quantize === 'none' ? file : `${file} ${quantize}`,
   packed: quantize !== 'none',
-  load: () => loadModel(golden(...file.split('/')), { quantize }),
+  load: (options) => loadModel(golden(...file.split('/')), { ...options, quantize }),
   batch: tokens,
 });
 
@@ -45,11 +46,11 @@ const wide: Base = {
   name: 'a wide llama nf4',
   packed: true,
   batch: tokens,
-  load() {
+  load(options) {
     using _ = scope();
     using generator = new Generator(17);
     const dir = join(wideDir.path, 'wide');
-    if (existsSync(dir)) return loadModel(dir, { quantize: 'nf4' });
+    if (existsSync(dir)) return loadModel(dir, { ...options, quantize: 'nf4' });
     mkdirSync(dir);
     const config = {
       model_type: 'llama',
@@ -81,7 +82,7 @@ const wide: Base = {
         return { name, dtype: 'float32' as const, shape, bytes: () => values.bytes() };
       }),
     );
-    return loadModel(dir, { quantize: 'nf4' });
+    return loadModel(dir, { ...options, quantize: 'nf4' });
   },
 };
 
@@ -131,7 +132,7 @@ export function rowsFor(model: Model, seed = 0): MicroBatch {
 const base = (name: string, task?: TaskName): Base => ({
   name: task ? `${name} for ${task}` : name,
   packed: false,
-  load: () => loadModel(golden('families', name), task ? { task, seed: 1 } : {}),
+  load: (options) => loadModel(golden('families', name), { ...options, ...(task && { task, seed: 1 }) }),
   batch: rowsFor,
 });
 
