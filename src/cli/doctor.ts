@@ -26,7 +26,7 @@ export const doctor = () =>
       table([
         ['processor', `${model}, ${cores} cores, ${measured.threads} threads in use`],
         ['features', has.join(', ')],
-        ['kernels', features.avx512f ? 'AVX-512' : 'AVX2'],
+        ['kernels', measured.kernels],
         ['memory', `${gigabytes(measured.freeBytes)} free of ${gigabytes(measured.totalBytes)}`],
         ['LibTorch', `${torch?.version}, ${origins[torch!.origin]}`],
         ['', torch!.root],

@@ -21,6 +21,20 @@ export interface Slot {
   readonly shape: readonly number[];
 }
 
+/** Of a parameter, what `slots` is told. */
+export interface TrainedShape {
+  readonly shape: readonly number[];
+  readonly inBlock: boolean;
+}
+
+/** Where parameters are, as only the model knows: both by the parameter's key. */
+export interface Placement {
+  /** The factor of the learning rate. Default: 1. */
+  readonly rateFactor?: (key: string) => number;
+  /** Whether it belongs to one of the repeated blocks. Default: none does. */
+  readonly inBlock?: (key: string) => boolean;
+}
+
 /** A parameter with its gradient, and what is kept for it by the names of `slots`. */
 export interface Trained {
   readonly key: string;
@@ -34,29 +48,36 @@ export interface OptimizerType<C> {
   /** The name in recipes. */
   readonly name: string;
   readonly config: z.ZodType<C>;
-  /** What is kept for a parameter of this shape from its first update on: all of the optimizer's memory. */
-  slots(shape: readonly number[], config: C): Readonly<Record<string, Slot>>;
+  /**
+   * What is kept for a parameter of this shape from its first update on: all of the optimizer's memory.
+   * @param inBlock whether it belongs to one of the model's repeated blocks; embeddings and heads do not
+   */
+  slots(shape: readonly number[], config: C, inBlock: boolean): Readonly<Record<string, Slot>>;
+  /** Refuses a config that does not fit what is trained. @throws GraftError 'usage' that names the parameters */
+  check?(config: C, parameters: ReadonlyMap<string, TrainedShape>): void;
   /** Updates parameters in place. Those of one call share the learning rate and the weight decay. */
   update(group: readonly Trained[], rates: { readonly lr: number; readonly weightDecay: number }, config: C): void;
 }
 
-/**
- * Returns an optimizer of these parameters. What it keeps for a parameter appears with the parameter's first gradient.
- * @param rateFactor the factor of the learning rate for the parameter of this key
- */
+/** Returns an optimizer of these parameters. What it keeps for a parameter appears with the parameter's first gradient. */
 export function makeOptimizer<C extends { readonly weight_decay: number }>(
   type: OptimizerType<C>,
   config: C,
   parameters: ReadonlyMap<string, Tensor>,
-  rateFactor: (key: string) => number,
+  { rateFactor = () => 1, inBlock = () => false }: Placement,
 ): Optimizer {
+  const shapes = [...parameters].map(([key, { shape }]) => [key, { shape, inBlock: inBlock(key) }] as const);
+  type.check?.(config, new Map(shapes));
+  const namedSlots = (key: string) => Object.entries(type.slots(parameters.get(key)!.shape, config, inBlock(key)));
   const kept = new Map<string, Record<string, Tensor>>();
   const slotsOf = (key: string): Record<string, Tensor> => {
     let slots = kept.get(key);
     if (slots) return slots;
-    const wanted = Object.entries(type.slots(parameters.get(key)!.shape, config));
     slots = Object.fromEntries(
-      wanted.map(([name, { shape, dtype }]) => [name, detachFromScopes(noGrad(() => ops.zeros(shape, { dtype })))]),
+      namedSlots(key).map(([name, { shape, dtype }]) => [
+        name,
+        detachFromScopes(noGrad(() => ops.zeros(shape, { dtype }))),
+      ]),
     );
     kept.set(key, slots);
     return slots;
@@ -96,13 +117,13 @@ export function makeOptimizer<C extends { readonly weight_decay: number }>(
 
     prepare(names) {
       const wanted = new Set(names);
-      for (const [key, { shape }] of parameters) {
-        if (Object.keys(type.slots(shape, config)).some((slot) => wanted.has(`${key}.${slot}`))) slotsOf(key);
+      for (const key of parameters.keys()) {
+        if (namedSlots(key).some(([slot]) => wanted.has(`${key}.${slot}`))) slotsOf(key);
         else release([key]);
       }
     },
     stateBytes(keys) {
-      const slots = [...keys].flatMap((key) => Object.values(type.slots(parameters.get(key)!.shape, config)));
+      const slots = [...keys].flatMap((key) => namedSlots(key).map(([, slot]) => slot));
       return slots.reduce((sum, { shape, dtype }) => sum + shape.reduce((a, b) => a * b, dtypes[dtype].bytes), 0);
     },
     release,

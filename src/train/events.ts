@@ -2,6 +2,7 @@ import { appendFileSync, closeSync, existsSync, fsyncSync, openSync, readFileSyn
 import { join } from 'node:path';
 import { fromWire, GraftError, toWire } from '../base/index.ts';
 import { writeText } from '../io/index.ts';
+import type { ModelPart } from '../nn/index.ts';
 import type { Metric } from '../tasks/index.ts';
 import type { RunMemory } from './memory-plan.ts';
 
@@ -35,8 +36,21 @@ export type TrainEvent =
       threads: number;
       /** Precision of matrix products with frozen weights. */
       precision: string;
+      /** How many of the lowest blocks compute the same in every step, a row at a time; absent: none that it is worth for. */
+      fixedBlocks?: number;
+      /** Bytes that what they compute may take on disk, where it is kept for the next epochs. */
+      keptBytes?: number;
       /** Of several tasks: rows to learn from, rows held out, and the share of the steps. */
       tasks?: Readonly<Record<string, { rows: number; heldOut: number; share: number }>>;
+    }
+  | {
+      type: 'layers';
+      /** Number of the first step, from 1, in which these parts train. */
+      step: number;
+      /** The parts of the model that train: layers by their number, from 0; what comes before them, and what after. */
+      trained: readonly ModelPart[];
+      /** How many numbers train, those in no layer included. */
+      parameters: number;
     }
   | {
       type: 'step';

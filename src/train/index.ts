@@ -1,3 +1,4 @@
+export { type ActiveLayers, type ActiveLayersInput, type ActiveParts, activeLayers } from './active.ts';
 export {
   type ActivationBytes,
   activationBytes,
@@ -10,20 +11,27 @@ export { explainedMeasurement } from './diverged.ts';
 export type { SavedResult, TaskResult, TrainEvent } from './events.ts';
 export { type LargestBatch, planMemory, type RunMemory } from './memory-plan.ts';
 export { examplesOf, type PlacedExample, rowMaker, rowNotes } from './plan.ts';
-export { isParsed, parseRecipe, type Recipe, readRecipe, readYaml, recipeSchema, severalSchema } from './recipe.ts';
+export { isParsed, parseRecipe, type Recipe, readRecipe, recipeSchema, severalSchema } from './recipe.ts';
 export type {
+  AdafactorInput,
   AdaloraInput,
+  Adamw8bitInput,
+  AdamwInput,
   BottleneckInput,
   CommonInput,
   DataInput,
   EvalInput,
   FullInput,
   FusionInput,
+  GaloreInput,
   Ia3Input,
+  LayerwiseInput,
+  LionInput,
   LoraInput,
   MethodInput,
   MultitaskPromptInput,
   OneTaskRecipe,
+  OptimizerInput,
   PrefixInput,
   PromptInput,
   PTuningInput,
@@ -31,6 +39,7 @@ export type {
   RecipeInput,
   RunInput,
   SeveralTasksRecipe,
+  SgdInput,
   TaskInput,
   TrainInput,
   WeightedTaskInput,
@@ -39,3 +48,4 @@ export type { TrainResult } from './report.ts';
 export { type RunOptions, runTraining } from './run.ts';
 export { batchLoss, type MicroBatch, type StepInput, type StepResult, trainStep } from './step.ts';
 export { openTaskModels } from './task-models.ts';
+export { readYaml } from './yaml.ts';

@@ -6,7 +6,9 @@ import { isSettings, writtenBy } from '../methods/index.ts';
 import type { Precision } from '../nn/index.ts';
 import { keepsHead } from './attach.ts';
 import type { SavedResult, TaskResult, TrainEvent } from './events.ts';
+import type { FixedBlocks } from './fixed-blocks.ts';
 import type { HeldOut } from './held-out.ts';
+import { learningRates } from './learning-rates.ts';
 import type { RunMemory } from './memory-plan.ts';
 import type { Recipe } from './recipe.ts';
 import type { FoundRun } from './run-directory.ts';
@@ -44,7 +46,15 @@ export function startEvent(
     microTokens,
     threads,
     precision,
-  }: { step: number; steps: number; microTokens: number; threads: number; precision: Precision },
+    fixedBlocks: fixed,
+  }: {
+    step: number;
+    steps: number;
+    microTokens: number;
+    threads: number;
+    precision: Precision;
+    fixedBlocks: FixedBlocks | undefined;
+  },
 ): TrainEvent {
   const counts = list.map(({ plan, share }) => ({ rows: plan.rows, heldOut: plan.heldOut.length, share }));
   const named = list.flatMap(({ name }, i) => (name === undefined ? [] : [[name, counts[i]!] as const]));
@@ -61,6 +71,7 @@ export function startEvent(
     memory,
     threads,
     precision,
+    ...(fixed && { fixedBlocks: fixed.blocks, ...(fixed.bytes > 0 && { keptBytes: fixed.bytes }) }),
     ...(named.length > 0 && { tasks: Object.fromEntries(named) }),
   };
 }
@@ -89,7 +100,8 @@ export function tightness(
 }
 
 /** What should be known before the first step: of the method, of the head, of the rows. */
-export function warningsOf({ list, adapter, host }: TaskRuns, recipe: Recipe): string[] {
+export function warningsOf(taskRuns: TaskRuns, recipe: Recipe): string[] {
+  const { list, adapter, host } = taskRuns;
   const headWarnings: string[] = [];
   if (recipe.adapter && !keepsHead(host, recipe)) {
     const why = recipe.tasks ? 'is not part of what the tasks share' : 'is for another task';
@@ -109,7 +121,8 @@ export function warningsOf({ list, adapter, host }: TaskRuns, recipe: Recipe): s
     );
   }
   const advice = adapter.advise?.(recipe.train.lr) ?? [];
-  return [...adapter.warnings, ...advice, ...headWarnings, ...list.flatMap(({ plan }) => plan.warnings)];
+  const rates = learningRates(taskRuns, recipe.train).warnings;
+  return [...adapter.warnings, ...advice, ...rates, ...headWarnings, ...list.flatMap(({ plan }) => plan.warnings)];
 }
 
 /** Where the parameters that were saved after `savedStep` are, and how they did on the held-out rows. */

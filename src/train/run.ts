@@ -1,16 +1,18 @@
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import type { Row } from '../data/index.ts';
+import type { Packed, Row } from '../data/index.ts';
 import { currentEngine, useThreads } from '../engine/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
 import { useGradientCheckpointing, usePrecision } from '../nn/index.ts';
 import { type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { batchesOf } from '../tasks/index.ts';
+import { type ActiveLayers, activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
 import { beginning, patienceIsOver } from './beginning.ts';
 import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoints.ts';
 import { explained, requireFinite, resultNotSaved } from './diverged.ts';
 import { EventLog, type TrainEvent } from './events.ts';
+import { FixedBlocks, fixedBlocksOf } from './fixed-blocks.ts';
 import { HeldOut } from './held-out.ts';
 import { identityOf, withRows } from './identity.ts';
 import { trainLoop } from './loop.ts';
@@ -92,7 +94,12 @@ export async function runTraining(
     listen({ ...end, adapter: result.adapter, reason: 'finished-before' });
     return result;
   }
-  using optimizer = optimizerFor(taskRuns.adapter, taskRuns.parameters, recipe);
+  using optimizer = optimizerFor(taskRuns, recipe);
+  const { host: model, adapter, parameters, list } = taskRuns;
+  const steps = { steps: from.end.steps, severalTasks: list.length > 1 };
+  const layers = activeLayers({ model, adapter, parameters, optimizer, ...steps, seed: train.seed });
+  const begun = found && (found.record.fixedBlocks ?? 0);
+  const { blocks, notes } = fixedBlocksOf(recipe, taskRuns, begun, layers?.neverTrains);
   // Only now: a recipe that turns out wrong leaves the directory as it is.
   const log = new EventLog(dir, listen);
   let record: RunRecord;
@@ -107,16 +114,27 @@ export async function runTraining(
       warnings.push(
         `an earlier run ended before its first checkpoint: it is in ${aside.folder}/, and this one starts anew`,
       );
-    record = { identity, microTokens: taskRuns.microTokens, ...(aside?.holdsResult && { previous: aside.folder }) };
+    record = {
+      identity,
+      microTokens: taskRuns.microTokens,
+      ...(blocks > 0 && { fixedBlocks: blocks }),
+      ...(aside?.holdsResult && { previous: aside.folder }),
+    };
     writeRecord(dir, record);
   }
   currentEngine().native.trim();
 
   const { microTokens } = taskRuns;
-  log.emit(startEvent(taskRuns, { step: from.step, steps: from.end.steps, microTokens, threads, precision }));
+  const warn = (message: string) => log.emit({ type: 'warning', message });
+  const resumed = found !== undefined && !found.end;
+  using fixedBlocks = FixedBlocks.of({ recipe, taskRuns, identity, threads, blocks, warn, resumed });
+  const { step } = from;
+  log.emit(startEvent(taskRuns, { step, steps: from.end.steps, microTokens, threads, precision, fixedBlocks }));
   if (tight) log.record(tight);
-  for (const message of [...warnings, ...warningsOf(taskRuns, recipe)]) log.emit({ type: 'warning', message });
-  return trainTo({ recipe, modelPath, taskRuns, optimizer, log, record, microTokens, from, earlier, stopRequested });
+  const allNotes = [...notes, ...(fixedBlocks?.notes ?? []), ...(layers?.notes ?? [])];
+  for (const message of [...warnings, ...allNotes, ...warningsOf(taskRuns, recipe)]) warn(message);
+  const state = { optimizer, layers, log, record, microTokens, fixedBlocks, from, earlier };
+  return trainTo({ recipe, modelPath, taskRuns, ...state, stopRequested });
 }
 
 /** A run that is ready for its next step. */
@@ -125,9 +143,11 @@ interface Run {
   readonly modelPath: string;
   readonly taskRuns: TaskRuns;
   readonly optimizer: Optimizer;
+  readonly layers: ActiveLayers | undefined;
   readonly log: EventLog;
   readonly record: RunRecord;
   readonly microTokens: number;
+  readonly fixedBlocks: FixedBlocks | undefined;
   /** Where the run begins or is resumed, and its events up to there. */
   readonly from: RunState;
   readonly earlier: readonly TrainEvent[];
@@ -140,9 +160,11 @@ function trainTo({
   modelPath,
   taskRuns,
   optimizer,
+  layers,
   log,
   record,
   microTokens,
+  fixedBlocks,
   from,
   earlier,
   stopRequested,
@@ -151,7 +173,7 @@ function trainTo({
   const { steps } = from.end;
   const { train, eval: evaluation, run } = recipe;
   const [best, checkpoints] = [join(run.dir, 'best'), join(run.dir, 'checkpoints')];
-  const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier);
+  const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier, fixedBlocks);
   const evaluateEvery = evaluation.every ?? taskRuns.stepsPerEpoch;
   let state = from;
   const stoppedBefore = patienceIsOver(state, recipe);
@@ -191,10 +213,27 @@ function trainTo({
       const lr = train.lr * scheduleFactor({ type, warmup_steps, warmup_ratio }, step, steps);
       current = { taskRun, rows, lr };
       adapter.beforeStep?.(step, steps);
+      const active = layers?.begin(step);
+      if (active) log.emit({ type: 'layers', step: step + 1, trained: active.parts, parameters: active.parameters });
+      for (const message of layers?.takeNotes() ?? []) log.emit({ type: 'warning', message });
       const batches = batchesOf(task, rows, microTokens, rows.length, model.ports.promptLength);
       const { max_grad_norm: maxGradNorm, seed } = train;
+      const hidden = fixedBlocks && { hidden: (batch: Packed) => fixedBlocks.hidden(model, batch) };
       const result = explaining(() =>
-        trainStep({ model, task, parameters, optimizer, adapter, batches, lr, maxGradNorm, seed, step }),
+        trainStep({
+          model,
+          task,
+          parameters,
+          optimizer,
+          adapter,
+          layers,
+          batches,
+          lr,
+          maxGradNorm,
+          seed,
+          step,
+          ...hidden,
+        }),
       );
       const seconds = (performance.now() - start) / 1e3;
       state = { ...state, step: step + 1 };
@@ -227,6 +266,7 @@ function trainTo({
       const start = performance.now();
       explaining(() => requireFinite(parameters, step));
       log.flush();
+      fixedBlocks?.makeRoom();
       const path = saveCheckpoint(checkpoints, state, parameters, optimizer, run.keep_checkpoints);
       lastCheckpointAt = performance.now();
       log.emit({ type: 'checkpoint', step, path, seconds: (lastCheckpointAt - start) / 1e3 });
@@ -245,6 +285,7 @@ function trainTo({
       data: { step: state.step, checkpoint },
     });
   }
+  fixedBlocks?.remove();
   const kept = evaluation.keep === 'best' ? state.best : null;
   try {
     saveResult(run.dir, adapter.writes, { previous: record.previous, best: kept ? best : undefined, saveNow: saveTo });

@@ -25,16 +25,27 @@ const libraryGroups: Groups = {
   Recipes: [
     ...['RecipeInput', 'OneTaskRecipe', 'SeveralTasksRecipe', 'CommonInput', 'TaskInput', 'WeightedTaskInput'],
     ...['DataInput', 'TrainInput', 'EvalInput', 'RunInput', 'readRecipe', 'parseRecipe', 'Recipe'],
+    ...['OptimizerInput', 'AdamwInput', 'Adamw8bitInput', 'SgdInput', 'LionInput', 'AdafactorInput', 'GaloreInput'],
     'OptimizerChoice',
   ],
   'Methods in recipes': [
     ...['MethodInput', 'LoraInput', 'AdaloraInput', 'Ia3Input', 'BottleneckInput', 'FusionInput', 'PrefixInput'],
-    ...['PromptInput', 'MultitaskPromptInput', 'PTuningInput', 'FullInput', 'QatInput', 'MethodChoice'],
+    ...[
+      'PromptInput',
+      'MultitaskPromptInput',
+      'PTuningInput',
+      'FullInput',
+      'QatInput',
+      'LayerwiseInput',
+      'MethodChoice',
+    ],
   ],
   'Training: events and results': [
     'TrainOptions',
     'RunOptions',
     'TrainEvent',
+    'RunMemory',
+    'ModelPart',
     'TrainResult',
     'SavedResult',
     'TaskResult',
@@ -51,6 +62,7 @@ const libraryGroups: Groups = {
     ...[
       'readComparison',
       'Comparison',
+      'Contestant',
       'Results',
       'Outcome',
       'Failure',
@@ -71,7 +83,17 @@ const libraryGroups: Groups = {
     ],
   ],
   'This machine': [
-    ...['DoctorResult', 'MemoryPlan', 'Fit', 'Precision', 'processor', 'Processor', 'engineStatus', 'LibTorch'],
+    ...[
+      'DoctorResult',
+      'MemoryPlan',
+      'Fit',
+      'MemoryChoice',
+      'Precision',
+      'processor',
+      'Processor',
+      'engineStatus',
+      'LibTorch',
+    ],
   ],
   Errors: ['GraftError', 'ErrorKind', 'errorKinds', 'ErrorDetails', 'ErrorJson', 'CauseJson', 'OtherErrorJson'],
 };
@@ -87,10 +109,20 @@ const engineGroups: Groups = {
     ...['combineAdapters', 'CombineOptions', 'averageAdapters'],
   ],
   Training: [
-    ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Optimizer'],
+    ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Placement', 'Optimizer'],
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
+    ...['activeLayers', 'ActiveLayers', 'ActiveLayersInput', 'ActiveParts'],
   ],
-  'Tasks and metrics': ['taskOf', 'Task', 'TaskOptions', 'measure', 'EvalResult', 'TaskMetrics', 'wilson'],
+  'Tasks and metrics': [
+    'taskOf',
+    'Task',
+    'TaskOptions',
+    'measure',
+    'EvalResult',
+    'MeasureOptions',
+    'TaskMetrics',
+    'wilson',
+  ],
   Generation: [
     ...['generateText', 'TextOptions', 'TextResult', 'generate', 'GenerateOptions', 'GenerateSummary', 'scoreChoices'],
     ...['ChatTemplate', 'RenderOptions'],
@@ -110,8 +142,8 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
   library: ['TaskFields'],
   engine: [
     ...['AttachContext', 'Binding', 'CombineSettings', 'Example', 'ExampleRows', 'Family', 'FormatName', 'GgufSource'],
-    ...['ImageShape', 'Kernels', 'KvCache', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports', 'RowTools'],
-    ...['SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
+    ...['ImageShape', 'Kernels', 'KvCache', 'LayerPolicy', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports'],
+    ...['RowLoss', 'RowTools', 'SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
   ],
 };
 

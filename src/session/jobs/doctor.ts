@@ -46,6 +46,8 @@ export interface DoctorResult {
   readonly freeBytes: number;
   /** Memory of the machine, in bytes. */
   readonly totalBytes: number;
+  /** Which versions of the kernels are taken. */
+  readonly kernels: string;
   /** GFLOP/s of matrix products. */
   readonly gemm: Readonly<Record<'float32' | 'bfloat16', number>>;
   /** The precision that training takes by default. */
@@ -71,6 +73,7 @@ export async function doctor({ model }: DoctorArgs): Promise<DoctorResult> {
     threads: native.threads(),
     freeBytes,
     totalBytes: totalmem(),
+    kernels: kernelsText(native.kernels()),
     gemm,
     precision,
     precisionReason:
@@ -81,6 +84,9 @@ export async function doctor({ model }: DoctorArgs): Promise<DoctorResult> {
     ...(model !== undefined && { choices: memoryChoices(await resolveModel(model), freeBytes) }),
   };
 }
+
+const kernelsText = ({ avx512, mkl }: { readonly avx512: boolean; readonly mkl: boolean }) =>
+  `${avx512 ? 'AVX-512' : 'AVX2'}; matrix products of MKL ${mkl ? 'for this processor' : 'for any processor'}`;
 
 /** GFLOP/s of [1024, 576] × [576, 1536], median of nine. */
 export function gemmRate(dtype: 'float32' | 'bfloat16'): number {

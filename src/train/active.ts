@@ -1,0 +1,122 @@
+/** Which parameters train in a step: freezes what a method's layer policy leaves out, and frees what the optimizer keeps for it. */
+import { GraftError } from '../base/index.ts';
+import { currentEngine } from '../engine/index.ts';
+import type { AttachedAdapter } from '../methods/index.ts';
+import { type Model, type ModelPart, modelParts, partsByKey } from '../nn/index.ts';
+import type { Optimizer } from '../optim/index.ts';
+import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+
+/** What trains from a step on. */
+export interface ActiveParts {
+  /** The parts that train, from the inputs to the outputs. */
+  readonly parts: readonly ModelPart[];
+  /** How many numbers train, those in no part included. */
+  readonly parameters: number;
+}
+
+/** The layers that train, step by step. */
+export interface ActiveLayers {
+  /** What should be known before the run. */
+  readonly notes: readonly string[];
+  /** Whether the parameter of this key trains in no step of the run. */
+  neverTrains(key: string): boolean;
+  /** Freezes and thaws what the policy says for step number `step` (0-based). Returns what trains now, where that changed. */
+  begin(step: number): ActiveParts | undefined;
+  /** Gives the policy the loss and the gradients of a step, before they are clipped. */
+  observe(step: number, loss: number): void;
+  /** Returns what happened since the last call and should be known. */
+  takeNotes(): readonly string[];
+}
+
+/** What is trained, for `activeLayers`. */
+export interface ActiveLayersInput {
+  /** The model that the methods are attached to. */
+  readonly model: Model;
+  /** The methods as one adapter, with the policy of one of them. */
+  readonly adapter: Pick<AttachedAdapter, 'method' | 'layerPolicy' | 'head'>;
+  /** All trained parameters, by the keys of a checkpoint. */
+  readonly parameters: ReadonlyMap<string, Tensor>;
+  /** The optimizer of the parameters. */
+  readonly optimizer: Optimizer;
+  /** Optimizer steps of the whole run. */
+  readonly steps: number;
+  /** Whether the steps are for different tasks. Default: false. */
+  readonly severalTasks?: boolean;
+  /** Seed of the run: it decides random choices. */
+  readonly seed: number;
+}
+
+/** The 2-norm of the gradients of these parameters together; undefined where none has one. */
+function normOf(parameters: Iterable<Tensor>): number | undefined {
+  return noGrad(() => {
+    using _ = scope();
+    const grads = [...parameters].map(({ grad }) => grad).filter((grad) => grad !== undefined);
+    return grads.length > 0 ? ops.vectorNorm(ops.stack(ops.foreachNorm(grads, 2)), 2).item() : undefined;
+  });
+}
+
+/**
+ * Returns what switches the layers of a run by its method's policy; undefined where it has none.
+ * @throws GraftError 'usage' where no trained parameter is in a layer, and as `LayerPolicy.begin` does
+ */
+export function activeLayers({
+  model,
+  adapter,
+  parameters,
+  optimizer,
+  steps,
+  severalTasks = false,
+  seed,
+}: ActiveLayersInput): ActiveLayers | undefined {
+  const { layerPolicy: policy } = adapter;
+  if (!policy) return undefined;
+  const partOf = partsByKey(model);
+  // Keys of several methods begin with the number of theirs, those of the heads of several tasks with the task.
+  const partOfParameter = (key: string) =>
+    adapter.head.has(key) || key.startsWith('tasks.') ? undefined : partOf(key.replace(/^\d+\./, ''));
+  const byPart = Map.groupBy(parameters.keys(), partOfParameter);
+  const others = byPart.get(undefined) ?? [];
+  const parts = modelParts(model).filter((part) => byPart.has(part));
+  if (!parts.some((part) => typeof part === 'number')) {
+    throw new GraftError('usage', `there is no layer to choose: ${adapter.method} trains no parameter in a layer`, {
+      place: 'method',
+      hint: 'Use a method that trains parameters in the layers, such as full or lora, or leave out the policy of layers',
+    });
+  }
+  const count = (keys: readonly string[]) => keys.reduce((sum, key) => sum + parameters.get(key)!.numel, 0);
+  const notes = [...policy.begin({ parts: new Set(parts), trainsMore: others.length > 0, steps, severalTasks, seed })];
+  if (others.length > 0) {
+    const names = others.slice(0, 3).join(', ') + (others.length > 3 ? ` and ${others.length - 3} more` : '');
+    notes.push(`in no layer, and trained in every step: ${names}`);
+  }
+  return {
+    notes,
+    neverTrains(key) {
+      const part = partOfParameter(key);
+      return part !== undefined && policy.neverTrains(part);
+    },
+    begin(step) {
+      const stateOf = policy.at(step);
+      let changed = step === 0;
+      const active: ModelPart[] = [];
+      for (const part of parts) {
+        const { trains, since } = stateOf(part);
+        const keys = byPart.get(part)!;
+        if (trains) active.push(part);
+        for (const key of keys) parameters.get(key)!.requiresGrad = trains;
+        if (since !== step) continue;
+        optimizer.release(keys);
+        changed = true;
+      }
+      if (!changed) return undefined;
+      currentEngine().native.trim();
+      return {
+        parts: active,
+        parameters: count(others) + active.reduce<number>((sum, part) => sum + count(byPart.get(part)!), 0),
+      };
+    },
+    observe: (step, loss) =>
+      policy.observe?.(step, loss, (part) => normOf((byPart.get(part) ?? []).map((key) => parameters.get(key)!))),
+    takeNotes: () => policy.takeNotes?.() ?? [],
+  };
+}
