@@ -58,7 +58,6 @@ export async function runTraining(
   const { dir } = run;
   const threads = useThreads(train.threads);
   const modelPath = await resolveModel(recipe.model);
-  console.error('IDLE', process.memoryUsage.rss() / 2 ** 20);
   using _lock = lockDirectory(dir);
   if (fresh && moreEpochs !== undefined) {
     throw new GraftError('usage', '--fresh starts over, and --more-epochs goes on with a finished run', {
