@@ -167,6 +167,8 @@ async function runInGroup(
   const { step } = from;
   log?.emit(startEvent(taskRuns, { step, steps: from.end.steps, microTokens, threads, precision, fixedBlocks }));
   if (tight) log?.record(tight);
+  const trained = earlier.findLast(({ type }) => type === 'layers');
+  if (trained && isFirst) listen(trained); // what trains, until that changes
   const allNotes = [...idle, ...notes, ...(fixedBlocks?.notes ?? []), ...(layers?.notes ?? [])];
   for (const message of [...warnings, ...allNotes, ...warningsOf(taskRuns, recipe)]) warn(message);
   const state = { optimizer, layers, log, record, microTokens, fixedBlocks, from, earlier };
