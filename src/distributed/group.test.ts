@@ -1,82 +1,13 @@
 /** Groups of real processes on this machine. */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import test from 'node:test';
+import { type Outcome, runRanks } from '../../test/samples/ranks.ts';
 import { temporary } from '../../test/support.ts';
 import { type ErrorJson, packageRoot } from '../base/index.ts';
 import { oneProcess } from './group.ts';
-
-/** What a process printed: a value, or an error with the seconds after which it came; nothing where it was killed. */
-interface Outcome {
-  readonly value?: Record<string, unknown>;
-  readonly error?: ErrorJson;
-  readonly seconds?: number;
-  readonly signal: NodeJS.Signals | null;
-}
-
-interface Setting {
-  readonly size: number;
-  readonly timeout?: number;
-  readonly port?: number;
-  /** Folder of the package that a rank runs; variables that are different for it. */
-  readonly roots?: Readonly<Record<number, string>>;
-  readonly env?: Readonly<Record<number, NodeJS.ProcessEnv>>;
-  /** Ranks that are not started. */
-  readonly absent?: readonly number[];
-}
-
-const freePort = () =>
-  new Promise<number>((resolve) => {
-    const server = createServer().listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as { port: number };
-      server.close(() => resolve(port));
-    });
-  });
-
-/** Runs `action` of test/samples/rank.ts in several processes. A process that stops itself is killed once the others have ended. */
-async function run(action: string, failing: number, setting: Setting): Promise<Outcome[]> {
-  const { size, timeout = 60, port = await freePort(), roots = {}, env = {}, absent = [] } = setting;
-  const ranks = Array.from({ length: size }, (_, rank) => rank).filter((rank) => !absent.includes(rank));
-  const outcomes: Outcome[] = [];
-  let left = ranks.length;
-  await Promise.all(
-    ranks.map((rank, i) => {
-      const file = join(roots[rank] ?? packageRoot, 'test', 'samples', 'rank.ts');
-      const child = spawn(process.execPath, [file, action, String(failing)], {
-        stdio: ['ignore', 'pipe', 'inherit'],
-        env: {
-          ...process.env,
-          RANK: String(rank),
-          WORLD_SIZE: String(size),
-          LOCAL_RANK: String(rank),
-          LOCAL_WORLD_SIZE: String(size),
-          MASTER_ADDR: '127.0.0.1',
-          MASTER_PORT: String(port),
-          GRAFT_TIMEOUT: String(timeout),
-          ...env[rank],
-        },
-      });
-      let text = '';
-      child.stdout.on('data', (chunk: Buffer) => {
-        text += chunk;
-      });
-      return new Promise<void>((resolve) => {
-        const stopped = action === 'stop' && rank === failing;
-        const poll = setInterval(() => stopped && left === 1 && child.kill('SIGKILL'), 100);
-        child.on('close', (_code, signal) => {
-          clearInterval(poll);
-          left--;
-          outcomes[i] = { ...(text && (JSON.parse(text) as object)), signal };
-          resolve();
-        });
-      });
-    }),
-  );
-  return outcomes;
-}
 
 /** Asserts how a process ended. @returns its error */
 function assertFailed({ error, seconds }: Outcome, why: RegExp, within: number): ErrorJson {
@@ -88,7 +19,7 @@ function assertFailed({ error, seconds }: Outcome, why: RegExp, within: number):
 
 for (const size of [2, 3]) {
   test(`collectives of ${size} processes`, async () => {
-    const outcomes = await run('collectives', -1, { size });
+    const outcomes = await runRanks('collectives', -1, { size });
     const all = Array.from({ length: size }, (_, rank) => rank);
     const total = all.reduce((sum, rank) => sum + rank + 1, 0);
     for (const [rank, { value, error }] of outcomes.entries()) {
@@ -120,7 +51,7 @@ test('a group of one process keeps what it has', () => {
 
 for (const failing of [0, 1]) {
   test(`rank ${failing} of 3 is killed: the others name it`, async () => {
-    const outcomes = await run('kill', failing, { size: 3 });
+    const outcomes = await runRanks('kill', failing, { size: 3 });
     assert.equal(outcomes[failing]!.signal, 'SIGKILL');
     const others = outcomes.filter((_, rank) => rank !== failing);
     const why = new RegExp(`^rank ${failing} ended or cannot be reached any more`);
@@ -130,25 +61,25 @@ for (const failing of [0, 1]) {
 }
 
 test('a rank that is stopped is named after the timeout, by all', async () => {
-  const [first, , third] = await run('stop', 1, { size: 3, timeout: 3 });
+  const [first, , third] = await runRanks('stop', 1, { size: 3, timeout: 3 });
   for (const outcome of [first!, third!])
     assertFailed(outcome, /^rank 1 took no part within 3 s, and does not answer: stopped, or cut off/, 20);
 });
 
 test('a rank that computes for too long is named', async () => {
-  const [first] = await run('slow', 1, { size: 2, timeout: 2 });
+  const [first] = await runRanks('slow', 1, { size: 2, timeout: 2 });
   assertFailed(first!, /^rank 1 took no part within 2 s, but still runs/, 12);
 });
 
 test('the error of one rank is that of all', async () => {
-  const [first, second, third] = await run('fail', 1, { size: 3 });
+  const [first, second, third] = await runRanks('fail', 1, { size: 3 });
   assertFailed(second!, /^rows.jsonl:3: the row has no label/, 10);
   for (const outcome of [first!, third!]) {
     const { kind, data } = assertFailed(outcome, /^rank 1 failed: rows.jsonl:3: the row has no label/, 10);
     assert.equal(kind, 'input');
     assert.deepEqual(data?.failedRanks, [1]);
   }
-  const [ofRank0, other] = await run('failInShare', 0, { size: 2 });
+  const [ofRank0, other] = await runRanks('failInShare', 0, { size: 2 });
   assertFailed(ofRank0!, /^out: the directory is in use/, 10);
   assertFailed(other!, /^rank 0 failed: out: the directory is in use/, 10);
 });
@@ -157,18 +88,18 @@ test('a port in use, absent ranks, two processes of one rank', async () => {
   const server = createServer().listen(0, '127.0.0.1');
   await new Promise((resolve) => server.once('listening', resolve));
   const { port } = server.address() as { port: number };
-  const [busy] = await run('collectives', -1, { size: 2, port, absent: [1], timeout: 3 });
+  const [busy] = await runRanks('collectives', -1, { size: 2, port, absent: [1], timeout: 3 });
   server.close();
   assertFailed(busy!, new RegExp(`^127.0.0.1:${port}: the port is in use on this machine`), 10);
 
-  const [alone] = await run('collectives', -1, { size: 3, absent: [1, 2], timeout: 2 });
+  const [alone] = await runRanks('collectives', -1, { size: 3, absent: [1, 2], timeout: 2 });
   assertFailed(alone!, /^ranks 1 and 2 of 3 did not start within 2 s/, 10);
-  const [, late] = await run('collectives', -1, { size: 3, absent: [0], timeout: 2 });
+  const [, late] = await runRanks('collectives', -1, { size: 3, absent: [0], timeout: 2 });
   assertFailed(late!, /: rank 2 cannot reach rank 0 within 2 s/, 15);
 
-  const twice = await run('collectives', -1, { size: 3, timeout: 3, env: { 2: { RANK: '1' } } });
+  const twice = await runRanks('collectives', -1, { size: 3, timeout: 3, env: { 2: { RANK: '1' } } });
   assert.ok(twice.some(({ error }) => /two processes have rank 1|did not start/.test(error?.message ?? '')));
-  const sizes = await run('collectives', -1, { size: 2, timeout: 3, env: { 1: { WORLD_SIZE: '3' } } });
+  const sizes = await runRanks('collectives', -1, { size: 2, timeout: 3, env: { 1: { WORLD_SIZE: '3' } } });
   assert.match(sizes[0]!.error!.message, /rank 0 has processes in all 2 .*, but rank 1 has processes in all 3/);
 });
 
@@ -181,7 +112,7 @@ test('ranks with different versions of Graft', async () => {
   symlinkSync(join(packageRoot, 'node_modules'), join(root, 'node_modules'));
   const manifest = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as object;
   writeFileSync(join(root, 'package.json'), JSON.stringify({ ...manifest, version: '99.0.0' }));
-  const outcomes = await run('collectives', -1, { size: 2, roots: { 1: root } });
+  const outcomes = await runRanks('collectives', -1, { size: 2, roots: { 1: root } });
   for (const outcome of outcomes)
     assertFailed(outcome, /rank 0 has Graft \d+\.\d+\.\d+ .*, but rank 1 has Graft 99\.0\.0 /, 10);
   assert.equal(outcomes.length, 2);

@@ -2,7 +2,8 @@
 import { GraftError } from '../../src/base/index.ts';
 import { joinGroup, launchEnvironment } from '../../src/distributed/index.ts';
 import { startEngine, useThreads } from '../../src/engine/index.ts';
-import { Tensor } from '../../src/tensor/index.ts';
+import { noGrad, ops, Tensor } from '../../src/tensor/index.ts';
+import { shardingOf } from '../../src/train/index.ts';
 
 const floats = (...values: number[]) => Tensor.from(new Float32Array(values));
 const numbers = (tensor: Tensor) => Array.from(tensor.data(), Number);
@@ -33,6 +34,35 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
       collected: group.collect({ of: 'x'.repeat(rank) }),
       shared: group.share(() => ({ rank, text: 'ö', nothing: null })),
       traffic: group.traffic,
+    };
+  },
+  /** Gradients of parameters of different sizes, one of which only rank 1 has and one nobody; then an update by the owners. */
+  shard(group, stage) {
+    const sizes = [700_000, 4_300_000, 31, 250_000, 9, 64];
+    const parameters = new Map(sizes.map((size, i) => [`p${i}`, Tensor.from(new Float32Array(size))]));
+    const [all, { rank }] = [[...parameters.values()], group];
+    all.forEach((parameter, i) => {
+      parameter.requiresGrad = true;
+      if (i === 5 || (i === 4 && rank !== 1)) return;
+      parameter.grad = Tensor.from(new Float32Array(parameter.numel).fill((i + 1) * (rank + 1)));
+    });
+    const sharding = shardingOf(group, parameters, stage === 0 ? 0 : 1, false);
+    const before = { ...group.traffic };
+    sharding.sumGradients();
+    const squares = [...sharding.owned.values()].reduce((sum, { grad }) => {
+      const values = grad?.data() as Float32Array | undefined;
+      return sum + (values?.reduce((total, value) => total + value * value, 0) ?? 0);
+    }, 0);
+    const norm = sharding.norm(Math.sqrt(squares));
+    for (const parameter of sharding.owned.values())
+      if (parameter.grad) noGrad(() => ops.copy_(parameter, parameter.grad!));
+    sharding.shareUpdates();
+    return {
+      owned: [...sharding.owned.values()].reduce((sum, { numel }) => sum + numel, 0),
+      norm,
+      values: all.map((parameter) => [...new Set(numbers(parameter))]),
+      sent: group.traffic.sent - before.sent,
+      numbers: sizes.reduce((a, b) => a + b),
     };
   },
   kill(group, failing) {
