@@ -133,6 +133,8 @@ export async function runTraining(
   log.emit(startEvent(taskRuns, { step, steps: from.end.steps, microTokens, threads, precision, fixedBlocks }));
   if (tight && found?.end) log.emit(tight);
   else if (tight) log.record(tight);
+  const trained = earlier.findLast(({ type }) => type === 'layers');
+  if (trained) listen(trained); // what trains, until that changes
   const allNotes = [...notes, ...(fixedBlocks?.notes ?? []), ...(layers?.notes ?? [])];
   for (const message of [...warnings, ...allNotes, ...warningsOf(taskRuns, recipe)]) warn(message);
   const state = { optimizer, layers, log, record, microTokens, fixedBlocks, from, earlier };
