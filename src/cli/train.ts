@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { freeMemory } from '../base/index.ts';
 import { launchEnvironment } from '../distributed/index.ts';
-import { Session } from '../session/index.ts';
+import { launcherVariable, Session } from '../session/index.ts';
 import type { Metric } from '../tasks/index.ts';
 import { type RunMemory, readRecipe, type TrainEvent, type TrainResult } from '../train/index.ts';
 import { abortOnSignals, collect, duration, examples, mebibytes, positive, printJson } from './shared.ts';
@@ -34,6 +34,7 @@ export const train = () =>
         const placement = launchEnvironment();
         await using session = new Session();
         using stop = abortOnSignals('Stopping after this step, with a checkpoint (press again to stop at once)');
+        stopWithLauncher();
         const training = session.train(recipe, { ...options, placement, signal: stop.signal });
         if (!placement?.rank) return await showTraining(training, json);
         // Of several processes, one shows what all do; on other machines the first one has the result.
@@ -41,6 +42,18 @@ export const train = () =>
         if (json && placement.localRank === 0) printJson(result);
       },
     );
+
+/** Stops this process, with a checkpoint, when the launcher that started it was killed: nobody else could stop it. */
+function stopWithLauncher(): void {
+  const launcher = Number(process.env[launcherVariable]);
+  if (!launcher) return;
+  const timer = setInterval(() => {
+    if (process.ppid === launcher) return;
+    clearInterval(timer);
+    process.kill(process.pid, 'SIGTERM');
+  }, 1000);
+  timer.unref();
+}
 
 /** Shows a run while it lasts, and its result. */
 export async function showTraining(

@@ -104,8 +104,10 @@ async function runInGroup(
     sharers: group.localSize,
     announce(memory) {
       if (!isFirst) return;
-      listen({ type: 'memory', ...memory });
       tight = tightness(memory, recipe);
+      // A run that was finished may have nothing left to do.
+      if (found?.end) return;
+      listen({ type: 'memory', ...memory });
       if (tight) listen(tight);
     },
   });
@@ -166,7 +168,8 @@ async function runInGroup(
   using fixedBlocks = FixedBlocks.of({ recipe, taskRuns, identity, threads, blocks, warn, resumed });
   const { step } = from;
   log?.emit(startEvent(taskRuns, { step, steps: from.end.steps, microTokens, threads, precision, fixedBlocks }));
-  if (tight) log?.record(tight);
+  if (tight && found?.end) log?.emit(tight);
+  else if (tight) log?.record(tight);
   const trained = earlier.findLast(({ type }) => type === 'layers');
   if (trained && isFirst) listen(trained); // what trains, until that changes
   const allNotes = [...idle, ...notes, ...(fixedBlocks?.notes ?? []), ...(layers?.notes ?? [])];

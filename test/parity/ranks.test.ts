@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import test, { before } from 'node:test';
 import { type GraftError, packageRoot } from '../../src/base/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
@@ -138,9 +139,9 @@ test('rows that are held out are measured by all, with the metrics of one', asyn
   );
 });
 
-/** Process ids of the ranks that this process has launched. */
-function processOf(rank: number): number {
-  const children = spawnSync('ps', ['-o', 'pid=', '--ppid', String(process.pid)], { encoding: 'utf8' }).stdout;
+/** The process id of a rank that this process, or another, has launched. */
+function processOf(rank: number, launcher = process.pid): number {
+  const children = spawnSync('ps', ['-o', 'pid=', '--ppid', String(launcher)], { encoding: 'utf8' }).stdout;
   const found = children
     .split('\n')
     .map(Number)
@@ -222,6 +223,32 @@ test('a rank that is killed: the run ends with its name, and goes on with the lo
     whole,
     'resumed with 3, 1 and 2 processes',
   );
+});
+
+test('when the launcher is killed, its processes stop with a checkpoint', async () => {
+  using dir = temporary();
+  const file = join(dir.path, 'recipe.json');
+  const input = longRun(join(dir.path, 'run'), { steps: 4000 });
+  writeFileSync(file, JSON.stringify(input));
+  const launcher = spawn(
+    process.execPath,
+    [join(packageRoot, 'bin', 'graft.js'), 'launch', '--nproc', '2', '--json', file],
+    {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    },
+  );
+  const ranks: number[] = [];
+  for await (const line of createInterface(launcher.stdout)) {
+    if (!line.includes('"type":"step"')) continue;
+    ranks.push(...[0, 1].map((rank) => processOf(rank, launcher.pid)));
+    break;
+  }
+  launcher.kill('SIGKILL');
+  const runs = () => ranks.filter((pid) => existsSync(`/proc/${pid}`));
+  for (let i = 0; i < 200 && runs().length > 0; i++) await new Promise((resolve) => setTimeout(resolve, 100));
+  assert.equal(ranks.length, 2);
+  assert.deepEqual(runs(), []);
+  assert.ok(readdirSync(join(dir.path, 'run', 'checkpoints')).some((name) => name.startsWith('step-')));
 });
 
 test('what cannot be launched', async () => {

@@ -19,6 +19,9 @@ export interface RankSetting {
   readonly args: readonly string[];
 }
 
+/** The variable that holds the launcher's process id. */
+export const launcherVariable = 'GRAFT_LAUNCHER';
+
 /** Variables of launchers that may have started this one: a process has one place only. */
 const ofLaunchers = /^(TORCHELASTIC_|PET_|OMPI_|GROUP_|ROLE_)|^(LOCAL_SIZE|CROSS_RANK|CROSS_SIZE)$/;
 
@@ -47,6 +50,7 @@ export class RankProcess {
         MASTER_ADDR: master.host,
         MASTER_PORT: String(master.port),
         TORCHELASTIC_RESTART_COUNT: String(attempt),
+        [launcherVariable]: String(process.pid),
         ...(timeout !== undefined && { GRAFT_TIMEOUT: String(timeout) }),
       },
     });
