@@ -2,6 +2,7 @@ import { bind } from './bind.ts';
 import { indexOf, requireDefined } from './operators.ts';
 import { formatPercent } from './percent.ts';
 import * as text from './text.ts';
+import { urlize } from './urlize.ts';
 import {
   dict,
   fail,
@@ -140,6 +141,21 @@ function wordWrap(value: Value, [width, breakLong, by, onHyphens]: Args): Value 
   );
 }
 
+function links(value: Value, [limit, noFollow, target, rel, schemes]: Args): Value {
+  const words = new Set([...text.splitWords(isGiven(rel) ? requireText(rel) : ''), 'noopener']);
+  if (flag(noFollow)) words.add('nofollow');
+  const attribute = (name: string, content: string) => ` ${name}="${text.escapeHtml(str(content))}"`;
+  const extra = isGiven(schemes) ? [...iterate(schemes)].map(requireText) : [];
+  for (const scheme of extra) {
+    if (!/^[\p{L}\p{N}_.+-]{2,}:\/{0,2}$/u.test(scheme)) fail(`'${scheme}' is not a valid URI scheme prefix.`);
+  }
+  const attributes =
+    attribute('rel', [...words].sort().join(' ')) + (isGiven(target) ? attribute('target', requireText(target)) : '');
+  return str(
+    urlize(text.escapeHtml(value), { limit: isGiven(limit) ? indexOf(limit) : undefined, attributes, schemes: extra }),
+  );
+}
+
 /** `format` takes any arguments, so it is no filter like the others. */
 export function formatFilter(value: Value, args: readonly Value[], kwargs: Kwargs): Value {
   if (args.length > 0 && kwargs.size > 0) fail("can't handle positional and keyword arguments at the same time");
@@ -187,6 +203,7 @@ export const textFilters: Readonly<Record<string, Filter>> = {
   truncate: [['length', 'killwords', 'end', 'leeway'], truncate],
   upper: ofText([], (s) => s.toUpperCase()),
   urlencode: [[], urlencode],
+  urlize: [['trim_url_limit', 'nofollow', 'target', 'rel', 'extra_schemes'], links],
   wordcount: [[], (value) => int((text.pythonStr(value).match(/[\p{L}\p{N}_]+/gu) ?? []).length)],
   wordwrap: [['width', 'break_long_words', 'wrapstring', 'break_on_hyphens'], wordWrap],
   xmlattr: [['autospace'], xmlAttributes],
