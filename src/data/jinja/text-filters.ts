@@ -4,6 +4,7 @@ import { formatPercent } from './percent.ts';
 import * as text from './text.ts';
 import { urlize } from './urlize.ts';
 import {
+  allowed,
   dict,
   fail,
   int,
@@ -50,7 +51,7 @@ const title = (value: string): string =>
     .join('');
 
 function indent(value: Value, [width, first, blank]: Args): Value {
-  const unit = width?.type === 'str' ? width.value : ' '.repeat(Math.max(0, numberOf(width, 4)));
+  const unit = width?.type === 'str' ? width.value : ' '.repeat(allowed(numberOf(width, 4), 1000));
   const lines = text.splitLines(`${requireText(value)}\n`);
   const [head = '', ...rest] = lines;
   const isBlankToo = flag(blank);
@@ -173,7 +174,7 @@ export const textFilters: Readonly<Record<string, Filter>> = {
     (value, [width]) => {
       const s = text.pythonStr(value);
       const size = numberOf(width, 80);
-      const room = Math.max(0, size - [...s].length);
+      const room = allowed(size - [...s].length);
       const left = Math.floor(room / 2) + (room & size & 1);
       return str(' '.repeat(left) + s + ' '.repeat(room - left), isSafe(value));
     },
