@@ -286,8 +286,9 @@ for (let point = 0; point < 20; point++) {
 }
 console.error(`${fullDisks} disks were full`);
 
-// A disk that becomes read-only, and one that is from the beginning.
-for (const name of names) {
+// A disk that becomes read-only, and one that is from the beginning. No system makes a disk read-only while a file on it is open for
+// writing, as the kept activations are.
+for (const name of names.filter((each) => each !== 'kept')) {
   const room = disk(`read-only-${name}`, '64m');
   const recipe = recipeFile(name, join(room, 'run'));
   const { child, ended } = start(recipe);
@@ -351,7 +352,7 @@ report(
     {
       what: 'losses compared',
       got: compared,
-      bar: names.length * (manySteps + 3 * steps) + steps * (20 + 10),
+      bar: names.length * (manySteps + 3 * steps) + steps * (20 + 10 - 1),
       better: 'more',
     },
     none('runs that differ from the undisturbed one', different),

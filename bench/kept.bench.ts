@@ -1,8 +1,8 @@
 /**
- * What kept activations save: e-mails are classified in words by LoRA on the last third of the blocks, three epochs, with
- * `train.keep_activations` and without, in turn. Seconds of each epoch, and whether every loss is equal bit for bit. Beside them the
+ * What kept activations save: e-mails are classified in words by LoRA on the last third of the blocks, or by training these whole, three
+ * epochs, with `train.keep_activations` and without, in turn. Seconds of each epoch, and whether every loss is equal bit for bit. Beside them the
  * first epoch of a run of one epoch, which computes rows in micro-batches and not one at a time.
- *   npm run proof:kept -- [--model FILE.gguf|DIR] [--train 200] [--layers 10] [--rounds 2] [--threads 2]
+ *   npm run proof:kept -- [--model FILE.gguf|DIR] [--method lora|full] [--train 200] [--layers 10] [--rounds 2] [--threads 2]
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -16,6 +16,7 @@ import { graft, median, report, round, spread, workFolder } from './support.ts';
 const { values: args } = parseArgs({
   options: {
     model: { type: 'string' },
+    method: { type: 'string', default: 'lora' },
     train: { type: 'string', default: '200' },
     layers: { type: 'string', default: '10' },
     rounds: { type: 'string', default: '2' },
@@ -28,7 +29,14 @@ const rows = join(dir, 'train.jsonl');
 const mails = chooseMails(fetchMails(), { train: Math.round(Number(args.train) / 2), heldOut: 0 });
 writeFileSync(rows, mails.train.map((mail) => `${mailRow(mail)}\n`).join(''));
 const blocks = 30;
-const last = Array.from({ length: Number(args.layers) }, (_, i) => blocks - Number(args.layers) + i);
+const layers = Number(args.layers);
+const lora = {
+  type: 'lora',
+  r: 8,
+  target_modules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
+  layers_to_transform: Array.from({ length: layers }, (_, i) => blocks - layers + i),
+};
+const method = args.method === 'full' ? [{ type: 'full' }, { type: 'layerwise', policy: 'last', layers }] : lora;
 
 interface Measured {
   readonly losses: readonly number[];
@@ -41,12 +49,7 @@ interface Measured {
 function train(name: string, settings: object): Measured {
   const recipe = {
     model,
-    method: {
-      type: 'lora',
-      r: 8,
-      target_modules: ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'],
-      layers_to_transform: last,
-    },
+    method,
     data: { train: rows },
     train: { lr: 2e-4, batch_size: 8, epochs: 3, threads: Number(args.threads), ...settings },
     run: { dir: join(dir, name), checkpoint_every: 1e6 },

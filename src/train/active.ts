@@ -22,6 +22,8 @@ export interface ActiveLayers {
   neverTrains(key: string): boolean;
   /** Freezes and thaws what the policy says for step number `step` (0-based). Returns what trains now, where that changed. */
   begin(step: number): ActiveParts | undefined;
+  /** Freezes as in the step of the run in which most numbers train, as far as that is known before it. Then `begin` cannot be called. */
+  freezeAsInLargestStep(): void;
   /** Gives the policy the loss and the gradients of a step, before they are clipped. */
   observe(step: number, loss: number): void;
   /** Returns what happened since the last call and should be known. */
@@ -45,6 +47,9 @@ export interface ActiveLayersInput {
   /** Seed of the run: it decides random choices. */
   readonly seed: number;
 }
+
+/** Steps of a run that are looked at to find the largest. */
+const maxPlannedSteps = 1000;
 
 /** The 2-norm of the gradients of these parameters together; undefined where none has one. */
 function normOf(parameters: Iterable<Tensor>): number | undefined {
@@ -84,6 +89,14 @@ export function activeLayers({
     });
   }
   const count = (keys: readonly string[]) => keys.reduce((sum, key) => sum + parameters.get(key)!.numel, 0);
+  const sizes = new Map([...byPart].map(([part, keys]) => [part, count(keys)]));
+  const sizeOf = (active: readonly ModelPart[]) =>
+    active.reduce<number>((sum, part) => sum + sizes.get(part)!, sizes.get(undefined) ?? 0);
+  const freezeAllBut = (active: readonly ModelPart[]) => {
+    for (const part of parts)
+      for (const key of byPart.get(part)!) parameters.get(key)!.requiresGrad = active.includes(part);
+  };
+  let sizeBefore = sizeOf(parts);
   const notes = [...policy.begin({ parts: new Set(parts), trainsMore: others.length > 0, steps, severalTasks, seed })];
   if (others.length > 0) {
     const names = others.slice(0, 3).join(', ') + (others.length > 3 ? ` and ${others.length - 3} more` : '');
@@ -97,23 +110,23 @@ export function activeLayers({
     },
     begin(step) {
       const stateOf = policy.at(step);
-      let changed = step === 0;
-      const active: ModelPart[] = [];
-      for (const part of parts) {
-        const { trains, since } = stateOf(part);
-        const keys = byPart.get(part)!;
-        if (trains) active.push(part);
-        for (const key of keys) parameters.get(key)!.requiresGrad = trains;
-        if (since !== step) continue;
-        optimizer.release(keys);
-        changed = true;
-      }
-      if (!changed) return undefined;
-      currentEngine().native.trim();
-      return {
-        parts: active,
-        parameters: count(others) + active.reduce<number>((sum, part) => sum + count(byPart.get(part)!), 0),
-      };
+      const active = parts.filter((part) => stateOf(part).trains);
+      freezeAllBut(active);
+      const begun = parts.filter((part) => stateOf(part).since === step);
+      for (const part of begun) optimizer.release(byPart.get(part)!);
+      if (begun.length === 0 && step > 0) return undefined;
+      // Where as much is trained as before, the memory of one layer is that of the next.
+      const size = sizeOf(active);
+      if (size < sizeBefore) currentEngine().native.trim();
+      sizeBefore = size;
+      return { parts: active, parameters: size };
+    },
+    freezeAsInLargestStep() {
+      const choices = Array.from({ length: Math.min(steps, maxPlannedSteps) }, (_, step) => {
+        const stateOf = policy.at(step);
+        return parts.filter((part) => stateOf(part).trains);
+      });
+      freezeAllBut(choices.reduce((most, each) => (sizeOf(each) > sizeOf(most) ? each : most)));
     },
     observe: (step, loss) =>
       policy.observe?.(step, loss, (part) => normOf((byPart.get(part) ?? []).map((key) => parameters.get(key)!))),

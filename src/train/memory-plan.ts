@@ -106,7 +106,9 @@ export function planMemory(
   const { steps } = before;
   adapter.beforeStep?.(0, steps);
   const severalTasks = recipe.tasks !== undefined;
-  activeLayers({ model: sketch.host, adapter, parameters, optimizer, steps, severalTasks, seed: 0 })?.begin(0);
+  const { seed } = recipe.train;
+  const layers = activeLayers({ model: sketch.host, adapter, parameters, optimizer, steps, severalTasks, seed });
+  layers?.freezeAsInLargestStep();
   const trained = new Map([...parameters].filter(([, { requiresGrad }]) => requiresGrad));
   const gradients = [...trained.values()].reduce((sum, { nbytes }) => sum + nbytes, 0);
   const state = optimizer.stateBytes(trained.keys());

@@ -58,7 +58,6 @@ export async function runTraining(
   const { dir } = run;
   const threads = useThreads(train.threads);
   const modelPath = await resolveModel(recipe.model);
-  console.error('IDLE', process.memoryUsage.rss() / 2 ** 20);
   using _lock = lockDirectory(dir);
   if (fresh && moreEpochs !== undefined) {
     throw new GraftError('usage', '--fresh starts over, and --more-epochs goes on with a finished run', {
@@ -131,6 +130,8 @@ export async function runTraining(
   const { step } = from;
   log.emit(startEvent(taskRuns, { step, steps: from.end.steps, microTokens, threads, precision, fixedBlocks }));
   if (tight) log.record(tight);
+  const trained = earlier.findLast(({ type }) => type === 'layers');
+  if (trained) listen(trained); // what trains, until that changes
   const allNotes = [...notes, ...(fixedBlocks?.notes ?? []), ...(layers?.notes ?? [])];
   for (const message of [...warnings, ...allNotes, ...warningsOf(taskRuns, recipe)]) warn(message);
   const state = { optimizer, layers, log, record, microTokens, fixedBlocks, from, earlier };

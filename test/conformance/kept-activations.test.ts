@@ -70,6 +70,30 @@ const kept: Readonly<Record<string, [blocks: number, recipe: Fields]>> = {
     2,
     { ...llama, method: lora(2, { modules_to_save: ['layers.2.mlp.gate_proj', 'layers.2.post_attention_layernorm'] }) },
   ],
+  'llama, the last layer in full': [
+    2,
+    { ...llama, method: [{ type: 'full' }, { type: 'layerwise', policy: 'last', layers: 1 }] },
+  ],
+  'llama, two layers of lora in turn': [
+    1,
+    {
+      ...llama,
+      method: [
+        { type: 'lora', r: 4, target_modules: ['q_proj', 'down_proj'] },
+        { type: 'layerwise', policy: 'badam', every: 2, blocks: [1, 2] },
+      ],
+    },
+  ],
+  'llama, all layers of which two are frozen from the beginning': [
+    2,
+    {
+      ...llama,
+      method: [
+        { type: 'full' },
+        { type: 'layerwise', policy: 'schedule', rules: [{ freeze: ['embeddings', '0-1'], step: 0 }] },
+      ],
+    },
+  ],
   'llama, lora under bottlenecks of the last block': [
     2,
     { ...llama, method: [lora(2), { type: 'bottleneck', leave_out: [0, 1], dropout: 0.1, reduction_factor: 4 }] },
@@ -338,6 +362,11 @@ test('where they cannot be kept, a run says why in a line, or refuses to start',
     'a trained layer below': [lora(0), undefined, /because of training: it reaches down to block 1 of 3/],
     'a prefix': [{ type: 'prefix', num_virtual_tokens: 2 }, undefined, /training: it reaches down to block 1 of 3/],
     full: [{ type: 'full' }, undefined, /training: it reaches down to block 1 of 3/],
+    'layers at random': [
+      [{ type: 'full' }, { type: 'layerwise', policy: 'lisa', layers: 1, every: 3 }],
+      undefined,
+      /training: it reaches down to block 1 of 3/,
+    ],
     'dropout in a frozen adapter below': [
       [frozen, lora(2)],
       /^activations are not kept, because of dropout: adapters in frozen blocks draw random numbers$/,
@@ -360,7 +389,7 @@ test('where they cannot be kept, a run says why in a line, or refuses to start',
     assert.ok(!existsSync(join(dir.path, `${name} refused`, 'run.json')));
     checked++;
   }
-  assert.equal(checked, 5);
+  assert.equal(checked, 6);
   await assert.rejects(
     run(recipeOf({ ...llama, train: { epochs: 1 } }, join(dir.path, 'one'), true)),
     /activations cannot be kept, because of one epoch/,

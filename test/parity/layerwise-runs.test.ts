@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import test, { before } from 'node:test';
 import type { GraftError } from '../../src/base/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
+import { optimizers } from '../../src/optim/index.ts';
 import { scope } from '../../src/tensor/index.ts';
 import { parseRecipe, type RunOptions, runTraining, type TrainEvent } from '../../src/train/index.ts';
 import { graft } from '../e2e/cli.ts';
@@ -100,8 +101,10 @@ for (const [method, name] of [
         await assert.rejects(train(recipe, {}, kill), /killed/);
         resumed.kills++;
       }
-      const { result } = await train(recipe);
+      const { result, events } = await train(recipe);
       assert.equal(result.resumedFrom, steps - 2);
+      const first = events.find(({ type }) => type === 'layers' || type === 'step');
+      assert.equal(first!.type, 'layers', 'a resumed run tells first what trains');
       assert.deepEqual(result.losses, whole.result.losses);
       assert.deepEqual(logged(join(work.path, 'killed'), 'layers'), logged(join(work.path, 'whole'), 'layers'));
       assert.ok(weightsOf(result.adapter, method).equals(weightsOf(whole.result.adapter, method)));
@@ -110,9 +113,33 @@ for (const [method, name] of [
   }
 }
 
+for (const type of Object.keys(optimizers)) {
+  test(`lisa with ${type}: killed and resumed, a run is as one never killed`, async () => {
+    using work = workspace();
+    const methods = [full, { type: 'layerwise', ...policies.lisa }];
+    const settings = type === 'galore' ? { rank: 4 } : {};
+    const recipe = (name: string): Fields => {
+      const all = work.recipe(name, methods);
+      const { weight_decay: _, ...others } = all.train as Fields;
+      return { ...all, train: { ...others, optimizer: { type, ...settings } } };
+    };
+    const whole = await train(recipe('whole'));
+    for (const at of [4, 10]) {
+      const kill = (event: TrainEvent) => event.type === 'checkpoint' && event.step === at;
+      await assert.rejects(train(recipe('killed'), {}, kill), /killed/);
+      resumed.kills++;
+    }
+    const { result } = await train(recipe('killed'));
+    assert.deepEqual(result.losses, whole.result.losses);
+    assert.ok(weightsOf(result.adapter, full).equals(weightsOf(whole.result.adapter, full)));
+    resumed.runs++;
+  });
+}
+
 test('so many runs were killed and resumed', (t) => {
   t.diagnostic(JSON.stringify(resumed));
-  assert.deepEqual(resumed, { runs: 10, kills: 60 });
+  const { length } = Object.keys(optimizers);
+  assert.deepEqual(resumed, { runs: 10 + length, kills: 60 + 2 * length });
 });
 
 test('gradient checkpointing changes no loss', async () => {

@@ -202,7 +202,7 @@ function optimizerSections(choice: Schema, head: readonly string[]): string[] {
     return `#### optimizer: ${name}\n\n${description}\n\n${table(head, lines)}\n`;
   });
   return [
-    `### optimizer\n\n${choice.description} [Which one to take](optimizers.md).\n\n\`\`\`yaml\ntrain: { lr: 1e-4, optimizer: { type: adamw8bit, weight_decay: 0.01 } }\n\`\`\`\n`,
+    `### optimizer\n\n${choice.description} [Which one to take](optimizers.md). Written as \`train: { optimizer: { type: adamw8bit, weight_decay: 0.01 } }\`.\n`,
     ...sections,
   ];
 }
