@@ -27,7 +27,12 @@ export function attach(model: Model, modelPath: string, recipe: Recipe, shapesOn
   const choices = attachOrder([recipe.method].flat());
   if (!recipe.adapter) {
     const encode = (text: string) => [...tokenizerOf(modelPath).encode(text)];
-    return attachMethods(model, choices, recipe.train.seed, { ...savedAdapters(model), encode, loading: shapesOnly });
+    return attachMethods(model, choices, recipe.train.seed, {
+      ...savedAdapters(model),
+      encode,
+      loading: shapesOnly,
+      shapesOnly,
+    });
   }
   // An adapter of another task is loaded under this task's head.
   const training = choices.map(({ type, ...fields }) => {

@@ -2,7 +2,8 @@
 import { freeMemory } from '../base/index.ts';
 import { microBatches } from '../data/index.ts';
 import { currentEngine } from '../engine/index.ts';
-import { headsOf, type Model, namedTensors, type Precision } from '../nn/index.ts';
+import { headsOf, type Model, type ModelPart, modelParts, namedTensors, type Precision } from '../nn/index.ts';
+import type { Optimizer } from '../optim/index.ts';
 import type { Task } from '../tasks/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import { activeLayers } from './active.ts';
@@ -80,6 +81,35 @@ export interface LargestBatch {
 }
 
 /**
+ * Sets the sketch's parameters as they are when the most is in memory, where a policy of layers has turns: those train whose lowest layer
+ * is nearest to the inputs. What happens by losses and gradients is not foreseen.
+ * @returns what trains then, and the most bytes of gradients and of the optimizer that any turn has
+ */
+function largestTurn(recipe: Recipe, { host, adapter, parameters }: TaskModels, optimizer: Optimizer, steps: number) {
+  adapter.beforeStep?.(0, steps);
+  const [severalTasks, { seed }] = [recipe.tasks !== undefined, recipe.train];
+  const layers = activeLayers({ model: host, adapter, parameters, optimizer, steps, severalTasks, seed });
+  const order = modelParts(host);
+  const turnOf = (parts: readonly ModelPart[]) => {
+    const trained = new Map([...parameters].filter(([, { requiresGrad }]) => requiresGrad));
+    const gradients = [...trained.values()].reduce((sum, { nbytes }) => sum + nbytes, 0);
+    return { lowest: order.indexOf(parts[0]!), trained, gradients, state: optimizer.stateBytes(trained.keys()) };
+  };
+  const turns = layers ? [] : [turnOf([])];
+  for (let step = 0; layers && step < Math.min(steps, maxSteps); step++) {
+    const active = layers.begin(step);
+    if (active) turns.push(turnOf(active.parts));
+  }
+  const { trained } = turns.reduce((lowest, turn) => (turn.lowest < lowest.lowest ? turn : lowest));
+  for (const [key, parameter] of parameters) parameter.requiresGrad = trained.has(key);
+  return {
+    trained: new Set(trained.values()),
+    gradients: Math.max(...turns.map((turn) => turn.gradients)),
+    state: Math.max(...turns.map((turn) => turn.state)),
+  };
+}
+
+/**
  * Returns what a run will take in memory, and the tokens of its micro-batches. It disposes of the sketch.
  * @param sketch models that have the shapes of those that will be loaded
  * @param batchesOf the largest micro-batch of each task, where one has so many tokens at most
@@ -100,18 +130,10 @@ export function planMemory(
   batchesOf: (microTokens: number) => readonly LargestBatch[],
   measure = activationBytes,
 ): { memory: RunMemory; microTokens: number } {
-  const { adapter, parameters, weightBytes, attachedBytes } = sketch;
+  const { weightBytes, attachedBytes } = sketch;
   const checkpointed = recipe.train.gradient_checkpointing ?? false;
   using optimizer = optimizerFor(sketch, recipe);
-  const { steps } = before;
-  adapter.beforeStep?.(0, steps);
-  const severalTasks = recipe.tasks !== undefined;
-  const { seed } = recipe.train;
-  const layers = activeLayers({ model: sketch.host, adapter, parameters, optimizer, steps, severalTasks, seed });
-  layers?.freezeAsInLargestStep();
-  const trained = new Map([...parameters].filter(([, { requiresGrad }]) => requiresGrad));
-  const gradients = [...trained.values()].reduce((sum, { nbytes }) => sum + nbytes, 0);
-  const state = optimizer.stateBytes(trained.keys());
+  const { trained, gradients, state } = largestTurn(recipe, sketch, optimizer, before.steps);
 
   const measured = new Map([...new Set(sketch.models)].map((model) => [model, measure(model)(checkpointed)]));
   const activations = (model: Model) => measured.get(model)!;
@@ -123,7 +145,7 @@ export function planMemory(
 
   const peaks = batchesOf(microTokens).map(({ model, tokens, rows, several }) => {
     const { peak, end } = activations(model);
-    const { ofHead, ofTable } = early(model, new Set(trained.values()));
+    const { ofHead, ofTable } = early(model, trained);
     const beside = several ? gradients + ofHead : ofHead;
     const atEnd = gradients + ofTable + end(tokens, rows);
     return { activations: peak(tokens, rows), both: Math.max(peak(tokens, rows) + beside, atEnd) };

@@ -77,8 +77,10 @@ export async function runTraining(
     precision,
     microTokens: found?.record.microTokens,
     announce(memory) {
-      listen({ type: 'memory', ...memory });
       tight = tightness(memory, recipe);
+      // A run that was finished may have nothing left to do.
+      if (found?.end) return;
+      listen({ type: 'memory', ...memory });
       if (tight) listen(tight);
     },
   });
@@ -129,7 +131,8 @@ export async function runTraining(
   using fixedBlocks = FixedBlocks.of({ recipe, taskRuns, identity, threads, blocks, warn, resumed });
   const { step } = from;
   log.emit(startEvent(taskRuns, { step, steps: from.end.steps, microTokens, threads, precision, fixedBlocks }));
-  if (tight) log.record(tight);
+  if (tight && found?.end) log.emit(tight);
+  else if (tight) log.record(tight);
   const trained = earlier.findLast(({ type }) => type === 'layers');
   if (trained) listen(trained); // what trains, until that changes
   const allNotes = [...notes, ...(fixedBlocks?.notes ?? []), ...(layers?.notes ?? [])];
