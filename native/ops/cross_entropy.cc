@@ -65,8 +65,10 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    // A second backward pass through the same node would scale twice; autograd frees saved_data with the node, and retain_graph is not offered.
-    Tensor dh = ctx->saved_data["dh"].toTensor(), dw = ctx->saved_data["dw"].toTensor();
+    // The node lives as long as the loss: what it kept would be in memory twice, since autograd adds to a gradient that others refer to in a
+    // copy. A second backward pass through the node is an error.
+    Tensor dh = std::move(ctx->saved_data["dh"]).toTensor(), dw = std::move(ctx->saved_data["dw"]).toTensor();
+    ctx->saved_data.clear();
     const float scale = grads[0].item<float>();
     if (dh.defined()) dh.mul_(scale);
     if (dw.defined()) dw.mul_(scale);

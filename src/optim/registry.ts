@@ -1,11 +1,13 @@
 import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import type { Tensor } from '../tensor/index.ts';
+import { adalomo } from './adalomo.ts';
 import { adamw } from './adamw.ts';
+import { lomo } from './lomo.ts';
 import { makeOptimizer, type Optimizer, type OptimizerType } from './optimizer.ts';
 
 /** Every optimizer by its name in recipes; a new one is one file and one line here. Recipes and documents derive from it. */
-export const optimizers = { adamw } as const;
+export const optimizers = { adamw, lomo, adalomo } as const;
 
 const variants = Object.values(optimizers).map(({ name, config }) =>
   z
@@ -21,6 +23,10 @@ export const optimizerConfig = z.discriminatedUnion('type', variants as never);
 
 /** An optimizer's name and its settings, as recipes give them. */
 export type OptimizerChoice = { readonly type: string } & Readonly<Record<string, unknown>>;
+
+/** Whether an optimizer updates in the backward pass. */
+export const isInBackward = ({ type }: OptimizerChoice): boolean =>
+  (optimizers as Record<string, Pick<OptimizerType<never>, 'inBackward'>>)[type]?.inBackward ?? false;
 
 /**
  * Returns an optimizer of these parameters.

@@ -145,8 +145,9 @@ export interface ActivationBytes {
 /**
  * Measures what a step of this model takes in memory besides its weights: what the pass of two small batches keeps, with every adapter
  * that is attached; the backward pass of one block; the logits of heads and their gradients; and the gradients of what is trained.
+ * @param inBackward parameters are updated in the backward pass, which frees their gradients
  */
-export function activationBytes(model: Model, checkpointed: boolean): ActivationBytes {
+export function activationBytes(model: Model, checkpointed: boolean, inBackward = false): ActivationBytes {
   const measured = (on: boolean) => {
     using _ = useGradientCheckpointing(on);
     return passPerToken(model);
@@ -164,7 +165,9 @@ export function activationBytes(model: Model, checkpointed: boolean): Activation
   const matrices = logitsGradients + (model.task.name === 'causal-lm' ? 0 : 1);
   const logits = isFused ? 0 : matrices * 4 * outputsPerToken(model);
   const trained = new Set([...namedTensors(model.root)].map(([, tensor]) => tensor).filter((t) => t.requiresGrad));
-  const gradients = [...trained].reduce((sum, { nbytes }) => sum + nbytes, 0);
+  const sizes = [...trained].map(({ nbytes }) => nbytes);
+  // The gradient of a tied table waits for its second term.
+  const gradients = inBackward ? 2 * Math.max(0, ...sizes) : sizes.reduce((sum, bytes) => sum + bytes, 0);
   return {
     perToken: Math.max(forward, backward + head, kept + head + logits),
     fixed: gradients + (isFused ? 4 * logitsRows * model.vocabSize : 0),
@@ -178,7 +181,5 @@ function outputsPerToken({ task, vocabSize }: Model): number {
 }
 
 /** Tokens of a micro-batch for a loaded model, in the memory that is free now. */
-export const microTokensFor = (model: Model, precision: Precision, checkpointed: boolean): number => {
-  const { perToken, fixed } = activationBytes(model, checkpointed);
-  return tokensThatFit(perToken, tensorBytes(model.root), Math.max(0, freeMemory() - fixed), precision);
-};
+export const microTokensFor = (model: Model, precision: Precision, { perToken, fixed }: ActivationBytes): number =>
+  tokensThatFit(perToken, tensorBytes(model.root), Math.max(0, freeMemory() - fixed), precision);

@@ -6,10 +6,11 @@ import { GraftError, nearestPath, parseWith } from '../base/index.ts';
 import { formatNames, type RowSource } from '../data/index.ts';
 import { type MethodChoice, methods, requireSavable } from '../methods/index.ts';
 import { precisions, taskNames } from '../nn/index.ts';
-import { type OptimizerChoice, optimizerConfig, scheduleConfig } from '../optim/index.ts';
+import { isInBackward, type OptimizerChoice, optimizerConfig, scheduleConfig } from '../optim/index.ts';
 import { quantizeModes } from '../quant/index.ts';
 
 import { huggingFaceNames } from './hugging-face-names.ts';
+import { requireNoWholeGradients } from './whole-steps.ts';
 
 const methodSchemas = Object.values(methods).map((m) =>
   z
@@ -333,6 +334,8 @@ export function parseRecipe(value: unknown, place = 'recipe', base = process.cwd
   const recipe = resolved(parsed as unknown as Recipe, base);
   const fromAdapter = recipe.adapter !== undefined;
   requireSavable([recipe.method].flat(), { severalTasks: several, fromAdapter, place: `${place}, method` });
+  const { optimizer, max_grad_norm: maxGradNorm } = recipe.train;
+  if (isInBackward(optimizer)) requireNoWholeGradients({ maxGradNorm }, `${place}, train.max_grad_norm`);
   parsedRecipes.add(recipe);
   return recipe;
 }

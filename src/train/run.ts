@@ -8,7 +8,7 @@ import { type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { batchesOf } from '../tasks/index.ts';
 import { optimizerFor } from './attach.ts';
 import { beginning, patienceIsOver } from './beginning.ts';
-import { microTokensFor } from './budget.ts';
+import { activationBytes, microTokensFor } from './budget.ts';
 import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoints.ts';
 import { explained, requireFinite, resultNotSaved } from './diverged.ts';
 import { EventLog, type TrainEvent } from './events.ts';
@@ -28,6 +28,7 @@ import {
 import { findRun, type RunRecord, requireSame, save, saveResult, setAside, writeRecord } from './run-directory.ts';
 import { trainStep } from './step.ts';
 import { openTaskRuns, type TaskRun, type TaskRuns } from './task-runs.ts';
+import { largestStep, requireNoWholeGradients, wholeStepWarnings } from './whole-steps.ts';
 
 /** Milliseconds between two checkpoints, where the recipe does not give steps. */
 const checkpointInterval = 60_000;
@@ -83,6 +84,11 @@ export async function runTraining(
     return result;
   }
   using optimizer = optimizerFor(taskRuns.adapter, taskRuns.parameters, recipe);
+  const checkpointed = train.gradient_checkpointing ?? false;
+  const activations = () => activationBytes(taskRuns.host, checkpointed, optimizer.inBackward !== undefined);
+  if (optimizer.inBackward) requireNoWholeGradients(taskRuns);
+  const wholeSteps =
+    optimizer.inBackward && largestStep(taskRuns, recipe, activations(), { from: from.step, to: from.end.steps });
   // Only now: a recipe that turns out wrong leaves the directory as it is.
   const log = new EventLog(dir, listen);
   let record: RunRecord;
@@ -97,7 +103,7 @@ export async function runTraining(
       warnings.push(
         `an earlier run ended before its first checkpoint: it is in ${aside.folder}/, and this one starts anew`,
       );
-    const microTokens = microTokensFor(taskRuns.host, precision, train.gradient_checkpointing ?? false);
+    const microTokens = microTokensFor(taskRuns.host, precision, activations());
     record = { identity, microTokens, ...(aside?.holdsResult && { previous: aside.folder }) };
     writeRecord(dir, record);
   }
@@ -105,9 +111,13 @@ export async function runTraining(
 
   // A resumed run keeps the micro-batches that it began with, whatever memory is free now.
   const microTokens = train.micro_tokens ?? record.microTokens;
-  log.emit(startEvent(taskRuns, { step: from.step, steps: from.end.steps, microTokens, threads, precision }));
+  const stepTokens = wholeSteps ? wholeSteps.tokens : microTokens;
+  if (wholeSteps) warnings.push(...wholeStepWarnings(recipe, wholeSteps, microTokens));
+  const settled = { step: from.step, steps: from.end.steps, microTokens: stepTokens, threads, precision };
+  log.emit(startEvent(taskRuns, settled));
   for (const message of [...warnings, ...warningsOf(taskRuns, recipe)]) log.emit({ type: 'warning', message });
-  return trainTo({ recipe, modelPath, taskRuns, optimizer, log, record, microTokens, from, earlier, stopRequested });
+  const tokens = { microTokens, stepTokens };
+  return trainTo({ recipe, modelPath, taskRuns, optimizer, log, record, ...tokens, from, earlier, stopRequested });
 }
 
 /** A run that is ready for its next step. */
@@ -118,7 +128,9 @@ interface Run {
   readonly optimizer: Optimizer;
   readonly log: EventLog;
   readonly record: RunRecord;
+  /** Tokens of a batch at most where it is only measured, and where it is learned from. */
   readonly microTokens: number;
+  readonly stepTokens: number;
   /** Where the run begins or is resumed, and its events up to there. */
   readonly from: RunState;
   readonly earlier: readonly TrainEvent[];
@@ -134,6 +146,7 @@ function trainTo({
   log,
   record,
   microTokens,
+  stepTokens,
   from,
   earlier,
   stopRequested,
@@ -182,7 +195,7 @@ function trainTo({
       const lr = train.lr * scheduleFactor({ type, warmup_steps, warmup_ratio }, step, steps);
       current = { taskRun, rows, lr };
       adapter.beforeStep?.(step, steps);
-      const batches = batchesOf(task, rows, microTokens, rows.length, model.ports.promptLength);
+      const batches = batchesOf(task, rows, stepTokens, rows.length, model.ports.promptLength);
       const { max_grad_norm: maxGradNorm, seed } = train;
       const result = explaining(() =>
         trainStep({ model, task, parameters, optimizer, adapter, batches, lr, maxGradNorm, seed, step }),

@@ -5,6 +5,7 @@ import type { Model } from '../nn/index.ts';
 import { clipGradients, type Optimizer } from '../optim/index.ts';
 import { type Task, taskOf, tokensOf } from '../tasks/index.ts';
 import { manualSeed, mixSeed, scope, Tensor } from '../tensor/index.ts';
+import { requireNoWholeGradients } from './whole-steps.ts';
 
 /** One micro-batch: rows end to end. */
 export type MicroBatch = Packed;
@@ -20,7 +21,7 @@ export interface StepInput {
   /** The optimizer of the parameters. */
   readonly optimizer: Optimizer;
   /** The method's own term of the loss, and its action after the update. */
-  readonly adapter?: Pick<Adapter, 'regularisation' | 'afterStep'>;
+  readonly adapter?: Pick<Adapter, 'regularisation' | 'afterStep' | 'readsGradients'>;
   /** The micro-batches of the step. */
   readonly batches: readonly MicroBatch[];
   /** The learning rate of the step. */
@@ -60,15 +61,38 @@ function regularise(adapter: StepInput['adapter']): number | undefined {
   return term.item();
 }
 
+/** @throws GraftError 'numeric' where the loss or the norm of the gradients is not finite */
+function requireFiniteStep(step: number, loss: number, gradNorm?: number): void {
+  if (Number.isFinite(loss) && (gradNorm === undefined || Number.isFinite(gradNorm))) return;
+  throw new GraftError('numeric', `the ${Number.isFinite(loss) ? 'gradient' : 'loss'} is not finite`, {
+    place: `step ${step + 1}`,
+    data: { step: step + 1, loss: String(loss), gradNorm: String(gradNorm) },
+  });
+}
+
 /**
  * One optimizer step. The loss is the sum over all units of all micro-batches, divided by their number: however the step is cut, the gradient is the same.
- * @throws GraftError 'numeric' when the loss or a gradient is not finite; the parameters are then as before
+ * @throws GraftError 'numeric' when the loss or a gradient is not finite; the parameters are then as before, but those that an optimizer
+ * has updated in the backward pass. 'usage' where such an optimizer is given several micro-batches, or what needs all gradients at once
  */
 export function trainStep(input: StepInput): StepResult {
   const { model, parameters, optimizer, batches, step } = input;
   const task = input.task ?? taskOf(model.task);
   const predicted = batches.reduce((sum, b) => sum + task.units(b), 0);
   if (predicted === 0) throw new GraftError('input', `step ${step + 1} has nothing to predict`);
+  if (optimizer.inBackward) {
+    requireNoWholeGradients(input);
+    if (batches.length > 1) {
+      throw new GraftError(
+        'usage',
+        `step ${step + 1} has ${batches.length} micro-batches, and the optimizer updates in the backward pass of each`,
+        {
+          hint: 'Make the rows of a step one micro-batch',
+        },
+      );
+    }
+  }
+  using updates = optimizer.inBackward?.(input.lr);
   let total = 0;
   try {
     batches.forEach((batch, micro) => {
@@ -76,18 +100,14 @@ export function trainStep(input: StepInput): StepResult {
       manualSeed(mixSeed(input.seed, step, micro));
       const sum = batchLoss(model, batch, task);
       total += sum.item();
+      if (updates) requireFiniteStep(step, total);
       sum.backward(Tensor.from([1 / predicted], []));
     });
     const penalty = regularise(input.adapter);
     const loss = total / predicted + (penalty ?? 0);
-    const gradNorm = clipGradients(parameters.values(), input.maxGradNorm);
-    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
-      throw new GraftError('numeric', `the ${Number.isFinite(loss) ? 'gradient' : 'loss'} is not finite`, {
-        place: `step ${step + 1}`,
-        data: { step: step + 1, loss: String(loss), gradNorm: String(gradNorm) },
-      });
-    }
-    optimizer.step(input.lr);
+    const gradNorm = updates?.gradNorm() ?? clipGradients(parameters.values(), input.maxGradNorm);
+    requireFiniteStep(step, loss, gradNorm);
+    if (!updates) optimizer.step(input.lr);
     input.adapter?.afterStep?.(step);
     const tokens = batches.reduce((sum, b) => sum + b.ids.length, 0);
     return { loss, ...(penalty !== undefined && { penalty }), gradNorm, tokens, predicted };

@@ -136,6 +136,7 @@ export const adalora: Method<AdaLoraConfig> = {
         state: budget.state,
         beforeStep: (_step: number, steps: number) => budget.begin(steps),
         afterStep: (step: number) => budget.after(step + 1),
+        readsGradients: true,
       }),
       savedConfig: () => ({
         ...layers.savedFields(),
