@@ -80,6 +80,7 @@ export {
 export { type HeadOptions, type LoadOptions, loadModel, openModel, type Quantize, saveModel } from './models/index.ts';
 export { type Model, type PackedTokens, type Pooling, packTokens, type TaskHead, type TaskName } from './nn/index.ts';
 export {
+  type BackwardUpdates,
   clipGradients,
   createOptimizer,
   type Optimizer,

@@ -6,12 +6,12 @@ import { clipGradValue, weightDecay } from './shared-fields.ts';
 
 const config = z
   .strictObject({
-    eps: z
-      .tuple([z.number().positive(), z.number().positive()])
-      .default([1e-30, 1e-3])
-      .describe(
-        'Constant added to squared gradients, and least root mean square of a parameter that scales its learning rate.',
-      ),
+    eps: z.number().positive().default(1e-30).describe('Constant added to squared gradients.'),
+    min_scale: z
+      .number()
+      .positive()
+      .default(1e-3)
+      .describe('The learning rate is relative to the root mean square of a parameter, or to this where that is less.'),
     clip_threshold: z
       .number()
       .positive()
@@ -55,7 +55,7 @@ export const adalomo: OptimizerType<z.output<typeof config>> = {
       : { exp_avg_sq: { shape, dtype: 'float32' } }),
     step: { shape: [], dtype: 'float32' },
   }),
-  update(group, { lr, weightDecay }, { eps: [eps, leastSize], clip_threshold, decay_rate, clip_grad_value: bound }) {
+  update(group, { lr, weightDecay }, { eps, min_scale, clip_threshold, decay_rate, clip_grad_value: bound }) {
     for (const { parameter, grad, slots } of group) {
       if (bound !== undefined) ops.clamp_(grad, -bound, bound);
       const { exp_avg_sq: all, exp_avg_sq_row: row, exp_avg_sq_col: column, step } = slots;
@@ -72,7 +72,7 @@ export const adalomo: OptimizerType<z.output<typeof config>> = {
         ops.mul_(grad, ops.unsqueeze(ops.rsqrt(column!), -2));
       }
       ops.divScalar_(grad, Math.max(1, rootMeanSquare(grad) / clip_threshold));
-      const rate = lr * Math.max(leastSize, rootMeanSquare(parameter));
+      const rate = lr * Math.max(min_scale, rootMeanSquare(parameter));
       if (weightDecay > 0) ops.mulScalar_(parameter, 1 - rate * weightDecay);
       ops.add_(parameter, grad, { alpha: -rate });
     }

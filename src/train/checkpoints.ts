@@ -32,11 +32,14 @@ export function saveCheckpoint(
   keep: number,
 ): string {
   const path = join(dir, nameOf(state.step));
-  const listed = (tensors: ReadonlyMap<string, Tensor>) =>
-    [...tensors].map(([name, t]) => ({ name, dtype: t.dtype, shape: t.shape, bytes: () => t.bytes() }));
+  const listed = (tensors: ReadonlyMap<string, Tensor>, read: (tensor: Tensor) => Uint8Array) =>
+    [...tensors].map(([name, t]) => ({ name, dtype: t.dtype, shape: t.shape, bytes: () => read(t) }));
   writeDirectory(path, (work) => {
-    writeSafetensors(join(work, 'parameters.safetensors'), listed(parameters));
-    writeSafetensors(join(work, 'optimizer.safetensors'), listed(optimizer.state));
+    // Parameters are written from their own memory: copies would stay until they are collected. The optimizer's state may be freed before.
+    const ofParameters = listed(parameters, (tensor) => tensor.memory());
+    writeSafetensors(join(work, 'parameters.safetensors'), ofParameters);
+    const ofState = listed(optimizer.state, (tensor) => tensor.bytes());
+    writeSafetensors(join(work, 'optimizer.safetensors'), ofState);
     writeFileSync(join(work, 'state.json'), JSON.stringify(state));
   });
   // Under another name first: killed while removing, a run leaves no part of a checkpoint under a checkpoint's name.

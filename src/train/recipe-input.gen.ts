@@ -33,6 +33,28 @@ export interface TrainInput {
   readonly eps?: number | undefined;
   /** Weight decay of matrices, times the learning rate (decoupled); biases and norms are never decayed. Default: 0. */
   readonly weight_decay?: number | undefined;
+} | {
+  /** Name of the optimizer. */
+  readonly type: 'lomo';
+  /** Clips each number of a gradient to this magnitude. Clipping by the norm of all gradients is not possible here. */
+  readonly clip_grad_value?: number | undefined;
+  /** Weight decay of matrices, times the learning rate (decoupled); biases and norms are never decayed. Default: 0. */
+  readonly weight_decay?: number | undefined;
+} | {
+  /** Name of the optimizer. */
+  readonly type: 'adalomo';
+  /** Constant added to squared gradients. Default: 1e-30. */
+  readonly eps?: number | undefined;
+  /** The learning rate is relative to the root mean square of a parameter, or to this where that is less. Default: 0.001. */
+  readonly min_scale?: number | undefined;
+  /** Root mean square of an update at most, before the learning rate. Default: 1. */
+  readonly clip_threshold?: number | undefined;
+  /** c: the decay rate of the running mean of the squared gradient is 1 − t^c in step t. Default: -0.8. */
+  readonly decay_rate?: number | undefined;
+  /** Clips each number of a gradient to this magnitude. Clipping by the norm of all gradients is not possible here. */
+  readonly clip_grad_value?: number | undefined;
+  /** Weight decay of matrices, times the learning rate (decoupled); biases and norms are never decayed. Default: 0. */
+  readonly weight_decay?: number | undefined;
 } | undefined;
   /** Short for optimizer.beta1. */
   readonly beta1?: number | undefined;

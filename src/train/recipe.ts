@@ -8,9 +8,8 @@ import { type MethodChoice, methods, requireSavable } from '../methods/index.ts'
 import { precisions, taskNames } from '../nn/index.ts';
 import { isInBackward, type OptimizerChoice, optimizerConfig, scheduleConfig } from '../optim/index.ts';
 import { quantizeModes } from '../quant/index.ts';
-
 import { huggingFaceNames } from './hugging-face-names.ts';
-import { requireNoWholeGradients } from './whole-steps.ts';
+import { requireNoWholeGradients } from './whole-gradients.ts';
 
 const methodSchemas = Object.values(methods).map((m) =>
   z
@@ -366,9 +365,7 @@ export function readYaml(file: string): Document {
     throw new GraftError(
       'usage',
       `this is not valid YAML: ${error.message.split('\n')[0]!.replace(/ at line \d+, column \d+:$/, '')}`,
-      {
-        place: at ? `${file}:${at.line}:${at.col}` : file,
-      },
+      { place: at ? `${file}:${at.line}:${at.col}` : file },
     );
   }
   return document;

@@ -28,7 +28,8 @@ import {
 import { findRun, type RunRecord, requireSame, save, saveResult, setAside, writeRecord } from './run-directory.ts';
 import { trainStep } from './step.ts';
 import { openTaskRuns, type TaskRun, type TaskRuns } from './task-runs.ts';
-import { largestStep, requireNoWholeGradients, wholeStepWarnings } from './whole-steps.ts';
+import { requireNoWholeGradients } from './whole-gradients.ts';
+import { largestStep, wholeStepWarnings } from './whole-steps.ts';
 
 /** Milliseconds between two checkpoints, where the recipe does not give steps. */
 const checkpointInterval = 60_000;
@@ -177,7 +178,8 @@ function trainTo({
     } catch (error) {
       const { taskRun, rows, lr } = current;
       const position = { step: state.step, steps: costs.length, checkpoints };
-      throw explained(error, { model: taskRun.model, parameters, rows, lr, ...position });
+      const clipping = optimizer.inBackward ? 'train.optimizer.clip_grad_value' : 'train.max_grad_norm';
+      throw explained(error, { model: taskRun.model, parameters, rows, lr, clipping, ...position });
     }
   };
 

@@ -5,7 +5,7 @@ import type { Model } from '../nn/index.ts';
 import { clipGradients, type Optimizer } from '../optim/index.ts';
 import { type Task, taskOf, tokensOf } from '../tasks/index.ts';
 import { manualSeed, mixSeed, scope, Tensor } from '../tensor/index.ts';
-import { requireNoWholeGradients } from './whole-steps.ts';
+import { requireNoWholeGradients } from './whole-gradients.ts';
 
 /** One micro-batch: rows end to end. */
 export type MicroBatch = Packed;

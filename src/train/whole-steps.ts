@@ -1,34 +1,9 @@
-/** What a run asks for whose optimizer updates in the backward pass: no gradient accumulation, and nothing that needs all gradients at once. */
+/** The steps of a run whose optimizer updates in the backward pass: without gradient accumulation, all rows of a step are one micro-batch. */
 import { freeMemory, GraftError } from '../base/index.ts';
 import { tokensOfRow } from '../data/index.ts';
-import type { Adapter } from '../methods/index.ts';
 import type { ActivationBytes } from './budget.ts';
 import type { Recipe } from './recipe.ts';
 import type { TaskRuns } from './task-runs.ts';
-
-/** What may need all gradients of a step at once. */
-interface NeedsGradients {
-  readonly adapter?: Pick<Adapter, 'regularisation' | 'readsGradients'> | undefined;
-  readonly maxGradNorm?: number | undefined;
-}
-
-/** @throws GraftError 'usage' for what needs all gradients of a step at once, where the backward pass frees each of them */
-export function requireNoWholeGradients({ adapter, maxGradNorm }: NeedsGradients, place = 'train.optimizer'): void {
-  const refuse = (why: string, hint: string) => {
-    throw new GraftError('usage', `${why}, and the optimizer frees each gradient in the backward pass`, {
-      place,
-      hint,
-    });
-  };
-  if (maxGradNorm !== undefined) {
-    refuse(
-      'max_grad_norm clips all gradients together',
-      'Remove max_grad_norm and set optimizer.clip_grad_value, use adalomo, which bounds each update itself, or adamw',
-    );
-  }
-  if (adapter?.regularisation) refuse('the method adds a term of its own to the loss', 'Use adamw');
-  if (adapter?.readsGradients) refuse('the method reads the gradients after each update', 'Use adamw');
-}
 
 const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`;
 

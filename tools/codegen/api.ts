@@ -87,7 +87,16 @@ const engineGroups: Groups = {
     ...['combineAdapters', 'CombineOptions', 'averageAdapters'],
   ],
   Training: [
-    ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Optimizer'],
+    ...[
+      'trainStep',
+      'StepInput',
+      'StepResult',
+      'MicroBatch',
+      'batchLoss',
+      'createOptimizer',
+      'Optimizer',
+      'BackwardUpdates',
+    ],
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
   ],
   'Tasks and metrics': ['taskOf', 'Task', 'TaskOptions', 'measure', 'EvalResult', 'TaskMetrics', 'wilson'],

@@ -27,7 +27,7 @@ RUNS = {
     "lomo-untied": dict(model="mistral", optimizer=dict(type="lomo"), train=dict(lr=0.05, schedule="linear", warmup_steps=3)),
     "adalomo": dict(model="llama3", optimizer=dict(type="adalomo"), train=dict(lr=0.01)),
     "adalomo-settings": dict(model="qwen2", optimizer=dict(type="adalomo", clip_grad_value=0.02, weight_decay=0.1, clip_threshold=0.5,
-                                                           decay_rate=-0.6, eps=[1e-10, 1e-2]),
+                                                           decay_rate=-0.6, eps=1e-10, min_scale=1e-2),
                              train=dict(lr=0.02, schedule="cosine", warmup_steps=5)),
     "adalomo-untied": dict(model="mistral", optimizer=dict(type="adalomo"), train=dict(lr=0.01, schedule="linear", warmup_steps=3)),
 }
@@ -50,6 +50,8 @@ class Group:
 def optimizers(model, type, weight_decay=0.0, **settings):
     """One for the matrices, which are decayed, and one for the vectors."""
     kind = {"lomo": Lomo, "adalomo": AdaLomo}[type]
+    if "eps" in settings:
+        settings["eps"] = (settings["eps"], settings.pop("min_scale"))
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     groups = [[(n, p) for n, p in named if (p.dim() > 1) == decayed] for decayed in (True, False)]
     return [kind(Group(group), lr=1.0, weight_decay=wd, **settings) for group, wd in zip(groups, (weight_decay, 0.0))]
