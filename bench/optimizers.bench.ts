@@ -21,8 +21,14 @@ interface Contender {
   readonly bar?: number;
 }
 
+const inTurn = (fields: object) => [{ type: 'full' }, { type: 'layerwise', ...fields }];
+
 const contenders: Readonly<Record<string, Contender>> = {
   adamw: {},
+  adamw8bit: { optimizer: { type: 'adamw8bit' } },
+  galore: { optimizer: { type: 'galore', update_proj_gap: 2 } },
+  lisa: { method: inTurn({ policy: 'lisa', layers: 2, every: 2 }) },
+  badam: { method: inTurn({ policy: 'badam', every: 2 }), bar: 0.55 },
   lomo: { optimizer: { type: 'lomo' }, bar: 0.4 },
   adalomo: { optimizer: { type: 'adalomo' } },
 };

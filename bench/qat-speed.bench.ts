@@ -1,5 +1,6 @@
 /**
- * Training speed and peak memory of LoRA with quantisation-aware training, compared with LoRA alone on the same rows, in turn.
+ * Training speed and peak memory of LoRA with quantisation-aware training, compared in turn with LoRA alone, and with PEFT on torchao's
+ * fake-quantised layers (int4, groups of 32), on the same rows.
  *   npm run proof:qat-speed -- [--model FILE.gguf|DIR] [--formats q4_0,int4,q8_0,q4_k] [--rounds 3] [--rows 8] [--steps 4] [--seed 0]
  * The format `base` is `over: base` in q4_0 on the packed base.
  */
@@ -11,6 +12,7 @@ import {
   bothModels,
   graftTrain,
   median,
+  peer,
   report,
   spread,
   type Trained,
@@ -48,11 +50,19 @@ for (const format of args.formats.split(',')) {
 methods.base = `${lora}, {type: qat, weight: q4_0, over: base}]`;
 
 const runs: Record<string, Trained[]> = Object.fromEntries(Object.keys(methods).map((name) => [name, []]));
+const peerRuns: Trained[] = [];
+const told = (name: string, { tokens_per_s, peak_rss_mb }: Trained) =>
+  console.error(`${name}: ${tokens_per_s.toFixed(0)} tokens/s, ${peak_rss_mb.toFixed(0)} MB`);
 for (let round = 0; round < Number(args.rounds); round++) {
   for (const [name, method] of Object.entries(methods)) {
     const trained = graftTrain({ model: ours, batches, dir: join(dir, name), set: [method] });
     runs[name]!.push(trained);
-    console.error(`${name}: ${trained.tokens_per_s.toFixed(0)} tokens/s, ${trained.peak_rss_mb.toFixed(0)} MB`);
+    told(name, trained);
+    if (name === 'int4') {
+      const options = ['--model', theirs, '--batches', batches, '--threads', '2', '--qat', 'int4'];
+      peerRuns.push(peer('train.py', ...options) as unknown as Trained);
+      told('torchao and PEFT, int4', peerRuns.at(-1)!);
+    }
   }
 }
 const ratios = (name: string, of: (run: Trained) => number) =>
@@ -64,5 +74,12 @@ for (const name of Object.keys(methods).filter((each) => each !== 'lora')) {
   details[name] = { speed: spread(speed), memory: spread(ratios(name, (run) => run.peak_rss_mb)) };
   const bar = name === 'base' ? 0.95 : name.endsWith('_k') ? 0 : 0.8;
   bars.push({ what: `${name}: tokens/s of LoRA's`, got: median(speed), bar, better: 'more' });
+}
+if (peerRuns.length > 0) {
+  const ofPeer = (of: (run: Trained) => number) => peerRuns.map((run, i) => of(runs.int4![i]!) / of(run));
+  const [speed, memory] = [ofPeer((run) => run.tokens_per_s), ofPeer((run) => run.peak_rss_mb)];
+  details.peer = { speed: spread(speed), memory: spread(memory) };
+  bars.push({ what: "int4: tokens/s of torchao's and PEFT's", got: median(speed), bar: 2.5, better: 'more' });
+  bars.push({ what: 'int4: memory of theirs', got: median(memory), bar: 0.25, better: 'less' });
 }
 report('qat-speed', bars, details);

@@ -185,7 +185,13 @@ export function report(bench: string, bars: readonly Bar[], details: object): vo
     const sign = bar.better === 'less' ? '≤' : '≥';
     console.log(`${met(bar) ? 'met   ' : 'missed'}  ${bar.what.padEnd(width)}  ${round(bar.got)} (${sign} ${bar.bar})`);
   }
-  const machine = { processor: processor().model, load_average: loadavg().map(round), date: new Date().toISOString() };
+  const mkl = process.env.GRAFT_MKL ?? 'for this processor';
+  const machine = {
+    processor: processor().model,
+    mkl,
+    load_average: loadavg().map(round),
+    date: new Date().toISOString(),
+  };
   console.log(JSON.stringify({ bench, machine, bars: bars.map((bar) => ({ ...bar, met: met(bar) })), ...details }));
   if (!bars.every(met)) process.exitCode = 1;
 }

@@ -78,19 +78,29 @@ export {
   methods,
 } from './methods/index.ts';
 export { type HeadOptions, type LoadOptions, loadModel, openModel, type Quantize, saveModel } from './models/index.ts';
-export { type Model, type PackedTokens, type Pooling, packTokens, type TaskHead, type TaskName } from './nn/index.ts';
+export {
+  type Model,
+  type ModelPart,
+  type PackedTokens,
+  type Pooling,
+  packTokens,
+  type TaskHead,
+  type TaskName,
+} from './nn/index.ts';
 export {
   type BackwardUpdates,
   clipGradients,
   createOptimizer,
   type Optimizer,
   type OptimizerChoice,
+  type Placement,
   type ScheduleConfig,
   scheduleFactor,
 } from './optim/index.ts';
 export {
   type Confusion,
   type EvalResult,
+  type MeasureOptions,
   type Metric,
   measure,
   type Task,
@@ -112,12 +122,17 @@ export {
   type TypedArray,
 } from './tensor/index.ts';
 export {
+  type ActiveLayers,
+  type ActiveLayersInput,
+  type ActiveParts,
   type AdaloraInput,
+  activeLayers,
   type BottleneckInput,
   batchLoss,
   type FullInput,
   type FusionInput,
   type Ia3Input,
+  type LayerwiseInput,
   type LoraInput,
   type MethodInput,
   type MicroBatch,

@@ -24,6 +24,7 @@ export {
 } from './base/index.ts';
 export {
   type Comparison,
+  type Contestant,
   type Failure,
   type Outcome,
   page as comparisonPage,
@@ -56,7 +57,7 @@ export {
   type FloatFormat,
   type Quantize,
 } from './models/index.ts';
-export type { Precision, TaskName } from './nn/index.ts';
+export type { ModelPart, Precision, TaskName } from './nn/index.ts';
 export type { OptimizerChoice } from './optim/index.ts';
 export type { BlockFormat, IntegerFormat, WeightFormat } from './quant/index.ts';
 export {
@@ -75,6 +76,7 @@ export {
   type IdRows,
   type LoadedModel,
   type Logits,
+  type MemoryChoice,
   type MemoryPlan,
   type MergeResult,
   type MergeSettings,
@@ -96,18 +98,27 @@ export {
 } from './session/index.ts';
 export type { Confusion, Metric } from './tasks/index.ts';
 export {
+  type AdafactorInput,
+  type AdalomoInput,
   type AdaloraInput,
+  type Adamw8bitInput,
+  type AdamwInput,
   type BottleneckInput,
   type CommonInput,
   type DataInput,
   type EvalInput,
   type FullInput,
   type FusionInput,
+  type GaloreInput,
   type Ia3Input,
+  type LayerwiseInput,
+  type LionInput,
+  type LomoInput,
   type LoraInput,
   type MethodInput,
   type MultitaskPromptInput,
   type OneTaskRecipe,
+  type OptimizerInput,
   type PrefixInput,
   type PromptInput,
   type PTuningInput,
@@ -116,10 +127,12 @@ export {
   type Recipe,
   type RecipeInput,
   type RunInput,
+  type RunMemory,
   type RunOptions,
   readRecipe,
   type SavedResult,
   type SeveralTasksRecipe,
+  type SgdInput,
   type TaskInput,
   type TaskResult,
   type TrainEvent,

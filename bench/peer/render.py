@@ -1,6 +1,7 @@
 """Renders conversations with chat templates as transformers' apply_chat_template does.
 
-  --input FILE   {"templates": [{"name", "source", "special": {token name: text}}], "conversations": [{"messages", "tools"}]}
+  --input FILE   {"templates": [{"name", "source", "special": {token name: text}}],
+                  "conversations": [{"messages", "tools", "documents", "variables", "add_generation_prompt", "continue_final_message"}]}
   --out FILE     {template name: [text of each conversation, or null where it is rejected]}
 """
 import argparse
@@ -11,8 +12,10 @@ import transformers.utils.chat_template_utils as ctu
 
 def render(template, conversation):
     messages = [{k: v for k, v in m.items() if v is not None} for m in conversation["messages"]]
+    options = {name: conversation[name] for name in ("documents", "add_generation_prompt", "continue_final_message") if name in conversation}
+    variables = template["special"] | conversation.get("variables", {})
     try:
-        (text,), _ = ctu.render_jinja_template([messages], tools=conversation.get("tools"), chat_template=template["source"], **template["special"])
+        (text,), _ = ctu.render_jinja_template([messages], tools=conversation.get("tools"), chat_template=template["source"], **options, **variables)
         return text
     except Exception:
         return None

@@ -1,7 +1,8 @@
 """Trains with PEFT and transformers as is usual: rows padded on the right, SDPA attention, float32, AdamW.
 
-  python train.py --model DIR --batches FILE.jsonl [--method lora] [--adapter DIR] [--rank 8] [--threads 2] [--lr 1e-4]
+  python train.py --model DIR --batches FILE.jsonl [--method lora] [--adapter DIR] [--rank 8] [--threads 2] [--lr 1e-4] [--qat int4]
 
+With --qat the base's linear layers compute with torchao's fake-quantised weights (groups of 32), and LoRA is on them in float.
 A line of the file is one optimizer step. Last line: one JSON document with losses, tokens_per_s (padding not counted, first
 step left out) and peak_rss_mb.
 """
@@ -24,11 +25,18 @@ p.add_argument("--method", default="lora", choices=["lora", "dora", "adalora", "
 p.add_argument("--rank", type=int, default=8)
 p.add_argument("--threads", type=int, default=2)
 p.add_argument("--lr", type=float, default=1e-4)
+p.add_argument("--qat", choices=["int4", "int8"])
 a = p.parse_args()
 torch.set_num_threads(a.threads)
 torch.manual_seed(0)
 model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32, attn_implementation="sdpa")
 model.config.use_cache = False
+if a.qat:
+    from torchao.quantization import quantize_
+    from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
+    weight = IntxFakeQuantizeConfig(getattr(torch, a.qat), group_size=32, is_symmetric=True)
+    head = model.get_output_embeddings()
+    quantize_(model, QATConfig(weight_config=weight, step="prepare"), filter_fn=lambda m, _: isinstance(m, torch.nn.Linear) and m is not head)
 if a.adapter:
     model = PeftModel.from_pretrained(model, a.adapter, is_trainable=True)
 elif a.method != "full":

@@ -96,8 +96,8 @@ struct DenseEmbedding : torch::autograd::Function<DenseEmbedding> {
 
 // Returns the rows of a table: ids [n] => [n, in]. A dense table gets a gradient; blocks are frozen.
 Tensor block_embedding(const Tensor& weight, int64_t format, const Tensor& ids) {
+  if (format < 0) return DenseEmbedding::apply(weight, ids);
   const Weight table = weight_of(weight, format);
-  if (table.dense()) return DenseEmbedding::apply(weight, ids);
   TORCH_CHECK(ids.dim() == 1 && ids.scalar_type() == at::kLong && ids.is_contiguous(), "ids must be a contiguous int64 vector, got ", ids.scalar_type(), ids.sizes());
   const int64_t* rows = ids.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < ids.size(0); i++) {

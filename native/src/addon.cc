@@ -8,6 +8,9 @@
 #include "autograd.h"
 #include "dispatch.h"
 #include "memory.h"
+#include "mkl.h"
+
+#include "ops/shared.h"
 
 // Exported by libtorch_cpu where it is built with MKL.
 extern "C" int MKL_Set_Num_Threads_Local(int count) __attribute__((weak));
@@ -221,6 +224,14 @@ Napi::Value allocated(const Napi::CallbackInfo& info) {
   return out;
 }
 
+// () => { avx512, mkl }: whether our kernels, and MKL's products, are those for this processor's widest instructions
+Napi::Value kernels(const Napi::CallbackInfo& info) {
+  Napi::Object out = Napi::Object::New(info.Env());
+  out["avx512"] = Napi::Boolean::New(info.Env(), has_avx512());
+  out["mkl"] = Napi::Boolean::New(info.Env(), mkl_serv_intel_cpu_true() != 0);
+  return out;
+}
+
 // Returns free heap pages to the system (after loading a model, before measuring).
 Napi::Value trim(const Napi::CallbackInfo& info) {
   malloc_trim(0);
@@ -271,6 +282,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("memory", memory);
   add("allocated", allocated);
   add("trim", trim);
+  add("kernels", kernels);
   add("onError", on_error);
   return exports;
 }

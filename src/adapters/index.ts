@@ -3,6 +3,7 @@ export { isAdapterHub } from './adapterhub/index.ts';
 export { averageAdapters } from './average.ts';
 export { type CombineOptions, combineAdapters } from './combine.ts';
 export { type AdapterFormat, adapterFormats, convertAdapter, formatOf } from './convert.ts';
+export { isHeadKey } from './family-names.ts';
 export {
   headFits,
   loadAdapter,

@@ -7,7 +7,7 @@ import type { Tensor } from '../tensor/index.ts';
 import { type GraftFile, writeGraftFile } from './adapter-dir.ts';
 import { adapterNameFor } from './adapter-names.ts';
 import { layoutFor } from './registry.ts';
-import { savedSettings, settingsOf, writeSettingsTensors } from './settings.ts';
+import { savedSettings, settingsOf, writeSettingsTensors, writtenParts } from './settings.ts';
 
 /** Options of `saveAdapter`. */
 export interface SaveOptions {
@@ -43,9 +43,7 @@ export function saveAdapter(model: Model, adapter: Adapter | AttachedAdapter, di
   const { base, host = model, taskNumber } = options;
   const allParts = 'parts' in adapter ? adapter.parts : [adapter];
   const settings = settingsOf(allParts);
-  const parts = allParts
-    .filter((part) => !settings.includes(part))
-    .map((part) => withoutHostModules(model, host, part));
+  const parts = writtenParts(allParts).map((part) => withoutHostModules(model, host, part));
   const head = 'head' in adapter ? adapter.head : new Map<string, Tensor>();
   const folders = parts.length === 1 ? undefined : parts.map(({ method }, i) => `${i}-${method}`);
   const frozen = parts.flatMap((part, i) => (part.frozen ? [i] : []));

@@ -20,6 +20,10 @@ const tensorsName = 'settings.safetensors';
 /** The adapters whose settings are saved beside the others. */
 export const settingsOf = (parts: readonly Adapter[]): Adapter[] => parts.filter(({ writes }) => writes === 'settings');
 
+/** The adapters that are written themselves. */
+export const writtenParts = (parts: readonly Adapter[]): Adapter[] =>
+  parts.filter(({ writes }) => writes !== 'settings' && writes !== 'nothing');
+
 /** The names of the methods whose settings were saved with an adapter. */
 export const settingNames = (dir: string): string[] =>
   (readGraftFile(dir).settings ?? []).map(({ type }) => String(type));

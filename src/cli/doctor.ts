@@ -1,6 +1,6 @@
 import { Command } from 'commander';
 import { engineStatus, processor, startEngine } from '../engine/index.ts';
-import { type MemoryPlan, Session } from '../session/index.ts';
+import { type MemoryChoice, type MemoryPlan, Session } from '../session/index.ts';
 import { examples, printJson } from './shared.ts';
 
 export const doctor = () =>
@@ -26,7 +26,7 @@ export const doctor = () =>
       table([
         ['processor', `${model}, ${cores} cores, ${measured.threads} threads in use`],
         ['features', has.join(', ')],
-        ['kernels', features.avx512f ? 'AVX-512' : 'AVX2'],
+        ['kernels', measured.kernels],
         ['memory', `${gigabytes(measured.freeBytes)} free of ${gigabytes(measured.totalBytes)}`],
         ['LibTorch', `${torch?.version}, ${origins[torch!.origin]}`],
         ['', torch!.root],
@@ -37,6 +37,7 @@ export const doctor = () =>
         ]),
         ['precision', `${measured.precision}: ${measured.precisionReason}`],
       ]);
+      if (measured.choices) return showChoices(measured.choices);
       console.log(
         '\nMemory of the weights by `quantize`, and the default tokens of a micro-batch in training\n(LoRA r=8 on all linear layers; train.micro_tokens overrides it):\n',
       );
@@ -64,6 +65,25 @@ const row = ({ name, parameters, fits }: MemoryPlan): string[] => [
       `${gigabytes(weightBytes)}, ${microTokens === null ? 'does not fit' : `${microTokens} tokens`}`,
   ),
 ];
+
+/** Prints what each way of training takes; those that are refused with their reason below. */
+function showChoices(choices: readonly MemoryChoice[]): void {
+  const name = ({ method, optimizer, gradientCheckpointing }: MemoryChoice) =>
+    `${String(method.type)}${method.r === undefined ? '' : ` r=${method.r}`}, ${optimizer}${gradientCheckpointing ? ', checkpointing' : ''}`;
+  const possible = choices.flatMap((choice) => (choice.memory ? [{ ...choice, memory: choice.memory }] : []));
+  console.log(
+    `\nMemory of a run in MB, by method, optimizer and gradient checkpointing, and by quantize; tokens: of a micro-batch by default\n(the process itself takes ${possible[0]?.memory.processMb ?? 0} more; graft train says what a recipe takes):\n`,
+  );
+  const rows = possible.map(({ quantize, microTokens, memory, fits, ...choice }) => {
+    const { weightsMb, gradientsMb, optimizerMb, activationsMb, totalMb } = memory;
+    const numbers = [weightsMb, gradientsMb, optimizerMb, microTokens!, activationsMb, totalMb];
+    return [name({ ...choice, quantize }), quantize, ...numbers.map(String), fits ? 'fits' : 'does not fit'];
+  });
+  table([['', 'quantize', 'weights', 'gradients', 'optimizer', 'tokens', 'activations', 'total', ''], ...rows]);
+  const refused = choices.filter((choice) => choice.refused !== undefined);
+  if (refused.length > 0) console.log();
+  for (const choice of refused) console.log(`${name(choice)}, quantize: ${choice.quantize}: ${choice.refused}`);
+}
 
 /** Prints rows of cells in columns. */
 function table(rows: readonly (readonly string[])[]): void {

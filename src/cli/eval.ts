@@ -49,8 +49,8 @@ export const evaluate = () =>
           ? `loss ${number(loss)} over ${rows} rows`
           : `loss ${number(loss)} nats a token, perplexity ${perplexity.toFixed(3)}, over ${tokens} tokens of ${rows} rows`,
       );
-      for (const { name, value, low, high, count, of } of metrics) {
-        const share = perplexity !== null;
+      for (const { name, value, low, high, count, of, error } of metrics) {
+        const share = perplexity !== null && !error;
         const shown = (x: number) => (share ? `${(100 * x).toFixed(1)} %` : number(x));
         console.log(
           `${name} ${shown(value)} (95 % confidence interval ${shown(low)} to ${shown(high)}, ${count} ${of})`,

@@ -1,7 +1,8 @@
 import { Command } from 'commander';
+import { freeMemory } from '../base/index.ts';
 import { Session } from '../session/index.ts';
 import type { Metric } from '../tasks/index.ts';
-import { readRecipe, type TrainEvent, type TrainResult } from '../train/index.ts';
+import { type RunMemory, readRecipe, type TrainEvent, type TrainResult } from '../train/index.ts';
 import { abortOnSignals, duration, examples, mebibytes, positive, printJson } from './shared.ts';
 
 const collect = (value: string, all: string[] = []) => [...all, value];
@@ -67,11 +68,31 @@ const measured = (loss: number, metrics: readonly Metric[]): string =>
     ? `perplexity ${Math.exp(loss).toFixed(2)}`
     : metrics.map(({ name, value, count, of }) => `${name} ${value.toFixed(4)} of ${count} ${of}`).join(', ');
 
+/** The parts of a model that train, layers that follow one another as a range. */
+export function partsLine(parts: readonly (number | string)[]): string {
+  const runs: (string | [first: number, last: number])[] = [];
+  for (const part of parts) {
+    const before = runs.at(-1);
+    if (typeof part === 'string') runs.push(part);
+    else if (Array.isArray(before) && before[1] === part - 1) before[1] = part;
+    else runs.push([part, part]);
+  }
+  const names = runs.map((run) =>
+    typeof run === 'string' ? run : run[0] === run[1] ? `layer ${run[0]}` : `layers ${run[0]}-${run[1]}`,
+  );
+  return names.join(', ') || 'no layer';
+}
+
+/** What a run takes in memory, with its largest parts. */
+const memoryLine = ({ totalMb, weightsMb, gradientsMb, optimizerMb, activationsMb }: RunMemory): string =>
+  `memory: ${totalMb} MB at most (weights ${weightsMb}, gradients ${gradientsMb}, optimizer ${optimizerMb}, activations ${activationsMb}), ${mebibytes(freeMemory())} free`;
+
 /** Shows events on stderr: one line that is rewritten on a terminal, elsewhere a line every few seconds. */
 function progress(): (event: TrainEvent) => void {
   const terminal = process.stderr.isTTY;
   let start = { steps: 0, at: 0, first: 0 };
   let shown = 0;
+  let layers = '';
   const line = (text: string, keep = false) => {
     if (!terminal) console.error(text);
     else process.stderr.write(`\r\x1b[2K${text}${keep ? '\n' : ''}`);
@@ -79,13 +100,28 @@ function progress(): (event: TrainEvent) => void {
   return (event) => {
     const now = performance.now();
     switch (event.type) {
+      case 'memory':
+        line(memoryLine(event), true);
+        return;
       case 'start':
         start = { steps: event.steps, at: now, first: event.step };
         line(
           `${event.rows} training rows, ${event.heldOut} held out; ${event.trainable.toLocaleString('en')} of ${event.parameters.toLocaleString('en')} parameters are trained (${((100 * event.trainable) / event.parameters).toFixed(2)} %); up to ${event.microTokens} tokens in memory at a time, ${event.threads} threads, ${event.precision} products`,
           true,
         );
+        if (event.fixedBlocks) {
+          const kept = event.keptBytes
+            ? `kept for the next epochs, in up to ${mebibytes(event.keptBytes)}`
+            : 'not kept';
+          line(
+            `the ${event.fixedBlocks} lowest blocks compute the same in every step: what they return is ${kept}`,
+            true,
+          );
+        }
         if (event.step > 0) line(`Resumed after step ${event.step}`, true);
+        return;
+      case 'layers':
+        layers = `  trains ${partsLine(event.trained)}`;
         return;
       case 'step': {
         if (!terminal && now - shown < 5000 && event.step < start.steps) return;
@@ -93,7 +129,7 @@ function progress(): (event: TrainEvent) => void {
         const done = event.step - start.first;
         const left = ((now - start.at) / 1000 / done) * (start.steps - event.step);
         line(
-          `step ${event.step}/${start.steps}  ${event.task ? `${event.task} ` : ''}loss ${event.loss.toFixed(4)}  ${(event.tokens / event.seconds).toFixed(0)} tokens/s  ${mebibytes(process.memoryUsage.rss())}  ${duration(left)} left`,
+          `step ${event.step}/${start.steps}  ${event.task ? `${event.task} ` : ''}loss ${event.loss.toFixed(4)}  ${(event.tokens / event.seconds).toFixed(0)} tokens/s  ${mebibytes(process.memoryUsage.rss())}${layers}  ${duration(left)} left`,
         );
         return;
       }

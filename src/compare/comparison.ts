@@ -2,9 +2,24 @@
 import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
+import { exportFormats } from '../models/index.ts';
 import { taskNames } from '../nn/index.ts';
 import { parseRecipe, type Recipe, readYaml } from '../train/index.ts';
 import { type Contender, contenders } from './contenders.ts';
+
+/** How a trained model is rounded before it is measured, in the words of `graft merge`. */
+const rounding = z.strictObject({
+  to: z.enum(exportFormats as [string, ...string[]]).describe('Format of the linear layers of the blocks.'),
+  group_size: z
+    .int()
+    .positive()
+    .optional()
+    .describe('Integers: elements of a row that share a scale; default: the row.'),
+  embedding: z
+    .enum(['none', ...exportFormats])
+    .optional()
+    .describe('Format of the table of embeddings and of the output layer; default: as graft merge has it.'),
+});
 
 /** Schema of the field `compare`. */
 export const compareSchema = z.strictObject({
@@ -27,6 +42,13 @@ export const compareSchema = z.strictObject({
         method: z.unknown().optional().describe('Default: the preset of this name.'),
         task: z.enum(taskNames).optional(),
         train: z.record(z.string(), z.unknown()).optional(),
+        rounded: rounding
+          .optional()
+          .describe('What was trained is merged, rounded to a number format, and measured as it is then.'),
+        of: z
+          .string()
+          .optional()
+          .describe('With rounded: nothing is trained; the result of this method, listed before, is rounded.'),
       }),
     )
     .optional()
@@ -42,14 +64,24 @@ export const compareSchema = z.strictObject({
     .describe('Training loss for the column steps to loss; default: the loss that half of the methods reach.'),
 });
 
+/** One method of a comparison. */
+export interface Contestant {
+  /** What is trained, and the rows that it is measured on. */
+  readonly recipe: Recipe;
+  /** How its result is rounded before it is measured. */
+  readonly rounded?: z.output<typeof rounding> | undefined;
+  /** The method whose result is measured; undefined: it trains its own. */
+  readonly of?: string | undefined;
+}
+
 /** A comparison that was read and checked. */
 export interface Comparison {
   /** The title of the page. */
   readonly title: string;
   /** Absolute path of the directory for results. */
   readonly dir: string;
-  /** The recipe of each method, by its name. */
-  readonly contenders: ReadonlyMap<string, Recipe>;
+  /** The methods by their names. */
+  readonly contenders: ReadonlyMap<string, Contestant>;
   /** causal-lm: the possible answers. */
   readonly answers: readonly string[] | undefined;
   /** The metric to compare by; undefined: the first one of the task. */
@@ -94,7 +126,7 @@ export function readComparison(file: string): Comparison {
     answers,
     images: rest.task === 'image-classification',
   });
-  const available: Readonly<Record<string, Partial<Contender>>> = methods ?? presets;
+  const available: Readonly<Record<string, Partial<Contender> & Omit<Contestant, 'recipe'>>> = methods ?? presets;
   const names = Object.keys(available).filter((name) => !only || only.includes(name));
   if (names.length === 0) {
     const choices = Object.keys(available).join(', ');
@@ -103,8 +135,13 @@ export function readComparison(file: string): Comparison {
   const base = dirname(resolve(file));
   const dir = (run as { dir?: string } | undefined)?.dir;
   if (!dir) throw new GraftError('usage', 'run.dir is missing', { place: file });
-  const recipes = names.map((name): [string, Recipe] => {
-    const settings = available[name]!;
+  const planned = new Map<string, Contestant>();
+  for (const name of names) {
+    const { of, rounded, ...settings } = available[name]!;
+    if (of !== undefined) {
+      planned.set(name, { recipe: recipeToRound(name, of, { ...settings, rounded }, planned, place), rounded, of });
+      continue;
+    }
     const preset = settings.method === undefined ? presets[name] : undefined;
     const { task, method } = { ...preset, ...settings };
     const recipe = {
@@ -114,9 +151,9 @@ export function readComparison(file: string): Comparison {
       train: { ...(train as object), ...preset?.train, ...settings.train },
       run: { ...(run as object), dir: resolve(base, dir, name) },
     };
-    return [name, parseRecipe(recipe, `${file}, ${name}`, base)];
-  });
-  if (!recipes[0]![1].data.eval) {
+    planned.set(name, { recipe: parseRecipe(recipe, `${file}, ${name}`, base), rounded });
+  }
+  if (![...planned.values()][0]!.recipe.data.eval) {
     throw new GraftError(
       'usage',
       'data.eval is missing: a comparison measures every method on rows that none is trained on',
@@ -129,9 +166,32 @@ export function readComparison(file: string): Comparison {
   return {
     title: title ?? `${rest.model}, ${(rest.data as { train?: string } | undefined)?.train}`,
     dir: resolve(base, dir),
-    contenders: new Map(recipes),
+    contenders: planned,
     answers,
     metric,
     loss,
   };
+}
+
+/** The recipe of the method whose result is rounded and measured. @throws GraftError 'usage' where there is none, or more is asked for */
+function recipeToRound(
+  name: string,
+  of: string,
+  { rounded, ...settings }: Partial<Contender> & Omit<Contestant, 'recipe' | 'of'>,
+  before: ReadonlyMap<string, Contestant>,
+  place: string,
+): Recipe {
+  const other = before.get(of);
+  const problem =
+    Object.keys(settings).length > 0
+      ? `it trains nothing, so it has no field ${Object.keys(settings)[0]}`
+      : rounded === undefined
+        ? 'the field rounded is missing, so it would be the same method again'
+        : other === undefined || other.of !== undefined
+          ? `no method of this name that trains is listed before it`
+          : undefined;
+  if (problem === undefined) return other!.recipe;
+  throw new GraftError('usage', `the method is to round the result of '${of}', and ${problem}`, {
+    place: `${place}.methods.${name}`,
+  });
 }

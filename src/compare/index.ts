@@ -1,4 +1,4 @@
-export { type Comparison, compareSchema, readComparison } from './comparison.ts';
+export { type Comparison, type Contestant, compareSchema, readComparison } from './comparison.ts';
 export { type Contender, contenders } from './contenders.ts';
 export { page } from './page.ts';
 export { holm, mcnemarExact, type PairedTest, pairedTests, type Verdict } from './pairs.ts';

@@ -9,11 +9,11 @@ import type { Format, RowSource } from '../data/index.ts';
 import { processor } from '../engine/index.ts';
 import { digestOfPath, readJsonObject, writeText } from '../io/index.ts';
 import { writtenBy } from '../methods/index.ts';
-import type { Quantize } from '../models/index.ts';
+import { type ExportFormat, isGgufFormat, type Quantize } from '../models/index.ts';
 import type { TaskName } from '../nn/index.ts';
 import type { Metric } from '../tasks/index.ts';
 import type { Recipe, TrainEvent, TrainResult } from '../train/index.ts';
-import type { Comparison } from './comparison.ts';
+import type { Comparison, Contestant } from './comparison.ts';
 import type { Failure, Outcome, Results } from './results.ts';
 
 type Json = Record<string, unknown>;
@@ -161,20 +161,22 @@ export async function runComparison(
   mkdirSync(dir, { recursive: true });
   const outcomes: Outcome[] = [];
   const failed: Failure[] = [];
-  const generative = [...contenders.values()].find(generatesText);
+  const generative = [...contenders.values()].map(({ recipe }) => recipe).find(generatesText);
   let before: Metric | undefined;
-  if (answers && generative) {
+  if (generative) {
     const file = join(dir, 'before.json');
     const { model, quantize, data } = generative;
     const key = { model, quantize, data, answers, contents: contentsOf(generative) };
     const onOther = () => onProgress('before: the model or the rows changed since it was measured');
     before =
-      readCached<Metric>(file, key, onOther) ?? writeCached(file, key, (await measure(generative, context)).metric);
+      readCached<Metric>(file, key, onOther) ??
+      writeCached(file, key, (await measure(generative, context, { model: generative.model })).metric);
     onProgress(`before: ${metricText(before)}`);
   }
-  for (const [name, recipe] of contenders) {
+  for (const [name, planned] of contenders) {
+    const { recipe, rounded } = planned;
     const file = join(dir, name, 'outcome.json');
-    const key = { recipe, answers, metric: comparison.metric, contents: contentsOf(recipe) };
+    const key = { recipe, rounded, answers, metric: comparison.metric, contents: contentsOf(recipe) };
     const onOther = () => onProgress(`${name}: its recipe, the model or the rows changed since it was measured`);
     const earlier = readCached<Outcome>(file, key, onOther);
     if (earlier) {
@@ -184,8 +186,7 @@ export async function runComparison(
     }
     let outcome: Outcome;
     try {
-      const { trainedPath, ...costs } = await train(name, recipe, context);
-      outcome = writeCached(file, key, { ...costs, ...(await measure(recipe, context, trainedPath)) });
+      outcome = writeCached(file, key, await outcomeOf(name, planned, outcomes, context));
     } catch (error) {
       // A mistake in the comparison concerns every method.
       if (error instanceof GraftError && (error.kind === 'usage' || error.kind === 'interrupted')) throw error;
@@ -217,10 +218,68 @@ const metricText = ({ name, value, low, high, count, of }: Metric) =>
 /** The metric that the comparison is about, and where it is a share of rows, which of them are right. */
 type Measurement = Pick<Outcome, 'metric' | 'hits' | 'rows'>;
 
-/** The costs of a method's training, and the directory of the adapter or model that it wrote. */
-type Trained = Omit<Outcome, keyof Measurement> & { readonly trainedPath: string };
+/** The costs of a method's training. */
+type Costs = Omit<Outcome, keyof Measurement>;
 
-async function train(name: string, recipe: Recipe, { comparison, onProgress, signal }: Context): Promise<Trained> {
+/** A model, and the adapter on it. */
+interface Measurable {
+  readonly model: string;
+  readonly adapter?: string;
+}
+
+/** What a run of the recipe wrote. */
+function trainedBy({ model, method, run }: Recipe): Measurable {
+  const written = writtenBy([method].flat());
+  const path = join(run.dir, written);
+  return written === 'model' ? { model: path } : { model, adapter: path };
+}
+
+/** Trains a method, or takes what another one trained, and measures it. */
+async function outcomeOf(
+  name: string,
+  { recipe, rounded, of }: Contestant,
+  earlier: readonly Outcome[],
+  context: Context,
+): Promise<Outcome> {
+  const trained = of === undefined ? await train(name, recipe, context) : earlier.find((o) => o.name === of);
+  if (!trained) throw new GraftError('state', `${of}, whose result is rounded, failed`);
+  if (!rounded) return { ...trained, ...(await measure(recipe, context, trainedBy(recipe))) };
+  const { out, bytes } = await round(recipe, rounded, join(context.comparison.dir, name), context);
+  const measured = await measure(recipe, context, { model: out });
+  rmSync(out, { recursive: true });
+  return { ...trained, name, size: bytes, ...measured };
+}
+
+/** The result of `graft merge` and `graft quantize`, as far as a comparison reads it. */
+interface Written {
+  readonly out: string;
+  readonly bytes: number;
+  readonly notes: readonly string[];
+}
+
+/** Writes what a run of the recipe trained in a number format. */
+async function round(
+  recipe: Recipe,
+  { to, group_size, embedding }: NonNullable<Contestant['rounded']>,
+  dir: string,
+  { onProgress, signal }: Context,
+): Promise<Written> {
+  const { model, adapter } = trainedBy(recipe);
+  const out = join(dir, isGgufFormat(to as ExportFormat) ? 'rounded.gguf' : 'rounded');
+  mkdirSync(dir, { recursive: true });
+  rmSync(out, { recursive: true, force: true });
+  const options = [
+    ...[adapter === undefined ? 'quantize' : 'merge', '--model', model, '--to', to, '--out', out],
+    ...(adapter === undefined ? [] : ['--adapter', adapter]),
+    ...(group_size === undefined ? [] : ['--group-size', String(group_size)]),
+    ...(embedding === undefined ? [] : ['--embedding', embedding]),
+  ];
+  const written = (await graft(options, () => {}, signal)) as unknown as Written;
+  for (const note of written.notes) onProgress(note);
+  return written;
+}
+
+async function train(name: string, recipe: Recipe, { comparison, onProgress, signal }: Context): Promise<Costs> {
   const { dir } = comparison;
   const file = join(dir, `${name}.json`);
   // The rows to measure on must not decide anything in training. JSON is YAML.
@@ -256,32 +315,30 @@ async function train(name: string, recipe: Recipe, { comparison, onProgress, sig
     size: storedBytes(result.adapter),
     seconds: result.seconds,
     machine: `${processor().model}, ${start!.threads} threads, ${start!.precision}`,
-    trainedPath: result.adapter,
   };
 }
 
 /** The model generates the answer, rather than predict it with a task's head. */
 const generatesText = ({ task = 'causal-lm' }: Recipe) => task === 'causal-lm';
 
-/** Measures the base model or, with `trainedPath`, the adapter or model that a method wrote. */
+/** Measures a model on the held-out rows of a recipe: its base, or what was trained. */
 async function measure(
   recipe: Recipe,
   { comparison: { answers, metric: metricName }, openSession, signal }: Context,
-  trainedPath?: string,
+  { model: path, adapter }: Measurable,
 ): Promise<Measurement> {
   const labels = generatesText(recipe) ? answers : undefined;
-  const wholeModel = trainedPath !== undefined && writtenBy([recipe.method].flat()) === 'model';
   const { format, eval: evalRows } = recipe.data;
   // A new session: its memory is free again when the next method trains.
   await using session = openSession();
-  await using model = await session.load(wholeModel ? trainedPath : recipe.model, {
-    quantize: wholeModel ? 'none' : recipe.quantize,
+  await using model = await session.load(path, {
+    quantize: path === recipe.model ? recipe.quantize : 'keep',
     task: recipe.task,
-    adapters: trainedPath && !wholeModel ? [trainedPath] : [],
+    adapters: adapter === undefined ? [] : [adapter],
     signal,
   });
   const options = {
-    ...(trainedPath && !wholeModel && { adapter: trainedPath }),
+    ...(adapter !== undefined && { adapter }),
     ...(format !== 'auto' && format !== 'batches' && { format }),
     trainOn: recipe.data.train_on,
     maxLength: recipe.data.max_length,

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { nearest } from '../base/index.ts';
+import { parseJsonExactly } from './exact-json.ts';
 import type { Example, ExampleContent, Message } from './example.ts';
 
 type Chat = Extract<ExampleContent, { kind: 'chat' }>;
@@ -11,7 +12,7 @@ const contentSchema = z.union([
   z.null(),
 ]);
 /** Whether a turn of the assistant is learned: OpenAI's and Mistral's `weight`, axolotl's `train`, ms-swift's `loss`. */
-const learnedFields = ['weight', 'train', 'loss'] as const;
+export const learnedFields = ['weight', 'train', 'loss'] as const;
 const learnedSchema = z
   .unknown()
   .refine(
@@ -63,7 +64,7 @@ const jsonList = z
 
 function parsed(text: string): unknown {
   try {
-    return JSON.parse(text);
+    return parseJsonExactly(text);
   } catch {
     return undefined;
   }

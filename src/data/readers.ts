@@ -2,6 +2,7 @@ import { createReadStream, existsSync, readFileSync, statSync } from 'node:fs';
 import { dirname, extname, resolve } from 'node:path';
 import { GraftError, nearestPath } from '../base/index.ts';
 import { parseJson } from '../io/index.ts';
+import { exactRow, parseExactly } from './exact-rows.ts';
 import { imageRecords } from './images/index.ts';
 import type { RawRecord } from './record.ts';
 
@@ -87,7 +88,7 @@ async function jsonLines(file: string): Promise<RawRecord[]> {
     try {
       const content = utf8.decode(bytes); // without a byte order mark
       if (content.trim() === '') continue;
-      value = JSON.parse(content);
+      value = exactRow(JSON.parse(content), () => parseExactly(content));
     } catch (cause) {
       const problem = cause instanceof SyntaxError ? `not valid JSON: ${cause.message}` : 'not valid UTF-8';
       throw new GraftError('input', `the line is ${problem}`, { place, cause });
@@ -95,6 +96,14 @@ async function jsonLines(file: string): Promise<RawRecord[]> {
     records.push(toRecord(value, place));
   }
   return records;
+}
+
+function once<T>(make: () => T): () => T {
+  let made: { value: T } | undefined;
+  return () => {
+    made ??= { value: make() };
+    return made.value;
+  };
 }
 
 /** The text of a file, without a byte order mark. @throws GraftError 'input' where it is not valid UTF-8 */
@@ -108,13 +117,23 @@ function readText(file: string): string {
 }
 
 async function json(file: string): Promise<RawRecord[]> {
-  const value = parseJson(readText(file), file);
+  const text = readText(file);
+  const value = parseJson(text, file);
   const list = Array.isArray(value) ? value : (value as { data?: unknown } | null)?.data;
   if (!Array.isArray(list))
     throw new GraftError('input', 'the file must hold a list of rows, or an object with such a list under data', {
       place: file,
     });
-  return list.map((item, i) => toRecord(item, `${file}:row ${i + 1}`));
+  const exactList = once(() =>
+    Array.isArray(value) ? parseExactly(text) : (parseExactly(text) as { data: unknown }).data,
+  );
+  const exact = (i: number) => (exactList() as unknown[])[i];
+  return list.map((item, i) =>
+    toRecord(
+      exactRow(item, () => exact(i)),
+      `${file}:row ${i + 1}`,
+    ),
+  );
 }
 
 async function csv(file: string): Promise<RawRecord[]> {

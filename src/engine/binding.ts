@@ -34,6 +34,8 @@ export interface Binding {
   /** Returns the bytes of all tensors of this thread, those that autograd keeps included: now, and at most since the last call. */
   allocated(): { now: number; peak: number };
   trim(): void;
+  /** Returns whether the AVX-512 versions of our kernels are taken, and whether MKL takes those for this processor. */
+  kernels(): { avx512: boolean; mkl: boolean };
   onError(createError: (op: string, message: string, shapes: string) => Error): void;
 }
 

@@ -7,6 +7,7 @@ export { type DownloadProgress, type ResolveOptions, resolveModel } from './hub.
 export { parseJson, readJson, readJsonObject } from './jsonfile.ts';
 export { LOCK_NAME, lockDirectory } from './lock.ts';
 export { openWeights } from './open.ts';
+export { freeDisk, RecordFile } from './record-file.ts';
 export { openSafetensors, type TensorToWrite, writeSafetensors } from './safetensors.ts';
 export { openTorch } from './torch.ts';
 export {

@@ -22,8 +22,12 @@ const writes = ({ type }: Pick<MethodChoice, 'type'>): Written =>
 export const writtenBy = (choices: readonly Pick<MethodChoice, 'type'>[]): 'model' | 'adapter' =>
   choices.some((choice) => writes(choice) === 'model') ? 'model' : 'adapter';
 
-/** Whether a method consists of settings of the others. It is attached after them, because it works on what they make of a layer. */
-export const isSettings = (choice: Pick<MethodChoice, 'type'>): boolean => writes(choice) === 'settings';
+/**
+ * Whether a method is no adapter, but settings of the others or of their training. It is attached after them, because it works on what
+ * they make of a layer.
+ */
+export const isSettings = (choice: Pick<MethodChoice, 'type'>): boolean =>
+  ['settings', 'nothing'].includes(writes(choice));
 
 /** The methods in the order in which they are attached. */
 export const attachOrder = <C extends Pick<MethodChoice, 'type'>>(choices: readonly C[]): C[] => [
@@ -51,6 +55,7 @@ export function requireSavable(
     if (adapter !== undefined || train === false)
       refuse(`${type} is not an adapter: it has no fields adapter and train`, 'Give its settings in the recipe');
   }
+  requireOnePolicy(choices, refuse);
   const choice = choices.find((each) => writes(each) === 'model');
   if (!choice) return;
   const { type } = choice;
@@ -71,6 +76,21 @@ export function requireSavable(
   if (run.severalTasks) {
     refuse(`tasks share an adapter, and ${type} writes a whole model`, 'Use another method, or a recipe for each task');
   }
+}
+
+/** What decides when the others train stands once, and only beside methods whose parameters may be frozen for a while. */
+function requireOnePolicy(choices: readonly MethodChoice[], refuse: (problem: string, hint: string) => never): void {
+  const [policy, second] = choices.filter((each) => writes(each) === 'nothing');
+  if (!policy) return;
+  if (second) refuse(`${policy.type} stands twice, and one of them decides what trains`, 'Leave one of them');
+  const whole = choices.find(
+    ({ type, train }) => train !== false && (methods[type] as Method<unknown>).needsAllGradients,
+  );
+  if (whole)
+    refuse(
+      `${whole.type} compares the gradients of all its parameters in every step, and ${policy.type} freezes some of them`,
+      `Use another method than ${whole.type}, or leave out ${policy.type}`,
+    );
 }
 
 /**

@@ -117,6 +117,7 @@ function combined(
         for (const part of trained) part.beforeStep?.(step, steps);
       },
     }),
+    layerPolicy: parts.find((part) => part.layerPolicy)?.layerPolicy,
     afterStep(step) {
       for (const part of trained) part.afterStep?.(step);
     },

@@ -17,6 +17,7 @@ export {
   byPattern,
   type Candidate,
   candidatesOf,
+  type LayerPolicy,
   type Method,
   normalizedWeights,
   type SavableAdapter,

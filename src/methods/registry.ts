@@ -1,6 +1,7 @@
 import { bottleneck, fusion } from './bottleneck/index.ts';
 import { full } from './full.ts';
 import { ia3 } from './ia3.ts';
+import { layerwise } from './layerwise/index.ts';
 import { adalora, lora } from './lora/index.ts';
 import { multitaskPrompt, prefix, prompt, pTuning } from './prompt/index.ts';
 import { qat } from './qat/index.ts';
@@ -18,4 +19,5 @@ export const methods = {
   prefix,
   'p-tuning': pTuning,
   qat,
+  layerwise,
 } as const;

@@ -299,7 +299,7 @@ const familyOf = (at: 'bert' | 'roberta', types: readonly Type[], rowHead: reado
           defaultTargets: ['query', 'value'],
         },
 
-        hidden: forwardPass({
+        ...forwardPass({
           kernels,
           ports,
           embed: ({ ids }) => embeddings.word_embeddings.forward(ids),

@@ -242,7 +242,7 @@ export const distilbert: Family = {
           defaultTargets: ['q_lin', 'v_lin'],
         },
 
-        hidden: forwardPass({
+        ...forwardPass({
           kernels,
           ports,
           embed: ({ ids }) => encoder.embeddings.word_embeddings.forward(ids),

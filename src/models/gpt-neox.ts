@@ -231,7 +231,7 @@ export const gptNeox: Family = {
         },
         fileKey: storedKey,
 
-        hidden: forwardPass({
+        ...forwardPass({
           kernels,
           ports,
           embed: ({ ids }) => decoder.embed_in.forward(ids),

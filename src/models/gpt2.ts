@@ -214,7 +214,7 @@ export const gpt2: Family = {
           defaultTargets: ['c_attn'],
         },
 
-        hidden: forwardPass({
+        ...forwardPass({
           kernels,
           ports,
           embed: ({ ids }) => transformer.wte.forward(ids),

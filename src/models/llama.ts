@@ -226,13 +226,13 @@ export const llama: Family = {
           defaultTargets: ['q_proj', 'v_proj'],
         },
 
-        hidden: forwardPass({
+        ...forwardPass({
           kernels,
           ports,
           embed: ({ ids }) => decoder.embed_tokens.forward(ids),
           rotation: (input, cachedTokens) => rope.at(input, cachedTokens),
           blocks: () => decoder.layers.map((layer) => layer.forward.bind(layer)),
-          finalNorm: ([x, delta]) => decoder.norm.forwardAdded(x!, delta!)[1],
+          finalNorm: ([x, delta]) => (delta ? decoder.norm.forwardAdded(x!, delta)[1] : decoder.norm.forward(x!)),
         }),
 
         logits: decoderLogits(head, task, config.pad_token_id),

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openGguf, openSafetensors, readJsonObject, type WeightSource } from '../io/index.ts';
 import type { Linear, Model, TaskHead, TaskName } from '../nn/index.ts';
+import type { Quantize } from '../quant/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import { taskOfArchitecture } from './architectures.ts';
 import type { Family } from './family.ts';
@@ -10,6 +11,7 @@ import { withIntegers } from './integer-layout.ts';
 import { type HeadOptions, LoadedWeights, type LoadOptions } from './loaded-weights.ts';
 import { families } from './registry.ts';
 import { sentenceLength, sentenceSettings } from './sentence.ts';
+import { ShapesReader } from './shapes-reader.ts';
 import { requireMemory } from './weight-memory.ts';
 import { type StoredWeight, WeightReader } from './weight-reader.ts';
 
@@ -26,10 +28,10 @@ export const loadModel = (path: string, options: LoadOptions = {}): Model => loa
 export function loadModels(path: string, heads: readonly HeadOptions[], options: LoadOptions = {}): Model[] {
   const { source, config, family, stored } = openModel(path);
   using _ = source;
-  requireMemory(path, { stored, family }, options.quantize ?? 'none', options.dtype);
+  if (!options.shapesOnly) requireMemory(path, { stored, family }, options.quantize ?? 'none', options.dtype);
   return noGrad(() => {
     const labels = heads.find((head) => head.labels)?.labels;
-    using reader = new WeightReader(source);
+    using reader = options.shapesOnly ? new ShapesReader(source) : new WeightReader(source);
     const weights = new LoadedWeights(path, reader, stored, family.prefixes, { ...options, ...(labels && { labels }) });
     try {
       const tasks = heads.map((head) => taskOf(family, config, head));
@@ -60,6 +62,13 @@ export function loadModels(path: string, heads: readonly HeadOptions[], options:
       throw withPlace(cause, path);
     }
   });
+}
+
+/** Refuses a model that does not fit into free memory. @throws GraftError 'environment' with what would fit */
+export function requireMemoryFor(path: string, quantize: Quantize): void {
+  const opened = openModel(path);
+  using _ = opened.source;
+  requireMemory(path, opened, quantize);
 }
 
 /** Reads the weight of one layer from the checkpoint, as `Model.stored` does. */

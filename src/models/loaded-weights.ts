@@ -26,6 +26,8 @@ export interface LoadOptions extends HeadOptions {
   readonly trainedHead?: boolean;
   /** Seed of the initial values of a new head. */
   readonly seed?: number;
+  /** No weight is read: the model has the shapes of its weights, and numbers of no meaning that take no memory. For planning. */
+  readonly shapesOnly?: boolean;
   /** Is called with the number of weights that are loaded, and of all; it may throw to stop. */
   readonly progress?: (loaded: number, total: number) => void;
 }
@@ -223,13 +225,8 @@ export class LoadedWeights implements ModelWeights {
     const { nativeId } = formats[stored.entry.format];
     if (this.#quantize === 'keep' && nativeId !== undefined && !transposed)
       return held(this.#reader.raw(stored), nativeId);
-    using s = scope();
-    const dense = (dtype = this.dtype) => {
-      const tensor = this.#reader.dense(stored, dtype);
-      return transposed ? ops.contiguous(ops.t(tensor)) : tensor;
-    };
     const packed = formatOfQuantize(this.#quantize);
-    if (!packed) return held(s.keep(dense()), -1);
+    if (!packed) return held(this.#reader.dense(stored, this.dtype, transposed), -1);
     const { blockElements, nativeId: to } = formats[packed];
     if (width % blockElements !== 0) {
       throw new GraftError(
@@ -239,7 +236,7 @@ export class LoadedWeights implements ModelWeights {
       );
     }
     try {
-      return held(s.keep(transposed ? ops.quantize(dense('float32'), to) : this.#reader.packed(stored, to)), to);
+      return held(this.#reader.packed(stored, packed, transposed), to);
     } catch (error) {
       if (!(error instanceof GraftError) || error.kind !== 'engine') throw error;
       throw new GraftError(

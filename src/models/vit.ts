@@ -311,7 +311,7 @@ const familyOf = (type: Type): Family => ({
         },
         fileKey: storedKey,
 
-        hidden: forwardPass({
+        ...forwardPass({
           kernels,
           ports,
           embed({ pixels }) {

@@ -38,8 +38,8 @@ for (const dtype of ['bfloat16', 'float32'] as const) {
     const float = ops.toCopy(tensor, { dtype: 'float32' });
     same(reader.dense(stored, 'float32'), float);
     assert.equal(Buffer.compare(reader.raw(stored).bytes(), tensor.bytes()), 0);
-    for (const format of [formats.nf4.nativeId, formats.q8_0.nativeId])
-      same(reader.packed(stored, format), ops.quantize(float, format));
+    for (const format of ['nf4', 'q8_0'] as const)
+      same(reader.packed(stored, format), ops.quantize(float, formats[format].nativeId));
 
     const mixed = ops.view(ops.contiguous(ops.transpose(ops.view(float, [heads, rows / heads / 2, 2, width]), 1, 2)), [
       rows,
@@ -47,7 +47,7 @@ for (const dtype of ['bfloat16', 'float32'] as const) {
     ]);
     const inOrder = { ...stored, interleavedHeads: heads };
     same(reader.dense(inOrder, 'float32'), mixed);
-    same(reader.packed(inOrder, formats.nf4.nativeId), ops.quantize(mixed, formats.nf4.nativeId));
+    same(reader.packed(inOrder, 'nf4'), ops.quantize(mixed, formats.nf4.nativeId));
   });
 }
 
@@ -57,7 +57,7 @@ test('what was read is not kept: many matrices take the memory of one', () => {
   using source = openSafetensors(file);
   using reader = new WeightReader(source);
   const stored = { entry: source.entries.get('w')!, interleavedHeads: undefined };
-  const read = () => reader.packed(stored, formats.nf4.nativeId).dispose();
+  const read = () => reader.packed(stored, 'nf4').dispose();
   read();
   const before = process.memoryUsage.rss();
   for (let i = 0; i < 40; i++) read(); // in one turn of the event loop, as a model is loaded

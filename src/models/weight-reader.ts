@@ -1,6 +1,6 @@
 import { GraftError } from '../base/index.ts';
 import type { WeightEntry, WeightSource } from '../io/index.ts';
-import { formats, isBlockFormat } from '../quant/index.ts';
+import { type BlockFormat, formats, isBlockFormat } from '../quant/index.ts';
 import { type DType, detachFromScopes, dtypes, ops, scope, Tensor } from '../tensor/index.ts';
 
 /** A stored tensor, and the number of heads whose rows GGUF interleaves (`GgufNames.interleavedHeads`). */
@@ -35,24 +35,28 @@ export class WeightReader implements Disposable {
     return s.keep(deinterleaved(this.#rows(entry, 'uint8'), interleavedHeads));
   }
 
-  /** Returns the tensor in element type `dtype` and the stored shape, unpacked from blocks where the file has those. */
-  dense({ entry, interleavedHeads }: StoredWeight, dtype: DType): Tensor {
+  /** Returns the tensor in element type `dtype` and the stored shape, or transposed, unpacked from blocks where the file has those. */
+  dense({ entry, interleavedHeads }: StoredWeight, dtype: DType, transposed = false): Tensor {
     using s = scope();
     const { format, shape } = entry;
     const numbers = isBlockFormat(format)
       ? this.#rows(entry, 'uint8', dtype, (piece) => ops.dequantize(piece, formats[format].nativeId))
       : this.#rows(entry, format, dtype);
-    return s.keep(deinterleaved(ops.view(numbers, shape), interleavedHeads));
+    const tensor = deinterleaved(ops.view(numbers, shape), interleavedHeads);
+    return s.keep(transposed ? ops.contiguous(ops.t(tensor)) : tensor);
   }
 
-  /** Returns a matrix packed in blocks of the native format `format`, uint8 [rows, bytes of a row]. */
-  packed({ entry, interleavedHeads }: StoredWeight, format: number): Tensor {
+  /** Returns a matrix, or its transpose, packed in blocks of a format: uint8 [rows, bytes of a row]. */
+  packed(stored: StoredWeight, format: BlockFormat, transposed = false): Tensor {
     using s = scope();
+    const { nativeId } = formats[format];
+    if (transposed) return s.keep(ops.quantize(this.dense(stored, 'float32', true), nativeId));
+    const { entry, interleavedHeads } = stored;
     const { format: from } = entry;
     const numbers = (piece: Tensor) =>
       isBlockFormat(from) ? ops.dequantize(piece, formats[from].nativeId) : ops.toCopy(piece, { dtype: 'float32' });
     const packed = this.#rows(entry, isBlockFormat(from) ? 'uint8' : from, 'uint8', (piece) =>
-      ops.quantize(numbers(piece), format),
+      ops.quantize(numbers(piece), nativeId),
     );
     return s.keep(deinterleaved(packed, interleavedHeads));
   }

@@ -117,10 +117,13 @@ export type Block = (stream: readonly Tensor[], pass: Pass) => readonly Tensor[]
 export const blocksOf = (layers: readonly { forward(x: Tensor, pass: Pass): Tensor }[]): Block[] =>
   layers.map((layer) => ([x], pass) => [layer.forward(x!, pass)]);
 
-/** Runs one block after the other on the residual stream; the stream between two blocks is freed. */
-export function flow(stream: readonly Tensor[], blocks: readonly Block[], pass: Pass): readonly Tensor[] {
-  return blocks.reduce((input, block, layer) => {
-    const output = checkpointing ? checkpointed(input, block, layer, pass) : block(input, pass);
+/**
+ * Runs one block after the other on the residual stream; the stream between two blocks is freed.
+ * @param first number of the first of these blocks
+ */
+export function flow(stream: readonly Tensor[], blocks: readonly Block[], pass: Pass, first = 0): readonly Tensor[] {
+  return blocks.reduce((input, block, i) => {
+    const output = checkpointing ? checkpointed(input, block, first + i, pass) : block(input, pass);
     for (const tensor of input) tensor.dispose();
     return output;
   }, stream);

@@ -1,6 +1,7 @@
-import { scope, type Tensor } from '../tensor/index.ts';
-import { type Block, flow } from './blocks.ts';
+import { ops, randomState, scope, type Tensor } from '../tensor/index.ts';
+import { type Block, flow, type Pass } from './blocks.ts';
 import type { Kernels } from './kernels.ts';
+import type { KvCache } from './kv-cache.ts';
 import type { Model } from './model.ts';
 import type { PackedTokens } from './packed.ts';
 import type { BlockInput, Ports } from './ports.ts';
@@ -25,26 +26,75 @@ export interface ForwardStages {
   addPositions?(input: BlockInput): Tensor;
   /** Called at each pass, since methods may replace modules. */
   blocks(): readonly Block[];
-  /** Returns the hidden states [N, C] from the output of the last block. Default: its only tensor. */
+  /**
+   * Returns the hidden states [N, C] from the output of the last block, in one tensor or two (`Block`). Default: the only tensor.
+   */
   finalNorm?(stream: readonly Tensor[]): Tensor;
 }
 
+/** The forward pass of a model, whole and in two parts. */
+export type ForwardPass = Pick<Model, 'hidden' | 'streamBefore' | 'hiddenFrom' | 'fixedBlocks'>;
+
 /**
- * Returns `Model.hidden`: the forward pass through these stages and the model's ports, which every family so calls at the same
- * places and in the same order.
+ * Returns the forward pass through these stages and the model's ports, which every family so calls at the same places and in the
+ * same order.
  */
-export const forwardPass =
-  (stages: ForwardStages): Model['hidden'] =>
-  (tokens, cache) => {
-    using s = scope();
-    const { kernels, ports } = stages;
-    const input = ports.addVirtualTokens(stages.embed(tokens), tokens, cache, stages.readsFirstToken);
+export function forwardPass(stages: ForwardStages): ForwardPass {
+  const { kernels, ports } = stages;
+  const passOf = (input: BlockInput, cache?: KvCache): Pass => {
     const rotation = stages.rotation?.(input, cache?.tokens ?? 0);
-    const keyValues = ports.keyValues(input.rowStarts, cache);
-    const pass = { keyValues, ports, kernels, ...(rotation && { rotation }) };
-    const x = ports.afterEmbedding(stages.addPositions?.(input) ?? input.x);
-    const stream = flow([x], stages.blocks(), pass);
-    cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
-    const hidden = stages.finalNorm?.(stream) ?? stream[0]!;
-    return s.keep(ports.afterFinalNorm(input.strip(hidden)));
+    return { keyValues: ports.keyValues(input.rowStarts, cache), ports, kernels, ...(rotation && { rotation }) };
   };
+  const firstInput = (input: BlockInput) => ports.afterEmbedding(stages.addPositions?.(input) ?? input.x);
+  const finish = (stream: readonly Tensor[], input: BlockInput) => {
+    const hidden = stages.finalNorm?.(stream) ?? stream[0]!;
+    return ports.afterFinalNorm(input.strip(hidden));
+  };
+  const begin = (tokens: PackedTokens, cache?: KvCache, x = stages.embed(tokens)) =>
+    ports.addVirtualTokens(x, tokens, cache, stages.readsFirstToken);
+
+  return {
+    hidden(tokens, cache) {
+      using s = scope();
+      const input = begin(tokens, cache);
+      const pass = passOf(input, cache);
+      const stream = flow([firstInput(input)], stages.blocks(), pass);
+      cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
+      return s.keep(finish(stream, input));
+    },
+
+    streamBefore(block, tokens) {
+      using s = scope();
+      const input = begin(tokens);
+      const stream = flow([firstInput(input)], stages.blocks().slice(0, block), passOf(input));
+      return s.keep(stream.length === 1 ? stream[0]! : ops.add(stream[0]!, stream[1]!));
+    },
+
+    hiddenFrom(block, stream, tokens) {
+      using s = scope();
+      // Without a prompt only the number of the embeddings counts.
+      const input = begin(tokens, undefined, ports.promptLength === 0 ? stream : stages.embed(tokens));
+      return s.keep(finish(flow([stream], stages.blocks().slice(block), passOf(input), block), input));
+    },
+
+    fixedBlocks(tokens) {
+      using _ = scope();
+      const before = Buffer.from(randomState());
+      let [untrained, fixed] = [0, 0];
+      const look = (stream: readonly Tensor[], block: number) => {
+        if (stream.some(({ requiresGrad }) => requiresGrad)) return;
+        untrained = block;
+        if (before.equals(Buffer.from(randomState()))) fixed = block;
+      };
+      const blocks = stages.blocks().map((block, i): Block => {
+        return (stream, pass) => {
+          look(stream, i);
+          return block(stream, pass);
+        };
+      });
+      const input = begin(tokens);
+      look(flow([firstInput(input)], blocks, passOf(input)), blocks.length);
+      return { untrained, fixed };
+    },
+  };
+}

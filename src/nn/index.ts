@@ -31,6 +31,7 @@ export {
   unwrapped,
 } from './module.ts';
 export { type ImageShape, type PackedTokens, packImages, packTokens, requirePositions } from './packed.ts';
+export { type ModelPart, modelParts, partsByKey } from './parts.ts';
 export {
   type BlockInput,
   type KeyValueSource,

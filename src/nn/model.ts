@@ -55,6 +55,18 @@ export interface Model extends Disposable {
    */
   hidden(tokens: PackedTokens, cache?: KvCache): Tensor;
   /**
+   * Returns the residual stream [N + R·T, C] that block number `block` reads, of T virtual tokens before each of R rows; of a number
+   * behind the last block, what that one returns.
+   */
+  streamBefore(block: number, tokens: PackedTokens): Tensor;
+  /** Returns `hidden` from such a stream, which it frees, by block number `block` and those above it. */
+  hiddenFrom(block: number, stream: Tensor, tokens: PackedTokens): Tensor;
+  /**
+   * Runs a forward pass and returns how many of the lowest blocks, with the embeddings below them, depend on no tensor that is
+   * trained (`untrained`), and how many of these draw no random numbers either (`fixed`).
+   */
+  fixedBlocks(tokens: PackedTokens): { readonly untrained: number; readonly fixed: number };
+  /**
    * Returns the output of the task's head on hidden states [N, C]: [N, V] for causal-lm, [N, L] for token classification,
    * [N, 2] for question answering (start, end), [R, L] for classification of rows and images, [R, C] for embedding.
    * @param ids int64 [N]; decoders that classify rows need them to read the last token before the padding, where rows may

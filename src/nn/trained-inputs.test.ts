@@ -122,10 +122,14 @@ const operators: Readonly<Record<string, Operator>> = {
   },
 };
 
-/** Operators without a floating-point input that could be trained: blocks are bytes, and what quantisers return are codes. */
+/**
+ * Operators without a floating-point input that could be trained: blocks are bytes, what quantisers return are codes, and an
+ * optimizer's step refuses to be recorded (optim/optimizers.test.ts).
+ */
 const withoutGradient = [
   ...['dequantize', 'quantize', 'quantize_integers', 'pack_integers'],
   'set_reduced_products',
+  'adamw_8bit_',
 ];
 
 test('every fused operator is here', () => {

@@ -4,14 +4,15 @@ import { ops } from '../tensor/index.ts';
 import type { OptimizerType } from './optimizer.ts';
 import { weightDecay } from './shared-fields.ts';
 
-const config = z
-  .strictObject({
-    beta1: z.number().min(0).lt(1).default(0.9).describe('Decay rate of the running mean of the gradient.'),
-    beta2: z.number().min(0).lt(1).default(0.999).describe('Decay rate of the running mean of the squared gradient.'),
-    eps: z.number().positive().default(1e-8).describe('Constant added to the denominator, for numerical stability.'),
-    weight_decay: weightDecay,
-  })
-  .describe('AdamW: 8 bytes of state for each trained number.');
+/** The fields of AdamW, of its other forms too. */
+export const adamwFields = {
+  beta1: z.number().min(0).lt(1).default(0.9).describe('Decay rate of the running mean of the gradient.'),
+  beta2: z.number().min(0).lt(1).default(0.999).describe('Decay rate of the running mean of the squared gradient.'),
+  eps: z.number().positive().default(1e-8).describe('Constant added to the denominator, for numerical stability.'),
+  weight_decay: weightDecay,
+};
+
+const config = z.strictObject(adamwFields).describe('AdamW: 8 bytes of state for each trained number.');
 
 /** Keeps two moments of the size of each parameter, in float32, and a step count. */
 export const adamw: OptimizerType<z.output<typeof config>> = {

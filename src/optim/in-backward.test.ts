@@ -156,9 +156,9 @@ test('biases and norms are not decayed, and the factor of a parameter scales its
     ['vector', make([2])],
     ['fast', make([1, 2])],
   ]);
-  using optimizer = createOptimizer({ type: 'lomo', weight_decay: 0.5, clip_grad_value: 2 }, parameters, (key) =>
-    key === 'fast' ? 4 : 1,
-  );
+  using optimizer = createOptimizer({ type: 'lomo', weight_decay: 0.5, clip_grad_value: 2 }, parameters, {
+    rateFactor: (key) => (key === 'fast' ? 4 : 1),
+  });
   {
     using _updates = optimizer.inBackward!(0.1);
     const all = [...parameters.values()].map((parameter) => ops.sum(ops.mulScalar(parameter, 3)));

@@ -1,6 +1,6 @@
 import type { z } from 'zod';
 import { GraftError } from '../base/index.ts';
-import { type DType, detachFromScopes, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { type DType, detachFromScopes, dtypes, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 
 /** The part of an optimizer that the training step uses. */
 export interface Optimizer extends Disposable {
@@ -12,20 +12,36 @@ export interface Optimizer extends Disposable {
   readonly state: ReadonlyMap<string, Tensor>;
   /** Makes the tensors of a checkpoint's names, to be filled; those of other names are freed. */
   prepare(names: Iterable<string>): void;
+  /** Returns the bytes that are kept for these parameters from their first update on. */
+  stateBytes(keys: Iterable<string>): number;
   /** Frees what is kept for these parameters, which are frozen now. Trained again, they begin with their first step. */
   release(keys: Iterable<string>): void;
 }
 
 /** The updates in the backward pass of one step, until this is disposed. */
 export interface BackwardUpdates extends Disposable {
-  /** 2-norm of the gradients of all parameters updated so far, before anything clips them. */
-  gradNorm(): number;
+  /** 2-norm of the gradients so far, before anything clips them; of these parameters only, if keys are given. undefined: there are none. */
+  gradNorm(keys?: Iterable<string>): number | undefined;
 }
 
 /** A tensor that an optimizer keeps for a parameter. It begins with zeros. */
 export interface Slot {
   readonly dtype: DType;
   readonly shape: readonly number[];
+}
+
+/** Of a parameter, what `slots` is told. */
+export interface TrainedShape {
+  readonly shape: readonly number[];
+  readonly inBlock: boolean;
+}
+
+/** Where parameters are, as only the model knows: both by the parameter's key. */
+export interface Placement {
+  /** The factor of the learning rate. Default: 1. */
+  readonly rateFactor?: (key: string) => number;
+  /** Whether it belongs to one of the repeated blocks. Default: none does. */
+  readonly inBlock?: (key: string) => boolean;
 }
 
 /** A parameter with its gradient, and what is kept for it by the names of `slots`. */
@@ -46,29 +62,36 @@ export interface OptimizerType<C> {
    * overwrite it. All rows of a step are then one micro-batch, and nothing can depend on all gradients.
    */
   readonly inBackward?: true;
-  /** What is kept for a parameter of this shape from its first update on: all of the optimizer's memory. */
-  slots(shape: readonly number[], config: C): Readonly<Record<string, Slot>>;
+  /**
+   * What is kept for a parameter of this shape from its first update on: all of the optimizer's memory.
+   * @param inBlock whether it belongs to one of the model's repeated blocks; embeddings and heads do not
+   */
+  slots(shape: readonly number[], config: C, inBlock: boolean): Readonly<Record<string, Slot>>;
+  /** Refuses a config that does not fit what is trained. @throws GraftError 'usage' that names the parameters */
+  check?(config: C, parameters: ReadonlyMap<string, TrainedShape>): void;
   /** Updates parameters in place. Those of one call share the learning rate and the weight decay. */
   update(group: readonly Trained[], rates: { readonly lr: number; readonly weightDecay: number }, config: C): void;
 }
 
-/**
- * Returns an optimizer of these parameters. What it keeps for a parameter appears with the parameter's first gradient.
- * @param rateFactor the factor of the learning rate for the parameter of this key
- */
+/** Returns an optimizer of these parameters. What it keeps for a parameter appears with the parameter's first gradient. */
 export function makeOptimizer<C extends { readonly weight_decay: number }>(
   type: OptimizerType<C>,
   config: C,
   parameters: ReadonlyMap<string, Tensor>,
-  rateFactor: (key: string) => number,
+  { rateFactor = () => 1, inBlock = () => false }: Placement,
 ): Optimizer {
+  const shapes = [...parameters].map(([key, { shape }]) => [key, { shape, inBlock: inBlock(key) }] as const);
+  type.check?.(config, new Map(shapes));
+  const namedSlots = (key: string) => Object.entries(type.slots(parameters.get(key)!.shape, config, inBlock(key)));
   const kept = new Map<string, Record<string, Tensor>>();
   const slotsOf = (key: string): Record<string, Tensor> => {
     let slots = kept.get(key);
     if (slots) return slots;
-    const wanted = Object.entries(type.slots(parameters.get(key)!.shape, config));
     slots = Object.fromEntries(
-      wanted.map(([name, { shape, dtype }]) => [name, detachFromScopes(noGrad(() => ops.zeros(shape, { dtype })))]),
+      namedSlots(key).map(([name, { shape, dtype }]) => [
+        name,
+        detachFromScopes(noGrad(() => ops.zeros(shape, { dtype }))),
+      ]),
     );
     kept.set(key, slots);
     return slots;
@@ -115,10 +138,14 @@ export function makeOptimizer<C extends { readonly weight_decay: number }>(
 
     prepare(names) {
       const wanted = new Set(names);
-      for (const [key, { shape }] of parameters) {
-        if (Object.keys(type.slots(shape, config)).some((slot) => wanted.has(`${key}.${slot}`))) slotsOf(key);
+      for (const key of parameters.keys()) {
+        if (namedSlots(key).some(([slot]) => wanted.has(`${key}.${slot}`))) slotsOf(key);
         else release([key]);
       }
+    },
+    stateBytes(keys) {
+      const slots = [...keys].flatMap((key) => namedSlots(key).map(([, slot]) => slot));
+      return slots.reduce((sum, { shape, dtype }) => sum + shape.reduce((a, b) => a * b, dtypes[dtype].bytes), 0);
     },
     release,
     [Symbol.dispose]: () => release([...kept.keys()]),
@@ -134,13 +161,13 @@ function updatesInBackward(
   parameters: ReadonlyMap<string, Tensor>,
   update: (entry: readonly [string, Tensor]) => void,
 ): BackwardUpdates {
-  const updated = new Set<string>();
-  let squares = 0;
+  const squares = new Map<string, number>();
+  let allFinite = true;
   for (const entry of parameters) {
     const [key, parameter] = entry;
     parameter.onGradient(() => {
       using _ = scope();
-      if (updated.has(key)) {
+      if (squares.has(key)) {
         throw new GraftError(
           'usage',
           `${key} gets a second gradient in the step, after the backward pass has updated it`,
@@ -150,16 +177,20 @@ function updatesInBackward(
           },
         );
       }
-      updated.add(key);
       noGrad(() => {
-        squares += ops.vectorNorm(parameter.grad!, 2).item() ** 2;
-        if (Number.isFinite(squares)) update(entry);
+        const square = ops.vectorNorm(parameter.grad!, 2).item() ** 2;
+        squares.set(key, square);
+        allFinite &&= Number.isFinite(square);
+        if (allFinite) update(entry);
       });
       parameter.grad = undefined;
     });
   }
   return {
-    gradNorm: () => Math.sqrt(squares),
+    gradNorm(keys = squares.keys()) {
+      const found = [...keys].flatMap((key) => squares.get(key) ?? []);
+      return found.length > 0 ? Math.sqrt(found.reduce((a, b) => a + b)) : undefined;
+    },
     [Symbol.dispose]() {
       for (const parameter of parameters.values()) parameter.onGradient(undefined);
     },

@@ -13,6 +13,7 @@ export type {
   Identity,
   IdRows,
   Logits,
+  MemoryChoice,
   MemoryPlan,
   MergeResult,
   MergeSettings,

@@ -3,6 +3,7 @@ import { microBatches, type Packed, pack, type Row } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
 import { noGrad, scope } from '../tensor/index.ts';
 import { tokensOf } from './input.ts';
+import { lossMetric, type RowLoss } from './metrics.ts';
 import type { Task, TaskMetrics } from './task.ts';
 
 /** Loss and metrics of a task over packed rows. */
@@ -40,14 +41,25 @@ function forEachBatch(
   batches: readonly Packed[],
   act: (batch: Packed, hidden: ReturnType<Model['hidden']>) => void,
   onBatch: OnBatch,
+  hiddenOf = (batch: Packed) => model.hidden(tokensOf(model, batch)),
 ) {
   noGrad(() => {
     for (const [i, batch] of batches.entries()) {
       using _ = scope();
-      act(batch, model.hidden(tokensOf(model, batch)));
+      act(batch, hiddenOf(batch));
       onBatch(i + 1, batches.length);
     }
   });
+}
+
+/** How rows are measured. */
+export interface MeasureOptions {
+  /** Is called after each batch. */
+  readonly onBatch?: OnBatch;
+  /** Whether a loss that each row has is a metric too, with an interval; a small product for each row costs some time. */
+  readonly byRow?: boolean;
+  /** Returns the final hidden states [N, C] of a batch. Default: a forward pass of the model. */
+  readonly hiddenOf?: ((batch: Packed) => ReturnType<Model['hidden']>) | undefined;
 }
 
 /**
@@ -60,20 +72,24 @@ export function measure(
   task: Task,
   batches: readonly Packed[],
   order: readonly Row[],
-  onBatch: OnBatch = () => {},
+  { onBatch = () => {}, byRow = false, hiddenOf }: MeasureOptions = {},
 ): EvalResult {
   let [sum, units] = [0, 0];
   const outputs = new Map<Row, unknown>();
+  const losses = new Map<Row, RowLoss>();
   const act = (batch: Packed, hidden: ReturnType<Model['hidden']>) => {
-    sum += task.lossSum(model, hidden, batch).item();
+    const rowLosses = byRow ? task.rowLosses?.(model, hidden, batch) : undefined;
+    if (rowLosses) for (const [i, loss] of rowLosses.entries()) losses.set(batch.rows[i]!, loss);
+    sum += rowLosses?.reduce((total, row) => total + row.sum, 0) ?? task.lossSum(model, hidden, batch).item();
     units += task.units(batch);
     for (const [i, output] of (task.outputs?.(model, hidden, batch) ?? []).entries())
       outputs.set(batch.rows[i]!, output);
   };
-  forEachBatch(model, batches, act, onBatch);
+  forEachBatch(model, batches, act, onBatch, hiddenOf);
   if (!Number.isFinite(sum)) throw new GraftError('numeric', 'the loss of the evaluated rows is not finite');
   const taskMetrics = order.length > 0 ? task.metrics?.(order, (row) => outputs.get(row)) : undefined;
-  return { loss: sum / units, units, metrics: [], ...taskMetrics };
+  const metrics = losses.size > 0 ? [lossMetric(order.map((row) => losses.get(row)!))] : [];
+  return { loss: sum / units, units, metrics, ...taskMetrics };
 }
 
 /**

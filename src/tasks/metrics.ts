@@ -59,6 +59,28 @@ export function bootstrap(
   return { value, low: percentile(0.025), high: percentile(0.975) };
 }
 
+/** The sum of the losses of a row, and its units. */
+export interface RowLoss {
+  readonly sum: number;
+  readonly units: number;
+}
+
+/** The mean loss a unit over rows, with the interval that other rows of the same kind would give. */
+export const lossMetric = (rows: readonly RowLoss[]): Metric => ({
+  name: 'loss',
+  ...bootstrap(rows.length, (indices) => {
+    let [sum, units] = [0, 0];
+    for (const i of indices) {
+      sum += rows[i]!.sum;
+      units += rows[i]!.units;
+    }
+    return sum / units;
+  }),
+  count: rows.length,
+  of: 'rows',
+  error: true,
+});
+
 /** F1, the harmonic mean of precision and recall; 0 where both are. */
 export const f1 = (truePositives: number, predictedCount: number, trueCount: number): number =>
   predictedCount + trueCount === 0 ? 0 : (2 * truePositives) / (predictedCount + trueCount);

@@ -1,7 +1,7 @@
 import type { Example, Packed, Row, RowOptions } from '../data/index.ts';
 import type { Model, TaskHead } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
-import type { Metric } from './metrics.ts';
+import type { Metric, RowLoss } from './metrics.ts';
 
 /** How examples are made into rows. `maxLength`: longer rows are truncated, or continue in another window. */
 export interface RowTools extends Omit<RowOptions, 'trainOn'> {
@@ -65,6 +65,8 @@ export interface Task<Output = unknown> {
   units(batch: Packed): number;
   /** Sum of the losses of a packed batch, from its final hidden states [N, C]: a scalar, in nats for a likelihood. */
   lossSum(model: Model, hidden: Tensor, batch: Packed): Tensor;
+  /** The loss of each row of a packed batch, where a row has one of its own and no metric says more. */
+  rowLosses?(model: Model, hidden: Tensor, batch: Packed): RowLoss[];
   /** The output for each row of the batch, second texts of pairs included. Absent: only the loss is measured. */
   outputs?(model: Model, hidden: Tensor, batch: Packed): Output[];
   /** The metrics over labelled rows, in their order. */

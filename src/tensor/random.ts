@@ -35,3 +35,6 @@ export function mixSeed(...parts: readonly (number | bigint)[]): bigint {
 export function manualSeed(seed: number | bigint): void {
   currentEngine().native.manualSeed(BigInt.asUintN(64, BigInt(seed)));
 }
+
+/** Returns the state of this thread's generator, which changes when numbers are drawn. */
+export const randomState = (): ArrayBuffer => currentEngine().native.randomState();

@@ -2,7 +2,6 @@ import { headFits, loadAdapter, savedAdapters } from '../adapters/index.ts';
 import { GraftError } from '../base/index.ts';
 import { tokenizerOf } from '../data/index.ts';
 import {
-  type Adapter,
   type AttachedAdapter,
   attachMethods,
   attachOrder,
@@ -12,19 +11,23 @@ import {
 } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
 import { createOptimizer, type Optimizer } from '../optim/index.ts';
-import type { Tensor } from '../tensor/index.ts';
+import { learningRates, type TrainedModel } from './learning-rates.ts';
 import type { Recipe } from './recipe.ts';
 
 /** Whether training continues with the head of the adapter that a recipe begins from; tasks that share an adapter begin with new heads. */
 export const keepsHead = (model: Model, { adapter, tasks }: Recipe): boolean =>
   adapter !== undefined && !tasks && headFits(model, adapter);
 
-/** Attaches a recipe's methods to the model, or the adapter that it begins from. @throws GraftError as `attachMethods` and `loadAdapter` do */
-export function attach(model: Model, modelPath: string, recipe: Recipe): AttachedAdapter {
+/**
+ * Attaches a recipe's methods to the model, or the adapter that it begins from.
+ * @param shapesOnly the parameters' values do not matter
+ * @throws GraftError as `attachMethods` and `loadAdapter` do
+ */
+export function attach(model: Model, modelPath: string, recipe: Recipe, shapesOnly: boolean): AttachedAdapter {
   const choices = attachOrder([recipe.method].flat());
   if (!recipe.adapter) {
     const encode = (text: string) => [...tokenizerOf(modelPath).encode(text)];
-    return attachMethods(model, choices, recipe.train.seed, { ...savedAdapters(model), encode });
+    return attachMethods(model, choices, recipe.train.seed, { ...savedAdapters(model), encode, loading: shapesOnly });
   }
   // An adapter of another task is loaded under this task's head.
   const training = choices.map(({ type, ...fields }) => {
@@ -43,18 +46,15 @@ export function attach(model: Model, modelPath: string, recipe: Recipe): Attache
   );
 }
 
-/** The recipe's optimizer with the learning rates that the method asks for; state that the method keeps between steps is saved with its own. */
-export function optimizerFor(
-  adapter: Adapter,
-  parameters: ReadonlyMap<string, Tensor>,
-  { train: { lr, optimizer: choice } }: Recipe,
-): Optimizer {
-  const rate = (key: string) => (adapter.learningRate?.(key, lr) ?? lr) / lr;
-  const optimizer = createOptimizer(choice, parameters, rate);
+/** The recipe's optimizer with the learning rates of each parameter; state that the method keeps between steps is saved with its own. */
+export function optimizerFor(trained: TrainedModel, { train }: Recipe): Optimizer {
+  const { rateOf, inBlock } = learningRates(trained, train);
+  const rateFactor = (key: string) => rateOf(key) / train.lr;
+  const optimizer = createOptimizer(train.optimizer, trained.parameters, { rateFactor, inBlock });
   return {
     ...optimizer,
     get state() {
-      return new Map([...optimizer.state, ...(adapter.state ?? [])]);
+      return new Map([...optimizer.state, ...(trained.adapter.state ?? [])]);
     },
   };
 }

@@ -1,4 +1,3 @@
-import { freeMemory } from '../base/index.ts';
 import { currentEngine } from '../engine/index.ts';
 import {
   headsOf,
@@ -6,12 +5,10 @@ import {
   type Model,
   moduleAt,
   namedModules,
-  namedTensors,
   type PackedTokens,
   type Precision,
   packImages,
   packTokens,
-  tensorBytes,
   useGradientCheckpointing,
 } from '../nn/index.ts';
 import { scope, Tensor } from '../tensor/index.ts';
@@ -72,7 +69,7 @@ function tokensThatFit(perToken: number, weightBytes: number, free: number, prec
 }
 
 /** Tokens of each row of the passes that are measured: few, so that they take no time beside loading the model. */
-const rowLength = 16;
+const rowLength = 4;
 /** Rows of logits that the fused cross-entropy holds at a time (native/ops/cross_entropy.cc). */
 const logitsRows = 256;
 /** Gradients and other temporary tensors of a block's backward pass, as a share of all that its forward pass computes. */
@@ -80,7 +77,28 @@ const backwardShare = 0.5;
 /** Matrices [n, V] that the loss of a head without a fused kernel holds in the backward pass, besides what it kept. */
 const logitsGradients = 3;
 
-function trialTokens({ image, contextLength, ports }: Model, rows: number): PackedTokens {
+/** Bytes by what they grow with: each token, each row, or neither. */
+interface Grown {
+  readonly perToken: number;
+  readonly perRow: number;
+  readonly fixed: number;
+}
+
+const sumOf = (...parts: readonly Grown[]): Grown => ({
+  perToken: parts.reduce((sum, part) => sum + part.perToken, 0),
+  perRow: parts.reduce((sum, part) => sum + part.perRow, 0),
+  fixed: parts.reduce((sum, part) => sum + part.fixed, 0),
+});
+
+const times = (factor: number, { perToken, perRow, fixed }: Grown): Grown => ({
+  perToken: factor * perToken,
+  perRow: factor * perRow,
+  fixed: factor * fixed,
+});
+
+const ofTokens = (perToken: number): Grown => ({ perToken, perRow: 0, fixed: 0 });
+
+function trialTokens({ image }: Model, rows: number, length: number): PackedTokens {
   const every = <T>(make: () => T) => Array.from({ length: rows }, make);
   const tasks = every(() => 0);
   if (image) {
@@ -93,7 +111,6 @@ function trialTokens({ image, contextLength, ports }: Model, rows: number): Pack
       tasks,
     };
   }
-  const length = Math.max(1, Math.min(rowLength, contextLength - ports.virtualLength));
   return packTokens(
     every(() => new Int32Array(length)),
     0,
@@ -101,30 +118,36 @@ function trialTokens({ image, contextLength, ports }: Model, rows: number): Pack
   );
 }
 
-/** Bytes for one more token in the forward pass of a model. */
+/** What a pass keeps for the backward pass. */
 interface PassBytes {
-  /** What the blocks keep for the backward pass. */
-  readonly kept: number;
-  /** What the head and the loss of a language model keep. */
-  readonly head: number;
+  readonly blocks: Grown;
+  /** Of the head and the loss of a language model. */
+  readonly head: Grown;
 }
 
-/** Measures the pass of two small batches through the model, with all that is attached to it. */
-function passPerToken(model: Model): PassBytes {
+/** Measures passes of small batches through the model, with all that is attached to it. */
+function measurePass(model: Model): PassBytes {
   const { native } = currentEngine();
-  const pass = (rows: number) => {
+  const pass = (rows: number, length: number) => {
     using _ = scope();
-    const tokens = trialTokens(model, rows);
+    const tokens = trialTokens(model, rows, length);
     const before = native.allocated().now;
     const hidden = model.hidden(tokens);
     const body = native.allocated().now - before;
     if (model.task.name === 'causal-lm') model.lossSum(hidden, Tensor.from(new BigInt64Array(hidden.size(0))));
-    return { kept: body, head: native.allocated().now - before - body, tokens: tokens.ids.size(0) };
+    return { blocks: body, head: native.allocated().now - before - body, tokens: tokens.ids.size(0) };
   };
-  pass(1); // fills caches
-  const [one, two] = [pass(1), pass(2)];
-  const perToken = (field: keyof PassBytes) => (two[field] - one[field]) / (two.tokens - one.tokens);
-  return { kept: perToken('kept'), head: perToken('head') };
+  const longest = model.contextLength - model.ports.virtualLength;
+  const length = Math.max(1, Math.min(rowLength, Math.floor(longest / 2)));
+  pass(1, length); // fills caches
+  const [one, two, long] = [pass(1, length), pass(2, length), pass(1, 2 * length)];
+  const grown = (field: keyof PassBytes): Grown => {
+    const ofRow = two[field] - one[field];
+    const perToken = model.image ? ofRow / one.tokens : (long[field] - one[field]) / length;
+    const perRow = model.image ? 0 : ofRow - length * perToken;
+    return { perToken, perRow, fixed: one[field] - ofRow };
+  };
+  return { blocks: grown('blocks'), head: grown('head') };
 }
 
 /** Returns the bytes of what a block computes for one token: the output of each layer, of norms, activation and both sums. */
@@ -136,41 +159,55 @@ function computedByBlock({ root, sites, width }: Model): number {
   return 4 * (outputs + inner + 5 * width);
 }
 
-/** Bytes that activations of a loaded model take: for each token, and whatever the number of tokens. */
+/** Bytes of activations and temporary tensors for a micro-batch of so many tokens and rows. */
 export interface ActivationBytes {
-  readonly perToken: number;
-  readonly fixed: number;
+  /** At the end of the forward pass or the start of the backward pass, where they are most. */
+  peak(tokens: number, rows: number): number;
+  /** In the backward pass of the first block, when the gradients of all others exist. */
+  end(tokens: number, rows: number): number;
 }
 
 /**
- * Measures what a step of this model takes in memory besides its weights: what the pass of two small batches keeps, with every adapter
- * that is attached; the backward pass of one block; the logits of heads and their gradients; and the gradients of what is trained.
- * @param inBackward parameters are updated in the backward pass, which frees their gradients
+ * Measures what a step of this model takes in memory besides its weights and their gradients: what passes of small batches keep, with
+ * every adapter that is attached; the backward pass of one block; the logits of heads and their gradients.
+ * @returns the bytes without gradient checkpointing, or with it
  */
-export function activationBytes(model: Model, checkpointed: boolean, inBackward = false): ActivationBytes {
+export function activationBytes(model: Model): (checkpointed: boolean) => ActivationBytes {
+  const passes = new Map<boolean, PassBytes>();
   const measured = (on: boolean) => {
     using _ = useGradientCheckpointing(on);
-    return passPerToken(model);
+    const pass = passes.get(on) ?? measurePass(model);
+    passes.set(on, pass);
+    return pass;
   };
-  const plain = measured(false);
-  const { kept, head } = checkpointed ? measured(true) : plain;
-  const keptByBlock = plain.kept / model.layers;
-  const computed = Math.max(computedByBlock(model), keptByBlock);
+  return (checkpointed) => bytesOfStep(model, measured(false), checkpointed ? measured(true) : undefined);
+}
+
+/** @param replayed what is kept under gradient checkpointing, where it is on */
+function bytesOfStep(model: Model, plain: PassBytes, replayed: PassBytes | undefined): ActivationBytes {
+  const checkpointed = replayed !== undefined;
+  const { blocks: kept, head } = replayed ?? plain;
+  const keptByBlock = times(1 / model.layers, plain.blocks);
+  const computed = ofTokens(Math.max(computedByBlock(model), keptByBlock.perToken));
+  const inBlock = times(backwardShare, computed);
   // The last block's tensors live until it ends; under checkpointing a block is computed again before its backward pass.
-  const forward = kept + computed - (checkpointed ? 0 : keptByBlock);
-  const backward = kept + (checkpointed ? keptByBlock : 0) + backwardShare * computed;
+  const forward = checkpointed ? sumOf(kept, computed) : sumOf(kept, computed, times(-1, keptByBlock));
+  const backward = sumOf(kept, head, inBlock, ...(checkpointed ? [keptByBlock] : []));
+  const end = sumOf(keptByBlock, inBlock);
   const [outputLayer] = headsOf(model.sites).map((path) => moduleAt(model.root, path) as { plain?(): unknown });
   const isFused = model.task.name === 'causal-lm' && outputLayer?.plain?.() !== undefined;
   // What a language model's loss keeps is in `head`; other losses keep one such matrix too.
   const matrices = logitsGradients + (model.task.name === 'causal-lm' ? 0 : 1);
-  const logits = isFused ? 0 : matrices * 4 * outputsPerToken(model);
-  const trained = new Set([...namedTensors(model.root)].map(([, tensor]) => tensor).filter((t) => t.requiresGrad));
-  const sizes = [...trained].map(({ nbytes }) => nbytes);
-  // The gradient of a tied table waits for its second term.
-  const gradients = inBackward ? 2 * Math.max(0, ...sizes) : sizes.reduce((sum, bytes) => sum + bytes, 0);
+  const logits = sumOf(kept, head, ofTokens(isFused ? 0 : matrices * 4 * outputsPerToken(model)));
+  const bytesOf = ({ perToken, perRow, fixed }: Grown, tokens: number, rows: number) =>
+    tokens * perToken + rows * perRow + fixed;
   return {
-    perToken: Math.max(forward, backward + head, kept + head + logits),
-    fixed: gradients + (isFused ? 4 * logitsRows * model.vocabSize : 0),
+    peak(tokens, rows) {
+      const chunk = isFused ? 4 * Math.min(tokens, logitsRows) * model.vocabSize : 0;
+      const [inForward, inBackward, inLoss] = [forward, backward, logits].map((part) => bytesOf(part, tokens, rows));
+      return Math.max(inForward!, inBackward!, inLoss! + chunk);
+    },
+    end: (tokens, rows) => bytesOf(end, tokens, rows),
   };
 }
 
@@ -180,6 +217,16 @@ function outputsPerToken({ task, vocabSize }: Model): number {
   return task.name === 'token-classification' || task.name === 'question-answering' ? task.labels.length : 0;
 }
 
-/** Tokens of a micro-batch for a loaded model, in the memory that is free now. */
-export const microTokensFor = (model: Model, precision: Precision, { perToken, fixed }: ActivationBytes): number =>
-  tokensThatFit(perToken, tensorBytes(model.root), Math.max(0, freeMemory() - fixed), precision);
+/** Tokens of a micro-batch of short rows, whose activations fit into `free` bytes. */
+export function microTokensFor(
+  activations: ActivationBytes,
+  weightBytes: number,
+  free: number,
+  precision: Precision,
+): number {
+  const bytes = (tokens: number) => activations.peak(tokens, tokens / rowLength);
+  const [few, many] = [minTokens, fullRateTokens[precision]];
+  const perToken = (bytes(many) - bytes(few)) / (many - few);
+  const fixed = bytes(many) - many * perToken;
+  return tokensThatFit(perToken, weightBytes, Math.max(0, free - fixed), precision);
+}

@@ -2,10 +2,16 @@ import { appendFileSync, closeSync, existsSync, fsyncSync, openSync, readFileSyn
 import { join } from 'node:path';
 import { fromWire, GraftError, toWire } from '../base/index.ts';
 import { writeText } from '../io/index.ts';
+import type { ModelPart } from '../nn/index.ts';
 import type { Metric } from '../tasks/index.ts';
+import type { RunMemory } from './memory-plan.ts';
 
 /** What happens in a run: each is a line of `events.jsonl`, in snake_case. Seconds are of the event alone. */
 export type TrainEvent =
+  | ({
+      /** What the run will take, before anything is loaded; the log has it in the event `start`. */
+      type: 'memory';
+    } & RunMemory)
   | {
       type: 'start';
       /** The step that the run is resumed after; 0 for a new run. */
@@ -24,12 +30,27 @@ export type TrainEvent =
       weightBytes: number;
       /** Tokens of a micro-batch at most. */
       microTokens: number;
+      /** What the run takes in memory, as computed before the model was loaded. */
+      memory: RunMemory;
       /** Processor threads in use. */
       threads: number;
       /** Precision of matrix products with frozen weights. */
       precision: string;
+      /** How many of the lowest blocks compute the same in every step, a row at a time; absent: none that it is worth for. */
+      fixedBlocks?: number;
+      /** Bytes that what they compute may take on disk, where it is kept for the next epochs. */
+      keptBytes?: number;
       /** Of several tasks: rows to learn from, rows held out, and the share of the steps. */
       tasks?: Readonly<Record<string, { rows: number; heldOut: number; share: number }>>;
+    }
+  | {
+      type: 'layers';
+      /** Number of the first step, from 1, in which these parts train. */
+      step: number;
+      /** The parts of the model that train: layers by their number, from 0; what comes before them, and what after. */
+      trained: readonly ModelPart[];
+      /** How many numbers train, those in no layer included. */
+      parameters: number;
     }
   | {
       type: 'step';
@@ -132,8 +153,13 @@ export class EventLog {
   }
 
   emit(event: TrainEvent): void {
-    appendFileSync(this.#file, `${JSON.stringify(toWire(event))}\n`);
+    this.record(event);
     this.#listen(event);
+  }
+
+  /** Writes an event that the listener was told before the run directory was known to be right. */
+  record(event: TrainEvent): void {
+    appendFileSync(this.#file, `${JSON.stringify(toWire(event))}\n`);
   }
 
   /** Returns once all events are on the disk, where a checkpoint that follows them may not come before them. */

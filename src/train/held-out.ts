@@ -1,6 +1,7 @@
 import { GraftError } from '../base/index.ts';
 import { batchesOf, type EvalResult, measure, type OnBatch } from '../tasks/index.ts';
 import type { TrainEvent } from './events.ts';
+import type { FixedBlocks } from './fixed-blocks.ts';
 import type { MicroBatch } from './step.ts';
 import type { TaskRun } from './task-runs.ts';
 
@@ -12,13 +13,22 @@ export class HeldOut {
   readonly #batches = new Map<TaskRun, MicroBatch[]>();
   /** By step. */
   readonly #measured = new Map<number, Map<TaskRun, Measurement>>();
+  readonly #fixedBlocks: FixedBlocks | undefined;
 
   /**
    * @param microTokens tokens of a micro-batch at most
    * @param batchSize rows of a micro-batch of tasks that compare rows
    * @param earlier events of the run so far, where it is resumed
+   * @param fixedBlocks the run's, where it has some
    */
-  constructor(taskRuns: readonly TaskRun[], microTokens: number, batchSize: number, earlier: readonly TrainEvent[]) {
+  constructor(
+    taskRuns: readonly TaskRun[],
+    microTokens: number,
+    batchSize: number,
+    earlier: readonly TrainEvent[],
+    fixedBlocks?: FixedBlocks,
+  ) {
+    this.#fixedBlocks = fixedBlocks;
     for (const taskRun of taskRuns) {
       const { task, model, plan } = taskRun;
       if (plan.heldOut.length === 0) continue;
@@ -55,7 +65,9 @@ export class HeldOut {
     return [...this.#batches].map(([taskRun, batches]) => {
       const start = performance.now();
       const { name, model, task, plan } = taskRun;
-      const { loss, metrics, units } = measure(model, task, batches, plan.heldOut, onBatch);
+      const fixed = this.#fixedBlocks;
+      const hiddenOf = fixed && ((batch: MicroBatch) => fixed.hidden(model, batch));
+      const { loss, metrics, units } = measure(model, task, batches, plan.heldOut, { onBatch, hiddenOf });
       this.#record(step, taskRun, { loss, metrics });
       const seconds = (performance.now() - start) / 1e3;
       return { type: 'eval', step, ...(name !== undefined && { task: name }), loss, tokens: units, metrics, seconds };

@@ -1,21 +1,39 @@
-export { activationBytes, type BlockShape, bytesPerToken, shapeOf, tokenBudget } from './budget.ts';
+export { type ActiveLayers, type ActiveLayersInput, type ActiveParts, activeLayers } from './active.ts';
+export {
+  type ActivationBytes,
+  activationBytes,
+  type BlockShape,
+  bytesPerToken,
+  shapeOf,
+  tokenBudget,
+} from './budget.ts';
 export { explainedMeasurement } from './diverged.ts';
 export type { SavedResult, TaskResult, TrainEvent } from './events.ts';
+export { type LargestBatch, planMemory, type RunMemory } from './memory-plan.ts';
 export { examplesOf, type PlacedExample, rowMaker, rowNotes } from './plan.ts';
-export { isParsed, parseRecipe, type Recipe, readRecipe, readYaml, recipeSchema, severalSchema } from './recipe.ts';
+export { isParsed, parseRecipe, type Recipe, readRecipe, recipeSchema, severalSchema } from './recipe.ts';
 export type {
+  AdafactorInput,
+  AdalomoInput,
   AdaloraInput,
+  Adamw8bitInput,
+  AdamwInput,
   BottleneckInput,
   CommonInput,
   DataInput,
   EvalInput,
   FullInput,
   FusionInput,
+  GaloreInput,
   Ia3Input,
+  LayerwiseInput,
+  LionInput,
+  LomoInput,
   LoraInput,
   MethodInput,
   MultitaskPromptInput,
   OneTaskRecipe,
+  OptimizerInput,
   PrefixInput,
   PromptInput,
   PTuningInput,
@@ -23,6 +41,7 @@ export type {
   RecipeInput,
   RunInput,
   SeveralTasksRecipe,
+  SgdInput,
   TaskInput,
   TrainInput,
   WeightedTaskInput,
@@ -30,3 +49,5 @@ export type {
 export type { TrainResult } from './report.ts';
 export { type RunOptions, runTraining } from './run.ts';
 export { batchLoss, type MicroBatch, type StepInput, type StepResult, trainStep } from './step.ts';
+export { openTaskModels } from './task-models.ts';
+export { readYaml } from './yaml.ts';

@@ -100,6 +100,46 @@ test('several tasks: paths of each, by hand too; the recipe of each is one of a 
   assert.deepEqual(recipesOf(readRecipe(dir.put('one.yaml', text)))[0]![0], undefined);
 });
 
+test('short settings of the optimizer: moved to it, and refused where it has none or they are given twice', () => {
+  const parsed = (train: object) =>
+    parseRecipe({ model: 'm', method: { type: 'lora' }, data: '/a', run: { dir: '/b' }, train }).train.optimizer;
+  assert.deepEqual(parsed({ weight_decay: 0.1, beta2: 0.98 }), {
+    ...{ type: 'adamw', beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.1 },
+  });
+  assert.deepEqual(parsed({ weight_decay: 0.1, optimizer: { type: 'sgd' } }), {
+    ...{ type: 'sgd', momentum: 0.9, nesterov: false, weight_decay: 0.1 },
+  });
+  const refused: readonly [object, RegExp][] = [
+    [
+      { beta1: 0.8, optimizer: { type: 'sgd' } },
+      /train\.beta1 is no setting of the optimizer sgd.*are momentum, nesterov, weight_decay/,
+    ],
+    [{ eps: 1e-6, optimizer: { type: 'lion' } }, /train\.eps is no setting of the optimizer lion/],
+    [{ beta1: 0.8, optimizer: { beta1: 0.9 } }, /train\.beta1 and train\.optimizer\.beta1 are the same setting/],
+    [
+      { optimizer: { type: 'adamw', scale: 4 } },
+      /train\.optimizer: unknown key 'scale' \(allowed: type, beta1, beta2, eps, weight_decay\)/,
+    ],
+    [
+      { optimizer: { type: 'adam' } },
+      /train\.optimizer\.type: must be one of adamw, adamw8bit, sgd.* \(did you mean 'adamw'\?\)/,
+    ],
+    [{ optimizer: 'lion' }, /train\.optimizer: must be an object with named fields, but is "lion"/],
+    [
+      { optimizer: { type: 'sgd', momentum: 0, nesterov: true } },
+      /train\.optimizer\.nesterov: needs a momentum above 0/,
+    ],
+    [{ optimizer: { type: 'galore', rank: 0 } }, /train\.optimizer\.rank: must be above 0/],
+    [{ optimizer: { type: 'galore', proj_type: 'full' } }, /proj_type: must be one of std, reverse_std, left, right/],
+  ];
+  for (const [train, message] of refused)
+    assert.throws(
+      () => parsed(train),
+      (error) => error instanceof GraftError && message.test(error.message),
+      String(message),
+    );
+});
+
 test('fields that people know from transformers, TRL and PEFT are answered with their place here', (t) => {
   const recipe = { model: 'm', method: { type: 'lora' }, data: { train: '/a' }, run: { dir: '/b' } };
   const { properties } = z.toJSONSchema(recipeSchema, { io: 'input' });

@@ -1,15 +1,18 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
-import { type Document, LineCounter, parseDocument } from 'yaml';
+import { parseDocument } from 'yaml';
 import { z } from 'zod';
-import { GraftError, nearestPath, parseWith } from '../base/index.ts';
+import { GraftError, parseWith } from '../base/index.ts';
 import { formatNames, type RowSource } from '../data/index.ts';
 import { type MethodChoice, methods, requireSavable } from '../methods/index.ts';
-import { precisions, taskNames } from '../nn/index.ts';
-import { isInBackward, type OptimizerChoice, optimizerConfig, scheduleConfig } from '../optim/index.ts';
+import { taskNames } from '../nn/index.ts';
+import { isInBackward, type OptimizerChoice } from '../optim/index.ts';
 import { quantizeModes } from '../quant/index.ts';
+
 import { huggingFaceNames } from './hugging-face-names.ts';
+import { isObject, trainSchema, withOptimizer } from './recipe-train.ts';
 import { requireNoWholeGradients } from './whole-gradients.ts';
+import { readYaml } from './yaml.ts';
 
 const methodSchemas = Object.values(methods).map((m) =>
   z
@@ -66,45 +69,6 @@ const data = z.strictObject({
     .nonnegative()
     .default(128)
     .describe('question-answering: tokens that two windows of a long context overlap by.'),
-});
-
-/** Settings of the optimizer that `train` takes directly too. */
-const optimizerFields = ['beta1', 'beta2', 'eps', 'weight_decay'] as const;
-
-const train = z.strictObject({
-  optimizer: optimizerConfig.prefault({ type: 'adamw' } as never).describe('The optimizer and its settings.'),
-  ...(Object.fromEntries(
-    optimizerFields.map((name) => [name, z.number().optional().describe(`Short for optimizer.${name}.`)]),
-  ) as Record<(typeof optimizerFields)[number], z.ZodOptional<z.ZodNumber>>),
-  lr: z.number().positive().default(2e-4).describe('Peak learning rate.'),
-  epochs: z.number().positive().default(1).describe('Passes over the training rows.'),
-  steps: z.int().positive().optional().describe('Optimizer steps, instead of epochs.'),
-  batch_size: z.int().positive().default(8).describe('Rows of one optimizer step.'),
-  micro_tokens: z
-    .int()
-    .positive()
-    .optional()
-    .describe(
-      'Tokens of a micro-batch at most, which is what is in memory at one time; the gradient does not depend on it. Default: chosen for the free memory and the processor.',
-    ),
-  gradient_checkpointing: z
-    .boolean()
-    .optional()
-    .describe(
-      'Keep only the input of each block, and compute its activations again in the backward pass: the same losses, about a third more time, less memory (SmolLM2-135M, rows of 2,048 tokens: 1.4 GB instead of 2.6). For long rows and large models. Default: false.',
-    ),
-  schedule: scheduleConfig.shape.type,
-  warmup_steps: scheduleConfig.shape.warmup_steps,
-  warmup_ratio: scheduleConfig.shape.warmup_ratio,
-  max_grad_norm: z.number().positive().optional().describe('Clips the 2-norm of all gradients together to this value.'),
-  threads: z.int().positive().optional().describe('Processor threads; default: all cores.'),
-  precision: z
-    .enum(['auto', ...precisions])
-    .default('auto')
-    .describe(
-      'Precision of matrix products with frozen weights. mixed: the forward pass, and so every loss, in float32, and the factors of backward products rounded to bfloat16; bfloat16: the factors of all products. auto: mixed where the processor multiplies bfloat16 faster, else float32.',
-    ),
-  seed: z.int().nonnegative().default(0).describe('Decides the initial values, the order of the rows, and dropout.'),
 });
 
 const evaluation = z.strictObject({
@@ -183,7 +147,7 @@ export const recipeSchema = z.strictObject({
     .optional()
     .describe('Directory of a saved adapter to begin from; the config saved with it is used.'),
   ...taskFields,
-  train: train.prefault({}).describe('The optimizer, the number of steps, and their size.'),
+  train: trainSchema.prefault({}).describe('The optimizer, the number of steps, and their size.'),
   eval: evaluation.prefault({}).describe('Measurements on held-out rows during training.'),
   run: run.describe('Where the run is saved, and how often.'),
 });
@@ -226,7 +190,7 @@ type TaskFields = Pick<z.output<typeof recipeSchema>, keyof typeof taskFields>;
  */
 export type Recipe = Omit<z.output<typeof recipeSchema>, 'method' | 'train'> & {
   method: MethodChoice | MethodChoice[];
-  train: Omit<z.output<typeof train>, 'optimizer'> & { optimizer: OptimizerChoice };
+  train: Omit<z.output<typeof trainSchema>, 'optimizer'> & { optimizer: OptimizerChoice };
   /** By name; `data` is then that of the first, and the other fields of a task are absent. */
   tasks?: Readonly<Record<string, TaskFields & { readonly weight?: number | undefined }>>;
 };
@@ -274,32 +238,6 @@ const pathField = new RegExp(
   `^(adapter|method\\.(\\d+\\.)?(adapter|${initPath})|(tasks\\.[^.]+\\.)?data(\\.(train|eval))?|run\\.dir)$`,
 );
 
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
-
-/**
- * `train.weight_decay` is short for `train.optimizer.weight_decay`, and so are the other settings that most optimizers have.
- * @throws GraftError 'usage' where both are given
- */
-function withOptimizer(value: unknown, place: string): unknown {
-  if (!isObject(value) || !isObject(value.train)) return value;
-  const { optimizer = {}, ...train } = value.train;
-  if (!isObject(optimizer)) return value;
-  const settings: Record<string, unknown> = { type: 'adamw', ...optimizer };
-  for (const name of optimizerFields) {
-    if (train[name] === undefined) continue;
-    if (optimizer[name] !== undefined) {
-      throw new GraftError('usage', `train.${name} and train.optimizer.${name} are the same setting`, {
-        place,
-        hint: 'Give one of the two',
-      });
-    }
-    settings[name] = train[name];
-    delete train[name];
-  }
-  return { ...value, train: { ...train, optimizer: settings } };
-}
-
 /** `data: rows.jsonl`, or rows in memory, is short for `data: { train: … }`. */
 const withData = (value: unknown): unknown =>
   isObject(value) && (typeof value.data === 'string' || Array.isArray(value.data))
@@ -344,32 +282,6 @@ const parsedRecipes = new WeakSet<object>();
 
 /** Whether a recipe is one that `parseRecipe` or `readRecipe` returned. */
 export const isParsed = (recipe: object): recipe is Recipe => parsedRecipes.has(recipe);
-
-/** Reads a YAML file. @throws GraftError 'usage' for a missing file, with the nearest name, or bad YAML, with line and column */
-export function readYaml(file: string): Document {
-  let text: string;
-  try {
-    text = readFileSync(file, 'utf8');
-  } catch (cause) {
-    const near = nearestPath(file);
-    throw new GraftError('usage', 'the recipe file cannot be read', {
-      place: file,
-      hint: existsSync(file) ? 'Check its permissions' : near ? `Did you mean ${near}?` : 'Check the path',
-      cause,
-    });
-  }
-  const document = parseDocument(text, { lineCounter: new LineCounter() });
-  const [error] = document.errors;
-  if (error) {
-    const at = error.linePos?.[0];
-    throw new GraftError(
-      'usage',
-      `this is not valid YAML: ${error.message.split('\n')[0]!.replace(/ at line \d+, column \d+:$/, '')}`,
-      { place: at ? `${file}:${at.line}:${at.col}` : file },
-    );
-  }
-  return document;
-}
 
 /**
  * Reads a recipe file.

@@ -1,11 +1,16 @@
 /** What a run tells: its first events, and its result. */
 import { basename, join } from 'node:path';
 import { areSaved, readAdapterConfig, settingsOf } from '../adapters/index.ts';
-import { isSettings } from '../methods/index.ts';
+import { freeMemory } from '../base/index.ts';
+import { isSettings, writtenBy } from '../methods/index.ts';
 import type { Precision } from '../nn/index.ts';
+import { isInBackward } from '../optim/index.ts';
 import { keepsHead } from './attach.ts';
 import type { SavedResult, TaskResult, TrainEvent } from './events.ts';
+import type { FixedBlocks } from './fixed-blocks.ts';
 import type { HeldOut } from './held-out.ts';
+import { learningRates } from './learning-rates.ts';
+import type { RunMemory } from './memory-plan.ts';
 import type { Recipe } from './recipe.ts';
 import type { FoundRun } from './run-directory.ts';
 import type { TaskRuns } from './task-runs.ts';
@@ -35,14 +40,22 @@ const sum = (numbers: Iterable<number>) => [...numbers].reduce((a, b) => a + b, 
 
 /** The event that begins a run, or resumes it after `step` steps. */
 export function startEvent(
-  { list, parameters, parameterCount, weightBytes }: TaskRuns,
+  { list, parameters, parameterCount, weightBytes, memory }: TaskRuns,
   {
     step,
     steps,
     microTokens,
     threads,
     precision,
-  }: { step: number; steps: number; microTokens: number; threads: number; precision: Precision },
+    fixedBlocks: fixed,
+  }: {
+    step: number;
+    steps: number;
+    microTokens: number;
+    threads: number;
+    precision: Precision;
+    fixedBlocks: FixedBlocks | undefined;
+  },
 ): TrainEvent {
   const counts = list.map(({ plan, share }) => ({ rows: plan.rows, heldOut: plan.heldOut.length, share }));
   const named = list.flatMap(({ name }, i) => (name === undefined ? [] : [[name, counts[i]!] as const]));
@@ -56,14 +69,42 @@ export function startEvent(
     parameters: parameterCount,
     weightBytes,
     microTokens,
+    memory,
     threads,
     precision,
+    ...(fixed && { fixedBlocks: fixed.blocks, ...(fixed.bytes > 0 && { keptBytes: fixed.bytes }) }),
     ...(named.length > 0 && { tasks: Object.fromEntries(named) }),
   };
 }
 
+/** Warns where the memory that is free now is less than what the run will take, with the settings that take less; undefined where it fits. */
+export function tightness(
+  { totalMb, ...parts }: RunMemory,
+  { quantize, method, train }: Recipe,
+): TrainEvent | undefined {
+  const freeMb = Math.floor(freeMemory() / 2 ** 20);
+  if (totalMb <= freeMb) return undefined;
+  const settings = [
+    ...(parts.activationsMb > 0.1 * totalMb && !train.gradient_checkpointing
+      ? ['train.gradient_checkpointing: true']
+      : []),
+    ...(parts.activationsMb > 0.1 * totalMb
+      ? [`a smaller train.${isInBackward(train.optimizer) ? 'batch_size' : 'micro_tokens'}`]
+      : []),
+    ...(parts.optimizerMb > 0.1 * totalMb ? ['a train.optimizer that keeps less'] : []),
+    ...(writtenBy([method].flat()) === 'model'
+      ? ['method lora, or fewer layers at a time']
+      : quantize === 'nf4'
+        ? []
+        : ['quantize: nf4']),
+  ];
+  const message = `the run will take ${totalMb} MB of memory, and ${freeMb} MB are free: the system may end it. What takes less: ${settings.join(', ') || 'a smaller model'}`;
+  return { type: 'warning', message };
+}
+
 /** What should be known before the first step: of the method, of the head, of the rows. */
-export function warningsOf({ list, adapter, host }: TaskRuns, recipe: Recipe): string[] {
+export function warningsOf(taskRuns: TaskRuns, recipe: Recipe): string[] {
+  const { list, adapter, host } = taskRuns;
   const headWarnings: string[] = [];
   if (recipe.adapter && !keepsHead(host, recipe)) {
     const why = recipe.tasks ? 'is not part of what the tasks share' : 'is for another task';
@@ -83,7 +124,8 @@ export function warningsOf({ list, adapter, host }: TaskRuns, recipe: Recipe): s
     );
   }
   const advice = adapter.advise?.(recipe.train.lr) ?? [];
-  return [...adapter.warnings, ...advice, ...headWarnings, ...list.flatMap(({ plan }) => plan.warnings)];
+  const rates = learningRates(taskRuns, recipe.train).warnings;
+  return [...adapter.warnings, ...advice, ...rates, ...headWarnings, ...list.flatMap(({ plan }) => plan.warnings)];
 }
 
 /** Where the parameters that were saved after `savedStep` are, and how they did on the held-out rows. */

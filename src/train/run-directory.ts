@@ -18,6 +18,8 @@ export interface RunRecord {
   readonly identity: RunIdentity;
   /** Tokens of a micro-batch at most. */
   readonly microTokens: number;
+  /** How many of the lowest blocks are computed for one row at a time (fixed-blocks.ts); absent: none. */
+  readonly fixedBlocks?: number;
   /** Folder in the run directory that takes the result of the run before, which stays in place until this one has its own. */
   readonly previous?: string;
 }

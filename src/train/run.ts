@@ -1,17 +1,18 @@
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import type { Row } from '../data/index.ts';
+import type { Packed, Row } from '../data/index.ts';
 import { currentEngine, useThreads } from '../engine/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
 import { useGradientCheckpointing, usePrecision } from '../nn/index.ts';
 import { type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { batchesOf } from '../tasks/index.ts';
+import { type ActiveLayers, activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
 import { beginning, patienceIsOver } from './beginning.ts';
-import { activationBytes, microTokensFor } from './budget.ts';
 import { lastCheckpoint, type RunState, restoreCheckpoint, saveCheckpoint } from './checkpoints.ts';
 import { explained, requireFinite, resultNotSaved } from './diverged.ts';
 import { EventLog, type TrainEvent } from './events.ts';
+import { FixedBlocks, fixedBlocksOf } from './fixed-blocks.ts';
 import { HeldOut } from './held-out.ts';
 import { identityOf, withRows } from './identity.ts';
 import { trainLoop } from './loop.ts';
@@ -22,6 +23,7 @@ import {
   savedResult,
   startEvent,
   type TrainResult,
+  tightness,
   trainResult,
   warningsOf,
 } from './report.ts';
@@ -29,7 +31,7 @@ import { findRun, type RunRecord, requireSame, save, saveResult, setAside, write
 import { trainStep } from './step.ts';
 import { openTaskRuns, type TaskRun, type TaskRuns } from './task-runs.ts';
 import { requireNoWholeGradients } from './whole-gradients.ts';
-import { largestStep, wholeStepWarnings } from './whole-steps.ts';
+import { largestStep, wholeStepWarning } from './whole-steps.ts';
 
 /** Milliseconds between two checkpoints, where the recipe does not give steps. */
 const checkpointInterval = 60_000;
@@ -72,7 +74,16 @@ export async function runTraining(
   using _precision = usePrecision(precision);
   using _checkpointing = useGradientCheckpointing(train.gradient_checkpointing ?? false);
 
-  using taskRuns = await openTaskRuns(recipe, modelPath);
+  let tight: TrainEvent | undefined;
+  using taskRuns = await openTaskRuns(recipe, modelPath, {
+    precision,
+    microTokens: found?.record.microTokens,
+    announce(memory) {
+      listen({ type: 'memory', ...memory });
+      tight = tightness(memory, recipe);
+      if (tight) listen(tight);
+    },
+  });
   const identity = withRows(settings, recipe, taskRuns);
   if (found) requireSame(found, identity, dir);
   const { state: from, warnings, finished } = beginning(recipe, taskRuns, found, moreEpochs);
@@ -84,12 +95,14 @@ export async function runTraining(
     listen({ ...end, adapter: result.adapter, reason: 'finished-before' });
     return result;
   }
-  using optimizer = optimizerFor(taskRuns.adapter, taskRuns.parameters, recipe);
-  const checkpointed = train.gradient_checkpointing ?? false;
-  const activations = () => activationBytes(taskRuns.host, checkpointed, optimizer.inBackward !== undefined);
+  using optimizer = optimizerFor(taskRuns, recipe);
+  const { host: model, adapter, parameters, list } = taskRuns;
+  const steps = { steps: from.end.steps, severalTasks: list.length > 1 };
+  const layers = activeLayers({ model, adapter, parameters, optimizer, ...steps, seed: train.seed });
   if (optimizer.inBackward) requireNoWholeGradients(taskRuns);
-  const wholeSteps =
-    optimizer.inBackward && largestStep(taskRuns, recipe, activations(), { from: from.step, to: from.end.steps });
+  const wholeStep = optimizer.inBackward && largestStep(taskRuns, recipe, { from: from.step, to: from.end.steps });
+  const begun = found && (found.record.fixedBlocks ?? 0);
+  const { blocks, notes } = fixedBlocksOf(recipe, taskRuns, begun, layers?.neverTrains);
   // Only now: a recipe that turns out wrong leaves the directory as it is.
   const log = new EventLog(dir, listen);
   let record: RunRecord;
@@ -104,21 +117,32 @@ export async function runTraining(
       warnings.push(
         `an earlier run ended before its first checkpoint: it is in ${aside.folder}/, and this one starts anew`,
       );
-    const microTokens = microTokensFor(taskRuns.host, precision, activations());
-    record = { identity, microTokens, ...(aside?.holdsResult && { previous: aside.folder }) };
+    record = {
+      identity,
+      microTokens: taskRuns.microTokens,
+      ...(blocks > 0 && { fixedBlocks: blocks }),
+      ...(aside?.holdsResult && { previous: aside.folder }),
+    };
     writeRecord(dir, record);
   }
   currentEngine().native.trim();
 
-  // A resumed run keeps the micro-batches that it began with, whatever memory is free now.
-  const microTokens = train.micro_tokens ?? record.microTokens;
-  const stepTokens = wholeSteps ? wholeSteps.tokens : microTokens;
-  if (wholeSteps) warnings.push(...wholeStepWarnings(recipe, wholeSteps, microTokens));
-  const settled = { step: from.step, steps: from.end.steps, microTokens: stepTokens, threads, precision };
-  log.emit(startEvent(taskRuns, settled));
-  for (const message of [...warnings, ...warningsOf(taskRuns, recipe)]) log.emit({ type: 'warning', message });
-  const tokens = { microTokens, stepTokens };
-  return trainTo({ recipe, modelPath, taskRuns, optimizer, log, record, ...tokens, from, earlier, stopRequested });
+  const { microTokens } = taskRuns;
+  const warn = (message: string) => log.emit({ type: 'warning', message });
+  const resumed = found !== undefined && !found.end;
+  using fixedBlocks = FixedBlocks.of({ recipe, taskRuns, identity, threads, blocks, warn, resumed });
+  const { step } = from;
+  const stepTokens = wholeStep || microTokens;
+  const started = { step, steps: from.end.steps, microTokens: stepTokens, threads, precision, fixedBlocks };
+  log.emit(startEvent(taskRuns, started));
+  if (stepTokens > microTokens) warnings.push(wholeStepWarning(recipe, taskRuns, stepTokens));
+  if (tight) log.record(tight);
+  const trained = earlier.findLast(({ type }) => type === 'layers');
+  if (trained) listen(trained); // what trains, until that changes
+  const allNotes = [...notes, ...(fixedBlocks?.notes ?? []), ...(layers?.notes ?? [])];
+  for (const message of [...warnings, ...allNotes, ...warningsOf(taskRuns, recipe)]) warn(message);
+  const state = { optimizer, layers, log, record, microTokens, stepTokens, fixedBlocks, from, earlier };
+  return trainTo({ recipe, modelPath, taskRuns, ...state, stopRequested });
 }
 
 /** A run that is ready for its next step. */
@@ -127,11 +151,13 @@ interface Run {
   readonly modelPath: string;
   readonly taskRuns: TaskRuns;
   readonly optimizer: Optimizer;
+  readonly layers: ActiveLayers | undefined;
   readonly log: EventLog;
   readonly record: RunRecord;
   /** Tokens of a batch at most where it is only measured, and where it is learned from. */
   readonly microTokens: number;
   readonly stepTokens: number;
+  readonly fixedBlocks: FixedBlocks | undefined;
   /** Where the run begins or is resumed, and its events up to there. */
   readonly from: RunState;
   readonly earlier: readonly TrainEvent[];
@@ -144,10 +170,12 @@ function trainTo({
   modelPath,
   taskRuns,
   optimizer,
+  layers,
   log,
   record,
   microTokens,
   stepTokens,
+  fixedBlocks,
   from,
   earlier,
   stopRequested,
@@ -156,7 +184,7 @@ function trainTo({
   const { steps } = from.end;
   const { train, eval: evaluation, run } = recipe;
   const [best, checkpoints] = [join(run.dir, 'best'), join(run.dir, 'checkpoints')];
-  const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier);
+  const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier, fixedBlocks);
   const evaluateEvery = evaluation.every ?? taskRuns.stepsPerEpoch;
   let state = from;
   const stoppedBefore = patienceIsOver(state, recipe);
@@ -197,10 +225,27 @@ function trainTo({
       const lr = train.lr * scheduleFactor({ type, warmup_steps, warmup_ratio }, step, steps);
       current = { taskRun, rows, lr };
       adapter.beforeStep?.(step, steps);
+      const active = layers?.begin(step);
+      if (active) log.emit({ type: 'layers', step: step + 1, trained: active.parts, parameters: active.parameters });
+      for (const message of layers?.takeNotes() ?? []) log.emit({ type: 'warning', message });
       const batches = batchesOf(task, rows, stepTokens, rows.length, model.ports.promptLength);
       const { max_grad_norm: maxGradNorm, seed } = train;
+      const hidden = fixedBlocks && { hidden: (batch: Packed) => fixedBlocks.hidden(model, batch) };
       const result = explaining(() =>
-        trainStep({ model, task, parameters, optimizer, adapter, batches, lr, maxGradNorm, seed, step }),
+        trainStep({
+          model,
+          task,
+          parameters,
+          optimizer,
+          adapter,
+          layers,
+          batches,
+          lr,
+          maxGradNorm,
+          seed,
+          step,
+          ...hidden,
+        }),
       );
       const seconds = (performance.now() - start) / 1e3;
       state = { ...state, step: step + 1 };
@@ -233,6 +278,7 @@ function trainTo({
       const start = performance.now();
       explaining(() => requireFinite(parameters, step));
       log.flush();
+      fixedBlocks?.makeRoom();
       const path = saveCheckpoint(checkpoints, state, parameters, optimizer, run.keep_checkpoints);
       lastCheckpointAt = performance.now();
       log.emit({ type: 'checkpoint', step, path, seconds: (lastCheckpointAt - start) / 1e3 });
@@ -251,6 +297,7 @@ function trainTo({
       data: { step: state.step, checkpoint },
     });
   }
+  fixedBlocks?.remove();
   const kept = evaluation.keep === 'best' ? state.best : null;
   try {
     saveResult(run.dir, adapter.writes, { previous: record.previous, best: kept ? best : undefined, saveNow: saveTo });

@@ -5,6 +5,7 @@ import type { Model } from '../nn/index.ts';
 import { clipGradients, type Optimizer } from '../optim/index.ts';
 import { type Task, taskOf, tokensOf } from '../tasks/index.ts';
 import { manualSeed, mixSeed, scope, Tensor } from '../tensor/index.ts';
+import type { ActiveLayers } from './active.ts';
 import { requireNoWholeGradients } from './whole-gradients.ts';
 
 /** One micro-batch: rows end to end. */
@@ -20,8 +21,12 @@ export interface StepInput {
   readonly parameters: ReadonlyMap<string, Tensor>;
   /** The optimizer of the parameters. */
   readonly optimizer: Optimizer;
+  /** Returns the final hidden states [N, C] of a micro-batch. Default: a forward pass of the model. */
+  readonly hidden?: (batch: MicroBatch) => Tensor;
   /** The method's own term of the loss, and its action after the update. */
   readonly adapter?: Pick<Adapter, 'regularisation' | 'afterStep' | 'readsGradients'>;
+  /** The layers that train: they learn the loss and the gradients. */
+  readonly layers?: Pick<ActiveLayers, 'observe'> | undefined;
   /** The micro-batches of the step. */
   readonly batches: readonly MicroBatch[];
   /** The learning rate of the step. */
@@ -49,15 +54,19 @@ export interface StepResult {
 }
 
 /** The sum of the losses of one micro-batch: a scalar that can be differentiated. */
-export const batchLoss = (model: Model, batch: MicroBatch, task = taskOf(model.task)): Tensor =>
-  task.lossSum(model, model.hidden(tokensOf(model, batch)), batch);
+export const batchLoss = (
+  model: Model,
+  batch: MicroBatch,
+  task = taskOf(model.task),
+  hidden = model.hidden(tokensOf(model, batch)),
+): Tensor => task.lossSum(model, hidden, batch);
 
 /** The term that a method adds to the loss, once a step; its gradients are added to those of the parameters. */
 function regularise(adapter: StepInput['adapter']): number | undefined {
   if (!adapter?.regularisation) return undefined;
   using _ = scope();
   const term = adapter.regularisation();
-  term.backward();
+  if (term.requiresGrad) term.backward();
   return term.item();
 }
 
@@ -86,9 +95,7 @@ export function trainStep(input: StepInput): StepResult {
       throw new GraftError(
         'usage',
         `step ${step + 1} has ${batches.length} micro-batches, and the optimizer updates in the backward pass of each`,
-        {
-          hint: 'Make the rows of a step one micro-batch',
-        },
+        { hint: 'Make the rows of a step one micro-batch' },
       );
     }
   }
@@ -98,14 +105,21 @@ export function trainStep(input: StepInput): StepResult {
     batches.forEach((batch, micro) => {
       using _ = scope();
       manualSeed(mixSeed(input.seed, step, micro));
-      const sum = batchLoss(model, batch, task);
+      const sum = batchLoss(model, batch, task, input.hidden?.(batch));
       total += sum.item();
+      if (!sum.requiresGrad) {
+        throw new GraftError('usage', 'nothing that trains in this step changes the loss', {
+          place: `step ${step + 1}`,
+          hint: 'Let a part of the model train that the task computes with',
+        });
+      }
       if (updates) requireFiniteStep(step, total);
       sum.backward(Tensor.from([1 / predicted], []));
     });
     const penalty = regularise(input.adapter);
     const loss = total / predicted + (penalty ?? 0);
-    const gradNorm = updates?.gradNorm() ?? clipGradients(parameters.values(), input.maxGradNorm);
+    input.layers?.observe(step, loss, updates);
+    const gradNorm = updates ? (updates.gradNorm() ?? 0) : clipGradients(parameters.values(), input.maxGradNorm);
     requireFiniteStep(step, loss, gradNorm);
     if (!updates) optimizer.step(input.lr);
     input.adapter?.afterStep?.(step);

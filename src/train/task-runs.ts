@@ -1,14 +1,15 @@
 /** The tasks of a run: one, or several that share everything but their heads. */
-import { GraftError } from '../base/index.ts';
-import { type AttachedAdapter, trainHead } from '../methods/index.ts';
-import { loadModels } from '../models/index.ts';
-import { type Model, namedModules, tensorBytes } from '../nn/index.ts';
+import { setImmediate } from 'node:timers/promises';
+import type { AttachedAdapter } from '../methods/index.ts';
+import { type HeadOptions, requireMemoryFor } from '../models/index.ts';
+import type { Model, Precision } from '../nn/index.ts';
 import { type Task, taskOf } from '../tasks/index.ts';
 import type { Tensor } from '../tensor/index.ts';
-import { attach } from './attach.ts';
 import { headFor, taskOptions } from './head.ts';
-import { type Plan, planRows, readExamples } from './plan.ts';
+import { largestBatch, planMemory, type RunMemory } from './memory-plan.ts';
+import { type Examples, type Plan, planRows, readExamples } from './plan.ts';
 import { type Recipe, recipesOf } from './recipe.ts';
+import { openTaskModels, type TaskModels } from './task-models.ts';
 import { taskSchedule } from './task-schedule.ts';
 
 /** A task with its model, its rows, and its share of the steps. */
@@ -34,6 +35,9 @@ export interface TaskRuns extends Disposable {
   /** Bytes of the base's weights as they are held in memory, and how many numbers they are. */
   readonly weightBytes: number;
   readonly parameterCount: number;
+  /** What the run takes in memory, and the tokens of its micro-batches, as planned before anything was loaded. */
+  readonly memory: RunMemory;
+  readonly microTokens: number;
   /** Optimizer steps that the recipe gives. */
   readonly steps: number;
   readonly stepsPerEpoch: number;
@@ -41,59 +45,61 @@ export interface TaskRuns extends Disposable {
   taskAt(step: number): { readonly taskRun: TaskRun; readonly index: number };
 }
 
+/** What `openTaskRuns` needs to know besides the recipe. */
+export interface TaskRunOptions {
+  readonly precision: Precision;
+  /** Tokens of a micro-batch, where an earlier process of the run chose them. */
+  readonly microTokens: number | undefined;
+  /** Is told what the run will take in memory, before anything is loaded. */
+  announce(memory: RunMemory): void;
+}
+
 /**
  * Loads the model with a head for each task of the recipe, attaches the methods and makes the rows.
  * @throws GraftError for anything that is wrong with the recipe, the model or the data
  */
-export async function openTaskRuns(recipe: Recipe, modelPath: string): Promise<TaskRuns> {
+export async function openTaskRuns(recipe: Recipe, modelPath: string, options: TaskRunOptions): Promise<TaskRuns> {
   const { train, tasks } = recipe;
-  const lessons = [];
+  const lessons: { name: string | undefined; recipe: Recipe; examples: Examples; head: HeadOptions }[] = [];
   for (const [i, [name, own]] of recipesOf(recipe).entries()) {
     const examples = await readExamples(own, tasks && i);
     const all = [...examples.train.flat(), ...(examples.eval ?? [])].map(({ example }) => example);
     lessons.push({ name, recipe: own, examples, head: headFor(own, modelPath, all) });
   }
 
-  using made = new DisposableStack();
-  const heads = lessons.map(({ head }) => head);
-  const models = loadModels(modelPath, heads, { quantize: recipe.quantize, seed: train.seed });
-  made.use(models[0]!);
-  const host = hostOf(models);
-  const weightBytes = tensorBytes(...models.map(({ root }) => root));
-  const adapter = made.use(attach(host, modelPath, recipe));
-  if (adapter.parameters.size === 0) {
-    throw new GraftError('usage', 'there is nothing to train: every method is frozen', {
-      place: 'method',
-      hint: 'Remove train: false from one method, or give the recipe a task with a head',
-    });
-  }
-
-  const parameters = new Map(adapter.parameters);
-  const own = new Map<Model, ReadonlyMap<string, Tensor>>([[host, adapter.head]]);
-  for (const [i, model] of models.entries()) {
-    if (own.has(model)) continue;
-    const head = trainHead(model);
-    if (head) made.defer(() => head.dispose());
-    own.set(model, head?.parameters ?? new Map());
-    for (const [key, tensor] of own.get(model)!) parameters.set(`tasks.${lessons[i]!.name}.${key}`, tensor);
-  }
-
+  const processBytes = process.memoryUsage.rss();
+  requireMemoryFor(modelPath, recipe.quantize);
+  // Rows and memory need the models' shapes only: what is wrong is said before a large model is loaded.
+  using sketch = openTaskModels(recipe, modelPath, lessons, true);
   const plans: Plan[] = [];
   for (const [i, { recipe, examples }] of lessons.entries()) {
-    plans.push(await planRows(recipe, models[i]!, modelPath, taskOf(models[i]!.task), examples));
+    const model = sketch.models[i]!;
+    plans.push(await planRows(recipe, model, modelPath, taskOf(model.task), examples));
   }
   const weighed = Object.values(tasks ?? {}).some(({ weight }) => weight !== undefined);
   const weights = plans.map(({ stepsPerEpoch }, i) =>
     weighed ? (Object.values(tasks!)[i]!.weight ?? 1) : stepsPerEpoch,
   );
   const sum = weights.reduce((a, b) => a + b);
-  const list = lessons.map(({ name, recipe }, i): TaskRun => {
-    const [model, plan] = [models[i]!, plans[i]!];
-    const task = taskOf(model.task, taskOptions(recipe, model.task, plan.trainRows));
-    return { name, model, head: own.get(model)!, task, plan, share: weights[i]! / sum };
-  });
   const stepsPerEpoch = plans.reduce((steps, plan) => steps + plan.stepsPerEpoch, 0);
   const steps = train.steps ?? Math.max(1, Math.round(stepsPerEpoch * train.epochs));
+  const listOf = ({ models, heads }: TaskModels) =>
+    lessons.map(({ name, recipe }, i): TaskRun => {
+      const [model, plan] = [models[i]!, plans[i]!];
+      const task = taskOf(model.task, taskOptions(recipe, model.task, plan.trainRows));
+      return { name, model, head: heads.get(model)!, task, plan, share: weights[i]! / sum };
+    });
+  const before = { process: processBytes, precision: options.precision, microTokens: options.microTokens, steps };
+  const { microTokens, memory } = planMemory(recipe, sketch, before, (most) =>
+    listOf(sketch).map((taskRun) => largestBatch(taskRun, most)),
+  );
+  options.announce(memory);
+
+  using made = new DisposableStack();
+  const opened = made.use(openTaskModels(recipe, modelPath, lessons, false));
+  await setImmediate(); // frees the buffers that weights were read into
+  const { models, host, adapter, parameters, weightBytes } = opened;
+  const list = listOf(opened);
   const schedule = taskSchedule(list.map(({ share }) => share));
   const all = made.move();
   return {
@@ -102,6 +108,8 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string): Promise<T
     host,
     parameters,
     weightBytes,
+    memory,
+    microTokens,
     parameterCount: Math.max(...models.map((model) => model.parameters)),
     steps,
     stepsPerEpoch,
@@ -111,28 +119,4 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string): Promise<T
     },
     [Symbol.dispose]: () => all.dispose(),
   };
-}
-
-/**
- * The model that the methods are attached to: the one with every module that the others have. Modules that only it has (BERT's pooler,
- * the projection to the vocabulary) are trained by its task alone.
- * @throws GraftError 'usage' where the tasks' models name the shared layers differently
- */
-function hostOf(models: readonly Model[]): Model {
-  const [first] = models as [Model];
-  const other = models.find(({ sites }) => sites.block !== first.sites.block);
-  if (other) {
-    const [one, two] = [first, other].map(({ task, sites }) => `${task.name} as ${sites.block}`);
-    throw new GraftError(
-      'usage',
-      `these tasks cannot share an adapter: ${first.family} names its layers differently for ${one} and ${two}`,
-      {
-        place: 'tasks',
-        hint: 'Train them in two runs',
-      },
-    );
-  }
-  const size = ({ root, task, sites: { head } }: Model) =>
-    [...namedModules(root)].filter(([path]) => task.labels.length === 0 || !path.startsWith(head!)).length;
-  return models.reduce((most, model) => (size(model) > size(most) ? model : most));
 }

@@ -1,12 +1,11 @@
 /** The models that methods are tested on: of the Llama family, dense and quantised, and one for every other family and task. */
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { pack, type Row } from '../../src/data/index.ts';
-import { writeSafetensors } from '../../src/io/index.ts';
 import { loadModel, type Quantize } from '../../src/models/index.ts';
 import type { Model, TaskName } from '../../src/nn/index.ts';
-import { Generator, ops, scope } from '../../src/tensor/index.ts';
 import type { MicroBatch } from '../../src/train/index.ts';
+import { randomLlama } from '../samples/llama.ts';
 import { golden, temporary } from '../support.ts';
 
 /** A model that methods are attached to. */
@@ -46,41 +45,8 @@ const wide: Base = {
   packed: true,
   batch: tokens,
   load() {
-    using _ = scope();
-    using generator = new Generator(17);
     const dir = join(wideDir.path, 'wide');
-    if (existsSync(dir)) return loadModel(dir, { quantize: 'nf4' });
-    mkdirSync(dir);
-    const config = {
-      model_type: 'llama',
-      vocab_size: 96,
-      hidden_size: 64,
-      intermediate_size: 128,
-      num_hidden_layers: 2,
-      num_attention_heads: 4,
-      num_key_value_heads: 4,
-      tie_word_embeddings: false,
-    };
-    const shapes: Record<string, number[]> = {
-      'model.embed_tokens.weight': [96, 64],
-      'model.norm.weight': [64],
-      'lm_head.weight': [96, 64],
-    };
-    for (const layer of [0, 1]) {
-      const at = `model.layers.${layer}`;
-      for (const name of ['q', 'k', 'v', 'o']) shapes[`${at}.self_attn.${name}_proj.weight`] = [64, 64];
-      for (const name of ['gate', 'up']) shapes[`${at}.mlp.${name}_proj.weight`] = [128, 64];
-      shapes[`${at}.mlp.down_proj.weight`] = [64, 128];
-      for (const name of ['input', 'post_attention']) shapes[`${at}.${name}_layernorm.weight`] = [64];
-    }
-    writeFileSync(join(dir, 'config.json'), JSON.stringify(config));
-    writeSafetensors(
-      join(dir, 'model.safetensors'),
-      Object.entries(shapes).map(([name, shape]) => {
-        const values = ops.mulScalar(ops.randn(shape, { generator }), 0.2);
-        return { name, dtype: 'float32' as const, shape, bytes: () => values.bytes() };
-      }),
-    );
+    if (!existsSync(dir)) randomLlama(dir, { width: 64, inner: 128, layers: 2 });
     return loadModel(dir, { quantize: 'nf4' });
   },
 };

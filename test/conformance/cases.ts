@@ -74,8 +74,8 @@ const virtual = {
   refuses: () => undefined,
 } as const;
 
-/** The methods that train; settings beside them are tested in qat.test.ts. */
-export const methodCases: Readonly<Record<Exclude<keyof typeof methods, 'qat'>, MethodCases>> = {
+/** The methods that train; what stands beside them is tested in qat.test.ts and layerwise.test.ts. */
+export const methodCases: Readonly<Record<Exclude<keyof typeof methods, 'qat' | 'layerwise'>, MethodCases>> = {
   lora: {
     configs: {
       defaults: {},

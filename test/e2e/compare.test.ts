@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after } from 'node:test';
 import { fromWire } from '../../src/base/index.ts';
-import type { Results } from '../../src/compare/index.ts';
+import type { Outcome, Results } from '../../src/compare/index.ts';
 import { tinyModel } from '../samples/tiny.ts';
 import { assertRefused, graft } from './cli.ts';
 
@@ -153,4 +153,53 @@ test('mistakes: each one clear sentence', () => {
   writeFileSync(join(dir, 'bad.yaml'), 'model: [');
   assertRefused(graft(dir, ['compare', 'bad.yaml']), 2, /bad\.yaml:\d+:\d+.*not valid YAML/);
   assertRefused(graft(dir, ['compare', 'bda.yaml']), 2, /cannot be read.*bad\.yaml/);
+});
+
+test('language models by their held-out loss; what one method trained is rounded and measured for another, which trains nothing', () => {
+  const texts = rows.map(({ text }) => `${JSON.stringify({ text })}\n`);
+  writeFileSync(join(dir, 'texts.jsonl'), texts.join(''));
+  const lora = { type: 'lora', r: 4, target_modules: 'all-linear' };
+  const rounded = { to: 'int2', group_size: 4 };
+  const fields = (methods: object) => ({
+    task: undefined,
+    data: { train: 'texts.jsonl', eval: 'texts.jsonl' },
+    train: { steps: 6, batch_size: 4, lr: 1e-2 },
+    compare: { methods },
+  });
+  const methods = {
+    float: { method: lora },
+    after: { of: 'float', rounded },
+    trained: { method: [lora, { type: 'qat', weight: 'int2', group_size: 4 }], rounded },
+    gguf: { of: 'float', rounded: { to: 'q8_0' } },
+  };
+  const { status, stdout, stderr } = graft(dir, ['compare', write('rounding', fields(methods)), '--json']);
+  assert.equal(status, 0, stderr);
+  const { outcomes, failed, before } = fromWire(JSON.parse(stdout)) as Results;
+  assert.deepEqual(failed, []);
+  assert.deepEqual([before?.name, before?.error, before?.count], ['loss', true, 24]);
+  const [float, after, trained, gguf] = outcomes as [Outcome, Outcome, Outcome, Outcome];
+  for (const { metric } of outcomes) {
+    assert.deepEqual([metric.name, metric.count, metric.of], ['loss', 24, 'rows']);
+    assert.ok(metric.low < metric.value && metric.value < metric.high);
+  }
+  assert.deepEqual(after.losses, float.losses, 'it was trained once');
+  assert.notDeepEqual(trained.losses, float.losses);
+  assert.ok(after.metric.value > float.metric.value + 0.01, 'two bits lose something');
+  assert.ok(Math.abs(gguf.metric.value - float.metric.value) < 0.01, 'eight bits lose little');
+  assert.notEqual(after.size, float.size);
+  assert.deepEqual(
+    ['after', 'gguf'].map((name) => readdirSync(join(dir, 'rounding', name))),
+    [['outcome.json'], ['outcome.json']],
+  );
+
+  for (const [name, wrong, problem] of [
+    ['missing', { of: 'other', rounded }, /no method of this name that trains is listed before it/],
+    ['same', { of: 'float' }, /the field rounded is missing/],
+    ['both', { of: 'float', rounded, method: lora }, /it has no field method/],
+  ] as const)
+    assertRefused(
+      graft(dir, ['compare', write(`rounding-${name}`, fields({ float: { method: lora }, wrong }))]),
+      2,
+      problem,
+    );
 });

@@ -139,7 +139,7 @@ export function curve(model: Model, adapter: Adapter, kind: Kind, options: Curve
   using optimizer = createOptimizer(
     { type: 'adamw', beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0 },
     parameters,
-    rate,
+    { rateFactor: rate },
   );
   return batchesOf(kind, steps).map((given, step) => {
     using _ = scope();

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import test, { before } from 'node:test';
 import type { GraftError } from '../../src/base/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
+import { isInBackward, optimizers } from '../../src/optim/index.ts';
 import { parseRecipe, type RunOptions, runTraining, type TrainEvent, type TrainResult } from '../../src/train/index.ts';
 import { golden, temporary } from '../support.ts';
 
@@ -114,6 +115,42 @@ test('changes that decide no loss: the run is resumed', async (t) => {
   t.diagnostic(`${Object.keys(harmless).length} changes`);
 });
 
+/** Settings with which each optimizer changes what it keeps within ten steps. */
+const optimizerSettings: Readonly<Record<string, Fields>> = {
+  sgd: { nesterov: true },
+  adafactor: { beta1: 0.9 },
+  galore: { rank: 4, update_proj_gap: 3 },
+};
+
+test('every optimizer, with a rate for each layer: killed and resumed, the losses and the model are those of a run never killed', async (t) => {
+  let losses = 0;
+  for (const type of Object.keys(optimizers)) {
+    const { folder, recipe } = workspace();
+    using _ = folder;
+    const at = (name: string) =>
+      withFields(recipe, {
+        method: { type: 'full' },
+        'train.optimizer': { type, weight_decay: 0.1, ...optimizerSettings[type] },
+        'train.layer_lr_decay': 0.8,
+        'train.lr': 1e-3,
+        'train.batch_size': 3,
+        ...(isInBackward({ type }) && { 'train.micro_tokens': undefined }),
+        'run.dir': join(folder.path, name),
+      });
+    const whole = await train(at('whole'));
+    await stopAt(at('killed'), 4);
+    const killed = await train(at('killed'));
+    assert.equal(killed.result.resumedFrom, 4, type);
+    assert.deepEqual(killed.result.losses, whole.result.losses, type);
+    const [a, b] = [whole, killed].map(({ result }) => readFileSync(join(result.adapter, 'model.safetensors')));
+    assert.ok(a!.equals(b!), type);
+    assert.ok(whole.result.losses.at(-1)! < whole.result.losses[0]!, `${type} learns`);
+    losses += killed.result.losses.length;
+  }
+  assert.equal(losses, 10 * Object.keys(optimizers).length);
+  t.diagnostic(`${losses} losses`);
+});
+
 test('a run, its rows and its model at another place: resumed, with the losses of the run never moved', async () => {
   const { folder, data, recipe, dir } = workspace();
   using _ = folder;
@@ -136,6 +173,14 @@ const decisive: Readonly<Record<string, readonly [Fields, RegExp]>> = {
   seed: [{ 'train.seed': 5 }, /train\.seed was 0 and is 5/],
   'batch size': [{ 'train.batch_size': 3 }, /train\.batch_size was 4 and is 3/],
   'gradient clipping': [{ 'train.max_grad_norm': 1 }, /train\.max_grad_norm was not given and is 1/],
+  optimizer: [
+    { 'train.optimizer': { type: 'lion' } },
+    /train\.optimizer\.type was "adamw" and is "lion"; train\.optimizer\.beta2 was 0\.999 and is 0\.99/,
+  ],
+  'decay of the learning rate by layers': [
+    { 'train.layer_lr_decay': 0.9 },
+    /train\.layer_lr_decay was not given and is 0\.9/,
+  ],
   rank: [{ 'method.r': 2 }, /method\.r was 4 and is 2/],
   'two fields': [
     { 'method.r': 2, 'train.beta2': 0.99 },

@@ -25,6 +25,7 @@ const requiredFields: Partial<Record<MethodName, object>> = {
   prefix: { num_virtual_tokens: 20 },
   'p-tuning': { num_virtual_tokens: 20 },
   qat: { weight: 'int4', group_size: 'channel' },
+  layerwise: { policy: 'lisa' },
 };
 
 const smolLm = {
@@ -102,6 +103,7 @@ const parameterCount = (adapter: Adapter) =>
 const layoutOf = (name: MethodName): string => {
   const { peftType, adapterHub, writes } = methods[name] as Method<unknown>;
   if (writes === 'settings') return 'settings beside another method, `graft.json`';
+  if (writes === 'nothing') return 'nothing: it says what trains when';
   if (peftType) return `PEFT, \`${peftType}\``;
   return adapterHub ? 'AdapterHub' : 'a whole model, Hugging Face';
 };
@@ -120,7 +122,8 @@ function methodTable(): string {
     const { description } = methods[name].config;
     const percentage = `${((100 * trained) / all).toPrecision(3)} %`;
     const { writes } = methods[name] as Method<unknown>;
-    const merged = { model: 'it is the base', settings: 'with the method beside it', adapter: merges ? 'yes' : 'no' }[
+    const beside = 'with the method beside it';
+    const merged = { model: 'it is the base', settings: beside, nothing: beside, adapter: merges ? 'yes' : 'no' }[
       writes ?? 'adapter'
     ];
     return [

@@ -1,7 +1,7 @@
 /**
  * Writes e-mails as chat rows to train on (train.jsonl) and to measure on (heldout.jsonl), half spam and half ham.
- *   node tools/run.cjs tools/fetch/emails.ts FOLDER [--train 1000] [--held-out 500] [--characters 230]
- * Of each e-mail the row has the subject and this many characters of the text.
+ *   node tools/run.cjs tools/fetch/emails.ts FOLDER [--train 1000] [--held-out 500] [--characters 230] [--language]
+ * Of each e-mail the row has the subject and this many characters of the text; with --language nothing else, to learn as language.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -19,6 +19,10 @@ export const mailQuestion = ({ subject, body }: Pick<Mail, 'subject' | 'body'>, 
 /** Returns the question about an e-mail and its answer as a line of a .jsonl file. */
 export const mailRow = (mail: Mail, characters = bodyCharacters) =>
   JSON.stringify({ messages: [...mailQuestion(mail, characters), { role: 'assistant', content: mail.label }] });
+
+/** Returns an e-mail as a line of a .jsonl file: subject and text, to learn as language. */
+export const mailText = ({ subject, body }: Mail, characters: number) =>
+  JSON.stringify({ text: `${subject}\n${body.slice(0, characters)}` });
 
 /** Returns the same number of e-mails of each label, spread over the whole corpus; no held-out e-mail is among those to train on. */
 export function chooseMails(
@@ -50,12 +54,13 @@ if (import.meta.main) {
       train: { type: 'string', default: '1000' },
       'held-out': { type: 'string', default: '500' },
       characters: { type: 'string', default: String(bodyCharacters) },
+      language: { type: 'boolean', default: false },
     },
   });
   const [folder] = positionals;
   if (!folder) {
     console.error(
-      'usage: node tools/run.cjs tools/fetch/emails.ts FOLDER [--train 1000] [--held-out 500] [--characters 230]',
+      'usage: node tools/run.cjs tools/fetch/emails.ts FOLDER [--train 1000] [--held-out 500] [--characters 230] [--language]',
     );
     process.exit(2);
   }
@@ -66,10 +71,9 @@ if (import.meta.main) {
     ['train', parts.train],
     ['heldout', parts.heldOut],
   ] as const) {
-    writeFileSync(
-      join(folder, `${name}.jsonl`),
-      rows.map((mail) => `${mailRow(mail, Number(values.characters))}\n`).join(''),
-    );
+    const line = values.language ? mailText : mailRow;
+    const lines = rows.map((mail) => `${line(mail, Number(values.characters))}\n`);
+    writeFileSync(join(folder, `${name}.jsonl`), lines.join(''));
     console.log(`${join(folder, name)}.jsonl: ${rows.length} e-mails`);
   }
 }

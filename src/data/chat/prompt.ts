@@ -59,7 +59,10 @@ function promptText(source: PromptSource, { chat, closed = false, place, hint }:
   if ('text' in source) return { text: source.text, special: closed ? true : ('before' as const) };
   const { messages, ...options } = source;
   return {
-    text: requireChatTemplate(chat, place, hint).render(messages, { ...options, addGenerationPrompt: true }),
+    text: requireChatTemplate(chat, place, hint).render(messages, {
+      ...options,
+      addGenerationPrompt: !options.continueFinalMessage,
+    }),
     special: false,
   };
 }

@@ -3,11 +3,13 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { GraftError, packageRoot } from '../../base/index.ts';
+import { parseJsonExactly } from '../exact-json.ts';
 import { ChatTemplate, type Message, tokenizerOf } from '../index.ts';
 import { NONE } from './trace.ts';
 import { spansOfTurns } from './turns.ts';
 
-const read = (name: string) => JSON.parse(readFileSync(join(packageRoot, 'test', 'golden', 'chat', name), 'utf8'));
+const read = (name: string) =>
+  parseJsonExactly(readFileSync(join(packageRoot, 'test', 'golden', 'chat', name), 'utf8'));
 const { templates, special, conversations, cases, tools, now } = read('chat.json') as {
   templates: Record<string, string>;
   special: Record<string, Record<string, string>>;
@@ -15,7 +17,7 @@ const { templates, special, conversations, cases, tools, now } = read('chat.json
   cases: {
     template: string;
     conversation: string;
-    args: { add_generation_prompt?: boolean; tools?: unknown };
+    args: { add_generation_prompt?: boolean; continue_final_message?: boolean; tools?: unknown };
     rendered?: string;
     error?: string;
     message?: string;
@@ -24,23 +26,23 @@ const { templates, special, conversations, cases, tools, now } = read('chat.json
   tools: unknown[];
 };
 
-// Not supported: filters that the Jinja library lacks, and Python's 1.0, which JSON.parse does not distinguish from 1.
-const unsupported = new Set([
-  'feature-dictsort-sort on many-turns',
-  'feature-dictsort-sort on unicode',
-  'qwen-tools on two-tool-calls',
-  'mistral on two-tool-calls',
-]);
-
 test("templates render as transformers' apply_chat_template", (context) => {
   context.mock.timers.enable({ apis: ['Date'], now: new Date(now).getTime() });
   let [same, refused] = [0, 0];
   for (const { template, conversation, args, rendered, error, message } of cases) {
-    const { tools: withTools, add_generation_prompt: addGenerationPrompt = false, ...more } = args;
-    if ('continue_final_message' in more) continue; // not offered
+    const {
+      tools: withTools,
+      add_generation_prompt: addGenerationPrompt = false,
+      continue_final_message: continueFinalMessage = false,
+      ...more
+    } = args;
     const chat = new ChatTemplate(templates[template]!, { ...special[template], ...(more as Record<string, string>) });
     const render = () =>
-      chat.render(conversations[conversation]!, { addGenerationPrompt, ...(withTools ? { tools } : {}) });
+      chat.render(conversations[conversation]!, {
+        addGenerationPrompt,
+        continueFinalMessage,
+        ...(withTools ? { tools } : {}),
+      });
     const name = `${template} on ${conversation} ${JSON.stringify(args)}`;
     if (error !== undefined) {
       assert.throws(
@@ -49,12 +51,12 @@ test("templates render as transformers' apply_chat_template", (context) => {
         name,
       );
       refused++;
-    } else if (!unsupported.has(`${template} on ${conversation}`)) {
+    } else {
       assert.equal(render(), rendered, name);
       same++;
     }
   }
-  assert.ok(same >= 340 && refused >= 34, `${same} rendered, ${refused} refused`);
+  assert.ok(same >= 363 && refused >= 35, `${same} rendered, ${refused} refused`);
 });
 
 test('spans that are found equal those of {% generation %} marks, end-of-turn token included', () => {
@@ -272,6 +274,28 @@ test('finding the turns renders as much text for each message, however many ther
   assert.ok(rendered(200) <= rendered(20), `${rendered(20)} and ${rendered(200)} renderings of each message`);
 });
 
+test('the last message is continued in the field that is named, and what cannot be continued is refused', () => {
+  const chat = new ChatTemplate(
+    '{% for m in messages %}<{{ m.role }}>{{ m.thinking }}|{{ m.content[0].text if m.content is not string else m.content | trim }}<end>{% endfor %}',
+  );
+  const answer = (content: unknown) => [...turns('a'), { role: 'assistant', content, reasoning: 'so ' }] as Message[];
+  const before = '<user>|a<end><assistant>so |';
+  assert.equal(chat.render(answer('b '), { continueFinalMessage: true }), `${before}b`);
+  assert.equal(chat.render(answer([{ type: 'text', text: 'b ' }]), { continueFinalMessage: true }), `${before}b `);
+  assert.equal(chat.render(answer('b'), { continueFinalMessage: 'reasoning' }), '<user>|a<end><assistant>so ');
+  const refused = (messages: Message[], options: object, why: RegExp) =>
+    assert.throws(
+      () => chat.render(messages, options),
+      (e) => e instanceof GraftError && why.test(e.message),
+    );
+  refused([], { continueFinalMessage: true }, /no text to continue in 'content'/);
+  refused(answer('b'), { continueFinalMessage: 'name' }, /no text to continue in 'name'/);
+  refused([{ role: 'user', content: 'a', name: 'b' }], { continueFinalMessage: 'name' }, /does not print 'name'/);
+  refused(answer('b'), { continueFinalMessage: true, addGenerationPrompt: true }, /not both/);
+  const silent = new ChatTemplate('{% for m in messages if m.content == "x" %}{{ m.content }}{% endfor %}');
+  assert.throws(() => silent.render(answer('b'), { continueFinalMessage: true }), /does not print the last message/);
+});
+
 test('fields that are null are as if they were not there, and conversations with tools have their template', () => {
   const names = new ChatTemplate('{% for m in messages %}{{ m.keys() | list }}{% endfor %}');
   const nulls = { role: 'assistant', content: 'a', tool_calls: null, reasoning_content: null };
@@ -286,7 +310,9 @@ const model = process.env.GRAFT_TEST_MODEL;
 const skip = model && existsSync(model) ? false : 'set GRAFT_TEST_MODEL to the GGUF file of SmolLM2-135M-Instruct';
 
 test("assistant tokens by {% generation %} marks equal transformers' mask", { skip }, () => {
-  const masks = read('masks.json').cases as { template: string; conversation: string; ids: number[]; mask: number[] }[];
+  const { cases: masks } = read('masks.json') as {
+    cases: { template: string; conversation: string; ids: number[]; mask: number[] }[];
+  };
   const tokenizer = tokenizerOf(model!);
   let compared = 0;
   for (const { template, conversation, ids, mask } of masks) {

@@ -1,7 +1,8 @@
 import { GraftError } from '../../base/index.ts';
 import type { Message } from '../example.ts';
+import { type CompiledTemplate, compile } from '../jinja/index.ts';
 import type { Tokenizer } from '../tokenizer/index.ts';
-import { type CompiledTemplate, compile } from './jinja.ts';
+import { renderContinued } from './continue.ts';
 import { spansOfMarks } from './marks.ts';
 import { trace } from './trace.ts';
 import { spansOfTurns, UnclearTurns } from './turns.ts';
@@ -10,6 +11,8 @@ import { spansOfTurns, UnclearTurns } from './turns.ts';
 export interface RenderOptions {
   /** Whether the text ends with the beginning of the assistant's turn. Default: false. */
   readonly addGenerationPrompt?: boolean;
+  /** Whether the text ends with the text of the last message, which the model is to go on with; or the field that has it. Default: false. */
+  readonly continueFinalMessage?: boolean | string;
   /** Descriptions of the tools that the model may call. */
   readonly tools?: readonly unknown[] | undefined;
   /** Documents that the model may quote. */
@@ -47,6 +50,16 @@ function compiled(source: string): Compiled {
     return { source, plain, marked: /\{%[-+]?\s*generation\s*[-+]?%\}/.test(source) ? compile(source, marks) : plain };
   } catch (cause) {
     throw new GraftError('input', `the chat template is not valid Jinja: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/** What `act` returns, with its errors as the template's. */
+function rejected<T>(act: () => T): T {
+  try {
+    return act();
+  } catch (cause) {
+    if (cause instanceof GraftError) throw cause;
+    throw new GraftError('input', `the chat template rejects the conversation: ${(cause as Error).message}`, { cause });
   }
 }
 
@@ -100,7 +113,18 @@ export class ChatTemplate {
 
   /** Renders a conversation as text. @throws GraftError 'input' with the template's message when it rejects the conversation */
   render(messages: readonly Message[], options: RenderOptions = {}): string {
-    return this.#run(messages, options, (variables) => this.#templateFor(options.tools).plain.render(variables));
+    const { continueFinalMessage: field = false, tools } = options;
+    const render = (given: readonly Message[]) =>
+      this.#run(given, options, (variables) => this.#templateFor(tools).plain.render(variables));
+    if (field === false) return render(messages);
+    if (options.addGenerationPrompt)
+      throw new GraftError('usage', 'a conversation is continued, or has a new turn: not both');
+    const name = field === true ? 'content' : field;
+    const fields = reasoningFields.includes(name)
+      ? [name, ...reasoningFields.filter((other) => other !== name)]
+      : [name];
+    const source = this.#templateFor(tools).source;
+    return rejected(() => renderContinued(messages.map(normalized), fields, (part) => source.includes(part), render));
   }
 
   /** Whether the template that a conversation with these tools is rendered by names a field of messages, or a variable. */
@@ -119,20 +143,16 @@ export class ChatTemplate {
     { addGenerationPrompt = false, tools, documents, variables }: RenderOptions,
     act: (variables: Record<string, unknown>) => T,
   ): T {
-    try {
-      return act({
+    return rejected(() =>
+      act({
         messages: messages.map(normalized),
         tools: tools ?? null,
         documents: documents ?? null,
         ...this.#specialTokens,
         ...variables,
         add_generation_prompt: addGenerationPrompt,
-      });
-    } catch (cause) {
-      throw new GraftError('input', `the chat template rejects the conversation: ${(cause as Error).message}`, {
-        cause,
-      });
-    }
+      }),
+    );
   }
 
   /**

@@ -1,6 +1,16 @@
-import type { Environment } from '@huggingface/jinja';
-import { type Node, PythonInterpreter, pythonStr, toValue, type Value } from './interpreter.ts';
-import type { CompiledTemplate } from './jinja.ts';
+import {
+  type CompiledTemplate,
+  type Expression,
+  Interpreter,
+  type Kwargs,
+  type Part,
+  partsOf,
+  pythonStr,
+  type Scope,
+  type Statement,
+  str,
+  type Value,
+} from '../jinja/index.ts';
 
 /** Neither a message nor a part of one. */
 export const NONE = -1;
@@ -22,25 +32,21 @@ const isPlaced = ({ turn }: Piece) => turn !== NONE;
 const unite = (a: number, b: number) => (a === NONE || a === b ? b : b === NONE ? a : SEVERAL);
 /** What a message says of itself rather than with its text: its header prints these. */
 const headerFields = new Set(['role', 'name']);
-/** Nodes whose values depend on what they contain, so that text that they make out of a message is the message's. */
-const expressionTypes = new Set(
-  'CallExpression MemberExpression UnaryExpression BinaryExpression FilterExpression TestExpression SelectExpression Ternary ArrayLiteral TupleLiteral ObjectLiteral'.split(
-    ' ',
-  ),
-);
+/** Nodes whose values do not depend on other nodes; text that the rest makes out of a message is the message's. */
+const leaves = new Set(['constant', 'name']);
 
 /**
  * An interpreter that knows of each piece of text which message it is a part of, and in which message's turn it was printed.
  * Every value that an expression makes belongs to the messages whose parts went into it; texts that are joined stay apart.
  */
-class TracingInterpreter extends PythonInterpreter {
+class TracingInterpreter extends Interpreter {
   /** The messages as values of the interpreter. */
   readonly #indices = new WeakMap<object, number>();
   readonly #sources = new WeakMap<object, number>();
   readonly #pieces = new WeakMap<object, readonly Piece[]>();
   /** The message in whose turn a scope is, and the items of loops over numbers. */
-  readonly #turns = new WeakMap<Environment, number>();
-  readonly #numbers = new WeakMap<Environment, Value>();
+  readonly #turns = new WeakMap<Scope, number>();
+  readonly #numbers = new WeakMap<Scope, Value>();
   #turn = NONE;
   #innerTurn = NONE;
   /** The union of the sources of what was evaluated in the expression at hand. */
@@ -48,36 +54,35 @@ class TracingInterpreter extends PythonInterpreter {
   /** A joined text that was evaluated in it. */
   #joined: Value | undefined;
 
-  constructor(scope: Environment) {
-    super(scope);
-    const messages = scope.lookupVariable('messages').value as Value[];
-    for (const [i, message] of messages.entries()) {
+  constructor(scope: Scope, marks: readonly [begin: string, end: string]) {
+    super(scope, marks);
+    for (const [i, message] of partsOf(scope.lookup('messages')!).entries()) {
       this.#indices.set(message, i);
       this.#sources.set(message, i);
-      for (const [field, value] of message.value as Map<string, Value>) {
-        this.#mark(value, headerFields.has(field) ? NONE : i);
+      if (message.type !== 'dict') continue;
+      for (const [field, value] of message.map.entries()) {
+        this.#mark(value, headerFields.has(pythonStr(field)) ? NONE : i);
       }
     }
   }
 
   #mark(value: Value, source: number): void {
     this.#sources.set(value, source);
-    if (Array.isArray(value.value)) for (const item of value.value as Value[]) this.#mark(item, source);
-    else if (value.value instanceof Map) for (const item of value.value.values()) this.#mark(item, source);
+    for (const part of partsOf(value)) this.#mark(part, source);
   }
 
   /** The messages that a value and all that it contains belong to. */
   #sourceOf(value: Value): number {
-    const own = this.#sources.get(value) ?? NONE;
-    const parts =
-      value.value instanceof Map ? [...value.value.values()] : Array.isArray(value.value) ? value.value : [];
-    return (parts as Value[]).reduce((source, part) => unite(source, this.#sourceOf(part)), own);
+    return partsOf(value).reduce(
+      (source, part) => unite(source, this.#sourceOf(part)),
+      this.#sources.get(value) ?? NONE,
+    );
   }
 
   /** A text that a filter makes of a list or an object belongs to all that is in it. */
-  override applyFilter(operand: Value, filter: Node, scope: Environment): Value {
-    const result = super.applyFilter(operand, filter, scope);
-    if (result?.type === 'StringValue' && operand.type !== 'StringValue' && !this.#sources.has(result)) {
+  protected override applyFilter(name: string, operand: Value, args: readonly Value[], kwargs: Kwargs): Value {
+    const result = super.applyFilter(name, operand, args, kwargs);
+    if (result.type === 'str' && operand.type !== 'str' && !this.#sources.has(result)) {
       this.#sources.set(result, this.#sourceOf(operand));
     }
     return result;
@@ -92,13 +97,13 @@ class TracingInterpreter extends PythonInterpreter {
     );
   }
 
-  override evaluate(node: Node, scope: Environment): Value {
+  protected override evaluate(node: Expression, scope: Scope): Value {
     const [seen, joined] = [this.#seen, this.#joined];
     this.#seen = NONE;
     this.#joined = undefined;
     const value = super.evaluate(node, scope);
     if (!this.#sources.has(value)) {
-      const isExpression = expressionTypes.has(node?.type);
+      const isExpression = !leaves.has(node.type);
       if (isExpression && this.#joined) this.#cut(value, this.#joined);
       if (!this.#sources.has(value)) this.#sources.set(value, isExpression ? this.#seen : NONE);
     }
@@ -109,13 +114,13 @@ class TracingInterpreter extends PythonInterpreter {
 
   /** Gives the texts that an operation took out of a joined text, such as the parts of `split`, their own pieces. */
   #cut(result: Value, joined: Value): void {
-    const whole = joined.value as string;
-    const parts = (Array.isArray(result.value) ? (result.value as Value[]) : [result]).filter(
-      (part) => part.type === 'StringValue' && !this.#sources.has(part),
+    const whole = pythonStr(joined);
+    const parts = (result.type === 'str' ? [result] : partsOf(result)).filter(
+      (part) => part.type === 'str' && !this.#sources.has(part),
     );
     let from = 0;
     for (const part of parts) {
-      const text = part.value as string;
+      const text = pythonStr(part);
       const isEnd = parts.length === 1 && !whole.startsWith(text) && whole.endsWith(text);
       const at = isEnd ? whole.length - text.length : whole.indexOf(text, from);
       if (at < 0) return;
@@ -138,17 +143,29 @@ class TracingInterpreter extends PythonInterpreter {
         source = unite(source, piece.source);
         pieces.push(isPlaced(piece) ? piece : { ...piece, turn: this.#turn, innerTurn: this.#innerTurn });
       }
-    const joined = toValue(pieces.map(({ text }) => text).join(''));
+    const joined = str(pieces.map(({ text }) => text).join(''));
     this.#sources.set(joined, source);
     this.#pieces.set(joined, pieces);
     return joined;
   }
 
-  override evaluateBlock(nodes: readonly Node[], scope: Environment): Value {
+  /** Values that are shown as they are keep their pieces. */
+  protected override joinParts(parts: readonly Part[]): Value {
+    return this.concatenate(
+      parts.map(({ text, of }) => {
+        if (of && pythonStr(of) === text) return of;
+        const shown = str(text);
+        if (of) this.#sources.set(shown, this.#sourceOf(of));
+        return shown;
+      }),
+    );
+  }
+
+  protected override evaluateBlock(statements: readonly Statement[], scope: Scope): Value {
     const [turn, innerTurn] = [this.#turn, this.#innerTurn];
     this.#enter(this.#turns.get(scope));
     try {
-      return super.evaluateBlock(nodes, scope);
+      return super.evaluateBlock(statements, scope);
     } finally {
       this.#turn = turn;
       this.#innerTurn = innerTurn;
@@ -162,41 +179,40 @@ class TracingInterpreter extends PythonInterpreter {
   }
 
   /** Items that a text or a dictionary was taken apart into are parts of the same message. */
-  protected override itemsOf(iterable: Value): Value[] {
-    const items = super.itemsOf(iterable);
+  protected override *itemsOf(iterable: Value): Iterable<Value> {
     const source = this.#sources.get(iterable) ?? NONE;
     const inherit = (item: Value) => {
       if (!this.#sources.has(item)) this.#sources.set(item, source);
-      if (Array.isArray(item.value)) for (const part of item.value as Value[]) inherit(part);
+      if (item.type === 'list' || item.type === 'tuple') item.items.forEach(inherit);
     };
-    if (source !== NONE) items.forEach(inherit);
-    return items;
+    for (const item of super.itemsOf(iterable)) {
+      if (source !== NONE) inherit(item);
+      yield item;
+    }
   }
 
-  protected override evaluateIteration(body: readonly Node[], scope: Environment, item: Value): Value {
+  protected override evaluateIteration(body: readonly Statement[], scope: Scope, item: Value): Value {
     const index = this.#indices.get(item);
     if (index !== undefined) this.#turns.set(scope, index);
-    else if (item.type === 'IntegerValue') this.#numbers.set(scope, item);
+    else if (item.type === 'int') this.#numbers.set(scope, item);
     return super.evaluateIteration(body, scope, item);
   }
 
   /** In a loop over numbers, the message of this number is the one whose turn it is. */
-  override evaluateMemberExpression(node: Node, scope: Environment): Value {
-    const value = super.evaluateMemberExpression(node, scope);
+  protected override evaluateItem(node: Extract<Expression, { type: 'item' }>, scope: Scope): Value {
+    const value = super.evaluateItem(node, scope);
     const index = this.#indices.get(value);
-    if (index !== undefined && node.computed && !this.#turns.has(scope)) {
-      const { type, value: name } = node.property as Node;
-      const number = this.#numbers.get(scope);
-      if (number && type === 'Identifier' && scope.lookupVariable(name as string) === number) {
-        this.#turns.set(scope, index);
-        this.#enter(index);
-      }
+    if (index === undefined || node.key.type !== 'name') return value;
+    let loop: Scope | undefined = scope;
+    while (loop && !this.#numbers.has(loop)) loop = loop.parent;
+    if (loop && !this.#turns.has(loop) && scope.lookup(node.key.name) === this.#numbers.get(loop)) {
+      this.#turns.set(loop, index);
+      this.#enter(index);
     }
     return value;
   }
 
-  override bindMacroArguments(name: string, parameters: unknown, special: unknown, args: Value[], scope: Environment) {
-    super.bindMacroArguments(name, parameters, special, args, scope);
+  protected override enterMacro(scope: Scope, args: readonly Value[]): void {
     const indices = args.map((arg) => this.#indices.get(arg)).filter((index) => index !== undefined);
     if (indices.length === 1) this.#turns.set(scope, indices[0]!);
   }
@@ -220,8 +236,8 @@ function slicePieces(pieces: readonly Piece[], start: number, stop: number): Pie
  */
 export function trace(template: CompiledTemplate, variables: Record<string, unknown>): readonly Piece[] {
   let interpreter: TracingInterpreter | undefined;
-  const value = template.run(variables, (scope) => {
-    interpreter = new TracingInterpreter(scope);
+  const value = template.run(variables, (...made) => {
+    interpreter = new TracingInterpreter(...made);
     return interpreter;
   });
   return interpreter!.piecesOf(value);

@@ -193,3 +193,31 @@ test('an invalid tokenizer file is refused, and the error names it', () => {
   refused({ model, post_processor: { type: 'Odd' } }, /Post-processors of type "Odd"/);
   refused({}, /The file has no model/);
 });
+
+test('scores that are equal in the file are read as Python reads them, which decides between segmentations', () => {
+  // x and y together score what xy does, but not as numbers that are read digit by digit.
+  const scores: [x: number, y: number, xy: number][] = [
+    [-3.517593801021576, -8.144857108592987, -11.662450909614563],
+    [-7.873199492692947, -2.112984776496887, -9.986184269189835],
+    [-8.381647884845734, -7.149322509765625, -15.530970394611359],
+  ];
+  for (const [x, y, xy] of scores) {
+    assert.equal(x + y, xy);
+    const vocab = Object.entries({ '<unk>': 0, x, y, xy });
+    const t = new Tokenizer({ model: { type: 'Unigram', unk_id: 0, vocab } }, {}, 'x');
+    assert.deepEqual([...t.encode('xy')], [1, 2]);
+  }
+});
+
+test("normal forms leave marks in their order that are newer than the tables of Python's tokenizers", () => {
+  const [nfc, nfd] = (['NFC', 'NFD'] as const).map((type) => makeNormalizer({ type }, '')!) as [
+    (text: string) => string,
+    (text: string) => string,
+  ];
+  for (const text of ['\u08cb\u08d2', 'e\u1df8\u0301', '\u0301\u1abf\u0316a', '\u0345\u0897\u0334']) {
+    assert.equal(nfc(text), text);
+  }
+  assert.equal(nfc('a\u0301\u08d2\u0316'), '\u00e1\u08d2\u0316');
+  assert.equal(nfc('a\u0316\u0301'), '\u00e1\u0316', 'older marks are ordered');
+  assert.equal(nfd('\u00e9\u08d2\u0316'), 'e\u0301\u08d2\u0316');
+});

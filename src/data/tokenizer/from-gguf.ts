@@ -17,7 +17,7 @@ import { Tokenizer } from './tokenizer.ts';
 
 /**
  * The tokenizer inside a GGUF file, made from the tokenizer.json that is equivalent to its metadata. Supported are the kinds
- * `gpt2` (byte-level BPE, pre-tokenized as `tokenizer.ggml.pre` names it) and `llama` (SentencePiece BPE).
+ * `gpt2` (byte-level BPE, pre-tokenized as `tokenizer.ggml.pre` names it), `llama` (SentencePiece BPE) and `bert` (WordPiece).
  * @param metadata of the file, as `openGguf` gives it
  * @param place the file, for errors
  * @throws GraftError `input` when something is missing or not supported
@@ -72,6 +72,18 @@ export function tokenizerFromGguf(metadata: GgufMetadata, place = 'the GGUF file
     const scores = Array.from(get('ggml.scores') as ArrayLike<number>, Number);
     const addSpace = get('ggml.add_space_prefix') !== false;
     json = complete(sentencePieceJson(tokens, types, scores, id('unknown') ?? 0, addSpace), true);
+  } else if (kind === 'bert') {
+    const tokenWithId = (name: string) => (id(name) === undefined ? undefined : { token: token(name)!, id: id(name)! });
+    const [start, separator] = [
+      tokenWithId('cls') ?? tokenWithId('bos'),
+      tokenWithId('seperator') ?? tokenWithId('eos'),
+    ];
+    if (!start || !separator) throw fail('The file names no token for the start of a text, or none for its end');
+    const normalizer = (name: string) => flag(`normalizer.${name}`);
+    json = {
+      ...wordPieceJson(tokens, types, token('unknown'), normalizer('lowercase') ?? true, normalizer('strip_accents')),
+      post_processor: affixTemplate(start, separator),
+    };
   } else throw fail(`Tokenizers of kind '${String(kind)}' are not supported`);
 
   const settings: TokenizerSettings = {
@@ -141,6 +153,42 @@ function byteLevelJson(
     pre_tokenizer: { type: 'Sequence', pretokenizers: pre.steps },
     decoder: GPT2,
     model: { type: 'BPE', ignore_merges: pre.ignoreMerges ?? false, vocab: vocabulary(tokens), merges },
+  };
+}
+
+/** BERT's WordPiece: GGUF marks the tokens that begin a word, and tokenizer.json those that do not. Source: convert_hf_to_gguf.py. */
+function wordPieceJson(
+  tokens: readonly string[],
+  types: readonly number[],
+  unknown: string | undefined,
+  lowercase: boolean,
+  stripAccents: boolean | undefined,
+): JsonObject {
+  const isSpecial = (id: number) => types[id] === CONTROL || types[id] === UNKNOWN || types[id] === USER_DEFINED;
+  const spelled = tokens.map((token, id) =>
+    isSpecial(id) ? token : token.length > 1 && token.startsWith('▁') ? token.slice(1) : `##${token}`,
+  );
+  return {
+    version: '1.0',
+    truncation: null,
+    padding: null,
+    added_tokens: addedTokens(tokens, types),
+    normalizer: {
+      type: 'BertNormalizer',
+      clean_text: true,
+      handle_chinese_chars: true,
+      strip_accents: stripAccents ?? null,
+      lowercase,
+    },
+    pre_tokenizer: { type: 'BertPreTokenizer' },
+    decoder: { type: 'WordPiece', prefix: '##', cleanup: true },
+    model: {
+      type: 'WordPiece',
+      unk_token: unknown ?? '[UNK]',
+      continuing_subword_prefix: '##',
+      max_input_chars_per_word: 100,
+      vocab: vocabulary(spelled),
+    },
   };
 }
 

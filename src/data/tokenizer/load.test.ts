@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after } from 'node:test';
@@ -209,6 +209,56 @@ test('byte-level BPE inside a GGUF is pre-tokenized as its `pre` names it', () =
     'huggingface.json': JSON.stringify({ model: { type: 'WordLevel', vocab: { hi: 0 }, unk_token: 'hi' } }),
   });
   assert.deepEqual(tokensOf(embedded, 'hi'), ['hi']);
+});
+
+test("DeepSeek LLM's pre-tokenizer inside a GGUF cuts letters that have cases, punctuation and digits apart", () => {
+  const tokens = ['Ġab', 'ab', '1', '2', '12', 'Ġ(', '(', 'Ġ', 'Ċ', 'a', 'b', 'ĊĊ', '<s>'];
+  const merges = ['a b', 'Ġ ab', '1 2', 'Ġ (', 'Ċ Ċ'];
+  const t = tokenizerFromGguf(
+    metadata({
+      'ggml.model': 'gpt2',
+      'ggml.pre': 'deepseek-llm',
+      'ggml.tokens': tokens,
+      'ggml.merges': merges,
+      'ggml.token_type': Int32Array.from(tokens, (token) => (token === '<s>' ? 3 : 1)),
+      'ggml.bos_token_id': 12,
+    }),
+  );
+  assert.deepEqual(tokensOf(t, 'ab ab12 ((\n\n'), ['<s>', 'ab', 'Ġab', '1', '2', 'Ġ(', '(', 'Ċ', 'Ċ']);
+});
+
+test("BERT's WordPiece inside a GGUF gives the ids of its vocab.txt", () => {
+  const files = join(packageRoot, 'test', 'golden', 'tokenizer', 'files');
+  const vocab = readFileSync(join(files, 'bert', 'vocab.txt'), 'utf8')
+    .trimEnd()
+    .split('\n');
+  const special = new Set(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']);
+  const tokens = vocab.map((t) => (special.has(t) ? t : t.startsWith('##') ? t.slice(2) : `▁${t}`));
+  const ids = Object.fromEntries(
+    Object.entries({ cls: '[CLS]', seperator: '[SEP]', padding: '[PAD]', unknown: '[UNK]', mask: '[MASK]' }).map(
+      ([role, token]) => [`ggml.${role}_token_id`, vocab.indexOf(token)],
+    ),
+  );
+  const types = Int32Array.from(tokens, (t) => (special.has(t) ? 3 : 1));
+  const t = tokenizerFromGguf(
+    metadata({
+      'ggml.model': 'bert',
+      'ggml.tokens': tokens,
+      'ggml.token_type': types,
+      ...ids,
+      'ggml.normalizer.lowercase': false,
+    }),
+  );
+  const fromFiles = loadTokenizer(join(files, 'bert'));
+  let compared = 0;
+  for (const line of readFileSync(join(files, '..', 'corpus.jsonl'), 'utf8')
+    .trimEnd()
+    .split('\n')) {
+    const text = JSON.parse(line) as string;
+    assert.deepEqual(t.encode(text), fromFiles.encode(text), line);
+    compared++;
+  }
+  assert.ok(compared > 100, `${compared} texts`);
 });
 
 test('an error says what a GGUF file lacks', () => {

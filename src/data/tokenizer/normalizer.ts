@@ -66,7 +66,13 @@ export function makeNormalizer(config: JsonObject | null | undefined, place: str
     case 'Prepend':
       return (text) => (text === '' ? '' : (config.prepend as string) + text);
     case 'Replace': {
-      const [pattern, content] = [toRegExp(config.pattern, place), config.content as string];
+      const { String: searched } = (config.pattern ?? {}) as JsonObject;
+      const content = config.content as string;
+      if (typeof searched === 'string' && searched !== '') {
+        const escaped = content.replaceAll('$', '$$$$');
+        return (text) => text.replaceAll(searched, escaped);
+      }
+      const pattern = toRegExp(config.pattern, place);
       return (text) => text.replace(pattern, () => content);
     }
     case 'Strip': {

@@ -90,6 +90,20 @@ class WordLevel implements TokenModel {
   }
 }
 
+/**
+ * A score as Python's tokenizers reads it from its text: the digits as an integer, multiplied or divided by a power of ten. In one
+ * of four that is the neighbour of the number in the file, which decides between segmentations of equal scores. Source:
+ * `f64_from_parts` of serde_json.
+ */
+function readAsRust(score: number): number {
+  const [mantissa, exponent] = Math.abs(score).toExponential().split('e') as [string, string];
+  const [whole, fraction = ''] = mantissa.split('.') as [string, string?];
+  const power = Number(exponent) - fraction.length;
+  const scale = Number(`1e${Math.abs(power)}`);
+  const digits = Number(whole + fraction);
+  return Math.sign(score) * (power < 0 ? digits / scale : digits * scale);
+}
+
 /** An unknown character scores this much less than the lowest score of the vocabulary. */
 const UNKNOWN_PENALTY = 10;
 
@@ -123,8 +137,9 @@ class Unigram implements TokenModel {
           `Entry ${id} of the vocabulary is not a token with a score: ${JSON.stringify(entry)}`,
         );
       vocab.set(token, id);
-      this.#scores[id] = score;
-      lowest = Math.min(lowest, score);
+      const read = readAsRust(score);
+      this.#scores[id] = read;
+      lowest = Math.min(lowest, read);
       this.#insert(token, id);
     }
     this.vocab = vocab;

@@ -189,8 +189,8 @@ export class Tokenizer {
     { addSpecialTokens = true }: { readonly addSpecialTokens?: boolean | 'before' } = {},
   ): Int32Array {
     const ids = this.#encoder.encode(text);
-    const prefix = addSpecialTokens ? this.#prefix : [];
-    return Int32Array.from([...prefix, ...ids, ...(addSpecialTokens === true ? this.#suffix : [])]);
+    if (!addSpecialTokens) return new Int32Array(ids);
+    return new Int32Array([...this.#prefix, ...ids, ...(addSpecialTokens === true ? this.#suffix : [])]);
   }
 
   /** The ids of a text that begins with `ids` and ends there: with the special tokens after it, and the end token at last. */

@@ -46,6 +46,16 @@ const newForms =
   String.raw`\u32ff\ua7f1-\ua7f4\uab69\u{105c9}\u{105e4}\u{10781}-\u{107ba}\u{11383}-\u{113c8}\u{11938}` +
   String.raw`\u{16121}-\u{16128}\u{16d68}-\u{16d6a}\u{1ccd6}-\u{1ccf9}\u{1e030}-\u{1e06d}\u{1f16c}\u{1fbf0}-\u{1fbf9}`;
 
+/** Marks that have no place in the order of marks there. */
+const unorderedMarks =
+  String.raw`\u07fd\u0897-\u089f\u08ca-\u08d3\u09fe\u0c3c\u0d3b-\u0d3c\u0eba\u1715\u1abf-\u1add\u1ae0-\u1aeb` +
+  String.raw`\u1df6-\u1dfa\ua82c\u{10d24}-\u{10d27}\u{10d69}-\u{10d6d}\u{10eab}-\u{10eac}\u{10efa}-\u{10efb}` +
+  String.raw`\u{10efd}-\u{10eff}\u{10f46}-\u{10f50}\u{10f82}-\u{10f85}\u{11070}\u{1133b}\u{113ce}-\u{113d0}` +
+  String.raw`\u{1145e}\u{11839}-\u{1183a}\u{1193d}-\u{1193e}\u{11943}\u{119e0}\u{11a34}\u{11a47}\u{11a99}` +
+  String.raw`\u{11d42}\u{11d44}-\u{11d45}\u{11d97}\u{11f41}-\u{11f42}\u{1612f}\u{16ff0}-\u{16ff1}\u{1e08f}` +
+  String.raw`\u{1e130}-\u{1e136}\u{1e2ae}\u{1e2ec}-\u{1e2ef}\u{1e4ec}-\u{1e4ef}\u{1e5ee}-\u{1e5ef}\u{1e6e3}` +
+  String.raw`\u{1e6e6}\u{1e6ee}-\u{1e6ef}\u{1e6f5}`;
+
 /** Punctuation of BERT and of the `Punctuation` pre-tokenizer. */
 export const PUNCTUATION = new RegExp(
   String.raw`(?![${newPunctuation}])[!-/:-@[-\x60{-~\p{P}]|[\u166d\u{111c9}]`,
@@ -57,8 +67,8 @@ export const NONSPACING = new RegExp(String.raw`(?![${newNonspacing}])\p{Mn}|[\u
 export const MARKS = new RegExp(String.raw`(?![${newMarks}])\p{M}|[\u1cf2\u1cf3]`, 'gu');
 /** Control characters (except white space) and U+FFFD, which BERT's clean_text removes. */
 export const CONTROLS = new RegExp(String.raw`(?![\t\n\r${newFormats}])[\p{Cc}\p{Cf}\p{Co}\ufffd]`, 'gu');
-/** One character that normal forms do not change. */
-export const NEW_FORMS = new RegExp(`([${newForms}])`, 'u');
+/** One character that normal forms do not change, and that marks are not moved over. */
+export const NEW_FORMS = new RegExp(`([${newForms}${unorderedMarks}])`, 'u');
 
 export const WHITE_SPACE = /\p{White_Space}/gu;
 export const ASCII = /^[\0-\x7f]*$/;

@@ -101,6 +101,7 @@ function savedAdaloraTensors(parameters: ReadonlyMap<string, Tensor>, budget: Ra
 export const adalora: Method<AdaLoraConfig> = {
   name: 'adalora',
   peftType: 'ADALORA',
+  needsAllGradients: true,
   config: adaloraConfig,
 
   attach(model, config, seed): Adapter {
@@ -135,6 +136,7 @@ export const adalora: Method<AdaLoraConfig> = {
       ...(budget && {
         state: budget.state,
         beforeStep: (_step: number, steps: number) => budget.begin(steps),
+        changesTrainedOnly: true as const,
         afterStep: (step: number) => budget.after(step + 1),
         readsGradients: true,
       }),

@@ -1,5 +1,6 @@
 export type { TrainedCopies } from './copies.ts';
 export { type Fold, fold, type LayerWeight, ownLayerWeight, ownWeight, unfold } from './folds.ts';
+export type { LayerPolicy, PartState, PolicyRun } from './layer-policy.ts';
 export { LinearWrapper, type Table, TableWrapper } from './layer-wrappers.ts';
 export { wrapLinearLayers } from './linear-layers.ts';
 export { normalizedWeights } from './mean-weights.ts';

@@ -1,9 +1,13 @@
 import type { z } from 'zod';
 import type { Model, Rounding } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
+import type { LayerPolicy } from './layer-policy.ts';
 
-/** What a run leaves on disk: an adapter beside the base, a whole model, or settings that are saved with what another method writes. */
-export type Written = 'adapter' | 'model' | 'settings';
+/**
+ * What a run leaves on disk: an adapter beside the base, a whole model, settings that are saved with what another method writes, or
+ * nothing, where a method only decides how another is trained.
+ */
+export type Written = 'adapter' | 'model' | 'settings' | 'nothing';
 
 /** A way of fine-tuning: its config, and how it is attached to a model. C is the type of the config. */
 export interface Method<C> {
@@ -15,10 +19,12 @@ export interface Method<C> {
   readonly adapterHub?: true;
   /**
    * What a run of it leaves. Default: an adapter. A method that writes a model trains the task's head in place, stands alone, and
-   * begins from no saved adapter; one that writes settings stands beside a method that trains, and is attached after the others,
-   * wherever it is listed.
+   * begins from no saved adapter; one that writes settings or nothing stands beside a method that trains, and is attached after the
+   * others, wherever it is listed.
    */
   readonly writes?: Written;
+  /** True: every one of its parameters needs a gradient in every step, so none of them may be frozen for a while. */
+  readonly needsAllGradients?: true;
   /** The fields under PEFT's own names, each with its default, unit, description and source. */
   readonly config: z.ZodType<C>;
   /** Fields that only training reads: the recipe's values count also for a saved adapter. */
@@ -110,8 +116,15 @@ export interface Adapter extends Disposable {
   readonly unmergeable?: string | undefined;
   /** Restores the base's weights after `merge`. */
   unmerge?(): void;
-  /** Called before a step: layer-wise methods select what they train. `steps`: optimizer steps of the whole run. */
+  /** Chooses which parts of the model train in which step. */
+  readonly layerPolicy?: LayerPolicy | undefined;
+  /** Called before a step. `steps`: optimizer steps of the whole run. */
   beforeStep?(step: number, steps: number): void;
+  /**
+   * True: `beforeStep` changes nothing but what its trained parameters do. Else the frozen parts of the model may compute something else
+   * in each step, and what they compute is not kept.
+   */
+  readonly changesTrainedOnly?: true;
   /** Called after the optimizer's update, while the gradients that it used still exist. */
   afterStep?(step: number): void;
   /** True: `afterStep` reads the gradients, which an optimizer that updates in the backward pass has freed by then. */

@@ -7,6 +7,7 @@ import { bestPrecision, type Precision } from '../../nn/index.ts';
 import { quantizeModes } from '../../quant/index.ts';
 import { ops, scope } from '../../tensor/index.ts';
 import { type BlockShape, bytesPerToken, shapeOf, tokenBudget } from '../../train/index.ts';
+import { type MemoryChoice, memoryChoices } from './memory-choices.ts';
 
 export interface DoctorArgs {
   /** A model to plan for; without it, three shapes of Llama. */
@@ -45,6 +46,8 @@ export interface DoctorResult {
   readonly freeBytes: number;
   /** Memory of the machine, in bytes. */
   readonly totalBytes: number;
+  /** Which versions of the kernels are taken. */
+  readonly kernels: string;
   /** GFLOP/s of matrix products. */
   readonly gemm: Readonly<Record<'float32' | 'bfloat16', number>>;
   /** The precision that training takes by default. */
@@ -53,6 +56,8 @@ export interface DoctorResult {
   readonly precisionReason: string;
   /** The model that was asked for, or three common sizes. */
   readonly plans: readonly MemoryPlan[];
+  /** What ways of training the model that was asked for take. */
+  readonly choices?: readonly MemoryChoice[];
 }
 
 /** Measures what the engine does on this machine, and what its memory has room for. */
@@ -68,6 +73,7 @@ export async function doctor({ model }: DoctorArgs): Promise<DoctorResult> {
     threads: native.threads(),
     freeBytes,
     totalBytes: totalmem(),
+    kernels: kernelsText(native.kernels()),
     gemm,
     precision,
     precisionReason:
@@ -75,8 +81,12 @@ export async function doctor({ model }: DoctorArgs): Promise<DoctorResult> {
         ? 'losses in float32, backward products from bfloat16 factors, all else in float32'
         : `this processor ${hasProducts ? 'is slower with' : 'has no'} bfloat16 products`,
     plans,
+    ...(model !== undefined && { choices: memoryChoices(await resolveModel(model), freeBytes) }),
   };
 }
+
+const kernelsText = ({ avx512, mkl }: { readonly avx512: boolean; readonly mkl: boolean }) =>
+  `${avx512 ? 'AVX-512' : 'AVX2'}; matrix products of MKL ${mkl ? 'for this processor' : 'for any processor'}`;
 
 /** GFLOP/s of [1024, 576] × [576, 1536], median of nine. */
 export function gemmRate(dtype: 'float32' | 'bfloat16'): number {

@@ -61,7 +61,9 @@ export async function evaluate(args: EvaluateArgs, context: JobContext<Progress>
     context.throwIfStopped();
     context.emit({ type: 'progress', done, total });
   };
-  const { loss, units, metrics, confusion, hits } = explaining(() => measure(model, task, batches, rows, onBatch));
+  const { loss, units, metrics, confusion, hits } = explaining(() =>
+    measure(model, task, batches, rows, { onBatch, byRow: true }),
+  );
   return {
     task: task.head.name,
     loss,
@@ -70,7 +72,7 @@ export async function evaluate(args: EvaluateArgs, context: JobContext<Progress>
     rows: rows.length,
     report,
     notes: [...notesOf(report, opened, args.rows), ...(classified?.notes ?? [])],
-    metrics: accuracy ? [...metrics, accuracy] : metrics,
+    metrics: accuracy ? [accuracy, ...metrics] : metrics,
     confusion: confusion ?? null,
     accuracy,
     ...(hits && { hits }),

@@ -18,6 +18,7 @@ export type { EvaluateResult } from './evaluate.ts';
 export type { GenerateResult, GenerateSettings, Prompt } from './generate.ts';
 export type { Identity } from './identity.ts';
 export type { IdRows, Logits } from './logits.ts';
+export type { MemoryChoice } from './memory-choices.ts';
 export type { MergeResult, MergeSettings } from './merge.ts';
 export type { ModelSettings } from './models.ts';
 export type { Prediction, PredictResult } from './predict.ts';

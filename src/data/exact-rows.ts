@@ -1,0 +1,29 @@
+import { learnedFields } from './chat-rows.ts';
+import { parseJsonExactly } from './exact-json.ts';
+
+/** What of a row chat templates print. */
+const printedColumns = [
+  'messages',
+  'conversations',
+  'prompt',
+  'completion',
+  'tools',
+  'functions',
+  'documents',
+  'chat_template_kwargs',
+];
+
+/** Reads JSON with the numbers that templates print; those that say what is learned are JavaScript's. */
+export const parseExactly = (text: string): unknown => parseJsonExactly(text, learnedFields);
+
+/** A row with what templates print as its text has it (`exact`), and all else as JavaScript reads it. */
+export function exactRow(row: unknown, exact: () => unknown): unknown {
+  if (typeof row !== 'object' || row === null) return row;
+  const columns = printedColumns.filter((column) => {
+    const value = (row as Record<string, unknown>)[column];
+    return typeof value === 'object' && value !== null;
+  });
+  if (columns.length === 0) return row;
+  const read = exact() as Record<string, unknown>;
+  return { ...row, ...Object.fromEntries(columns.map((column) => [column, read[column]])) };
+}

@@ -1,0 +1,1 @@
+export { layerwise } from './layerwise.ts';

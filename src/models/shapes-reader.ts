@@ -1,0 +1,45 @@
+import { type BlockFormat, formats } from '../quant/index.ts';
+import { type DType, detachFromScopes, ops, scope, Tensor } from '../tensor/index.ts';
+import { type StoredWeight, WeightReader } from './weight-reader.ts';
+
+/**
+ * Returns tensors of the stored shapes without reading them. All share the memory of the largest, which is never written: the system
+ * gives a page of zeros for what is read of it.
+ */
+export class ShapesReader extends WeightReader {
+  readonly #memory = new Map<DType, Tensor>();
+
+  override raw({ entry: { shape, bytes } }: StoredWeight): Tensor {
+    const rows = shape.length > 1 ? shape[0]! : 1;
+    return this.#tensor([rows, bytes / rows], 'uint8');
+  }
+
+  override dense({ entry: { shape } }: StoredWeight, dtype: DType, transposed = false): Tensor {
+    return this.#tensor(transposed ? shape.toReversed() : shape, dtype);
+  }
+
+  override packed({ entry: { shape } }: StoredWeight, format: BlockFormat, transposed = false): Tensor {
+    const [rows, width] = (transposed ? shape.toReversed() : shape) as [number, number];
+    const { blockElements, blockBytes } = formats[format];
+    return this.#tensor([rows, (width / blockElements) * blockBytes], 'uint8');
+  }
+
+  /** Returns a tensor of its own on the shared memory. */
+  #tensor(shape: readonly number[], dtype: DType): Tensor {
+    using s = scope();
+    const count = shape.reduce((a, b) => a * b, 1);
+    let memory = this.#memory.get(dtype);
+    if (!memory || memory.numel < count) {
+      memory?.dispose();
+      memory = detachFromScopes(Tensor.empty([count], dtype));
+      this.#memory.set(dtype, memory);
+    }
+    return s.keep(ops.view(ops.narrow(memory, 0, 0, count), shape));
+  }
+
+  override [Symbol.dispose](): void {
+    super[Symbol.dispose]();
+    for (const memory of this.#memory.values()) memory.dispose();
+    this.#memory.clear();
+  }
+}

@@ -1,0 +1,84 @@
+/** What ways of training a model take in memory, computed from its shapes: none of its weights is read. */
+import { GraftError } from '../../base/index.ts';
+import { bestPrecision } from '../../nn/index.ts';
+import { optimizers } from '../../optim/index.ts';
+import { type Quantize, quantizeModes } from '../../quant/index.ts';
+import { activationBytes, openTaskModels, parseRecipe, planMemory, type RunMemory } from '../../train/index.ts';
+
+/** A way of training, and what it takes in memory. */
+export interface MemoryChoice {
+  /** As in a recipe's `method`. */
+  readonly method: Readonly<Record<string, unknown>>;
+  /** How the weights are held. */
+  readonly quantize: Quantize;
+  /** Name of the optimizer, with its default settings. */
+  readonly optimizer: string;
+  /** Whether activations are computed again in the backward pass. */
+  readonly gradientCheckpointing: boolean;
+  /** Tokens of a micro-batch by default. */
+  readonly microTokens?: number;
+  /** What a run takes. */
+  readonly memory?: RunMemory;
+  /** Whether that is free. */
+  readonly fits?: boolean;
+  /** Why the model cannot be trained so; the fields above are then absent. */
+  readonly refused?: string;
+}
+
+const lora = { type: 'lora', r: 16, target_modules: 'all-linear' } as const;
+const prefix = { type: 'prefix', num_virtual_tokens: 20 } as const;
+/** Tokens of a row that activations are computed for. */
+const rowTokens = 256;
+
+/** The choices by method: with each optimizer where it matters, each form of the weights, and gradient checkpointing. */
+function choicesOf(): MemoryChoice[] {
+  const adamw = { optimizer: 'adamw', quantize: 'none', gradientCheckpointing: false } as const;
+  return [
+    ...Object.keys(optimizers).map((optimizer) => ({ ...adamw, method: { type: 'full' }, optimizer })),
+    { ...adamw, method: { type: 'full' }, gradientCheckpointing: true },
+    ...quantizeModes.map((quantize) => ({ ...adamw, method: lora, quantize })),
+    { ...adamw, method: lora, gradientCheckpointing: true },
+    { ...adamw, method: lora, quantize: 'nf4', gradientCheckpointing: true },
+    { ...adamw, method: prefix },
+    { ...adamw, method: prefix, quantize: 'nf4' },
+  ];
+}
+
+/**
+ * Returns what each choice takes for a model.
+ * @param path of the model
+ * @param free bytes of memory
+ */
+export function memoryChoices(path: string, free: number): MemoryChoice[] {
+  const process_ = process.memoryUsage.rss();
+  const before = { process: process_, precision: bestPrecision(), microTokens: undefined, steps: 1 };
+  // Activations depend on the method, and next to nothing on the form of the weights.
+  const measured = new Map<unknown, ReturnType<typeof activationBytes>>();
+  return choicesOf().map((choice): MemoryChoice => {
+    const { method, quantize, optimizer, gradientCheckpointing } = choice;
+    try {
+      const recipe = parseRecipe({
+        model: path,
+        method,
+        quantize,
+        data: { train: [{}] },
+        train: { optimizer: { type: optimizer }, gradient_checkpointing: gradientCheckpointing },
+        run: { dir: 'none' },
+      });
+      using sketch = openTaskModels(recipe, path, [{ name: undefined, head: {} }], true);
+      const measure = (model: Parameters<typeof activationBytes>[0]) => {
+        const known = measured.get(method.type) ?? activationBytes(model);
+        known(true); // while the model exists
+        measured.set(method.type, known);
+        return known;
+      };
+      const largest = (tokens: number) =>
+        sketch.models.map((model) => ({ model, tokens, rows: Math.ceil(tokens / rowTokens), several: true }));
+      const { memory, microTokens } = planMemory(recipe, sketch, before, largest, measure);
+      return { ...choice, memory, microTokens, fits: memory.totalMb * 2 ** 20 <= free };
+    } catch (error) {
+      if (error instanceof GraftError) return { ...choice, refused: error.message };
+      throw error;
+    }
+  });
+}

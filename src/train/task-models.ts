@@ -1,0 +1,90 @@
+/** The models of a run's tasks, with its methods attached: those that are trained, or sketches of them with the same shapes. */
+import { GraftError } from '../base/index.ts';
+import { currentEngine } from '../engine/index.ts';
+import { type AttachedAdapter, trainHead } from '../methods/index.ts';
+import { type HeadOptions, loadModels } from '../models/index.ts';
+import { type Model, namedModules, tensorBytes } from '../nn/index.ts';
+import type { Tensor } from '../tensor/index.ts';
+import { attach } from './attach.ts';
+import type { Recipe } from './recipe.ts';
+
+export interface TaskModels extends Disposable {
+  /** A model for each task; tasks without labels share one. */
+  readonly models: readonly Model[];
+  /** The model that the methods are attached to. */
+  readonly host: Model;
+  readonly adapter: AttachedAdapter;
+  /** The parameters of each model's own head by key; empty where the task has none. */
+  readonly heads: ReadonlyMap<Model, ReadonlyMap<string, Tensor>>;
+  /** All trained parameters, by the keys of a checkpoint. */
+  readonly parameters: ReadonlyMap<string, Tensor>;
+  /** Bytes of the base's weights as they are held in memory. */
+  readonly weightBytes: number;
+  /** Bytes that attaching the methods took. */
+  readonly attachedBytes: number;
+}
+
+/**
+ * Loads the model with a head for each task, and attaches the recipe's methods.
+ * @param shapesOnly reads no weights and computes no initial values
+ * @throws GraftError for anything that is wrong with the model or the methods
+ */
+export function openTaskModels(
+  recipe: Recipe,
+  modelPath: string,
+  tasks: readonly { readonly name: string | undefined; readonly head: HeadOptions }[],
+  shapesOnly: boolean,
+): TaskModels {
+  using made = new DisposableStack();
+  const heads = tasks.map(({ head }) => head);
+  const models = loadModels(modelPath, heads, { quantize: recipe.quantize, seed: recipe.train.seed, shapesOnly });
+  made.use(models[0]!);
+  const host = hostOf(models);
+  const weightBytes = tensorBytes(...models.map(({ root }) => root));
+  const before = currentEngine().native.allocated().now;
+  const adapter = made.use(attach(host, modelPath, recipe, shapesOnly));
+  if (adapter.parameters.size === 0) {
+    throw new GraftError('usage', 'there is nothing to train: every method is frozen', {
+      place: 'method',
+      hint: 'Remove train: false from one method, or give the recipe a task with a head',
+    });
+  }
+
+  const parameters = new Map(adapter.parameters);
+  const own = new Map<Model, ReadonlyMap<string, Tensor>>([[host, adapter.head]]);
+  for (const [i, model] of models.entries()) {
+    if (own.has(model)) continue;
+    const head = trainHead(model);
+    if (head) made.defer(() => head.dispose());
+    own.set(model, head?.parameters ?? new Map());
+    for (const [key, tensor] of own.get(model)!) parameters.set(`tasks.${tasks[i]!.name}.${key}`, tensor);
+  }
+  const attachedBytes = currentEngine().native.allocated().now - before;
+  const all = made.move();
+  const dispose = () => all.dispose();
+  return { models, host, adapter, heads: own, parameters, weightBytes, attachedBytes, [Symbol.dispose]: dispose };
+}
+
+/**
+ * The model that the methods are attached to: the one with every module that the others have. Modules that only it has (BERT's pooler,
+ * the projection to the vocabulary) are trained by its task alone.
+ * @throws GraftError 'usage' where the tasks' models name the shared layers differently
+ */
+function hostOf(models: readonly Model[]): Model {
+  const [first] = models as [Model];
+  const other = models.find(({ sites }) => sites.block !== first.sites.block);
+  if (other) {
+    const [one, two] = [first, other].map(({ task, sites }) => `${task.name} as ${sites.block}`);
+    throw new GraftError(
+      'usage',
+      `these tasks cannot share an adapter: ${first.family} names its layers differently for ${one} and ${two}`,
+      {
+        place: 'tasks',
+        hint: 'Train them in two runs',
+      },
+    );
+  }
+  const size = ({ root, task, sites: { head } }: Model) =>
+    [...namedModules(root)].filter(([path]) => task.labels.length === 0 || !path.startsWith(head!)).length;
+  return models.reduce((most, model) => (size(model) > size(most) ? model : most));
+}

@@ -1,0 +1,77 @@
+/** What a run announces before it loads anything, against the peak memory of its process; the wide part is `npm run proof:memory`. */
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { after } from 'node:test';
+import { fromWire } from '../../src/base/index.ts';
+import type { DoctorResult } from '../../src/session/index.ts';
+import type { TrainEvent } from '../../src/train/index.ts';
+import { type MemoryCase, trainedMemory } from '../samples/memory-run.ts';
+import { randomLlama } from '../samples/random-llama.ts';
+import { temporary } from '../support.ts';
+import { graft } from './cli.ts';
+
+const dir = temporary();
+after(() => dir[Symbol.dispose]());
+const vocab = 8000;
+const model = randomLlama(join(dir.path, 'model'), { layers: 6, width: 512, inner: 1536, vocab });
+
+const lora = { type: 'lora', r: 16, target_modules: 'all-linear' };
+const cases: Readonly<Record<string, MemoryCase>> = {
+  'lora, packed, several micro-batches': { method: lora, quantize: 'nf4', train: { micro_tokens: 500 } },
+  'full, checkpointed': { method: { type: 'full' }, train: { gradient_checkpointing: true } },
+};
+let held = 0;
+
+for (const [name, fields] of Object.entries(cases)) {
+  test(`${name}: the peak is within 10 % of what was announced`, (t) => {
+    const { memory, measuredMb, ratio } = trainedMemory(dir.path, { model, vocab, steps: 2 }, fields);
+    t.diagnostic(`${JSON.stringify(memory)}, measured ${measuredMb.toFixed(0)} MB: ${ratio.toFixed(3)}`);
+    assert.ok(ratio >= 0.9 && ratio <= 1.1, `announced ${memory.totalMb} MB, measured ${measuredMb}`);
+    const [start] = readFileSync(join(dir.path, 'run', 'events.jsonl'), 'utf8').split('\n');
+    const logged = fromWire(JSON.parse(start!)) as Extract<TrainEvent, { type: 'start' }>;
+    assert.deepEqual(logged.memory, memory);
+    // Exact: nothing of these is estimated.
+    const numbers = logged.trainable * 4;
+    assert.equal(memory.gradientsMb, Math.round(numbers / 2 ** 20));
+    assert.equal(memory.optimizerMb, Math.round((2 * numbers) / 2 ** 20));
+    const attached = memory.weightsMb - logged.weightBytes / 2 ** 20;
+    const added = fields.method === lora ? numbers / 2 ** 20 : 0;
+    assert.ok(Math.abs(attached - added) < 1, `${attached} MB beside the weights, of ${added}`);
+    held++;
+  });
+}
+
+test('doctor lists ways of training with what they take, and names those that the model refuses', () => {
+  const { status, stdout } = graft(dir.path, ['doctor', '--json', '--model', model]);
+  assert.equal(status, 0);
+  const { choices, freeBytes } = fromWire(JSON.parse(stdout)) as DoctorResult;
+  const possible = choices!.filter((choice) => choice.memory);
+  assert.ok(possible.length >= 8 && possible.length === choices!.length, `${possible.length} of ${choices!.length}`);
+  for (const { memory, fits } of possible) assert.equal(fits, memory!.totalMb * 2 ** 20 <= freeBytes);
+  const total = (fields: Partial<(typeof possible)[number]>) => {
+    const found = possible.find((choice) =>
+      Object.entries(fields).every(([key, value]) => choice[key as 'quantize'] === value),
+    );
+    return found!.memory!.totalMb;
+  };
+  const none = { optimizer: 'adamw', gradientCheckpointing: false, quantize: 'none' } as const;
+  assert.ok(total({ ...none, gradientCheckpointing: true }) < total(none));
+  const loraChoices = possible.filter(
+    ({ method, gradientCheckpointing }) => method.type === 'lora' && !gradientCheckpointing,
+  );
+  assert.deepEqual(
+    loraChoices.map(({ quantize }) => quantize),
+    ['none', 'keep', 'int8', 'nf4'],
+  );
+  const weights = loraChoices.map(({ memory }) => memory!.weightsMb);
+  assert.deepEqual(
+    weights,
+    weights.toSorted((a, b) => b - a),
+  );
+  const table = graft(dir.path, ['doctor', '--model', model]).stdout;
+  for (const word of ['full, adamw', 'lora r=16, adamw, checkpointing', 'nf4', 'optimizer', 'fits'])
+    assert.ok(table.includes(word), word);
+});
+
+test('every run was compared', () => assert.equal(held, 2));
