@@ -5,22 +5,24 @@
  */
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { startEngine } from '../src/engine/index.ts';
 import { optimizers } from '../src/optim/index.ts';
+import { randomLlama } from '../test/samples/llama.ts';
 import { type MemoryCase, trainedMemory } from '../test/samples/memory-run.ts';
-import { randomLlama } from '../test/samples/random-llama.ts';
 import { report, round, workFolder } from './support.ts';
 
 const { values: args } = parseArgs({
   options: {
     model: { type: 'string' },
     vocab: { type: 'string', default: '24000' },
-    steps: { type: 'string', default: '3' },
     only: { type: 'string', default: '' },
   },
 });
 const dir = workFolder();
 const vocab = Number(args.vocab);
-const model = args.model ?? randomLlama(join(dir, 'model'), { layers: 12, width: 768, inner: 2048, vocab });
+const sizes = { layers: 12, width: 768, inner: 2048, heads: 12, vocab, tied: true, dtype: 'bfloat16' } as const;
+await startEngine();
+const model = args.model ?? randomLlama(join(dir, 'model'), sizes);
 
 const full = { type: 'full' };
 const lora = { type: 'lora', r: 16, target_modules: 'all-linear' };
@@ -29,6 +31,8 @@ const cases: Readonly<Record<string, MemoryCase>> = {
   ...Object.fromEntries(
     Object.keys(optimizers).map((type) => [`full, ${type}`, { method: full, train: { optimizer: { type } } }]),
   ),
+  'full, lisa': { method: [full, { type: 'layerwise', policy: 'lisa', layers: 2, every: 1 }] },
+  'full, badam': { method: [full, { type: 'layerwise', policy: 'badam', every: 1, order: 'descending' }], steps: 14 },
   'full, several micro-batches': { method: full, rows: 16 },
   'full, checkpointing': { method: full, train: { gradient_checkpointing: true } },
   lora: { method: lora },
@@ -47,7 +51,7 @@ const cases: Readonly<Record<string, MemoryCase>> = {
 };
 const names = Object.keys(cases).filter((name) => name.includes(args.only));
 const runs = names.map((name) => {
-  const run = trainedMemory(dir, { model, vocab, steps: Number(args.steps) }, cases[name]!);
+  const run = trainedMemory(dir, { model, vocab }, cases[name]!);
   console.log(`${name}: announced ${run.memory.totalMb} MB, measured ${run.measuredMb.toFixed(0)} MB`);
   return { name, ...run };
 });

@@ -38,6 +38,15 @@ export {
   tokenizerOf,
 } from './data/index.ts';
 export {
+  type Group,
+  type JoinedGroup,
+  joinGroup,
+  launchEnvironment,
+  oneProcess,
+  type RankPlacement,
+  type Traffic,
+} from './distributed/index.ts';
+export {
   type Engine,
   engineStatus,
   type LibTorch,
@@ -141,8 +150,10 @@ export {
   type PromptInput,
   type PTuningInput,
   type QatInput,
+  type Sharding,
   type StepInput,
   type StepResult,
+  shardingOf,
   trainStep,
 } from './train/index.ts';
 

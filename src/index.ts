@@ -46,6 +46,7 @@ export {
   type Tokenizer,
   tokenizerOf,
 } from './data/index.ts';
+export { launchEnvironment, type RankPlacement } from './distributed/index.ts';
 export { engineStatus, type LibTorch, type Processor, processor } from './engine/index.ts';
 export type { SamplingOptions } from './generate/index.ts';
 export { type DownloadProgress, type ResolveOptions, resolveModel } from './io/index.ts';
@@ -74,8 +75,10 @@ export {
   type GenerateSettings,
   type Identity,
   type IdRows,
+  type LaunchOptions,
   type LoadedModel,
   type Logits,
+  launch,
   type MemoryChoice,
   type MemoryPlan,
   type MergeResult,
@@ -124,6 +127,7 @@ export {
   type PTuningInput,
   parseRecipe,
   type QatInput,
+  type RankReport,
   type Recipe,
   type RecipeInput,
   type RunInput,

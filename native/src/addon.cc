@@ -8,6 +8,7 @@
 #include "autograd.h"
 #include "dispatch.h"
 #include "memory.h"
+#include "process_group.h"
 #include "mkl.h"
 
 #include "ops/shared.h"
@@ -282,6 +283,13 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("memory", memory);
   add("allocated", allocated);
   add("trim", trim);
+  add("storeOpen", store_open);
+  add("storeSet", store_set);
+  add("storeGet", store_get);
+  add("addressTowards", address_towards);
+  add("groupConnect", group_connect);
+  add("groupWait", group_wait);
+  add("groupClose", group_close);
   add("kernels", kernels);
   add("onError", on_error);
   return exports;

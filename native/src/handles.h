@@ -29,6 +29,7 @@ struct Instance {
   std::vector<struct Op> ops;
   Napi::FunctionReference make_error;  // (op, message, shapes) => Error
   std::set<std::shared_ptr<Napi::FunctionReference>> callbacks;  // of live graphs and leaves (autograd.cc)
+  std::vector<std::shared_ptr<class ProcessGroup>> groups;
 };
 
 Instance& instance(Napi::Env env);

@@ -6,7 +6,7 @@ import { examples, printJson } from './shared.ts';
 export const doctor = () =>
   new Command('doctor')
     .description('Show what this machine can do, and which models fit; download and build what is missing.')
-    .option('--model <path>', 'show what this model needs, instead of three common sizes')
+    .option('--model <path>', 'show what ways of training this model take in memory, instead of three common sizes')
     .option('--rebuild', 'build the native addon again', false)
     .option('--json', 'print the findings as JSON', false)
     .addHelpText('after', examples('graft doctor', 'graft doctor --model base.gguf', 'graft doctor --json'))
@@ -68,11 +68,13 @@ const row = ({ name, parameters, fits }: MemoryPlan): string[] => [
 
 /** Prints what each way of training takes; those that are refused with their reason below. */
 function showChoices(choices: readonly MemoryChoice[]): void {
-  const name = ({ method, optimizer, gradientCheckpointing }: MemoryChoice) =>
-    `${String(method.type)}${method.r === undefined ? '' : ` r=${method.r}`}, ${optimizer}${gradientCheckpointing ? ', checkpointing' : ''}`;
+  const name = ({ method, optimizer, gradientCheckpointing }: MemoryChoice) => {
+    const methods = method.map(({ type, r, policy }) => [type, r && `r=${r}`, policy].filter(Boolean).join(' '));
+    return [methods.join(' + '), optimizer, ...(gradientCheckpointing ? ['checkpointing'] : [])].join(', ');
+  };
   const possible = choices.flatMap((choice) => (choice.memory ? [{ ...choice, memory: choice.memory }] : []));
   console.log(
-    `\nMemory of a run in MB, by method, optimizer and gradient checkpointing, and by quantize; tokens: of a micro-batch by default\n(the process itself takes ${possible[0]?.memory.processMb ?? 0} more; graft train says what a recipe takes):\n`,
+    `\nMemory of a run in MB, read from the shapes of the weights: by method, optimizer and gradient checkpointing, and by quantize; tokens: of a micro-batch by default\n(the process itself takes ${possible[0]?.memory.processMb ?? 0} more; graft train says what a recipe takes):\n`,
   );
   const rows = possible.map(({ quantize, microTokens, memory, fits, ...choice }) => {
     const { weightsMb, gradientsMb, optimizerMb, activationsMb, totalMb } = memory;

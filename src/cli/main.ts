@@ -9,6 +9,7 @@ import { doctor } from './doctor.ts';
 import { evaluate } from './eval.ts';
 import { generate } from './generate.ts';
 import { inspect } from './inspect.ts';
+import { launch } from './launch.ts';
 import { logits } from './logits.ts';
 import { merge } from './merge.ts';
 import { predict } from './predict.ts';
@@ -42,6 +43,7 @@ export function program(): Command {
   for (const command of [
     doctor,
     train,
+    launch,
     compare,
     evaluate,
     predict,

@@ -56,6 +56,9 @@ export function positive(text: string): number {
   throw new InvalidArgumentError('It must be a number above 0.');
 }
 
+/** The values of an option that may be repeated. */
+export const collect = (value: string, all: string[] = []) => [...all, value];
+
 /** Examples under a command's help. */
 export const examples = (...lines: string[]) => `\nExamples:\n${lines.map((line) => `  $ ${line}`).join('\n')}\n`;
 

@@ -1,11 +1,10 @@
 import { Command } from 'commander';
 import { freeMemory } from '../base/index.ts';
-import { Session } from '../session/index.ts';
+import { launchEnvironment } from '../distributed/index.ts';
+import { launcherVariable, Session } from '../session/index.ts';
 import type { Metric } from '../tasks/index.ts';
 import { type RunMemory, readRecipe, type TrainEvent, type TrainResult } from '../train/index.ts';
-import { abortOnSignals, duration, examples, mebibytes, positive, printJson } from './shared.ts';
-
-const collect = (value: string, all: string[] = []) => [...all, value];
+import { abortOnSignals, collect, duration, examples, mebibytes, positive, printJson } from './shared.ts';
 
 export const train = () =>
   new Command('train')
@@ -32,19 +31,47 @@ export const train = () =>
         { set, json, ...options }: { set?: string[]; fresh?: true; moreEpochs?: number; json?: true },
       ) => {
         const recipe = readRecipe(file, set);
+        const placement = launchEnvironment();
         await using session = new Session();
         using stop = abortOnSignals('Stopping after this step, with a checkpoint (press again to stop at once)');
-        const training = session.train(recipe, { ...options, signal: stop.signal });
-        const show = json ? printJson : progress();
-        for await (const event of training) show(event);
+        stopWithLauncher();
+        const training = session.train(recipe, { ...options, placement, signal: stop.signal });
+        if (!placement?.rank) return await showTraining(training, json);
+        // Of several processes, one shows what all do; on other machines the first one has the result.
         const result = await training;
-        if (json) return printJson(result);
-        console.log(`Saved ${result.adapter} (${savedLine(result)})`);
-        console.log(
-          `${result.losses.length} steps in ${duration(result.seconds)}, ${result.tokensPerSecond.toFixed(0)} tokens/s, peak memory ${result.peakRssMb.toFixed(0)} MB`,
-        );
+        if (json && placement.localRank === 0) printJson(result);
       },
     );
+
+/** Stops this process, with a checkpoint, when the launcher that started it was killed: nobody else could stop it. */
+function stopWithLauncher(): void {
+  const launcher = Number(process.env[launcherVariable]);
+  if (!launcher) return;
+  const timer = setInterval(() => {
+    if (process.ppid === launcher) return;
+    clearInterval(timer);
+    process.kill(process.pid, 'SIGTERM');
+  }, 1000);
+  timer.unref();
+}
+
+/** Shows a run while it lasts, and its result. */
+export async function showTraining(
+  training: AsyncIterable<TrainEvent> & PromiseLike<TrainResult>,
+  json: true | undefined,
+): Promise<void> {
+  const show = json ? printJson : progress();
+  for await (const event of training) show(event);
+  const result = await training;
+  if (json) return printJson(result);
+  console.log(`Saved ${result.adapter} (${savedLine(result)})`);
+  const { ranks } = result;
+  const all =
+    ranks && ` (with ${ranks.length} processes: ${ranks.map((each) => each.peakRssMb.toFixed(0)).join(', ')} MB)`;
+  console.log(
+    `${result.losses.length} steps in ${duration(result.seconds)}, ${result.tokensPerSecond.toFixed(0)} tokens/s, peak memory ${result.peakRssMb.toFixed(0)} MB${all ?? ''}`,
+  );
+}
 
 /** Which step was saved, and how it did on the held-out rows. */
 function savedLine({ savedStep, losses, evalLoss, evalMetrics, tasks }: TrainResult): string {
@@ -129,7 +156,7 @@ function progress(): (event: TrainEvent) => void {
         const done = event.step - start.first;
         const left = ((now - start.at) / 1000 / done) * (start.steps - event.step);
         line(
-          `step ${event.step}/${start.steps}  ${event.task ? `${event.task} ` : ''}loss ${event.loss.toFixed(4)}  ${(event.tokens / event.seconds).toFixed(0)} tokens/s  ${mebibytes(process.memoryUsage.rss())}${layers}  ${duration(left)} left`,
+          `step ${event.step}/${start.steps}  ${event.task ? `${event.task} ` : ''}loss ${event.loss.toFixed(4)}  ${(event.tokens / event.seconds).toFixed(0)} tokens/s  ${Math.round(event.rssMb)} MB${layers}  ${duration(left)} left`,
         );
         return;
       }

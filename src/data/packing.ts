@@ -69,8 +69,9 @@ function sink(heap: Bin[]): void {
  * needs; a longer row has a batch of its own. The longest row is assigned first, always to the emptiest batch (Graham 1969,
  * LPT rule). Above 64 batches there may be 2 % more than needed, for speed.
  * @param virtualTokens how many tokens a prompt puts before every row
+ * @param sharers processes among which the batches are dealt out: their number is a multiple of it, where there are rows enough
  */
-export function microBatches(rows: readonly Row[], budget: number, virtualTokens = 0): Row[][] {
+export function microBatches(rows: readonly Row[], budget: number, virtualTokens = 0, sharers = 1): Row[][] {
   const sizeOf = (row: Row) => tokensOfRow(row, virtualTokens);
   const byLength = rows
     .map((row, order) => ({ row, order }))
@@ -84,7 +85,7 @@ export function microBatches(rows: readonly Row[], budget: number, virtualTokens
     ;
     count += Math.max(1, count >> 6)
   ) {
-    count = Math.min(count, Math.max(1, rows.length));
+    count = Math.min(sharers * Math.ceil(count / sharers), Math.max(1, rows.length));
     const bins = Array.from({ length: count }, (_, number): Bin => ({ tokens: 0, number, entries: [] }));
     const heap = [...bins];
     for (const entry of byLength) {

@@ -211,3 +211,28 @@ test(`${damagedFiles} damaged JSONL files are read or refused with a place, noth
   console.log(`${damagedFiles} files: ${read} read, ${refused} refused`);
   assert.ok(read > 50 && refused > 300, `${read} read, ${refused} refused`);
 });
+
+test('numbers and keys that templates print come from the file as they are written; all other numbers are JavaScript’s', async () => {
+  const args = '{"t": 20.0, "id": 9007199254740993, "z": 1, "10": 1e2, "9": [2.50]}';
+  const call = `{"function": {"name": "f", "arguments": ${args}}}`;
+  const tool = '{"function": {"name": "f", "parameters": {"default": 1.0}}}';
+  const row = `{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "weight": 1.0, "tool_calls": [${call}]}], "tools": [${tool}]}`;
+  const asText = `{"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": ${JSON.stringify(`{"name": "f", "arguments": ${args}}`)}}], "tools": ${JSON.stringify(`[${tool}]`)}}`;
+  const chat = new ChatTemplate(
+    '{{ messages[1].tool_calls[0].function.arguments | tojson }}{{ tools[0].function.parameters }}',
+  );
+  const printed = args.replace('1e2', '100.0').replace('2.50', '2.5');
+  const records = [
+    ...(await readRecords(file('numbers.jsonl', `${row}\n${asText}\n`))),
+    ...(await readRecords(file('numbers.json', `[${row}, ${asText}]`))),
+    ...(await readRecords(file('numbers-in-data.json', `{"data": [${row}]}`))),
+  ];
+  for (const record of records) {
+    const example = toExample(record, 'auto');
+    assert.ok(example.kind === 'chat' && example.notLearned === undefined, record.place);
+    assert.equal(chat.render(example.messages, { tools: example.tools }), `${printed}{'default': 1.0}`, record.place);
+  }
+  assert.equal(records.length, 5);
+  const [labelled] = await values(file('labels.jsonl', '{"text": "a", "label": 1.0}\n'));
+  assert.deepEqual(labelled, { text: 'a', label: 1 });
+});

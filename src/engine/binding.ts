@@ -34,6 +34,17 @@ export interface Binding {
   /** Returns the bytes of all tensors of this thread, those that autograd keeps included: now, and at most since the last call. */
   allocated(): { now: number; peak: number };
   trim(): void;
+  /** Opens the key-value store of several processes, or hosts it. Returns the number of the process group, which is not connected yet. */
+  storeOpen(host: string, port: number, server: boolean, rank: number, milliseconds: number, prefix: string): number;
+  storeSet(group: number, key: string, value: string): void;
+  /** Waits so long for the key to be set; null: it was not. */
+  storeGet(group: number, key: string, milliseconds: number): string | null;
+  /** The address of this machine on the way to that host. */
+  addressTowards(host: string, port: number): string;
+  groupConnect(group: number, size: number, address: string | null, milliseconds: number, name: string): void;
+  /** Waits for a collective by the tensor that it fills. 'alarm': another process has failed or lost one. */
+  groupWait(group: number, handle: number, milliseconds: number): 'done' | 'alarm' | 'late';
+  groupClose(group: number, allEnded: boolean): void;
   /** Returns whether the AVX-512 versions of our kernels are taken, and whether MKL takes those for this processor. */
   kernels(): { avx512: boolean; mkl: boolean };
   onError(createError: (op: string, message: string, shapes: string) => Error): void;

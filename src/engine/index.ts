@@ -46,6 +46,11 @@ export async function startEngine(options: StartOptions = {}): Promise<Engine> {
   return engine;
 }
 
+/** Finds or downloads LibTorch and builds the addon where it is not built yet, so that processes started next need not all do it. */
+export async function prepareEngine(log: (line: string) => void): Promise<void> {
+  await ensureAddon(await ensureLibTorch(log), log);
+}
+
 /** More threads than any processor has; OpenMP fails with many more. */
 const maxThreads = 1024;
 

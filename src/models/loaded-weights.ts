@@ -26,7 +26,7 @@ export interface LoadOptions extends HeadOptions {
   readonly trainedHead?: boolean;
   /** Seed of the initial values of a new head. */
   readonly seed?: number;
-  /** No weight is read: the model has the shapes of its weights, and numbers of no meaning that take no memory. For planning. */
+  /** No weight is read: the model has weights of the right shapes, all zeros in the memory of the largest. For planning. */
   readonly shapesOnly?: boolean;
   /** Is called with the number of weights that are loaded, and of all; it may throw to stop. */
   readonly progress?: (loaded: number, total: number) => void;

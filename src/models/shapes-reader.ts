@@ -1,10 +1,9 @@
 import { type BlockFormat, formats } from '../quant/index.ts';
-import { type DType, detachFromScopes, ops, scope, Tensor } from '../tensor/index.ts';
+import { type DType, detachFromScopes, ops, scope, type Tensor } from '../tensor/index.ts';
 import { type StoredWeight, WeightReader } from './weight-reader.ts';
 
 /**
- * Returns tensors of the stored shapes without reading them. All share the memory of the largest, which is never written: the system
- * gives a page of zeros for what is read of it.
+ * Returns tensors of the stored shapes without reading them. All share the memory of the largest, which holds zeros.
  */
 export class ShapesReader extends WeightReader {
   readonly #memory = new Map<DType, Tensor>();
@@ -31,7 +30,7 @@ export class ShapesReader extends WeightReader {
     let memory = this.#memory.get(dtype);
     if (!memory || memory.numel < count) {
       memory?.dispose();
-      memory = detachFromScopes(Tensor.empty([count], dtype));
+      memory = detachFromScopes(ops.zeros([count], { dtype }));
       this.#memory.set(dtype, memory);
     }
     return s.keep(ops.view(ops.narrow(memory, 0, 0, count), shape));

@@ -229,6 +229,7 @@ test('a session that is disposed while it trains stops after the step, saves a c
   await assert.rejects(session.doctor(), /session has been disposed/);
   await using other = new Session();
   for await (const event of other.train(at.recipe('run', 100_000))) {
+    if (event.type === 'memory') continue;
     assert.ok(event.type === 'start' && event.step > 0, 'resumed');
     break;
   }

@@ -28,6 +28,7 @@ export type {
   UseOptions,
   WrittenModel,
 } from './jobs/index.ts';
+export { type LaunchOptions, launch, launcherVariable } from './launch/index.ts';
 export { LoadedModel } from './model.ts';
 export type { Abortable } from './protocol.ts';
 export type { ModelInfo } from './resident.ts';

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import { collectRows, formatNames, messageSchema, type RowSource, type RowStream } from '../data/index.ts';
+import type { RankPlacement } from '../distributed/index.ts';
 import { combinations } from '../methods/index.ts';
 import { exportFormats } from '../models/index.ts';
 import { taskNames } from '../nn/index.ts';
@@ -97,10 +98,22 @@ export const combineSchema: z.ZodType<CombineSettings & Abortable> = z.strictObj
   majoritySignMethod: z.enum(['total', 'frequency']).optional(),
   seed: z.int().optional(),
 });
+const placement: z.ZodType<RankPlacement> = z.strictObject({
+  rank: z.int().nonnegative(),
+  size: z.int().positive(),
+  localRank: z.int().nonnegative(),
+  localSize: z.int().positive(),
+  master: z.strictObject({ host: z.string().min(1), port: z.int().min(1).max(65535) }),
+  hostsStore: z.boolean(),
+  attempt: z.int().nonnegative(),
+  timeout: z.number().positive(),
+  source: z.string(),
+});
 export const trainSchema: z.ZodType<RunOptions & Abortable> = z.strictObject({
   ...signal,
   fresh: z.boolean().optional(),
   moreEpochs: z.number().positive().optional(),
+  placement: placement.optional(),
 });
 export const doctorSchema: z.ZodType<{ readonly model?: string | undefined } & Abortable> = z.strictObject({
   ...signal,

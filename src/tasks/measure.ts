@@ -1,5 +1,6 @@
 import { GraftError } from '../base/index.ts';
 import { microBatches, type Packed, pack, type Row } from '../data/index.ts';
+import { dealt, type Group, oneProcess } from '../distributed/index.ts';
 import type { Model } from '../nn/index.ts';
 import { noGrad, scope } from '../tensor/index.ts';
 import { tokensOf } from './input.ts';
@@ -19,6 +20,7 @@ export interface EvalResult extends TaskMetrics {
  * @param budget tokens of a batch at most, virtual tokens included
  * @param rowsPerBatch rows of a batch, for a task that compares rows with one another; the budget does not apply to it
  * @param virtualTokens how many tokens a prompt puts before every row
+ * @param sharers processes among which the batches are dealt out
  */
 export function batchesOf(
   task: Task,
@@ -26,8 +28,9 @@ export function batchesOf(
   budget: number,
   rowsPerBatch: number,
   virtualTokens = 0,
+  sharers = 1,
 ): Packed[] {
-  if (!task.comparesRows) return microBatches(rows, budget, virtualTokens).map(pack);
+  if (!task.comparesRows) return microBatches(rows, budget, virtualTokens, sharers).map(pack);
   const count = Math.ceil(rows.length / rowsPerBatch);
   return Array.from({ length: count }, (_, b) => pack(rows.slice(b * rowsPerBatch, (b + 1) * rowsPerBatch)));
 }
@@ -60,6 +63,8 @@ export interface MeasureOptions {
   readonly byRow?: boolean;
   /** Returns the final hidden states [N, C] of a batch. Default: a forward pass of the model. */
   readonly hiddenOf?: ((batch: Packed) => ReturnType<Model['hidden']>) | undefined;
+  /** The processes among which the batches are dealt out; the result is the same on all of them. Default: this one alone. */
+  readonly group?: Group;
 }
 
 /**
@@ -72,23 +77,37 @@ export function measure(
   task: Task,
   batches: readonly Packed[],
   order: readonly Row[],
-  { onBatch = () => {}, byRow = false, hiddenOf }: MeasureOptions = {},
+  { onBatch = () => {}, byRow = false, hiddenOf, group = oneProcess }: MeasureOptions = {},
 ): EvalResult {
-  let [sum, units] = [0, 0];
-  const outputs = new Map<Row, unknown>();
-  const losses = new Map<Row, RowLoss>();
+  const owners = dealt(
+    batches.map(({ ids }) => ids.length),
+    group.size,
+  );
+  const own = [...batches.keys()].filter((i) => owners[i] === group.rank);
+  const parts: { batch: number; sum: number; outputs: readonly unknown[]; losses: readonly RowLoss[] | undefined }[] =
+    [];
   const act = (batch: Packed, hidden: ReturnType<Model['hidden']>) => {
-    const rowLosses = byRow ? task.rowLosses?.(model, hidden, batch) : undefined;
-    if (rowLosses) for (const [i, loss] of rowLosses.entries()) losses.set(batch.rows[i]!, loss);
-    sum += rowLosses?.reduce((total, row) => total + row.sum, 0) ?? task.lossSum(model, hidden, batch).item();
-    units += task.units(batch);
-    for (const [i, output] of (task.outputs?.(model, hidden, batch) ?? []).entries())
-      outputs.set(batch.rows[i]!, output);
+    const losses = byRow ? task.rowLosses?.(model, hidden, batch) : undefined;
+    const sum = losses?.reduce((total, row) => total + row.sum, 0) ?? task.lossSum(model, hidden, batch).item();
+    parts.push({ batch: own[parts.length]!, sum, outputs: task.outputs?.(model, hidden, batch) ?? [], losses });
   };
-  forEachBatch(model, batches, act, onBatch, hiddenOf);
+  const ownBatches = own.map((i) => batches[i]!);
+  forEachBatch(model, ownBatches, act, onBatch, hiddenOf);
+
+  const all = group.collect(parts).flat();
+  const outputs = new Map<Row, unknown>();
+  const rowLosses = new Map<Row, RowLoss>();
+  for (const part of all) {
+    const { rows } = batches[part.batch]!;
+    for (const [i, output] of part.outputs.entries()) outputs.set(rows[i]!, output);
+    for (const [i, loss] of (part.losses ?? []).entries()) rowLosses.set(rows[i]!, loss);
+  }
+  // In the order of the batches, so that the sum does not depend on who measured them.
+  const sum = all.toSorted((a, b) => a.batch - b.batch).reduce((total, part) => total + part.sum, 0);
+  const units = batches.reduce((total, batch) => total + task.units(batch), 0);
   if (!Number.isFinite(sum)) throw new GraftError('numeric', 'the loss of the evaluated rows is not finite');
   const taskMetrics = order.length > 0 ? task.metrics?.(order, (row) => outputs.get(row)) : undefined;
-  const metrics = losses.size > 0 ? [lossMetric(order.map((row) => losses.get(row)!))] : [];
+  const metrics = rowLosses.size > 0 ? [lossMetric(order.map((row) => rowLosses.get(row)!))] : [];
   return { loss: sum / units, units, metrics, ...taskMetrics };
 }
 

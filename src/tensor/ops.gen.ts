@@ -136,6 +136,11 @@ const names = [
   'aten::lstm.input',
   'aten::layer_norm',
   'aten::scaled_dot_product_attention',
+  '_c10d_functional::all_reduce_',
+  '_c10d_functional::reduce_scatter_tensor',
+  '_c10d_functional::all_gather_into_tensor',
+  '_c10d_functional::broadcast_',
+  '_c10d_functional::all_to_all_single',
   'graft::rms_norm',
   'graft::add_rms_norm',
   'graft::rope',
@@ -814,112 +819,139 @@ export function scaledDotProductAttention(query: Tensor, key: Tensor, value: Ten
   return new Tensor(dispatcher.call(126, query.id, key.id, value.id, attnMask?.id, dropoutP, isCausal, options.scale, (options.enableGqa ?? false)) as number);
 }
 
+/** _c10d_functional::all_reduce_(Tensor(a!) input, str reduce_op, str group_name) -> Tensor(a!) */
+export function allReduce_(input: Tensor, reduceOp: string, groupName: string): Tensor {
+  dispatcher.call(127, input.id, reduceOp, groupName);
+  return input;
+}
+
+/** _c10d_functional::reduce_scatter_tensor(Tensor input, str reduce_op, int group_size, str group_name) -> Tensor */
+export function reduceScatter(input: Tensor, reduceOp: string, groupSize: number, groupName: string): Tensor {
+  return new Tensor(dispatcher.call(128, input.id, reduceOp, groupSize, groupName) as number);
+}
+
+/** _c10d_functional::all_gather_into_tensor(Tensor input, int group_size, str group_name) -> Tensor */
+export function allGather(input: Tensor, groupSize: number, groupName: string): Tensor {
+  return new Tensor(dispatcher.call(129, input.id, groupSize, groupName) as number);
+}
+
+/** _c10d_functional::broadcast_(Tensor(a!) input, int src, str group_name) -> Tensor(a!) */
+export function broadcast_(input: Tensor, src: number, groupName: string): Tensor {
+  dispatcher.call(130, input.id, src, groupName);
+  return input;
+}
+
+/** _c10d_functional::all_to_all_single(Tensor input, SymInt[] output_split_sizes, SymInt[] input_split_sizes, str group_name) -> Tensor */
+export function allToAll(input: Tensor, outputSplitSizes: readonly number[], inputSplitSizes: readonly number[], groupName: string): Tensor {
+  return new Tensor(dispatcher.call(131, input.id, outputSplitSizes, inputSplitSizes, groupName) as number);
+}
+
 /** graft::rms_norm(Tensor x, Tensor weight, float eps) -> Tensor */
 export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
-  return new Tensor(dispatcher.call(127, x.id, weight.id, eps) as number);
+  return new Tensor(dispatcher.call(132, x.id, weight.id, eps) as number);
 }
 
 /** graft::add_rms_norm(Tensor x, Tensor delta, Tensor weight, float eps) -> (Tensor sum, Tensor normed) */
 export function addRmsNorm(x: Tensor, delta: Tensor, weight: Tensor, eps: number): [Tensor, Tensor] {
-  return (dispatcher.call(128, x.id, delta.id, weight.id, eps) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
+  return (dispatcher.call(133, x.id, delta.id, weight.id, eps) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
 }
 
 /** graft::rope(Tensor x, Tensor cos, Tensor sin) -> Tensor */
 export function rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
-  return new Tensor(dispatcher.call(129, x.id, cos.id, sin.id) as number);
+  return new Tensor(dispatcher.call(134, x.id, cos.id, sin.id) as number);
 }
 
 /** graft::glu(Tensor gate, Tensor up, str act) -> Tensor */
 export function glu(gate: Tensor, up: Tensor, act: string): Tensor {
-  return new Tensor(dispatcher.call(130, gate.id, up.id, act) as number);
+  return new Tensor(dispatcher.call(135, gate.id, up.id, act) as number);
 }
 
 /** graft::attention(Tensor q, Tensor k, Tensor v, int[] q_starts, int[] k_starts, int[] k_ends, float scale, bool causal=True, int window=0) -> Tensor */
 export function attention(q: Tensor, k: Tensor, v: Tensor, qStarts: readonly number[], kStarts: readonly number[], kEnds: readonly number[], scale: number, causal: boolean = true, window: number = 0): Tensor {
-  return new Tensor(dispatcher.call(131, q.id, k.id, v.id, qStarts, kStarts, kEnds, scale, causal, window) as number);
+  return new Tensor(dispatcher.call(136, q.id, k.id, v.id, qStarts, kStarts, kEnds, scale, causal, window) as number);
 }
 
 /** graft::block_linear(Tensor x, Tensor weight, int format, Tensor? bias=None) -> Tensor */
 export function blockLinear(x: Tensor, weight: Tensor, format: number, bias: Tensor | null = null): Tensor {
-  return new Tensor(dispatcher.call(132, x.id, weight.id, format, bias?.id) as number);
+  return new Tensor(dispatcher.call(137, x.id, weight.id, format, bias?.id) as number);
 }
 
 /** graft::block_embedding(Tensor weight, int format, Tensor ids) -> Tensor */
 export function blockEmbedding(weight: Tensor, format: number, ids: Tensor): Tensor {
-  return new Tensor(dispatcher.call(133, weight.id, format, ids.id) as number);
+  return new Tensor(dispatcher.call(138, weight.id, format, ids.id) as number);
 }
 
 /** graft::dequantize(Tensor weight, int format) -> Tensor */
 export function dequantize(weight: Tensor, format: number): Tensor {
-  return new Tensor(dispatcher.call(134, weight.id, format) as number);
+  return new Tensor(dispatcher.call(139, weight.id, format) as number);
 }
 
 /** graft::quantize(Tensor weight, int format) -> Tensor */
 export function quantize(weight: Tensor, format: number): Tensor {
-  return new Tensor(dispatcher.call(135, weight.id, format) as number);
+  return new Tensor(dispatcher.call(140, weight.id, format) as number);
 }
 
 /** graft::fake_quantize_blocks(Tensor weight, int format) -> Tensor */
 export function fakeQuantizeBlocks(weight: Tensor, format: number): Tensor {
-  return new Tensor(dispatcher.call(136, weight.id, format) as number);
+  return new Tensor(dispatcher.call(141, weight.id, format) as number);
 }
 
 /** graft::fake_quantize_integers(Tensor x, int bits, int group, bool symmetric) -> Tensor */
 export function fakeQuantizeIntegers(x: Tensor, bits: number, group: number, symmetric: boolean): Tensor {
-  return new Tensor(dispatcher.call(137, x.id, bits, group, symmetric) as number);
+  return new Tensor(dispatcher.call(142, x.id, bits, group, symmetric) as number);
 }
 
 /** graft::fake_quantize_learned(Tensor weight, Tensor scale, int bits) -> Tensor */
 export function fakeQuantizeLearned(weight: Tensor, scale: Tensor, bits: number): Tensor {
-  return new Tensor(dispatcher.call(138, weight.id, scale.id, bits) as number);
+  return new Tensor(dispatcher.call(143, weight.id, scale.id, bits) as number);
 }
 
 /** graft::quantize_integers(Tensor weight, int bits, int group, bool symmetric, Tensor? given=None) -> (Tensor codes, Tensor scales, Tensor zero_points) */
 export function quantizeIntegers(weight: Tensor, bits: number, group: number, symmetric: boolean, given: Tensor | null = null): [Tensor, Tensor, Tensor] {
-  return (dispatcher.call(139, weight.id, bits, group, symmetric, given?.id) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
+  return (dispatcher.call(144, weight.id, bits, group, symmetric, given?.id) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
 }
 
 /** graft::pack_integers(Tensor codes, Tensor scales, Tensor zero_points, int bits) -> Tensor */
 export function packIntegers(codes: Tensor, scales: Tensor, zeroPoints: Tensor, bits: number): Tensor {
-  return new Tensor(dispatcher.call(140, codes.id, scales.id, zeroPoints.id, bits) as number);
+  return new Tensor(dispatcher.call(145, codes.id, scales.id, zeroPoints.id, bits) as number);
 }
 
 /** graft::lora_weight(Tensor weight, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraWeight(weight: Tensor, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(141, weight.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(146, weight.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::lora_linear(Tensor x, Tensor? x_dropped, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraLinear(x: Tensor, xDropped: Tensor | null, weight: Tensor, format: number, bias: Tensor | null, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(142, x.id, xDropped?.id, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(147, x.id, xDropped?.id, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::lora_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraGatedLinear(gate: Tensor, up: Tensor, act: string, weight: Tensor, format: number, bias: Tensor | null, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(143, gate.id, up.id, act, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(148, gate.id, up.id, act, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::rounded_linear(Tensor x, Tensor weight, Tensor? a, Tensor? b, float scaling, Tensor? bias, int format, int group, bool symmetric, Tensor? scales) -> Tensor */
 export function roundedLinear(x: Tensor, weight: Tensor, a: Tensor | null, b: Tensor | null, scaling: number, bias: Tensor | null, format: number, group: number, symmetric: boolean, scales: Tensor | null): Tensor {
-  return new Tensor(dispatcher.call(144, x.id, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
+  return new Tensor(dispatcher.call(149, x.id, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
 }
 
 /** graft::rounded_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, Tensor? a, Tensor? b, float scaling, Tensor? bias, int format, int group, bool symmetric, Tensor? scales) -> Tensor */
 export function roundedGatedLinear(gate: Tensor, up: Tensor, act: string, weight: Tensor, a: Tensor | null, b: Tensor | null, scaling: number, bias: Tensor | null, format: number, group: number, symmetric: boolean, scales: Tensor | null): Tensor {
-  return new Tensor(dispatcher.call(145, gate.id, up.id, act, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
+  return new Tensor(dispatcher.call(150, gate.id, up.id, act, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
 }
 
 /** graft::linear_cross_entropy(Tensor h, Tensor weight, int format, Tensor targets) -> Tensor */
 export function linearCrossEntropy(h: Tensor, weight: Tensor, format: number, targets: Tensor): Tensor {
-  return new Tensor(dispatcher.call(146, h.id, weight.id, format, targets.id) as number);
+  return new Tensor(dispatcher.call(151, h.id, weight.id, format, targets.id) as number);
 }
 
 /** graft::adamw_8bit_(Tensor(a!)[] parameters, Tensor[] grads, Tensor(b!)[] means, Tensor(c!)[] mean_ranges, Tensor(d!)[] squares, Tensor(e!)[] square_ranges, Tensor[] steps, Tensor signed_codes, Tensor unsigned_codes, *, float lr, float beta1, float beta2, float weight_decay, float eps) -> () */
 export function adamw_8bit_(parameters: readonly Tensor[], grads: readonly Tensor[], means: readonly Tensor[], meanRanges: readonly Tensor[], squares: readonly Tensor[], squareRanges: readonly Tensor[], steps: readonly Tensor[], signedCodes: Tensor, unsignedCodes: Tensor, options: { lr: number; beta1: number; beta2: number; weightDecay: number; eps: number }): void {
-  dispatcher.call(147, parameters.map(idOf), grads.map(idOf), means.map(idOf), meanRanges.map(idOf), squares.map(idOf), squareRanges.map(idOf), steps.map(idOf), signedCodes.id, unsignedCodes.id, options.lr, options.beta1, options.beta2, options.weightDecay, options.eps);
+  dispatcher.call(152, parameters.map(idOf), grads.map(idOf), means.map(idOf), meanRanges.map(idOf), squares.map(idOf), squareRanges.map(idOf), steps.map(idOf), signedCodes.id, unsignedCodes.id, options.lr, options.beta1, options.beta2, options.weightDecay, options.eps);
 }
 
 /** graft::set_reduced_products(bool forward, bool backward) -> () */
 export function setReducedProducts(forward: boolean, backward: boolean): void {
-  dispatcher.call(148, forward, backward);
+  dispatcher.call(153, forward, backward);
 }

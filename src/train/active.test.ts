@@ -43,7 +43,7 @@ function training(policy: Readonly<Record<string, unknown>>, steps: number) {
     const common = { model, parameters, optimizer, adapter, layers, batches };
     trainStep({ ...common, lr: 1e-5, maxGradNorm: undefined, seed: 0, step: next++ });
   };
-  return { model, parameters, layers, optimizer, begin, step, [Symbol.dispose]: () => all.dispose() };
+  return { model, optimizer, begin, step, [Symbol.dispose]: () => all.dispose() };
 }
 
 const stateBytes = ({ optimizer }: ReturnType<typeof training>, layers: readonly number[]) =>
@@ -121,20 +121,4 @@ test('handles stay the same from turn to turn, and a layer that comes back begin
   }
   assert.equal(handles.size, 1, [...handles].join());
   assert.deepEqual(counts, [1, 2, undefined, undefined, 1, 2, undefined]);
-});
-
-test('for a plan, what trains in the largest step is known before the first', () => {
-  const trainedIn = (policy: Readonly<Record<string, unknown>>) => {
-    using run = training(policy, 12);
-    run.layers.freezeAsInLargestStep();
-    const keys = [...run.parameters].filter(([, { requiresGrad }]) => requiresGrad).map(([key]) => key);
-    return [...new Set(keys.map((key) => /layers\.(\d)/.exec(key)?.[1] ?? key.split('.')[1]!))].join();
-  };
-  assert.equal(trainedIn({ policy: 'badam', every: 2, order: 'fixed', blocks: ['head', 1, 'embeddings'] }), '1');
-  assert.equal(trainedIn({ policy: 'last', layers: 2, always: [] }), '2,3');
-  const rules = [
-    { freeze: ['embeddings', '0-2'], step: 0 },
-    { train: 0, step: 6, for: 3 },
-  ];
-  assert.equal(trainedIn({ policy: 'schedule', rules }), '0,3,model,lm_head');
 });

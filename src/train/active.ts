@@ -22,8 +22,6 @@ export interface ActiveLayers {
   neverTrains(key: string): boolean;
   /** Freezes and thaws what the policy says for step number `step` (0-based). Returns what trains now, where that changed. */
   begin(step: number): ActiveParts | undefined;
-  /** Freezes as in the step of the run in which most numbers train, as far as that is known before it. Then `begin` cannot be called. */
-  freezeAsInLargestStep(): void;
   /**
    * Gives the policy the loss and the gradients of a step, before they are clipped.
    * @param updates where the backward pass has updated the parameters and freed their gradients
@@ -50,9 +48,6 @@ export interface ActiveLayersInput {
   /** Seed of the run: it decides random choices. */
   readonly seed: number;
 }
-
-/** Steps of a run that are looked at to find the largest. */
-const maxPlannedSteps = 1000;
 
 /** The 2-norm of the gradients of these parameters together; undefined where none has one. */
 function normOf(parameters: Iterable<Tensor>): number | undefined {
@@ -123,13 +118,6 @@ export function activeLayers({
       if (size < sizeBefore) currentEngine().native.trim();
       sizeBefore = size;
       return { parts: active, parameters: size };
-    },
-    freezeAsInLargestStep() {
-      const choices = Array.from({ length: Math.min(steps, maxPlannedSteps) }, (_, step) => {
-        const stateOf = policy.at(step);
-        return parts.filter((part) => stateOf(part).trains);
-      });
-      freezeAllBut(choices.reduce((most, each) => (sizeOf(each) > sizeOf(most) ? each : most)));
     },
     observe: (step, loss, updates) =>
       policy.observe?.(step, loss, (part) => {

@@ -27,7 +27,12 @@ export function attach(model: Model, modelPath: string, recipe: Recipe, shapesOn
   const choices = attachOrder([recipe.method].flat());
   if (!recipe.adapter) {
     const encode = (text: string) => [...tokenizerOf(modelPath).encode(text)];
-    return attachMethods(model, choices, recipe.train.seed, { ...savedAdapters(model), encode, loading: shapesOnly });
+    return attachMethods(model, choices, recipe.train.seed, {
+      ...savedAdapters(model),
+      encode,
+      loading: shapesOnly,
+      shapesOnly,
+    });
   }
   // An adapter of another task is loaded under this task's head.
   const training = choices.map(({ type, ...fields }) => {
@@ -47,10 +52,10 @@ export function attach(model: Model, modelPath: string, recipe: Recipe, shapesOn
 }
 
 /** The recipe's optimizer with the learning rates of each parameter; state that the method keeps between steps is saved with its own. */
-export function optimizerFor(trained: TrainedModel, { train }: Recipe): Optimizer {
+export function optimizerFor(trained: TrainedModel, { train }: Recipe, updated = trained.parameters): Optimizer {
   const { rateOf, inBlock } = learningRates(trained, train);
   const rateFactor = (key: string) => rateOf(key) / train.lr;
-  const optimizer = createOptimizer(train.optimizer, trained.parameters, { rateFactor, inBlock });
+  const optimizer = createOptimizer(train.optimizer, updated, { rateFactor, inBlock });
   return {
     ...optimizer,
     get state() {

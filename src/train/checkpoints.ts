@@ -21,6 +21,11 @@ export interface RunState {
   readonly heldOut: string | null;
 }
 
+/** What an optimizer keeps, as it is saved: tensors of this process, or of others. */
+export interface StateToSave {
+  readonly state: ReadonlyMap<string, Pick<Tensor, 'dtype' | 'shape' | 'bytes'>>;
+}
+
 const nameOf = (step: number) => `step-${String(step).padStart(7, '0')}`;
 
 /** Writes `dir/step-…` aside and renames it: a reader sees a whole checkpoint or none. Returns its path. */
@@ -28,18 +33,20 @@ export function saveCheckpoint(
   dir: string,
   state: RunState,
   parameters: ReadonlyMap<string, Tensor>,
-  optimizer: Optimizer,
+  optimizer: StateToSave,
   keep: number,
 ): string {
   const path = join(dir, nameOf(state.step));
-  const listed = (tensors: ReadonlyMap<string, Tensor>, read: (tensor: Tensor) => Uint8Array) =>
-    [...tensors].map(([name, t]) => ({ name, dtype: t.dtype, shape: t.shape, bytes: () => read(t) }));
+  const listed = (tensors: StateToSave['state']) =>
+    [...tensors].map(([name, t]) => ({ name, dtype: t.dtype, shape: t.shape, bytes: () => t.bytes() }));
+  // Parameters are written from their own memory: copies would stay until they are collected. The optimizer's state may be freed before.
+  const ofParameters = [...parameters].map(([name, tensor]) => {
+    const { dtype, shape } = tensor;
+    return { name, dtype, shape, bytes: () => tensor.memory() };
+  });
   writeDirectory(path, (work) => {
-    // Parameters are written from their own memory: copies would stay until they are collected. The optimizer's state may be freed before.
-    const ofParameters = listed(parameters, (tensor) => tensor.memory());
     writeSafetensors(join(work, 'parameters.safetensors'), ofParameters);
-    const ofState = listed(optimizer.state, (tensor) => tensor.bytes());
-    writeSafetensors(join(work, 'optimizer.safetensors'), ofState);
+    writeSafetensors(join(work, 'optimizer.safetensors'), listed(optimizer.state));
     writeFileSync(join(work, 'state.json'), JSON.stringify(state));
   });
   // Under another name first: killed while removing, a run leaves no part of a checkpoint under a checkpoint's name.
@@ -67,16 +74,18 @@ export function lastCheckpoint(dir: string): { path: string; state: RunState } |
 }
 
 /**
- * Fills parameters and optimizer from a checkpoint, in place: a second copy of them would double the memory of a large run.
+ * Fills parameters from a checkpoint, in place: a second copy of them would double the memory of a large run.
  * @throws GraftError 'mismatch' when it is of another model or method
  */
-export function restoreCheckpoint(path: string, parameters: ReadonlyMap<string, Tensor>, optimizer: Optimizer): void {
+export const restoreParameters = (path: string, parameters: ReadonlyMap<string, Tensor>): void =>
   fill(join(path, 'parameters.safetensors'), () => parameters);
+
+/** Fills an optimizer that keeps all state, in place. @throws GraftError 'mismatch' as `restoreParameters` */
+export const restoreOptimizer = (path: string, optimizer: Optimizer): void =>
   fill(join(path, 'optimizer.safetensors'), (names) => {
     optimizer.prepare(names);
     return optimizer.state;
   });
-}
 
 function fill(file: string, tensorsFor: (names: Iterable<string>) => ReadonlyMap<string, Tensor>): void {
   using source = openSafetensors(file);

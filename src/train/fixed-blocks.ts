@@ -8,6 +8,7 @@ import { rmSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { type Packed, pack, type Row } from '../data/index.ts';
+import type { Group } from '../distributed/index.ts';
 import { currentEngine, processor } from '../engine/index.ts';
 import { freeDisk, RecordFile } from '../io/index.ts';
 import type { Model } from '../nn/index.ts';
@@ -59,16 +60,27 @@ function countFixed(
 
 /**
  * Returns how many of the lowest blocks a run computes for one row at a time, and what should be known about it.
- * @param begun that number of the run to resume
+ * @param begun that number of the run to resume; several processes have none, as each meets other rows in every epoch
  * @param neverTrains default: every parameter of the methods is trained in some step
  * @throws GraftError 'usage' where the recipe says that activations are kept, and they cannot be
  */
 export function fixedBlocksOf(
   { train: { keep_activations: keep } }: Recipe,
   taskRuns: TaskRuns,
-  begun: number | undefined,
+  { begun, group: { size } }: { readonly begun: number | undefined; readonly group: Pick<Group, 'size'> },
   neverTrains: NeverTrains = () => false,
 ): { readonly blocks: number; readonly notes: readonly string[] } {
+  if (size > 1) {
+    if (keep !== true) return { blocks: 0, notes: [] };
+    throw new GraftError(
+      'usage',
+      'activations cannot be kept by several processes: each meets other rows in every epoch',
+      {
+        place: 'train.keep_activations',
+        hint: 'Leave it out, or train in one process',
+      },
+    );
+  }
   const { blocks, why, obstacle } = countFixed(taskRuns, neverTrains);
   // A run keeps to what it began with, as its last bits depend on it.
   if (begun) return { blocks: Math.min(begun, blocks), notes: [] };

@@ -1,4 +1,5 @@
 import { GraftError } from '../base/index.ts';
+import type { Group } from '../distributed/index.ts';
 import { batchesOf, type EvalResult, measure, type OnBatch } from '../tasks/index.ts';
 import type { TrainEvent } from './events.ts';
 import type { FixedBlocks } from './fixed-blocks.ts';
@@ -11,6 +12,7 @@ type EvalEvent = Extract<TrainEvent, { type: 'eval' }>;
 /** The held-out rows of every task, and what the measurements of a run found. */
 export class HeldOut {
   readonly #batches = new Map<TaskRun, MicroBatch[]>();
+  readonly #group: Group;
   /** By step. */
   readonly #measured = new Map<number, Map<TaskRun, Measurement>>();
   readonly #fixedBlocks: FixedBlocks | undefined;
@@ -19,6 +21,7 @@ export class HeldOut {
    * @param microTokens tokens of a micro-batch at most
    * @param batchSize rows of a micro-batch of tasks that compare rows
    * @param earlier events of the run so far, where it is resumed
+   * @param group the processes that measure together
    * @param fixedBlocks the run's, where it has some
    */
   constructor(
@@ -26,13 +29,18 @@ export class HeldOut {
     microTokens: number,
     batchSize: number,
     earlier: readonly TrainEvent[],
+    group: Group,
     fixedBlocks?: FixedBlocks,
   ) {
+    this.#group = group;
     this.#fixedBlocks = fixedBlocks;
     for (const taskRun of taskRuns) {
       const { task, model, plan } = taskRun;
       if (plan.heldOut.length === 0) continue;
-      this.#batches.set(taskRun, batchesOf(task, plan.heldOut, microTokens, batchSize, model.ports.promptLength));
+      this.#batches.set(
+        taskRun,
+        batchesOf(task, plan.heldOut, microTokens, batchSize, model.ports.promptLength, group.size),
+      );
     }
     for (const event of earlier) {
       const taskRun = event.type === 'eval' && taskRuns.find(({ name }) => name === event.task);
@@ -45,13 +53,13 @@ export class HeldOut {
   }
 
   /**
-   * Measures every task's held-out rows. Returns undefined where a stop was requested before all were measured.
+   * Measures every task's held-out rows; several processes measure all, and stop after it. Returns undefined where a stop was requested before all were measured.
    * @throws GraftError 'numeric' where a loss is not finite
    */
   measure(step: number, stopRequested: () => boolean): Omit<EvalEvent, 'best'>[] | undefined {
     const stop = new GraftError('interrupted', 'the measurement was stopped');
     const onBatch = (done: number, total: number) => {
-      if (done < total && stopRequested()) throw stop;
+      if (done < total && this.#group.size === 1 && stopRequested()) throw stop;
     };
     try {
       return this.#measureAll(step, onBatch);
@@ -67,7 +75,11 @@ export class HeldOut {
       const { name, model, task, plan } = taskRun;
       const fixed = this.#fixedBlocks;
       const hiddenOf = fixed && ((batch: MicroBatch) => fixed.hidden(model, batch));
-      const { loss, metrics, units } = measure(model, task, batches, plan.heldOut, { onBatch, hiddenOf });
+      const { loss, metrics, units } = measure(model, task, batches, plan.heldOut, {
+        onBatch,
+        hiddenOf,
+        group: this.#group,
+      });
       this.#record(step, taskRun, { loss, metrics });
       const seconds = (performance.now() - start) / 1e3;
       return { type: 'eval', step, ...(name !== undefined && { task: name }), loss, tokens: units, metrics, seconds };

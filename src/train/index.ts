@@ -11,6 +11,7 @@ export { explainedMeasurement } from './diverged.ts';
 export type { SavedResult, TaskResult, TrainEvent } from './events.ts';
 export { type LargestBatch, planMemory, type RunMemory } from './memory-plan.ts';
 export { examplesOf, type PlacedExample, rowMaker, rowNotes } from './plan.ts';
+export type { RankReport } from './ranks.ts';
 export { isParsed, parseRecipe, type Recipe, readRecipe, recipeSchema, severalSchema } from './recipe.ts';
 export type {
   AdafactorInput,
@@ -48,6 +49,7 @@ export type {
 } from './recipe-input.gen.ts';
 export type { TrainResult } from './report.ts';
 export { type RunOptions, runTraining } from './run.ts';
+export { type Sharding, shardingOf } from './sharding.ts';
 export { batchLoss, type MicroBatch, type StepInput, type StepResult, trainStep } from './step.ts';
 export { openTaskModels } from './task-models.ts';
 export { readYaml } from './yaml.ts';

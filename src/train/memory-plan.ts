@@ -2,7 +2,8 @@
 import { freeMemory } from '../base/index.ts';
 import { microBatches } from '../data/index.ts';
 import { currentEngine } from '../engine/index.ts';
-import { headsOf, type Model, namedTensors, type Precision } from '../nn/index.ts';
+import { headsOf, type Model, type ModelPart, modelParts, namedTensors, type Precision } from '../nn/index.ts';
+import type { Optimizer } from '../optim/index.ts';
 import type { Task } from '../tasks/index.ts';
 import { activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
@@ -76,6 +77,37 @@ export interface LargestBatch {
 }
 
 /**
+ * Sets the sketch's parameters as they are when the most is in memory, where a policy of layers has turns: those train whose lowest layer
+ * is nearest to the inputs. What happens by losses and gradients is not foreseen.
+ * @returns what trains then, and the most bytes of gradients and of the optimizer that any turn has
+ */
+function largestTurn(recipe: Recipe, { host, adapter, parameters }: TaskModels, optimizer: Optimizer, steps: number) {
+  adapter.beforeStep?.(0, steps);
+  const [severalTasks, { seed }] = [recipe.tasks !== undefined, recipe.train];
+  const layers = activeLayers({ model: host, adapter, parameters, optimizer, steps, severalTasks, seed });
+  const order = modelParts(host);
+  const turnOf = (parts: readonly ModelPart[]) => {
+    const trained = new Map([...parameters].filter(([, { requiresGrad }]) => requiresGrad));
+    const sizes = [...trained.values()].map(({ nbytes }) => nbytes);
+    // Updated in the backward pass, parameters have their gradients one after the other.
+    const gradients = optimizer.inBackward ? Math.max(0, ...sizes) : sizes.reduce((sum, bytes) => sum + bytes, 0);
+    return { lowest: order.indexOf(parts[0]!), trained, gradients, state: optimizer.stateBytes(trained.keys()) };
+  };
+  const turns = layers ? [] : [turnOf([])];
+  for (let step = 0; layers && step < Math.min(steps, maxSteps); step++) {
+    const active = layers.begin(step);
+    if (active) turns.push(turnOf(active.parts));
+  }
+  const { trained } = turns.reduce((lowest, turn) => (turn.lowest < lowest.lowest ? turn : lowest));
+  for (const [key, parameter] of parameters) parameter.requiresGrad = trained.has(key);
+  return {
+    trained: new Set(trained.values()),
+    gradients: Math.max(...turns.map((turn) => turn.gradients)),
+    state: Math.max(...turns.map((turn) => turn.state)),
+  };
+}
+
+/**
  * Returns what a run will take in memory, and the tokens of its micro-batches. It disposes of the sketch.
  * @param sketch models that have the shapes of those that will be loaded
  * @param batchesOf the largest micro-batch of each task, where one has so many tokens at most
@@ -90,31 +122,23 @@ export function planMemory(
     readonly precision: Precision;
     /** Undefined: as many as fit. */
     readonly microTokens: number | undefined;
+    /** Processes that take the same share of the free memory. Default: 1. */
+    readonly sharers?: number;
     /** Of the whole run. */
     readonly steps: number;
   },
   batchesOf: (microTokens: number) => readonly LargestBatch[],
   measure = activationBytes,
 ): { memory: RunMemory; microTokens: number } {
-  const { adapter, parameters, weightBytes, attachedBytes } = sketch;
+  const { weightBytes, attachedBytes } = sketch;
   const checkpointed = recipe.train.gradient_checkpointing ?? false;
   using optimizer = optimizerFor(sketch, recipe);
-  const { steps } = before;
-  adapter.beforeStep?.(0, steps);
-  const severalTasks = recipe.tasks !== undefined;
-  const { seed } = recipe.train;
-  const layers = activeLayers({ model: sketch.host, adapter, parameters, optimizer, steps, severalTasks, seed });
-  layers?.freezeAsInLargestStep();
-  const trained = new Map([...parameters].filter(([, { requiresGrad }]) => requiresGrad));
-  const sizes = [...trained.values()].map(({ nbytes }) => nbytes);
-  // Updated in the backward pass, parameters have their gradients one after the other.
-  const gradients = optimizer.inBackward ? Math.max(0, ...sizes) : sizes.reduce((sum, bytes) => sum + bytes, 0);
-  const state = optimizer.stateBytes(trained.keys());
+  const { trained, gradients, state } = largestTurn(recipe, sketch, optimizer, before.steps);
 
   const measured = new Map([...new Set(sketch.models)].map((model) => [model, measure(model)(checkpointed)]));
   const activations = (model: Model) => measured.get(model)!;
   // What the methods add exists already, in the sketch.
-  const free = Math.max(0, freeMemory() - weightBytes - gradients - state - laterBytes);
+  const free = Math.max(0, freeMemory() / (before.sharers ?? 1) - weightBytes - gradients - state - laterBytes);
   const fitting = () =>
     Math.min(...sketch.models.map((m) => microTokensFor(activations(m), weightBytes, free, before.precision)));
   const microTokens = recipe.train.micro_tokens ?? before.microTokens ?? fitting();
@@ -122,7 +146,7 @@ export function planMemory(
   const peaks = batchesOf(optimizer.inBackward ? Number.POSITIVE_INFINITY : microTokens).map(
     ({ model, tokens, rows, several }) => {
       const { peak, end } = activations(model);
-      const ofHead = gradientsOfHead(model, new Set(trained.values()));
+      const ofHead = gradientsOfHead(model, trained);
       const beside = several ? gradients + ofHead : ofHead;
       const atEnd = gradients + end(tokens, rows);
       return { activations: peak(tokens, rows), both: Math.max(peak(tokens, rows) + beside, atEnd) };

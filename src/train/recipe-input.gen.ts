@@ -57,6 +57,11 @@ export interface TrainInput {
   readonly warmup_ratio?: number | undefined;
   /** Clips the 2-norm of all gradients together to this value. */
   readonly max_grad_norm?: number | undefined;
+  /** How a run of several processes is divided among them (`graft launch`). */
+  readonly zero?: {
+  /** What each of several processes keeps a share of instead of the whole (ZeRO): 0 nothing; 1 the state of the optimizer. The losses are the same. Default: 0. */
+  readonly stage?: 0 | 1 | undefined;
+} | undefined;
   /** Processor threads; default: all cores. */
   readonly threads?: number | undefined;
   /** Precision of matrix products with frozen weights. mixed: the forward pass, and so every loss, in float32, and the factors of backward products rounded to bfloat16; bfloat16: the factors of all products. auto: mixed where the processor multiplies bfloat16 faster, else float32. Default: "auto". */

@@ -55,6 +55,17 @@ export const trainSchema = z.strictObject({
   warmup_steps: scheduleConfig.shape.warmup_steps,
   warmup_ratio: scheduleConfig.shape.warmup_ratio,
   max_grad_norm: z.number().positive().optional().describe('Clips the 2-norm of all gradients together to this value.'),
+  zero: z
+    .strictObject({
+      stage: z
+        .union([z.literal(0), z.literal(1)])
+        .default(0)
+        .describe(
+          'What each of several processes keeps a share of instead of the whole (ZeRO): 0 nothing; 1 the state of the optimizer. The losses are the same.',
+        ),
+    })
+    .prefault({})
+    .describe('How a run of several processes is divided among them (`graft launch`).'),
   threads: z.int().positive().optional().describe('Processor threads; default: all cores.'),
   precision: z
     .enum(['auto', ...precisions])

@@ -11,6 +11,7 @@ import type { FixedBlocks } from './fixed-blocks.ts';
 import type { HeldOut } from './held-out.ts';
 import { learningRates } from './learning-rates.ts';
 import type { RunMemory } from './memory-plan.ts';
+import type { RankReport } from './ranks.ts';
 import type { Recipe } from './recipe.ts';
 import type { FoundRun } from './run-directory.ts';
 import type { TaskRuns } from './task-runs.ts';
@@ -27,6 +28,8 @@ export interface TrainResult extends SavedResult {
   readonly peakRssMb: number;
   /** The step that the run was resumed after; 0 for a new run, and the last step for one that was finished before. */
   readonly resumedFrom: number;
+  /** Of several processes: what each of them used, by rank. */
+  readonly ranks?: readonly RankReport[];
 }
 
 /** What a process measured of one step. */

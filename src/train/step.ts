@@ -1,11 +1,13 @@
 import { GraftError } from '../base/index.ts';
 import type { Packed } from '../data/index.ts';
+import { dealt } from '../distributed/index.ts';
 import type { Adapter } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
 import { clipGradients, type Optimizer } from '../optim/index.ts';
 import { type Task, taskOf, tokensOf } from '../tasks/index.ts';
 import { manualSeed, mixSeed, scope, Tensor } from '../tensor/index.ts';
 import type { ActiveLayers } from './active.ts';
+import { type Sharding, unsharded } from './sharding.ts';
 import { requireNoWholeGradients } from './whole-gradients.ts';
 
 /** One micro-batch: rows end to end. */
@@ -27,8 +29,10 @@ export interface StepInput {
   readonly adapter?: Pick<Adapter, 'regularisation' | 'afterStep' | 'readsGradients'>;
   /** The layers that train: they learn the loss and the gradients. */
   readonly layers?: Pick<ActiveLayers, 'observe'> | undefined;
-  /** The micro-batches of the step. */
+  /** The micro-batches of the step, of all processes. */
   readonly batches: readonly MicroBatch[];
+  /** How the parameters are divided among the processes that take the step together, each of which runs some of the micro-batches. Default: this process is alone. */
+  readonly sharding?: Sharding;
   /** The learning rate of the step. */
   readonly lr: number;
   /** Clips the 2-norm of all gradients together to this value; undefined: no clipping. */
@@ -85,12 +89,13 @@ function requireFiniteStep(step: number, loss: number, gradNorm?: number): void 
  * has updated in the backward pass. 'usage' where such an optimizer is given several micro-batches, or what needs all gradients at once
  */
 export function trainStep(input: StepInput): StepResult {
-  const { model, parameters, optimizer, batches, step } = input;
+  const { model, parameters, optimizer, batches, step, sharding = unsharded(parameters) } = input;
+  const { group } = sharding;
   const task = input.task ?? taskOf(model.task);
   const predicted = batches.reduce((sum, b) => sum + task.units(b), 0);
   if (predicted === 0) throw new GraftError('input', `step ${step + 1} has nothing to predict`);
   if (optimizer.inBackward) {
-    requireNoWholeGradients(input);
+    requireNoWholeGradients({ ...input, processes: group.size });
     if (batches.length > 1) {
       throw new GraftError(
         'usage',
@@ -100,28 +105,39 @@ export function trainStep(input: StepInput): StepResult {
     }
   }
   using updates = optimizer.inBackward?.(input.lr);
-  let total = 0;
+  const owners = dealt(
+    batches.map(({ ids }) => ids.length),
+    group.size,
+  );
+  let own = 0;
   try {
     batches.forEach((batch, micro) => {
+      if (owners[micro] !== group.rank) return;
       using _ = scope();
       manualSeed(mixSeed(input.seed, step, micro));
       const sum = batchLoss(model, batch, task, input.hidden?.(batch));
-      total += sum.item();
+      own += sum.item();
       if (!sum.requiresGrad) {
         throw new GraftError('usage', 'nothing that trains in this step changes the loss', {
           place: `step ${step + 1}`,
           hint: 'Let a part of the model train that the task computes with',
         });
       }
-      if (updates) requireFiniteStep(step, total);
+      if (updates) requireFiniteStep(step, own);
       sum.backward(Tensor.from([1 / predicted], []));
     });
+    const total = group.agree({ loss: own }).loss.reduce((a, b) => a + b);
+    sharding.sumGradients();
+    // From here on every process does the same, with all gradients or with those of its own parameters.
     const penalty = regularise(input.adapter);
     const loss = total / predicted + (penalty ?? 0);
     input.layers?.observe(step, loss, updates);
-    const gradNorm = updates ? (updates.gradNorm() ?? 0) : clipGradients(parameters.values(), input.maxGradNorm);
+    const gradNorm = updates
+      ? (updates.gradNorm() ?? 0)
+      : clipGradients(sharding.owned.values(), input.maxGradNorm, sharding.norm);
     requireFiniteStep(step, loss, gradNorm);
     if (!updates) optimizer.step(input.lr);
+    sharding.shareUpdates();
     input.adapter?.afterStep?.(step);
     const tokens = batches.reduce((sum, b) => sum + b.ids.length, 0);
     return { loss, ...(penalty !== undefined && { penalty }), gradNorm, tokens, predicted };

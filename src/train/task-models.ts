@@ -41,7 +41,7 @@ export function openTaskModels(
   made.use(models[0]!);
   const host = hostOf(models);
   const weightBytes = tensorBytes(...models.map(({ root }) => root));
-  const before = currentEngine().native.allocated().now;
+  const before = currentEngine().native.memory().bytes;
   const adapter = made.use(attach(host, modelPath, recipe, shapesOnly));
   if (adapter.parameters.size === 0) {
     throw new GraftError('usage', 'there is nothing to train: every method is frozen', {
@@ -59,7 +59,7 @@ export function openTaskModels(
     own.set(model, head?.parameters ?? new Map());
     for (const [key, tensor] of own.get(model)!) parameters.set(`tasks.${tasks[i]!.name}.${key}`, tensor);
   }
-  const attachedBytes = currentEngine().native.allocated().now - before;
+  const attachedBytes = currentEngine().native.memory().bytes - before;
   const all = made.move();
   const dispose = () => all.dispose();
   return { models, host, adapter, heads: own, parameters, weightBytes, attachedBytes, [Symbol.dispose]: dispose };

@@ -50,6 +50,8 @@ export interface TaskRunOptions {
   readonly precision: Precision;
   /** Tokens of a micro-batch, where an earlier process of the run chose them. */
   readonly microTokens: number | undefined;
+  /** Processes of the run on this machine, which share its memory. */
+  readonly sharers: number;
   /** Is told what the run will take in memory, before anything is loaded. */
   announce(memory: RunMemory): void;
 }
@@ -89,7 +91,8 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string, options: T
       const task = taskOf(model.task, taskOptions(recipe, model.task, plan.trainRows));
       return { name, model, head: heads.get(model)!, task, plan, share: weights[i]! / sum };
     });
-  const before = { process: processBytes, precision: options.precision, microTokens: options.microTokens, steps };
+  const { precision, microTokens: begun, sharers } = options;
+  const before = { process: processBytes, precision, microTokens: begun, sharers, steps };
   const { microTokens, memory } = planMemory(recipe, sketch, before, (most) =>
     listOf(sketch).map((taskRun) => largestBatch(taskRun, most)),
   );

@@ -15,6 +15,7 @@ import type { TrainEvent } from './events.ts';
 import { parseRecipe } from './recipe.ts';
 import { runTraining } from './run.ts';
 import { trainStep } from './step.ts';
+import { requireNoWholeGradients } from './whole-gradients.ts';
 
 before(async () => {
   await startEngine();
@@ -169,6 +170,14 @@ test('a step of the engine refuses several micro-batches and clipping', () => {
     before,
   );
   assert.ok(trainStep({ ...input, batches: [batch] }).gradNorm > 0);
+});
+
+test('several processes, whose gradients are added up, are refused', () => {
+  assert.throws(
+    () => requireNoWholeGradients({ processes: 2 }),
+    usage(/several processes add their gradients up.*one process/),
+  );
+  requireNoWholeGradients({ processes: 1 });
 });
 
 test('a rate that is too high: the run names the setting that bounds gradients, and its last checkpoint is intact', async () => {

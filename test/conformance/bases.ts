@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { pack, type Row } from '../../src/data/index.ts';
-import { loadModel, type Quantize } from '../../src/models/index.ts';
+import { type LoadOptions, loadModel, type Quantize } from '../../src/models/index.ts';
 import type { Model, TaskName } from '../../src/nn/index.ts';
 import type { MicroBatch } from '../../src/train/index.ts';
 import { randomLlama } from '../samples/llama.ts';
@@ -13,7 +13,8 @@ export interface Base {
   readonly name: string;
   /** True: its linear layers and embeddings are quantised. */
   readonly packed: boolean;
-  load(): Model;
+  /** @param options the model's own, such as `shapesOnly` */
+  load(options?: LoadOptions): Model;
   /** Rows that it can learn. */
   batch(model: Model, seed?: number): MicroBatch;
 }
@@ -32,7 +33,7 @@ function tokens(model: Model, seed = 0): MicroBatch {
 const decoder = (file: string, quantize: Quantize = 'none'): Base => ({
   name: quantize === 'none' ? file : `${file} ${quantize}`,
   packed: quantize !== 'none',
-  load: () => loadModel(golden(...file.split('/')), { quantize }),
+  load: (options) => loadModel(golden(...file.split('/')), { ...options, quantize }),
   batch: tokens,
 });
 
@@ -44,10 +45,10 @@ const wide: Base = {
   name: 'a wide llama nf4',
   packed: true,
   batch: tokens,
-  load() {
+  load(options) {
     const dir = join(wideDir.path, 'wide');
     if (!existsSync(dir)) randomLlama(dir, { width: 64, inner: 128, layers: 2 });
-    return loadModel(dir, { quantize: 'nf4' });
+    return loadModel(dir, { ...options, quantize: 'nf4' });
   },
 };
 
@@ -97,7 +98,7 @@ export function rowsFor(model: Model, seed = 0): MicroBatch {
 const base = (name: string, task?: TaskName): Base => ({
   name: task ? `${name} for ${task}` : name,
   packed: false,
-  load: () => loadModel(golden('families', name), task ? { task, seed: 1 } : {}),
+  load: (options) => loadModel(golden('families', name), { ...options, ...(task && { task, seed: 1 }) }),
   batch: rowsFor,
 });
 

@@ -116,6 +116,13 @@ before(async () => {
   assert.equal(JSON.parse(events.at(-1)!).type, 'end');
 });
 
+test('launch: two processes train together', async () => {
+  const out = await example('launch', [model, at('rows.jsonl'), at('launched')]);
+  assert.ok(numbers(out, /step \d+: loss ([\d.]+)/g).length > 10, out);
+  assert.deepEqual(numbers(out, /^rank (\d): \d+ MB, [\d.]+ MB sent, [\d.]+ s waited$/gm), [0, 1]);
+  assert.ok(out.endsWith(`saved ${at('launched', 'adapter')}\n`));
+});
+
 test('eval: the adapter lowers the loss', async () => {
   const out = await example('eval', [model, adapter, at('rows.jsonl'), 'yes', 'no']);
   const [base, trained] = numbers(out, /loss ([\d.]+)/g);

@@ -111,7 +111,9 @@ for (const [name, [model, tasks, more]] of Object.entries(several)) {
       const data = recipe.tasks![task]!.data.eval!;
       const alone = await withModel(model, (loaded) => loaded.evaluate(data, { adapter }));
       assert.ok(Math.abs(alone.loss - best.loss) < 1e-5, `${task}: ${alone.loss}, ${best.loss}`);
-      assert.deepEqual(alone.metrics, best.metrics, task);
+      // Alone, the loss of a language model has an interval too.
+      const metrics = alone.metrics.filter(({ name }) => name !== 'loss');
+      assert.deepEqual(metrics, best.metrics, task);
       measured += 1 + best.metrics.length;
     }
   });

@@ -8,27 +8,37 @@ export interface LlamaSizes {
   readonly width: number;
   readonly inner: number;
   readonly layers: number;
+  /** Tokens of the vocabulary. Default: 96. */
+  readonly vocab?: number;
+  /** Default: 4. */
+  readonly heads?: number;
+  /** Whether the output projection is the table of the embeddings. Default: false. */
+  readonly tied?: boolean;
+  /** Default: float32. */
+  readonly dtype?: 'float32' | 'bfloat16';
 }
 
-/** Writes a Llama of 96 tokens and four heads, whose embeddings and output projection are two tables. Returns `dir`. */
-export function randomLlama(dir: string, { width, inner, layers }: LlamaSizes): string {
-  using _ = scope();
+/** Writes a Llama and returns `dir`. The engine runs already. */
+export function randomLlama(
+  dir: string,
+  { width, inner, layers, vocab = 96, heads = 4, tied = false, dtype = 'float32' }: LlamaSizes,
+): string {
   using generator = new Generator(17);
   mkdirSync(dir, { recursive: true });
   const config = {
     model_type: 'llama',
-    vocab_size: 96,
+    vocab_size: vocab,
     hidden_size: width,
     intermediate_size: inner,
     num_hidden_layers: layers,
-    num_attention_heads: 4,
-    num_key_value_heads: 4,
-    tie_word_embeddings: false,
+    num_attention_heads: heads,
+    num_key_value_heads: heads,
+    tie_word_embeddings: tied,
   };
   const shapes: Record<string, number[]> = {
-    'model.embed_tokens.weight': [96, width],
+    'model.embed_tokens.weight': [vocab, width],
     'model.norm.weight': [width],
-    'lm_head.weight': [96, width],
+    ...(!tied && { 'lm_head.weight': [vocab, width] }),
   };
   for (let layer = 0; layer < layers; layer++) {
     const at = `model.layers.${layer}`;
@@ -41,8 +51,12 @@ export function randomLlama(dir: string, { width, inner, layers }: LlamaSizes): 
   writeSafetensors(
     join(dir, 'model.safetensors'),
     Object.entries(shapes).map(([name, shape]) => {
-      const values = ops.mulScalar(ops.randn(shape, { generator }), 1.6 / Math.sqrt(width));
-      return { name, dtype: 'float32' as const, shape, bytes: () => values.bytes() };
+      const bytes = () => {
+        using _ = scope();
+        const values = ops.mulScalar(ops.randn(shape, { generator }), 1.6 / Math.sqrt(width));
+        return ops.toCopy(values, { dtype }).bytes();
+      };
+      return { name, dtype, shape, bytes };
     }),
   );
   return dir;

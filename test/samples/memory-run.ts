@@ -11,6 +11,8 @@ export interface MemoryCase {
   readonly method: Readonly<Record<string, unknown>> | readonly Readonly<Record<string, unknown>>[];
   readonly quantize?: string;
   readonly train?: Readonly<Record<string, unknown>>;
+  /** Default: 3. */
+  readonly steps?: number;
   /** Rows of a step, of 200 tokens each. Default: 4. */
   readonly rows?: number;
 }
@@ -20,8 +22,8 @@ const rowTokens = 200;
 /** Trains for some steps in a process of its own. @returns the announced memory, and the peak above the process before, in MiB */
 export function trainedMemory(
   dir: string,
-  { model, vocab, steps }: { readonly model: string; readonly vocab: number; readonly steps: number },
-  { method, quantize = 'none', train = {}, rows = 4 }: MemoryCase,
+  { model, vocab }: { readonly model: string; readonly vocab: number },
+  { method, quantize = 'none', train = {}, rows = 4, steps = 3 }: MemoryCase,
 ): { readonly memory: RunMemory; readonly measuredMb: number; readonly ratio: number } {
   const random = randomFrom(1);
   const row = () => {

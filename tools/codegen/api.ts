@@ -50,6 +50,7 @@ const libraryGroups: Groups = {
       'MethodChoice',
     ],
   ],
+  'Several processes': ['launch', 'LaunchOptions', 'launchEnvironment', 'RankPlacement', 'RankReport'],
   'Training: events and results': [
     'TrainOptions',
     'RunOptions',
@@ -133,6 +134,7 @@ const engineGroups: Groups = {
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
     ...['activeLayers', 'ActiveLayers', 'ActiveLayersInput', 'ActiveParts'],
   ],
+  'Several processes': [...['joinGroup', 'Group', 'JoinedGroup', 'oneProcess', 'Traffic', 'shardingOf', 'Sharding']],
   'Tasks and metrics': [
     'taskOf',
     'Task',

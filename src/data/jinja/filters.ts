@@ -7,8 +7,7 @@ const filters: Readonly<Record<string, Filter>> = { ...textFilters, ...listFilte
 /** Filters that take other filters or tests, or any arguments. */
 const others = new Set(['format', 'map', 'select', 'reject', 'selectattr', 'rejectattr']);
 
-export const hasFilter = (name: string): boolean =>
-  Object.hasOwn(filters, name) || others.has(name) || name === 'urlize';
+export const hasFilter = (name: string): boolean => Object.hasOwn(filters, name) || others.has(name);
 
 /** `value | name(…)`; `inner` applies the filters that `map` is given. */
 export type ApplyFilter = (name: string, value: Value, args: readonly Value[], kwargs: Kwargs) => Value;
@@ -30,8 +29,6 @@ export function applyFilter(
     case 'selectattr':
     case 'rejectattr':
       return iterator('generator', selected(name, value, args, kwargs));
-    case 'urlize':
-      return fail('the filter urlize is not supported');
   }
   if (!Object.hasOwn(filters, name)) return fail(`no filter named '${name}'`);
   const filter = filters[name]!;

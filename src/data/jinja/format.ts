@@ -5,7 +5,7 @@ export type { Part } from './percent.ts';
 
 import { numeric } from './operators.ts';
 import { escapeHtml, pythonRepr, pythonStr } from './text.ts';
-import { fail, type Kwargs, str, typeName, type Value } from './values.ts';
+import { allowed, fail, type Kwargs, str, typeName, type Value } from './values.ts';
 
 /** How attributes and items are looked up in `{name.attribute[item]}`. */
 export interface Access {
@@ -108,7 +108,7 @@ export function formatSpec(value: Value, spec: string): string {
   const isText = value.type === 'str';
   if (!isText && number === undefined) return fail(`unsupported format string passed to ${typeName(value)}.__format__`);
   function padded(body: string, side: string, signText = ''): string {
-    const room = Math.max(0, Number(width ?? 0) - [...(signText + body)].length);
+    const room = allowed(Number(width ?? 0) - [...(signText + body)].length);
     const pad = (fill ?? (zero ? '0' : ' ')).repeat(room);
     const where = align ?? (zero && !isText ? '=' : side === 'l' ? '<' : '>');
     if (where === '=') return signText + pad + body;
@@ -144,6 +144,6 @@ export function formatSpec(value: Value, spec: string): string {
   const signText = (isNegative ? '-' : sign === '-' ? '' : sign) + prefix;
   if (!grouping) return padded(digits, 'r', signText);
   if (grouping === ',' && 'boxX'.includes(kind || ' ')) return fail(`Cannot specify ',' with '${kind}'.`);
-  const filled = zero && !align ? Number(width ?? 0) - signText.length : 0;
+  const filled = zero && !align ? allowed(Number(width ?? 0) - signText.length) : 0;
   return padded(grouped(digits, grouping, 'boxX'.includes(kind || ' ') ? 4 : 3, filled), 'r', signText);
 }

@@ -40,12 +40,16 @@ class LoopJump extends Error {
   }
 }
 
+/** Of all loops of a rendering together; no real template has so many. */
+const MOST_ITERATIONS = 2_000_000;
+
 /** Runs a template. What is overridden in it by an interpreter that traces texts is `protected`. */
 export class Interpreter {
   readonly #root: Scope;
   readonly #marks: readonly [begin: string, end: string];
   /** Whether what is printed is a constant: jinja2 computes these beforehand, and parts of what has none are undefined then. */
   #printsConstant = false;
+  #iterations = 0;
   readonly #blocks = new Map<string, readonly Statement[]>();
 
   /**
@@ -175,6 +179,7 @@ export class Interpreter {
     const printed: Value[] = [];
     let isEmpty = true;
     for (let item = loop.next(); item; item = loop.next()) {
+      if (++this.#iterations > MOST_ITERATIONS) fail(`its loops have more than ${MOST_ITERATIONS} iterations`);
       isEmpty = false;
       const inner = new Scope(scope);
       inner.set('loop', state);

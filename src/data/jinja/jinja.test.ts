@@ -77,6 +77,26 @@ test('numbers and keys of JSON come to a template as its text has them', () => {
   assert.throws(() => parseJsonExactly('{"a": 1.0,}'), SyntaxError);
 });
 
+test('a template that would never end or fill the memory is refused', () => {
+  const harmful = [
+    '{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}',
+    "{{ 'ab' * 999999999 }}",
+    '{{ [1] * 999999999 }}',
+    '{{ 9 ** (9 ** 9) }}',
+    "{{ 'a'.center(999999999) }}",
+    "{{ '%999999999d' % 1 }}",
+    "{{ '{:999999999}'.format(1) }}",
+    '{{ [1] | tojson(indent=999999999) }}',
+    "{{ 'a\nb' | indent(999999999) }}",
+    '{{ 1 | round(-999999999) }}',
+    '{{ [1] | batch(999999999, 0) | list }}',
+    '{{ [1] | slice(999999999) | list }}',
+    '{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}',
+    `{{ ${'('.repeat(100_000)}`,
+  ];
+  for (const template of harmful) assert.ok(rendered(template, {}) instanceof Error, template.slice(0, 80));
+});
+
 test('a refusal says what is wrong and where', () => {
   const messages: [template: string, message: RegExp][] = [
     ['{{ x.a.b }}', /^'dict object' has no attribute 'a'$/],

@@ -1,6 +1,6 @@
 import { floatRepr } from './decimal.ts';
 import { byOrder } from './operators.ts';
-import { fail, isTrue, typeName, type Value } from './values.ts';
+import { allowed, fail, isTrue, typeName, type Value } from './values.ts';
 
 /** How `tojson` writes: the parameters of Python's `json.dumps`. */
 export interface JsonStyle {
@@ -90,7 +90,7 @@ export function jsonStyle([ascii, indent, separators, sortKeys]: readonly (Value
   let unit: string | undefined;
   if (isIndented) {
     if (indent.type === 'str') unit = indent.value;
-    else if (indent.type === 'int' || indent.type === 'bool') unit = ' '.repeat(Math.max(0, Number(indent.value)));
+    else if (indent.type === 'int' || indent.type === 'bool') unit = ' '.repeat(allowed(Number(indent.value), 10_000));
     else fail(`the indent of tojson must be a number or a text, not ${typeName(indent)}`);
   }
   let pair: readonly [string, string] = [isIndented ? ',' : ', ', ': '];

@@ -6,6 +6,7 @@ import { prettyRepr } from './pretty.ts';
 import { asciiDigits, pythonStr, strip } from './text.ts';
 import type { Args, Filter } from './text-filters.ts';
 import {
+  allowed,
   fail,
   float,
   int,
@@ -138,6 +139,7 @@ const reversedKind = (value: Value) => (value.type === 'list' ? 'list_reverseite
 function* slices(value: Value, [count, fill]: Args): Generator<Value> {
   const items = [...iterate(value)];
   const n = indexOf(count!);
+  allowed(n, 10);
   if (n === 0) fail('integer division or modulo by zero');
   const [size, longer] = [Math.floor(items.length / n), ((items.length % n) + n) % n];
   let offset = 0;
@@ -160,7 +162,7 @@ function* batches(value: Value, [count, fill]: Args): Generator<Value> {
     batch.push(item);
   }
   if (batch.length === 0) return;
-  const room = isGiven(fill) ? Math.max(0, indexOf(size) - batch.length) : 0;
+  const room = isGiven(fill) ? allowed(indexOf(size) - batch.length) : 0;
   yield list([...batch, ...Array.from({ length: room }, () => fill!)]);
 }
 
@@ -218,6 +220,7 @@ function round(value: Value, [precision, method]: Args): Value {
   const how = method === undefined ? 'common' : pythonStr(method);
   if (!['common', 'ceil', 'floor'].includes(how)) fail('method must be common, ceil or floor');
   const digits = precision === undefined ? 0 : indexOf(precision);
+  if (Math.abs(digits) > 1000) fail('round() takes at most 1000 digits');
   const number = numeric(value);
   if (number === undefined) return fail(`type ${typeName(value)} doesn't define __round__ method`);
   if (how === 'common')

@@ -1,6 +1,7 @@
 import { formatPercent } from './percent.ts';
 import { escapeHtml, pythonRepr, pythonStr } from './text.ts';
 import {
+  allowed,
   fail,
   float,
   int,
@@ -67,16 +68,14 @@ function joined(left: Value, right: Value): Value {
   return unsupported('+', left, right);
 }
 
-const MOST_ITEMS = 50_000_000;
 function repeated(value: Value, times: Value, count: bigint): Value {
-  const n = count < 0n ? 0 : Number(count);
   const size =
     value.type === 'str'
       ? value.value.length
       : value.type === 'list' || value.type === 'tuple'
         ? value.items.length
         : 0;
-  if (size * n > MOST_ITEMS) fail('the repetition is too long');
+  const n = allowed(Number(count), Math.max(1, size));
   if (value.type === 'str') return str(value.value.repeat(n), value.safe);
   if (value.type === 'list') return list(Array.from({ length: n }, () => value.items).flat());
   if (value.type === 'tuple') return tuple(Array.from({ length: n }, () => value.items).flat());

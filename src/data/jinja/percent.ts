@@ -1,6 +1,6 @@
 import { floatDigits, integerDigits } from './number-format.ts';
 import { escapeHtml, pythonRepr, pythonStr } from './text.ts';
-import { fail, str, type Value } from './values.ts';
+import { allowed, fail, str, type Value } from './values.ts';
 
 const SPECIFIER = /%(?:\(((?:[^()]|\([^()]*\))*)\))?([-+ #0]*)(\*|\d+)?(\.(?:\*|\d+)?)?[hlL]?([\s\S])?/g;
 
@@ -45,7 +45,7 @@ export function percentParts(text: string, given: Value, safe: boolean): Part[] 
     const value = key === undefined ? next() : (isMapping && given.map.getText(key)) || fail(`KeyError: '${key}'`);
     const isLeft = flags.includes('-') || width < 0;
     const { sign, body, zeros } = converted(value, kind, flags, precision, safe);
-    const room = Math.max(0, Math.abs(width) - [...(sign + body)].length);
+    const room = allowed(Math.abs(width) - [...(sign + body)].length);
     const filled = zeros && flags.includes('0') && !isLeft;
     const whole = filled ? sign + '0'.repeat(room) + body : sign + body;
     const space = ' '.repeat(filled ? 0 : room);
@@ -98,7 +98,7 @@ function converted(value: Value, kind: string, flags: string, precision: number 
       }
       const whole = typeof number === 'bigint' ? number : BigInt(Math.trunc(number));
       const { prefix, digits } = integerDigits(whole, { kind: isDecimal ? 'd' : kind, alternate });
-      return { sign: signOf(whole < 0n) + prefix, body: digits.padStart(precision ?? 0, '0'), zeros: true };
+      return { sign: signOf(whole < 0n) + prefix, body: digits.padStart(allowed(precision ?? 0), '0'), zeros: true };
     }
     case 'e':
     case 'E':

@@ -1,7 +1,20 @@
 import { bind } from './bind.ts';
 import { indexOf } from './operators.ts';
 import * as text from './text.ts';
-import { bool, fail, int, isIterable, iterate, list, type Str, str, tuple, typeName, type Value } from './values.ts';
+import {
+  allowed,
+  bool,
+  fail,
+  int,
+  isIterable,
+  iterate,
+  list,
+  type Str,
+  str,
+  tuple,
+  typeName,
+  type Value,
+} from './values.ts';
 
 /** A method of texts: the parameters that may be given, those by name only in functions that take names, and what it returns. */
 interface Method {
@@ -63,7 +76,7 @@ function padded(self: string, [width, fill]: Args, where: 'left' | 'right' | 'bo
   const c = fill === undefined ? ' ' : textOf(fill);
   if ([...c].length !== 1) fail('The fill character must be exactly one character long');
   const room = numberOf(width, 0) - [...self].length;
-  if (room <= 0) return self;
+  if (allowed(room) === 0) return self;
   const before =
     where === 'left' ? 0 : where === 'right' ? room : Math.floor(room / 2) + (room & numberOf(width, 0) & 1);
   return c.repeat(before) + self + c.repeat(room - before);
@@ -71,7 +84,7 @@ function padded(self: string, [width, fill]: Args, where: 'left' | 'right' | 'bo
 
 function zfill(self: string, width: number): string {
   const [, sign = '', digits = ''] = /^([-+]?)([\s\S]*)$/.exec(self)!;
-  return sign + '0'.repeat(Math.max(0, width - [...self].length)) + digits;
+  return sign + '0'.repeat(allowed(width - [...self].length)) + digits;
 }
 
 function partition(self: string, separator: string, last: boolean): Value {
@@ -109,7 +122,7 @@ function expandTabs(self: string, size: number): string {
   let out = '';
   for (const c of self) {
     if (c === '\t') {
-      const width = size > 0 ? size - (column % size) : 0;
+      const width = size > 0 ? allowed(size - (column % size), 1000) : 0;
       out += ' '.repeat(width);
       column += width;
     } else {

@@ -2,7 +2,9 @@ import { bind } from './bind.ts';
 import { indexOf, requireDefined } from './operators.ts';
 import { formatPercent } from './percent.ts';
 import * as text from './text.ts';
+import { urlize } from './urlize.ts';
 import {
+  allowed,
   dict,
   fail,
   int,
@@ -49,7 +51,7 @@ const title = (value: string): string =>
     .join('');
 
 function indent(value: Value, [width, first, blank]: Args): Value {
-  const unit = width?.type === 'str' ? width.value : ' '.repeat(Math.max(0, numberOf(width, 4)));
+  const unit = width?.type === 'str' ? width.value : ' '.repeat(allowed(numberOf(width, 4), 1000));
   const lines = text.splitLines(`${requireText(value)}\n`);
   const [head = '', ...rest] = lines;
   const isBlankToo = flag(blank);
@@ -140,6 +142,21 @@ function wordWrap(value: Value, [width, breakLong, by, onHyphens]: Args): Value 
   );
 }
 
+function links(value: Value, [limit, noFollow, target, rel, schemes]: Args): Value {
+  const words = new Set([...text.splitWords(isGiven(rel) ? requireText(rel) : ''), 'noopener']);
+  if (flag(noFollow)) words.add('nofollow');
+  const attribute = (name: string, content: string) => ` ${name}="${text.escapeHtml(str(content))}"`;
+  const extra = isGiven(schemes) ? [...iterate(schemes)].map(requireText) : [];
+  for (const scheme of extra) {
+    if (!/^[\p{L}\p{N}_.+-]{2,}:\/{0,2}$/u.test(scheme)) fail(`'${scheme}' is not a valid URI scheme prefix.`);
+  }
+  const attributes =
+    attribute('rel', [...words].sort().join(' ')) + (isGiven(target) ? attribute('target', requireText(target)) : '');
+  return str(
+    urlize(text.escapeHtml(value), { limit: isGiven(limit) ? indexOf(limit) : undefined, attributes, schemes: extra }),
+  );
+}
+
 /** `format` takes any arguments, so it is no filter like the others. */
 export function formatFilter(value: Value, args: readonly Value[], kwargs: Kwargs): Value {
   if (args.length > 0 && kwargs.size > 0) fail("can't handle positional and keyword arguments at the same time");
@@ -157,7 +174,7 @@ export const textFilters: Readonly<Record<string, Filter>> = {
     (value, [width]) => {
       const s = text.pythonStr(value);
       const size = numberOf(width, 80);
-      const room = Math.max(0, size - [...s].length);
+      const room = allowed(size - [...s].length);
       const left = Math.floor(room / 2) + (room & size & 1);
       return str(' '.repeat(left) + s + ' '.repeat(room - left), isSafe(value));
     },
@@ -187,6 +204,7 @@ export const textFilters: Readonly<Record<string, Filter>> = {
   truncate: [['length', 'killwords', 'end', 'leeway'], truncate],
   upper: ofText([], (s) => s.toUpperCase()),
   urlencode: [[], urlencode],
+  urlize: [['trim_url_limit', 'nofollow', 'target', 'rel', 'extra_schemes'], links],
   wordcount: [[], (value) => int((text.pythonStr(value).match(/[\p{L}\p{N}_]+/gu) ?? []).length)],
   wordwrap: [['width', 'break_long_words', 'wrapstring', 'break_on_hyphens'], wordWrap],
   xmlattr: [['autospace'], xmlAttributes],

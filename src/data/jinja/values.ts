@@ -88,6 +88,12 @@ export const fail = (message: string): never => {
   throw new JinjaError(message);
 };
 
+/** More characters or items than any template needs, and more than a harmful one may have. */
+const MOST = 10_000_000;
+/** How often something may be repeated whose length is `size`. @throws JinjaError where the result would be too long */
+export const allowed = (count: number, size = 1): number =>
+  count * size > MOST ? fail(`the result would be longer than ${MOST} characters or items`) : Math.max(0, count);
+
 export const none = (): Value => ({ type: 'none' });
 export const bool = (value: boolean): Value => ({ type: 'bool', value });
 export const int = (value: bigint | number): Value => ({ type: 'int', value: BigInt(value) });

@@ -164,7 +164,9 @@ function wordPieceJson(
   lowercase: boolean,
   stripAccents: boolean | undefined,
 ): JsonObject {
-  const isSpecial = (id: number) => types[id] === CONTROL || types[id] === UNKNOWN || types[id] === USER_DEFINED;
+  // Older converters leave every token in brackets as it is, such as [unused1].
+  const isSpecial = (id: number) =>
+    types[id] === CONTROL || types[id] === UNKNOWN || types[id] === USER_DEFINED || /^\[.+\]$/.test(tokens[id]!);
   const spelled = tokens.map((token, id) =>
     isSpecial(id) ? token : token.length > 1 && token.startsWith('▁') ? token.slice(1) : `##${token}`,
   );

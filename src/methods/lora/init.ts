@@ -8,7 +8,7 @@ import { GraftError } from '../../base/index.ts';
 import type { Linear, Model } from '../../nn/index.ts';
 import { quantizedBits } from '../../quant/index.ts';
 import { detachFromScopes, Generator, mixSeed, noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
-import { ownLayerWeight, ownWeight } from '../shared/index.ts';
+import { type AttachContext, ownLayerWeight, ownWeight } from '../shared/index.ts';
 import { baseTensors, type InitialUpdate, Requantized, Residual } from './base-changes.ts';
 import type { LoraConfig } from './config.ts';
 import { loftq, randomizedSvd, truncatedQr, truncatedSvd } from './decompose.ts';
@@ -78,12 +78,12 @@ export function initialUpdates(
   config: LoraConfig,
   shapes: readonly UpdateShape[],
   seed: number,
-  loading: boolean,
+  context: AttachContext = {},
 ): InitialUpdate[] {
   const updates: InitialUpdate[] = [];
   try {
     shapes.forEach((shape, i) => {
-      updates.push(initialUpdate(model, layers[i]!, config, shape, mixSeed(seed, i), loading));
+      updates.push(initialUpdate(model, layers[i]!, config, shape, mixSeed(seed, i), context));
     });
     return updates;
   } catch (cause) {
@@ -100,7 +100,7 @@ function initialUpdate(
   config: LoraConfig,
   shape: UpdateShape,
   seed: bigint,
-  loading: boolean,
+  { loading, shapesOnly }: AttachContext,
 ): InitialUpdate {
   const { path, rank, table, scaling } = shape;
   const init = table ? undefined : fromWeight(config.init_lora_weights);
@@ -119,6 +119,10 @@ function initialUpdate(
   return noGrad(() => {
     if (init === 'loftq') {
       const { weight, format } = ownLayerWeight(layer);
+      if (shapesOnly) {
+        const [a, b] = randomUpdate(config, shape, generator);
+        return { a: keep(a), b: keep(b), baseChange: new Requantized(keep(ops.clone(weight), false), format) };
+      }
       const { a, b, quantized, error } = loftq(model.stored!(path, layer), weight, format, rank, scaling, iterations);
       if (error === 0)
         throw new GraftError('usage', `'${path}' has no quantisation error, so LoftQ has nothing to correct`, {
@@ -128,14 +132,14 @@ function initialUpdate(
       if (quantized === weight) return { a: keep(a), b: keep(b) };
       return { a: keep(a), b: keep(b), baseChange: new Requantized(keep(quantized, false), format) };
     }
-    const weight = ownWeight(layer);
     const powerIterations = /^pissa_niter_(\d+)$/.exec(init)?.[1];
-    const [a, b] =
-      init === 'olora'
-        ? truncatedQr(weight, rank)
+    const [a, b] = shapesOnly
+      ? randomUpdate(config, shape, generator)
+      : init === 'olora'
+        ? truncatedQr(ownWeight(layer), rank)
         : powerIterations
-          ? randomizedSvd(weight, rank, scaling, Number(powerIterations), generator)
-          : truncatedSvd(weight, rank, scaling);
+          ? randomizedSvd(ownWeight(layer), rank, scaling, Number(powerIterations), generator)
+          : truncatedSvd(ownWeight(layer), rank, scaling);
     const baseChange = new Residual(keep(ops.clone(a), false), keep(ops.clone(b), false), scaling);
     return { a: keep(a), b: keep(b), baseChange };
   });

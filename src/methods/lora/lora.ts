@@ -117,7 +117,7 @@ export const lora: Method<LoraConfig> = {
     const copies = trainedCopies(model, config, paths, ties);
     let initial: InitialUpdate[];
     try {
-      initial = initialUpdates(model, layers, config, shapes, seed, context?.loading ?? false);
+      initial = initialUpdates(model, layers, config, shapes, seed, context);
     } catch (cause) {
       for (const copy of copies) copy.dispose();
       throw cause;

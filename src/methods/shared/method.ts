@@ -43,6 +43,8 @@ export interface AttachContext {
   encode?(text: string): readonly number[];
   /** True when values of a saved adapter follow: the initial values then do not matter. */
   readonly loading?: boolean;
+  /** True: the model's weights are zeros of the right shapes, and only the shapes of what is attached matter. */
+  readonly shapesOnly?: boolean;
   /** Paths of further modules that are trained and saved with the task's head. */
   readonly headModules?: readonly string[];
   /** Reads a saved adapter of one method. @throws GraftError 'input' for a directory that is not an adapter */

@@ -8,7 +8,7 @@ import { activationBytes, openTaskModels, parseRecipe, planMemory, type RunMemor
 /** A way of training, and what it takes in memory. */
 export interface MemoryChoice {
   /** As in a recipe's `method`. */
-  readonly method: Readonly<Record<string, unknown>>;
+  readonly method: readonly Readonly<Record<string, unknown>>[];
   /** How the weights are held. */
   readonly quantize: Quantize;
   /** Name of the optimizer, with its default settings. */
@@ -27,6 +27,10 @@ export interface MemoryChoice {
 
 const lora = { type: 'lora', r: 16, target_modules: 'all-linear' } as const;
 const prefix = { type: 'prefix', num_virtual_tokens: 20 } as const;
+const full = { type: 'full' } as const;
+/** In turns of one step, so that few steps reach every layer. */
+const layerwise = { type: 'layerwise', every: 1 } as const;
+const plannedSteps = 200;
 /** Tokens of a row that activations are computed for. */
 const rowTokens = 256;
 
@@ -34,13 +38,15 @@ const rowTokens = 256;
 function choicesOf(): MemoryChoice[] {
   const adamw = { optimizer: 'adamw', quantize: 'none', gradientCheckpointing: false } as const;
   return [
-    ...Object.keys(optimizers).map((optimizer) => ({ ...adamw, method: { type: 'full' }, optimizer })),
-    { ...adamw, method: { type: 'full' }, gradientCheckpointing: true },
-    ...quantizeModes.map((quantize) => ({ ...adamw, method: lora, quantize })),
-    { ...adamw, method: lora, gradientCheckpointing: true },
-    { ...adamw, method: lora, quantize: 'nf4', gradientCheckpointing: true },
-    { ...adamw, method: prefix },
-    { ...adamw, method: prefix, quantize: 'nf4' },
+    ...Object.keys(optimizers).map((optimizer) => ({ ...adamw, method: [full], optimizer })),
+    { ...adamw, method: [full], gradientCheckpointing: true },
+    { ...adamw, method: [full, { ...layerwise, policy: 'lisa', layers: 2 }] },
+    { ...adamw, method: [full, { ...layerwise, policy: 'badam' }] },
+    ...quantizeModes.map((quantize) => ({ ...adamw, method: [lora], quantize })),
+    { ...adamw, method: [lora], gradientCheckpointing: true },
+    { ...adamw, method: [lora], quantize: 'nf4', gradientCheckpointing: true },
+    { ...adamw, method: [prefix] },
+    { ...adamw, method: [prefix], quantize: 'nf4' },
   ];
 }
 
@@ -51,10 +57,11 @@ function choicesOf(): MemoryChoice[] {
  */
 export function memoryChoices(path: string, free: number): MemoryChoice[] {
   const process_ = process.memoryUsage.rss();
-  const before = { process: process_, precision: bestPrecision(), microTokens: undefined, steps: 1 };
+  const before = { process: process_, precision: bestPrecision(), microTokens: undefined, steps: plannedSteps };
   // Activations depend on the method, and next to nothing on the form of the weights.
-  const measured = new Map<unknown, ReturnType<typeof activationBytes>>();
-  return choicesOf().map((choice): MemoryChoice => {
+  const measured = new Map<string, ReturnType<typeof activationBytes>>();
+  const choices = choicesOf();
+  return choices.map((choice): MemoryChoice => {
     const { method, quantize, optimizer, gradientCheckpointing } = choice;
     try {
       const recipe = parseRecipe({
@@ -67,9 +74,10 @@ export function memoryChoices(path: string, free: number): MemoryChoice[] {
       });
       using sketch = openTaskModels(recipe, path, [{ name: undefined, head: {} }], true);
       const measure = (model: Parameters<typeof activationBytes>[0]) => {
-        const known = measured.get(method.type) ?? activationBytes(model);
-        known(true); // while the model exists
-        measured.set(method.type, known);
+        const key = JSON.stringify(method);
+        const known = measured.get(key) ?? activationBytes(model);
+        known(choices.some((other) => other.gradientCheckpointing && JSON.stringify(other.method) === key)); // while the model exists
+        measured.set(key, known);
         return known;
       };
       const largest = (tokens: number) =>

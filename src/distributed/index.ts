@@ -1,0 +1,10 @@
+export { dealt } from './deal.ts';
+export { type Group, type JoinedGroup, oneProcess, type Traffic } from './group.ts';
+export { joinGroup } from './join.ts';
+export {
+  defaultTimeout,
+  launchEnvironment,
+  type NodePlacement,
+  nodeEnvironment,
+  type RankPlacement,
+} from './launch-environment.ts';

@@ -1,0 +1,171 @@
+/** The key-value store of a group, through which its processes meet, and tell each other why they fail. */
+import { type ErrorJson, GraftError } from '../base/index.ts';
+import { currentEngine } from '../engine/index.ts';
+import type { RankPlacement } from './launch-environment.ts';
+
+/** Milliseconds for a process that failed to write why, and for all others to answer the alarm. */
+const failureLimit = 500;
+const answerLimit = 3000;
+/** Milliseconds that a process waits at most once it is known that another has failed. */
+const alarmLimit = 10_000;
+/** Milliseconds that rank 0, which hosts the store, stays at most for the others to have read what is in it. */
+const leaveLimit = 5000;
+
+/** Why a run failed, as one process tells the others. */
+interface Failure {
+  /** Undefined: this is what a process found out about others. */
+  readonly rank?: number | undefined;
+  readonly error: ErrorJson;
+}
+
+/** The store of a group, seen by one of its processes. */
+export class GroupStore {
+  readonly placement: RankPlacement;
+  /** Number of the process group in the engine. */
+  readonly id: number;
+
+  /** @throws GraftError 'environment' where the store cannot be hosted or reached within `timeout` milliseconds */
+  constructor(placement: RankPlacement, timeout: number) {
+    this.placement = placement;
+    const { master, rank, hostsStore, attempt, source } = placement;
+    const place = `${master.host}:${master.port}`;
+    const server = hostsStore && rank === 0;
+    try {
+      this.id = currentEngine().native.storeOpen(master.host, master.port, server, rank, timeout, `graft/${attempt}`);
+    } catch (cause) {
+      const { message } = cause as Error;
+      if (server && /EADDRINUSE/.test(message))
+        throw new GraftError('environment', 'the port is in use on this machine, so the processes cannot meet there', {
+          place,
+          hint: 'Choose another one: MASTER_PORT, or `graft launch --master HOST:PORT`',
+          cause,
+        });
+      throw new GraftError(
+        'environment',
+        server
+          ? 'rank 0 cannot open the port at which the processes meet'
+          : `rank ${rank} cannot reach ${hostsStore ? 'rank 0' : 'the launcher'} within ${seconds(timeout)}`,
+        {
+          place,
+          hint: `Check that ${hostsStore ? 'rank 0 runs there' : 'it runs'} and that the port is open; ${source} named it`,
+          cause,
+        },
+      );
+    }
+  }
+
+  set(key: string, value: string): void {
+    currentEngine().native.storeSet(this.id, key, value);
+  }
+
+  /** The value of a key, or undefined where it is not set within so many milliseconds. */
+  get(key: string, milliseconds = 0): string | undefined {
+    return currentEngine().native.storeGet(this.id, key, milliseconds) ?? undefined;
+  }
+
+  #failure(milliseconds: number): Failure | undefined {
+    const text = this.get('failed', milliseconds);
+    return text === undefined ? undefined : (JSON.parse(text) as Failure);
+  }
+
+  /** Tells the other processes why this one fails; they end with that error at their next collective. */
+  tell(error: GraftError): void {
+    try {
+      this.set('failed', JSON.stringify({ rank: this.placement.rank, error: error.toJSON() } satisfies Failure));
+      this.set('alarm', '1');
+    } catch {
+      // The store has gone with the process that hosted it, so the others know already.
+    }
+  }
+
+  /**
+   * Finds out why a collective did not end: the error of a process that failed, or which processes do not answer.
+   * @param how the alarm of another process, an error of the connection, or a timeout after so many milliseconds
+   * @param begun how many collectives this process has begun
+   */
+  diagnose(how: 'alarm' | 'lost' | { readonly late: number }, begun: number, cause?: unknown): GraftError {
+    const { rank, size, hostsStore } = this.placement;
+    const late = typeof how === 'object' ? how.late : undefined;
+    try {
+      // Who raised the alarm is about to say why.
+      const failure = this.#failure(how === 'alarm' ? alarmLimit : late === undefined ? failureLimit : 0);
+      if (failure) return told(failure);
+      this.set('alarm', '1');
+      const deadline = performance.now() + answerLimit;
+      const others = Array.from({ length: size }, (_, other) => other).filter((other) => other !== rank);
+      const answers = new Map<number, number>();
+      for (const other of others) {
+        const answer = this.get(`present/${other}`, Math.max(0, deadline - performance.now()));
+        if (answer !== undefined) answers.set(other, Number(answer));
+      }
+      const toldMeanwhile = this.#failure(0);
+      if (toldMeanwhile) return told(toldMeanwhile);
+      const silent = others.filter((other) => !answers.has(other));
+      const behind = others.filter((other) => answers.get(other)! < begun);
+      const found = late === undefined || silent.length > 0 ? gone(silent, late, cause) : slow(behind, late);
+      this.set('failed', JSON.stringify({ rank: undefined, error: found.toJSON() } satisfies Failure));
+      return found;
+    } catch (error) {
+      return gone(hostsStore && rank !== 0 ? [0] : [], late, cause ?? error);
+    }
+  }
+
+  /** Leaves the store; the process that hosts it waits until the others have left too, except for those that failed. */
+  leave(failedRanks: readonly number[] = []): void {
+    const { rank, size, hostsStore } = this.placement;
+    try {
+      if (!hostsStore || rank !== 0) {
+        this.set(`left/${rank}`, '1');
+        return;
+      }
+      const deadline = performance.now() + leaveLimit;
+      for (let other = 1; other < size; other++) {
+        if (failedRanks.includes(other)) continue;
+        if (this.get(`left/${other}`, Math.max(0, deadline - performance.now())) === undefined) return;
+      }
+    } catch {
+      // It has gone already.
+    }
+  }
+}
+
+export const seconds = (milliseconds: number): string => `${Math.round(milliseconds / 100) / 10} s`;
+
+/** `rank 3`, `ranks 1, 2 and 5`. */
+export function ranks(numbers: readonly number[]): string {
+  const [last, ...rest] = numbers.toReversed();
+  return rest.length === 0 ? `rank ${last}` : `ranks ${rest.toReversed().join(', ')} and ${last}`;
+}
+
+/** The error of another process, as this one reports it. */
+function told({ rank, error }: Failure): GraftError {
+  const original = GraftError.from(error);
+  if (rank === undefined) return original;
+  const { kind, problem, place, hint } = original;
+  return new GraftError(kind, `rank ${rank} failed: ${place ? `${place}: ` : ''}${problem}`, {
+    hint,
+    data: { failedRanks: [rank], error },
+  });
+}
+
+function gone(silent: readonly number[], late: number | undefined, cause: unknown): GraftError {
+  if (silent.length === 0) return new GraftError('state', 'the connection to another process failed', { cause });
+  const who = ranks(silent);
+  const problem =
+    late === undefined
+      ? `${who} ended or cannot be reached any more`
+      : `${who} took no part within ${seconds(late)}, and ${silent.length > 1 ? 'do' : 'does'} not answer: stopped, or cut off from the network`;
+  return new GraftError('state', problem, {
+    hint: 'Its own output and the system log (out of memory?) say why; run the same command again to resume from the last checkpoint',
+    data: { failedRanks: silent },
+    cause,
+  });
+}
+
+function slow(behind: readonly number[], late: number): GraftError {
+  const who = behind.length > 0 ? ranks(behind) : 'another process';
+  return new GraftError('state', `${who} took no part within ${seconds(late)}, but still runs`, {
+    hint: 'Where its steps take so long, raise the timeout (--timeout)',
+    data: { failedRanks: behind },
+  });
+}

@@ -1,0 +1,166 @@
+/** How the trained parameters of a run are divided among its processes: whose optimizer updates which, and what they exchange for it. */
+import { dealt, type Group, oneProcess } from '../distributed/index.ts';
+import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+
+/** Numbers that one collective moves: enough for the full speed of a network, few beside a model. */
+const bucketSize = 4 << 20;
+
+/**
+ * Which parameters a process updates. Stage 0: every process all of them. Stage 1 and above (ZeRO, Rajbhandari et al. 2020): each process
+ * some, by whole parameters, so that only it keeps the state of its optimizer for them.
+ */
+export interface Sharding {
+  /** The processes. */
+  readonly group: Group;
+  /** The parameters that this process updates. */
+  readonly owned: ReadonlyMap<string, Tensor>;
+  /**
+   * Adds up the gradients of all processes: afterwards each parameter that has one on any process has the sum at its owner. One that has
+   * none anywhere keeps having none, so that the optimizer passes it over.
+   */
+  sumGradients(): void;
+  /** The 2-norm of all gradients, of those that the processes own. */
+  norm(own: number): number;
+  /** Gives every process the parameters that their owners have updated. */
+  shareUpdates(): void;
+}
+
+/** One process has every gradient, and updates every parameter. */
+export const unsharded = (parameters: ReadonlyMap<string, Tensor>): Sharding => ({
+  group: oneProcess,
+  owned: parameters,
+  sumGradients() {},
+  norm: (own) => own,
+  shareUpdates() {},
+});
+
+/**
+ * Divides parameters among processes.
+ * @param stage 0: every process updates all; 1: each updates a share of them
+ * @param wholeGradients whether something on every process reads the gradients after the update, such as AdaLoRA's importance
+ */
+export function shardingOf(
+  group: Group,
+  parameters: ReadonlyMap<string, Tensor>,
+  stage: 0 | 1,
+  wholeGradients: boolean,
+): Sharding {
+  if (group.size === 1) return unsharded(parameters);
+  const all = [...parameters.values()];
+  const owners = stage === 0 ? undefined : ownersOf(parameters, group.size);
+  const owned = owners
+    ? new Map([...parameters].filter(([, parameter]) => owners.get(parameter) === group.rank))
+    : parameters;
+  let shared: readonly Tensor[] = [];
+  return {
+    group,
+    owned,
+    sumGradients() {
+      noGrad(() => {
+        using _ = scope();
+        const present = Tensor.from(Float32Array.from(all, ({ grad }) => (grad ? 1 : 0)));
+        group.sum(present);
+        const counts = present.data();
+        shared = all.filter((_, i) => Number(counts[i]) > 0);
+        for (const parameter of shared) parameter.grad ??= ops.zeros(parameter.shape, { dtype: parameter.dtype });
+        for (const bucket of buckets(shared)) {
+          if (owners && !wholeGradients) sumToOwners(group, bucket, owners);
+          else sumOnAll(group, bucket);
+        }
+      });
+    },
+    norm(own) {
+      if (!owners) return own;
+      return Math.sqrt(group.agree({ squares: own ** 2 }).squares.reduce((sum, squares) => sum + squares));
+    },
+    shareUpdates() {
+      if (!owners) return;
+      noGrad(() => {
+        for (const bucket of buckets(shared)) fromOwners(group, bucket, owners);
+      });
+    },
+  };
+}
+
+/** The process that updates each parameter, so that each has about as many numbers. */
+export function ownersOf(parameters: ReadonlyMap<string, Tensor>, processes: number): ReadonlyMap<Tensor, number> {
+  const all = [...parameters.values()];
+  const owners = dealt(
+    all.map(({ numel }) => numel),
+    processes,
+  );
+  return new Map(all.map((parameter, i) => [parameter, owners[i]!]));
+}
+
+/** Consecutive tensors in buckets of about `bucketSize` numbers; a larger tensor has one of its own. */
+function buckets(tensors: readonly Tensor[]): Tensor[][] {
+  const found: Tensor[][] = [];
+  let room = 0;
+  for (const tensor of tensors) {
+    if (tensor.numel > room || found.length === 0) {
+      found.push([]);
+      room = bucketSize;
+    }
+    found.at(-1)!.push(tensor);
+    room -= tensor.numel;
+  }
+  return found;
+}
+
+const flat = (tensor: Tensor): Tensor => ops.reshape(ops.detach(tensor), [tensor.numel]);
+const concatenated = (tensors: readonly Tensor[]): Tensor =>
+  tensors.length > 0 ? ops.cat(tensors.map(flat)) : Tensor.empty([0]);
+const size = (tensors: readonly Tensor[]): number => tensors.reduce((sum, { numel }) => sum + numel, 0);
+
+/** The parts of a tensor in the shapes of others, which follow each other in it. */
+const parts = (whole: Tensor, like: readonly Tensor[]): Tensor[] =>
+  ops
+    .splitWithSizes(
+      whole,
+      like.map(({ numel }) => numel),
+    )
+    .map((part, i) => ops.view(part, like[i]!.shape));
+
+function sumOnAll(group: Group, bucket: readonly Tensor[]): void {
+  using _ = scope();
+  const sum = concatenated(bucket.map((parameter) => parameter.grad!));
+  group.sum(sum);
+  for (const [i, part] of parts(sum, bucket).entries()) ops.copy_(bucket[i]!.grad!, part);
+}
+
+/** The parameters of a bucket by their owners. */
+const byOwner = (group: Group, bucket: readonly Tensor[], owners: ReadonlyMap<Tensor, number>): Tensor[][] =>
+  Array.from({ length: group.size }, (_, rank) => bucket.filter((parameter) => owners.get(parameter) === rank));
+
+function sumToOwners(group: Group, bucket: readonly Tensor[], owners: ReadonlyMap<Tensor, number>): void {
+  using _ = scope();
+  const groups = byOwner(group, bucket, owners);
+  const own = groups[group.rank]!;
+  const sends = groups.map(size);
+  const gradients = concatenated(groups.flat().map((parameter) => parameter.grad!));
+  const received = group.exchange(
+    gradients,
+    sends,
+    sends.map(() => size(own)),
+  );
+  for (const parameter of bucket) if (owners.get(parameter) !== group.rank) parameter.grad = undefined;
+  if (own.length === 0) return;
+  const sum = ops.sumDim(ops.view(received, [group.size, size(own)]), [0]);
+  for (const [i, part] of parts(sum, own).entries()) ops.copy_(own[i]!.grad!, part);
+}
+
+function fromOwners(group: Group, bucket: readonly Tensor[], owners: ReadonlyMap<Tensor, number>): void {
+  using _ = scope();
+  const groups = byOwner(group, bucket, owners);
+  const own = concatenated(groups[group.rank]!);
+  const copies = concatenated(groups.map(() => own));
+  const received = group.exchange(
+    copies,
+    groups.map(() => own.numel),
+    groups.map(size),
+  );
+  for (const [i, part] of parts(received, groups.flat()).entries()) {
+    const parameter = groups.flat()[i]!;
+    if (owners.get(parameter) !== group.rank) ops.copy_(ops.detach(parameter), part);
+  }
+}

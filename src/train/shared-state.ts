@@ -1,0 +1,98 @@
+/** Checkpoints of several processes: rank 0 reads and writes them, whole, whatever process keeps which state. */
+import { join } from 'node:path';
+import { GraftError } from '../base/index.ts';
+import type { Group } from '../distributed/index.ts';
+import { openSafetensors } from '../io/index.ts';
+import type { Optimizer } from '../optim/index.ts';
+import { type DType, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { restoreOptimizer, type StateToSave } from './checkpoints.ts';
+
+interface Named {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+}
+
+/** Gives every process the parameters of rank 0. */
+export function shareParameters(group: Group, parameters: ReadonlyMap<string, Tensor>): void {
+  if (group.size === 1) return;
+  noGrad(() => {
+    for (const parameter of parameters.values()) group.broadcast(parameter);
+  });
+}
+
+/**
+ * Fills the optimizers of all processes from a checkpoint that rank 0 reads, one tensor at a time.
+ * @param path of the checkpoint, on rank 0
+ * @throws GraftError 'mismatch' where it holds something that no process keeps, or lacks something
+ */
+export function restoreState(group: Group, path: string | undefined, optimizer: Optimizer): void {
+  if (group.size === 1) {
+    restoreOptimizer(path!, optimizer);
+    return;
+  }
+  using source = group.rank === 0 ? openSafetensors(join(path!, 'optimizer.safetensors')) : undefined;
+  const stored = group.share((): Named[] =>
+    Array.from(source!.entries, ([name, { format, shape }]) => ({ name, dtype: format as DType, shape })),
+  );
+  optimizer.prepare(stored.map(({ name }) => name));
+  const { state } = optimizer;
+  const kept = new Map(group.collect([...state].map(([name, { shape }]) => [name, shape.join()] as const)).flat());
+  for (const { name, shape } of stored)
+    if (kept.get(name) !== shape.join())
+      throw new GraftError('mismatch', `the checkpoint holds ${name}, which this run does not train`, { place: path });
+  const missing = [...kept.keys()].find((name) => !stored.some((entry) => entry.name === name));
+  if (missing !== undefined) throw new GraftError('mismatch', `the checkpoint has no ${missing}`, { place: path });
+  noGrad(() => {
+    for (const { name, dtype, shape } of stored) {
+      using _ = scope();
+      const tensor = Tensor.empty(shape, dtype);
+      source?.read(name, tensor.memory());
+      group.broadcast(tensor);
+      const own = state.get(name);
+      if (own) ops.copy_(own, tensor);
+    }
+  });
+}
+
+/**
+ * Calls `save` on rank 0 with the state of all optimizers: the other processes send what only they keep when it is read.
+ * Every process has to call this.
+ */
+export function withWholeState(
+  group: Group,
+  { state }: Pick<Optimizer, 'state'>,
+  save: (state: StateToSave) => void,
+): void {
+  const kept = group.collect(Array.from(state, ([name, { dtype, shape }]): Named => ({ name, dtype, shape })));
+  /** Process `rank` sends a tensor to rank 0, which returns its bytes. */
+  const send = (rank: number, { name, dtype, shape }: Named): Uint8Array => {
+    using _ = scope();
+    const numel = shape.reduce((a, b) => a * b, 1);
+    const mine = group.rank === rank ? ops.reshape(state.get(name)!, [numel]) : Tensor.empty([0], dtype);
+    const count = (holds: boolean) =>
+      Array.from({ length: group.size }, (_, other) => (holds && other === 0 ? numel : 0));
+    const receives = Array.from({ length: group.size }, (_, other) => (group.rank === 0 && other === rank ? numel : 0));
+    return noGrad(() => group.exchange(mine, count(group.rank === rank), receives)).bytes();
+  };
+  if (group.rank > 0) {
+    for (;;) {
+      const asked = group.share((): { rank: number; named: Named } | undefined => undefined);
+      if (!asked) return;
+      send(asked.rank, asked.named);
+    }
+  }
+  const whole = new Map<string, Pick<Tensor, 'dtype' | 'shape' | 'bytes'>>(state);
+  for (const [rank, list] of kept.entries()) {
+    for (const named of list) {
+      if (whole.has(named.name)) continue;
+      const bytes = () => {
+        group.share(() => ({ rank, named }));
+        return send(rank, named);
+      };
+      whole.set(named.name, { dtype: named.dtype, shape: named.shape, bytes });
+    }
+  }
+  save({ state: whole });
+  group.share(() => undefined);
+}

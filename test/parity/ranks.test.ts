@@ -1,0 +1,308 @@
+/** Runs of several processes against the same run in one: losses, parameters, metrics; killed, stopped and gone on with. */
+import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import test, { before } from 'node:test';
+import { type GraftError, packageRoot } from '../../src/base/index.ts';
+import { startEngine } from '../../src/engine/index.ts';
+import { type LaunchOptions, launch, Session } from '../../src/session/index.ts';
+import type { RecipeInput, TrainEvent, TrainResult } from '../../src/train/index.ts';
+import { mails } from '../e2e/workspace.ts';
+import { tinyModel } from '../samples/tiny.ts';
+import { golden, numbers, readTensors, relativeError, temporary } from '../support.ts';
+
+before(() => startEngine());
+
+const lora = { type: 'lora', r: 4, lora_alpha: 8, target_modules: 'all-linear' } as const;
+
+/** 20 steps of the golden batches: rows of different lengths. In float32, since rounding to bfloat16 turns the last bits of a sum into more. */
+const recipe = (dir: string, more: object = {}, train: object = {}): RecipeInput =>
+  ({
+    model: golden('models', 'llama3'),
+    method: lora,
+    data: { train: golden('train', 'batches.jsonl'), format: 'batches' },
+    ...more,
+    train: { lr: 1e-3, steps: 20, threads: 1, precision: 'float32', ...train },
+    run: { dir },
+  }) as RecipeInput;
+
+async function alone(input: RecipeInput): Promise<TrainResult> {
+  await using session = new Session();
+  return await session.train(input);
+}
+
+const quiet = { log: () => {}, timeout: 60 };
+
+async function launched(options: LaunchOptions, onEvent: (event: TrainEvent) => void = () => {}): Promise<TrainResult> {
+  const running = launch({ ...quiet, ...options });
+  for await (const event of running) onEvent(event);
+  return await running;
+}
+
+function assertLosses(actual: TrainResult, expected: TrainResult, what: string): void {
+  assert.equal(actual.losses.length, expected.losses.length, what);
+  for (const [i, loss] of actual.losses.entries()) {
+    const want = expected.losses[i]!;
+    assert.ok(
+      Math.abs(loss / want - 1) <= 1e-5,
+      `${what}: the loss of step ${i + 1} is ${loss}, and ${want} of one process`,
+    );
+  }
+}
+
+/** Compares the saved tensors. @returns how many numbers were compared */
+function assertWeights(actual: string, expected: string, what: string): number {
+  let compared = 0;
+  for (const name of readdirSync(expected).filter((file) => file.endsWith('.safetensors'))) {
+    const [got, want] = [actual, expected].map((dir) => readTensors(join(dir, name)).tensors);
+    assert.equal(got!.size, want!.size, what);
+    // By their order: keys may hold the name of the run's directory.
+    const values = [...got!.values()];
+    for (const [i, [key, tensor]] of [...want!].entries()) {
+      const error = relativeError(numbers(values[i]!), numbers(tensor));
+      assert.ok(error <= 1e-5, `${what}: ${key} differs by ${error}`);
+      compared += tensor.numel;
+    }
+  }
+  return compared;
+}
+
+const methods: readonly (readonly [name: string, more: object, train?: object])[] = [
+  ['lora', {}],
+  ['full', { method: { type: 'full' } }, { lr: 1e-4 }],
+  ['prefix', { method: { type: 'prefix', num_virtual_tokens: 3 } }],
+  ['bottleneck', { method: { type: 'bottleneck', reduction_factor: 4 } }, { lr: 1e-4 }],
+  ['qat and lora', { method: [{ type: 'qat', weight: 'int8', group_size: 4, over: 'base' }, lora] }],
+  [
+    'clipping, decay and a schedule',
+    {},
+    { max_grad_norm: 0.5, weight_decay: 0.1, schedule: 'cosine', warmup_steps: 3 },
+  ],
+  ['gradient checkpointing', {}, { gradient_checkpointing: true }],
+  // As many micro-batches with any number of processes draw the same dropout.
+  ['dropout', { method: { ...lora, lora_dropout: 0.2 } }, { micro_tokens: 1 }],
+];
+
+let [weights, cases] = [0, 0];
+for (const [name, more, train] of methods) {
+  test(`${name}: several processes have the losses and the weights of one`, async () => {
+    using dir = temporary();
+    const single = await alone(recipe(join(dir.path, 'one'), more, train));
+    assert.equal(single.losses.length, 20);
+    assert.equal(single.ranks, undefined);
+    for (const ranks of name === 'lora' || name === 'full' ? [2, 4] : [2]) {
+      for (const stage of [0, 1]) {
+        const what = `${name}, ${ranks} processes, stage ${stage}`;
+        const input = recipe(join(dir.path, `${ranks}-${stage}`), more, { ...train, zero: { stage } });
+        const several = await launched({ recipe: input, ranks });
+        assertLosses(several, single, what);
+        weights += assertWeights(several.adapter, single.adapter, what);
+        assert.deepEqual(
+          several.ranks!.map(({ rank }) => rank),
+          Array.from({ length: ranks }, (_, rank) => rank),
+        );
+        for (const { peakRssMb, sentMb, receivedMb, waitS } of several.ranks!)
+          assert.ok(peakRssMb > 50 && sentMb > 0 && receivedMb > 0 && waitS > 0);
+        cases++;
+      }
+    }
+  });
+}
+test('all of them were compared', () => {
+  assert.equal(cases, 20);
+  assert.ok(weights > 150_000, `${weights} numbers`);
+});
+
+test('rows that are held out are measured by all, with the metrics of one', async () => {
+  using dir = temporary();
+  const input = (name: string): RecipeInput => ({
+    model: tinyModel(join(dir.path, 'model')),
+    task: 'sequence-classification',
+    method: lora,
+    data: { train: mails(30), held_out: 7 },
+    train: { lr: 1e-3, steps: 6, batch_size: 5, micro_tokens: 9, threads: 1, precision: 'float32' },
+    eval: { every: 2 },
+    run: { dir: join(dir.path, name) },
+  });
+  const events: TrainEvent[] = [];
+  const single = await alone(input('one'));
+  const several = await launched({ recipe: input('three'), ranks: 3 }, (event) => events.push(event));
+  assertLosses(several, single, 'classification');
+  assert.ok(Math.abs(several.evalLoss! / single.evalLoss! - 1) < 1e-5);
+  assert.deepEqual(several.evalMetrics, single.evalMetrics);
+  assert.equal(several.evalMetrics[0]!.count, 7);
+  assert.deepEqual(
+    events.filter(({ type }) => type === 'eval').map((event) => 'step' in event && event.step),
+    [2, 4, 6],
+  );
+});
+
+/** The process id of a rank that this process, or another, has launched. */
+function processOf(rank: number, launcher = process.pid): number {
+  const children = spawnSync('ps', ['-o', 'pid=', '--ppid', String(launcher)], { encoding: 'utf8' }).stdout;
+  const found = children
+    .split('\n')
+    .map(Number)
+    .filter((pid) => pid > 0 && existsSync(`/proc/${pid}/environ`))
+    .find((pid) => readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0').includes(`RANK=${rank}`));
+  assert.ok(found, `rank ${rank} runs`);
+  return found;
+}
+
+/** Launches a run and calls `act` once, after step `step`. */
+const interruptedAt = (step: number, act: () => void) => {
+  let isDone = false;
+  return (event: TrainEvent) => {
+    if (isDone || event.type !== 'step' || event.step < step) return;
+    isDone = true;
+    act();
+  };
+};
+
+// Rows enough that a run lasts longer than a signal takes.
+const long = { steps: 120, batch_size: 8, micro_tokens: 64 };
+const longRows = Array.from({ length: 64 }, (_, i) => ({
+  ids: Array.from({ length: 24 }, (_, t) => 3 + ((i * 31 + t * t * 7) % 90)),
+}));
+const longRun = (dir: string, train: object = {}): RecipeInput => {
+  const input = recipe(dir, { data: { train: longRows, format: 'tokens' } }, { ...long, ...train });
+  return { ...input, run: { dir, checkpoint_every: 10 } };
+};
+
+test('a rank that is killed: the run ends with its name, and goes on with the losses of a run that was never killed', async () => {
+  using dir = temporary();
+  const at = (name: string) => join(dir.path, name);
+  const whole = await launched({ recipe: longRun(at('whole')), ranks: 2 });
+  assert.equal(whole.losses.length, 120);
+  for (const rank of [0, 1]) {
+    const killed = longRun(at(`killed-${rank}`), { zero: { stage: rank } });
+    let killedAt = 0;
+    const kill = interruptedAt(25, () => {
+      process.kill(processOf(rank), 'SIGKILL');
+      killedAt = performance.now();
+    });
+    await assert.rejects(launched({ recipe: killed, ranks: 2 }, kill), (error: GraftError) => {
+      assert.match(error.message, new RegExp(`^rank ${rank} was ended by SIGKILL`));
+      return error.kind === 'state';
+    });
+    const seconds = (performance.now() - killedAt) / 1e3;
+    assert.ok(seconds < 20, `all ended after ${seconds} s`);
+    const resumed = await launched({ recipe: killed, ranks: 2 });
+    assert.ok(resumed.resumedFrom >= 20 && resumed.resumedFrom < 120, `${resumed.resumedFrom}`);
+    assert.deepEqual(resumed.losses, whole.losses);
+  }
+  // The launcher starts all again by itself.
+  const lines: string[] = [];
+  const restarted = await launched(
+    {
+      recipe: longRun(at('restarted'), { zero: { stage: 1 } }),
+      ranks: 2,
+      maxRestarts: 1,
+      log: (line) => lines.push(line),
+    },
+    interruptedAt(25, () => process.kill(processOf(1), 'SIGKILL')),
+  );
+  assert.deepEqual(restarted.losses, whole.losses);
+  assert.ok(lines.some((line) => /rank 1 was ended by SIGKILL.* started again \(1 of 1 restarts left\)/.test(line)));
+  // With other numbers of processes.
+  for (const [ranks, stage] of [
+    [3, 1],
+    [1, 0],
+  ] as const) {
+    const stop = new AbortController();
+    const running = launched(
+      { recipe: longRun(at('stopped'), { zero: { stage } }), ranks, signal: stop.signal },
+      interruptedAt(ranks === 3 ? 30 : 60, () => stop.abort()),
+    );
+    await assert.rejects(running, (error: GraftError) => error.kind === 'interrupted');
+  }
+  assertLosses(
+    await launched({ recipe: longRun(at('stopped'), { zero: { stage: 1 } }), ranks: 2 }),
+    whole,
+    'resumed with 3, 1 and 2 processes',
+  );
+});
+
+test('when the launcher is killed, its processes stop with a checkpoint', async () => {
+  using dir = temporary();
+  const file = join(dir.path, 'recipe.json');
+  const input = longRun(join(dir.path, 'run'), { steps: 4000 });
+  writeFileSync(file, JSON.stringify(input));
+  const launcher = spawn(
+    process.execPath,
+    [join(packageRoot, 'bin', 'graft.js'), 'launch', '--nproc', '2', '--json', file],
+    {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    },
+  );
+  const ranks: number[] = [];
+  for await (const line of createInterface(launcher.stdout)) {
+    if (!line.includes('"type":"step"')) continue;
+    ranks.push(...[0, 1].map((rank) => processOf(rank, launcher.pid)));
+    break;
+  }
+  launcher.kill('SIGKILL');
+  const runs = () => ranks.filter((pid) => existsSync(`/proc/${pid}`));
+  for (let i = 0; i < 200 && runs().length > 0; i++) await new Promise((resolve) => setTimeout(resolve, 100));
+  assert.equal(ranks.length, 2);
+  assert.deepEqual(runs(), []);
+  assert.ok(readdirSync(join(dir.path, 'run', 'checkpoints')).some((name) => name.startsWith('step-')));
+});
+
+test('what cannot be launched', async () => {
+  using dir = temporary();
+  const input = recipe(join(dir.path, 'run'));
+  const refused: [LaunchOptions, RegExp][] = [
+    [{ recipe: input }, /nothing says how many processes to start\. Give --nproc/],
+    [{ recipe: input, ranks: 2, nodes: 2 }, /several machines need a place to meet/],
+    [{ recipe: input, ranks: 2, nodes: 2, nodeRank: 2 }, /this is machine 2, but there are 2/],
+    [{ recipe: input, ranks: 2, master: 'host:99999' }, /'host:99999' is not HOST:PORT/],
+    [{ recipe: input, ranks: 0 }, /ranks/],
+    [
+      { recipe: input, ranks: 5 },
+      /^train.batch_size: there are 5 processes, but a step has 4 rows\. Start 4 processes at most/,
+    ],
+    [
+      { recipe: recipe(join(dir.path, 'none'), { data: join(dir.path, 'none.jsonl') }), ranks: 2 },
+      /none\.jsonl: the data file was not found/,
+    ],
+  ];
+  for (const [options, why] of refused)
+    await assert.rejects(launched(options), (error: GraftError) => why.test(error.message));
+  assert.equal(refused.length, 7);
+});
+
+test('ranks with different recipes: each says what differs', async () => {
+  using dir = temporary();
+  const port = 20_000 + (process.pid % 10_000);
+  const ends = await Promise.all(
+    [1e-3, 2e-3].map((lr, rank) => {
+      const file = join(dir.path, `${rank}.json`);
+      writeFileSync(file, JSON.stringify(recipe(join(dir.path, 'run'), {}, { lr })));
+      const env = {
+        RANK: `${rank}`,
+        WORLD_SIZE: '2',
+        LOCAL_RANK: `${rank}`,
+        MASTER_ADDR: '127.0.0.1',
+        MASTER_PORT: `${port}`,
+      };
+      return new Promise<string>((resolve) => {
+        const child = spawn(process.execPath, [join(packageRoot, 'bin', 'graft.js'), 'train', file], {
+          stdio: ['ignore', 'ignore', 'pipe'],
+          env: { ...process.env, ...env },
+        });
+        let text = '';
+        child.stderr.on('data', (chunk: Buffer) => {
+          text += chunk;
+        });
+        child.on('close', () => resolve(text));
+      });
+    }),
+  );
+  const differs = /rank 1 has another run than rank 0: train\.lr was 0\.001 and is 0\.002/;
+  assert.match(ends[1]!, differs);
+  assert.match(ends[0]!, /graft: rank 1 failed: /);
+  assert.match(ends[0]!, differs);
+});
