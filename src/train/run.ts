@@ -141,7 +141,12 @@ async function runInGroup(
   const layers = activeLayers({ model, adapter, parameters, optimizer, ...steps, seed: train.seed });
   if (optimizer.inBackward) requireNoWholeGradients({ adapter, processes: group.size });
   const wholeStep = optimizer.inBackward && largestStep(taskRuns, recipe, { from: from.step, to: from.end.steps });
-  const { blocks, notes } = fixedBlocksOf(recipe, taskRuns, { begun: begun?.fixedBlocks, group }, layers?.neverTrains);
+  const { blocks, notes } = fixedBlocksOf(
+    recipe,
+    taskRuns,
+    { begun: begun && (begun.fixedBlocks ?? 0), group },
+    layers?.neverTrains,
+  );
   // Only now: a recipe that turns out wrong leaves the directory as it is.
   const log = isFirst ? new EventLog(dir, listen) : undefined;
   const { record, earlier } = group.share((): { record: RunRecord; earlier: TrainEvent[] } => {
