@@ -174,12 +174,15 @@ export class Session implements AsyncDisposable {
   /**
    * Plans a recipe for many processes, which need not exist: memory, traffic and time of each at every ZeRO stage, and the cheapest
    * stage that fits. Nothing is loaded.
+   * @param recipe as of `train`; rows are read only where nothing but they have the labels
    * @throws GraftError 'usage' for what cannot be planned
    */
-  plan(recipe: Recipe, options: PlanOptions & Abortable): Running<never, RanksPlan> {
+  plan(recipe: RecipeInput | Recipe, options: PlanOptions & Abortable): Running<never, RanksPlan> {
     return new Running(async () => {
       const { args, signal } = split(planSchema, options, 'plan');
-      return this.#run('plan', { recipe, ...args }, { signal });
+      const collected = isParsed(recipe) ? recipe : await withRowsCollected(recipe, signal);
+      const parsed = isParsed(collected) ? collected : parseRecipe(collected);
+      return this.#run('plan', { recipe: parsed, ...args }, { signal });
     });
   }
 

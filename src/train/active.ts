@@ -3,7 +3,7 @@ import { GraftError } from '../base/index.ts';
 import { currentEngine } from '../engine/index.ts';
 import type { AttachedAdapter } from '../methods/index.ts';
 import { type Model, type ModelPart, modelParts, partsByKey } from '../nn/index.ts';
-import type { Optimizer } from '../optim/index.ts';
+import type { BackwardUpdates, Optimizer } from '../optim/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 
 /** What trains from a step on. */
@@ -22,8 +22,11 @@ export interface ActiveLayers {
   neverTrains(key: string): boolean;
   /** Freezes and thaws what the policy says for step number `step` (0-based). Returns what trains now, where that changed. */
   begin(step: number): ActiveParts | undefined;
-  /** Gives the policy the loss and the gradients of a step, before they are clipped. */
-  observe(step: number, loss: number): void;
+  /**
+   * Gives the policy the loss and the gradients of a step, before they are clipped.
+   * @param updates where the backward pass has updated the parameters and freed their gradients
+   */
+  observe(step: number, loss: number, updates?: BackwardUpdates): void;
   /** Returns what happened since the last call and should be known. */
   takeNotes(): readonly string[];
 }
@@ -116,8 +119,11 @@ export function activeLayers({
       sizeBefore = size;
       return { parts: active, parameters: size };
     },
-    observe: (step, loss) =>
-      policy.observe?.(step, loss, (part) => normOf((byPart.get(part) ?? []).map((key) => parameters.get(key)!))),
+    observe: (step, loss, updates) =>
+      policy.observe?.(step, loss, (part) => {
+        const keys = byPart.get(part) ?? [];
+        return updates ? updates.gradNorm(keys) : normOf(keys.map((key) => parameters.get(key)!));
+      }),
     takeNotes: () => policy.takeNotes?.() ?? [],
   };
 }

@@ -48,6 +48,7 @@ const model: PlannedModel = {
   flopsPerToken: 1e9,
   replayedFlopsPerToken: 5e8,
   wholeGradients: false,
+  freesGradients: false,
   activationBytes: (tokens, _rows, checkpointed) => tokens * (checkpointed ? 1e6 : 4e6),
 };
 const run: PlannedRun = { ranks: 4, rows: 16, rowTokens: 100, microTokens: 250, checkpointed: false, memory: 25e9 };
@@ -143,6 +144,7 @@ test('a model at hand and its shape are planned alike; one process has what a ru
   };
   const cases = [
     { method: { type: 'full' } },
+    { method: { type: 'full' }, train: { optimizer: { type: 'lomo' } } },
     { method: { type: 'lora', r: 4, target_modules: 'all-linear' } },
     { method: { type: 'lora' }, train: { optimizer: { type: 'lion' } } },
     { method: { type: 'lora', target_modules: ['gate_proj'] }, train: { optimizer: { type: 'adafactor' } } },
@@ -177,7 +179,7 @@ test('a model at hand and its shape are planned alike; one process has what a ru
     );
     assert.ok(Math.abs(mebibytes(stage!.weightBytes) - memory.weightsMb) <= 1, what);
   }
-  assert.equal(cases.length, 4);
+  assert.equal(cases.length, 5);
   const plan = await planForRanks(recipeOf({ model: path, train: { batch_size: 4 } }), {
     ranks: 2,
     zero: 1,
@@ -200,6 +202,11 @@ test('what cannot be planned is refused', async () => {
       /full trains dense weights, and the recipe has quantize: nf4/,
     ],
     [{ task: 'sequence-classification' }, 'llama-7b', /not with the task sequence-classification/],
+    [
+      { method: { type: 'full' }, train: { optimizer: { type: 'lomo' } } },
+      'llama-7b',
+      /several processes add their gradients up/,
+    ],
     [{ adapter: '/adapter' }, 'llama-7b', /not with an adapter to begin from/],
   ];
   for (const [fields, shape, message] of cases)
@@ -208,7 +215,7 @@ test('what cannot be planned is refused', async () => {
       (error) => error instanceof GraftError && error.kind === 'usage' && message.test(error.message),
       String(message),
     );
-  assert.equal(cases.length, 9);
+  assert.equal(cases.length, 10);
 });
 
 const gigabytes = (bytes: number) => (bytes < 1e9 ? `${(bytes / 1e9).toFixed(2)}` : `${(bytes / 1e9).toFixed(1)}`);

@@ -33,6 +33,8 @@ export interface PlannedModel {
   readonly replayedFlopsPerToken: number;
   /** Whether every process needs all gradients after the update (AdaLoRA's importance), so that they are sent twice at stage 1. */
   readonly wholeGradients: boolean;
+  /** Whether the backward pass updates and frees each gradient, so that a step is one micro-batch, of one process. */
+  readonly freesGradients: boolean;
   /** Bytes of activations and temporary tensors of a micro-batch. */
   activationBytes(tokens: number, rows: number, checkpointed: boolean): number;
 }
@@ -126,7 +128,9 @@ export function clusterPlan(model: PlannedModel, run: PlannedRun): ClusterPlan {
     });
   }
   const rowsPerRank = Math.ceil(rows / ranks);
-  const microRows = Math.min(rowsPerRank, Math.max(1, Math.floor(microTokens / rowTokens)));
+  const microRows = model.freesGradients
+    ? rowsPerRank
+    : Math.min(rowsPerRank, Math.max(1, Math.floor(microTokens / rowTokens)));
   const batches = { rowsPerRank, microRows, microBatches: Math.ceil(rowsPerRank / microRows) };
   const planned = stages.map((stage) => planStage(model, run, stage, batches));
   const cost = ({ stepS, trafficBytes }: StagePlan) => stepS ?? trafficBytes;
@@ -160,7 +164,7 @@ function planStage(
 
   const owned = stage === 0 || numbers === 0 ? 1 : stage === 3 ? 1 / ranks : largestShare(numels, ranks) / numbers;
   const weightBytes = stage === 3 ? (frozen + float * numbers) / ranks : frozen + float * numbers;
-  const gradientBytes = float * numbers * (stage < 2 ? 1 : owned);
+  const gradientBytes = float * (model.freesGradients ? Math.max(...numels) : numbers * (stage < 2 ? 1 : owned));
   const optimizerBytes = model.optimizerBytes * owned;
   const activationBytes = model.activationBytes(microRows * rowTokens, microRows, replays);
   const bufferBytes = ranks === 1 ? 0 : bufferBytesOf(units, numels, ranks, stage);

@@ -23,6 +23,7 @@ export type { RankReport } from './ranks.ts';
 export { isParsed, parseRecipe, type Recipe, readRecipe, recipeSchema, severalSchema } from './recipe.ts';
 export type {
   AdafactorInput,
+  AdalomoInput,
   AdaloraInput,
   Adamw8bitInput,
   AdamwInput,
@@ -36,6 +37,7 @@ export type {
   Ia3Input,
   LayerwiseInput,
   LionInput,
+  LomoInput,
   LoraInput,
   MethodInput,
   MultitaskPromptInput,

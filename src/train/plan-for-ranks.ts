@@ -1,6 +1,7 @@
 /** The plan of a recipe for processes that need not exist. */
 import { freeMemory, GraftError } from '../base/index.ts';
 import { resolveModel } from '../io/index.ts';
+import { isInBackward } from '../optim/index.ts';
 import { type ClusterPlan, clusterPlan, type PlannedRun, type Stage } from './cluster-plan.ts';
 import { deepspeedNotes, withBatchOf } from './deepspeed.ts';
 import { headFor } from './head.ts';
@@ -8,6 +9,7 @@ import { readExamples } from './plan.ts';
 import { plannedFromShape, plannedFromSketch, shapeNamed } from './planned-model.ts';
 import { type Recipe, recipesOf } from './recipe.ts';
 import { openTaskModels } from './task-models.ts';
+import { requireNoWholeGradients } from './whole-gradients.ts';
 
 /** Tokens of a micro-batch where neither recipe nor machine say: those at which matrix products reach their full rate. */
 const defaultMicroTokens = 1024;
@@ -50,6 +52,7 @@ export async function planForRanks(given: Recipe, options: PlanOptions): Promise
   const { ranks, shape, bandwidth, flops, memory = freeMemory() } = options;
   const recipe = withBatchOf(given, ranks);
   const { train, data } = recipe;
+  if (isInBackward(train.optimizer)) requireNoWholeGradients({ processes: ranks });
   const [rowTokens, microTokens] = [options.rowTokens ?? data.max_length, train.micro_tokens ?? defaultMicroTokens];
   const checkpointed = train.gradient_checkpointing ?? false;
   const run: PlannedRun = {

@@ -3,7 +3,7 @@ import { GraftError, nearest } from '../base/index.ts';
 import { type MethodChoice, methods } from '../methods/index.ts';
 import { heldBytes } from '../models/index.ts';
 import { headsOf, type Model, Module, namedModules } from '../nn/index.ts';
-import { optimizers } from '../optim/index.ts';
+import { isInBackward, optimizers } from '../optim/index.ts';
 import { dtypes, Tensor } from '../tensor/index.ts';
 import { optimizerFor } from './attach.ts';
 import { activationBytes, bytesPerToken } from './budget.ts';
@@ -79,6 +79,7 @@ export function plannedFromSketch(recipe: Recipe, sketch: TaskModels): PlannedMo
     units: units.all,
     optimizerBytes: optimizer.stateBytes(parameters.keys()),
     ...operations(host.parameters - lookedUp, numbers, ofBase > 0),
+    freesGradients: optimizer.inBackward !== undefined,
     wholeGradients: adapter.afterStep !== undefined || adapter.layerPolicy !== undefined,
     activationBytes: (tokens, rows, replays) =>
       Math.max(...[...checkpointed.values()].map(({ on, off }) => (replays ? on : off).peak(tokens, rows))),
@@ -190,6 +191,7 @@ export function plannedFromShape(recipe: Recipe, shape: LlamaShape): PlannedMode
     units: units.all,
     optimizerBytes,
     ...operations(weights, numbers, isWhole),
+    freesGradients: isInBackward(recipe.train.optimizer),
     wholeGradients: false,
     activationBytes: (tokens, _rows, checkpointed) =>
       tokens * bytesPerToken({ ...shape, checkpointed }) + Math.min(tokens, logitsRows) * 4 * shape.vocab,
