@@ -136,7 +136,7 @@ async function runInGroup(
   const { stage } = train.zero;
   if (stage > 0 && group.size === 1)
     warnings.push(`train.zero.stage ${stage} divides nothing, because there is one process`);
-  const readsGradients = adapter.afterStep !== undefined || adapter.layerPolicy !== undefined;
+  const readsGradients = adapter.readsGradients || adapter.layerPolicy?.observe !== undefined;
   const sharding = shardingOf(group, parameters, stage, readsGradients);
   using optimizer = optimizerFor(taskRuns, recipe, sharding.owned);
   const steps = { steps: from.end.steps, severalTasks: list.length > 1 };
