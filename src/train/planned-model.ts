@@ -80,7 +80,7 @@ export function plannedFromSketch(recipe: Recipe, sketch: TaskModels): PlannedMo
     optimizerBytes: optimizer.stateBytes(parameters.keys()),
     ...operations(host.parameters - lookedUp, numbers, ofBase > 0),
     freesGradients: optimizer.inBackward !== undefined,
-    wholeGradients: adapter.afterStep !== undefined || adapter.layerPolicy !== undefined,
+    wholeGradients: (adapter.readsGradients ?? false) || adapter.layerPolicy?.observe !== undefined,
     activationBytes: (tokens, rows, replays) =>
       Math.max(...[...checkpointed.values()].map(({ on, off }) => (replays ? on : off).peak(tokens, rows))),
   };
