@@ -12,6 +12,7 @@ import { inspect } from './inspect.ts';
 import { launch } from './launch.ts';
 import { logits } from './logits.ts';
 import { merge } from './merge.ts';
+import { plan } from './plan.ts';
 import { predict } from './predict.ts';
 import { pull } from './pull.ts';
 import { quantize } from './quantize.ts';
@@ -44,6 +45,7 @@ export function program(): Command {
     doctor,
     train,
     launch,
+    plan,
     compare,
     evaluate,
     predict,

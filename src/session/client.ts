@@ -5,7 +5,9 @@ import { collectRows, type RowStream } from '../data/index.ts';
 import { spinBriefly } from '../engine/index.ts';
 import {
   isParsed,
+  type PlanOptions,
   parseRecipe,
+  type RanksPlan,
   type Recipe,
   type RecipeInput,
   type RunOptions,
@@ -31,6 +33,7 @@ import {
   interrupted,
   mergeSchema,
   modelSchema,
+  planSchema,
   quantizeSchema,
   split,
   stoppable,
@@ -165,6 +168,21 @@ export class Session implements AsyncDisposable {
     return new Running(async () => {
       const { args, signal } = split(doctorSchema, options, 'doctor');
       return this.#run('doctor', args, { signal });
+    });
+  }
+
+  /**
+   * Plans a recipe for many processes, which need not exist: memory, traffic and time of each at every ZeRO stage, and the cheapest
+   * stage that fits. Nothing is loaded.
+   * @param recipe as of `train`; rows are read only where nothing but they have the labels
+   * @throws GraftError 'usage' for what cannot be planned
+   */
+  plan(recipe: RecipeInput | Recipe, options: PlanOptions & Abortable): Running<never, RanksPlan> {
+    return new Running(async () => {
+      const { args, signal } = split(planSchema, options, 'plan');
+      const collected = isParsed(recipe) ? recipe : await withRowsCollected(recipe, signal);
+      const parsed = isParsed(collected) ? collected : parseRecipe(collected);
+      return this.#run('plan', { recipe: parsed, ...args }, { signal });
     });
   }
 

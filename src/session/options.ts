@@ -7,7 +7,7 @@ import { combinations } from '../methods/index.ts';
 import { exportFormats } from '../models/index.ts';
 import { taskNames } from '../nn/index.ts';
 import { packingModes, quantizeModes } from '../quant/index.ts';
-import type { RunOptions } from '../train/index.ts';
+import { type PlanOptions, type RunOptions, stages } from '../train/index.ts';
 import type {
   CombineSettings,
   GenerateSettings,
@@ -118,6 +118,16 @@ export const trainSchema: z.ZodType<RunOptions & Abortable> = z.strictObject({
 export const doctorSchema: z.ZodType<{ readonly model?: string | undefined } & Abortable> = z.strictObject({
   ...signal,
   model: path.optional(),
+});
+export const planSchema: z.ZodType<PlanOptions & Abortable> = z.strictObject({
+  ...signal,
+  ranks: z.int().positive(),
+  zero: z.union(stages.map((stage) => z.literal(stage))).optional(),
+  shape: z.string().optional(),
+  rowTokens: z.int().positive().optional(),
+  memory: z.number().positive().optional(),
+  bandwidth: z.number().positive().optional(),
+  flops: z.number().positive().optional(),
 });
 export const abortableSchema: z.ZodType<Abortable> = z.strictObject(signal);
 

@@ -62,7 +62,8 @@ export const huggingFaceNames: Readonly<Record<string, string>> = {
   id2label: 'labels',
   num_labels: 'labels (their names, in the order of the head)',
   problem_type: 'task and labels',
-  deepspeed: 'not available yet',
+  deepspeed_config: 'deepspeed',
+  ds_config: 'deepspeed',
   fsdp: 'not available yet',
   // TRL's SFTConfig, and data
   packing: 'not needed: rows are always packed, without padding and without attention across rows',

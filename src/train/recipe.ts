@@ -9,6 +9,7 @@ import { taskNames } from '../nn/index.ts';
 import { isInBackward, type OptimizerChoice } from '../optim/index.ts';
 import { quantizeModes } from '../quant/index.ts';
 
+import { deepspeedField, withDeepspeed } from './deepspeed.ts';
 import { huggingFaceNames } from './hugging-face-names.ts';
 import { isObject, trainSchema, withOptimizer } from './recipe-train.ts';
 import { requireNoWholeGradients } from './whole-gradients.ts';
@@ -148,6 +149,7 @@ export const recipeSchema = z.strictObject({
     .describe('Directory of a saved adapter to begin from; the config saved with it is used.'),
   ...taskFields,
   train: trainSchema.prefault({}).describe('The optimizer, the number of steps, and their size.'),
+  deepspeed: deepspeedField,
   eval: evaluation.prefault({}).describe('Measurements on held-out rows during training.'),
   run: run.describe('Where the run is saved, and how often.'),
 });
@@ -235,7 +237,7 @@ function resolved(recipe: Recipe, base: string): Recipe {
 }
 
 const pathField = new RegExp(
-  `^(adapter|method\\.(\\d+\\.)?(adapter|${initPath})|(tasks\\.[^.]+\\.)?data(\\.(train|eval))?|run\\.dir)$`,
+  `^(adapter|deepspeed|method\\.(\\d+\\.)?(adapter|${initPath})|(tasks\\.[^.]+\\.)?data(\\.(train|eval))?|run\\.dir)$`,
 );
 
 /** `data: rows.jsonl`, or rows in memory, is short for `data: { train: … }`. */
@@ -263,7 +265,7 @@ export function parseRecipe(value: unknown, place = 'recipe', base = process.cwd
     : withData(value);
   const parsed = parseWith(
     several ? severalSchema : recipeSchema,
-    withOptimizer(complete, place),
+    withOptimizer(withDeepspeed(complete, place, base), place),
     place,
     'usage',
     huggingFaceNames,

@@ -6,6 +6,7 @@ import { isSettings, writtenBy } from '../methods/index.ts';
 import type { Precision } from '../nn/index.ts';
 import { isInBackward } from '../optim/index.ts';
 import { keepsHead } from './attach.ts';
+import { deepspeedNotes } from './deepspeed.ts';
 import type { SavedResult, TaskResult, TrainEvent } from './events.ts';
 import type { FixedBlocks } from './fixed-blocks.ts';
 import type { HeldOut } from './held-out.ts';
@@ -128,7 +129,14 @@ export function warningsOf(taskRuns: TaskRuns, recipe: Recipe): string[] {
   }
   const advice = adapter.advise?.(recipe.train.lr) ?? [];
   const rates = learningRates(taskRuns, recipe.train).warnings;
-  return [...adapter.warnings, ...advice, ...rates, ...headWarnings, ...list.flatMap(({ plan }) => plan.warnings)];
+  return [
+    ...deepspeedNotes(recipe),
+    ...adapter.warnings,
+    ...advice,
+    ...rates,
+    ...headWarnings,
+    ...list.flatMap(({ plan }) => plan.warnings),
+  ];
 }
 
 /** Where the parameters that were saved after `savedStep` are, and how they did on the held-out rows. */

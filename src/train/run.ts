@@ -11,6 +11,7 @@ import { type ActiveLayers, activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
 import { beginning, patienceIsOver } from './beginning.ts';
 import { lastCheckpoint, type RunState, restoreParameters, saveCheckpoint } from './checkpoints.ts';
+import { withBatchOf } from './deepspeed.ts';
 import { explained, requireFinite, resultNotSaved } from './diverged.ts';
 import { EventLog, type TrainEvent } from './events.ts';
 import { FixedBlocks, fixedBlocksOf } from './fixed-blocks.ts';
@@ -58,11 +59,12 @@ export interface RunOptions {
  * @throws GraftError for anything that is wrong with the recipe, the model, the data or the machine, or with another process
  */
 export async function runTraining(
-  { placement, ...job }: { readonly recipe: Recipe } & RunOptions,
+  { placement, recipe, ...options }: { readonly recipe: Recipe } & RunOptions,
   listen: (event: TrainEvent) => void,
   stopRequested: () => boolean = () => false,
 ): Promise<TrainResult> {
-  const threads = useThreads(threadsOf(job.recipe.train.threads, placement ?? { size: 1, localSize: 1 }));
+  const threads = useThreads(threadsOf(recipe.train.threads, placement ?? { size: 1, localSize: 1 }));
+  const job = { ...options, recipe: withBatchOf(recipe, placement?.size ?? 1) };
   using group = joinGroup(placement);
   try {
     const result = await runInGroup(job, group, threads, listen, stopRequested);

@@ -3,7 +3,7 @@ import { dealt, type Group, oneProcess } from '../distributed/index.ts';
 import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 
 /** Numbers that one collective moves: enough for the full speed of a network, few beside a model. */
-const bucketSize = 4 << 20;
+export const bucketSize = 4 << 20;
 
 /**
  * Which parameters a process updates. Stage 0: every process all of them. Stage 1 and above (ZeRO, Rajbhandari et al. 2020): each process
@@ -93,8 +93,8 @@ export function ownersOf(parameters: ReadonlyMap<string, Tensor>, processes: num
 }
 
 /** Consecutive tensors in buckets of about `bucketSize` numbers; a larger tensor has one of its own. */
-function buckets(tensors: readonly Tensor[]): Tensor[][] {
-  const found: Tensor[][] = [];
+export function buckets<T extends { readonly numel: number }>(tensors: readonly T[]): T[][] {
+  const found: T[][] = [];
   let room = 0;
   for (const tensor of tensors) {
     if (tensor.numel > room || found.length === 0) {

@@ -123,6 +123,14 @@ test('launch: two processes train together', async () => {
   assert.ok(out.endsWith(`saved ${at('launched', 'adapter')}\n`));
 });
 
+test('plan: the memory of every stage, which falls from stage to stage', async () => {
+  const out = await example('plan', ['llama-70b', '64']);
+  const sizes = numbers(out, /^stage \d: ([\d.]+) GB of memory/gm);
+  assert.equal(sizes.length, 4, out);
+  assert.ok(sizes[3]! < sizes[2]! && sizes[2]! < sizes[1]! && sizes[1]! < sizes[0]!, out);
+  assert.ok(out.endsWith('the cheapest that fits: 3\n'), out);
+});
+
 test('eval: the adapter lowers the loss', async () => {
   const out = await example('eval', [model, adapter, at('rows.jsonl'), 'yes', 'no']);
   const [base, trained] = numbers(out, /loss ([\d.]+)/g);

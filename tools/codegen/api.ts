@@ -50,7 +50,10 @@ const libraryGroups: Groups = {
       'MethodChoice',
     ],
   ],
-  'Several processes': ['launch', 'LaunchOptions', 'launchEnvironment', 'RankPlacement', 'RankReport'],
+  'Several processes': [
+    ...['launch', 'LaunchOptions', 'launchEnvironment', 'RankPlacement', 'RankReport'],
+    ...['PlanOptions', 'RanksPlan', 'ClusterPlan', 'StagePlan', 'Stage'],
+  ],
   'Training: events and results': [
     'TrainOptions',
     'RunOptions',

@@ -1,12 +1,20 @@
 import { totalmem } from 'node:os';
 import { freeMemory } from '../../base/index.ts';
 import { currentEngine, processor } from '../../engine/index.ts';
-import { resolveModel, type WeightEntry } from '../../io/index.ts';
+import { resolveModel } from '../../io/index.ts';
 import { heldBytes, openModel, type Quantize } from '../../models/index.ts';
 import { bestPrecision, type Precision } from '../../nn/index.ts';
 import { quantizeModes } from '../../quant/index.ts';
 import { ops, scope } from '../../tensor/index.ts';
-import { type BlockShape, bytesPerToken, shapeOf, tokenBudget } from '../../train/index.ts';
+import {
+  type BlockShape,
+  bytesPerToken,
+  type LlamaShape,
+  llamaShapes,
+  shapeOf,
+  tensorsOf,
+  tokenBudget,
+} from '../../train/index.ts';
 import { type MemoryChoice, memoryChoices } from './memory-choices.ts';
 
 export interface DoctorArgs {
@@ -102,37 +110,11 @@ export function gemmRate(dtype: 'float32' | 'bfloat16'): number {
   return Array.from({ length: 9 }, once).sort((x, y) => x - y)[4]!;
 }
 
-interface Shape extends BlockShape {
-  readonly name: string;
-  /** Width of keys and values together: that of all heads, or less where heads share them. */
-  readonly kv: number;
-  readonly vocab: number;
-  readonly tied: boolean;
-}
+/** Sizes that fit on one machine. */
+const shapes = [llamaShapes['smollm2-135m'], llamaShapes['llama-1b'], llamaShapes['llama-7b']];
 
-/** As the `config.json` of SmolLM2-135M, Llama-3.2-1B and Llama-2-7b. */
-const shapes: readonly Shape[] = [
-  { name: '135M (SmolLM2)', layers: 30, width: 576, inner: 1536, kv: 192, vocab: 49_152, tied: true },
-  { name: '1B (Llama 3.2)', layers: 16, width: 2048, inner: 8192, kv: 512, vocab: 128_256, tied: true },
-  { name: '7B (Llama 2)', layers: 32, width: 4096, inner: 11_008, kv: 4096, vocab: 32_000, tied: false },
-];
-
-/** The tensors that a checkpoint of this shape has, in bfloat16. */
-function entriesOf({ layers, width, inner, kv, vocab, tied }: Shape): WeightEntry[] {
-  const entry = (...shape: number[]): WeightEntry => {
-    return { name: '', shape, format: 'bfloat16', bytes: 2 * shape.reduce((a, b) => a * b, 1) };
-  };
-  const projections = [entry(width, width), entry(kv, width), entry(kv, width), entry(width, width)];
-  const block = [...projections, entry(inner, width), entry(inner, width), entry(width, inner)];
-  const norms = [entry(width), entry(width)];
-  const tables = Array.from({ length: tied ? 1 : 2 }, () => entry(vocab, width));
-  return [...Array.from({ length: layers }, () => [...block, ...norms]).flat(), ...tables, entry(width)];
-}
-
-const planShape = (shape: Shape, free: number) => {
-  const stored = new Map(entriesOf(shape).map((entry, i) => [String(i), { entry }]));
-  return plan(shape.name, { stored, family: { heads: [] } }, shape, shape.vocab, free);
-};
+const planShape = (shape: LlamaShape, free: number) =>
+  plan(shape.title, { stored: tensorsOf(shape), family: { heads: [] } }, shape, shape.vocab, free);
 
 async function planModel(spec: string, free: number): Promise<MemoryPlan> {
   const { source, config, stored, family } = openModel(await resolveModel(spec));

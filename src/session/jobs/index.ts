@@ -6,6 +6,7 @@ import { generate } from './generate.ts';
 import { logits, writeLogits } from './logits.ts';
 import { merge, mergeFiles } from './merge.ts';
 import { addAdapter, load, removeAdapter, unload } from './models.ts';
+import { plan } from './plan.ts';
 import { predict } from './predict.ts';
 import { quantizeFiles } from './quantize.ts';
 import { train } from './train.ts';
@@ -43,5 +44,6 @@ export const jobs = {
   quantizeFiles,
   combine,
   doctor,
+  plan,
   train,
 };

@@ -1,0 +1,235 @@
+/**
+ * What each of many processes holds, sends and computes in a step, by formula: nothing is loaded or started. The stages are those of ZeRO
+ * (Rajbhandari et al. 2020, arXiv 1910.02054): 0 divides nothing, 1 the state of the optimizer, 2 the gradients too, 3 the parameters too,
+ * here with those that are frozen, as they are held.
+ */
+import { GraftError } from '../base/index.ts';
+import { dealt } from '../distributed/index.ts';
+import { bucketSize, buckets } from './sharding.ts';
+
+export const stages = [0, 1, 2, 3] as const;
+/** A stage of ZeRO. */
+export type Stage = (typeof stages)[number];
+
+/** The stages that this version of Graft trains with. */
+export const availableStages: readonly Stage[] = [0, 1];
+
+/** A part of a model that stage 3 gathers at once, in the order in which a step needs them: the embeddings, each block, the rest. */
+export interface PlannedUnit {
+  /** Bytes of what stays frozen, as it is held in memory. */
+  readonly frozenBytes: number;
+  /** Numbers of each trained tensor; they and their gradients are float32. */
+  readonly trained: readonly number[];
+}
+
+/** What a plan needs to know about a model with its methods. */
+export interface PlannedModel {
+  readonly name: string;
+  readonly units: readonly PlannedUnit[];
+  /** Bytes that the optimizer keeps for all trained parameters. */
+  readonly optimizerBytes: number;
+  /** Operations of matrix products with weights for one token, forward and backward; and again forward under checkpointing. */
+  readonly flopsPerToken: number;
+  readonly replayedFlopsPerToken: number;
+  /** Whether every process needs all gradients after the update (AdaLoRA's importance), so that they are sent twice at stage 1. */
+  readonly wholeGradients: boolean;
+  /** Whether the backward pass updates and frees each gradient, so that a step is one micro-batch, of one process. */
+  readonly freesGradients: boolean;
+  /** Bytes of activations and temporary tensors of a micro-batch. */
+  activationBytes(tokens: number, rows: number, checkpointed: boolean): number;
+}
+
+/** The processes, their steps, and what they run on. */
+export interface PlannedRun {
+  readonly ranks: number;
+  /** Rows of a step, of all processes together. */
+  readonly rows: number;
+  /** Tokens of a row. */
+  readonly rowTokens: number;
+  /** Tokens of a micro-batch at most; a row is never divided. */
+  readonly microTokens: number;
+  /** Gradient checkpointing; stage 3 has it in any case, since a block's weights are gathered where its activations are computed again. */
+  readonly checkpointed: boolean;
+  /** Bytes of memory for each process. */
+  readonly memory: number;
+  /** Bytes a second that a process sends. */
+  readonly bandwidth?: number | undefined;
+  /** Operations a second of a process. */
+  readonly flops?: number | undefined;
+}
+
+/** What one process has at a stage. Bytes are those of the process that has most. */
+export interface StagePlan {
+  /** The stage of ZeRO. */
+  readonly stage: Stage;
+  /** Whether this version of Graft trains with it. */
+  readonly available: boolean;
+  /** Of frozen weights as they are held, and of trained ones. */
+  readonly weightBytes: number;
+  /** Of the gradients, float32. */
+  readonly gradientBytes: number;
+  /** Of the state of the optimizer. */
+  readonly optimizerBytes: number;
+  /** Of activations and temporary tensors of a micro-batch. */
+  readonly activationBytes: number;
+  /** Of what is sent and received, and of gathered weights. */
+  readonly bufferBytes: number;
+  /** All of these. What a process takes without a model comes on top. */
+  readonly totalBytes: number;
+  /** Whether that is at most the memory of a process. */
+  readonly fits: boolean;
+  /** Bytes that it sends in a step, and receives as many. */
+  readonly trafficBytes: number;
+  /** Seconds of matrix products in a step; null: the speed was not given. */
+  readonly computeS: number | null;
+  /** Seconds of sending in a step; null: the bandwidth was not given. */
+  readonly trafficS: number | null;
+  /** Both, where nothing is sent while something is computed; null where one of them is. */
+  readonly stepS: number | null;
+}
+
+/** Memory, traffic and time of a process at every stage, and the cheapest stage that fits. */
+export interface ClusterPlan {
+  /** The model, or the common shape with the method. */
+  readonly model: string;
+  /** Number of processes. */
+  readonly ranks: number;
+  /** Numbers that are trained. */
+  readonly trainedNumbers: number;
+  /** Bytes of what stays frozen, as it is held in one process. */
+  readonly frozenBytes: number;
+  /** Rows of a step for each process. */
+  readonly rowsPerRank: number;
+  /** Micro-batches of a step for each process. */
+  readonly microBatches: number;
+  /** Bytes of memory for each process. */
+  readonly memoryBytes: number;
+  /** What a process has at each stage, by its number. */
+  readonly stages: readonly StagePlan[];
+  /** The stage with the shortest step, or where times are unknown the least traffic, of those that fit; null where none does. */
+  readonly cheapest: Stage | null;
+  /** As `cheapest`, of those that this version of Graft trains with. */
+  readonly cheapestAvailable: Stage | null;
+}
+
+const float = 4;
+const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
+
+/**
+ * Returns the plan of a run.
+ * @throws GraftError 'usage' for more processes than a step has rows
+ */
+export function clusterPlan(model: PlannedModel, run: PlannedRun): ClusterPlan {
+  const { ranks, rows, rowTokens, microTokens, memory } = run;
+  if (ranks > rows) {
+    throw new GraftError('usage', `there are ${ranks} processes, but a step has ${rows} rows`, {
+      place: 'train.batch_size',
+      hint: `Set train.batch_size to a multiple of ${ranks}, as with --set train.batch_size=${ranks}, or plan for ${rows} processes at most`,
+    });
+  }
+  const rowsPerRank = Math.ceil(rows / ranks);
+  const microRows = model.freesGradients
+    ? rowsPerRank
+    : Math.min(rowsPerRank, Math.max(1, Math.floor(microTokens / rowTokens)));
+  const batches = { rowsPerRank, microRows, microBatches: Math.ceil(rowsPerRank / microRows) };
+  const planned = stages.map((stage) => planStage(model, run, stage, batches));
+  const cost = ({ stepS, trafficBytes }: StagePlan) => stepS ?? trafficBytes;
+  const cheapestOf = (some: readonly StagePlan[]) =>
+    some.filter(({ fits }) => fits).toSorted((a, b) => cost(a) - cost(b) || a.stage - b.stage)[0]?.stage ?? null;
+  return {
+    model: model.name,
+    ranks,
+    trainedNumbers: sum(model.units.flatMap(({ trained }) => trained)),
+    frozenBytes: sum(model.units.map(({ frozenBytes }) => frozenBytes)),
+    rowsPerRank,
+    microBatches: batches.microBatches,
+    memoryBytes: memory,
+    stages: planned,
+    cheapest: cheapestOf(planned),
+    cheapestAvailable: cheapestOf(planned.filter(({ available }) => available)),
+  };
+}
+
+function planStage(
+  model: PlannedModel,
+  { ranks, rowTokens, checkpointed, memory, bandwidth, flops }: PlannedRun,
+  stage: Stage,
+  { rowsPerRank, microRows, microBatches }: { rowsPerRank: number; microRows: number; microBatches: number },
+): StagePlan {
+  const { units } = model;
+  const numels = units.flatMap(({ trained }) => trained);
+  const numbers = sum(numels);
+  const frozen = sum(units.map(({ frozenBytes }) => frozenBytes));
+  const replays = checkpointed || stage === 3;
+
+  const owned = stage === 0 || numbers === 0 ? 1 : stage === 3 ? 1 / ranks : largestShare(numels, ranks) / numbers;
+  const weightBytes = stage === 3 ? (frozen + float * numbers) / ranks : frozen + float * numbers;
+  const gradientBytes = float * (model.freesGradients ? Math.max(...numels) : numbers * (stage < 2 ? 1 : owned));
+  const optimizerBytes = model.optimizerBytes * owned;
+  const activationBytes = model.activationBytes(microRows * rowTokens, microRows, replays);
+  const bufferBytes = ranks === 1 ? 0 : bufferBytesOf(units, numels, ranks, stage);
+  const totalBytes = weightBytes + gradientBytes + optimizerBytes + activationBytes + bufferBytes;
+
+  const trafficBytes = trafficOf({ ...model, trained: float * numbers, frozen }, ranks, stage, microBatches);
+  const perToken = model.flopsPerToken + (replays ? model.replayedFlopsPerToken : 0);
+  const computeS = flops === undefined ? null : (perToken * rowsPerRank * rowTokens) / flops;
+  const trafficS = bandwidth === undefined ? null : trafficBytes / bandwidth;
+  return {
+    stage,
+    available: availableStages.includes(stage),
+    ...{ weightBytes, gradientBytes, optimizerBytes, activationBytes, bufferBytes, totalBytes },
+    fits: totalBytes <= memory,
+    ...{ trafficBytes, computeS, trafficS },
+    stepS: computeS === null || trafficS === null ? null : computeS + trafficS,
+  };
+}
+
+/**
+ * Bytes that a process sends in a step. Up to stage 1, gradients are added up once a step: Ψ for the sums and Ψ for the updates (ring, of
+ * which each process has (N - 1)/N). Stage 2 sends gradients in every micro-batch, since no process holds all of them between two. Stage 3
+ * gathers all parameters in the forward and in the backward pass of every micro-batch, and sends gradients of those that are trained.
+ */
+export function trafficOf(
+  {
+    trained,
+    frozen,
+    wholeGradients = false,
+  }: { readonly trained: number; readonly frozen: number; readonly wholeGradients?: boolean },
+  ranks: number,
+  stage: Stage,
+  microBatches: number,
+): number {
+  const share = (ranks - 1) / ranks;
+  if (stage < 2) return share * (stage === 1 && wholeGradients ? 3 : 2) * trained;
+  if (stage === 2) return share * (microBatches + 1) * trained;
+  return share * microBatches * (2 * frozen + 3 * trained);
+}
+
+function largestShare(numels: readonly number[], ranks: number): number {
+  const loads = new Map<number, number>();
+  for (const [i, owner] of dealt(numels, ranks).entries()) loads.set(owner, (loads.get(owner) ?? 0) + numels[i]!);
+  return Math.max(...loads.values());
+}
+
+/** Bytes of the buffers that `sharding.ts` makes at stages 0 and 1; later stages divide large tensors too, and gather a unit ahead. */
+function bufferBytesOf(units: readonly PlannedUnit[], numels: readonly number[], ranks: number, stage: Stage): number {
+  if (stage >= 2) {
+    const bucket = 2 * float * Math.min(bucketSize, sum(numels));
+    if (stage === 2) return bucket;
+    const gathered = units.map(({ frozenBytes, trained }) => frozenBytes + float * sum(trained));
+    return bucket + Math.max(...gathered.map((bytes, i) => bytes + (gathered[i + 1] ?? 0)));
+  }
+  const owners = dealt(numels, ranks);
+  const tensors = numels.map((numel, i) => ({ numel, owner: owners[i]! }));
+  return Math.max(
+    0,
+    ...buckets(tensors).map((bucket) => {
+      const all = sum(bucket.map(({ numel }) => numel));
+      if (stage === 0) return float * all;
+      const ofOwners = Map.groupBy(bucket, ({ owner }) => owner);
+      const most = Math.max(...[...ofOwners.values()].map((own) => sum(own.map(({ numel }) => numel))));
+      // An owner receives its part from every process, and adds them up.
+      return float * (all + (ranks + 1) * most);
+    }),
+  );
+}
