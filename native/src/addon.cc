@@ -271,6 +271,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("backward", backward);
   add("grad", grad);
   add("setGrad", set_grad);
+  add("onGradient", on_gradient);
   add("requiresGrad", requires_grad);
   add("setRequiresGrad", set_requires_grad);
   add("setGradEnabled", set_grad_enabled);

@@ -28,7 +28,7 @@ struct Instance {
   at::Generator random;  // for operators that are given no generator: other threads of the process have their own
   std::vector<struct Op> ops;
   Napi::FunctionReference make_error;  // (op, message, shapes) => Error
-  std::set<std::shared_ptr<Napi::FunctionReference>> replays;  // of live graphs (autograd.cc)
+  std::set<std::shared_ptr<Napi::FunctionReference>> callbacks;  // of live graphs and leaves (autograd.cc)
   std::vector<std::shared_ptr<class ProcessGroup>> groups;
 };
 

@@ -21,6 +21,7 @@ export interface Binding {
   backward(roots: readonly number[], seeds: readonly number[]): void;
   grad(handle: number): number | null;
   setGrad(handle: number, grad: number | null): void;
+  onGradient(leaf: number, hook: (() => void) | null): void;
   requiresGrad(handle: number): boolean;
   setRequiresGrad(handle: number, flag: boolean): void;
   setGradEnabled(flag: boolean): boolean;

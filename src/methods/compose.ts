@@ -121,6 +121,7 @@ function combined(
     afterStep(step) {
       for (const part of trained) part.afterStep?.(step);
     },
+    readsGradients: trained.some((part) => part.readsGradients),
     ...(parts.some((part) => part.learningRate) && {
       learningRate(key: string, lr: number) {
         const [, i, partKey] = (parts.length > 1 && /^(\d+)\.(.*)$/.exec(key)) || ['', '0', key];

@@ -125,6 +125,14 @@ export class Tensor implements Disposable {
     native.setGrad(this.id, value?.id ?? null);
   }
 
+  /**
+   * Calls `hook` in each backward pass when the gradient of this leaf is complete: once, after all uses of the leaf in that pass. The hook
+   * may write to the leaf and free the gradient; what it throws ends the pass. It replaces an earlier hook; undefined: none.
+   */
+  onGradient(hook: (() => void) | undefined): void {
+    native.onGradient(this.id, hook ?? null);
+  }
+
   /** Adds d(this)/d(leaf) to the gradient of every leaf; `seed` is d(loss)/d(this), and needed where this is not a scalar. */
   backward(seed?: Tensor): void {
     native.backward([this.id], seed ? [seed.id] : []);

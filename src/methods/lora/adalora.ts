@@ -138,6 +138,7 @@ export const adalora: Method<AdaLoraConfig> = {
         beforeStep: (_step: number, steps: number) => budget.begin(steps),
         changesTrainedOnly: true as const,
         afterStep: (step: number) => budget.after(step + 1),
+        readsGradients: true,
       }),
       savedConfig: () => ({
         ...layers.savedFields(),

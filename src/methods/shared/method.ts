@@ -129,6 +129,8 @@ export interface Adapter extends Disposable {
   readonly changesTrainedOnly?: true;
   /** Called after the optimizer's update, while the gradients that it used still exist. */
   afterStep?(step: number): void;
+  /** True: `afterStep` reads the gradients, which an optimizer that updates in the backward pass has freed by then. */
+  readonly readsGradients?: boolean;
   /** Returns a scalar that is added to the loss of every step. */
   regularisation?(): Tensor;
   /** Returns the learning rate of a parameter when the run's is `lr`. Absent: the same. */
