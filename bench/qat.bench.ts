@@ -1,103 +1,102 @@
 /**
- * What quantisation-aware training is good for: e-mails as language are learned with LoRA in float, and with the rounding of each
- * format. Held-out losses of the float model, of the float model rounded afterwards, and of the one that was trained rounded; the
- * share of the gap between the first two that training closes.
- *   npm run proof:qat -- [--model FILE.gguf|DIR] [--formats int4,q4_0,int3,int2] [--seeds 3] [--train 600] [--held-out 200] [--epochs 2]
- * A rounded model is measured as its adapter with the settings of the rounding: the same numbers as merged and written in the format.
+ * What quantisation-aware training is good for: e-mails are learned as language in float, and with the rounding of each format. Held-out
+ * losses of the float model, of that model rounded afterwards, and of the one that was trained rounded, both written in the format and read
+ * back; the share of the gap between the first two that training closes. It is a comparison (docs/compare.md) of several seeds.
+ *   npm run proof:qat -- [--model FILE.gguf|DIR] [--method full|lora] [--lr 2e-4] [--formats int4,q4_0,int3,int2] [--seeds 3]
+ *                        [--train 600] [--held-out 200] [--characters 600] [--epochs 2] [--dir DIR]
+ * With --dir a run that was stopped is resumed, and its page of results kept.
  */
-import { cpSync, mkdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { chooseMails } from '../tools/fetch/emails.ts';
-import { fetchMails, fetchSmolLM2, type Mail } from '../tools/fetch/fetch.ts';
+import { fromWire } from '../src/base/index.ts';
+import type { Results } from '../src/compare/index.ts';
+import { chooseMails, mailText } from '../tools/fetch/emails.ts';
+import { fetchMails, fetchSmolLM2 } from '../tools/fetch/fetch.ts';
 import { type Bar, graft, report, round, workFolder } from './support.ts';
 
 const { values: args } = parseArgs({
   options: {
     model: { type: 'string' },
+    method: { type: 'string', default: 'full' },
+    lr: { type: 'string', default: '2e-4' },
     formats: { type: 'string', default: 'int4,q4_0,int3,int2' },
     seeds: { type: 'string', default: '3' },
     train: { type: 'string', default: '600' },
     'held-out': { type: 'string', default: '200' },
+    characters: { type: 'string', default: '600' },
     epochs: { type: 'string', default: '2' },
+    dir: { type: 'string' },
   },
 });
-const model = args.model ?? fetchSmolLM2();
-const dir = workFolder();
+const dir = args.dir ? resolve(args.dir) : workFolder();
+mkdirSync(dir, { recursive: true });
 const half = (text: string) => Math.round(Number(text) / 2);
-const mails = chooseMails(fetchMails(), { train: half(args.train), heldOut: half(args['held-out']) });
-for (const [name, list] of Object.entries(mails) as [string, Mail[]][]) {
-  const text = (mail: Mail) => `${mail.subject}\n${mail.body}`.slice(0, 600);
-  writeFileSync(join(dir, `${name}.jsonl`), list.map((mail) => `${JSON.stringify({ text: text(mail) })}\n`).join(''));
-}
+const { train, heldOut } = chooseMails(fetchMails(), { train: half(args.train), heldOut: half(args['held-out']) });
+for (const [name, mails] of Object.entries({ train, heldOut }))
+  writeFileSync(join(dir, `${name}.jsonl`), mails.map((mail) => `${mailText(mail, +args.characters)}\n`).join(''));
 
-const lora = { type: 'lora', r: 16, lora_alpha: 32, target_modules: 'all-linear' };
-const rounding = (format: string) => ({ type: 'qat', weight: format });
-
-/** Trains with a list of methods; returns the adapter. */
-function train(name: string, method: readonly object[], seed: number): string {
-  const recipe = {
-    model,
-    method,
-    data: { train: join(dir, 'train.jsonl') },
-    train: { lr: 5e-4, schedule: 'cosine', warmup_ratio: 0.05, batch_size: 8, epochs: Number(args.epochs), seed },
-    run: { dir: join(dir, name) },
-  };
-  writeFileSync(join(dir, `${name}.json`), JSON.stringify(recipe));
-  return (graft('train', join(dir, `${name}.json`), '--json') as { adapter: string }).adapter;
-}
-
-/** The loss on the held-out e-mails, a token. */
-const heldOutLoss = (adapter: string): number =>
-  (
-    graft(
-      'eval',
-      '--model',
-      model,
-      '--quantize',
-      'none',
-      '--adapter',
-      adapter,
-      '--data',
-      join(dir, 'heldOut.jsonl'),
-      '--json',
-    ) as {
-      loss: number;
-    }
-  ).loss;
-
-/** A copy of an adapter that was trained in float, rounded. */
-function rounded(adapter: string, name: string, format: string): string {
-  const copy = join(dir, name);
-  mkdirSync(copy);
-  cpSync(adapter, copy, { recursive: true });
-  writeFileSync(join(copy, 'graft.json'), JSON.stringify({ settings: [rounding(format)] }));
-  return copy;
-}
-
-const results: Record<string, { float: number; after: number; trained: number; closed: number }[]> = {};
-for (let seed = 0; seed < Number(args.seeds); seed++) {
-  const floatAdapter = train(`float-${seed}`, [lora], seed);
-  const float = heldOutLoss(floatAdapter);
-  for (const format of args.formats.split(',')) {
-    const after = heldOutLoss(rounded(floatAdapter, `${format}-after-${seed}`, format));
-    const trained = heldOutLoss(train(`${format}-${seed}`, [lora, rounding(format)], seed));
-    const closed = (after - trained) / (after - float);
-    results[format] = [...(results[format] ?? []), { float, after, trained, closed }];
-    console.error(
-      `seed ${seed}, ${format}: float ${float.toFixed(4)}, rounded afterwards ${after.toFixed(4)}, trained rounded ${trained.toFixed(4)}: ${(100 * closed).toFixed(0)} % of the gap closed`,
-    );
-  }
-}
-const mean = (list: readonly number[]) => list.reduce((a, b) => a + b, 0) / list.length;
-const bars = Object.entries(results).map(
-  ([format, list]): Bar => ({
-    what: `${format}: share of the gap that training closes`,
-    got: mean(list.map(({ closed }) => closed)),
-    bar: /[23]/.test(format) ? 0.7 : 0.5,
-    better: 'more',
+const float =
+  args.method === 'lora'
+    ? { type: 'lora', r: 16, lora_alpha: 32, target_modules: 'all-linear' }
+    : { type: args.method };
+const formats = args.formats.split(',');
+const seeds = Array.from({ length: +args.seeds }, (_, seed) => seed);
+const methods = seeds.flatMap((seed) => [
+  [`float ${seed}`, { method: float, train: { seed } }] as const,
+  ...formats.flatMap((weight) => {
+    const rounded = { to: weight, embedding: 'none', ...(weight.startsWith('int') && { group_size: 32 }) };
+    return [
+      [`${weight} afterwards ${seed}`, { of: `float ${seed}`, rounded }] as const,
+      [`${weight} trained ${seed}`, { method: [float, { type: 'qat', weight }], train: { seed }, rounded }] as const,
+    ];
+  }),
+]);
+const comparison = {
+  model: args.model ?? fetchSmolLM2(),
+  data: { train: join(dir, 'train.jsonl'), eval: join(dir, 'heldOut.jsonl') },
+  train: {
+    lr: +args.lr,
+    schedule: 'cosine',
+    warmup_ratio: 0.05,
+    batch_size: 8,
+    epochs: +args.epochs,
+    max_grad_norm: 1,
+  },
+  run: { dir: join(dir, 'compare') },
+  compare: {
+    title: `E-mails as language, ${args.method}, rounded after training or in training, SmolLM2-135M-Instruct`,
+    metric: 'loss',
+    methods: Object.fromEntries(methods),
+  },
+};
+writeFileSync(join(dir, 'compare.json'), JSON.stringify(comparison));
+const results = fromWire(graft('compare', join(dir, 'compare.json'), '--json')) as unknown as Results;
+if (results.failed.length > 0)
+  throw new Error(results.failed.map(({ name, reason }) => `${name}: ${reason}`).join('; '));
+const losses = new Map(results.outcomes.map(({ name, metric }) => [name, metric.value]));
+const rows = formats.flatMap((format) =>
+  seeds.map((seed) => {
+    const [float, after, trained] = [`float ${seed}`, `${format} afterwards ${seed}`, `${format} trained ${seed}`].map(
+      (name) => losses.get(name)!,
+    ) as [number, number, number];
+    return { format, seed, float, after, trained, closed: (after - trained) / (after - float) };
   }),
 );
-const rounds = (list: readonly Record<string, number>[]) =>
-  list.map((each) => Object.fromEntries(Object.entries(each).map(([key, value]) => [key, round(value)])));
-report('qat', bars, Object.fromEntries(Object.entries(results).map(([format, list]) => [format, rounds(list)])));
+const shown = rows.map((row) => ({
+  ...row,
+  ...Object.fromEntries(
+    Object.entries(row).flatMap(([key, x]) => (key !== 'seed' && typeof x === 'number' ? [[key, round(x)]] : [])),
+  ),
+}));
+console.table(shown);
+const bars = formats.map((format): Bar => {
+  const closed = rows.filter((row) => row.format === format).map((row) => row.closed);
+  return {
+    what: `${format}: share of the gap that training closes`,
+    got: closed.reduce((a, b) => a + b, 0) / closed.length,
+    bar: /[23]/.test(format) ? 0.7 : 0.5,
+    better: 'more',
+  };
+});
+report('qat', bars, { method: args.method, rows: shown });

@@ -97,6 +97,7 @@ export {
   type TaskName,
 } from './nn/index.ts';
 export {
+  type BackwardUpdates,
   clipGradients,
   createOptimizer,
   type Optimizer,

@@ -102,6 +102,7 @@ export {
 export type { Confusion, Metric } from './tasks/index.ts';
 export {
   type AdafactorInput,
+  type AdalomoInput,
   type AdaloraInput,
   type Adamw8bitInput,
   type AdamwInput,
@@ -115,6 +116,7 @@ export {
   type Ia3Input,
   type LayerwiseInput,
   type LionInput,
+  type LomoInput,
   type LoraInput,
   type MethodInput,
   type MultitaskPromptInput,

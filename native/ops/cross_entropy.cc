@@ -61,12 +61,16 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     }
     ctx->saved_data["dh"] = dh;
     ctx->saved_data["dw"] = dw;
+    ctx->saved_data["leaf"] = reinterpret_cast<int64_t>(needs_dw && weight.is_leaf() ? weight.unsafeGetTensorImpl() : nullptr);
     return at::scalar_tensor(total, h.options());
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    // A second backward pass through the same node would scale twice; autograd frees saved_data with the node, and retain_graph is not offered.
-    Tensor dh = ctx->saved_data["dh"].toTensor(), dw = ctx->saved_data["dw"].toTensor();
+    // The node lives as long as the loss: what it kept would be in memory twice, since autograd adds to a gradient that others refer to in a
+    // copy. A second backward pass through the node is an error.
+    Tensor dh = std::move(ctx->saved_data["dh"]).toTensor(), dw = std::move(ctx->saved_data["dw"]).toTensor();
+    if (const int64_t leaf = ctx->saved_data["leaf"].toInt()) gradient_waits(reinterpret_cast<const c10::TensorImpl*>(leaf), dw);
+    ctx->saved_data.clear();
     const float scale = grads[0].item<float>();
     if (dh.defined()) dh.mul_(scale);
     if (dw.defined()) dw.mul_(scale);

@@ -30,4 +30,8 @@ Weight saved_weight(torch::autograd::AutogradContext* ctx);
 at::Tensor bias_gradient(torch::autograd::AutogradContext* ctx, const at::Tensor& g);
 at::Tensor weight_gradient(const at::Tensor& g, const at::Tensor& x);
 
+// Is told by an operator that it returns this dense gradient of `table`, a leaf, in the running backward pass. Lookups in the table, which come
+// later in the pass, add to it.
+void gradient_waits(const c10::TensorImpl* table, const at::Tensor& gradient);
+
 }  // namespace graft

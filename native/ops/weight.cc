@@ -1,6 +1,8 @@
 // Products with one weight. A quantised weight is frozen: it is unpacked where a product needs it, and never stored unpacked.
 #include "product.h"
 
+#include <torch/csrc/autograd/graph_task.h>
+
 namespace graft {
 
 using at::Tensor;
@@ -58,10 +60,44 @@ Tensor block_linear(const Tensor& x, const Tensor& weight, int64_t format, const
   return BlockLinear::apply(x, weight, format, bias);
 }
 
-// Returns the rows of a quantised table: ids [n] => [n, in].
+// The dense gradient of a table, a leaf, that waits for its other terms in a backward pass of this thread, and the number of that pass.
+thread_local struct {
+  const c10::TensorImpl* table = nullptr;
+  int pass = -1;
+  c10::weak_intrusive_ptr<c10::TensorImpl> gradient{c10::intrusive_ptr<c10::TensorImpl>()};
+} waiting;
+
+// Returns that gradient, to add to; undefined where there is none that only the pass refers to.
+Tensor waiting_gradient(int64_t table) {
+  if (!table || reinterpret_cast<int64_t>(waiting.table) != table || waiting.pass != torch::autograd::get_current_graph_task_id()) return {};
+  const auto gradient = waiting.gradient.lock();
+  return gradient && gradient.use_count() == 2 ? Tensor(gradient) : Tensor();
+}
+
+// A table that is also the head's gets the gradient of its lookups added to the head's: a second one of its size would be the largest tensor
+// of the pass.
+struct DenseEmbedding : torch::autograd::Function<DenseEmbedding> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& table, const Tensor& ids) {
+    ctx->save_for_backward({ids});
+    ctx->saved_data["rows"] = table.size(0);
+    ctx->saved_data["table"] = reinterpret_cast<int64_t>(table.is_leaf() ? table.unsafeGetTensorImpl() : nullptr);  // which the graph keeps alive
+    return at::embedding(table, ids);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const Tensor ids = ctx->get_saved_variables()[0], &g = grads[0];
+    if (Tensor gradient = waiting_gradient(ctx->saved_data["table"].toInt()); gradient.defined()) {
+      gradient.index_add_(0, ids.reshape(-1), g.reshape({-1, g.size(-1)}));
+      return {Tensor(), {}};
+    }
+    return {at::embedding_dense_backward(g, ids, ctx->saved_data["rows"].toInt(), -1, false), {}};
+  }
+};
+
+// Returns the rows of a table: ids [n] => [n, in]. A dense table gets a gradient; blocks are frozen.
 Tensor block_embedding(const Tensor& weight, int64_t format, const Tensor& ids) {
+  if (format < 0) return DenseEmbedding::apply(weight, ids);
   const Weight table = weight_of(weight, format);
-  TORCH_CHECK(!table.dense(), "a dense table is looked up by aten::embedding, which gives it a gradient");
   TORCH_CHECK(ids.dim() == 1 && ids.scalar_type() == at::kLong && ids.is_contiguous(), "ids must be a contiguous int64 vector, got ", ids.scalar_type(), ids.sizes());
   const int64_t* rows = ids.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < ids.size(0); i++) {
@@ -104,4 +140,11 @@ TORCH_LIBRARY_FRAGMENT(graft, m) {
 }
 
 }  // namespace
+
+void gradient_waits(const c10::TensorImpl* table, const Tensor& gradient) {
+  waiting.table = table;
+  waiting.pass = torch::autograd::get_current_graph_task_id();
+  waiting.gradient = gradient.getIntrusivePtr();
+}
+
 }  // namespace graft

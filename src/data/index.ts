@@ -19,7 +19,7 @@ export {
   imageRecords,
   readImage,
 } from './images/index.ts';
-export { microBatches, type Packed, pack } from './packing.ts';
+export { microBatches, type Packed, pack, tokensOfRow } from './packing.ts';
 export { readRecords } from './readers.ts';
 export type { RawRecord } from './record.ts';
 export { collectRows, type RowInput, type RowSource, type RowStream, recordsOf } from './row-source.ts';

@@ -45,8 +45,9 @@ interface Bin {
   readonly entries: { row: Row; order: number }[];
 }
 
-/** Number of tokens of a row, with its pair. */
-const lengthOf = (row: Row): number => row.ids.length + (row.pair?.ids.length ?? 0);
+/** Number of tokens of a row in a batch: its own, its pair's, and those that a prompt puts before each of the two. */
+export const tokensOfRow = ({ ids, pair }: Row, virtualTokens = 0): number =>
+  ids.length + virtualTokens + (pair ? pair.ids.length + virtualTokens : 0);
 
 const isEmptier = (a: Bin, b: Bin) => a.tokens < b.tokens || (a.tokens === b.tokens && a.number < b.number);
 
@@ -71,7 +72,7 @@ function sink(heap: Bin[]): void {
  * @param sharers processes among which the batches are dealt out: their number is a multiple of it, where there are rows enough
  */
 export function microBatches(rows: readonly Row[], budget: number, virtualTokens = 0, sharers = 1): Row[][] {
-  const sizeOf = (row: Row) => lengthOf(row) + virtualTokens * (row.pair ? 2 : 1);
+  const sizeOf = (row: Row) => tokensOfRow(row, virtualTokens);
   const byLength = rows
     .map((row, order) => ({ row, order }))
     .sort((a, b) => sizeOf(b.row) - sizeOf(a.row) || a.order - b.order);

@@ -88,7 +88,7 @@ export class Embedding extends Module {
 
   /** ids int64 [N] → [N, C] */
   forward(ids: Tensor): Tensor {
-    return this.format < 0 ? ops.embedding(this.weight, ids) : ops.blockEmbedding(this.weight, this.format, ids);
+    return ops.blockEmbedding(this.weight, this.format, ids);
   }
 
   plain(): Embedding {

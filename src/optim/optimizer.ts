@@ -1,10 +1,13 @@
 import type { z } from 'zod';
-import { type DType, detachFromScopes, dtypes, noGrad, ops, type Tensor } from '../tensor/index.ts';
+import { GraftError } from '../base/index.ts';
+import { type DType, detachFromScopes, dtypes, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 
 /** The part of an optimizer that the training step uses. */
 export interface Optimizer extends Disposable {
-  /** Updates every parameter that has a gradient, in place, and frees its gradient. */
+  /** Updates every parameter that has a gradient, in place; the gradients stay. */
   step(lr: number): void;
+  /** Present where backward passes update the parameters, so that `step` finds no gradient: what happens in that of one step. */
+  inBackward?(lr: number): BackwardUpdates;
   /** The tensors kept for the parameters trained so far, as `KEY.SLOT`; a checkpoint saves and restores them byte for byte. */
   readonly state: ReadonlyMap<string, Tensor>;
   /** Makes the tensors of a checkpoint's names, to be filled; those of other names are freed. */
@@ -13,6 +16,12 @@ export interface Optimizer extends Disposable {
   stateBytes(keys: Iterable<string>): number;
   /** Frees what is kept for these parameters, which are frozen now. Trained again, they begin with their first step. */
   release(keys: Iterable<string>): void;
+}
+
+/** The updates in the backward pass of one step, until this is disposed. */
+export interface BackwardUpdates extends Disposable {
+  /** 2-norm of the gradients so far, before anything clips them; of these parameters only, if keys are given. undefined: there are none. */
+  gradNorm(keys?: Iterable<string>): number | undefined;
 }
 
 /** A tensor that an optimizer keeps for a parameter. It begins with zeros. */
@@ -48,6 +57,11 @@ export interface OptimizerType<C> {
   /** The name in recipes. */
   readonly name: string;
   readonly config: z.ZodType<C>;
+  /**
+   * True: a parameter is updated in the backward pass, as soon as its gradient is complete, and the gradient is freed at once. `update` may
+   * overwrite it. All rows of a step are then one micro-batch, and nothing can depend on all gradients.
+   */
+  readonly inBackward?: true;
   /**
    * What is kept for a parameter of this shape from its first update on: all of the optimizer's memory.
    * @param inBlock whether it belongs to one of the model's repeated blocks; embeddings and heads do not
@@ -91,22 +105,29 @@ export function makeOptimizer<C extends { readonly weight_decay: number }>(
   /** Biases and norms are never decayed. */
   const decayOf = ({ shape }: Tensor) => (shape.length > 1 ? config.weight_decay : 0);
 
+  const trainedOf = ([key, parameter]: readonly [string, Tensor]): Trained[] => {
+    const { grad } = parameter;
+    return grad ? [{ key, parameter, grad, slots: slotsOf(key) }] : [];
+  };
+  /** Updates parameters that share the learning rate and the decay. */
+  const update = (group: readonly Trained[], lr: number) => {
+    const [{ key, parameter }] = group as [Trained];
+    type.update(group, { lr: lr * rateFactor(key), weightDecay: decayOf(parameter) }, config);
+    for (const { grad } of group) grad.dispose();
+  };
+
   return {
     step(lr) {
       // As in torch, a parameter without a gradient is skipped: no decay, its state stays.
-      const trained = [...parameters].flatMap(([key, parameter]): Trained[] => {
-        const { grad } = parameter;
-        return grad ? [{ key, parameter, grad, slots: slotsOf(key) }] : [];
-      });
+      const trained = [...parameters].flatMap(trainedOf);
       const groups = Map.groupBy(trained, ({ key, parameter }) => `${decayOf(parameter)} ${rateFactor(key)}`);
       noGrad(() => {
-        for (const group of groups.values()) {
-          const [{ key, parameter }] = group as [Trained];
-          type.update(group, { lr: lr * rateFactor(key), weightDecay: decayOf(parameter) }, config);
-          for (const { grad } of group) grad.dispose();
-        }
+        for (const group of groups.values()) update(group, lr);
       });
     },
+    ...(type.inBackward && {
+      inBackward: (lr: number) => updatesInBackward(parameters, (entry) => update(trainedOf(entry), lr)),
+    }),
 
     get state() {
       const named = [...kept].flatMap(([key, slots]) =>
@@ -128,5 +149,50 @@ export function makeOptimizer<C extends { readonly weight_decay: number }>(
     },
     release,
     [Symbol.dispose]: () => release([...kept.keys()]),
+  };
+}
+
+/**
+ * Calls `update` for each parameter in the backward pass, when its gradient is complete, and frees the gradient. From the first gradient on
+ * that is not finite, parameters stay as they are, and `gradNorm` is not finite.
+ * @throws GraftError 'usage' from the backward pass where a parameter gets a second gradient in the step
+ */
+function updatesInBackward(
+  parameters: ReadonlyMap<string, Tensor>,
+  update: (entry: readonly [string, Tensor]) => void,
+): BackwardUpdates {
+  const squares = new Map<string, number>();
+  let allFinite = true;
+  for (const entry of parameters) {
+    const [key, parameter] = entry;
+    parameter.onGradient(() => {
+      using _ = scope();
+      if (squares.has(key)) {
+        throw new GraftError(
+          'usage',
+          `${key} gets a second gradient in the step, after the backward pass has updated it`,
+          {
+            place: 'train.optimizer',
+            hint: 'Set gradient_checkpointing: false where several blocks share a parameter, or use adamw',
+          },
+        );
+      }
+      noGrad(() => {
+        const square = ops.vectorNorm(parameter.grad!, 2).item() ** 2;
+        squares.set(key, square);
+        allFinite &&= Number.isFinite(square);
+        if (allFinite) update(entry);
+      });
+      parameter.grad = undefined;
+    });
+  }
+  return {
+    gradNorm(keys = squares.keys()) {
+      const found = [...keys].flatMap((key) => squares.get(key) ?? []);
+      return found.length > 0 ? Math.sqrt(found.reduce((a, b) => a + b)) : undefined;
+    },
+    [Symbol.dispose]() {
+      for (const parameter of parameters.values()) parameter.onGradient(undefined);
+    },
   };
 }

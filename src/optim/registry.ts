@@ -2,15 +2,17 @@ import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import { adafactor } from './adafactor.ts';
+import { adalomo } from './adalomo.ts';
 import { adamw } from './adamw.ts';
 import { adamw8bit } from './adamw8bit.ts';
 import { galore } from './galore.ts';
 import { lion } from './lion.ts';
+import { lomo } from './lomo.ts';
 import { makeOptimizer, type Optimizer, type OptimizerType, type Placement } from './optimizer.ts';
 import { sgd } from './sgd.ts';
 
 /** Every optimizer by its name in recipes; a new one is one file and one line here. Recipes and documents derive from it. */
-export const optimizers = { adamw, adamw8bit, sgd, lion, adafactor, galore } as const;
+export const optimizers = { adamw, adamw8bit, sgd, lion, adafactor, galore, lomo, adalomo } as const;
 
 const variants = Object.values(optimizers).map(({ name, config }) =>
   z
@@ -37,6 +39,10 @@ export const optimizerConfig = z.discriminatedUnion('type', variants as never);
 
 /** An optimizer's name and its settings, as recipes give them. */
 export type OptimizerChoice = { readonly type: string } & Readonly<Record<string, unknown>>;
+
+/** Whether an optimizer updates in the backward pass. */
+export const isInBackward = ({ type }: OptimizerChoice): boolean =>
+  (optimizers as Record<string, Pick<OptimizerType<never>, 'inBackward'>>)[type]?.inBackward ?? false;
 
 /**
  * Returns an optimizer of these parameters.

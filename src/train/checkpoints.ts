@@ -39,8 +39,13 @@ export function saveCheckpoint(
   const path = join(dir, nameOf(state.step));
   const listed = (tensors: StateToSave['state']) =>
     [...tensors].map(([name, t]) => ({ name, dtype: t.dtype, shape: t.shape, bytes: () => t.bytes() }));
+  // Parameters are written from their own memory: copies would stay until they are collected. The optimizer's state may be freed before.
+  const ofParameters = [...parameters].map(([name, tensor]) => {
+    const { dtype, shape } = tensor;
+    return { name, dtype, shape, bytes: () => tensor.memory() };
+  });
   writeDirectory(path, (work) => {
-    writeSafetensors(join(work, 'parameters.safetensors'), listed(parameters));
+    writeSafetensors(join(work, 'parameters.safetensors'), ofParameters);
     writeSafetensors(join(work, 'optimizer.safetensors'), listed(optimizer.state));
     writeFileSync(join(work, 'state.json'), JSON.stringify(state));
   });

@@ -9,6 +9,8 @@ export interface Diverged {
   readonly parameters: ReadonlyMap<string, Tensor>;
   readonly rows: readonly Row[];
   readonly lr: number;
+  /** The setting that bounds gradients under the run's optimizer. */
+  readonly clipping: string;
   /** Steps that the run has done, and steps that this process has done. */
   readonly step: number;
   readonly steps: number;
@@ -23,7 +25,7 @@ const tooLarge = 1e4;
 function magnitude(tensor: Tensor): number {
   return noGrad(() => {
     using _ = scope();
-    return tensor.numel === 0 ? 0 : ops.max(ops.abs(tensor)).item();
+    return tensor.numel === 0 ? 0 : ops.vectorNorm(tensor, Number.POSITIVE_INFINITY).item(); // without a copy
   });
 }
 
@@ -49,7 +51,7 @@ export function explainedMeasurement(error: unknown, model: Model, place: string
 }
 
 /** The most likely cause of a loss or gradient that is not finite, and what to do about it. */
-function causeOf({ model, parameters, lr, steps, rows }: Diverged): [cause: string, hint: string] {
+function causeOf({ model, parameters, lr, clipping, steps, rows }: Diverged): [cause: string, hint: string] {
   const broken = brokenWeights(model, new Set(parameters.values()));
   if (broken.length > 0)
     return [`the base model holds NaN or infinite values, in ${listed(broken)}`, 'Download the model again'];
@@ -61,11 +63,11 @@ function causeOf({ model, parameters, lr, steps, rows }: Diverged): [cause: stri
   if (!(size <= tooLarge))
     return [
       `the learning rate of ${lr} is too high: ${name} has grown to ${Number.isFinite(size) ? size.toExponential(1) : 'a value that overflows float32'}`,
-      'Lower train.lr, or set train.max_grad_norm and train.warmup_steps',
+      `Lower train.lr, or set ${clipping} and train.warmup_steps`,
     ];
   return [
     'one of these rows, or a learning rate that is too high',
-    `Check ${rows.length === 1 ? 'the row' : 'the rows'}, lower train.lr, or set train.max_grad_norm`,
+    `Check ${rows.length === 1 ? 'the row' : 'the rows'}, lower train.lr, or set ${clipping}`,
   ];
 }
 

@@ -15,6 +15,7 @@ export type { RankReport } from './ranks.ts';
 export { isParsed, parseRecipe, type Recipe, readRecipe, recipeSchema, severalSchema } from './recipe.ts';
 export type {
   AdafactorInput,
+  AdalomoInput,
   AdaloraInput,
   Adamw8bitInput,
   AdamwInput,
@@ -28,6 +29,7 @@ export type {
   Ia3Input,
   LayerwiseInput,
   LionInput,
+  LomoInput,
   LoraInput,
   MethodInput,
   MultitaskPromptInput,

@@ -5,7 +5,6 @@ import { currentEngine } from '../engine/index.ts';
 import { headsOf, type Model, type ModelPart, modelParts, namedTensors, type Precision } from '../nn/index.ts';
 import type { Optimizer } from '../optim/index.ts';
 import type { Task } from '../tasks/index.ts';
-import type { Tensor } from '../tensor/index.ts';
 import { activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
 import { activationBytes, microTokensFor } from './budget.ts';
@@ -59,15 +58,12 @@ export function largestBatch(
   return { model, tokens, rows, several };
 }
 
-/** Bytes of the gradients that exist before those of the blocks: of the head's layers, and of a table that they share with the embeddings. */
-function early({ root, sites }: Model, trained: ReadonlySet<unknown>) {
-  const below = (paths: readonly string[]) => {
-    const inside = [...namedTensors(root)].filter(([key]) => paths.some((path) => key.startsWith(`${path}.`)));
-    return new Set(inside.map(([, tensor]) => tensor).filter((tensor) => trained.has(tensor)));
-  };
-  const bytes = (tensors: ReadonlySet<Tensor>) => [...tensors].reduce((sum, { nbytes }) => sum + nbytes, 0);
-  const head = below(headsOf(sites));
-  return { ofHead: bytes(head), ofTable: bytes(head.intersection(below([sites.embeddings]))) };
+/** Bytes of the gradients that exist before those of the blocks: of the head's layers. A table of embeddings that they share adds to theirs. */
+function gradientsOfHead({ root, sites }: Model, trained: ReadonlySet<unknown>): number {
+  const paths = headsOf(sites);
+  const inside = [...namedTensors(root)].filter(([key]) => paths.some((path) => key.startsWith(`${path}.`)));
+  const tensors = new Set(inside.map(([, tensor]) => tensor).filter((tensor) => trained.has(tensor)));
+  return [...tensors].reduce((sum, { nbytes }) => sum + nbytes, 0);
 }
 
 /** A micro-batch of one of the models: the largest of a run. */
@@ -92,7 +88,9 @@ function largestTurn(recipe: Recipe, { host, adapter, parameters }: TaskModels, 
   const order = modelParts(host);
   const turnOf = (parts: readonly ModelPart[]) => {
     const trained = new Map([...parameters].filter(([, { requiresGrad }]) => requiresGrad));
-    const gradients = [...trained.values()].reduce((sum, { nbytes }) => sum + nbytes, 0);
+    const sizes = [...trained.values()].map(({ nbytes }) => nbytes);
+    // Updated in the backward pass, parameters have their gradients one after the other.
+    const gradients = optimizer.inBackward ? Math.max(0, ...sizes) : sizes.reduce((sum, bytes) => sum + bytes, 0);
     return { lowest: order.indexOf(parts[0]!), trained, gradients, state: optimizer.stateBytes(trained.keys()) };
   };
   const turns = layers ? [] : [turnOf([])];
@@ -145,13 +143,15 @@ export function planMemory(
     Math.min(...sketch.models.map((m) => microTokensFor(activations(m), weightBytes, free, before.precision)));
   const microTokens = recipe.train.micro_tokens ?? before.microTokens ?? fitting();
 
-  const peaks = batchesOf(microTokens).map(({ model, tokens, rows, several }) => {
-    const { peak, end } = activations(model);
-    const { ofHead, ofTable } = early(model, trained);
-    const beside = several ? gradients + ofHead : ofHead;
-    const atEnd = gradients + ofTable + end(tokens, rows);
-    return { activations: peak(tokens, rows), both: Math.max(peak(tokens, rows) + beside, atEnd) };
-  });
+  const peaks = batchesOf(optimizer.inBackward ? Number.POSITIVE_INFINITY : microTokens).map(
+    ({ model, tokens, rows, several }) => {
+      const { peak, end } = activations(model);
+      const ofHead = gradientsOfHead(model, trained);
+      const beside = several ? gradients + ofHead : ofHead;
+      const atEnd = gradients + end(tokens, rows);
+      return { activations: peak(tokens, rows), both: Math.max(peak(tokens, rows) + beside, atEnd) };
+    },
+  );
   sketch[Symbol.dispose]();
   currentEngine().native.trim();
   const engine = Math.max(0, process.memoryUsage.rss() - before.process) + laterBytes;

@@ -180,6 +180,34 @@ export interface GaloreInput {
   readonly weight_decay?: number | undefined;
 }
 
+/** LOMO: gradient descent in the backward pass (arXiv 2306.09782). No state, and the gradients of one layer exist at a time, so that full fine-tuning takes little more than the weights. All rows of a step are one micro-batch; train.max_grad_norm is not possible. */
+export interface LomoInput {
+  /** Name of the optimizer. */
+  readonly type: 'lomo';
+  /** Clips each number of a gradient to this magnitude. Clipping by the norm of all gradients is not possible here. */
+  readonly clip_grad_value?: number | undefined;
+  /** Weight decay of matrices, times the learning rate (decoupled); biases and norms are never decayed. Default: 0. */
+  readonly weight_decay?: number | undefined;
+}
+
+/** AdaLOMO: an adaptive optimizer in the backward pass (arXiv 2310.10195). State of a row and a column for each matrix, and the gradients of one layer exist at a time. The learning rate is relative to the size of each parameter. All rows of a step are one micro-batch; train.max_grad_norm is not possible. */
+export interface AdalomoInput {
+  /** Name of the optimizer. */
+  readonly type: 'adalomo';
+  /** Constant added to squared gradients. Default: 1e-30. */
+  readonly eps?: number | undefined;
+  /** The learning rate is relative to the root mean square of a parameter, or to this where that is less. Default: 0.001. */
+  readonly min_scale?: number | undefined;
+  /** Root mean square of an update at most, before the learning rate. Default: 1. */
+  readonly clip_threshold?: number | undefined;
+  /** c: the decay rate of the running mean of the squared gradient is 1 − t^c in step t. Default: -0.8. */
+  readonly decay_rate?: number | undefined;
+  /** Clips each number of a gradient to this magnitude. Clipping by the norm of all gradients is not possible here. */
+  readonly clip_grad_value?: number | undefined;
+  /** Weight decay of matrices, times the learning rate (decoupled); biases and norms are never decayed. Default: 0. */
+  readonly weight_decay?: number | undefined;
+}
+
 /** An optimizer and its settings, by its `type`. */
 export type OptimizerInput =
   | AdamwInput
@@ -187,7 +215,9 @@ export type OptimizerInput =
   | SgdInput
   | LionInput
   | AdafactorInput
-  | GaloreInput;
+  | GaloreInput
+  | LomoInput
+  | AdalomoInput;
 
 /** Trained updates of low rank r beside frozen linear layers (arXiv 2106.09685). Fields and defaults are PEFT’s. */
 export interface LoraInput {

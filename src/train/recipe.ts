@@ -6,11 +6,12 @@ import { GraftError, parseWith } from '../base/index.ts';
 import { formatNames, type RowSource } from '../data/index.ts';
 import { type MethodChoice, methods, requireSavable } from '../methods/index.ts';
 import { taskNames } from '../nn/index.ts';
-import type { OptimizerChoice } from '../optim/index.ts';
+import { isInBackward, type OptimizerChoice } from '../optim/index.ts';
 import { quantizeModes } from '../quant/index.ts';
 
 import { huggingFaceNames } from './hugging-face-names.ts';
 import { isObject, trainSchema, withOptimizer } from './recipe-train.ts';
+import { requireNoWholeGradients } from './whole-gradients.ts';
 import { readYaml } from './yaml.ts';
 
 const methodSchemas = Object.values(methods).map((m) =>
@@ -270,6 +271,8 @@ export function parseRecipe(value: unknown, place = 'recipe', base = process.cwd
   const recipe = resolved(parsed as unknown as Recipe, base);
   const fromAdapter = recipe.adapter !== undefined;
   requireSavable([recipe.method].flat(), { severalTasks: several, fromAdapter, place: `${place}, method` });
+  const { optimizer, max_grad_norm: maxGradNorm } = recipe.train;
+  if (isInBackward(optimizer)) requireNoWholeGradients({ maxGradNorm }, `${place}, train.max_grad_norm`);
   parsedRecipes.add(recipe);
   return recipe;
 }

@@ -4,6 +4,7 @@ import { areSaved, readAdapterConfig, settingsOf } from '../adapters/index.ts';
 import { freeMemory } from '../base/index.ts';
 import { isSettings, writtenBy } from '../methods/index.ts';
 import type { Precision } from '../nn/index.ts';
+import { isInBackward } from '../optim/index.ts';
 import { keepsHead } from './attach.ts';
 import type { SavedResult, TaskResult, TrainEvent } from './events.ts';
 import type { FixedBlocks } from './fixed-blocks.ts';
@@ -90,7 +91,9 @@ export function tightness(
     ...(parts.activationsMb > 0.1 * totalMb && !train.gradient_checkpointing
       ? ['train.gradient_checkpointing: true']
       : []),
-    ...(parts.activationsMb > 0.1 * totalMb ? ['a smaller train.micro_tokens'] : []),
+    ...(parts.activationsMb > 0.1 * totalMb
+      ? [`a smaller train.${isInBackward(train.optimizer) ? 'batch_size' : 'micro_tokens'}`]
+      : []),
     ...(parts.optimizerMb > 0.1 * totalMb ? ['a train.optimizer that keeps less'] : []),
     ...(writtenBy([method].flat()) === 'model'
       ? ['method lora, or fewer layers at a time']

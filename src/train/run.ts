@@ -34,6 +34,8 @@ import { type Sharding, shardingOf } from './sharding.ts';
 import { restoreState, shareParameters, withWholeState } from './shared-state.ts';
 import { trainStep } from './step.ts';
 import { openTaskRuns, type TaskRun, type TaskRuns } from './task-runs.ts';
+import { requireNoWholeGradients } from './whole-gradients.ts';
+import { largestStep, wholeStepWarning } from './whole-steps.ts';
 
 /** Milliseconds between two checkpoints, where the recipe does not give steps. */
 const checkpointInterval = 60_000;
@@ -147,6 +149,8 @@ async function runInGroup(
   using optimizer = optimizerFor(taskRuns, recipe, sharding.owned);
   const steps = { steps: from.end.steps, severalTasks: list.length > 1 };
   const layers = activeLayers({ model, adapter, parameters, optimizer, ...steps, seed: train.seed });
+  if (optimizer.inBackward) requireNoWholeGradients({ adapter, processes: group.size });
+  const wholeStep = optimizer.inBackward && largestStep(taskRuns, recipe, { from: from.step, to: from.end.steps });
   const { blocks, notes } = fixedBlocksOf(recipe, taskRuns, { begun: begun?.fixedBlocks, group }, layers?.neverTrains);
   // Only now: a recipe that turns out wrong leaves the directory as it is.
   const log = isFirst ? new EventLog(dir, listen) : undefined;
@@ -177,14 +181,17 @@ async function runInGroup(
   const resumed = found !== undefined && !found.end;
   using fixedBlocks = FixedBlocks.of({ recipe, taskRuns, identity, threads, blocks, warn, resumed });
   const { step } = from;
-  log?.emit(startEvent(taskRuns, { step, steps: from.end.steps, microTokens, threads, precision, fixedBlocks }));
+  const stepTokens = wholeStep || microTokens;
+  const started = { step, steps: from.end.steps, microTokens: stepTokens, threads, precision, fixedBlocks };
+  log?.emit(startEvent(taskRuns, started));
+  if (stepTokens > microTokens) warnings.push(wholeStepWarning(recipe, taskRuns, stepTokens));
   if (tight && found?.end) log?.emit(tight);
   else if (tight) log?.record(tight);
   const trained = earlier.findLast(({ type }) => type === 'layers');
   if (trained && isFirst) listen(trained); // what trains, until that changes
   const allNotes = [...idle, ...notes, ...(fixedBlocks?.notes ?? []), ...(layers?.notes ?? [])];
   for (const message of [...warnings, ...allNotes, ...warningsOf(taskRuns, recipe)]) warn(message);
-  const state = { optimizer, layers, log, record, microTokens, fixedBlocks, from, earlier };
+  const state = { optimizer, layers, log, record, microTokens, stepTokens, fixedBlocks, from, earlier };
   return trainTo({ recipe, modelPath, sharding, taskRuns, ...state, stopRequested });
 }
 
@@ -199,7 +206,9 @@ interface Run {
   /** Undefined on all processes but rank 0, which alone writes. */
   readonly log: EventLog | undefined;
   readonly record: RunRecord;
+  /** Tokens of a batch at most where it is only measured, and where it is learned from. */
   readonly microTokens: number;
+  readonly stepTokens: number;
   readonly fixedBlocks: FixedBlocks | undefined;
   /** Where the run begins or is resumed, and its events up to there. */
   readonly from: RunState;
@@ -218,6 +227,7 @@ function trainTo({
   log,
   record,
   microTokens,
+  stepTokens,
   fixedBlocks,
   from,
   earlier,
@@ -258,7 +268,8 @@ function trainTo({
     } catch (error) {
       const { taskRun, rows, lr } = current;
       const position = { step: state.step, steps: costs.length, checkpoints };
-      throw explained(error, { model: taskRun.model, parameters, rows, lr, ...position });
+      const clipping = optimizer.inBackward ? 'train.optimizer.clip_grad_value' : 'train.max_grad_norm';
+      throw explained(error, { model: taskRun.model, parameters, rows, lr, clipping, ...position });
     }
   };
 
@@ -279,7 +290,7 @@ function trainTo({
       const active = layers?.begin(step);
       if (active) log?.emit({ type: 'layers', step: step + 1, trained: active.parts, parameters: active.parameters });
       for (const message of layers?.takeNotes() ?? []) log?.emit({ type: 'warning', message });
-      const batches = batchesOf(task, rows, microTokens, rows.length, model.ports.promptLength, group.size);
+      const batches = batchesOf(task, rows, stepTokens, rows.length, model.ports.promptLength, group.size);
       const { max_grad_norm: maxGradNorm, seed } = train;
       const hidden = fixedBlocks && { hidden: (batch: Packed) => fixedBlocks.hidden(model, batch) };
       const result = explaining(() =>

@@ -8,6 +8,7 @@ import { type Task, taskOf, tokensOf } from '../tasks/index.ts';
 import { manualSeed, mixSeed, scope, Tensor } from '../tensor/index.ts';
 import type { ActiveLayers } from './active.ts';
 import { type Sharding, unsharded } from './sharding.ts';
+import { requireNoWholeGradients } from './whole-gradients.ts';
 
 /** One micro-batch: rows end to end. */
 export type MicroBatch = Packed;
@@ -25,7 +26,7 @@ export interface StepInput {
   /** Returns the final hidden states [N, C] of a micro-batch. Default: a forward pass of the model. */
   readonly hidden?: (batch: MicroBatch) => Tensor;
   /** The method's own term of the loss, and its action after the update. */
-  readonly adapter?: Pick<Adapter, 'regularisation' | 'afterStep'>;
+  readonly adapter?: Pick<Adapter, 'regularisation' | 'afterStep' | 'readsGradients'>;
   /** The layers that train: they learn the loss and the gradients. */
   readonly layers?: Pick<ActiveLayers, 'observe'> | undefined;
   /** The micro-batches of the step, of all processes. */
@@ -73,9 +74,19 @@ function regularise(adapter: StepInput['adapter']): number | undefined {
   return term.item();
 }
 
+/** @throws GraftError 'numeric' where the loss or the norm of the gradients is not finite */
+function requireFiniteStep(step: number, loss: number, gradNorm?: number): void {
+  if (Number.isFinite(loss) && (gradNorm === undefined || Number.isFinite(gradNorm))) return;
+  throw new GraftError('numeric', `the ${Number.isFinite(loss) ? 'gradient' : 'loss'} is not finite`, {
+    place: `step ${step + 1}`,
+    data: { step: step + 1, loss: String(loss), gradNorm: String(gradNorm) },
+  });
+}
+
 /**
  * One optimizer step. The loss is the sum over all units of all micro-batches, divided by their number: however the step is cut, the gradient is the same.
- * @throws GraftError 'numeric' when the loss or a gradient is not finite; the parameters are then as before
+ * @throws GraftError 'numeric' when the loss or a gradient is not finite; the parameters are then as before, but those that an optimizer
+ * has updated in the backward pass. 'usage' where such an optimizer is given several micro-batches, or what needs all gradients at once
  */
 export function trainStep(input: StepInput): StepResult {
   const { model, parameters, optimizer, batches, step, sharding = unsharded(parameters) } = input;
@@ -83,6 +94,17 @@ export function trainStep(input: StepInput): StepResult {
   const task = input.task ?? taskOf(model.task);
   const predicted = batches.reduce((sum, b) => sum + task.units(b), 0);
   if (predicted === 0) throw new GraftError('input', `step ${step + 1} has nothing to predict`);
+  if (optimizer.inBackward) {
+    requireNoWholeGradients({ ...input, processes: group.size });
+    if (batches.length > 1) {
+      throw new GraftError(
+        'usage',
+        `step ${step + 1} has ${batches.length} micro-batches, and the optimizer updates in the backward pass of each`,
+        { hint: 'Make the rows of a step one micro-batch' },
+      );
+    }
+  }
+  using updates = optimizer.inBackward?.(input.lr);
   const owners = dealt(
     batches.map(({ ids }) => ids.length),
     group.size,
@@ -104,6 +126,7 @@ export function trainStep(input: StepInput): StepResult {
           hint: 'Let a part of the model train that the task computes with',
         });
       }
+      if (updates) requireFiniteStep(step, own);
       sum.backward(Tensor.from([1 / predicted], []));
     };
     for (let round = 0; round < rounds; round++) {
@@ -115,15 +138,12 @@ export function trainStep(input: StepInput): StepResult {
     // From here on every process does the same, with all gradients or with those of its own parameters.
     const penalty = regularise(input.adapter);
     const loss = total / predicted + (penalty ?? 0);
-    input.layers?.observe(step, loss, sharding);
-    const gradNorm = clipGradients(sharding.owned.values(), input.maxGradNorm, sharding.norm);
-    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
-      throw new GraftError('numeric', `the ${Number.isFinite(loss) ? 'gradient' : 'loss'} is not finite`, {
-        place: `step ${step + 1}`,
-        data: { step: step + 1, loss: String(loss), gradNorm: String(gradNorm) },
-      });
-    }
-    optimizer.step(input.lr);
+    input.layers?.observe(step, loss, updates ?? sharding);
+    const gradNorm = updates
+      ? (updates.gradNorm() ?? 0)
+      : clipGradients(sharding.owned.values(), input.maxGradNorm, sharding.norm);
+    requireFiniteStep(step, loss, gradNorm);
+    if (!updates) optimizer.step(input.lr);
     sharding.shareUpdates();
     input.adapter?.afterStep?.(step);
     const tokens = batches.reduce((sum, b) => sum + b.ids.length, 0);

@@ -116,7 +116,11 @@ for (const [name, more, train] of methods) {
       for (const stage of ranks === 2 || name === 'lora' || name === 'full' ? [0, 1, 2] : [2]) {
         const what = `${name}, ${ranks} processes, stage ${stage}`;
         const input = recipe(join(dir.path, `${ranks}-${stage}`), more, { ...train, zero: { stage } });
-        const several = await launched({ recipe: input, ranks });
+        let switches = 0;
+        const several = await launched({ recipe: input, ranks }, ({ type }) => {
+          if (type === 'layers') switches++;
+        });
+        assert.ok(name === 'layers in turn' ? switches >= 3 : switches === 0, `${switches} switches`);
         assertLosses(several, single, what);
         weights += assertWeights(several.adapter, single.adapter, what);
         assert.deepEqual(

@@ -25,7 +25,17 @@ const libraryGroups: Groups = {
   Recipes: [
     ...['RecipeInput', 'OneTaskRecipe', 'SeveralTasksRecipe', 'CommonInput', 'TaskInput', 'WeightedTaskInput'],
     ...['DataInput', 'TrainInput', 'EvalInput', 'RunInput', 'readRecipe', 'parseRecipe', 'Recipe'],
-    ...['OptimizerInput', 'AdamwInput', 'Adamw8bitInput', 'SgdInput', 'LionInput', 'AdafactorInput', 'GaloreInput'],
+    ...[
+      'OptimizerInput',
+      'AdamwInput',
+      'Adamw8bitInput',
+      'SgdInput',
+      'LionInput',
+      'LomoInput',
+      'AdalomoInput',
+      'AdafactorInput',
+      'GaloreInput',
+    ],
     'OptimizerChoice',
   ],
   'Methods in recipes': [
@@ -110,7 +120,17 @@ const engineGroups: Groups = {
     ...['combineAdapters', 'CombineOptions', 'averageAdapters'],
   ],
   Training: [
-    ...['trainStep', 'StepInput', 'StepResult', 'MicroBatch', 'batchLoss', 'createOptimizer', 'Placement', 'Optimizer'],
+    ...[
+      'trainStep',
+      'StepInput',
+      'StepResult',
+      'MicroBatch',
+      'batchLoss',
+      'createOptimizer',
+      'Placement',
+      'Optimizer',
+      'BackwardUpdates',
+    ],
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
     ...['activeLayers', 'ActiveLayers', 'ActiveLayersInput', 'ActiveParts'],
   ],
