@@ -5,6 +5,7 @@
 #include <malloc.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 
 #include "torch.h"
@@ -14,26 +15,44 @@ namespace {
 
 constexpr size_t kAlignment = 64;  // a cache line, and what LibTorch expects
 
-thread_local int64_t live = 0, peak = 0;  // several engine threads of a process do not count one another's tensors
+// What a thread allocated. Several engine threads of a process do not count one another's tensors; what another thread frees, such as one that
+// waits for a collective, is taken off the count of the thread that allocated it.
+struct Count {
+  std::atomic<int64_t> live{0};
+  int64_t peak = 0;
+};
 
-// The pointer to the block is stored directly before the returned address.
+// Counts are never freed: blocks refer to them, and outlive threads.
+Count& own_count() {
+  thread_local Count* const count = new Count;
+  return *count;
+}
+
+// Stored directly before the returned address.
+struct Block {
+  void* start;
+  Count* count;
+};
+
+Block& block_of(void* address) { return static_cast<Block*>(address)[-1]; }
+
 void release(void* address) {
   if (!address) return;
-  void* block = static_cast<void**>(address)[-1];
-  live -= static_cast<int64_t>(malloc_usable_size(block));
-  std::free(block);
+  const Block block = block_of(address);
+  block.count->live -= static_cast<int64_t>(malloc_usable_size(block.start));
+  std::free(block.start);
 }
 
 struct HeapAllocator final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes == 0) return {nullptr, nullptr, &release, at::Device(at::kCPU)};
-    void* block = std::malloc(bytes + sizeof(void*) + kAlignment);
+    void* block = std::malloc(bytes + sizeof(Block) + kAlignment);
     TORCH_CHECK_WITH(OutOfMemoryError, block, "out of memory: cannot allocate ", bytes, " bytes");
-    live += static_cast<int64_t>(malloc_usable_size(block));
-    peak = std::max(peak, live);
-    const auto first = reinterpret_cast<uintptr_t>(block) + sizeof(void*);
+    Count& count = own_count();
+    count.peak = std::max<int64_t>(count.peak, count.live += static_cast<int64_t>(malloc_usable_size(block)));
+    const auto first = reinterpret_cast<uintptr_t>(block) + sizeof(Block);
     void* address = reinterpret_cast<void*>((first + kAlignment - 1) / kAlignment * kAlignment);
-    static_cast<void**>(address)[-1] = block;
+    block_of(address) = {block, &count};
     return {address, address, &release, at::Device(at::kCPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &release; }
@@ -47,8 +66,9 @@ HeapAllocator allocator;
 void use_heap_allocator() { c10::SetAllocator(at::kCPU, &allocator, 1); }
 
 AllocatedBytes allocated_bytes() {
-  const AllocatedBytes bytes{live, peak};
-  peak = live;
+  Count& count = own_count();
+  const AllocatedBytes bytes{count.live.load(), count.peak};
+  count.peak = bytes.now;
   return bytes;
 }
 

@@ -2,7 +2,7 @@
 import { deserialize, serialize } from 'node:v8';
 import { GraftError } from '../base/index.ts';
 import { currentEngine } from '../engine/index.ts';
-import { dtypes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { detachFromScopes, dtypes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import type { JoinedGroup, Traffic } from './group.ts';
 import type { GroupStore } from './store.ts';
 
@@ -10,7 +10,8 @@ export class ConnectedGroup implements JoinedGroup {
   readonly #store: GroupStore;
   /** The name by which operators find the group. */
   readonly #name: string;
-  #begun = 0;
+  /** How many collectives this process has waited for, the one that it waits for included. */
+  #awaited = 0;
   #sent = 0;
   #received = 0;
   #waited = 0;
@@ -60,11 +61,21 @@ export class ConnectedGroup implements JoinedGroup {
   }
 
   exchange(tensor: Tensor, sends: readonly number[], receives: readonly number[]): Tensor {
+    return this.#exchange(tensor, sends, receives).finish();
+  }
+
+  beginExchange(tensor: Tensor, sends: readonly number[], receives: readonly number[]): () => Tensor {
+    const { result, finish } = this.#exchange(tensor, sends, receives);
+    detachFromScopes(result);
+    return finish;
+  }
+
+  #exchange(tensor: Tensor, sends: readonly number[], receives: readonly number[]) {
     const { bytes } = dtypes[tensor.dtype];
     const sum = (counts: readonly number[]) =>
       bytes * counts.reduce((total, count, other) => total + (other === this.rank ? 0 : count), 0);
     const begin = () => ops.allToAll(tensor, receives, sends, this.#name);
-    return this.#collective(begin, sum(sends), sum(receives));
+    return this.#begin(begin, sum(sends), sum(receives));
   }
 
   broadcast(tensor: Tensor, from = 0): void {
@@ -128,16 +139,28 @@ export class ConnectedGroup implements JoinedGroup {
 
   /** Begins a collective and waits for it. @throws GraftError that says which process failed, or takes no part */
   #collective(begin: () => Tensor, sent: number, received: number): Tensor {
+    return this.#begin(begin, sent, received).finish();
+  }
+
+  /** Begins a collective. What waits for it is to be called once. */
+  #begin(begin: () => Tensor, sent: number, received: number): { result: Tensor; finish: () => Tensor } {
+    if (this.#ended) throw this.#ended;
+    const start = performance.now();
+    const result = noGrad(begin);
+    this.#waited += (performance.now() - start) / 1e3;
+    return { result, finish: () => this.#finish(result, sent, received) };
+  }
+
+  #finish(result: Tensor, sent: number, received: number): Tensor {
     if (this.#ended) throw this.#ended;
     const { native } = currentEngine();
     const { timeout } = this.#store.placement;
     const start = performance.now();
-    const result = noGrad(begin);
-    this.#begun++;
+    this.#awaited++;
     try {
       const outcome = native.groupWait(this.#store.id, result.id, timeout);
       if (outcome !== 'done') {
-        this.#ended = this.#store.diagnose(outcome === 'late' ? { late: timeout } : outcome, this.#begun);
+        this.#ended = this.#store.diagnose(outcome === 'late' ? { late: timeout } : outcome, this.#awaited);
         throw this.#ended;
       }
       this.#sent += sent;
@@ -145,7 +168,7 @@ export class ConnectedGroup implements JoinedGroup {
       return result;
     } catch (cause) {
       this.#hangs = true;
-      this.#ended ??= this.#store.diagnose('lost', this.#begun, cause);
+      this.#ended ??= this.#store.diagnose('lost', this.#awaited, cause);
       throw this.#ended;
     } finally {
       this.#waited += (performance.now() - start) / 1e3;

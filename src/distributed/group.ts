@@ -36,6 +36,8 @@ export interface Group {
    * @returns what came, in the order of the ranks
    */
   exchange(tensor: Tensor, sends: readonly number[], receives: readonly number[]): Tensor;
+  /** Begins an `exchange`, which goes on while this process computes. @returns what waits for its end; what came lives until it is disposed */
+  beginExchange(tensor: Tensor, sends: readonly number[], receives: readonly number[]): () => Tensor;
   /** Replaces the tensor by that of process `from`, in place. */
   broadcast(tensor: Tensor, from?: number): void;
   /** Returns what every process gave, by name, in the order of the ranks. */
@@ -68,6 +70,7 @@ export const oneProcess: Group = {
   gather: (tensor) => tensor,
   scatter: (tensor) => tensor,
   exchange: (tensor) => tensor,
+  beginExchange: (tensor) => () => tensor,
   broadcast() {},
   agree: (values) =>
     Object.fromEntries(Object.entries<number>(values).map(([name, value]) => [name, [value]])) as never,

@@ -81,9 +81,9 @@ export class GroupStore {
   /**
    * Finds out why a collective did not end: the error of a process that failed, or which processes do not answer.
    * @param how the alarm of another process, an error of the connection, or a timeout after so many milliseconds
-   * @param begun how many collectives this process has begun
+   * @param awaited how many collectives this process has waited for, the last one included
    */
-  diagnose(how: 'alarm' | 'lost' | { readonly late: number }, begun: number, cause?: unknown): GraftError {
+  diagnose(how: 'alarm' | 'lost' | { readonly late: number }, awaited: number, cause?: unknown): GraftError {
     const { rank, size, hostsStore } = this.placement;
     const late = typeof how === 'object' ? how.late : undefined;
     try {
@@ -101,7 +101,7 @@ export class GroupStore {
       const toldMeanwhile = this.#failure(0);
       if (toldMeanwhile) return told(toldMeanwhile);
       const silent = others.filter((other) => !answers.has(other));
-      const behind = others.filter((other) => answers.get(other)! < begun);
+      const behind = others.filter((other) => answers.get(other)! < awaited);
       const found = late === undefined || silent.length > 0 ? gone(silent, late, cause) : slow(behind, late);
       this.set('failed', JSON.stringify({ rank: undefined, error: found.toJSON() } satisfies Failure));
       return found;

@@ -3,8 +3,9 @@ import { GraftError } from '../base/index.ts';
 import { currentEngine } from '../engine/index.ts';
 import type { AttachedAdapter } from '../methods/index.ts';
 import { type Model, type ModelPart, modelParts, partsByKey } from '../nn/index.ts';
-import type { BackwardUpdates, Optimizer } from '../optim/index.ts';
-import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import type { Optimizer } from '../optim/index.ts';
+import type { Tensor } from '../tensor/index.ts';
+import type { Sharding } from './sharding.ts';
 
 /** What trains from a step on. */
 export interface ActiveParts {
@@ -24,9 +25,9 @@ export interface ActiveLayers {
   begin(step: number): ActiveParts | undefined;
   /**
    * Gives the policy the loss and the gradients of a step, before they are clipped.
-   * @param updates where the backward pass has updated the parameters and freed their gradients
+   * @param gradients says their norms, of parameters by key
    */
-  observe(step: number, loss: number, updates?: BackwardUpdates): void;
+  observe(step: number, loss: number, gradients: Pick<Sharding, 'gradNorm'>): void;
   /** Returns what happened since the last call and should be known. */
   takeNotes(): readonly string[];
 }
@@ -47,15 +48,6 @@ export interface ActiveLayersInput {
   readonly severalTasks?: boolean;
   /** Seed of the run: it decides random choices. */
   readonly seed: number;
-}
-
-/** The 2-norm of the gradients of these parameters together; undefined where none has one. */
-function normOf(parameters: Iterable<Tensor>): number | undefined {
-  return noGrad(() => {
-    using _ = scope();
-    const grads = [...parameters].map(({ grad }) => grad).filter((grad) => grad !== undefined);
-    return grads.length > 0 ? ops.vectorNorm(ops.stack(ops.foreachNorm(grads, 2)), 2).item() : undefined;
-  });
 }
 
 /**
@@ -119,11 +111,8 @@ export function activeLayers({
       sizeBefore = size;
       return { parts: active, parameters: size };
     },
-    observe: (step, loss, updates) =>
-      policy.observe?.(step, loss, (part) => {
-        const keys = byPart.get(part) ?? [];
-        return updates ? updates.gradNorm(keys) : normOf(keys.map((key) => parameters.get(key)!));
-      }),
+    observe: (step, loss, gradients) =>
+      policy.observe?.(step, loss, (part) => gradients.gradNorm(byPart.get(part) ?? [])),
     takeNotes: () => policy.takeNotes?.() ?? [],
   };
 }

@@ -5,14 +5,14 @@
  */
 import { GraftError } from '../base/index.ts';
 import { dealt } from '../distributed/index.ts';
-import { bucketSize, buckets } from './sharding.ts';
+import { bucketSize, buckets } from './buckets.ts';
 
 export const stages = [0, 1, 2, 3] as const;
 /** A stage of ZeRO. */
 export type Stage = (typeof stages)[number];
 
 /** The stages that this version of Graft trains with. */
-export const availableStages: readonly Stage[] = [0, 1];
+export const availableStages: readonly Stage[] = [0, 1, 2];
 
 /** A part of a model that stage 3 gathers at once, in the order in which a step needs them: the embeddings, each block, the rest. */
 export interface PlannedUnit {

@@ -176,7 +176,7 @@ test('what contradicts the recipe, or itself, is an error with both places', () 
 
 test('what cannot be honoured is refused with its place', () => {
   const cases: [config: object, message: RegExp][] = [
-    [{ zero_optimization: { stage: 2 } }, /zero_optimization\.stage 2 is not available yet/],
+    [{ zero_optimization: { stage: 3 } }, /zero_optimization\.stage 3 is not available yet/],
     [{ zero_optimization: { stage: 3 } }, /zero_optimization\.stage 3 is not available yet/],
     [{ zero_optimization: { stage: 4 } }, /zero_optimization\.stage must be 0, 1, 2 or 3, but is 4/],
     [

@@ -22,7 +22,7 @@ export const deepspeedField = z
   .union([z.string(), z.record(z.string(), z.unknown())])
   .optional()
   .describe(
-    'A DeepSpeed configuration: a JSON file, or its content. Honoured are the batch sizes, gradient_clipping, optimizer, scheduler, bf16 and zero_optimization.stage 0 and 1; other keys are named in a warning, or refused where the run would be another. What it leaves out or sets to "auto" follows from the other fields of the recipe, which it must not contradict.',
+    'A DeepSpeed configuration: a JSON file, or its content. Honoured are the batch sizes, gradient_clipping, optimizer, scheduler, bf16 and zero_optimization.stage 0 to 2; other keys are named in a warning, or refused where the run would be another. What it leaves out or sets to "auto" follows from the other fields of the recipe, which it must not contradict.',
   );
 
 /** A field of the recipe that a key of the configuration decides. */
@@ -146,13 +146,9 @@ function stageSettings(keys: Keys): Setting[] {
     if (keys.at(`zero_optimization.${name}`) === true)
       throw keys.refusal(`zero_optimization.${name}`, 'is not available yet', 'Remove it');
   if (stage === undefined) return [];
-  if (stage === 0 || stage === 1) return [{ field: 'zero.stage', value: stage, key }];
-  const known = stage === 2 || stage === 3;
-  throw keys.refusal(
-    key,
-    known ? `${stage} is not available yet` : `must be 0, 1, 2 or 3, but is ${stage}`,
-    'Set it to 0 or 1',
-  );
+  if (stage === 0 || stage === 1 || stage === 2) return [{ field: 'zero.stage', value: stage, key }];
+  const problem = stage === 3 ? '3 is not available yet' : `must be 0, 1, 2 or 3, but is ${stage}`;
+  throw keys.refusal(key, problem, 'Set it to 0, 1 or 2');
 }
 
 function precisionSettings(keys: Keys): Setting[] {

@@ -136,7 +136,17 @@ async function runInGroup(
   const { stage } = train.zero;
   if (stage > 0 && group.size === 1)
     warnings.push(`train.zero.stage ${stage} divides nothing, because there is one process`);
-  const readsGradients = adapter.readsGradients || adapter.layerPolicy?.observe !== undefined;
+  const readsGradients = adapter.readsGradients ?? false;
+  if (stage === 2 && readsGradients) {
+    throw new GraftError(
+      'usage',
+      'the method reads all gradients after each update, and stage 2 keeps a share of them',
+      {
+        place: 'train.zero.stage',
+        hint: 'Set it to 1',
+      },
+    );
+  }
   const sharding = shardingOf(group, parameters, stage, readsGradients);
   using optimizer = optimizerFor(taskRuns, recipe, sharding.owned);
   const steps = { steps: from.end.steps, severalTasks: list.length > 1 };

@@ -1,13 +1,12 @@
 /** How the trained parameters of a run are divided among its processes: whose optimizer updates which, and what they exchange for it. */
 import { dealt, type Group, oneProcess } from '../distributed/index.ts';
 import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
-
-/** Numbers that one collective moves: enough for the full speed of a network, few beside a model. */
-export const bucketSize = 4 << 20;
+import { buckets, byOwner, concatenated, parts, size } from './buckets.ts';
+import { GradientsToOwners } from './gradients-to-owners.ts';
 
 /**
  * Which parameters a process updates. Stage 0: every process all of them. Stage 1 and above (ZeRO, Rajbhandari et al. 2020): each process
- * some, by whole parameters, so that only it keeps the state of its optimizer for them.
+ * some, by whole parameters, so that only it keeps the state of its optimizer for them. Stage 2: and only it keeps their gradients.
  */
 export interface Sharding {
   /** The processes. */
@@ -15,34 +14,52 @@ export interface Sharding {
   /** The parameters that this process updates. */
   readonly owned: ReadonlyMap<string, Tensor>;
   /**
+   * Runs a backward pass of this process, or takes part in one that only other processes have. Every process calls it equally often in a step.
+   * @param run undefined: this process has none
+   */
+  during(run: (() => void) | undefined): void;
+  /**
    * Adds up the gradients of all processes: afterwards each parameter that has one on any process has the sum at its owner. One that has
    * none anywhere keeps having none, so that the optimizer passes it over.
    */
   sumGradients(): void;
   /** The 2-norm of all gradients, of those that the processes own. */
   norm(own: number): number;
+  /** The 2-norm of the gradients of these parameters together, whoever owns them; undefined where none has one. */
+  gradNorm(keys: Iterable<string>): number | undefined;
   /** Gives every process the parameters that their owners have updated. */
   shareUpdates(): void;
+}
+
+/** The 2-norm of the gradients that these parameters have here; undefined where none has one. */
+function normOf(parameters: ReadonlyMap<string, Tensor>, keys: Iterable<string>): number | undefined {
+  return noGrad(() => {
+    using _ = scope();
+    const grads = [...keys].map((key) => parameters.get(key)?.grad).filter((grad) => grad !== undefined);
+    return grads.length > 0 ? ops.vectorNorm(ops.stack(ops.foreachNorm(grads, 2)), 2).item() : undefined;
+  });
 }
 
 /** One process has every gradient, and updates every parameter. */
 export const unsharded = (parameters: ReadonlyMap<string, Tensor>): Sharding => ({
   group: oneProcess,
   owned: parameters,
+  during: (run) => run?.(),
   sumGradients() {},
   norm: (own) => own,
+  gradNorm: (keys) => normOf(parameters, keys),
   shareUpdates() {},
 });
 
 /**
  * Divides parameters among processes.
- * @param stage 0: every process updates all; 1: each updates a share of them
- * @param wholeGradients whether something on every process reads the gradients after the update, such as AdaLoRA's importance
+ * @param stage 0: every process updates all; 1: each updates a share of them; 2: and keeps the gradients of that share only
+ * @param wholeGradients whether something on every process reads the gradients after the update, such as AdaLoRA's importance. Not in stage 2
  */
 export function shardingOf(
   group: Group,
   parameters: ReadonlyMap<string, Tensor>,
-  stage: 0 | 1,
+  stage: 0 | 1 | 2,
   wholeGradients: boolean,
 ): Sharding {
   if (group.size === 1) return unsharded(parameters);
@@ -51,11 +68,17 @@ export function shardingOf(
   const owned = owners
     ? new Map([...parameters].filter(([, parameter]) => owners.get(parameter) === group.rank))
     : parameters;
+  const sent = owners && stage === 2 ? new GradientsToOwners(group, parameters, owners) : undefined;
   let shared: readonly Tensor[] = [];
   return {
     group,
     owned,
+    during: (run) => (sent ? sent.during(run) : run?.()),
     sumGradients() {
+      if (sent) {
+        shared = sent.finish();
+        return;
+      }
       noGrad(() => {
         using _ = scope();
         const present = Tensor.from(Float32Array.from(all, ({ grad }) => (grad ? 1 : 0)));
@@ -72,6 +95,12 @@ export function shardingOf(
     norm(own) {
       if (!owners) return own;
       return Math.sqrt(group.agree({ squares: own ** 2 }).squares.reduce((sum, squares) => sum + squares));
+    },
+    gradNorm(keys) {
+      const own = normOf(owned, keys);
+      if (!owners) return own;
+      const { squares, has } = group.agree({ squares: (own ?? 0) ** 2, has: own === undefined ? 0 : 1 });
+      return has.some((some) => some > 0) ? Math.sqrt(squares.reduce((sum, each) => sum + each)) : undefined;
     },
     shareUpdates() {
       if (!owners) return;
@@ -92,45 +121,12 @@ export function ownersOf(parameters: ReadonlyMap<string, Tensor>, processes: num
   return new Map(all.map((parameter, i) => [parameter, owners[i]!]));
 }
 
-/** Consecutive tensors in buckets of about `bucketSize` numbers; a larger tensor has one of its own. */
-export function buckets<T extends { readonly numel: number }>(tensors: readonly T[]): T[][] {
-  const found: T[][] = [];
-  let room = 0;
-  for (const tensor of tensors) {
-    if (tensor.numel > room || found.length === 0) {
-      found.push([]);
-      room = bucketSize;
-    }
-    found.at(-1)!.push(tensor);
-    room -= tensor.numel;
-  }
-  return found;
-}
-
-const flat = (tensor: Tensor): Tensor => ops.reshape(ops.detach(tensor), [tensor.numel]);
-const concatenated = (tensors: readonly Tensor[]): Tensor =>
-  tensors.length > 0 ? ops.cat(tensors.map(flat)) : Tensor.empty([0]);
-const size = (tensors: readonly Tensor[]): number => tensors.reduce((sum, { numel }) => sum + numel, 0);
-
-/** The parts of a tensor in the shapes of others, which follow each other in it. */
-const parts = (whole: Tensor, like: readonly Tensor[]): Tensor[] =>
-  ops
-    .splitWithSizes(
-      whole,
-      like.map(({ numel }) => numel),
-    )
-    .map((part, i) => ops.view(part, like[i]!.shape));
-
 function sumOnAll(group: Group, bucket: readonly Tensor[]): void {
   using _ = scope();
   const sum = concatenated(bucket.map((parameter) => parameter.grad!));
   group.sum(sum);
   for (const [i, part] of parts(sum, bucket).entries()) ops.copy_(bucket[i]!.grad!, part);
 }
-
-/** The parameters of a bucket by their owners. */
-const byOwner = (group: Group, bucket: readonly Tensor[], owners: ReadonlyMap<Tensor, number>): Tensor[][] =>
-  Array.from({ length: group.size }, (_, rank) => bucket.filter((parameter) => owners.get(parameter) === rank));
 
 function sumToOwners(group: Group, bucket: readonly Tensor[], owners: ReadonlyMap<Tensor, number>): void {
   using _ = scope();

@@ -109,10 +109,13 @@ export function trainStep(input: StepInput): StepResult {
     batches.map(({ ids }) => ids.length),
     group.size,
   );
+  const dealtTo = (rank: number) => batches.map((_, micro) => micro).filter((micro) => owners[micro] === rank);
+  const mine = dealtTo(group.rank);
+  const rounds = Math.max(...Array.from({ length: group.size }, (_, rank) => dealtTo(rank).length));
   let own = 0;
   try {
-    batches.forEach((batch, micro) => {
-      if (owners[micro] !== group.rank) return;
+    const runMicro = (micro: number) => {
+      const batch = batches[micro]!;
       using _ = scope();
       manualSeed(mixSeed(input.seed, step, micro));
       const sum = batchLoss(model, batch, task, input.hidden?.(batch));
@@ -125,13 +128,17 @@ export function trainStep(input: StepInput): StepResult {
       }
       if (updates) requireFiniteStep(step, own);
       sum.backward(Tensor.from([1 / predicted], []));
-    });
+    };
+    for (let round = 0; round < rounds; round++) {
+      const micro = mine[round];
+      sharding.during(micro === undefined ? undefined : () => runMicro(micro));
+    }
     const total = group.agree({ loss: own }).loss.reduce((a, b) => a + b);
     sharding.sumGradients();
     // From here on every process does the same, with all gradients or with those of its own parameters.
     const penalty = regularise(input.adapter);
     const loss = total / predicted + (penalty ?? 0);
-    input.layers?.observe(step, loss, updates);
+    input.layers?.observe(step, loss, updates ?? sharding);
     const gradNorm = updates
       ? (updates.gradNorm() ?? 0)
       : clipGradients(sharding.owned.values(), input.maxGradNorm, sharding.norm);

@@ -74,6 +74,23 @@ const methods: readonly (readonly [name: string, more: object, train?: object])[
   ['full', { method: { type: 'full' } }, { lr: 1e-4 }],
   ['prefix', { method: { type: 'prefix', num_virtual_tokens: 3 } }],
   ['bottleneck', { method: { type: 'bottleneck', reduction_factor: 4 } }, { lr: 1e-4 }],
+  [
+    'layers in turn',
+    {
+      method: [
+        { type: 'full' },
+        {
+          type: 'layerwise',
+          policy: 'schedule',
+          rules: [
+            { freeze: 0, plateau: 3, min_fall: 2 },
+            { freeze: 1, gradient_norm: 50, window: 2, for: 3 },
+          ],
+        },
+      ],
+    },
+    { lr: 1e-4 },
+  ],
   ['qat and lora', { method: [{ type: 'qat', weight: 'int8', group_size: 4, over: 'base' }, lora] }],
   [
     'clipping, decay and a schedule',
@@ -85,6 +102,9 @@ const methods: readonly (readonly [name: string, more: object, train?: object])[
   ['dropout', { method: { ...lora, lora_dropout: 0.2 } }, { micro_tokens: 1 }],
 ];
 
+const isSetting = (name: string) =>
+  !['lora', 'full', 'prefix', 'bottleneck', 'layers in turn', 'qat and lora'].includes(name);
+
 let [weights, cases] = [0, 0];
 for (const [name, more, train] of methods) {
   test(`${name}: several processes have the losses and the weights of one`, async () => {
@@ -92,11 +112,15 @@ for (const [name, more, train] of methods) {
     const single = await alone(recipe(join(dir.path, 'one'), more, train));
     assert.equal(single.losses.length, 20);
     assert.equal(single.ranks, undefined);
-    for (const ranks of name === 'lora' || name === 'full' ? [2, 4] : [2]) {
-      for (const stage of [0, 1]) {
+    for (const ranks of isSetting(name) ? [2] : [2, 4]) {
+      for (const stage of ranks === 2 || name === 'lora' || name === 'full' ? [0, 1, 2] : [2]) {
         const what = `${name}, ${ranks} processes, stage ${stage}`;
         const input = recipe(join(dir.path, `${ranks}-${stage}`), more, { ...train, zero: { stage } });
-        const several = await launched({ recipe: input, ranks });
+        let switches = 0;
+        const several = await launched({ recipe: input, ranks }, ({ type }) => {
+          if (type === 'layers') switches++;
+        });
+        assert.ok(name === 'layers in turn' ? switches >= 3 : switches === 0, `${switches} switches`);
         assertLosses(several, single, what);
         weights += assertWeights(several.adapter, single.adapter, what);
         assert.deepEqual(
@@ -111,8 +135,29 @@ for (const [name, more, train] of methods) {
   });
 }
 test('all of them were compared', () => {
-  assert.equal(cases, 20);
+  // Six methods with 2 processes in each stage and with 4 in stage 2; two of them with 4 in each; three settings with 2 in each stage.
+  assert.equal(cases, 6 * 4 + 2 * 2 + 3 * 3);
   assert.ok(weights > 150_000, `${weights} numbers`);
+});
+
+test('what reads all gradients is refused where each process keeps a share of them', async () => {
+  using dir = temporary();
+  const adalora = { type: 'adalora', init_r: 4, target_r: 2, tinit: 1, tfinal: 2, target_modules: 'all-linear' };
+  const input = (stage: number) => recipe(join(dir.path, `${stage}`), { method: adalora }, { zero: { stage } });
+  await assert.rejects(launched({ recipe: input(2), ranks: 2 }), (error: GraftError) => {
+    assert.match(error.message, /^train\.zero\.stage: the method reads all gradients after each update.*Set it to 1/);
+    return error.kind === 'usage';
+  });
+  assertLosses(await launched({ recipe: input(1), ranks: 2 }), await alone(input(0)), 'adalora, stage 1');
+});
+
+test('a loss that is not finite ends the run of all in stage 2, with the reason', async () => {
+  using dir = temporary();
+  const input = recipe(join(dir.path, 'run'), { method: { type: 'full' } }, { lr: 1e30, zero: { stage: 2 } });
+  await assert.rejects(launched({ recipe: input, ranks: 2 }), (error: GraftError) => {
+    assert.match(error.message, /is not finite/);
+    return error.kind === 'numeric';
+  });
 });
 
 test('rows that are held out are measured by all, with the metrics of one', async () => {
@@ -176,8 +221,11 @@ test('a rank that is killed: the run ends with its name, and goes on with the lo
   const at = (name: string) => join(dir.path, name);
   const whole = await launched({ recipe: longRun(at('whole')), ranks: 2 });
   assert.equal(whole.losses.length, 120);
+  // In another order of sums: stage 2 adds up each pass over the processes first.
+  const stage2 = await launched({ recipe: longRun(at('whole-2'), { zero: { stage: 2 } }), ranks: 2 });
+  assertLosses(stage2, whole, 'stage 2');
   for (const rank of [0, 1]) {
-    const killed = longRun(at(`killed-${rank}`), { zero: { stage: rank } });
+    const killed = longRun(at(`killed-${rank}`), { zero: { stage: 2 * rank } });
     let killedAt = 0;
     const kill = interruptedAt(25, () => {
       process.kill(processOf(rank), 'SIGKILL');
@@ -191,7 +239,7 @@ test('a rank that is killed: the run ends with its name, and goes on with the lo
     assert.ok(seconds < 20, `all ended after ${seconds} s`);
     const resumed = await launched({ recipe: killed, ranks: 2 });
     assert.ok(resumed.resumedFrom >= 20 && resumed.resumedFrom < 120, `${resumed.resumedFrom}`);
-    assert.deepEqual(resumed.losses, whole.losses);
+    assert.deepEqual(resumed.losses, (rank === 0 ? whole : stage2).losses);
   }
   // The launcher starts all again by itself.
   const lines: string[] = [];
@@ -219,7 +267,7 @@ test('a rank that is killed: the run ends with its name, and goes on with the lo
     await assert.rejects(running, (error: GraftError) => error.kind === 'interrupted');
   }
   assertLosses(
-    await launched({ recipe: longRun(at('stopped'), { zero: { stage: 1 } }), ranks: 2 }),
+    await launched({ recipe: longRun(at('stopped'), { zero: { stage: 2 } }), ranks: 2 }),
     whole,
     'resumed with 3, 1 and 2 processes',
   );

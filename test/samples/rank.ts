@@ -1,14 +1,23 @@
 /** One process of a group, for src/distributed/group.test.ts: joins, does what its argument says, and prints what came of it as JSON. */
 import { GraftError } from '../../src/base/index.ts';
 import { joinGroup, launchEnvironment } from '../../src/distributed/index.ts';
-import { startEngine, useThreads } from '../../src/engine/index.ts';
-import { noGrad, ops, Tensor } from '../../src/tensor/index.ts';
-import { shardingOf } from '../../src/train/index.ts';
+import { currentEngine, startEngine, useThreads } from '../../src/engine/index.ts';
+import { checkpoint, noGrad, ops, scope, Tensor } from '../../src/tensor/index.ts';
+import { type Sharding, shardingOf } from '../../src/train/index.ts';
 
 const floats = (...values: number[]) => Tensor.from(new Float32Array(values));
 const numbers = (tensor: Tensor) => Array.from(tensor.data(), Number);
 
-/** What processes do, by name. @param rank that is to fail, where an action has one that fails */
+type Stage = Parameters<typeof shardingOf>[2];
+
+/** Sets parameters to their gradients, as an update by their owners. */
+function update(sharding: Sharding): void {
+  for (const parameter of sharding.owned.values())
+    if (parameter.grad) noGrad(() => ops.copy_(parameter, parameter.grad!));
+  sharding.shareUpdates();
+}
+
+/** What processes do, by name. @param failing rank that is to fail, where an action has one that fails */
 const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: number) => unknown> = {
   collectives(group) {
     const { rank, size } = group;
@@ -36,34 +45,90 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
       traffic: group.traffic,
     };
   },
-  /** Gradients of parameters of different sizes, one of which only rank 1 has and one nobody; then an update by the owners. */
+  /**
+   * Two steps with gradients of parameters of different sizes, one of which only rank 1 has and one nobody, from two backward passes of rank
+   * 0 and one of the others; in each an update by the owners.
+   */
   shard(group, stage) {
     const sizes = [700_000, 4_300_000, 31, 250_000, 9, 64];
     const parameters = new Map(sizes.map((size, i) => [`p${i}`, Tensor.from(new Float32Array(size))]));
     const [all, { rank }] = [[...parameters.values()], group];
-    all.forEach((parameter, i) => {
-      parameter.requiresGrad = true;
-      if (i === 5 || (i === 4 && rank !== 1)) return;
-      parameter.grad = Tensor.from(new Float32Array(parameter.numel).fill((i + 1) * (rank + 1)));
-    });
-    const sharding = shardingOf(group, parameters, stage === 0 ? 0 : 1, false);
+    for (const parameter of all) parameter.requiresGrad = true;
+    /** Gives parameter i the gradient (i + 1) · factor. */
+    const pass = (factor: number, has: (i: number) => boolean) => {
+      using _ = scope();
+      const terms = all.flatMap((parameter, i) =>
+        has(i) ? [ops.mulScalar(ops.sum(parameter), (i + 1) * factor)] : [],
+      );
+      terms.reduce((sum, term) => ops.add(sum, term)).backward();
+    };
+    const sharding = shardingOf(group, parameters, stage as Stage, false);
+    const step = () => {
+      sharding.during(() => pass(rank + 1, (i) => i < 4 || (i === 4 && rank === 1)));
+      sharding.during(rank === 0 ? () => pass(10, (i) => i < 4) : undefined);
+      sharding.sumGradients();
+    };
+    step();
+    update(sharding);
+    for (const parameter of all) parameter.grad = undefined;
     const before = { ...group.traffic };
-    sharding.sumGradients();
+    step();
+    const keys = ['p1', 'p4', 'p5'];
+    const gradNorms = [...keys.map((key) => [key]), keys].map((some) => sharding.gradNorm(some) ?? null);
+    const elsewhere = all.filter((parameter) => parameter.grad && ![...sharding.owned.values()].includes(parameter));
     const squares = [...sharding.owned.values()].reduce((sum, { grad }) => {
       const values = grad?.data() as Float32Array | undefined;
       return sum + (values?.reduce((total, value) => total + value * value, 0) ?? 0);
     }, 0);
     const norm = sharding.norm(Math.sqrt(squares));
-    for (const parameter of sharding.owned.values())
-      if (parameter.grad) noGrad(() => ops.copy_(parameter, parameter.grad!));
-    sharding.shareUpdates();
+    update(sharding);
     return {
+      gradNorms,
+      elsewhere: elsewhere.length,
       owned: [...sharding.owned.values()].reduce((sum, { numel }) => sum + numel, 0),
       norm,
       values: all.map((parameter) => [...new Set(numbers(parameter))]),
       sent: group.traffic.sent - before.sent,
       numbers: sizes.reduce((a, b) => a + b),
     };
+  },
+  /** Memory and traffic of a step of 32 layers of 4 MiB each. */
+  layers(group, stage) {
+    const { native } = currentEngine();
+    const [count, width] = [32, 1024];
+    const layers = Array.from({ length: count }, () => Tensor.empty([width, width]));
+    for (const layer of layers) layer.requiresGrad = true;
+    const sharding = shardingOf(
+      group,
+      new Map(layers.map((layer, i) => [`layers.${i}`, layer])),
+      stage as Stage,
+      false,
+    );
+    const [traffic, { now }] = [group.traffic.sent, native.allocated()];
+    sharding.during(() => {
+      using _ = scope();
+      ops.sum(layers.reduce((x, layer) => ops.tanh(ops.linear(x, layer)), ops.zeros([2, width]))).backward();
+    });
+    sharding.sumGradients();
+    const memory = native.allocated();
+    sharding.shareUpdates();
+    return {
+      peak: memory.peak - now,
+      after: memory.now - now,
+      sent: group.traffic.sent - traffic,
+      bytes: 4 * count * width ** 2,
+    };
+  },
+  /** A parameter that a block uses which runs again in the backward pass, and the loss too. */
+  twice(group) {
+    const weight = floats(1, 2, 3);
+    weight.requiresGrad = true;
+    const sharding = shardingOf(group, new Map([['weight', weight]]), 2, false);
+    sharding.during(() => {
+      using _ = scope();
+      const inner = checkpoint((x) => [ops.mul(x!, weight)], [ops.mulScalar(weight, 2)]);
+      ops.sum(ops.mul(inner[0]!, weight)).backward();
+    });
   },
   kill(group, failing) {
     if (group.rank === failing) process.kill(process.pid, 'SIGKILL');

@@ -1,0 +1,43 @@
+/** Tensors that travel together. */
+import type { Group } from '../distributed/index.ts';
+import { ops, Tensor } from '../tensor/index.ts';
+
+/** Numbers that one collective moves: enough for the full speed of a network, few beside a model. */
+export const bucketSize = 4 << 20;
+
+/** Consecutive tensors in buckets of about `bucketSize` numbers; a larger tensor has one of its own. */
+export function buckets<T extends { readonly numel: number }>(tensors: readonly T[]): T[][] {
+  const found: T[][] = [];
+  let room = 0;
+  for (const tensor of tensors) {
+    if (tensor.numel > room || found.length === 0) {
+      found.push([]);
+      room = bucketSize;
+    }
+    found.at(-1)!.push(tensor);
+    room -= tensor.numel;
+  }
+  return found;
+}
+
+const flat = (tensor: Tensor): Tensor => ops.reshape(ops.detach(tensor), [tensor.numel]);
+
+/** The numbers of tensors one after the other. */
+export const concatenated = (tensors: readonly Tensor[]): Tensor =>
+  tensors.length > 0 ? ops.cat(tensors.map(flat)) : Tensor.empty([0]);
+
+/** How many numbers tensors have. */
+export const size = (tensors: readonly Tensor[]): number => tensors.reduce((sum, { numel }) => sum + numel, 0);
+
+/** The parts of a tensor in the shapes of others, which follow each other in it. */
+export const parts = (whole: Tensor, like: readonly Tensor[]): Tensor[] =>
+  ops
+    .splitWithSizes(
+      whole,
+      like.map(({ numel }) => numel),
+    )
+    .map((part, i) => ops.view(part, like[i]!.shape));
+
+/** The parameters of a bucket by the process that updates them. */
+export const byOwner = (group: Group, bucket: readonly Tensor[], owners: ReadonlyMap<Tensor, number>): Tensor[][] =>
+  Array.from({ length: group.size }, (_, rank) => bucket.filter((parameter) => owners.get(parameter) === rank));

@@ -1,0 +1,148 @@
+/**
+ * Gradients that leave a process while its backward pass runs (ZeRO stage 2): in buckets, each sent to the processes that update its
+ * parameters as soon as all of its gradients are complete, and freed.
+ */
+import { GraftError } from '../base/index.ts';
+import type { Group } from '../distributed/index.ts';
+import { detachFromScopes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { buckets, byOwner, concatenated, parts, size } from './buckets.ts';
+
+/** Parameters whose gradients are sent together. */
+interface Bucket {
+  /** By their owners. */
+  readonly parameters: readonly Tensor[];
+  /** Those that this process updates. */
+  readonly own: readonly Tensor[];
+  /** How many numbers go to each process. */
+  readonly sends: readonly number[];
+  /** The gradients of `own` so far, of all processes. */
+  sum?: Tensor;
+}
+
+export class GradientsToOwners {
+  readonly #group: Group;
+  readonly #parameters: ReadonlyMap<string, Tensor>;
+  readonly #owners: ReadonlyMap<Tensor, number>;
+  /** Of the step that runs. The same on all processes, which send them in this order. */
+  #buckets: readonly Bucket[] | undefined;
+  /** Parameters that had a gradient in this step. */
+  readonly #present = new Set<Tensor>();
+  /** Those of which no process had a gradient in some step, such as the heads of other tasks: sent last, so that nothing waits for them. */
+  readonly #oftenAbsent = new Set<Tensor>();
+  /** The bucket that is being sent. */
+  #underWay: { readonly bucket: Bucket; readonly finish: () => Tensor } | undefined;
+
+  constructor(group: Group, parameters: ReadonlyMap<string, Tensor>, owners: ReadonlyMap<Tensor, number>) {
+    this.#group = group;
+    this.#parameters = parameters;
+    this.#owners = owners;
+  }
+
+  /**
+   * Sends the gradients of a backward pass while it runs. Every process has to call this as often as the others.
+   * @param run the pass; undefined where this process has none, and sends zeros
+   * @throws GraftError 'usage' where a pass completes the gradient of a parameter twice
+   */
+  during(run: (() => void) | undefined): void {
+    this.#buckets ??= this.#bucketsOfStep();
+    const all = this.#buckets;
+    let next = 0;
+    const sendNext = () => this.#send(all[next++]!);
+    if (run) {
+      const missing = all.map(({ parameters }) => parameters.length);
+      const complete = new Set<Tensor>();
+      const ofBucket = new Map(all.flatMap(({ parameters }, i) => parameters.map((parameter) => [parameter, i])));
+      try {
+        for (const [parameter, bucket] of ofBucket) {
+          parameter.onGradient(() => {
+            if (complete.has(parameter)) throw this.#secondGradient(parameter);
+            complete.add(parameter);
+            missing[bucket]!--;
+            while (missing[next] === 0) sendNext();
+          });
+        }
+        run();
+      } finally {
+        for (const parameter of ofBucket.keys()) parameter.onGradient(undefined);
+      }
+    }
+    while (next < all.length) sendNext();
+  }
+
+  /** Gives the parameters of this process the sums of the step. @returns the parameters of which any process had a gradient */
+  finish(): readonly Tensor[] {
+    const all = (this.#buckets ?? []).flatMap(({ parameters }) => parameters);
+    return noGrad(() => {
+      using _ = scope();
+      this.#receive();
+      const processes = Tensor.from(Float32Array.from(all, (parameter) => (this.#present.has(parameter) ? 1 : 0)));
+      this.#group.sum(processes);
+      const counts = processes.data();
+      const shared = new Set(all.filter((_, i) => Number(counts[i]) > 0));
+      for (const parameter of all) if (!shared.has(parameter)) this.#oftenAbsent.add(parameter);
+      for (const { own, sum } of this.#buckets ?? []) {
+        if (!sum) continue;
+        for (const [i, part] of parts(sum, own).entries()) if (shared.has(own[i]!)) own[i]!.grad = part;
+        sum.dispose();
+      }
+      this.#buckets = undefined;
+      this.#present.clear();
+      return [...shared];
+    });
+  }
+
+  /** The last parameters first, as backward passes complete them. */
+  #bucketsOfStep(): readonly Bucket[] {
+    const trained = [...this.#parameters.values()].filter(({ requiresGrad }) => requiresGrad).reverse();
+    const { true: last = [], false: first = [] } = Object.groupBy(trained, (parameter) =>
+      this.#oftenAbsent.has(parameter) ? 'true' : 'false',
+    );
+    return [first, last].flatMap(buckets).map((bucket) => {
+      const groups = byOwner(this.#group, bucket, this.#owners);
+      return { parameters: groups.flat(), own: groups[this.#group.rank]!, sends: groups.map(size) };
+    });
+  }
+
+  #send(bucket: Bucket): void {
+    noGrad(() => {
+      using _ = scope();
+      this.#receive();
+      const receives = bucket.sends.map(() => size(bucket.own));
+      const finish = this.#group.beginExchange(this.#taken(bucket.parameters), bucket.sends, receives);
+      this.#underWay = { bucket, finish };
+    });
+  }
+
+  /** Returns the gradients in one tensor, and frees them. */
+  #taken(parameters: readonly Tensor[]): Tensor {
+    using s = scope();
+    const gradients = parameters.map((parameter) => {
+      const { grad } = parameter;
+      if (grad) this.#present.add(parameter);
+      parameter.grad = undefined;
+      return grad ?? ops.zeros(parameter.shape, { dtype: parameter.dtype });
+    });
+    return s.keep(concatenated(gradients));
+  }
+
+  /** Waits for the bucket that is being sent, and adds what came to the sums. */
+  #receive(): void {
+    if (!this.#underWay) return;
+    const { bucket, finish } = this.#underWay;
+    this.#underWay = undefined;
+    using _ = scope();
+    using received = finish();
+    if (bucket.own.length === 0) return;
+    const sum = ops.sumDim(ops.view(received, [this.#group.size, size(bucket.own)]), [0]);
+    if (bucket.sum) ops.add_(bucket.sum, sum);
+    else bucket.sum = detachFromScopes(sum);
+  }
+
+  #secondGradient(parameter: Tensor): GraftError {
+    const [key] = [...this.#parameters].find(([, each]) => each === parameter)!;
+    return new GraftError('usage', `${key} gets a second gradient in a backward pass, after the first was sent`, {
+      place: 'train.zero.stage',
+      hint: 'Set train.gradient_checkpointing: false where several blocks share a parameter, or train.zero.stage: 1',
+    });
+  }
+}
