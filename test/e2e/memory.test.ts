@@ -53,6 +53,7 @@ test('doctor lists ways of training with what they take, and names those that th
   const { choices, freeBytes } = fromWire(JSON.parse(stdout)) as DoctorResult;
   const possible = choices!.filter((choice) => choice.memory);
   assert.ok(possible.length >= 8 && possible.length === choices!.length, `${possible.length} of ${choices!.length}`);
+  for (const { memory } of possible) assert.ok(Number.isFinite(memory!.totalMb));
   for (const { memory, fits } of possible) assert.equal(fits, memory!.totalMb * 2 ** 20 <= freeBytes);
   const total = (fields: Partial<(typeof possible)[number]>) => {
     const found = possible.find((choice) =>

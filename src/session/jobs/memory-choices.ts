@@ -80,8 +80,13 @@ export function memoryChoices(path: string, free: number): MemoryChoice[] {
         measured.set(key, known);
         return known;
       };
-      const largest = (tokens: number) =>
-        sketch.models.map((model) => ({ model, tokens, rows: Math.ceil(tokens / rowTokens), several: true }));
+      // An optimizer that updates in the backward pass has all rows of a step in one micro-batch.
+      const stepTokens = recipe.train.batch_size * rowTokens;
+      const largest = (limit: number) => {
+        const tokens = Number.isFinite(limit) ? limit : stepTokens;
+        const shape = { tokens, rows: Math.ceil(tokens / rowTokens), several: Number.isFinite(limit) };
+        return sketch.models.map((model) => ({ model, ...shape }));
+      };
       const { memory, microTokens } = planMemory(recipe, sketch, before, largest, measure);
       return { ...choice, memory, microTokens, fits: memory.totalMb * 2 ** 20 <= free };
     } catch (error) {
