@@ -75,7 +75,7 @@ test('memory, traffic and time of each stage by the formulas of ZeRO, added up b
   assert.deepEqual(column('trafficBytes'), [48e6, 48e6, 72e6, 0.75 * 2 * (40e9 + 96e6)]);
   assert.deepEqual(column('computeS'), [0.4, 0.4, 0.4, 0.6]);
   assert.deepEqual(column('trafficS'), [0.048, 0.048, 0.072, 60.144]);
-  assert.deepEqual(column('available'), [true, true, false, false]);
+  assert.deepEqual(column('available'), [true, true, true, false]);
   for (const {
     totalBytes,
     weightBytes,
@@ -100,7 +100,7 @@ test('the cheapest stage is the quickest that fits; without speeds, that of the 
   const totals = stages.map(({ totalBytes }) => totalBytes);
   assert.ok(totals[1]! > totals[0]! && totals[2]! < totals[0]! && totals[3]! < totals[2]!, totals.join());
   assert.deepEqual(cheapest(totals[0]!), [0, 0]);
-  assert.deepEqual(cheapest(totals[2]!), [2, null]);
+  assert.deepEqual(cheapest(totals[2]!), [2, 2]);
   assert.deepEqual(cheapest(totals[3]!), [3, null]);
   assert.deepEqual(cheapest(1e9), [null, null]);
   const alone = clusterPlan(model, { ...run, ranks: 1, bandwidth: 1 });

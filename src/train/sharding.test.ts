@@ -47,7 +47,7 @@ for (const [size, stage] of [
 }
 
 for (const size of [2, 4]) {
-  test(`stage 2 with ${size} processes: gradients take a process 4Ψ/${size} bytes and three buckets at most, and 2Ψ travels`, async (t) => {
+  test(`stage 2 with ${size} processes: gradients take a process 4Ψ/${size} bytes and four buckets at most, and 2Ψ travels`, async (t) => {
     const bucket = 4 * (4 << 20);
     const [whole, shared] = [await runRanks('layers', 1, { size }), await runRanks('layers', 2, { size })];
     for (const [rank, { value, error }] of shared.entries()) {
@@ -59,8 +59,8 @@ for (const size of [2, 4]) {
       const within = (got: number, want: number, share: number, what: string) =>
         assert.ok(Math.abs(got / want - 1) < share, `${what}: ${got}, expected ${want}`);
       within(after!, bytes! / size, 0.05, 'gradients after the pass');
-      // Besides, one bucket fills while another is sent and received.
-      assert.ok(peak! < 1.05 * (bytes! / size + 3 * bucket), `peak of the gradients: ${peak}`);
+      // Besides, one bucket fills while another is sent and received; the network's threads may still hold one.
+      assert.ok(peak! < 1.05 * (bytes! / size + 4 * bucket), `peak of the gradients: ${peak}`);
       within(sent!, (2 * (size - 1) * bytes!) / size, 0.02, 'bytes sent');
       assert.ok(Number(whole[rank]!.value!.peak) >= bytes!);
     }

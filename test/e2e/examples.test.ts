@@ -250,7 +250,7 @@ test('loop and adapters: a loop of one’s own learns, and switching adapters ch
 });
 
 test('every example was run, says how it is used, and is short', async (t) => {
-  const files = readdirSync(join(packageRoot, 'examples'));
+  const files = readdirSync(join(packageRoot, 'examples')).filter((file) => file.endsWith('.ts'));
   const names = files
     .map((file) => file.replace('.ts', ''))
     .filter((name) => name !== 'quickstart' && name !== 'service');
