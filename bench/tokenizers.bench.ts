@@ -67,7 +67,7 @@ const results = files.map(([name, file]) => {
   for (let n = 0; n < rounds; n++) {
     const ours = encodeAll(file);
     const out = join(dir, 'ids.json');
-    const theirs = peer('tokenize.py', '--tokenizer', file, '--texts', textsFile, '--out', out) as { seconds: number };
+    const theirs = peer('encode.py', '--tokenizer', file, '--texts', textsFile, '--out', out) as { seconds: number };
     const { ids } = JSON.parse(readFileSync(out, 'utf8')) as { ids: number[][] };
     different = ids.filter(
       (own, i) => own.length !== ours.ids[i]!.length || own.some((id, k) => id !== ours.ids[i]![k]),
