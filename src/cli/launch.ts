@@ -1,36 +1,33 @@
 import { Command } from 'commander';
 import { launch as launchRun } from '../session/index.ts';
 import { readRecipe } from '../train/index.ts';
-import { abortOnSignals, collect, count, countOrNone, examples, positive } from './shared.ts';
-import { showTraining } from './train.ts';
+import { abortOnSignals, count, countOrNone, examples } from './shared.ts';
+import { type RecipeFlags, recipeOptions, showTraining } from './train.ts';
 
 export const launch = () =>
-  new Command('launch')
-    .description(
-      'Fine-tune as a recipe says with several processes, each of which takes a share of every step. `graft train` does the same under torchrun, srun, mpirun and Kubeflow, which start the processes themselves.',
-    )
-    .argument('<recipe>', 'a YAML file; docs/recipe.md lists its fields, recipes/ has examples')
-    .option('--nproc <n>', 'processes on this machine; default: PET_NPROC_PER_NODE', count)
-    .option('--nnodes <n>', 'machines, each with a launcher of its own; default: PET_NNODES, else 1', count)
-    .option('--node-rank <n>', 'number of this machine, from 0; default: PET_NODE_RANK, else 0', countOrNone)
-    .option(
-      '--master <host:port>',
-      'where the processes meet: on machine 0, at a free port; default: PET_MASTER_ADDR, on one machine any port',
-    )
-    .option(
-      '--max-restarts <n>',
-      'after a process ended unexpectedly, start all again from the last checkpoint, so many times; default: 0',
-      countOrNone,
-    )
-    .option(
-      '--timeout <seconds>',
-      'how long a process waits for the others, to begin and in each step; default: 300',
-      count,
-    )
-    .option('--set <a.b=value>', 'override a field of the recipe, the value in YAML; may be repeated', collect)
-    .option('--fresh', 'start over; what the run directory holds is kept in previous-N/ in it')
-    .option('--more-epochs <n>', 'go on with a finished run for so many passes over the rows', positive)
-    .option('--json', 'print events as JSON lines; the last line is the result')
+  recipeOptions(
+    new Command('launch')
+      .description(
+        'Fine-tune as a recipe says with several processes, each of which takes a share of every step. `graft train` does the same under torchrun, srun, mpirun and Kubeflow, which start the processes themselves.',
+      )
+      .option('--nproc <n>', 'processes on this machine; default: PET_NPROC_PER_NODE', count)
+      .option('--nnodes <n>', 'machines, each with a launcher of its own; default: PET_NNODES, else 1', count)
+      .option('--node-rank <n>', 'number of this machine, from 0; default: PET_NODE_RANK, else 0', countOrNone)
+      .option(
+        '--master <host:port>',
+        'where the processes meet: on machine 0, at a free port; default: PET_MASTER_ADDR, on one machine any port',
+      )
+      .option(
+        '--max-restarts <n>',
+        'after a process ended unexpectedly, start all again from the last checkpoint, so many times; default: 0',
+        countOrNone,
+      )
+      .option(
+        '--timeout <seconds>',
+        'how long a process waits for the others, to begin and in each step; default: 300',
+        count,
+      ),
+  )
     .addHelpText(
       'after',
       examples(
@@ -55,11 +52,7 @@ export const launch = () =>
           master?: string;
           maxRestarts?: number;
           timeout?: number;
-          set?: string[];
-          fresh?: true;
-          moreEpochs?: number;
-          json?: true;
-        },
+        } & RecipeFlags,
       ) => {
         const recipe = readRecipe(file, set);
         using stop = abortOnSignals('Stopping after this step, with a checkpoint (press again to stop at once)');

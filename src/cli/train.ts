@@ -6,16 +6,29 @@ import type { Metric } from '../tasks/index.ts';
 import { type RunMemory, readRecipe, type TrainEvent, type TrainResult } from '../train/index.ts';
 import { abortOnSignals, collect, duration, examples, mebibytes, positive, printJson } from './shared.ts';
 
-export const train = () =>
-  new Command('train')
-    .description(
-      'Fine-tune a model as a recipe says. A run that was stopped resumes from its last checkpoint; a finished one shows its result.',
-    )
+/** The argument and options of commands that run a recipe, after options of their own. */
+export const recipeOptions = (command: Command) =>
+  command
     .argument('<recipe>', 'a YAML file; docs/recipe.md lists its fields, recipes/ has examples')
     .option('--set <a.b=value>', 'override a field of the recipe, the value in YAML; may be repeated', collect)
     .option('--fresh', 'start over; what the run directory holds is kept in previous-N/ in it')
     .option('--more-epochs <n>', 'go on with a finished run for so many passes over the rows', positive)
-    .option('--json', 'print events as JSON lines; the last line is the result')
+    .option('--json', 'print events as JSON lines; the last line is the result');
+
+/** What `recipeOptions` reads. */
+export interface RecipeFlags {
+  set?: string[];
+  fresh?: true;
+  moreEpochs?: number;
+  json?: true;
+}
+
+export const train = () =>
+  recipeOptions(
+    new Command('train').description(
+      'Fine-tune a model as a recipe says. A run that was stopped resumes from its last checkpoint; a finished one shows its result.',
+    ),
+  )
     .addHelpText(
       'after',
       examples(
@@ -25,23 +38,18 @@ export const train = () =>
         'graft train recipe.yaml --json | tail -1',
       ),
     )
-    .action(
-      async (
-        file: string,
-        { set, json, ...options }: { set?: string[]; fresh?: true; moreEpochs?: number; json?: true },
-      ) => {
-        const recipe = readRecipe(file, set);
-        const placement = launchEnvironment();
-        await using session = new Session();
-        using stop = abortOnSignals('Stopping after this step, with a checkpoint (press again to stop at once)');
-        stopWithLauncher();
-        const training = session.train(recipe, { ...options, placement, signal: stop.signal });
-        if (!placement?.rank) return await showTraining(training, json);
-        // Of several processes, one shows what all do; on other machines the first one has the result.
-        const result = await training;
-        if (json && placement.localRank === 0) printJson(result);
-      },
-    );
+    .action(async (file: string, { set, json, ...options }: RecipeFlags) => {
+      const recipe = readRecipe(file, set);
+      const placement = launchEnvironment();
+      await using session = new Session();
+      using stop = abortOnSignals('Stopping after this step, with a checkpoint (press again to stop at once)');
+      stopWithLauncher();
+      const training = session.train(recipe, { ...options, placement, signal: stop.signal });
+      if (!placement?.rank) return await showTraining(training, json);
+      // Of several processes, one shows what all do; on other machines the first one has the result.
+      const result = await training;
+      if (json && placement.localRank === 0) printJson(result);
+    });
 
 /** Stops this process, with a checkpoint, when the launcher that started it was killed: nobody else could stop it. */
 function stopWithLauncher(): void {

@@ -3,7 +3,8 @@
  * is the recipe's: torch.optim.Adafactor scales it by the size of each parameter, which no recipe of another optimizer fits.
  */
 import { z } from 'zod';
-import { ops, scope, type Tensor } from '../tensor/index.ts';
+import { ops, scope } from '../tensor/index.ts';
+import { divideByFactoredRoot_, factoredSlots } from './factored.ts';
 import type { OptimizerType } from './optimizer.ts';
 import { weightDecay } from './shared-fields.ts';
 
@@ -28,23 +29,12 @@ const config = z
     'Second moments as the product of a row and a column (Adafactor, arXiv 1804.04235), as in transformers’ trainer with the learning rate as given: some bytes of state for each row and column.',
   );
 
-/** The mean of x² over an axis [-1 or -2], without a copy of x. */
-function meanSquare(x: Tensor, axis: number): Tensor {
-  const norm = ops.vectorNorm(x, 2, [axis]);
-  return ops.divScalar_(ops.mul_(norm, norm), x.size(axis));
-}
-
 /** Keeps, of squared gradients, running means of each row and column of a matrix, or of every number of a vector, and a step count. */
 export const adafactor: OptimizerType<z.output<typeof config>> = {
   name: 'adafactor',
   config,
   slots: (shape, { beta1 }) => ({
-    ...(shape.length > 1
-      ? {
-          exp_avg_sq_row: { shape: shape.slice(0, -1), dtype: 'float32' },
-          exp_avg_sq_col: { shape: [...shape.slice(0, -2), ...shape.slice(-1)], dtype: 'float32' },
-        }
-      : { exp_avg_sq: { shape, dtype: 'float32' } }),
+    ...factoredSlots(shape),
     ...(beta1 != null && { exp_avg: { shape, dtype: 'float32' } }),
     step: { shape: [], dtype: 'float32' },
   }),
@@ -53,18 +43,9 @@ export const adafactor: OptimizerType<z.output<typeof config>> = {
       using _ = scope();
       const step = slots.step!.item() + 1;
       ops.fill_(slots.step!, step);
-      const share = step ** decay_rate;
-      const follow = (mean: Tensor, squares: Tensor) => ops.lerp_(mean, ops.addScalar(squares, eps), share);
-      let update: Tensor;
-      if (grad.shape.length > 1) {
-        const row = follow(slots.exp_avg_sq_row!, meanSquare(grad, -1));
-        const column = follow(slots.exp_avg_sq_col!, meanSquare(grad, -2));
-        const rowFactor = ops.rsqrt(ops.div(row, ops.meanDim(row, [-1], true)));
-        update = ops.mul(grad, ops.unsqueeze(rowFactor, -1));
-        ops.mul_(update, ops.unsqueeze(ops.rsqrt(column), -2));
-      } else {
-        update = ops.mul(grad, ops.rsqrt(follow(slots.exp_avg_sq!, ops.mul(grad, grad))));
-      }
+      // A copy: methods may read the gradient after the update.
+      const update = ops.clone(grad);
+      divideByFactoredRoot_(update, slots, step ** decay_rate, eps);
       const numbers = update.shape.reduce((a, b) => a * b, 1);
       const tooLarge = ops.divScalar(ops.vectorNorm(update, 2), Math.sqrt(numbers) * clip_threshold);
       ops.mul_(update, ops.reciprocal(ops.clampMin(tooLarge, 1)));

@@ -1,5 +1,17 @@
 import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 
+const gradientsOf = (parameters: Iterable<Tensor>): Tensor[] =>
+  [...parameters].map((parameter) => parameter.grad).filter((grad) => grad !== undefined);
+
+/** Returns the 2-norm of the gradients of these parameters together; undefined where none has one. */
+export function gradientNorm(parameters: Iterable<Tensor>): number | undefined {
+  return noGrad(() => {
+    using _ = scope();
+    const grads = gradientsOf(parameters);
+    return grads.length > 0 ? ops.vectorNorm(ops.stack(ops.foreachNorm(grads, 2)), 2).item() : undefined;
+  });
+}
+
 /**
  * Scales all gradients in place so that their global 2-norm is at most `maxNorm`, as torch.nn.utils.clip_grad_norm_ does.
  * @param maxNorm undefined: only measure
@@ -11,14 +23,14 @@ export function clipGradients(
   maxNorm: number | undefined,
   ofAll: (norm: number) => number = (norm) => norm,
 ): number {
-  return noGrad(() => {
+  const all = [...parameters];
+  const norm = ofAll(gradientNorm(all) ?? 0);
+  if (maxNorm === undefined || !Number.isFinite(norm)) return norm;
+  const scale = maxNorm / (norm + 1e-6);
+  noGrad(() => {
     using _ = scope();
-    const grads = [...parameters].map((p) => p.grad).filter((g) => g !== undefined);
-    const norm = ofAll(grads.length === 0 ? 0 : ops.vectorNorm(ops.stack(ops.foreachNorm(grads, 2)), 2).item());
-    if (grads.length > 0 && maxNorm !== undefined && Number.isFinite(norm)) {
-      const scale = maxNorm / (norm + 1e-6);
-      if (scale < 1) ops.foreachMulScalar_(grads, scale);
-    }
-    return norm;
+    const grads = gradientsOf(all);
+    if (scale < 1 && grads.length > 0) ops.foreachMulScalar_(grads, scale);
   });
+  return norm;
 }

@@ -1,5 +1,6 @@
 /** How the trained parameters of a run are divided among its processes: whose optimizer updates which, and what they exchange for it. */
 import { dealt, type Group, oneProcess } from '../distributed/index.ts';
+import { gradientNorm } from '../optim/index.ts';
 import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import { buckets, byOwner, concatenated, parts, size } from './buckets.ts';
 import { GradientsToOwners } from './gradients-to-owners.ts';
@@ -32,13 +33,8 @@ export interface Sharding {
 }
 
 /** The 2-norm of the gradients that these parameters have here; undefined where none has one. */
-function normOf(parameters: ReadonlyMap<string, Tensor>, keys: Iterable<string>): number | undefined {
-  return noGrad(() => {
-    using _ = scope();
-    const grads = [...keys].map((key) => parameters.get(key)?.grad).filter((grad) => grad !== undefined);
-    return grads.length > 0 ? ops.vectorNorm(ops.stack(ops.foreachNorm(grads, 2)), 2).item() : undefined;
-  });
-}
+const normOf = (parameters: ReadonlyMap<string, Tensor>, keys: Iterable<string>): number | undefined =>
+  gradientNorm([...keys].map((key) => parameters.get(key)).filter((parameter) => parameter !== undefined));
 
 /** One process has every gradient, and updates every parameter. */
 export const unsharded = (parameters: ReadonlyMap<string, Tensor>): Sharding => ({

@@ -169,8 +169,8 @@ export function signed(value: Value, negative: boolean): Value {
 export function equals(a: Value, b: Value): boolean {
   if (a === b) return !(a.type === 'float' && Number.isNaN(a.value));
   const [x, y] = [numeric(a), numeric(b)];
-  // biome-ignore lint/suspicious/noDoubleEquals: an integer and a float are compared by their exact values
-  if (x !== undefined && y !== undefined) return x == y;
+  // An integer and a float are compared by their exact values, as < and > do. Nothing is equal to NaN.
+  if (x !== undefined && y !== undefined) return x <= y && x >= y;
   if (a.type !== b.type) return false;
   switch (a.type) {
     case 'none':
