@@ -42,6 +42,8 @@ export interface Placement {
   readonly rateFactor?: (key: string) => number;
   /** Whether it belongs to one of the repeated blocks. Default: none does. */
   readonly inBlock?: (key: string) => boolean;
+  /** All that is trained, where other processes update the rest. Default: what this optimizer updates. */
+  readonly trained?: ReadonlyMap<string, Tensor>;
 }
 
 /** A parameter with its gradient, and what is kept for it by the names of `slots`. */
@@ -78,9 +80,9 @@ export function makeOptimizer<C extends { readonly weight_decay: number }>(
   type: OptimizerType<C>,
   config: C,
   parameters: ReadonlyMap<string, Tensor>,
-  { rateFactor = () => 1, inBlock = () => false }: Placement,
+  { rateFactor = () => 1, inBlock = () => false, trained = parameters }: Placement,
 ): Optimizer {
-  const shapes = [...parameters].map(([key, { shape }]) => [key, { shape, inBlock: inBlock(key) }] as const);
+  const shapes = [...trained].map(([key, { shape }]) => [key, { shape, inBlock: inBlock(key) }] as const);
   type.check?.(config, new Map(shapes));
   const namedSlots = (key: string) => Object.entries(type.slots(parameters.get(key)!.shape, config, inBlock(key)));
   const kept = new Map<string, Record<string, Tensor>>();

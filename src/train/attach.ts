@@ -55,7 +55,7 @@ export function attach(model: Model, modelPath: string, recipe: Recipe, shapesOn
 export function optimizerFor(trained: TrainedModel, { train }: Recipe, updated = trained.parameters): Optimizer {
   const { rateOf, inBlock } = learningRates(trained, train);
   const rateFactor = (key: string) => rateOf(key) / train.lr;
-  const optimizer = createOptimizer(train.optimizer, updated, { rateFactor, inBlock });
+  const optimizer = createOptimizer(train.optimizer, updated, { rateFactor, inBlock, trained: trained.parameters });
   return {
     ...optimizer,
     get state() {

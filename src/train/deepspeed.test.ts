@@ -73,6 +73,26 @@ test('a configuration whose values are all given decides the fields of train', (
   assert.deepEqual(deepspeedNotes(parseRecipe(base)), []);
 });
 
+test('settings that an optimizer lacks are named; a recipe that was read is read again, with its defaults, as it is', () => {
+  const sgd = { optimizer: { type: 'SGD', params: { lr: 0.1, betas: [0.9, 0.99], momentum: 0.5 } } };
+  const read = parsed(sgd);
+  assert.deepEqual(read.train.optimizer, { type: 'sgd', momentum: 0.5, nesterov: false, weight_decay: 0 });
+  assert.match(deepspeedNotes(read).join(), /not used, since Graft has nothing like it: optimizer\.params\.betas$/);
+  const scheduled = {
+    gradient_clipping: 0,
+    bf16: { enabled: true },
+    scheduler: { type: 'WarmupDecayLR', params: { warmup_num_steps: 2, total_num_steps: 9, warmup_type: 'linear' } },
+  };
+  const once = parsed(scheduled);
+  assert.deepEqual([once.train.steps, once.train.warmup_steps, once.train.epochs], [9, 2, 1]);
+  const plain = (value: object) => JSON.parse(JSON.stringify(value));
+  const again = parseRecipe(plain(once));
+  assert.deepEqual(plain(again.train), plain(once.train));
+  // With the rows of a step that its processes come to, as launched processes read it.
+  const micro = withBatchOf(parsed({ train_micro_batch_size_per_gpu: 4, gradient_accumulation_steps: 2 }), 2);
+  assert.equal(withBatchOf(parseRecipe(plain(micro)), 2).train.batch_size, 16);
+});
+
 test('"auto" follows from the recipe; keys that do nothing are named once, and those that demand nothing are not', () => {
   const own = { lr: 1e-3, batch_size: 24, weight_decay: 0.1, warmup_ratio: 0.1, precision: 'mixed', max_grad_norm: 2 };
   const recipe = parsed(autoConfig, own);

@@ -177,8 +177,9 @@ function optimizerSettingsOf(keys: Keys): Setting[] {
   for (const name of Object.keys(keys.section('optimizer.params') ?? {})) {
     const key = `optimizer.params.${name}`;
     if (name === 'betas') {
-      const betas = keys.at(key) as unknown[] | undefined;
-      if (betas === undefined || !known.includes('beta1')) continue;
+      // Left unread where the optimizer has none, and so named with the keys that do nothing.
+      const betas = known.includes('beta1') ? (keys.at(key) as unknown[] | undefined) : undefined;
+      if (betas === undefined) continue;
       if (!Array.isArray(betas) || betas.length !== 2) throw keys.refusal(key, 'must be a list of two numbers');
       for (const [i, value] of betas.entries()) found.push({ field: `optimizer.beta${i + 1}`, value, key });
     } else if (name === 'lr') {
@@ -266,7 +267,9 @@ export function withDeepspeed(value: unknown, place: string, base: string): unkn
         },
       );
     };
-    if (instead !== undefined && train[instead] !== undefined) contradicts(instead, train[instead]);
+    // A recipe that was read before has its defaults filled in, besides what the configuration said.
+    if (instead !== undefined && before === undefined && train[instead] !== undefined)
+      contradicts(instead, train[instead]);
     const isOpen = before === undefined || (field === 'precision' && before === 'auto');
     if (!isOpen && !agrees(field, before, value)) contradicts(field, before);
     decidedBy.set(field, key);

@@ -13,6 +13,7 @@ export {
   type StagePlan,
   stages,
 } from './cluster-plan.ts';
+export { withBatchOf } from './deepspeed.ts';
 export { explainedMeasurement } from './diverged.ts';
 export type { SavedResult, TaskResult, TrainEvent } from './events.ts';
 export { type LlamaShape, llamaShapes, tensorsOf } from './llama-shapes.ts';

@@ -66,10 +66,9 @@ export const batchLoss = (
 ): Tensor => task.lossSum(model, hidden, batch);
 
 /** The term that a method adds to the loss, once a step; its gradients are added to those of the parameters. */
-function regularise(adapter: StepInput['adapter']): number | undefined {
-  if (!adapter?.regularisation) return undefined;
+function regularise(adapter: NonNullable<StepInput['adapter']>): number {
   using _ = scope();
-  const term = adapter.regularisation();
+  const term = adapter.regularisation!();
   if (term.requiresGrad) term.backward();
   return term.item();
 }
@@ -133,11 +132,17 @@ export function trainStep(input: StepInput): StepResult {
       const micro = mine[round];
       sharding.during(micro === undefined ? undefined : () => runMicro(micro));
     }
-    const total = group.agree({ loss: own }).loss.reduce((a, b) => a + b);
+    // The method's own term counts once, and its gradients travel with those of the rows.
+    let ofMethod = 0;
+    const addTerm = () => {
+      ofMethod = regularise(input.adapter!);
+    };
+    if (input.adapter?.regularisation) sharding.during(group.rank === 0 ? addTerm : undefined);
+    const agreed = group.agree({ loss: own, penalty: ofMethod });
     sharding.sumGradients();
     // From here on every process does the same, with all gradients or with those of its own parameters.
-    const penalty = regularise(input.adapter);
-    const loss = total / predicted + (penalty ?? 0);
+    const penalty = input.adapter?.regularisation && agreed.penalty[0];
+    const loss = agreed.loss.reduce((a, b) => a + b) / predicted + (penalty ?? 0);
     input.layers?.observe(step, loss, updates ?? sharding);
     const gradNorm = updates
       ? (updates.gradNorm() ?? 0)

@@ -97,6 +97,8 @@ const methods: readonly (readonly [name: string, more: object, train?: object])[
     {},
     { max_grad_norm: 0.5, weight_decay: 0.1, schedule: 'cosine', warmup_steps: 3 },
   ],
+  // Its own term of the loss counts once, and it reads the gradients that all processes have: stage 2 is refused.
+  ['adalora', { method: { type: 'adalora', init_r: 4, target_r: 2, target_modules: ['q_proj', 'v_proj'] } }],
   ['gradient checkpointing', {}, { gradient_checkpointing: true }],
   // As many micro-batches with any number of processes draw the same dropout.
   ['dropout', { method: { ...lora, lora_dropout: 0.2 } }, { micro_tokens: 1 }],
@@ -113,7 +115,8 @@ for (const [name, more, train] of methods) {
     assert.equal(single.losses.length, 20);
     assert.equal(single.ranks, undefined);
     for (const ranks of isSetting(name) ? [2] : [2, 4]) {
-      for (const stage of ranks === 2 || name === 'lora' || name === 'full' ? [0, 1, 2] : [2]) {
+      const stages = ranks === 2 || name === 'lora' || name === 'full' ? [0, 1, 2] : [2];
+      for (const stage of name === 'adalora' ? [0, 1] : stages) {
         const what = `${name}, ${ranks} processes, stage ${stage}`;
         const input = recipe(join(dir.path, `${ranks}-${stage}`), more, { ...train, zero: { stage } });
         let switches = 0;
@@ -353,4 +356,22 @@ test('ranks with different recipes: each says what differs', async () => {
   assert.match(ends[1]!, differs);
   assert.match(ends[0]!, /graft: rank 1 failed: /);
   assert.match(ends[0]!, differs);
+});
+
+test('rows of a step that a DeepSpeed configuration gives by process: the processes that are launched read them too', async () => {
+  using dir = temporary();
+  const rows = Array.from({ length: 16 }, (_, i) => ({
+    ids: [3, 4 + i, 5, 6 + i, 7],
+    labels: [3, 4 + i, 5, 6 + i, 7],
+  }));
+  const common = { data: { train: rows, format: 'tokens' } };
+  const deepspeed = {
+    train_micro_batch_size_per_gpu: 1,
+    gradient_accumulation_steps: 2,
+    zero_optimization: { stage: 2 },
+  };
+  const input = recipe(join(dir.path, 'two'), { ...common, deepspeed }, { steps: 3 });
+  const result = await launched({ recipe: input, ranks: 2 });
+  const single = recipe(join(dir.path, 'one'), common, { steps: 3, batch_size: 4 });
+  assertLosses(result, await alone(single), 'two processes with two rows each');
 });

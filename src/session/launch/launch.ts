@@ -15,6 +15,7 @@ import {
   type RunOptions,
   type TrainEvent,
   type TrainResult,
+  withBatchOf,
 } from '../../train/index.ts';
 import { split } from '../options.ts';
 import type { Abortable } from '../protocol.ts';
@@ -81,7 +82,9 @@ export function launch({ recipe, ...options }: LaunchOptions): Running<TrainEven
     const dir = mkdtempSync(join(tmpdir(), 'graft-launch-'));
     try {
       const file = join(dir, 'recipe.json');
-      writeFileSync(file, JSON.stringify(parsed, plainOnly));
+      // The processes read it again: the rows of a step are no default then, but what the configuration of DeepSpeed comes to.
+      const complete = withBatchOf(parsed, place.nodes * place.perNode);
+      writeFileSync(file, JSON.stringify(complete, plainOnly));
       for (let attempt = 0; ; attempt++) {
         const again = attempt > 0 ? { fresh: undefined, moreEpochs: undefined } : {};
         const outcome = await runOnce(file, { ...args, ...again }, place, attempt, tell, log, signal);
