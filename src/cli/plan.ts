@@ -112,7 +112,7 @@ function show(planned: RanksPlan): void {
       console.log([name.padEnd(12), ...cells.map((text) => text.padStart(12))].join(''));
   }
   const { fits, available } = planned.stages[asked]!;
-  console.log('\n* planned only: this version of Graft trains with stages 0 to 2   ! more than the memory');
+  console.log('\n* planned only: this version of Graft does not train so   ! more than the memory');
   console.log(
     `Stage ${asked} ${fits ? 'fits' : 'does not fit'}${available ? '' : ', and is not available yet'}. The cheapest that fits: ${planned.cheapest ?? 'none'}; of those available: ${planned.cheapestAvailable ?? 'none'}.`,
   );

@@ -244,10 +244,13 @@ async function outcomeOf(
   const trained = of === undefined ? await train(name, recipe, context) : earlier.find((o) => o.name === of);
   if (!trained) throw new GraftError('state', `${of}, whose result is rounded, failed`);
   if (!rounded) return { ...trained, ...(await measure(recipe, context, trainedBy(recipe))) };
-  const { out, bytes } = await round(recipe, rounded, join(context.comparison.dir, name), context);
-  const measured = await measure(recipe, context, { model: out });
-  rmSync(out, { recursive: true });
-  return { ...trained, name, size: bytes, ...measured };
+  const { out, bytes, notes } = await round(recipe, rounded, join(context.comparison.dir, name), context);
+  for (const note of notes) context.onProgress(`${name}: ${note}`);
+  try {
+    return { ...trained, name, size: bytes, ...(await measure(recipe, context, { model: out })) };
+  } finally {
+    rmSync(out, { recursive: true });
+  }
 }
 
 /** The result of `graft merge` and `graft quantize`, as far as a comparison reads it. */
@@ -262,7 +265,7 @@ async function round(
   recipe: Recipe,
   { to, group_size, embedding }: NonNullable<Contestant['rounded']>,
   dir: string,
-  { onProgress, signal }: Context,
+  { signal }: Context,
 ): Promise<Written> {
   const { model, adapter } = trainedBy(recipe);
   const out = join(dir, isGgufFormat(to as ExportFormat) ? 'rounded.gguf' : 'rounded');
@@ -274,9 +277,7 @@ async function round(
     ...(group_size === undefined ? [] : ['--group-size', String(group_size)]),
     ...(embedding === undefined ? [] : ['--embedding', embedding]),
   ];
-  const written = (await graft(options, () => {}, signal)) as unknown as Written;
-  for (const note of written.notes) onProgress(note);
-  return written;
+  return (await graft(options, () => {}, signal)) as unknown as Written;
 }
 
 async function train(name: string, recipe: Recipe, { comparison, onProgress, signal }: Context): Promise<Costs> {

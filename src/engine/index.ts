@@ -37,6 +37,7 @@ export interface StartOptions {
 export async function startEngine(options: StartOptions = {}): Promise<Engine> {
   if (engine && !options.rebuild) return engine;
   requireProcessor(processor());
+  requireKnownMkl(process.env.GRAFT_MKL);
   const log = options.log ?? ((line) => console.error(line));
   const torch = await ensureLibTorch(log);
   const addon = await ensureAddon(torch, log, options.rebuild);
@@ -100,6 +101,14 @@ export function spinBriefly(): void {
 export function engineStatus(): { torch: LibTorch | undefined; addon: string | undefined } {
   const torch = findLibTorch();
   return { torch, addon: torch && addonPath(torch) };
+}
+
+/** @throws GraftError 'usage' for a value that would be ignored */
+function requireKnownMkl(choice: string | undefined): void {
+  if (!choice || choice === 'generic') return;
+  throw new GraftError('usage', `GRAFT_MKL is '${choice}', and the only value that it takes is generic`, {
+    hint: "Unset it for MKL's kernels for this processor",
+  });
 }
 
 function requireProcessor({ model, features }: Processor): void {

@@ -28,7 +28,8 @@ export const loadModel = (path: string, options: LoadOptions = {}): Model => loa
 export function loadModels(path: string, heads: readonly HeadOptions[], options: LoadOptions = {}): Model[] {
   const { source, config, family, stored } = openModel(path);
   using _ = source;
-  if (!options.shapesOnly) requireMemory(path, { stored, family }, options.quantize ?? 'none', options.dtype);
+  if (!options.shapesOnly)
+    requireMemory(path, { stored, family }, options.quantize ?? 'none', { dtype: options.dtype });
   return noGrad(() => {
     const labels = heads.find((head) => head.labels)?.labels;
     using reader = options.shapesOnly ? new ShapesReader(source) : new WeightReader(source);
@@ -64,11 +65,15 @@ export function loadModels(path: string, heads: readonly HeadOptions[], options:
   });
 }
 
-/** Refuses a model that does not fit into free memory. @throws GraftError 'environment' with what would fit */
-export function requireMemoryFor(path: string, quantize: Quantize): void {
+/**
+ * Refuses a model that does not fit into free memory.
+ * @param sharers processes of this machine that each load it
+ * @throws GraftError 'environment' with what would fit
+ */
+export function requireMemoryFor(path: string, quantize: Quantize, sharers = 1): void {
   const opened = openModel(path);
   using _ = opened.source;
-  requireMemory(path, opened, quantize);
+  requireMemory(path, opened, quantize, { sharers });
 }
 
 /** Reads the weight of one layer from the checkpoint, as `Model.stored` does. */

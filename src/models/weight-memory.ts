@@ -44,14 +44,19 @@ const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`;
  * Refuses a model that does not fit into free memory, for which the system would end the process.
  * @throws GraftError 'environment' with the memory needed, the memory free, and a `quantize` with which the model fits
  */
-export function requireMemory(path: string, model: StoredModel, quantize: Quantize, dtype?: DType): void {
-  const free = freeMemory();
+export function requireMemory(
+  path: string,
+  model: StoredModel,
+  quantize: Quantize,
+  { dtype, sharers = 1 }: { readonly dtype?: DType | undefined; readonly sharers?: number } = {},
+): void {
+  const free = freeMemory() / sharers;
   const needed = heldBytes(model, quantize, dtype);
   if (needed <= free) return;
   const fitting = quantizeModes.find((mode) => mode !== 'none' && heldBytes(model, mode) < 0.9 * free);
   throw new GraftError(
     'environment',
-    `the weights take ${gigabytes(needed)} with quantize: ${quantize}, and ${gigabytes(free)} of memory are free`,
+    `the weights take ${gigabytes(needed)} with quantize: ${quantize}, and ${gigabytes(free)} of memory are free${sharers > 1 ? ` for each of ${sharers} processes` : ''}`,
     {
       place: path,
       hint: fitting

@@ -180,6 +180,20 @@ test('a model at hand and its shape are planned alike; one process has what a ru
     assert.ok(Math.abs(mebibytes(stage!.weightBytes) - memory.weightsMb) <= 1, what);
   }
   assert.equal(cases.length, 5);
+
+  // A run of two processes plans the share that each of them keeps.
+  for (const stage of [0, 1, 2] as const) {
+    const recipe = recipeOf({ method: { type: 'full' }, model: path, train: { zero: { stage } } });
+    using sketch = openTaskModels(recipe, path, [{ name: undefined, head: {} }], true);
+    const two = { ...run, ranks: 2, rows: 4, rowTokens: 300, microTokens: 600, memory: 1e12 };
+    const planned = clusterPlan(plannedFromSketch(recipe, sketch), two).stages[stage]!;
+    const before = { process: 0, precision: 'float32', microTokens: 600, steps: 2, processes: 2, sharers: 2 } as const;
+    const batches = () => [{ model: sketch.host, tokens: 600, rows: 2, several: false }];
+    const { memory } = planMemory(recipe, sketch, before, batches);
+    assert.ok(Math.abs(planned.gradientBytes / 2 ** 20 - memory.gradientsMb) <= 0.5, `gradients at stage ${stage}`);
+    assert.ok(Math.abs(planned.optimizerBytes / 2 ** 20 - memory.optimizerMb) <= 0.5, `optimizer at stage ${stage}`);
+    assert.equal(planned.available, true);
+  }
   const plan = await planForRanks(recipeOf({ model: path, train: { batch_size: 4 } }), {
     ranks: 2,
     zero: 1,

@@ -35,6 +35,8 @@ export interface PlannedModel {
   readonly wholeGradients: boolean;
   /** Whether the backward pass updates and frees each gradient, so that a step is one micro-batch, of one process. */
   readonly freesGradients: boolean;
+  /** What the plan leaves out. */
+  readonly notes?: readonly string[];
   /** Bytes of activations and temporary tensors of a micro-batch. */
   activationBytes(tokens: number, rows: number, checkpointed: boolean): number;
 }
@@ -176,7 +178,7 @@ function planStage(
   const trafficS = bandwidth === undefined ? null : trafficBytes / bandwidth;
   return {
     stage,
-    available: availableStages.includes(stage),
+    available: availableStages.includes(stage) && !(stage === 2 && model.wholeGradients),
     ...{ weightBytes, gradientBytes, optimizerBytes, activationBytes, bufferBytes, totalBytes },
     fits: totalBytes <= memory,
     ...{ trafficBytes, computeS, trafficS },
@@ -212,7 +214,12 @@ function largestShare(numels: readonly number[], ranks: number): number {
 }
 
 /** Bytes of the buffers that `sharding.ts` makes at stages 0 and 1; later stages divide large tensors too, and gather a unit ahead. */
-function bufferBytesOf(units: readonly PlannedUnit[], numels: readonly number[], ranks: number, stage: Stage): number {
+export function bufferBytesOf(
+  units: readonly PlannedUnit[],
+  numels: readonly number[],
+  ranks: number,
+  stage: Stage,
+): number {
   if (stage >= 2) {
     const bucket = 2 * float * Math.min(bucketSize, sum(numels));
     if (stage === 2) return bucket;

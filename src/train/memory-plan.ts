@@ -5,11 +5,14 @@ import { currentEngine } from '../engine/index.ts';
 import { headsOf, type Model, type ModelPart, modelParts, namedTensors, type Precision } from '../nn/index.ts';
 import type { Optimizer } from '../optim/index.ts';
 import type { Task } from '../tasks/index.ts';
+import type { Tensor } from '../tensor/index.ts';
 import { activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
 import { activationBytes, microTokensFor } from './budget.ts';
+import { bufferBytesOf } from './cluster-plan.ts';
 import type { Plan } from './plan.ts';
 import type { Recipe } from './recipe.ts';
+import { ownersOf } from './sharding.ts';
 import type { TaskModels } from './task-models.ts';
 
 /** What a run takes in memory at most, in MiB. */
@@ -24,7 +27,7 @@ export interface RunMemory {
   readonly optimizerMb: number;
   /** Activations and temporary tensors of the largest micro-batch. */
   readonly activationsMb: number;
-  /** Of the engine once it computes: its code, buffers of matrix products, gaps between tensors. */
+  /** Of the engine once it computes: its code, buffers of matrix products and of what processes send each other, gaps between tensors. */
   readonly engineMb: number;
   /** At the peak of a step. Not all gradients exist beside all activations where a step is one micro-batch. */
   readonly totalMb: number;
@@ -79,19 +82,42 @@ export interface LargestBatch {
 /**
  * Sets the sketch's parameters as they are when the most is in memory, where a policy of layers has turns: those train whose lowest layer
  * is nearest to the inputs. What happens by losses and gradients is not foreseen.
- * @returns what trains then, and the most bytes of gradients and of the optimizer that any turn has
+ * @param processes of the run: from ZeRO's stage 1 on each keeps the optimizer's state of a share, at stage 2 the gradients too
+ * @returns what trains then, and the most bytes of gradients and of the optimizer that any turn has in any process
  */
-function largestTurn(recipe: Recipe, { host, adapter, parameters }: TaskModels, optimizer: Optimizer, steps: number) {
+function largestTurn(
+  recipe: Recipe,
+  { host, adapter, parameters }: TaskModels,
+  optimizer: Optimizer,
+  steps: number,
+  processes: number,
+) {
   adapter.beforeStep?.(0, steps);
   const [severalTasks, { seed }] = [recipe.tasks !== undefined, recipe.train];
   const layers = activeLayers({ model: host, adapter, parameters, optimizer, steps, severalTasks, seed });
   const order = modelParts(host);
+  const { stage } = recipe.train.zero;
+  const owners = stage > 0 && processes > 1 ? ownersOf(parameters, processes) : undefined;
+  /** The most that a process has of something that is divided by owners. */
+  const largestShare = (trained: ReadonlyMap<string, Tensor>, bytes: (part: ReadonlyMap<string, Tensor>) => number) =>
+    owners
+      ? Math.max(
+          ...Map.groupBy(trained, ([, tensor]) => owners.get(tensor))
+            .values()
+            .map((part) => bytes(new Map(part))),
+        )
+      : bytes(trained);
+  const sumOf = (part: ReadonlyMap<string, Tensor>) => part.values().reduce((sum, { nbytes }) => sum + nbytes, 0);
   const turnOf = (parts: readonly ModelPart[]) => {
     const trained = new Map([...parameters].filter(([, { requiresGrad }]) => requiresGrad));
-    const sizes = [...trained.values()].map(({ nbytes }) => nbytes);
     // Updated in the backward pass, parameters have their gradients one after the other.
-    const gradients = optimizer.inBackward ? Math.max(0, ...sizes) : sizes.reduce((sum, bytes) => sum + bytes, 0);
-    return { lowest: order.indexOf(parts[0]!), trained, gradients, state: optimizer.stateBytes(trained.keys()) };
+    const gradients = optimizer.inBackward
+      ? Math.max(0, ...trained.values().map(({ nbytes }) => nbytes))
+      : stage === 2
+        ? largestShare(trained, sumOf)
+        : sumOf(trained);
+    const state = largestShare(trained, (part) => optimizer.stateBytes(part.keys()));
+    return { lowest: order.indexOf(parts[0]!), trained, gradients, state };
   };
   const turns = layers ? [] : [turnOf([])];
   for (let step = 0; layers && step < Math.min(steps, maxSteps); step++) {
@@ -122,7 +148,8 @@ export function planMemory(
     readonly precision: Precision;
     /** Undefined: as many as fit. */
     readonly microTokens: number | undefined;
-    /** Processes that take the same share of the free memory. Default: 1. */
+    /** Processes of the run, and how many of them share the free memory. Default: 1. */
+    readonly processes?: number;
     readonly sharers?: number;
     /** Of the whole run. */
     readonly steps: number;
@@ -133,7 +160,10 @@ export function planMemory(
   const { weightBytes, attachedBytes } = sketch;
   const checkpointed = recipe.train.gradient_checkpointing ?? false;
   using optimizer = optimizerFor(sketch, recipe);
-  const { trained, gradients, state } = largestTurn(recipe, sketch, optimizer, before.steps);
+  const { processes = 1, steps } = before;
+  const { trained, gradients, state } = largestTurn(recipe, sketch, optimizer, steps, processes);
+  const numels = [...trained].map(({ numel }) => numel);
+  const exchanged = processes > 1 ? bufferBytesOf([], numels, processes, recipe.train.zero.stage) : 0;
 
   const measured = new Map([...new Set(sketch.models)].map((model) => [model, measure(model)(checkpointed)]));
   const activations = (model: Model) => measured.get(model)!;
@@ -154,7 +184,7 @@ export function planMemory(
   );
   sketch[Symbol.dispose]();
   currentEngine().native.trim();
-  const engine = Math.max(0, process.memoryUsage.rss() - before.process) + laterBytes;
+  const engine = Math.max(0, process.memoryUsage.rss() - before.process) + laterBytes + exchanged;
   const most = (of: 'activations' | 'both') => Math.max(...peaks.map((peak) => peak[of]));
   const mebibytes = (bytes: number) => Math.round(bytes / 2 ** 20);
   const weights = weightBytes + attachedBytes;

@@ -67,7 +67,13 @@ export async function planForRanks(given: Recipe, options: PlanOptions): Promise
   };
   const model = shape === undefined ? await planned(recipe) : plannedFromShape(recipe, shapeNamed(shape));
   const asked = options.zero ?? train.zero.stage;
-  return { ...clusterPlan(model, run), asked, rowTokens, microTokens, notes: deepspeedNotes(recipe) };
+  return {
+    ...clusterPlan(model, run),
+    asked,
+    rowTokens,
+    microTokens,
+    notes: [...(model.notes ?? []), ...deepspeedNotes(recipe)],
+  };
 }
 
 async function planned(recipe: Recipe) {

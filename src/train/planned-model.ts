@@ -80,7 +80,8 @@ export function plannedFromSketch(recipe: Recipe, sketch: TaskModels): PlannedMo
     optimizerBytes: optimizer.stateBytes(parameters.keys()),
     ...operations(host.parameters - lookedUp, numbers, ofBase > 0),
     freesGradients: optimizer.inBackward !== undefined,
-    wholeGradients: (adapter.readsGradients ?? false) || adapter.layerPolicy?.observe !== undefined,
+    wholeGradients: adapter.readsGradients ?? false,
+    notes: adapter.layerPolicy ? ['layers in turn are planned as if all of them trained at once'] : [],
     activationBytes: (tokens, rows, replays) =>
       Math.max(...[...checkpointed.values()].map(({ on, off }) => (replays ? on : off).peak(tokens, rows))),
   };

@@ -105,6 +105,7 @@ async function runInGroup(
   using taskRuns = await openTaskRuns(recipe, modelPath, {
     precision,
     microTokens: begun?.microTokens,
+    processes: group.size,
     sharers: group.localSize,
     announce(memory) {
       if (!isFirst) return;

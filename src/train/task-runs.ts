@@ -50,7 +50,9 @@ export interface TaskRunOptions {
   readonly precision: Precision;
   /** Tokens of a micro-batch, where an earlier process of the run chose them. */
   readonly microTokens: number | undefined;
-  /** Processes of the run on this machine, which share its memory. */
+  /** Processes of the run. */
+  readonly processes: number;
+  /** Those on this machine, which share its memory. */
   readonly sharers: number;
   /** Is told what the run will take in memory, before anything is loaded. */
   announce(memory: RunMemory): void;
@@ -70,7 +72,7 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string, options: T
   }
 
   const processBytes = process.memoryUsage.rss();
-  requireMemoryFor(modelPath, recipe.quantize);
+  requireMemoryFor(modelPath, recipe.quantize, options.sharers);
   // Rows and memory need the models' shapes only: what is wrong is said before a large model is loaded.
   using sketch = openTaskModels(recipe, modelPath, lessons, true);
   const plans: Plan[] = [];
@@ -91,8 +93,8 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string, options: T
       const task = taskOf(model.task, taskOptions(recipe, model.task, plan.trainRows));
       return { name, model, head: heads.get(model)!, task, plan, share: weights[i]! / sum };
     });
-  const { precision, microTokens: begun, sharers } = options;
-  const before = { process: processBytes, precision, microTokens: begun, sharers, steps };
+  const { precision, microTokens: begun, processes, sharers } = options;
+  const before = { process: processBytes, precision, microTokens: begun, processes, sharers, steps };
   const { microTokens, memory } = planMemory(recipe, sketch, before, (most) =>
     listOf(sketch).map((taskRun) => largestBatch(taskRun, most)),
   );

@@ -126,3 +126,16 @@ test('the weights that doctor announces are those that training then holds', () 
 test('a model that is not there', () => {
   assertRefused(graft(dir, ['doctor', '--model', 'none.gguf']), 2, /none\.gguf: The model was not found/);
 });
+
+test('GRAFT_MKL: generic is said, and a value that would be ignored is refused', () => {
+  const generic = graft(dir, ['doctor', '--json'], { GRAFT_MKL: 'generic' });
+  assert.equal(generic.status, 0, generic.stderr);
+  const vendor = /vendor_id\s*: (\w+)/.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1];
+  const want = vendor === 'GenuineIntel' ? /MKL for this processor$/ : /MKL for any processor$/;
+  assert.match(JSON.parse(generic.stdout).kernels, want);
+  assertRefused(
+    graft(dir, ['doctor'], { GRAFT_MKL: 'off' }),
+    2,
+    /GRAFT_MKL is 'off', and the only value that it takes is generic/,
+  );
+});
