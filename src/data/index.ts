@@ -1,3 +1,4 @@
+export { BadRows, mapRows } from './bad-rows.ts';
 export {
   answerIds,
   ChatTemplate,
@@ -20,9 +21,18 @@ export {
   readImage,
 } from './images/index.ts';
 export { microBatches, type Packed, pack, tokensOfRow } from './packing.ts';
-export { readRecords } from './readers.ts';
+export { type ReadOptions, readRecords } from './readers/index.ts';
 export type { RawRecord } from './record.ts';
-export { collectRows, type RowInput, type RowSource, type RowStream, recordsOf } from './row-source.ts';
+export {
+  collectRows,
+  nameOfSource,
+  pathsOf,
+  type RowInput,
+  type RowSource,
+  type RowStream,
+  recordsOf,
+  withPaths,
+} from './row-source.ts';
 export { checkedIds, checkedLabels, type Row, type RowOptions, type RowReport, toRows } from './rows.ts';
 export { randomStream, rowsOfStep, shuffled, split } from './sampler.ts';
 export { toExample, toStep } from './to-example.ts';

@@ -1,7 +1,7 @@
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import { openGguf, openSafetensors, readJsonObject, type WeightSource } from '../io/index.ts';
+import { openGguf, openModelWeights, readJsonObject, requireSupportedConfig, type WeightSource } from '../io/index.ts';
 import type { Linear, Model, TaskHead, TaskName } from '../nn/index.ts';
 import type { Quantize } from '../quant/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
@@ -16,7 +16,7 @@ import { requireMemory } from './weight-memory.ts';
 import { type StoredWeight, WeightReader } from './weight-reader.ts';
 
 /**
- * Loads a model from a Hugging Face directory (config.json and safetensors) or a GGUF file.
+ * Loads a model from a Hugging Face directory (config.json and safetensors, or pytorch_model.bin) or a GGUF file.
  * @throws GraftError 'input' for a damaged file or an unsupported family, 'mismatch' listing every missing weight and wrong shape
  */
 export const loadModel = (path: string, options: LoadOptions = {}): Model => loadModels(path, [options], options)[0]!;
@@ -169,6 +169,7 @@ function withPlace(error: unknown, path: string): unknown {
 
 function openDirectory(path: string) {
   const config = readJsonObject(join(path, 'config.json'));
+  requireSupportedConfig(config, join(path, 'config.json'));
   const type = String(config.model_type);
   const family = families.find((f) => f.types.includes(type));
   if (!family) {
@@ -192,7 +193,7 @@ function openDirectory(path: string) {
 
 /** Opens the weights of a directory; integers look like blocks. */
 function openQuantized(path: string, config: Record<string, unknown>): ReturnType<typeof withIntegers> {
-  const source = openSafetensors(path);
+  const source = openModelWeights(path);
   try {
     return withIntegers(source, config);
   } catch (cause) {

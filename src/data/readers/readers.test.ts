@@ -1,19 +1,23 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after } from 'node:test';
-import { GraftError, packageRoot } from '../base/index.ts';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { GraftError, packageRoot } from '../../base/index.ts';
 import {
   ChatTemplate,
   loadTokenizer,
+  type ReadOptions,
+  type RowSource,
   randomStream,
   readRecords,
+  recordsOf,
   shuffled,
   toExample,
   toRows,
   toStep,
-} from './index.ts';
+} from '../index.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'graft-readers-'));
 after(() => rmSync(dir, { recursive: true }));
@@ -130,6 +134,157 @@ test('Parquet: fields of records that are null are not there, columns that are n
       tools: null,
     },
   ]);
+});
+
+test('JSON Lines in a .json file, a list in a .jsonl file', async () => {
+  const rows = [{ text: 'a' }, { text: 'b' }];
+  const lines = rows.map((row) => JSON.stringify(row)).join('\n');
+  const list = JSON.stringify(rows, null, 2);
+  for (const path of [file('lines.json', lines), file('list.jsonl', list), file('lines2.json', `\n${lines}\n\n`)])
+    assert.deepEqual(await values(path), rows, path);
+  await refusal(file('bad.json', `${lines}\n{"text":\n`), /bad\.json:3: the line is not valid JSON/);
+  await refusal(file('bad-list.jsonl', '[{"text": "a"},'), /bad-list\.jsonl/);
+});
+
+test('compressed files of every format', async () => {
+  const row = { text: 'é', label: 'a' };
+  const contents: Record<string, string> = {
+    jsonl: `${JSON.stringify(row)}\n`,
+    json: JSON.stringify([row]),
+    csv: 'text,label\né,a\n',
+    tsv: 'text\tlabel\né\ta\n',
+    conll: 'é a\n',
+  };
+  let read = 0;
+  for (const [extension, text] of Object.entries(contents)) {
+    const expected = extension === 'conll' ? { tokens: ['é'], tags: ['a'] } : row;
+    for (const [suffix, bytes] of [
+      ['', Buffer.from(text)],
+      ['.gz', gzipSync(text)],
+      ['.zst', zstdCompressSync(text)],
+    ] as const) {
+      assert.deepEqual(await values(file(`packed.${extension}${suffix}`, bytes)), [expected], extension + suffix);
+      read++;
+    }
+  }
+  assert.equal(read, 15);
+  await refusal(
+    file('cut.jsonl.gz', gzipSync('{"text":"a"}\n').subarray(0, 20)),
+    /cut\.jsonl\.gz: the file cannot be read/,
+  );
+  await refusal(file('no.jsonl.gz', 'text'), /no\.jsonl\.gz: the file cannot be read: incorrect header check/);
+});
+
+test('CSV: lines are counted through fields with line breaks of every kind', async () => {
+  const text = 'text,label\r\n"a\r\nb\r\nc",1\r\n\r\nd,2\r\n"e\nf",3\r\ng,4\r\n';
+  assert.deepEqual(await places(file('crlf.csv', text)), [':2', ':6', ':7', ':9']);
+  await refusal(
+    file('short.csv', text.replace('g,4', 'g')),
+    /short\.csv:9: .*the row has 1 field, and the first line 2 fields/,
+  );
+  await refusal(file('quote.csv', text.replace('g,4', 'g"h,4')), /quote\.csv:9: .*Invalid Opening Quote/);
+  await refusal(file('open.csv', text.replace('g,4', '"g,4')), /open\.csv:9: .*Quote Not Closed/);
+});
+
+test('CSV: the delimiter is found in the first lines, or given', async () => {
+  const row = { text: 'a, b', label: '1,5' };
+  for (const [name, delimiter] of [
+    ['semicolon', ';'],
+    ['tab', '\t'],
+    ['bar', '|'],
+  ] as const)
+    assert.deepEqual(await values(file(`${name}.csv`, `text${delimiter}label\na, b${delimiter}1,5\n`)), [row]);
+  assert.deepEqual(await values(file('one.csv', 'text\na;b\n')), [{ text: 'a;b' }]);
+  assert.deepEqual(await values(file('two.csv', 'id,text;more\n1,a;b\n2,c\n')), [
+    { id: '1', 'text;more': 'a;b' },
+    { id: '2', 'text;more': 'c' },
+  ]);
+  const asked = await readRecords(file('hash.csv', 'text#label\na#b\n'), { delimiter: '#' });
+  assert.deepEqual(
+    asked.map(({ value }) => value),
+    [{ text: 'a', label: 'b' }],
+  );
+});
+
+test('CSV and Parquet: two columns of one name are refused', async () => {
+  await refusal(
+    file('twice.csv', 'text,label,text\na,b,c\n'),
+    /twice\.csv:1: columns 1 and 3 have the same name, 'text'/,
+  );
+});
+
+test('the first twenty bad rows are told at once, each problem with its places', async () => {
+  const lines = Array.from({ length: 40 }, (_, i) => (i % 2 === 0 ? 'a,b' : i === 1 ? 'a,b,c' : 'a'));
+  await assert.rejects(readRecords(file('many.csv', ['text,label', ...lines].join('\n'))), (error: GraftError) => {
+    assert.match(
+      error.message,
+      /^.*many\.csv:3: .*has 3 fields.*\n.*many\.csv:5: .*has 1 field.*\(also line 7, line 9.*line 41\)/,
+    );
+    assert.match(error.message, /the first 20 rows cannot be used/);
+    assert.equal((error.data.rows as unknown[]).length, 20);
+    return true;
+  });
+  await refusal(
+    file('two.jsonl', '{"text":"a"}\n{\n[]\n{"text":"b"}\n'),
+    /two\.jsonl:2: .*\n.*two\.jsonl:3: .*\n2 rows cannot be used/,
+  );
+  await refusal(file('two.conll', 'a\n\nb X\nc\n'), /two\.conll:1: the line has a word but no tag \(also line 4\)/);
+});
+
+test('CoNLL: spaces and tabs separate columns, other white space is a part of words', async () => {
+  const path = file('a.conll', 'New\u00a0York NNP B-LOC\n\u3000\tX  O\r\n\n-DOCSTART- -X- O\n\na\u2009b\tO\n');
+  assert.deepEqual(await values(path), [
+    { tokens: ['New\u00a0York', '\u3000'], tags: ['B-LOC', 'O'] },
+    { tokens: ['a\u2009b'], tags: ['O'] },
+  ]);
+  assert.deepEqual(await places(path), [':1', ':6']);
+});
+
+test('folders of shards, patterns and lists are read in the order of their names, up to a limit', async () => {
+  const folder = join(dir, 'shards');
+  mkdirSync(folder);
+  const shard = (name: string, ...texts: string[]) =>
+    writeFileSync(join(folder, name), texts.map((text) => JSON.stringify({ text })).join('\n'));
+  shard('rows-00001.jsonl', 'c');
+  shard('rows-00000.jsonl', 'a', 'b');
+  writeFileSync(join(folder, 'README.md'), 'no');
+  const texts = async (source: RowSource, options: ReadOptions = {}) =>
+    (await recordsOf(source, 'rows', options)).map(({ value }) => value.text);
+  assert.deepEqual(await texts(folder), ['a', 'b', 'c']);
+  assert.deepEqual(await texts(join(folder, 'rows-*.jsonl')), ['a', 'b', 'c']);
+  assert.deepEqual(await texts([join(folder, 'rows-00001.jsonl'), join(folder, '*0.jsonl')]), ['c', 'a', 'b']);
+  assert.deepEqual(await texts(folder, { limit: 2 }), ['a', 'b']);
+  assert.deepEqual(await texts([{ text: 'x' }, { text: 'y' }], { limit: 1 }), ['x']);
+  const notes: string[] = [];
+  writeFileSync(join(folder, 'log.txt'), '');
+  await texts(folder, { note: (text) => notes.push(text) });
+  assert.deepEqual(notes, [`${folder}: not read: log.txt`]);
+  await assert.rejects(texts(join(folder, '*.csv')), /no file matches this pattern/);
+  await assert.rejects(
+    texts([folder, join(folder, '*1.jsonl')]),
+    /rows-00001\.jsonl:1: two paths of the data name the same row/,
+  );
+  shard('rows.csv', 'd');
+  await assert.rejects(texts(folder), /files of several formats: \.jsonl, \.csv/);
+  rmSync(join(folder, 'rows.csv'));
+  shard('test-0.jsonl', 'd');
+  shard('train-0.jsonl', 'd');
+  await assert.rejects(texts(folder), /files of several splits: no name, test, train/);
+});
+
+test('columns are renamed, swapped, and missed with the nearest name', async () => {
+  const path = file('body.jsonl', '{"body":"a","category":"x","id":3}\n{"body":"b"}\n');
+  const read = async (columns: Record<string, string>) =>
+    (await readRecords(path, { columns })).map(({ value }) => value);
+  assert.deepEqual(await read({ text: 'body', label: 'category' }), [{ id: 3, text: 'a', label: 'x' }, { text: 'b' }]);
+  assert.deepEqual((await read({ body: 'category', category: 'body' }))[0], { id: 3, body: 'x', category: 'a' });
+  await assert.rejects(
+    read({ text: 'boddy' }),
+    /data\.columns: no row has the column 'boddy', which text is to be\. Did you mean 'body'\?/,
+  );
+  await assert.rejects(read({ text: 'utterance' }), /The columns are body, category, id/);
+  const images = file('photos.csv', 'photo,label\na.png,x\n');
+  assert.deepEqual((await readRecords(images, { columns: { image: 'photo' } }))[0]!.value.image, join(dir, 'a.png'));
 });
 
 test('Parquet: a file of another kind is refused', async () => {

@@ -1,0 +1,1 @@
+export { type ReadOptions, readRecords, rowsInMemory } from './read.ts';

@@ -1,0 +1,62 @@
+import { GraftError } from '../../base/index.ts';
+import { type Reader, toRecord } from './reader.ts';
+
+const utf8 = new TextDecoder('utf-8', { fatal: true });
+
+/** Bytes as the text that they are, or as bytes: Parquet files need not say which of the two a column holds. */
+function textOrBytes(bytes: Uint8Array): string | Uint8Array {
+  try {
+    return utf8.decode(bytes);
+  } catch {
+    return bytes;
+  }
+}
+
+/** Whether a value is an image as the datasets library stores it: the bytes of its file, and its path or none. */
+const isImage = (value: object): value is { bytes: Uint8Array | null } =>
+  'bytes' in value && 'path' in value && (value.bytes === null || value.bytes instanceof Uint8Array);
+
+/**
+ * The value of a column with typed arrays as lists, and 64-bit integers as numbers where these are exact. Objects in it have no
+ * fields that are null: all objects of a column share their fields, so null is how Parquet leaves one out. Bytes stay bytes where
+ * they are an image's, or no text.
+ */
+function plain(value: unknown): unknown {
+  if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : value;
+  if (Array.isArray(value)) return value.map(plain);
+  if (value instanceof Uint8Array) return textOrBytes(value);
+  if (ArrayBuffer.isView(value)) return Array.from(value as unknown as ArrayLike<unknown>, plain);
+  if (value === null || typeof value !== 'object' || value instanceof Date) return value;
+  const { bytes } = isImage(value) ? value : {};
+  return {
+    ...Object.fromEntries(
+      Object.entries(value).flatMap(([key, item]) => (item === null || item === undefined ? [] : [[key, plain(item)]])),
+    ),
+    ...(bytes && { bytes: Uint8Array.from(bytes) }), // a copy, without the rest of the file
+  };
+}
+
+export const parquet: Reader = async (file, limit) => {
+  const [{ asyncBufferFromFile, parquetReadObjects }, { compressors }] = await Promise.all([
+    import('hyparquet'),
+    import('hyparquet-compressors'),
+  ]);
+  try {
+    const rows = await parquetReadObjects({
+      file: await asyncBufferFromFile(file),
+      compressors,
+      utf8: false,
+      ...(Number.isFinite(limit) && { rowEnd: limit }),
+    });
+    return rows.map((row, i) => {
+      const columns = Object.entries(row).map(([name, value]) => [name, plain(value)]);
+      return toRecord(Object.fromEntries(columns), `${file}:row ${i + 1}`);
+    });
+  } catch (cause) {
+    if (cause instanceof GraftError) throw cause;
+    throw new GraftError('input', `the Parquet file cannot be read: ${(cause as Error).message}`, {
+      place: file,
+      cause,
+    });
+  }
+};
