@@ -3,7 +3,7 @@ import { GraftError } from '../../base/index.ts';
 import { BadRows } from '../bad-rows.ts';
 import type { RawRecord } from '../record.ts';
 import { textOf } from './lines.ts';
-import type { Reader } from './reader.ts';
+import { type Reader, requireDistinct } from './reader.ts';
 
 /** What may separate the fields of a row, the likeliest first, with its name in messages. */
 const delimiters: Readonly<Record<string, string>> = { ',': 'commas', ';': 'semicolons', '\t': 'tabs', '|': 'bars' };
@@ -55,7 +55,7 @@ const readCsv =
     if (!header) bad.refuse();
     if (!header) return [];
     const names = header.record;
-    requireDistinct(names, file);
+    requireDistinct(names, `${file}:1`);
     const records: RawRecord[] = [];
     for (const { record, info } of body) {
       const line = lines.startOf(record, info.bytes);
@@ -86,17 +86,6 @@ function refuse(error: GraftError): never {
 
 const withoutPlace = (message: string) =>
   message.replace(/,? (?:at|on) line \d+.*$/s, '').replace(/(?: instead of \w+)?(?:, at byte \d+)/, '');
-
-/** @throws GraftError 'input' where two columns have one name */
-function requireDistinct(names: readonly string[], file: string): void {
-  const twice = names.find((name, i) => names.indexOf(name) !== i);
-  if (twice === undefined) return;
-  const numbers = names.flatMap((name, i) => (name === twice ? [i + 1] : []));
-  throw new GraftError('input', `columns ${numbers.join(' and ')} have the same name, '${twice}'`, {
-    place: `${file}:1`,
-    hint: 'Rename one of them in the first line',
-  });
-}
 
 /** The delimiter that the first line has, and with which most of the first rows have as many fields; a comma where there is none. */
 function delimiterOf(content: string, parse: Parse): string {

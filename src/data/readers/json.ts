@@ -4,7 +4,23 @@ import { BadRows, mapRows } from '../bad-rows.ts';
 import { exactRow, parseExactly } from '../exact-rows.ts';
 import type { RawRecord } from '../record.ts';
 import { linesOf, textOf, utf8 } from './lines.ts';
-import { type Reader, toRecord } from './reader.ts';
+import { type Reader, requireDistinct, toRecord } from './reader.ts';
+
+/** Lines whose fields are looked through for two of one name: a file has these in all of its rows, or in none. */
+const checkedLines = 100;
+
+/** The names of an object's fields as its text has them, twice where it has a field twice. */
+function namesIn(text: string): string[] {
+  const names: string[] = [];
+  let [depth, before] = [0, ''];
+  for (const [token] of text.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\]:]/g)) {
+    if (token === '{' || token === '[') depth++;
+    else if (token === '}' || token === ']') depth--;
+    else if (token === ':' && depth === 1) names.push(JSON.parse(before));
+    before = token;
+  }
+  return names;
+}
 
 /** Reads JSON Lines, an object a line; also a file that holds one list of objects. */
 export const jsonLines: Reader = async (file, limit, options) => {
@@ -13,7 +29,7 @@ export const jsonLines: Reader = async (file, limit, options) => {
   let line = 0;
   for await (const bytes of linesOf(file)) {
     const place = `${file}:${++line}`;
-    const record = bad.try(() => lineRecord(bytes, place));
+    const record = bad.try(() => lineRecord(bytes, place, line <= checkedLines));
     if (record === 'list') {
       if (records.length === 0) return json(file, limit, options);
       bad.try(() => toRecord([], place));
@@ -25,7 +41,7 @@ export const jsonLines: Reader = async (file, limit, options) => {
 };
 
 /** The record of a line; undefined for an empty line, `list` for the beginning of a list. */
-function lineRecord(bytes: Buffer, place: string): RawRecord | 'list' | undefined {
+function lineRecord(bytes: Buffer, place: string, checksNames: boolean): RawRecord | 'list' | undefined {
   let value: unknown;
   let content = '';
   try {
@@ -37,7 +53,10 @@ function lineRecord(bytes: Buffer, place: string): RawRecord | 'list' | undefine
     const problem = cause instanceof SyntaxError ? `not valid JSON: ${cause.message}` : 'not valid UTF-8';
     throw new GraftError('input', `the line is ${problem}`, { place, cause });
   }
-  return Array.isArray(value) ? 'list' : toRecord(value, place);
+  if (Array.isArray(value)) return 'list';
+  const record = toRecord(value, place);
+  if (checksNames) requireDistinct(namesIn(content), place);
+  return record;
 }
 
 /** Reads a list of objects, or an object with such a list under `data`; also JSON Lines. */

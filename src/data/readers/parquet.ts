@@ -1,5 +1,5 @@
 import { GraftError } from '../../base/index.ts';
-import { type Reader, toRecord } from './reader.ts';
+import { type Reader, requireDistinct, toRecord } from './reader.ts';
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 
@@ -37,13 +37,18 @@ function plain(value: unknown): unknown {
 }
 
 export const parquet: Reader = async (file, limit) => {
-  const [{ asyncBufferFromFile, parquetReadObjects }, { compressors }] = await Promise.all([
-    import('hyparquet'),
-    import('hyparquet-compressors'),
-  ]);
+  const [{ asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects, parquetSchema }, { compressors }] =
+    await Promise.all([import('hyparquet'), import('hyparquet-compressors')]);
   try {
+    const buffer = await asyncBufferFromFile(file);
+    const metadata = await parquetMetadataAsync(buffer);
+    requireDistinct(
+      parquetSchema(metadata).children.map(({ element }) => element.name),
+      file,
+    );
     const rows = await parquetReadObjects({
-      file: await asyncBufferFromFile(file),
+      file: buffer,
+      metadata,
       compressors,
       utf8: false,
       ...(Number.isFinite(limit) && { rowEnd: limit }),

@@ -24,3 +24,14 @@ export function toRecord(value: unknown, place: string): RawRecord {
   }
   return { value: value as Record<string, unknown>, place };
 }
+
+/** @throws GraftError 'input' where two columns have one name, of which only the last would be seen */
+export function requireDistinct(names: readonly string[], place: string): void {
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice === undefined) return;
+  const numbers = names.flatMap((name, i) => (name === twice ? [i + 1] : []));
+  throw new GraftError('input', `columns ${numbers.join(' and ')} have the same name, '${twice}'`, {
+    place,
+    hint: 'Rename one of them',
+  });
+}

@@ -7,6 +7,7 @@ import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { GraftError, packageRoot } from '../../base/index.ts';
 import {
   ChatTemplate,
+  decodeImage,
   loadTokenizer,
   type ReadOptions,
   type RowSource,
@@ -206,11 +207,16 @@ test('CSV: the delimiter is found in the first lines, or given', async () => {
   );
 });
 
-test('CSV and Parquet: two columns of one name are refused', async () => {
+test('two columns of one name are refused', async () => {
   await refusal(
     file('twice.csv', 'text,label,text\na,b,c\n'),
     /twice\.csv:1: columns 1 and 3 have the same name, 'text'/,
   );
+  const doubled = '{"a":{"text":1},"text":"\\"a","b":[],"t\\u0065xt":"b"}';
+  await refusal(file('twice.jsonl', doubled), /twice\.jsonl:1: columns 2 and 4 have the same name, 'text'/);
+  const nested = '{"text":{"text":"a"},"a":[{"text":"b"},{"text":"c"}]}';
+  assert.equal((await values(file('nested.jsonl', nested))).length, 1);
+  await refusal(file('twice.parquet', Buffer.from(twoTexts, 'base64')), /twice\.parquet: columns 1 and 2 have/);
 });
 
 test('the first twenty bad rows are told at once, each problem with its places', async () => {
@@ -285,6 +291,41 @@ test('columns are renamed, swapped, and missed with the nearest name', async () 
   await assert.rejects(read({ text: 'utterance' }), /The columns are body, category, id/);
   const images = file('photos.csv', 'photo,label\na.png,x\n');
   assert.deepEqual((await readRecords(images, { columns: { image: 'photo' } }))[0]!.value.image, join(dir, 'a.png'));
+});
+
+/** Two columns `text`; by pyarrow 26.0.1. */
+const twoTexts =
+  'UEFSMRUAFRYVFiwVAhUAFQYVBhwAAAACAAAAAgEBAAAAYRUAFRYVFiwVAhUAFQYVBhwAAAACAAAAAgEBAAAAYhUEGTw1ABgGc2NoZW1hFQQAFQwlAhgEdGV4dCUATBwAAAAVDCUCGAR0ZXh0JQBMHAAAABYCGRwZLCYAHBUMGSUGABkYBHRleHQVABYCFjwWPCYISRwVABUAFQIAPBYCGQYZJgACAAAAJgAcFQwZJQYAGRgEdGV4dBUAFgIWPBY8JkRJHBUAFQAVAgA8FgIZBhkmAAIAAAAWeBYCJggWeAAoIHBhcnF1ZXQtY3BwLWFycm93IHZlcnNpb24gMjYuMC4xGSwcAAAcAAAAywAAAFBBUjE=';
+/** Rows {text: 'alpha beta'}, {text: 'beta alpha'} packed in each way; by pyarrow 26.0.1. */
+const packed = {
+  zstd: 'UEFSMRUAFUQVViwVBBUAFQYVBhwAAAAotS/9ICIRAQACAAAABAEKAAAAYWxwaGEgYmV0YQoAAABiZXRhIGFscGhhFQQZLDUAGAZzY2hlbWEVAgAVDCUCGAR0ZXh0JQBMHAAAABYEGRwZHCYAHBUMGSUGABkYBHRleHQVDBYEFmoWfCYISRwVABUAFQIAPBYoGQYZJgAEAAAAFmoWBCYIFnwAKCBwYXJxdWV0LWNwcC1hcnJvdyB2ZXJzaW9uIDI2LjAuMRkcHAAAAIgAAABQQVIx',
+  gzip: 'UEFSMRUAFUQVWiwVBBUAFQYVBhwAAAAfiwgAAAAAAAIDY2JgYGBh5AKSiTkFGYkKSakliSAeiFYACwEAs5homyIAAAAVBBksNQAYBnNjaGVtYRUCABUMJQIYBHRleHQlAEwcAAAAFgQZHBkcJgAcFQwZJQYAGRgEdGV4dBUEFgQWahaAASYISRwVABUAFQIAPBYoGQYZJgAEAAAAFmoWBCYIFoABACggcGFycXVldC1jcHAtYXJyb3cgdmVyc2lvbiAyNi4wLjEZHBwAAACKAAAAUEFSMQ==',
+  brotli:
+    'UEFSMRUAFUQVQiwVBBUAFQYVBhwAAAAbIQAABDxkZ5KSDhtwwF7WRsNEDqMs/P4FluOG+Q0KzgwVBBksNQAYBnNjaGVtYRUCABUMJQIYBHRleHQlAEwcAAAAFgQZHBkcJgAcFQwZJQYAGRgEdGV4dBUIFgQWahZoJghJHBUAFQAVAgA8FigZBhkmAAQAAAAWahYEJggWaAAoIHBhcnF1ZXQtY3BwLWFycm93IHZlcnNpb24gMjYuMC4xGRwcAAAAiAAAAFBBUjE=',
+  lz4: 'UEFSMRUAFUQVRiwVBBUAFQYVBhwAAADwBQIAAAAEAQoAAABhbHBoYSBiZXRhDgCgYmV0YSBhbHBoYRUEGSw1ABgGc2NoZW1hFQIAFQwlAhgEdGV4dCUATBwAAAAWBBkcGRwmABwVDBklBgAZGAR0ZXh0FQ4WBBZqFmwmCEkcFQAVABUCADwWKBkGGSYABAAAABZqFgQmCBZsACggcGFycXVldC1jcHAtYXJyb3cgdmVyc2lvbiAyNi4wLjEZHBwAAACIAAAAUEFSMQ==',
+};
+/** Images as the datasets library stores them, the first with its bytes, the second with its path; a label, and bytes of which only the second are text; by pyarrow 26.0.1. */
+const withImages =
+  'UEFSMRUAFaYBFaYBLBUEFQAVBhUGHAAAAAMAAAADBgBIAAAAiVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAIAAAB7QOjdAAAAD0lEQVR4nGM8IafBwMAAAAX0ARAOOygmAAAAAElFTkSuQmCCFQAVMBUwLBUEFQAVBhUGHAAAAAIAAAAEAgUAAABhLnBuZwUAAABiLnBuZxUAFSwVLCwVBBUAFQYVBhwAAAACAAAABAEBAAAAAAAAAAAAAAAAAAAAFQAVKBUoLBUEFQAVBhUGHAAAAAIAAAAEAQIAAAD//gQAAAB0ZXh0FQQZbDUAGAZzY2hlbWEVBgA1AhgFaW1hZ2UVBAAVDCUCGAVieXRlcwAVDCUCGARwYXRoJQBMHAAAABUEJQIYBWxhYmVsABUMJQIYA3JhdwAWBBkcGUwmABwVDBklBgAZKAVpbWFnZQVieXRlcxUAFgQW0AEW0AEmCEkcFQAVABUCADwWkAEZBhk2AAICAAAAJgAcFQwZJQYAGSgFaW1hZ2UEcGF0aBUAFgQWVhZWJtgBSRwVABUAFQIAPBYUGQYZNgAABAAAACYAHBUEGSUGABkYBWxhYmVsFQAWBBZSFlImrgJJHBUAFQAVAgA8KQYZJgAEAAAAJgAcFQwZJQYAGRgDcmF3FQAWBBZOFk4mgANJHBUAFQAVAgA8FgwZBhkmAAQAAAAWxgMWBCYIFsYDACggcGFycXVldC1jcHAtYXJyb3cgdmVyc2lvbiAyNi4wLjEZTBwAABwAABwAABwAAABhAQAAUEFSMQ==';
+
+test('Parquet: every way of packing', async () => {
+  let read = 0;
+  for (const [codec, content] of Object.entries(packed)) {
+    const rows = await values(file(`${codec}.parquet`, Buffer.from(content, 'base64')));
+    assert.deepEqual(rows, [{ text: 'alpha beta' }, { text: 'beta alpha' }], codec);
+    read++;
+  }
+  assert.equal(read, 4);
+});
+
+test('Parquet: images keep their bytes, or become a path; other bytes are text where they are', async () => {
+  const [first, second] = await values(file('images.parquet', Buffer.from(withImages, 'base64')));
+  const { bytes, path } = first!.image as { bytes: Uint8Array; path: string };
+  const image = await decodeImage(bytes, path);
+  assert.deepEqual([image.width, image.height, ...image.data], [2, 1, 200, 30, 40, 200, 30, 40]);
+  assert.deepEqual(second!.image, join(dir, 'b.png'));
+  assert.deepEqual([first!.raw, second!.raw], [Uint8Array.of(255, 254), 'text']);
+  assert.deepEqual([first!.label, second!.label], [1, 0]);
 });
 
 test('Parquet: a file of another kind is refused', async () => {
