@@ -1,10 +1,12 @@
-export { isAdapter } from './adapter-dir.ts';
+export { adapterIn, isAdapter } from './adapter-dir.ts';
 export { isAdapterHub } from './adapterhub/index.ts';
 export { averageAdapters } from './average.ts';
 export { type CombineOptions, combineAdapters } from './combine.ts';
 export { type AdapterFormat, adapterFormats, convertAdapter, formatOf } from './convert.ts';
+export { type DataSettings, dataSettingsOf, savedDataSettings } from './data-settings.ts';
 export { isHeadKey } from './family-names.ts';
 export {
+  baseOfAdapter,
   headFits,
   loadAdapter,
   readAdapterConfig,

@@ -1,3 +1,5 @@
+import { existsSync } from 'node:fs';
+import { isAbsolute } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import type { WeightEntry } from '../io/index.ts';
 import { type AttachContext, type AttachedAdapter, attachMethods, type MethodChoice } from '../methods/index.ts';
@@ -32,6 +34,19 @@ export function readAdapterConfig(dir: string): {
     return { dir: part, choice: { ...(saved.config as object), type: saved.method, ...train } as MethodChoice };
   });
   return { parts, settings: settings as unknown as MethodChoice[], base };
+}
+
+/**
+ * The base of an adapter: its directory or file, or its hub id.
+ * @throws GraftError 'usage' where the adapter names none, or one that is not there
+ */
+export function baseOfAdapter(dir: string): string {
+  const { base } = readAdapterConfig(dir);
+  const hint = 'Name the base as --model';
+  if (!base) throw new GraftError('usage', 'the adapter does not say what its base is', { place: dir, hint });
+  const isPath = isAbsolute(base) || base.startsWith('.') || base.split('/').length !== 2;
+  if (existsSync(base) || !isPath) return base;
+  throw new GraftError('usage', `the base of the adapter is not there: ${base}`, { place: dir, hint });
 }
 
 /** The index of the task that rows without a task number belong to, where the adapter has one. */

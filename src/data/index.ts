@@ -10,8 +10,8 @@ export {
   type RenderOptions,
 } from './chat/index.ts';
 export { messageSchema, toMessages } from './chat-rows.ts';
-export { type Answer, type Example, type Label, type Message, unusedNotes, withTaskNumber } from './example.ts';
-export { type Format, formatNames } from './formats.ts';
+export { type Answer, type Example, type Label, type Message, withTaskNumber } from './example.ts';
+export { columnNames, type Format, formatNames } from './formats.ts';
 export {
   decodeImage,
   type Image,
@@ -21,8 +21,9 @@ export {
   readImage,
 } from './images/index.ts';
 export { microBatches, type Packed, pack, tokensOfRow } from './packing.ts';
-export { type ReadOptions, readRecords } from './readers/index.ts';
+export { localPaths, type ReadOptions, readRecords } from './readers/index.ts';
 export type { RawRecord } from './record.ts';
+export { ReportBuilder, type RowPlaces, type RowReport, rowNotes } from './row-report.ts';
 export {
   collectRows,
   nameOfSource,
@@ -33,7 +34,7 @@ export {
   recordsOf,
   withPaths,
 } from './row-source.ts';
-export { checkedIds, checkedLabels, type Row, type RowOptions, type RowReport, toRows } from './rows.ts';
+export { checkedIds, checkedLabels, isEmpty, type Row, type RowOptions, toRows } from './rows.ts';
 export { randomStream, rowsOfStep, shuffled, split } from './sampler.ts';
 export { toExample, toStep } from './to-example.ts';
 export {
@@ -48,3 +49,4 @@ export {
   tokenizerIfAny,
   tokenizerOf,
 } from './tokenizer/index.ts';
+export { keptTokens, type Truncation, truncations } from './truncate.ts';

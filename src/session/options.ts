@@ -1,7 +1,15 @@
 /** Checks what callers pass: an unknown option or a wrong value is refused, never ignored. */
 import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
-import { collectRows, formatNames, messageSchema, type RowSource, type RowStream } from '../data/index.ts';
+import {
+  collectRows,
+  columnNames,
+  formatNames,
+  messageSchema,
+  type RowSource,
+  type RowStream,
+  truncations,
+} from '../data/index.ts';
 import type { RankPlacement } from '../distributed/index.ts';
 import { combinations } from '../methods/index.ts';
 import { exportFormats } from '../models/index.ts';
@@ -35,6 +43,10 @@ const use = {
 const rows = {
   ...use,
   format: z.enum(formatNames).optional(),
+  columns: z.partialRecord(z.enum(columnNames), z.string()).optional() as z.ZodType<Record<string, string> | undefined>,
+  limit: z.int().positive().optional(),
+  delimiter: z.string().length(1).optional(),
+  truncate: z.enum(truncations).optional(),
   trainOn: z.enum(['completion', 'all']).optional(),
   task: z.enum(taskNames).optional(),
   maxLength: z.int().positive().optional(),

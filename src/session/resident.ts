@@ -1,7 +1,7 @@
 /** Models in the engine thread that sessions hold handles of, each with the adapters that were put on it. */
 import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { loadAdapter, readAdapterConfig, taskNumberOf, taskOfAdapter } from '../adapters/index.ts';
+import { adapterIn, loadAdapter, readAdapterConfig, taskNumberOf, taskOfAdapter } from '../adapters/index.ts';
 import { GraftError, nearest } from '../base/index.ts';
 import { type Tokenizer, tokenizerIfAny, tokenizerOf } from '../data/index.ts';
 import type { AttachedAdapter } from '../methods/index.ts';
@@ -89,7 +89,8 @@ export class ResidentModel implements Disposable {
   }
 
   /** @throws GraftError 'input' for a directory that is not an adapter; 'usage' for a name that is taken */
-  addAdapter(name: string, dir: string): void {
+  addAdapter(name: string, path: string): void {
+    const dir = adapterIn(path);
     if (this.#named.has(name) && this.#named.get(name) !== dir) {
       throw new GraftError('usage', `this model has an adapter named '${name}' already`, {
         place: dir,
@@ -113,7 +114,7 @@ export class ResidentModel implements Disposable {
   /** The directory of an adapter, given by its name or as a directory. @throws GraftError 'usage' for neither */
   dirOf(adapter: string): string {
     const dir = this.#named.get(adapter) ?? adapter;
-    if (dir !== adapter || statSync(dir, { throwIfNoEntry: false })) return dir;
+    if (dir !== adapter || statSync(dir, { throwIfNoEntry: false })) return adapterIn(dir);
     throw this.#unknown(adapter, `there is no adapter named '${adapter}', and no such directory`);
   }
 

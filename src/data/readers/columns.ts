@@ -1,19 +1,21 @@
 import { GraftError, nearest } from '../../base/index.ts';
 import type { RawRecord } from '../record.ts';
+import type { ReadOptions } from './reader.ts';
 
 /**
  * Records with their columns renamed: each column of the format is taken from the column of the file that `columns` names.
- * @throws GraftError 'usage' for a column that no record has
+ * A record without that column keeps the one of the format's name.
+ * @throws GraftError 'usage' where no record has either
  */
 export function renamed(
   records: readonly RawRecord[],
-  columns: Readonly<Record<string, string>> = {},
-  source = '',
+  { columns = {}, columnsMayLack = false }: ReadOptions,
+  source: string,
 ): readonly RawRecord[] {
-  const names = Object.entries(columns);
+  const names = Object.entries(columns).filter((entry): entry is [string, string] => entry[1] !== undefined);
   if (names.length === 0) return records;
   for (const [column, from] of names) {
-    if (records.some(({ value }) => from in value)) continue;
+    if (columnsMayLack || records.some(({ value }) => from in value || column in value)) continue;
     const present = [...new Set(records.slice(0, 100).flatMap(({ value }) => Object.keys(value)))];
     const near = nearest(from, present);
     throw new GraftError('usage', `data.columns: no row has the column '${from}', which ${column} is to be`, {
@@ -21,12 +23,10 @@ export function renamed(
       hint: near ? `Did you mean '${near}'?` : `The columns are ${present.slice(0, 20).join(', ')}`,
     });
   }
-  const taken = new Set(names.flat());
-  return records.map(({ value, place }) => ({
-    value: {
-      ...Object.fromEntries(Object.entries(value).filter(([name]) => !taken.has(name))),
-      ...Object.fromEntries(names.flatMap(([column, from]) => (from in value ? [[column, value[from]]] : []))),
-    },
-    place,
-  }));
+  return records.map(({ value, place }) => {
+    const moved = names.filter(([, from]) => from in value);
+    const taken = new Set(moved.flat());
+    const kept = Object.entries(value).filter(([name]) => !taken.has(name));
+    return { value: Object.fromEntries([...kept, ...moved.map(([column, from]) => [column, value[from]])]), place };
+  });
 }

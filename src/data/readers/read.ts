@@ -32,7 +32,7 @@ const supported = Object.keys(readers);
  *   invalid contents (of the first twenty rows that are bad) and for an empty file
  */
 export async function readRecords(source: string, options: ReadOptions = {}): Promise<RawRecord[]> {
-  const { limit = Number.POSITIVE_INFINITY, columns, note = () => {} } = options;
+  const { limit = Number.POSITIVE_INFINITY, note = () => {} } = options;
   const found = await sourceOf(source, supported, (text) => note(`${source}: ${text}`));
   if ('imageFolder' in found) return imageRecords(found.imageFolder, note).slice(0, limit);
   const records: RawRecord[] = [];
@@ -41,7 +41,7 @@ export async function readRecords(source: string, options: ReadOptions = {}): Pr
     for (const record of await fileRecords(file, limit - records.length, options)) records.push(record);
   }
   if (records.length === 0) throw new GraftError('input', 'the file has no rows', { place: source });
-  return renamed(records, columns, source).map(withImagePath);
+  return renamed(records, options, source).map(withImagePath);
 }
 
 async function fileRecords(file: string, limit: number, options: ReadOptions): Promise<RawRecord[]> {
@@ -76,13 +76,13 @@ function withImagePath({ value, place }: RawRecord): RawRecord {
  * @param name of the rows, in places
  * @throws GraftError 'input' for a row that is not an object
  */
-export function rowsInMemory(rows: readonly object[], name: string, { columns, limit }: ReadOptions = {}): RawRecord[] {
-  const records = rows.slice(0, limit).map((value, i): RawRecord => {
+export function rowsInMemory(rows: readonly object[], name: string, options: ReadOptions = {}): RawRecord[] {
+  const records = rows.slice(0, options.limit).map((value, i): RawRecord => {
     const place = `${name}[${i}]`;
     if (typeof value !== 'object' || value === null || Array.isArray(value)) {
       throw new GraftError('input', 'the row is not an object', { place });
     }
     return { value: value as Record<string, unknown>, place };
   });
-  return [...renamed(records, columns, name)];
+  return [...renamed(records, options, name)];
 }

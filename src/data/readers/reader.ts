@@ -4,7 +4,9 @@ import type { RawRecord } from '../record.ts';
 /** How the rows of a source are read. */
 export interface ReadOptions {
   /** The column of the file for each column that its format has: `{ text: 'body' }`. */
-  readonly columns?: Readonly<Record<string, string>> | undefined;
+  readonly columns?: Readonly<Record<string, string | undefined>> | undefined;
+  /** Whether columns that no row has are passed over, where the names are those of other rows. Default: they are refused. */
+  readonly columnsMayLack?: boolean | undefined;
   /** Rows that are read at most, from the first. */
   readonly limit?: number | undefined;
   /** CSV: what separates the fields. Default: found from the first lines. */

@@ -1,5 +1,5 @@
 /** The files that the name of a source stands for: a file, a folder of shards, a pattern, or a data set on the hub. */
-import { globSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, globSync, readdirSync, statSync } from 'node:fs';
 import { basename, extname, join } from 'node:path';
 import { GraftError, nearestPath } from '../../base/index.ts';
 import { isDataset, resolveDataset } from '../../io/index.ts';
@@ -43,6 +43,10 @@ export async function sourceOf(
     hint: near ? `Did you mean ${near}?` : 'Check the path',
   });
 }
+
+/** The paths that a name stands for on this disk: itself, or what its pattern matches; none for a data set on the hub. */
+export const localPaths = (name: string): string[] =>
+  isDataset(name) ? [] : existsSync(name) ? [name] : globSync(name).sort();
 
 /** The shards in a folder; a folder without any is one of images. */
 function folderSource(dir: string, supported: readonly string[], note: (text: string) => void): Source {
