@@ -39,11 +39,13 @@ export {
   loadTokenizer,
   type Message,
   type RowInput,
+  type RowPlaces,
   type RowReport,
   type RowSource,
   type RowStream,
   type TextStream,
   type Tokenizer,
+  type Truncation,
   tokenizerOf,
 } from './data/index.ts';
 export { launchEnvironment, type RankPlacement } from './distributed/index.ts';
@@ -99,7 +101,7 @@ export {
   type UseOptions,
   type WrittenModel,
 } from './session/index.ts';
-export type { Confusion, Metric } from './tasks/index.ts';
+export type { ClassCount, Confusion, Metric } from './tasks/index.ts';
 export {
   type AdafactorInput,
   type AdalomoInput,
@@ -116,6 +118,7 @@ export {
   type GaloreInput,
   type Ia3Input,
   type LayerwiseInput,
+  type LengthBin,
   type LionInput,
   type LomoInput,
   type LoraInput,
@@ -133,6 +136,8 @@ export {
   type RanksPlan,
   type Recipe,
   type RecipeInput,
+  type RowPiece,
+  type RowPreview,
   type RunInput,
   type RunMemory,
   type RunOptions,
@@ -143,6 +148,7 @@ export {
   type Stage,
   type StagePlan,
   type TaskInput,
+  type TaskPreview,
   type TaskResult,
   type TrainEvent,
   type TrainInput,

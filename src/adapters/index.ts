@@ -15,5 +15,6 @@ export {
   taskNumberOf,
   taskOfAdapter,
 } from './load.ts';
+export { type CardFacts, writeModelCard } from './model-card.ts';
 export { type SaveOptions, saveAdapter } from './save.ts';
 export { areSaved, attachSettings, settingNames, settingsOf, writeSettings } from './settings.ts';

@@ -2,7 +2,7 @@ import { Command, Option } from 'commander';
 import { exportFormats } from '../models/index.ts';
 import { packingModes } from '../quant/index.ts';
 import { Session } from '../session/index.ts';
-import { examples, printJson, printWritten, showTensors, writtenOptions } from './shared.ts';
+import { examples, modelOf, printJson, printWritten, showTensors, writtenOptions } from './shared.ts';
 
 export const merge = () =>
   writtenOptions(
@@ -10,8 +10,11 @@ export const merge = () =>
       .description(
         'Add an adapter to the weights of its base and write the whole model: as a Hugging Face directory, or with --to as a GGUF file or a directory with integers.',
       )
-      .requiredOption('--model <path>', 'the base: a Hugging Face directory, a .gguf file, or a hub id')
-      .requiredOption('--adapter <dir>', 'the adapter to merge')
+      .option(
+        '--model <path>',
+        'the base: a Hugging Face directory, a .gguf file, or a hub id; default: the one that the adapter names',
+      )
+      .requiredOption('--adapter <dir>', 'the adapter to merge, or the directory of the run that made it')
       .requiredOption('--out <path>', 'new directory for the merged model, or new .gguf file')
       .addOption(
         new Option(
@@ -46,7 +49,7 @@ export const merge = () =>
     )
     .action(async ({ model, json, ...options }) => {
       await using session = new Session();
-      const result = await showTensors(session.merge(model, options));
+      const result = await showTensors(session.merge(modelOf(model, options.adapter), options));
       if (json) return printJson(result);
       const isHeld = options.quantize !== 'none';
       printWritten(result, 'base and adapter', isHeld ? `held as ${options.quantize}, its` : 'its');

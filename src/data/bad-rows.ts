@@ -5,6 +5,10 @@ const maxTold = 20;
 /** Characters of a message about several rows, and of the problem of one of them, at most. */
 const [maxMessage, maxProblem] = [1600, 160];
 
+/** The first of some places. */
+const listed = (places: readonly string[]) =>
+  places.slice(0, 5).join(', ') + (places.length > 5 ? ` and ${places.length - 5} more` : '');
+
 /** `rows.csv:` of `rows.csv:12`, and what follows it. */
 function parts(place: string): [file: string, rest: string] {
   const at = place.lastIndexOf(':') + 1;
@@ -44,12 +48,15 @@ export class BadRows {
         return file === parts(place)[0] ? rest : error.place!;
       });
       const short = problem.length > maxProblem && i > 0 ? `${problem.slice(0, maxProblem)}…` : problem;
-      return `${i > 0 ? `${place}: ` : ''}${short}${same.length > 0 ? ` (also ${same.join(', ')})` : ''}`;
+      return `${i > 0 ? `${place}: ` : ''}${short}${same.length > 0 ? ` (also ${listed(same)})` : ''}`.replace(
+        /[^.…]$/,
+        '$&.',
+      );
     });
     let told = lines[0]!;
     const rest = lines.slice(1);
     while (rest.length > 0 && told.length + rest[0]!.length < maxMessage) told += `\n  ${rest.shift()}`;
-    if (rest.length > 0) told += `\n  and ${rest.length} other problems`;
+    if (rest.length > 0) told += `\n  and ${rest.length} other problems.`;
     const count = this.#errors.length === maxTold ? `the first ${maxTold}` : String(this.#errors.length);
     throw new GraftError('input', `${told}\n${count} rows cannot be used`, {
       place: first.place,

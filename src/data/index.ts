@@ -10,6 +10,7 @@ export {
   type RenderOptions,
 } from './chat/index.ts';
 export { messageSchema, toMessages } from './chat-rows.ts';
+export { exactJson } from './exact-json.ts';
 export { type Answer, type Example, type Label, type Message, withTaskNumber } from './example.ts';
 export { columnNames, type Format, formatNames } from './formats.ts';
 export {

@@ -2,6 +2,7 @@
 
 /** Where a row is cut. */
 export const truncations = ['end', 'start', 'middle'] as const;
+/** Where a row is cut that is too long: its end, its start, or the middle of what is not learned. */
 export type Truncation = (typeof truncations)[number];
 
 /** What is known of a row that is cut. */

@@ -16,7 +16,7 @@ const small = {
   'modules.json': '[]',
   '1_Pooling/config.json': '{"b": 2}',
   LICENSE: 'Apache',
-  'README.md': 'no',
+  'README.md': '---\nlicense: apache-2.0\n---',
   'pytorch_model.bin': 'no',
 };
 const repository = (): Record<string, Buffer> => ({
@@ -76,6 +76,7 @@ describe('resolveModel', () => {
       const expected = [
         '1_Pooling',
         'LICENSE',
+        'README.md',
         'config.json',
         'model-00001-of-00002.safetensors',
         'model-00002-of-00002.safetensors',

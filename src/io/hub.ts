@@ -150,9 +150,9 @@ export function completeFiles(
   }
 }
 
-/** Files of a Hugging Face directory beside the weights: configs, tokenizer, preprocessing, pooling, licences. */
+/** Files of a Hugging Face directory beside the weights: configs, tokenizer, preprocessing, pooling, licences, the card (for its licence). */
 const COMPANIONS =
-  /^(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|chat_template|modules|config_sentence_transformers|sentence_[a-z]+_config)\.json$|^\d_Pooling\/config\.json$|^(merges|vocab)\.txt$|\.jinja$|^(tokenizer|spiece|sentencepiece\.bpe)\.model$|^(LICENSE|LICENCE|NOTICE|USE_POLICY)/i;
+  /^(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|chat_template|modules|config_sentence_transformers|sentence_[a-z]+_config)\.json$|^\d_Pooling\/config\.json$|^(merges|vocab)\.txt$|\.jinja$|^(tokenizer|spiece|sentencepiece\.bpe)\.model$|^README\.md$|^(LICENSE|LICENCE|NOTICE|USE_POLICY)/i;
 const SHARD = /-\d{5}-of-(\d{5})\.gguf$/;
 
 /**

@@ -47,6 +47,7 @@ const rows = {
   limit: z.int().positive().optional(),
   delimiter: z.string().length(1).optional(),
   truncate: z.enum(truncations).optional(),
+  ownFields: z.boolean().optional(),
   trainOn: z.enum(['completion', 'all']).optional(),
   task: z.enum(taskNames).optional(),
   maxLength: z.int().positive().optional(),

@@ -76,14 +76,20 @@ export const examplesOf = (
 export async function readExamples({ data }: Recipe, taskNumber?: number): Promise<Examples> {
   const { format, columns, limit, delimiter } = data;
   const notes: string[] = [];
-  const read = async (source: RowSource, name: string): Promise<PlacedExample[][]> => {
-    const records = await recordsOf(source, name, { columns, limit, delimiter, note: (text) => notes.push(text) });
+  const read = async (source: RowSource, name: string, columnsMayLack = false): Promise<PlacedExample[][]> => {
+    const records = await recordsOf(source, name, {
+      columns,
+      columnsMayLack,
+      limit,
+      delimiter,
+      note: (text) => notes.push(text),
+    });
     if (format !== 'batches') return [examplesOf(records, format, taskNumber)];
     return mapRows(records, (record) =>
       toStep(record).map(({ example, place }) => ({ example: withTaskNumber(example, taskNumber), place })),
     );
   };
-  const evalSteps = data.eval === undefined ? undefined : await read(data.eval, 'data.eval');
+  const evalSteps = data.eval === undefined ? undefined : await read(data.eval, 'data.eval', true);
   return { train: await read(data.train, 'data.train'), eval: evalSteps?.flat(), notes };
 }
 

@@ -61,14 +61,15 @@ async function fileRecords(file: string, limit: number, options: ReadOptions): P
 }
 
 /** Paths of images are relative to the file that lists them. */
-function withImagePath({ value, place }: RawRecord): RawRecord {
+function withImagePath(record: RawRecord): RawRecord {
+  const { value, place } = record;
   const { image } = value;
   const base = dirname(place);
   const absolute = (path: string) => (isAbsolute(path) ? path : join(base, path));
-  if (typeof image === 'string') return { value: { ...value, image: absolute(image) }, place };
+  if (typeof image === 'string') return { ...record, value: { ...value, image: absolute(image) } };
   const { bytes, path } = (image ?? {}) as { bytes?: unknown; path?: unknown };
-  if (bytes || typeof path !== 'string' || Array.isArray(image)) return { value, place };
-  return { value: { ...value, image: absolute(path) }, place };
+  if (bytes || typeof path !== 'string' || Array.isArray(image)) return record;
+  return { ...record, value: { ...value, image: absolute(path) } };
 }
 
 /**

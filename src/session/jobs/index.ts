@@ -9,6 +9,7 @@ import { addAdapter, load, removeAdapter, unload } from './models.ts';
 import { plan } from './plan.ts';
 import { predict } from './predict.ts';
 import { quantizeFiles } from './quantize.ts';
+import { rowsPreview } from './rows-preview.ts';
 import { train } from './train.ts';
 
 export type { Classification, ClassifyResult } from './classify.ts';
@@ -45,5 +46,6 @@ export const jobs = {
   combine,
   doctor,
   plan,
+  rowsPreview,
   train,
 };

@@ -1,4 +1,4 @@
-import { loadAdapter, taskOfAdapter } from '../../adapters/index.ts';
+import { adapterIn, loadAdapter, taskOfAdapter } from '../../adapters/index.ts';
 import { GraftError } from '../../base/index.ts';
 import { requireNew, resolveModel } from '../../io/index.ts';
 import { type ExportChoice, type ExportFormat, loadModel } from '../../models/index.ts';
@@ -44,7 +44,7 @@ export function merge(
 export async function mergeFiles(
   {
     model: id,
-    adapter: dir,
+    adapter: adapterPath,
     out,
     dtype = 'float32',
     quantize = 'none',
@@ -53,6 +53,7 @@ export async function mergeFiles(
   context: WritingContext = { throwIfStopped() {}, emit() {} },
 ): Promise<MergeResult> {
   requireNew(out);
+  const dir = adapterIn(adapterPath);
   const choice = choiceOf({ out, dtype, ...format });
   if (choice && quantize !== 'none') {
     throw new GraftError('usage', 'the merged weights are quantised once: to is for the file, quantize for memory', {

@@ -65,7 +65,7 @@ export async function predict(args: RowsArgs, context: JobContext<Prediction>): 
     const batches = batchesOf(task, groupRows, 1024, 32, model.ports.promptLength);
     const found = explaining(() => predictRows(model, task, batches, groupRows, () => context.throwIfStopped()));
     for (const [i, { example }] of group.entries()) {
-      const identity = identityOf(records[first + i]!, example);
+      const identity = identityOf(records[first + i]!, example, args.ownFields);
       const prediction = byExample.has(example) ? found.shift()! : { skipped: 'the row has nothing to predict' };
       predictions.push({ ...identity, ...prediction });
       context.emit(predictions.at(-1)!);

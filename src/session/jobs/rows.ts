@@ -42,6 +42,8 @@ export interface RowsOptions extends UseOptions {
   readonly trainOn?: 'completion' | 'all' | undefined;
   /** Default: the task of the adapter or the checkpoint. */
   readonly task?: TaskName | undefined;
+  /** Whether predictions repeat the fields of their rows. Default: only id and text. */
+  readonly ownFields?: boolean | undefined;
   /** Tokens of a row at most. Default: 1024. */
   readonly maxLength?: number | undefined;
   /** question-answering: tokens that two windows of a long context overlap by. Default: 128. */
