@@ -55,9 +55,16 @@ export const taskNumberOf = (dir: string): number | undefined => readGraftFile(d
 /** The task and labels that a model has to be loaded for to carry this adapter. */
 export function taskOfAdapter(dir: string): HeadOptions {
   const { task } = readGraftFile(dir);
-  if (task) return { task: task.name, labels: task.labels, ...(task.multiLabel && { multiLabel: true }) };
   const [first] = partDirs(dir) as [string];
-  return layoutOf(first).headOptions(first);
+  const found = layoutOf(first).headOptions(first);
+  if (!task) return found;
+  const { vocabRows } = found;
+  return {
+    task: task.name,
+    labels: task.labels,
+    ...(task.multiLabel && { multiLabel: true }),
+    ...(vocabRows !== undefined && { vocabRows }),
+  };
 }
 
 /** Whether the adapter's head is for the task and labels of `model`. If not, load the adapter under the model's own head. */

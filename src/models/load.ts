@@ -26,14 +26,20 @@ export const loadModel = (path: string, options: LoadOptions = {}): Model => loa
  * of one frees all. Tasks without labels share one model.
  */
 export function loadModels(path: string, heads: readonly HeadOptions[], options: LoadOptions = {}): Model[] {
-  const { source, config, family, stored } = openModel(path);
+  const { source, config: own, family, stored } = openModel(path);
   using _ = source;
+  const vocabRows = [...heads, options].find((head) => head.vocabRows)?.vocabRows;
+  const config = vocabRows === undefined ? own : { ...own, vocab_size: vocabRows };
   if (!options.shapesOnly)
     requireMemory(path, { stored, family }, options.quantize ?? 'none', { dtype: options.dtype });
   return noGrad(() => {
     const labels = heads.find((head) => head.labels)?.labels;
     using reader = options.shapesOnly ? new ShapesReader(source) : new WeightReader(source);
-    const weights = new LoadedWeights(path, reader, stored, family.prefixes, { ...options, ...(labels && { labels }) });
+    const weights = new LoadedWeights(path, reader, stored, family.prefixes, {
+      ...options,
+      ...(labels && { labels }),
+      ...(vocabRows !== undefined && { vocabRows }),
+    });
     try {
       const tasks = heads.map((head) => taskOf(family, config, head));
       const modelFor = family.build(config, weights);
@@ -136,6 +142,13 @@ function taskOf(family: Family, config: Record<string, unknown>, options: HeadOp
 function hasOtherLabels(labels: readonly string[], { id2label }: Record<string, unknown>): boolean {
   const named = Object.entries((id2label ?? {}) as Record<string, string>);
   return named.some(([i, name]) => name !== `LABEL_${i}` && name !== labels[Number(i)]);
+}
+
+/** Returns the number of tokens of a checkpoint's vocabulary; 0 for a model of images. */
+export function vocabSizeOf(path: string): number {
+  const { source, config } = openModel(path);
+  using _ = source;
+  return Number(config.vocab_size ?? 0);
 }
 
 /** Returns the task of a checkpoint, and the labels of the head that it has or would get. */

@@ -1,11 +1,11 @@
 /** Models in the engine thread that sessions hold handles of, each with the adapters that were put on it. */
-import { readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { adapterIn, loadAdapter, readAdapterConfig, taskNumberOf, taskOfAdapter } from '../adapters/index.ts';
 import { GraftError, nearest } from '../base/index.ts';
 import { type Tokenizer, tokenizerIfAny, tokenizerOf } from '../data/index.ts';
 import type { AttachedAdapter } from '../methods/index.ts';
-import { headOf, type LoadOptions, loadModel, type Quantize } from '../models/index.ts';
+import { headOf, type LoadOptions, loadModel, type Quantize, vocabSizeOf } from '../models/index.ts';
 import { type Model, type TaskName, tensorBytes } from '../nn/index.ts';
 import type { JobContext } from './job-context.ts';
 
@@ -53,9 +53,9 @@ function stateOf(path: string, counts = /./): string {
 const modelFile =
   /\.(safetensors|gguf|bin|model)$|^(config|tokenizer\w*|special_tokens_map|vocab|added_tokens|.*\.index)\.(json|txt)$/;
 
-/** Adapters of one task and the same labels share a model; causal-lm has no head of its own. */
-const headKey = ({ task, labels, ...rest }: LoadOptions): string =>
-  task === 'causal-lm' ? '' : JSON.stringify([task, labels, rest]);
+/** Adapters of one task, the same labels and the same vocabulary share a model; causal-lm has no head of its own. */
+const headKey = ({ task, labels, vocabRows, ...rest }: LoadOptions): string =>
+  task === 'causal-lm' ? `${vocabRows ?? ''}` : JSON.stringify([task, labels, vocabRows, rest]);
 
 export class ResidentModel implements Disposable {
   readonly path: string;
@@ -69,6 +69,8 @@ export class ResidentModel implements Disposable {
   readonly #attached = new Map<string, AttachedAdapter>();
   #loaded: { readonly key: string; readonly model: Model } | undefined;
   #tokenizer: Tokenizer | undefined;
+  /** Where the tokenizer is read: with the model, or with the adapter in use. */
+  #tokenizerPath: string;
 
   /** What it was asked to be loaded for, and the threads of its jobs. */
   readonly #task: TaskName | undefined;
@@ -77,6 +79,7 @@ export class ResidentModel implements Disposable {
 
   constructor(path: string, quantize: Quantize, task?: TaskName, threads?: number) {
     this.path = path;
+    this.#tokenizerPath = path;
     this.quantize = quantize;
     this.#task = task;
     this.threads = threads;
@@ -133,7 +136,11 @@ export class ResidentModel implements Disposable {
    */
   use(adapter?: string, task?: TaskName, context?: Pick<JobContext, 'throwIfStopped'>): Model {
     const dir = adapter === undefined ? undefined : this.dirOf(adapter);
-    const fromAdapter = dir === undefined ? { trainedHead: true } : taskOfAdapter(dir);
+    if (dir === undefined && this.#tokenizerPath !== this.path) {
+      this.#tokenizer = undefined;
+      this.#tokenizerPath = this.path;
+    }
+    const fromAdapter = dir === undefined ? { trainedHead: true } : this.#headOf(dir);
     const wanted = task ?? (dir === undefined ? this.#task : undefined);
     const head = { task: this.#checkpointTask, ...fromAdapter, ...(wanted && { task: wanted }) };
     const key = headKey(head);
@@ -169,6 +176,25 @@ export class ResidentModel implements Disposable {
     return model;
   }
 
+  /** The head that an adapter needs. Of a vocabulary that is not the base's, the tokenizer beside the adapter is taken, if there is one. */
+  #headOf(dir: string): LoadOptions {
+    const { vocabRows, ...head } = taskOfAdapter(dir);
+    const isOther = vocabRows !== undefined && vocabRows !== vocabSizeOf(this.path);
+    const tokenizerPath = isOther && existsSync(join(dir, 'tokenizer.json')) ? dir : this.path;
+    if (tokenizerPath !== this.#tokenizerPath) this.#tokenizer = undefined;
+    this.#tokenizerPath = tokenizerPath;
+    return isOther ? { ...head, vocabRows } : head;
+  }
+
+  /** What of the loaded model is not as its files have it. */
+  get notes(): string[] {
+    const rows = this.#loaded?.model.vocabSize;
+    const own = rows === undefined ? rows : vocabSizeOf(this.path);
+    if (rows === own) return [];
+    const tokenizer = this.#tokenizerPath === this.path ? 'the tokenizer of the base' : 'the tokenizer beside it';
+    return [`the vocabulary of the base, ${own} tokens, is resized to the ${rows} of the adapter, with ${tokenizer}`];
+  }
+
   /** The task number of rows that have none: as asked for, else the adapter's. */
   taskNumber(adapter: string | undefined, taskNumber: number | undefined): number | undefined {
     return taskNumber ?? (adapter === undefined ? undefined : taskNumberOf(this.dirOf(adapter)));
@@ -176,13 +202,13 @@ export class ResidentModel implements Disposable {
 
   /** @throws what `tokenizerOf` throws */
   get tokenizer(): Tokenizer {
-    this.#tokenizer ??= tokenizerOf(this.path);
+    this.#tokenizer ??= tokenizerOf(this.#tokenizerPath);
     return this.#tokenizer;
   }
 
   /** Undefined for a model without one. */
   get tokenizerIfAny(): Tokenizer | undefined {
-    this.#tokenizer ??= tokenizerIfAny(this.path);
+    this.#tokenizer ??= tokenizerIfAny(this.#tokenizerPath);
     return this.#tokenizer;
   }
 

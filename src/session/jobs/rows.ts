@@ -85,7 +85,7 @@ export async function openRows(asked: RowsArgs, context: Pick<JobContext, 'throw
   useThreads(asked.threads ?? resident.threads);
   const args = withSaved(asked, resident);
   const model = resident.use(args.adapter, args.task, context);
-  const notes: string[] = [];
+  const notes: string[] = resident.notes;
   const { columns, limit, delimiter } = args;
   const columnsMayLack = asked.columns === undefined;
   const reading = { columns, columnsMayLack, limit, delimiter, note: (text: string) => notes.push(text) };
