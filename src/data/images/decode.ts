@@ -5,6 +5,7 @@ import { GraftError } from '../../base/index.ts';
 import { imageError } from './error.ts';
 import { orientationOf } from './exif.ts';
 import type { Image } from './resample.ts';
+import { requireLikelySize } from './size.ts';
 
 /** Formats that are read, by their first bytes as Latin-1. */
 const formats: readonly (readonly [
@@ -51,8 +52,10 @@ export async function decodeImage(bytes: Uint8Array, place: string): Promise<Ima
     throw imageError(problem, place, other && 'Convert it to PNG');
   }
   try {
+    const file = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+    requireLikelySize(file, place);
     const image = await format[1](bytes, place);
-    return upright(image, orientationOf(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)));
+    return upright(image, orientationOf(file));
   } catch (cause) {
     if (cause instanceof GraftError) throw cause;
     const reason = cause instanceof Error ? `: ${cause.message}` : '';

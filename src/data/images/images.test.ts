@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
@@ -102,6 +103,36 @@ test('the names of folders are labels', () => {
 
 /** A WebP file of 8 × 8 pixels of one colour, and such a file of libwebp's animation tool, cut after its header. */
 const webp = Buffer.from('UklGRh4AAABXRUJQVlA4TBEAAAAvB8ABAAdQjyIXpf+BiOh/AAA=', 'base64');
+
+test("WebP images have Pillow's pixel values", async () => {
+  const { levels } = JSON.parse(readFileSync(golden('data', 'webp.json'), 'utf8')) as {
+    levels: Record<string, string>;
+  };
+  for (const [name, hash] of Object.entries(levels)) {
+    const { data, channels } = await readImage(golden('data', name));
+    const rgb = data.filter((_, i) => i % channels < 3);
+    assert.equal(createHash('sha256').update(rgb).digest('hex'), hash, name);
+  }
+  assert.equal(Object.keys(levels).length, 2);
+});
+
+test('a header that states far more pixels than a file can have is refused before anything is decoded', async () => {
+  const png = Buffer.from(readFileSync(golden('images', 'files', 'rgb.png')));
+  png.writeUInt32BE(100_000, 16);
+  await assert.rejects(decodeImage(png, 'a.png'), /a\.png: the header states 100000 × 23 pixels|damaged/);
+  png.writeUInt32BE(100_000, 20);
+  await assert.rejects(
+    decodeImage(png, 'a.png'),
+    /the header states 100000 × 100000 pixels, which a file of \d+ bytes/,
+  );
+  const jpeg = Buffer.from(readFileSync(golden('images', 'files', '420.jpg')));
+  const frame = jpeg.indexOf(Buffer.from([0xff, 0xc0]));
+  jpeg.writeUInt32BE(0xffff_ffff, frame + 5);
+  await assert.rejects(decodeImage(jpeg, 'a.jpg'), /the header states 65535 × 65535 pixels/);
+  const photo = Buffer.from(readFileSync(golden('data', 'photo.webp')));
+  photo.writeUInt32LE(0x3fff_3fff, 26);
+  await assert.rejects(decodeImage(photo, 'a.webp'), /the header states 16383 × 16383 pixels/);
+});
 
 test('WebP images are read; an animation is refused as one', async () => {
   const image = await decodeImage(webp, 'a.webp');

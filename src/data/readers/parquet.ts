@@ -1,3 +1,5 @@
+import { setImmediate } from 'node:timers/promises';
+import type { AsyncBuffer } from 'hyparquet';
 import { GraftError } from '../../base/index.ts';
 import { type Reader, requireDistinct, toRecord } from './reader.ts';
 
@@ -36,23 +38,55 @@ function plain(value: unknown): unknown {
   };
 }
 
+/**
+ * Runs `read` on a file. Where one column is damaged, hyparquet leaves the promises of the others behind, and one of these that is
+ * rejected would end the process: they are waited for.
+ */
+async function contained<T>(file: AsyncBuffer, read: (file: AsyncBuffer) => Promise<T>): Promise<T> {
+  const pending = new Set<Promise<unknown>>();
+  const slice: AsyncBuffer['slice'] = async (start, end) => {
+    const bytes = Promise.resolve(file.slice(start, end));
+    pending.add(bytes);
+    try {
+      return await bytes;
+    } finally {
+      pending.delete(bytes);
+    }
+  };
+  const stray = (reason: unknown) => {
+    if (!(reason instanceof Error && reason.stack?.includes('hyparquet'))) throw reason;
+  };
+  process.on('unhandledRejection', stray);
+  try {
+    return await read({ byteLength: file.byteLength, slice });
+  } finally {
+    do {
+      await Promise.allSettled(pending);
+      await setImmediate();
+    } while (pending.size > 0);
+    process.off('unhandledRejection', stray);
+  }
+}
+
 export const parquet: Reader = async (file, limit) => {
   const [{ asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects, parquetSchema }, { compressors }] =
     await Promise.all([import('hyparquet'), import('hyparquet-compressors')]);
   try {
-    const buffer = await asyncBufferFromFile(file);
-    const metadata = await parquetMetadataAsync(buffer);
+    const stored = await asyncBufferFromFile(file);
+    const metadata = await parquetMetadataAsync(stored);
     requireDistinct(
       parquetSchema(metadata).children.map(({ element }) => element.name),
       file,
     );
-    const rows = await parquetReadObjects({
-      file: buffer,
-      metadata,
-      compressors,
-      utf8: false,
-      ...(Number.isFinite(limit) && { rowEnd: limit }),
-    });
+    const rows = await contained(stored, (file) =>
+      parquetReadObjects({
+        file,
+        metadata,
+        compressors,
+        utf8: false,
+        ...(Number.isFinite(limit) && { rowEnd: limit }),
+      }),
+    );
     return rows.map((row, i) => {
       const columns = Object.entries(row).map(([name, value]) => [name, plain(value)]);
       return toRecord(Object.fromEntries(columns), `${file}:row ${i + 1}`);
