@@ -139,6 +139,11 @@ test('what is not used is named, with the number of rows', () => {
   assert.deepEqual(unusedNotes(examples.slice(3, 4), 'rows.jsonl'), []);
 });
 
+test('tags may be numbers, as the datasets library writes them', () => {
+  const tagged = example({ tokens: ['a', 'b'], tags: [3, 0] });
+  assert.deepEqual(tagged.kind === 'tags' && tagged.tags, ['3', '0']);
+});
+
 test('turns that the row marks are not learned', () => {
   const marked = (field: string, value: unknown) =>
     chatOf({ messages: [user('a'), { ...assistant('b'), [field]: value }, user('c'), assistant('d')] });

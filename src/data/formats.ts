@@ -121,11 +121,11 @@ export const formats: Readonly<Record<Format, FormatEntry>> = {
   },
   tags: {
     columns: ['tokens'],
-    schema: z.looseObject({ tokens: z.array(z.string()), tags: z.array(z.string()).nullish() }),
-    read: (row: { tokens: string[]; tags?: string[] | null }) => ({
+    schema: z.looseObject({ tokens: z.array(z.string()), tags: z.array(z.union([z.string(), z.number()])).nullish() }),
+    read: (row: { tokens: string[]; tags?: (string | number)[] | null }) => ({
       kind: 'tags',
       words: row.tokens,
-      tags: row.tags ?? undefined,
+      tags: row.tags?.map(String),
     }),
   },
   question: {

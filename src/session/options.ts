@@ -68,6 +68,7 @@ export const generateSchema: z.ZodType<GenerateSettings & Abortable> = z.strictO
   ...use,
   chat: z.boolean().optional(),
   system: z.string().optional(),
+  continueFinalMessage: z.boolean().optional(),
   maxNewTokens: z.int().positive().optional(),
   stop: texts.optional(),
   seed: z.int().optional(),

@@ -218,3 +218,33 @@ test('a language model predicts one of some answers for each row', async () => {
   });
   assert.equal(tasks[0]!.rows, 2);
 });
+
+test('an answer whose beginning is given goes on from there', async () => {
+  await using model = await session.load(llama);
+  const turns = [
+    { role: 'user', content: 'free cash' },
+    { role: 'assistant', content: 'spam and' },
+  ];
+  const whole = await model.generate(turns, { maxNewTokens: 1 });
+  const begun = await model.generate(turns, { maxNewTokens: 1, continueFinalMessage: true });
+  // Without it, the turn is closed and another one begins: its end and the head of a turn are tokens more.
+  assert.ok(begun.promptTokens < whole.promptTokens, `${begun.promptTokens}, ${whole.promptTokens}`);
+  await assert.rejects(
+    model.generate(turns.slice(0, 1), { continueFinalMessage: true }),
+    /only a message of the assistant at the end of a conversation can be continued/,
+  );
+  const ended = graft(dir, [
+    'generate',
+    '--model',
+    llama,
+    '--prompt',
+    'free cash',
+    '--continue',
+    'spam and',
+    '--max-new-tokens',
+    '1',
+    '--json',
+  ]);
+  assert.equal(ended.status, 0, ended.stderr);
+  assert.equal(JSON.parse(ended.stdout).prompt_tokens, begun.promptTokens);
+});

@@ -275,6 +275,12 @@ function recipePage(schema: Schema): string {
     '`human` or `user`, the tool `tool`, `observation`, `function_response` or `tool_response`, and a call of a function as JSON `function_call`',
     'or `tool_call`. Fields of a message that are null are left out, as transformers 5 does. What is not used is named in a note: other',
     'columns, turns of roles that are not learned, and what the template does not print.\n',
+    'Columns with other names are taken with `data.columns: { text: body, label: category }`. A source is a file, all files of a folder or of a',
+    'pattern, a data set on the hub, or a list of these; of a data set of several splits `hub:owner/name` is the split `train`, and',
+    '`hub:owner/name/data/test-*` the files that the pattern matches. CSV files may separate fields by commas, semicolons, tabs or bars.',
+    'Of rows that cannot be used, the first twenty are named at once. The start of a run says how many rows are cut, left out or have an empty',
+    'answer, with the first five places, and lists the classes; `graft data recipe.yaml` shows rows as the model will see them. A label that is',
+    'a number names a class by its place in the head, unless a class is called by a number.\n',
   ].join('\n');
 }
 
