@@ -64,15 +64,7 @@ export const peer = (script: string, ...args: string[]) =>
 export const torchrun = (processes: number, script: string, ...args: string[]) =>
   lastLine(
     peerPython(),
-    [
-      '-m',
-      'torch.distributed.run',
-      '--nproc-per-node',
-      String(processes),
-      '--standalone',
-      peerScript(script),
-      ...args,
-    ],
+    ['-m', 'torch.distributed.run', '--nproc-per-node', String(processes), '--standalone', peerScript(script), ...args],
     offline,
   );
 
