@@ -11,11 +11,11 @@
  * The last line is one JSON document.
  */
 import { spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { convertAdapter, loadAdapter, saveAdapter } from '../src/adapters/index.ts';
-import { cacheDir, GraftError } from '../src/base/index.ts';
+import { GraftError } from '../src/base/index.ts';
 import { ChatTemplate, loadTokenizer, tokenizerIfAny, tokenizerOf } from '../src/data/index.ts';
 import { currentEngine, startEngine } from '../src/engine/index.ts';
 import { generate } from '../src/generate/index.ts';
@@ -29,7 +29,7 @@ import { tokenizerJson, withAllMerges } from '../test/samples/tokenizers.ts';
 import { golden } from '../test/support.ts';
 import { chooseMails, mailQuestion, mailRow } from '../tools/fetch/emails.ts';
 import { fetchMails, fetchSmolLM2, type Mail } from '../tools/fetch/fetch.ts';
-import { llamaCppFolder } from './llama-cpp.ts';
+import { llamaCppFolder, llamaCppVersion } from './llama-cpp.ts';
 import { type Bar, graft, integers, report, round, workFolder } from './support.ts';
 
 const { values: args } = parseArgs({
@@ -319,4 +319,4 @@ function tell(
 }
 
 bars.push({ what: 'warnings of llama.cpp', got: warnings.length, bar: 0, better: 'less' });
-report('gguf', bars, { model: real, peer: `node-llama-cpp ${version}`, warnings, ...details });
+report('gguf', bars, { model: real, peer: `node-llama-cpp ${llamaCppVersion}`, warnings, ...details });
