@@ -42,10 +42,13 @@ export function imageRecords(dir: string, note: (text: string) => void = () => {
     images.map((name) => ({ value: { image: join(dir, label, name), label }, place: join(dir, label, name) })),
   );
   if (records.length === 0) {
+    const split = inFolders.find(({ label, names }) => names.some((name) => isFolder(dir, label, name)))?.label;
     throw imageError(
       `none of its folders contains images (${extensions.join(', ')})`,
       dir,
-      'Put the images of each label in a folder named after the label',
+      split === undefined
+        ? 'Put the images of each label in a folder named after the label'
+        : `Name the folder of one split: ${join(dir, split)}`,
     );
   }
   const empty = labelled.filter(({ images }) => images.length === 0).map(({ label }) => label);

@@ -226,4 +226,6 @@ test('of a folder of images nothing is passed over in silence', () => {
   rmSync(join(dir.path, 'bird'), { recursive: true });
   put('5.png');
   assert.throws(read, /these images are in no folder of a label: 5\.png/);
+  put('splits', 'train', 'cat', '1.png');
+  assert.throws(() => imageRecords(join(dir.path, 'splits')), /Name the folder of one split: .*splits\/train/);
 });

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after } from 'node:test';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { hub } from '../../../test/samples/hub.ts';
 import { GraftError, packageRoot } from '../../base/index.ts';
 import {
   ChatTemplate,
@@ -276,6 +277,20 @@ test('folders of shards, patterns and lists are read in the order of their names
   shard('test-0.jsonl', 'd');
   shard('train-0.jsonl', 'd');
   await assert.rejects(texts(folder), /files of several splits: no name, test, train/);
+});
+
+test('a data set on the hub is a source like any other', async () => {
+  const cache = join(dir, 'cache');
+  const files = { 'data/train-00000.parquet': Buffer.from(packed.zstd, 'base64'), 'README.md': Buffer.from('no') };
+  await using server = await hub(files, () => false, 'dataset');
+  Object.assign(process.env, { GRAFT_CACHE: cache, HF_ENDPOINT: server.endpoint });
+  const columns = { completion: 'text' };
+  const records = await recordsOf(['hub:org/name', file('more.jsonl', '{"text":"c"}')], 'rows', { columns });
+  assert.deepEqual(
+    records.map(({ value }) => value.completion),
+    ['alpha beta', 'beta alpha', 'c'],
+  );
+  assert.ok(records[0]!.place.startsWith(cache) && records[0]!.place.endsWith('data/train-00000.parquet:row 1'));
 });
 
 test('columns are renamed, swapped, and missed with the nearest name', async () => {
