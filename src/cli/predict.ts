@@ -87,8 +87,9 @@ export const predict = () =>
 /** A line of predictions: the row's own fields, and then what is predicted of it. */
 function lineOf({ fields = {}, ...prediction }: Prediction | Classification): string {
   const predicted = toWire(prediction) as Record<string, unknown>;
+  // A text is the one that was read, which may have the model's prompt before it.
   const own = Object.entries(fields).map(([name, value]) => {
-    const isSame = !(name in predicted) || isDeepStrictEqual(value, predicted[name]);
+    const isSame = name === 'text' || !(name in predicted) || isDeepStrictEqual(value, predicted[name]);
     return [isSame ? name : `given_${name}`, value];
   });
   return JSON.stringify({ ...Object.fromEntries(own), ...predicted }, (_, value) =>
