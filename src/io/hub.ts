@@ -7,7 +7,7 @@ import { writeText } from './directory.ts';
 import { HubClient } from './hub-client.ts';
 import { readJsonObject } from './jsonfile.ts';
 import { lockDirectory } from './lock.ts';
-import { requireSupportedConfig } from './model-config.ts';
+import { requireFamily, requireReadableWeights } from './model-config.ts';
 
 /** How far a download is. */
 export interface DownloadProgress {
@@ -87,7 +87,10 @@ export async function resolveModel(spec: string, options: ResolveOptions = {}): 
 /** Refuses a model that Graft does not read, from its config.json, before its weights are fetched. */
 function checkConfig(snapshot: string): void {
   const file = join(snapshot, 'config.json');
-  if (existsSync(file)) requireSupportedConfig(readJsonObject(file), file);
+  if (!existsSync(file)) return;
+  const config = readJsonObject(file);
+  requireFamily(config, file);
+  requireReadableWeights(config, file);
 }
 
 /**

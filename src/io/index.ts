@@ -7,7 +7,7 @@ export { type DownloadProgress, type ResolveOptions, resolveModel } from './hub.
 export { isDataset, resolveDataset } from './hub-dataset.ts';
 export { parseJson, readJson, readJsonObject } from './jsonfile.ts';
 export { LOCK_NAME, lockDirectory } from './lock.ts';
-export { requireSupportedConfig } from './model-config.ts';
+export { requireReadableWeights } from './model-config.ts';
 export { openModelWeights, openWeights } from './open.ts';
 export { freeDisk, RecordFile } from './record-file.ts';
 export { openSafetensors, type TensorToWrite, writeSafetensors } from './safetensors.ts';

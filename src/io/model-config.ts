@@ -5,26 +5,30 @@ import { modelTypes } from './model-types.gen.ts';
 const unquantized =
   'Name the model that it was made from, or in transformers call dequantize() on it and save_pretrained; Graft quantises while loading (quantize: nf4, int8)';
 
+type Config = Readonly<Record<string, unknown>>;
+
+/** Names of tensors that hold the numbers of a quantisation, and not those of a layer. */
+const quantizedTensor = /\.(absmax|quant_map|SCB|weight_format|qweight|qzeros|g_idx|weight_scale_inv)$|\.quant_state\./;
+
+/** @throws GraftError 'input' for a family that Graft does not read */
+export function requireFamily({ model_type: type }: Config, place: string): void {
+  if (typeof type !== 'string' || modelTypes.includes(type)) return;
+  throw new GraftError('input', `model_type '${type}' is not supported`, {
+    place,
+    hint: `Supported are ${modelTypes.join(', ')}`,
+  });
+}
+
 /**
- * Checks what decides whether Graft reads the weights beside a config.json: its family, and how the weights are quantised.
- * @param place of the config
- * @throws GraftError 'input' for a family or a quantisation that Graft does not read
+ * Refuses weights that another program quantised.
+ * @param tensors the names of the weights, where they are known: a config may still speak of a quantisation that was undone
+ * @throws GraftError 'input' with what to do
  */
-export function requireSupportedConfig(config: Readonly<Record<string, unknown>>, place: string): void {
-  const type = config.model_type;
-  if (typeof type === 'string' && !modelTypes.includes(type)) {
-    throw new GraftError('input', `model_type '${type}' is not supported`, {
-      place,
-      hint: `Supported are ${modelTypes.join(', ')}`,
-    });
-  }
-  const {
-    quant_method: method,
-    load_in_4bit,
-    load_in_8bit,
-  } = (config.quantization_config ?? {}) as Record<string, unknown>;
+export function requireReadableWeights(config: Config, place: string, tensors?: Iterable<string>): void {
+  const { quant_method: method, load_in_4bit, load_in_8bit } = (config.quantization_config ?? {}) as Config;
   const name = method ?? (load_in_4bit || load_in_8bit ? 'bitsandbytes' : undefined);
   if (name === undefined || name === 'compressed-tensors') return;
+  if (tensors && ![...tensors].some((tensor) => quantizedTensor.test(tensor))) return;
   throw new GraftError('input', `the weights are quantised by ${String(name)}, which Graft does not read`, {
     place,
     hint: unquantized,

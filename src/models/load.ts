@@ -1,7 +1,7 @@
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import { openGguf, openModelWeights, readJsonObject, requireSupportedConfig, type WeightSource } from '../io/index.ts';
+import { openGguf, openModelWeights, readJsonObject, requireReadableWeights, type WeightSource } from '../io/index.ts';
 import type { Linear, Model, TaskHead, TaskName } from '../nn/index.ts';
 import type { Quantize } from '../quant/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
@@ -182,7 +182,6 @@ function withPlace(error: unknown, path: string): unknown {
 
 function openDirectory(path: string) {
   const config = readJsonObject(join(path, 'config.json'));
-  requireSupportedConfig(config, join(path, 'config.json'));
   const type = String(config.model_type);
   const family = families.find((f) => f.types.includes(type));
   if (!family) {
@@ -208,6 +207,7 @@ function openDirectory(path: string) {
 function openQuantized(path: string, config: Record<string, unknown>): ReturnType<typeof withIntegers> {
   const source = openModelWeights(path);
   try {
+    requireReadableWeights(config, join(path, 'config.json'), source.entries.keys());
     return withIntegers(source, config);
   } catch (cause) {
     source[Symbol.dispose]();

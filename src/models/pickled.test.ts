@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
-import { copyFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { torchFile } from '../../test/samples/torch.ts';
 import { golden, logitsOf, readTensors, temporary } from '../../test/support.ts';
 import { startEngine } from '../engine/index.ts';
+import { writeSafetensors } from '../io/index.ts';
 import { scope } from '../tensor/index.ts';
 import { loadModel } from './index.ts';
 
@@ -47,5 +48,27 @@ test('a base in pytorch_model.bin, whole or in shards, is the one in safetensors
   assert.throws(
     () => logits(whole.path),
     /pytorch_model\.bin: the file is in the format of PyTorch before 1\.6\. Write it again/,
+  );
+});
+
+test('weights that bitsandbytes quantised are named with what to do; a config that still speaks of it is read', () => {
+  using _ = scope();
+  using dir = temporary();
+  const source = golden('families', 'bert');
+  const { tensors } = readTensors(join(source, 'model.safetensors'));
+  const config = JSON.parse(readFileSync(join(source, 'config.json'), 'utf8'));
+  config.quantization_config = { quant_method: 'bitsandbytes', load_in_4bit: true };
+  writeFileSync(join(dir.path, 'config.json'), JSON.stringify(config));
+  const write = (more: readonly string[]) =>
+    writeSafetensors(join(dir.path, 'model.safetensors'), [
+      ...[...tensors].map(([name, t]) => ({ name, dtype: t.dtype, shape: t.shape, bytes: t.bytes() })),
+      ...more.map((name) => ({ name, dtype: 'float32' as const, shape: [1], bytes: new Uint8Array(4) })),
+    ]);
+  write([]);
+  loadModel(dir.path)[Symbol.dispose]();
+  write(['bert.encoder.layer.0.attention.self.query.weight.absmax']);
+  assert.throws(
+    () => loadModel(dir.path),
+    /config\.json: the weights are quantised by bitsandbytes, which Graft does not read\. Name the model that it was made from/,
   );
 });
