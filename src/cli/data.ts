@@ -43,7 +43,8 @@ function show({ name, task, rows, heldOut, tokens, learned: count, examples, len
   const most = Math.max(...lengths.map((bin) => bin.rows));
   const widest = String(lengths.at(-1)?.to ?? 0).length;
   for (const { from, to, rows } of lengths) {
-    const range = `${String(from).padStart(widest)}-${String(to).padStart(widest)} tokens`;
+    const first = from === to ? ' '.repeat(widest + 1) : `${String(from).padStart(widest)}-`;
+    const range = `${first}${String(to).padStart(widest)} tokens`;
     console.log(`  ${range} ${'█'.repeat(Math.ceil((barWidth * rows) / most))} ${rows}`);
   }
   printNotes(notes);

@@ -57,6 +57,10 @@ const modelFile =
 const headKey = ({ task, labels, vocabRows, ...rest }: LoadOptions): string =>
   task === 'causal-lm' ? `${vocabRows ?? ''}` : JSON.stringify([task, labels, vocabRows, rest]);
 
+/** What is told of a vocabulary that an adapter resized. */
+export const resizedNote = (before: number, after: number, hasTokenizer: boolean): string =>
+  `the vocabulary of the base, ${before} tokens, is resized to the ${after} of the adapter, with the tokenizer ${hasTokenizer ? 'beside it' : 'of the base'}`;
+
 export class ResidentModel implements Disposable {
   readonly path: string;
   readonly quantize: Quantize;
@@ -191,8 +195,7 @@ export class ResidentModel implements Disposable {
     const rows = this.#loaded?.model.vocabSize;
     const own = rows === undefined ? rows : vocabSizeOf(this.path);
     if (rows === own) return [];
-    const tokenizer = this.#tokenizerPath === this.path ? 'the tokenizer of the base' : 'the tokenizer beside it';
-    return [`the vocabulary of the base, ${own} tokens, is resized to the ${rows} of the adapter, with ${tokenizer}`];
+    return [resizedNote(own!, rows!, this.#tokenizerPath !== this.path)];
   }
 
   /** The task number of rows that have none: as asked for, else the adapter's. */

@@ -91,6 +91,11 @@ test('of more tokens than the base has, the base is resized with a word, and onl
     const { tokens, notes } = await model.evaluate([{ prompt: 'a', completion: '<new>' }], { adapter: dir });
     assert.equal(tokens, 2);
     assert.match(notes[0]!, /with the tokenizer beside it/);
+
+    const merged = await model.merge({ adapter: dir, out: at('merged') });
+    assert.match(merged.notes.join(), /is resized to the \d+ of the adapter, with the tokenizer beside it/);
+    assert.equal(JSON.parse(readFileSync(at('merged', 'config.json'), 'utf8')).vocab_size, vocabSize + 2);
+    assert.match(readFileSync(at('merged', 'tokenizer.json'), 'utf8'), /<new>/);
   });
 });
 
