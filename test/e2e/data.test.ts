@@ -165,7 +165,7 @@ test('graft data shows rows as the model sees them, what is learned, lengths, cl
   assert.equal(plain.stdout.match(/^── .*talks\.jsonl:\d+, \d+ tokens$/gm)?.length, 10);
   assert.match(plain.stdout, /<\|start_header_id\|>assistant<\|end_header_id\|>\n\n⟦(ham|spam)<\|eot_id\|>⟧/);
   assert.match(plain.stdout, /causal-lm: 24 training rows, 0 held out, \d+ of \d+ tokens learned/);
-  assert.match(plain.stdout, /^ +\d+- *\d+ tokens █+ \d+$/m);
+  assert.match(plain.stdout, /^ +29 tokens █+ 3\n +30 tokens █+ 21$/m);
   assert.match(
     plain.stderr,
     /note: .*1 row has an empty answer, of which only the end is learned \(.*talks\.jsonl:4\)/,
