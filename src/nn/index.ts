@@ -1,3 +1,4 @@
+export type { AdapterBanks } from './adapter-banks.ts';
 export { activationNames, activationOf } from './activations.ts';
 export {
   attend,
@@ -15,7 +16,8 @@ export { fakeQuantize, fakeQuantizeTokens } from './fake-quantize.ts';
 export { forwardPass } from './forward-pass.ts';
 export { fused } from './fused.ts';
 export type { AttentionRows, GateActivation, Kernels, LowRankUpdate, Rounding } from './kernels.ts';
-export { KvCache } from './kv-cache.ts';
+export type { KeyValueSource, Prefix } from './key-values.ts';
+export { type CachedRows, type KeyValues, KvPool, type KvShape } from './kv-pool.ts';
 export { Embedding, LayerNorm, Linear, type LinearLayer, PatchProjection, RmsNorm } from './layers.ts';
 export { crossEntropyOfLogits } from './losses.ts';
 export { type Model, outputOf } from './model.ts';
@@ -32,14 +34,8 @@ export {
 } from './module.ts';
 export { type ImageShape, type PackedTokens, packImages, packTokens, requirePositions } from './packed.ts';
 export { type ModelPart, modelParts, partsByKey } from './parts.ts';
-export {
-  type BlockInput,
-  type KeyValueSource,
-  type KeyValues,
-  type Port,
-  Ports,
-  type SublayerOutput,
-} from './ports.ts';
+export { type BlockInput, type Port, Ports, type SublayerOutput } from './ports.ts';
+export type { Prompt } from './prompts.ts';
 export { bestPrecision, type Precision, precisions, usePrecision } from './precision.ts';
 export {
   type Llama3Scaling,
@@ -50,6 +46,7 @@ export {
   ropeOf,
   ropeScalingOf,
 } from './rope.ts';
+export { type Run, runsOf } from './runs.ts';
 export { headsOf, type Sites } from './sites.ts';
 export {
   firstTokens,
