@@ -66,7 +66,7 @@ export interface GenerationEnd {
   readonly timings: {
     /** Milliseconds from submission until the first pass. */
     readonly queued: number;
-    /** Milliseconds from submission until the first token was sampled; 0 where there is none. */
+    /** Milliseconds from submission until the first token, or end token, was sampled; 0 where there is none. */
     readonly firstToken: number;
     /** Milliseconds from submission until the end. */
     readonly total: number;
@@ -81,4 +81,20 @@ export interface TokenFilter {
   accept(id: number): void;
   /** Whether the text is complete: nothing may follow but an end token. */
   readonly finished: boolean;
+}
+
+/** Sequences of this batch key have their adapters in the model's banks, or none: they share passes. */
+export const bankKey = 'banks';
+
+/** What a batch knows of the adapter that a request names. */
+export interface AdapterOfRequest {
+  /** Its number; 0: the base alone. */
+  readonly number: number;
+  /** `bankKey`, or a key of its own for an adapter that no bank holds. */
+  readonly batchKey: string;
+  /** What decides keys and values besides the ids: base, the adapter's content, task. */
+  readonly contentKey: string;
+  /** Virtual tokens that it puts in front of a row. */
+  readonly virtual: number;
+  readonly taskNumber?: number | undefined;
 }

@@ -4,8 +4,8 @@
  */
 import { GraftError } from '../base/index.ts';
 import { checkpoint, ops, scope, type Tensor } from '../tensor/index.ts';
-import type { KeyValueSource } from './key-values.ts';
 import type { Kernels } from './kernels.ts';
+import type { KeyValueSource } from './key-values.ts';
 import type { LayerNorm, LinearLayer } from './layers.ts';
 import { Module } from './module.ts';
 import type { Ports } from './ports.ts';

@@ -41,7 +41,15 @@ export const composite: Kernels = {
       const { pages, ...rows } = rowsOfBatch;
       const inPages = ops.add(ops.mulScalar(ops.unsqueeze(pages.table, 1), pages.size), ops.arange(0, pages.size));
       const slots = ops.view(inPages, [-1]);
-      return composite.attention(q, ops.indexSelect(k, 0, slots), ops.indexSelect(v, 0, slots), rows, scale, causal, window);
+      return composite.attention(
+        q,
+        ops.indexSelect(k, 0, slots),
+        ops.indexSelect(v, 0, slots),
+        rows,
+        scale,
+        causal,
+        window,
+      );
     }
     const { qStarts, kStarts, kEnds } = rowsOfBatch;
     const group = q.size(1) / k.size(1);

@@ -1,5 +1,5 @@
-export type { AdapterBanks } from './adapter-banks.ts';
 export { activationNames, activationOf } from './activations.ts';
+export type { AdapterBanks } from './adapter-banks.ts';
 export {
   attend,
   blocksOf,
@@ -35,8 +35,8 @@ export {
 export { type ImageShape, type PackedTokens, packImages, packTokens, requirePositions } from './packed.ts';
 export { type ModelPart, modelParts, partsByKey } from './parts.ts';
 export { type BlockInput, type Port, Ports, type SublayerOutput } from './ports.ts';
-export type { Prompt } from './prompts.ts';
 export { bestPrecision, type Precision, precisions, usePrecision } from './precision.ts';
+export type { Prompt } from './prompts.ts';
 export {
   type Llama3Scaling,
   llama3Frequency,
