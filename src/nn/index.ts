@@ -14,7 +14,16 @@ export { composite } from './composite.ts';
 export { fakeQuantize, fakeQuantizeTokens } from './fake-quantize.ts';
 export { forwardPass } from './forward-pass.ts';
 export { fused } from './fused.ts';
-export type { AttentionRows, GateActivation, Kernels, LowRankUpdate, Rounding } from './kernels.ts';
+export type {
+  AttentionRows,
+  GateActivation,
+  Kernels,
+  LowRankRun,
+  LowRankUpdate,
+  Rounding,
+  RowRange,
+  ScaledRun,
+} from './kernels.ts';
 export { KvCache } from './kv-cache.ts';
 export { Embedding, LayerNorm, Linear, type LinearLayer, PatchProjection, RmsNorm } from './layers.ts';
 export { crossEntropyOfLogits } from './losses.ts';
