@@ -1,6 +1,6 @@
 import { GraftError } from '../base/index.ts';
 import { randomStream } from '../data/index.ts';
-import { type KvCache, type Model, packTokens, type TaskName } from '../nn/index.ts';
+import { type CachedRows, KvPool, type Model, packTokens, type TaskName } from '../nn/index.ts';
 import { mixSeed, noGrad, ops, scope } from '../tensor/index.ts';
 import { checkSampling, type SamplingOptions, sample } from './sampling.ts';
 
@@ -39,13 +39,13 @@ export interface GenerateSummary {
 function forward(
   model: Model,
   ids: readonly number[],
-  cache: KvCache,
+  cache: CachedRows,
   needLogits: boolean,
   task: number | undefined,
 ): Float32Array | undefined {
   return noGrad(() => {
     using _ = scope();
-    const hidden = model.hidden(packTokens([ids], cache.tokens, [task]), cache);
+    const hidden = model.hidden(packTokens([ids], [task]), cache);
     if (!needLogits) return undefined;
     return model.logits(ops.narrow(hidden, 0, ids.length - 1, 1), [0, 1]).data() as Float32Array;
   });
@@ -72,13 +72,19 @@ export function* generate(
   let start = performance.now();
   const elapsed = () => (performance.now() - start) / 1e3;
 
-  using cache = model.newCache(prompt.length + maxNewTokens);
+  const blocks = KvPool.blocksFor(model.ports.virtualLength + prompt.length + maxNewTokens);
+  using pool = new KvPool(model, blocks);
+  let filled = 0;
+  const cache = () => ({ pool, blocks: [Array.from({ length: blocks }, (_, b) => b)], filled: [filled] });
   let at = 0;
-  for (; at + chunk < prompt.length; at += chunk)
-    forward(model, prompt.slice(at, at + chunk), cache, false, options.taskNumber);
+  for (; at + chunk < prompt.length; at += chunk) {
+    forward(model, prompt.slice(at, at + chunk), cache(), false, options.taskNumber);
+    filled = at + chunk + model.ports.virtualLength;
+  }
   let next = prompt.slice(at);
   for (;;) {
-    const id = sample(forward(model, next, cache, true, options.taskNumber)!, seen, options, random);
+    const id = sample(forward(model, next, cache(), true, options.taskNumber)!, seen, options, random);
+    filled = (filled || model.ports.virtualLength) + next.length;
     if (newTokens === 0) prefillSeconds = elapsed();
     else decodeSeconds += elapsed();
     const ended = eos.has(id);

@@ -19,8 +19,8 @@ export const fused: Kernels = {
   addRmsNorm: ops.addRmsNorm,
   rope: ops.rope,
   glu: ops.glu,
-  attention: (q, k, v, { qStarts, kStarts, kEnds }, scale, causal, window) =>
-    ops.attention(q, k, v, qStarts, kStarts, kEnds, scale, causal, window),
+  attention: (q, k, v, { qStarts, kStarts, kEnds, pages }, scale, causal, window) =>
+    ops.attention(q, k, v, qStarts, kStarts, kEnds, scale, causal, window, pages?.table ?? null, pages?.size ?? 0),
   linear: ops.blockLinear,
   loraLinear: ops.loraLinear,
   loraGatedLinear: ops.loraGatedLinear,

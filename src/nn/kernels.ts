@@ -5,9 +5,16 @@ import type { Tensor } from '../tensor/index.ts';
 export interface AttentionRows {
   /** R + 1 offsets into the queries. */
   readonly qStarts: readonly number[];
-  /** Offsets where each row's keys begin and end: packed like the queries, or slots of a larger cache. */
+  /** Offsets where each row's keys begin and end: packed like the queries, or slots of pages. */
   readonly kStarts: readonly number[];
   readonly kEnds: readonly number[];
+  /** Where keys are in pages of a larger memory: slot s is at `table[s / size] · size + s % size`. Without gradients. */
+  readonly pages?: {
+    /** int64 */
+    readonly table: Tensor;
+    /** Slots of a page: a power of two. */
+    readonly size: number;
+  };
 }
 
 export type GateActivation = 'silu' | 'gelu_tanh';
