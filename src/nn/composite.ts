@@ -83,6 +83,18 @@ export const composite: Kernels = {
 
   loraWeight: (weight, a, b, scaling) => ops.add(weight, ops.matmul(b, a), { alpha: scaling }),
 
+  addLowRankRuns(y, x, runs) {
+    for (const { start, end, a, b, scaling } of runs) {
+      const [factorA, factorB] = [a, b].map((factor) => ops.toCopy(factor, { dtype: y.dtype })) as [Tensor, Tensor];
+      const h = ops.mm(ops.narrow(x, 0, start, end - start), ops.t(factorA));
+      ops.add_(ops.narrow(y, 0, start, end - start), ops.mm(h, factorB), { alpha: scaling });
+    }
+  },
+
+  scaleRuns(y, runs) {
+    for (const { start, end, gain } of runs) ops.mul_(ops.narrow(y, 0, start, end - start), gain);
+  },
+
   roundedLinear(x, weight, update, bias, { quantization, learned }) {
     const sum = update ? composite.loraWeight(weight, update.a, update.b, update.scaling) : weight;
     return ops.linear(x, fakeQuantize(composite, sum, quantization, learned), bias);

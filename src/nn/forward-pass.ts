@@ -48,8 +48,10 @@ export function forwardPass(stages: ForwardStages): ForwardPass {
     const hidden = stages.finalNorm?.(stream) ?? stream[0]!;
     return ports.afterFinalNorm(input.strip(hidden));
   };
-  const begin = (tokens: PackedTokens, cache?: CachedRows, x = stages.embed(tokens)) =>
-    ports.addVirtualTokens(x, tokens, cache, stages.readsFirstToken);
+  const begin = (tokens: PackedTokens, cache?: CachedRows, stream?: Tensor) => {
+    ports.selectRuns(tokens.rowStarts, tokens.adapters);
+    return ports.addVirtualTokens(stream ?? stages.embed(tokens), tokens, cache, stages.readsFirstToken);
+  };
 
   return {
     hidden(tokens, cache) {
@@ -70,7 +72,7 @@ export function forwardPass(stages: ForwardStages): ForwardPass {
     hiddenFrom(block, stream, tokens) {
       using s = scope();
       // Without a prompt only the number of the embeddings counts.
-      const input = begin(tokens, undefined, ports.promptLength === 0 ? stream : stages.embed(tokens));
+      const input = begin(tokens, undefined, ports.promptLength === 0 ? stream : undefined);
       return s.keep(finish(flow([stream], stages.blocks().slice(block), passOf(input, tokens), block), input));
     },
 

@@ -1,6 +1,6 @@
 import { formats, integerFormats, isIntegerFormat } from '../quant/index.ts';
 import { ops } from '../tensor/index.ts';
-import type { Kernels, LowRankUpdate, Rounding } from './kernels.ts';
+import type { Kernels, LowRankUpdate, Rounding, RowRange } from './kernels.ts';
 
 const updateArguments = (update: LowRankUpdate | null) =>
   [update?.a ?? null, update?.b ?? null, update?.scaling ?? 0] as const;
@@ -10,6 +10,8 @@ function roundingArguments({ quantization, learned }: Rounding) {
   const { nativeId } = formats[isIntegerFormat(format) ? integerFormats[format].packed : format];
   return [nativeId, groupSize, symmetric, learned ?? null] as const;
 }
+
+const bounds = (runs: readonly RowRange[]) => [runs.map(({ start }) => start), runs.map(({ end }) => end)] as const;
 
 /** The kernels as fused operators of native/ops/: float32 on the CPU. */
 export const fused: Kernels = {
@@ -23,6 +25,25 @@ export const fused: Kernels = {
   loraLinear: ops.loraLinear,
   loraGatedLinear: ops.loraGatedLinear,
   loraWeight: ops.loraWeight,
+  addLowRankRuns(y, x, runs) {
+    const [starts, ends] = bounds(runs);
+    const [a, b] = [runs.map((run) => run.a), runs.map((run) => run.b)];
+    ops.addLowRankRuns_(
+      y,
+      x,
+      starts,
+      ends,
+      a,
+      b,
+      runs.map(({ scaling }) => scaling),
+    );
+  },
+  scaleRuns: (y, runs) =>
+    ops.scaleRuns_(
+      y,
+      ...bounds(runs),
+      runs.map(({ gain }) => gain),
+    ),
   roundedLinear: (x, weight, update, bias, rounding) =>
     ops.roundedLinear(x, weight, ...updateArguments(update), bias, ...roundingArguments(rounding)),
   roundedGatedLinear: (gate, up, act, weight, update, bias, rounding) =>

@@ -15,7 +15,16 @@ export { composite } from './composite.ts';
 export { fakeQuantize, fakeQuantizeTokens } from './fake-quantize.ts';
 export { forwardPass } from './forward-pass.ts';
 export { fused } from './fused.ts';
-export type { AttentionRows, GateActivation, Kernels, LowRankUpdate, Rounding } from './kernels.ts';
+export type {
+  AttentionRows,
+  GateActivation,
+  Kernels,
+  LowRankRun,
+  LowRankUpdate,
+  Rounding,
+  RowRange,
+  ScaledRun,
+} from './kernels.ts';
 export type { KeyValueSource, Prefix } from './key-values.ts';
 export { type CachedRows, type KeyValues, KvPool, type KvShape } from './kv-pool.ts';
 export { Embedding, LayerNorm, Linear, type LinearLayer, PatchProjection, RmsNorm } from './layers.ts';

@@ -9,7 +9,7 @@ import test, { before } from 'node:test';
 import { golden, readTensors, relativeError } from '../../test/support.ts';
 import { currentEngine, startEngine } from '../engine/index.ts';
 import { type FormatName, formats as numberFormats } from '../quant/index.ts';
-import { Generator, mixSeed, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { type DType, Generator, mixSeed, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import { composite } from './composite.ts';
 import { fused } from './fused.ts';
 import type { GateActivation, Kernels } from './kernels.ts';
@@ -519,6 +519,111 @@ test('nf4 keeps its own grid, and every number within half a gap of it', () => {
   }
 });
 
+// --- runs of rows, each with the update of its own adapter
+
+interface Ranges {
+  readonly starts: readonly number[];
+  readonly ends: readonly number[];
+  /** One for each run. */
+  readonly ranks: readonly number[];
+}
+
+/** Rounds each factor to its element type first, so that both twins see the same numbers. */
+function lowRankRuns(random: Random, { starts, ends, ranks }: Ranges, types: readonly DType[], width = 101, out = 67) {
+  const rows = Math.max(...ends) + 2;
+  const inputs: Record<string, Tensor> = { y: random(rows, out), x: random(rows, width) };
+  ranks.forEach((rank, i) => {
+    const rounded = (t: Tensor) => ops.toCopy(ops.toCopy(t, { dtype: types[i % types.length]! }), { dtype: 'float32' });
+    inputs[`a${i}`] = rounded(random(rank, width));
+    inputs[`b${i}`] = rounded(random(rank, out));
+  });
+  return given(inputs, (k, t) => {
+    const y = ops.clone(t.y!);
+    const stored = (name: string, i: number) =>
+      k === fused ? ops.toCopy(t[name]!, { dtype: types[i % types.length]! }) : t[name]!;
+    const run = (start: number, i: number) => ({
+      ...{ start, end: ends[i]!, a: stored(`a${i}`, i), b: stored(`b${i}`, i), scaling: 0.4 + i / 8 },
+    });
+    k.addLowRankRuns(y, t.x!, starts.map(run));
+    return [y];
+  });
+}
+
+const ranges: Readonly<Record<string, Ranges>> = {
+  'one token': { starts: [0], ends: [1], ranks: [8] },
+  'one token each': { starts: [0, 1, 2, 3, 4], ends: [1, 2, 3, 4, 5], ranks: [8, 1, 16, 3, 72] },
+  'gaps, few tokens, many, none': { starts: [1, 5, 9, 40, 40], ends: [5, 8, 40, 40, 43], ranks: [4, 16, 8, 5, 9] },
+  'several updates of the same rows': {
+    starts: [0, 0, 0, 2, 30, 30],
+    ends: [2, 2, 2, 3, 60, 60],
+    ranks: [4, 9, 1, 8, 4, 6],
+  },
+};
+const factorTypes = [['float32'], ['float16'], ['bfloat16'], ['float32', 'bfloat16', 'float16']] as const;
+for (const [name, range] of Object.entries(ranges)) {
+  for (const types of factorTypes) {
+    for (const [width, out] of [
+      [101, 67],
+      [64, 640],
+    ])
+      twins(
+        `add_low_rank_runs ${name}, ${types.join(' and ')}, [${out}, ${width}]`,
+        (random) => lowRankRuns(random, range, types, width, out),
+        { trained: [] },
+      );
+  }
+}
+
+twins(
+  'scale_runs',
+  (random) => {
+    const inputs = { y: random(9, 67), g: random(67), h: random(67) };
+    return given(inputs, (k, t) => {
+      const y = ops.clone(t.y);
+      k.scaleRuns(y, [
+        { start: 1, end: 2, gain: t.g },
+        { start: 2, end: 7, gain: t.h },
+      ]);
+      return [y];
+    });
+  },
+  { trained: [] },
+);
+
+test('runs are refused where an input requires a gradient, or where they do not fit', () => {
+  using _ = scope();
+  const make = () => ({
+    y: ops.ones([4, 6]),
+    x: ops.ones([4, 5]),
+    a: ops.ones([2, 5]),
+    b: ops.ones([2, 6]),
+    gain: ops.ones([6]),
+  });
+  const add = ({ y, x, a, b }: ReturnType<typeof make>, ...bounds: readonly (readonly [number, number])[]) =>
+    fused.addLowRankRuns(
+      y,
+      x,
+      (bounds.length ? bounds : [[1, 3] as const]).map(([start, end]) => ({ start, end, a, b, scaling: 1 })),
+    );
+  const scale = ({ y, gain }: ReturnType<typeof make>) => fused.scaleRuns(y, [{ start: 0, end: 2, gain }]);
+  for (const name of ['y', 'x', 'a', 'b', 'gain'] as const) {
+    const inputs = make();
+    inputs[name].requiresGrad = true;
+    const call = name === 'gain' ? scale : add;
+    assert.throws(() => call(inputs), new RegExp(`${name} gets no gradient from this operator`));
+    noGrad(() => call(inputs));
+  }
+  assert.throws(() => add(make(), [1, 5]), /a run must lie within the 4 rows of y, got 1 to 5/);
+  assert.throws(() => add(make(), [2, 4], [0, 1]), /runs must follow one another/);
+  assert.throws(() => add(make(), [0, 3], [1, 3]), /runs must follow one another/);
+  assert.throws(() => add({ ...make(), b: ops.ones([6, 2]) }), /b \[r, 6\], got \[2, 5\] and \[6, 2\]/);
+  assert.throws(
+    () => add({ ...make(), a: ops.toCopy(ops.ones([2, 5]), { dtype: 'float64' }) }),
+    /a must be float32, float16 or bfloat16/,
+  );
+  assert.throws(() => scale({ ...make(), gain: ops.ones([5]) }), /a gain must have 6 numbers/);
+});
+
 // --- the composites themselves
 
 differences('rms_norm', (random) =>
@@ -555,5 +660,5 @@ test('the same with AVX2 only', { skip: narrow && 'this is that run' }, (t) => {
 
 test('every case was compared', (t) => {
   t.diagnostic(`${narrow ? 'AVX2' : 'native'}: ${JSON.stringify({ ...done, worst })}`);
-  assert.deepEqual(done, { twins: 578, gradients: 1531, differences: 13 });
+  assert.deepEqual(done, { twins: 611, gradients: 1531, differences: 13 });
 });

@@ -28,6 +28,27 @@ export interface LowRankUpdate {
   readonly scaling: number;
 }
 
+/** Rows start to end − 1 of a batch. */
+export interface RowRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** Rows of a batch and the update of low rank that they get, scaling · (x Aᵀ) B. The factors are float32, float16 or bfloat16. */
+export interface LowRankRun extends RowRange {
+  /** A [R, in] */
+  readonly a: Tensor;
+  /** B [R, out]: the transpose of LoRA's. */
+  readonly b: Tensor;
+  readonly scaling: number;
+}
+
+/** Rows of a batch and what they are multiplied by. */
+export interface ScaledRun extends RowRange {
+  /** [out] */
+  readonly gain: Tensor;
+}
+
 /** How a layer rounds its weight in training. */
 export interface Rounding {
   readonly quantization: Quantization;
@@ -92,6 +113,13 @@ export interface Kernels {
    * in a fixed order, so the fused operator gives the same bits on every processor and with any number of threads.
    */
   loraWeight(weight: Tensor, a: Tensor, b: Tensor, scaling: number): Tensor;
+  /**
+   * Adds its update to y [N, out] in the rows of each run, for x [N, in]: in place, without gradients. Ranks and element types may
+   * differ between runs, and neighbours in the list may be about the same rows.
+   */
+  addLowRankRuns(y: Tensor, x: Tensor, runs: readonly LowRankRun[]): void;
+  /** Multiplies y [N, out] by a gain in the rows of each run: in place, without gradients. */
+  scaleRuns(y: Tensor, runs: readonly ScaledRun[]): void;
   /**
    * x [N, in] · ŵᵀ + bias, with ŵ what fakeQuantize gives of a dense weight [out, in] or of its loraWeight. The graph keeps x, not
    * ŵ, which is made again for the backward pass. Gradients as of fakeQuantize, to everything that requires one.

@@ -4,6 +4,7 @@
  * to the output of the last one. A model without ports computes as if this file did not exist, at no cost.
  * Letters: N packed tokens, R rows, T virtual tokens, C width, K kv heads, D head size.
  */
+import { GraftError } from '../base/index.ts';
 import { Tensor } from '../tensor/index.ts';
 import { BatchKeyValues, type KeyValueSource, PooledKeyValues, type Prefix } from './key-values.ts';
 import type { CachedRows, KeyValues } from './kv-pool.ts';
@@ -70,6 +71,7 @@ const lengthOf = (virtual: readonly { readonly length: number }[]) =>
 export class Ports {
   readonly #ports = new Set<Port>();
   #runs: readonly Run[] = [];
+  #adapters: readonly number[] = [];
   /** Where the layers of a pass store their keys and values while `recordKeyValues` runs. */
   #recorded: KeyValues[] | undefined;
 
@@ -96,6 +98,19 @@ export class Ports {
   /** Sets `runs` for rows of a batch that is not begun by a pass, as the head's; without arguments there are none. */
   selectRuns(rowStarts: readonly number[] = [0], adapters?: readonly number[]): void {
     this.#runs = runsOf(rowStarts, adapters);
+    this.#adapters = adapters ?? [];
+  }
+
+  /**
+   * Returns the runs of an input with so many vectors: one for each token, or one for each row, as heads and poolers read.
+   * @throws GraftError 'state' for any other number
+   */
+  runsFor(vectors: number): readonly Run[] {
+    const runs = this.#runs;
+    if (runs.length === 0 || runs.at(-1)!.end === vectors) return runs;
+    const rows = this.#adapters.length;
+    if (vectors === rows) return runsOf([...Array(rows + 1).keys()], this.#adapters);
+    throw new GraftError('state', `a layer reads ${vectors} vectors, and the batch has ${runs.at(-1)!.end} tokens in ${rows} rows`);
   }
 
   #promptsOf(adapter?: number): Prompt[] {
