@@ -112,6 +112,11 @@ export class Batcher implements Disposable {
     }
   }
 
+  /** Ends all requests with an error. */
+  failAll(error: unknown): void {
+    for (const sequence of this.#answers.keys()) this.#fail(sequence, error);
+  }
+
   /** Ends all requests, as 'interrupted'. */
   cancelAll(): void {
     for (const sequence of this.#answers.keys()) sequence.cancelled = true;

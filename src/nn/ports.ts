@@ -110,7 +110,10 @@ export class Ports {
     if (runs.length === 0 || runs.at(-1)!.end === vectors) return runs;
     const rows = this.#adapters.length;
     if (vectors === rows) return runsOf([...Array(rows + 1).keys()], this.#adapters);
-    throw new GraftError('state', `a layer reads ${vectors} vectors, and the batch has ${runs.at(-1)!.end} tokens in ${rows} rows`);
+    throw new GraftError(
+      'state',
+      `a layer reads ${vectors} vectors, and the batch has ${runs.at(-1)!.end} tokens in ${rows} rows`,
+    );
   }
 
   #promptsOf(adapter?: number): Prompt[] {
