@@ -48,7 +48,7 @@ test('requests with adapters of all kinds and the base, at once, answer as each 
     maxNewTokens: 12 + (i % 5),
     ...(i % 3 === 2 && { temperature: 1.2, seed: i }),
   }));
-  const alone = [];
+  const alone: (readonly number[])[] = [];
   for (const request of requests) {
     await using serving = model.serve({ maxRunning: 1 });
     alone.push((await serving.submit(request)).ids);
@@ -56,7 +56,7 @@ test('requests with adapters of all kinds and the base, at once, answer as each 
   assert.ok(new Set(alone.map(String)).size > 12, 'answers differ');
   await using serving = model.serve({ maxBatchTokens: 24, maxRunning: 9, kvMemory: 2 ** 22 });
   const together = await Promise.all(requests.map((request) => serving.submit(request)));
-  together.forEach(({ ids }, i) => assert.deepEqual(ids, alone[i], JSON.stringify(requests[i])));
+  for (const [i, { ids }] of together.entries()) assert.deepEqual(ids, alone[i], JSON.stringify(requests[i]));
   const { tokens, running, waiting, adapters, steps } = await serving.stats();
   assert.deepEqual([running, waiting], [0, 0]);
   assert.deepEqual(adapters.registered, [...types].sort());
