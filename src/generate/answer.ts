@@ -92,10 +92,11 @@ export class Answer {
       this.#stopString = step.stop;
       return 'stop';
     }
-    return this.#filter?.finished ? 'eos' : undefined;
+    return this.#filter?.ended ? 'eos' : undefined;
   }
 
   finish(now: number): void {
+    this.#filter?.[Symbol.dispose]();
     let reason = this.sequence.ended!;
     if (this.#stopString === undefined && this.#text) {
       const { piece, stop } = this.#text.end();
@@ -120,6 +121,7 @@ export class Answer {
   }
 
   fail(error: unknown): void {
+    this.#filter?.[Symbol.dispose]();
     this.#listener.fail(error);
   }
 

@@ -23,7 +23,7 @@ export interface GenerationRequest extends SamplingOptions {
   readonly deadlineMs?: number | undefined;
   /** Whose share of the machine it takes: keys take turns. Default: the adapter's name. */
   readonly priorityKey?: string | undefined;
-  /** A JSON schema that the answer follows. */
+  /** A grammar that the answer follows, as XGrammar's EBNF. */
   readonly grammar?: string | undefined;
 }
 
@@ -73,14 +73,14 @@ export interface GenerationEnd {
   };
 }
 
-/** Forbids tokens that would break a grammar. Each request has its own. */
-export interface TokenFilter {
-  /** Sets the logits [V] of forbidden tokens to −∞. */
-  apply(logits: Float32Array): void;
+/** Which tokens an answer may go on with, such as those of a grammar. Each answer has its own, and disposes it at its end. */
+export interface TokenFilter extends Disposable {
+  /** One bit for each token: whether it may come next. Token i is bit i & 31 of number i >> 5. */
+  allowed(): Int32Array;
   /** Takes the token that was sampled. */
   accept(id: number): void;
-  /** Whether the text is complete: nothing may follow but an end token. */
-  readonly finished: boolean;
+  /** Whether the answer is complete. */
+  readonly ended: boolean;
 }
 
 /** Sequences of this batch key have their adapters in the model's banks, or none: they share passes. */

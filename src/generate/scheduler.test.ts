@@ -17,7 +17,8 @@ class Pool {
     const writers = new Set<number>();
     for (const { sequence, start, count } of rows) {
       const { ids, virtual, contentKey, blocks } = sequence;
-      const content = (slot: number) => `${contentKey}:${virtual}:${ids.slice(0, Math.max(0, slot - virtual + 1)).join()}@${slot}`;
+      const content = (slot: number) =>
+        `${contentKey}:${virtual}:${ids.slice(0, Math.max(0, slot - virtual + 1)).join()}@${slot}`;
       const slotOf = (slot: number) => blocks[Math.floor(slot / size)]! * size + (slot % size);
       const first = start === 0 ? 0 : virtual + start;
       for (let slot = 0; slot < first; slot++) {
@@ -58,7 +59,13 @@ function checkBlocks(blocks: BlockManager, sequences: readonly Sequence[]): void
 
 const batchKeys = ['banks', 'banks', 'banks', 'other 1', 'other 2'];
 
-function scenario(seed: number): { steps: number; ended: number; preemptions: number; cancelled: number; found: number } {
+function scenario(seed: number): {
+  steps: number;
+  ended: number;
+  preemptions: number;
+  cancelled: number;
+  found: number;
+} {
   const random = randomStream(seed);
   const int = (low: number, high: number) => low + Math.floor(random() * (high - low + 1));
   const maxBatchTokens = int(2, 40);
@@ -115,7 +122,11 @@ function scenario(seed: number): { steps: number; ended: number; preemptions: nu
     assert.ok(scheduler.running <= limits.maxRunning);
     assert.ok(new Set(step.rows.map(({ sequence }) => sequence.batchKey)).size <= 1, 'batch keys are mixed');
     const adapters = step.rows.map(({ sequence }) => sequence.adapter);
-    assert.deepEqual(adapters, [...adapters].sort((a, b) => a - b), 'rows are not ordered by adapter');
+    assert.deepEqual(
+      adapters,
+      [...adapters].sort((a, b) => a - b),
+      'rows are not ordered by adapter',
+    );
     for (const { sequence, start, count, samples } of step.rows) {
       assert.ok(alive.has(sequence) && count > 0 && start === sequence.computed);
       assert.equal(samples, start + count === sequence.ids.length);
@@ -127,7 +138,11 @@ function scenario(seed: number): { steps: number; ended: number; preemptions: nu
     for (const sequence of scheduler.apply(step, sampled)) {
       assert.ok(alive.delete(sequence));
       tally.ended++;
-      assert.ok(sequence.ended === 'eos' ? sequence.newTokens < sequence.maxNewTokens : sequence.newTokens === sequence.maxNewTokens);
+      assert.ok(
+        sequence.ended === 'eos'
+          ? sequence.newTokens < sequence.maxNewTokens
+          : sequence.newTokens === sequence.maxNewTokens,
+      );
     }
     checkBlocks(scheduler.blocks, [...alive.keys()]);
     // Nobody starves: whatever is alive ends after a bounded number of steps.
@@ -147,7 +162,10 @@ test('free + held + cached = all, no block with two writers, no row with another
     for (const key of Object.keys(total) as (keyof typeof total)[]) total[key] += tally[key];
   }
   t.diagnostic(`${scenarios} scenarios: ${JSON.stringify(total)}`);
-  assert.ok(total.preemptions > 100 && total.cancelled > 100 && total.found > 1000 && total.ended > 5000, JSON.stringify(total));
+  assert.ok(
+    total.preemptions > 100 && total.cancelled > 100 && total.found > 1000 && total.ended > 5000,
+    JSON.stringify(total),
+  );
 });
 
 const sequenceOf = (promptIds: readonly number[], more: Partial<ConstructorParameters<typeof Sequence>[0]> = {}) =>
@@ -197,7 +215,10 @@ test('a row that is short of blocks is not overtaken for ever by smaller ones', 
   const small = () => sequenceOf([Math.random()], { maxNewTokens: 6, shareKey: 'small', batchKey: 'other' });
   for (let i = 0; i < 6; i++) scheduler.add(small());
   run(scheduler);
-  const large = sequenceOf(Array.from({ length: 45 }, (_, i) => i), { maxNewTokens: 1, shareKey: 'large' });
+  const large = sequenceOf(
+    Array.from({ length: 45 }, (_, i) => i),
+    { maxNewTokens: 1, shareKey: 'large' },
+  );
   scheduler.add(large);
   let steps = 0;
   for (; !large.ended; steps++) {

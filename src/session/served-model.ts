@@ -7,6 +7,7 @@ import {
   type GenerationEnd,
   type GenerationRequest,
   requireLanguageModel,
+  type TokenFilter,
 } from '../generate/index.ts';
 import { KvPool } from '../nn/index.ts';
 import type { JobContext } from './job-context.ts';
@@ -63,6 +64,7 @@ export class ServedModel {
   /** @throws as `Serving.submit` */
   async submit(request: GenerationRequest, context: JobContext<GenerationDelta>): Promise<GenerationEnd> {
     if (this.#isClosing) throw new GraftError('state', 'serving ends', { data: { reason: 'closing' } });
+    const filter = request.grammar === undefined ? undefined : await this.#filterOf(request.grammar);
     const adapter = await this.adapters.acquire(request.adapter, request.taskNumber);
     try {
       return await new Promise<GenerationEnd>((resolve, reject) => {
@@ -81,7 +83,7 @@ export class ServedModel {
               reject(error);
             },
           };
-          const active = { context, cancel: this.#batcher.submit(request, adapter, room, listener) };
+          const active = { context, cancel: this.#batcher.submit(request, adapter, room, listener, filter) };
           this.#active.add(active);
           this.#run();
         };
@@ -90,6 +92,11 @@ export class ServedModel {
     } finally {
       this.adapters.release(adapter.number);
     }
+  }
+
+  /** Begins the filter of a grammar, which the answer disposes. */
+  async #filterOf(_grammar: string): Promise<TokenFilter> {
+    throw new GraftError('usage', 'answers cannot follow a grammar yet', { place: 'grammar' });
   }
 
   stats(): ServingStats {
