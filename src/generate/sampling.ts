@@ -90,7 +90,7 @@ export function sample(
       if (((allowed[id >> 5]! >>> (id & 31)) & 1) === 0) logits[id] = -Infinity;
   }
   const best = argmax(logits);
-  if (temperature === 0) return best;
+  if (temperature === 0 || logits[best] === -Infinity) return best;
 
   // Unnormalised probabilities, 1 for the likeliest token, so that no step has to renormalise.
   const weights = new Float64Array(logits.length);
@@ -112,9 +112,9 @@ function argmax(logits: Float32Array): number {
   return best;
 }
 
-/** @throws GraftError 'numeric' for a logit that is NaN or infinite */
+/** @throws GraftError 'numeric' for a logit that is NaN or +∞; −∞ is a token that cannot be chosen */
 export function requireFiniteLogit(value: number, id: number): void {
-  if (Number.isFinite(value)) return;
+  if (value < Infinity) return;
   const what = Number.isNaN(value) ? 'NaN' : 'infinite';
   throw new GraftError('numeric', `the logit of token ${id} is ${what}`, { hint: 'Check the weights and the adapter' });
 }
