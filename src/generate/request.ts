@@ -7,6 +7,8 @@ export interface GenerationRequest extends SamplingOptions {
   readonly promptIds: readonly number[];
   /** Name of the adapter; absent: the base alone. */
   readonly adapter?: string | undefined;
+  /** LoRA adapters whose weighted sum the row uses, in the place of `adapter`. */
+  readonly mixture?: readonly WeightedAdapter[] | undefined;
   /** The row's task, among several that share the adapter. Default: the adapter's own. */
   readonly taskNumber?: number | undefined;
   /** Tokens to generate at most. */
@@ -25,6 +27,12 @@ export interface GenerationRequest extends SamplingOptions {
   readonly priorityKey?: string | undefined;
   /** A grammar that the answer follows, as XGrammar's EBNF. */
   readonly grammar?: string | undefined;
+}
+
+/** One of several adapters whose weighted sum is used. */
+export interface WeightedAdapter {
+  readonly name: string;
+  readonly weight: number;
 }
 
 /** The log-probability of a token, in nats, and those of the likeliest ones in its place, before temperature and penalties. */
