@@ -153,16 +153,7 @@ const engineGroups: Groups = {
     'wilson',
   ],
   Generation: [
-    ...[
-      'generateText',
-      'TextOptions',
-      'TextResult',
-      'generate',
-      'GenerateOptions',
-      'GenerateSummary',
-      'EndReason',
-      'scoreChoices',
-    ],
+    ...['generateText', 'TextOptions', 'TextResult', 'generate', 'GenerateOptions', 'GenerateSummary', 'scoreChoices'],
     ...['ChatTemplate', 'RenderOptions'],
   ],
   Rows: ['readRecords', 'RawRecord', 'Row'],
