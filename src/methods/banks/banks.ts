@@ -52,8 +52,8 @@ export class Banks implements AdapterBanks, Disposable {
   /** Bytes of the tensors of an adapter here; of a mixture, those that its members do not have. */
   bytesOf(adapter: number): number {
     const { owned, adapter: attached } = this.#residents.get(adapter)!;
-    const tensors = new Set([...owned, ...(attached ? parametersOf(attached) : [])]);
-    return [...tensors].reduce((sum, tensor) => sum + (tensor.disposed ? 0 : tensor.nbytes), 0);
+    const tensors = [...owned, ...(attached ? parametersOf(attached) : [])];
+    return tensors.reduce((sum, tensor) => sum + (tensor.disposed ? 0 : tensor.nbytes), 0);
   }
 
   /**

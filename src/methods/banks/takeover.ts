@@ -59,11 +59,12 @@ export function takeOver(adapter: AttachedAdapter, factors: FactorType): HeldAda
   });
 }
 
-/** Every tensor of the adapter that is trained, the task's head included. */
-export const parametersOf = ({ parts, head }: AttachedAdapter): Tensor[] => [
-  ...parts.flatMap((part) => [...part.parameters.values()]),
-  ...head.values(),
-];
+/** Every tensor of the adapter that was trained, the task's head and adapters within it included; each once. */
+export const parametersOf = ({ parts, head }: AttachedAdapter): readonly Tensor[] => {
+  const nested = parts.flatMap((part) => [...(part.nested?.values() ?? [])]);
+  const all = [...parts, ...nested].flatMap(({ parameters }) => [...parameters.values()]);
+  return [...new Set([...all, ...head.values()])];
+};
 
 /** Replaces encoders by what they compute. */
 function runEncoders(parts: AttachedAdapter['parts']): void {

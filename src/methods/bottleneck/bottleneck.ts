@@ -29,8 +29,13 @@ export interface Bottlenecks {
   readonly invertible: Pick<Port, 'afterEmbedding' | 'afterFinalNorm'>;
 }
 
-/** Returns new bottlenecks for a model. @throws GraftError 'usage' for a config that the model does not support */
-export function makeBottlenecks(model: Model, fields: BottleneckConfig, seed: number): Bottlenecks {
+/** Returns new bottlenecks for a model. @param loading saved values follow @throws GraftError 'usage' for a config that the model does not support */
+export function makeBottlenecks(
+  model: Model,
+  fields: BottleneckConfig,
+  seed: number,
+  loading = false,
+): Bottlenecks {
   const config = completeBottleneck(fields);
   if (model.sites.normAfter && !config.original_ln_after) {
     throw new GraftError('usage', 'original_ln_after: false needs a model that normalises the input of its sublayers', {
@@ -38,7 +43,7 @@ export function makeBottlenecks(model: Model, fields: BottleneckConfig, seed: nu
       hint: 'This model normalises the sum after them (post-norm): leave the field out',
     });
   }
-  using init = new ParameterInit(config.init_weights_seed ?? seed);
+  using init = new ParameterInit(config.init_weights_seed ?? seed, loading);
   const inverse = fields.inverse_before_head && model.task.name === 'causal-lm';
   return init.allOrNone(() => initBottlenecks(model, config, inverse, init));
 }
@@ -96,8 +101,8 @@ export const bottleneck: Method<BottleneckConfig> = {
   adapterHub: true,
   config: bottleneckConfig,
 
-  attach(model, config, seed): Adapter {
-    const bottlenecks = makeBottlenecks(model, config, seed);
+  attach(model, config, seed, context): Adapter {
+    const bottlenecks = makeBottlenecks(model, config, seed, context?.loading);
     const { parameters } = bottlenecks;
     const deltaAt = (sublayer: SublayerOutput, place: BottleneckPlace) => {
       const layer = bottlenecks.at(sublayer.layer, place);
