@@ -1,12 +1,17 @@
-export type {
-  EndReason,
-  GenerationDelta,
-  GenerationEnd,
-  GenerationRequest,
-  TokenFilter,
-  TokenLogprob,
+export type { AnswerListener } from './answer.ts';
+export { Batcher, type BatcherOptions } from './batcher.ts';
+export { checkRequest, requireLanguageModel } from './lone.ts';
+export {
+  type AdapterOfRequest,
+  bankKey,
+  type EndReason,
+  type GenerationDelta,
+  type GenerationEnd,
+  type GenerationRequest,
+  type TokenFilter,
+  type TokenLogprob,
 } from './request.ts';
 export { type SamplingOptions, sample } from './sampling.ts';
 export { scoreChoices } from './score.ts';
 export { generateText, type TextOptions, type TextResult } from './text.ts';
-export { type GenerateOptions, type GenerateSummary, generate, requireLanguageModel } from './tokens.ts';
+export { type GenerateOptions, type GenerateSummary, generate } from './tokens.ts';

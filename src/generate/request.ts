@@ -23,7 +23,7 @@ export interface GenerationRequest extends SamplingOptions {
   readonly deadlineMs?: number | undefined;
   /** Whose share of the machine it takes: keys take turns. Default: the adapter's name. */
   readonly priorityKey?: string | undefined;
-  /** A JSON schema that the answer follows. */
+  /** A grammar that the answer follows, as XGrammar's EBNF. */
   readonly grammar?: string | undefined;
 }
 
@@ -66,19 +66,35 @@ export interface GenerationEnd {
   readonly timings: {
     /** Milliseconds from submission until the first pass. */
     readonly queued: number;
-    /** Milliseconds from submission until the first token was sampled; 0 where there is none. */
+    /** Milliseconds from submission until the first token, or end token, was sampled; 0 where there is none. */
     readonly firstToken: number;
     /** Milliseconds from submission until the end. */
     readonly total: number;
   };
 }
 
-/** Forbids tokens that would break a grammar. Each request has its own. */
-export interface TokenFilter {
-  /** Sets the logits [V] of forbidden tokens to −∞. */
-  apply(logits: Float32Array): void;
+/** Which tokens an answer may go on with, such as those of a grammar. Each answer has its own, and disposes it at its end. */
+export interface TokenFilter extends Disposable {
+  /** One bit for each token: whether it may come next. Token i is bit i & 31 of number i >> 5. */
+  allowed(): Int32Array;
   /** Takes the token that was sampled. */
   accept(id: number): void;
-  /** Whether the text is complete: nothing may follow but an end token. */
-  readonly finished: boolean;
+  /** Whether the answer is complete. */
+  readonly ended: boolean;
+}
+
+/** Sequences of this batch key have their adapters in the model's banks, or none: they share passes. */
+export const bankKey = 'banks';
+
+/** What a batch knows of the adapter that a request names. */
+export interface AdapterOfRequest {
+  /** Its number; 0: the base alone. */
+  readonly number: number;
+  /** `bankKey`, or a key of its own for an adapter that no bank holds. */
+  readonly batchKey: string;
+  /** What decides keys and values besides the ids: base, the adapter's content, task. */
+  readonly contentKey: string;
+  /** Virtual tokens that it puts in front of a row. */
+  readonly virtual: number;
+  readonly taskNumber?: number | undefined;
 }

@@ -40,13 +40,12 @@ export interface ServingStats {
   readonly tokens: Readonly<Record<string, { readonly prompt: number; readonly generated: number }>>;
 }
 
-/** Replaces an adapter of the same name, also while requests use it: these end with the one that they began with. */
 export interface AddAdapterOptions {
+  /** Replaces an adapter of the same name, also while requests use it: these end with the one that they began with. Default: false. */
   readonly replace?: boolean | undefined;
+  /** Loads it now, so that one that does not fit is refused; else it is loaded for its first request. Default: true. */
+  readonly load?: boolean | undefined;
 }
-
-/** `data.reason` of the 'state' error that a full queue gives. */
-export const queueFull = 'queue-full';
 
 /** A model that answers many requests at once; `close` ends it. */
 export interface Serving extends AsyncDisposable {

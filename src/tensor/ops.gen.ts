@@ -114,6 +114,7 @@ const names = [
   'aten::amin',
   'aten::argmax',
   'aten::max',
+  'aten::max.dim',
   'aten::logsumexp',
   'aten::softmax.int',
   'aten::log_softmax.int',
@@ -712,264 +713,269 @@ export function max(self: Tensor): Tensor {
   return new Tensor(dispatcher.call(104, self.id) as number);
 }
 
+/** aten::max.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices) */
+export function maxDim(self: Tensor, dim: number, keepdim: boolean = false): [Tensor, Tensor] {
+  return (dispatcher.call(105, self.id, dim, keepdim) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
+}
+
 /** aten::logsumexp(Tensor self, int[1] dim, bool keepdim=False) -> Tensor */
 export function logsumexp(self: Tensor, dim: readonly number[], keepdim: boolean = false): Tensor {
-  return new Tensor(dispatcher.call(105, self.id, dim, keepdim) as number);
+  return new Tensor(dispatcher.call(106, self.id, dim, keepdim) as number);
 }
 
 /** aten::softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor */
 export function softmax(self: Tensor, dim: number, dtype: DType | null = null): Tensor {
-  return new Tensor(dispatcher.call(106, self.id, dim, dtype == null ? null : dtypes[dtype].code) as number);
+  return new Tensor(dispatcher.call(107, self.id, dim, dtype == null ? null : dtypes[dtype].code) as number);
 }
 
 /** aten::log_softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor */
 export function logSoftmax(self: Tensor, dim: number, dtype: DType | null = null): Tensor {
-  return new Tensor(dispatcher.call(107, self.id, dim, dtype == null ? null : dtypes[dtype].code) as number);
+  return new Tensor(dispatcher.call(108, self.id, dim, dtype == null ? null : dtypes[dtype].code) as number);
 }
 
 /** aten::linalg_vector_norm(Tensor self, Scalar ord=2, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor */
 export function vectorNorm(self: Tensor, ord: number | boolean = 2, dim: readonly number[] | null = null, keepdim: boolean = false, options: { dtype?: DType | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(108, self.id, ord, dim, keepdim, options.dtype == null ? null : dtypes[options.dtype].code) as number);
+  return new Tensor(dispatcher.call(109, self.id, ord, dim, keepdim, options.dtype == null ? null : dtypes[options.dtype].code) as number);
 }
 
 /** aten::isfinite(Tensor self) -> Tensor */
 export function isfinite(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(109, self.id) as number);
+  return new Tensor(dispatcher.call(110, self.id) as number);
 }
 
 /** aten::all(Tensor self) -> Tensor */
 export function all(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(110, self.id) as number);
+  return new Tensor(dispatcher.call(111, self.id) as number);
 }
 
 /** aten::equal(Tensor self, Tensor other) -> bool */
 export function equal(self: Tensor, other: Tensor): boolean {
-  return dispatcher.call(111, self.id, other.id) as boolean;
+  return dispatcher.call(112, self.id, other.id) as boolean;
 }
 
 /** aten::allclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> bool */
 export function allclose(self: Tensor, other: Tensor, rtol: number = 1.0000000000000001e-05, atol: number = 1e-08, equalNan: boolean = false): boolean {
-  return dispatcher.call(112, self.id, other.id, rtol, atol, equalNan) as boolean;
+  return dispatcher.call(113, self.id, other.id, rtol, atol, equalNan) as boolean;
 }
 
 /** aten::bucketize.Tensor(Tensor self, Tensor boundaries, *, bool out_int32=False, bool right=False) -> Tensor */
 export function bucketize(self: Tensor, boundaries: Tensor, options: { outInt32?: boolean; right?: boolean } = {}): Tensor {
-  return new Tensor(dispatcher.call(113, self.id, boundaries.id, (options.outInt32 ?? false), (options.right ?? false)) as number);
+  return new Tensor(dispatcher.call(114, self.id, boundaries.id, (options.outInt32 ?? false), (options.right ?? false)) as number);
 }
 
 /** aten::topk(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices) */
 export function topk(self: Tensor, k: number, dim: number = -1, largest: boolean = true, sorted: boolean = true): [Tensor, Tensor] {
-  return (dispatcher.call(114, self.id, k, dim, largest, sorted) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
+  return (dispatcher.call(115, self.id, k, dim, largest, sorted) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
 }
 
 /** aten::sort(Tensor self, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices) */
 export function sort(self: Tensor, dim: number = -1, descending: boolean = false): [Tensor, Tensor] {
-  return (dispatcher.call(115, self.id, dim, descending) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
+  return (dispatcher.call(116, self.id, dim, descending) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
 }
 
 /** aten::cumsum(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor */
 export function cumsum(self: Tensor, dim: number, options: { dtype?: DType | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(116, self.id, dim, options.dtype == null ? null : dtypes[options.dtype].code) as number);
+  return new Tensor(dispatcher.call(117, self.id, dim, options.dtype == null ? null : dtypes[options.dtype].code) as number);
 }
 
 /** aten::multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, Generator? generator=None) -> Tensor */
 export function multinomial(self: Tensor, numSamples: number, replacement: boolean = false, options: { generator?: Generator | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(117, self.id, numSamples, replacement, options.generator?.id) as number);
+  return new Tensor(dispatcher.call(118, self.id, numSamples, replacement, options.generator?.id) as number);
 }
 
 /** aten::linalg_svd(Tensor A, bool full_matrices=True, *, str? driver=None) -> (Tensor U, Tensor S, Tensor Vh) */
 export function linalgSvd(A: Tensor, fullMatrices: boolean = true, options: { driver?: string | null } = {}): [Tensor, Tensor, Tensor] {
-  return (dispatcher.call(118, A.id, fullMatrices, options.driver) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
+  return (dispatcher.call(119, A.id, fullMatrices, options.driver) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
 }
 
 /** aten::linalg_qr(Tensor A, str mode="reduced") -> (Tensor Q, Tensor R) */
 export function linalgQr(A: Tensor, mode: string = 'reduced'): [Tensor, Tensor] {
-  return (dispatcher.call(119, A.id, mode) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
+  return (dispatcher.call(120, A.id, mode) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
 }
 
 /** aten::mm(Tensor self, Tensor mat2) -> Tensor */
 export function mm(self: Tensor, mat2: Tensor): Tensor {
-  return new Tensor(dispatcher.call(120, self.id, mat2.id) as number);
+  return new Tensor(dispatcher.call(121, self.id, mat2.id) as number);
 }
 
 /** aten::matmul(Tensor self, Tensor other) -> Tensor */
 export function matmul(self: Tensor, other: Tensor): Tensor {
-  return new Tensor(dispatcher.call(121, self.id, other.id) as number);
+  return new Tensor(dispatcher.call(122, self.id, other.id) as number);
 }
 
 /** aten::bmm(Tensor self, Tensor mat2) -> Tensor */
 export function bmm(self: Tensor, mat2: Tensor): Tensor {
-  return new Tensor(dispatcher.call(122, self.id, mat2.id) as number);
+  return new Tensor(dispatcher.call(123, self.id, mat2.id) as number);
 }
 
 /** aten::linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor */
 export function linear(input: Tensor, weight: Tensor, bias: Tensor | null = null): Tensor {
-  return new Tensor(dispatcher.call(123, input.id, weight.id, bias?.id) as number);
+  return new Tensor(dispatcher.call(124, input.id, weight.id, bias?.id) as number);
 }
 
 /** aten::embedding(Tensor weight, Tensor indices, SymInt padding_idx=-1, bool scale_grad_by_freq=False, bool sparse=False) -> Tensor */
 export function embedding(weight: Tensor, indices: Tensor, paddingIdx: number = -1, scaleGradByFreq: boolean = false, sparse: boolean = false): Tensor {
-  return new Tensor(dispatcher.call(124, weight.id, indices.id, paddingIdx, scaleGradByFreq, sparse) as number);
+  return new Tensor(dispatcher.call(125, weight.id, indices.id, paddingIdx, scaleGradByFreq, sparse) as number);
 }
 
 /** aten::lstm.input(Tensor input, Tensor[] hx, Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first) -> (Tensor, Tensor, Tensor) */
 export function lstm(input: Tensor, hx: readonly Tensor[], params: readonly Tensor[], hasBiases: boolean, numLayers: number, dropout: number, train: boolean, bidirectional: boolean, batchFirst: boolean): [Tensor, Tensor, Tensor] {
-  return (dispatcher.call(125, input.id, hx.map(idOf), params.map(idOf), hasBiases, numLayers, dropout, train, bidirectional, batchFirst) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
+  return (dispatcher.call(126, input.id, hx.map(idOf), params.map(idOf), hasBiases, numLayers, dropout, train, bidirectional, batchFirst) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
 }
 
 /** aten::layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1.0000000000000001e-05, bool cudnn_enable=True) -> Tensor */
 export function layerNorm(input: Tensor, normalizedShape: readonly number[], weight: Tensor | null = null, bias: Tensor | null = null, eps: number = 1.0000000000000001e-05, cudnnEnable: boolean = true): Tensor {
-  return new Tensor(dispatcher.call(126, input.id, normalizedShape, weight?.id, bias?.id, eps, cudnnEnable) as number);
+  return new Tensor(dispatcher.call(127, input.id, normalizedShape, weight?.id, bias?.id, eps, cudnnEnable) as number);
 }
 
 /** aten::scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0., bool is_causal=False, *, float? scale=None, bool enable_gqa=False) -> Tensor */
 export function scaledDotProductAttention(query: Tensor, key: Tensor, value: Tensor, attnMask: Tensor | null = null, dropoutP: number = 0., isCausal: boolean = false, options: { scale?: number | null; enableGqa?: boolean } = {}): Tensor {
-  return new Tensor(dispatcher.call(127, query.id, key.id, value.id, attnMask?.id, dropoutP, isCausal, options.scale, (options.enableGqa ?? false)) as number);
+  return new Tensor(dispatcher.call(128, query.id, key.id, value.id, attnMask?.id, dropoutP, isCausal, options.scale, (options.enableGqa ?? false)) as number);
 }
 
 /** _c10d_functional::all_reduce_(Tensor(a!) input, str reduce_op, str group_name) -> Tensor(a!) */
 export function allReduce_(input: Tensor, reduceOp: string, groupName: string): Tensor {
-  dispatcher.call(128, input.id, reduceOp, groupName);
+  dispatcher.call(129, input.id, reduceOp, groupName);
   return input;
 }
 
 /** _c10d_functional::reduce_scatter_tensor(Tensor input, str reduce_op, int group_size, str group_name) -> Tensor */
 export function reduceScatter(input: Tensor, reduceOp: string, groupSize: number, groupName: string): Tensor {
-  return new Tensor(dispatcher.call(129, input.id, reduceOp, groupSize, groupName) as number);
+  return new Tensor(dispatcher.call(130, input.id, reduceOp, groupSize, groupName) as number);
 }
 
 /** _c10d_functional::all_gather_into_tensor(Tensor input, int group_size, str group_name) -> Tensor */
 export function allGather(input: Tensor, groupSize: number, groupName: string): Tensor {
-  return new Tensor(dispatcher.call(130, input.id, groupSize, groupName) as number);
+  return new Tensor(dispatcher.call(131, input.id, groupSize, groupName) as number);
 }
 
 /** _c10d_functional::broadcast_(Tensor(a!) input, int src, str group_name) -> Tensor(a!) */
 export function broadcast_(input: Tensor, src: number, groupName: string): Tensor {
-  dispatcher.call(131, input.id, src, groupName);
+  dispatcher.call(132, input.id, src, groupName);
   return input;
 }
 
 /** _c10d_functional::all_to_all_single(Tensor input, SymInt[] output_split_sizes, SymInt[] input_split_sizes, str group_name) -> Tensor */
 export function allToAll(input: Tensor, outputSplitSizes: readonly number[], inputSplitSizes: readonly number[], groupName: string): Tensor {
-  return new Tensor(dispatcher.call(132, input.id, outputSplitSizes, inputSplitSizes, groupName) as number);
+  return new Tensor(dispatcher.call(133, input.id, outputSplitSizes, inputSplitSizes, groupName) as number);
 }
 
 /** graft::rms_norm(Tensor x, Tensor weight, float eps) -> Tensor */
 export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
-  return new Tensor(dispatcher.call(133, x.id, weight.id, eps) as number);
+  return new Tensor(dispatcher.call(134, x.id, weight.id, eps) as number);
 }
 
 /** graft::add_rms_norm(Tensor x, Tensor delta, Tensor weight, float eps) -> (Tensor sum, Tensor normed) */
 export function addRmsNorm(x: Tensor, delta: Tensor, weight: Tensor, eps: number): [Tensor, Tensor] {
-  return (dispatcher.call(134, x.id, delta.id, weight.id, eps) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
+  return (dispatcher.call(135, x.id, delta.id, weight.id, eps) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
 }
 
 /** graft::rope(Tensor x, Tensor cos, Tensor sin) -> Tensor */
 export function rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
-  return new Tensor(dispatcher.call(135, x.id, cos.id, sin.id) as number);
+  return new Tensor(dispatcher.call(136, x.id, cos.id, sin.id) as number);
 }
 
 /** graft::glu(Tensor gate, Tensor up, str act) -> Tensor */
 export function glu(gate: Tensor, up: Tensor, act: string): Tensor {
-  return new Tensor(dispatcher.call(136, gate.id, up.id, act) as number);
+  return new Tensor(dispatcher.call(137, gate.id, up.id, act) as number);
 }
 
 /** graft::attention(Tensor q, Tensor k, Tensor v, int[] q_starts, int[] k_starts, int[] k_ends, float scale, bool causal=True, int window=0, Tensor? pages=None, int page_size=0) -> Tensor */
 export function attention(q: Tensor, k: Tensor, v: Tensor, qStarts: readonly number[], kStarts: readonly number[], kEnds: readonly number[], scale: number, causal: boolean = true, window: number = 0, pages: Tensor | null = null, pageSize: number = 0): Tensor {
-  return new Tensor(dispatcher.call(137, q.id, k.id, v.id, qStarts, kStarts, kEnds, scale, causal, window, pages?.id, pageSize) as number);
+  return new Tensor(dispatcher.call(138, q.id, k.id, v.id, qStarts, kStarts, kEnds, scale, causal, window, pages?.id, pageSize) as number);
 }
 
 /** graft::block_linear(Tensor x, Tensor weight, int format, Tensor? bias=None) -> Tensor */
 export function blockLinear(x: Tensor, weight: Tensor, format: number, bias: Tensor | null = null): Tensor {
-  return new Tensor(dispatcher.call(138, x.id, weight.id, format, bias?.id) as number);
+  return new Tensor(dispatcher.call(139, x.id, weight.id, format, bias?.id) as number);
 }
 
 /** graft::block_embedding(Tensor weight, int format, Tensor ids) -> Tensor */
 export function blockEmbedding(weight: Tensor, format: number, ids: Tensor): Tensor {
-  return new Tensor(dispatcher.call(139, weight.id, format, ids.id) as number);
+  return new Tensor(dispatcher.call(140, weight.id, format, ids.id) as number);
 }
 
 /** graft::dequantize(Tensor weight, int format) -> Tensor */
 export function dequantize(weight: Tensor, format: number): Tensor {
-  return new Tensor(dispatcher.call(140, weight.id, format) as number);
+  return new Tensor(dispatcher.call(141, weight.id, format) as number);
 }
 
 /** graft::quantize(Tensor weight, int format) -> Tensor */
 export function quantize(weight: Tensor, format: number): Tensor {
-  return new Tensor(dispatcher.call(141, weight.id, format) as number);
+  return new Tensor(dispatcher.call(142, weight.id, format) as number);
 }
 
 /** graft::fake_quantize_blocks(Tensor weight, int format) -> Tensor */
 export function fakeQuantizeBlocks(weight: Tensor, format: number): Tensor {
-  return new Tensor(dispatcher.call(142, weight.id, format) as number);
+  return new Tensor(dispatcher.call(143, weight.id, format) as number);
 }
 
 /** graft::fake_quantize_integers(Tensor x, int bits, int group, bool symmetric) -> Tensor */
 export function fakeQuantizeIntegers(x: Tensor, bits: number, group: number, symmetric: boolean): Tensor {
-  return new Tensor(dispatcher.call(143, x.id, bits, group, symmetric) as number);
+  return new Tensor(dispatcher.call(144, x.id, bits, group, symmetric) as number);
 }
 
 /** graft::fake_quantize_learned(Tensor weight, Tensor scale, int bits) -> Tensor */
 export function fakeQuantizeLearned(weight: Tensor, scale: Tensor, bits: number): Tensor {
-  return new Tensor(dispatcher.call(144, weight.id, scale.id, bits) as number);
+  return new Tensor(dispatcher.call(145, weight.id, scale.id, bits) as number);
 }
 
 /** graft::quantize_integers(Tensor weight, int bits, int group, bool symmetric, Tensor? given=None) -> (Tensor codes, Tensor scales, Tensor zero_points) */
 export function quantizeIntegers(weight: Tensor, bits: number, group: number, symmetric: boolean, given: Tensor | null = null): [Tensor, Tensor, Tensor] {
-  return (dispatcher.call(145, weight.id, bits, group, symmetric, given?.id) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
+  return (dispatcher.call(146, weight.id, bits, group, symmetric, given?.id) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
 }
 
 /** graft::pack_integers(Tensor codes, Tensor scales, Tensor zero_points, int bits) -> Tensor */
 export function packIntegers(codes: Tensor, scales: Tensor, zeroPoints: Tensor, bits: number): Tensor {
-  return new Tensor(dispatcher.call(146, codes.id, scales.id, zeroPoints.id, bits) as number);
+  return new Tensor(dispatcher.call(147, codes.id, scales.id, zeroPoints.id, bits) as number);
 }
 
 /** graft::lora_weight(Tensor weight, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraWeight(weight: Tensor, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(147, weight.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(148, weight.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::lora_linear(Tensor x, Tensor? x_dropped, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraLinear(x: Tensor, xDropped: Tensor | null, weight: Tensor, format: number, bias: Tensor | null, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(148, x.id, xDropped?.id, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(149, x.id, xDropped?.id, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::lora_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraGatedLinear(gate: Tensor, up: Tensor, act: string, weight: Tensor, format: number, bias: Tensor | null, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(149, gate.id, up.id, act, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(150, gate.id, up.id, act, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::add_low_rank_runs_(Tensor(a!) y, Tensor x, int[] starts, int[] ends, Tensor[] a, Tensor[] b, float[] scalings) -> () */
 export function addLowRankRuns_(y: Tensor, x: Tensor, starts: readonly number[], ends: readonly number[], a: readonly Tensor[], b: readonly Tensor[], scalings: readonly number[]): void {
-  dispatcher.call(150, y.id, x.id, starts, ends, a.map(idOf), b.map(idOf), scalings);
+  dispatcher.call(151, y.id, x.id, starts, ends, a.map(idOf), b.map(idOf), scalings);
 }
 
 /** graft::scale_runs_(Tensor(a!) y, int[] starts, int[] ends, Tensor[] gains) -> () */
 export function scaleRuns_(y: Tensor, starts: readonly number[], ends: readonly number[], gains: readonly Tensor[]): void {
-  dispatcher.call(151, y.id, starts, ends, gains.map(idOf));
+  dispatcher.call(152, y.id, starts, ends, gains.map(idOf));
 }
 
 /** graft::rounded_linear(Tensor x, Tensor weight, Tensor? a, Tensor? b, float scaling, Tensor? bias, int format, int group, bool symmetric, Tensor? scales) -> Tensor */
 export function roundedLinear(x: Tensor, weight: Tensor, a: Tensor | null, b: Tensor | null, scaling: number, bias: Tensor | null, format: number, group: number, symmetric: boolean, scales: Tensor | null): Tensor {
-  return new Tensor(dispatcher.call(152, x.id, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
+  return new Tensor(dispatcher.call(153, x.id, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
 }
 
 /** graft::rounded_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, Tensor? a, Tensor? b, float scaling, Tensor? bias, int format, int group, bool symmetric, Tensor? scales) -> Tensor */
 export function roundedGatedLinear(gate: Tensor, up: Tensor, act: string, weight: Tensor, a: Tensor | null, b: Tensor | null, scaling: number, bias: Tensor | null, format: number, group: number, symmetric: boolean, scales: Tensor | null): Tensor {
-  return new Tensor(dispatcher.call(153, gate.id, up.id, act, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
+  return new Tensor(dispatcher.call(154, gate.id, up.id, act, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
 }
 
 /** graft::linear_cross_entropy(Tensor h, Tensor weight, int format, Tensor targets) -> Tensor */
 export function linearCrossEntropy(h: Tensor, weight: Tensor, format: number, targets: Tensor): Tensor {
-  return new Tensor(dispatcher.call(154, h.id, weight.id, format, targets.id) as number);
+  return new Tensor(dispatcher.call(155, h.id, weight.id, format, targets.id) as number);
 }
 
 /** graft::adamw_8bit_(Tensor(a!)[] parameters, Tensor[] grads, Tensor(b!)[] means, Tensor(c!)[] mean_ranges, Tensor(d!)[] squares, Tensor(e!)[] square_ranges, Tensor[] steps, Tensor signed_codes, Tensor unsigned_codes, *, float lr, float beta1, float beta2, float weight_decay, float eps) -> () */
 export function adamw_8bit_(parameters: readonly Tensor[], grads: readonly Tensor[], means: readonly Tensor[], meanRanges: readonly Tensor[], squares: readonly Tensor[], squareRanges: readonly Tensor[], steps: readonly Tensor[], signedCodes: Tensor, unsignedCodes: Tensor, options: { lr: number; beta1: number; beta2: number; weightDecay: number; eps: number }): void {
-  dispatcher.call(155, parameters.map(idOf), grads.map(idOf), means.map(idOf), meanRanges.map(idOf), squares.map(idOf), squareRanges.map(idOf), steps.map(idOf), signedCodes.id, unsignedCodes.id, options.lr, options.beta1, options.beta2, options.weightDecay, options.eps);
+  dispatcher.call(156, parameters.map(idOf), grads.map(idOf), means.map(idOf), meanRanges.map(idOf), squares.map(idOf), squareRanges.map(idOf), steps.map(idOf), signedCodes.id, unsignedCodes.id, options.lr, options.beta1, options.beta2, options.weightDecay, options.eps);
 }
 
 /** graft::set_reduced_products(bool forward, bool backward) -> () */
 export function setReducedProducts(forward: boolean, backward: boolean): void {
-  dispatcher.call(156, forward, backward);
+  dispatcher.call(157, forward, backward);
 }
