@@ -50,6 +50,8 @@ export function takeOver(adapter: AttachedAdapter, factors: FactorType): HeldAda
       const held = { linear: entries, tables, norms, ports: placement.ports, owned };
       for (const tensor of parametersOf(adapter)) tensor.requiresGrad = false;
       freeFactors(placement, held);
+      // What only training needs.
+      for (const { state } of parts) for (const tensor of state?.values() ?? []) tensor.dispose();
       return held;
     } catch (cause) {
       for (const tensor of owned) tensor.dispose();

@@ -30,12 +30,7 @@ export interface Bottlenecks {
 }
 
 /** Returns new bottlenecks for a model. @param loading saved values follow @throws GraftError 'usage' for a config that the model does not support */
-export function makeBottlenecks(
-  model: Model,
-  fields: BottleneckConfig,
-  seed: number,
-  loading = false,
-): Bottlenecks {
+export function makeBottlenecks(model: Model, fields: BottleneckConfig, seed: number, loading = false): Bottlenecks {
   const config = completeBottleneck(fields);
   if (model.sites.normAfter && !config.original_ln_after) {
     throw new GraftError('usage', 'original_ln_after: false needs a model that normalises the input of its sublayers', {
