@@ -12,6 +12,10 @@ import type {
 import { RowSampler, type Sampled } from './row-sampler.ts';
 import { Sequence } from './sequence.ts';
 
+/** The name that a request's tokens are counted under: of its adapter, of the adapters of its mixture, or '' for the base. */
+export const nameOf = ({ adapter = '', mixture }: GenerationRequest): string =>
+  mixture ? mixture.map(({ name }) => name).join('+') : adapter;
+
 /** Who is told of an answer. */
 export interface AnswerListener {
   delta(delta: GenerationDelta): void;
@@ -64,7 +68,7 @@ export class Answer {
       batchKey: adapter.batchKey,
       contentKey: adapter.contentKey,
       virtual: adapter.virtual,
-      shareKey: request.priorityKey ?? request.adapter ?? '',
+      shareKey: request.priorityKey ?? nameOf(request),
       maxNewTokens,
       eosIds: new Set(this.#text?.endTokens(eosIds) ?? eosIds),
       deadline: request.deadlineMs === undefined ? undefined : now + request.deadlineMs,

@@ -1,4 +1,4 @@
-export type { AnswerListener } from './answer.ts';
+export { type AnswerListener, nameOf } from './answer.ts';
 export { Batcher, type BatcherOptions } from './batcher.ts';
 export { checkRequest, requireLanguageModel } from './lone.ts';
 export {
@@ -10,6 +10,7 @@ export {
   type GenerationRequest,
   type TokenFilter,
   type TokenLogprob,
+  type WeightedAdapter,
 } from './request.ts';
 export { type SamplingOptions, sample } from './sampling.ts';
 export { scoreChoices } from './score.ts';

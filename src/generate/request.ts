@@ -7,6 +7,8 @@ export interface GenerationRequest extends SamplingOptions {
   readonly promptIds: readonly number[];
   /** Name of the adapter; absent: the base alone. */
   readonly adapter?: string | undefined;
+  /** LoRA adapters whose weighted sum the row uses, in the place of `adapter`. */
+  readonly mixture?: readonly WeightedAdapter[] | undefined;
   /** The row's task, among several that share the adapter. Default: the adapter's own. */
   readonly taskNumber?: number | undefined;
   /** Tokens to generate at most. */
@@ -27,9 +29,19 @@ export interface GenerationRequest extends SamplingOptions {
   readonly grammar?: string | undefined;
 }
 
+/** One of several adapters whose weighted sum is used. */
+export interface WeightedAdapter {
+  /** Its name. */
+  readonly name: string;
+  /** Its factor. */
+  readonly weight: number;
+}
+
 /** The log-probability of a token, in nats, and those of the likeliest ones in its place, before temperature and penalties. */
 export interface TokenLogprob {
+  /** The token. */
   readonly id: number;
+  /** In nats. */
   readonly logprob: number;
   /** Likeliest first. */
   readonly top: readonly { readonly id: number; readonly logprob: number }[];
@@ -39,6 +51,7 @@ export interface TokenLogprob {
 export interface GenerationDelta {
   /** Complete characters that are no part of a stop string; may be empty. */
   readonly text: string;
+  /** Their ids. */
   readonly ids: readonly number[];
   /** One for each id, where the request asks for them. */
   readonly logprobs?: readonly TokenLogprob[];
@@ -49,11 +62,13 @@ export type EndReason = 'eos' | 'length' | 'stop' | 'interrupted' | 'deadline';
 
 /** A whole answer. */
 export interface GenerationEnd {
+  /** Why it ended. */
   readonly reason: EndReason;
   /** The text, without a stop string. */
   readonly text: string;
   /** The tokens, those of a stop string included, an end token not. */
   readonly ids: readonly number[];
+  /** One for each id, where the request asks for them. */
   readonly logprobs?: readonly TokenLogprob[];
   /** Tokens of the prompt. */
   readonly promptTokens: number;
@@ -63,6 +78,7 @@ export interface GenerationEnd {
   readonly newTokens: number;
   /** The stop string that was found. */
   readonly stopString?: string;
+  /** When what happened. */
   readonly timings: {
     /** Milliseconds from submission until the first pass. */
     readonly queued: number;

@@ -6,6 +6,7 @@ import {
   type GenerationDelta,
   type GenerationEnd,
   type GenerationRequest,
+  nameOf,
   requireLanguageModel,
   type TokenFilter,
 } from '../generate/index.ts';
@@ -36,7 +37,7 @@ export class ServedModel {
     requireLanguageModel(model.task.name);
     this.#resident = resident;
     this.#maxQueue = maxQueue;
-    this.adapters = new ServedAdapters(() => resident.use(), options.adapterMemory ?? freeMemory() / 8);
+    this.adapters = new ServedAdapters(resident, options.adapterMemory ?? freeMemory() / 8);
     const running = Math.min(maxRunning, maxBatchTokens);
     const most = running * KvPool.blocksFor(model.contextLength);
     const blocks = Math.min(most, Math.floor((options.kvMemory ?? freeMemory() / 4) / KvPool.blockBytes(model)));
@@ -65,7 +66,7 @@ export class ServedModel {
   async submit(request: GenerationRequest, context: JobContext<GenerationDelta>): Promise<GenerationEnd> {
     if (this.#isClosing) throw new GraftError('state', 'serving ends', { data: { reason: 'closing' } });
     const filter = request.grammar === undefined ? undefined : await this.#filterOf(request.grammar);
-    const adapter = await this.adapters.acquire(request.adapter, request.taskNumber);
+    const adapter = await this.adapters.acquire(request);
     try {
       return await new Promise<GenerationEnd>((resolve, reject) => {
         const begin = () => {
@@ -90,7 +91,7 @@ export class ServedModel {
         inTurn(begin).catch(reject);
       });
     } finally {
-      this.adapters.release(adapter.number);
+      adapter.release();
     }
   }
 
@@ -124,9 +125,10 @@ export class ServedModel {
     });
   }
 
-  #count({ adapter = '' }: GenerationRequest, { promptTokens, newTokens }: GenerationEnd): void {
-    const tokens = this.#tokens.get(adapter) ?? { prompt: 0, generated: 0 };
-    this.#tokens.set(adapter, tokens);
+  #count(request: GenerationRequest, { promptTokens, newTokens }: GenerationEnd): void {
+    const name = nameOf(request);
+    const tokens = this.#tokens.get(name) ?? { prompt: 0, generated: 0 };
+    this.#tokens.set(name, tokens);
     tokens.prompt += promptTokens;
     tokens.generated += newTokens;
   }
