@@ -17,12 +17,14 @@ export { forwardPass } from './forward-pass.ts';
 export { fused } from './fused.ts';
 export type {
   AttentionRows,
+  BottleneckRun,
   GateActivation,
   Kernels,
   LowRankRun,
   LowRankUpdate,
   Rounding,
   RowRange,
+  RunActivation,
   ScaledRun,
 } from './kernels.ts';
 export type { KeyValueSource, Prefix } from './key-values.ts';

@@ -8,7 +8,14 @@
 import { GraftError } from '../../base/index.ts';
 import type { Model, Port, SublayerOutput } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
-import { type Adapter, type Method, ParameterInit, portAdapter } from '../shared/index.ts';
+import {
+  type Adapter,
+  type Method,
+  ParameterInit,
+  type PlainBottleneck,
+  portAdapter,
+  type Sublayer,
+} from '../shared/index.ts';
 import { sharedPhm } from './compacter.ts';
 import { type BottleneckConfig, bottleneckConfig, completeBottleneck, innerWidth } from './config.ts';
 import { niceCoupling } from './invertible.ts';
@@ -91,6 +98,22 @@ export const bottleneckPort = (
   ...invertible,
 });
 
+const sublayers = { mh_adapter: 'afterAttention', output_adapter: 'afterMlp' } as const;
+
+/** Returns all bottlenecks as numbers; undefined where one of them is more than that. */
+function plainBottlenecks({ layers, sites }: Model, bottlenecks: Bottlenecks) {
+  const plain = new Map<`${number}.${Sublayer}`, PlainBottleneck>();
+  for (let layer = 0; layer < layers; layer++) {
+    for (const place of bottleneckPlaces) {
+      const bottleneck = bottlenecks.at(layer, place);
+      const numbers = bottleneck?.plain(sites.normAfter ?? false);
+      if (bottleneck && !numbers) return undefined;
+      if (numbers) plain.set(`${layer}.${sublayers[place]}`, numbers);
+    }
+  }
+  return plain;
+}
+
 export const bottleneck: Method<BottleneckConfig> = {
   name: 'bottleneck',
   adapterHub: true,
@@ -113,7 +136,11 @@ export const bottleneck: Method<BottleneckConfig> = {
         missing.length > 0 ? [`leave_out names layers ${missing.join(', ')}, and the model has ${model.layers}`] : [],
       savedConfig: () => bottlenecks.config,
     };
-    return portAdapter(model, bottleneckPort(deltaAt, bottlenecks.invertible), fields, () => {
+    const port = {
+      ...bottleneckPort(deltaAt, bottlenecks.invertible),
+      bottlenecks: () => plainBottlenecks(model, bottlenecks),
+    };
+    return portAdapter(model, port, fields, () => {
       for (const tensor of parameters.values()) tensor.dispose();
     });
   },

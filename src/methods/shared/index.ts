@@ -13,7 +13,7 @@ export type {
   Written,
 } from './method.ts';
 export { identity, ParameterInit, trainable } from './parameter-init.ts';
-export type { Placement, RowUpdate } from './placement.ts';
+export type { PlacedPort, Placement, PlainBottleneck, RowUpdate, Sublayer } from './placement.ts';
 export { portAdapter } from './port-adapter.ts';
 export { readSaved } from './saved-adapter.ts';
 export { saveModules } from './saved-modules.ts';
