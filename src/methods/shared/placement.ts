@@ -4,23 +4,6 @@ import type { Tensor } from '../../tensor/index.ts';
 import type { TrainedCopies } from './copies.ts';
 import type { Fold } from './folds.ts';
 
-/**
- * The change of a linear layer's output for the rows that use one adapter, as numbers: y ← gain ⊙ (y + Σ scaling·B A x) + shift,
- * where x is the layer's input and y what the base, or the update below, made of it.
- */
-export interface RowUpdate {
-  /** [in]: multiplies what the base, and every update below, reads. */
-  readonly inputGain?: Tensor;
-  /** A [R, in] and B [out, R] each. */
-  readonly lowRank?: readonly { readonly a: Tensor; readonly b: Tensor; readonly scaling: number }[];
-  /** [out] */
-  readonly gain?: Tensor;
-  /** [out] */
-  readonly shift?: Tensor;
-  /** What numbers cannot say, done last: returns y [n, out] changed, for x [n, in]. */
-  after?(y: Tensor, x: Tensor): Tensor;
-}
-
 /** A bottleneck as numbers: δ ← δ + scaling·(W_up f(W_down x + b_down) + b_up), where δ is what a sublayer adds to the stream. */
 export interface PlainBottleneck {
   /** x: δ itself, the stream before it, their sum, or the norm of that. */
