@@ -188,12 +188,8 @@ test('a row may use a weighted sum of LoRA adapters, which shares their tensors'
   const weights = [0.3, -1.7];
   /** The same adapter with its update multiplied: α decides its size. */
   const weighted = dirs.map((dir, i) => {
-    const copy = `${dir} weighted`;
-    cpSync(dir, copy, { recursive: true });
-    const file = join(copy, 'adapter_config.json');
-    const config = JSON.parse(readFileSync(file, 'utf8'));
-    writeFileSync(file, JSON.stringify({ ...config, lora_alpha: Math.abs(weights[i]!) * config.lora_alpha }));
-    return copy;
+    const { lora_alpha: alpha } = JSON.parse(readFileSync(join(dir, 'adapter_config.json'), 'utf8'));
+    return withFields(dir, { lora_alpha: Math.abs(weights[i]!) * alpha });
   });
   using model = load();
   using banks = new Banks(model);
@@ -257,6 +253,41 @@ test('what cannot be mixed or numbered is refused', () => {
     () => noGrad(() => headed.lossSum(headed.hidden(tokens), tokens.ids)),
     /rows whose adapters share a batch have no loss/,
   );
+});
+
+/** The same adapter with other fields in its config. */
+function withFields(dir: string, fields: object): string {
+  const copy = `${dir} ${JSON.stringify(fields).replaceAll(/\W+/g, ' ')}`;
+  cpSync(dir, copy, { recursive: true });
+  const file = join(copy, 'adapter_config.json');
+  writeFileSync(file, JSON.stringify({ ...JSON.parse(readFileSync(file, 'utf8')), ...fields }));
+  return copy;
+}
+
+test('what changes the base is held where its update says so too, and else served alone', () => {
+  const dir = lora('changes the base', 15, { r: 8 });
+  let held = 0;
+  // PEFT's own files of PiSSA and OLoRA are for a base without the initial update.
+  for (const init of ['pissa', 'olora']) {
+    const ofPeft = withFields(dir, { init_lora_weights: init });
+    using model = load();
+    using banks = new Banks(model);
+    const plain = mixed(model);
+    assert.equal(loadResident(model, banks, ofPeft, 1).alone, undefined);
+    using reference = load();
+    using _ = loadAdapter(reference, ofPeft);
+    assert.ok(relativeError(mixed(model, [1, 1, 1]), mixed(reference)) <= 1e-5, init);
+    assert.ok(relativeError(mixed(reference), plain) > 1e-2);
+    assert.deepEqual(mixed(model), plain, 'the base is as it was');
+    held++;
+  }
+  assert.equal(held, 2);
+  using quantized = loadModel(wideDir, { quantize: 'nf4' });
+  using banks = new Banks(quantized);
+  const loftq = { init_lora_weights: 'loftq', loftq_config: { loftq_iter: 3 } };
+  const { alone, remove } = loadResident(quantized, banks, withFields(dir, loftq), 1);
+  assert.match(alone!.reason, /^it changes the base's weight of 'model\.layers\.0\.self_attn\.q_proj'$/);
+  remove();
 });
 
 test('an adapter that no bank can hold stays on the model, switched off, and says why', () => {
