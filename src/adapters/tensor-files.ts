@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openSafetensors, openTorch, type TensorToWrite, type WeightSource } from '../io/index.ts';
 import { readTensor } from '../models/index.ts';
-import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { isBlockFormat } from '../quant/index.ts';
+import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 
 /** At most so many tensors that do not fit are listed in a message. */
 const maxListed = 16;
@@ -67,10 +68,26 @@ export function fillTensors(
       { place, data: { problems } },
     );
   }
+  const largest = [...parameters.keys()].reduce((most, name) => Math.max(most, source.entries.get(name)!.bytes), 0);
+  const buffer = new Uint8Array(largest);
   noGrad(() => {
     for (const [name, parameter] of parameters) {
       using _ = scope();
-      ops.copy_(parameter, readTensor(source, name));
+      ops.copy_(parameter, storedTensor(source, name, buffer));
     }
   });
+}
+
+/**
+ * Returns a tensor of the file as it is stored, read through a buffer that many share: JavaScript frees late what it sees, and adapters
+ * come and go while others are served.
+ */
+function storedTensor(source: WeightSource, name: string, buffer: Uint8Array): Tensor {
+  const { format, shape, bytes } = source.entries.get(name)!;
+  if (isBlockFormat(format)) return readTensor(source, name);
+  const stored = Tensor.empty(shape, format);
+  const read = buffer.subarray(0, bytes);
+  source.read(name, read);
+  stored.setBytes(read);
+  return stored;
 }

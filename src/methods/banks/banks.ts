@@ -41,7 +41,7 @@ export class Banks implements AdapterBanks, Disposable {
 
   constructor(model: Model) {
     this.#model = model;
-    this.#portBank = new PortBank(model.ports);
+    this.#portBank = new PortBank(model);
     this.#removePort = model.ports.add(this.#portBank);
   }
 
@@ -52,8 +52,8 @@ export class Banks implements AdapterBanks, Disposable {
   /** Bytes of the tensors of an adapter here; of a mixture, those that its members do not have. */
   bytesOf(adapter: number): number {
     const { owned, adapter: attached } = this.#residents.get(adapter)!;
-    const tensors = new Set([...owned, ...(attached ? parametersOf(attached) : [])]);
-    return [...tensors].reduce((sum, tensor) => sum + (tensor.disposed ? 0 : tensor.nbytes), 0);
+    const tensors = [...owned, ...(attached ? parametersOf(attached) : [])];
+    return tensors.reduce((sum, tensor) => sum + (tensor.disposed ? 0 : tensor.nbytes), 0);
   }
 
   /**
@@ -87,7 +87,7 @@ export class Banks implements AdapterBanks, Disposable {
       }
     });
     for (const member of members) member.mixtures++;
-    const nothing = { tables: new Map(), norms: new Map(), ports: [] };
+    const nothing = { tables: new Map(), norms: new Map(), ports: [], bottlenecks: new Map() };
     this.#place(number, { ...nothing, linear, owned, members, mixtures: 0, removed: false });
   }
 
@@ -118,7 +118,8 @@ export class Banks implements AdapterBanks, Disposable {
     for (const [path, entry] of resident.linear) bankAt(root, path, LinearBank, linearBank).set(number, entry);
     for (const [path, entry] of resident.tables) bankAt(root, path, TableBank, tableBank).set(number, entry);
     for (const [path, entry] of resident.norms) bankAt(root, path, NormBank, normBank).set(number, entry);
-    if (resident.ports.length > 0) this.#portBank.set(number, resident.ports);
+    const { ports: own, bottlenecks } = resident;
+    if (own.length > 0) this.#portBank.set(number, own, bottlenecks);
     this.#residents.set(number, resident);
   }
 

@@ -2,9 +2,9 @@
 import { Embedding, LayerNorm, Linear, type LinearLayer, type Module, RmsNorm } from '../../nn/index.ts';
 import { detachFromScopes, noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
 import type { AttachedAdapter } from '../compose.ts';
-import { LinearWrapper, type Placement, type RowUpdate, TableWrapper } from '../shared/index.ts';
+import { LinearWrapper, type PlacedPort, type Placement, type RowUpdate, TableWrapper } from '../shared/index.ts';
 import type { LinearEntry } from './linear-bank.ts';
-import type { AdapterPorts } from './port-bank.ts';
+import type { AdapterPorts, HeldBottleneck } from './port-bank.ts';
 import type { TableEntry } from './table-bank.ts';
 
 /** The number formats in which factors of low rank are held: that of the file, where it is one of these. */
@@ -16,6 +16,8 @@ export interface HeldAdapter {
   readonly tables: ReadonlyMap<string, TableEntry>;
   readonly norms: ReadonlyMap<string, LayerNorm | RmsNorm>;
   readonly ports: AdapterPorts;
+  /** By block and place. */
+  readonly bottlenecks: ReadonlyMap<string, HeldBottleneck>;
   /** Tensors that were made for it. */
   readonly owned: readonly Tensor[];
 }
@@ -47,9 +49,11 @@ export function takeOver(adapter: AttachedAdapter, factors: FactorType): HeldAda
       const { linear, tables, norms } = draft(placement, own);
       const entries = new Map([...linear].map(([path, layer]) => [path, finished(path, layer, factors, own)]));
       placement.withdraw();
-      const held = { linear: entries, tables, norms, ports: placement.ports, owned };
       for (const tensor of parametersOf(adapter)) tensor.requiresGrad = false;
+      const held = { linear: entries, tables, norms, ...finishedPorts(placement.ports, factors, own), owned };
       freeFactors(placement, held);
+      // What only training needs.
+      for (const { state } of parts) for (const tensor of state?.values() ?? []) tensor.dispose();
       return held;
     } catch (cause) {
       for (const tensor of owned) tensor.dispose();
@@ -59,11 +63,12 @@ export function takeOver(adapter: AttachedAdapter, factors: FactorType): HeldAda
   });
 }
 
-/** Every tensor of the adapter that is trained, the task's head included. */
-export const parametersOf = ({ parts, head }: AttachedAdapter): Tensor[] => [
-  ...parts.flatMap((part) => [...part.parameters.values()]),
-  ...head.values(),
-];
+/** Every tensor of the adapter that was trained, the task's head and adapters within it included; each once. */
+export const parametersOf = ({ parts, head }: AttachedAdapter): readonly Tensor[] => {
+  const nested = parts.flatMap((part) => [...(part.nested?.values() ?? [])]);
+  const all = [...parts, ...nested].flatMap(({ parameters }) => [...parameters.values()]);
+  return [...new Set([...all, ...head.values()])];
+};
 
 /** Replaces encoders by what they compute. */
 function runEncoders(parts: AttachedAdapter['parts']): void {
@@ -155,6 +160,26 @@ const inFactorType = (factor: Tensor, type: FactorType): Tensor => {
   const rows = ops.contiguous(ops.detach(factor));
   return type === 'float32' ? rows : ops.toCopy(rows, { dtype: type });
 };
+
+/** Takes the bottlenecks out of the ports of an adapter that has one stack of them, where they can be said as numbers. */
+function finishedPorts(ports: readonly PlacedPort[], factors: FactorType, own: (tensor: Tensor) => Tensor) {
+  const bottlenecks = new Map<string, HeldBottleneck>();
+  const [port, another] = ports.filter(({ afterAttention, afterMlp }) => afterAttention ?? afterMlp);
+  const plain = another ? undefined : port?.bottlenecks?.();
+  if (!port || !plain) return { ports, bottlenecks };
+  for (const [key, { input, down, up, f, scaling }] of plain) {
+    bottlenecks.set(key, {
+      ...{ input, f, scaling },
+      a: own(inFactorType(down[0], factors)),
+      aBias: own(ops.detach(down[1])),
+      b: own(inFactorType(ops.t(up[0]), factors)),
+      bBias: own(ops.detach(up[1])),
+    });
+  }
+  for (const { down, up } of plain.values()) for (const tensor of [...down, ...up]) tensor.dispose();
+  const { afterAttention: _, afterMlp: __, ...rest } = port;
+  return { ports: ports.map((each) => (each === port ? rest : each)), bottlenecks };
+}
 
 /** Frees the adapter's own tensors that linear layers had, where what is held does not compute with them. */
 function freeFactors({ wrappers }: Placement, { linear }: HeldAdapter): void {
