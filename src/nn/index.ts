@@ -18,6 +18,7 @@ export { fused } from './fused.ts';
 export type {
   AttentionRows,
   BottleneckRun,
+  FrozenWeight,
   GateActivation,
   Kernels,
   LowRankRun,
@@ -29,7 +30,7 @@ export type {
 } from './kernels.ts';
 export type { KeyValueSource, Prefix } from './key-values.ts';
 export { type CachedRows, type KeyValues, KvPool, type KvShape } from './kv-pool.ts';
-export { Embedding, LayerNorm, Linear, type LinearLayer, PatchProjection, RmsNorm } from './layers.ts';
+export { Embedding, forwardAll, LayerNorm, Linear, type LinearLayer, PatchProjection, RmsNorm } from './layers.ts';
 export { crossEntropyOfLogits } from './losses.ts';
 export { type Model, outputOf } from './model.ts';
 export { layerNorm, type ModelWeights, rmsNorm } from './model-weights.ts';
