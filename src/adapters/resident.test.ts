@@ -12,7 +12,7 @@ import { attachMethods, Banks, type MethodChoice } from '../methods/index.ts';
 import { loadModel, readTensor } from '../models/index.ts';
 import { type Model, namedModules, outputOf, packTokens } from '../nn/index.ts';
 import { type DType, Generator, noGrad, ops, scope } from '../tensor/index.ts';
-import { loadAdapter, loadResident, saveAdapter } from './index.ts';
+import { loadAdapter, loadingResident, loadResident, saveAdapter } from './index.ts';
 
 const folder = temporary();
 process.on('exit', () => folder[Symbol.dispose]());
@@ -168,6 +168,50 @@ test('adding and removing touches nothing of the others, and leaves the model as
   assert.equal(native.memory().handles, live, 'live handles');
 });
 
+test('passes of others may run while an adapter is loaded, and loading may be given up', () => {
+  const dirs = {
+    dora: lora('in steps', 16, { use_dora: true, bias: 'all', modules_to_save: ['norm'] }),
+    stack: saved('stack in steps', [
+      { type: 'lora', r: 4, target_modules: 'all-linear' },
+      { type: 'lora', r: 2, target_modules: 'all-linear', use_dora: true },
+      { type: 'prefix', num_virtual_tokens: 3 },
+      { type: 'bottleneck' },
+    ]),
+    pissa: withFields(lora('changes in steps', 17), { init_lora_weights: 'pissa' }),
+  };
+  const { native } = currentEngine();
+  let passes = 0;
+  for (const [name, dir] of Object.entries(dirs)) {
+    using model = load();
+    using banks = new Banks(model);
+    loadResident(model, banks, lora('beside', 18), 1);
+    const plain = mixed(model);
+    const wanted = mixed(model, [1, 0, 1]);
+    const live = native.memory().handles;
+    const steps = () => loadingResident(model, banks, dir, 2);
+    let count = 0;
+    for (const _ of steps()) {
+      assert.deepEqual(mixed(model, [1, 0, 1]), wanted, `${name}, step ${count}`);
+      count++;
+    }
+    assert.ok(banks.holds(2));
+    const complete = mixed(model, [1, 2, 1]);
+    banks.remove(2);
+    assert.equal(native.memory().handles, live, `live handles after ${name}`);
+    for (let last = 1; last < count; last += 5) {
+      let step = 0;
+      for (const _ of steps()) if (++step === last) break;
+      assert.equal(banks.holds(2), false);
+      assert.equal(native.memory().handles, live, `live handles after ${last} steps of ${name}`);
+      assert.deepEqual(mixed(model), plain, `given up after ${last} steps of ${name}`);
+    }
+    loadResident(model, banks, dir, 2);
+    assert.deepEqual(mixed(model, [1, 2, 1]), complete);
+    passes += count;
+  }
+  assert.equal(passes, 154);
+});
+
 test('the hundredth adapter allocates and keeps what the first does', () => {
   const dir = lora('often', 9);
   const { native } = currentEngine();
@@ -179,8 +223,10 @@ test('the hundredth adapter allocates and keeps what the first does', () => {
     const after = native.allocated();
     return { handles: native.memory().handles - handles, bytes: after.now - now };
   });
-  assert.deepEqual(costs[99], costs[1]);
-  assert.deepEqual(costs[99], costs[0]);
+  const [first, last] = [costs[0]!, costs[99]!];
+  assert.equal(last.handles, first.handles);
+  // A few bytes of what JavaScript sees are freed when it likes.
+  assert.ok(Math.abs(last.bytes - first.bytes) < 1024, `${last.bytes} and ${first.bytes} bytes`);
 });
 
 test('a row may use a weighted sum of LoRA adapters, which shares their tensors', () => {

@@ -1,7 +1,7 @@
 /** Files of adapter tensors: opening them, copying them into parameters, and writing parameters. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { GraftError } from '../base/index.ts';
+import { GraftError, type Steps } from '../base/index.ts';
 import { openSafetensors, openTorch, type TensorToWrite, type WeightSource } from '../io/index.ts';
 import { readTensor } from '../models/index.ts';
 import { isBlockFormat } from '../quant/index.ts';
@@ -36,19 +36,19 @@ export const tensorToWrite = ([name, tensor]: readonly [string, Tensor]): Tensor
 });
 
 /**
- * Copies the tensors of a file into parameters.
+ * Copies the tensors of a file into parameters, one in each step.
  * @param parameters by their names in the file
  * @param ignored names in the file that need no parameter
  * @param shown a name as messages show it
  * @throws GraftError 'mismatch' listing every tensor that is missing, of another shape, or without a parameter
  */
-export function fillTensors(
+export function* fillTensors(
   source: WeightSource,
   parameters: ReadonlyMap<string, Tensor>,
   place: string,
   ignored: (name: string) => boolean = () => false,
   shown: (name: string) => string = (name) => name,
-): void {
+): Steps<void> {
   const problems: string[] = [];
   for (const [name, { shape }] of parameters) {
     const entry = source.entries.get(name);
@@ -70,12 +70,13 @@ export function fillTensors(
   }
   const largest = [...parameters.keys()].reduce((most, name) => Math.max(most, source.entries.get(name)!.bytes), 0);
   const buffer = new Uint8Array(largest);
-  noGrad(() => {
-    for (const [name, parameter] of parameters) {
+  for (const [name, parameter] of parameters) {
+    noGrad(() => {
       using _ = scope();
       ops.copy_(parameter, storedTensor(source, name, buffer));
-    }
-  });
+    });
+    yield;
+  }
 }
 
 /**
