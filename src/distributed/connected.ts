@@ -48,8 +48,18 @@ export class ConnectedGroup implements JoinedGroup {
   }
 
   gather(tensor: Tensor): Tensor {
+    return this.#gather(tensor).finish();
+  }
+
+  beginGather(tensor: Tensor): () => Tensor {
+    const { result, finish } = this.#gather(tensor);
+    detachFromScopes(result);
+    return finish;
+  }
+
+  #gather(tensor: Tensor) {
     const bytes = (this.size - 1) * tensor.nbytes;
-    return this.#collective(() => ops.allGather(tensor, this.size, this.#name), bytes, bytes);
+    return this.#begin(() => ops.allGather(tensor, this.size, this.#name), bytes, bytes);
   }
 
   scatter(tensor: Tensor): Tensor {

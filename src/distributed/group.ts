@@ -28,6 +28,8 @@ export interface Group {
   sum(tensor: Tensor): void;
   /** Returns the tensors [d, …] of all processes one after the other: [size · d, …]. */
   gather(tensor: Tensor): Tensor;
+  /** Begins a `gather`, which goes on while this process computes. @returns what waits for its end; what came lives until it is disposed */
+  beginGather(tensor: Tensor): () => Tensor;
   /** Adds up the tensors [size · d, …] of all processes, and returns this one's share of the sum, [d, …]. */
   scatter(tensor: Tensor): Tensor;
   /**
@@ -68,6 +70,7 @@ export const oneProcess: Group = {
   localSize: 1,
   sum() {},
   gather: (tensor) => tensor,
+  beginGather: (tensor) => () => tensor,
   scatter: (tensor) => tensor,
   exchange: (tensor) => tensor,
   beginExchange: (tensor) => () => tensor,

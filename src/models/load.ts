@@ -27,12 +27,16 @@ export const loadModel = (path: string, options: LoadOptions = {}): Model => loa
  */
 export function loadModels(path: string, heads: readonly HeadOptions[], options: LoadOptions = {}): Model[] {
   const { source, config, family, stored } = openModel(path);
-  using _ = source;
-  if (!options.shapesOnly)
+  const { later, shapesOnly } = options;
+  using files = new DisposableStack();
+  if (!later) files.use(source);
+  if (!shapesOnly && !later)
     requireMemory(path, { stored, family }, options.quantize ?? 'none', { dtype: options.dtype });
   return noGrad(() => {
     const labels = heads.find((head) => head.labels)?.labels;
-    using reader = options.shapesOnly ? new ShapesReader(source) : new WeightReader(source);
+    const reader = later
+      ? later.readerOf(source)
+      : files.use(shapesOnly ? new ShapesReader(source) : new WeightReader(source));
     const weights = new LoadedWeights(path, reader, stored, family.prefixes, { ...options, ...(labels && { labels }) });
     try {
       const tasks = heads.map((head) => taskOf(family, config, head));

@@ -8,6 +8,7 @@ export {
   postNormBlock,
   preNormBlock,
   selfAttention,
+  useGates,
   useGradientCheckpointing,
 } from './blocks.ts';
 export { composite } from './composite.ts';
@@ -21,6 +22,7 @@ export { crossEntropyOfLogits } from './losses.ts';
 export { type Model, outputOf } from './model.ts';
 export { layerNorm, type ModelWeights, rmsNorm } from './model-weights.ts';
 export {
+  heldTensors,
   Module,
   moduleAt,
   namedModules,

@@ -4,8 +4,7 @@
  * here with those that are frozen, as they are held.
  */
 import { GraftError } from '../base/index.ts';
-import { dealt } from '../distributed/index.ts';
-import { bucketSize, buckets } from './buckets.ts';
+import { bucketSize, buckets, dealt } from '../distributed/index.ts';
 
 export const stages = [0, 1, 2, 3] as const;
 /** A stage of ZeRO. */

@@ -1,11 +1,10 @@
 /**
- * Gradients that leave a process while its backward pass runs (ZeRO stage 2): in buckets, each sent to the processes that update its
+ * Gradients that leave a process while its backward pass runs (ZeRO stages 2 and 3): in buckets, each sent to the processes that update its
  * parameters as soon as all of its gradients are complete, and freed.
  */
 import { GraftError } from '../base/index.ts';
-import type { Group } from '../distributed/index.ts';
+import { buckets, byOwner, concatenated, type Group, parts, size } from '../distributed/index.ts';
 import { detachFromScopes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
-import { buckets, byOwner, concatenated, parts, size } from './buckets.ts';
 
 /** Parameters whose gradients are sent together. */
 interface Bucket {
@@ -25,6 +24,8 @@ export class GradientsToOwners {
   readonly #owners: ReadonlyMap<Tensor, number>;
   /** Of the step that runs. The same on all processes, which send them in this order. */
   #buckets: readonly Bucket[] | undefined;
+  /** As well, of parameters that were sent together at a place of the pass that all processes come to. */
+  readonly #atPlaces = new Map<readonly Tensor[], readonly Bucket[]>();
   /** Parameters that had a gradient in this step. */
   readonly #present = new Set<Tensor>();
   /** Those of which no process had a gradient in some step, such as the heads of other tasks: sent last, so that nothing waits for them. */
@@ -69,9 +70,21 @@ export class GradientsToOwners {
     while (next < all.length) sendNext();
   }
 
+  /**
+   * Sends the gradients of some parameters of which no more comes in this pass, zeros where this process has none. Every process has to
+   * call it with the same parameters, in the same order, instead of `during`.
+   */
+  send(parameters: readonly Tensor[]): void {
+    const all =
+      this.#atPlaces.get(parameters) ?? this.#bucketsOf(parameters.filter(({ requiresGrad }) => requiresGrad));
+    this.#atPlaces.set(parameters, all);
+    for (const bucket of all) this.#send(bucket);
+  }
+
   /** Gives the parameters of this process the sums of the step. @returns the parameters of which any process had a gradient */
   finish(): readonly Tensor[] {
-    const all = (this.#buckets ?? []).flatMap(({ parameters }) => parameters);
+    const sent = [this.#buckets ?? [], ...this.#atPlaces.values()].flat();
+    const all = sent.flatMap(({ parameters }) => parameters);
     return noGrad(() => {
       using _ = scope();
       this.#receive();
@@ -80,12 +93,13 @@ export class GradientsToOwners {
       const counts = processes.data();
       const shared = new Set(all.filter((_, i) => Number(counts[i]) > 0));
       for (const parameter of all) if (!shared.has(parameter)) this.#oftenAbsent.add(parameter);
-      for (const { own, sum } of this.#buckets ?? []) {
+      for (const { own, sum } of sent) {
         if (!sum) continue;
         for (const [i, part] of parts(sum, own).entries()) if (shared.has(own[i]!)) own[i]!.grad = part;
         sum.dispose();
       }
       this.#buckets = undefined;
+      this.#atPlaces.clear();
       this.#present.clear();
       return [...shared];
     });
@@ -97,7 +111,11 @@ export class GradientsToOwners {
     const { true: last = [], false: first = [] } = Object.groupBy(trained, (parameter) =>
       this.#oftenAbsent.has(parameter) ? 'true' : 'false',
     );
-    return [first, last].flatMap(buckets).map((bucket) => {
+    return [first, last].flatMap((some) => this.#bucketsOf(some));
+  }
+
+  #bucketsOf(parameters: readonly Tensor[]): readonly Bucket[] {
+    return buckets(parameters).map((bucket) => {
       const groups = byOwner(this.#group, bucket, this.#owners);
       return { parameters: groups.flat(), own: groups[this.#group.rank]!, sends: groups.map(size) };
     });

@@ -10,9 +10,9 @@ import { activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
 import { activationBytes, microTokensFor } from './budget.ts';
 import { bufferBytesOf } from './cluster-plan.ts';
+import { ownersOf } from './owners.ts';
 import type { Plan } from './plan.ts';
 import type { Recipe } from './recipe.ts';
-import { ownersOf } from './sharding.ts';
 import type { TaskModels } from './task-models.ts';
 
 /** What a run takes in memory at most, in MiB. */

@@ -2,9 +2,9 @@
 import { GraftError, nearest } from '../base/index.ts';
 import { type MethodChoice, methods } from '../methods/index.ts';
 import { heldBytes } from '../models/index.ts';
-import { headsOf, type Model, Module, namedModules } from '../nn/index.ts';
+import { headsOf, heldTensors } from '../nn/index.ts';
 import { isInBackward, optimizers } from '../optim/index.ts';
-import { dtypes, Tensor } from '../tensor/index.ts';
+import { dtypes } from '../tensor/index.ts';
 import { optimizerFor } from './attach.ts';
 import { activationBytes, bytesPerToken } from './budget.ts';
 import type { PlannedModel, PlannedUnit } from './cluster-plan.ts';
@@ -52,7 +52,7 @@ export function plannedFromSketch(recipe: Recipe, sketch: TaskModels): PlannedMo
   const seen = new Set<number>();
   let ofBase = 0;
   const prefix = host.sites.block.split('*')[0]!;
-  for (const [path, tensor] of heldTensors(host)) {
+  for (const [path, tensor] of heldTensors(host.root)) {
     if (seen.has(tensor.id)) continue;
     seen.add(tensor.id);
     const unit = units.at(path.startsWith(prefix) ? Number.parseInt(path.slice(prefix.length), 10) : undefined);
@@ -69,10 +69,10 @@ export function plannedFromSketch(recipe: Recipe, sketch: TaskModels): PlannedMo
   const numbers = [...trained.values()].reduce((sum, { numel }) => sum + numel, 0);
   // Embeddings are looked up, unless the output layer has the same table.
   const tables = new Set(
-    [...heldTensors(host)].filter(([path]) => path === host.sites.embeddings).map(([, { id }]) => id),
+    [...heldTensors(host.root)].filter(([path]) => path === host.sites.embeddings).map(([, { id }]) => id),
   );
   const heads = headsOf(host.sites);
-  const isTied = [...heldTensors(host)].some(([path, { id }]) => heads.includes(path) && tables.has(id));
+  const isTied = [...heldTensors(host.root)].some(([path, { id }]) => heads.includes(path) && tables.has(id));
   const lookedUp = isTied ? 0 : host.vocabSize * host.width;
   return {
     name: recipe.model,
@@ -85,17 +85,6 @@ export function plannedFromSketch(recipe: Recipe, sketch: TaskModels): PlannedMo
     activationBytes: (tokens, rows, replays) =>
       Math.max(...[...checkpointed.values()].map(({ on, off }) => (replays ? on : off).peak(tokens, rows))),
   };
-}
-
-/** All tensors of a model, with those inside of wrappers, by the path of their module. */
-function* heldTensors({ root }: Model): Generator<[path: string, tensor: Tensor]> {
-  for (const [path, outer] of namedModules(root)) {
-    let module: unknown = outer;
-    while (module instanceof Module) {
-      for (const value of Object.values(module)) if (value instanceof Tensor) yield [path, value];
-      module = 'base_layer' in module ? module.base_layer : undefined;
-    }
-  }
 }
 
 /** Fields of LoRA that change no size, or that are read here. */

@@ -4,7 +4,7 @@ import type { Packed, Row } from '../data/index.ts';
 import { type Group, joinGroup, type RankPlacement } from '../distributed/index.ts';
 import { currentEngine, useThreads } from '../engine/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
-import { useGradientCheckpointing, usePrecision } from '../nn/index.ts';
+import { useGates, useGradientCheckpointing, usePrecision } from '../nn/index.ts';
 import { type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { batchesOf } from '../tasks/index.ts';
 import { type ActiveLayers, activeLayers } from './active.ts';
@@ -18,7 +18,7 @@ import { FixedBlocks, fixedBlocksOf } from './fixed-blocks.ts';
 import { HeldOut } from './held-out.ts';
 import { identityOf, withRows } from './identity.ts';
 import { trainLoop } from './loop.ts';
-import { rankReports, requireSameRun, threadsOf, workForAll } from './ranks.ts';
+import { rankReports, requireSameRun, threadsOf, withCheckpointing, workForAll } from './ranks.ts';
 import type { Recipe } from './recipe.ts';
 import {
   finishedResult,
@@ -64,7 +64,8 @@ export async function runTraining(
   stopRequested: () => boolean = () => false,
 ): Promise<TrainResult> {
   const threads = useThreads(threadsOf(recipe.train.threads, placement ?? { size: 1, localSize: 1 }));
-  const job = { ...options, recipe: withBatchOf(recipe, placement?.size ?? 1) };
+  const processes = placement?.size ?? 1;
+  const job = { ...options, recipe: withCheckpointing(withBatchOf(recipe, processes), processes) };
   using group = joinGroup(placement);
   try {
     const result = await runInGroup(job, group, threads, listen, stopRequested);
@@ -107,6 +108,7 @@ async function runInGroup(
     microTokens: begun?.microTokens,
     processes: group.size,
     sharers: group.localSize,
+    sharedBy: train.zero.stage === 3 && group.size > 1 ? group : undefined,
     announce(memory) {
       if (!isFirst) return;
       tight = tightness(memory, recipe);
@@ -148,7 +150,8 @@ async function runInGroup(
       },
     );
   }
-  const sharding = shardingOf(group, parameters, stage, readsGradients);
+  const sharding = shardingOf(group, parameters, stage, readsGradients, taskRuns.gathered);
+  using _gates = sharding.gateOf && useGates(sharding.gateOf);
   using optimizer = optimizerFor(taskRuns, recipe, sharding.owned);
   const steps = { steps: from.end.steps, severalTasks: list.length > 1 };
   const layers = activeLayers({ model, adapter, parameters, optimizer, ...steps, seed: train.seed });
@@ -181,7 +184,7 @@ async function runInGroup(
     writeRecord(dir, begun);
     return { record: begun, earlier: [] };
   });
-  shareParameters(group, parameters);
+  shareParameters(group, sharding.everywhere);
   if (begun) restoreState(group, found?.checkpoint?.path, optimizer);
   currentEngine().native.trim();
 
@@ -246,7 +249,7 @@ function trainTo({
   const { steps } = from.end;
   const { train, eval: evaluation, run } = recipe;
   const [best, checkpoints] = [join(run.dir, 'best'), join(run.dir, 'checkpoints')];
-  const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier, group, fixedBlocks);
+  const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier, sharding, fixedBlocks);
   const evaluateEvery = evaluation.every ?? taskRuns.stepsPerEpoch;
   let state = from;
   const stoppedBefore = patienceIsOver(state, recipe);

@@ -1,6 +1,7 @@
 /** Tensors that travel together. */
-import type { Group } from '../distributed/index.ts';
+
 import { ops, Tensor } from '../tensor/index.ts';
+import type { Group } from './group.ts';
 
 /** Numbers that one collective moves: enough for the full speed of a network, few beside a model. */
 export const bucketSize = 4 << 20;
