@@ -2,7 +2,6 @@ import { GraftError } from '../base/index.ts';
 import { Embedding, fused, type Kernels, Linear, type ModelWeights, type TaskName } from '../nn/index.ts';
 import { formatOfQuantize, formats, type Quantize } from '../quant/index.ts';
 import { type DType, detachFromScopes, Generator, mixSeed, ops, scope, Tensor } from '../tensor/index.ts';
-import type { LaterWeights } from './later-weights.ts';
 import type { StoredWeight, WeightReader } from './weight-reader.ts';
 
 /** The head of a model to load. */
@@ -29,8 +28,6 @@ export interface LoadOptions extends HeadOptions {
   readonly seed?: number;
   /** No weight is read: the model has weights of the right shapes, all zeros in the memory of the largest. For planning. */
   readonly shapesOnly?: boolean;
-  /** No weight is read while the model is loaded: they are absent, and this reads them afterwards. */
-  readonly later?: LaterWeights;
   /** Is called with the number of weights that are loaded, and of all; it may throw to stop. */
   readonly progress?: (loaded: number, total: number) => void;
 }

@@ -2,8 +2,10 @@
 import { GraftError } from '../base/index.ts';
 import type { Group } from '../distributed/index.ts';
 import { processor } from '../engine/index.ts';
+import type { Stage } from './cluster-plan.ts';
 import { differences, type RunIdentity } from './identity.ts';
 import type { Recipe } from './recipe.ts';
+import { gatheredSharding, type Sharding, shardingOf } from './sharding.ts';
 import type { TaskRuns } from './task-runs.ts';
 
 /** What one process of a run used. */
@@ -60,6 +62,26 @@ export function requireSameRun(group: Group, identity: RunIdentity): void {
     hint: 'Give every process the same recipe, model and rows',
     data: { differences: differing },
   });
+}
+
+/**
+ * Divides what a run trains among its processes.
+ * @throws GraftError 'usage' where a method reads gradients that stage 2 leaves to one process
+ */
+export function shardingFor(group: Group, { adapter, parameters, gathered }: TaskRuns, stage: Stage): Sharding {
+  const { readsGradients = false } = adapter;
+  if (gathered) return gatheredSharding(group, parameters, gathered, readsGradients);
+  if (stage === 2 && readsGradients) {
+    throw new GraftError(
+      'usage',
+      'the method reads all gradients after each update, and stage 2 keeps a share of them',
+      {
+        place: 'train.zero.stage',
+        hint: 'Set it to 1',
+      },
+    );
+  }
+  return shardingOf(group, parameters, stage === 3 ? 0 : stage, readsGradients);
 }
 
 /**

@@ -59,8 +59,8 @@ export interface TrainInput {
   readonly max_grad_norm?: number | undefined;
   /** How a run of several processes is divided among them (`graft launch`). */
   readonly zero?: {
-  /** What each of several processes keeps a share of instead of the whole (ZeRO): 0 nothing; 1 the state of the optimizer; 2 and the gradients. The losses are the same. Default: 0. */
-  readonly stage?: 0 | 1 | 2 | undefined;
+  /** What each of several processes keeps a share of instead of the whole (ZeRO): 0 nothing; 1 the state of the optimizer; 2 and the gradients; 3 and the weights, frozen ones too, of which a block is gathered while it runs, with gradient_checkpointing. The losses are the same. Default: 0. */
+  readonly stage?: 0 | 1 | 2 | 3 | undefined;
 } | undefined;
   /** Processor threads; default: all cores. */
   readonly threads?: number | undefined;

@@ -19,6 +19,8 @@ export interface Sharding {
   readonly owned: ReadonlyMap<string, Tensor>;
   /** The parameters that every process keeps whole. */
   readonly everywhere: ReadonlyMap<string, Tensor>;
+  /** Whether some parameters are at their owners only (stage 3). */
+  readonly isBaseShared: boolean;
   /** What each block of the model runs in; undefined: its weights are here. */
   readonly gateOf?: (block: number) => Gate;
   /**
@@ -56,6 +58,7 @@ export const unsharded = (parameters: ReadonlyMap<string, Tensor>): Sharding => 
   group: oneProcess,
   owned: parameters,
   everywhere: parameters,
+  isBaseShared: false,
   during: (run) => run?.(),
   besides: (run) => run?.(),
   measuring: (run) => run?.(),
@@ -68,11 +71,25 @@ export const unsharded = (parameters: ReadonlyMap<string, Tensor>): Sharding => 
 
 /**
  * Divides parameters among processes.
- * @param stage 0: every process updates all; 1: each updates a share of them; 2: and keeps the gradients of that share only; 3: and the
- *   weights of the base
+ * @param stage 0: every process updates all; 1: each updates a share of them; 2: and keeps the gradients of that share only
  * @param wholeGradients whether something on every process reads the gradients after the update, such as AdaLoRA's importance. Not in stage 2
  */
-export function shardingOf(
+export const shardingOf = (
+  group: Group,
+  parameters: ReadonlyMap<string, Tensor>,
+  stage: 0 | 1 | 2,
+  wholeGradients: boolean,
+): Sharding => divided(group, parameters, stage, wholeGradients);
+
+/** As `shardingOf`, at stage 3: the weights of the model are shared out, and those that are trained are with the processes that update them. */
+export const gatheredSharding = (
+  group: Group,
+  parameters: ReadonlyMap<string, Tensor>,
+  gathered: GatheredParts,
+  wholeGradients: boolean,
+): Sharding => divided(group, parameters, 3, wholeGradients, gathered);
+
+function divided(
   group: Group,
   parameters: ReadonlyMap<string, Tensor>,
   stage: Stage,
@@ -95,6 +112,7 @@ export function shardingOf(
     group,
     owned,
     everywhere,
+    isBaseShared: ofBase.size > 0,
     ...(blocks
       ? {
           gateOf: (block: number) => blocks.gateOf(block),

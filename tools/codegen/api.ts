@@ -137,7 +137,9 @@ const engineGroups: Groups = {
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
     ...['activeLayers', 'ActiveLayers', 'ActiveLayersInput', 'ActiveParts'],
   ],
-  'Several processes': [...['joinGroup', 'Group', 'JoinedGroup', 'oneProcess', 'Traffic', 'shardingOf', 'Sharding']],
+  'Several processes': [
+    ...['joinGroup', 'Group', 'JoinedGroup', 'oneProcess', 'Traffic', 'shardingOf', 'Sharding', 'Gate'],
+  ],
   'Tasks and metrics': [
     'taskOf',
     'Task',
