@@ -42,6 +42,8 @@ export interface Group {
   beginExchange(tensor: Tensor, sends: readonly number[], receives: readonly number[]): () => Tensor;
   /** Replaces the tensor by that of process `from`, in place. */
   broadcast(tensor: Tensor, from?: number): void;
+  /** Begins a `broadcast`, which goes on while this process computes. @returns what waits for its end */
+  beginBroadcast(tensor: Tensor, from: number): () => void;
   /** Returns what every process gave, by name, in the order of the ranks. */
   agree<K extends string>(values: Readonly<Record<K, number>>): Readonly<Record<K, readonly number[]>>;
   /** Returns the plain data of every process, in the order of the ranks. */
@@ -75,6 +77,7 @@ export const oneProcess: Group = {
   exchange: (tensor) => tensor,
   beginExchange: (tensor) => () => tensor,
   broadcast() {},
+  beginBroadcast: () => () => {},
   agree: (values) =>
     Object.fromEntries(Object.entries<number>(values).map(([name, value]) => [name, [value]])) as never,
   collect: (value) => [value],

@@ -1,4 +1,4 @@
-export { bucketSize, buckets, byOwner, concatenated, parts, size } from './buckets.ts';
+export { bucketSize, buckets, byOwner, concatenated, gradientBucketSize, parts, size } from './buckets.ts';
 export { dealt } from './deal.ts';
 export { type Group, type JoinedGroup, oneProcess, type Traffic } from './group.ts';
 export { joinGroup } from './join.ts';

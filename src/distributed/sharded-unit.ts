@@ -2,7 +2,7 @@
  * Tensors that processes share out, and gather together while they are needed: those of a block of a model, or of all that is outside of
  * blocks (ZeRO stage 3, Rajbhandari et al. 2020, arXiv 1910.02054).
  */
-import { detachFromScopes, give, isAbsent, noGrad, ops, scope, type Tensor, takeAway } from '../tensor/index.ts';
+import { detachFromScopes, give, isAbsent, noGrad, ops, scope, Tensor, takeAway } from '../tensor/index.ts';
 import { concatenated, parts, size } from './buckets.ts';
 import type { Group } from './group.ts';
 
@@ -30,6 +30,14 @@ export const rowsInMemory =
   (first, count) =>
     rowCount(tensor) > 1 ? ops.narrow(tensor, 0, first, count) : tensor;
 
+/** Trained tensors of one process that are on their way. */
+interface Arriving {
+  readonly tensors: readonly Tensor[];
+  /** Their numbers, one after the other. */
+  readonly numbers: Tensor;
+  readonly finish: () => void;
+}
+
 export class ShardedUnit {
   readonly #group: Group;
   /** Where each frozen tensor begins in the bytes of all. */
@@ -38,7 +46,7 @@ export class ShardedUnit {
   readonly #share: Tensor;
   /** The trained tensors by the process that keeps them. */
   readonly #trained: readonly (readonly Tensor[])[];
-  #underWay: { readonly frozen: (() => Tensor) | undefined; readonly trained: (() => Tensor) | undefined } | undefined;
+  #underWay: { readonly frozen: (() => Tensor) | undefined; readonly trained: readonly Arriving[] } | undefined;
   /** What the tensors are views of, while they are here. */
   #gathered: Tensor[] | undefined;
 
@@ -94,15 +102,12 @@ export class ShardedUnit {
     noGrad(() => {
       using _ = scope();
       const frozen = this.#share.numel > 0 ? this.#group.beginGather(this.#share) : undefined;
-      const counts = this.#trained.map(size);
-      const own = concatenated(this.#own);
-      const trained = counts.some((count) => count > 0)
-        ? this.#group.beginExchange(
-            ops.cat(counts.map(() => own)),
-            counts.map(() => own.numel),
-            counts,
-          )
-        : undefined;
+      const trained = this.#trained.flatMap((tensors, owner): Arriving[] => {
+        if (tensors.length === 0) return [];
+        const isOwn = owner === this.#group.rank;
+        const numbers = detachFromScopes(isOwn ? concatenated(tensors) : Tensor.empty([size(tensors)]));
+        return [{ tensors, numbers, finish: this.#group.beginBroadcast(numbers, owner) }];
+      });
       this.#underWay = { frozen, trained };
     });
   }
@@ -123,11 +128,14 @@ export class ShardedUnit {
           give(tensor, ops.view(own, tensor.shape));
         }
       }
-      if (trained) {
-        const all = this.#trained.flat();
-        const views = parts(this.#keep(trained()), all);
-        // The owner's own tensor is the one that is trained.
-        for (const [i, tensor] of all.entries()) if (!this.#own.includes(tensor)) give(tensor, ops.detach(views[i]!));
+      for (const { tensors, numbers, finish } of trained) {
+        finish();
+        if (tensors === this.#own) {
+          numbers.dispose(); // it trains its own
+          continue;
+        }
+        const views = parts(this.#keep(numbers), tensors);
+        for (const [i, tensor] of tensors.entries()) give(tensor, ops.detach(views[i]!));
       }
     });
   }

@@ -3,7 +3,7 @@
  * parameters as soon as all of its gradients are complete, and freed.
  */
 import { GraftError } from '../base/index.ts';
-import { buckets, byOwner, concatenated, type Group, parts, size } from '../distributed/index.ts';
+import { buckets, byOwner, concatenated, type Group, gradientBucketSize, parts, size } from '../distributed/index.ts';
 import { detachFromScopes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 
 /** Parameters whose gradients are sent together. */
@@ -30,8 +30,8 @@ export class GradientsToOwners {
   readonly #present = new Set<Tensor>();
   /** Those of which no process had a gradient in some step, such as the heads of other tasks: sent last, so that nothing waits for them. */
   readonly #oftenAbsent = new Set<Tensor>();
-  /** The bucket that is being sent. */
-  #underWay: { readonly bucket: Bucket; readonly finish: () => Tensor } | undefined;
+  /** The bucket that is being sent, or a part of a large one: from which of its numbers, and how many. */
+  #underWay: { bucket: Bucket; from: number; count: number; finish: () => Tensor } | undefined;
 
   constructor(group: Group, parameters: ReadonlyMap<string, Tensor>, owners: ReadonlyMap<Tensor, number>) {
     this.#group = group;
@@ -115,7 +115,7 @@ export class GradientsToOwners {
   }
 
   #bucketsOf(parameters: readonly Tensor[]): readonly Bucket[] {
-    return buckets(parameters).map((bucket) => {
+    return buckets(parameters, gradientBucketSize(this.#group.size)).map((bucket) => {
       const groups = byOwner(this.#group, bucket, this.#owners);
       return { parameters: groups.flat(), own: groups[this.#group.rank]!, sends: groups.map(size) };
     });
@@ -125,9 +125,23 @@ export class GradientsToOwners {
     noGrad(() => {
       using _ = scope();
       this.#receive();
-      const receives = bucket.sends.map(() => size(bucket.own));
-      const finish = this.#group.beginExchange(this.#taken(bucket.parameters), bucket.sends, receives);
-      this.#underWay = { bucket, finish };
+      const gradients = this.#taken(bucket.parameters);
+      // A parameter that is larger than a bucket goes in pieces: its owner receives each from every process.
+      const limit = gradientBucketSize(this.#group.size);
+      const isLarge = gradients.numel > limit;
+      for (let from = 0; from < gradients.numel; from += limit) {
+        if (from > 0) this.#receive();
+        const count = isLarge ? Math.min(limit, gradients.numel - from) : size(bucket.own);
+        const own = bucket.own.length > 0 ? count : 0;
+        const sends = isLarge ? bucket.sends.map((all) => (all > 0 ? count : 0)) : bucket.sends;
+        const sent = isLarge ? ops.narrow(gradients, 0, from, count) : gradients;
+        const finish = this.#group.beginExchange(
+          sent,
+          sends,
+          sends.map(() => own),
+        );
+        this.#underWay = { bucket, from: isLarge ? from : 0, count: own, finish };
+      }
     });
   }
 
@@ -146,14 +160,14 @@ export class GradientsToOwners {
   /** Waits for the bucket that is being sent, and adds what came to the sums. */
   #receive(): void {
     if (!this.#underWay) return;
-    const { bucket, finish } = this.#underWay;
+    const { bucket, from, count, finish } = this.#underWay;
     this.#underWay = undefined;
     using _ = scope();
     using received = finish();
     if (bucket.own.length === 0) return;
-    const sum = ops.sumDim(ops.view(received, [this.#group.size, size(bucket.own)]), [0]);
-    if (bucket.sum) ops.add_(bucket.sum, sum);
-    else bucket.sum = detachFromScopes(sum);
+    const sum = ops.sumDim(ops.view(received, [this.#group.size, count]), [0]);
+    bucket.sum ??= detachFromScopes(ops.zeros([size(bucket.own)]));
+    ops.add_(ops.narrow(bucket.sum, 0, from, count), sum);
   }
 
   #secondGradient(parameter: Tensor): GraftError {

@@ -41,32 +41,35 @@ const operations = (weights: number, trained: number, isOfBase: boolean) => ({
   replayedFlopsPerToken: 2 * (weights + (isOfBase ? 0 : trained)),
 });
 
+/** Returns the parts of a recipe's models that stage 3 gathers. */
+export function unitsOf({ host, parameters }: Pick<TaskModels, 'host' | 'parameters'>): readonly PlannedUnit[] {
+  const trained = new Map([...parameters.values()].map((parameter) => [parameter.id, parameter]));
+  const units = new Units(host.layers);
+  const seen = new Set<number>();
+  const prefix = host.sites.block.split('*')[0]!;
+  for (const [path, tensor] of heldTensors(host.root)) {
+    if (seen.has(tensor.id)) continue;
+    seen.add(tensor.id);
+    const unit = units.at(path.startsWith(prefix) ? Number.parseInt(path.slice(prefix.length), 10) : undefined);
+    if (trained.has(tensor.id)) unit.trained.push(tensor.numel);
+    else unit.frozenBytes += tensor.nbytes;
+  }
+  // What is trained outside of the tree: prompts, prefixes, the heads of other tasks.
+  for (const [id, { numel }] of trained) if (!seen.has(id)) units.at(undefined).trained.push(numel);
+  return units.all;
+}
+
 /**
  * Returns what a plan needs to know about the models of a recipe.
  * @param sketch models that have the shapes of those that would be loaded
  */
 export function plannedFromSketch(recipe: Recipe, sketch: TaskModels): PlannedModel {
   const { host, models, adapter, parameters } = sketch;
-  const trained = new Map([...parameters.values()].map((parameter) => [parameter.id, parameter]));
-  const units = new Units(host.layers);
-  const seen = new Set<number>();
-  let ofBase = 0;
-  const prefix = host.sites.block.split('*')[0]!;
-  for (const [path, tensor] of heldTensors(host.root)) {
-    if (seen.has(tensor.id)) continue;
-    seen.add(tensor.id);
-    const unit = units.at(path.startsWith(prefix) ? Number.parseInt(path.slice(prefix.length), 10) : undefined);
-    if (!trained.has(tensor.id)) unit.frozenBytes += tensor.nbytes;
-    else unit.trained.push(tensor.numel);
-    if (trained.has(tensor.id) && adapter.writes === 'model') ofBase += tensor.numel;
-  }
-  // What is trained outside of the tree: prompts, prefixes, the heads of other tasks.
-  for (const [id, { numel }] of trained) if (!seen.has(id)) units.at(undefined).trained.push(numel);
-
+  const trainsBase = adapter.writes === 'model';
   using optimizer = optimizerFor(sketch, recipe);
   const measured = new Map([...new Set(models)].map((model) => [model, activationBytes(model)]));
   const checkpointed = new Map([...measured].map(([model, of]) => [model, { on: of(true), off: of(false) }]));
-  const numbers = [...trained.values()].reduce((sum, { numel }) => sum + numel, 0);
+  const numbers = [...parameters.values()].reduce((sum, { numel }) => sum + numel, 0);
   // Embeddings are looked up, unless the output layer has the same table.
   const tables = new Set(
     [...heldTensors(host.root)].filter(([path]) => path === host.sites.embeddings).map(([, { id }]) => id),
@@ -76,9 +79,10 @@ export function plannedFromSketch(recipe: Recipe, sketch: TaskModels): PlannedMo
   const lookedUp = isTied ? 0 : host.vocabSize * host.width;
   return {
     name: recipe.model,
-    units: units.all,
+    units: unitsOf(sketch),
+    trainsBase,
     optimizerBytes: optimizer.stateBytes(parameters.keys()),
-    ...operations(host.parameters - lookedUp, numbers, ofBase > 0),
+    ...operations(host.parameters - lookedUp, numbers, trainsBase),
     freesGradients: optimizer.inBackward !== undefined,
     wholeGradients: adapter.readsGradients ?? false,
     notes: adapter.layerPolicy ? ['layers in turn are planned as if all of them trained at once'] : [],
@@ -179,6 +183,7 @@ export function plannedFromShape(recipe: Recipe, shape: LlamaShape): PlannedMode
   return {
     name: `${shape.title}, ${method.type}${recipe.quantize === 'none' ? '' : ` on ${recipe.quantize}`}`,
     units: units.all,
+    trainsBase: isWhole,
     optimizerBytes,
     ...operations(weights, numbers, isWhole),
     freesGradients: isInBackward(recipe.train.optimizer),

@@ -666,7 +666,7 @@ export interface CommonInput {
   readonly adapter?: string | undefined;
   /** The optimizer, the number of steps, and their size. */
   readonly train?: TrainInput | undefined;
-  /** A DeepSpeed configuration: a JSON file, or its content. Honoured are the batch sizes, gradient_clipping, optimizer, scheduler, bf16 and zero_optimization.stage 0 to 2; other keys are named in a warning, or refused where the run would be another. What it leaves out or sets to "auto" follows from the other fields of the recipe, which it must not contradict. */
+  /** A DeepSpeed configuration: a JSON file, or its content. Honoured are the batch sizes, gradient_clipping, optimizer, scheduler, bf16 and zero_optimization.stage; other keys are named in a warning, or refused where the run would be another. What it leaves out or sets to "auto" follows from the other fields of the recipe, which it must not contradict. */
   readonly deepspeed?: string | Readonly<Record<string, unknown>> | undefined;
   /** Measurements on held-out rows during training. */
   readonly eval?: EvalInput | undefined;
