@@ -232,14 +232,24 @@ export function bufferBytesOf(
   stage: Stage,
 ): number {
   const numels = units.flatMap(({ trained }) => trained);
-  const bucket = 2 * float * Math.min(bucketSize, sum(numels));
-  if (stage === 2) return bucket;
+  if (stage === 2) return 2 * float * Math.min(bucketSize, sum(numels));
   if (stage === 3) {
     const { outside, blocks } = gatheredBytes(units, trainsBase);
-    const inPass = outside + Math.max(0, ...blocks.map((bytes, i) => bytes + (blocks[i + 1] ?? 0)));
-    if (!trainsBase) return inPass + bufferBytesOf({ units, trainsBase }, ranks, 1);
-    const gradients = Math.max(...units.map(({ trained }) => float * sum(trained)));
-    return inPass + gradients + bucket;
+    const pair = (i: number) => blocks[i]! + (blocks[i - 1] ?? 0);
+    if (!trainsBase) {
+      const inPass = outside + Math.max(0, ...blocks.map((_, i) => pair(i)));
+      return Math.max(inPass, bufferBytesOf({ units, trainsBase }, ranks, 1));
+    }
+    // In the backward pass of a block its gradients exist, and others are sent and received; those of the blocks below do not exist yet.
+    const kept = largestShare(numels, ranks) / sum(numels);
+    let later = float * kept * sum([units[0]!, units.at(-1)!].flatMap(({ trained }) => trained));
+    let most = 0;
+    for (const [i, { trained }] of units.slice(1, -1).entries()) {
+      const numbers = sum(trained);
+      most = Math.max(most, pair(i) + float * (numbers + 2 * Math.min(bucketSize, numbers)) - later);
+      later += float * kept * numbers;
+    }
+    return outside + most;
   }
   const owners = dealt(numels, ranks);
   const tensors = numels.map((numel, i) => ({ numel, owner: owners[i]! }));
