@@ -184,7 +184,9 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
       return trainStep({ ...common, lr: 1e-3, maxGradNorm: undefined, seed: 1, step: number }).loss;
     };
     const losses = [step(0)];
-    group.barrier(); // threads of the network let go of what they sent
+    // Threads of the network let go of what they sent when they send something else.
+    for (let i = 0; i < 8; i++) group.barrier();
+    await setTimeout(5);
     const kept = native.allocated().now - before;
     const { sent } = group.traffic;
     losses.push(step(1));
