@@ -14,6 +14,7 @@ export {
   type StagePlan,
   stages,
 } from './cluster-plan.ts';
+export { consolidate } from './consolidate.ts';
 export { withBatchOf } from './deepspeed.ts';
 export { explainedMeasurement } from './diverged.ts';
 export type { SavedResult, TaskResult, TrainEvent } from './events.ts';

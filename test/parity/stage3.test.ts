@@ -1,11 +1,13 @@
 /** Runs whose weights are shared out among the processes (ZeRO stage 3), against the same run in one process. */
 import assert from 'node:assert/strict';
-import { readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
 import type { GraftError } from '../../src/base/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
+import { Session } from '../../src/session/index.ts';
 import type { RecipeInput, TrainEvent } from '../../src/train/index.ts';
+import { assertRefused, graft } from '../e2e/cli.ts';
 import { mails } from '../e2e/workspace.ts';
 import { randomLlama } from '../samples/llama.ts';
 import {
@@ -188,6 +190,42 @@ test('a checkpoint has a file of each process, and goes on at another stage with
   assert.ok(resumed.resumedFrom >= 45);
   assertLosses(resumed, whole, 'resumed with 2, 1, 3, 2 and 2 processes');
   assertWeights(resumed.adapter, whole.adapter, 'resumed', 1e-4);
+
+  // The last checkpoint of both runs, one of two processes and one of one, is the model that the run wrote.
+  const model = golden('models', 'llama3');
+  const last = (name: string) => {
+    const [newest] = readdirSync(join(at(name), 'checkpoints'))
+      .sort()
+      .reverse();
+    return join(at(name), 'checkpoints', newest!);
+  };
+  const weights = (folder: string) => readFileSync(join(folder, 'model.safetensors'), 'base64');
+  await using session = new Session();
+  for (const [name, run] of [
+    ['stopped', resumed],
+    ['whole', whole],
+  ] as const) {
+    const { bytes } = await session.mergeCheckpoint(model, { checkpoint: last(name), out: at(`merged-${name}`) });
+    assert.equal(bytes, statSync(join(run.adapter, 'model.safetensors')).size);
+    assert.equal(weights(at(`merged-${name}`)), weights(run.adapter));
+    assert.deepEqual(readdirSync(at(`merged-${name}`)), readdirSync(run.adapter));
+  }
+  const refused: [checkpoint: string, base: string, why: RegExp][] = [
+    [at('stopped'), model, /there is no checkpoint/],
+    [last('stopped'), golden('models', 'qwen2'), /not one of full fine-tuning of this model: it has no model\.embed/],
+  ];
+  for (const [checkpoint, base, why] of refused)
+    await assert.rejects(session.mergeCheckpoint(base, { checkpoint, out: at('none') }), why);
+  const command = ['merge', '--model', model, '--out', 'none'];
+  const checkpoint = ['--checkpoint', last('whole')];
+  assertRefused(graft(dir.path, command), 2, /give one of --adapter and --checkpoint/i);
+  assertRefused(
+    graft(dir.path, [...command, ...checkpoint, '--dtype', 'bfloat16']),
+    2,
+    /--dtype: a checkpoint is written as it is/,
+  );
+  assert.equal(existsSync(at('none')), false);
+  assert.match(graft(dir.path, [...command, ...checkpoint]).stdout, /^Wrote none, /);
 });
 
 test('a rank that is killed: the run ends with its name, and goes on with the losses of a run that was never killed', async () => {

@@ -65,7 +65,8 @@ const libraryGroups: Groups = {
     'TaskResult',
   ],
   Adapters: [
-    ...['CombineSettings', 'Combination', 'CombineResult', 'MergeSettings', 'MergeResult', 'convertAdapter'],
+    ...['CombineSettings', 'Combination', 'CombineResult', 'MergeSettings', 'MergeResult'],
+    ...['MergeCheckpointSettings', 'MergeCheckpointResult', 'convertAdapter'],
     ...['AdapterFormat', 'adapterFormats', 'formatOf', 'readAdapterConfig'],
   ],
   'Quantised files': [
