@@ -126,6 +126,9 @@ export function useGates(of: (block: number) => Gate): Disposable {
   };
 }
 
+/** Whether blocks run in gates: weights are then other memory in each pass. */
+export const areBlocksGated = (): boolean => gateOf !== undefined;
+
 /** A block of a model, as a function of the residual stream: one tensor [N, C], or two whose sum is not yet taken. */
 export type Block = (stream: readonly Tensor[], pass: Pass) => readonly Tensor[];
 

@@ -1,5 +1,6 @@
 export { activationNames, activationOf } from './activations.ts';
 export {
+  areBlocksGated,
   attend,
   blocksOf,
   Dense,

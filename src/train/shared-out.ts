@@ -1,4 +1,5 @@
 /** How the weights of a run's models are shared out among its processes (ZeRO stage 3): as they are read, so that none ever has them all. */
+import { GraftError } from '../base/index.ts';
 import { type Group, type ReadRows, rowsInMemory, ShardedUnit } from '../distributed/index.ts';
 import type { LaterWeights } from '../models/index.ts';
 import { isAbsent, type Tensor, takeAway } from '../tensor/index.ts';
@@ -11,10 +12,11 @@ import { tensorsByBlock } from './tensors-by-block.ts';
  * Shares out the weights of models: what is frozen in equal parts of the bytes of each block, what is trained in place by whole tensors.
  * What methods train besides stays on every process. Every process has to call it.
  * @param later the weights, of which none need have been read
+ * @throws GraftError 'usage' for a method that needs weights of the base which it has replaced
  */
 export function shareOut(
   group: Group,
-  { models, host, parameters }: Pick<TaskModels, 'models' | 'host' | 'parameters'>,
+  { models, host, parameters, adapter }: Pick<TaskModels, 'models' | 'host' | 'parameters' | 'adapter'>,
   later: LaterWeights,
 ): GatheredParts {
   const owners = ownersOf(parameters, group.size);
@@ -39,6 +41,17 @@ export function shareOut(
   };
   // What a method has replaced is in no part.
   const shared = new Set([parts.outside, ...parts.blocks].flatMap(({ tensors }) => [...tensors]));
-  for (const tensor of base) if (!shared.has(tensor) && !isAbsent(tensor)) takeAway(tensor);
+  const replaced = [...base].filter((tensor) => !shared.has(tensor) && !isAbsent(tensor));
+  const switching = adapter.parts.find(({ beforeStep, changesTrainedOnly }) => beforeStep && !changesTrainedOnly);
+  if (replaced.length > 0 && switching)
+    throw new GraftError(
+      'usage',
+      `${switching.method} takes its changes of the base back during the run, and stage 3 keeps the changed weights`,
+      {
+        place: 'train.zero.stage',
+        hint: 'Set it to 2',
+      },
+    );
+  for (const tensor of replaced) takeAway(tensor);
   return parts;
 }

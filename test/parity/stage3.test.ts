@@ -260,13 +260,28 @@ test('what cannot run so is refused, and a loss that is not finite ends the run 
     [{ method: { type: 'full' } }, { lr: 1e30 }, /is not finite.*the learning rate of 1e\+30 is too high/s],
     [{ method: { ...lora, target_modules: ['q_prj'] } }, {}, /target_modules/],
     [{ method: { type: 'full' }, quantize: 'q4_0' }, {}, /quantize/],
+    [
+      {
+        method: [
+          { ...lora, init_lora_weights: 'pissa' },
+          { ...lora, use_dora: true },
+        ],
+      },
+      {},
+      /reads a weight of the base that another has replaced/,
+    ],
+    [
+      { method: [{ type: 'qat', weight: 'int8', group_size: 4, over: 'base', start_step: 3 }, lora] },
+      {},
+      /^train\.zero\.stage: qat takes its changes of the base back during the run/,
+    ],
   ];
   for (const [i, [fields, train, why]] of refused.entries())
     await assert.rejects(
       run(`${i}`, fields, train),
       (error: GraftError) => why.test(error.message) || assert.fail(error.message),
     );
-  assert.equal(refused.length, 4);
+  assert.equal(refused.length, 6);
   // One process shares out nothing.
   const warnings: string[] = [];
   await launched({ recipe: recipe(join(dir.path, 'one'), {}, { zero }), ranks: 1 }, (event) => {
