@@ -57,6 +57,7 @@ export {
   startEngine,
 } from './engine/index.ts';
 export {
+  type EndReason,
   type GenerateOptions,
   type GenerateSummary,
   generate,
@@ -121,6 +122,7 @@ export {
 } from './tasks/index.ts';
 export {
   type DType,
+  type Gate,
   Generator,
   manualSeed,
   noGrad,

@@ -50,7 +50,15 @@ export {
 } from './data/index.ts';
 export { launchEnvironment, type RankPlacement } from './distributed/index.ts';
 export { engineStatus, type LibTorch, type Processor, processor } from './engine/index.ts';
-export type { SamplingOptions } from './generate/index.ts';
+export type {
+  EndReason,
+  GenerationDelta,
+  GenerationEnd,
+  GenerationRequest,
+  SamplingOptions,
+  TokenLogprob,
+  WeightedAdapter,
+} from './generate/index.ts';
 export { type DownloadProgress, type ResolveOptions, resolveModel } from './io/index.ts';
 export type { Combination, MethodChoice } from './methods/index.ts';
 export {
@@ -65,6 +73,7 @@ export type { OptimizerChoice } from './optim/index.ts';
 export type { BlockFormat, IntegerFormat, WeightFormat } from './quant/index.ts';
 export {
   type Abortable,
+  type AddAdapterOptions,
   type Classification,
   type ClassifyResult,
   type CombineResult,
@@ -83,6 +92,8 @@ export {
   launch,
   type MemoryChoice,
   type MemoryPlan,
+  type MergeCheckpointResult,
+  type MergeCheckpointSettings,
   type MergeResult,
   type MergeSettings,
   type ModelInfo,
@@ -95,6 +106,9 @@ export {
   type QuantizeSettings,
   type RowsOptions,
   type Running,
+  type ServeOptions,
+  type Serving,
+  type ServingStats,
   Session,
   type SessionOptions,
   type TrainOptions,

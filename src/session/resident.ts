@@ -75,6 +75,8 @@ export class ResidentModel implements Disposable {
   #tokenizer: Tokenizer | undefined;
   /** Where the tokenizer is read: with the model, or with the adapter in use. */
   #tokenizerPath: string;
+  #isDisposed = false;
+  readonly #onRelease = new Set<() => void>();
 
   /** What it was asked to be loaded for, and the threads of its jobs. */
   readonly #task: TaskName | undefined;
@@ -139,6 +141,7 @@ export class ResidentModel implements Disposable {
    * @throws what `loadModel` and `loadAdapter` throw; 'mismatch' where neither checkpoint nor adapter has the task's head
    */
   use(adapter?: string, task?: TaskName, context?: Pick<JobContext, 'throwIfStopped'>): Model {
+    if (this.#isDisposed) throw disposed();
     const dir = adapter === undefined ? undefined : this.dirOf(adapter);
     if (dir === undefined && this.#tokenizerPath !== this.path) {
       this.#tokenizer = undefined;
@@ -215,9 +218,16 @@ export class ResidentModel implements Disposable {
     return this.#tokenizer;
   }
 
+  /** Calls back before the weights are freed, for whoever has put something on the model. @returns a function that ends this */
+  onRelease(callback: () => void): () => void {
+    this.#onRelease.add(callback);
+    return () => this.#onRelease.delete(callback);
+  }
+
   /** Frees weights and adapters; the next use loads them again. */
   release(): void {
     if (!this.#loaded) return;
+    for (const callback of this.#onRelease) callback();
     const { model } = this.#loaded;
     this.#loaded = undefined;
     for (const adapter of this.#attached.values()) adapter[Symbol.dispose]();
@@ -227,9 +237,11 @@ export class ResidentModel implements Disposable {
 
   [Symbol.dispose](): void {
     this.release();
+    this.#isDisposed = true;
   }
 }
 
+const disposed = () => new GraftError('state', 'this model has been disposed', { hint: 'Load it again' });
 const residents = new Map<number, ResidentModel>();
 let nextId = 0;
 
@@ -243,7 +255,7 @@ export function registerResident(resident: ResidentModel): number {
 export function residentOf(id: number): ResidentModel {
   const resident = residents.get(id);
   if (resident) return resident;
-  throw new GraftError('state', 'this model has been disposed', { hint: 'Load it again' });
+  throw disposed();
 }
 
 export function dropResident(id: number): void {

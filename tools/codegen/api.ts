@@ -78,8 +78,13 @@ const libraryGroups: Groups = {
     'TaskResult',
   ],
   Adapters: [
-    ...['CombineSettings', 'Combination', 'CombineResult', 'MergeSettings', 'MergeResult', 'convertAdapter'],
+    ...['CombineSettings', 'Combination', 'CombineResult', 'MergeSettings', 'MergeResult'],
+    ...['MergeCheckpointSettings', 'MergeCheckpointResult', 'convertAdapter'],
     ...['AdapterFormat', 'adapterFormats', 'formatOf', 'readAdapterConfig'],
+  ],
+  Serving: [
+    ...['Serving', 'ServeOptions', 'ServingStats', 'AddAdapterOptions', 'GenerationRequest', 'WeightedAdapter'],
+    ...['GenerationDelta', 'GenerationEnd', 'EndReason', 'TokenLogprob'],
   ],
   'Quantised files': [
     ...['QuantizeSettings', 'QuantizeResult', 'Drift', 'WrittenModel', 'ExportChoice', 'ExportFormat', 'exportFormats'],
@@ -150,7 +155,9 @@ const engineGroups: Groups = {
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
     ...['activeLayers', 'ActiveLayers', 'ActiveLayersInput', 'ActiveParts'],
   ],
-  'Several processes': [...['joinGroup', 'Group', 'JoinedGroup', 'oneProcess', 'Traffic', 'shardingOf', 'Sharding']],
+  'Several processes': [
+    ...['joinGroup', 'Group', 'JoinedGroup', 'oneProcess', 'Traffic', 'shardingOf', 'Sharding', 'Gate'],
+  ],
   'Tasks and metrics': [
     'taskOf',
     'Task',
@@ -180,7 +187,18 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
   library: ['TaskFields'],
   engine: [
     ...['AttachContext', 'Binding', 'CombineSettings', 'Example', 'ExampleRows', 'Family', 'FormatName', 'GgufSource'],
-    ...['ImageShape', 'Kernels', 'KvCache', 'LayerPolicy', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports'],
+    ...[
+      'ImageShape',
+      'Kernels',
+      'CachedRows',
+      'LayerPolicy',
+      'Linear',
+      'Module',
+      'OnBatch',
+      'Owned',
+      'Packed',
+      'Ports',
+    ],
     ...['RowLoss', 'RowTools', 'SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
   ],
 };

@@ -3,7 +3,8 @@
  */
 import { GraftError } from '../../base/index.ts';
 import type { Embedding, Linear, Module } from '../../nn/index.ts';
-import { detachFromScopes, noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
+import { detachFromScopes, isAbsent, noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
+import type { RowUpdate } from './row-update.ts';
 
 /** A layer whose weight can be changed. */
 export type Layer = Linear | Embedding;
@@ -23,6 +24,8 @@ export interface Fold {
    * @returns a new weight; the bias may be the current one
    */
   fold(current: LayerWeight, base: Tensor): LayerWeight;
+  /** Returns the same change for some rows only; undefined, or absent: it changes the base for all. */
+  rowUpdate?(): RowUpdate | undefined;
 }
 
 /** The unchanged weight of a layer, and the folds that are in its weight now. */
@@ -88,6 +91,15 @@ export const ownLayerWeight = (layer: Layer): Omit<LayerWeight, 'bias'> => folde
 /** Returns the same weight, dense: the layer's own memory, or freshly unpacked. */
 export function ownWeight(layer: Layer): Tensor {
   const { weight, format } = ownLayerWeight(layer);
+  if (isAbsent(weight))
+    throw new GraftError(
+      'usage',
+      'a method reads a weight of the base that another has replaced, which no process keeps',
+      {
+        place: 'train.zero.stage',
+        hint: 'Set it to 2',
+      },
+    );
   return format < 0 ? weight : ops.dequantize(weight, format);
 }
 

@@ -1,5 +1,6 @@
-import type { Model, Port } from '../../nn/index.ts';
+import type { Model } from '../../nn/index.ts';
 import type { Adapter } from './method.ts';
+import type { PlacedPort } from './placement.ts';
 
 /**
  * Returns an adapter that works through a port of the model, attached and enabled.
@@ -9,17 +10,21 @@ import type { Adapter } from './method.ts';
  */
 export function portAdapter(
   model: Model,
-  port: Omit<Port, 'enabled'>,
-  fields: Omit<Adapter, 'enabled' | 'detach' | typeof Symbol.dispose>,
+  port: PlacedPort,
+  fields: Omit<Adapter, 'enabled' | 'detach' | 'placement' | typeof Symbol.dispose>,
   dispose: () => void,
 ): Adapter {
   let attached = true;
+  const withdraw = () => {
+    removePort();
+  };
   const adapter: Adapter = Object.assign(fields, {
     enabled: true,
+    placement: { wrappers: [], copies: [], baseChanges: [], ports: [port], withdraw },
     detach() {
       if (!attached) return;
       attached = false;
-      removePort();
+      withdraw();
       dispose();
     },
     [Symbol.dispose]: () => adapter.detach(),

@@ -5,11 +5,13 @@ import { evaluate } from './evaluate.ts';
 import { generate } from './generate.ts';
 import { logits, writeLogits } from './logits.ts';
 import { merge, mergeFiles } from './merge.ts';
+import { mergeCheckpoint } from './merge-checkpoint.ts';
 import { addAdapter, load, removeAdapter, unload } from './models.ts';
 import { plan } from './plan.ts';
 import { predict } from './predict.ts';
 import { quantizeFiles } from './quantize.ts';
 import { rowsPreview } from './rows-preview.ts';
+import { closeServing, dropAdapter, serve, serveAdapter, servingStats, submit } from './serve.ts';
 import { train } from './train.ts';
 
 export type { Classification, ClassifyResult } from './classify.ts';
@@ -22,6 +24,7 @@ export type { Identity } from './identity.ts';
 export type { IdRows, Logits } from './logits.ts';
 export type { MemoryChoice } from './memory-choices.ts';
 export type { MergeResult, MergeSettings } from './merge.ts';
+export type { MergeCheckpointResult, MergeCheckpointSettings } from './merge-checkpoint.ts';
 export type { ModelSettings } from './models.ts';
 export type { Prediction, PredictResult } from './predict.ts';
 export type { QuantizeResult, QuantizeSettings } from './quantize.ts';
@@ -42,10 +45,26 @@ export const jobs = {
   writeLogits,
   merge,
   mergeFiles,
+  mergeCheckpoint,
   quantizeFiles,
   combine,
   doctor,
   plan,
   rowsPreview,
   train,
+  serve,
+  submit,
+  servingStats,
+  serveAdapter,
+  dropAdapter,
+  closeServing,
 };
+
+/** Jobs that run beside others, and take turns with them where they use the engine. */
+export const besideOthers: ReadonlySet<keyof typeof jobs> = new Set([
+  'submit',
+  'servingStats',
+  'serveAdapter',
+  'dropAdapter',
+  'closeServing',
+]);
