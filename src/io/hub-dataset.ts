@@ -1,5 +1,6 @@
 /** Data sets on the hub: their files of rows, in the user's cache. */
-import { extname, join, matchesGlob } from 'node:path';
+// Not imported by name, for matchesGlob: where Node.js is too old to have it, node-version.ts is to say so.
+import paths, { extname, join } from 'node:path';
 import { cacheDir, GraftError } from '../base/index.ts';
 import { completeFiles, downloadSnapshot } from './hub.ts';
 import { HubClient } from './hub-client.ts';
@@ -49,18 +50,18 @@ export async function resolveDataset(
   let found = await find(revision);
   if (found.all.length === 0 && !pattern && !groups.revision) found = await find(converted);
   const { name, commit, all } = found;
-  const paths = all.map(({ path }) => path).sort();
+  const names = all.map(({ path }) => path).sort();
   const selected = pattern
-    ? paths.filter((path) => path === pattern || matchesGlob(path, pattern))
-    : trainFiles(paths, spec);
+    ? names.filter((path) => path === pattern || paths.matchesGlob(path, pattern))
+    : trainFiles(names, spec);
   if (selected.length === 0) {
     throw new GraftError('usage', 'the data set has no such files of rows', {
       place: spec,
-      hint: `It has ${paths.slice(0, 8).join(', ') || 'none in a format that is read'}`,
+      hint: `It has ${names.slice(0, 8).join(', ') || 'none in a format that is read'}`,
     });
   }
-  if (selected.length < paths.length)
-    note(`read are ${selected.length} of its ${paths.length} files: ${selected.slice(0, 3).join(', ')}`);
+  if (selected.length < names.length)
+    note(`read are ${selected.length} of its ${names.length} files: ${selected.slice(0, 3).join(', ')}`);
   await downloadSnapshot(hub, repoDir, commit, {
     files: all.filter(({ path }) => selected.includes(path)),
     what,

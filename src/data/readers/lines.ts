@@ -1,11 +1,15 @@
 /** The bytes, text and lines of a data file, which may be compressed. */
 import { createReadStream } from 'node:fs';
 import type { Transform } from 'node:stream';
-import { createGunzip, createZstdDecompress } from 'node:zlib';
+// Not imported by name: where Node.js is too old to have it, node-version.ts is to say so.
+import zlib from 'node:zlib';
 import { GraftError } from '../../base/index.ts';
 
 /** Decompression by the last extension of a file's name. */
-const decompressions: Readonly<Record<string, () => Transform>> = { '.gz': createGunzip, '.zst': createZstdDecompress };
+const decompressions: Readonly<Record<string, () => Transform>> = {
+  '.gz': () => zlib.createGunzip(),
+  '.zst': () => zlib.createZstdDecompress(),
+};
 
 /** Extensions of compressed files. */
 export const compressedExtensions = Object.keys(decompressions);

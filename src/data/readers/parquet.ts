@@ -1,5 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
-import type { AsyncBuffer } from 'hyparquet';
+// Not imported by name: where Node.js is too old to have it, node-version.ts is to say so.
+import zlib from 'node:zlib';
+import type { AsyncBuffer, Compressors } from 'hyparquet';
 import { GraftError } from '../../base/index.ts';
 import { type Reader, requireDistinct, toRecord } from './reader.ts';
 
@@ -36,6 +38,28 @@ function plain(value: unknown): unknown {
     ),
     ...(bytes && { bytes: Uint8Array.from(bytes) }), // a copy, without the rest of the file
   };
+}
+
+/** Bytes that a page may have unpacked, and further ones for each byte of it packed: a damaged header must not ask for gigabytes. */
+const [pageBytes, bytesPerByte] = [2 ** 24, 1000];
+
+/** Unpacking with a limit; of zstd by Node.js, which keeps to it. */
+function limited(compressors: Compressors): Compressors {
+  const all: Compressors = {
+    ...compressors,
+    ZSTD: (input, length) => zlib.zstdDecompressSync(input, { maxOutputLength: Math.max(1, length) }),
+  };
+  const entries = Object.entries(all) as [keyof Compressors, NonNullable<Compressors[keyof Compressors]>][];
+  return Object.fromEntries(
+    entries.map(([name, unpack]) => [
+      name,
+      (input: Uint8Array, length: number) => {
+        if (length > pageBytes + bytesPerByte * input.length)
+          throw new Error(`a page of ${input.length} bytes states ${length} bytes unpacked`);
+        return unpack(input, length);
+      },
+    ]),
+  );
 }
 
 /**
@@ -82,7 +106,7 @@ export const parquet: Reader = async (file, limit) => {
       parquetReadObjects({
         file,
         metadata,
-        compressors,
+        compressors: limited(compressors),
         utf8: false,
         ...(Number.isFinite(limit) && { rowEnd: limit }),
       }),

@@ -1,5 +1,6 @@
 /** The files that the name of a source stands for: a file, a folder of shards, a pattern, or a data set on the hub. */
-import { existsSync, globSync, readdirSync, statSync } from 'node:fs';
+// Not imported by name, for globSync: where Node.js is too old to have it, node-version.ts is to say so.
+import fs, { existsSync, readdirSync, statSync } from 'node:fs';
 import { basename, extname, join } from 'node:path';
 import { GraftError, nearestPath } from '../../base/index.ts';
 import { isDataset, resolveDataset } from '../../io/index.ts';
@@ -31,7 +32,8 @@ export async function sourceOf(
   if (stat?.isDirectory()) return folderSource(name, supported, note);
   if (stat) return { files: [name] };
   if (/[*?[{]/.test(name)) {
-    const files = globSync(name)
+    const files = fs
+      .globSync(name)
       .filter((path) => statSync(path).isFile())
       .sort();
     if (files.length > 0) return { files };
@@ -46,7 +48,7 @@ export async function sourceOf(
 
 /** The paths that a name stands for on this disk: itself, or what its pattern matches; none for a data set on the hub. */
 export const localPaths = (name: string): string[] =>
-  isDataset(name) ? [] : existsSync(name) ? [name] : globSync(name).sort();
+  isDataset(name) ? [] : existsSync(name) ? [name] : fs.globSync(name).sort();
 
 /** The shards in a folder; a folder without any is one of images. */
 function folderSource(dir: string, supported: readonly string[], note: (text: string) => void): Source {
