@@ -159,6 +159,17 @@ export class Tokenizer {
     return this.#lowercased;
   }
 
+  /**
+   * How the vocabulary spells the bytes of a text: as GPT-2's characters, or as themselves with ▁ for a space and <0x0A> for what
+   * has no token; undefined where tokens are pieces of words (WordPiece) or words.
+   */
+  get byteSpelling(): 'byte_level' | 'byte_fallback' | undefined {
+    const decoder = this.#json.decoder as JsonObject | null | undefined;
+    const steps = decoder?.type === 'Sequence' ? (decoder.decoders as JsonObject[]) : decoder ? [decoder] : [];
+    const has = (...types: readonly string[]) => steps.some(({ type }) => types.includes(type as string));
+    return has('ByteLevel') ? 'byte_level' : has('ByteFallback', 'Metaspace') ? 'byte_fallback' : undefined;
+  }
+
   /** The chat template named `default`; undefined when the model has none. */
   get chatTemplate(): string | undefined {
     return this.chatTemplates.default;
