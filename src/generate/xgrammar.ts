@@ -37,7 +37,13 @@ interface Matcher extends Disposed {
 /** The part of the library that is used. */
 interface Library {
   readonly Grammar: {
-    fromJSONSchema(schema: string, anyWhitespace: boolean, indent: number): Promise<GrammarText>;
+    fromJSONSchema(
+      schema: string,
+      anyWhitespace: boolean,
+      indent: number,
+      separators: undefined,
+      strict: boolean,
+    ): Promise<GrammarText>;
     fromEBNF(text: string): Promise<GrammarText>;
   };
   readonly TokenizerInfo: {
@@ -81,10 +87,11 @@ export class XGrammar {
 
   /**
    * The grammar, as EBNF, of JSON that follows a schema.
+   * @param strict whether properties and items that the schema does not name are excluded
    * @throws GraftError 'usage' with what the library says about the schema; the instance must not be used again
    */
-  async fromJsonSchema(schema: string): Promise<string> {
-    const text = await this.#tried(() => this.library.Grammar.fromJSONSchema(schema, true, -1));
+  async fromJsonSchema(schema: string, strict = false): Promise<string> {
+    const text = await this.#tried(() => this.library.Grammar.fromJSONSchema(schema, true, -1, undefined, strict));
     return text.toString();
   }
 
