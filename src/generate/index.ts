@@ -1,12 +1,4 @@
 export { Grammars, vocabularyTokens } from './grammar.ts';
-export type {
-  EndReason,
-  GenerationDelta,
-  GenerationEnd,
-  GenerationRequest,
-  TokenFilter,
-  TokenLogprob,
-} from './request.ts';
 export { type SamplingOptions, sample } from './sampling.ts';
 export { scoreChoices } from './score.ts';
 export { generateText, type TextOptions, type TextResult } from './text.ts';

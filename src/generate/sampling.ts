@@ -13,12 +13,6 @@ export interface SamplingOptions {
   readonly minP?: number | undefined;
   /** Above 1, tokens that occur in the prompt or the answer become less likely (arXiv 1909.05858). */
   readonly repetitionPenalty?: number | undefined;
-  /** Subtracted from the logits of tokens that the answer has already (OpenAI's presence_penalty). Default 0. */
-  readonly presencePenalty?: number | undefined;
-  /** Subtracted, for each time that the answer has the token (OpenAI's frequency_penalty). Default 0. */
-  readonly frequencyPenalty?: number | undefined;
-  /** Added to the logits of tokens, by id. */
-  readonly logitBias?: Readonly<Record<number, number>> | undefined;
 }
 
 /** Checks the options. @throws GraftError 'usage' for a value outside its range */

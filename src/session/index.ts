@@ -33,4 +33,3 @@ export { LoadedModel } from './model.ts';
 export type { Abortable } from './protocol.ts';
 export type { ModelInfo } from './resident.ts';
 export type { Running } from './running.ts';
-export { queueFull, type Serving, type ServeOptions as ServingOptions, type ServingStats } from './serving-types.ts';
