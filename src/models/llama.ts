@@ -230,14 +230,13 @@ export const llama: Family = {
           kernels,
           ports,
           embed: ({ ids }) => decoder.embed_tokens.forward(ids),
-          rotation: (input, cachedTokens) => rope.at(input, cachedTokens),
+          rotation: (input) => rope.at(input),
           blocks: () => decoder.layers.map((layer) => layer.forward.bind(layer)),
           finalNorm: ([x, delta]) => (delta ? decoder.norm.forwardAdded(x!, delta)[1] : decoder.norm.forward(x!)),
         }),
 
         logits: decoderLogits(head, task, config.pad_token_id),
         lossSum: (hidden, targets) => requireHead(head?.lm_head, 'causal-lm').crossEntropy(hidden, targets),
-        newCache: (capacity) => ports.newCache(config.num_hidden_layers, capacity, c.kvHeads, c.headDim),
         [Symbol.dispose]() {
           rope.dispose();
           w.release();

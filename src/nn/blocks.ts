@@ -5,9 +5,10 @@
 import { GraftError } from '../base/index.ts';
 import { checkpoint, ops, scope, type Tensor } from '../tensor/index.ts';
 import type { Kernels } from './kernels.ts';
+import type { KeyValueSource } from './key-values.ts';
 import type { LayerNorm, LinearLayer } from './layers.ts';
 import { Module } from './module.ts';
-import type { KeyValueSource, Ports } from './ports.ts';
+import type { Ports } from './ports.ts';
 
 /** What all layers of one forward pass share. */
 export interface Pass {

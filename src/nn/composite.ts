@@ -36,7 +36,22 @@ export const composite: Kernels = {
     return ops.mul(act === 'silu' ? ops.silu(gate) : ops.gelu(gate, { approximate: 'tanh' }), up);
   },
 
-  attention(q, k, v, { qStarts, kStarts, kEnds }, scale, causal, window) {
+  attention(q, k, v, rowsOfBatch, scale, causal, window) {
+    if (rowsOfBatch.pages) {
+      const { pages, ...rows } = rowsOfBatch;
+      const inPages = ops.add(ops.mulScalar(ops.unsqueeze(pages.table, 1), pages.size), ops.arange(0, pages.size));
+      const slots = ops.view(inPages, [-1]);
+      return composite.attention(
+        q,
+        ops.indexSelect(k, 0, slots),
+        ops.indexSelect(v, 0, slots),
+        rows,
+        scale,
+        causal,
+        window,
+      );
+    }
+    const { qStarts, kStarts, kEnds } = rowsOfBatch;
     const group = q.size(1) / k.size(1);
     const rows = kStarts.map((kStart, r) => {
       const [qStart, queries, keys] = [qStarts[r]!, qStarts[r + 1]! - qStarts[r]!, kEnds[r]! - kStart];
@@ -67,6 +82,18 @@ export const composite: Kernels = {
   },
 
   loraWeight: (weight, a, b, scaling) => ops.add(weight, ops.matmul(b, a), { alpha: scaling }),
+
+  addLowRankRuns(y, x, runs) {
+    for (const { start, end, a, b, scaling } of runs) {
+      const [factorA, factorB] = [a, b].map((factor) => ops.toCopy(factor, { dtype: y.dtype })) as [Tensor, Tensor];
+      const h = ops.mm(ops.narrow(x, 0, start, end - start), ops.t(factorA));
+      ops.add_(ops.narrow(y, 0, start, end - start), ops.mm(h, factorB), { alpha: scaling });
+    }
+  },
+
+  scaleRuns(y, runs) {
+    for (const { start, end, gain } of runs) ops.mul_(ops.narrow(y, 0, start, end - start), gain);
+  },
 
   roundedLinear(x, weight, update, bias, { quantization, learned }) {
     const sum = update ? composite.loraWeight(weight, update.a, update.b, update.scaling) : weight;

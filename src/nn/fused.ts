@@ -1,6 +1,6 @@
 import { formats, integerFormats, isIntegerFormat } from '../quant/index.ts';
 import { ops } from '../tensor/index.ts';
-import type { Kernels, LowRankUpdate, Rounding } from './kernels.ts';
+import type { Kernels, LowRankUpdate, Rounding, RowRange } from './kernels.ts';
 
 const updateArguments = (update: LowRankUpdate | null) =>
   [update?.a ?? null, update?.b ?? null, update?.scaling ?? 0] as const;
@@ -11,18 +11,39 @@ function roundingArguments({ quantization, learned }: Rounding) {
   return [nativeId, groupSize, symmetric, learned ?? null] as const;
 }
 
+const bounds = (runs: readonly RowRange[]) => [runs.map(({ start }) => start), runs.map(({ end }) => end)] as const;
+
 /** The kernels as fused operators of native/ops/: float32 on the CPU. */
 export const fused: Kernels = {
   rmsNorm: ops.rmsNorm,
   addRmsNorm: ops.addRmsNorm,
   rope: ops.rope,
   glu: ops.glu,
-  attention: (q, k, v, { qStarts, kStarts, kEnds }, scale, causal, window) =>
-    ops.attention(q, k, v, qStarts, kStarts, kEnds, scale, causal, window),
+  attention: (q, k, v, { qStarts, kStarts, kEnds, pages }, scale, causal, window) =>
+    ops.attention(q, k, v, qStarts, kStarts, kEnds, scale, causal, window, pages?.table ?? null, pages?.size ?? 0),
   linear: ops.blockLinear,
   loraLinear: ops.loraLinear,
   loraGatedLinear: ops.loraGatedLinear,
   loraWeight: ops.loraWeight,
+  addLowRankRuns(y, x, runs) {
+    const [starts, ends] = bounds(runs);
+    const [a, b] = [runs.map((run) => run.a), runs.map((run) => run.b)];
+    ops.addLowRankRuns_(
+      y,
+      x,
+      starts,
+      ends,
+      a,
+      b,
+      runs.map(({ scaling }) => scaling),
+    );
+  },
+  scaleRuns: (y, runs) =>
+    ops.scaleRuns_(
+      y,
+      ...bounds(runs),
+      runs.map(({ gain }) => gain),
+    ),
   roundedLinear: (x, weight, update, bias, rounding) =>
     ops.roundedLinear(x, weight, ...updateArguments(update), bias, ...roundingArguments(rounding)),
   roundedGatedLinear: (gate, up, act, weight, update, bias, rounding) =>

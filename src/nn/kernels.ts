@@ -5,9 +5,16 @@ import type { Tensor } from '../tensor/index.ts';
 export interface AttentionRows {
   /** R + 1 offsets into the queries. */
   readonly qStarts: readonly number[];
-  /** Offsets where each row's keys begin and end: packed like the queries, or slots of a larger cache. */
+  /** Offsets where each row's keys begin and end: packed like the queries, or slots of pages. */
   readonly kStarts: readonly number[];
   readonly kEnds: readonly number[];
+  /** Where keys are in pages of a larger memory: slot s is at `table[s / size] · size + s % size`. Without gradients. */
+  readonly pages?: {
+    /** int64 */
+    readonly table: Tensor;
+    /** Slots of a page: a power of two. */
+    readonly size: number;
+  };
 }
 
 export type GateActivation = 'silu' | 'gelu_tanh';
@@ -19,6 +26,27 @@ export interface LowRankUpdate {
   /** B [out, R] */
   readonly b: Tensor;
   readonly scaling: number;
+}
+
+/** Rows start to end − 1 of a batch. */
+export interface RowRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** Rows of a batch and the update of low rank that they get, scaling · (x Aᵀ) B. The factors are float32, float16 or bfloat16. */
+export interface LowRankRun extends RowRange {
+  /** A [R, in] */
+  readonly a: Tensor;
+  /** B [R, out]: the transpose of LoRA's. */
+  readonly b: Tensor;
+  readonly scaling: number;
+}
+
+/** Rows of a batch and what they are multiplied by. */
+export interface ScaledRun extends RowRange {
+  /** [out] */
+  readonly gain: Tensor;
 }
 
 /** How a layer rounds its weight in training. */
@@ -85,6 +113,13 @@ export interface Kernels {
    * in a fixed order, so the fused operator gives the same bits on every processor and with any number of threads.
    */
   loraWeight(weight: Tensor, a: Tensor, b: Tensor, scaling: number): Tensor;
+  /**
+   * Adds its update to y [N, out] in the rows of each run, for x [N, in]: in place, without gradients. Ranks and element types may
+   * differ between runs, and neighbours in the list may be about the same rows.
+   */
+  addLowRankRuns(y: Tensor, x: Tensor, runs: readonly LowRankRun[]): void;
+  /** Multiplies y [N, out] by a gain in the rows of each run: in place, without gradients. */
+  scaleRuns(y: Tensor, runs: readonly ScaledRun[]): void;
   /**
    * x [N, in] · ŵᵀ + bias, with ŵ what fakeQuantize gives of a dense weight [out, in] or of its loraWeight. The graph keeps x, not
    * ŵ, which is made again for the backward pass. Gradients as of fakeQuantize, to everything that requires one.

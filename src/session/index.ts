@@ -33,3 +33,4 @@ export { LoadedModel } from './model.ts';
 export type { Abortable } from './protocol.ts';
 export type { ModelInfo } from './resident.ts';
 export type { Running } from './running.ts';
+export type { AddAdapterOptions, ServeOptions, Serving, ServingStats } from './serving-types.ts';

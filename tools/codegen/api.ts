@@ -167,7 +167,20 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
   library: ['TaskFields'],
   engine: [
     ...['AttachContext', 'Binding', 'CombineSettings', 'Example', 'ExampleRows', 'Family', 'FormatName', 'GgufSource'],
-    ...['ImageShape', 'Kernels', 'KvCache', 'LayerPolicy', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports'],
+    ...[
+      'ImageShape',
+      'Kernels',
+      'CachedRows',
+      'KvPool',
+      'KvShape',
+      'LayerPolicy',
+      'Linear',
+      'Module',
+      'OnBatch',
+      'Owned',
+      'Packed',
+      'Ports',
+    ],
     ...['RowLoss', 'RowTools', 'SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
   ],
 };

@@ -1,0 +1,65 @@
+/** What a server asks of a loaded model that answers many requests at once. */
+import type { GenerationDelta, GenerationEnd, GenerationRequest } from '../generate/index.ts';
+import type { Abortable } from './protocol.ts';
+import type { Running } from './running.ts';
+
+/** Limits of serving. */
+export interface ServeOptions {
+  /** Tokens of a step at most: rows that decode, and chunks of prompts beside them. Default: 512. */
+  readonly maxBatchTokens?: number | undefined;
+  /** Sequences that run at once at most. Default: 64. */
+  readonly maxRunning?: number | undefined;
+  /** Requests that wait at most; one more is refused. Default: 256. */
+  readonly maxQueue?: number | undefined;
+  /** Bytes for keys and values. Default: a quarter of the free memory. */
+  readonly kvMemory?: number | undefined;
+  /** Bytes of adapters in memory at most; those that no request uses leave by recency. Default: an eighth of the free memory. */
+  readonly adapterMemory?: number | undefined;
+  /** Threads of the engine. Default: those of the model. */
+  readonly threads?: number | undefined;
+}
+
+/** Where serving stands. */
+export interface ServingStats {
+  /** Requests that wait for their first pass. */
+  readonly waiting: number;
+  /** Requests that have blocks. */
+  readonly running: number;
+  /** Most that may wait. */
+  readonly maxQueue: number;
+  readonly blocks: { readonly total: number; readonly used: number; readonly cached: number };
+  /** Tokens of prompts that were looked up among the blocks that others left, and how many were found. */
+  readonly cache: { readonly lookedUp: number; readonly found: number };
+  /** Sequences that lost their blocks and were computed again. */
+  readonly preemptions: number;
+  /** Passes of the model so far. */
+  readonly steps: number;
+  /** Names of the adapters that are registered, and which are in memory. */
+  readonly adapters: { readonly registered: readonly string[]; readonly resident: readonly string[] };
+  /** Tokens of prompts and answers so far, by the adapter's name; '' is the base. */
+  readonly tokens: Readonly<Record<string, { readonly prompt: number; readonly generated: number }>>;
+}
+
+export interface AddAdapterOptions {
+  /** Replaces an adapter of the same name, also while requests use it: these end with the one that they began with. Default: false. */
+  readonly replace?: boolean | undefined;
+  /** Loads it now, so that one that does not fit is refused; else it is loaded for its first request. Default: true. */
+  readonly load?: boolean | undefined;
+}
+
+/** A model that answers many requests at once; `close` ends it. */
+export interface Serving extends AsyncDisposable {
+  /**
+   * Answers one request. Iterate for its pieces; leaving the iteration ends it, as the signal does: its reason is then 'interrupted'.
+   * @throws GraftError 'usage' for what can never be answered (options, context, an unknown adapter); 'state' with
+   *   `data.reason` 'queue-full' where too many wait
+   */
+  submit(request: GenerationRequest, options?: Abortable): Running<GenerationDelta, GenerationEnd>;
+  stats(): Promise<ServingStats>;
+  /** Registers an adapter. @throws GraftError 'usage' for a name that is taken, 'input' and 'mismatch' for one that does not fit */
+  addAdapter(name: string, dir: string, options?: AddAdapterOptions): Promise<void>;
+  /** @throws GraftError 'usage' for a name that is not there */
+  removeAdapter(name: string): Promise<void>;
+  /** Ends serving. Requests that run end first, for `drainMs` at most; then they end as 'interrupted'. Default: 0. */
+  close(options?: { readonly drainMs?: number | undefined }): Promise<void>;
+}
