@@ -14,8 +14,6 @@ export interface BatcherOptions {
   readonly tokenizer?: Tokenizer | undefined;
   /** Returns the model, with nothing enabled but what rows of the batch key use. Called before each pass. */
   activate(batchKey: string): Model;
-  /** Makes the filter of a request's grammar. */
-  filterOf?(grammar: string): TokenFilter;
   /** Milliseconds. Default: `performance.now`. */
   now?(): number;
 }
@@ -53,21 +51,23 @@ export class Batcher implements Disposable {
   /**
    * Queues a request, whose arguments have been checked (`checkRequest`).
    * @param room tokens that the model's context has for the answer
+   * @param filter that of the request's grammar
    * @returns a function that cancels it: it then ends, as 'interrupted', before the next pass
-   * @throws GraftError 'usage' for an empty stop string, a grammar where there is no filter, and a prompt for which the pool is too
-   *   small; 'state' with `data.reason` 'queue-full'
+   * @throws GraftError 'usage' for an empty stop string, and a prompt for which the pool is too small; 'state' with `data.reason` 'queue-full'
    */
-  submit(request: GenerationRequest, adapter: AdapterOfRequest, room: number, listener: AnswerListener): () => void {
+  submit(
+    request: GenerationRequest,
+    adapter: AdapterOfRequest,
+    room: number,
+    listener: AnswerListener,
+    filter?: TokenFilter,
+  ): () => void {
     const { tokenizer } = this.#options;
     const poolRoom = this.#scheduler.longestRow - adapter.virtual - request.promptIds.length;
     if (poolRoom < 1) {
       const problem = `the prompt has ${request.promptIds.length} tokens, and the memory for keys and values holds ${this.#scheduler.longestRow - 1}`;
       throw new GraftError('usage', problem, { place: 'prompt', hint: 'Shorten the prompt, or raise the memory' });
     }
-    if (request.grammar !== undefined && !this.#options.filterOf) {
-      throw new GraftError('usage', 'this model answers without a grammar', { place: 'grammar' });
-    }
-    const filter = request.grammar === undefined ? undefined : this.#options.filterOf!(request.grammar);
     const maxNewTokens = Math.min(request.maxNewTokens, room, poolRoom);
     const answer = new Answer({ request, adapter, maxNewTokens, tokenizer, filter, listener, now: this.#now() });
     if (!this.#scheduler.add(answer.sequence)) {

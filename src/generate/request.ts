@@ -23,7 +23,7 @@ export interface GenerationRequest extends SamplingOptions {
   readonly deadlineMs?: number | undefined;
   /** Whose share of the machine it takes: keys take turns. Default: the adapter's name. */
   readonly priorityKey?: string | undefined;
-  /** A JSON schema that the answer follows. */
+  /** A grammar that the answer follows, in XGrammar's EBNF; its first rule is `root`. */
   readonly grammar?: string | undefined;
 }
 

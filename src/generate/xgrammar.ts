@@ -8,6 +8,7 @@ import { createRequire } from 'node:module';
 import { dirname } from 'node:path';
 import { compileFunction } from 'node:vm';
 import { GraftError } from '../base/index.ts';
+import type { TokenFilter } from './request.ts';
 
 /** A vector of C++ that is read by position. */
 interface Vector {
@@ -123,7 +124,7 @@ export class XGrammar {
     return {
       compile: (ebnf) => this.#tried(() => compiler.compileGrammar(ebnf)),
       matcher: async (grammar) =>
-        new GrammarMatcher(await this.library.GrammarMatcher.createGrammarMatcher(grammar), tokens.length),
+        new GrammarMatcher(await this.library.GrammarMatcher.createGrammarMatcher(grammar), tokens.length, stopIds),
     };
   }
 }
@@ -143,33 +144,48 @@ export interface GrammarCompiler {
 }
 
 /** Where an answer is in its grammar. */
-export class GrammarMatcher implements Disposable {
+export class GrammarMatcher implements TokenFilter, Disposable {
   readonly #matcher: Matcher;
   readonly #vocabSize: number;
+  readonly #stopIds: readonly number[];
+  #allowed: Int32Array | undefined;
 
-  constructor(matcher: Matcher, vocabSize: number) {
+  constructor(matcher: Matcher, vocabSize: number, stopIds: readonly number[]) {
     this.#matcher = matcher;
     this.#vocabSize = vocabSize;
+    this.#stopIds = stopIds;
   }
 
   /** One bit for each token: whether it may come next. Token i is bit i & 31 of number i >> 5. */
-  allowed(): Int32Array {
+  get allowed(): Int32Array {
+    if (this.#allowed) return this.#allowed;
     // The library's own function for this answers later; a sampler needs the bits at once.
     const bits = this.#matcher.handle.GetNextTokenBitmask(this.#vocabSize);
-    const copy = Int32Array.from({ length: bits.size() }, (_, i) => bits.get(i));
+    this.#allowed = Int32Array.from({ length: bits.size() }, (_, i) => bits.get(i));
     bits.delete();
-    return copy;
+    const last = this.#vocabSize & 31; // the bits behind the last token mean nothing
+    if (last > 0) this.#allowed[this.#allowed.length - 1]! &= (1 << last) - 1;
+    return this.#allowed;
   }
 
-  /** Goes on with a token. @throws GraftError 'engine' for one that may not come next */
+  apply(logits: Float32Array): void {
+    const { allowed } = this;
+    for (let id = 0; id < logits.length; id++)
+      if (((allowed[id >> 5]! >>> (id & 31)) & 1) === 0) logits[id] = Number.NEGATIVE_INFINITY;
+  }
+
+  /** @throws GraftError 'engine' for a token that may not come next */
   accept(id: number): void {
+    this.#allowed = undefined;
     if (this.#matcher.acceptToken(id)) return;
     throw new GraftError('engine', `the grammar does not allow token ${id} here`);
   }
 
-  /** Whether the answer is complete and has ended. */
-  get ended(): boolean {
-    return this.#matcher.isTerminated();
+  get finished(): boolean {
+    if (this.#matcher.isTerminated()) return true;
+    const others = this.allowed.slice();
+    for (const id of this.#stopIds) others[id >> 5]! &= ~(1 << (id & 31));
+    return others.every((bits) => bits === 0);
   }
 
   [Symbol.dispose](): void {

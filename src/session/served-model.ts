@@ -6,7 +6,9 @@ import {
   type GenerationDelta,
   type GenerationEnd,
   type GenerationRequest,
+  Grammars,
   requireLanguageModel,
+  vocabularyTokens,
 } from '../generate/index.ts';
 import { KvPool } from '../nn/index.ts';
 import type { JobContext } from './job-context.ts';
@@ -20,6 +22,7 @@ export class ServedModel {
   readonly adapters: ServedAdapters;
   readonly #resident: ResidentModel;
   readonly #batcher: Batcher;
+  readonly #grammars: Grammars;
   readonly #maxQueue: number;
   /** Requests whose callers may go away. */
   readonly #active = new Set<{ readonly context: JobContext<GenerationDelta>; readonly cancel: () => void }>();
@@ -34,6 +37,7 @@ export class ServedModel {
     const model = resident.use();
     requireLanguageModel(model.task.name);
     this.#resident = resident;
+    this.#grammars = new Grammars(() => vocabularyTokens(resident.tokenizer, model.vocabSize));
     this.#maxQueue = maxQueue;
     this.adapters = new ServedAdapters(() => resident.use(), options.adapterMemory ?? freeMemory() / 8);
     const running = Math.min(maxRunning, maxBatchTokens);
@@ -63,6 +67,7 @@ export class ServedModel {
   /** @throws as `Serving.submit` */
   async submit(request: GenerationRequest, context: JobContext<GenerationDelta>): Promise<GenerationEnd> {
     if (this.#isClosing) throw new GraftError('state', 'serving ends', { data: { reason: 'closing' } });
+    using filter = request.grammar === undefined ? undefined : await this.#grammars.begin(request.grammar);
     const adapter = await this.adapters.acquire(request.adapter, request.taskNumber);
     try {
       return await new Promise<GenerationEnd>((resolve, reject) => {
@@ -81,7 +86,7 @@ export class ServedModel {
               reject(error);
             },
           };
-          const active = { context, cancel: this.#batcher.submit(request, adapter, room, listener) };
+          const active = { context, cancel: this.#batcher.submit(request, adapter, room, listener, filter) };
           this.#active.add(active);
           this.#run();
         };
