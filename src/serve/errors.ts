@@ -74,6 +74,9 @@ export const brief = (text: string): string => {
   return line.length > 80 ? `${line.slice(0, 80)}…` : line;
 };
 
+export const shuttingDown = () =>
+  new RequestError(503, 'The server is shutting down.', { code: 'shutting_down', retryAfter: 10 });
+
 /** A message of Graft's without the paths of this machine. */
 const withoutPaths = (message: string): string => message.replaceAll(/(?:[a-z]:)?(?:[/\\][^\s/\\'",:;()]+){2,}/gi, '…');
 
@@ -84,8 +87,15 @@ const withoutPaths = (message: string): string => message.replaceAll(/(?:[a-z]:)
 export function requestError(error: unknown, log: (line: string) => void): RequestError {
   if (error instanceof RequestError) return error;
   const known = GraftError.of(error);
+  const { reason } = known.data;
   const said = (status: number, details?: RequestErrorDetails) =>
     new RequestError(status, withoutPaths([known.problem, known.hint].filter(Boolean).join('. ')), details);
+  if (reason === 'queue-full')
+    return new RequestError(429, 'Too many requests wait. Try again later.', { code: 'queue_full', retryAfter: 1 });
+  if (reason === 'closing' || reason === 'unknown-adapter') {
+    // An adapter that was there a moment ago has been removed since.
+    return reason === 'closing' ? shuttingDown() : said(404, { param: 'model', code: 'model_not_found' });
+  }
   switch (known.kind) {
     case 'usage':
       return said(400, { param: known.place && /^[a-z_]+$/i.test(known.place) ? known.place : undefined });
@@ -93,9 +103,7 @@ export function requestError(error: unknown, log: (line: string) => void): Reque
     case 'input':
       return said(400);
     case 'interrupted':
-      return new RequestError(503, 'The server stopped this answer because it is shutting down.', {
-        code: 'shutting_down',
-      });
+      return shuttingDown();
     default:
       log(`${known.kind}: ${known.message}`);
       return new RequestError(500, 'The server failed on this request. Its log says why.', { code: 'internal_error' });

@@ -38,6 +38,9 @@ export interface Limits {
   readonly answerSeconds: number;
 }
 
+/** Limits that differ from their defaults. */
+export type LimitChoices = { readonly [K in keyof Limits]?: Limits[K] | undefined };
+
 export const defaultLimits: Limits = {
   bodyBytes: 4 * 2 ** 20,
   headerBytes: 16 * 2 ** 10,
@@ -58,3 +61,8 @@ export const defaultLimits: Limits = {
   stallSeconds: 30,
   answerSeconds: 600,
 };
+
+export const limitsOf = (choices: LimitChoices = {}): Limits => ({
+  ...defaultLimits,
+  ...(Object.fromEntries(Object.entries(choices).filter(([, value]) => value !== undefined)) as Partial<Limits>),
+});

@@ -16,30 +16,27 @@ export interface ServedAdapter {
 /** Finds an adapter for a name that is not known: its directory, or undefined where there is none. */
 export type ResolveAdapter = (name: string) => string | undefined | Promise<string | undefined>;
 
-/** The part of serving that adapters are put on. */
+/** Where adapters that generate text are put. */
 export type AdapterEngine = Pick<Serving, 'addAdapter' | 'removeAdapter'>;
 
-/** The adapters of a server by name. They reach the engine when they are first used. */
+/** The adapters of a server by name, as the engine has them; it loads each for its first request. */
 export class AdapterRegistry {
   readonly #engine: AdapterEngine | undefined;
   readonly #base: string;
-  readonly #ownTask: TaskName;
+  readonly #baseTask: TaskName;
   readonly #resolve: ResolveAdapter | undefined;
   readonly #adapters = new Map<string, ServedAdapter>();
-  /** Names that the engine has. */
-  readonly #inEngine = new Set<string>();
   /** What is being done for a name: one thing after another. */
   readonly #busy = new Map<string, Promise<unknown>>();
 
   /**
    * @param engine undefined for a base that generates no text
    * @param base its name, which no adapter may have
-   * @param ownTask the base's
    */
-  constructor(engine: AdapterEngine | undefined, base: string, ownTask: TaskName, resolve?: ResolveAdapter) {
+  constructor(engine: AdapterEngine | undefined, base: string, baseTask: TaskName, resolve?: ResolveAdapter) {
     this.#engine = engine;
     this.#base = base;
-    this.#ownTask = ownTask;
+    this.#baseTask = baseTask;
     this.#resolve = resolve;
   }
 
@@ -52,91 +49,68 @@ export class AdapterRegistry {
     return this.#adapters.size;
   }
 
-  /**
-   * The adapter of a name, in the engine where it generates text. A name that is not known is asked of the hook.
-   * @throws what the engine throws for an adapter that does not fit
-   */
+  /** The adapter of a name; one that is not known is asked of the hook. @throws what registering throws */
   async get(name: string): Promise<ServedAdapter | undefined> {
-    if (!this.#adapters.has(name) && !this.#resolve) return undefined;
+    const known = this.#adapters.get(name);
+    if (known || !this.#resolve) return known;
     return this.#oneByOne(name, async () => {
-      if (!this.#adapters.has(name)) {
-        const dir = await this.#resolve?.(name);
-        if (dir === undefined) return undefined;
-        this.#register(name, dir);
-      }
-      const adapter = this.#adapters.get(name)!;
-      try {
-        await this.#load(adapter);
-      } catch (error) {
-        // What the hook gave and does not fit is asked for again next time.
-        if (this.#resolve && !this.#inEngine.has(name)) this.#adapters.delete(name);
-        throw error;
-      }
-      return adapter;
+      const dir = this.#adapters.has(name) ? undefined : await this.#resolve!(name);
+      if (dir !== undefined) await this.#register(name, dir, false);
+      return this.#adapters.get(name);
     });
   }
 
   /**
-   * Puts an adapter under a name without loading it; replaces one that is there, also in the engine.
+   * Puts an adapter under a name without loading it, or replaces the one that has it: requests that run end with that.
    * @throws GraftError 'input' for a directory that is not an adapter, 'usage' for the base's name
    */
-  async put(name: string, dir: string): Promise<void> {
-    await this.#oneByOne(name, async () => {
-      this.#register(name, dir);
-      if (this.#inEngine.has(name)) await this.#engine!.addAdapter(name, dir, { replace: true });
-    });
+  put(name: string, dir: string): Promise<void> {
+    return this.#oneByOne(name, () => this.#register(name, dir, false));
   }
 
-  /** Puts an adapter under a name and loads it. @throws RequestError 400 for a name that is taken, unless it is replaced */
-  async load(name: string, dir: string, replace: boolean): Promise<void> {
-    await this.#oneByOne(name, async () => {
-      const before = this.#adapters.get(name);
-      if (before && !replace) {
+  /**
+   * Puts an adapter under a name and loads it.
+   * @throws RequestError 400 for a name that is taken, unless it is replaced; GraftError 'mismatch' where it does not fit
+   */
+  load(name: string, dir: string, replace: boolean): Promise<void> {
+    return this.#oneByOne(name, async () => {
+      if (this.#adapters.has(name) && !replace) {
         const problem = `The adapter '${brief(name)}' is loaded already. Set 'load_inplace' to replace it.`;
         throw new RequestError(400, problem, { param: 'lora_name', code: 'adapter_exists' });
       }
-      this.#register(name, dir);
-      try {
-        if (before && this.#inEngine.has(name)) await this.#engine!.addAdapter(name, dir, { replace: true });
-        else await this.#load(this.#adapters.get(name)!);
-      } catch (error) {
-        if (before) this.#adapters.set(name, before);
-        else this.#adapters.delete(name);
-        throw error;
-      }
+      await this.#register(name, dir, true);
     });
   }
 
   /** @throws RequestError 404 for a name that is not there */
-  async remove(name: string): Promise<void> {
-    await this.#oneByOne(name, async () => {
-      if (!this.#adapters.delete(name)) {
+  remove(name: string): Promise<void> {
+    return this.#oneByOne(name, async () => {
+      const adapter = this.#adapters.get(name);
+      if (!adapter) {
         const problem = `The adapter '${brief(name)}' does not exist.`;
         throw new RequestError(404, problem, { param: 'lora_name', code: 'adapter_not_found' });
       }
-      if (this.#inEngine.delete(name)) await this.#engine!.removeAdapter(name);
+      this.#adapters.delete(name);
+      if (generates(adapter)) await this.#engine?.removeAdapter(name);
     });
   }
 
-  #register(name: string, dir: string): void {
+  async #register(name: string, dir: string, load: boolean): Promise<void> {
     if (name === this.#base)
       throw new GraftError('usage', `'${name}' is the name of the base`, { hint: 'Give the adapter another name' });
-    const { task = this.#ownTask } = taskOfAdapter(dir);
-    this.#adapters.set(name, { name, dir, task, created: Math.floor(Date.now() / 1000) });
-  }
-
-  async #load({ name, dir, task }: ServedAdapter): Promise<void> {
-    if (!this.#engine || task !== 'causal-lm' || this.#inEngine.has(name)) return;
-    await this.#engine.addAdapter(name, dir);
-    this.#inEngine.add(name);
+    const { task = this.#baseTask } = taskOfAdapter(dir);
+    const adapter = { name, dir, task, created: Math.floor(Date.now() / 1000) };
+    const before = this.#adapters.get(name);
+    if (this.#engine) {
+      if (generates(adapter)) await this.#engine.addAdapter(name, dir, { replace: true, load });
+      else if (before && generates(before)) await this.#engine.removeAdapter(name);
+    }
+    this.#adapters.set(name, adapter);
   }
 
   async #oneByOne<T>(name: string, act: () => Promise<T>): Promise<T> {
-    const done = (this.#busy.get(name) ?? Promise.resolve()).then(act, act);
-    const settled = done.then(
-      () => {},
-      () => {},
-    );
+    const done = (this.#busy.get(name) ?? Promise.resolve()).then(act);
+    const settled = done.catch(() => {});
     this.#busy.set(name, settled);
     try {
       return await done;
@@ -145,6 +119,8 @@ export class AdapterRegistry {
     }
   }
 }
+
+const generates = ({ task }: ServedAdapter): boolean => task === 'causal-lm';
 
 /** A name that an adapter may have. @throws RequestError 400 */
 export function checkName(name: string): void {

@@ -1,8 +1,19 @@
 import type { z } from 'zod';
 import { badRequest, brief } from '../errors.ts';
 
-/** Fields that have no effect here, each with the values that ask for none: the default of OpenAI's reference, and null. */
-export type NeutralFields = Readonly<Record<string, readonly unknown[]>>;
+/**
+ * Fields that have no effect here, each with the values that ask for none: the default of OpenAI's reference, and null. `remark`: any
+ * value, since the field changes no answer anywhere.
+ */
+export type NeutralFields = Readonly<Record<string, readonly unknown[] | 'remark'>>;
+
+/** Who asks, and for what: it changes no answer. */
+export const remarks = {
+  user: 'remark',
+  safety_identifier: 'remark',
+  prompt_cache_key: 'remark',
+  metadata: 'remark',
+} as const;
 
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
@@ -36,7 +47,7 @@ export function readBody<T>(schema: z.ZodType<T>, body: unknown, neutral: Neutra
     if (value === null) continue;
     const accepted = Object.hasOwn(neutral, name) ? neutral[name] : undefined;
     if (!accepted) fields[name] = value;
-    else if (!accepted.some((one) => JSON.stringify(one) === JSON.stringify(value))) {
+    else if (accepted !== 'remark' && !accepted.some((one) => JSON.stringify(one) === JSON.stringify(value))) {
       const allowed = accepted.map((one) => JSON.stringify(one)).join(' or ');
       const rest = allowed ? `, and accepts ${allowed} only` : '';
       throw badRequest(`This server does not support the field '${name}'${rest}. Leave it out.`, name, 'unsupported');

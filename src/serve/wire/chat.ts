@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { NeutralFields } from './body.ts';
+import { type NeutralFields, remarks } from './body.ts';
 import { samplingFields } from './sampling.ts';
 
 const textPart = z.strictObject({ type: z.literal('text'), text: z.string() });
@@ -82,8 +82,9 @@ export type Tool = NonNullable<ChatFields['tools']>[number];
 
 /** Fields of OpenAI's reference that have no effect here. */
 export const neutralChatFields: NeutralFields = {
+  ...remarks,
+  adapters: [],
   store: [false],
-  metadata: [{}],
   service_tier: ['auto', 'default'],
   modalities: [['text']],
   audio: [],
@@ -93,7 +94,5 @@ export const neutralChatFields: NeutralFields = {
   web_search_options: [],
   functions: [],
   function_call: [],
-  safety_identifier: [],
-  prompt_cache_key: [],
   prompt_cache_retention: [],
 };

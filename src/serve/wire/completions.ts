@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { NeutralFields } from './body.ts';
+import { type NeutralFields, remarks } from './body.ts';
 import { samplingFields } from './sampling.ts';
 
 const ids = z.array(z.int().nonnegative()).min(1);
@@ -24,4 +24,10 @@ export const completionSchema = z.strictObject({
 
 export type CompletionFields = z.infer<typeof completionSchema>;
 
-export const neutralCompletionFields: NeutralFields = { echo: [false], suffix: [''], best_of: [1] };
+export const neutralCompletionFields: NeutralFields = {
+  ...remarks,
+  adapters: [],
+  echo: [false],
+  suffix: [''],
+  best_of: [1],
+};

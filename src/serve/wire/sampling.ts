@@ -6,18 +6,8 @@ import type { Limits } from '../limits.ts';
 
 const range = (min: number, max: number) => z.number().min(min).max(max);
 
-export const mixtureFields = {
-  /** Adapters of the base that are added with weights. */
-  adapters: z
-    .array(z.strictObject({ name: z.string().min(1).max(256), weight: range(-16, 16) }))
-    .min(1)
-    .max(16)
-    .optional(),
-};
-
 export const samplingFields = {
   model: z.string().max(512),
-  ...mixtureFields,
   temperature: range(0, 2).default(1),
   top_p: z.number().gt(0).max(1).optional(),
   top_k: z.int().min(-1).optional(),
@@ -34,7 +24,6 @@ export const samplingFields = {
     .strictObject({ include_usage: z.boolean().nullish(), include_obfuscation: z.literal(false).nullish() })
     .optional(),
   max_tokens: z.int().min(1).optional(),
-  user: z.string().max(512).optional(),
 };
 
 const samplingSchema = z.strictObject(samplingFields);

@@ -1,0 +1,120 @@
+import type { GenerationDelta, GenerationEnd, GenerationRequest } from '../generate/index.ts';
+import type { Serving } from '../session/index.ts';
+import { RequestError, shuttingDown } from './errors.ts';
+import type { Service } from './service.ts';
+import type { Sampling } from './wire/sampling.ts';
+
+/** What happens to one of the answers of a request. */
+export type AnswerEvent =
+  | { readonly index: number; readonly type: 'delta'; readonly delta: GenerationDelta }
+  | { readonly index: number; readonly type: 'end'; readonly end: GenerationEnd };
+
+/** What the answers of a request have in common. */
+export interface AnswerPlan {
+  readonly engine: Serving;
+  /** As the request names the model. */
+  readonly model: string;
+  readonly adapter: string | undefined;
+  readonly sampling: Sampling;
+  readonly maxNewTokens: number;
+  readonly logprobs: number | undefined;
+  readonly grammar?: string | undefined;
+  /** Of the API key, which has a share of the machine of its own for each adapter; undefined where there are no keys. */
+  readonly keyId: string | undefined;
+}
+
+/** The requests of a plan: `n` for each prompt, each with a seed of its own. */
+export const requestsOf = (
+  { adapter, sampling, maxNewTokens, logprobs, grammar, keyId }: AnswerPlan,
+  prompts: readonly (readonly number[])[],
+  n: number,
+  { answerSeconds }: Service['limits'],
+): GenerationRequest[] =>
+  prompts.flatMap((promptIds) =>
+    Array.from({ length: n }, (_, i) => ({
+      ...sampling,
+      promptIds,
+      adapter,
+      maxNewTokens,
+      logprobs,
+      grammar,
+      seed: sampling.seed + i,
+      deadlineMs: answerSeconds * 1000,
+      ...(keyId !== undefined && { priorityKey: `${keyId} ${adapter ?? ''}` }),
+    })),
+  );
+
+/**
+ * Runs requests at once, and tells what happens to each, in the order in which it happens. Leaving the iteration ends them all.
+ * @throws what the engine throws for one of them; RequestError 503 and 504 for answers that were cut
+ */
+export async function* answers(
+  { metrics }: Service,
+  { engine, model }: AnswerPlan,
+  requests: readonly GenerationRequest[],
+  signal: AbortSignal,
+): AsyncGenerator<AnswerEvent, void, undefined> {
+  const left = new AbortController();
+  const either = AbortSignal.any([signal, left.signal]);
+  const running = requests.map((request) => {
+    const answer = engine.submit(request, { signal: either });
+    return { answer, deltas: answer[Symbol.asyncIterator]() };
+  });
+  type Next = { readonly index: number; readonly next: IteratorResult<GenerationDelta, void> };
+  const nextOf = async (index: number): Promise<Next> => ({ index, next: await running[index]!.deltas.next() });
+  const waiting = new Map<number, Promise<Next>>(running.map((_, index) => [index, nextOf(index)]));
+  try {
+    while (waiting.size > 0) {
+      const { index, next } = await Promise.race(waiting.values());
+      if (!next.done) {
+        waiting.set(index, nextOf(index));
+        yield { index, type: 'delta', delta: next.value };
+        continue;
+      }
+      waiting.delete(index);
+      const end = await running[index]!.answer;
+      metrics.answered(model, end);
+      if (end.reason === 'interrupted') throw shuttingDown();
+      if (end.reason === 'deadline')
+        throw new RequestError(504, 'The answer took longer than this server lets one take.', { code: 'deadline' });
+      yield { index, type: 'end', end };
+    }
+  } finally {
+    left.abort();
+    for (const promise of waiting.values()) promise.catch(() => {});
+  }
+}
+
+/** What a request cost, as OpenAI counts it: each prompt once. */
+export class Usage {
+  readonly #prompts = new Map<number, { readonly prompt: number; readonly cached: number }>();
+  #completion = 0;
+  readonly #n: number;
+
+  /** @param n answers to each prompt */
+  constructor(n: number) {
+    this.#n = n;
+  }
+
+  add(index: number, { promptTokens, cachedTokens, newTokens }: GenerationEnd): void {
+    const prompt = Math.floor(index / this.#n);
+    const cached = Math.max(cachedTokens, this.#prompts.get(prompt)?.cached ?? 0);
+    this.#prompts.set(prompt, { prompt: promptTokens, cached });
+    this.#completion += newTokens;
+  }
+
+  toJSON() {
+    const sum = (of: 'prompt' | 'cached') =>
+      [...this.#prompts.values()].reduce((total, tokens) => total + tokens[of], 0);
+    return {
+      prompt_tokens: sum('prompt'),
+      completion_tokens: this.#completion,
+      total_tokens: sum('prompt') + this.#completion,
+      prompt_tokens_details: { cached_tokens: sum('cached') },
+    };
+  }
+}
+
+/** OpenAI's word for why an answer ended. */
+export const finishReason = ({ reason }: Pick<GenerationEnd, 'reason'>): 'stop' | 'length' =>
+  reason === 'length' ? 'length' : 'stop';

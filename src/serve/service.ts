@@ -1,0 +1,62 @@
+import type { ChatTemplate, Tokenizer } from '../data/index.ts';
+import type { TaskName } from '../nn/index.ts';
+import type { ModelInfo, Serving } from '../session/index.ts';
+import type { AllowedFolders } from './adapters/allowed.ts';
+import type { AdapterRegistry, ServedAdapter } from './adapters/registry.ts';
+import { badRequest, modelNotFound } from './errors.ts';
+import type { SchemaGrammars } from './grammar/grammars.ts';
+import type { Heads } from './heads.ts';
+import type { Metrics } from './http/metrics.ts';
+import type { Limits } from './limits.ts';
+
+/** What routes work with. */
+export interface Service {
+  /** Name of the base. */
+  readonly base: string;
+  readonly info: ModelInfo;
+  /** When the server started; seconds since 1970. */
+  readonly created: number;
+  readonly tokenizer: Tokenizer;
+  /** Undefined for a model without a chat template. */
+  readonly chat: ChatTemplate | undefined;
+  /** Undefined for a base that generates no text. */
+  readonly engine: Serving | undefined;
+  readonly heads: Heads;
+  readonly adapters: AdapterRegistry;
+  /** Where adapters may be loaded from on request. */
+  readonly folders: AllowedFolders;
+  readonly grammars: SchemaGrammars;
+  readonly metrics: Metrics;
+  readonly limits: Limits;
+  /** Whether it only ends what runs. */
+  readonly isDraining: () => boolean;
+  readonly log: (line: string) => void;
+}
+
+/** What a request's `model` names. */
+export interface Named {
+  /** As the request names it. */
+  readonly name: string;
+  /** Undefined: the base. */
+  readonly adapter: ServedAdapter | undefined;
+  readonly task: TaskName;
+}
+
+/** @throws RequestError 404 for a name that neither the base nor an adapter has */
+export async function named({ base, info, adapters }: Service, name: string): Promise<Named> {
+  if (name === base) return { name, adapter: undefined, task: info.task };
+  const adapter = await adapters.get(name);
+  if (!adapter) throw modelNotFound(name);
+  return { name, adapter, task: adapter.task };
+}
+
+/**
+ * What a request for text names, with the engine that answers it.
+ * @throws RequestError 404 for an unknown name, 400 for a model that generates no text
+ */
+export async function generator(service: Service, name: string): Promise<Named & { readonly engine: Serving }> {
+  const found = await named(service, name);
+  const { engine } = service;
+  if (engine && found.task === 'causal-lm') return { ...found, engine };
+  throw badRequest(`The model is for ${found.task}, and does not generate text.`, 'model', 'wrong_task');
+}
