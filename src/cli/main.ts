@@ -16,6 +16,7 @@ import { plan } from './plan.ts';
 import { predict } from './predict.ts';
 import { pull } from './pull.ts';
 import { quantize } from './quantize.ts';
+import { serve } from './serve.ts';
 import { examples, StopSignal } from './shared.ts';
 import { train } from './train.ts';
 
@@ -50,6 +51,7 @@ export function program(): Command {
     evaluate,
     predict,
     generate,
+    serve,
     logits,
     merge,
     quantize,

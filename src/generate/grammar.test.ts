@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { z } from 'zod';
 import { golden } from '../../test/support.ts';
-import { loadTokenizer } from '../data/index.ts';
+import { loadTokenizer, randomStream } from '../data/index.ts';
 import { Grammars, vocabularyTokens } from './grammar.ts';
 import { XGrammar } from './xgrammar.ts';
 
@@ -20,7 +21,7 @@ test('a grammar of a schema allows what follows it, token by token, and no speci
   const vocabulary = { ...vocabularyTokens(tokenizer, 700), stopIds: [eos] };
   const grammars = new Grammars(() => vocabulary);
   let checked = 0;
-  for (const text of ['{"name": "Zoë 🙂", "age": 12}', '{ "name" : "" , "age" : -3 }']) {
+  for (const text of ['{"name": "Zoë 🙂", "age": 12}', '{"name": "", "age": -3}']) {
     using matcher = await grammars.begin(ebnf);
     for (const id of tokenizer.encode(text, { addSpecialTokens: false })) {
       const bits = matcher.allowed;
@@ -68,4 +69,83 @@ test('what the library cannot do is refused in its words, and other grammars go 
 
 test('a tokenizer of pieces of words has no grammars', () => {
   assert.throws(() => vocabularyTokens(loadTokenizer(golden('tokenizer', 'bert.json')), 100), { kind: 'usage' });
+});
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** One token for each byte of ASCII, and one that ends. */
+const bytes = {
+  tokens: [...Array.from({ length: 128 }, (_, i) => String.fromCharCode(i)), ''],
+  spelling: 'raw' as const,
+  stopIds: [128],
+};
+
+test('answers of random tokens that a grammar allows are JSON that follows its schema', async (t) => {
+  const string = { type: 'string' };
+  const schemas = [
+    { type: 'object', properties: { a: { type: 'integer' }, b: { enum: ['x', 'y', null] } }, required: ['a'] },
+    { type: 'array', items: { type: 'integer' }, minItems: 1, maxItems: 3 },
+    { ...string, maxLength: 6 },
+    { ...string, minLength: 2, maxLength: 4 },
+    ...['^a.{0,4}$', '^[^b]{1,5}$', '^[ -~]{2}$', '^\\d{3}-\\w+$', '^(x|y\\s?){1,3}$', '^\\D\\W$'].map((pattern) => ({
+      ...string,
+      pattern,
+    })),
+    ...['date', 'time', 'date-time', 'ipv4', 'uuid', 'hostname', 'json-pointer'].map((format) => ({
+      ...string,
+      format,
+    })),
+    { type: 'integer', minimum: -3, maximum: 250 },
+    { type: 'integer', exclusiveMinimum: -3, exclusiveMaximum: 2 },
+    { type: 'object', patternProperties: { '^a.?$': { type: 'boolean' } }, additionalProperties: false },
+    { anyOf: [{ type: 'null' }, { const: 'a "quoted" \\ text' }] },
+    {
+      $defs: {
+        node: {
+          type: 'object',
+          properties: { next: { anyOf: [{ $ref: '#/$defs/node' }, { type: 'null' }] } },
+          required: ['next'],
+          additionalProperties: false,
+        },
+      },
+      $ref: '#/$defs/node',
+    },
+  ];
+  const grammars = new Grammars(() => bytes);
+  const random = randomStream(5, 1);
+  let [ended, cut] = [0, 0];
+  for (const schema of schemas) {
+    const ebnf = await new XGrammar().fromJsonSchema(JSON.stringify(schema));
+    const fits = z.fromJSONSchema(schema as z.core.JSONSchema.JSONSchema);
+    for (let i = 0; i < 40; i++) {
+      using matcher = await grammars.begin(ebnf);
+      let text = '';
+      for (let length = 0; length < 150 && !matcher.finished; length++) {
+        const bits = matcher.allowed;
+        const allowed = bytes.tokens.flatMap((_, id) => (isAllowed(bits, id) ? [id] : []));
+        // Ends and closing marks come soon, so that most answers are complete.
+        const closing = allowed.filter((id) => id === 128 || '"}]'.includes(bytes.tokens[id]!));
+        const from = closing.length > 0 && random() < 0.3 ? closing : allowed;
+        const id = from[Math.floor(random() * from.length)]!;
+        if (id !== 128) text += bytes.tokens[id];
+        matcher.accept(id);
+      }
+      if (!matcher.finished) cut++;
+      else {
+        ended++;
+        const value = parsed(text);
+        assert.ok(value !== undefined, `${JSON.stringify(schema)}: ${text}`);
+        // A date has the form of one, and the calendar may not have it.
+        if (!('format' in schema)) assert.ok(fits.safeParse(value).success, `${JSON.stringify(schema)}: ${text}`);
+      }
+    }
+  }
+  assert.ok(ended > 500 && cut < ended / 3, `${ended} ended, ${cut} did not`);
+  t.diagnostic(`${ended} answers checked`);
 });

@@ -8,6 +8,7 @@ import { createRequire } from 'node:module';
 import { dirname } from 'node:path';
 import { compileFunction } from 'node:vm';
 import { GraftError } from '../base/index.ts';
+import { withJsonClasses } from './json-text.ts';
 import type { TokenFilter } from './request.ts';
 
 /** A vector of C++ that is read by position. */
@@ -87,13 +88,14 @@ export class XGrammar {
   }
 
   /**
-   * The grammar, as EBNF, of JSON that follows a schema.
+   * The grammar, as EBNF, of JSON that follows a schema. White space is one space after each comma and colon: small models go on with
+   * white space for ever where they may.
    * @param strict whether properties and items that the schema does not name are excluded
    * @throws GraftError 'usage' with what the library says about the schema; the instance must not be used again
    */
   async fromJsonSchema(schema: string, strict = false): Promise<string> {
-    const text = await this.#tried(() => this.library.Grammar.fromJSONSchema(schema, true, -1, undefined, strict));
-    return text.toString();
+    const text = await this.#tried(() => this.library.Grammar.fromJSONSchema(schema, false, -1, undefined, strict));
+    return withJsonClasses(text.toString());
   }
 
   /** Runs what may abort. A warning counts as a refusal: it says that a part of the grammar would be ignored. */

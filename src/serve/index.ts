@@ -2,6 +2,7 @@ import type { ServeOptions } from './options.ts';
 import type { Server } from './serve.ts';
 
 export type { ResolveAdapter } from './adapters/registry.ts';
+export { readKeys } from './http/keys.ts';
 export type { LimitChoices, Limits } from './limits.ts';
 export type { ServeOptions } from './options.ts';
 export type { Server } from './serve.ts';

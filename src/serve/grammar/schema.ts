@@ -44,7 +44,7 @@ const followed = {
 
 /** Formats whose texts the grammar follows. */
 const formats = new Set([
-  ...['date', 'time', 'date-time', 'duration', 'email', 'hostname', 'ipv4', 'ipv6', 'uuid', 'uri', 'uri-reference'],
+  ...['date', 'time', 'date-time', 'duration', 'hostname', 'ipv4', 'ipv6', 'uuid', 'uri', 'uri-reference'],
   ...['uri-template', 'json-pointer', 'relative-json-pointer'],
 ]);
 
@@ -103,9 +103,14 @@ function checkTogether(schema: Schema, param: string): void {
     if (keyword === '$defs' || keyword === 'definitions' || (keyword === 'type' && ofType)) continue;
     refuse(`has '${keyword.slice(0, 64)}' beside '${deciding}', which are not followed together`);
   }
+  const bound = ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'].find((keyword) => keyword in schema);
+  if (bound && !(types?.length === 1 && types[0] === 'integer'))
+    refuse(`has '${bound}', which is followed for the type integer only`);
   const { format } = schema;
   if (format !== undefined && !(typeof format === 'string' && formats.has(format)))
     refuse(`has a 'format' that is not supported: use one of ${[...formats].join(', ')}`);
+  if (typeof schema.pattern === 'string' && /["\p{Cc}]|\\["\\nrtfvbxuc0]/u.test(schema.pattern))
+    refuse('has a pattern with quotation marks, backslashes or control characters, which JSON escapes');
   const beside = ['pattern', 'minLength', 'maxLength'].find((keyword) => keyword in schema);
   if (format !== undefined && beside) refuse(`has '${beside}' beside 'format', which are not followed together`);
   if (Array.isArray(schema.allOf) && schema.allOf.length > 1)

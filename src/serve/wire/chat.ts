@@ -2,7 +2,12 @@ import { z } from 'zod';
 import { type NeutralFields, remarks } from './body.ts';
 import { samplingFields } from './sampling.ts';
 
-const textPart = z.strictObject({ type: z.literal('text'), text: z.string() });
+const textPart = z.strictObject({
+  type: z.literal('text', {
+    error: "expected 'text'; parts of other types (image_url, input_audio, file) are not supported",
+  }),
+  text: z.string(),
+});
 const refusalPart = z.strictObject({ type: z.literal('refusal'), refusal: z.string() });
 const content = z.union([z.string(), z.array(textPart).min(1)], {
   error: 'expected a text or parts of the type text; other parts (image_url, input_audio, file) are not supported',
