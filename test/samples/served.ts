@@ -67,11 +67,11 @@ export async function servedFolder(dir: string, which: readonly string[] = ['gre
   await using session = new Session({ log: () => {} });
   for (const [name, recipe] of Object.entries(recipes)) {
     if (!which.includes(name)) continue;
-    const steps = name === 'greeter' || name === 'caller' ? 60 : 4;
+    const steps = { greeter: 60, caller: 150 }[name] ?? 4;
     const { adapter } = await session.train({
       model,
       ...recipe,
-      train: { lr: 2e-2, steps, batch_size: 3 },
+      train: { lr: name === 'caller' ? 1e-2 : 2e-2, steps, batch_size: 3 },
       run: { dir: join(dir, 'runs', name) },
     });
     cpSync(adapter!, join(adapters, name), { recursive: true });

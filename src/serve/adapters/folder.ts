@@ -18,6 +18,9 @@ const unfinished = /^\.|\.(part|tmp|partial|incomplete)$|~$/;
 /** Files that were written this long ago are complete, when the server starts. */
 const settledMs = 2000;
 
+/** When the server starts and finds files that were written just now, it looks again after so long. */
+const secondLookMs = 500;
+
 interface Seen {
   /** Names, sizes and times of the files. */
   readonly state: string;
@@ -47,9 +50,13 @@ export class AdapterFolder {
     this.#changes = changes;
   }
 
-  /** Looks once, and then every `seconds`. Files that were not written just now count at once. */
+  /** Looks, and then again every `seconds`. Files that were not written just now count at once. */
   async start(seconds: number): Promise<void> {
     await this.look(Date.now() - settledMs);
+    if ([...this.#seen.values()].some(({ handled }) => !handled)) {
+      await new Promise((resolve) => setTimeout(resolve, secondLookMs));
+      await this.look();
+    }
     const next = () => {
       this.#timer = setTimeout(async () => {
         await this.look().catch((error) => this.#changes.log(`${this.#dir}: ${(error as Error).message}`));
