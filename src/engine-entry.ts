@@ -56,6 +56,7 @@ export {
   startEngine,
 } from './engine/index.ts';
 export {
+  type EndReason,
   type GenerateOptions,
   type GenerateSummary,
   generate,

@@ -48,7 +48,15 @@ export {
 } from './data/index.ts';
 export { launchEnvironment, type RankPlacement } from './distributed/index.ts';
 export { engineStatus, type LibTorch, type Processor, processor } from './engine/index.ts';
-export type { SamplingOptions } from './generate/index.ts';
+export type {
+  EndReason,
+  GenerationDelta,
+  GenerationEnd,
+  GenerationRequest,
+  SamplingOptions,
+  TokenLogprob,
+  WeightedAdapter,
+} from './generate/index.ts';
 export { type DownloadProgress, type ResolveOptions, resolveModel } from './io/index.ts';
 export type { Combination, MethodChoice } from './methods/index.ts';
 export {
@@ -63,6 +71,7 @@ export type { OptimizerChoice } from './optim/index.ts';
 export type { BlockFormat, IntegerFormat, WeightFormat } from './quant/index.ts';
 export {
   type Abortable,
+  type AddAdapterOptions,
   type Classification,
   type ClassifyResult,
   type CombineResult,
@@ -93,6 +102,9 @@ export {
   type QuantizeSettings,
   type RowsOptions,
   type Running,
+  type ServeOptions,
+  type Serving,
+  type ServingStats,
   Session,
   type SessionOptions,
   type TrainOptions,

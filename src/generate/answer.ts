@@ -12,6 +12,10 @@ import type {
 import { RowSampler, type Sampled } from './row-sampler.ts';
 import { Sequence } from './sequence.ts';
 
+/** The name that a request's tokens are counted under: of its adapter, of the adapters of its mixture, or '' for the base. */
+export const nameOf = ({ adapter = '', mixture }: GenerationRequest): string =>
+  mixture ? mixture.map(({ name }) => name).join('+') : adapter;
+
 /** Who is told of an answer. */
 export interface AnswerListener {
   delta(delta: GenerationDelta): void;
@@ -64,7 +68,7 @@ export class Answer {
       batchKey: adapter.batchKey,
       contentKey: adapter.contentKey,
       virtual: adapter.virtual,
-      shareKey: request.priorityKey ?? request.adapter ?? '',
+      shareKey: request.priorityKey ?? nameOf(request),
       maxNewTokens,
       eosIds: new Set(this.#text?.endTokens(eosIds) ?? eosIds),
       deadline: request.deadlineMs === undefined ? undefined : now + request.deadlineMs,
@@ -92,10 +96,11 @@ export class Answer {
       this.#stopString = step.stop;
       return 'stop';
     }
-    return this.#filter?.finished ? 'eos' : undefined;
+    return this.#filter?.ended ? 'eos' : undefined;
   }
 
   finish(now: number): void {
+    this.#filter?.[Symbol.dispose]();
     let reason = this.sequence.ended!;
     if (this.#stopString === undefined && this.#text) {
       const { piece, stop } = this.#text.end();
@@ -120,6 +125,7 @@ export class Answer {
   }
 
   fail(error: unknown): void {
+    this.#filter?.[Symbol.dispose]();
     this.#listener.fail(error);
   }
 

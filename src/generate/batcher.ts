@@ -43,15 +43,10 @@ export class Batcher implements Disposable {
     return { waiting, running, ...counts };
   }
 
-  /** Whether the adapter with this number has a request that is not ended. */
-  uses(adapter: number): boolean {
-    return this.#scheduler.sequences.some((sequence) => sequence.adapter === adapter);
-  }
-
   /**
    * Queues a request, whose arguments have been checked (`checkRequest`).
    * @param room tokens that the model's context has for the answer
-   * @param filter that of the request's grammar
+   * @param filter of the request's grammar
    * @returns a function that cancels it: it then ends, as 'interrupted', before the next pass
    * @throws GraftError 'usage' for an empty stop string, and a prompt for which the pool is too small; 'state' with `data.reason` 'queue-full'
    */

@@ -1,4 +1,4 @@
-export type { AnswerListener } from './answer.ts';
+export { type AnswerListener, nameOf } from './answer.ts';
 export { Batcher, type BatcherOptions } from './batcher.ts';
 export { Grammars, vocabularyTokens } from './grammar.ts';
 export { checkRequest, requireLanguageModel } from './lone.ts';
@@ -11,6 +11,7 @@ export {
   type GenerationRequest,
   type TokenFilter,
   type TokenLogprob,
+  type WeightedAdapter,
 } from './request.ts';
 export { type SamplingOptions, sample } from './sampling.ts';
 export { scoreChoices } from './score.ts';

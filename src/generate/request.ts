@@ -7,6 +7,8 @@ export interface GenerationRequest extends SamplingOptions {
   readonly promptIds: readonly number[];
   /** Name of the adapter; absent: the base alone. */
   readonly adapter?: string | undefined;
+  /** LoRA adapters whose weighted sum the row uses, in the place of `adapter`. */
+  readonly mixture?: readonly WeightedAdapter[] | undefined;
   /** The row's task, among several that share the adapter. Default: the adapter's own. */
   readonly taskNumber?: number | undefined;
   /** Tokens to generate at most. */
@@ -23,13 +25,23 @@ export interface GenerationRequest extends SamplingOptions {
   readonly deadlineMs?: number | undefined;
   /** Whose share of the machine it takes: keys take turns. Default: the adapter's name. */
   readonly priorityKey?: string | undefined;
-  /** A grammar that the answer follows, in XGrammar's EBNF; its first rule is `root`. */
+  /** A grammar that the answer follows, as XGrammar's EBNF. */
   readonly grammar?: string | undefined;
+}
+
+/** One of several adapters whose weighted sum is used. */
+export interface WeightedAdapter {
+  /** Its name. */
+  readonly name: string;
+  /** Its factor. */
+  readonly weight: number;
 }
 
 /** The log-probability of a token, in nats, and those of the likeliest ones in its place, before temperature and penalties. */
 export interface TokenLogprob {
+  /** The token. */
   readonly id: number;
+  /** In nats. */
   readonly logprob: number;
   /** Likeliest first. */
   readonly top: readonly { readonly id: number; readonly logprob: number }[];
@@ -39,6 +51,7 @@ export interface TokenLogprob {
 export interface GenerationDelta {
   /** Complete characters that are no part of a stop string; may be empty. */
   readonly text: string;
+  /** Their ids. */
   readonly ids: readonly number[];
   /** One for each id, where the request asks for them. */
   readonly logprobs?: readonly TokenLogprob[];
@@ -49,11 +62,13 @@ export type EndReason = 'eos' | 'length' | 'stop' | 'interrupted' | 'deadline';
 
 /** A whole answer. */
 export interface GenerationEnd {
+  /** Why it ended. */
   readonly reason: EndReason;
   /** The text, without a stop string. */
   readonly text: string;
   /** The tokens, those of a stop string included, an end token not. */
   readonly ids: readonly number[];
+  /** One for each id, where the request asks for them. */
   readonly logprobs?: readonly TokenLogprob[];
   /** Tokens of the prompt. */
   readonly promptTokens: number;
@@ -63,6 +78,7 @@ export interface GenerationEnd {
   readonly newTokens: number;
   /** The stop string that was found. */
   readonly stopString?: string;
+  /** When what happened. */
   readonly timings: {
     /** Milliseconds from submission until the first pass. */
     readonly queued: number;
@@ -73,14 +89,14 @@ export interface GenerationEnd {
   };
 }
 
-/** Forbids tokens that would break a grammar. Each request has its own. */
-export interface TokenFilter {
-  /** Sets the logits [V] of forbidden tokens to −∞. */
-  apply(logits: Float32Array): void;
+/** Which tokens an answer may go on with, such as those of a grammar. Each answer has its own, and disposes it at its end. */
+export interface TokenFilter extends Disposable {
+  /** One bit for each token: whether it may come next. Token i is bit i & 31 of number i >> 5. */
+  allowed(): Int32Array;
   /** Takes the token that was sampled. */
   accept(id: number): void;
-  /** Whether the text is complete: nothing may follow but an end token. */
-  readonly finished: boolean;
+  /** Whether the answer is complete. */
+  readonly ended: boolean;
 }
 
 /** Sequences of this batch key have their adapters in the model's banks, or none: they share passes. */

@@ -1,4 +1,3 @@
-import { GraftError } from '../base/index.ts';
 import { mixSeed } from '../tensor/index.ts';
 import type { GenerationRequest, TokenFilter, TokenLogprob } from './request.ts';
 import { largestIds, type SampledText, sample } from './sampling.ts';
@@ -38,8 +37,7 @@ export class RowSampler {
     const { logprobs, seed = 0 } = this.#request;
     const before = logprobs === undefined ? undefined : logits.slice();
     const text: SampledText = this.#text;
-    const forbid = this.#filter && ((scores: Float32Array) => this.#filter!.apply(scores));
-    const id = sample(logits, text, this.#request, () => drawOf(seed, this.#drawn), forbid);
+    const id = sample(logits, text, this.#request, () => drawOf(seed, this.#drawn), this.#filter?.allowed());
     return { id, ...(before && { logprob: logprobOf(before, id, logprobs!) }) };
   }
 
@@ -60,11 +58,4 @@ function logprobOf(logits: Float32Array, id: number, count: number): TokenLogpro
   const total = largest + Math.log(sum);
   const top = count === 0 ? [] : largestIds(logits, Math.min(count, logits.length));
   return { id, logprob: logits[id]! - total, top: top.map((i) => ({ id: i, logprob: logits[i]! - total })) };
-}
-
-/** @throws GraftError 'numeric' for a largest logit that is NaN or infinite */
-export function checkedLogit(value: number, id: number): void {
-  if (Number.isFinite(value)) return;
-  const what = Number.isNaN(value) ? 'NaN' : 'infinite';
-  throw new GraftError('numeric', `the logit of token ${id} is ${what}`, { hint: 'Check the weights and the adapter' });
 }

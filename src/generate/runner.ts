@@ -1,6 +1,7 @@
 import { type KvPool, type Model, packTokens } from '../nn/index.ts';
 import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
-import { checkedLogit, type RowSampler, type Sampled } from './row-sampler.ts';
+import type { RowSampler, Sampled } from './row-sampler.ts';
+import { requireFiniteLogit } from './sampling.ts';
 import type { StepRow } from './scheduler.ts';
 
 /** A row of a step with what a pass needs besides. */
@@ -59,7 +60,7 @@ export class Runner implements Disposable {
       const [values, likeliest] = [largest.data(), ids.data()];
       greedy.forEach((i, at) => {
         const id = Number(likeliest[at]!);
-        checkedLogit(Number(values[at]!), id);
+        requireFiniteLogit(Number(values[at]!), id);
         sampled[sampling[i]!.r] = { id };
       });
     }

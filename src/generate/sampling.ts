@@ -63,7 +63,7 @@ export interface SampledText {
  * The id of the next token: logit bias, penalties, temperature, top-k, top-p, min-p, draw.
  * @param logits [V]; changed in place
  * @param random gives numbers in [0, 1); called once unless the temperature is 0
- * @param forbid sets the logits of tokens that must not be chosen to −∞
+ * @param allowed one bit for each token that may be chosen: token i is bit i & 31 of number i >> 5. Default: all
  * @throws GraftError 'numeric' when a logit is NaN or infinite
  */
 export function sample(
@@ -71,7 +71,7 @@ export function sample(
   { seen, counts }: SampledText,
   options: SamplingOptions,
   random: () => number,
-  forbid?: (logits: Float32Array) => void,
+  allowed?: Int32Array,
 ): number {
   const { temperature = 0, topK = Infinity, topP = 1, minP = 0 } = options;
   const { logitBias = {}, repetitionPenalty = 1, presencePenalty = 0, frequencyPenalty = 0 } = options;
@@ -85,9 +85,12 @@ export function sample(
   if (presencePenalty !== 0 || frequencyPenalty !== 0) {
     for (const [id, count] of counts) logits[id]! -= presencePenalty + frequencyPenalty * count;
   }
-  forbid?.(logits);
+  if (allowed) {
+    for (let id = 0; id < logits.length; id++)
+      if (((allowed[id >> 5]! >>> (id & 31)) & 1) === 0) logits[id] = -Infinity;
+  }
   const best = argmax(logits);
-  if (temperature === 0) return best;
+  if (temperature === 0 || logits[best] === -Infinity) return best;
 
   // Unnormalised probabilities, 1 for the likeliest token, so that no step has to renormalise.
   const weights = new Float64Array(logits.length);
@@ -103,17 +106,17 @@ function argmax(logits: Float32Array): number {
   for (let i = 0; i < logits.length; i++) {
     const x = logits[i]!;
     if (x > logits[best]!) best = i;
-    else if (Number.isNaN(x)) {
-      throw new GraftError('numeric', `the logit of token ${i} is NaN`, {
-        hint: 'Check the weights and the adapter',
-      });
-    }
+    else if (Number.isNaN(x)) requireFiniteLogit(x, i);
   }
-  if (logits[best] === Number.POSITIVE_INFINITY)
-    throw new GraftError('numeric', `the logit of token ${best} is infinite`, {
-      hint: 'Check the weights and the adapter',
-    });
+  requireFiniteLogit(logits[best]!, best);
   return best;
+}
+
+/** @throws GraftError 'numeric' for a logit that is NaN or +∞; −∞ is a token that cannot be chosen */
+export function requireFiniteLogit(value: number, id: number): void {
+  if (value < Infinity) return;
+  const what = Number.isNaN(value) ? 'NaN' : 'infinite';
+  throw new GraftError('numeric', `the logit of token ${id} is ${what}`, { hint: 'Check the weights and the adapter' });
 }
 
 /** The fewest of `ids`, likeliest first, whose weights make up `share` of the weight of all. */

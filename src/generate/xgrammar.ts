@@ -146,11 +146,12 @@ export interface GrammarCompiler {
 }
 
 /** Where an answer is in its grammar. */
-export class GrammarMatcher implements TokenFilter, Disposable {
+export class GrammarMatcher implements TokenFilter {
   readonly #matcher: Matcher;
   readonly #vocabSize: number;
   readonly #stopIds: readonly number[];
   #allowed: Int32Array | undefined;
+  #isDisposed = false;
 
   constructor(matcher: Matcher, vocabSize: number, stopIds: readonly number[]) {
     this.#matcher = matcher;
@@ -158,8 +159,7 @@ export class GrammarMatcher implements TokenFilter, Disposable {
     this.#stopIds = stopIds;
   }
 
-  /** One bit for each token: whether it may come next. Token i is bit i & 31 of number i >> 5. */
-  get allowed(): Int32Array {
+  allowed(): Int32Array {
     if (this.#allowed) return this.#allowed;
     // The library's own function for this answers later; a sampler needs the bits at once.
     const bits = this.#matcher.handle.GetNextTokenBitmask(this.#vocabSize);
@@ -170,12 +170,6 @@ export class GrammarMatcher implements TokenFilter, Disposable {
     return this.#allowed;
   }
 
-  apply(logits: Float32Array): void {
-    const { allowed } = this;
-    for (let id = 0; id < logits.length; id++)
-      if (((allowed[id >> 5]! >>> (id & 31)) & 1) === 0) logits[id] = Number.NEGATIVE_INFINITY;
-  }
-
   /** @throws GraftError 'engine' for a token that may not come next */
   accept(id: number): void {
     this.#allowed = undefined;
@@ -183,14 +177,16 @@ export class GrammarMatcher implements TokenFilter, Disposable {
     throw new GraftError('engine', `the grammar does not allow token ${id} here`);
   }
 
-  get finished(): boolean {
+  /** Whether nothing may follow but an end token. */
+  get ended(): boolean {
     if (this.#matcher.isTerminated()) return true;
-    const others = this.allowed.slice();
+    const others = this.allowed().slice();
     for (const id of this.#stopIds) others[id >> 5]! &= ~(1 << (id & 31));
     return others.every((bits) => bits === 0);
   }
 
   [Symbol.dispose](): void {
-    this.#matcher.dispose();
+    if (!this.#isDisposed) this.#matcher.dispose();
+    this.#isDisposed = true;
   }
 }

@@ -6,7 +6,14 @@ import { mixSeed, ops, type Tensor } from '../tensor/index.ts';
 import { attachOrder, type MethodChoice, requireDisjoint, requireSavable } from './choice.ts';
 import { methods } from './registry.ts';
 import { attachSaved } from './saved-part.ts';
-import { type Adapter, type AttachContext, type Method, saveModules, type TrainedCopies } from './shared/index.ts';
+import {
+  type Adapter,
+  type AttachContext,
+  type Method,
+  type Placement,
+  saveModules,
+  type TrainedCopies,
+} from './shared/index.ts';
 
 /** One or several methods as one adapter. */
 export interface AttachedAdapter extends Adapter {
@@ -74,6 +81,21 @@ export function trainHead(model: Model, furtherModules: readonly string[] = []):
     : undefined;
 }
 
+/** Returns what all parts and the head have put on the model; each part has a placement. */
+function placementOf(parts: readonly Adapter[], head: TrainedCopies | undefined): Placement {
+  const placements = parts.map((part) => part.placement!);
+  return {
+    wrappers: placements.flatMap(({ wrappers }) => wrappers),
+    copies: [...placements.flatMap(({ copies }) => copies), ...(head ? [head] : [])],
+    baseChanges: placements.flatMap(({ baseChanges }) => baseChanges),
+    ports: placements.flatMap(({ ports }) => ports),
+    withdraw() {
+      head?.use(false);
+      for (const { withdraw } of placements.toReversed()) withdraw();
+    },
+  };
+}
+
 function freeze(part: Adapter): void {
   part.frozen = true;
   for (const tensor of part.parameters.values()) tensor.requiresGrad = false;
@@ -134,6 +156,7 @@ function combined(
         parts.flatMap((part, i) => [...(part.state ?? [])].map(([key, t]) => [`${i}.${key}`, t] as const)),
       );
     },
+    ...(parts.every((part) => part.placement) && { placement: placementOf(parts, head) }),
     detach() {
       head?.dispose();
       for (const part of [...parts].reverse()) part.detach();

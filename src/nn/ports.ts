@@ -97,6 +97,11 @@ export class Ports {
 
   /** Sets `runs` for rows of a batch that is not begun by a pass, as the head's; without arguments there are none. */
   selectRuns(rowStarts: readonly number[] = [0], adapters?: readonly number[]): void {
+    if (adapters && adapters.length !== rowStarts.length - 1)
+      throw new GraftError('usage', `${rowStarts.length - 1} rows have ${adapters.length} numbers of adapters`, {
+        place: 'adapters',
+        hint: 'Give one for each row: 0 for the base alone',
+      });
     this.#runs = runsOf(rowStarts, adapters);
     this.#adapters = adapters ?? [];
   }
@@ -114,6 +119,21 @@ export class Ports {
       'state',
       `a layer reads ${vectors} vectors, and the batch has ${runs.at(-1)!.end} tokens in ${rows} rows`,
     );
+  }
+
+  /** Returns what `compute` returns, which reads rows of one adapter only. @param rowStarts their offsets, from 0 */
+  within<T>(adapter: number, rowStarts: readonly number[], compute: () => T): T {
+    const [runs, adapters] = [this.#runs, this.#adapters];
+    this.selectRuns(
+      rowStarts,
+      rowStarts.slice(1).map(() => adapter),
+    );
+    try {
+      return compute();
+    } finally {
+      this.#runs = runs;
+      this.#adapters = adapters;
+    }
   }
 
   #promptsOf(adapter?: number): Prompt[] {

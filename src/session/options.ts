@@ -147,6 +147,10 @@ export const submitSchema: z.ZodType<GenerationRequest & Abortable> = z.strictOb
   ...{ maxNewTokens: z.int().positive(), seed: z.int().optional(), stop: texts.optional() },
   ...{ temperature: real, topK: real, topP: real, minP: real },
   ...{ repetitionPenalty: real, presencePenalty: real, frequencyPenalty: real },
+  mixture: z
+    .array(z.strictObject({ name: path, weight: z.number() }))
+    .min(1)
+    .optional(),
   logitBias: z.record(z.string(), z.number()).optional(),
   eosIds: z.array(z.int()).optional(),
   logprobs: z.int().nonnegative().optional(),

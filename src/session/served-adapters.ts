@@ -2,11 +2,18 @@
 import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { loadAdapter, readAdapterConfig, taskNumberOf, taskOfAdapter } from '../adapters/index.ts';
+import {
+  loadResident,
+  type ResidentAdapter,
+  readAdapterConfig,
+  taskNumberOf,
+  taskOfAdapter,
+} from '../adapters/index.ts';
 import { GraftError, nearest } from '../base/index.ts';
-import { type AdapterOfRequest, bankKey } from '../generate/index.ts';
-import type { AttachedAdapter } from '../methods/index.ts';
+import { type AdapterOfRequest, bankKey, type GenerationRequest, type WeightedAdapter } from '../generate/index.ts';
+import { Banks } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
+import type { ResidentModel } from './resident.ts';
 import type { AddAdapterOptions } from './serving-types.ts';
 import { inTurn } from './turns.ts';
 
@@ -18,45 +25,56 @@ interface Served {
   readonly number: number;
   /** Of its files; undefined before it is first loaded. */
   digest: string | undefined;
-  attached: AttachedAdapter | undefined;
-  /** Virtual tokens that it puts in front of a row. */
-  virtual: number;
+  resident: ResidentAdapter | undefined;
   loading: Promise<void> | undefined;
-  /** Requests that use it. */
+  /** Requests that use it, also in mixtures. */
+  users: number;
+}
+
+/** A weighted sum of adapters, while requests use it. */
+interface Mixture {
+  readonly number: number;
+  readonly members: readonly Served[];
+  readonly weighted: readonly WeightedAdapter[];
   users: number;
 }
 
 /** `data.reason` of the 'usage' error for a name that is not registered. */
 export const unknownAdapter = 'unknown-adapter';
 
-export class ServedAdapters {
-  readonly #modelOf: () => Model;
+/** What a request uses until `release`. */
+export interface Acquired extends AdapterOfRequest {
+  release(): void;
+}
+
+export class ServedAdapters implements Disposable {
+  readonly #base: ResidentModel;
   readonly #memory: number;
   /** By name; the one used last at the end. */
   readonly #byName = new Map<string, Served>();
-  /** All that are in memory, those that were replaced and still have users included. */
-  readonly #resident = new Map<number, Served>();
-  #model: Model | undefined;
+  /** All that are in memory or come there, those that were replaced and still have users included. */
+  readonly #inMemory = new Map<number, Served>();
+  readonly #mixtures = new Map<string, Mixture>();
+  /** Of the model that is loaded now. */
+  #banks: Banks | undefined;
   #nextNumber = 1;
+  readonly #stopWatching: () => void;
 
-  /**
-   * @param modelOf returns the model with its own adapters disabled; another one where it had to be loaded again
-   * @param memory bytes that adapters without users may take
-   */
-  constructor(modelOf: () => Model, memory: number) {
-    this.#modelOf = modelOf;
+  /** @param memory bytes that adapters may take, besides those with users */
+  constructor(base: ResidentModel, memory: number) {
+    this.#base = base;
     this.#memory = memory;
+    this.#stopWatching = base.onRelease(() => this.#forget());
   }
 
   get names() {
-    const resident = [...this.#resident.values()].map(({ name }) => name);
+    const resident = [...this.#inMemory.values()].filter((served) => served.resident).map(({ name }) => name);
     return { registered: [...this.#byName.keys()].sort(), resident: [...new Set(resident)].sort() };
   }
 
   /** @throws GraftError 'usage' for a name that is taken; 'input' and 'mismatch' for an adapter that does not fit */
   async add(name: string, dir: string, { replace = false, load = true }: AddAdapterOptions = {}): Promise<void> {
-    const before = this.#byName.get(name);
-    if (before && !replace) {
+    if (this.#byName.has(name) && !replace) {
       throw new GraftError('usage', `this model has an adapter named '${name}' already`, {
         place: dir,
         hint: 'Remove it first, or replace it',
@@ -67,11 +85,10 @@ export class ServedAdapters {
     if (task !== 'causal-lm') {
       throw new GraftError('mismatch', `the adapter is for ${task}, and does not generate text`, { place: dir });
     }
-    const served: Served = {
-      ...{ name, dir, number: this.#nextNumber++, digest: undefined, attached: undefined },
-      ...{ virtual: 0, loading: undefined, users: 0 },
-    };
+    const number = this.#nextNumber++;
+    const served: Served = { name, dir, number, digest: undefined, resident: undefined, loading: undefined, users: 0 };
     if (load) await this.#load(served);
+    const before = this.#byName.get(name);
     this.#byName.set(name, served);
     if (before) this.#retire(before);
   }
@@ -84,51 +101,100 @@ export class ServedAdapters {
   }
 
   /**
-   * Returns what a batch has to know of an adapter, which stays in memory until `release`. It is loaded where it is not.
-   * @throws GraftError 'usage' for a name that is not there, and what loading throws
+   * Returns what a batch has to know of a request's adapter, or of its mixture, which stays in memory until it is released. It is
+   * loaded where it is not.
+   * @throws GraftError 'usage' for a name that is not there, and adapters that cannot be mixed; what loading throws
    */
-  async acquire(name: string | undefined, taskNumber?: number): Promise<AdapterOfRequest> {
-    if (name === undefined) return { number: 0, batchKey: bankKey, contentKey: 'base', virtual: 0, taskNumber };
+  async acquire({ adapter, mixture, taskNumber }: GenerationRequest): Promise<Acquired> {
+    if (mixture && adapter !== undefined) {
+      throw new GraftError('usage', 'a request has an adapter or a mixture of adapters, not both', {
+        place: 'mixture',
+      });
+    }
+    if (mixture) return this.#acquireMixture(mixture, taskNumber);
+    if (adapter === undefined) {
+      return { number: 0, batchKey: bankKey, contentKey: 'base', virtual: 0, taskNumber, release() {} };
+    }
+    const served = await this.#use(adapter);
+    const { number, digest } = served;
+    const task = taskNumber ?? taskNumberOf(served.dir);
+    const batchKey = served.resident!.alone ? keyOf(number) : bankKey;
+    const virtual = await inTurn(() => this.activate(batchKey).ports.virtualLengthOf(number));
+    const contentKey = JSON.stringify({ digest, task, virtual });
+    return { number, batchKey, contentKey, virtual, taskNumber: task, release: () => this.#leave(served) };
+  }
+
+  /** The model with what rows of this batch key use switched on, and no other adapter that stands alone. */
+  activate(batchKey: string): Model {
+    const model = this.#base.use();
+    this.#banks ??= this.#fill(model);
+    for (const { number, resident } of this.#inMemory.values()) {
+      if (resident?.alone) resident.alone.adapter.enabled = batchKey === keyOf(number);
+    }
+    return model;
+  }
+
+  async #acquireMixture(weighted: readonly WeightedAdapter[], taskNumber: number | undefined): Promise<Acquired> {
+    const members: Served[] = [];
+    const leave = () => {
+      for (const member of members) this.#leave(member);
+    };
+    try {
+      for (const { name } of weighted) members.push(await this.#use(name));
+      const key = JSON.stringify(weighted.map(({ weight }, i) => [members[i]!.digest, members[i]!.number, weight]));
+      const mixture = await inTurn(() => {
+        this.activate(bankKey);
+        const known = this.#mixtures.get(key);
+        const mixed = known ?? { number: this.#nextNumber++, members, weighted, users: 0 };
+        if (!known) this.#mix(mixed);
+        this.#mixtures.set(key, mixed);
+        mixed.users++;
+        return mixed;
+      });
+      const release = () => {
+        mixture.users--;
+        leave();
+        void inTurn(() => {
+          if (mixture.users > 0 || this.#mixtures.get(key) !== mixture) return;
+          this.#mixtures.delete(key);
+          this.#banks?.remove(mixture.number);
+        });
+      };
+      return { number: mixture.number, batchKey: bankKey, contentKey: key, virtual: 0, taskNumber, release };
+    } catch (error) {
+      leave();
+      throw error;
+    }
+  }
+
+  #mix({ number, members, weighted }: Mixture): void {
+    const alone = members.find(({ resident }) => resident!.alone);
+    if (alone) {
+      const { reason } = alone.resident!.alone!;
+      throw new GraftError('usage', `'${alone.name}' cannot be mixed: ${reason}`, { place: 'adapters' });
+    }
+    this.#banks!.mix(
+      number,
+      weighted.map(({ weight }, i) => ({ adapter: members[i]!.number, weight })),
+    );
+  }
+
+  /** Loads an adapter where it is not in memory, and counts a user of it. */
+  async #use(name: string): Promise<Served> {
     const served = this.#named(name);
     served.users++;
     try {
       await this.#load(served);
+      return served;
     } catch (error) {
       served.users--;
       throw error;
     }
-    const { number, digest, virtual } = served;
-    const task = taskNumber ?? taskNumberOf(served.dir);
-    const contentKey = JSON.stringify({ digest, task, virtual });
-    return { number, batchKey: `adapter ${number}`, contentKey, virtual, taskNumber: task };
   }
 
-  release(number: number): void {
-    const served = this.#resident.get(number);
-    if (!served) return;
+  #leave(served: Served): void {
     served.users--;
-    if (served.users === 0 && this.#byName.get(served.name) !== served) this.#retire(served);
-  }
-
-  /** The model with what rows of this batch key use enabled, and nothing else. */
-  activate(batchKey: string): Model {
-    const model = this.#current();
-    for (const { number, attached } of this.#resident.values()) {
-      if (attached) attached.enabled = batchKey === `adapter ${number}`;
-    }
-    return model;
-  }
-
-  /** The model; where it was loaded again, the adapters are attached to the new one. */
-  #current(): Model {
-    const model = this.#modelOf();
-    if (this.#model !== model) {
-      this.#model = model;
-      for (const served of this.#resident.values()) {
-        if (served.attached) served.attached = loadAdapter(model, served.dir, 'own');
-      }
-    }
-    return model;
+    if (this.#byName.get(served.name) !== served) this.#retire(served);
   }
 
   #named(name: string): Served {
@@ -147,8 +213,7 @@ export class ServedAdapters {
       this.#byName.delete(served.name);
       this.#byName.set(served.name, served);
     }
-    this.#resident.set(served.number, served);
-    if (served.attached) return;
+    if (served.resident) return;
     served.loading ??= this.#read(served).finally(() => {
       served.loading = undefined;
     });
@@ -156,54 +221,72 @@ export class ServedAdapters {
   }
 
   async #read(served: Served): Promise<void> {
-    try {
-      // Not in turn: the files are in the system's cache when the engine reads them.
-      const digest = await digestOf(served.dir);
-      await inTurn(() => {
-        const model = this.#current();
-        this.activate(bankKey);
-        served.attached = loadAdapter(model, served.dir, 'own');
-        served.digest = digest;
-        served.virtual = model.ports.virtualLength;
-        served.attached.enabled = false;
-        this.#evict(served);
-      });
-    } catch (error) {
-      this.#resident.delete(served.number);
-      throw error;
+    // Not in turn: passes go on meanwhile, and the files are in the system's cache when the engine reads them.
+    const digest = await digestOf(served.dir);
+    await inTurn(() => {
+      const model = this.activate(bankKey);
+      served.resident = loadResident(model, this.#banks!, served.dir, served.number);
+      served.digest = digest;
+      this.#inMemory.set(served.number, served);
+      this.#evict(served);
+    });
+  }
+
+  /** The banks of a model that was just loaded, with the adapters that requests use. */
+  #fill(model: Model): Banks {
+    const banks = new Banks(model);
+    this.#banks = banks;
+    for (const served of this.#inMemory.values()) {
+      served.resident = loadResident(model, banks, served.dir, served.number);
     }
+    for (const mixture of this.#mixtures.values()) this.#mix(mixture);
+    return banks;
+  }
+
+  /** Before the model is freed: adapters without users leave; the others are loaded again with it. */
+  #forget(): void {
+    for (const served of [...this.#inMemory.values()]) if (served.users === 0) this.#unload(served);
+    for (const { number } of this.#mixtures.values()) this.#banks?.remove(number);
+    for (const served of this.#inMemory.values()) served.resident?.remove();
+    for (const served of this.#inMemory.values()) served.resident = undefined;
+    this.#banks?.[Symbol.dispose]();
+    this.#banks = undefined;
   }
 
   /** Takes adapters out of memory that no request uses, the one used longest ago first, until the others fit. */
   #evict(newest: Served): void {
-    const bytesOf = ({ attached }: Served) =>
-      [...(attached?.parameters.values() ?? [])].reduce((sum, { nbytes }) => sum + nbytes, 0);
-    let bytes = [...this.#resident.values()].reduce((sum, served) => sum + bytesOf(served), 0);
+    let bytes = 0;
+    for (const { resident } of this.#inMemory.values()) bytes += resident?.bytes ?? 0;
     for (const served of this.#byName.values()) {
       if (bytes <= this.#memory) return;
-      if (served === newest || served.users > 0 || !served.attached) continue;
-      bytes -= bytesOf(served);
-      this.#detach(served);
+      if (served === newest || served.users > 0 || !served.resident) continue;
+      bytes -= served.resident.bytes;
+      this.#unload(served);
     }
   }
 
   /** Frees an adapter that no name leads to any more, once nobody uses it. */
   #retire(served: Served): void {
-    if (served.users === 0) void inTurn(() => this.#detach(served));
+    void inTurn(() => {
+      if (served.users === 0) this.#unload(served);
+    });
   }
 
-  #detach(served: Served): void {
-    served.attached?.detach();
-    served.attached?.[Symbol.dispose]();
-    served.attached = undefined;
-    this.#resident.delete(served.number);
+  #unload(served: Served): void {
+    served.resident?.remove();
+    served.resident = undefined;
+    this.#inMemory.delete(served.number);
   }
 
   [Symbol.dispose](): void {
-    if (this.#model === this.#modelOf()) for (const served of [...this.#resident.values()]) this.#detach(served);
+    this.#forget();
+    this.#stopWatching();
     this.#byName.clear();
   }
 }
+
+/** The batch key of an adapter that no bank holds. */
+const keyOf = (number: number): string => `adapter ${number}`;
 
 /** A digest of the files of an adapter, those of its parts included. */
 async function digestOf(dir: string): Promise<string> {

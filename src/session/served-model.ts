@@ -7,6 +7,7 @@ import {
   type GenerationEnd,
   type GenerationRequest,
   Grammars,
+  nameOf,
   requireLanguageModel,
   vocabularyTokens,
 } from '../generate/index.ts';
@@ -39,7 +40,7 @@ export class ServedModel {
     this.#resident = resident;
     this.#grammars = new Grammars(() => vocabularyTokens(resident.tokenizer, model.vocabSize));
     this.#maxQueue = maxQueue;
-    this.adapters = new ServedAdapters(() => resident.use(), options.adapterMemory ?? freeMemory() / 8);
+    this.adapters = new ServedAdapters(resident, options.adapterMemory ?? freeMemory() / 8);
     const running = Math.min(maxRunning, maxBatchTokens);
     const most = running * KvPool.blocksFor(model.contextLength);
     const blocks = Math.min(most, Math.floor((options.kvMemory ?? freeMemory() / 4) / KvPool.blockBytes(model)));
@@ -67,8 +68,9 @@ export class ServedModel {
   /** @throws as `Serving.submit` */
   async submit(request: GenerationRequest, context: JobContext<GenerationDelta>): Promise<GenerationEnd> {
     if (this.#isClosing) throw new GraftError('state', 'serving ends', { data: { reason: 'closing' } });
+    // An answer that has begun ends its filter itself.
     using filter = request.grammar === undefined ? undefined : await this.#grammars.begin(request.grammar);
-    const adapter = await this.adapters.acquire(request.adapter, request.taskNumber);
+    const adapter = await this.adapters.acquire(request);
     try {
       return await new Promise<GenerationEnd>((resolve, reject) => {
         const begin = () => {
@@ -93,7 +95,7 @@ export class ServedModel {
         inTurn(begin).catch(reject);
       });
     } finally {
-      this.adapters.release(adapter.number);
+      adapter.release();
     }
   }
 
@@ -122,9 +124,10 @@ export class ServedModel {
     });
   }
 
-  #count({ adapter = '' }: GenerationRequest, { promptTokens, newTokens }: GenerationEnd): void {
-    const tokens = this.#tokens.get(adapter) ?? { prompt: 0, generated: 0 };
-    this.#tokens.set(adapter, tokens);
+  #count(request: GenerationRequest, { promptTokens, newTokens }: GenerationEnd): void {
+    const name = nameOf(request);
+    const tokens = this.#tokens.get(name) ?? { prompt: 0, generated: 0 };
+    this.#tokens.set(name, tokens);
     tokens.prompt += promptTokens;
     tokens.generated += newTokens;
   }

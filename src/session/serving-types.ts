@@ -27,6 +27,7 @@ export interface ServingStats {
   readonly running: number;
   /** Most that may wait. */
   readonly maxQueue: number;
+  /** Blocks of keys and values: all, those that requests hold, and those that wait to be found again. */
   readonly blocks: { readonly total: number; readonly used: number; readonly cached: number };
   /** Tokens of prompts that were looked up among the blocks that others left, and how many were found. */
   readonly cache: { readonly lookedUp: number; readonly found: number };
@@ -40,6 +41,7 @@ export interface ServingStats {
   readonly tokens: Readonly<Record<string, { readonly prompt: number; readonly generated: number }>>;
 }
 
+/** How an adapter is registered. */
 export interface AddAdapterOptions {
   /** Replaces an adapter of the same name, also while requests use it: these end with the one that they began with. Default: false. */
   readonly replace?: boolean | undefined;
@@ -55,10 +57,11 @@ export interface Serving extends AsyncDisposable {
    *   `data.reason` 'queue-full' where too many wait
    */
   submit(request: GenerationRequest, options?: Abortable): Running<GenerationDelta, GenerationEnd>;
+  /** Returns where serving stands. */
   stats(): Promise<ServingStats>;
   /** Registers an adapter. @throws GraftError 'usage' for a name that is taken, 'input' and 'mismatch' for one that does not fit */
   addAdapter(name: string, dir: string, options?: AddAdapterOptions): Promise<void>;
-  /** @throws GraftError 'usage' for a name that is not there */
+  /** Takes a name away; requests that use the adapter end with it. @throws GraftError 'usage' for a name that is not there */
   removeAdapter(name: string): Promise<void>;
   /** Ends serving. Requests that run end first, for `drainMs` at most; then they end as 'interrupted'. Default: 0. */
   close(options?: { readonly drainMs?: number | undefined }): Promise<void>;

@@ -6,7 +6,8 @@ import test from 'node:test';
 import { tinyModel } from '../../test/samples/tiny.ts';
 import { temporary } from '../../test/support.ts';
 import { GraftError } from '../base/index.ts';
-import { Session } from './index.ts';
+import { tokenizerOf } from '../data/index.ts';
+import { type Serving, Session } from './index.ts';
 
 const row = { ids: [1, 2, 3, 4, 9, 8], labels: [1, 2, 3, 4, 9, 8] };
 const types = ['lora', 'prefix', 'prompt', 'ia3', 'bottleneck'] as const;
@@ -38,30 +39,89 @@ async function place(session: Session) {
 
 const promptOf = (i: number) => Array.from({ length: 5 + 7 * (i % 6) }, (_, t) => 1 + ((3 * t + 5 * i) % 90));
 
-test('requests with adapters of all kinds and the base, at once, answer as each alone', async () => {
+test('requests with adapters of all kinds and the base, at once, answer as `generate` does one by one', async () => {
   await using session = new Session();
   using at = await place(session);
   await using model = await session.load(at.model, { adapters: at.adapters });
-  const requests = Array.from({ length: 18 }, (_, i) => ({
-    promptIds: promptOf(i),
-    adapter: [undefined, ...types][i % 6],
-    maxNewTokens: 12 + (i % 5),
-    ...(i % 3 === 2 && { temperature: 1.2, seed: i }),
+  const tokenizer = tokenizerOf(at.model);
+  const asked = Array.from({ length: 18 }, (_, i) => ({
+    text: 'One two three four. '.repeat(1 + (i % 5)) + i,
+    options: {
+      adapter: [undefined, ...types][i % 6],
+      maxNewTokens: 12 + (i % 5),
+      ...(i % 3 === 2 && { temperature: 1.2, seed: i }),
+    },
   }));
   const alone: (readonly number[])[] = [];
-  for (const request of requests) {
-    await using serving = model.serve({ maxRunning: 1 });
-    alone.push((await serving.submit(request)).ids);
-  }
+  for (const { text, options } of asked) alone.push((await model.generate(text, options)).ids);
   assert.ok(new Set(alone.map(String)).size > 12, 'answers differ');
   await using serving = model.serve({ maxBatchTokens: 24, maxRunning: 9, kvMemory: 2 ** 22 });
-  const together = await Promise.all(requests.map((request) => serving.submit(request)));
-  for (const [i, { ids }] of together.entries()) assert.deepEqual(ids, alone[i], JSON.stringify(requests[i]));
+  const together = await Promise.all(
+    asked.map(({ text, options }) => serving.submit({ promptIds: [...tokenizer.encode(text)], ...options })),
+  );
+  for (const [i, { ids }] of together.entries()) assert.deepEqual(ids, alone[i], JSON.stringify(asked[i]));
   const { tokens, running, waiting, adapters, steps } = await serving.stats();
   assert.deepEqual([running, waiting], [0, 0]);
   assert.deepEqual(adapters.registered, [...types].sort());
   assert.equal(Object.keys(tokens).length, 6);
-  assert.ok(steps > 0);
+  // Far fewer passes than tokens: rows of several adapters shared them.
+  const generated = together.reduce((sum, { newTokens }) => sum + newTokens, 0);
+  assert.ok(steps < generated / 2, `${steps} passes for ${generated} tokens`);
+});
+
+test('adapters leave memory when others need it, and come back; a job that frees the model delays requests only', async () => {
+  await using session = new Session();
+  using at = await place(session);
+  await using model = await session.load(at.model, { adapters: at.adapters });
+  const answers = new Map<string, readonly number[]>();
+  const ask = (serving: Serving, adapter: string, maxNewTokens = 10) =>
+    serving.submit({ promptIds: promptOf(2), adapter, maxNewTokens, eosIds: [] });
+  {
+    await using serving = model.serve();
+    for (const type of types) answers.set(type, (await ask(serving, type)).ids);
+    assert.deepEqual((await serving.stats()).adapters.resident, [...types].sort());
+  }
+  await using serving = model.serve({ adapterMemory: 0 });
+  for (const type of [...types, ...types]) {
+    assert.deepEqual((await ask(serving, type)).ids, answers.get(type), type);
+    assert.deepEqual((await serving.stats()).adapters.resident, [type]);
+  }
+  const long = await ask(serving, 'lora', 150);
+  const again = ask(serving, 'lora', 150);
+  let trained: PromiseLike<unknown> | undefined;
+  for await (const _ of again) {
+    trained ??= session.train({
+      model: at.model,
+      method: { type: 'lora' },
+      data: [row],
+      train: { steps: 1, batch_size: 1 },
+      run: { dir: join(at.dir.path, 'meanwhile') },
+    });
+  }
+  await trained;
+  assert.deepEqual((await again).ids, long.ids);
+});
+
+test('a mixture of LoRA adapters is their weighted sum, and stands in one batch with others', async () => {
+  await using session = new Session();
+  using at = await place(session);
+  await using model = await session.load(at.model, { adapters: at.adapters });
+  await using serving = model.serve();
+  const request = { promptIds: promptOf(4), maxNewTokens: 12, eosIds: [] };
+  const lora = (weight: number) => [{ name: 'lora', weight }];
+  const [one, whole, none, halves, base] = await Promise.all([
+    serving.submit({ ...request, adapter: 'lora' }),
+    serving.submit({ ...request, mixture: lora(1) }),
+    serving.submit({ ...request, mixture: lora(0) }),
+    serving.submit({ ...request, mixture: [...lora(0.5), ...lora(0.5)] }),
+    serving.submit(request),
+  ]);
+  assert.notDeepEqual(one.ids, base.ids);
+  assert.deepEqual(whole.ids, one.ids);
+  assert.deepEqual(halves.ids, one.ids);
+  assert.deepEqual(none.ids, base.ids);
+  await assert.rejects(serving.submit({ ...request, mixture: [{ name: 'prefix', weight: 1 }] }), { kind: 'usage' });
+  await assert.rejects(serving.submit({ ...request, adapter: 'lora', mixture: lora(1) }), /not both/);
 });
 
 test('a second turn computes only what is new; pieces are the text; log-probabilities are those of the tokens', async () => {

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
-import { type AIMessage, HumanMessage } from '@langchain/core/messages';
+import { HumanMessage } from '@langchain/core/messages';
 import { ChatOpenAI, OpenAI as LangChainCompletion, OpenAIEmbeddings } from '@langchain/openai';
 import { embed, generateText, jsonSchema, Output, streamText, type ToolSet, tool } from 'ai';
 import OpenAI from 'openai';
@@ -142,9 +142,9 @@ test('ai with @ai-sdk/openai-compatible', async () => {
 test('@langchain/openai', async () => {
   const common = { apiKey, configuration: { baseURL }, temperature: 0, maxTokens: 40, maxRetries: 0 };
   const model = new ChatOpenAI({ ...common, model: 'greeter' });
-  const answer = (await model.invoke([new HumanMessage('Hello')])) as AIMessage;
+  const answer = await model.invoke([new HumanMessage('Hello')]);
   assert.equal(answer.content, greeting);
-  assert.ok(answer.usage_metadata!.output_tokens > 0);
+  assert.ok((answer.usage_metadata as { output_tokens: number }).output_tokens > 0);
   const pieces: string[] = [];
   for await (const piece of await model.stream('Hello')) pieces.push(String(piece.content));
   assert.ok(pieces.length > 3);

@@ -68,6 +68,10 @@ const libraryGroups: Groups = {
     ...['CombineSettings', 'Combination', 'CombineResult', 'MergeSettings', 'MergeResult', 'convertAdapter'],
     ...['AdapterFormat', 'adapterFormats', 'formatOf', 'readAdapterConfig'],
   ],
+  Serving: [
+    ...['Serving', 'ServeOptions', 'ServingStats', 'AddAdapterOptions', 'GenerationRequest', 'WeightedAdapter'],
+    ...['GenerationDelta', 'GenerationEnd', 'EndReason', 'TokenLogprob'],
+  ],
   'Quantised files': [
     ...['QuantizeSettings', 'QuantizeResult', 'Drift', 'WrittenModel', 'ExportChoice', 'ExportFormat', 'exportFormats'],
     ...['WeightFormat', 'BlockFormat', 'IntegerFormat', 'FloatFormat'],
@@ -171,8 +175,6 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
       'ImageShape',
       'Kernels',
       'CachedRows',
-      'KvPool',
-      'KvShape',
       'LayerPolicy',
       'Linear',
       'Module',

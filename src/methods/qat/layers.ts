@@ -175,7 +175,7 @@ export class RoundedTable extends TableWrapper {
     this.#kernels = kernels;
   }
 
-  protected adapted(vectors: Tensor): Tensor {
+  override adapted(vectors: Tensor): Tensor {
     return fakeQuantize(this.#kernels, vectors, this.#rounding.quantization);
   }
 

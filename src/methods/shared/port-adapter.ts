@@ -10,16 +10,20 @@ import type { Adapter } from './method.ts';
 export function portAdapter(
   model: Model,
   port: Omit<Port, 'enabled'>,
-  fields: Omit<Adapter, 'enabled' | 'detach' | typeof Symbol.dispose>,
+  fields: Omit<Adapter, 'enabled' | 'detach' | 'placement' | typeof Symbol.dispose>,
   dispose: () => void,
 ): Adapter {
   let attached = true;
+  const withdraw = () => {
+    removePort();
+  };
   const adapter: Adapter = Object.assign(fields, {
     enabled: true,
+    placement: { wrappers: [], copies: [], baseChanges: [], ports: [port], withdraw },
     detach() {
       if (!attached) return;
       attached = false;
-      removePort();
+      withdraw();
       dispose();
     },
     [Symbol.dispose]: () => adapter.detach(),

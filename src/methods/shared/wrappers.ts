@@ -37,7 +37,7 @@ export function unwrap(root: Module, path: string, wrapper: Wrapper): void {
 
 /** What an adapter of wrappers is made of. */
 export interface WrappedParts
-  extends Omit<Adapter, 'enabled' | 'detach' | 'merge' | 'unmerge' | typeof Symbol.dispose> {
+  extends Omit<Adapter, 'enabled' | 'detach' | 'merge' | 'unmerge' | 'placement' | typeof Symbol.dispose> {
   /** The wrappers' parameters; those of `copies` follow them in the adapter. */
   readonly parameters: ReadonlyMap<string, Tensor>;
   readonly wrappers: readonly { readonly path: string; readonly wrapper: Wrapper }[];
@@ -54,7 +54,7 @@ export interface WrappedParts
 /** Returns the adapter that these wrappers make; the caller has put them on the model. */
 export function wrappedAdapter(model: Model, parts: WrappedParts): Adapter {
   const { wrappers, toggle, copies = [], baseChanges = [], owned = [], parameters, ...rest } = parts;
-  let attached = true;
+  let onModel = true;
   let merged = false;
   let baseChanged = false;
   const changeBase = (on: boolean) => {
@@ -62,6 +62,13 @@ export function wrappedAdapter(model: Model, parts: WrappedParts): Adapter {
     baseChanged = on;
   };
   changeBase(true);
+  const withdraw = () => {
+    if (!onModel) return;
+    onModel = false;
+    changeBase(false);
+    for (const { path, wrapper } of wrappers) unwrap(model.root, path, wrapper);
+    for (const copy of copies) copy.use(false);
+  };
 
   const changes = new Set(baseChanges.map(({ path }) => `${path}.weight`));
   const adapter: Adapter = {
@@ -80,12 +87,10 @@ export function wrappedAdapter(model: Model, parts: WrappedParts): Adapter {
       changeBase(on);
       for (const copy of copies) copy.use(on);
     },
+    placement: { wrappers, copies, baseChanges, ports: [], withdraw },
     detach() {
-      if (!attached) return;
-      attached = false;
       adapter.unmerge?.();
-      changeBase(false);
-      for (const { path, wrapper } of wrappers) unwrap(model.root, path, wrapper);
+      withdraw();
       for (const tensor of [...adapter.parameters.values(), ...owned]) tensor.dispose();
       for (const copy of copies) copy.dispose();
     },

@@ -1,0 +1,42 @@
+/** Adapters that are loaded to be served beside others, on one model. */
+import type { AttachedAdapter, Banks, FactorType } from '../methods/index.ts';
+import type { Model } from '../nn/index.ts';
+import { headFits, loadAdapter, storedTensors } from './load.ts';
+
+/** An adapter in memory, which rows name by its number. */
+export interface ResidentAdapter {
+  readonly number: number;
+  /**
+   * Where no bank can hold it: the adapter, attached and switched off, and why. Rows that use it need a batch of their own, in which it
+   * is switched on.
+   */
+  readonly alone?: { readonly adapter: AttachedAdapter; readonly reason: string };
+  /** Bytes of its tensors in memory. */
+  readonly bytes: number;
+  /** Takes it out of memory. */
+  remove(): void;
+}
+
+/**
+ * Loads a saved adapter into the banks of a model, under a number.
+ * @throws GraftError as `loadAdapter` does; 'usage' for a number that is taken
+ */
+export function loadResident(model: Model, banks: Banks, dir: string, number: number): ResidentAdapter {
+  const adapter = loadAdapter(model, dir, headFits(model, dir) ? 'file' : 'own');
+  try {
+    const reason = banks.add(number, adapter, factorTypeOf(dir));
+    if (reason === undefined) return { number, bytes: banks.bytesOf(number), remove: () => banks.remove(number) };
+    adapter.enabled = false;
+    const bytes = [...adapter.parameters.values()].reduce((sum, { nbytes }) => sum + nbytes, 0);
+    return { number, bytes, alone: { adapter, reason }, remove: () => adapter.detach() };
+  } catch (cause) {
+    adapter.detach();
+    throw cause;
+  }
+}
+
+/** The type of the file's numbers, where they all have one of half the size: factors are then held as they are stored. */
+function factorTypeOf(dir: string): FactorType {
+  const [format, other] = new Set(storedTensors(dir).map((entry) => entry.format));
+  return other === undefined && (format === 'float16' || format === 'bfloat16') ? format : 'float32';
+}
