@@ -1,7 +1,6 @@
 import type { GenerationDelta, GenerationEnd, GenerationRequest } from '../generate/index.ts';
-import type { Serving } from '../session/index.ts';
 import { RequestError, shuttingDown } from './errors.ts';
-import type { Service } from './service.ts';
+import type { Generator, Service } from './service.ts';
 import type { Sampling } from './wire/sampling.ts';
 
 /** What happens to one of the answers of a request. */
@@ -11,10 +10,7 @@ export type AnswerEvent =
 
 /** What the answers of a request have in common. */
 export interface AnswerPlan {
-  readonly engine: Serving;
-  /** As the request names the model. */
-  readonly model: string;
-  readonly adapter: string | undefined;
+  readonly generator: Generator;
   readonly sampling: Sampling;
   readonly maxNewTokens: number;
   readonly logprobs: number | undefined;
@@ -25,7 +21,7 @@ export interface AnswerPlan {
 
 /** The requests of a plan: `n` for each prompt, each with a seed of its own. */
 export const requestsOf = (
-  { adapter, sampling, maxNewTokens, logprobs, grammar, keyId }: AnswerPlan,
+  { generator: { adapter, mixture }, sampling, maxNewTokens, logprobs, grammar, keyId }: AnswerPlan,
   prompts: readonly (readonly number[])[],
   n: number,
   { answerSeconds }: Service['limits'],
@@ -35,6 +31,7 @@ export const requestsOf = (
       ...sampling,
       promptIds,
       adapter,
+      mixture,
       maxNewTokens,
       logprobs,
       grammar,
@@ -50,7 +47,7 @@ export const requestsOf = (
  */
 export async function* answers(
   { metrics }: Service,
-  { engine, model }: AnswerPlan,
+  { generator: { engine, name } }: AnswerPlan,
   requests: readonly GenerationRequest[],
   signal: AbortSignal,
 ): AsyncGenerator<AnswerEvent, void, undefined> {
@@ -73,7 +70,7 @@ export async function* answers(
       }
       waiting.delete(index);
       const end = await running[index]!.answer;
-      metrics.answered(model, end);
+      metrics.answered(name, end);
       if (end.reason === 'interrupted') throw shuttingDown();
       if (end.reason === 'deadline')
         throw new RequestError(504, 'The answer took longer than this server lets one take.', { code: 'deadline' });

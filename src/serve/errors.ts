@@ -77,7 +77,12 @@ export const brief = (text: string): string => {
 export const shuttingDown = () =>
   new RequestError(503, 'The server is shutting down.', { code: 'shutting_down', retryAfter: 10 });
 
-/** A message of Graft's without the paths of this machine. */
+/** A part of a message of Graft's as a sentence of its own, without the paths of this machine. */
+const sentence = (text: string): string => {
+  const shown = withoutPaths(text).trim();
+  return shown.charAt(0).toUpperCase() + shown.slice(1).replace(/([^.!?:])$/, '$1.');
+};
+
 const withoutPaths = (message: string): string => message.replaceAll(/(?:[a-z]:)?(?:[/\\][^\s/\\'",:;()]+){2,}/gi, '…');
 
 /**
@@ -89,7 +94,14 @@ export function requestError(error: unknown, log: (line: string) => void): Reque
   const known = GraftError.of(error);
   const { reason } = known.data;
   const said = (status: number, details?: RequestErrorDetails) =>
-    new RequestError(status, withoutPaths([known.problem, known.hint].filter(Boolean).join('. ')), details);
+    new RequestError(
+      status,
+      [known.problem, known.hint]
+        .filter((text) => text !== undefined)
+        .map(sentence)
+        .join(' '),
+      details,
+    );
   if (reason === 'queue-full')
     return new RequestError(429, 'Too many requests wait. Try again later.', { code: 'queue_full', retryAfter: 1 });
   if (reason === 'closing' || reason === 'unknown-adapter') {

@@ -1,4 +1,5 @@
 import type { ChatTemplate, Tokenizer } from '../data/index.ts';
+import type { WeightedAdapter } from '../generate/index.ts';
 import type { TaskName } from '../nn/index.ts';
 import type { ModelInfo, Serving } from '../session/index.ts';
 import type { AllowedFolders } from './adapters/allowed.ts';
@@ -50,13 +51,34 @@ export async function named({ base, info, adapters }: Service, name: string): Pr
   return { name, adapter, task: adapter.task };
 }
 
+/** What generates text: the engine, with an adapter, a mixture, or the base alone. */
+export interface Generator {
+  readonly engine: Serving;
+  /** As the request names the model. */
+  readonly name: string;
+  readonly adapter: string | undefined;
+  readonly mixture: readonly WeightedAdapter[] | undefined;
+}
+
 /**
- * What a request for text names, with the engine that answers it.
+ * What a request for text names.
+ * @param mixture adapters that the base is used with
  * @throws RequestError 404 for an unknown name, 400 for a model that generates no text
  */
-export async function generator(service: Service, name: string): Promise<Named & { readonly engine: Serving }> {
+export async function generator(
+  service: Service,
+  name: string,
+  mixture: readonly WeightedAdapter[] | undefined,
+): Promise<Generator> {
   const found = await named(service, name);
   const { engine } = service;
-  if (engine && found.task === 'causal-lm') return { ...found, engine };
+  if (mixture) {
+    if (found.adapter)
+      throw badRequest(`'adapters' are mixed on the base: set 'model' to ${service.base}.`, 'adapters', 'invalid');
+    if (new Set(mixture.map((one) => one.name)).size < mixture.length)
+      throw badRequest('An adapter is named twice.', 'adapters', 'invalid');
+    for (const one of mixture) await generator(service, one.name, undefined);
+  }
+  if (engine && found.task === 'causal-lm') return { engine, name, adapter: found.adapter?.name, mixture };
   throw badRequest(`The model is for ${found.task}, and does not generate text.`, 'model', 'wrong_task');
 }

@@ -144,7 +144,7 @@ test('@langchain/openai', async () => {
   const model = new ChatOpenAI({ ...common, model: 'greeter' });
   const answer = await model.invoke([new HumanMessage('Hello')]);
   assert.equal(answer.content, greeting);
-  assert.ok((answer.usage_metadata as { output_tokens: number }).output_tokens > 0);
+  assert.ok((answer.usage_metadata as unknown as { output_tokens: number }).output_tokens > 0);
   const pieces: string[] = [];
   for await (const piece of await model.stream('Hello')) pieces.push(String(piece.content));
   assert.ok(pieces.length > 3);

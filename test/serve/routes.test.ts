@@ -197,6 +197,17 @@ test('heads: classes with their probabilities, vectors as numbers and as bytes',
   assert.equal((await post('/v1/chat/completions', { ...greet, model: 'teams' })).body.error.code, 'wrong_task');
 });
 
+test('adapters of one request: a weighted sum on the base', async () => {
+  const mixed = async (weight: number) => {
+    const fields = { ...greet, model: 'tiny', adapters: [{ name: 'greeter', weight }] };
+    return (await post('/v1/chat/completions', fields)).body.choices[0].message.content;
+  };
+  const base = (await post('/v1/chat/completions', { ...greet, model: 'tiny' })).body.choices[0].message.content;
+  assert.equal(await mixed(1), greeting);
+  assert.equal(await mixed(0), base);
+  assert.notEqual(base, greeting);
+});
+
 test('health and metrics', async () => {
   assert.deepEqual((await get('/health')).body, { status: 'ok', model: 'tiny' });
   const { text } = await get('/metrics');
@@ -262,7 +273,10 @@ test('what is wrong is refused with a status, and named', async (t) => {
     [...plain({ suffix: 'x' }), 400, 'suffix'],
     [...plain({ prompt: [999999] }), 400, 'prompt'],
     [...plain({ prompt: [] }), 400, 'prompt'],
-    [...plain({ adapters: [{ name: 'greeter', weight: 1 }] }), 400, 'adapters'],
+    [...plain({ model: 'prefix', adapters: [{ name: 'greeter', weight: 1 }] }), 400, 'adapters'],
+    [...plain({ adapters: [{ name: 'none', weight: 1 }] }), 404, 'model'],
+    [...plain({ adapters: [{ name: 'greeter' }] }), 400, 'adapters[0].weight'],
+    [...plain({ adapters: [{ name: 'prefix', weight: 1 }] }), 400, 'adapters'],
     ['/v1/embeddings', { model: 'tiny', input: 'x', dimensions: 5 }, 400, 'dimensions'],
     ['/v1/embeddings', { model: 'greeter', input: Array(257).fill('x') }, 400, 'input'],
     ['/tokenize', {}, 400, 'prompt'],

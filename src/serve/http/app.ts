@@ -139,7 +139,9 @@ export function httpApp(service: Service, keys: Keys): FastifyInstance {
     const method = (['GET', 'POST'] as const).find((one) => app.hasRoute({ method: one, url: path }));
     if (method) {
       reply.header('allow', method);
-      return reply.send(sent(reply, new RequestError(405, `The method of this route is ${method}.`, { code: 'method_not_allowed' })));
+      return reply.send(
+        sent(reply, new RequestError(405, `The method of this route is ${method}.`, { code: 'method_not_allowed' })),
+      );
     }
     return reply.send(sent(reply, new RequestError(404, 'There is no such route.', { code: 'unknown_route' })));
   });

@@ -19,12 +19,10 @@ export function chatRoute(app: FastifyInstance, service: Service): void {
   app.post('/v1/chat/completions', async (request, reply) => {
     const fields = readBody(chatSchema, request.body, neutralChatFields);
     checkAnswers(1, fields.n, service.limits);
-    const { engine, adapter, name } = await generator(service, fields.model);
+    const found = await generator(service, fields.model, fields.adapters);
     const form = await answerForm(fields, service.grammars, service.limits);
     const plan: AnswerPlan = {
-      engine,
-      model: name,
-      adapter: adapter?.name,
+      generator: found,
       sampling: samplingOf(fields, service.limits, service.info.vocabSize),
       maxNewTokens: maxTokensOf(fields) ?? service.info.contextLength,
       logprobs: logprobsOf(fields),

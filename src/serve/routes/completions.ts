@@ -17,11 +17,9 @@ export function completionsRoute(app: FastifyInstance, service: Service): void {
     const fields = readBody(completionSchema, request.body, neutralCompletionFields);
     const prompts = promptsOf(fields.prompt);
     checkAnswers(prompts.length, fields.n, limits);
-    const { engine, adapter, name } = await generator(service, fields.model);
+    const found = await generator(service, fields.model, fields.adapters);
     const plan: AnswerPlan = {
-      engine,
-      model: name,
-      adapter: adapter?.name,
+      generator: found,
       sampling: samplingOf(fields, limits, info.vocabSize),
       maxNewTokens: fields.max_tokens ?? 16,
       logprobs: fields.logprobs,

@@ -88,7 +88,6 @@ export type Tool = NonNullable<ChatFields['tools']>[number];
 /** Fields of OpenAI's reference that have no effect here. */
 export const neutralChatFields: NeutralFields = {
   ...remarks,
-  adapters: [],
   store: [false],
   service_tier: ['auto', 'default'],
   modalities: [['text']],

@@ -26,7 +26,6 @@ export type CompletionFields = z.infer<typeof completionSchema>;
 
 export const neutralCompletionFields: NeutralFields = {
   ...remarks,
-  adapters: [],
   echo: [false],
   suffix: [''],
   best_of: [1],

@@ -8,6 +8,12 @@ const range = (min: number, max: number) => z.number().min(min).max(max);
 
 export const samplingFields = {
   model: z.string().max(512),
+  /** LoRA adapters whose weighted sum the base is used with. */
+  adapters: z
+    .array(z.strictObject({ name: z.string().min(1).max(256), weight: range(-16, 16) }))
+    .min(1)
+    .max(16)
+    .optional(),
   temperature: range(0, 2).default(1),
   top_p: z.number().gt(0).max(1).optional(),
   top_k: z.int().min(-1).optional(),
