@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { fileError, GraftError, packageRoot } from '../base/index.ts';
+import { bench } from './bench.ts';
 import { combine } from './combine.ts';
 import { compare } from './compare.ts';
 import { convert } from './convert.ts';
@@ -52,6 +53,7 @@ export function program(): Command {
     predict,
     generate,
     serve,
+    bench,
     logits,
     merge,
     quantize,

@@ -4,6 +4,15 @@ import type { Server } from './serve.ts';
 export type { ResolveAdapter } from './adapters/registry.ts';
 export { readKeys } from './http/keys.ts';
 export type { LimitChoices, Limits } from './limits.ts';
+export {
+  arrivals,
+  type LoadShape,
+  type LoadSummary,
+  modelsOf,
+  type Percentiles,
+  runLoad,
+  summarize,
+} from './load/index.ts';
 export type { ServeOptions } from './options.ts';
 export type { Server } from './serve.ts';
 

@@ -158,15 +158,15 @@ test('without keys, a page of another site cannot ask through a name that leads 
 });
 
 test('closing lets answers end, and cuts with the reason what takes too long', async () => {
-  const started = () => serve({ model, adapters, port: 0, log: () => {} });
+  const begin = () => serve({ model, adapters, port: 0, log: () => {} });
   const body = { model: 'tiny', prompt: 'one', max_tokens: 1900, logit_bias: { 5: 100 } };
-  const patient = await started();
+  const patient = await begin();
   const short = requests(patient.url).post('/v1/completions', { ...body, max_tokens: 60 });
   await new Promise((resolve) => setTimeout(resolve, 30));
   await patient.close({ drainSeconds: 30 });
   assert.equal((await short).body.usage.completion_tokens, 60);
 
-  const hasty = await started();
+  const hasty = await begin();
   const whole = requests(hasty.url).post('/v1/completions', body);
   const stream = requests(hasty.url).post('/v1/completions', { ...body, stream: true });
   await new Promise((resolve) => setTimeout(resolve, 100));
@@ -178,27 +178,42 @@ test('closing lets answers end, and cuts with the reason what takes too long', a
   await assert.rejects(requests(hasty.url).get('/health'));
 });
 
-test('graft serve: a line with the URL, answers, and exit 0 after SIGTERM', async () => {
-  const args = ['serve', '--model', model, '--adapters', adapters, '--port', '0', '--json', '--drain-seconds', '20'];
+/** Starts the command line; its output grows while it runs. */
+function started(...args: readonly string[]) {
   const child = spawn(process.execPath, [join(packageRoot, 'bin', 'graft.js'), ...args]);
-  let [out, err] = ['', ''];
-  child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text));
-  child.stderr.setEncoding('utf8').on('data', (text: string) => (err += text));
-  const exited = new Promise<number | null>((resolve) => child.on('close', resolve));
-  for (let i = 0; i < 500 && !out.includes('\n') && child.exitCode === null; i++)
+  const text = { out: '', err: '' };
+  child.stdout.setEncoding('utf8').on('data', (piece: string) => (text.out += piece));
+  child.stderr.setEncoding('utf8').on('data', (piece: string) => (text.err += piece));
+  return { child, text, exited: new Promise<number | null>((resolve) => child.on('close', resolve)) };
+}
+
+test('graft bench serve: one JSON document', async () => {
+  const options = ['--rate', '15', '--seconds', '2', '--prompt-words', '6', '--max-tokens', '4', '--json'];
+  const { text, exited } = started('bench', 'serve', '--url', server.url, ...options);
+  assert.equal(await exited, 0, text.err);
+  const result = JSON.parse(text.out);
+  assert.ok(
+    result.requests > 10 &&
+      result.completed + Object.values<number>(result.failed).reduce((a, b) => a + b, 0) === result.requests,
+  );
+  const { p50, p95, p99, max } = result.time_to_first_token;
+  assert.ok(0 < p50 && p50 <= p95 && p95 <= p99 && p99 <= max && result.time_between_tokens.p50 > 0, text.out);
+  assert.ok(result.models >= 2 && result.new_tokens_per_s > 0, text.out);
+});
+
+test('graft serve: a line with the URL, answers, and exit 0 after SIGTERM', async () => {
+  const args = ['--model', model, '--adapters', adapters, '--port', '0', '--json', '--drain-seconds', '20'];
+  const { child, text, exited } = started('serve', ...args);
+  for (let i = 0; i < 500 && !text.out.includes('\n') && child.exitCode === null; i++)
     await new Promise((resolve) => setTimeout(resolve, 50));
-  assert.ok(out.includes('\n'), err);
-  const { type, url, model: base, adapters: names } = JSON.parse(out);
+  assert.ok(text.out.includes('\n'), text.err);
+  const { type, url, model: base, adapters: names } = JSON.parse(text.out);
   assert.deepEqual([type, base, names], ['listening', 'tiny', readdirSync(adapters).sort()]);
-  const answer = requests(url).post('/v1/completions', {
-    model: 'tiny',
-    prompt: 'one',
-    max_tokens: 500,
-    logit_bias: { 5: 100 },
-  });
+  const long = { model: 'tiny', prompt: 'one', max_tokens: 500, logit_bias: { 5: 100 } };
+  const answer = requests(url).post('/v1/completions', long);
   await new Promise((resolve) => setTimeout(resolve, 100));
   child.kill('SIGTERM');
   assert.equal((await answer).body.usage.completion_tokens, 500);
-  assert.equal(await exited, 0, err);
-  assert.doesNotMatch(err, /Error|\n\s+at /);
+  assert.equal(await exited, 0, text.err);
+  assert.doesNotMatch(text.err, /Error|\n\s+at /);
 });
