@@ -1,10 +1,10 @@
 import { Command, Option } from 'commander';
 import { quantizeModes } from '../quant/index.ts';
-import { readKeys, type ServeOptions, serve as startServer } from '../serve/index.ts';
+import { readKeys, type ServerOptions, serve as startServer } from '../serve/index.ts';
 import { abortOnSignals, collect, count, countOrNone, examples, positive, printJson } from './shared.ts';
 
 interface Options
-  extends Omit<ServeOptions, 'allowAdaptersFrom' | 'apiKeys' | 'limits' | 'kvMemory' | 'adapterMemory'> {
+  extends Omit<ServerOptions, 'allowAdaptersFrom' | 'apiKeys' | 'limits' | 'kvMemory' | 'adapterMemory'> {
   readonly allowAdaptersFrom?: string[];
   readonly apiKeyFile?: string;
   readonly kvMemory?: number;

@@ -1,4 +1,4 @@
-import type { ServeOptions } from './options.ts';
+import type { ServerOptions } from './options.ts';
 import type { Server } from './serve.ts';
 
 export type { ResolveAdapter } from './adapters/registry.ts';
@@ -13,14 +13,14 @@ export {
   runLoad,
   summarize,
 } from './load/index.ts';
-export type { ServeOptions } from './options.ts';
+export type { ServerOptions } from './options.ts';
 export type { Server } from './serve.ts';
 
 /**
  * Serves a model and its adapters over HTTP, as OpenAI's API has it (docs/serving.md).
  * @throws GraftError 'usage' for wrong options, among them an address that others reach without API keys; what loading throws
  */
-export async function serve(options: ServeOptions): Promise<Server> {
+export async function serve(options: ServerOptions): Promise<Server> {
   // HTTP is loaded by who serves only.
   const { serve: start } = await import('./serve.ts');
   return start(options);

@@ -5,7 +5,7 @@ import type { ResolveAdapter } from './adapters/registry.ts';
 import { defaultLimits, type LimitChoices } from './limits.ts';
 
 /** Options of a server. */
-export interface ServeOptions {
+export interface ServerOptions {
   /** A Hugging Face directory, a .gguf file, or a hub id. */
   readonly model: string;
   /** Name of the base in requests. Default: the last part of the model's path. */
@@ -55,7 +55,7 @@ const limits = z.strictObject(
   Object.fromEntries(Object.keys(defaultLimits).map((name) => [name, limit(name)])),
 ) as z.ZodType<LimitChoices>;
 
-export const serveOptionsSchema: z.ZodType<ServeOptions> = z.strictObject({
+export const serverOptionsSchema: z.ZodType<ServerOptions> = z.strictObject({
   model: path,
   modelName: path.optional(),
   quantize: z.enum(quantizeModes).optional(),

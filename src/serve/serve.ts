@@ -13,7 +13,7 @@ import { httpApp } from './http/app.ts';
 import { Keys } from './http/keys.ts';
 import { Metrics } from './http/metrics.ts';
 import { limitsOf } from './limits.ts';
-import { type ServeOptions, serveOptionsSchema } from './options.ts';
+import { type ServerOptions, serverOptionsSchema } from './options.ts';
 import { addRoutes } from './routes/index.ts';
 import type { Service } from './service.ts';
 import { now } from './wire/ids.ts';
@@ -49,8 +49,8 @@ function requireFolder(path: string, option: string): void {
  * Serves a model and its adapters over HTTP, as OpenAI's API has it.
  * @throws GraftError 'usage' for wrong options, among them an address that others reach without API keys; what loading throws
  */
-export async function serve(given: ServeOptions): Promise<Server> {
-  const options = parseWith(serveOptionsSchema, given, 'serve');
+export async function serve(given: ServerOptions): Promise<Server> {
+  const options = parseWith(serverOptionsSchema, given, 'serve');
   const { host = '127.0.0.1', port = 8000, apiKeys = [], log = (line: string) => console.error(line) } = options;
   if (!isLoopback(host) && apiKeys.length === 0) {
     throw new GraftError('usage', `${host} is reached by other machines, and there is no API key`, {

@@ -3,11 +3,11 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after } from 'node:test';
-import { type ServeOptions, type Server, serve } from '../../src/serve/index.ts';
+import { type ServerOptions, type Server, serve } from '../../src/serve/index.ts';
 import { servedFolder } from '../samples/served.ts';
 
 /** Starts a server once; it is closed, and its folder removed, after the last test. */
-export async function runningServer(which?: readonly string[], options: Partial<ServeOptions> = {}) {
+export async function runningServer(which?: readonly string[], options: Partial<ServerOptions> = {}) {
   const dir = mkdtempSync(join(tmpdir(), 'graft-serve-'));
   const { model, adapters } = await servedFolder(dir, which);
   const lines: string[] = [];
