@@ -212,20 +212,39 @@ test('shares take turns: one with many requests does not keep another waiting', 
 
 test('a row that is short of blocks is not overtaken for ever by smaller ones', () => {
   const scheduler = new Scheduler({ maxBatchTokens: 64, maxRunning: 8, maxQueue: 100, blocks: 12, blockSize: size });
-  const small = () => sequenceOf([Math.random()], { maxNewTokens: 6, shareKey: 'small', batchKey: 'other' });
-  for (let i = 0; i < 6; i++) scheduler.add(small());
-  run(scheduler);
-  const large = sequenceOf(
-    Array.from({ length: 45 }, (_, i) => i),
-    { maxNewTokens: 1, shareKey: 'large' },
-  );
-  scheduler.add(large);
-  let steps = 0;
-  for (; !large.ended; steps++) {
+  let count = 0;
+  const small = () => sequenceOf([count], { maxNewTokens: 5 + (count++ % 5), shareKey: 'small', batchKey: 'other' });
+  for (let i = 0; i < 12; i++) {
     scheduler.add(small());
     run(scheduler);
   }
-  assert.ok(steps < 30, `${steps} steps`);
+  const ids = Array.from({ length: 45 }, (_, i) => i);
+  const large = sequenceOf(ids, { maxNewTokens: 1, shareKey: 'large' });
+  scheduler.add(large);
+  let steps = 0;
+  for (; !large.ended && steps < 500; steps++) {
+    if (scheduler.waiting < 50) scheduler.add(small());
+    run(scheduler);
+  }
+  assert.ok(steps < 60, `${steps} steps`);
+});
+
+test('of rows that run, the one that came last loses its blocks, and is computed again', () => {
+  const scheduler = new Scheduler({ maxBatchTokens: 64, maxRunning: 4, maxQueue: 9, blocks: 6, blockSize: size });
+  const rows = [0, 1, 2].map((i) => sequenceOf([i, i, i], { maxNewTokens: 12 }));
+  for (const row of rows) scheduler.add(row);
+  const order: Sequence[] = [];
+  for (let step = 0; !scheduler.isIdle; step++) {
+    const before = rows.map(({ computed }) => computed);
+    run(scheduler, step);
+    rows.forEach((row, i) => {
+      if (row.ended && !order.includes(row)) order.push(row);
+      else if (row.computed < before[i]!) assert.ok(i > 0, 'the first row is pre-empted');
+    });
+  }
+  assert.deepEqual(order, rows);
+  assert.ok(scheduler.counts.preemptions > 0);
+  for (const row of rows) assert.equal(row.newTokens, 12);
 });
 
 test('blocks: keys are content and adapter; a prefix is found up to the last token, which is left to compute', () => {
@@ -246,11 +265,18 @@ test('blocks: keys are content and adapter; a prefix is found up to the last tok
   assert.deepEqual(found('a', [1, 2, 3, 4, 5, 6, 7, 0, 1]), taken.slice(0, 1));
   assert.deepEqual(found('b', [...ids, 9]), [], 'another adapter');
   assert.deepEqual(found('a', [...ids, 9], 4), [], 'virtual slots are in front');
-  // The tail of a row is evicted before its beginning.
-  const all = blocks.take(9)!;
-  assert.equal(all.length, 9);
-  assert.deepEqual(found('a', [...ids, 9]), taken.slice(0, 1));
-  assert.equal(blocks.take(2), undefined);
+  blocks.take(10);
+  assert.equal(blocks.take(1), undefined);
+});
+
+test('blocks: the end of a row is evicted before its beginning', () => {
+  const blocks = new BlockManager(10, size);
+  const ids = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+  const taken = blocks.take(2)!;
+  blocks.publish(taken[1]!, blocks.publish(taken[0]!, 'a', ids, 0, 0), ids, 0, 1);
+  blocks.release(taken);
+  assert.equal(blocks.take(9)!.length, 9);
+  assert.deepEqual(blocks.match('a', ids, 0).blocks, taken.slice(0, 1));
 });
 
 test('blocks with virtual slots: found where ids follow them, and not within them', () => {

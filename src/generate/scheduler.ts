@@ -255,6 +255,7 @@ export class Scheduler {
     this.#running = this.#running.filter((other) => other !== sequence);
     const at = this.#waiting.findIndex(({ arrival }) => arrival > sequence.arrival);
     this.#waiting.splice(at < 0 ? this.#waiting.length : at, 0, sequence);
+    if (this.#next && sequence.arrival < this.#next.arrival) this.#next = sequence;
   }
 
   #free(sequence: Sequence): void {

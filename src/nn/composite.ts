@@ -68,6 +68,17 @@ export const composite: Kernels = {
     return ops.cat(rows, 0);
   },
 
+  pooledAttention(q, k, v, rotation, { k: poolK, v: poolV, slots, rows }, scale, causal, window) {
+    const headDim = poolK.size(2);
+    const split = (t: Tensor) => ops.view(t, [t.size(0), t.size(1) / headDim, headDim]);
+    const rotated = (t: Tensor) => (rotation ? composite.rope(split(t), ...rotation) : split(t));
+    ops.indexCopy_(poolK, 0, slots, rotated(k));
+    ops.indexCopy_(poolV, 0, slots, split(v));
+    return ops.view(composite.attention(rotated(q), poolK, poolV, rows, scale, causal, window), q.shape);
+  },
+
+  linears: (x, weights) => weights.map(({ weight, format, bias }) => composite.linear(x, weight, format, bias ?? null)),
+
   linear(x, weight, format, bias) {
     return ops.linear(x, dense(weight, format, x), bias);
   },

@@ -21,6 +21,19 @@ export const fused: Kernels = {
   glu: ops.glu,
   attention: (q, k, v, { qStarts, kStarts, kEnds, pages }, scale, causal, window) =>
     ops.attention(q, k, v, qStarts, kStarts, kEnds, scale, causal, window, pages?.table ?? null, pages?.size ?? 0),
+  pooledAttention: (q, k, v, rotation, { k: poolK, v: poolV, slots, rows }, scale, causal, window) => {
+    const { qStarts, kStarts, kEnds, pages } = rows;
+    const [cos = null, sin = null] = rotation ?? [];
+    const where = [poolK, poolV, slots, qStarts, kStarts, kEnds, pages.table, pages.size] as const;
+    return ops.pooledAttention(q, k, v, cos, sin, ...where, scale, causal, window);
+  },
+  linears: (x, weights) =>
+    ops.blockLinears(
+      x,
+      weights.map(({ weight }) => weight),
+      weights.map(({ format }) => format),
+      weights.flatMap(({ bias }) => bias ?? []),
+    ),
   linear: ops.blockLinear,
   loraLinear: ops.loraLinear,
   loraGatedLinear: ops.loraGatedLinear,

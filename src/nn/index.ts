@@ -17,6 +17,7 @@ export { forwardPass } from './forward-pass.ts';
 export { fused } from './fused.ts';
 export type {
   AttentionRows,
+  FrozenWeight,
   GateActivation,
   Kernels,
   LowRankRun,
@@ -27,7 +28,7 @@ export type {
 } from './kernels.ts';
 export type { KeyValueSource, Prefix } from './key-values.ts';
 export { type CachedRows, type KeyValues, KvPool, type KvShape } from './kv-pool.ts';
-export { Embedding, LayerNorm, Linear, type LinearLayer, PatchProjection, RmsNorm } from './layers.ts';
+export { Embedding, forwardAll, LayerNorm, Linear, type LinearLayer, PatchProjection, RmsNorm } from './layers.ts';
 export { crossEntropyOfLogits } from './losses.ts';
 export { type Model, outputOf } from './model.ts';
 export { layerNorm, type ModelWeights, rmsNorm } from './model-weights.ts';

@@ -49,6 +49,24 @@ export interface ScaledRun extends RowRange {
   readonly gain: Tensor;
 }
 
+/** A frozen weight of a linear layer. */
+export interface FrozenWeight {
+  readonly weight: Tensor;
+  /** Native number of its format; −1: dense [out, in]. */
+  readonly format: number;
+  readonly bias?: Tensor;
+}
+
+/** Where the keys and values of one layer are kept, and where those of a pass's tokens go. */
+export interface PooledLayer {
+  /** [slots, K, D] */
+  readonly k: Tensor;
+  readonly v: Tensor;
+  /** The slot of each token, int64 [N]. */
+  readonly slots: Tensor;
+  readonly rows: AttentionRows & Required<Pick<AttentionRows, 'pages'>>;
+}
+
 /** How a layer rounds its weight in training. */
 export interface Rounding {
   readonly quantization: Quantization;
@@ -83,6 +101,22 @@ export interface Kernels {
     causal: boolean,
     window: number,
   ): Tensor;
+  /**
+   * Attention over a pool, without gradients: rotates q [N, H·D] and k [N, K·D] where there is a rotation, writes k and v [N, K·D] to
+   * their slots, and attends as `attention` does: [N, H·D].
+   */
+  pooledAttention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rotation: readonly [cos: Tensor, sin: Tensor] | undefined,
+    pool: PooledLayer,
+    scale: number,
+    causal: boolean,
+    window: number,
+  ): Tensor;
+  /** `linear` of the same x with several frozen weights, of which all have a bias or none; without gradients. */
+  linears(x: Tensor, weights: readonly FrozenWeight[]): Tensor[];
   /** x [N, in] · weightᵀ + bias; `format` is the weight's number format, native number (−1: dense [out, in]). */
   linear(x: Tensor, weight: Tensor, format: number, bias: Tensor | null): Tensor;
   /** linear(x) + scaling · dropped(x) Aᵀ Bᵀ with A [R, in], B [out, R] (arXiv 2106.09685, eq. 3). */

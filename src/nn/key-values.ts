@@ -1,6 +1,6 @@
 /** Where the layers of one pass get their keys and values. Letters: M, N tokens, K kv heads, D head size. */
 import { detachFromScopes, ops, Tensor } from '../tensor/index.ts';
-import type { AttentionRows } from './kernels.ts';
+import type { AttentionRows, PooledLayer } from './kernels.ts';
 import type { CachedRows, KeyValues } from './kv-pool.ts';
 
 /** Keys, after rotation, and values in front of a row's own. */
@@ -17,6 +17,8 @@ export interface KeyValueSource {
   prefixTensors(layer: number): readonly Tensor[];
   /** k, v [N, K, D] of the batch → the keys and values that its queries attend to. */
   forLayer(layer: number, k: Tensor, v: Tensor): KeyValues;
+  /** Where the layer's keys and values go directly; undefined where they need `forLayer`. */
+  pooled(layer: number): PooledLayer | undefined;
   /** The same for one layer, with these tensors in the place of its `prefixTensors`. */
   withPrefixTensors(tensors: readonly Tensor[]): KeyValueSource;
 }
@@ -95,10 +97,15 @@ export class BatchKeyValues implements KeyValueSource {
     return [...this.#prefixes.tensors(layer), ...(this.#index ? [this.#index] : [])];
   }
 
+  pooled(): undefined {
+    return undefined;
+  }
+
   withPrefixTensors(tensors: readonly Tensor[]): KeyValueSource {
     return {
       rows: this.rows,
       prefixTensors: () => tensors,
+      pooled: () => undefined,
       forLayer: (layer, k, v) => this.forLayer(layer, k, v, tensors),
       withPrefixTensors: (others) => this.withPrefixTensors(others),
     };
@@ -122,7 +129,7 @@ export class BatchKeyValues implements KeyValueSource {
 
 /** Keys and values in a pool, to which the batch's own are added, and the prefix of a row that begins. */
 export class PooledKeyValues implements KeyValueSource {
-  readonly rows: AttentionRows;
+  readonly rows: PooledLayer['rows'];
   readonly #cache: CachedRows;
   readonly #prefixes: OpenPrefixes;
   /** The slot of each token that the pass writes: of the batch, then of the prefixes. */
@@ -160,6 +167,11 @@ export class PooledKeyValues implements KeyValueSource {
 
   prefixTensors(): readonly Tensor[] {
     return [];
+  }
+
+  pooled(layer: number): PooledLayer | undefined {
+    if (this.#prefixes.count > 0) return undefined;
+    return { ...this.#cache.pool.layer(layer), slots: this.#slots, rows: this.rows };
   }
 
   withPrefixTensors(): KeyValueSource {

@@ -35,9 +35,14 @@ export class KvPool implements Disposable {
     return 2 * 4 * layers * BLOCK_SIZE * kvHeads * headDim;
   }
 
+  /** All keys and values of one layer. */
+  layer(layer: number): KeyValues {
+    return this.#layers[layer]!;
+  }
+
   /** Writes k and v [M, K, D] of one layer to slots int64 [M], and returns all keys and values of the layer. */
   write(layer: number, slots: Tensor, k: Tensor, v: Tensor): KeyValues {
-    const all = this.#layers[layer]!;
+    const all = this.layer(layer);
     ops.indexCopy_(all.k, 0, slots, k);
     ops.indexCopy_(all.v, 0, slots, v);
     return all;

@@ -67,6 +67,8 @@ export interface BlockInput {
 const lengthOf = (virtual: readonly { readonly length: number }[]) =>
   virtual.reduce((sum, { length }) => sum + length, 0);
 
+const none: readonly Port[] = [];
+
 /** All ports of a model, in the order in which they were added. */
 export class Ports {
   readonly #ports = new Set<Port>();
@@ -86,8 +88,8 @@ export class Ports {
     return this.#enabled.length > 0;
   }
 
-  get #enabled(): Port[] {
-    return [...this.#ports].filter((port) => port.enabled);
+  get #enabled(): readonly Port[] {
+    return this.#ports.size === 0 ? none : [...this.#ports].filter((port) => port.enabled);
   }
 
   /** Which adapter each part of the tokens uses that layers compute now; empty where no banks take part. */
@@ -212,10 +214,12 @@ export class Ports {
   }
 
   afterAttention(output: SublayerOutput): Tensor {
+    if (this.#ports.size === 0) return output.delta;
     return this.#enabled.reduce((delta, port) => port.afterAttention?.({ ...output, delta }) ?? delta, output.delta);
   }
 
   afterMlp(output: SublayerOutput): Tensor {
+    if (this.#ports.size === 0) return output.delta;
     return this.#enabled.reduce((delta, port) => port.afterMlp?.({ ...output, delta }) ?? delta, output.delta);
   }
 

@@ -34,7 +34,7 @@ export class ServedModel {
 
   /** @throws GraftError 'usage' for a model that generates no text, and limits that leave no block */
   constructor(resident: ResidentModel, options: ServeOptions) {
-    const { maxBatchTokens = 512, maxRunning = 64, maxQueue = 256 } = options;
+    const { maxBatchTokens = 256, maxRunning = 64, maxQueue = 256 } = options;
     const model = resident.use();
     requireLanguageModel(model.task.name);
     this.#resident = resident;

@@ -5,7 +5,7 @@ import type { Running } from './running.ts';
 
 /** Limits of serving. */
 export interface ServeOptions {
-  /** Tokens of a step at most: rows that decode, and chunks of prompts beside them. Default: 512. */
+  /** Tokens of a step at most: rows that decode, and chunks of prompts beside them: more delays those that decode. Default: 256. */
   readonly maxBatchTokens?: number | undefined;
   /** Sequences that run at once at most. Default: 64. */
   readonly maxRunning?: number | undefined;
