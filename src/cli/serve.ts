@@ -45,9 +45,9 @@ export const serve = () =>
       collect,
     )
     .option('--rescan-seconds <s>', 'time between two looks at the folder of adapters', positive, 2)
-    .option('--max-batch-tokens <n>', 'tokens of one pass of the model at most', count, 512)
-    .option('--max-running <n>', 'answers that are generated at a time at most', count, 64)
-    .option('--max-queue <n>', 'requests that wait at most; one more is answered with 429', count, 256)
+    .option('--max-batch-tokens <n>', 'tokens of one pass of the model at most; default: 256', count)
+    .option('--max-running <n>', 'answers that are generated at a time at most; default: 64', count)
+    .option('--max-queue <n>', 'requests that wait at most; one more is answered with 429; default: 256', count)
     .option('--kv-memory <size>', 'memory for keys and values, such as 2GB; default: a quarter of what is free', bytes)
     .option('--adapter-memory <size>', 'memory for adapters; default: an eighth of what is free', bytes)
     .option('--requests-per-key <n>', 'requests of one key that run at a time', count)

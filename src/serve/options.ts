@@ -26,7 +26,7 @@ export interface ServerOptions {
   readonly port?: number | undefined;
   /** Keys, one of which each request has to carry as `Authorization: Bearer KEY`. Needed for an address that others reach. */
   readonly apiKeys?: readonly string[] | undefined;
-  /** Tokens of one pass of the model at most. Default: 512. */
+  /** Tokens of one pass of the model at most. Default: 256. */
   readonly maxBatchTokens?: number | undefined;
   /** Answers that are generated at a time at most. Default: 64. */
   readonly maxRunning?: number | undefined;

@@ -68,6 +68,7 @@ const libraryGroups: Groups = {
     ...['CombineSettings', 'Combination', 'CombineResult', 'MergeSettings', 'MergeResult', 'convertAdapter'],
     ...['AdapterFormat', 'adapterFormats', 'formatOf', 'readAdapterConfig'],
   ],
+  'A server': ['serve', 'ServerOptions', 'Server', 'Limits', 'LimitChoices', 'ResolveAdapter', 'readKeys'],
   Serving: [
     ...['Serving', 'ServeOptions', 'ServingStats', 'AddAdapterOptions', 'GenerationRequest', 'WeightedAdapter'],
     ...['GenerationDelta', 'GenerationEnd', 'EndReason', 'TokenLogprob'],
