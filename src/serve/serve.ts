@@ -22,7 +22,9 @@ import { now } from './wire/ids.ts';
 export interface Server extends AsyncDisposable {
   /** Where it is reached, as `http://127.0.0.1:8000`; OpenAI's clients take this with `/v1`. */
   readonly url: string;
+  /** Address that it listens at. */
   readonly host: string;
+  /** Port that it listens at. */
   readonly port: number;
   /** Name of the base. */
   readonly base: string;

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after } from 'node:test';
-import { type ServerOptions, type Server, serve } from '../../src/serve/index.ts';
+import { type Server, type ServerOptions, serve } from '../../src/serve/index.ts';
 import { servedFolder } from '../samples/served.ts';
 
 /** Starts a server once; it is closed, and its folder removed, after the last test. */
