@@ -1,7 +1,7 @@
 import type { GenerationDelta, GenerationEnd, GenerationRequest } from '../generate/index.ts';
 import { RequestError, shuttingDown } from './errors.ts';
 import type { Generator, Service } from './service.ts';
-import type { Sampling } from './wire/sampling.ts';
+import type { Sampling } from './wire/index.ts';
 
 /** What happens to one of the answers of a request. */
 export type AnswerEvent =

@@ -1,8 +1,8 @@
 import type { ServerOptions } from './options.ts';
 import type { Server } from './serve.ts';
 
-export type { ResolveAdapter } from './adapters/registry.ts';
-export { readKeys } from './http/keys.ts';
+export type { ResolveAdapter } from './adapters/index.ts';
+export { readKeys } from './keys.ts';
 export type { LimitChoices, Limits } from './limits.ts';
 export {
   arrivals,

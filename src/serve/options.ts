@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { Quantize } from '../models/index.ts';
 import { quantizeModes } from '../quant/index.ts';
-import type { ResolveAdapter } from './adapters/registry.ts';
+import type { ResolveAdapter } from './adapters/index.ts';
 import { defaultLimits, type LimitChoices } from './limits.ts';
 
 /** Options of a server. */

@@ -4,19 +4,17 @@ import { basename } from 'node:path';
 import { GraftError, parseWith } from '../base/index.ts';
 import { ChatTemplate, tokenizerOf } from '../data/index.ts';
 import { Session } from '../session/index.ts';
-import { AllowedFolders } from './adapters/allowed.ts';
-import { AdapterFolder } from './adapters/folder.ts';
-import { AdapterRegistry } from './adapters/registry.ts';
-import { SchemaGrammars } from './grammar/grammars.ts';
+import { AdapterFolder, AdapterRegistry, AllowedFolders } from './adapters/index.ts';
+import { SchemaGrammars } from './grammar/index.ts';
 import { Heads } from './heads.ts';
-import { httpApp } from './http/app.ts';
-import { Keys } from './http/keys.ts';
-import { Metrics } from './http/metrics.ts';
+import { httpApp } from './http/index.ts';
+import { Keys } from './keys.ts';
 import { limitsOf } from './limits.ts';
+import { Metrics } from './metrics.ts';
 import { type ServerOptions, serverOptionsSchema } from './options.ts';
 import { addRoutes } from './routes/index.ts';
 import type { Service } from './service.ts';
-import { now } from './wire/ids.ts';
+import { now } from './wire/index.ts';
 
 /** A server that runs. */
 export interface Server extends AsyncDisposable {

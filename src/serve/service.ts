@@ -2,13 +2,12 @@ import type { ChatTemplate, Tokenizer } from '../data/index.ts';
 import type { WeightedAdapter } from '../generate/index.ts';
 import type { TaskName } from '../nn/index.ts';
 import type { ModelInfo, Serving } from '../session/index.ts';
-import type { AllowedFolders } from './adapters/allowed.ts';
-import type { AdapterRegistry, ServedAdapter } from './adapters/registry.ts';
+import type { AdapterRegistry, AllowedFolders, ServedAdapter } from './adapters/index.ts';
 import { badRequest, modelNotFound } from './errors.ts';
-import type { SchemaGrammars } from './grammar/grammars.ts';
+import type { SchemaGrammars } from './grammar/index.ts';
 import type { Heads } from './heads.ts';
-import type { Metrics } from './http/metrics.ts';
 import type { Limits } from './limits.ts';
+import type { Metrics } from './metrics.ts';
 
 /** What routes work with. */
 export interface Service {

@@ -1,7 +1,7 @@
 import { badRequest } from '../errors.ts';
-import type { SchemaGrammars } from '../grammar/grammars.ts';
+import type { SchemaGrammars } from '../grammar/index.ts';
 import type { Limits } from '../limits.ts';
-import type { ChatFields, Tool } from '../wire/chat.ts';
+import type { ChatFields, Tool } from '../wire/index.ts';
 import type { WrittenCall } from './tool-forms.ts';
 
 /** What form the answers to a conversation have. */

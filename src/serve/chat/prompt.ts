@@ -1,7 +1,7 @@
 import { type ChatTemplate, type Message, makePrompt, type Tokenizer, toMessages } from '../../data/index.ts';
 import { badRequest } from '../errors.ts';
 import type { Limits } from '../limits.ts';
-import type { ChatFields, ChatMessage, Tool } from '../wire/chat.ts';
+import type { ChatFields, ChatMessage, Tool } from '../wire/index.ts';
 
 /** What a conversation is made a prompt with. */
 export interface ChatSource {

@@ -1,6 +1,6 @@
 import type { GenerationDelta, GenerationEnd } from '../../generate/index.ts';
 import { finishReason } from '../answers.ts';
-import { newId } from '../wire/ids.ts';
+import { newId } from '../wire/index.ts';
 import type { AnswerForm } from './form.ts';
 import { ToolCallReader } from './tool-calls.ts';
 import type { ToolForm, WrittenCall } from './tool-forms.ts';

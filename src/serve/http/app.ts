@@ -1,9 +1,9 @@
 import { isIP } from 'node:net';
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { type ErrorBody, RequestError, requestError, shuttingDown } from '../errors.ts';
+import type { Keys } from '../keys.ts';
 import type { Service } from '../service.ts';
 import { jsonText } from './json.ts';
-import type { Keys } from './keys.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {

@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http';
 import type { FastifyReply } from 'fastify';
 import { requestError } from '../errors.ts';
-import type { Service } from '../service.ts';
+import type { Limits } from '../limits.ts';
 
 /** Waits until a client has read what was written. Returns false where it does not, or has gone. */
 function isRead(response: ServerResponse, ms: number): Promise<boolean> {
@@ -25,7 +25,7 @@ function isRead(response: ServerResponse, ms: number): Promise<boolean> {
 export async function sendEvents(
   reply: FastifyReply,
   events: AsyncGenerator<object, void, undefined>,
-  { limits, log }: Pick<Service, 'limits' | 'log'>,
+  { limits, log }: { readonly limits: Limits; readonly log: (line: string) => void },
 ): Promise<void> {
   const first = await events.next(); // its error still has a status
   reply.hijack();

@@ -1,9 +1,9 @@
 import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
-import { checkName } from '../adapters/registry.ts';
+import { checkName } from '../adapters/index.ts';
 import { badRequest } from '../errors.ts';
 import type { Service } from '../service.ts';
-import { readBody } from '../wire/body.ts';
+import { readBody } from '../wire/index.ts';
 
 const loadSchema = z.strictObject({
   lora_name: z.string(),

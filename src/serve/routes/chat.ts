@@ -1,18 +1,21 @@
 import type { FastifyInstance } from 'fastify';
 import type { TokenLogprob } from '../../generate/index.ts';
 import { type AnswerEvent, type AnswerPlan, answers, requestsOf, Usage } from '../answers.ts';
-import { answerForm } from '../chat/form.ts';
-import { chatPrompt } from '../chat/prompt.ts';
-import { beginId, toolFormOf } from '../chat/tool-forms.ts';
-import { Turn } from '../chat/turn.ts';
+import { answerForm, beginId, chatPrompt, Turn, toolFormOf } from '../chat/index.ts';
 import { badRequest } from '../errors.ts';
-import { sendEvents } from '../http/sse.ts';
+import { sendEvents } from '../http/index.ts';
 import { generator, type Service } from '../service.ts';
-import { readBody } from '../wire/body.ts';
-import { type ChatFields, chatSchema, neutralChatFields } from '../wire/chat.ts';
-import { newId, now } from '../wire/ids.ts';
-import { chatLogprobs } from '../wire/logprobs.ts';
-import { checkAnswers, samplingOf } from '../wire/sampling.ts';
+import {
+  type ChatFields,
+  chatLogprobs,
+  chatSchema,
+  checkAnswers,
+  neutralChatFields,
+  newId,
+  now,
+  readBody,
+  samplingOf,
+} from '../wire/index.ts';
 
 /** POST /v1/chat/completions. */
 export function chatRoute(app: FastifyInstance, service: Service): void {

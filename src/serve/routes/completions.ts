@@ -2,13 +2,20 @@ import type { FastifyInstance } from 'fastify';
 import type { TokenLogprob } from '../../generate/index.ts';
 import { type AnswerEvent, type AnswerPlan, answers, finishReason, requestsOf, Usage } from '../answers.ts';
 import { badRequest } from '../errors.ts';
-import { sendEvents } from '../http/sse.ts';
+import { sendEvents } from '../http/index.ts';
 import { generator, type Service } from '../service.ts';
-import { readBody } from '../wire/body.ts';
-import { type CompletionFields, completionSchema, neutralCompletionFields, promptsOf } from '../wire/completions.ts';
-import { newId, now } from '../wire/ids.ts';
-import { completionLogprobs } from '../wire/logprobs.ts';
-import { checkAnswers, samplingOf } from '../wire/sampling.ts';
+import {
+  type CompletionFields,
+  checkAnswers,
+  completionLogprobs,
+  completionSchema,
+  neutralCompletionFields,
+  newId,
+  now,
+  promptsOf,
+  readBody,
+  samplingOf,
+} from '../wire/index.ts';
 
 /** POST /v1/completions. */
 export function completionsRoute(app: FastifyInstance, service: Service): void {

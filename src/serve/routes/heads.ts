@@ -3,9 +3,7 @@ import { z } from 'zod';
 import type { Prediction } from '../../session/index.ts';
 import { badRequest, brief } from '../errors.ts';
 import { named, type Service } from '../service.ts';
-import { readBody, remarks } from '../wire/body.ts';
-import { inputSchema, promptsOf } from '../wire/completions.ts';
-import { newId, now } from '../wire/ids.ts';
+import { inputSchema, newId, now, promptsOf, readBody, remarks } from '../wire/index.ts';
 
 const embeddingSchema = z.strictObject({
   model: z.string().max(512),

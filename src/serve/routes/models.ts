@@ -1,6 +1,6 @@
 import { basename } from 'node:path';
 import type { FastifyInstance } from 'fastify';
-import type { ServedAdapter } from '../adapters/registry.ts';
+import type { ServedAdapter } from '../adapters/index.ts';
 import { modelNotFound } from '../errors.ts';
 import type { Service } from '../service.ts';
 

@@ -1,10 +1,9 @@
 import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
-import { chatPrompt } from '../chat/prompt.ts';
+import { chatPrompt } from '../chat/index.ts';
 import { badRequest } from '../errors.ts';
 import { named, type Service } from '../service.ts';
-import { readBody } from '../wire/body.ts';
-import { chatSchema } from '../wire/chat.ts';
+import { chatSchema, readBody } from '../wire/index.ts';
 
 const { messages, tools, chat_template_kwargs } = chatSchema.shape;
 

@@ -1,6 +1,6 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
-import type { GenerationEnd } from '../../generate/index.ts';
-import type { ServingStats } from '../../session/index.ts';
+import type { GenerationEnd } from '../generate/index.ts';
+import type { ServingStats } from '../session/index.ts';
 
 const seconds = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120];
 

@@ -1,8 +1,8 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { fileError, GraftError } from '../../base/index.ts';
-import { RequestError } from '../errors.ts';
-import type { Limits } from '../limits.ts';
+import { fileError, GraftError } from '../base/index.ts';
+import { RequestError } from './errors.ts';
+import type { Limits } from './limits.ts';
 
 const digestOf = (text: string): Buffer => createHash('sha256').update(text).digest();
 
