@@ -5,6 +5,7 @@ import { GraftError, parseWith } from '../base/index.ts';
 import { ChatTemplate, tokenizerOf } from '../data/index.ts';
 import { Session } from '../session/index.ts';
 import { AdapterFolder, AdapterRegistry, AllowedFolders } from './adapters/index.ts';
+import { Encoder } from './encoder.ts';
 import { SchemaGrammars } from './grammar/index.ts';
 import { Heads } from './heads.ts';
 import { httpApp } from './http/index.ts';
@@ -86,6 +87,7 @@ export async function serve(given: ServerOptions): Promise<Server> {
     info,
     created: now(),
     tokenizer,
+    encoder: new Encoder(tokenizer, info.contextLength),
     chat: ChatTemplate.of(tokenizer),
     engine,
     heads: opening.use(new Heads(id, quantize, log)),

@@ -3,6 +3,7 @@ import type { WeightedAdapter } from '../generate/index.ts';
 import type { TaskName } from '../nn/index.ts';
 import type { ModelInfo, Serving } from '../session/index.ts';
 import type { AdapterRegistry, AllowedFolders, ServedAdapter } from './adapters/index.ts';
+import type { Encoder } from './encoder.ts';
 import { badRequest, modelNotFound } from './errors.ts';
 import type { SchemaGrammars } from './grammar/index.ts';
 import type { Heads } from './heads.ts';
@@ -17,6 +18,7 @@ export interface Service {
   /** When the server started; seconds since 1970. */
   readonly created: number;
   readonly tokenizer: Tokenizer;
+  readonly encoder: Encoder;
   /** Undefined for a model without a chat template. */
   readonly chat: ChatTemplate | undefined;
   /** Undefined for a base that generates no text. */

@@ -1,4 +1,5 @@
 import { type ChatTemplate, type Message, makePrompt, type Tokenizer, toMessages } from '../../data/index.ts';
+import type { Encoder } from '../encoder.ts';
 import { badRequest } from '../errors.ts';
 import type { Limits } from '../limits.ts';
 import type { ChatFields, ChatMessage, Tool } from '../wire/index.ts';
@@ -9,6 +10,7 @@ export interface ChatSource {
   /** Undefined for a model without one. */
   readonly chat: ChatTemplate | undefined;
   readonly limits: Limits;
+  readonly encoder: Encoder;
 }
 
 /** Variables that the template has anyway, and a request must not change. */
@@ -52,7 +54,7 @@ function argumentsOf(json: string, param: string): unknown {
  * @throws RequestError 400 for a model without a template, and GraftError 'input' where the template refuses the conversation
  */
 export function chatPrompt(
-  { tokenizer, chat, limits }: ChatSource,
+  { tokenizer, chat, limits, encoder }: ChatSource,
   { messages, chat_template_kwargs: variables }: Pick<ChatFields, 'messages' | 'chat_template_kwargs'>,
   tools: readonly Tool[] | undefined,
 ): readonly number[] {
@@ -82,6 +84,12 @@ export function chatPrompt(
       'unsupported',
     );
   }
+  encoder.checkLength(
+    messages.flatMap(({ content }) =>
+      typeof content === 'string' ? [content] : (content ?? []).map((part) => ('text' in part ? part.text : '')),
+    ),
+    'messages',
+  );
   const source = { messages: messages.map((message, i) => messageOf(message, i, chat)), tools, variables };
   return [...makePrompt(source, { tokenizer, chat, place: 'messages', hint: 'Use /v1/completions' }).ids];
 }

@@ -19,7 +19,7 @@ import {
 
 /** POST /v1/completions. */
 export function completionsRoute(app: FastifyInstance, service: Service): void {
-  const { limits, tokenizer, info } = service;
+  const { limits, encoder, info } = service;
   app.post('/v1/completions', async (request, reply) => {
     const fields = readBody(completionSchema, request.body, neutralCompletionFields);
     const prompts = promptsOf(fields.prompt);
@@ -33,10 +33,10 @@ export function completionsRoute(app: FastifyInstance, service: Service): void {
       keyId: request.keyId,
     };
     const ids = prompts.map((prompt, i) => {
-      const encoded =
-        typeof prompt === 'string' ? [...tokenizer.encode(prompt, { addSpecialTokens: 'before' })] : prompt;
+      const param = prompts.length > 1 ? `prompt[${i}]` : 'prompt';
+      const encoded = typeof prompt === 'string' ? encoder.encode(prompt, 'before', param) : prompt;
       if (encoded.length > 0) return encoded;
-      throw badRequest('The prompt has no tokens.', prompts.length > 1 ? `prompt[${i}]` : 'prompt', 'invalid');
+      throw badRequest('The prompt has no tokens.', param, 'invalid');
     });
     const requests = requestsOf(plan, ids, fields.n, limits);
     const events = answers(service, plan, requests, request.left);

@@ -20,11 +20,12 @@ const classified = new Set(['sequence-classification', 'token-classification']);
 
 /** POST /v1/embeddings and /classify. */
 export function headRoutes(app: FastifyInstance, service: Service): void {
-  const { heads, limits, tokenizer } = service;
+  const { heads, limits, tokenizer, encoder } = service;
   const textsOf = (input: z.infer<typeof inputSchema>): string[] => {
     const texts = promptsOf(input).map((one) => (typeof one === 'string' ? one : textOf(one)));
     if (texts.length > limits.inputs)
       throw badRequest(`There are more than ${limits.inputs} inputs.`, 'input', 'too_many');
+    for (const text of texts) encoder.checkLength([text], 'input');
     return texts;
   };
   const textOf = (ids: readonly number[]): string => {
@@ -33,7 +34,7 @@ export function headRoutes(app: FastifyInstance, service: Service): void {
     throw badRequest(`${outside} is not a token id below ${service.info.vocabSize}.`, 'input', 'invalid');
   };
   const usageOf = (texts: readonly string[]) => {
-    const tokens = texts.reduce((sum, text) => sum + tokenizer.encode(text).length, 0);
+    const tokens = texts.reduce((sum, text) => sum + encoder.encode(text, true, 'input').length, 0);
     return { prompt_tokens: tokens, total_tokens: tokens };
   };
 

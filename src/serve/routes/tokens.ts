@@ -59,6 +59,6 @@ export function tokenRoutes(app: FastifyInstance, service: Service): void {
     }
     const ofChat = (['tools', 'chat_template_kwargs'] as const).find((field) => fields[field] !== undefined);
     if (ofChat) throw badRequest(`'${ofChat}' needs 'messages'.`, ofChat, 'invalid');
-    return [...tokenizer.encode(prompt!, { addSpecialTokens: addSpecialTokens ?? true })];
+    return service.encoder.encode(prompt!, addSpecialTokens ?? true, 'prompt');
   }
 }
