@@ -12,10 +12,10 @@ export class Metrics {
   readonly #promptTokens: Counter<'model'>;
   readonly #cachedTokens: Counter<'model'>;
   readonly #newTokens: Counter<'model'>;
-  readonly #queued: Histogram<'model'>;
+  readonly #queued: Histogram;
   readonly #firstToken: Histogram<'model'>;
-  readonly #perToken: Histogram<'model'>;
-  readonly #total: Histogram<'model'>;
+  readonly #perToken: Histogram;
+  readonly #total: Histogram;
   readonly #refresh: () => Promise<void>;
 
   /** @param stats what is asked of the engine when the metrics are read; undefined where it does not answer */
@@ -24,15 +24,16 @@ export class Metrics {
     const model = ['model'] as const;
     const counter = <L extends string>(name: string, help: string, labelNames: readonly L[]) =>
       new Counter<L>({ name, help, labelNames: [...labelNames], registers });
-    const histogram = (name: string, help: string) =>
-      new Histogram({ name, help, labelNames: [...model], buckets: seconds, registers });
+    // One with a label is large where there are a thousand adapters.
+    const histogram = <L extends string>(name: string, help: string, labelNames: readonly L[] = []) =>
+      new Histogram<L>({ name, help, labelNames: [...labelNames], buckets: seconds, registers });
     this.#requests = counter('graft_requests_total', 'Requests by route and status.', ['route', 'status']);
     this.#answers = counter('graft_answers_total', 'Answers by model and why they ended.', ['model', 'reason']);
     this.#promptTokens = counter('graft_prompt_tokens_total', 'Tokens of prompts.', model);
     this.#cachedTokens = counter('graft_cached_tokens_total', 'Tokens of prompts that were in the cache.', model);
     this.#newTokens = counter('graft_generated_tokens_total', 'Tokens that were generated.', model);
     this.#queued = histogram('graft_queue_seconds', 'Time until the first pass.');
-    this.#firstToken = histogram('graft_time_to_first_token_seconds', 'Time until the first token.');
+    this.#firstToken = histogram('graft_time_to_first_token_seconds', 'Time until the first token.', model);
     this.#perToken = histogram('graft_time_per_token_seconds', 'Time for each token after the first.');
     this.#total = histogram('graft_answer_seconds', 'Time until the whole answer.');
     const gauges = {
@@ -71,17 +72,16 @@ export class Metrics {
     this.#promptTokens.inc({ model }, promptTokens);
     this.#cachedTokens.inc({ model }, cachedTokens);
     this.#newTokens.inc({ model }, newTokens);
-    this.#queued.observe({ model }, timings.queued / 1000);
-    this.#total.observe({ model }, timings.total / 1000);
+    this.#queued.observe(timings.queued / 1000);
+    this.#total.observe(timings.total / 1000);
     if (timings.firstToken === 0) return;
     this.#firstToken.observe({ model }, timings.firstToken / 1000);
-    if (newTokens > 1) this.#perToken.observe({ model }, (timings.total - timings.firstToken) / 1000 / (newTokens - 1));
+    if (newTokens > 1) this.#perToken.observe((timings.total - timings.firstToken) / 1000 / (newTokens - 1));
   }
 
   /** Forgets the series of a model that is no longer there. */
   forget(model: string): void {
-    const models = [this.#promptTokens, this.#cachedTokens, this.#newTokens];
-    for (const metric of [...models, this.#queued, this.#firstToken, this.#perToken, this.#total])
+    for (const metric of [this.#promptTokens, this.#cachedTokens, this.#newTokens, this.#firstToken])
       metric.remove({ model });
     for (const reason of ['eos', 'length', 'stop', 'interrupted', 'deadline']) this.#answers.remove({ model, reason });
   }
