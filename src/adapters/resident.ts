@@ -1,7 +1,8 @@
 /** Adapters that are loaded to be served beside others, on one model. */
+import { complete, type Steps } from '../base/index.ts';
 import type { AttachedAdapter, Banks, FactorType } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
-import { headFits, loadAdapter, storedTensors } from './load.ts';
+import { headFits, loadingAdapter, storedTensors, switchedOff } from './load.ts';
 
 /** An adapter in memory, which rows name by its number. */
 export interface ResidentAdapter {
@@ -21,17 +22,22 @@ export interface ResidentAdapter {
  * Loads a saved adapter into the banks of a model, under a number.
  * @throws GraftError as `loadAdapter` does; 'usage' for a number that is taken
  */
-export function loadResident(model: Model, banks: Banks, dir: string, number: number): ResidentAdapter {
-  const adapter = loadAdapter(model, dir, headFits(model, dir) ? 'file' : 'own');
+export const loadResident = (model: Model, banks: Banks, dir: string, number: number): ResidentAdapter =>
+  complete(loadingResident(model, banks, dir, number));
+
+/** As `loadResident`, in steps, between which passes may run that do not use the adapter. */
+export function* loadingResident(model: Model, banks: Banks, dir: string, number: number): Steps<ResidentAdapter> {
+  const adapter = yield* loadingAdapter(model, dir, headFits(model, dir) ? 'file' : 'own');
+  let loaded = false;
   try {
-    const reason = banks.add(number, adapter, factorTypeOf(dir));
+    const reason = yield* switchedOff(adapter, banks.add(number, adapter, factorTypeOf(dir)));
+    loaded = true;
     if (reason === undefined) return { number, bytes: banks.bytesOf(number), remove: () => banks.remove(number) };
     adapter.enabled = false;
     const bytes = [...adapter.parameters.values()].reduce((sum, { nbytes }) => sum + nbytes, 0);
     return { number, bytes, alone: { adapter, reason }, remove: () => adapter.detach() };
-  } catch (cause) {
-    adapter.detach();
-    throw cause;
+  } finally {
+    if (!loaded) adapter.detach();
   }
 }
 

@@ -1,7 +1,7 @@
 import { roundedToBlocks } from '../quant/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import { fakeQuantize } from './fake-quantize.ts';
-import type { Kernels } from './kernels.ts';
+import type { Kernels, RunActivation } from './kernels.ts';
 
 /** Returns the dense form of a weight, in the element type of `like`. */
 function dense(weight: Tensor, format: number, like: Tensor): Tensor {
@@ -9,6 +9,15 @@ function dense(weight: Tensor, format: number, like: Tensor): Tensor {
   const unpacked = ops.dequantize(weight, format);
   return unpacked.dtype === like.dtype ? unpacked : ops.toCopy(unpacked, { dtype: like.dtype });
 }
+
+const runActivations: Readonly<Record<RunActivation, (x: Tensor) => Tensor>> = {
+  relu: ops.relu,
+  silu: ops.silu,
+  gelu: (x) => ops.gelu(x),
+  gelu_tanh: (x) => ops.gelu(x, { approximate: 'tanh' }),
+  tanh: ops.tanh,
+  sigmoid: ops.sigmoid,
+};
 
 /** The kernels as plain ATen operators: differentiated by autograd, in any dtype, on any device. */
 export const composite: Kernels = {
@@ -99,6 +108,14 @@ export const composite: Kernels = {
       const [factorA, factorB] = [a, b].map((factor) => ops.toCopy(factor, { dtype: y.dtype })) as [Tensor, Tensor];
       const h = ops.mm(ops.narrow(x, 0, start, end - start), ops.t(factorA));
       ops.add_(ops.narrow(y, 0, start, end - start), ops.mm(h, factorB), { alpha: scaling });
+    }
+  },
+
+  addBottleneckRuns(y, x, f, runs) {
+    for (const { start, end, a, aBias, b, bBias, scaling } of runs) {
+      const [weightA, weightB] = [a, b].map((factor) => ops.toCopy(factor, { dtype: y.dtype })) as [Tensor, Tensor];
+      const h = runActivations[f](ops.linear(ops.narrow(x, 0, start, end - start), weightA, aBias));
+      ops.add_(ops.narrow(y, 0, start, end - start), ops.linear(h, ops.t(weightB), bBias), { alpha: scaling });
     }
   },
 

@@ -51,6 +51,13 @@ export const fused: Kernels = {
       runs.map(({ scaling }) => scaling),
     );
   },
+  addBottleneckRuns(y, x, f, runs) {
+    const [starts, ends] = bounds(runs);
+    const [a, aBias] = [runs.map((run) => run.a), runs.map((run) => run.aBias)];
+    const [b, bBias] = [runs.map((run) => run.b), runs.map((run) => run.bBias)];
+    const scalings = runs.map(({ scaling }) => scaling);
+    ops.addBottleneckRuns_(y, x, f, starts, ends, a, aBias, b, bBias, scalings);
+  },
   scaleRuns: (y, runs) =>
     ops.scaleRuns_(
       y,

@@ -17,6 +17,7 @@ export { forwardPass } from './forward-pass.ts';
 export { fused } from './fused.ts';
 export type {
   AttentionRows,
+  BottleneckRun,
   FrozenWeight,
   GateActivation,
   Kernels,
@@ -24,6 +25,7 @@ export type {
   LowRankUpdate,
   Rounding,
   RowRange,
+  RunActivation,
   ScaledRun,
 } from './kernels.ts';
 export type { KeyValueSource, Prefix } from './key-values.ts';

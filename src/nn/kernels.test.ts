@@ -677,6 +677,34 @@ for (const [name, range] of Object.entries(ranges)) {
   }
 }
 
+for (const [name, { starts, ends, ranks }] of Object.entries(ranges)) {
+  for (const f of ['relu', 'silu', 'gelu', 'gelu_tanh', 'tanh', 'sigmoid'] as const) {
+    twins(
+      `add_bottleneck_runs ${name}, ${f}`,
+      (random) => {
+        const inputs: Record<string, Tensor> = {
+          y: random(Math.max(...ends) + 1, 67),
+          x: random(Math.max(...ends) + 1, 33),
+        };
+        ranks.forEach((rank, i) => {
+          Object.assign(inputs, { [`a${i}`]: random(rank, 33), [`aBias${i}`]: random(rank) });
+          Object.assign(inputs, { [`b${i}`]: random(rank, 67), [`bBias${i}`]: random(67) });
+        });
+        return given(inputs, (k, t) => {
+          const y = ops.clone(t.y!);
+          const run = (start: number, i: number) => ({
+            ...{ start, end: ends[i]!, scaling: 1.5 - i / 8 },
+            ...{ a: t[`a${i}`]!, aBias: t[`aBias${i}`]!, b: t[`b${i}`]!, bBias: t[`bBias${i}`]! },
+          });
+          k.addBottleneckRuns(y, t.x!, f, starts.map(run));
+          return [y];
+        });
+      },
+      { trained: [] },
+    );
+  }
+}
+
 twins(
   'scale_runs',
   (random) => {
@@ -725,6 +753,19 @@ test('runs are refused where an input requires a gradient, or where they do not 
     /a must be float32, float16 or bfloat16/,
   );
   assert.throws(() => scale({ ...make(), gain: ops.ones([5]) }), /a gain must have 6 numbers/);
+  const bottleneck = (f: string, aBias = ops.ones([2]), bBias = ops.ones([6])) => {
+    const { y, x, a, b } = make();
+    fused.addBottleneckRuns(y, x, f as 'relu', [{ start: 0, end: 3, a, aBias, b, bBias, scaling: 1 }]);
+  };
+  bottleneck('relu');
+  const trained = ops.ones([6]);
+  trained.requiresGrad = true;
+  assert.throws(() => bottleneck('relu', undefined, trained), /bias gets no gradient from this operator/);
+  assert.throws(() => bottleneck('relu', ops.ones([3])), /a bias must have 2 numbers/);
+  assert.throws(
+    () => bottleneck('swish'),
+    /activation must be relu, silu, gelu, gelu_tanh, tanh or sigmoid, got swish/,
+  );
 });
 
 // --- what decoding computes in one call
@@ -915,5 +956,5 @@ test('the same with AVX2 only', { skip: narrow && 'this is that run' }, (t) => {
 
 test('every case was compared', (t) => {
   t.diagnostic(`${narrow ? 'AVX2' : 'native'}: ${JSON.stringify({ ...done, worst })}`);
-  assert.deepEqual(done, { twins: 677, gradients: 1531, differences: 13 });
+  assert.deepEqual(done, { twins: 701, gradients: 1531, differences: 13 });
 });

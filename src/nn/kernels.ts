@@ -43,6 +43,17 @@ export interface LowRankRun extends RowRange {
   readonly scaling: number;
 }
 
+/** Rows of a batch and the bottleneck that they go through, scaling · (f(x Aᵀ + aBias) B + bBias); A and B as in LowRankRun. */
+export interface BottleneckRun extends LowRankRun {
+  /** float32 [R] */
+  readonly aBias: Tensor;
+  /** float32 [out] */
+  readonly bBias: Tensor;
+}
+
+/** The activations f of bottlenecks that have a kernel. */
+export type RunActivation = 'relu' | 'silu' | 'gelu' | 'gelu_tanh' | 'tanh' | 'sigmoid';
+
 /** Rows of a batch and what they are multiplied by. */
 export interface ScaledRun extends RowRange {
   /** [out] */
@@ -152,6 +163,8 @@ export interface Kernels {
    * differ between runs, and neighbours in the list may be about the same rows.
    */
   addLowRankRuns(y: Tensor, x: Tensor, runs: readonly LowRankRun[]): void;
+  /** The same for bottlenecks with the activation f. */
+  addBottleneckRuns(y: Tensor, x: Tensor, f: RunActivation, runs: readonly BottleneckRun[]): void;
   /** Multiplies y [N, out] by a gain in the rows of each run: in place, without gradients. */
   scaleRuns(y: Tensor, runs: readonly ScaledRun[]): void;
   /**

@@ -130,7 +130,7 @@ const withoutGradient = [
   ...['dequantize', 'quantize', 'quantize_integers', 'pack_integers'],
   'set_reduced_products',
   'adamw_8bit_',
-  ...['add_low_rank_runs_', 'scale_runs_', 'block_linears', 'pooled_attention'],
+  ...['add_low_rank_runs_', 'add_bottleneck_runs_', 'scale_runs_', 'block_linears', 'pooled_attention'],
 ];
 
 test('every fused operator is here', () => {

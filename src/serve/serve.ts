@@ -1,4 +1,5 @@
 import { statSync } from 'node:fs';
+import type { Server as HttpServer } from 'node:http';
 import { isIP } from 'node:net';
 import { basename } from 'node:path';
 import { GraftError, parseWith } from '../base/index.ts';
@@ -141,7 +142,7 @@ export async function serve(given: ServerOptions): Promise<Server> {
     app.server.close(); // no new connections
     await folder?.close();
     await engine?.close({ drainMs: drainSeconds * 1000 });
-    await new Promise((resolve) => setTimeout(resolve, 50)); // the last answers are on their way
+    await whenRead(app.server);
     await resources.disposeAsync();
   };
   const server: Server = {
@@ -164,6 +165,16 @@ export async function serve(given: ServerOptions): Promise<Server> {
     },
   };
   return server;
+}
+
+/** Waits until clients have read their last answers, for five seconds at most. */
+async function whenRead(server: HttpServer): Promise<void> {
+  for (let i = 0; i < 100; i++) {
+    server.closeIdleConnections();
+    const open = await new Promise<number>((resolve) => server.getConnections((_, count) => resolve(count)));
+    if (open === 0) return;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
 }
 
 /** The name of a model by its path or id: the last part, without the ending of a file. */

@@ -60,7 +60,7 @@ export class ServedAdapters implements Disposable {
   #nextNumber = 1;
   readonly #stopWatching: () => void;
 
-  /** @param memory bytes that adapters may take, besides those with users */
+  /** @param memory bytes that adapters without users may stay within, together with those that have some */
   constructor(base: ResidentModel, memory: number) {
     this.#base = base;
     this.#memory = memory;
@@ -118,16 +118,27 @@ export class ServedAdapters implements Disposable {
     const served = await this.#use(adapter);
     const { number, digest } = served;
     const task = taskNumber ?? taskNumberOf(served.dir);
-    const batchKey = served.resident!.alone ? keyOf(number) : bankKey;
-    const virtual = await inTurn(() => this.activate(batchKey).ports.virtualLengthOf(number));
+    const [batchKey, virtual] = await inTurn(() => {
+      this.activate(bankKey, []);
+      const key = served.resident?.alone ? keyOf(number) : bankKey;
+      return [key, this.activate(key, [number]).ports.virtualLengthOf(number)] as const;
+    });
     const contentKey = JSON.stringify({ digest, task, virtual });
     return { number, batchKey, contentKey, virtual, taskNumber: task, release: () => this.#leave(served) };
   }
 
-  /** The model with what rows of this batch key use switched on, and no other adapter that stands alone. */
-  activate(batchKey: string): Model {
+  /**
+   * The model with what rows of this batch key use switched on, and no other adapter that stands alone.
+   * @param adapters the numbers that the rows use
+   * @throws GraftError 'state' for one that is not in memory: it could not be loaded again with the model
+   */
+  activate(batchKey: string, adapters: readonly number[]): Model {
     const model = this.#base.use();
     this.#banks ??= this.#fill(model);
+    for (const number of adapters) {
+      if (this.#banks.holds(number) || this.#inMemory.get(number)?.resident) continue;
+      throw new GraftError('state', 'the adapter is not in memory any more', { hint: 'Send the request again' });
+    }
     for (const { number, resident } of this.#inMemory.values()) {
       if (resident?.alone) resident.alone.adapter.enabled = batchKey === keyOf(number);
     }
@@ -143,7 +154,10 @@ export class ServedAdapters implements Disposable {
       for (const { name } of weighted) members.push(await this.#use(name));
       const key = JSON.stringify(weighted.map(({ weight }, i) => [members[i]!.digest, members[i]!.number, weight]));
       const mixture = await inTurn(() => {
-        this.activate(bankKey);
+        this.activate(
+          bankKey,
+          members.map(({ number }) => number),
+        );
         const known = this.#mixtures.get(key);
         const mixed = known ?? { number: this.#nextNumber++, members, weighted, users: 0 };
         if (!known) this.#mix(mixed);
@@ -157,7 +171,7 @@ export class ServedAdapters implements Disposable {
         void inTurn(() => {
           if (mixture.users > 0 || this.#mixtures.get(key) !== mixture) return;
           this.#mixtures.delete(key);
-          this.#banks?.remove(mixture.number);
+          if (this.#banks?.holds(mixture.number)) this.#banks.remove(mixture.number);
         });
       };
       return { number: mixture.number, batchKey: bankKey, contentKey: key, virtual: 0, taskNumber, release };
@@ -195,6 +209,7 @@ export class ServedAdapters implements Disposable {
   #leave(served: Served): void {
     served.users--;
     if (this.#byName.get(served.name) !== served) this.#retire(served);
+    else if (served.users === 0) void inTurn(() => this.#evict());
   }
 
   #named(name: string): Served {
@@ -224,7 +239,9 @@ export class ServedAdapters implements Disposable {
     // Not in turn: passes go on meanwhile, and the files are in the system's cache when the engine reads them.
     const digest = await digestOf(served.dir);
     await inTurn(() => {
-      const model = this.activate(bankKey);
+      const model = this.activate(bankKey, []);
+      // It came back with the model.
+      if (served.resident) return;
       served.resident = loadResident(model, this.#banks!, served.dir, served.number);
       served.digest = digest;
       this.#inMemory.set(served.number, served);
@@ -237,16 +254,19 @@ export class ServedAdapters implements Disposable {
     const banks = new Banks(model);
     this.#banks = banks;
     for (const served of this.#inMemory.values()) {
-      served.resident = loadResident(model, banks, served.dir, served.number);
+      // Rows that use one that cannot be loaded fail: `activate` does not find it.
+      attempt(() => {
+        served.resident = loadResident(model, banks, served.dir, served.number);
+      });
     }
-    for (const mixture of this.#mixtures.values()) this.#mix(mixture);
+    for (const mixture of this.#mixtures.values()) attempt(() => this.#mix(mixture));
     return banks;
   }
 
   /** Before the model is freed: adapters without users leave; the others are loaded again with it. */
   #forget(): void {
     for (const served of [...this.#inMemory.values()]) if (served.users === 0) this.#unload(served);
-    for (const { number } of this.#mixtures.values()) this.#banks?.remove(number);
+    for (const { number } of this.#mixtures.values()) if (this.#banks?.holds(number)) this.#banks.remove(number);
     for (const served of this.#inMemory.values()) served.resident?.remove();
     for (const served of this.#inMemory.values()) served.resident = undefined;
     this.#banks?.[Symbol.dispose]();
@@ -254,7 +274,7 @@ export class ServedAdapters implements Disposable {
   }
 
   /** Takes adapters out of memory that no request uses, the one used longest ago first, until the others fit. */
-  #evict(newest: Served): void {
+  #evict(newest?: Served): void {
     let bytes = 0;
     for (const { resident } of this.#inMemory.values()) bytes += resident?.bytes ?? 0;
     for (const served of this.#byName.values()) {
@@ -282,6 +302,14 @@ export class ServedAdapters implements Disposable {
     this.#forget();
     this.#stopWatching();
     this.#byName.clear();
+  }
+}
+
+function attempt(act: () => void): void {
+  try {
+    act();
+  } catch (error) {
+    if (!(error instanceof GraftError)) throw error;
   }
 }
 

@@ -163,6 +163,7 @@ const names = [
   'graft::lora_linear',
   'graft::lora_gated_linear',
   'graft::add_low_rank_runs_',
+  'graft::add_bottleneck_runs_',
   'graft::scale_runs_',
   'graft::rounded_linear',
   'graft::rounded_gated_linear',
@@ -962,32 +963,37 @@ export function addLowRankRuns_(y: Tensor, x: Tensor, starts: readonly number[],
   dispatcher.call(153, y.id, x.id, starts, ends, a.map(idOf), b.map(idOf), scalings);
 }
 
+/** graft::add_bottleneck_runs_(Tensor(a!) y, Tensor x, str activation, int[] starts, int[] ends, Tensor[] a, Tensor[] a_bias, Tensor[] b, Tensor[] b_bias, float[] scalings) -> () */
+export function addBottleneckRuns_(y: Tensor, x: Tensor, activation: string, starts: readonly number[], ends: readonly number[], a: readonly Tensor[], aBias: readonly Tensor[], b: readonly Tensor[], bBias: readonly Tensor[], scalings: readonly number[]): void {
+  dispatcher.call(154, y.id, x.id, activation, starts, ends, a.map(idOf), aBias.map(idOf), b.map(idOf), bBias.map(idOf), scalings);
+}
+
 /** graft::scale_runs_(Tensor(a!) y, int[] starts, int[] ends, Tensor[] gains) -> () */
 export function scaleRuns_(y: Tensor, starts: readonly number[], ends: readonly number[], gains: readonly Tensor[]): void {
-  dispatcher.call(154, y.id, starts, ends, gains.map(idOf));
+  dispatcher.call(155, y.id, starts, ends, gains.map(idOf));
 }
 
 /** graft::rounded_linear(Tensor x, Tensor weight, Tensor? a, Tensor? b, float scaling, Tensor? bias, int format, int group, bool symmetric, Tensor? scales) -> Tensor */
 export function roundedLinear(x: Tensor, weight: Tensor, a: Tensor | null, b: Tensor | null, scaling: number, bias: Tensor | null, format: number, group: number, symmetric: boolean, scales: Tensor | null): Tensor {
-  return new Tensor(dispatcher.call(155, x.id, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
+  return new Tensor(dispatcher.call(156, x.id, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
 }
 
 /** graft::rounded_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, Tensor? a, Tensor? b, float scaling, Tensor? bias, int format, int group, bool symmetric, Tensor? scales) -> Tensor */
 export function roundedGatedLinear(gate: Tensor, up: Tensor, act: string, weight: Tensor, a: Tensor | null, b: Tensor | null, scaling: number, bias: Tensor | null, format: number, group: number, symmetric: boolean, scales: Tensor | null): Tensor {
-  return new Tensor(dispatcher.call(156, gate.id, up.id, act, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
+  return new Tensor(dispatcher.call(157, gate.id, up.id, act, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
 }
 
 /** graft::linear_cross_entropy(Tensor h, Tensor weight, int format, Tensor targets) -> Tensor */
 export function linearCrossEntropy(h: Tensor, weight: Tensor, format: number, targets: Tensor): Tensor {
-  return new Tensor(dispatcher.call(157, h.id, weight.id, format, targets.id) as number);
+  return new Tensor(dispatcher.call(158, h.id, weight.id, format, targets.id) as number);
 }
 
 /** graft::adamw_8bit_(Tensor(a!)[] parameters, Tensor[] grads, Tensor(b!)[] means, Tensor(c!)[] mean_ranges, Tensor(d!)[] squares, Tensor(e!)[] square_ranges, Tensor[] steps, Tensor signed_codes, Tensor unsigned_codes, *, float lr, float beta1, float beta2, float weight_decay, float eps) -> () */
 export function adamw_8bit_(parameters: readonly Tensor[], grads: readonly Tensor[], means: readonly Tensor[], meanRanges: readonly Tensor[], squares: readonly Tensor[], squareRanges: readonly Tensor[], steps: readonly Tensor[], signedCodes: Tensor, unsignedCodes: Tensor, options: { lr: number; beta1: number; beta2: number; weightDecay: number; eps: number }): void {
-  dispatcher.call(158, parameters.map(idOf), grads.map(idOf), means.map(idOf), meanRanges.map(idOf), squares.map(idOf), squareRanges.map(idOf), steps.map(idOf), signedCodes.id, unsignedCodes.id, options.lr, options.beta1, options.beta2, options.weightDecay, options.eps);
+  dispatcher.call(159, parameters.map(idOf), grads.map(idOf), means.map(idOf), meanRanges.map(idOf), squares.map(idOf), squareRanges.map(idOf), steps.map(idOf), signedCodes.id, unsignedCodes.id, options.lr, options.beta1, options.beta2, options.weightDecay, options.eps);
 }
 
 /** graft::set_reduced_products(bool forward, bool backward) -> () */
 export function setReducedProducts(forward: boolean, backward: boolean): void {
-  dispatcher.call(159, forward, backward);
+  dispatcher.call(160, forward, backward);
 }

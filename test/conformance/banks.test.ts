@@ -10,9 +10,9 @@ import { loadAdapter, loadResident, saveAdapter, savedAdapters } from '../../src
 import { pack, type Row } from '../../src/data/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { attachMethods, Banks, type MethodChoice } from '../../src/methods/index.ts';
-import { type Model, outputOf, type PackedTokens } from '../../src/nn/index.ts';
+import { KvPool, type Model, outputOf, type PackedTokens, packTokens } from '../../src/nn/index.ts';
 import { tokensOf } from '../../src/tasks/index.ts';
-import { noGrad, scope } from '../../src/tensor/index.ts';
+import { noGrad, ops, scope, Tensor } from '../../src/tensor/index.ts';
 import { numbers, relativeError, temporary } from '../support.ts';
 import { type Base, bases, familyBases } from './bases.ts';
 import { perturb, savedBottlenecks } from './cases.ts';
@@ -191,6 +191,7 @@ for (const base of [...bases, ...familyBases]) {
       const mixed = outputs(model, { ...tokensOf(model, pack(rows)), adapters });
 
       using reference = base.load();
+      const ofBase = rows.map((row) => outputs(reference, tokensOf(reference, pack([row])))[0]!);
       const alone = (name: string | undefined) => {
         using adapter = name === undefined ? undefined : loadAdapter(reference, dirs.get(name)!);
         rows.forEach((row, r) => {
@@ -200,6 +201,9 @@ for (const base of [...bases, ...familyBases]) {
           const error = relativeError(mixed[r]!, wanted);
           counts.worst = Math.max(counts.worst, error);
           assert.ok(error <= 1e-5, `row ${r}, ${name ?? 'the base'}: ${error}`);
+          if (name === undefined) return;
+          const change = relativeError(wanted, ofBase[r]!);
+          assert.ok(change > 1e-4, `row ${r}: ${name} changes the base's answer by ${change} only`);
           counts.rows++;
         });
         if (adapter) counts.adapters++;
@@ -210,6 +214,89 @@ for (const base of [...bases, ...familyBases]) {
   });
 }
 
+// --- decoding, with keys and values in a pool
+
+const decoded = { rows: 0, tokens: 0, worst: 0 };
+const isDecoder = ({ name }: Base) => /^(models|gguf)\/|^a wide llama|^gpt2(-scaled)?$|^gpt-neox(-serial)?$/.test(name);
+const mostTokens = 64;
+/** Prompts are at most 13 tokens long, and adapters put at most 8 virtual ones before them. */
+const newTokensOf = ({ contextLength }: Model) => Math.min(mostTokens, contextLength - 13 - 8);
+
+/** Returns the likeliest token of each row of logits [R, V]. */
+const likeliest = (logits: Tensor): number[] => Array.from(ops.argmax(logits, -1).data() as BigInt64Array, Number);
+
+/** Decodes greedily, all rows in one batch, and returns the rows with their new tokens and the logits [V] that each came from. */
+function decode(model: Model, prompts: readonly (readonly number[])[], adapters: readonly number[]) {
+  using pool = new KvPool(model, prompts.length * 4);
+  const rows = prompts.map((prompt) => [...prompt]);
+  const logits: Float32Array[][] = rows.map(() => []);
+  const filled = rows.map(() => 0);
+  noGrad(() => {
+    for (let step = 0; step < newTokensOf(model); step++) {
+      using _ = scope();
+      const fed = rows.map((row) => (step === 0 ? row : row.slice(-1)));
+      const tokens = packTokens(fed, [], adapters);
+      const blocks = rows.map((_, r) => [0, 1, 2, 3].map((b) => 4 * r + b));
+      const hidden = model.hidden(tokens, { pool, blocks, filled: [...filled] });
+      const last = Tensor.from(BigInt64Array.from(tokens.rowStarts.slice(1), (end) => BigInt(end - 1)));
+      const starts = [...Array(rows.length + 1).keys()];
+      model.ports.selectRuns(starts, adapters);
+      const out = model.logits(ops.indexSelect(hidden, 0, last), starts);
+      const values = numbers(out);
+      const width = out.size(1);
+      likeliest(out).forEach((token, r) => {
+        filled[r]! += fed[r]!.length + (step === 0 ? model.ports.virtualLengthOf(adapters[r]) : 0);
+        logits[r]!.push(values.slice(r * width, (r + 1) * width));
+        rows[r]!.push(token);
+      });
+    }
+  });
+  return { rows, logits };
+}
+
+for (const base of [...bases, ...familyBases].filter(isDecoder)) {
+  test(`${mostTokens} tokens of the base and of every adapter, decoded in one batch, on ${base.name}`, () => {
+    const dirs = savedOn(base);
+    using _ = scope();
+    using model = base.load();
+    using banks = new Banks(model);
+    const names = [...dirs.keys()];
+    names.forEach((name, i) => {
+      loadResident(model, banks, dirs.get(name)!, i + 1);
+    });
+    const adapters = [0, ...names.map((_, i) => i + 1), 0, 1, 1];
+    const prompts = rowsOf(model, base, adapters.length).map(({ ids }) => Array.from(ids));
+    const newTokens = newTokensOf(model);
+    const { rows, logits } = decode(model, prompts, adapters);
+    using reference = base.load();
+    for (const [number, name] of [undefined, ...names].entries()) {
+      using _adapter = name === undefined ? undefined : loadAdapter(reference, dirs.get(name)!);
+      rows.forEach((row, r) => {
+        if (adapters[r] !== number) return;
+        using _ = scope();
+        const prompt = prompts[r]!.length;
+        const all = noGrad(() => outputOf(reference, packTokens([row.slice(0, -1)])));
+        const wanted = ops.narrow(all, 0, prompt - 1, newTokens);
+        assert.deepEqual(row.slice(prompt), likeliest(wanted), `row ${r}, ${name ?? 'the base'}`);
+        const error = relativeError(
+          Float32Array.from(logits[r]!.flatMap((v) => Array.from(v))),
+          numbers(ops.clone(wanted)),
+        );
+        decoded.worst = Math.max(decoded.worst, error);
+        assert.ok(error <= 1e-5, `row ${r}, ${name ?? 'the base'}: ${error}`);
+        decoded.rows++;
+        decoded.tokens += newTokens;
+      });
+    }
+  });
+}
+
+test('so many tokens were compared', (t) => {
+  t.diagnostic(JSON.stringify(decoded));
+  assert.deepEqual({ ...decoded, worst: 0 }, { rows: 485, tokens: 26_684, worst: 0 });
+});
+
 test('so many rows were compared', (t) => {
   t.diagnostic(JSON.stringify(counts));
+  assert.deepEqual({ ...counts, worst: 0 }, { rows: 2511, adapters: 1077, worst: 0 });
 });

@@ -209,6 +209,8 @@ test('adapters of one request: a weighted sum on the base', async () => {
 });
 
 test('health and metrics', async () => {
+  const long = { ...greet, messages: [{ role: 'user', content: 'What is a story? '.repeat(8) }] };
+  for (let i = 0; i < 2; i++) await post('/v1/chat/completions', long);
   assert.deepEqual((await get('/health')).body, { status: 'ok', model: 'tiny' });
   const { text } = await get('/metrics');
   for (const name of [

@@ -3,17 +3,18 @@
  * there under the adapter's number; rows say which number they use (`PackedTokens.adapters`). Adding and removing an adapter
  * touches its own modules only.
  */
-import { GraftError } from '../../base/index.ts';
+import { GraftError, type Steps } from '../../base/index.ts';
 import { type AdapterBanks, type LinearLayer, type Model, type Module, moduleAt } from '../../nn/index.ts';
 import { detachFromScopes, noGrad, ops, type Tensor } from '../../tensor/index.ts';
 import type { AttachedAdapter } from '../compose.ts';
 import type { RowUpdate, Table } from '../shared/index.ts';
 import { type Bank, bankAt, takeOff } from './bank.ts';
 import { LinearBank, type LinearEntry } from './linear-bank.ts';
+import type { FactorType } from './linear-entry.ts';
 import { NormBank } from './norm-bank.ts';
 import { PortBank } from './port-bank.ts';
 import { TableBank } from './table-bank.ts';
-import { type FactorType, type HeldAdapter, parametersOf, takeOver } from './takeover.ts';
+import { type HeldAdapter, parametersOf, takeOver } from './takeover.ts';
 
 /** One of several adapters whose weighted sum a row uses. */
 export interface MixedAdapter {
@@ -41,7 +42,7 @@ export class Banks implements AdapterBanks, Disposable {
 
   constructor(model: Model) {
     this.#model = model;
-    this.#portBank = new PortBank(model.ports);
+    this.#portBank = new PortBank(model);
     this.#removePort = model.ports.add(this.#portBank);
   }
 
@@ -52,19 +53,21 @@ export class Banks implements AdapterBanks, Disposable {
   /** Bytes of the tensors of an adapter here; of a mixture, those that its members do not have. */
   bytesOf(adapter: number): number {
     const { owned, adapter: attached } = this.#residents.get(adapter)!;
-    const tensors = new Set([...owned, ...(attached ? parametersOf(attached) : [])]);
-    return [...tensors].reduce((sum, tensor) => sum + (tensor.disposed ? 0 : tensor.nbytes), 0);
+    const tensors = [...owned, ...(attached ? parametersOf(attached) : [])];
+    return tensors.reduce((sum, tensor) => sum + (tensor.disposed ? 0 : tensor.nbytes), 0);
   }
 
   /**
-   * Takes an adapter over that is attached and enabled, and off the model's own chain; rows reach it by the number from then on.
+   * Takes an adapter over that is attached and enabled, and off the model's own chain; rows reach it by the number from then on. A step
+   * is a layer.
    * @param factors the type in which factors of low rank are held; it must be able to hold their values
    * @returns why no bank can hold it, where that is so; it is then as it was
    * @throws GraftError 'usage' for a number that is taken
    */
-  add(number: number, adapter: AttachedAdapter, factors: FactorType = 'float32'): string | undefined {
+  *add(number: number, adapter: AttachedAdapter, factors: FactorType = 'float32'): Steps<string | undefined> {
     this.#requireFree(number);
-    const held = takeOver(adapter, factors);
+    // Layers are asked what they make of an input without any rows of a batch.
+    const held = yield* takeOver(adapter, factors, () => this.#model.ports.selectRuns());
     if (typeof held === 'string') return held;
     this.#place(number, { ...held, adapter, members: [], mixtures: 0, removed: false });
     return undefined;
@@ -87,7 +90,7 @@ export class Banks implements AdapterBanks, Disposable {
       }
     });
     for (const member of members) member.mixtures++;
-    const nothing = { tables: new Map(), norms: new Map(), ports: [] };
+    const nothing = { tables: new Map(), norms: new Map(), ports: [], bottlenecks: new Map() };
     this.#place(number, { ...nothing, linear, owned, members, mixtures: 0, removed: false });
   }
 
@@ -118,7 +121,8 @@ export class Banks implements AdapterBanks, Disposable {
     for (const [path, entry] of resident.linear) bankAt(root, path, LinearBank, linearBank).set(number, entry);
     for (const [path, entry] of resident.tables) bankAt(root, path, TableBank, tableBank).set(number, entry);
     for (const [path, entry] of resident.norms) bankAt(root, path, NormBank, normBank).set(number, entry);
-    if (resident.ports.length > 0) this.#portBank.set(number, resident.ports);
+    const { ports: own, bottlenecks } = resident;
+    if (own.length > 0) this.#portBank.set(number, own, bottlenecks);
     this.#residents.set(number, resident);
   }
 

@@ -1,13 +1,20 @@
-import type { Port, Ports, Prefix, Prompt, Run, SublayerOutput } from '../../nn/index.ts';
+import type { BottleneckRun, Model, Port, Prefix, Prompt, Run, RunActivation, SublayerOutput } from '../../nn/index.ts';
 import { ops, type Tensor } from '../../tensor/index.ts';
+import type { PlainBottleneck, Sublayer } from '../shared/index.ts';
 
 /** What one adapter adds to the computation, in the order of its methods. */
 export type AdapterPorts = readonly Omit<Port, 'enabled'>[];
+
+/** A bottleneck with W_up transposed: b [R, C]. */
+export type HeldBottleneck = Pick<PlainBottleneck, 'input' | 'f' | 'scaling'> &
+  Omit<BottleneckRun, 'start' | 'end' | 'scaling'>;
 
 interface PortEntry {
   readonly ports: AdapterPorts;
   readonly prompt: Prompt | undefined;
   readonly prefix: Prefix | undefined;
+  /** By block and place. */
+  readonly bottlenecks: ReadonlyMap<string, HeldBottleneck>;
 }
 
 /** Returns several prompts as one. */
@@ -37,20 +44,24 @@ function joinedPrefix(prefixes: readonly Prefix[]): Prefix | undefined {
 /** One port for all adapters that work through ports: each run of rows goes through those of its adapter. */
 export class PortBank implements Port {
   readonly #entries = new Map<number, PortEntry>();
-  readonly #ports: Ports;
+  readonly #model: Pick<Model, 'ports' | 'kernels'>;
 
-  constructor(ports: Ports) {
-    this.#ports = ports;
+  constructor(model: Pick<Model, 'ports' | 'kernels'>) {
+    this.#model = model;
+  }
+
+  get #ports() {
+    return this.#model.ports;
   }
 
   get enabled(): boolean {
     return this.#entries.size > 0;
   }
 
-  set(adapter: number, ports: AdapterPorts): void {
+  set(adapter: number, ports: AdapterPorts, bottlenecks: ReadonlyMap<string, HeldBottleneck>): void {
     const prompt = joinedPrompt(ports.flatMap((port) => port.prompt ?? []));
     const prefix = joinedPrefix(ports.flatMap((port) => port.prefix ?? []));
-    this.#entries.set(adapter, { ports, prompt, prefix });
+    this.#entries.set(adapter, { ports, prompt, prefix, bottlenecks });
   }
 
   delete(adapter: number): void {
@@ -89,7 +100,29 @@ export class PortBank implements Port {
     return this.#afterSublayer(output, 'afterMlp');
   }
 
-  #afterSublayer(output: SublayerOutput, place: 'afterAttention' | 'afterMlp'): Tensor {
+  #afterSublayer(output: SublayerOutput, place: Sublayer): Tensor {
+    return this.#throughBottlenecks(output, place, this.#throughPorts(output, place));
+  }
+
+  /** Returns `delta` [N, C] with the rows changed whose adapters have bottlenecks here. */
+  #throughBottlenecks(output: SublayerOutput, place: Sublayer, delta: Tensor): Tensor {
+    const groups = new Map<string, { input: HeldBottleneck['input']; f: RunActivation; runs: BottleneckRun[] }>();
+    for (const { adapter, start, end } of this.#ports.runs) {
+      const bottleneck = this.#entries.get(adapter)?.bottlenecks.get(`${output.layer}.${place}`);
+      if (!bottleneck) continue;
+      const { input, f, ...numbers } = bottleneck;
+      const group = groups.get(`${input} ${f}`) ?? { input, f, runs: [] };
+      group.runs.push({ start, end, ...numbers });
+      groups.set(`${input} ${f}`, group);
+    }
+    if (groups.size === 0) return delta;
+    const y = delta === output.delta ? ops.clone(delta) : delta;
+    for (const { input, f, runs } of groups.values())
+      this.#model.kernels.addBottleneckRuns(y, inputOf(output, input), f, runs);
+    return y;
+  }
+
+  #throughPorts(output: SublayerOutput, place: Sublayer): Tensor {
     return this.#changed(
       output.delta,
       (port) => port[place],
@@ -123,6 +156,14 @@ export class PortBank implements Port {
     if (at < x.size(0)) parts.push(ops.narrow(x, 0, at, x.size(0) - at));
     return parts.length === 1 ? parts[0]! : ops.cat(parts);
   }
+}
+
+/** Returns what a bottleneck reads [N, C]. */
+function inputOf({ delta, residual, norm }: SublayerOutput, input: HeldBottleneck['input']): Tensor {
+  if (input === 'delta') return delta;
+  if (input === 'residual') return residual;
+  const sum = ops.add(delta, residual);
+  return input === 'norm' ? norm!(sum) : sum;
 }
 
 /** Returns what a sublayer computed for the rows of one run. */

@@ -1,14 +1,13 @@
 /** How banks take over an adapter that is attached to the model: what it does at each module, in the forms that banks compute with. */
-import { Embedding, LayerNorm, Linear, type LinearLayer, type Module, RmsNorm } from '../../nn/index.ts';
+import type { Steps } from '../../base/index.ts';
+import { Embedding, LayerNorm, Linear, type Module, RmsNorm } from '../../nn/index.ts';
 import { detachFromScopes, noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
 import type { AttachedAdapter } from '../compose.ts';
-import { LinearWrapper, type Placement, type RowUpdate, TableWrapper } from '../shared/index.ts';
+import { LinearWrapper, type PlacedPort, type Placement, type RowUpdate, TableWrapper } from '../shared/index.ts';
 import type { LinearEntry } from './linear-bank.ts';
-import type { AdapterPorts } from './port-bank.ts';
+import { type FactorType, inFactorType, type LinearSource, linearEntry, NotHeld, type Own } from './linear-entry.ts';
+import type { AdapterPorts, HeldBottleneck } from './port-bank.ts';
 import type { TableEntry } from './table-bank.ts';
-
-/** The number formats in which factors of low rank are held: that of the file, where it is one of these. */
-export type FactorType = 'float32' | 'float16' | 'bfloat16';
 
 /** An adapter in the forms that banks hold, by the path of the module. */
 export interface HeldAdapter {
@@ -16,54 +15,67 @@ export interface HeldAdapter {
   readonly tables: ReadonlyMap<string, TableEntry>;
   readonly norms: ReadonlyMap<string, LayerNorm | RmsNorm>;
   readonly ports: AdapterPorts;
+  /** By block and place. */
+  readonly bottlenecks: ReadonlyMap<string, HeldBottleneck>;
   /** Tensors that were made for it. */
   readonly owned: readonly Tensor[];
 }
 
-/** Thrown inside this file: why an adapter cannot be held. */
-class NotHeld extends Error {}
-
-interface Draft {
-  module?: LinearLayer;
-  readonly updates: RowUpdate[];
-}
-
 /**
  * Returns an adapter, attached and enabled, as banks hold it, and takes it off the model; or the reason why no bank can hold it, and
- * leaves it on. Factors share the memory of the adapter's own tensors where these are stored so.
+ * leaves it on. A step is a layer. Factors share the memory of the adapter's own tensors where these are stored so.
  */
-export function takeOver(adapter: AttachedAdapter, factors: FactorType): HeldAdapter | string {
+export function* takeOver(
+  adapter: AttachedAdapter,
+  factors: FactorType,
+  beforeStep: () => void,
+): Steps<HeldAdapter | string> {
   const { placement, parts } = adapter;
   if (!placement) return `${parts.find((part) => !part.placement)!.method} computes in a batch of its own`;
-  return noGrad(() => {
-    using s = scope();
-    const owned: Tensor[] = [];
-    const own = (tensor: Tensor) => {
-      owned.push(detachFromScopes(s.keep(tensor)));
-      return tensor;
-    };
-    try {
-      runEncoders(parts);
-      const { linear, tables, norms } = draft(placement, own);
-      const entries = new Map([...linear].map(([path, layer]) => [path, finished(path, layer, factors, own)]));
-      placement.withdraw();
-      const held = { linear: entries, tables, norms, ports: placement.ports, owned };
-      for (const tensor of parametersOf(adapter)) tensor.requiresGrad = false;
-      freeFactors(placement, held);
-      return held;
-    } catch (cause) {
-      for (const tensor of owned) tensor.dispose();
-      if (cause instanceof NotHeld) return cause.message;
-      throw cause;
+  const owned: Tensor[] = [];
+  const own: Own = (tensor) => {
+    const kept = detachFromScopes(ops.detach(tensor));
+    owned.push(kept);
+    return kept;
+  };
+  const inStep = <T>(compute: () => T) =>
+    noGrad(() => {
+      using _ = scope();
+      beforeStep();
+      return compute();
+    });
+  let isTaken = false;
+  try {
+    const { sources, tables, norms } = inStep(() => sourcesOf(placement, own));
+    const linear = new Map<string, LinearEntry>();
+    for (const [path, source] of sources) {
+      linear.set(
+        path,
+        inStep(() => linearEntry(path, source, factors, own)),
+      );
+      yield;
     }
-  });
+    inStep(() => runEncoders(parts));
+    const { ports, bottlenecks } = inStep(() => portsOf(placement.ports, factors, own));
+    placement.withdraw();
+    isTaken = true;
+    const held = { linear, tables, norms, ports, bottlenecks, owned };
+    freeUnused(adapter, placement, held);
+    return held;
+  } catch (cause) {
+    if (cause instanceof NotHeld) return cause.message;
+    throw cause;
+  } finally {
+    if (!isTaken) for (const tensor of owned) tensor.dispose();
+  }
 }
 
-/** Every tensor of the adapter that is trained, the task's head included. */
-export const parametersOf = ({ parts, head }: AttachedAdapter): Tensor[] => [
-  ...parts.flatMap((part) => [...part.parameters.values()]),
-  ...head.values(),
-];
+/** Every tensor of the adapter that was trained, the task's head and adapters within it included; each once. */
+export const parametersOf = ({ parts, head }: AttachedAdapter): readonly Tensor[] => {
+  const nested = parts.flatMap((part) => [...(part.nested?.values() ?? [])]);
+  const all = [...parts, ...nested].flatMap(({ parameters }) => [...parameters.values()]);
+  return [...new Set([...all, ...head.values()])];
+};
 
 /** Replaces encoders by what they compute. */
 function runEncoders(parts: AttachedAdapter['parts']): void {
@@ -76,11 +88,11 @@ function runEncoders(parts: AttachedAdapter['parts']): void {
   }
 }
 
-function draft({ wrappers, copies, baseChanges }: Placement, own: (tensor: Tensor) => Tensor) {
-  const linear = new Map<string, Draft>();
+function sourcesOf({ wrappers, copies, baseChanges }: Placement, own: Own) {
+  const sources = new Map<string, LinearSource>();
   const tables = new Map<string, { module?: Embedding; wrappers: TableWrapper[] }>();
   const norms = new Map<string, LayerNorm | RmsNorm>();
-  const linearAt = (path: string) => entryAt(linear, path, () => ({ updates: [] }));
+  const linearAt = (path: string) => entryAt(sources, path, () => ({ updates: [] }));
   const tableAt = (path: string) => entryAt(tables, path, () => ({ wrappers: [] }));
 
   for (const { path, copy } of copies.flatMap(({ modules }) => modules)) {
@@ -90,27 +102,27 @@ function draft({ wrappers, copies, baseChanges }: Placement, own: (tensor: Tenso
     else throw new NotHeld(`'${path}' is trained whole, and is no layer that banks know`);
   }
   for (const { path, module, original, copy } of copies.flatMap(({ biases }) => biases)) {
-    if (linear.has(path) || norms.has(path)) throw new NotHeld(`'${path}' is trained whole, and its bias once more`);
-    if (module instanceof Linear) linearAt(path).updates.push({ shift: ops.sub(copy, original) });
-    else if (module instanceof LayerNorm)
-      norms.set(path, new LayerNorm(module.weight, own(ops.detach(copy)), module.eps));
+    if (sources.has(path) || norms.has(path)) throw new NotHeld(`'${path}' is trained whole, and its bias once more`);
+    if (module instanceof Linear) linearAt(path).updates.push(() => ({ shift: ops.sub(copy, original) }));
+    else if (module instanceof LayerNorm) norms.set(path, new LayerNorm(module.weight, own(copy), module.eps));
     else throw new NotHeld(`the bias of '${path}' is trained, and it is no layer that banks know`);
   }
   for (const { path, change } of baseChanges) {
     const update = change.rowUpdate?.();
     if (!update) throw new NotHeld(`it changes the base's weight of '${path}'`);
-    linearAt(path).updates.push(update);
+    linearAt(path).updates.push(() => update);
   }
   for (const { path, wrapper } of wrappers) {
-    if (wrapper instanceof TableWrapper) {
-      tableAt(path).wrappers.push(wrapper);
-      continue;
-    }
-    const update = wrapper instanceof LinearWrapper ? wrapper.rowUpdate() : undefined;
-    if (!update) throw new NotHeld(`its change of '${path}' has no form for some rows of a batch only`);
-    linearAt(path).updates.push(update);
+    if (wrapper instanceof TableWrapper) tableAt(path).wrappers.push(wrapper);
+    else linearAt(path).updates.push(() => updateOf(path, wrapper));
   }
-  return { linear, tables, norms };
+  return { sources, tables, norms };
+}
+
+function updateOf(path: string, wrapper: Module): RowUpdate {
+  const update = wrapper instanceof LinearWrapper ? wrapper.rowUpdate() : undefined;
+  if (update) return update;
+  throw new NotHeld(`its change of '${path}' has no form for some rows of a batch only`);
 }
 
 function entryAt<E>(entries: Map<string, E>, path: string, make: () => E): E {
@@ -119,48 +131,33 @@ function entryAt<E>(entries: Map<string, E>, path: string, make: () => E): E {
   return entry;
 }
 
-/** Returns a layer's entry: what its updates multiply the layer's input by is taken out of them, and B is transposed. */
-function finished(
-  path: string,
-  { module, updates }: Draft,
-  factors: FactorType,
-  own: (t: Tensor) => Tensor,
-): LinearEntry {
-  let inputGain: Tensor | undefined;
-  const held: RowUpdate[] = [];
-  for (const { inputGain: gain, lowRank, ...rest } of updates.toReversed()) {
-    const outer = inputGain;
-    if (outer && rest.after) throw new NotHeld(`one of its methods scales what another reads at '${path}'`);
-    const numbers = lowRank?.map(({ a, b, scaling }) => ({
-      a: own(inFactorType(outer ? ops.mul(a, outer) : a, outer ? 'float32' : factors)),
-      b: own(inFactorType(ops.t(b), factors)),
-      scaling,
-    }));
-    held.unshift({
-      ...rest,
-      ...(numbers && { lowRank: numbers }),
-      ...(rest.gain && { gain: own(ops.contiguous(ops.detach(rest.gain))) }),
-      ...(rest.shift && { shift: own(ops.detach(rest.shift)) }),
+/** Takes the bottlenecks out of the ports of an adapter that has one stack of them, where they can be said as numbers. */
+function portsOf(ports: readonly PlacedPort[], factors: FactorType, own: Own) {
+  const bottlenecks = new Map<string, HeldBottleneck>();
+  const [port, another] = ports.filter(({ afterAttention, afterMlp }) => afterAttention ?? afterMlp);
+  const plain = another ? undefined : port?.bottlenecks?.();
+  if (!port || !plain) return { ports, bottlenecks };
+  for (const [key, { input, down, up, f, scaling }] of plain) {
+    bottlenecks.set(key, {
+      ...{ input, f, scaling },
+      a: own(inFactorType(down[0], factors)),
+      aBias: own(down[1]),
+      b: own(inFactorType(ops.t(up[0]), factors)),
+      bBias: own(up[1]),
     });
-    if (gain) inputGain = outer ? ops.mul(outer, gain) : gain;
   }
-  return {
-    ...(module && { module }),
-    ...(inputGain && { inputGain: own(ops.contiguous(ops.detach(inputGain))) }),
-    updates: held.filter((update) => Object.keys(update).length > 0),
-  };
+  for (const { down, up } of plain.values()) for (const tensor of [...down, ...up]) tensor.dispose();
+  const { afterAttention: _, afterMlp: __, ...rest } = port;
+  return { ports: ports.map((each) => (each === port ? rest : each)), bottlenecks };
 }
 
-const inFactorType = (factor: Tensor, type: FactorType): Tensor => {
-  const rows = ops.contiguous(ops.detach(factor));
-  return type === 'float32' ? rows : ops.toCopy(rows, { dtype: type });
-};
-
-/** Frees the adapter's own tensors that linear layers had, where what is held does not compute with them. */
-function freeFactors({ wrappers }: Placement, { linear }: HeldAdapter): void {
+/** Frees what the adapter has and banks do not compute with: the tensors of its linear layers, and what only training needs. */
+function freeUnused(adapter: AttachedAdapter, { wrappers }: Placement, { linear }: HeldAdapter): void {
   const tensorsOf = (module: Module) => Object.values(module).filter((value) => value instanceof Tensor);
   const isUsed = ({ path, wrapper }: Placement['wrappers'][number]) =>
     wrapper instanceof TableWrapper || linear.get(path)?.updates.some(({ after }) => after);
   const used = new Set(wrappers.filter(isUsed).flatMap(({ wrapper }) => tensorsOf(wrapper)));
   for (const { wrapper } of wrappers) for (const tensor of tensorsOf(wrapper)) if (!used.has(tensor)) tensor.dispose();
+  for (const { state } of adapter.parts) for (const tensor of state?.values() ?? []) tensor.dispose();
+  for (const tensor of parametersOf(adapter)) if (!tensor.disposed) tensor.requiresGrad = false;
 }

@@ -4,7 +4,7 @@
 import { GraftError } from '../../base/index.ts';
 import type { Embedding, Linear, Module } from '../../nn/index.ts';
 import { detachFromScopes, noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
-import type { RowUpdate } from './placement.ts';
+import type { RowUpdate } from './row-update.ts';
 
 /** A layer whose weight can be changed. */
 export type Layer = Linear | Embedding;

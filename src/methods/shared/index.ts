@@ -13,8 +13,9 @@ export type {
   Written,
 } from './method.ts';
 export { identity, ParameterInit, trainable } from './parameter-init.ts';
-export type { Placement, RowUpdate } from './placement.ts';
+export type { PlacedPort, Placement, PlainBottleneck, Sublayer } from './placement.ts';
 export { portAdapter } from './port-adapter.ts';
+export type { RowUpdate } from './row-update.ts';
 export { readSaved } from './saved-adapter.ts';
 export { saveModules } from './saved-modules.ts';
 export { targetFields } from './target-fields.ts';

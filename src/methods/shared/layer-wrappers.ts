@@ -10,7 +10,7 @@ import {
 } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 import type { LayerWeight } from './folds.ts';
-import type { RowUpdate } from './placement.ts';
+import type { RowUpdate } from './row-update.ts';
 import type { Switch, Wrapper } from './wrappers.ts';
 
 /** A walk over the model does not enter `base_layer`: a wrapper and its layer are one module. */

@@ -1,24 +1,30 @@
 /** What an adapter has put on a model, in the form in which banks take it over to serve it beside others (methods/banks/). */
-import type { Module, Port } from '../../nn/index.ts';
+import type { Module, Port, RunActivation } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 import type { TrainedCopies } from './copies.ts';
 import type { Fold } from './folds.ts';
 
-/**
- * The change of a linear layer's output for the rows that use one adapter, as numbers: y ← gain ⊙ (y + Σ scaling·B A x) + shift,
- * where x is the layer's input and y what the base, or the update below, made of it.
- */
-export interface RowUpdate {
-  /** [in]: multiplies what the base, and every update below, reads. */
-  readonly inputGain?: Tensor;
-  /** A [R, in] and B [out, R] each. */
-  readonly lowRank?: readonly { readonly a: Tensor; readonly b: Tensor; readonly scaling: number }[];
-  /** [out] */
-  readonly gain?: Tensor;
-  /** [out] */
-  readonly shift?: Tensor;
-  /** What numbers cannot say, done last: returns y [n, out] changed, for x [n, in]. */
-  after?(y: Tensor, x: Tensor): Tensor;
+/** A bottleneck as numbers: δ ← δ + scaling·(W_up f(W_down x + b_down) + b_up), where δ is what a sublayer adds to the stream. */
+export interface PlainBottleneck {
+  /** x: δ itself, the stream before it, their sum, or the norm of that. */
+  readonly input: 'delta' | 'residual' | 'sum' | 'norm';
+  /** Weight and bias of each: W_down [R, C], W_up [C, R]. */
+  readonly down: readonly [Tensor, Tensor];
+  readonly up: readonly [Tensor, Tensor];
+  readonly f: RunActivation;
+  readonly scaling: number;
+}
+
+/** Where a block lets methods change what it adds to the stream. */
+export type Sublayer = 'afterAttention' | 'afterMlp';
+
+/** What a method adds through a port. */
+export interface PlacedPort extends Omit<Port, 'enabled'> {
+  /**
+   * What `afterAttention` and `afterMlp` compute, by the block's number and the place; undefined where it cannot be said as numbers.
+   * Its weights are of no use to the port afterwards.
+   */
+  bottlenecks?(): ReadonlyMap<`${number}.${Sublayer}`, PlainBottleneck> | undefined;
 }
 
 /** What an adapter has put on a model. */
@@ -27,7 +33,7 @@ export interface Placement {
   readonly wrappers: readonly { readonly path: string; readonly wrapper: Module }[];
   readonly copies: readonly TrainedCopies[];
   readonly baseChanges: readonly { readonly path: string; readonly change: Fold }[];
-  readonly ports: readonly Omit<Port, 'enabled'>[];
+  readonly ports: readonly PlacedPort[];
   /** Takes it off the model. Its tensors live until the adapter is detached. */
   withdraw(): void;
 }
