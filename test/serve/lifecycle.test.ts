@@ -85,16 +85,18 @@ test('an unknown name is asked of the hook, once it is found no more', async () 
 test('a full queue is answered with 429 and Retry-After, and clients that leave make room', async () => {
   const leave = new AbortController();
   const long = { model: 'greeter', prompt: 'one', max_tokens: 1900, logit_bias: { 5: 100 } };
-  const answers = Array.from({ length: 6 }, () =>
+  const begin = () =>
     fetch(`${server.url}/v1/completions`, {
       method: 'POST',
       headers: { 'content-type': 'application/json' },
       body: JSON.stringify(long),
       signal: leave.signal,
-    }).catch((error: Error) => error.name),
-  );
+    }).catch((error: Error) => error.name);
   const metric = async (name: string) =>
     Number(new RegExp(`^${name} (\\d+)`, 'm').exec((await get('/metrics')).text)![1]);
+  const answers = [begin(), begin()];
+  await until('two run', async () => (await metric('graft_running')) === 2);
+  for (let i = 0; i < 4; i++) answers.push(begin());
   await until('the queue is full', async () => (await metric('graft_queue_length')) === 4);
   const refused = await post('/v1/completions', long);
   assert.deepEqual(
