@@ -37,10 +37,13 @@ export const weather = {
 const questions = ['Hello', 'Who are you?', 'What is the weather in Oslo?', 'Tell me a story.', 'Why?', '2 + 2'];
 
 /**
- * Writes `model` and `adapters/` (greeter: LoRA; caller: DoRA; prefix; teams: a head of classes) into a folder.
+ * Writes `model` and `adapters/` (greeter: LoRA; caller: DoRA; prefix; teams: a head of classes; tags: one of tags) into a folder.
  * @param which of them
  */
-export async function servedFolder(dir: string, which: readonly string[] = ['greeter', 'caller', 'prefix', 'teams']) {
+export async function servedFolder(
+  dir: string,
+  which: readonly string[] = ['greeter', 'caller', 'prefix', 'teams', 'tags'],
+) {
   const model = tinyModel(join(dir, 'tiny'));
   writeFileSync(join(model, 'chat_template.jinja'), template);
   const adapters = join(dir, 'adapters');
@@ -64,8 +67,16 @@ export async function servedFolder(dir: string, which: readonly string[] = ['gre
       data: questions.flatMap((text, i) => [{ text, label: i % 2 ? 'web' : 'billing' }]),
     },
   };
+  const tags = {
+    method: lora,
+    task: 'token-classification' as const,
+    data: questions.map((text) => ({
+      tokens: text.split(' '),
+      tags: text.split(' ').map((_, i) => (i % 2 ? 'B' : 'O')),
+    })),
+  };
   await using session = new Session({ log: () => {} });
-  for (const [name, recipe] of Object.entries(recipes)) {
+  for (const [name, recipe] of Object.entries({ ...recipes, tags })) {
     if (!which.includes(name)) continue;
     const steps = { greeter: 60, caller: 150 }[name] ?? 4;
     const { adapter } = await session.train({

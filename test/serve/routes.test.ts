@@ -1,10 +1,13 @@
 /** What a server answers: OpenAI's routes and fields, and refusals that name what is wrong. */
 import assert from 'node:assert/strict';
+import { join } from 'node:path';
 import test from 'node:test';
+import { serve } from '../../src/serve/index.ts';
 import { call, greeting, weather } from '../samples/served.ts';
-import { eventsOf, runningServer } from './running.ts';
+import { tinyBert } from '../samples/tiny.ts';
+import { eventsOf, requests, runningServer } from './running.ts';
 
-const { server, get, post } = await runningServer();
+const { server, dir, get, post } = await runningServer();
 const messages = [{ role: 'user', content: 'Hello' }];
 const greet = { model: 'greeter', messages, temperature: 0, max_tokens: 40 };
 
@@ -17,6 +20,7 @@ test('models: the base and each adapter, with its parent', async () => {
       ['caller', 'tiny', 'caller', 'model', 'causal-lm'],
       ['greeter', 'tiny', 'greeter', 'model', 'causal-lm'],
       ['prefix', 'tiny', 'prefix', 'model', 'causal-lm'],
+      ['tags', 'tiny', 'tags', 'model', 'token-classification'],
       ['teams', 'tiny', 'teams', 'model', 'sequence-classification'],
     ],
   );
@@ -184,6 +188,9 @@ test('heads: classes with their probabilities, vectors as numbers and as bytes',
     assert.ok(['billing', 'web'].includes(label) && classes === 2);
     assert.equal(Math.max(...probs), probabilities[label]);
   }
+  const tagged = (await post('/classify', { model: 'tags', input: 'one two  three' })).body.data[0];
+  assert.deepEqual(tagged.words, ['one', 'two', 'three']);
+  assert.ok(tagged.tags.length === 3 && tagged.tags.every((tag: string) => ['B', 'O'].includes(tag)));
   const vectors = await post('/v1/embeddings', { model: 'tiny', input: ['one', 'two'] });
   assert.deepEqual(
     vectors.body.data.map(({ embedding }: { embedding: number[] }) => embedding.length),
@@ -219,7 +226,7 @@ test('health and metrics', async () => {
     'graft_answers_total{model="greeter",reason="eos"} ',
     'graft_requests_total{route="/v1/chat/completions",status="200"} ',
     'graft_queue_length 0',
-    'graft_adapters 4',
+    'graft_adapters 5',
   ])
     assert.ok(text.includes(name), `${name} in ${text}`);
   const found = Number(/^graft_cache_found_tokens (\d+)/m.exec(text)![1]);
@@ -341,5 +348,17 @@ test('bodies that are no JSON, or too much of it', async () => {
     assert.deepEqual([answer.status, answer.body?.error.code], [status, code], String(body).slice(0, 60));
   }
   assert.equal((await get('/v1/%zz')).status, 400);
-  assert.equal(server.adapters.length, 4);
+  assert.equal(server.adapters.length, 5);
+});
+
+test('a base that generates no text has vectors and classes, and says so otherwise', async () => {
+  const bert = tinyBert(join(dir, 'bert'));
+  await using encoder = await serve({ model: bert, port: 0, log: () => {} });
+  const { get, post } = requests(encoder.url);
+  assert.equal((await get('/health')).status, 200);
+  const { body } = await post('/v1/embeddings', { model: 'bert', input: ['one', 'two words'] });
+  assert.equal(body.data.length, 2, JSON.stringify(body));
+  assert.equal(body.data[0].embedding.length, 32);
+  const chat = await post('/v1/chat/completions', { model: 'bert', messages });
+  assert.deepEqual([chat.status, chat.body.error.code], [400, 'wrong_task']);
 });
