@@ -9,7 +9,7 @@ import {
   runLoad,
   summarize,
 } from '../serve/index.ts';
-import { abortOnSignals, count, countOrNone, examples, positive, printJson } from './shared.ts';
+import { abortOnSignals, count, countOrNone, examples, notNegative, positive, printJson } from './shared.ts';
 
 interface Options {
   readonly url: string;
@@ -23,8 +23,6 @@ interface Options {
   readonly apiKeyFile?: string;
   readonly json?: true;
 }
-
-const notNegative = (text: string): number => (Number(text) === 0 ? 0 : positive(text));
 
 export const bench = () =>
   new Command('bench')

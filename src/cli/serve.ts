@@ -1,7 +1,17 @@
 import { Command, Option } from 'commander';
 import { quantizeModes } from '../quant/index.ts';
 import { readKeys, type ServerOptions, serve as startServer } from '../serve/index.ts';
-import { abortOnSignals, collect, count, countOrNone, examples, positive, printJson } from './shared.ts';
+import {
+  abortOnSignals,
+  bytes,
+  collect,
+  count,
+  countOrNone,
+  examples,
+  notNegative,
+  positive,
+  printJson,
+} from './shared.ts';
 
 interface Options
   extends Omit<ServerOptions, 'allowAdaptersFrom' | 'apiKeys' | 'limits' | 'kvMemory' | 'adapterMemory'> {
@@ -12,12 +22,6 @@ interface Options
   readonly requestsPerMinute?: number;
   readonly requestsPerKey?: number;
   readonly json?: true;
-}
-
-/** Bytes of a number with MB or GB behind it; of a plain number, megabytes. */
-export function bytes(text: string): number {
-  const [, value, unit = 'MB'] = /^([\d.]+)\s*([MG]B)?$/i.exec(text.trim()) ?? [];
-  return positive(value ?? '') * (unit.toUpperCase() === 'GB' ? 2 ** 30 : 2 ** 20);
 }
 
 export const serve = () =>
@@ -55,7 +59,7 @@ export const serve = () =>
     .option(
       '--drain-seconds <s>',
       'time that answers have to end when the server is stopped; then they are cut',
-      positive,
+      notNegative,
       30,
     )
     .option('--threads <n>', 'processor threads; default: all cores', count)

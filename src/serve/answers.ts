@@ -53,32 +53,41 @@ export async function* answers(
 ): AsyncGenerator<AnswerEvent, void, undefined> {
   const left = new AbortController();
   const either = AbortSignal.any([signal, left.signal]);
-  const running = requests.map((request) => {
-    const answer = engine.submit(request, { signal: either });
-    return { answer, deltas: answer[Symbol.asyncIterator]() };
-  });
-  type Next = { readonly index: number; readonly next: IteratorResult<GenerationDelta, void> };
-  const nextOf = async (index: number): Promise<Next> => ({ index, next: await running[index]!.deltas.next() });
-  const waiting = new Map<number, Promise<Next>>(running.map((_, index) => [index, nextOf(index)]));
-  try {
-    while (waiting.size > 0) {
-      const { index, next } = await Promise.race(waiting.values());
-      if (!next.done) {
-        waiting.set(index, nextOf(index));
-        yield { index, type: 'delta', delta: next.value };
-        continue;
+  const events: AnswerEvent[] = [];
+  let failure: { readonly error: unknown } | undefined;
+  let open = requests.length;
+  let wake = () => {};
+  const follow = async (request: GenerationRequest, index: number) => {
+    try {
+      const answer = engine.submit(request, { signal: either });
+      for await (const delta of answer) {
+        events.push({ index, type: 'delta', delta });
+        wake();
       }
-      waiting.delete(index);
-      const end = await running[index]!.answer;
+      const end = await answer;
       metrics.answered(name, end);
       if (end.reason === 'interrupted') throw shuttingDown();
       if (end.reason === 'deadline')
         throw new RequestError(504, 'The answer took longer than this server lets one take.', { code: 'deadline' });
-      yield { index, type: 'end', end };
+      events.push({ index, type: 'end', end });
+    } catch (error) {
+      failure ??= { error };
+    }
+    open--;
+    wake();
+  };
+  for (const [index, request] of requests.entries()) void follow(request, index);
+  try {
+    for (;;) {
+      for (let event = events.shift(); event; event = events.shift()) yield event;
+      if (failure) throw failure.error;
+      if (open === 0) return;
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+      });
     }
   } finally {
     left.abort();
-    for (const promise of waiting.values()) promise.catch(() => {});
   }
 }
 
