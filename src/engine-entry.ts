@@ -121,6 +121,7 @@ export {
 } from './tasks/index.ts';
 export {
   type DType,
+  type Gate,
   Generator,
   manualSeed,
   noGrad,

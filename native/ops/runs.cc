@@ -176,6 +176,10 @@ void scale_runs(Tensor y, at::IntArrayRef starts, at::IntArrayRef ends, TensorLi
     check_float(gains[i], "gain");
     check_frozen(gains[i], "gain");
     TORCH_CHECK(gains[i].numel() == out && gains[i].is_contiguous(), "a gain must have ", out, " numbers, got ", gains[i].sizes());
+    if (ends[i] - starts[i] > kFewTokens) {
+      y.narrow(0, starts[i], ends[i] - starts[i]).mul_(gains[i]);
+      continue;
+    }
     const float* gain = gains[i].const_data_ptr<float>();
     float* rows = y.mutable_data_ptr<float>();
     for (int64_t row = starts[i]; row < ends[i]; row++)

@@ -708,12 +708,13 @@ for (const [name, { starts, ends, ranks }] of Object.entries(ranges)) {
 twins(
   'scale_runs',
   (random) => {
-    const inputs = { y: random(9, 67), g: random(67), h: random(67) };
+    const inputs = { y: random(40, 67), g: random(67), h: random(67) };
     return given(inputs, (k, t) => {
       const y = ops.clone(t.y);
       k.scaleRuns(y, [
         { start: 1, end: 2, gain: t.g },
         { start: 2, end: 7, gain: t.h },
+        { start: 9, end: 39, gain: t.g },
       ]);
       return [y];
     });

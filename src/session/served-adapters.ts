@@ -2,14 +2,16 @@
 import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import {
+  loadingResident,
   loadResident,
   type ResidentAdapter,
   readAdapterConfig,
   taskNumberOf,
   taskOfAdapter,
 } from '../adapters/index.ts';
-import { GraftError, nearest } from '../base/index.ts';
+import { GraftError, nearest, type Steps } from '../base/index.ts';
 import { type AdapterOfRequest, bankKey, type GenerationRequest, type WeightedAdapter } from '../generate/index.ts';
 import { Banks } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
@@ -55,6 +57,9 @@ export class ServedAdapters implements Disposable {
   /** All that are in memory or come there, those that were replaced and still have users included. */
   readonly #inMemory = new Map<number, Served>();
   readonly #mixtures = new Map<string, Mixture>();
+  /** What is being loaded: one adapter at a time. */
+  #loading: Steps<ResidentAdapter> | undefined;
+  #lastRead: Promise<unknown> = Promise.resolve();
   /** Of the model that is loaded now. */
   #banks: Banks | undefined;
   #nextNumber = 1;
@@ -229,24 +234,48 @@ export class ServedAdapters implements Disposable {
       this.#byName.set(served.name, served);
     }
     if (served.resident) return;
-    served.loading ??= this.#read(served).finally(() => {
-      served.loading = undefined;
-    });
+    if (!served.loading) {
+      served.loading = this.#lastRead
+        .then(() => this.#read(served))
+        .finally(() => {
+          served.loading = undefined;
+        });
+      this.#lastRead = served.loading.catch(() => {});
+    }
     await served.loading;
   }
 
+  /** Loads an adapter in steps, each in a turn of its own: passes go on meanwhile, also while its files are read for the first time. */
   async #read(served: Served): Promise<void> {
-    // Not in turn: passes go on meanwhile, and the files are in the system's cache when the engine reads them.
-    const digest = await digestOf(served.dir);
-    await inTurn(() => {
+    const { dir, number } = served;
+    served.digest = await digestOf(dir);
+    let steps: Steps<ResidentAdapter> | undefined;
+    const step = () => {
       const model = this.activate(bankKey, []);
-      // It came back with the model.
-      if (served.resident) return;
-      served.resident = loadResident(model, this.#banks!, served.dir, served.number);
-      served.digest = digest;
-      this.#inMemory.set(served.number, served);
+      if (served.resident) return true; // it came back with the model
+      // Where the model was freed meanwhile, it begins again on the new one.
+      if (!steps || this.#loading !== steps) steps = loadingResident(model, this.#banks!, dir, number);
+      this.#loading = steps;
+      const { done, value } = this.#next(steps);
+      if (!done) return false;
+      served.resident = value;
+      this.#inMemory.set(number, served);
       this.#evict(served);
-    });
+      return true;
+    };
+    // Passes begin from the event loop.
+    while (!(await inTurn(step))) await setImmediate();
+  }
+
+  #next(steps: Steps<ResidentAdapter>): IteratorResult<void, ResidentAdapter> {
+    let isDone: boolean | undefined = true;
+    try {
+      const result = steps.next();
+      isDone = result.done;
+      return result;
+    } finally {
+      if (isDone) this.#loading = undefined;
+    }
   }
 
   /** The banks of a model that was just loaded, with the adapters that requests use. */
@@ -263,8 +292,10 @@ export class ServedAdapters implements Disposable {
     return banks;
   }
 
-  /** Before the model is freed: adapters without users leave; the others are loaded again with it. */
+  /** Before the model is freed: what is being loaded begins again later; adapters without users leave; the others are loaded again with it. */
   #forget(): void {
+    this.#loading?.return(undefined as never);
+    this.#loading = undefined;
     for (const served of [...this.#inMemory.values()]) if (served.users === 0) this.#unload(served);
     for (const { number } of this.#mixtures.values()) if (this.#banks?.holds(number)) this.#banks.remove(number);
     for (const served of this.#inMemory.values()) served.resident?.remove();

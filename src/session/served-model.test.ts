@@ -8,7 +8,7 @@ import { saveAdapter } from '../adapters/index.ts';
 import { GraftError } from '../base/index.ts';
 import { randomStream } from '../data/index.ts';
 import { currentEngine, startEngine } from '../engine/index.ts';
-import type { GenerationEnd } from '../generate/index.ts';
+import type { GenerationEnd, GenerationRequest } from '../generate/index.ts';
 import { attach } from '../methods/index.ts';
 import { loadModel } from '../models/index.ts';
 import { noGrad, ops, scope } from '../tensor/index.ts';
@@ -17,6 +17,8 @@ import { ServedModel } from './served-model.ts';
 import { inTurn } from './turns.ts';
 
 before(() => startEngine());
+
+const nobody = { emit() {}, stopRequested: () => false, throwIfStopped() {} };
 
 /** Writes adapters of several kinds with random values. */
 function writeAdapters(base: string, dir: string): Map<string, string> {
@@ -48,6 +50,8 @@ test('after random requests, cancels, loads, evictions, and the model loaded aga
   const before = handles();
   const reasons = new Map<string, number>();
   const settled: Promise<unknown>[] = [];
+  /** Greedy answers, which the same request alone has to repeat. */
+  const answered: { readonly request: GenerationRequest; readonly end: GenerationEnd }[] = [];
   {
     using resident = new ResidentModel(base, 'keep');
     const served = new ServedModel(resident, {
@@ -63,7 +67,7 @@ test('after random requests, cancels, loads, evictions, and the model loaded aga
       const name = [undefined, ...dirs.keys()][int(1 + dirs.size)];
       let asked = 0;
       const leavesAt = int(4) === 0 ? int(20) : Infinity;
-      const request = {
+      const request: GenerationRequest = {
         promptIds: Array.from({ length: 1 + int(40) }, () => 1 + int(80)),
         maxNewTokens: 1 + int(25),
         ...(int(5) === 0
@@ -79,7 +83,10 @@ test('after random requests, cancels, loads, evictions, and the model loaded aga
       };
       const context = { emit() {}, stopRequested: () => asked++ > leavesAt, throwIfStopped() {} };
       const answer = served.submit(request, context).then(
-        ({ reason }: GenerationEnd) => count(reason),
+        (end: GenerationEnd) => {
+          count(end.reason);
+          if (!request.temperature) answered.push({ request, end });
+        },
         (error: GraftError) => {
           assert.ok(error instanceof GraftError, String(error));
           count(String(error.data.reason ?? error.message));
@@ -97,6 +104,11 @@ test('after random requests, cancels, loads, evictions, and the model loaded aga
     const { waiting, running, blocks, adapters } = served.stats();
     assert.deepEqual([waiting, running, blocks.used], [0, 0, 0]);
     assert.ok(adapters.registered.length === dirs.size && adapters.resident.length < dirs.size);
+    for (const { request, end } of answered) {
+      const alone = await served.submit({ ...request, deadlineMs: undefined }, nobody);
+      assert.deepEqual(end.ids, alone.ids.slice(0, end.ids.length), JSON.stringify(request));
+    }
+    t.diagnostic(`${answered.length} answers repeated`);
     await served.close();
   }
   t.diagnostic(JSON.stringify(Object.fromEntries(reasons)));

@@ -34,7 +34,7 @@ export interface ServingStats {
   readonly steps: number;
   /** Names of the adapters that are registered, and which are in memory. */
   readonly adapters: { readonly registered: readonly string[]; readonly resident: readonly string[] };
-  /** Tokens of prompts and answers so far, by the adapter's name; '' is the base. */
+  /** Tokens of prompts and answers so far, by the adapter's name; '' is the base, '(mixture)' all mixtures. */
   readonly tokens: Readonly<Record<string, { readonly prompt: number; readonly generated: number }>>;
 }
 

@@ -65,7 +65,8 @@ const libraryGroups: Groups = {
     'TaskResult',
   ],
   Adapters: [
-    ...['CombineSettings', 'Combination', 'CombineResult', 'MergeSettings', 'MergeResult', 'convertAdapter'],
+    ...['CombineSettings', 'Combination', 'CombineResult', 'MergeSettings', 'MergeResult'],
+    ...['MergeCheckpointSettings', 'MergeCheckpointResult', 'convertAdapter'],
     ...['AdapterFormat', 'adapterFormats', 'formatOf', 'readAdapterConfig'],
   ],
   'A server': ['serve', 'ServerOptions', 'Server', 'Limits', 'LimitChoices', 'ResolveAdapter', 'readKeys'],
@@ -142,7 +143,9 @@ const engineGroups: Groups = {
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
     ...['activeLayers', 'ActiveLayers', 'ActiveLayersInput', 'ActiveParts'],
   ],
-  'Several processes': [...['joinGroup', 'Group', 'JoinedGroup', 'oneProcess', 'Traffic', 'shardingOf', 'Sharding']],
+  'Several processes': [
+    ...['joinGroup', 'Group', 'JoinedGroup', 'oneProcess', 'Traffic', 'shardingOf', 'Sharding', 'Gate'],
+  ],
   'Tasks and metrics': [
     'taskOf',
     'Task',
