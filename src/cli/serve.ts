@@ -54,6 +54,7 @@ export const serve = () =>
     .option('--max-queue <n>', 'requests that wait at most; one more is answered with 429; default: 256', count)
     .option('--kv-memory <size>', 'memory for keys and values, such as 2GB; default: a quarter of what is free', bytes)
     .option('--adapter-memory <size>', 'memory for adapters; default: an eighth of what is free', bytes)
+    .option('--pins <name...>', 'adapters that are loaded at the start and stay in memory')
     .option('--requests-per-key <n>', 'requests of one key that run at a time', count)
     .option('--requests-per-minute <n>', 'requests of one key in a minute; default: as many as come', count)
     .option(

@@ -18,6 +18,8 @@ export interface ServerOptions {
   readonly rescanSeconds?: number | undefined;
   /** More folders that /v1/load_lora_adapter may load from, and links in `adapters` may lead to. Default: none. */
   readonly allowAdaptersFrom?: readonly string[] | undefined;
+  /** Names of adapters that are loaded at the start and stay in memory; others leave it by recency. Default: none. */
+  readonly pins?: readonly string[] | undefined;
   /** Finds an adapter for a name that is not known: its directory, or undefined. Default: such names are answered with 404. */
   readonly resolveAdapter?: ResolveAdapter | undefined;
   /** Address to listen at. Default: 127.0.0.1, which only this machine reaches. */
@@ -62,6 +64,7 @@ export const serverOptionsSchema: z.ZodType<ServerOptions> = z.strictObject({
   adapters: path.optional(),
   rescanSeconds: positive.optional(),
   allowAdaptersFrom: z.array(path).optional(),
+  pins: z.array(z.string()).optional(),
   resolveAdapter: z.custom<ResolveAdapter>((value) => typeof value === 'function').optional(),
   host: path.optional(),
   port: z.int().min(0).max(65535).optional(),

@@ -78,7 +78,10 @@ export async function serve(given: ServerOptions): Promise<Server> {
   await engine?.stats(); // what makes serving impossible is told now
   const tokenizer = tokenizerOf(info.path);
   const base = options.modelName ?? nameOf(id);
-  const adapters = new AdapterRegistry(engine, base, info.task, options.resolveAdapter);
+  const adapters = new AdapterRegistry(engine, base, info.task, {
+    resolve: options.resolveAdapter,
+    pins: options.pins,
+  });
   const roots = [options.adapters, ...(options.allowAdaptersFrom ?? [])].filter((root) => root !== undefined);
   const grammars = new SchemaGrammars(tokenizer, info.vocabSize, limits);
   opening.defer(() => grammars.close());
@@ -117,6 +120,9 @@ export async function serve(given: ServerOptions): Promise<Server> {
     opening.defer(() => folder!.close());
     await folder.start(options.rescanSeconds ?? 2);
   }
+  const served = new Set(adapters.list().map(({ name }) => name));
+  const missing = options.pins?.filter((name) => !served.has(name)) ?? [];
+  for (const name of missing) log(`the pinned adapter '${name}' is not there; it is loaded when it comes`);
 
   const app = httpApp(service, keys);
   opening.defer(() => app.close());

@@ -73,6 +73,25 @@ test('adapters are loaded, replaced and unloaded by requests, as at vLLM', async
   assert.equal(await textOf('mine'), 'model_not_found');
 });
 
+test('a pinned adapter is loaded at the start and stays; others leave memory when it is needed', async () => {
+  const resident = async (pins: readonly string[]) => {
+    const said: string[] = [];
+    const options = { model, adapters, port: 0, adapterMemory: 1, pins, log: (line: string) => said.push(line) };
+    await using small = await serve(options);
+    const { get, post } = requests(small.url);
+    const count = async () => Number(/^graft_adapters_resident (\d+)/m.exec((await get('/metrics')).text)![1]);
+    const before = await count();
+    assert.equal((await post('/v1/chat/completions', { ...greet, model: 'prefix' })).status, 200);
+    await until('what is not pinned leaves', async () => (await count()) === before);
+    assert.equal(await post('/v1/chat/completions', greet).then(({ status }) => status), 200);
+    return { before, said };
+  };
+  assert.deepEqual(await resident([]), { before: 0, said: [] });
+  const { before, said } = await resident(['greeter', 'absent']);
+  assert.equal(before, 1);
+  assert.match(said.join(), /'absent' is not there/);
+});
+
 test('an unknown name is asked of the hook, once it is found no more', async () => {
   asked.length = 0;
   assert.equal(await textOf('nobody'), 'model_not_found');

@@ -25,6 +25,7 @@ export class AdapterRegistry {
   readonly #base: string;
   readonly #baseTask: TaskName;
   readonly #resolve: ResolveAdapter | undefined;
+  readonly #pins: ReadonlySet<string>;
   readonly #adapters = new Map<string, ServedAdapter>();
   /** What is being done for a name: one thing after another. */
   readonly #busy = new Map<string, Promise<unknown>>();
@@ -32,12 +33,22 @@ export class AdapterRegistry {
   /**
    * @param engine undefined for a base that generates no text
    * @param base its name, which no adapter may have
+   * @param pins names of adapters that are loaded at once, and stay in memory
    */
-  constructor(engine: AdapterEngine | undefined, base: string, baseTask: TaskName, resolve?: ResolveAdapter) {
+  constructor(
+    engine: AdapterEngine | undefined,
+    base: string,
+    baseTask: TaskName,
+    {
+      resolve,
+      pins = [],
+    }: { readonly resolve?: ResolveAdapter | undefined; readonly pins?: readonly string[] | undefined },
+  ) {
     this.#engine = engine;
     this.#base = base;
     this.#baseTask = baseTask;
     this.#resolve = resolve;
+    this.#pins = new Set(pins);
   }
 
   /** By name. */
@@ -61,7 +72,7 @@ export class AdapterRegistry {
   }
 
   /**
-   * Puts an adapter under a name without loading it, or replaces the one that has it: requests that run end with that.
+   * Puts an adapter under a name, without loading it unless it is pinned, or replaces the one that has it: requests that run end with that.
    * @throws GraftError 'input' for a directory that is not an adapter, 'usage' for the base's name
    */
   put(name: string, dir: string): Promise<void> {
@@ -101,8 +112,9 @@ export class AdapterRegistry {
     const { task = this.#baseTask } = taskOfAdapter(dir);
     const adapter = { name, dir, task, created: Math.floor(Date.now() / 1000) };
     const before = this.#adapters.get(name);
+    const pin = this.#pins.has(name);
     if (this.#engine) {
-      if (generates(adapter)) await this.#engine.addAdapter(name, dir, { replace: true, load });
+      if (generates(adapter)) await this.#engine.addAdapter(name, dir, { replace: true, load: load || pin, pin });
       else if (before && generates(before)) await this.#engine.removeAdapter(name);
     }
     this.#adapters.set(name, adapter);
