@@ -129,6 +129,7 @@ export {
 } from './tasks/index.ts';
 export {
   type DType,
+  type Gate,
   Generator,
   manualSeed,
   noGrad,

@@ -12,9 +12,8 @@ import type {
 import { RowSampler, type Sampled } from './row-sampler.ts';
 import { Sequence } from './sequence.ts';
 
-/** The name that a request's tokens are counted under: of its adapter, of the adapters of its mixture, or '' for the base. */
-export const nameOf = ({ adapter = '', mixture }: GenerationRequest): string =>
-  mixture ? mixture.map(({ name }) => name).join('+') : adapter;
+/** The name that a request's tokens are counted under: of its adapter, '' for the base, and one for all mixtures. */
+export const nameOf = ({ adapter = '', mixture }: GenerationRequest): string => (mixture ? '(mixture)' : adapter);
 
 /** Who is told of an answer. */
 export interface AnswerListener {

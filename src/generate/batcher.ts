@@ -12,8 +12,11 @@ export interface BatcherOptions {
   readonly shape: KvShape;
   /** Without one, answers have ids and no text. */
   readonly tokenizer?: Tokenizer | undefined;
-  /** Returns the model, with nothing enabled but what rows of the batch key use. Called before each pass. */
-  activate(batchKey: string): Model;
+  /**
+   * Returns the model, with nothing enabled but what rows of the batch key use. Called before each pass.
+   * @param adapters the numbers that the rows of the pass use, in order and each once
+   */
+  activate(batchKey: string, adapters: readonly number[]): Model;
   /** Milliseconds. Default: `performance.now`. */
   now?(): number;
 }
@@ -122,7 +125,8 @@ export class Batcher implements Disposable {
   #compute(rows: readonly StepRow[]): readonly (Sampled | undefined | Failure)[] {
     const { batchKey } = rows[0]!.sequence;
     try {
-      const model = this.#options.activate(batchKey);
+      const adapters = [...new Set(rows.map(({ sequence }) => sequence.adapter))];
+      const model = this.#options.activate(batchKey, adapters);
       const full = rows.map((row) => {
         const { sampler, adapter } = this.#answers.get(row.sequence)!;
         return { ...row, sampler, taskNumber: adapter.taskNumber };

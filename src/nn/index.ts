@@ -1,6 +1,7 @@
 export { activationNames, activationOf } from './activations.ts';
 export type { AdapterBanks } from './adapter-banks.ts';
 export {
+  areBlocksGated,
   attend,
   blocksOf,
   Dense,
@@ -9,6 +10,7 @@ export {
   postNormBlock,
   preNormBlock,
   selfAttention,
+  useGates,
   useGradientCheckpointing,
 } from './blocks.ts';
 export { composite } from './composite.ts';
@@ -35,6 +37,7 @@ export { crossEntropyOfLogits } from './losses.ts';
 export { type Model, outputOf } from './model.ts';
 export { layerNorm, type ModelWeights, rmsNorm } from './model-weights.ts';
 export {
+  heldTensors,
   Module,
   moduleAt,
   namedModules,

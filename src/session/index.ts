@@ -15,6 +15,8 @@ export type {
   Logits,
   MemoryChoice,
   MemoryPlan,
+  MergeCheckpointResult,
+  MergeCheckpointSettings,
   MergeResult,
   MergeSettings,
   ModelSettings,
@@ -33,4 +35,5 @@ export { LoadedModel } from './model.ts';
 export type { Abortable } from './protocol.ts';
 export type { ModelInfo } from './resident.ts';
 export type { Running } from './running.ts';
-export type { AddAdapterOptions, ServeOptions, Serving, ServingStats } from './serving-types.ts';
+export type { Serving } from './serving.ts';
+export type { AddAdapterOptions, ServeOptions, ServingStats } from './serving-types.ts';

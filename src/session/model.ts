@@ -33,8 +33,8 @@ import {
 import type { Abortable, RunJob } from './protocol.ts';
 import type { ModelInfo } from './resident.ts';
 import { Running } from './running.ts';
-import { ModelServing } from './serving.ts';
-import type { ServeOptions, Serving } from './serving-types.ts';
+import { ModelServing, type Serving } from './serving.ts';
+import type { ServeOptions } from './serving-types.ts';
 
 /**
  * A model in a session's engine thread, with its adapters. Every method takes the adapter to use; switching adapters of one

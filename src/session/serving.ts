@@ -2,7 +2,25 @@ import type { GenerationDelta, GenerationEnd, GenerationRequest } from '../gener
 import { split, submitSchema } from './options.ts';
 import type { Abortable, RunJob } from './protocol.ts';
 import { Running } from './running.ts';
-import type { AddAdapterOptions, ServeOptions, Serving, ServingStats } from './serving-types.ts';
+import type { AddAdapterOptions, ServeOptions, ServingStats } from './serving-types.ts';
+
+/** A model that answers many requests at once; `close` ends it. */
+export interface Serving extends AsyncDisposable {
+  /**
+   * Answers one request. Iterate for its pieces; leaving the iteration ends it, as the signal does: its reason is then 'interrupted'.
+   * @throws GraftError 'usage' for what can never be answered (options, context, an unknown adapter); 'state' with
+   *   `data.reason` 'queue-full' where too many wait
+   */
+  submit(request: GenerationRequest, options?: Abortable): Running<GenerationDelta, GenerationEnd>;
+  /** Returns where serving stands. */
+  stats(): Promise<ServingStats>;
+  /** Registers an adapter. @throws GraftError 'usage' for a name that is taken, 'input' and 'mismatch' for one that does not fit */
+  addAdapter(name: string, dir: string, options?: AddAdapterOptions): Promise<void>;
+  /** Takes a name away; requests that use the adapter end with it. @throws GraftError 'usage' for a name that is not there */
+  removeAdapter(name: string): Promise<void>;
+  /** Ends serving. Requests that run end first, for `drainMs` at most; then they end as 'interrupted'. Default: 0. */
+  close(options?: { readonly drainMs?: number | undefined }): Promise<void>;
+}
 
 /** The handle of a model that is served in a session's engine thread. */
 export class ModelServing implements Serving {

@@ -1,4 +1,5 @@
-export { checkpoint } from './checkpoint.ts';
+export { absent, give, isAbsent, takeAway } from './absent.ts';
+export { checkpoint, type Gate } from './checkpoint.ts';
 export { dropout } from './dropout.ts';
 export { type DType, dtypes } from './dtype.ts';
 export { gradEnabled, noGrad, withGrad } from './grad.ts';

@@ -137,7 +137,7 @@ export function trainStep(input: StepInput): StepResult {
     const addTerm = () => {
       ofMethod = regularise(input.adapter!);
     };
-    if (input.adapter?.regularisation) sharding.during(group.rank === 0 ? addTerm : undefined);
+    if (input.adapter?.regularisation) sharding.besides(group.rank === 0 ? addTerm : undefined);
     const agreed = group.agree({ loss: own, penalty: ofMethod });
     sharding.sumGradients();
     // From here on every process does the same, with all gradients or with those of its own parameters.

@@ -76,7 +76,7 @@ function fallbackOf(text: string): string {
   return text.replaceAll(/^"(.*)"$/g, "'$1'");
 }
 
-// Types whose arguments always have their default: tensors are on the CPU in row-major order unless an input tensor is not.
+// Types whose optional arguments always have their default: tensors are on the CPU in row-major order unless an input tensor is not.
 const omittedTypes = new Set(['Layout', 'MemoryFormat', 'Device']);
 
 /** Returns the parameters and the return types of a schema. */
@@ -133,7 +133,7 @@ function operator(index: number, tsName: string, schema: string): string {
   const { params, returns } = parse(schema);
   const plain = (p: Param) => p.type.replace(/\(.*?\)/, '').replace(/\?$/, '');
   const visible = params.filter(
-    (p) => !omittedTypes.has(plain(p)) && p.name !== 'pin_memory' && p.name !== 'non_blocking',
+    (p) => (!omittedTypes.has(plain(p)) || p.type === 'Device') && p.name !== 'pin_memory' && p.name !== 'non_blocking',
   );
   const positional = visible.filter((p) => !p.keyword);
   const keywords = visible.filter((p) => p.keyword);

@@ -3,7 +3,7 @@
  */
 import { GraftError } from '../../base/index.ts';
 import type { Embedding, Linear, Module } from '../../nn/index.ts';
-import { detachFromScopes, noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
+import { detachFromScopes, isAbsent, noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
 import type { RowUpdate } from './row-update.ts';
 
 /** A layer whose weight can be changed. */
@@ -91,6 +91,15 @@ export const ownLayerWeight = (layer: Layer): Omit<LayerWeight, 'bias'> => folde
 /** Returns the same weight, dense: the layer's own memory, or freshly unpacked. */
 export function ownWeight(layer: Layer): Tensor {
   const { weight, format } = ownLayerWeight(layer);
+  if (isAbsent(weight))
+    throw new GraftError(
+      'usage',
+      'a method reads a weight of the base that another has replaced, which no process keeps',
+      {
+        place: 'train.zero.stage',
+        hint: 'Set it to 2',
+      },
+    );
   return format < 0 ? weight : ops.dequantize(weight, format);
 }
 
