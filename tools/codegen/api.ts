@@ -127,6 +127,16 @@ const engineGroups: Groups = {
   'Methods and adapters': [
     ...['attach', 'methods', 'Method', 'Adapter', 'AttachedAdapter', 'loadAdapter', 'saveAdapter', 'SaveOptions'],
     ...['combineAdapters', 'CombineOptions', 'averageAdapters'],
+    ...[
+      'loadResident',
+      'loadingResident',
+      'ResidentAdapter',
+      'Banks',
+      'AdapterBanks',
+      'MixedAdapter',
+      'FactorType',
+      'Steps',
+    ],
   ],
   Training: [
     ...[
