@@ -72,6 +72,15 @@ export type { ModelPart, Precision, TaskName } from './nn/index.ts';
 export type { OptimizerChoice } from './optim/index.ts';
 export type { BlockFormat, IntegerFormat, WeightFormat } from './quant/index.ts';
 export {
+  type LimitChoices,
+  type Limits,
+  type ResolveAdapter,
+  readKeys,
+  type Server,
+  type ServerOptions,
+  serve,
+} from './serve/index.ts';
+export {
   type Abortable,
   type AddAdapterOptions,
   type Classification,

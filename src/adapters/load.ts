@@ -120,8 +120,8 @@ export function* loadingAdapter(model: Model, dir: string, head: 'file' | 'own')
 
 /** Takes steps that are about an adapter which is on a model, with the adapter switched off between them. */
 export function* switchedOff<T>(adapter: AttachedAdapter, steps: Steps<T>): Steps<T> {
-  // To switch off what changes the base's weights takes longer than the steps.
-  if (adapter.placement?.baseChanges.length !== 0) return complete(steps);
+  // To switch off what changes or rounds the base's weights takes longer than the steps.
+  if (adapter.parts.some(({ changes, writes }) => changes?.size || writes === 'settings')) return complete(steps);
   try {
     let step = steps.next();
     while (!step.done) {

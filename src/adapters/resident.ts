@@ -6,6 +6,7 @@ import { headFits, loadingAdapter, storedTensors, switchedOff } from './load.ts'
 
 /** An adapter in memory, which rows name by its number. */
 export interface ResidentAdapter {
+  /** By which rows name it (`PackedTokens.adapters`). */
   readonly number: number;
   /**
    * Where no bank can hold it: the adapter, attached and switched off, and why. Rows that use it need a batch of their own, in which it

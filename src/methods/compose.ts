@@ -8,9 +8,11 @@ import { methods } from './registry.ts';
 import { attachSaved } from './saved-part.ts';
 import {
   type Adapter,
+  type AdapterPlacement,
   type AttachContext,
   type Method,
-  type Placement,
+  placed,
+  placementOf,
   saveModules,
   type TrainedCopies,
 } from './shared/index.ts';
@@ -81,9 +83,10 @@ export function trainHead(model: Model, furtherModules: readonly string[] = []):
     : undefined;
 }
 
-/** Returns what all parts and the head have put on the model; each part has a placement. */
-function placementOf(parts: readonly Adapter[], head: TrainedCopies | undefined): Placement {
-  const placements = parts.map((part) => part.placement!);
+/** Returns what all parts and the head have put on the model; undefined where a part did not say it. */
+function joinedPlacement(parts: readonly Adapter[], head: TrainedCopies | undefined): AdapterPlacement | undefined {
+  const placements = parts.flatMap((part) => placementOf(part) ?? []);
+  if (placements.length < parts.length) return undefined;
   return {
     wrappers: placements.flatMap(({ wrappers }) => wrappers),
     copies: [...placements.flatMap(({ copies }) => copies), ...(head ? [head] : [])],
@@ -156,7 +159,6 @@ function combined(
         parts.flatMap((part, i) => [...(part.state ?? [])].map(([key, t]) => [`${i}.${key}`, t] as const)),
       );
     },
-    ...(parts.every((part) => part.placement) && { placement: placementOf(parts, head) }),
     detach() {
       head?.dispose();
       for (const part of [...parts].reverse()) part.detach();
@@ -175,5 +177,6 @@ function combined(
       for (const part of [...parts].reverse()) part.unmerge!();
     };
   }
-  return adapter;
+  const placement = joinedPlacement(parts, head);
+  return placement ? placed(adapter, placement) : adapter;
 }

@@ -27,6 +27,8 @@ interface Served {
   readonly number: number;
   /** Of its files; undefined before it is first loaded. */
   digest: string | undefined;
+  /** Whether it stays in memory once it is there. */
+  readonly pinned: boolean;
   resident: ResidentAdapter | undefined;
   loading: Promise<void> | undefined;
   /** Requests that use it, also in mixtures. */
@@ -78,7 +80,11 @@ export class ServedAdapters implements Disposable {
   }
 
   /** @throws GraftError 'usage' for a name that is taken; 'input' and 'mismatch' for an adapter that does not fit */
-  async add(name: string, dir: string, { replace = false, load = true }: AddAdapterOptions = {}): Promise<void> {
+  async add(
+    name: string,
+    dir: string,
+    { replace = false, load = true, pin = false }: AddAdapterOptions = {},
+  ): Promise<void> {
     if (this.#byName.has(name) && !replace) {
       throw new GraftError('usage', `this model has an adapter named '${name}' already`, {
         place: dir,
@@ -91,7 +97,8 @@ export class ServedAdapters implements Disposable {
       throw new GraftError('mismatch', `the adapter is for ${task}, and does not generate text`, { place: dir });
     }
     const number = this.#nextNumber++;
-    const served: Served = { name, dir, number, digest: undefined, resident: undefined, loading: undefined, users: 0 };
+    const empty = { digest: undefined, resident: undefined, loading: undefined, users: 0 };
+    const served: Served = { name, dir, number, pinned: pin, ...empty };
     if (load) await this.#load(served);
     const before = this.#byName.get(name);
     this.#byName.set(name, served);
@@ -310,7 +317,7 @@ export class ServedAdapters implements Disposable {
     for (const { resident } of this.#inMemory.values()) bytes += resident?.bytes ?? 0;
     for (const served of this.#byName.values()) {
       if (bytes <= this.#memory) return;
-      if (served === newest || served.users > 0 || !served.resident) continue;
+      if (served === newest || served.users > 0 || served.pinned || !served.resident) continue;
       bytes -= served.resident.bytes;
       this.#unload(served);
     }

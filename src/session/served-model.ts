@@ -6,9 +6,10 @@ import {
   type GenerationDelta,
   type GenerationEnd,
   type GenerationRequest,
+  Grammars,
   nameOf,
   requireLanguageModel,
-  type TokenFilter,
+  vocabularyTokens,
 } from '../generate/index.ts';
 import { KvPool } from '../nn/index.ts';
 import type { JobContext } from './job-context.ts';
@@ -22,6 +23,7 @@ export class ServedModel {
   readonly adapters: ServedAdapters;
   readonly #resident: ResidentModel;
   readonly #batcher: Batcher;
+  readonly #grammars: Grammars;
   readonly #maxQueue: number;
   /** Requests whose callers may go away. */
   readonly #active = new Set<{ readonly context: JobContext<GenerationDelta>; readonly cancel: () => void }>();
@@ -36,6 +38,7 @@ export class ServedModel {
     const model = resident.use();
     requireLanguageModel(model.task.name);
     this.#resident = resident;
+    this.#grammars = new Grammars(() => vocabularyTokens(resident.tokenizer, model.vocabSize));
     this.#maxQueue = maxQueue;
     this.adapters = new ServedAdapters(resident, options.adapterMemory ?? freeMemory() / 8);
     const running = Math.min(maxRunning, maxBatchTokens);
@@ -65,7 +68,8 @@ export class ServedModel {
   /** @throws as `Serving.submit` */
   async submit(request: GenerationRequest, context: JobContext<GenerationDelta>): Promise<GenerationEnd> {
     if (this.#isClosing) throw new GraftError('state', 'serving ends', { data: { reason: 'closing' } });
-    const filter = request.grammar === undefined ? undefined : await this.#filterOf(request.grammar);
+    // An answer that has begun ends its filter itself.
+    using filter = request.grammar === undefined ? undefined : await this.#grammars.begin(request.grammar);
     const adapter = await this.adapters.acquire(request);
     try {
       return await new Promise<GenerationEnd>((resolve, reject) => {
@@ -93,11 +97,6 @@ export class ServedModel {
     } finally {
       adapter.release();
     }
-  }
-
-  /** Begins the filter of a grammar, which the answer disposes. */
-  async #filterOf(_grammar: string): Promise<TokenFilter> {
-    throw new GraftError('usage', 'answers cannot follow a grammar yet', { place: 'grammar' });
   }
 
   stats(): ServingStats {

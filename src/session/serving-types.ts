@@ -44,4 +44,6 @@ export interface AddAdapterOptions {
   readonly replace?: boolean | undefined;
   /** Loads it now, so that one that does not fit is refused; else it is loaded for its first request. Default: true. */
   readonly load?: boolean | undefined;
+  /** Keeps it in memory once it is loaded, whatever else needs the room. Default: false. */
+  readonly pin?: boolean | undefined;
 }

@@ -213,7 +213,7 @@ for (const base of [...bases, ...familyBases]) {
           assert.ok(error <= 1e-5, `row ${r}, ${name ?? 'the base'}: ${error}`);
           if (name === undefined) return;
           const change = relativeError(wanted, ofBase[r]!);
-          assert.ok(change > 1e-4, `row ${r}: ${name} changes the base's answer by ${change} only`);
+          assert.ok(change > 3e-5, `row ${r}: ${name} changes the base's answer by ${change} only`);
           counts.rows++;
         });
         if (adapter) counts.adapters++;
@@ -304,10 +304,10 @@ for (const base of [...bases, ...familyBases].filter(isDecoder)) {
 
 test('so many tokens were compared', (t) => {
   t.diagnostic(JSON.stringify(decoded));
-  assert.deepEqual({ ...decoded, worst: 0 }, { rows: 485, tokens: 26_684, worst: 0 });
+  assert.deepEqual({ ...decoded, worst: 0 }, { rows: 500, tokens: 27_512, worst: 0 });
 });
 
 test('so many rows were compared', (t) => {
   t.diagnostic(JSON.stringify(counts));
-  assert.deepEqual({ ...counts, worst: 0 }, { rows: 2511, adapters: 1077, worst: 0 });
+  assert.deepEqual({ ...counts, worst: 0 }, { rows: 2644, adapters: 1131, worst: 0 });
 });

@@ -82,6 +82,7 @@ const libraryGroups: Groups = {
     ...['MergeCheckpointSettings', 'MergeCheckpointResult', 'convertAdapter'],
     ...['AdapterFormat', 'adapterFormats', 'formatOf', 'readAdapterConfig'],
   ],
+  'A server': ['serve', 'ServerOptions', 'Server', 'Limits', 'LimitChoices', 'ResolveAdapter', 'readKeys'],
   Serving: [
     ...['Serving', 'ServeOptions', 'ServingStats', 'AddAdapterOptions', 'GenerationRequest', 'WeightedAdapter'],
     ...['GenerationDelta', 'GenerationEnd', 'EndReason', 'TokenLogprob'],
@@ -139,6 +140,16 @@ const engineGroups: Groups = {
   'Methods and adapters': [
     ...['attach', 'methods', 'Method', 'Adapter', 'AttachedAdapter', 'loadAdapter', 'saveAdapter', 'SaveOptions'],
     ...['combineAdapters', 'CombineOptions', 'averageAdapters'],
+    ...[
+      'loadResident',
+      'loadingResident',
+      'ResidentAdapter',
+      'Banks',
+      'AdapterBanks',
+      'MixedAdapter',
+      'FactorType',
+      'Steps',
+    ],
   ],
   Training: [
     ...[

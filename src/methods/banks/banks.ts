@@ -1,8 +1,3 @@
-/**
- * The adapters of a model that may share a batch. Each kind of module and the ports have one bank, which holds what every adapter does
- * there under the adapter's number; rows say which number they use (`PackedTokens.adapters`). Adding and removing an adapter
- * touches its own modules only.
- */
 import { GraftError, type Steps } from '../../base/index.ts';
 import { type AdapterBanks, type LinearLayer, type Model, type Module, moduleAt } from '../../nn/index.ts';
 import { detachFromScopes, noGrad, ops, type Tensor } from '../../tensor/index.ts';
@@ -20,6 +15,7 @@ import { type HeldAdapter, parametersOf, takeOver } from './takeover.ts';
 export interface MixedAdapter {
   /** Its number. */
   readonly adapter: number;
+  /** What its update is multiplied by. */
   readonly weight: number;
 }
 
@@ -34,18 +30,25 @@ interface Resident extends HeldAdapter {
   removed: boolean;
 }
 
+/**
+ * The adapters of a model that may share a batch. Each module that adapters change, and the model's ports, have one bank, which holds
+ * what every adapter does there under the adapter's number; rows say which number they use (`PackedTokens.adapters`). Adding and
+ * removing an adapter touches its own modules only.
+ */
 export class Banks implements AdapterBanks, Disposable {
   readonly #model: Model;
   readonly #residents = new Map<number, Resident>();
   readonly #portBank: PortBank;
   readonly #removePort: () => void;
 
+  /** Makes banks without adapters on a model, which has one of them at most. */
   constructor(model: Model) {
     this.#model = model;
     this.#portBank = new PortBank(model);
     this.#removePort = model.ports.add(this.#portBank);
   }
 
+  /** Whether rows of the adapter with this number may share a pass with rows of others; 0, the base alone, always may. */
   holds(adapter: number): boolean {
     return adapter === 0 || this.#residents.has(adapter);
   }
@@ -94,7 +97,7 @@ export class Banks implements AdapterBanks, Disposable {
     this.#place(number, { ...nothing, linear, owned, members, mixtures: 0, removed: false });
   }
 
-  /** @throws GraftError 'usage' for a number that is not there */
+  /** Frees an adapter or a mixture. @throws GraftError 'usage' for a number that is not there */
   remove(number: number): void {
     const resident = this.#resident(number);
     const { linear, tables, norms } = resident;

@@ -3,7 +3,14 @@ import type { Steps } from '../../base/index.ts';
 import { Embedding, LayerNorm, Linear, type Module, RmsNorm } from '../../nn/index.ts';
 import { detachFromScopes, noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
 import type { AttachedAdapter } from '../compose.ts';
-import { LinearWrapper, type PlacedPort, type Placement, type RowUpdate, TableWrapper } from '../shared/index.ts';
+import {
+  type AdapterPlacement,
+  LinearWrapper,
+  type PlacedPort,
+  placementOf,
+  type RowUpdate,
+  TableWrapper,
+} from '../shared/index.ts';
 import type { LinearEntry } from './linear-bank.ts';
 import { type FactorType, inFactorType, type LinearSource, linearEntry, NotHeld, type Own } from './linear-entry.ts';
 import type { AdapterPorts, HeldBottleneck } from './port-bank.ts';
@@ -30,8 +37,9 @@ export function* takeOver(
   factors: FactorType,
   beforeStep: () => void,
 ): Steps<HeldAdapter | string> {
-  const { placement, parts } = adapter;
-  if (!placement) return `${parts.find((part) => !part.placement)!.method} computes in a batch of its own`;
+  const { parts } = adapter;
+  const placement = placementOf(adapter);
+  if (!placement) return `${parts.find((part) => !placementOf(part))!.method} computes in a batch of its own`;
   const owned: Tensor[] = [];
   const own: Own = (tensor) => {
     const kept = detachFromScopes(ops.detach(tensor));
@@ -88,7 +96,7 @@ function runEncoders(parts: AttachedAdapter['parts']): void {
   }
 }
 
-function sourcesOf({ wrappers, copies, baseChanges }: Placement, own: Own) {
+function sourcesOf({ wrappers, copies, baseChanges }: AdapterPlacement, own: Own) {
   const sources = new Map<string, LinearSource>();
   const tables = new Map<string, { module?: Embedding; wrappers: TableWrapper[] }>();
   const norms = new Map<string, LayerNorm | RmsNorm>();
@@ -152,9 +160,9 @@ function portsOf(ports: readonly PlacedPort[], factors: FactorType, own: Own) {
 }
 
 /** Frees what the adapter has and banks do not compute with: the tensors of its linear layers, and what only training needs. */
-function freeUnused(adapter: AttachedAdapter, { wrappers }: Placement, { linear }: HeldAdapter): void {
+function freeUnused(adapter: AttachedAdapter, { wrappers }: AdapterPlacement, { linear }: HeldAdapter): void {
   const tensorsOf = (module: Module) => Object.values(module).filter((value) => value instanceof Tensor);
-  const isUsed = ({ path, wrapper }: Placement['wrappers'][number]) =>
+  const isUsed = ({ path, wrapper }: AdapterPlacement['wrappers'][number]) =>
     wrapper instanceof TableWrapper || linear.get(path)?.updates.some(({ after }) => after);
   const used = new Set(wrappers.filter(isUsed).flatMap(({ wrapper }) => tensorsOf(wrapper)));
   for (const { wrapper } of wrappers) for (const tensor of tensorsOf(wrapper)) if (!used.has(tensor)) tensor.dispose();

@@ -13,7 +13,14 @@ export type {
   Written,
 } from './method.ts';
 export { identity, ParameterInit, trainable } from './parameter-init.ts';
-export type { PlacedPort, Placement, PlainBottleneck, Sublayer } from './placement.ts';
+export {
+  type AdapterPlacement,
+  type PlacedPort,
+  type PlainBottleneck,
+  placed,
+  placementOf,
+  type Sublayer,
+} from './placement.ts';
 export { portAdapter } from './port-adapter.ts';
 export type { RowUpdate } from './row-update.ts';
 export { readSaved } from './saved-adapter.ts';

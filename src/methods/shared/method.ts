@@ -2,7 +2,6 @@ import type { z } from 'zod';
 import type { Model, Rounding } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 import type { LayerPolicy } from './layer-policy.ts';
-import type { Placement } from './placement.ts';
 
 /**
  * What a run leaves on disk: an adapter beside the base, a whole model, settings that are saved with what another method writes, or
@@ -111,8 +110,6 @@ export interface Adapter extends Disposable {
   frozen?: boolean;
   /** Adapters that this one works with, by name; they are saved in its directory. */
   readonly nested?: ReadonlyMap<string, SavableAdapter>;
-  /** What it has put on the model, for banks. Absent: rows that use it cannot share a batch with others. */
-  readonly placement?: Placement;
   /** Takes the adapter off the model; the base is as before, bit for bit. */
   detach(): void;
   /** Adds the update to the base's weights; `unmerge` restores them. Absent: the adapter cannot be merged. */

@@ -3,6 +3,7 @@ import type { Module, Port, RunActivation } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 import type { TrainedCopies } from './copies.ts';
 import type { Fold } from './folds.ts';
+import type { Adapter } from './method.ts';
 
 /** A bottleneck as numbers: δ ← δ + scaling·(W_up f(W_down x + b_down) + b_up), where δ is what a sublayer adds to the stream. */
 export interface PlainBottleneck {
@@ -28,7 +29,7 @@ export interface PlacedPort extends Omit<Port, 'enabled'> {
 }
 
 /** What an adapter has put on a model. */
-export interface Placement {
+export interface AdapterPlacement {
   /** In the order in which they were put on. */
   readonly wrappers: readonly { readonly path: string; readonly wrapper: Module }[];
   readonly copies: readonly TrainedCopies[];
@@ -37,3 +38,14 @@ export interface Placement {
   /** Takes it off the model. Its tensors live until the adapter is detached. */
   withdraw(): void;
 }
+
+const placements = new WeakMap<Adapter, AdapterPlacement>();
+
+/** Records what an adapter has put on its model, and returns the adapter. */
+export function placed<A extends Adapter>(adapter: A, placement: AdapterPlacement): A {
+  placements.set(adapter, placement);
+  return adapter;
+}
+
+/** Returns what an adapter has put on its model; undefined: it said nothing, and rows that use it cannot share a batch with others. */
+export const placementOf = (adapter: Adapter): AdapterPlacement | undefined => placements.get(adapter);

@@ -1,6 +1,6 @@
 import type { Model } from '../../nn/index.ts';
 import type { Adapter } from './method.ts';
-import type { PlacedPort } from './placement.ts';
+import { type PlacedPort, placed } from './placement.ts';
 
 /**
  * Returns an adapter that works through a port of the model, attached and enabled.
@@ -11,20 +11,16 @@ import type { PlacedPort } from './placement.ts';
 export function portAdapter(
   model: Model,
   port: PlacedPort,
-  fields: Omit<Adapter, 'enabled' | 'detach' | 'placement' | typeof Symbol.dispose>,
+  fields: Omit<Adapter, 'enabled' | 'detach' | typeof Symbol.dispose>,
   dispose: () => void,
 ): Adapter {
   let attached = true;
-  const withdraw = () => {
-    removePort();
-  };
   const adapter: Adapter = Object.assign(fields, {
     enabled: true,
-    placement: { wrappers: [], copies: [], baseChanges: [], ports: [port], withdraw },
     detach() {
       if (!attached) return;
       attached = false;
-      withdraw();
+      removePort();
       dispose();
     },
     [Symbol.dispose]: () => adapter.detach(),
@@ -35,5 +31,5 @@ export function portAdapter(
       return adapter.enabled;
     },
   });
-  return adapter;
+  return placed(adapter, { wrappers: [], copies: [], baseChanges: [], ports: [port], withdraw: removePort });
 }

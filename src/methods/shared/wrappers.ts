@@ -13,6 +13,7 @@ import type { Tensor } from '../../tensor/index.ts';
 import type { TrainedCopies } from './copies.ts';
 import { type Fold, fold, type Layer, unfold } from './folds.ts';
 import type { Adapter } from './method.ts';
+import { placed } from './placement.ts';
 
 /** Whether the wrappers of one adapter are switched on. They share one object. */
 export interface Switch {
@@ -37,7 +38,7 @@ export function unwrap(root: Module, path: string, wrapper: Wrapper): void {
 
 /** What an adapter of wrappers is made of. */
 export interface WrappedParts
-  extends Omit<Adapter, 'enabled' | 'detach' | 'merge' | 'unmerge' | 'placement' | typeof Symbol.dispose> {
+  extends Omit<Adapter, 'enabled' | 'detach' | 'merge' | 'unmerge' | typeof Symbol.dispose> {
   /** The wrappers' parameters; those of `copies` follow them in the adapter. */
   readonly parameters: ReadonlyMap<string, Tensor>;
   readonly wrappers: readonly { readonly path: string; readonly wrapper: Wrapper }[];
@@ -87,7 +88,6 @@ export function wrappedAdapter(model: Model, parts: WrappedParts): Adapter {
       changeBase(on);
       for (const copy of copies) copy.use(on);
     },
-    placement: { wrappers, copies, baseChanges, ports: [], withdraw },
     detach() {
       adapter.unmerge?.();
       withdraw();
@@ -96,6 +96,7 @@ export function wrappedAdapter(model: Model, parts: WrappedParts): Adapter {
     },
     [Symbol.dispose]: () => adapter.detach(),
   };
+  placed(adapter, { wrappers, copies, baseChanges, ports: [], withdraw });
   if (parts.unmergeable) return adapter;
   adapter.merge = () => {
     if (merged) return;
