@@ -11,13 +11,14 @@ using at::Tensor;
 namespace {
 
 thread_local Reduced reduced;  // two engine threads of a process may differ
+thread_local bool row_wise = false;
 constexpr int64_t kColumns = 64;   // of a panel: the second factor of one small product
 constexpr int64_t kRows = 64;      // of the first factor
 constexpr int64_t kMinRows = 16;   // of activations, and
 constexpr int64_t kMinSide = 128;  // of a weight, for which panels are faster
 
-// Rows of activations for which blocks are unpacked in registers, once for each kMatvecMaxRows of them: for more, to unpack the weight into
-// memory costs less, unless the weight is larger than the caches. Then a row's result does not depend on how many rows there are.
+// Rows of activations for which blocks are unpacked in registers, once for each kMatvecMaxRows of them, where products are row-wise: for more,
+// to unpack the weight into memory costs less, unless the weight is larger than the caches.
 constexpr int64_t kFewRows = 32;
 constexpr int64_t kLargeWeight = 1 << 23, kFewRowsOfLarge = 128;
 constexpr int64_t kPanelBytes = 128 * 1024;  // of a weight, which stay in L2 for all rows
@@ -125,6 +126,7 @@ bool is_reduced(const Weight& w, int64_t n, int64_t k, int64_t m) {
 
 bool has_few(const Weight& w, int64_t n) {
   if (w.dense()) return n == 1;
+  if (!row_wise) return n <= kMatvecMaxRows;
   return n <= (w.out() * w.in() < kLargeWeight ? kFewRows : kFewRowsOfLarge);
 }
 
@@ -146,7 +148,15 @@ void few_rows(const Tensor& x, const Weight& w, int64_t begin, int64_t end, Tens
 
 void set_reduced_products(bool forward, bool backward) { reduced = {forward, backward}; }
 
-TORCH_LIBRARY_FRAGMENT(graft, m) { m.def("set_reduced_products(bool forward, bool backward) -> ()", set_reduced_products); }
+// Whether a row's product with a weight in blocks does not depend on how many rows there are, up to a few: for serving, where rows of others come
+// and go. Otherwise it has the bits of a product with the unpacked weight, but for kMatvecMaxRows and fewer: so a packed model computes what
+// was trained rounded.
+void set_row_wise_products(bool on) { row_wise = on; }
+
+TORCH_LIBRARY_FRAGMENT(graft, m) {
+  m.def("set_reduced_products(bool forward, bool backward) -> ()", set_reduced_products);
+  m.def("set_row_wise_products(bool on) -> ()", set_row_wise_products);
+}
 
 }  // namespace
 

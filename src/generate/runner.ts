@@ -1,4 +1,4 @@
-import { type KvPool, type Model, packTokens } from '../nn/index.ts';
+import { type KvPool, type Model, packTokens, useRowWiseProducts } from '../nn/index.ts';
 import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import type { RowSampler, Sampled } from './row-sampler.ts';
 import { requireFiniteLogit } from './sampling.ts';
@@ -27,6 +27,7 @@ export class Runner implements Disposable {
   run(model: Model, rows: readonly RunnerRow[], inBanks: boolean): (Sampled | undefined)[] {
     return noGrad(() => {
       using _ = scope();
+      using _rowWise = useRowWiseProducts();
       const tokens = packTokens(
         rows.map(({ sequence, start, count }) => sequence.ids.slice(start, start + count)),
         rows.map(({ taskNumber }) => taskNumber),

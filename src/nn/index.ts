@@ -50,7 +50,7 @@ export {
 export { type ImageShape, type PackedTokens, packImages, packTokens, requirePositions } from './packed.ts';
 export { type ModelPart, modelParts, partsByKey } from './parts.ts';
 export { type BlockInput, type Port, Ports, type SublayerOutput } from './ports.ts';
-export { bestPrecision, type Precision, precisions, usePrecision } from './precision.ts';
+export { bestPrecision, type Precision, precisions, usePrecision, useRowWiseProducts } from './precision.ts';
 export type { Prompt } from './prompts.ts';
 export {
   type Llama3Scaling,

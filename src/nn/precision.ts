@@ -27,3 +27,12 @@ export function usePrecision(precision: Precision): Disposable {
   ops.setReducedProducts(precision === 'bfloat16', precision !== 'float32');
   return { [Symbol.dispose]: () => ops.setReducedProducts(false, false) };
 }
+
+/**
+ * Until it is disposed, the product of a row with a weight in blocks has the same bits whoever shares the batch, for up to 32 rows. Without it,
+ * it has those of a product with the unpacked weight, except where there are 8 rows or fewer.
+ */
+export function useRowWiseProducts(): Disposable {
+  ops.setRowWiseProducts(true);
+  return { [Symbol.dispose]: () => ops.setRowWiseProducts(false) };
+}

@@ -172,6 +172,7 @@ const names = [
   'graft::linear_cross_entropy',
   'graft::adamw_8bit_',
   'graft::set_reduced_products',
+  'graft::set_row_wise_products',
 ];
 onStart((native) => native.resolve(names));
 
@@ -1008,4 +1009,9 @@ export function adamw_8bit_(parameters: readonly Tensor[], grads: readonly Tenso
 /** graft::set_reduced_products(bool forward, bool backward) -> () */
 export function setReducedProducts(forward: boolean, backward: boolean): void {
   dispatcher.call(162, forward, backward);
+}
+
+/** graft::set_row_wise_products(bool on) -> () */
+export function setRowWiseProducts(on: boolean): void {
+  dispatcher.call(163, on);
 }
