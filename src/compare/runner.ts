@@ -347,7 +347,7 @@ async function measure(
   const options = {
     ...(adapter !== undefined && { adapter }),
     ...(format !== 'auto' && format !== 'batches' && { format }),
-    columns,
+    columns: columns as RowsOptions['columns'],
     limit,
     delimiter,
     truncate,

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { serve } from '../../src/serve/index.ts';
 import { call, greeting, weather } from '../samples/served.ts';
-import { tinyBert } from '../samples/tiny.ts';
+import { tinyBert, tinyClassifier } from '../samples/tiny.ts';
 import { eventsOf, requests, runningServer } from './running.ts';
 
 const { server, dir, get, post } = await runningServer();
@@ -204,6 +204,38 @@ test('heads: classes with their probabilities, vectors as numbers and as bytes',
   assert.equal((await post('/v1/chat/completions', { ...greet, model: 'teams' })).body.error.code, 'wrong_task');
 });
 
+test('heads: what would be cut, or read as other tokens, is refused; usage counts what is read', async () => {
+  const { tokens } = (await post('/tokenize', { prompt: 'one two' })).body;
+  const vectorOf = async (input: unknown) => (await post('/v1/embeddings', { model: 'tiny', input })).body;
+  const [ofText, ofIds, ofBare] = [await vectorOf('one two'), await vectorOf(tokens), await vectorOf(tokens.slice(1))];
+  assert.deepEqual([ofIds.data, ofBare.data], [ofText.data, ofText.data]);
+  assert.deepEqual([ofText.usage.prompt_tokens, ofIds.usage.prompt_tokens], [tokens.length, tokens.length]);
+  const invalid = await vectorOf([128, 2, 3, 599]);
+  assert.deepEqual([invalid.error?.param, invalid.error?.code], ['input', 'invalid'], JSON.stringify(invalid));
+
+  const long = 'Tell me a story. '.repeat(200);
+  const within = 'Tell me a story. '.repeat(110); // more than the tokens of a row by default, and fewer than the context
+  for (const [path, model] of [
+    ['/v1/embeddings', 'tiny'],
+    ['/classify', 'teams'],
+    ['/classify', 'tags'],
+  ] as const) {
+    const { body } = await post(path, { model, input: ['x', long] });
+    assert.deepEqual(
+      [body.error?.param, body.error?.code],
+      ['input[1]', 'context_length_exceeded'],
+      `${path} ${model}`,
+    );
+    const { body: read } = await post(path, { model, input: within });
+    assert.ok(read.usage?.prompt_tokens > 1024, `${path} ${model}: ${JSON.stringify(read).slice(0, 200)}`);
+    const { body: empty } = await post(path, { model, input: '' });
+    assert.equal(empty.error?.param, 'input');
+  }
+  const ends = [await vectorOf(`${within} red`), await vectorOf(`${within} blue`)];
+  assert.notDeepEqual(ends[0].data, ends[1].data, 'the end of a long text counts');
+  assert.equal((await post('/v1/embeddings', { model: 'greeter', input: 'x' })).body.error.code, 'wrong_task');
+});
+
 test('adapters of one request: a weighted sum on the base', async () => {
   const mixed = async (weight: number) => {
     const fields = { ...greet, model: 'tiny', adapters: [{ name: 'greeter', weight }] };
@@ -290,7 +322,7 @@ test('what is wrong is refused with a status, and named', async (t) => {
     [...plain({ adapters: [{ name: 'greeter' }] }), 400, 'adapters[0].weight'],
     [...plain({ adapters: [{ name: 'prefix', weight: 1 }] }), 400, 'adapters'],
     ['/v1/embeddings', { model: 'tiny', input: 'x', dimensions: 5 }, 400, 'dimensions'],
-    ['/v1/embeddings', { model: 'greeter', input: Array(257).fill('x') }, 400, 'input'],
+    ['/v1/embeddings', { model: 'tiny', input: Array(257).fill('x') }, 400, 'input'],
     ['/tokenize', {}, 400, 'prompt'],
     ['/detokenize', { tokens: [1e6] }, 400, 'tokens'],
     ['/v1/load_lora_adapter', { lora_name: 'x', lora_path: '/etc' }, 400, 'lora_path'],
@@ -361,4 +393,15 @@ test('a base that generates no text has vectors and classes, and says so otherwi
   assert.equal(body.data[0].embedding.length, 32);
   const chat = await post('/v1/chat/completions', { model: 'bert', messages });
   assert.deepEqual([chat.status, chat.body.error.code], [400, 'wrong_task']);
+});
+
+test('a base with a head: its classes, also after it was asked for vectors', async () => {
+  const classifier = tinyClassifier(join(dir, 'classifier'));
+  await using server = await serve({ model: classifier, port: 0, log: () => {} });
+  const { post } = requests(server.url);
+  const classes = async () => (await post('/classify', { model: 'classifier', input: 'one' })).body.data?.[0];
+  assert.equal((await post('/v1/embeddings', { model: 'classifier', input: 'one' })).body.data[0].embedding.length, 32);
+  const answered = await classes();
+  assert.deepEqual([answered.num_classes, answered.probs.length], [3, 3], JSON.stringify(answered));
+  assert.match(answered.label, /^LABEL_[012]$/);
 });

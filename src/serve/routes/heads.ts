@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
+import type { RowInput } from '../../data/index.ts';
 import type { Prediction } from '../../session/index.ts';
 import { badRequest, brief } from '../errors.ts';
 import { named, type Service } from '../service.ts';
@@ -21,32 +22,50 @@ const classified = new Set(['sequence-classification', 'token-classification']);
 /** POST /v1/embeddings and /classify. */
 export function headRoutes(app: FastifyInstance, service: Service): void {
   const { heads, limits, tokenizer, encoder } = service;
-  const textsOf = (input: z.infer<typeof inputSchema>): string[] => {
-    const texts = promptsOf(input).map((one) => (typeof one === 'string' ? one : textOf(one)));
-    if (texts.length > limits.inputs)
+  const { contextLength, vocabSize } = service.info;
+  /** The texts of an input, and the tokens of each. */
+  const textsOf = (input: z.infer<typeof inputSchema>) => {
+    const inputs = promptsOf(input);
+    const place = (i: number) => (inputs.length > 1 ? `input[${i}]` : 'input');
+    if (inputs.length > limits.inputs)
       throw badRequest(`There are more than ${limits.inputs} inputs.`, 'input', 'too_many');
-    for (const text of texts) encoder.checkLength([text], 'input');
-    return texts;
+    const texts = inputs.map((one, i) => (typeof one === 'string' ? one : textOf(one, place(i))));
+    const tokens = texts.map((text, i) => {
+      if (text === '') throw badRequest(`The text of '${place(i)}' is empty.`, place(i), 'invalid');
+      const { length } = encoder.encode(text, true, place(i));
+      if (length > contextLength) throw tooLong(place(i));
+      return length;
+    });
+    const sum = tokens.reduce((total, length) => total + length, 0);
+    return { texts, usage: { prompt_tokens: sum, total_tokens: sum } };
   };
-  const textOf = (ids: readonly number[]): string => {
-    const outside = ids.find((id) => id >= service.info.vocabSize);
-    if (outside === undefined) return tokenizer.decode(ids, { skipSpecialTokens: true });
-    throw badRequest(`${outside} is not a token id below ${service.info.vocabSize}.`, 'input', 'invalid');
+  const tooLong = (param: string) =>
+    badRequest(`The text of '${param}' has more tokens than the model reads.`, param, 'context_length_exceeded');
+  /** The text of token ids, which the model reads as these ids, with its special tokens around them or without. */
+  const textOf = (ids: readonly number[], param: string): string => {
+    const outside = ids.find((id) => id >= vocabSize);
+    if (outside !== undefined) throw badRequest(`${outside} is not a token id below ${vocabSize}.`, param, 'invalid');
+    const text = tokenizer.decode(ids, { skipSpecialTokens: true });
+    const read = [false, 'before', true] as const;
+    if (read.some((special) => encoder.encode(text, special, param).join() === ids.join())) return text;
+    throw badRequest(`The token ids of '${param}' are not those of a text. Send the text.`, param, 'invalid');
   };
-  const usageOf = (texts: readonly string[]) => {
-    const tokens = texts.reduce((sum, text) => sum + encoder.encode(text, true, 'input').length, 0);
-    return { prompt_tokens: tokens, total_tokens: tokens };
+  const predict = async (rows: readonly RowInput[], options: Parameters<typeof heads.predict>[1]) => {
+    const { predictions, report } = await heads.predict(rows, { ...options, maxLength: contextLength });
+    // What an adapter puts before a row takes of its length.
+    if (report.cutRows > 0) throw tooLong('input');
+    return predictions;
   };
 
   app.post('/v1/embeddings', async (request) => {
     const neutral = { ...remarks, dimensions: [] };
     const { model, input, encoding_format: encoding } = readBody(embeddingSchema, request.body, neutral);
     const { adapter, task } = await named(service, model);
-    if (adapter && task !== 'embedding' && task !== service.info.task)
+    if (adapter && task !== 'embedding')
       throw badRequest(`The model is for ${task}, and gives no vectors.`, 'model', 'wrong_task');
-    const texts = textsOf(input);
-    const options = { adapter: adapter?.dir, task: 'embedding' as const, signal: request.left };
-    const predictions = await heads.predict(
+    const { texts, usage } = textsOf(input);
+    const options = { adapter: adapter?.dir, task: 'embedding', format: 'text', signal: request.left } as const;
+    const predictions = await predict(
       texts.map((text) => ({ text })),
       options,
     );
@@ -60,20 +79,22 @@ export function headRoutes(app: FastifyInstance, service: Service): void {
         embedding: encoding === 'float' ? embedding : Buffer.from(vector.buffer).toString('base64'),
       };
     });
-    return { object: 'list', data, model, usage: usageOf(texts) };
+    return { object: 'list', data, model, usage };
   });
 
   app.post('/classify', async (request) => {
     const { model, input } = readBody(classifySchema, request.body, remarks);
     const { adapter, task } = await named(service, model);
     if (!classified.has(task)) throw badRequest(`The model is for ${task}, and has no classes.`, 'model', 'wrong_task');
-    const texts = textsOf(input);
+    const { texts, usage } = textsOf(input);
     const ofTags = task === 'token-classification';
+    const blank = ofTags ? texts.findIndex((text) => text.trim() === '') : -1;
+    if (blank >= 0) throw badRequest('The text has no words.', `input[${blank}]`, 'invalid');
     const rows = texts.map((text) => (ofTags ? { tokens: text.split(/\s+/).filter(Boolean) } : { text }));
-    const options = { adapter: adapter?.dir, signal: request.left };
-    const predictions = await heads.predict(rows, options);
+    const format = ofTags ? 'tags' : 'text';
+    const predictions = await predict(rows, { adapter: adapter?.dir, task, format, signal: request.left });
     const data = predictions.map((prediction, index) => ({ index, ...classOf(prediction, rows[index]!, index) }));
-    return { id: newId('classify-'), object: 'list', created: now(), model, data, usage: usageOf(texts) };
+    return { id: newId('classify-'), object: 'list', created: now(), model, data, usage };
   });
 }
 
