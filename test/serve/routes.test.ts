@@ -106,6 +106,33 @@ test('log-probabilities: of chat with their bytes, of completions with their off
   assert.equal(Object.keys(choice.logprobs.top_logprobs[0]).length, 1);
 });
 
+test('log-probabilities of completions: no token hides another, and offsets are places in the text', async () => {
+  const fields = { model: 'tiny', prompt: 'one two', max_tokens: 40, temperature: 1.8, seed: 3, logprobs: 20 };
+  const [choice] = (await post('/v1/completions', fields)).body.choices;
+  const { tokens, top_logprobs: top, text_offset: offsets } = choice.logprobs;
+  assert.ok(tokens.length > 10 && tokens.some((token: string) => token.startsWith('bytes:\\x')), tokens.join());
+  for (const likeliest of top) assert.equal(Object.keys(likeliest).length, 20);
+  let whole = 0;
+  for (const [i, token] of tokens.entries()) {
+    if (token.startsWith('bytes:') || token.startsWith('<|')) continue;
+    assert.equal(choice.text.slice(offsets[i]).startsWith(token), true, `${token} at ${offsets[i]} of ${choice.text}`);
+    whole++;
+  }
+  assert.ok(whole > 5, `${whole} tokens are whole characters`);
+  const stream = await post('/v1/completions', { ...fields, stream: true });
+  const parts = eventsOf(stream.text)
+    .slice(0, -1)
+    .flatMap((event) => JSON.parse(event).choices[0].logprobs?.text_offset ?? []);
+  assert.deepEqual(parts, offsets);
+});
+
+test('usage: several answers to a prompt do not count as cached what the first of them computed', async () => {
+  const long = { ...greet, messages: [{ role: 'user', content: 'Why do you say so? '.repeat(60) }], n: 4 };
+  const cached = async () => (await post('/v1/chat/completions', long)).body.usage.prompt_tokens_details.cached_tokens;
+  assert.equal(await cached(), 0);
+  assert.ok((await cached()) > 100);
+});
+
 test('completions: texts and ids, several prompts, the same text in pieces', async () => {
   const fields = { model: 'prefix', max_tokens: 6, temperature: 0 };
   const { body } = await post('/v1/completions', { ...fields, prompt: ['one two', 'three'], n: 2 });
@@ -290,6 +317,7 @@ test('what is wrong is refused with a status, and named', async (t) => {
     [...chat({ max_tokens: 1, max_completion_tokens: 2 }), 400, 'max_tokens'],
     [...chat({ stream_options: { include_usage: true } }), 400, 'stream_options'],
     [...chat({ store: true }), 400, 'store'],
+    [...chat({ parallel_tool_calls: false }), 400, 'parallel_tool_calls'],
     [...chat({ reasoning_effort: 'high' }), 400, 'reasoning_effort'],
     [...chat({ audio: {} }), 400, 'audio'],
     [...chat({ functions: [] }), 400, 'functions'],
