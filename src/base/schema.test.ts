@@ -29,3 +29,10 @@ test('a value out of range, a text or a list too short or too long: what it has 
     },
   );
 });
+
+test('a key that a map of known names does not have: the names that it may have', () => {
+  const schema = z.strictObject({ columns: z.partialRecord(z.enum(['text', 'label']), z.string()).optional() });
+  const refusal = (columns: object) => () => parseWith(schema, { columns }, 'recipe');
+  assert.throws(refusal({ txt: 'body' }), /columns: unknown key 'txt' \(did you mean 'text'\?\)/);
+  assert.throws(refusal({ category: 'body' }), /unknown key 'category' \(allowed: text, label\)/);
+});

@@ -50,6 +50,9 @@ function shapeOf(schema: z.ZodType, value: unknown): Record<string, z.ZodType> {
     if (variant) return shapeOf(variant, value);
   }
   if (inner instanceof z.ZodObject) return inner.shape as Record<string, z.ZodType>;
+  if (inner instanceof z.ZodRecord && inner.keyType instanceof z.ZodEnum) {
+    return Object.fromEntries(inner.keyType.options.map((name) => [String(name), inner.valueType as z.ZodType]));
+  }
   if (inner instanceof z.ZodUnion) {
     return Object.assign({}, ...(inner.options as z.ZodType[]).map((option) => shapeOf(option, value))) as Record<
       string,

@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { type ErrorJson, fromWire, GraftError, packageRoot, toWire } from '../base/index.ts';
-import { type Format, localPaths, pathsOf, type RowSource } from '../data/index.ts';
+import { type Format, localPaths, pathsOf, type RowSource, type Truncation } from '../data/index.ts';
 import { processor } from '../engine/index.ts';
 import { digestOfPath, readJsonObject, writeText } from '../io/index.ts';
 import { writtenBy } from '../methods/index.ts';
@@ -76,6 +76,10 @@ interface Measured {
 interface RowsOptions {
   readonly adapter?: string;
   readonly format?: Format;
+  readonly columns?: Readonly<Record<string, string>> | undefined;
+  readonly limit?: number | undefined;
+  readonly delimiter?: string | undefined;
+  readonly truncate?: Truncation | undefined;
   readonly trainOn?: 'completion' | 'all';
   readonly maxLength?: number;
   readonly stride?: number;
@@ -331,7 +335,7 @@ async function measure(
   { model: path, adapter }: Measurable,
 ): Promise<Measurement> {
   const labels = generatesText(recipe) ? answers : undefined;
-  const { format, eval: evalRows } = recipe.data;
+  const { format, eval: evalRows, columns, limit, delimiter, truncate } = recipe.data;
   // A new session: its memory is free again when the next method trains.
   await using session = openSession();
   await using model = await session.load(path, {
@@ -343,6 +347,10 @@ async function measure(
   const options = {
     ...(adapter !== undefined && { adapter }),
     ...(format !== 'auto' && format !== 'batches' && { format }),
+    columns: columns as RowsOptions['columns'],
+    limit,
+    delimiter,
+    truncate,
     trainOn: recipe.data.train_on,
     maxLength: recipe.data.max_length,
     stride: recipe.data.stride,

@@ -104,7 +104,8 @@ export class Usage {
 
   add(index: number, { promptTokens, cachedTokens, newTokens }: GenerationEnd): void {
     const prompt = Math.floor(index / this.#n);
-    const cached = Math.max(cachedTokens, this.#prompts.get(prompt)?.cached ?? 0);
+    // Further answers find what the first one has left.
+    const cached = Math.min(cachedTokens, this.#prompts.get(prompt)?.cached ?? cachedTokens);
     this.#prompts.set(prompt, { prompt: promptTokens, cached });
     this.#completion += newTokens;
   }

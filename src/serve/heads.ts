@@ -1,11 +1,18 @@
 import type { RowInput } from '../data/index.ts';
 import type { Quantize } from '../models/index.ts';
 import type { TaskName } from '../nn/index.ts';
-import { type LoadedModel, type Prediction, Session } from '../session/index.ts';
+import { type LoadedModel, type PredictResult, type RowsOptions, Session } from '../session/index.ts';
 import { RequestError } from './errors.ts';
+import type { ServerOptions } from './options.ts';
 
 /** Requests for predictions that wait at most. */
 const maxWaiting = 64;
+
+/** How rows are predicted. The task is always told: what the model was loaded for is that of the first request. */
+type HeadOptions = Pick<RowsOptions, 'adapter' | 'format' | 'maxLength'> & {
+  readonly task: TaskName;
+  readonly signal: AbortSignal;
+};
 
 /**
  * Classes, tags and vectors: predictions with a head, in an engine thread beside the one that generates text, with the base loaded a
@@ -14,25 +21,23 @@ const maxWaiting = 64;
 export class Heads implements AsyncDisposable {
   readonly #model: string;
   readonly #quantize: Quantize | undefined;
+  readonly #threads: number | undefined;
   readonly #log: (line: string) => void;
   #opened: Promise<{ session: Session; model: LoadedModel }> | undefined;
   #waiting = 0;
 
-  constructor(model: string, quantize: Quantize | undefined, log: (line: string) => void) {
+  constructor(
+    { model, quantize, threads }: Pick<ServerOptions, 'model' | 'quantize' | 'threads'>,
+    log: (line: string) => void,
+  ) {
     this.#model = model;
     this.#quantize = quantize;
+    this.#threads = threads;
     this.#log = log;
   }
 
   /** @param adapter its directory; undefined for the base */
-  async predict(
-    rows: readonly RowInput[],
-    options: {
-      readonly adapter?: string | undefined;
-      readonly task?: TaskName | undefined;
-      readonly signal: AbortSignal;
-    },
-  ): Promise<readonly Prediction[]> {
+  async predict(rows: readonly RowInput[], options: HeadOptions): Promise<PredictResult> {
     if (this.#waiting >= maxWaiting)
       throw new RequestError(429, 'Too many requests wait.', { code: 'queue_full', retryAfter: 1 });
     this.#waiting++;
@@ -43,18 +48,18 @@ export class Heads implements AsyncDisposable {
         if (this.#opened === opened) this.#opened = undefined;
         throw error;
       });
-      const { predictions } = await model.predict(rows, options);
-      return predictions;
+      return await model.predict(rows, options);
     } finally {
       this.#waiting--;
     }
   }
 
-  async #open({ adapter, task }: { readonly adapter?: string | undefined; readonly task?: TaskName | undefined }) {
+  async #open({ adapter, task }: HeadOptions) {
     const session = new Session({ log: this.#log });
     try {
       const adapters = adapter === undefined ? {} : { adapters: [adapter] };
-      return { session, model: await session.load(this.#model, { quantize: this.#quantize, task, ...adapters }) };
+      const options = { quantize: this.#quantize, threads: this.#threads, task, ...adapters };
+      return { session, model: await session.load(this.#model, options) };
     } catch (error) {
       await session[Symbol.asyncDispose]();
       throw error;

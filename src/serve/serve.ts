@@ -94,7 +94,7 @@ export async function serve(given: ServerOptions): Promise<Server> {
     encoder: new Encoder(tokenizer, info.contextLength),
     chat: ChatTemplate.of(tokenizer),
     engine,
-    heads: opening.use(new Heads(id, quantize, log)),
+    heads: opening.use(new Heads(options, log)),
     adapters,
     folders: new AllowedFolders(roots),
     grammars,

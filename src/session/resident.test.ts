@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { copyFileSync, cpSync } from 'node:fs';
+import { copyFileSync, cpSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { temporary } from '../../test/samples/io.ts';
@@ -63,6 +63,18 @@ test('an adapter whose files were written again is loaded again', () => {
     copyFileSync(join(second, name), join(adapter, name));
   assert.equal(resident.use(adapter), model);
   assert.notDeepEqual(logits(model), before);
+});
+
+test('an adapter of several methods is loaded again when files in one of its folders were written', () => {
+  using dir = temporary();
+  const adapter = join(dir.path, 'adapter');
+  cpSync(first, join(adapter, '0-lora'), { recursive: true });
+  writeFileSync(join(adapter, 'graft.json'), JSON.stringify({ parts: ['0-lora'] }));
+  using resident = new ResidentModel(base, 'none');
+  const before = logits(resident.use(adapter));
+  for (const name of ['adapter_config.json', 'adapter_model.safetensors'])
+    copyFileSync(join(second, name), join(adapter, '0-lora', name));
+  assert.notDeepEqual(logits(resident.use(adapter)), before);
 });
 
 test('an adapter that does not fit leaves the model usable', () => {

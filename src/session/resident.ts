@@ -36,10 +36,14 @@ export interface ModelInfo {
   readonly adapters: readonly string[];
 }
 
-/** Path, size and time of the files on disk: it changes when they are written again. */
-function stateOf(path: string, counts = /./): string {
+/**
+ * Path, size and time of the files on disk: it changes when they are written again.
+ * @param counts names of the files that count; default: all, those in folders too
+ */
+function stateOf(path: string, counts?: RegExp): string {
   const isDirectory = statSync(path, { throwIfNoEntry: false })?.isDirectory();
-  const names = isDirectory ? readdirSync(path).filter((name) => counts.test(name)) : [];
+  const all = isDirectory ? readdirSync(path, { recursive: !counts, encoding: 'utf8' }) : [];
+  const names = counts ? all.filter((name) => counts.test(name)) : all;
   const files = isDirectory ? names.map((name) => join(path, name)) : [path];
   return JSON.stringify(
     files.map((file) => {

@@ -86,6 +86,27 @@ test('other rows in the same file: learned and measured again, and the earlier r
   );
 });
 
+test('rows are measured as they are read to learn: columns by other names, a limit, another delimiter', () => {
+  const lines = rows.map(({ text, label }) => `${text}^${label}\n`);
+  writeFileSync(join(dir, 'other.csv'), `body^kind\n${lines.join('')}`);
+  const data = {
+    ...{ train: 'other.csv', eval: 'other.csv', columns: { text: 'body', label: 'kind' } },
+    ...{ delimiter: '^', limit: 10 },
+  };
+  const fields = { data, compare: { only: ['lora', 'full'] } };
+  const result = graft(dir, ['compare', write('columns', fields), '--json']);
+  assert.equal(result.status, 0, result.stderr);
+  const { outcomes, failed } = fromWire(JSON.parse(result.stdout)) as Results;
+  assert.deepEqual(failed, []);
+  assert.deepEqual(
+    outcomes.map(({ name, metric }) => [name, metric.count]),
+    [
+      ['full', 10],
+      ['lora', 10],
+    ],
+  );
+});
+
 test('a method that needs a head learns from the same conversations; one that fails is named with its reason', () => {
   const talks = rows.map(({ text, label }) => ({
     messages: [

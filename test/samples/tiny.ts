@@ -30,21 +30,27 @@ function copyEnlarged(from: string, to: string, table: string, rows: number): vo
   );
 }
 
-/** Writes the golden BERT without a head (two layers, width 32, 48 positions), its table enlarged to the golden WordPiece vocabulary. */
-export function tinyBert(dir: string): string {
+/** Writes a golden BERT (two layers, width 32, 48 positions), its table enlarged to the golden WordPiece vocabulary. */
+function writeBert(dir: string, name: string, table: string): string {
   mkdirSync(dir, { recursive: true });
   const tokenizer = JSON.parse(readFileSync(golden('tokenizer', 'bert.json'), 'utf8')) as {
     model: { vocab: Record<string, number> };
   };
   const vocab = Math.max(...Object.values(tokenizer.model.vocab)) + 1;
-  const config = JSON.parse(readFileSync(golden('families', 'bert', 'config.json'), 'utf8'));
+  const config = JSON.parse(readFileSync(golden('families', name, 'config.json'), 'utf8'));
   writeFileSync(join(dir, 'config.json'), JSON.stringify({ ...config, vocab_size: vocab }));
   writeFileSync(join(dir, 'tokenizer_config.json'), JSON.stringify({ cls_token: '[CLS]', sep_token: '[SEP]' }));
   copyFileSync(golden('tokenizer', 'bert.json'), join(dir, 'tokenizer.json'));
-  const table = 'embeddings.word_embeddings.weight';
-  copyEnlarged(golden('families', 'bert', 'model.safetensors'), join(dir, 'model.safetensors'), table, vocab);
+  copyEnlarged(golden('families', name, 'model.safetensors'), join(dir, 'model.safetensors'), table, vocab);
   return dir;
 }
+
+/** Writes the golden BERT without a head. */
+export const tinyBert = (dir: string): string => writeBert(dir, 'bert', 'embeddings.word_embeddings.weight');
+
+/** Writes the golden BERT with a head of three classes. */
+export const tinyClassifier = (dir: string): string =>
+  writeBert(dir, 'bert-seqcls', 'bert.embeddings.word_embeddings.weight');
 
 /** Writes the golden ViT (images of 16 × 16, four classes) with its image preprocessor. */
 export function tinyVit(dir: string): string {

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { serve } from '../../src/serve/index.ts';
 import { call, greeting, weather } from '../samples/served.ts';
-import { tinyBert } from '../samples/tiny.ts';
+import { tinyBert, tinyClassifier } from '../samples/tiny.ts';
 import { eventsOf, requests, runningServer } from './running.ts';
 
 const { server, dir, get, post } = await runningServer();
@@ -106,6 +106,33 @@ test('log-probabilities: of chat with their bytes, of completions with their off
   assert.equal(Object.keys(choice.logprobs.top_logprobs[0]).length, 1);
 });
 
+test('log-probabilities of completions: no token hides another, and offsets are places in the text', async () => {
+  const fields = { model: 'tiny', prompt: 'one two', max_tokens: 40, temperature: 1.8, seed: 3, logprobs: 20 };
+  const [choice] = (await post('/v1/completions', fields)).body.choices;
+  const { tokens, top_logprobs: top, text_offset: offsets } = choice.logprobs;
+  assert.ok(tokens.length > 10 && tokens.some((token: string) => token.startsWith('bytes:\\x')), tokens.join());
+  for (const likeliest of top) assert.equal(Object.keys(likeliest).length, 20);
+  let whole = 0;
+  for (const [i, token] of tokens.entries()) {
+    if (token.startsWith('bytes:') || token.startsWith('<|')) continue;
+    assert.equal(choice.text.slice(offsets[i]).startsWith(token), true, `${token} at ${offsets[i]} of ${choice.text}`);
+    whole++;
+  }
+  assert.ok(whole > 5, `${whole} tokens are whole characters`);
+  const stream = await post('/v1/completions', { ...fields, stream: true });
+  const parts = eventsOf(stream.text)
+    .slice(0, -1)
+    .flatMap((event) => JSON.parse(event).choices[0].logprobs?.text_offset ?? []);
+  assert.deepEqual(parts, offsets);
+});
+
+test('usage: several answers to a prompt do not count as cached what the first of them computed', async () => {
+  const long = { ...greet, messages: [{ role: 'user', content: 'Why do you say so? '.repeat(60) }], n: 4 };
+  const cached = async () => (await post('/v1/chat/completions', long)).body.usage.prompt_tokens_details.cached_tokens;
+  assert.equal(await cached(), 0);
+  assert.ok((await cached()) > 100);
+});
+
 test('completions: texts and ids, several prompts, the same text in pieces', async () => {
   const fields = { model: 'prefix', max_tokens: 6, temperature: 0 };
   const { body } = await post('/v1/completions', { ...fields, prompt: ['one two', 'three'], n: 2 });
@@ -204,6 +231,43 @@ test('heads: classes with their probabilities, vectors as numbers and as bytes',
   assert.equal((await post('/v1/chat/completions', { ...greet, model: 'teams' })).body.error.code, 'wrong_task');
 });
 
+test('heads: what would be cut, or read as other tokens, is refused; usage counts what is read', async () => {
+  const { tokens } = (await post('/tokenize', { prompt: 'one two' })).body;
+  const vectorOf = async (input: unknown) => (await post('/v1/embeddings', { model: 'tiny', input })).body;
+  const [ofText, ofIds, ofBare] = [await vectorOf('one two'), await vectorOf(tokens), await vectorOf(tokens.slice(1))];
+  assert.deepEqual([ofIds.data, ofBare.data], [ofText.data, ofText.data]);
+  assert.deepEqual([ofText.usage.prompt_tokens, ofIds.usage.prompt_tokens], [tokens.length, tokens.length]);
+  const invalid = await vectorOf([128, 2, 3, 599]);
+  assert.deepEqual([invalid.error?.param, invalid.error?.code], ['input', 'invalid'], JSON.stringify(invalid));
+
+  const long = 'Tell me a story. '.repeat(200);
+  const within = 'Tell me a story. '.repeat(110); // more than the tokens of a row by default, and fewer than the context
+  for (const [path, model] of [
+    ['/v1/embeddings', 'tiny'],
+    ['/classify', 'teams'],
+    ['/classify', 'tags'],
+  ] as const) {
+    const { body } = await post(path, { model, input: ['x', long] });
+    assert.deepEqual(
+      [body.error?.param, body.error?.code],
+      ['input[1]', 'context_length_exceeded'],
+      `${path} ${model}`,
+    );
+    // An adapter reads as many tokens as it was trained with, the base all that it can.
+    const { body: read } = await post(path, { model, input: within });
+    if (model === 'tiny') assert.ok(read.usage.prompt_tokens > 1024, JSON.stringify(read).slice(0, 200));
+    else assert.equal(read.error?.code, 'context_length_exceeded');
+    const { body: cut } = await post(path, { model, input: ['x', long], truncate_prompt_tokens: -1 });
+    const most = model === 'tiny' ? 2048 : 1024;
+    assert.ok(cut.usage?.prompt_tokens > most && cut.usage.prompt_tokens < most + 5, JSON.stringify(cut).slice(0, 200));
+    const { body: empty } = await post(path, { model, input: '' });
+    assert.equal(empty.error?.param, 'input');
+  }
+  const ends = [await vectorOf(`${within} red`), await vectorOf(`${within} blue`)];
+  assert.notDeepEqual(ends[0].data, ends[1].data, 'the end of a long text counts');
+  assert.equal((await post('/v1/embeddings', { model: 'greeter', input: 'x' })).body.error.code, 'wrong_task');
+});
+
 test('adapters of one request: a weighted sum on the base', async () => {
   const mixed = async (weight: number) => {
     const fields = { ...greet, model: 'tiny', adapters: [{ name: 'greeter', weight }] };
@@ -258,6 +322,7 @@ test('what is wrong is refused with a status, and named', async (t) => {
     [...chat({ max_tokens: 1, max_completion_tokens: 2 }), 400, 'max_tokens'],
     [...chat({ stream_options: { include_usage: true } }), 400, 'stream_options'],
     [...chat({ store: true }), 400, 'store'],
+    [...chat({ parallel_tool_calls: false }), 400, 'parallel_tool_calls'],
     [...chat({ reasoning_effort: 'high' }), 400, 'reasoning_effort'],
     [...chat({ audio: {} }), 400, 'audio'],
     [...chat({ functions: [] }), 400, 'functions'],
@@ -290,7 +355,7 @@ test('what is wrong is refused with a status, and named', async (t) => {
     [...plain({ adapters: [{ name: 'greeter' }] }), 400, 'adapters[0].weight'],
     [...plain({ adapters: [{ name: 'prefix', weight: 1 }] }), 400, 'adapters'],
     ['/v1/embeddings', { model: 'tiny', input: 'x', dimensions: 5 }, 400, 'dimensions'],
-    ['/v1/embeddings', { model: 'greeter', input: Array(257).fill('x') }, 400, 'input'],
+    ['/v1/embeddings', { model: 'tiny', input: Array(257).fill('x') }, 400, 'input'],
     ['/tokenize', {}, 400, 'prompt'],
     ['/detokenize', { tokens: [1e6] }, 400, 'tokens'],
     ['/v1/load_lora_adapter', { lora_name: 'x', lora_path: '/etc' }, 400, 'lora_path'],
@@ -361,4 +426,15 @@ test('a base that generates no text has vectors and classes, and says so otherwi
   assert.equal(body.data[0].embedding.length, 32);
   const chat = await post('/v1/chat/completions', { model: 'bert', messages });
   assert.deepEqual([chat.status, chat.body.error.code], [400, 'wrong_task']);
+});
+
+test('a base with a head: its classes, also after it was asked for vectors', async () => {
+  const classifier = tinyClassifier(join(dir, 'classifier'));
+  await using server = await serve({ model: classifier, port: 0, log: () => {} });
+  const { post } = requests(server.url);
+  const classes = async () => (await post('/classify', { model: 'classifier', input: 'one' })).body.data?.[0];
+  assert.equal((await post('/v1/embeddings', { model: 'classifier', input: 'one' })).body.data[0].embedding.length, 32);
+  const answered = await classes();
+  assert.deepEqual([answered.num_classes, answered.probs.length], [3, 3], JSON.stringify(answered));
+  assert.match(answered.label, /^LABEL_[012]$/);
 });

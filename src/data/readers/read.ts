@@ -36,6 +36,10 @@ export async function readRecords(source: string, options: ReadOptions = {}): Pr
   const found = await sourceOf(source, supported, (text) => note(`${source}: ${text}`));
   if ('imageFolder' in found) return imageRecords(found.imageFolder, note).slice(0, limit);
   const records: RawRecord[] = [];
+  const { delimiter, columnsMayLack } = options;
+  const other = found.files.find((file) => formatExtension(file) !== '.csv');
+  if (delimiter !== undefined && other !== undefined && !columnsMayLack)
+    note(`${other}: data.delimiter is not used, since it is for .csv files`);
   for (const file of found.files) {
     if (records.length >= limit) break;
     for (const record of await fileRecords(file, limit - records.length, options)) records.push(record);

@@ -208,6 +208,22 @@ test('CSV: the delimiter is found in the first lines, or given', async () => {
   );
 });
 
+test('a delimiter that no file uses is named', async () => {
+  const notesOf = async (path: string, columnsMayLack = false) => {
+    const notes: string[] = [];
+    await readRecords(path, { delimiter: '#', columnsMayLack, note: (text) => notes.push(text) });
+    return notes;
+  };
+  const [lines, tabs, csv] = [
+    file('given.jsonl', '{"text":"a"}'),
+    file('given.tsv', 'text\tlabel\na\tb\n'),
+    file('given.csv', 'text#label\na#b\n'),
+  ];
+  for (const path of [lines, tabs])
+    assert.deepEqual(await notesOf(path), [`${path}: data.delimiter is not used, since it is for .csv files`]);
+  assert.deepEqual([await notesOf(csv), await notesOf(lines, true)], [[], []]);
+});
+
 test('two columns of one name are refused', async () => {
   await refusal(
     file('twice.csv', 'text,label,text\na,b,c\n'),

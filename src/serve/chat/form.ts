@@ -20,13 +20,14 @@ const parametersOf = ({ function: { parameters } }: Tool) => parameters ?? { typ
 
 /** @throws RequestError 400 for fields that do not go together, and schemas that cannot be followed */
 export async function answerForm(
-  { tools, tool_choice: choice, response_format: format, parallel_tool_calls: parallel }: ChatFields,
+  { tools, tool_choice: choice, response_format: format, parallel_tool_calls: parallel = true }: ChatFields,
   grammars: SchemaGrammars,
   limits: Limits,
 ): Promise<AnswerForm> {
   if (!tools || tools.length === 0) {
     if (choice !== undefined && choice !== 'none' && choice !== 'auto')
       throw badRequest("'tool_choice' needs 'tools'.", 'tool_choice', 'invalid');
+    if (!parallel) throw badRequest("'parallel_tool_calls' needs 'tools'.", 'parallel_tool_calls', 'invalid');
     return { tools: undefined, kind: 'free', grammar: await grammarOf(format, grammars), readForced: () => undefined };
   }
   if (tools.length > limits.tools) throw badRequest(`There are more than ${limits.tools} tools.`, 'tools', 'too_many');

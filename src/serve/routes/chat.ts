@@ -35,7 +35,7 @@ export function chatRoute(app: FastifyInstance, service: Service): void {
     const requests = requestsOf(plan, [chatPrompt(service, fields, form.tools)], fields.n, service.limits);
     const toolForm = toolFormOf(service.tokenizer.chatTemplates.tool_use ?? service.tokenizer.chatTemplate ?? '');
     const begin = beginId(toolForm, service.tokenizer);
-    const turns = requests.map(() => new Turn(form, toolForm, begin, fields.parallel_tool_calls));
+    const turns = requests.map(() => new Turn(form, toolForm, begin, fields.parallel_tool_calls ?? true));
     const events = answers(service, plan, requests, request.left);
     if (fields.stream) return sendEvents(reply, chunks(service, fields, turns, events), service);
     return whole(service, fields, turns, events);

@@ -6,8 +6,8 @@ import { sendEvents } from '../http/index.ts';
 import { generator, type Service } from '../service.ts';
 import {
   type CompletionFields,
+  CompletionLogprobs,
   checkAnswers,
-  completionLogprobs,
   completionSchema,
   neutralCompletionFields,
   newId,
@@ -66,7 +66,7 @@ async function whole(
     choices[index] = {
       index,
       text: event.end.text,
-      logprobs: completionLogprobs(tokenizer, own, 0),
+      logprobs: new CompletionLogprobs(tokenizer).next(own),
       finish_reason: finishReason(event.end),
     };
   }
@@ -83,7 +83,7 @@ async function* chunks(
   const head = { id: newId('cmpl-'), object: 'text_completion', created: now(), model };
   const withUsage = options?.include_usage === true;
   const usage = new Usage(n);
-  const offsets = Array.from({ length: count }, () => 0);
+  const ofAnswers = Array.from({ length: count }, () => new CompletionLogprobs(tokenizer));
   const chunk = (index: number, text: string, finish: string | null, logprobs: object | null) => ({
     ...head,
     choices: [{ index, text, logprobs, finish_reason: finish }],
@@ -98,8 +98,7 @@ async function* chunks(
     }
     const { text, logprobs } = event.delta;
     if (text === '' && !logprobs?.length) continue;
-    yield chunk(index, text, null, completionLogprobs(tokenizer, logprobs, offsets[index]!));
-    offsets[index]! += text.length;
+    yield chunk(index, text, null, ofAnswers[index]!.next(logprobs));
   }
   if (withUsage) yield { ...head, choices: [], usage };
 }

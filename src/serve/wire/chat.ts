@@ -77,7 +77,7 @@ export const chatSchema = z.strictObject({
     .optional(),
   tools: z.array(z.strictObject({ type: z.literal('function'), function: functionSchema })).optional(),
   tool_choice: z.union([z.enum(['none', 'auto', 'required']), namedTool]).optional(),
-  parallel_tool_calls: z.boolean().default(true),
+  parallel_tool_calls: z.boolean().optional(),
   chat_template_kwargs: z.record(z.string(), z.unknown()).optional(),
 });
 

@@ -8,5 +8,5 @@ export {
   promptsOf,
 } from './completions.ts';
 export { newId, now } from './ids.ts';
-export { chatLogprobs, completionLogprobs } from './logprobs.ts';
+export { CompletionLogprobs, chatLogprobs } from './logprobs.ts';
 export { checkAnswers, type Sampling, samplingOf } from './sampling.ts';
