@@ -303,6 +303,14 @@ test('what cannot run so is refused, and a loss that is not finite ends the run 
   assert.equal(refused.length, 6);
   // One process shares out nothing.
   const warnings: string[] = [];
+  const dora = recipe(join(dir.path, 'dora'), { method: { ...lora, use_dora: true } }, { steps: 1, zero });
+  await launched({ recipe: dora, ranks: 2 }, (event) => {
+    if (event.type === 'warning') warnings.push(event.message);
+  });
+  assert.match(
+    warnings.splice(0).join(),
+    /^lora reads weights of every layer when it is attached: each process had the whole/,
+  );
   await launched({ recipe: recipe(join(dir.path, 'one'), {}, { zero }), ranks: 1 }, (event) => {
     if (event.type === 'warning') warnings.push(event.message);
   });
