@@ -48,7 +48,15 @@ export {
 } from './data/index.ts';
 export { launchEnvironment, type RankPlacement } from './distributed/index.ts';
 export { engineStatus, type LibTorch, type Processor, processor } from './engine/index.ts';
-export type { SamplingOptions } from './generate/index.ts';
+export type {
+  EndReason,
+  GenerationDelta,
+  GenerationEnd,
+  GenerationRequest,
+  SamplingOptions,
+  TokenLogprob,
+  WeightedAdapter,
+} from './generate/index.ts';
 export { type DownloadProgress, type ResolveOptions, resolveModel } from './io/index.ts';
 export type { Combination, MethodChoice } from './methods/index.ts';
 export {
@@ -62,7 +70,17 @@ export type { ModelPart, Precision, TaskName } from './nn/index.ts';
 export type { OptimizerChoice } from './optim/index.ts';
 export type { BlockFormat, IntegerFormat, WeightFormat } from './quant/index.ts';
 export {
+  type LimitChoices,
+  type Limits,
+  type ResolveAdapter,
+  readKeys,
+  type Server,
+  type ServerOptions,
+  serve,
+} from './serve/index.ts';
+export {
   type Abortable,
+  type AddAdapterOptions,
   type Classification,
   type ClassifyResult,
   type CombineResult,
@@ -95,6 +113,9 @@ export {
   type QuantizeSettings,
   type RowsOptions,
   type Running,
+  type ServeOptions,
+  type Serving,
+  type ServingStats,
   Session,
   type SessionOptions,
   type TrainOptions,

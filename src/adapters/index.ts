@@ -13,5 +13,6 @@ export {
   taskNumberOf,
   taskOfAdapter,
 } from './load.ts';
+export { loadingResident, loadResident, type ResidentAdapter } from './resident.ts';
 export { type SaveOptions, saveAdapter } from './save.ts';
 export { areSaved, attachSettings, settingNames, settingsOf, writeSettings } from './settings.ts';

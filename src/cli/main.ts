@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { fileError, GraftError, packageRoot } from '../base/index.ts';
+import { bench } from './bench.ts';
 import { combine } from './combine.ts';
 import { compare } from './compare.ts';
 import { convert } from './convert.ts';
@@ -16,6 +17,7 @@ import { plan } from './plan.ts';
 import { predict } from './predict.ts';
 import { pull } from './pull.ts';
 import { quantize } from './quantize.ts';
+import { serve } from './serve.ts';
 import { examples, StopSignal } from './shared.ts';
 import { train } from './train.ts';
 
@@ -50,6 +52,8 @@ export function program(): Command {
     evaluate,
     predict,
     generate,
+    serve,
+    bench,
     logits,
     merge,
     quantize,

@@ -56,6 +56,24 @@ export function positive(text: string): number {
   throw new InvalidArgumentError('It must be a number above 0.');
 }
 
+/** A number of 0 or more, for an option. */
+export const notNegative = (text: string): number => (text.trim() !== '' && Number(text) === 0 ? 0 : positive(text));
+
+const powers: Readonly<Record<string, number>> = { '': 0, k: 1, M: 2, G: 3, T: 4, P: 5 };
+
+/** A number with a prefix such as G (10⁹) or Gi (2³⁰), and one of the units, which may be left out: the number by which a unit counts. */
+export const quantity =
+  (units: Readonly<Record<string, number>>, example: string) =>
+  (text: string): number => {
+    const [, number, prefix, binary, unit] = /^([\d.]+) ?([kMGTP]?)(i?)([A-Za-z/]*)$/.exec(text) ?? [];
+    const factor = { '': 1, ...units }[unit ?? '?'];
+    const value = Number(number) * (binary ? 1024 : 1000) ** powers[prefix ?? '']! * (factor ?? Number.NaN);
+    if (value > 0 && Number.isFinite(value)) return value;
+    throw new InvalidArgumentError(`It must be an amount such as ${example}.`);
+  };
+
+/** Bytes, for an option. */
+export const bytes = quantity({ B: 1 }, '80GB or 64GiB');
 /** The values of an option that may be repeated. */
 export const collect = (value: string, all: string[] = []) => [...all, value];
 

@@ -1,7 +1,7 @@
 import { roundedToBlocks } from '../quant/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import { fakeQuantize } from './fake-quantize.ts';
-import type { Kernels } from './kernels.ts';
+import type { Kernels, RunActivation } from './kernels.ts';
 
 /** Returns the dense form of a weight, in the element type of `like`. */
 function dense(weight: Tensor, format: number, like: Tensor): Tensor {
@@ -9,6 +9,15 @@ function dense(weight: Tensor, format: number, like: Tensor): Tensor {
   const unpacked = ops.dequantize(weight, format);
   return unpacked.dtype === like.dtype ? unpacked : ops.toCopy(unpacked, { dtype: like.dtype });
 }
+
+const runActivations: Readonly<Record<RunActivation, (x: Tensor) => Tensor>> = {
+  relu: ops.relu,
+  silu: ops.silu,
+  gelu: (x) => ops.gelu(x),
+  gelu_tanh: (x) => ops.gelu(x, { approximate: 'tanh' }),
+  tanh: ops.tanh,
+  sigmoid: ops.sigmoid,
+};
 
 /** The kernels as plain ATen operators: differentiated by autograd, in any dtype, on any device. */
 export const composite: Kernels = {
@@ -36,7 +45,22 @@ export const composite: Kernels = {
     return ops.mul(act === 'silu' ? ops.silu(gate) : ops.gelu(gate, { approximate: 'tanh' }), up);
   },
 
-  attention(q, k, v, { qStarts, kStarts, kEnds }, scale, causal, window) {
+  attention(q, k, v, rowsOfBatch, scale, causal, window) {
+    if (rowsOfBatch.pages) {
+      const { pages, ...rows } = rowsOfBatch;
+      const inPages = ops.add(ops.mulScalar(ops.unsqueeze(pages.table, 1), pages.size), ops.arange(0, pages.size));
+      const slots = ops.view(inPages, [-1]);
+      return composite.attention(
+        q,
+        ops.indexSelect(k, 0, slots),
+        ops.indexSelect(v, 0, slots),
+        rows,
+        scale,
+        causal,
+        window,
+      );
+    }
+    const { qStarts, kStarts, kEnds } = rowsOfBatch;
     const group = q.size(1) / k.size(1);
     const rows = kStarts.map((kStart, r) => {
       const [qStart, queries, keys] = [qStarts[r]!, qStarts[r + 1]! - qStarts[r]!, kEnds[r]! - kStart];
@@ -53,6 +77,17 @@ export const composite: Kernels = {
     return ops.cat(rows, 0);
   },
 
+  pooledAttention(q, k, v, rotation, { k: poolK, v: poolV, slots, rows }, scale, causal, window) {
+    const headDim = poolK.size(2);
+    const split = (t: Tensor) => ops.view(t, [t.size(0), t.size(1) / headDim, headDim]);
+    const rotated = (t: Tensor) => (rotation ? composite.rope(split(t), ...rotation) : split(t));
+    ops.indexCopy_(poolK, 0, slots, rotated(k));
+    ops.indexCopy_(poolV, 0, slots, split(v));
+    return ops.view(composite.attention(rotated(q), poolK, poolV, rows, scale, causal, window), q.shape);
+  },
+
+  linears: (x, weights) => weights.map(({ weight, format, bias }) => composite.linear(x, weight, format, bias ?? null)),
+
   linear(x, weight, format, bias) {
     return ops.linear(x, dense(weight, format, x), bias);
   },
@@ -67,6 +102,26 @@ export const composite: Kernels = {
   },
 
   loraWeight: (weight, a, b, scaling) => ops.add(weight, ops.matmul(b, a), { alpha: scaling }),
+
+  addLowRankRuns(y, x, runs) {
+    for (const { start, end, a, b, scaling } of runs) {
+      const [factorA, factorB] = [a, b].map((factor) => ops.toCopy(factor, { dtype: y.dtype })) as [Tensor, Tensor];
+      const h = ops.mm(ops.narrow(x, 0, start, end - start), ops.t(factorA));
+      ops.add_(ops.narrow(y, 0, start, end - start), ops.mm(h, factorB), { alpha: scaling });
+    }
+  },
+
+  addBottleneckRuns(y, x, f, runs) {
+    for (const { start, end, a, aBias, b, bBias, scaling } of runs) {
+      const [weightA, weightB] = [a, b].map((factor) => ops.toCopy(factor, { dtype: y.dtype })) as [Tensor, Tensor];
+      const h = runActivations[f](ops.linear(ops.narrow(x, 0, start, end - start), weightA, aBias));
+      ops.add_(ops.narrow(y, 0, start, end - start), ops.linear(h, ops.t(weightB), bBias), { alpha: scaling });
+    }
+  },
+
+  scaleRuns(y, runs) {
+    for (const { start, end, gain } of runs) ops.mul_(ops.narrow(y, 0, start, end - start), gain);
+  },
 
   roundedLinear(x, weight, update, bias, { quantization, learned }) {
     const sum = update ? composite.loraWeight(weight, update.a, update.b, update.scaling) : weight;

@@ -69,6 +69,8 @@ export class ResidentModel implements Disposable {
   readonly #attached = new Map<string, AttachedAdapter>();
   #loaded: { readonly key: string; readonly model: Model } | undefined;
   #tokenizer: Tokenizer | undefined;
+  #isDisposed = false;
+  readonly #onRelease = new Set<() => void>();
 
   /** What it was asked to be loaded for, and the threads of its jobs. */
   readonly #task: TaskName | undefined;
@@ -131,6 +133,7 @@ export class ResidentModel implements Disposable {
    * @throws what `loadModel` and `loadAdapter` throw; 'mismatch' where neither checkpoint nor adapter has the task's head
    */
   use(adapter?: string, task?: TaskName, context?: Pick<JobContext, 'throwIfStopped'>): Model {
+    if (this.#isDisposed) throw disposed();
     const dir = adapter === undefined ? undefined : this.dirOf(adapter);
     const fromAdapter = dir === undefined ? { trainedHead: true } : taskOfAdapter(dir);
     const wanted = task ?? (dir === undefined ? this.#task : undefined);
@@ -185,9 +188,16 @@ export class ResidentModel implements Disposable {
     return this.#tokenizer;
   }
 
+  /** Calls back before the weights are freed, for whoever has put something on the model. @returns a function that ends this */
+  onRelease(callback: () => void): () => void {
+    this.#onRelease.add(callback);
+    return () => this.#onRelease.delete(callback);
+  }
+
   /** Frees weights and adapters; the next use loads them again. */
   release(): void {
     if (!this.#loaded) return;
+    for (const callback of this.#onRelease) callback();
     const { model } = this.#loaded;
     this.#loaded = undefined;
     for (const adapter of this.#attached.values()) adapter[Symbol.dispose]();
@@ -197,9 +207,11 @@ export class ResidentModel implements Disposable {
 
   [Symbol.dispose](): void {
     this.release();
+    this.#isDisposed = true;
   }
 }
 
+const disposed = () => new GraftError('state', 'this model has been disposed', { hint: 'Load it again' });
 const residents = new Map<number, ResidentModel>();
 let nextId = 0;
 
@@ -213,7 +225,7 @@ export function registerResident(resident: ResidentModel): number {
 export function residentOf(id: number): ResidentModel {
   const resident = residents.get(id);
   if (resident) return resident;
-  throw new GraftError('state', 'this model has been disposed', { hint: 'Load it again' });
+  throw disposed();
 }
 
 export function dropResident(id: number): void {

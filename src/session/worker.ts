@@ -1,17 +1,18 @@
-/** The engine thread: runs one job at a time and posts what happens. */
+/** The engine thread: runs one job at a time, except for those that wait for others' turns, and posts what happens. */
 import { parentPort } from 'node:worker_threads';
 import { fileError, GraftError } from '../base/index.ts';
 import { startEngine } from '../engine/index.ts';
 import type { JobContext } from './job-context.ts';
-import { jobs } from './jobs/index.ts';
+import { besideOthers, jobs } from './jobs/index.ts';
 import type { JobReply, JobRequest } from './protocol.ts';
+import { inTurn } from './turns.ts';
 
 const port = parentPort!;
 const post = (reply: JobReply) => port.postMessage(reply);
-let queue: Promise<void> = Promise.resolve();
 
 port.on('message', (request: JobRequest) => {
-  queue = queue.then(() => run(request));
+  if (besideOthers.has(request.job)) void run(request);
+  else void inTurn(() => run(request));
 });
 
 async function run({ id, job, args, stop }: JobRequest): Promise<void> {

@@ -157,6 +157,11 @@ export class Tensor implements Disposable {
     return copy;
   }
 
+  /** Sets the numbers to these raw bytes, little-endian. The tensor must be contiguous. */
+  setBytes(bytes: Uint8Array): void {
+    native.copy(this.id, bytes, true);
+  }
+
   /**
    * Returns a writable view of the tensor's own memory, which must be contiguous. The memory is freed only when the event loop
    * turns, even if the tensor is disposed before: use it for long-lived tensors.

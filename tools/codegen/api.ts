@@ -69,6 +69,11 @@ const libraryGroups: Groups = {
     ...['MergeCheckpointSettings', 'MergeCheckpointResult', 'convertAdapter'],
     ...['AdapterFormat', 'adapterFormats', 'formatOf', 'readAdapterConfig'],
   ],
+  'A server': ['serve', 'ServerOptions', 'Server', 'Limits', 'LimitChoices', 'ResolveAdapter', 'readKeys'],
+  Serving: [
+    ...['Serving', 'ServeOptions', 'ServingStats', 'AddAdapterOptions', 'GenerationRequest', 'WeightedAdapter'],
+    ...['GenerationDelta', 'GenerationEnd', 'EndReason', 'TokenLogprob'],
+  ],
   'Quantised files': [
     ...['QuantizeSettings', 'QuantizeResult', 'Drift', 'WrittenModel', 'ExportChoice', 'ExportFormat', 'exportFormats'],
     ...['WeightFormat', 'BlockFormat', 'IntegerFormat', 'FloatFormat'],
@@ -122,6 +127,16 @@ const engineGroups: Groups = {
   'Methods and adapters': [
     ...['attach', 'methods', 'Method', 'Adapter', 'AttachedAdapter', 'loadAdapter', 'saveAdapter', 'SaveOptions'],
     ...['combineAdapters', 'CombineOptions', 'averageAdapters'],
+    ...[
+      'loadResident',
+      'loadingResident',
+      'ResidentAdapter',
+      'Banks',
+      'AdapterBanks',
+      'MixedAdapter',
+      'FactorType',
+      'Steps',
+    ],
   ],
   Training: [
     ...[
@@ -170,7 +185,18 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
   library: ['TaskFields'],
   engine: [
     ...['AttachContext', 'Binding', 'CombineSettings', 'Example', 'ExampleRows', 'Family', 'FormatName', 'GgufSource'],
-    ...['ImageShape', 'Kernels', 'KvCache', 'LayerPolicy', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports'],
+    ...[
+      'ImageShape',
+      'Kernels',
+      'CachedRows',
+      'LayerPolicy',
+      'Linear',
+      'Module',
+      'OnBatch',
+      'Owned',
+      'Packed',
+      'Ports',
+    ],
     ...['RowLoss', 'RowTools', 'SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
   ],
 };

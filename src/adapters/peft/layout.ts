@@ -2,8 +2,10 @@
  * Adapters on disk in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`
  * (peft/peft_model.py save_pretrained, peft/utils/save_and_load.py).
  */
+
 import { existsSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import type { Steps } from '../../base/index.ts';
 import { openSafetensors, type TensorToWrite, type WeightSource, writeSafetensors } from '../../io/index.ts';
 import { type Method, methods } from '../../methods/index.ts';
 import { type Model, moduleAt } from '../../nn/index.ts';
@@ -75,7 +77,7 @@ function byFileName(adapter: LayoutAdapter, head: HeadTensors = new Map()): Map<
   return tensors;
 }
 
-function load(dir: string, adapter: LayoutAdapter, head: HeadTensors | undefined): void {
+function* load(dir: string, adapter: LayoutAdapter, head: HeadTensors | undefined): Steps<void> {
   const { derived } = adapter;
   using source = openPeftWeights(dir);
   const fileOnly = new Set(fileOnlyKeys(adapter).map((key) => keyPrefix + key));
@@ -85,13 +87,13 @@ function load(dir: string, adapter: LayoutAdapter, head: HeadTensors | undefined
   const parametersFile = join(dir, trainingFile);
   if (derived && existsSync(parametersFile)) {
     using parameters = openSafetensors(parametersFile);
-    fillTensors(parameters, adapter.parameters, dir);
+    yield* fillTensors(parameters, adapter.parameters, dir);
     const headOnly = byFileName({ ...adapter, parameters: new Map() }, head);
-    fillTensors(source, headOnly, dir, (name) => name === derived.name || ignored(name), shown);
+    yield* fillTensors(source, headOnly, dir, (name) => name === derived.name || ignored(name), shown);
     return;
   }
   derived?.adopt();
-  fillTensors(source, byFileName(adapter, head), dir, ignored, shown);
+  yield* fillTensors(source, byFileName(adapter, head), dir, ignored, shown);
 }
 
 /** Keys that the file has and the parameters have not: the second key of a shared table. */

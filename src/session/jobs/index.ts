@@ -10,6 +10,7 @@ import { addAdapter, load, removeAdapter, unload } from './models.ts';
 import { plan } from './plan.ts';
 import { predict } from './predict.ts';
 import { quantizeFiles } from './quantize.ts';
+import { closeServing, dropAdapter, serve, serveAdapter, servingStats, submit } from './serve.ts';
 import { train } from './train.ts';
 
 export type { Classification, ClassifyResult } from './classify.ts';
@@ -49,4 +50,19 @@ export const jobs = {
   doctor,
   plan,
   train,
+  serve,
+  submit,
+  servingStats,
+  serveAdapter,
+  dropAdapter,
+  closeServing,
 };
+
+/** Jobs that run beside others, and take turns with them where they use the engine. */
+export const besideOthers: ReadonlySet<keyof typeof jobs> = new Set([
+  'submit',
+  'servingStats',
+  'serveAdapter',
+  'dropAdapter',
+  'closeServing',
+]);
