@@ -34,6 +34,7 @@ export {
   loadTokenizer,
   type Message,
   type RawRecord,
+  type ReadOptions,
   type RenderOptions,
   type Row,
   readRecords,

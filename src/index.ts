@@ -39,11 +39,13 @@ export {
   loadTokenizer,
   type Message,
   type RowInput,
+  type RowPlaces,
   type RowReport,
   type RowSource,
   type RowStream,
   type TextStream,
   type Tokenizer,
+  type Truncation,
   tokenizerOf,
 } from './data/index.ts';
 export { launchEnvironment, type RankPlacement } from './distributed/index.ts';
@@ -122,7 +124,7 @@ export {
   type UseOptions,
   type WrittenModel,
 } from './session/index.ts';
-export type { Confusion, Metric } from './tasks/index.ts';
+export type { ClassCount, Confusion, Metric } from './tasks/index.ts';
 export {
   type AdafactorInput,
   type AdalomoInput,
@@ -139,6 +141,7 @@ export {
   type GaloreInput,
   type Ia3Input,
   type LayerwiseInput,
+  type LengthBin,
   type LionInput,
   type LomoInput,
   type LoraInput,
@@ -156,6 +159,8 @@ export {
   type RanksPlan,
   type Recipe,
   type RecipeInput,
+  type RowPiece,
+  type RowPreview,
   type RunInput,
   type RunMemory,
   type RunOptions,
@@ -166,6 +171,7 @@ export {
   type Stage,
   type StagePlan,
   type TaskInput,
+  type TaskPreview,
   type TaskResult,
   type TrainEvent,
   type TrainInput,

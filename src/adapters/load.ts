@@ -1,3 +1,5 @@
+import { existsSync } from 'node:fs';
+import { isAbsolute } from 'node:path';
 import { complete, GraftError, type Steps } from '../base/index.ts';
 import type { WeightEntry } from '../io/index.ts';
 import { type AttachContext, type AttachedAdapter, attachMethods, type MethodChoice } from '../methods/index.ts';
@@ -34,15 +36,35 @@ export function readAdapterConfig(dir: string): {
   return { parts, settings: settings as unknown as MethodChoice[], base };
 }
 
+/**
+ * The base of an adapter: its directory or file, or its hub id.
+ * @throws GraftError 'usage' where the adapter names none, or one that is not there
+ */
+export function baseOfAdapter(dir: string): string {
+  const { base } = readAdapterConfig(dir);
+  const hint = 'Name the base as --model';
+  if (!base) throw new GraftError('usage', 'the adapter does not say what its base is', { place: dir, hint });
+  const isPath = isAbsolute(base) || base.startsWith('.') || base.split('/').length !== 2;
+  if (existsSync(base) || !isPath) return base;
+  throw new GraftError('usage', `the base of the adapter is not there: ${base}`, { place: dir, hint });
+}
+
 /** The index of the task that rows without a task number belong to, where the adapter has one. */
 export const taskNumberOf = (dir: string): number | undefined => readGraftFile(dir).taskNumber;
 
 /** The task and labels that a model has to be loaded for to carry this adapter. */
 export function taskOfAdapter(dir: string): HeadOptions {
   const { task } = readGraftFile(dir);
-  if (task) return { task: task.name, labels: task.labels, ...(task.multiLabel && { multiLabel: true }) };
   const [first] = partDirs(dir) as [string];
-  return layoutOf(first).headOptions(first);
+  const found = layoutOf(first).headOptions(first);
+  if (!task) return found;
+  const { vocabRows } = found;
+  return {
+    task: task.name,
+    labels: task.labels,
+    ...(task.multiLabel && { multiLabel: true }),
+    ...(vocabRows !== undefined && { vocabRows }),
+  };
 }
 
 /** Whether the adapter's head is for the task and labels of `model`. If not, load the adapter under the model's own head. */

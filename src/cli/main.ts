@@ -6,6 +6,7 @@ import { bench } from './bench.ts';
 import { combine } from './combine.ts';
 import { compare } from './compare.ts';
 import { convert } from './convert.ts';
+import { data } from './data.ts';
 import { doctor } from './doctor.ts';
 import { evaluate } from './eval.ts';
 import { generate } from './generate.ts';
@@ -45,6 +46,7 @@ export function program(): Command {
     .showHelpAfterError('(graft --help, or graft <command> --help)');
   for (const command of [
     doctor,
+    data,
     train,
     launch,
     plan,

@@ -1,6 +1,7 @@
 import { constants } from 'node:os';
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { toWire } from '../base/index.ts';
+import { adapterIn, baseOfAdapter } from '../adapters/index.ts';
+import { GraftError, toWire } from '../base/index.ts';
 import { exportFormats } from '../models/index.ts';
 import type { TaskName } from '../nn/index.ts';
 import { quantizeModes } from '../quant/index.ts';
@@ -17,8 +18,11 @@ import {
 export const onModel = (name: string, description: string) =>
   new Command(name)
     .description(description)
-    .requiredOption('--model <path>', 'a Hugging Face directory, a .gguf file, or a hub id')
-    .option('--adapter <dir>', 'directory of an adapter to use, or a .gguf file of one')
+    .option(
+      '--model <path>',
+      'a Hugging Face directory, a .gguf file, or a hub id; default: the base that the adapter names',
+    )
+    .option('--adapter <dir>', 'directory of an adapter to use, of the run that made it, or a .gguf file of one')
     .addOption(
       new Option(
         '--quantize <how>',
@@ -82,10 +86,20 @@ export const examples = (...lines: string[]) => `\nExamples:\n${lines.map((line)
 
 /** Options of `onModel`. */
 export interface OnModelOptions extends Pick<ModelSettings, 'quantize' | 'threads'> {
-  readonly model: string;
+  readonly model?: string;
   readonly adapter?: string;
   readonly task?: TaskName;
   readonly json?: true;
+}
+
+/** The model of a command, or the base of its adapter. @throws GraftError 'usage' where neither says what it is */
+export function modelOf(model: string | undefined, adapter: string | undefined): string {
+  if (model !== undefined) return model;
+  if (adapter !== undefined) return baseOfAdapter(adapterIn(adapter));
+  throw new GraftError('usage', 'there is no model', {
+    place: '--model',
+    hint: 'Name a model, or an adapter whose base it is as --adapter',
+  });
 }
 
 /** Loads the model of a command with its adapter, for `act` alone, which also gets the options that are not about loading. */
@@ -93,8 +107,9 @@ export async function withModel<O extends OnModelOptions, T>(
   options: O,
   act: (model: LoadedModel, settings: Omit<O, 'model' | 'quantize' | 'json'>) => Promise<T>,
 ): Promise<T> {
-  const { model: id, quantize, json: _, ...settings } = options;
+  const { model: named, quantize, json: _, ...settings } = options;
   const { adapter, task, threads } = settings;
+  const id = modelOf(named, adapter);
   await using session = new Session();
   await using model = await session.load(id, { quantize, threads, task, ...(adapter && { adapters: [adapter] }) });
   return await act(model, settings);

@@ -2,6 +2,7 @@ import { GraftError } from '../base/index.ts';
 import { Embedding, fused, type Kernels, Linear, type ModelWeights, type TaskName } from '../nn/index.ts';
 import { formatOfQuantize, formats, type Quantize } from '../quant/index.ts';
 import { type DType, detachFromScopes, Generator, mixSeed, ops, scope, Tensor } from '../tensor/index.ts';
+import { ShapesReader } from './shapes-reader.ts';
 import type { StoredWeight, WeightReader } from './weight-reader.ts';
 
 /** The head of a model to load. */
@@ -12,6 +13,8 @@ export interface HeadOptions {
   readonly labels?: readonly string[];
   /** Multi-label classification: a row may have several of the labels. */
   readonly multiLabel?: boolean;
+  /** Tokens of the vocabulary, where an adapter added or removed some: the tables get as many rows, new ones with zeros. */
+  readonly vocabRows?: number;
 }
 
 /** Options of `loadModel`. */
@@ -52,6 +55,7 @@ export class LoadedWeights implements ModelWeights {
   readonly #ignored: RegExp[] = [/rotary_emb\.inv_freq$/];
   readonly #quantize: Quantize;
   readonly #progress: LoadOptions['progress'];
+  readonly #vocabRows: number | undefined;
   readonly #tensors: Tensor[] = [];
   readonly #used = new Set<string>();
   readonly #problems: string[] = [];
@@ -78,6 +82,7 @@ export class LoadedWeights implements ModelWeights {
     this.#hasLabels = options.labels !== undefined;
     this.#quantize = options.quantize ?? 'none';
     this.#progress = options.progress;
+    this.#vocabRows = options.vocabRows;
   }
 
   has(key: string): boolean {
@@ -215,10 +220,27 @@ export class LoadedWeights implements ModelWeights {
     return stored;
   }
 
+  /** Returns a table of the vocabulary with other rows than the file has; undefined for every other weight. */
+  #resized(key: string, rows: number, width: number): Tensor | undefined {
+    const storedShape = this.#stored.get(this.#keyOf(key))?.entry.shape;
+    if (rows !== this.#vocabRows || storedShape?.length !== 2 || storedShape[0] === rows) return undefined;
+    const stored = this.#find(key, [storedShape[0]!, width]);
+    if (!stored) return undefined;
+    this.parameters += (rows - storedShape[0]!) * width;
+    if (this.#reader instanceof ShapesReader)
+      return this.#reader.dense({ ...stored, entry: { ...stored.entry, shape: [rows, width] } }, this.dtype);
+    using s = scope();
+    const table = this.#reader.dense(stored, this.dtype);
+    const more = Math.max(0, rows - storedShape[0]!);
+    return s.keep(ops.narrow(ops.cat([table, ops.zeros([more, width], { dtype: this.dtype })], 0), 0, 0, rows));
+  }
+
   /** Returns a weight [rows, width], held as `quantize` says, and the native number of its format. */
   #matrix(key: string, rows: number, width: number, ofConv1d = false): { tensor: Tensor; format: number } {
     // Integers have the order of a linear layer's weight in any model.
     const transposed = ofConv1d && !this.#stored.get(this.#keyOf(key))?.isIntegers;
+    const resized = this.#resized(key, rows, width);
+    if (resized) return { tensor: this.#owned(resized), format: -1 };
     const stored = this.#find(key, transposed ? [width, rows] : [rows, width]);
     if (!stored) return { tensor: this.#owned(Tensor.empty([0, width], this.dtype)), format: -1 };
     const held = (tensor: Tensor, format: number) => ({ tensor: this.#owned(tensor), format });

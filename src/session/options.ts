@@ -1,7 +1,15 @@
 /** Checks what callers pass: an unknown option or a wrong value is refused, never ignored. */
 import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
-import { collectRows, formatNames, messageSchema, type RowSource, type RowStream } from '../data/index.ts';
+import {
+  collectRows,
+  columnNames,
+  formatNames,
+  messageSchema,
+  type RowSource,
+  type RowStream,
+  truncations,
+} from '../data/index.ts';
 import type { RankPlacement } from '../distributed/index.ts';
 import type { GenerationRequest } from '../generate/index.ts';
 import { combinations } from '../methods/index.ts';
@@ -38,6 +46,11 @@ const use = {
 const rows = {
   ...use,
   format: z.enum(formatNames).optional(),
+  columns: z.partialRecord(z.enum(columnNames), z.string()).optional() as z.ZodType<Record<string, string> | undefined>,
+  limit: z.int().positive().optional(),
+  delimiter: z.string().length(1).optional(),
+  truncate: z.enum(truncations).optional(),
+  ownFields: z.boolean().optional(),
   trainOn: z.enum(['completion', 'all']).optional(),
   task: z.enum(taskNames).optional(),
   maxLength: z.int().positive().optional(),
@@ -58,6 +71,7 @@ export const generateSchema: z.ZodType<GenerateSettings & Abortable> = z.strictO
   ...use,
   chat: z.boolean().optional(),
   system: z.string().optional(),
+  continueFinalMessage: z.boolean().optional(),
   maxNewTokens: z.int().positive().optional(),
   stop: texts.optional(),
   seed: z.int().optional(),

@@ -111,7 +111,12 @@ before(async () => {
   assert.ok(more.length > 20 && more.at(-1)! < first! / 2, out);
   assert.equal(numbers(out, /held out: loss ([\d.]+)/g).length, 5);
   assert.ok(out.endsWith(`saved ${adapter}\n`));
-  assert.deepEqual(readdirSync(adapter).sort(), ['README.md', 'adapter_config.json', 'adapter_model.safetensors']);
+  assert.deepEqual(readdirSync(adapter).sort(), [
+    'README.md',
+    'adapter_config.json',
+    'adapter_model.safetensors',
+    'graft.json',
+  ]);
   const events = readFileSync(at('run', 'events.jsonl'), 'utf8').trim().split('\n');
   assert.equal(JSON.parse(events.at(-1)!).type, 'end');
 });

@@ -17,7 +17,20 @@ const libraryGroups: Groups = {
     ...['Quantize', 'TaskName'],
   ],
   'Generated text': ['Prompt', 'Message', 'GenerateSettings', 'SamplingOptions', 'GenerateResult'],
-  Rows: ['RowStream', 'RowSource', 'RowInput', 'RowsOptions', 'Format', 'formatNames', 'RowReport', 'IdRows'],
+  Rows: [
+    ...[
+      'RowStream',
+      'RowSource',
+      'RowInput',
+      'RowsOptions',
+      'Format',
+      'formatNames',
+      'Truncation',
+      'RowReport',
+      'RowPlaces',
+    ],
+    ...['IdRows', 'TaskPreview', 'RowPreview', 'RowPiece', 'LengthBin', 'ClassCount'],
+  ],
   'Predictions and metrics': [
     ...['Prediction', 'PredictResult', 'Classification', 'ClassifyResult', 'EvaluateResult', 'Metric', 'Confusion'],
     ...['Logits', 'Identity', 'Progress'],
@@ -170,7 +183,7 @@ const engineGroups: Groups = {
     ...['generateText', 'TextOptions', 'TextResult', 'generate', 'GenerateOptions', 'GenerateSummary', 'scoreChoices'],
     ...['ChatTemplate', 'RenderOptions'],
   ],
-  Rows: ['readRecords', 'RawRecord', 'Row'],
+  Rows: ['readRecords', 'ReadOptions', 'RawRecord', 'Row'],
   Tensors: [
     ...['Tensor', 'DType', 'TypedArray', 'ops', 'scope', 'scoped', 'Scope', 'noGrad', 'Generator', 'manualSeed'],
   ],

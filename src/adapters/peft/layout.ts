@@ -6,20 +6,15 @@
 import { existsSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { Steps } from '../../base/index.ts';
-import { openSafetensors, type TensorToWrite, type WeightSource, writeSafetensors } from '../../io/index.ts';
+import { openSafetensors, type TensorToWrite, writeSafetensors } from '../../io/index.ts';
 import { type Method, methods } from '../../methods/index.ts';
 import { type Model, moduleAt } from '../../nn/index.ts';
 import { noGrad, scope, type Tensor } from '../../tensor/index.ts';
 import { headNames } from '../family-names.ts';
 import type { HeadTensors, Layout, LayoutAdapter } from '../layout.ts';
-import { fillTensors, openWeightsOf, tensorToWrite } from '../tensor-files.ts';
-import { configName, isPeft, readPeftConfig, taskNameOf, taskTypes } from './read-config.ts';
-
-/** What precedes the base model's path in the keys of an adapter. */
-export const keyPrefix = 'base_model.model.';
-
-/** Files of weights, the one that Graft writes first. */
-const weightFiles = ['adapter_model.safetensors', 'adapter_model.bin'] as const;
+import { fillTensors, tensorToWrite } from '../tensor-files.ts';
+import { configName, isPeft, openPeftWeights, readPeftConfig, taskNameOf, taskTypes } from './read-config.ts';
+import { keyPrefix, tablesIn } from './tables.ts';
 
 /** Parameters of methods for which PEFT saves only a tensor computed from them: training resumes from this file. */
 const trainingFile = 'training.safetensors';
@@ -40,8 +35,10 @@ export const peftLayout: Layout = {
     readPeftConfig(dir); // refuses what Graft does not load
     const task = taskNameOf(dir);
     const size = headSizeOf(dir);
+    const vocabRows = vocabRowsOf(dir);
     return {
       ...(task && { task }),
+      ...(vocabRows !== undefined && { vocabRows }),
       ...(size !== undefined && { labels: Array.from({ length: size }, (_, i) => `LABEL_${i}`) }),
     };
   },
@@ -55,8 +52,11 @@ export const peftLayout: Layout = {
   },
 };
 
-/** The weights of an adapter. @throws GraftError 'input' where the directory has none */
-export const openPeftWeights = (dir: string): WeightSource => openWeightsOf(dir, weightFiles);
+/** Tokens that the tables of the file have rows for; undefined where it holds none. */
+function vocabRowsOf(dir: string): number | undefined {
+  using source = openPeftWeights(dir);
+  return tablesIn(source)[0]?.rows;
+}
 
 /** Number of labels of the head that the file holds, or undefined. */
 function headSizeOf(dir: string): number | undefined {
@@ -123,7 +123,7 @@ function save(
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
   writeFileSync(join(work, configName), `${JSON.stringify(sorted, null, 2)}\n`);
   using _ = scope();
-  writeSafetensors(join(work, weightFiles[0]), tensorsOf(model, adapter, head), { format: 'pt' });
+  writeSafetensors(join(work, 'adapter_model.safetensors'), tensorsOf(model, adapter, head), { format: 'pt' });
   if (adapter.derived) writeSafetensors(join(work, trainingFile), [...adapter.parameters].map(tensorToWrite));
   writeFileSync(join(work, 'README.md'), modelCard(adapter, base));
 }

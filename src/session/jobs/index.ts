@@ -10,6 +10,7 @@ import { addAdapter, load, removeAdapter, unload } from './models.ts';
 import { plan } from './plan.ts';
 import { predict } from './predict.ts';
 import { quantizeFiles } from './quantize.ts';
+import { rowsPreview } from './rows-preview.ts';
 import { closeServing, dropAdapter, serve, serveAdapter, servingStats, submit } from './serve.ts';
 import { train } from './train.ts';
 
@@ -49,6 +50,7 @@ export const jobs = {
   combine,
   doctor,
   plan,
+  rowsPreview,
   train,
   serve,
   submit,
