@@ -1,7 +1,20 @@
 import assert from 'node:assert/strict';
 import test, { before } from 'node:test';
 import { currentEngine, startEngine } from '../engine/index.ts';
-import { checkpoint, dropout, manualSeed, noGrad, ops, scope, Tensor } from './index.ts';
+import {
+  checkpoint,
+  detachFromScopes,
+  dropout,
+  type Gate,
+  give,
+  isAbsent,
+  manualSeed,
+  noGrad,
+  ops,
+  scope,
+  Tensor,
+  takeAway,
+} from './index.ts';
 
 before(async () => {
   await startEngine();
@@ -116,4 +129,43 @@ test('backward throws the error of the second run unchanged, and the next pass i
     assert.deepEqual(gradient(x), [2, 4]);
   }
   assert.equal(handles(), live);
+});
+
+test('a gate surrounds the forward pass, and the second one with the backward pass through it: parameters are there only in it', () => {
+  using _ = scope();
+  const weight = detachFromScopes(Tensor.from([0.5, 2]));
+  weight.requiresGrad = true;
+  const numbers = weight.data();
+  takeAway(weight);
+  assert.ok(isAbsent(weight) && weight.requiresGrad);
+  const order: string[] = [];
+  const gradients: number[][] = [];
+  const inside = <T>(name: string, run: () => T): T => {
+    order.push(`${name} begins`);
+    give(weight, Tensor.from(numbers));
+    try {
+      return run();
+    } finally {
+      const { grad } = weight;
+      if (grad) gradients.push([...(grad.data() as Float32Array)]);
+      takeAway(weight);
+      order.push(`${name} ends`);
+    }
+  };
+  const gate: Gate = { forward: (run) => inside('forward', run), backward: (run) => inside('backward', run) };
+  const forward = ([x]: readonly Tensor[]) => [ops.mul(ops.tanh(ops.mul(x!, weight)), weight)];
+  const x = leaf([1, -2]);
+  const [y] = checkpoint((...inputs) => forward(inputs), [x], gate) as [Tensor];
+  assert.deepEqual(order, ['forward begins', 'forward ends']);
+  assert.throws(() => weight.data());
+  ops.sum(y).backward();
+  assert.deepEqual(order.slice(2), ['backward begins', 'backward ends']);
+  // The same without a checkpoint.
+  const [plain, w] = [leaf([1, -2]), leaf([...(numbers as Float32Array)])];
+  ops.sum(ops.mul(ops.tanh(ops.mul(plain, w)), w)).backward();
+  assert.deepEqual(gradient(x), gradient(plain));
+  assert.deepEqual(gradients, [gradient(w)]);
+  noGrad(() => checkpoint((...inputs) => forward(inputs), [x], gate));
+  assert.deepEqual(order.slice(4), ['forward begins', 'forward ends']);
+  weight.dispose();
 });

@@ -72,7 +72,8 @@ test('memory, traffic and time of each stage by the formulas of ZeRO, added up b
   assert.deepEqual(column('activationBytes'), [8e8, 8e8, 8e8, 2e8]);
   const bucket = 2 * 4 * 2 ** 22;
   // Buckets of 4 million numbers each; of stage 1's first, 3 million are one owner's. Stage 3 holds the tables and two neighbouring blocks.
-  assert.deepEqual(column('bufferBytes'), [16e6, 4 * (4e6 + 5 * 3e6), bucket, 20e9]);
+  // And the network a copy of the largest block.
+  assert.deepEqual(column('bufferBytes'), [16e6, 4 * (4e6 + 5 * 3e6), bucket, 20e9 + 6e9]);
   // Two micro-batches gather the tables once and the blocks twice.
   assert.deepEqual(column('trafficBytes'), [48e6, 48e6, 72e6, 0.75 * 2 * (10e9 + 20e9) + 48e6]);
   assert.deepEqual(column('computeS'), [0.4, 0.4, 0.4, 0.6]);
@@ -202,7 +203,7 @@ test('a model at hand and its shape are planned alike; one process has what a ru
   assert.equal(cases.length, 5);
 
   // A run of two processes plans the share that each of them keeps.
-  for (const stage of [0, 1, 2] as const) {
+  for (const stage of [0, 1, 2, 3] as const) {
     const recipe = recipeOf({ method: { type: 'full' }, model: path, train: { zero: { stage } } });
     using sketch = openTaskModels(recipe, path, [{ name: undefined, head: {} }], true);
     const two = { ...run, ranks: 2, rows: 4, rowTokens: 300, microTokens: 600, memory: 1e12 };
@@ -212,6 +213,7 @@ test('a model at hand and its shape are planned alike; one process has what a ru
     const { memory } = planMemory(recipe, sketch, before, batches);
     assert.ok(Math.abs(planned.gradientBytes / 2 ** 20 - memory.gradientsMb) <= 0.5, `gradients at stage ${stage}`);
     assert.ok(Math.abs(planned.optimizerBytes / 2 ** 20 - memory.optimizerMb) <= 0.5, `optimizer at stage ${stage}`);
+    assert.ok(Math.abs(planned.weightBytes / 2 ** 20 - memory.weightsMb) <= 0.5, `weights at stage ${stage}`);
     assert.equal(planned.available, true);
   }
   const plan = await planForRanks(recipeOf({ model: path, train: { batch_size: 4 } }), {

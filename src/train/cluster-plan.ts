@@ -237,7 +237,9 @@ export function bufferBytesOf(
     const { outside, blocks } = gatheredBytes(units, trainsBase);
     const pair = (i: number) => blocks[i]! + (blocks[i - 1] ?? 0);
     if (!trainsBase) {
-      const inPass = outside + Math.max(0, ...blocks.map((_, i) => pair(i)));
+      // Gloo gathers into memory of its own, and copies that.
+      const copied = Math.max(0, ...units.slice(1, -1).map(({ frozenBytes }) => frozenBytes));
+      const inPass = outside + copied + Math.max(0, ...blocks.map((_, i) => pair(i)));
       return Math.max(inPass, bufferBytesOf({ units, trainsBase }, ranks, 1));
     }
     // In the backward pass of a block its gradients exist, and others are sent and received; those of the blocks below do not exist yet.

@@ -43,7 +43,7 @@ export const trainSchema = z.strictObject({
     .boolean()
     .optional()
     .describe(
-      'Keep only the input of each block, and compute its activations again in the backward pass: the same losses, about a third more time, less memory (SmolLM2-135M, rows of 2,048 tokens: 1.4 GB instead of 2.6). For long rows and large models. Default: false.',
+      'Keep only the input of each block, and compute its activations again in the backward pass: the same losses, about a third more time, less memory (SmolLM2-135M, rows of 2,048 tokens: 1.4 GB instead of 2.6). For long rows and large models. Default: false; stage 3 of zero turns it on.',
     ),
   keep_activations: z
     .union([z.literal('auto'), z.boolean()])

@@ -133,8 +133,10 @@ export function warningsOf(taskRuns: TaskRuns, recipe: Recipe): string[] {
   }
   const advice = adapter.advise?.(recipe.train.lr) ?? [];
   const rates = learningRates(taskRuns, recipe.train).warnings;
+  const wholeAtStart = `${adapter.method} reads weights of every layer when it is attached: each process had the whole model in memory until its share was cut out`;
   return [
     ...deepspeedNotes(recipe),
+    ...(taskRuns.readsBase ? [wholeAtStart] : []),
     ...adapter.warnings,
     ...advice,
     ...rates,

@@ -21,6 +21,8 @@ export interface TaskModels extends Disposable {
   readonly parameters: ReadonlyMap<string, Tensor>;
   /** Bytes of the base's weights as they are held in memory. */
   readonly weightBytes: number;
+  /** Whether all weights were read although they could have waited, since a method reads them when it is attached. */
+  readonly readsBase: boolean;
   /** Bytes that attaching the methods took. */
   readonly attachedBytes: number;
 }
@@ -55,9 +57,10 @@ export function openTaskModels(
     });
   }
   const attachedBytes = currentEngine().native.memory().bytes - before;
+  const readsBase = later !== undefined && ![...later.tensors].some(isAbsent);
   const all = made.move();
-  const dispose = () => all.dispose();
-  return { models, host, adapter, heads: own, parameters, weightBytes, attachedBytes, [Symbol.dispose]: dispose };
+  const held = { models, host, adapter, heads: own, parameters };
+  return { ...held, weightBytes, readsBase, attachedBytes, [Symbol.dispose]: () => all.dispose() };
 }
 
 type Attached = Pick<TaskModels, 'adapter' | 'heads' | 'parameters'> & Disposable;

@@ -37,6 +37,8 @@ export interface TaskRuns extends Disposable {
   readonly parameters: ReadonlyMap<string, Tensor>;
   /** How the weights are shared out among the processes; undefined: each has them all. */
   readonly gathered: GatheredParts | undefined;
+  /** Whether each process had all weights at the start, though they are shared out. */
+  readonly readsBase: boolean;
   /** Bytes of the base's weights as they are held in memory, and how many numbers they are. */
   readonly weightBytes: number;
   readonly parameterCount: number;
@@ -132,7 +134,7 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string, options: T
   const opened = made.use(openTaskModels(recipe, modelPath, lessons, false, later));
   const gathered = sharedBy && later && shareOut(sharedBy, opened, later);
   await setImmediate(); // frees the buffers that weights were read into
-  const { models, host, adapter, parameters, weightBytes } = opened;
+  const { models, host, adapter, parameters, weightBytes, readsBase } = opened;
   const list = listOf(opened);
   const schedule = taskSchedule(list.map(({ share }) => share));
   const all = made.move();
@@ -142,6 +144,7 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string, options: T
     host,
     parameters,
     gathered,
+    readsBase,
     weightBytes,
     memory,
     microTokens,

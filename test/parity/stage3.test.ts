@@ -228,6 +228,25 @@ test('a checkpoint has a file of each process, and goes on at another stage with
   assert.match(graft(dir.path, [...command, ...checkpoint]).stdout, /^Wrote none, /);
 });
 
+test('the peak memory of a process falls by what the others hold', async (t) => {
+  using dir = temporary();
+  const sizes = { width: 384, inner: 1152, layers: 24, vocab: 400 };
+  const model = randomLlama(join(dir.path, 'model'), { ...sizes, dtype: 'bfloat16', tied: true });
+  const frozenMb = (4 * (24 * (4 * 384 ** 2 + 3 * 384 * 1152) + 400 * 384)) / 2 ** 20;
+  const ids = Array.from({ length: 16 }, (_, i) => 3 + i);
+  const data = { train: Array.from({ length: 8 }, () => ({ ids })), format: 'tokens' };
+  const peaks: number[] = [];
+  for (const stage of [0, 3]) {
+    const input = recipe(join(dir.path, `${stage}`), { model, data }, { steps: 2, batch_size: 4, zero: { stage } });
+    const { ranks } = await launched({ recipe: input, ranks: 4 });
+    peaks.push(Math.max(...ranks!.map(({ peakRssMb }) => peakRssMb)));
+  }
+  const [whole, shared] = peaks as [number, number];
+  t.diagnostic(`${whole} MB, and ${shared} MB at stage 3, of a base of ${frozenMb} MB`);
+  // Of four quarters, one stays. Of 24 blocks two are gathered, one is copied by the network, which may hold another.
+  assert.ok(whole - shared > 0.5 * frozenMb, `${whole} MB, and ${shared} MB at stage 3`);
+});
+
 test('a rank that is killed: the run ends with its name, and goes on with the losses of a run that was never killed', async () => {
   using dir = temporary();
   const input = (name: string) => ({
@@ -284,6 +303,14 @@ test('what cannot run so is refused, and a loss that is not finite ends the run 
   assert.equal(refused.length, 6);
   // One process shares out nothing.
   const warnings: string[] = [];
+  const dora = recipe(join(dir.path, 'dora'), { method: { ...lora, use_dora: true } }, { steps: 1, zero });
+  await launched({ recipe: dora, ranks: 2 }, (event) => {
+    if (event.type === 'warning') warnings.push(event.message);
+  });
+  assert.match(
+    warnings.splice(0).join(),
+    /^lora reads weights of every layer when it is attached: each process had the whole/,
+  );
   await launched({ recipe: recipe(join(dir.path, 'one'), {}, { zero }), ranks: 1 }, (event) => {
     if (event.type === 'warning') warnings.push(event.message);
   });

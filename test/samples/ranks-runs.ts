@@ -4,6 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type LaunchOptions, launch, Session } from '../../src/session/index.ts';
+import type { Tensor } from '../../src/tensor/index.ts';
 import type { RecipeInput, TrainEvent, TrainResult } from '../../src/train/index.ts';
 import { golden, numbers, readTensors, relativeError } from '../support.ts';
 
@@ -47,21 +48,35 @@ export function assertLosses(actual: TrainResult, expected: TrainResult, what: s
   }
 }
 
+/** The saved tensors of two runs by their names in the second. By their order: keys may hold the name of the run's directory. */
+function* savedPairs(actual: string, expected: string): Generator<[key: string, got: Tensor, want: Tensor]> {
+  for (const name of readdirSync(expected).filter((file) => file.endsWith('.safetensors'))) {
+    const [got, want] = [actual, expected].map((dir) => readTensors(join(dir, name)).tensors);
+    assert.equal(got!.size, want!.size);
+    const values = [...got!.values()];
+    for (const [i, [key, tensor]] of [...want!].entries()) yield [key, values[i]!, tensor];
+  }
+}
+
 /** Compares the saved tensors. @returns how many numbers were compared */
 export function assertWeights(actual: string, expected: string, what: string, tolerance = 1e-5): number {
   let compared = 0;
-  for (const name of readdirSync(expected).filter((file) => file.endsWith('.safetensors'))) {
-    const [got, want] = [actual, expected].map((dir) => readTensors(join(dir, name)).tensors);
-    assert.equal(got!.size, want!.size, what);
-    // By their order: keys may hold the name of the run's directory.
-    const values = [...got!.values()];
-    for (const [i, [key, tensor]] of [...want!].entries()) {
-      const error = relativeError(numbers(values[i]!), numbers(tensor));
-      assert.ok(error <= tolerance, `${what}: ${key} differs by ${error}`);
-      compared += tensor.numel;
-    }
+  for (const [key, got, want] of savedPairs(actual, expected)) {
+    const error = relativeError(numbers(got), numbers(want));
+    assert.ok(error <= tolerance, `${what}: ${key} differs by ${error}`);
+    compared += want.numel;
   }
   return compared;
+}
+
+/** The largest relative differences of two runs, and how many saved numbers were compared. */
+export function differenceOf(actual: TrainResult, expected: TrainResult) {
+  const pairs = [...savedPairs(actual.adapter, expected.adapter)];
+  return {
+    losses: Math.max(...actual.losses.map((loss, i) => Math.abs(loss / expected.losses[i]! - 1))),
+    weights: Math.max(...pairs.map(([, got, want]) => relativeError(numbers(got), numbers(want)))),
+    numbers: pairs.reduce((sum, [, , { numel }]) => sum + numel, 0),
+  };
 }
 
 /** What the runs of several processes are compared with one process for: the recipe's fields, and those of its `train`. */

@@ -114,6 +114,7 @@ function initialUpdate(
   const iterations = config.loftq_config?.loftq_iter ?? 1;
   if (loading && (init === undefined || (init === 'loftq' && iterations === 1))) {
     const { rank, inFeatures, outFeatures } = shape;
+    // A sketch of the model computes with them, so they are numbers.
     return { a: keep(ops.zeros([rank, inFeatures])), b: keep(ops.zeros([outFeatures, rank])) };
   }
   if (init === undefined) {

@@ -22,7 +22,7 @@ export class ParameterInit implements Disposable {
   readonly #generator: Generator | undefined;
   readonly #parameters: Tensor[] = [];
 
-  /** @param loading saved values follow, so no random ones are drawn: they are zeros, since a trial pass may compute with them */
+  /** @param loading saved values follow, or a sketch of the model computes with them: they are zeros, and no random ones are drawn */
   constructor(seed: number | bigint, loading = false) {
     if (!loading) this.#generator = new Generator(seed);
   }
@@ -35,10 +35,7 @@ export class ParameterInit implements Disposable {
 
   #drawn(shape: readonly number[], draw: (zeros: Tensor, generator: Generator) => Tensor): Tensor {
     const generator = this.#generator;
-    return this.#parameter(() => {
-      const zeros = ops.zeros(shape);
-      return generator ? draw(zeros, generator) : zeros;
-    });
+    return this.#parameter(() => (generator ? draw(ops.zeros(shape), generator) : ops.zeros(shape)));
   }
 
   full(shape: readonly number[], value: number): Tensor {

@@ -1,0 +1,84 @@
+/** The collectives of a step of 64 and of 1,024 processes, counted, against the plan: the real step runs over a group of which one is there. */
+import assert from 'node:assert/strict';
+import { join } from 'node:path';
+import test, { after } from 'node:test';
+import { countingGroup } from '../../test/samples/counting-group.ts';
+import { randomLlama } from '../../test/samples/llama.ts';
+import { temporary } from '../../test/support.ts';
+import { pack } from '../data/index.ts';
+import { startEngine } from '../engine/index.ts';
+import { LaterWeights } from '../models/index.ts';
+import { useGates, useGradientCheckpointing } from '../nn/index.ts';
+import { optimizerFor } from './attach.ts';
+import { clusterPlan, type Stage } from './cluster-plan.ts';
+import { ownersOf } from './owners.ts';
+import { plannedFromSketch } from './planned-model.ts';
+import { parseRecipe, type Recipe } from './recipe.ts';
+import { gatheredSharding, shardingOf } from './sharding.ts';
+import { shareOut } from './shared-out.ts';
+import { trainStep } from './step.ts';
+import { openTaskModels } from './task-models.ts';
+
+await startEngine();
+const dir = temporary();
+after(() => dir[Symbol.dispose]());
+const model = randomLlama(join(dir.path, 'model'), { layers: 2, width: 256, inner: 768, heads: 4, vocab: 4000 });
+const tasks = [{ name: undefined, head: {} }];
+
+/** Bytes that one process of many sends in a step of two rows for each. */
+function sentBy(rank: number, size: number, stage: Stage, recipe: Recipe): number {
+  const group = countingGroup(rank, size);
+  using later = new LaterWeights();
+  using models = openTaskModels(recipe, model, tasks, false, stage === 3 ? later : undefined);
+  const { host, adapter, parameters } = models;
+  const sharding =
+    stage === 3
+      ? gatheredSharding(group, parameters, shareOut(group, models, later), false)
+      : shardingOf(group, parameters, stage, false);
+  using optimizer = optimizerFor(models, recipe, sharding.owned);
+  using _gates = sharding.gateOf && useGates(sharding.gateOf);
+  using _checkpointing = useGradientCheckpointing(stage === 3);
+  const row = (i: number) => {
+    const ids = Int32Array.from({ length: 4 }, (_, t) => 3 + ((31 * i + 7 * t) % 90));
+    return { ids, labels: ids, place: 'test' };
+  };
+  const batches = Array.from({ length: 2 * size }, (_, i) => pack([row(i)]));
+  const before = group.traffic.sent;
+  const common = { model: host, parameters, optimizer, adapter, sharding, batches, lr: 0, maxGradNorm: undefined };
+  trainStep({ ...common, seed: 1, step: 0 });
+  return group.traffic.sent - before;
+}
+
+let simulated = 0;
+for (const size of [64, 1024])
+  for (const [name, method] of Object.entries({
+    lora: { type: 'lora', r: 64, target_modules: 'all-linear' },
+    full: { type: 'full' },
+  }))
+    test(`${name}, ${size} processes: what they send in a step is what the plan says, at every stage`, () => {
+      const recipe = parseRecipe({ model, method, data: { train: 'none' }, run: { dir: 'none' } });
+      using sketch = openTaskModels(recipe, model, tasks, true);
+      const run = { ranks: size, rows: 2 * size, rowTokens: 4, microTokens: 4, checkpointed: false, memory: 1e12 };
+      const plan = clusterPlan(plannedFromSketch(recipe, sketch), run);
+      // Processes that own nothing do all the same.
+      const owners = new Set(ownersOf(sketch.parameters, size).values());
+      const simulatedRanks = [...owners].sort((a, b) => a - b);
+      const idle = size - owners.size;
+      if (idle > 0) simulatedRanks.push(size - 1);
+      assert.equal(owners.has(size - 1), idle === 0);
+      // At stages 1 and 2 an owner of a table would have it 1,024 times in memory, as docs/processes.md says.
+      const stages: readonly Stage[] = size === 1024 && name === 'full' ? [0, 3] : [0, 1, 2, 3];
+      for (const stage of stages) {
+        // At stage 0 all do the same.
+        const ranks = stage === 0 ? [0] : simulatedRanks;
+        const sent = ranks.map((rank) => sentBy(rank, size, stage, recipe));
+        const all =
+          stage === 0
+            ? size * sent[0]!
+            : sent.reduce((sum, bytes, i) => sum + bytes * (idle > 0 && i === sent.length - 1 ? idle : 1), 0);
+        const planned = size * plan.stages[stage]!.trafficBytes;
+        assert.ok(Math.abs(all / planned - 1) < 0.02, `stage ${stage}: ${all} bytes, and the plan says ${planned}`);
+        simulated++;
+      }
+    });
+test('all were simulated', () => assert.equal(simulated, 14));
