@@ -1,7 +1,16 @@
 import { GraftError } from '../base/index.ts';
-import { Embedding, fused, type Kernels, Linear, type ModelWeights, type TaskName } from '../nn/index.ts';
+import { Embedding, type Kernels, kernelsOn, Linear, type ModelWeights, type TaskName } from '../nn/index.ts';
 import { formatOfQuantize, formats, type Quantize } from '../quant/index.ts';
-import { type DType, detachFromScopes, Generator, mixSeed, ops, scope, Tensor } from '../tensor/index.ts';
+import {
+  currentDevice,
+  type DType,
+  detachFromScopes,
+  Generator,
+  mixSeed,
+  ops,
+  scope,
+  Tensor,
+} from '../tensor/index.ts';
 import type { StoredWeight, WeightReader } from './weight-reader.ts';
 
 /** The head of a model to load. */
@@ -18,7 +27,7 @@ export interface HeadOptions {
 export interface LoadOptions extends HeadOptions {
   /** How the weights are held in memory. Default: none. */
   readonly quantize?: Quantize;
-  /** The kernels of the forward and backward passes. Default: the fused ones. */
+  /** The kernels of the forward and backward passes. Default: the fused ones where the device of new tensors has them. */
   readonly kernels?: Kernels;
   /** Element type of dense weights; the fused kernels need float32. */
   readonly dtype?: DType;
@@ -68,8 +77,8 @@ export class LoadedWeights implements ModelWeights {
     prefixes: readonly string[],
     options: LoadOptions,
   ) {
-    this.kernels = options.kernels ?? fused;
     this.dtype = options.dtype ?? 'float32';
+    this.kernels = options.kernels ?? kernelsOn(currentDevice(), this.dtype);
     this.#path = path;
     this.#reader = reader;
     this.#stored = stored;

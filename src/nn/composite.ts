@@ -1,4 +1,4 @@
-import { roundedToBlocks } from '../quant/index.ts';
+import { dequantized, roundedToBlocks } from '../quant/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import { fakeQuantize } from './fake-quantize.ts';
 import type { Kernels } from './kernels.ts';
@@ -6,7 +6,7 @@ import type { Kernels } from './kernels.ts';
 /** Returns the dense form of a weight, in the element type of `like`. */
 function dense(weight: Tensor, format: number, like: Tensor): Tensor {
   if (format < 0) return weight;
-  const unpacked = ops.dequantize(weight, format);
+  const unpacked = dequantized(weight, format);
   return unpacked.dtype === like.dtype ? unpacked : ops.toCopy(unpacked, { dtype: like.dtype });
 }
 

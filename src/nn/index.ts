@@ -11,6 +11,7 @@ export {
   useGradientCheckpointing,
 } from './blocks.ts';
 export { composite } from './composite.ts';
+export { kernelsOn, kernelsText } from './device-kernels.ts';
 export { fakeQuantize, fakeQuantizeTokens } from './fake-quantize.ts';
 export { forwardPass } from './forward-pass.ts';
 export { fused } from './fused.ts';
@@ -40,7 +41,7 @@ export {
   Ports,
   type SublayerOutput,
 } from './ports.ts';
-export { bestPrecision, type Precision, precisions, usePrecision } from './precision.ts';
+export { bestPrecision, type Precision, precisionOfProcessor, precisions, usePrecision } from './precision.ts';
 export {
   type Llama3Scaling,
   llama3Frequency,

@@ -1,5 +1,5 @@
 import { GraftError } from '../base/index.ts';
-import { Tensor } from '../tensor/index.ts';
+import { ops, Tensor } from '../tensor/index.ts';
 
 /** The tokens of several rows, packed without padding. R rows, N tokens in all. */
 export interface PackedTokens {
@@ -40,20 +40,22 @@ export function packTokens(
 ): PackedTokens {
   const rowStarts = [0];
   for (const row of rows) rowStarts.push(rowStarts.at(-1)! + row.length);
-  const ids = new BigInt64Array(rowStarts.at(-1)!);
-  const positions = new BigInt64Array(ids.length);
+  const count = rowStarts.at(-1)!;
+  // One array, so that it goes to the model's device in one copy.
+  const numbers = new BigInt64Array(2 * count);
   let longest = 0;
   rows.forEach((row, r) => {
     for (let i = 0; i < row.length; i++) {
-      ids[rowStarts[r]! + i] = BigInt(row[i]!);
-      positions[rowStarts[r]! + i] = BigInt(firstPosition + i);
+      numbers[rowStarts[r]! + i] = BigInt(row[i]!);
+      numbers[count + rowStarts[r]! + i] = BigInt(firstPosition + i);
     }
     longest = Math.max(longest, firstPosition + row.length);
   });
   const taskNumbers = tasks.filter((task) => task !== undefined);
+  const [ids, positions] = ops.unbind(Tensor.from(numbers, [2, count])) as [Tensor, Tensor];
   return {
-    ids: Tensor.from(ids),
-    positions: Tensor.from(positions),
+    ids,
+    positions,
     rowStarts,
     longest,
     ...(taskNumbers.length === tasks.length && { tasks: taskNumbers }),

@@ -143,9 +143,11 @@ export class Ports {
     const sourceIndex = Tensor.from(BigInt64Array.from(sources));
     const targetIndex = Tensor.from(BigInt64Array.from(targets));
     const newPositions = new BigInt64Array(sources.length);
-    const oldPositions = tokens.positions.data();
+    // As of every row: positions restart in each.
+    const firstPosition =
+      tokens.longest - Math.max(...tokens.rowStarts.slice(1).map((end, r) => end - tokens.rowStarts[r]!));
     for (let r = 0; r + 1 < rowStarts.length; r++) {
-      const first = prefixLength + Number(oldPositions[tokens.rowStarts[r]!]);
+      const first = prefixLength + firstPosition;
       for (let n = rowStarts[r]!; n < rowStarts[r + 1]!; n++) newPositions[n] = BigInt(first + n - rowStarts[r]!);
     }
     const zeros = vectors.map((block) => ops.zeros([block.size(0)], { dtype: 'int64' }));

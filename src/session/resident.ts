@@ -7,6 +7,7 @@ import { type Tokenizer, tokenizerIfAny, tokenizerOf } from '../data/index.ts';
 import type { AttachedAdapter } from '../methods/index.ts';
 import { headOf, type LoadOptions, loadModel, type Quantize } from '../models/index.ts';
 import { type Model, type TaskName, tensorBytes } from '../nn/index.ts';
+import { currentDevice } from '../tensor/index.ts';
 import type { JobContext } from './job-context.ts';
 
 /** Adapters that stay attached to a model; of more, the one that was used longest ago is detached. */
@@ -32,6 +33,8 @@ export interface ModelInfo {
   readonly contextLength: number;
   /** How its weights are held in memory. */
   readonly quantize: Quantize;
+  /** Where its weights are: cpu, or a GPU such as cuda:0. */
+  readonly device: string;
   /** Names of its adapters. */
   readonly adapters: readonly string[];
 }
@@ -73,6 +76,8 @@ export class ResidentModel implements Disposable {
   /** What it was asked to be loaded for, and the threads of its jobs. */
   readonly #task: TaskName | undefined;
   readonly threads: number | undefined;
+  /** That of new tensors when it was loaded. */
+  readonly device = currentDevice();
   #info: Omit<ModelInfo, 'adapters'> | undefined;
 
   constructor(path: string, quantize: Quantize, task?: TaskName, threads?: number) {
@@ -150,7 +155,8 @@ export class ResidentModel implements Disposable {
       const { family, parameters, vocabSize, contextLength } = model;
       const { name, labels } = model.task;
       const weightBytes = tensorBytes(model.root);
-      this.#info = { path, family, task: name, labels, parameters, weightBytes, vocabSize, contextLength, quantize };
+      const held = { weightBytes, quantize, device: this.device };
+      this.#info = { path, family, task: name, labels, parameters, vocabSize, contextLength, ...held };
     }
     const { model } = this.#loaded!;
     for (const other of this.#attached.values()) other.enabled = false;
@@ -215,6 +221,9 @@ export function residentOf(id: number): ResidentModel {
   if (resident) return resident;
   throw new GraftError('state', 'this model has been disposed', { hint: 'Load it again' });
 }
+
+/** The device of a model; undefined for one that was disposed. */
+export const residentDevice = (id: number): string | undefined => residents.get(id)?.device;
 
 export function dropResident(id: number): void {
   residents.get(id)?.[Symbol.dispose]();

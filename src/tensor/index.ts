@@ -1,4 +1,5 @@
 export { checkpoint } from './checkpoint.ts';
+export { currentDevice, type Device, freeDeviceMemory, host, onDevice, useDevice } from './device.ts';
 export { dropout } from './dropout.ts';
 export { type DType, dtypes } from './dtype.ts';
 export { gradEnabled, noGrad, withGrad } from './grad.ts';

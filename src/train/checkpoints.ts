@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openSafetensors, readJsonObject, recoverDirectory, writeDirectory, writeSafetensors } from '../io/index.ts';
 import type { Optimizer } from '../optim/index.ts';
-import type { Tensor } from '../tensor/index.ts';
+import { host, type Tensor } from '../tensor/index.ts';
 
 /** The state of a run beside its tensors: with both, it resumes as if it had never stopped. */
 export interface RunState {
@@ -42,7 +42,7 @@ export function saveCheckpoint(
   // Parameters are written from their own memory: copies would stay until they are collected. The optimizer's state may be freed before.
   const ofParameters = [...parameters].map(([name, tensor]) => {
     const { dtype, shape } = tensor;
-    return { name, dtype, shape, bytes: () => tensor.memory() };
+    return { name, dtype, shape, bytes: () => (tensor.device === host ? tensor.memory() : tensor.bytes()) };
   });
   writeDirectory(path, (work) => {
     writeSafetensors(join(work, 'parameters.safetensors'), ofParameters);
@@ -95,7 +95,7 @@ function fill(file: string, tensorsFor: (names: Iterable<string>) => ReadonlyMap
     if (!entry || entry.format !== tensor.dtype || entry.shape.join() !== tensor.shape.join()) {
       throw new GraftError('mismatch', `the checkpoint has no ${name} [${tensor.shape.join(', ')}]`, { place: file });
     }
-    source.read(name, tensor.memory());
+    tensor.fillBytes((bytes) => source.read(name, bytes));
   }
   const unknown = [...source.entries.keys()].filter((name) => !tensors.has(name));
   if (unknown.length === 0) return;

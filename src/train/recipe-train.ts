@@ -1,6 +1,7 @@
 /** The section `train` of a recipe. */
 import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
+import { devicePattern } from '../engine/index.ts';
 import { precisions } from '../nn/index.ts';
 import { optimizerConfig, optimizerSettings, scheduleConfig } from '../optim/index.ts';
 
@@ -66,6 +67,13 @@ export const trainSchema = z.strictObject({
     })
     .prefault({})
     .describe('How a run of several processes is divided among them (`graft launch`).'),
+  device: z
+    .string()
+    .regex(devicePattern, 'must be auto, cpu, cuda, or a GPU such as cuda:1')
+    .default('auto')
+    .describe(
+      'Where the run computes: auto, the first NVIDIA GPU that can be used, else the processor; cpu; cuda; or of several GPUs cuda:1.',
+    ),
   threads: z.int().positive().optional().describe('Processor threads; default: all cores.'),
   precision: z
     .enum(['auto', ...precisions])

@@ -47,7 +47,7 @@ export function restoreState(group: Group, path: string | undefined, optimizer: 
     for (const { name, dtype, shape } of stored) {
       using _ = scope();
       const tensor = Tensor.empty(shape, dtype);
-      source?.read(name, tensor.memory());
+      if (source) tensor.fillBytes((bytes) => source.read(name, bytes));
       group.broadcast(tensor);
       const own = state.get(name);
       if (own) ops.copy_(own, tensor);

@@ -136,7 +136,7 @@ export class RankBudget {
     const threshold = pruned > 0 ? scores.flatMap((s) => [...s]).sort((x, y) => x - y)[pruned - 1]! : -1;
     this.#layers.forEach(({ path }, i) => {
       const mask = this.#masks.get(path)!;
-      new Float32Array(mask.memory().buffer).set(scores[i]!.map((score) => (score > threshold ? 1 : 0)));
+      mask.write(scores[i]!.map((score) => (score > threshold ? 1 : 0)));
     });
   }
 

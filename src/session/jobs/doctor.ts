@@ -1,6 +1,6 @@
 import { totalmem } from 'node:os';
 import { freeMemory } from '../../base/index.ts';
-import { currentEngine, processor } from '../../engine/index.ts';
+import { currentEngine, deviceOf, type Gpu, processor } from '../../engine/index.ts';
 import { resolveModel } from '../../io/index.ts';
 import { heldBytes, openModel, type Quantize } from '../../models/index.ts';
 import { bestPrecision, type Precision } from '../../nn/index.ts';
@@ -20,6 +20,8 @@ import { type MemoryChoice, memoryChoices } from './memory-choices.ts';
 export interface DoctorArgs {
   /** A model to plan for; without it, three shapes of Llama. */
   readonly model?: string | undefined;
+  /** Loads LibTorch's CUDA half, where there is a GPU. */
+  readonly device: 'auto';
 }
 
 /** Memory that a model takes in one form of its weights, and what is left for tokens. */
@@ -58,6 +60,17 @@ export interface DoctorResult {
   readonly kernels: string;
   /** GFLOP/s of matrix products. */
   readonly gemm: Readonly<Record<'float32' | 'bfloat16', number>>;
+  /** The NVIDIA GPUs, and why none can be used. */
+  readonly cuda: {
+    /** The version of CUDA that the driver supports; null: there is no driver. */
+    readonly driver: number | null;
+    /** The GPUs that the driver shows. */
+    readonly gpus: readonly Gpu[];
+    /** Why none can be used, with what to do; null where one can. */
+    readonly problem: string | null;
+  };
+  /** Where everything computes by default: `device: auto`. */
+  readonly device: string;
   /** The precision that training takes by default. */
   readonly precision: Precision;
   /** Why it takes this precision. */
@@ -70,7 +83,7 @@ export interface DoctorResult {
 
 /** Measures what the engine does on this machine, and what its memory has room for. */
 export async function doctor({ model }: DoctorArgs): Promise<DoctorResult> {
-  const { native } = currentEngine();
+  const { native, cuda } = currentEngine();
   const { features } = processor();
   const freeBytes = freeMemory();
   const plans = model === undefined ? shapes.map((s) => planShape(s, freeBytes)) : [await planModel(model, freeBytes)];
@@ -83,6 +96,12 @@ export async function doctor({ model }: DoctorArgs): Promise<DoctorResult> {
     totalBytes: totalmem(),
     kernels: kernelsText(native.kernels()),
     gemm,
+    cuda: {
+      driver: cuda.driver ?? null,
+      gpus: cuda.gpus,
+      problem: cuda.problem?.message ?? null,
+    },
+    device: deviceOf('auto'),
     precision,
     precisionReason:
       precision === 'mixed'
