@@ -131,6 +131,7 @@ Napi::Value copy(const Napi::CallbackInfo& info) {
     TORCH_CHECK(tensor.is_contiguous(), "only a contiguous tensor can be read or written as bytes");
     TORCH_CHECK(bytes.ByteLength() == tensor.nbytes(), "the tensor has ", tensor.nbytes(), " bytes, but the array has ", bytes.ByteLength());
     const bool to_tensor = info[2].As<Napi::Boolean>();
+    TORCH_CHECK(to_tensor || !tensor.is_meta(), "a tensor on meta has no numbers to read");
     Transfers& count = instance(env).transfers;
     (to_tensor ? count.to_device : count.to_host)++;
     if (tensor.nbytes() == 0) return env.Undefined();
@@ -151,6 +152,7 @@ Napi::Value copy(const Napi::CallbackInfo& info) {
 Napi::Value item(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, "item", no_shapes, [&]() -> Napi::Value {
+    TORCH_CHECK(!tensor_at(info, 0).is_meta(), "a tensor on meta has no numbers to read");
     instance(env).transfers.to_host++;
     return Napi::Number::New(env, tensor_at(info, 0).item().toDouble());
   });

@@ -2,6 +2,7 @@ import { dequantized, roundedToBlocks } from '../quant/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import { fakeQuantize } from './fake-quantize.ts';
 import type { Kernels } from './kernels.ts';
+import { crossEntropyOfLogits } from './losses.ts';
 
 /** Returns the dense form of a weight, in the element type of `like`. */
 function dense(weight: Tensor, format: number, like: Tensor): Tensor {
@@ -78,10 +79,7 @@ export const composite: Kernels = {
   },
 
   linearCrossEntropy(h, weight, format, targets) {
-    const logProbabilities = ops.logSoftmax(composite.linear(h, weight, format, null), -1);
-    const ignored = ops.ltScalar(targets, 0);
-    const picked = ops.gather(logProbabilities, 1, ops.unsqueeze(ops.maskedFill(targets, ignored, 0), 1));
-    return ops.neg(ops.sum(ops.maskedFill(picked, ops.unsqueeze(ignored, 1), 0)));
+    return crossEntropyOfLogits((rows) => composite.linear(rows, weight, format, null), h, targets);
   },
 
   fakeQuantizeBlocks: roundedToBlocks,

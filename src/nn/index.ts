@@ -31,7 +31,14 @@ export {
   tensorBytes,
   unwrapped,
 } from './module.ts';
-export { type ImageShape, type PackedTokens, packImages, packTokens, requirePositions } from './packed.ts';
+export {
+  type ImageShape,
+  idsAndPositions,
+  type PackedTokens,
+  packImages,
+  packTokens,
+  requirePositions,
+} from './packed.ts';
 export { type ModelPart, modelParts, partsByKey } from './parts.ts';
 export {
   type BlockInput,

@@ -28,6 +28,20 @@ export interface ImageShape {
   readonly tokens: number;
 }
 
+/** Returns ids and positions as tensors int64 [N], which go to the model's device in one copy. */
+export function idsAndPositions(
+  ids: ArrayLike<number>,
+  positions: ArrayLike<number>,
+): Pick<PackedTokens, 'ids' | 'positions'> {
+  const numbers = new BigInt64Array(2 * ids.length);
+  for (let i = 0; i < ids.length; i++) {
+    numbers[i] = BigInt(ids[i]!);
+    numbers[ids.length + i] = BigInt(positions[i]!);
+  }
+  const [idsTensor, positionsTensor] = ops.unbind(Tensor.from(numbers, [2, ids.length])) as [Tensor, Tensor];
+  return { ids: idsTensor, positions: positionsTensor };
+}
+
 /**
  * Packs rows of token ids.
  * @param firstPosition position of the first token: how many tokens of the (only) row a cache already holds
@@ -40,22 +54,19 @@ export function packTokens(
 ): PackedTokens {
   const rowStarts = [0];
   for (const row of rows) rowStarts.push(rowStarts.at(-1)! + row.length);
-  const count = rowStarts.at(-1)!;
-  // One array, so that it goes to the model's device in one copy.
-  const numbers = new BigInt64Array(2 * count);
+  const ids = new Float64Array(rowStarts.at(-1)!); // a fraction stays one, and is refused
+  const positions = new Int32Array(ids.length);
   let longest = 0;
   rows.forEach((row, r) => {
     for (let i = 0; i < row.length; i++) {
-      numbers[rowStarts[r]! + i] = BigInt(row[i]!);
-      numbers[count + rowStarts[r]! + i] = BigInt(firstPosition + i);
+      ids[rowStarts[r]! + i] = row[i]!;
+      positions[rowStarts[r]! + i] = firstPosition + i;
     }
     longest = Math.max(longest, firstPosition + row.length);
   });
   const taskNumbers = tasks.filter((task) => task !== undefined);
-  const [ids, positions] = ops.unbind(Tensor.from(numbers, [2, count])) as [Tensor, Tensor];
   return {
-    ids,
-    positions,
+    ...idsAndPositions(ids, positions),
     rowStarts,
     longest,
     ...(taskNumbers.length === tasks.length && { tasks: taskNumbers }),

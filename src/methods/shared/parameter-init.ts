@@ -1,4 +1,4 @@
-import { detachFromScopes, Generator, noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
+import { detachFromScopes, Generator, host, noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
 
 /** Returns the tensor that `make` returns as a trainable parameter: it outlives every scope, and gradients are kept for it. */
 export function trainable(make: () => Tensor): Tensor {
@@ -50,7 +50,7 @@ export class ParameterInit implements Disposable {
       const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
       let filled = 0;
       while (filled < values.length) {
-        const normal = ops.randn([values.length], { generator: this.#generator }).data();
+        const normal = ops.randn([values.length], { generator: this.#generator, device: host }).data();
         for (const value of normal as Float32Array) {
           if (Math.abs(value) <= 2 && filled < values.length) values[filled++] = value * std;
         }
