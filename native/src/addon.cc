@@ -273,6 +273,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("cudaDriver", cuda_driver);
   add("loadCuda", load_cuda);
   add("useDevice", use_device);
+  add("roundProducts", round_products);
   add("to", to_device);
   add("deviceMemory", device_memory);
   add("hasKernel", has_kernel);

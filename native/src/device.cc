@@ -6,6 +6,7 @@
 #include <map>
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/record_function.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -126,6 +127,18 @@ Napi::Value use_device(const Napi::CallbackInfo& info) {
     const at::Device before = self.device;
     if (info[0].IsString()) self.device = at::Device(info[0].As<Napi::String>().Utf8Value());
     return Napi::String::New(env, before.str());
+  });
+}
+
+// (flag): whether products on the device of new tensors take factors of any type and round them to bfloat16 (LibTorch's autocast)
+Napi::Value round_products(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "autocast", no_shapes, [&]() -> Napi::Value {
+    const at::DeviceType type = instance(env).device.type();
+    at::autocast::set_autocast_dtype(type, at::kBFloat16);
+    at::autocast::set_autocast_cache_enabled(false);  // parameters change between passes
+    at::autocast::set_autocast_enabled(type, info[0].As<Napi::Boolean>());
+    return env.Undefined();
   });
 }
 

@@ -13,6 +13,7 @@ inline void count_move(Instance& self, at::Device to) { (to.is_cpu() ? self.tran
 Napi::Value cuda_driver(const Napi::CallbackInfo& info);
 Napi::Value load_cuda(const Napi::CallbackInfo& info);
 Napi::Value use_device(const Napi::CallbackInfo& info);
+Napi::Value round_products(const Napi::CallbackInfo& info);
 Napi::Value to_device(const Napi::CallbackInfo& info);
 Napi::Value device_memory(const Napi::CallbackInfo& info);
 Napi::Value has_kernel(const Napi::CallbackInfo& info);

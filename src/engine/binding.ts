@@ -62,6 +62,8 @@ export interface Binding {
   loadCuda(path: string): void;
   /** Sets the device of new tensors of this thread. Returns the one before. */
   useDevice(device?: string): string;
+  /** Sets whether products on the device of new tensors take factors of any type and round them to bfloat16 (LibTorch's autocast). */
+  roundProducts(flag: boolean): void;
   /** Returns the memory of the GPU that new tensors are on, in bytes. */
   deviceMemory(): { free: number; total: number };
   /** Returns whether a kernel of an operator is registered for a dispatch key of LibTorch, such as CUDA, or one made of other operators. */

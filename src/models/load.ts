@@ -2,7 +2,7 @@ import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openGguf, openSafetensors, readJsonObject, type WeightSource } from '../io/index.ts';
-import type { Linear, Model, TaskHead, TaskName } from '../nn/index.ts';
+import { denseType, type Linear, type Model, type TaskHead, type TaskName } from '../nn/index.ts';
 import type { Quantize } from '../quant/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import { taskOfArchitecture } from './architectures.ts';
@@ -29,7 +29,7 @@ export function loadModels(path: string, heads: readonly HeadOptions[], options:
   const { source, config, family, stored } = openModel(path);
   using _ = source;
   if (!options.shapesOnly)
-    requireMemory(path, { stored, family }, options.quantize ?? 'none', { dtype: options.dtype });
+    requireMemory(path, { stored, family }, options.quantize ?? 'none', { dtype: options.dtype ?? denseType() });
   return noGrad(() => {
     const labels = heads.find((head) => head.labels)?.labels;
     using reader = options.shapesOnly ? new ShapesReader(source) : new WeightReader(source);
@@ -73,7 +73,7 @@ export function loadModels(path: string, heads: readonly HeadOptions[], options:
 export function requireMemoryFor(path: string, quantize: Quantize, sharers = 1): void {
   const opened = openModel(path);
   using _ = opened.source;
-  requireMemory(path, opened, quantize, { sharers });
+  requireMemory(path, opened, quantize, { sharers, dtype: denseType() });
 }
 
 /** Reads the weight of one layer from the checkpoint, as `Model.stored` does. */

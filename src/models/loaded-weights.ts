@@ -1,5 +1,13 @@
 import { GraftError } from '../base/index.ts';
-import { Embedding, type Kernels, kernelsOn, Linear, type ModelWeights, type TaskName } from '../nn/index.ts';
+import {
+  denseType,
+  Embedding,
+  type Kernels,
+  kernelsOn,
+  Linear,
+  type ModelWeights,
+  type TaskName,
+} from '../nn/index.ts';
 import { formatOfQuantize, formats, type Quantize } from '../quant/index.ts';
 import {
   currentDevice,
@@ -29,7 +37,7 @@ export interface LoadOptions extends HeadOptions {
   readonly quantize?: Quantize;
   /** The kernels of the forward and backward passes. Default: the fused ones where the device of new tensors has them. */
   readonly kernels?: Kernels;
-  /** Element type of dense weights; the fused kernels need float32. */
+  /** Element type of dense weights; the fused kernels need float32. Default: that of the precision in use (`usePrecision`). */
   readonly dtype?: DType;
   /** Refuse a checkpoint without the task's head, instead of initialising a new one. */
   readonly trainedHead?: boolean;
@@ -77,7 +85,7 @@ export class LoadedWeights implements ModelWeights {
     prefixes: readonly string[],
     options: LoadOptions,
   ) {
-    this.dtype = options.dtype ?? 'float32';
+    this.dtype = options.dtype ?? denseType();
     this.kernels = options.kernels ?? kernelsOn(currentDevice(), this.dtype);
     this.#path = path;
     this.#reader = reader;
@@ -147,7 +155,9 @@ export class LoadedWeights implements ModelWeights {
 
   tensor(key: string, shape: readonly number[]): Tensor {
     const stored = this.#find(key, shape);
-    return this.#owned(stored ? this.#reader.dense(stored, this.dtype) : ops.zeros(shape, { dtype: this.dtype }));
+    // Vectors (norms, biases) are small, and sums with them are float32.
+    const dtype = this.dtype === 'bfloat16' && shape.length < 2 ? 'float32' : this.dtype;
+    return this.#owned(stored ? this.#reader.dense(stored, dtype) : ops.zeros(shape, { dtype }));
   }
 
   embedding(path: string, rows: number, width: number): Embedding {

@@ -1,5 +1,5 @@
 import { dequantized, roundedToBlocks } from '../quant/index.ts';
-import { noGrad, ops, type Tensor } from '../tensor/index.ts';
+import { noGrad, ops, type Tensor, widened } from '../tensor/index.ts';
 import { fakeQuantize } from './fake-quantize.ts';
 import type { Kernels } from './kernels.ts';
 import { crossEntropyOfLogits } from './losses.ts';
@@ -14,8 +14,10 @@ function dense(weight: Tensor, format: number, like: Tensor): Tensor {
 /** The kernels as plain ATen operators: differentiated by autograd, in any dtype, on any device. */
 export const composite: Kernels = {
   rmsNorm(x, weight, eps) {
-    const meanSquare = ops.meanDim(ops.mul(x, x), [-1], true);
-    return ops.mul(ops.mul(x, ops.rsqrt(ops.addScalar(meanSquare, eps))), weight);
+    const wide = widened(x);
+    const meanSquare = ops.meanDim(ops.mul(wide, wide), [-1], true);
+    const normed = ops.mul(ops.mul(wide, ops.rsqrt(ops.addScalar(meanSquare, eps))), weight);
+    return wide === x ? normed : ops.toCopy(normed, { dtype: x.dtype });
   },
 
   addRmsNorm(x, delta, weight, eps) {

@@ -48,7 +48,14 @@ export {
   Ports,
   type SublayerOutput,
 } from './ports.ts';
-export { bestPrecision, type Precision, precisionOfProcessor, precisions, usePrecision } from './precision.ts';
+export {
+  bestPrecision,
+  denseType,
+  type Precision,
+  precisionOfProcessor,
+  precisions,
+  usePrecision,
+} from './precision.ts';
 export {
   type Llama3Scaling,
   llama3Frequency,

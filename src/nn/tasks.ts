@@ -1,6 +1,6 @@
 /** The tasks that models have heads for, and how heads read hidden states. Letters: N packed tokens, R rows, C width. */
 import { GraftError } from '../base/index.ts';
-import { ops, Tensor } from '../tensor/index.ts';
+import { ops, Tensor, widened } from '../tensor/index.ts';
 
 /** The tasks that models have heads for. */
 export const taskNames = [
@@ -107,7 +107,8 @@ export function poolRows(
   rowStarts: readonly number[],
   { pooling = 'mean', normalize = false, dimensions }: Pick<TaskHead, 'pooling' | 'normalize' | 'dimensions'>,
 ): Tensor {
-  const parts = [pooling].flat().map((name) => poolers[name](hidden, rowStarts));
+  const wide = widened(hidden);
+  const parts = [pooling].flat().map((name) => poolers[name](wide, rowStarts));
   let rows = parts.length === 1 ? parts[0]! : ops.cat(parts, -1);
   if (normalize) {
     const squares = ops.sumDim(ops.mul(rows, rows), [-1], true);

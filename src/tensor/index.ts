@@ -7,3 +7,4 @@ export * as ops from './ops.gen.ts';
 export { Generator, manualSeed, mixSeed, randomState } from './random.ts';
 export { detachFromScopes, type Scope, scope, scoped } from './scope.ts';
 export { Tensor, type TypedArray } from './tensor.ts';
+export { widened } from './widened.ts';

@@ -72,6 +72,11 @@ export class Tensor implements Disposable {
     const type = dtype ?? (Array.isArray(data) ? 'float32' : dtypeOfArray(data as TypedArray));
     const sizes = shape ?? [data.length];
     const numel = sizes.reduce((a, b) => a * b, 1);
+    if (arrays[type] === Uint16Array && !(data instanceof Uint16Array)) {
+      throw new GraftError('engine', `a tensor of ${type} is made from raw bits, a Uint16Array`, {
+        hint: 'Make it in float32, and convert it with ops.toCopy',
+      });
+    }
     if (numel !== data.length) {
       throw new GraftError('engine', `the shape [${sizes.join(', ')}] needs ${numel} numbers, but got ${data.length}`);
     }

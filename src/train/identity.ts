@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Row, RowSource } from '../data/index.ts';
 import { digestOfPath, readJsonObject } from '../io/index.ts';
+import { writtenBy } from '../methods/index.ts';
 import { bestPrecision, type Precision } from '../nn/index.ts';
 import { currentDevice, host } from '../tensor/index.ts';
 import type { Plan } from './plan.ts';
@@ -66,7 +67,8 @@ function* flattened(value: unknown, name = ''): Generator<[name: string, value: 
  */
 export function identityOf(recipe: Recipe, modelPath: string, begun?: RunIdentity): RunIdentity {
   const { tasks, data, ...rest } = recipe;
-  const normal = { ...rest, method: [recipe.method].flat(), ...(tasks ? { tasks } : { data }) };
+  const choices = [recipe.method].flat();
+  const normal = { ...rest, method: choices, ...(tasks ? { tasks } : { data }) };
   const fields: Record<string, unknown> = {};
   const contents: Record<string, Content> = {
     model: { source: recipe.model, digest: digestOfModel(modelPath) },
@@ -80,7 +82,7 @@ export function identityOf(recipe: Recipe, modelPath: string, begun?: RunIdentit
   }
   const { precision } = recipe.train;
   const [device] = currentDevice().split(':') as [string];
-  const best = () => begun?.precision ?? bestPrecision(currentDevice());
+  const best = () => begun?.precision ?? bestPrecision(writtenBy(choices) === 'model');
   return { fields, contents, precision: precision === 'auto' ? best() : precision, device };
 }
 

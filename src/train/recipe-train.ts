@@ -79,7 +79,7 @@ export const trainSchema = z.strictObject({
     .enum(['auto', ...precisions])
     .default('auto')
     .describe(
-      'Precision of matrix products with frozen weights. mixed: the forward pass, and so every loss, in float32, and the factors of backward products rounded to bfloat16; bfloat16: the factors of all products. auto: mixed where the processor multiplies bfloat16 faster, else float32.',
+      'Precision of matrix products with frozen weights. mixed: the forward pass, and so every loss, in float32, and the factors of backward products rounded to bfloat16; bfloat16: the factors of all products; on a GPU the dense weights are held in it too, and what is trained is float32. auto: on the processor mixed where it multiplies bfloat16 faster, on a GPU bfloat16 where it has that and the base itself is not trained, else float32.',
     ),
   seed: z.int().nonnegative().default(0).describe('Decides the initial values, the order of the rows, and dropout.'),
 });

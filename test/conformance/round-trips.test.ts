@@ -80,6 +80,7 @@ test('every step reads the loss and the norm of the gradients together, and noth
   );
   assert.equal(steps.cases, familyCases.length * (1 + familyBases.length) - 2 * 4);
   assert.equal(steps.reads, steps.cases);
+  assert.equal(steps.mostWrites, 16);
 });
 
 test('LoRA on a language model writes tokens and targets', () => {

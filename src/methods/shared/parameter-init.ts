@@ -1,10 +1,10 @@
-import { detachFromScopes, Generator, host, noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
+import { detachFromScopes, Generator, host, noGrad, ops, scope, Tensor, widened } from '../../tensor/index.ts';
 
 /** Returns the tensor that `make` returns as a trainable parameter: it outlives every scope, and gradients are kept for it. */
 export function trainable(make: () => Tensor): Tensor {
   return noGrad(() => {
     using s = scope();
-    const tensor = detachFromScopes(s.keep(make()));
+    const tensor = detachFromScopes(s.keep(widened(make())));
     tensor.requiresGrad = true;
     return tensor;
   });
