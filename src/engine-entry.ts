@@ -47,8 +47,10 @@ export {
   type Traffic,
 } from './distributed/index.ts';
 export {
+  type Cuda,
   type Engine,
   engineStatus,
+  type Gpu,
   type LibTorch,
   type Processor,
   processor,
@@ -119,6 +121,7 @@ export {
   wilson,
 } from './tasks/index.ts';
 export {
+  type Device,
   type DType,
   Generator,
   manualSeed,

@@ -47,7 +47,7 @@ export {
   tokenizerOf,
 } from './data/index.ts';
 export { launchEnvironment, type RankPlacement } from './distributed/index.ts';
-export { engineStatus, type LibTorch, type Processor, processor } from './engine/index.ts';
+export { engineStatus, type Gpu, type LibTorch, type Processor, processor } from './engine/index.ts';
 export type { SamplingOptions } from './generate/index.ts';
 export { type DownloadProgress, type ResolveOptions, resolveModel } from './io/index.ts';
 export type { Combination, MethodChoice } from './methods/index.ts';
