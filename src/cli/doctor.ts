@@ -36,7 +36,7 @@ export const doctor = () =>
           `${rate.toFixed(0)} GFLOP/s at [1024, 576] × [576, 1536]`,
         ]),
         ...gpuRows(measured.cuda),
-        ['device', `${measured.device} by default`],
+        ['device', `${measured.device} by default, with ${measured.deviceKernels}`],
         ['precision', `${measured.precision}: ${measured.precisionReason}`],
       ]);
       if (measured.choices) return showChoices(measured.choices);

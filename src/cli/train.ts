@@ -149,7 +149,7 @@ function progress(): (event: TrainEvent) => void {
       case 'start':
         start = { steps: event.steps, at: now, first: event.step };
         line(
-          `${event.rows} training rows, ${event.heldOut} held out; ${event.trainable.toLocaleString('en')} of ${event.parameters.toLocaleString('en')} parameters are trained (${((100 * event.trainable) / event.parameters).toFixed(2)} %); up to ${event.microTokens} tokens in memory at a time, ${event.threads} threads, ${event.precision} products${event.device === 'cpu' ? '' : `, on ${event.device}`}`,
+          `${event.rows} training rows, ${event.heldOut} held out; ${event.trainable.toLocaleString('en')} of ${event.parameters.toLocaleString('en')} parameters are trained (${((100 * event.trainable) / event.parameters).toFixed(2)} %); up to ${event.microTokens} tokens in memory at a time, ${event.threads} threads, ${event.precision} products${event.device === 'cpu' ? '' : `, on ${event.device} with ${event.kernels}`}`,
           true,
         );
         if (event.fixedBlocks) {

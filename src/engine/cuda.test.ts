@@ -91,7 +91,7 @@ test('a driver that is too old, or shows no GPU that can be used, is one sentenc
   for (const [driver, sentence] of cases) {
     const { problem, log, libraries } = startBeside(driver);
     assert.match(problem!, sentence);
-    assert.deepEqual([log, libraries], [[], ['libcuda.so.1']]);
+    assert.deepEqual([log, libraries], [[`No GPU is used: ${problem}`], ['libcuda.so.1']]);
   }
   assert.equal(cases.length, 4);
 });
@@ -108,7 +108,8 @@ test('a GPU is described, and the size of what it needs is said before the downl
   if (existsSync(join(torch.root, 'lib', 'libtorch_cuda.so'))) return t.diagnostic('this LibTorch has its CUDA half');
   assert.deepEqual(libraries, ['libcuda.so.1']);
   if (torch.origin !== 'download') return assert.match(problem!, /was built without CUDA/);
-  assert.match(log.join(), /^Downloading LibTorch's CUDA half .* \(2\.5 GB, once\)$/);
+  assert.match(log[0]!, /^Downloading LibTorch's CUDA half .* \(2\.5 GB, once\)$/);
+  assert.equal(log[1], `No GPU is used: ${problem}`);
   assert.match(problem!, /^LibTorch could not be downloaded: pip found it in no package index/);
   assert.deepEqual(
     readdirSync(join(torch.root, '..', '..')).filter((name) => name.startsWith('fetching-')),

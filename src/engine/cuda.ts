@@ -64,10 +64,18 @@ function problemOf(driver: number, gpus: readonly Gpu[], failure: string | undef
 
 const isSupported = ({ capability }: Gpu) => capability >= lowestCapability;
 
-/** Finds what there is, and loads LibTorch's CUDA half where a GPU can be used; where that fails, the result says why. */
+/**
+ * Finds what there is, and loads LibTorch's CUDA half where a GPU can be used. Where that fails, the result says why.
+ * @param log receives the size of a download, and beside a driver the reason why no GPU can be used
+ */
 export async function startCuda(native: Binding, torch: LibTorch, log: (line: string) => void): Promise<Cuda> {
-  const cuda = findCuda(native);
-  if (cuda.problem) return cuda;
+  const found = findCuda(native);
+  const cuda = found.problem ? found : await loadCuda(found, native, torch, log);
+  if (cuda.driver !== undefined && cuda.problem) log(`No GPU is used: ${cuda.problem.message}`);
+  return cuda;
+}
+
+async function loadCuda(cuda: Cuda, native: Binding, torch: LibTorch, log: (line: string) => void): Promise<Cuda> {
   try {
     native.loadCuda(await ensureCuda(torch, log));
     return cuda;

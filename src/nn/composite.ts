@@ -129,7 +129,7 @@ function roundToCodes(x: Tensor, scale: Tensor, zeroPoint: Tensor | null, low: n
  * Returns the attention mask [queries, keys], true where a query must not attend to a key; undefined where nothing is
  * masked.
  */
-function maskOf(queries: number, keys: number, causal: boolean, window: number): Tensor | undefined {
+export function maskOf(queries: number, keys: number, causal: boolean, window: number): Tensor | undefined {
   if (!causal && window <= 0) return undefined;
   const position = ops.unsqueeze(ops.arange(keys - queries, keys), 1);
   const distance = ops.sub(position, ops.unsqueeze(ops.arange(0, keys), 0));

@@ -3,6 +3,7 @@ import { type Device, type DType, host, ops, type Tensor } from '../tensor/index
 import { composite } from './composite.ts';
 import { fused } from './fused.ts';
 import type { Kernels } from './kernels.ts';
+import { rowAttention } from './row-attention.ts';
 
 /** The fused operators by the kind of device that they are compiled for, and the element type of their inputs. */
 const own: readonly { readonly device: string; readonly dtype: DType; readonly kernels: Partial<Kernels> }[] = [
@@ -13,14 +14,15 @@ const own: readonly { readonly device: string; readonly dtype: DType; readonly k
 export function kernelsOn(device: Device, dtype: DType): Kernels {
   const [kind] = device.split(':');
   const found = own.find((row) => row.device === kind && row.dtype === dtype);
-  return found ? { ...composite, ...found.kernels } : composite;
+  const others = kind === host ? composite : { ...composite, attention: rowAttention };
+  return { ...others, ...found?.kernels };
 }
 
 /** Names the kernels of a device, for people: the fused operators that are missing there run as several of LibTorch's. */
 export function kernelsText(device: Device, dtype: DType): string {
   const kernels = kernelsOn(device, dtype);
-  const all = Object.keys(composite) as (keyof Kernels)[];
-  const fusedCount = all.filter((name) => kernels[name] !== composite[name]).length;
+  const all = Object.keys(fused) as (keyof Kernels)[];
+  const fusedCount = all.filter((name) => kernels[name] === fused[name]).length;
   if (fusedCount === all.length) return 'fused operators';
   return fusedCount === 0
     ? "LibTorch's own operators"

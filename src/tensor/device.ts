@@ -1,7 +1,7 @@
 import { freeMemory } from '../base/index.ts';
-import { type Binding, onStart } from '../engine/index.ts';
+import { type Binding, currentEngine, onStart } from '../engine/index.ts';
 
-let native: Binding;
+let native: Binding | undefined;
 onStart((binding) => {
   native = binding;
 });
@@ -13,10 +13,11 @@ export type Device = string;
 export const host: Device = 'cpu';
 
 /** Returns the device of new tensors of this thread: `cpu` at the start. */
-export const currentDevice = (): Device => native.useDevice();
+export const currentDevice = (): Device => native?.useDevice() ?? host;
 
 /** Sets the device of new tensors of this thread; disposing restores the one before. */
 export function useDevice(device: Device): Disposable {
+  const { native } = currentEngine();
   const before = native.useDevice(device);
   return { [Symbol.dispose]: () => void native.useDevice(before) };
 }
@@ -33,4 +34,5 @@ const isGpu = (device: Device): boolean => device.startsWith('cuda');
 export const takesPinned = isGpu;
 
 /** Returns how many bytes of tensors the device of new tensors still has room for. */
-export const freeDeviceMemory = (): number => (isGpu(currentDevice()) ? native.deviceMemory().free : freeMemory());
+export const freeDeviceMemory = (): number =>
+  isGpu(currentDevice()) ? currentEngine().native.deviceMemory().free : freeMemory();

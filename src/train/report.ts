@@ -2,7 +2,7 @@
 import { basename, join } from 'node:path';
 import { areSaved, readAdapterConfig, settingsOf } from '../adapters/index.ts';
 import { isSettings, writtenBy } from '../methods/index.ts';
-import type { Precision } from '../nn/index.ts';
+import { denseType, kernelsText, type Precision } from '../nn/index.ts';
 import { isInBackward } from '../optim/index.ts';
 import { currentDevice, freeDeviceMemory } from '../tensor/index.ts';
 import { keepsHead } from './attach.ts';
@@ -77,6 +77,7 @@ export function startEvent(
     threads,
     precision,
     device: currentDevice(),
+    kernels: kernelsText(currentDevice(), denseType()),
     ...(fixed && { fixedBlocks: fixed.blocks, ...(fixed.bytes > 0 && { keptBytes: fixed.bytes }) }),
     ...(named.length > 0 && { tasks: Object.fromEntries(named) }),
   };

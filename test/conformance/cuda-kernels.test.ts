@@ -11,7 +11,7 @@ import { savedAdapters } from '../../src/adapters/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { generate } from '../../src/generate/index.ts';
 import { attachMethods } from '../../src/methods/index.ts';
-import { composite } from '../../src/nn/index.ts';
+import { kernelsOn } from '../../src/nn/index.ts';
 import { createOptimizer } from '../../src/optim/index.ts';
 import { formats, unpackable, unpacked } from '../../src/quant/index.ts';
 import { ops, scope } from '../../src/tensor/index.ts';
@@ -29,6 +29,9 @@ function cudaLibrary(): string | undefined {
   return roots.map((root) => join(root, 'lib', 'libtorch_cuda.so')).find(existsSync);
 }
 
+/** The kernels that a GPU takes, which run on any device. */
+const ofGpu = kernelsOn('cuda:0', 'float32');
+
 let library: string | undefined;
 
 before(async () => {
@@ -39,8 +42,16 @@ before(async () => {
   currentEngine().native.threads(1);
 });
 
-/** Operators without a kernel of their own on any device: what they are made of. */
+/** Operators that have no kernel of their own on a GPU: what they are made of, or what a GPU takes in their place. */
 const madeOf: Readonly<Record<string, readonly string[]>> = {
+  'aten::_scaled_dot_product_flash_attention_for_cpu': [
+    'aten::_scaled_dot_product_flash_attention',
+    'aten::_scaled_dot_product_efficient_attention',
+  ],
+  'aten::_scaled_dot_product_flash_attention_for_cpu_backward': [
+    'aten::_scaled_dot_product_flash_attention_backward',
+    'aten::_scaled_dot_product_efficient_attention_backward',
+  ],
   'aten::select_backward': ['aten::zeros', 'aten::select.int', 'aten::copy_'],
 };
 
@@ -58,7 +69,7 @@ test('every operator of every method has a kernel for CUDA', (t) => {
       if (bases.includes(base) && method !== 'lora') continue;
       using _ = scope();
       const choice = choices(base);
-      using model = base.load({ kernels: composite });
+      using model = base.load({ kernels: ofGpu });
       if (refuses?.(model)) continue;
       using adapter = attachMethods(model, choice, 0, savedAdapters(model));
       using optimizer = createOptimizer({ type: 'adamw' } as never, adapter.parameters);
@@ -80,7 +91,7 @@ test('every operator of every method has a kernel for CUDA', (t) => {
       steps++;
     }
   }
-  using model = bases[0]!.load({ kernels: composite });
+  using model = bases[0]!.load({ kernels: ofGpu });
   record(() => assert.equal([...generate(model, [1, 2, 3], { maxNewTokens: 3 })].length, 3));
 
   // On the processor tables and packed weights are read by fused operators; a GPU takes these.
