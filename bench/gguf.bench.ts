@@ -11,11 +11,11 @@
  * The last line is one JSON document.
  */
 import { spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { convertAdapter, loadAdapter, saveAdapter } from '../src/adapters/index.ts';
-import { cacheDir, GraftError } from '../src/base/index.ts';
+import { GraftError } from '../src/base/index.ts';
 import { ChatTemplate, loadTokenizer, tokenizerIfAny, tokenizerOf } from '../src/data/index.ts';
 import { currentEngine, startEngine } from '../src/engine/index.ts';
 import { generate } from '../src/generate/index.ts';
@@ -29,6 +29,7 @@ import { tokenizerJson, withAllMerges } from '../test/samples/tokenizers.ts';
 import { golden } from '../test/support.ts';
 import { chooseMails, mailQuestion, mailRow } from '../tools/fetch/emails.ts';
 import { fetchMails, fetchSmolLM2, type Mail } from '../tools/fetch/fetch.ts';
+import { llamaCppFolder, llamaCppVersion } from './llama-cpp.ts';
 import { type Bar, graft, integers, report, round, workFolder } from './support.ts';
 
 const { values: args } = parseArgs({
@@ -47,25 +48,6 @@ const formats = args.formats.split(',') as ExportFormat[];
 const work = workFolder();
 const at = (...parts: string[]) => join(work, ...parts);
 
-/** The version whose quantiser the goldens of test/golden/quant are from. */
-const version = '3.22.1';
-
-/** Installs node-llama-cpp and its binary for this machine into the cache; the folder. */
-function peerFolder(): string {
-  const dir = cacheDir('peer', 'llama-cpp');
-  if (existsSync(join(dir, 'node_modules', 'node-llama-cpp'))) return dir;
-  mkdirSync(dir, { recursive: true });
-  writeFileSync(join(dir, 'package.json'), '{ "private": true }');
-  const platform = { darwin: process.arch === 'arm64' ? 'mac-arm64-metal' : 'mac-x64', win32: `win-${process.arch}` };
-  const binary = `@node-llama-cpp/${(platform as Record<string, string>)[process.platform] ?? `linux-${process.arch}`}`;
-  // The other packages of binaries, for graphics cards, are optional and large.
-  const packages = [`node-llama-cpp@${version}`, `${binary}@${version}`];
-  const install = ['install', '--ignore-scripts', '--omit=optional', ...packages];
-  const { status } = spawnSync('npm', install, { cwd: dir, stdio: ['ignore', 'inherit', 'inherit'] });
-  if (status === 0) return dir;
-  throw new GraftError('environment', 'node-llama-cpp could not be installed', { place: dir });
-}
-
 interface Row {
   readonly prompt: number[];
   readonly answer: number[];
@@ -78,7 +60,7 @@ interface Answers {
   readonly forced: number[][];
 }
 
-const folder = peerFolder();
+const folder = llamaCppFolder();
 let requests = 0;
 
 function llamaCpp(request: object): Answers {
@@ -337,4 +319,4 @@ function tell(
 }
 
 bars.push({ what: 'warnings of llama.cpp', got: warnings.length, bar: 0, better: 'less' });
-report('gguf', bars, { model: real, peer: `node-llama-cpp ${version}`, warnings, ...details });
+report('gguf', bars, { model: real, peer: `node-llama-cpp ${llamaCppVersion}`, warnings, ...details });

@@ -53,11 +53,20 @@ export function peerPython(): string {
   });
 }
 
+const peerScript = (name: string) => (name.includes('/') ? name : join(import.meta.dirname, 'peer', name));
+const offline = { HF_HUB_OFFLINE: '1', TOKENIZERS_PARALLELISM: 'false' };
+
 /** Runs a script of bench/peer, or another one that takes the same options. */
-export function peer(script: string, ...args: string[]) {
-  const file = script.includes('/') ? script : join(import.meta.dirname, 'peer', script);
-  return lastLine(peerPython(), [file, ...args], { HF_HUB_OFFLINE: '1', TOKENIZERS_PARALLELISM: 'false' });
-}
+export const peer = (script: string, ...args: string[]) =>
+  lastLine(peerPython(), [peerScript(script), ...args], offline);
+
+/** The same in several processes, under the peer's torchrun. */
+export const torchrun = (processes: number, script: string, ...args: string[]) =>
+  lastLine(
+    peerPython(),
+    ['-m', 'torch.distributed.run', '--nproc-per-node', String(processes), '--standalone', peerScript(script), ...args],
+    offline,
+  );
 
 /** Returns the benchmark model for both sides: the path that Graft loads, and a Hugging Face directory with the same weights. */
 export function bothModels(model: string | undefined): { ours: string; theirs: string } {

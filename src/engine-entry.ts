@@ -123,6 +123,7 @@ export {
 export {
   type Device,
   type DType,
+  type Gate,
   Generator,
   manualSeed,
   noGrad,

@@ -81,6 +81,8 @@ export {
   launch,
   type MemoryChoice,
   type MemoryPlan,
+  type MergeCheckpointResult,
+  type MergeCheckpointSettings,
   type MergeResult,
   type MergeSettings,
   type ModelInfo,

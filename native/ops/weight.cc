@@ -17,6 +17,7 @@ int64_t Weight::in() const {
 
 Weight weight_of(const Tensor& tensor, int64_t format) {
   TORCH_CHECK(tensor.dim() == 2 && tensor.is_contiguous(), "a weight must be a contiguous matrix, got ", tensor.sizes());
+  TORCH_CHECK(!tensor.is_meta(), "the weight is with other processes: it is here only while its block runs");
   if (format < 0) return {tensor, -1};
   const BlockLayout layout = block_layout(static_cast<BlockFormat>(format));
   TORCH_CHECK(layout.bytes > 0, "no block format has the number ", format);

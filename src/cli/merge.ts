@@ -1,17 +1,24 @@
 import { Command, Option } from 'commander';
+import { GraftError } from '../base/index.ts';
 import { exportFormats } from '../models/index.ts';
 import { packingModes } from '../quant/index.ts';
 import { Session } from '../session/index.ts';
-import { examples, printJson, printWritten, showTensors, writtenOptions } from './shared.ts';
+import { examples, mebibytes, printJson, printWritten, showTensors, writtenOptions } from './shared.ts';
+
+const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
 export const merge = () =>
   writtenOptions(
     new Command('merge')
       .description(
-        'Add an adapter to the weights of its base and write the whole model: as a Hugging Face directory, or with --to as a GGUF file or a directory with integers.',
+        'Add an adapter to the weights of its base, or take the weights of a checkpoint, and write the whole model: as a Hugging Face directory, or with --to as a GGUF file or a directory with integers.',
       )
       .requiredOption('--model <path>', 'the base: a Hugging Face directory, a .gguf file, or a hub id')
-      .requiredOption('--adapter <dir>', 'the adapter to merge')
+      .option('--adapter <dir>', 'the adapter to merge')
+      .option(
+        '--checkpoint <dir>',
+        'instead of an adapter: a checkpoint of full fine-tuning of the base, written by one or several processes',
+      )
       .requiredOption('--out <path>', 'new directory for the merged model, or new .gguf file')
       .addOption(
         new Option(
@@ -42,11 +49,31 @@ export const merge = () =>
         'graft merge --model org/name --adapter out/adapter --to q4_0 --out model.gguf',
         'graft merge --model org/name --adapter out/adapter --to int4 --group-size 32 --out merged-int4',
         'graft merge --model org/name --adapter out/adapter --out merged --quantize nf4',
+        'graft merge --model org/name --checkpoint out/checkpoints/step-0000200 --out model',
       ),
     )
-    .action(async ({ model, json, ...options }) => {
+    .action(async ({ model, json, adapter, checkpoint, ...options }, command: Command) => {
+      if ((adapter === undefined) === (checkpoint === undefined))
+        throw new GraftError('usage', 'what is merged is an adapter or a checkpoint', {
+          hint: 'Give one of --adapter and --checkpoint',
+        });
       await using session = new Session();
-      const result = await showTensors(session.merge(model, options));
+      if (checkpoint !== undefined) {
+        const other = ['to', 'dtype', 'quantize', 'groupSize', 'embedding'].find(
+          (name) => command.getOptionValueSource(name) === 'cli',
+        );
+        if (other !== undefined)
+          throw new GraftError('usage', 'a checkpoint is written as it is, in float32', {
+            place: `--${kebab(other)}`,
+            hint: 'Leave it out; graft quantize writes the model in other formats',
+          });
+        const written = await showTensors(session.mergeCheckpoint(model, { checkpoint, out: options.out }));
+        if (json) return printJson(written);
+        console.log(`Wrote ${written.out}, ${mebibytes(written.bytes)}`);
+        if (written.notCopied.length > 0) console.log(`Not copied from the base: ${written.notCopied.join(', ')}`);
+        return;
+      }
+      const result = await showTensors(session.merge(model, { adapter, ...options }));
       if (json) return printJson(result);
       const isHeld = options.quantize !== 'none';
       printWritten(result, 'base and adapter', isHeld ? `held as ${options.quantize}, its` : 'its');

@@ -111,10 +111,17 @@ function show(planned: RanksPlan): void {
     if (cells.some((text) => text !== ''))
       console.log([name.padEnd(12), ...cells.map((text) => text.padStart(12))].join(''));
   }
+  const marks = [
+    ...(planned.stages.every(({ available }) => available) ? [] : ['* the method does not train so']),
+    ...(planned.stages.every(({ fits }) => fits) ? [] : ['! more than the memory']),
+  ];
+  if (marks.length > 0) console.log(`\n${marks.join('   ')}`);
   const { fits, available } = planned.stages[asked]!;
-  console.log('\n* planned only: this version of Graft does not train so   ! more than the memory');
+  const { cheapest, cheapestAvailable } = planned;
+  const ofMethod =
+    cheapestAvailable === cheapest ? '' : `; of those that the method trains with: ${cheapestAvailable ?? 'none'}`;
   console.log(
-    `Stage ${asked} ${fits ? 'fits' : 'does not fit'}${available ? '' : ', and is not available yet'}. The cheapest that fits: ${planned.cheapest ?? 'none'}; of those available: ${planned.cheapestAvailable ?? 'none'}.`,
+    `\nStage ${asked} ${fits ? 'fits' : 'does not fit'}${available ? '' : ', and the method does not train so'}. The cheapest that fits: ${cheapest ?? 'none'}${ofMethod}.`,
   );
   printNotes(planned.notes);
 }

@@ -48,8 +48,18 @@ export class ConnectedGroup implements JoinedGroup {
   }
 
   gather(tensor: Tensor): Tensor {
+    return this.#gather(tensor).finish();
+  }
+
+  beginGather(tensor: Tensor): () => Tensor {
+    const { result, finish } = this.#gather(tensor);
+    detachFromScopes(result);
+    return finish;
+  }
+
+  #gather(tensor: Tensor) {
     const bytes = (this.size - 1) * tensor.nbytes;
-    return this.#collective(() => ops.allGather(tensor, this.size, this.#name), bytes, bytes);
+    return this.#begin(() => ops.allGather(tensor, this.size, this.#name), bytes, bytes);
   }
 
   scatter(tensor: Tensor): Tensor {
@@ -79,12 +89,13 @@ export class ConnectedGroup implements JoinedGroup {
   }
 
   broadcast(tensor: Tensor, from = 0): void {
+    this.beginBroadcast(tensor, from)();
+  }
+
+  beginBroadcast(tensor: Tensor, from: number): () => void {
     const sends = this.rank === from ? this.size - 1 : 0;
-    this.#collective(
-      () => ops.broadcast_(tensor, from, this.#name),
-      sends * tensor.nbytes,
-      sends === 0 ? tensor.nbytes : 0,
-    );
+    const received = sends === 0 ? tensor.nbytes : 0;
+    return this.#begin(() => ops.broadcast_(tensor, from, this.#name), sends * tensor.nbytes, received).finish;
   }
 
   agree<K extends string>(values: Readonly<Record<K, number>>): Readonly<Record<K, readonly number[]>> {

@@ -28,6 +28,8 @@ export interface Group {
   sum(tensor: Tensor): void;
   /** Returns the tensors [d, …] of all processes one after the other: [size · d, …]. */
   gather(tensor: Tensor): Tensor;
+  /** Begins a `gather`, which goes on while this process computes. @returns what waits for its end; what came lives until it is disposed */
+  beginGather(tensor: Tensor): () => Tensor;
   /** Adds up the tensors [size · d, …] of all processes, and returns this one's share of the sum, [d, …]. */
   scatter(tensor: Tensor): Tensor;
   /**
@@ -40,6 +42,8 @@ export interface Group {
   beginExchange(tensor: Tensor, sends: readonly number[], receives: readonly number[]): () => Tensor;
   /** Replaces the tensor by that of process `from`, in place. */
   broadcast(tensor: Tensor, from?: number): void;
+  /** Begins a `broadcast`, which goes on while this process computes. @returns what waits for its end */
+  beginBroadcast(tensor: Tensor, from: number): () => void;
   /** Returns what every process gave, by name, in the order of the ranks. */
   agree<K extends string>(values: Readonly<Record<K, number>>): Readonly<Record<K, readonly number[]>>;
   /** Returns the plain data of every process, in the order of the ranks. */
@@ -68,10 +72,12 @@ export const oneProcess: Group = {
   localSize: 1,
   sum() {},
   gather: (tensor) => tensor,
+  beginGather: (tensor) => () => tensor,
   scatter: (tensor) => tensor,
   exchange: (tensor) => tensor,
   beginExchange: (tensor) => () => tensor,
   broadcast() {},
+  beginBroadcast: () => () => {},
   agree: (values) =>
     Object.fromEntries(Object.entries<number>(values).map(([name, value]) => [name, [value]])) as never,
   collect: (value) => [value],

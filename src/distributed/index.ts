@@ -1,3 +1,4 @@
+export { bucketSize, buckets, byOwner, concatenated, gradientBucketSize, parts, size } from './buckets.ts';
 export { dealt } from './deal.ts';
 export { type Group, type JoinedGroup, oneProcess, type Traffic } from './group.ts';
 export { joinGroup } from './join.ts';
@@ -8,3 +9,4 @@ export {
   nodeEnvironment,
   type RankPlacement,
 } from './launch-environment.ts';
+export { type ReadRows, rowsInMemory, ShardedUnit, type UnitTensors } from './sharded-unit.ts';

@@ -8,6 +8,7 @@ import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import { taskOfArchitecture } from './architectures.ts';
 import type { Family } from './family.ts';
 import { withIntegers } from './integer-layout.ts';
+import type { LaterWeights } from './later-weights.ts';
 import { type HeadOptions, LoadedWeights, type LoadOptions } from './loaded-weights.ts';
 import { families } from './registry.ts';
 import { sentenceLength, sentenceSettings } from './sentence.ts';
@@ -24,15 +25,25 @@ export const loadModel = (path: string, options: LoadOptions = {}): Model => loa
 /**
  * As `loadModel`, with one model for each head, all on one body: a method attached to one is attached to all, and disposing
  * of one frees all. Tasks without labels share one model.
+ * @param later no weight is read: they are absent, and this reads them afterwards
  */
-export function loadModels(path: string, heads: readonly HeadOptions[], options: LoadOptions = {}): Model[] {
+export function loadModels(
+  path: string,
+  heads: readonly HeadOptions[],
+  options: LoadOptions = {},
+  later?: LaterWeights,
+): Model[] {
   const { source, config, family, stored } = openModel(path);
-  using _ = source;
-  if (!options.shapesOnly)
+  const { shapesOnly } = options;
+  using files = new DisposableStack();
+  if (!later) files.use(source);
+  if (!shapesOnly && !later)
     requireMemory(path, { stored, family }, options.quantize ?? 'none', { dtype: options.dtype ?? denseType() });
   return noGrad(() => {
     const labels = heads.find((head) => head.labels)?.labels;
-    using reader = options.shapesOnly ? new ShapesReader(source) : new WeightReader(source);
+    const reader = later
+      ? later.readerOf(source)
+      : files.use(shapesOnly ? new ShapesReader(source) : new WeightReader(source));
     const weights = new LoadedWeights(path, reader, stored, family.prefixes, { ...options, ...(labels && { labels }) });
     try {
       const tasks = heads.map((head) => taskOf(family, config, head));

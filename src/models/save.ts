@@ -26,7 +26,8 @@ export function saveModel(
   extra: Readonly<Record<string, string>> = {},
   written: WrittenOptions = {},
 ): readonly string[] {
-  const tensors = [...denseWeights(model, dtype, written.formatOf ?? (() => undefined))];
+  const { present = () => {}, formatOf = () => undefined } = written;
+  const tensors = [...denseWeights(model, dtype, formatOf, present)];
   const config = { ...configOf(model, dtype), ...quantizationOf(model, written) };
   let left: readonly string[] = [];
   writeDirectory(dir, (draft) => {
@@ -44,6 +45,8 @@ export interface WrittenOptions {
   readonly formatOf?: FormatOf;
   /** Is called before each tensor is written; it may throw to stop. */
   readonly progress?: (written: number, total: number) => void;
+  /** Is called before a tensor of the model is read, which may be elsewhere until then. */
+  readonly present?: ((tensor: Tensor) => void) | undefined;
   /** Writes further files into the directory. */
   readonly writeMore?: (draft: string) => void;
 }
@@ -140,27 +143,40 @@ export function* storedTensors(model: Model): Generator<StoredTensor> {
 const isLayer = (module: Module): module is Module & { plain(): Linear | Embedding | undefined } => 'plain' in module;
 
 /** Yields every weight under its key, dense unless `formatOf` says integers; tied ones once. */
-function* denseWeights(model: Model, dtype: DType, formatOf: FormatOf): Generator<TensorToWrite> {
+function* denseWeights(
+  model: Model,
+  dtype: DType,
+  formatOf: FormatOf,
+  present: (tensor: Tensor) => void,
+): Generator<TensorToWrite> {
   const seen = new Set<Tensor>();
   for (const { name, path, tensor, module, field } of storedTensors(model)) {
     if (seen.has(tensor)) continue;
     seen.add(tensor);
     if (!((module instanceof Linear || module instanceof Embedding) && field === 'weight')) {
-      yield { name, dtype, shape: tensor.shape, bytes: () => convertedBytes(name, () => tensor, dtype) };
+      const own = () => {
+        present(tensor);
+        return tensor;
+      };
+      yield { name, dtype, shape: tensor.shape, bytes: () => convertedBytes(name, own, dtype) };
       continue;
     }
+    const dense = () => {
+      present(tensor);
+      return module.denseWeight();
+    };
     const shape = [tensor.size(0), module instanceof Linear ? module.inFeatures : module.width] as const;
     const written = formatOf(path) ?? { format: dtype as FloatFormat };
     if (isIntegers(written)) {
-      const make = () => requireFinite(name, module.denseWeight());
+      const make = () => requireFinite(name, dense());
       yield* integerTensors(name, shape, written, make);
       continue;
     }
     const type = requireFloat(written, name);
     if (module instanceof Linear && module.transposed) {
-      const transposed = () => ops.contiguous(ops.t(module.denseWeight()));
+      const transposed = () => ops.contiguous(ops.t(dense()));
       yield { name, dtype: type, shape: [...shape].reverse(), bytes: () => convertedBytes(name, transposed, type) };
-    } else yield { name, dtype: type, shape, bytes: () => convertedBytes(name, () => module.denseWeight(), type) };
+    } else yield { name, dtype: type, shape, bytes: () => convertedBytes(name, dense, type) };
   }
 }
 

@@ -1,6 +1,13 @@
 import { type BlockFormat, formats } from '../quant/index.ts';
 import { type DType, detachFromScopes, ops, scope, type Tensor } from '../tensor/index.ts';
-import { type StoredWeight, WeightReader } from './weight-reader.ts';
+import { rowsOf, type StoredWeight, WeightReader } from './weight-reader.ts';
+
+/** The shape of a matrix in blocks of a format: uint8 [rows, bytes of a row]. */
+export function blockBytesOf(matrix: readonly number[], format: BlockFormat): readonly number[] {
+  const [rows, width] = matrix as [number, number];
+  const { blockElements, blockBytes } = formats[format];
+  return [rows, (width / blockElements) * blockBytes];
+}
 
 /**
  * Returns tensors of the stored shapes without reading them. All share the memory of the largest, which holds zeros.
@@ -9,7 +16,7 @@ export class ShapesReader extends WeightReader {
   readonly #memory = new Map<DType, Tensor>();
 
   override raw({ entry: { shape, bytes } }: StoredWeight): Tensor {
-    const rows = shape.length > 1 ? shape[0]! : 1;
+    const rows = rowsOf(shape);
     return this.#tensor([rows, bytes / rows], 'uint8');
   }
 
@@ -18,9 +25,7 @@ export class ShapesReader extends WeightReader {
   }
 
   override packed({ entry: { shape } }: StoredWeight, format: BlockFormat, transposed = false): Tensor {
-    const [rows, width] = (transposed ? shape.toReversed() : shape) as [number, number];
-    const { blockElements, blockBytes } = formats[format];
-    return this.#tensor([rows, (width / blockElements) * blockBytes], 'uint8');
+    return this.#tensor(blockBytesOf(transposed ? shape.toReversed() : shape, format), 'uint8');
   }
 
   /** Returns a tensor of its own on the shared memory. */

@@ -11,6 +11,15 @@ export interface StoredWeight {
   readonly isIntegers?: boolean;
 }
 
+/** Some rows of a tensor: of its first dimension; a vector is one row. */
+export interface Rows {
+  readonly first: number;
+  readonly count: number;
+}
+
+/** How many rows a shape has. */
+export const rowsOf = (shape: readonly number[]): number => (shape.length > 1 ? shape[0]! : 1);
+
 /** Size of the read buffer; a row that is longer is read at once. */
 const bufferBytes = 2 ** 23;
 
@@ -29,43 +38,60 @@ export class WeightReader implements Disposable {
     this.#source = source;
   }
 
-  /** Returns the stored bytes, uint8 [rows, bytes of a row]. */
-  raw({ entry, interleavedHeads }: StoredWeight): Tensor {
+  /** Returns the stored bytes, uint8 [rows, bytes of a row]. @param rows default: all */
+  raw(stored: StoredWeight, rows?: Rows): Tensor {
     using s = scope();
-    return s.keep(deinterleaved(this.#rows(entry, 'uint8'), interleavedHeads));
+    return s.keep(inOrder(stored, rows, (some) => this.#rows(stored.entry, 'uint8', some)));
   }
 
-  /** Returns the tensor in element type `dtype` and the stored shape, or transposed, unpacked from blocks where the file has those. */
-  dense({ entry, interleavedHeads }: StoredWeight, dtype: DType, transposed = false): Tensor {
+  /**
+   * Returns the tensor in element type `dtype` and the stored shape, or transposed, unpacked from blocks where the file has those.
+   * @param rows of the result. Default: all
+   */
+  dense(stored: StoredWeight, dtype: DType, transposed = false, rows?: Rows): Tensor {
     using s = scope();
-    const { format, shape } = entry;
-    const numbers = isBlockFormat(format)
-      ? this.#rows(entry, 'uint8', dtype, (piece) => ops.dequantize(piece, formats[format].nativeId))
-      : this.#rows(entry, format, dtype);
-    const tensor = deinterleaved(ops.view(numbers, shape), interleavedHeads);
-    return s.keep(transposed ? ops.contiguous(ops.t(tensor)) : tensor);
+    const { format, shape } = stored.entry;
+    const unpacked = (piece: Tensor) =>
+      isBlockFormat(format) ? ops.dequantize(piece, formats[format].nativeId) : piece;
+    const from = isBlockFormat(format) ? 'uint8' : format;
+    if (transposed) {
+      // Its rows are the file's columns.
+      const columns = rows ?? { first: 0, count: shape[1]! };
+      const read = this.#rows(stored.entry, from, undefined, dtype, (piece) =>
+        ops.narrow(unpacked(piece), 1, columns.first, columns.count),
+      );
+      return s.keep(ops.contiguous(ops.t(read)));
+    }
+    return s.keep(
+      inOrder(stored, rows, (some) => {
+        const read = this.#rows(stored.entry, from, some, dtype, unpacked);
+        return ops.view(read, some && shape.length > 1 ? [some.count, ...shape.slice(1)] : shape);
+      }),
+    );
   }
 
-  /** Returns a matrix, or its transpose, packed in blocks of a format: uint8 [rows, bytes of a row]. */
-  packed(stored: StoredWeight, format: BlockFormat, transposed = false): Tensor {
+  /** Returns a matrix, or its transpose, packed in blocks of a format: uint8 [rows, bytes of a row]. @param rows of the result. Default: all */
+  packed(stored: StoredWeight, format: BlockFormat, transposed = false, rows?: Rows): Tensor {
     using s = scope();
     const { nativeId } = formats[format];
-    if (transposed) return s.keep(ops.quantize(this.dense(stored, 'float32', true), nativeId));
-    const { entry, interleavedHeads } = stored;
-    const { format: from } = entry;
+    if (transposed) return s.keep(ops.quantize(this.dense(stored, 'float32', true, rows), nativeId));
+    const { format: from } = stored.entry;
     const numbers = (piece: Tensor) =>
       isBlockFormat(from) ? ops.dequantize(piece, formats[from].nativeId) : ops.toCopy(piece, { dtype: 'float32' });
-    const packed = this.#rows(entry, isBlockFormat(from) ? 'uint8' : from, 'uint8', (piece) =>
-      ops.quantize(numbers(piece), nativeId),
+    return s.keep(
+      inOrder(stored, rows, (some) =>
+        this.#rows(stored.entry, isBlockFormat(from) ? 'uint8' : from, some, 'uint8', (piece) =>
+          ops.quantize(numbers(piece), nativeId),
+        ),
+      ),
     );
-    return s.keep(deinterleaved(packed, interleavedHeads));
   }
 
   /** Whether two stored tensors have the same shape and numbers. Both are read piece by piece. */
   areEqual(a: StoredWeight, b: StoredWeight): boolean {
     const { shape } = a.entry;
     if (shape.length !== b.entry.shape.length || shape.some((n, i) => n !== b.entry.shape[i])) return false;
-    const rows = shape.length > 1 ? shape[0]! : 1;
+    const rows = rowsOf(shape);
     const atOnce = Math.max(1, Math.floor((comparedElements * rows) / shape.reduce((x, y) => x * y, 1)));
     for (let first = 0; first < rows; first += atOnce) {
       using _ = scope();
@@ -84,27 +110,31 @@ export class WeightReader implements Disposable {
   }
 
   /**
-   * Reads all rows (a vector is one) as element type `stored` and returns what `convert` makes of them, piece by piece, in
-   * `dtype`.
+   * Reads rows (a vector is one) as element type `stored` and returns what `convert` makes of them, piece by piece, in `dtype`.
+   * @param rows undefined: all
    */
-  #rows(entry: WeightEntry, stored: DType, dtype = stored, convert = (piece: Tensor) => piece): Tensor {
-    const rows = entry.shape.length > 1 ? entry.shape[0]! : 1;
-    const maxRows = Math.max(1, Math.floor(bufferBytes / (entry.bytes / rows)));
+  #rows(
+    entry: WeightEntry,
+    stored: DType,
+    rows: Rows = { first: 0, count: rowsOf(entry.shape) },
+    dtype = stored,
+    convert = (piece: Tensor) => piece,
+  ): Tensor {
+    const maxRows = Math.max(1, Math.floor(bufferBytes / (entry.bytes / rowsOf(entry.shape))));
     let all: Tensor | undefined;
-    for (let first = 0; first < rows; first += maxRows) {
+    for (let done = 0; done < rows.count; done += maxRows) {
       using s = scope();
-      const count = Math.min(maxRows, rows - first);
-      const piece = convert(this.#piece(entry, stored, first, count));
-      all ??= s.keep(Tensor.empty([rows, piece.size(1)], dtype));
-      ops.copy_(ops.narrow(all, 0, first, count), piece);
+      const count = Math.min(maxRows, rows.count - done);
+      const piece = convert(this.#piece(entry, stored, rows.first + done, count));
+      all ??= s.keep(Tensor.empty([rows.count, piece.size(1)], dtype));
+      ops.copy_(ops.narrow(all, 0, done, count), piece);
     }
     return all!;
   }
 
   /** Reads some rows [count, width] into the shared buffer: the result changes with the next piece of this element type. */
   #piece(entry: WeightEntry, stored: DType, first: number, count: number): Tensor {
-    const rows = entry.shape.length > 1 ? entry.shape[0]! : 1;
-    const rowBytes = entry.bytes / rows;
+    const rowBytes = entry.bytes / rowsOf(entry.shape);
     const width = rowBytes / dtypes[stored].bytes;
     const { tensor, bytes } = this.#buffer(stored, count * rowBytes);
     this.#source.read(entry.name, bytes.subarray(0, count * rowBytes), first * rowBytes);
@@ -126,6 +156,21 @@ export class WeightReader implements Disposable {
     for (const { tensor } of this.#buffers.values()) tensor.dispose();
     this.#buffers.clear();
   }
+}
+
+/** Reads rows in the order of the checkpoint: of a tensor whose heads GGUF interleaves, whole heads. */
+function inOrder(
+  { entry, interleavedHeads }: StoredWeight,
+  rows: Rows | undefined,
+  read: (rows: Rows | undefined) => Tensor,
+): Tensor {
+  if (!rows || entry.shape.length < 2 || !interleavedHeads)
+    return deinterleaved(read(entry.shape.length < 2 ? undefined : rows), interleavedHeads);
+  const headRows = entry.shape[0]! / interleavedHeads;
+  const firstHead = Math.floor(rows.first / headRows);
+  const heads = Math.ceil((rows.first + rows.count) / headRows) - firstHead;
+  const whole = deinterleaved(read({ first: firstHead * headRows, count: heads * headRows }), heads);
+  return ops.narrow(whole, 0, rows.first - firstHead * headRows, rows.count);
 }
 
 /**

@@ -3,7 +3,7 @@
  * N packed tokens, C width, H heads, D head size.
  */
 import { GraftError } from '../base/index.ts';
-import { checkpoint, ops, scope, type Tensor } from '../tensor/index.ts';
+import { checkpoint, type Gate, ops, scope, type Tensor } from '../tensor/index.ts';
 import type { Kernels } from './kernels.ts';
 import type { LayerNorm, LinearLayer } from './layers.ts';
 import { Module } from './module.ts';
@@ -110,6 +110,25 @@ export function useGradientCheckpointing(on: boolean): Disposable {
   };
 }
 
+let gateOf: ((block: number) => Gate) | undefined;
+
+/**
+ * Lets each block run in a gate, given by its number, wherever a forward pass goes through it, under gradient checkpointing in the backward
+ * pass too. Disposing restores what was before.
+ */
+export function useGates(of: (block: number) => Gate): Disposable {
+  const previous = gateOf;
+  gateOf = of;
+  return {
+    [Symbol.dispose]: () => {
+      gateOf = previous;
+    },
+  };
+}
+
+/** Whether blocks run in gates: weights are then other memory in each pass. */
+export const areBlocksGated = (): boolean => gateOf !== undefined;
+
 /** A block of a model, as a function of the residual stream: one tensor [N, C], or two whose sum is not yet taken. */
 export type Block = (stream: readonly Tensor[], pass: Pass) => readonly Tensor[];
 
@@ -123,7 +142,9 @@ export const blocksOf = (layers: readonly { forward(x: Tensor, pass: Pass): Tens
  */
 export function flow(stream: readonly Tensor[], blocks: readonly Block[], pass: Pass, first = 0): readonly Tensor[] {
   return blocks.reduce((input, block, i) => {
-    const output = checkpointing ? checkpointed(input, block, first + i, pass) : block(input, pass);
+    const gate = gateOf?.(first + i);
+    const run = () => block(input, pass);
+    const output = checkpointing ? checkpointed(input, block, first + i, pass, gate) : gate ? gate.forward(run) : run();
     for (const tensor of input) tensor.dispose();
     return output;
   }, stream);
@@ -133,7 +154,13 @@ export function flow(stream: readonly Tensor[], blocks: readonly Block[], pass: 
  * Runs a block under `checkpoint`. What it reads of the pass is an input too, since the pass is over when the block runs
  * again.
  */
-function checkpointed(stream: readonly Tensor[], block: Block, layer: number, pass: Pass): readonly Tensor[] {
+function checkpointed(
+  stream: readonly Tensor[],
+  block: Block,
+  layer: number,
+  pass: Pass,
+  gate: Gate | undefined,
+): readonly Tensor[] {
   const rotation = pass.rotation ?? [];
   const [rotationStart, prefixStart] = [stream.length, stream.length + rotation.length];
   return checkpoint(
@@ -143,6 +170,7 @@ function checkpointed(stream: readonly Tensor[], block: Block, layer: number, pa
       return block(inputs.slice(0, rotationStart), { ...pass, keyValues, ...(cos && sin && { rotation: [cos, sin] }) });
     },
     [...stream, ...rotation, ...pass.keyValues.prefixTensors(layer)],
+    gate,
   );
 }
 

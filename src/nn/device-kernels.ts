@@ -5,17 +5,17 @@ import { fused } from './fused.ts';
 import type { Kernels } from './kernels.ts';
 import { rowAttention } from './row-attention.ts';
 
-/** The fused operators by the kind of device that they are compiled for, and the element type of their inputs. */
-const own: readonly { readonly device: string; readonly dtype: DType; readonly kernels: Partial<Kernels> }[] = [
+/** What takes the place of composite kernels, by the kind of device and the element type of the model: absent, any. */
+const own: readonly { readonly device: string; readonly dtype?: DType; readonly kernels: Partial<Kernels> }[] = [
   { device: host, dtype: 'float32', kernels: fused },
+  { device: 'cuda', kernels: { attention: rowAttention } },
 ];
 
 /** Returns the kernels for a device and an element type: the fused operators that are compiled for it, and in place of others their twins. */
 export function kernelsOn(device: Device, dtype: DType): Kernels {
   const [kind] = device.split(':');
-  const found = own.find((row) => row.device === kind && row.dtype === dtype);
-  const others = kind === host ? composite : { ...composite, attention: rowAttention };
-  return { ...others, ...found?.kernels };
+  const found = own.filter((row) => row.device === kind && (row.dtype ?? dtype) === dtype);
+  return Object.assign({}, composite, ...found.map(({ kernels }) => kernels)) as Kernels;
 }
 
 /** Names the kernels of a device, for people: the fused operators that are missing there run as several of LibTorch's. */

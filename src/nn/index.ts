@@ -1,5 +1,6 @@
 export { activationNames, activationOf } from './activations.ts';
 export {
+  areBlocksGated,
   attend,
   blocksOf,
   Dense,
@@ -8,6 +9,7 @@ export {
   postNormBlock,
   preNormBlock,
   selfAttention,
+  useGates,
   useGradientCheckpointing,
 } from './blocks.ts';
 export { composite } from './composite.ts';
@@ -22,6 +24,7 @@ export { crossEntropyOfLogits } from './losses.ts';
 export { type Model, outputOf } from './model.ts';
 export { layerNorm, type ModelWeights, rmsNorm } from './model-weights.ts';
 export {
+  heldTensors,
   Module,
   moduleAt,
   namedModules,

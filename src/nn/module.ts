@@ -60,14 +60,18 @@ export function replaceModule(root: Module, path: string, module: Module): Modul
   return replaced;
 }
 
-/** Returns the bytes that the tensors below `roots` take in memory, tied and shared ones once, those inside wrappers too. */
-export function tensorBytes(...roots: readonly Module[]): number {
-  const sizes = new Map<number, number>();
-  for (const [, outer] of roots.flatMap((root) => [...namedModules(root)])) {
+/** Yields every tensor of the tree, those inside wrappers too, with the path of its module. */
+export function* heldTensors(root: Module): Generator<[path: string, tensor: Tensor]> {
+  for (const [path, outer] of namedModules(root)) {
     for (let module: Module | undefined = outer; module; module = isWrapping(module) ? module.base_layer : undefined) {
-      for (const value of Object.values(module)) if (value instanceof Tensor) sizes.set(value.id, value.nbytes);
+      for (const value of Object.values(module)) if (value instanceof Tensor) yield [path, value];
     }
   }
+}
+
+/** Returns the bytes that the tensors below `roots` take in memory, tied and shared ones once, those inside wrappers too. */
+export function tensorBytes(...roots: readonly Module[]): number {
+  const sizes = new Map(roots.flatMap((root) => [...heldTensors(root)].map(([, { id, nbytes }]) => [id, nbytes])));
   return [...sizes.values()].reduce((sum, size) => sum + size, 0);
 }
 

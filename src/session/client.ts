@@ -18,6 +18,8 @@ import type {
   CombineResult,
   CombineSettings,
   DoctorResult,
+  MergeCheckpointResult,
+  MergeCheckpointSettings,
   MergeResult,
   MergeSettings,
   ModelSettings,
@@ -31,6 +33,7 @@ import {
   combineSchema,
   doctorSchema,
   interrupted,
+  mergeCheckpointSchema,
   mergeSchema,
   modelSchema,
   planSchema,
@@ -150,6 +153,17 @@ export class Session implements AsyncDisposable {
     return new Running(async (tell) => {
       const { args, signal } = split(mergeSchema, settings, 'merge');
       return this.#run('mergeFiles', { model, ...args }, { onEvent: tell, signal });
+    });
+  }
+
+  /** Writes a checkpoint of full fine-tuning of a model as a model, whichever and however many processes wrote it. */
+  mergeCheckpoint(
+    model: string,
+    settings: MergeCheckpointSettings & Abortable,
+  ): Running<Progress, MergeCheckpointResult> {
+    return new Running(async (tell) => {
+      const { args, signal } = split(mergeCheckpointSchema, settings, 'mergeCheckpoint');
+      return this.#run('mergeCheckpoint', { model, ...args }, { onEvent: tell, signal });
     });
   }
 

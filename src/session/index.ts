@@ -15,6 +15,8 @@ export type {
   Logits,
   MemoryChoice,
   MemoryPlan,
+  MergeCheckpointResult,
+  MergeCheckpointSettings,
   MergeResult,
   MergeSettings,
   ModelSettings,

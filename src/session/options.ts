@@ -13,6 +13,7 @@ import type {
   CombineSettings,
   GenerateSettings,
   IdRows,
+  MergeCheckpointSettings,
   MergeSettings,
   ModelSettings,
   Prompt,
@@ -89,6 +90,11 @@ export const mergeSchema: z.ZodType<MergeSettings & Abortable> = z.strictObject(
   adapter: path,
   to: z.enum(exportFormats).optional(),
   quantize: z.enum(packingModes).optional(),
+});
+export const mergeCheckpointSchema: z.ZodType<MergeCheckpointSettings & Abortable> = z.strictObject({
+  ...signal,
+  checkpoint: path,
+  out: path,
 });
 export const combineSchema: z.ZodType<CombineSettings & Abortable> = z.strictObject({
   ...signal,

@@ -45,12 +45,18 @@ function forEachBatch(
   act: (batch: Packed, hidden: ReturnType<Model['hidden']>) => void,
   onBatch: OnBatch,
   hiddenOf = (batch: Packed) => model.hidden(tokensOf(model, batch)),
+  rounds = batches.length,
+  during: Required<MeasureOptions>['during'] = (run) => run?.(),
 ) {
   noGrad(() => {
-    for (const [i, batch] of batches.entries()) {
-      using _ = scope();
-      act(batch, hiddenOf(batch));
-      onBatch(i + 1, batches.length);
+    for (let i = 0; i < rounds; i++) {
+      const batch = batches[i];
+      const run = () => {
+        using _ = scope();
+        act(batch!, hiddenOf(batch!));
+        onBatch(i + 1, batches.length);
+      };
+      during(batch && run);
     }
   });
 }
@@ -65,6 +71,8 @@ export interface MeasureOptions {
   readonly hiddenOf?: ((batch: Packed) => ReturnType<Model['hidden']>) | undefined;
   /** The processes among which the batches are dealt out; the result is the same on all of them. Default: this one alone. */
   readonly group?: Group;
+  /** Runs each batch; undefined where this process has no more and another has. Every process calls it equally often. Default: just runs. */
+  readonly during?: (run: (() => void) | undefined) => void;
 }
 
 /**
@@ -77,13 +85,15 @@ export function measure(
   task: Task,
   batches: readonly Packed[],
   order: readonly Row[],
-  { onBatch = () => {}, byRow = false, hiddenOf, group = oneProcess }: MeasureOptions = {},
+  { onBatch = () => {}, byRow = false, hiddenOf, group = oneProcess, during }: MeasureOptions = {},
 ): EvalResult {
   const owners = dealt(
     batches.map(({ ids }) => ids.length),
     group.size,
   );
-  const own = [...batches.keys()].filter((i) => owners[i] === group.rank);
+  const ofRank = (rank: number) => [...batches.keys()].filter((i) => owners[i] === rank);
+  const own = ofRank(group.rank);
+  const rounds = Math.max(...Array.from({ length: group.size }, (_, rank) => ofRank(rank).length));
   const parts: { batch: number; sum: number; outputs: readonly unknown[]; losses: readonly RowLoss[] | undefined }[] =
     [];
   const act = (batch: Packed, hidden: ReturnType<Model['hidden']>) => {
@@ -92,7 +102,7 @@ export function measure(
     parts.push({ batch: own[parts.length]!, sum, outputs: task.outputs?.(model, hidden, batch) ?? [], losses });
   };
   const ownBatches = own.map((i) => batches[i]!);
-  forEachBatch(model, ownBatches, act, onBatch, hiddenOf);
+  forEachBatch(model, ownBatches, act, onBatch, hiddenOf, rounds, during);
 
   const all = group.collect(parts).flat();
   const outputs = new Map<Row, unknown>();

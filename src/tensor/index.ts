@@ -1,4 +1,5 @@
-export { checkpoint } from './checkpoint.ts';
+export { absent, give, isAbsent, takeAway } from './absent.ts';
+export { checkpoint, type Gate } from './checkpoint.ts';
 export { currentDevice, type Device, freeDeviceMemory, host, onDevice, useDevice } from './device.ts';
 export { dropout } from './dropout.ts';
 export { type DType, dtypes } from './dtype.ts';

@@ -98,6 +98,17 @@ export function detachFromScopes<T extends Owned>(tensor: T): T {
   return tensor;
 }
 
+/** Gives `tensor` the native handle of `from`, which then counts as disposed, and frees its own. */
+export function moveHandle(tensor: Owned & { id: number }, from: Owned): void {
+  for (let s = current; s; s = s.parent) if (s.forget(from)) break;
+  unreferenced.unregister(from);
+  const outlivesScopes = unreferenced.unregister(tensor);
+  native.free(Uint32Array.of(tensor.id), 1);
+  tensor.id = from.id;
+  if (outlivesScopes) unreferenced.register(tensor, tensor.id, tensor);
+  from.retire();
+}
+
 /** Frees a tensor that is disposed by hand. */
 export function release(tensor: Owned): void {
   for (let s = current; s; s = s.parent) if (s.forget(tensor)) break;

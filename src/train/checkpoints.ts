@@ -1,7 +1,14 @@
 import { existsSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import { openSafetensors, readJsonObject, recoverDirectory, writeDirectory, writeSafetensors } from '../io/index.ts';
+import {
+  openSafetensors,
+  readJsonObject,
+  recoverDirectory,
+  type WeightSource,
+  writeDirectory,
+  writeSafetensors,
+} from '../io/index.ts';
 import type { Optimizer } from '../optim/index.ts';
 import { host, type Tensor } from '../tensor/index.ts';
 
@@ -36,7 +43,6 @@ export function saveCheckpoint(
   optimizer: StateToSave,
   keep: number,
 ): string {
-  const path = join(dir, nameOf(state.step));
   const listed = (tensors: StateToSave['state']) =>
     [...tensors].map(([name, t]) => ({ name, dtype: t.dtype, shape: t.shape, bytes: () => t.bytes() }));
   // Parameters are written from their own memory: copies would stay until they are collected. The optimizer's state may be freed before.
@@ -44,9 +50,22 @@ export function saveCheckpoint(
     const { dtype, shape } = tensor;
     return { name, dtype, shape, bytes: () => (tensor.device === host ? tensor.memory() : tensor.bytes()) };
   });
-  writeDirectory(path, (work) => {
+  return writeCheckpoint(dir, state, keep, (work) => {
     writeSafetensors(join(work, 'parameters.safetensors'), ofParameters);
     writeSafetensors(join(work, 'optimizer.safetensors'), listed(optimizer.state));
+  });
+}
+
+/** As `saveCheckpoint`, of the tensors that `writeTensors` writes into a folder. */
+export function writeCheckpoint(
+  dir: string,
+  state: RunState,
+  keep: number,
+  writeTensors: (work: string) => void,
+): string {
+  const path = join(dir, nameOf(state.step));
+  writeDirectory(path, (work) => {
+    writeTensors(work);
     writeFileSync(join(work, 'state.json'), JSON.stringify(state));
   });
   // Under another name first: killed while removing, a run leaves no part of a checkpoint under a checkpoint's name.
@@ -78,17 +97,28 @@ export function lastCheckpoint(dir: string): { path: string; state: RunState } |
  * @throws GraftError 'mismatch' when it is of another model or method
  */
 export const restoreParameters = (path: string, parameters: ReadonlyMap<string, Tensor>): void =>
-  fill(join(path, 'parameters.safetensors'), () => parameters);
+  fill(path, 'parameters', () => parameters);
 
 /** Fills an optimizer that keeps all state, in place. @throws GraftError 'mismatch' as `restoreParameters` */
 export const restoreOptimizer = (path: string, optimizer: Optimizer): void =>
-  fill(join(path, 'optimizer.safetensors'), (names) => {
+  fill(path, 'optimizer', (names) => {
     optimizer.prepare(names);
     return optimizer.state;
   });
 
-function fill(file: string, tensorsFor: (names: Iterable<string>) => ReadonlyMap<string, Tensor>): void {
-  using source = openSafetensors(file);
+/** Opens what a checkpoint has of the parameters or of the optimizer, in one file, or in one of each process with an index. */
+export function openPart(path: string, part: 'parameters' | 'optimizer'): WeightSource {
+  const index = join(path, `${part}.safetensors.index.json`);
+  return openSafetensors(existsSync(index) ? index : join(path, `${part}.safetensors`));
+}
+
+function fill(
+  path: string,
+  part: 'parameters' | 'optimizer',
+  tensorsFor: (names: Iterable<string>) => ReadonlyMap<string, Tensor>,
+): void {
+  using source = openPart(path, part);
+  const file = source.path;
   const tensors = tensorsFor(source.entries.keys());
   for (const [name, tensor] of tensors) {
     const entry = source.entries.get(name);

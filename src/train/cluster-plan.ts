@@ -4,15 +4,11 @@
  * here with those that are frozen, as they are held.
  */
 import { GraftError } from '../base/index.ts';
-import { dealt } from '../distributed/index.ts';
-import { bucketSize, buckets } from './buckets.ts';
+import { bucketSize, buckets, dealt } from '../distributed/index.ts';
 
 export const stages = [0, 1, 2, 3] as const;
 /** A stage of ZeRO. */
 export type Stage = (typeof stages)[number];
-
-/** The stages that this version of Graft trains with. */
-export const availableStages: readonly Stage[] = [0, 1, 2];
 
 /** A part of a model that stage 3 gathers at once, in the order in which a step needs them: the embeddings, each block, the rest. */
 export interface PlannedUnit {
@@ -26,12 +22,14 @@ export interface PlannedUnit {
 export interface PlannedModel {
   readonly name: string;
   readonly units: readonly PlannedUnit[];
+  /** Whether what is trained are the model's own weights, which stage 3 divides, and not small tensors that methods add. */
+  readonly trainsBase: boolean;
   /** Bytes that the optimizer keeps for all trained parameters. */
   readonly optimizerBytes: number;
   /** Operations of matrix products with weights for one token, forward and backward; and again forward under checkpointing. */
   readonly flopsPerToken: number;
   readonly replayedFlopsPerToken: number;
-  /** Whether every process needs all gradients after the update (AdaLoRA's importance), so that they are sent twice at stage 1. */
+  /** Whether every process needs all gradients after the update (AdaLoRA's importance), so that they are sent twice at stages 1 and 3. */
   readonly wholeGradients: boolean;
   /** Whether the backward pass updates and frees each gradient, so that a step is one micro-batch, of one process. */
   readonly freesGradients: boolean;
@@ -64,7 +62,7 @@ export interface PlannedRun {
 export interface StagePlan {
   /** The stage of ZeRO. */
   readonly stage: Stage;
-  /** Whether this version of Graft trains with it. */
+  /** Whether the method trains with it. */
   readonly available: boolean;
   /** Of frozen weights as they are held, and of trained ones. */
   readonly weightBytes: number;
@@ -110,7 +108,7 @@ export interface ClusterPlan {
   readonly stages: readonly StagePlan[];
   /** The stage with the shortest step, or where times are unknown the least traffic, of those that fit; null where none does. */
   readonly cheapest: Stage | null;
-  /** As `cheapest`, of those that this version of Graft trains with. */
+  /** As `cheapest`, of those that the method trains with. */
   readonly cheapestAvailable: Stage | null;
 }
 
@@ -164,21 +162,25 @@ function planStage(
   const frozen = sum(units.map(({ frozenBytes }) => frozenBytes));
   const replays = checkpointed || stage === 3;
 
-  const owned = stage === 0 || numbers === 0 ? 1 : stage === 3 ? 1 / ranks : largestShare(numels, ranks) / numbers;
-  const weightBytes = stage === 3 ? (frozen + float * numbers) / ranks : frozen + float * numbers;
-  const gradientBytes = float * (model.freesGradients ? Math.max(...numels) : numbers * (stage < 2 ? 1 : owned));
+  const owned = stage === 0 || numbers === 0 ? 1 : largestShare(numels, ranks) / numbers;
+  // At stage 3, what methods add is as at stage 1.
+  const areWeightsShared = stage === 3 && model.trainsBase;
+  const areGradientsShared = stage === 2 || areWeightsShared;
+  const weightBytes = frozen / (stage === 3 ? ranks : 1) + float * numbers * (areWeightsShared ? owned : 1);
+  const gradientBytes =
+    float * (model.freesGradients ? Math.max(...numels) : numbers * (areGradientsShared ? owned : 1));
   const optimizerBytes = model.optimizerBytes * owned;
   const activationBytes = model.activationBytes(microRows * rowTokens, microRows, replays);
-  const bufferBytes = ranks === 1 ? 0 : bufferBytesOf(units, numels, ranks, stage);
+  const bufferBytes = ranks === 1 ? 0 : bufferBytesOf(model, ranks, stage);
   const totalBytes = weightBytes + gradientBytes + optimizerBytes + activationBytes + bufferBytes;
 
-  const trafficBytes = trafficOf({ ...model, trained: float * numbers, frozen }, ranks, stage, microBatches);
+  const trafficBytes = trafficOf(model, ranks, stage, microBatches);
   const perToken = model.flopsPerToken + (replays ? model.replayedFlopsPerToken : 0);
   const computeS = flops === undefined ? null : (perToken * rowsPerRank * rowTokens) / flops;
   const trafficS = bandwidth === undefined ? null : trafficBytes / bandwidth;
   return {
     stage,
-    available: availableStages.includes(stage) && !(stage === 2 && model.wholeGradients),
+    available: !(stage === 2 && model.wholeGradients),
     ...{ weightBytes, gradientBytes, optimizerBytes, activationBytes, bufferBytes, totalBytes },
     fits: totalBytes <= memory,
     ...{ trafficBytes, computeS, trafficS },
@@ -189,22 +191,29 @@ function planStage(
 /**
  * Bytes that a process sends in a step. Up to stage 1, gradients are added up once a step: Ψ for the sums and Ψ for the updates (ring, of
  * which each process has (N - 1)/N). Stage 2 sends gradients in every micro-batch, since no process holds all of them between two. Stage 3
- * gathers all parameters in the forward and in the backward pass of every micro-batch, and sends gradients of those that are trained.
+ * gathers in every micro-batch what is outside of the blocks once, and each block for the forward and for the backward pass; it sends the
+ * gradients of weights that are trained in every micro-batch, and those of what methods add as stage 1 does.
  */
 export function trafficOf(
-  {
-    trained,
-    frozen,
-    wholeGradients = false,
-  }: { readonly trained: number; readonly frozen: number; readonly wholeGradients?: boolean },
+  { units, trainsBase, wholeGradients }: Pick<PlannedModel, 'units' | 'trainsBase' | 'wholeGradients'>,
   ranks: number,
   stage: Stage,
   microBatches: number,
 ): number {
   const share = (ranks - 1) / ranks;
-  if (stage < 2) return share * (stage === 1 && wholeGradients ? 3 : 2) * trained;
+  const trained = float * sum(units.flatMap((unit) => unit.trained));
+  const once = share * (stage > 0 && wholeGradients ? 3 : 2) * trained;
+  if (stage < 2) return once;
   if (stage === 2) return share * (microBatches + 1) * trained;
-  return share * microBatches * (2 * frozen + 3 * trained);
+  const { outside, blocks } = gatheredBytes(units, trainsBase);
+  const inPass = outside + 2 * sum(blocks) + (trainsBase ? trained : 0);
+  return share * microBatches * inPass + (trainsBase ? 0 : once);
+}
+
+/** Bytes that stage 3 gathers: what is outside of the blocks, the first and the last unit, and each block. */
+function gatheredBytes(units: readonly PlannedUnit[], trainsBase: boolean): { outside: number; blocks: number[] } {
+  const bytes = units.map(({ frozenBytes, trained }) => frozenBytes + (trainsBase ? float * sum(trained) : 0));
+  return { outside: bytes[0]! + (bytes.length > 1 ? bytes.at(-1)! : 0), blocks: bytes.slice(1, -1) };
 }
 
 function largestShare(numels: readonly number[], ranks: number): number {
@@ -213,18 +222,34 @@ function largestShare(numels: readonly number[], ranks: number): number {
   return Math.max(...loads.values());
 }
 
-/** Bytes of the buffers that `sharding.ts` makes at stages 0 and 1; later stages divide large tensors too, and gather a unit ahead. */
+/**
+ * Bytes of the buffers that travel: buckets of gradients and updates; at stage 3 also what is gathered for a pass, which is all outside of
+ * the blocks and two neighbouring blocks, and where weights are trained the gradients of one block.
+ */
 export function bufferBytesOf(
-  units: readonly PlannedUnit[],
-  numels: readonly number[],
+  { units, trainsBase }: Pick<PlannedModel, 'units' | 'trainsBase'>,
   ranks: number,
   stage: Stage,
 ): number {
-  if (stage >= 2) {
-    const bucket = 2 * float * Math.min(bucketSize, sum(numels));
-    if (stage === 2) return bucket;
-    const gathered = units.map(({ frozenBytes, trained }) => frozenBytes + float * sum(trained));
-    return bucket + Math.max(...gathered.map((bytes, i) => bytes + (gathered[i + 1] ?? 0)));
+  const numels = units.flatMap(({ trained }) => trained);
+  if (stage === 2) return 2 * float * Math.min(bucketSize, sum(numels));
+  if (stage === 3) {
+    const { outside, blocks } = gatheredBytes(units, trainsBase);
+    const pair = (i: number) => blocks[i]! + (blocks[i - 1] ?? 0);
+    if (!trainsBase) {
+      const inPass = outside + Math.max(0, ...blocks.map((_, i) => pair(i)));
+      return Math.max(inPass, bufferBytesOf({ units, trainsBase }, ranks, 1));
+    }
+    // In the backward pass of a block its gradients exist, and others are sent and received; those of the blocks below do not exist yet.
+    const kept = largestShare(numels, ranks) / sum(numels);
+    let later = float * kept * sum([units[0]!, units.at(-1)!].flatMap(({ trained }) => trained));
+    let most = 0;
+    for (const [i, { trained }] of units.slice(1, -1).entries()) {
+      const numbers = sum(trained);
+      most = Math.max(most, pair(i) + float * (numbers + 2 * Math.min(bucketSize, numbers)) - later);
+      later += float * kept * numbers;
+    }
+    return outside + most;
   }
   const owners = dealt(numels, ranks);
   const tensors = numels.map((numel, i) => ({ numel, owner: owners[i]! }));

@@ -196,8 +196,8 @@ test('what contradicts the recipe, or itself, is an error with both places', () 
 
 test('what cannot be honoured is refused with its place', () => {
   const cases: [config: object, message: RegExp][] = [
-    [{ zero_optimization: { stage: 3 } }, /zero_optimization\.stage 3 is not available yet/],
-    [{ zero_optimization: { stage: 3 } }, /zero_optimization\.stage 3 is not available yet/],
+    [{ zero_optimization: { stage: 2.5 } }, /zero_optimization\.stage must be 0, 1, 2 or 3, but is 2.5/],
+    [{ zero_optimization: { stage: -1 } }, /zero_optimization\.stage must be a number of 0 or more.*but is -1/],
     [{ zero_optimization: { stage: 4 } }, /zero_optimization\.stage must be 0, 1, 2 or 3, but is 4/],
     [
       { zero_optimization: { stage: 1, offload_optimizer: { device: 'cpu' } } },

@@ -8,6 +8,7 @@ import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
 import { readJsonObject } from '../io/index.ts';
 import { optimizerSettings } from '../optim/index.ts';
+import { stages } from './cluster-plan.ts';
 import { isObject } from './recipe-train.ts';
 
 type Fields = Record<string, unknown>;
@@ -22,7 +23,7 @@ export const deepspeedField = z
   .union([z.string(), z.record(z.string(), z.unknown())])
   .optional()
   .describe(
-    'A DeepSpeed configuration: a JSON file, or its content. Honoured are the batch sizes, gradient_clipping, optimizer, scheduler, bf16 and zero_optimization.stage 0 to 2; other keys are named in a warning, or refused where the run would be another. What it leaves out or sets to "auto" follows from the other fields of the recipe, which it must not contradict.',
+    'A DeepSpeed configuration: a JSON file, or its content. Honoured are the batch sizes, gradient_clipping, optimizer, scheduler, bf16 and zero_optimization.stage; other keys are named in a warning, or refused where the run would be another. What it leaves out or sets to "auto" follows from the other fields of the recipe, which it must not contradict.',
   );
 
 /** A field of the recipe that a key of the configuration decides. */
@@ -146,9 +147,9 @@ function stageSettings(keys: Keys): Setting[] {
     if (keys.at(`zero_optimization.${name}`) === true)
       throw keys.refusal(`zero_optimization.${name}`, 'is not available yet', 'Remove it');
   if (stage === undefined) return [];
-  if (stage === 0 || stage === 1 || stage === 2) return [{ field: 'zero.stage', value: stage, key }];
-  const problem = stage === 3 ? '3 is not available yet' : `must be 0, 1, 2 or 3, but is ${stage}`;
-  throw keys.refusal(key, problem, 'Set it to 0, 1 or 2');
+  if (!stages.some((each) => each === stage))
+    throw keys.refusal(key, `must be 0, 1, 2 or 3, but is ${stage}`, 'Set it to one of these');
+  return [{ field: 'zero.stage', value: stage, key }];
 }
 
 function precisionSettings(keys: Keys): Setting[] {

@@ -1,7 +1,7 @@
 import { fileError, GraftError } from '../base/index.ts';
 import type { Row } from '../data/index.ts';
 import { type Model, namedTensors } from '../nn/index.ts';
-import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { isAbsent, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 import { lastCheckpoint } from './checkpoints.ts';
 
 export interface Diverged {
@@ -25,7 +25,8 @@ const tooLarge = 1e4;
 function magnitude(tensor: Tensor): number {
   return noGrad(() => {
     using _ = scope();
-    return tensor.numel === 0 ? 0 : ops.vectorNorm(tensor, Number.POSITIVE_INFINITY).item(); // without a copy
+    if (tensor.numel === 0 || isAbsent(tensor)) return 0; // another process looks at its own
+    return ops.vectorNorm(tensor, Number.POSITIVE_INFINITY).item(); // without a copy
   });
 }
 

@@ -1,11 +1,10 @@
 /**
- * Gradients that leave a process while its backward pass runs (ZeRO stage 2): in buckets, each sent to the processes that update its
+ * Gradients that leave a process while its backward pass runs (ZeRO stages 2 and 3): in buckets, each sent to the processes that update its
  * parameters as soon as all of its gradients are complete, and freed.
  */
 import { GraftError } from '../base/index.ts';
-import type { Group } from '../distributed/index.ts';
+import { buckets, byOwner, concatenated, type Group, gradientBucketSize, parts, size } from '../distributed/index.ts';
 import { detachFromScopes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
-import { buckets, byOwner, concatenated, parts, size } from './buckets.ts';
 
 /** Parameters whose gradients are sent together. */
 interface Bucket {
@@ -25,12 +24,14 @@ export class GradientsToOwners {
   readonly #owners: ReadonlyMap<Tensor, number>;
   /** Of the step that runs. The same on all processes, which send them in this order. */
   #buckets: readonly Bucket[] | undefined;
+  /** As well, of parameters that were sent together at a place of the pass that all processes come to. */
+  readonly #atPlaces = new Map<readonly Tensor[], readonly Bucket[]>();
   /** Parameters that had a gradient in this step. */
   readonly #present = new Set<Tensor>();
   /** Those of which no process had a gradient in some step, such as the heads of other tasks: sent last, so that nothing waits for them. */
   readonly #oftenAbsent = new Set<Tensor>();
-  /** The bucket that is being sent. */
-  #underWay: { readonly bucket: Bucket; readonly finish: () => Tensor } | undefined;
+  /** The bucket that is being sent, or a part of a large one: from which of its numbers, and how many. */
+  #underWay: { bucket: Bucket; from: number; count: number; finish: () => Tensor } | undefined;
 
   constructor(group: Group, parameters: ReadonlyMap<string, Tensor>, owners: ReadonlyMap<Tensor, number>) {
     this.#group = group;
@@ -69,9 +70,21 @@ export class GradientsToOwners {
     while (next < all.length) sendNext();
   }
 
+  /**
+   * Sends the gradients of some parameters of which no more comes in this pass, zeros where this process has none. Every process has to
+   * call it with the same parameters, in the same order, instead of `during`.
+   */
+  send(parameters: readonly Tensor[]): void {
+    const all =
+      this.#atPlaces.get(parameters) ?? this.#bucketsOf(parameters.filter(({ requiresGrad }) => requiresGrad));
+    this.#atPlaces.set(parameters, all);
+    for (const bucket of all) this.#send(bucket);
+  }
+
   /** Gives the parameters of this process the sums of the step. @returns the parameters of which any process had a gradient */
   finish(): readonly Tensor[] {
-    const all = (this.#buckets ?? []).flatMap(({ parameters }) => parameters);
+    const sent = [this.#buckets ?? [], ...this.#atPlaces.values()].flat();
+    const all = sent.flatMap(({ parameters }) => parameters);
     return noGrad(() => {
       using _ = scope();
       this.#receive();
@@ -80,12 +93,13 @@ export class GradientsToOwners {
       const counts = processes.data();
       const shared = new Set(all.filter((_, i) => Number(counts[i]) > 0));
       for (const parameter of all) if (!shared.has(parameter)) this.#oftenAbsent.add(parameter);
-      for (const { own, sum } of this.#buckets ?? []) {
+      for (const { own, sum } of sent) {
         if (!sum) continue;
         for (const [i, part] of parts(sum, own).entries()) if (shared.has(own[i]!)) own[i]!.grad = part;
         sum.dispose();
       }
       this.#buckets = undefined;
+      this.#atPlaces.clear();
       this.#present.clear();
       return [...shared];
     });
@@ -97,7 +111,11 @@ export class GradientsToOwners {
     const { true: last = [], false: first = [] } = Object.groupBy(trained, (parameter) =>
       this.#oftenAbsent.has(parameter) ? 'true' : 'false',
     );
-    return [first, last].flatMap(buckets).map((bucket) => {
+    return [first, last].flatMap((some) => this.#bucketsOf(some));
+  }
+
+  #bucketsOf(parameters: readonly Tensor[]): readonly Bucket[] {
+    return buckets(parameters, gradientBucketSize(this.#group.size)).map((bucket) => {
       const groups = byOwner(this.#group, bucket, this.#owners);
       return { parameters: groups.flat(), own: groups[this.#group.rank]!, sends: groups.map(size) };
     });
@@ -107,9 +125,23 @@ export class GradientsToOwners {
     noGrad(() => {
       using _ = scope();
       this.#receive();
-      const receives = bucket.sends.map(() => size(bucket.own));
-      const finish = this.#group.beginExchange(this.#taken(bucket.parameters), bucket.sends, receives);
-      this.#underWay = { bucket, finish };
+      const gradients = this.#taken(bucket.parameters);
+      // A parameter that is larger than a bucket goes in pieces: its owner receives each from every process.
+      const limit = gradientBucketSize(this.#group.size);
+      const isLarge = gradients.numel > limit;
+      for (let from = 0; from < gradients.numel; from += limit) {
+        if (from > 0) this.#receive();
+        const count = isLarge ? Math.min(limit, gradients.numel - from) : size(bucket.own);
+        const own = bucket.own.length > 0 ? count : 0;
+        const sends = isLarge ? bucket.sends.map((all) => (all > 0 ? count : 0)) : bucket.sends;
+        const sent = isLarge ? ops.narrow(gradients, 0, from, count) : gradients;
+        const finish = this.#group.beginExchange(
+          sent,
+          sends,
+          sends.map(() => own),
+        );
+        this.#underWay = { bucket, from: isLarge ? from : 0, count: own, finish };
+      }
     });
   }
 
@@ -128,14 +160,14 @@ export class GradientsToOwners {
   /** Waits for the bucket that is being sent, and adds what came to the sums. */
   #receive(): void {
     if (!this.#underWay) return;
-    const { bucket, finish } = this.#underWay;
+    const { bucket, from, count, finish } = this.#underWay;
     this.#underWay = undefined;
     using _ = scope();
     using received = finish();
     if (bucket.own.length === 0) return;
-    const sum = ops.sumDim(ops.view(received, [this.#group.size, size(bucket.own)]), [0]);
-    if (bucket.sum) ops.add_(bucket.sum, sum);
-    else bucket.sum = detachFromScopes(sum);
+    const sum = ops.sumDim(ops.view(received, [this.#group.size, count]), [0]);
+    bucket.sum ??= detachFromScopes(ops.zeros([size(bucket.own)]));
+    ops.add_(ops.narrow(bucket.sum, 0, from, count), sum);
   }
 
   #secondGradient(parameter: Tensor): GraftError {

@@ -1,8 +1,8 @@
 import { GraftError } from '../base/index.ts';
-import type { Group } from '../distributed/index.ts';
 import { batchesOf, type EvalResult, measure, type OnBatch } from '../tasks/index.ts';
 import type { TrainEvent } from './events.ts';
 import type { FixedBlocks } from './fixed-blocks.ts';
+import type { Sharding } from './sharding.ts';
 import type { MicroBatch } from './step.ts';
 import type { TaskRun } from './task-runs.ts';
 
@@ -12,7 +12,7 @@ type EvalEvent = Extract<TrainEvent, { type: 'eval' }>;
 /** The held-out rows of every task, and what the measurements of a run found. */
 export class HeldOut {
   readonly #batches = new Map<TaskRun, MicroBatch[]>();
-  readonly #group: Group;
+  readonly #sharding: Pick<Sharding, 'group' | 'measuring'>;
   /** By step. */
   readonly #measured = new Map<number, Map<TaskRun, Measurement>>();
   readonly #fixedBlocks: FixedBlocks | undefined;
@@ -21,7 +21,7 @@ export class HeldOut {
    * @param microTokens tokens of a micro-batch at most
    * @param batchSize rows of a micro-batch of tasks that compare rows
    * @param earlier events of the run so far, where it is resumed
-   * @param group the processes that measure together
+   * @param sharding the processes that measure together
    * @param fixedBlocks the run's, where it has some
    */
   constructor(
@@ -29,17 +29,17 @@ export class HeldOut {
     microTokens: number,
     batchSize: number,
     earlier: readonly TrainEvent[],
-    group: Group,
+    sharding: Pick<Sharding, 'group' | 'measuring'>,
     fixedBlocks?: FixedBlocks,
   ) {
-    this.#group = group;
+    this.#sharding = sharding;
     this.#fixedBlocks = fixedBlocks;
     for (const taskRun of taskRuns) {
       const { task, model, plan } = taskRun;
       if (plan.heldOut.length === 0) continue;
       this.#batches.set(
         taskRun,
-        batchesOf(task, plan.heldOut, microTokens, batchSize, model.ports.promptLength, group.size),
+        batchesOf(task, plan.heldOut, microTokens, batchSize, model.ports.promptLength, sharding.group.size),
       );
     }
     for (const event of earlier) {
@@ -59,7 +59,7 @@ export class HeldOut {
   measure(step: number, stopRequested: () => boolean): Omit<EvalEvent, 'best'>[] | undefined {
     const stop = new GraftError('interrupted', 'the measurement was stopped');
     const onBatch = (done: number, total: number) => {
-      if (done < total && this.#group.size === 1 && stopRequested()) throw stop;
+      if (done < total && this.#sharding.group.size === 1 && stopRequested()) throw stop;
     };
     try {
       return this.#measureAll(step, onBatch);
@@ -78,7 +78,8 @@ export class HeldOut {
       const { loss, metrics, units } = measure(model, task, batches, plan.heldOut, {
         onBatch,
         hiddenOf,
-        group: this.#group,
+        group: this.#sharding.group,
+        during: (run) => this.#sharding.measuring(run),
       });
       this.#record(step, taskRun, { loss, metrics });
       const seconds = (performance.now() - start) / 1e3;

@@ -1,4 +1,5 @@
 export { type ActiveLayers, type ActiveLayersInput, type ActiveParts, activeLayers } from './active.ts';
+export { optimizerFor } from './attach.ts';
 export {
   type ActivationBytes,
   activationBytes,
@@ -13,6 +14,7 @@ export {
   type StagePlan,
   stages,
 } from './cluster-plan.ts';
+export { consolidate } from './consolidate.ts';
 export { withBatchOf } from './deepspeed.ts';
 export { explainedMeasurement } from './diverged.ts';
 export type { SavedResult, TaskResult, TrainEvent } from './events.ts';
@@ -58,7 +60,8 @@ export type {
 } from './recipe-input.gen.ts';
 export type { TrainResult } from './report.ts';
 export { type RunOptions, runTraining } from './run.ts';
-export { type Sharding, shardingOf } from './sharding.ts';
+export { gatheredSharding, type Sharding, shardingOf } from './sharding.ts';
+export { shareOut } from './shared-out.ts';
 export { batchLoss, type MicroBatch, type StepInput, type StepResult, trainStep } from './step.ts';
 export { openTaskModels } from './task-models.ts';
 export { readYaml } from './yaml.ts';

@@ -9,9 +9,10 @@ import { activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
 import { activationBytes, microTokensFor } from './budget.ts';
 import { bufferBytesOf } from './cluster-plan.ts';
+import { ownersOf } from './owners.ts';
 import type { Plan } from './plan.ts';
+import { unitsOf } from './planned-model.ts';
 import type { Recipe } from './recipe.ts';
-import { ownersOf } from './sharding.ts';
 import type { TaskModels } from './task-models.ts';
 
 /** What a run takes in memory at most, in MiB. */
@@ -81,7 +82,8 @@ export interface LargestBatch {
 /**
  * Sets the sketch's parameters as they are when the most is in memory, where a policy of layers has turns: those train whose lowest layer
  * is nearest to the inputs. What happens by losses and gradients is not foreseen.
- * @param processes of the run: from ZeRO's stage 1 on each keeps the optimizer's state of a share, at stage 2 the gradients too
+ * @param processes of the run: from ZeRO's stage 1 on each keeps the optimizer's state of a share, from stage 2 on the gradients too; at
+ *   stage 3 only those of the base's own weights, and these weights
  * @returns what trains then, and the most bytes of gradients and of the optimizer that any turn has in any process
  */
 function largestTurn(
@@ -96,6 +98,7 @@ function largestTurn(
   const layers = activeLayers({ model: host, adapter, parameters, optimizer, steps, severalTasks, seed });
   const order = modelParts(host);
   const { stage } = recipe.train.zero;
+  const sharesGradients = stage === 2 || (stage === 3 && adapter.writes === 'model');
   const owners = stage > 0 && processes > 1 ? ownersOf(parameters, processes) : undefined;
   /** The most that a process has of something that is divided by owners. */
   const largestShare = (trained: ReadonlyMap<string, Tensor>, bytes: (part: ReadonlyMap<string, Tensor>) => number) =>
@@ -112,7 +115,7 @@ function largestTurn(
     // Updated in the backward pass, parameters have their gradients one after the other.
     const gradients = optimizer.inBackward
       ? Math.max(0, ...trained.values().map(({ nbytes }) => nbytes))
-      : stage === 2
+      : sharesGradients
         ? largestShare(trained, sumOf)
         : sumOf(trained);
     const state = largestShare(trained, (part) => optimizer.stateBytes(part.keys()));
@@ -127,6 +130,7 @@ function largestTurn(
   for (const [key, parameter] of parameters) parameter.requiresGrad = trained.has(key);
   return {
     trained: new Set(trained.values()),
+    weights: largestShare(parameters, sumOf),
     gradients: Math.max(...turns.map((turn) => turn.gradients)),
     state: Math.max(...turns.map((turn) => turn.state)),
   };
@@ -160,16 +164,24 @@ export function planMemory(
   const checkpointed = recipe.train.gradient_checkpointing ?? false;
   using optimizer = optimizerFor(sketch, recipe);
   const { processes = 1, steps } = before;
-  const { trained, gradients, state } = largestTurn(recipe, sketch, optimizer, steps, processes);
+  const { trained, weights: trainedShare, gradients, state } = largestTurn(recipe, sketch, optimizer, steps, processes);
   const numels = [...trained].map(({ numel }) => numel);
-  const exchanged = processes > 1 ? bufferBytesOf([], numels, processes, recipe.train.zero.stage) : 0;
+  const { stage } = recipe.train.zero;
+  const trainsBase = sketch.adapter.writes === 'model';
+  const isSharedOut = stage === 3 && processes > 1;
+  const units = isSharedOut ? unitsOf(sketch) : [{ frozenBytes: 0, trained: numels }];
+  const exchanged = processes > 1 ? bufferBytesOf({ units, trainsBase }, processes, stage) : 0;
+  const trainedBase = trainsBase ? [...sketch.parameters.values()].reduce((sum, { nbytes }) => sum + nbytes, 0) : 0;
+  const heldBytes = isSharedOut
+    ? (weightBytes - trainedBase) / processes + (trainsBase ? trainedShare : 0)
+    : weightBytes;
 
   const measured = new Map([...new Set(sketch.models)].map((model) => [model, measure(model)(checkpointed)]));
   const activations = (model: Model) => measured.get(model)!;
   // What the methods add exists already, in the sketch.
-  const free = Math.max(0, freeDeviceMemory() / (before.sharers ?? 1) - weightBytes - gradients - state - laterBytes);
+  const free = Math.max(0, freeDeviceMemory() / (before.sharers ?? 1) - heldBytes - gradients - state - laterBytes);
   const fitting = () =>
-    Math.min(...sketch.models.map((m) => microTokensFor(activations(m), weightBytes, free, before.precision)));
+    Math.min(...sketch.models.map((m) => microTokensFor(activations(m), heldBytes, free, before.precision)));
   const microTokens = recipe.train.micro_tokens ?? before.microTokens ?? fitting();
 
   const peaks = batchesOf(optimizer.inBackward ? Number.POSITIVE_INFINITY : microTokens).map(
@@ -186,7 +198,7 @@ export function planMemory(
   const engine = Math.max(0, process.memoryUsage.rss() - before.process) + laterBytes + exchanged;
   const most = (of: 'activations' | 'both') => Math.max(...peaks.map((peak) => peak[of]));
   const mebibytes = (bytes: number) => Math.round(bytes / 2 ** 20);
-  const weights = weightBytes + attachedBytes;
+  const weights = heldBytes + attachedBytes;
   const memory = {
     processMb: mebibytes(before.process),
     weightsMb: mebibytes(weights),

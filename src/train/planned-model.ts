@@ -2,9 +2,9 @@
 import { GraftError, nearest } from '../base/index.ts';
 import { type MethodChoice, methods } from '../methods/index.ts';
 import { heldBytes } from '../models/index.ts';
-import { headsOf, type Model, Module, namedModules } from '../nn/index.ts';
+import { headsOf, heldTensors } from '../nn/index.ts';
 import { isInBackward, optimizers } from '../optim/index.ts';
-import { dtypes, Tensor } from '../tensor/index.ts';
+import { dtypes } from '../tensor/index.ts';
 import { optimizerFor } from './attach.ts';
 import { activationBytes, bytesPerToken } from './budget.ts';
 import type { PlannedModel, PlannedUnit } from './cluster-plan.ts';
@@ -41,61 +41,54 @@ const operations = (weights: number, trained: number, isOfBase: boolean) => ({
   replayedFlopsPerToken: 2 * (weights + (isOfBase ? 0 : trained)),
 });
 
+/** Returns the parts of a recipe's models that stage 3 gathers. */
+export function unitsOf({ host, parameters }: Pick<TaskModels, 'host' | 'parameters'>): readonly PlannedUnit[] {
+  const trained = new Map([...parameters.values()].map((parameter) => [parameter.id, parameter]));
+  const units = new Units(host.layers);
+  const seen = new Set<number>();
+  const prefix = host.sites.block.split('*')[0]!;
+  for (const [path, tensor] of heldTensors(host.root)) {
+    if (seen.has(tensor.id)) continue;
+    seen.add(tensor.id);
+    const unit = units.at(path.startsWith(prefix) ? Number.parseInt(path.slice(prefix.length), 10) : undefined);
+    if (trained.has(tensor.id)) unit.trained.push(tensor.numel);
+    else unit.frozenBytes += tensor.nbytes;
+  }
+  // What is trained outside of the tree: prompts, prefixes, the heads of other tasks.
+  for (const [id, { numel }] of trained) if (!seen.has(id)) units.at(undefined).trained.push(numel);
+  return units.all;
+}
+
 /**
  * Returns what a plan needs to know about the models of a recipe.
  * @param sketch models that have the shapes of those that would be loaded
  */
 export function plannedFromSketch(recipe: Recipe, sketch: TaskModels): PlannedModel {
   const { host, models, adapter, parameters } = sketch;
-  const trained = new Map([...parameters.values()].map((parameter) => [parameter.id, parameter]));
-  const units = new Units(host.layers);
-  const seen = new Set<number>();
-  let ofBase = 0;
-  const prefix = host.sites.block.split('*')[0]!;
-  for (const [path, tensor] of heldTensors(host)) {
-    if (seen.has(tensor.id)) continue;
-    seen.add(tensor.id);
-    const unit = units.at(path.startsWith(prefix) ? Number.parseInt(path.slice(prefix.length), 10) : undefined);
-    if (!trained.has(tensor.id)) unit.frozenBytes += tensor.nbytes;
-    else unit.trained.push(tensor.numel);
-    if (trained.has(tensor.id) && adapter.writes === 'model') ofBase += tensor.numel;
-  }
-  // What is trained outside of the tree: prompts, prefixes, the heads of other tasks.
-  for (const [id, { numel }] of trained) if (!seen.has(id)) units.at(undefined).trained.push(numel);
-
+  const trainsBase = adapter.writes === 'model';
   using optimizer = optimizerFor(sketch, recipe);
   const measured = new Map([...new Set(models)].map((model) => [model, activationBytes(model)]));
   const checkpointed = new Map([...measured].map(([model, of]) => [model, { on: of(true), off: of(false) }]));
-  const numbers = [...trained.values()].reduce((sum, { numel }) => sum + numel, 0);
+  const numbers = [...parameters.values()].reduce((sum, { numel }) => sum + numel, 0);
   // Embeddings are looked up, unless the output layer has the same table.
   const tables = new Set(
-    [...heldTensors(host)].filter(([path]) => path === host.sites.embeddings).map(([, { id }]) => id),
+    [...heldTensors(host.root)].filter(([path]) => path === host.sites.embeddings).map(([, { id }]) => id),
   );
   const heads = headsOf(host.sites);
-  const isTied = [...heldTensors(host)].some(([path, { id }]) => heads.includes(path) && tables.has(id));
+  const isTied = [...heldTensors(host.root)].some(([path, { id }]) => heads.includes(path) && tables.has(id));
   const lookedUp = isTied ? 0 : host.vocabSize * host.width;
   return {
     name: recipe.model,
-    units: units.all,
+    units: unitsOf(sketch),
+    trainsBase,
     optimizerBytes: optimizer.stateBytes(parameters.keys()),
-    ...operations(host.parameters - lookedUp, numbers, ofBase > 0),
+    ...operations(host.parameters - lookedUp, numbers, trainsBase),
     freesGradients: optimizer.inBackward !== undefined,
     wholeGradients: adapter.readsGradients ?? false,
     notes: adapter.layerPolicy ? ['layers in turn are planned as if all of them trained at once'] : [],
     activationBytes: (tokens, rows, replays) =>
       Math.max(...[...checkpointed.values()].map(({ on, off }) => (replays ? on : off).peak(tokens, rows))),
   };
-}
-
-/** All tensors of a model, with those inside of wrappers, by the path of their module. */
-function* heldTensors({ root }: Model): Generator<[path: string, tensor: Tensor]> {
-  for (const [path, outer] of namedModules(root)) {
-    let module: unknown = outer;
-    while (module instanceof Module) {
-      for (const value of Object.values(module)) if (value instanceof Tensor) yield [path, value];
-      module = 'base_layer' in module ? module.base_layer : undefined;
-    }
-  }
 }
 
 /** Fields of LoRA that change no size, or that are read here. */
@@ -190,6 +183,7 @@ export function plannedFromShape(recipe: Recipe, shape: LlamaShape): PlannedMode
   return {
     name: `${shape.title}, ${method.type}${recipe.quantize === 'none' ? '' : ` on ${recipe.quantize}`}`,
     units: units.all,
+    trainsBase: isWhole,
     optimizerBytes,
     ...operations(weights, numbers, isWhole),
     freesGradients: isInBackward(recipe.train.optimizer),

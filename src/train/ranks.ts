@@ -2,8 +2,10 @@
 import { GraftError } from '../base/index.ts';
 import type { Group } from '../distributed/index.ts';
 import { deviceOf, processor } from '../engine/index.ts';
+import type { Stage } from './cluster-plan.ts';
 import { differences, type RunIdentity } from './identity.ts';
 import type { Recipe } from './recipe.ts';
+import { gatheredSharding, type Sharding, shardingOf } from './sharding.ts';
 import type { TaskRuns } from './task-runs.ts';
 
 /** What one process of a run used. */
@@ -50,6 +52,20 @@ export function rankReports(group: Group): readonly RankReport[] {
   });
 }
 
+/**
+ * Returns the recipe as several processes run it: stage 3 gathers the weights of a block again where gradient checkpointing computes it again.
+ * @throws GraftError 'usage' where the recipe has that turned off
+ */
+export function withCheckpointing(recipe: Recipe, processes: number): Recipe {
+  const { zero, gradient_checkpointing: isOn } = recipe.train;
+  if (zero.stage < 3 || processes === 1 || isOn) return recipe;
+  if (isOn === undefined) return { ...recipe, train: { ...recipe.train, gradient_checkpointing: true } };
+  throw new GraftError('usage', 'stage 3 of ZeRO computes each block again in the backward pass', {
+    place: 'train.gradient_checkpointing',
+    hint: 'Leave it out, or set train.zero.stage: 2',
+  });
+}
+
 /** @throws GraftError 'mismatch' where this process would do another run than rank 0: other settings, another model, other rows */
 export function requireSameRun(group: Group, identity: RunIdentity): void {
   const first = group.share(() => identity);
@@ -59,6 +75,26 @@ export function requireSameRun(group: Group, identity: RunIdentity): void {
     hint: 'Give every process the same recipe, model and rows',
     data: { differences: differing },
   });
+}
+
+/**
+ * Divides what a run trains among its processes.
+ * @throws GraftError 'usage' where a method reads gradients that stage 2 leaves to one process
+ */
+export function shardingFor(group: Group, { adapter, parameters, gathered }: TaskRuns, stage: Stage): Sharding {
+  const { readsGradients = false } = adapter;
+  if (gathered) return gatheredSharding(group, parameters, gathered, readsGradients);
+  if (stage === 2 && readsGradients) {
+    throw new GraftError(
+      'usage',
+      'the method reads all gradients after each update, and stage 2 keeps a share of them',
+      {
+        place: 'train.zero.stage',
+        hint: 'Set it to 1',
+      },
+    );
+  }
+  return shardingOf(group, parameters, stage === 3 ? 0 : stage, readsGradients);
 }
 
 /**

@@ -59,8 +59,8 @@ export interface TrainInput {
   readonly max_grad_norm?: number | undefined;
   /** How a run of several processes is divided among them (`graft launch`). */
   readonly zero?: {
-  /** What each of several processes keeps a share of instead of the whole (ZeRO): 0 nothing; 1 the state of the optimizer; 2 and the gradients. The losses are the same. Default: 0. */
-  readonly stage?: 0 | 1 | 2 | undefined;
+  /** What each of several processes keeps a share of instead of the whole (ZeRO): 0 nothing; 1 the state of the optimizer; 2 and the gradients; 3 and the weights, frozen ones too, of which a block is gathered while it runs, with gradient_checkpointing. The losses are the same. Default: 0. */
+  readonly stage?: 0 | 1 | 2 | 3 | undefined;
 } | undefined;
   /** Where the run computes: auto, the first NVIDIA GPU that can be used, else the processor; cpu; cuda; or of several GPUs cuda:1. Default: "auto". */
   readonly device?: string | undefined;
@@ -668,7 +668,7 @@ export interface CommonInput {
   readonly adapter?: string | undefined;
   /** The optimizer, the number of steps, and their size. */
   readonly train?: TrainInput | undefined;
-  /** A DeepSpeed configuration: a JSON file, or its content. Honoured are the batch sizes, gradient_clipping, optimizer, scheduler, bf16 and zero_optimization.stage 0 to 2; other keys are named in a warning, or refused where the run would be another. What it leaves out or sets to "auto" follows from the other fields of the recipe, which it must not contradict. */
+  /** A DeepSpeed configuration: a JSON file, or its content. Honoured are the batch sizes, gradient_clipping, optimizer, scheduler, bf16 and zero_optimization.stage; other keys are named in a warning, or refused where the run would be another. What it leaves out or sets to "auto" follows from the other fields of the recipe, which it must not contradict. */
   readonly deepspeed?: string | Readonly<Record<string, unknown>> | undefined;
   /** Measurements on held-out rows during training. */
   readonly eval?: EvalInput | undefined;

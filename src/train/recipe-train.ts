@@ -59,10 +59,10 @@ export const trainSchema = z.strictObject({
   zero: z
     .strictObject({
       stage: z
-        .union([z.literal(0), z.literal(1), z.literal(2)])
+        .union([z.literal(0), z.literal(1), z.literal(2), z.literal(3)])
         .default(0)
         .describe(
-          'What each of several processes keeps a share of instead of the whole (ZeRO): 0 nothing; 1 the state of the optimizer; 2 and the gradients. The losses are the same.',
+          'What each of several processes keeps a share of instead of the whole (ZeRO): 0 nothing; 1 the state of the optimizer; 2 and the gradients; 3 and the weights, frozen ones too, of which a block is gathered while it runs, with gradient_checkpointing. The losses are the same.',
         ),
     })
     .prefault({})

@@ -7,6 +7,7 @@ import { GraftError } from '../base/index.ts';
 import { tokenizerFilesOf } from '../data/index.ts';
 import { readJsonObject, writeDirectory, writeText } from '../io/index.ts';
 import { saveModel } from '../models/index.ts';
+import type { Tensor } from '../tensor/index.ts';
 import { lastCheckpoint, type RunState } from './checkpoints.ts';
 import { readEvents, type TrainEvent } from './events.ts';
 import { differences, type RunIdentity } from './identity.ts';
@@ -124,6 +125,7 @@ export function writeRecord(dir: string, record: RunRecord): void {
 
 /**
  * Saves the trained parameters to `to`: as a model, an adapter, or a folder with an adapter for each of several tasks.
+ * @param present is called before a tensor of the model is read
  * @returns what stands beside the base's weights and is not copied to a model
  */
 export function save(
@@ -131,6 +133,7 @@ export function save(
   to: string,
   recipe: Recipe,
   modelPath: string,
+  present?: (tensor: Tensor) => void,
 ): readonly string[] {
   if (adapter.writes === 'model') {
     const settings = settingsOf(adapter.parts);
@@ -138,6 +141,7 @@ export function save(
     for (const part of settings) part.enabled = false;
     try {
       return saveModel(host, to, modelPath, 'float32', tokenizerFilesOf(modelPath), {
+        present,
         writeMore: (draft) => writeSettings(draft, settings),
       });
     } finally {

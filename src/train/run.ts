@@ -4,10 +4,10 @@ import type { Packed, Row } from '../data/index.ts';
 import { type Group, joinGroup, type RankPlacement } from '../distributed/index.ts';
 import { currentEngine, useThreads } from '../engine/index.ts';
 import { lockDirectory, resolveModel } from '../io/index.ts';
-import { useGradientCheckpointing, usePrecision } from '../nn/index.ts';
+import { useGates, useGradientCheckpointing, usePrecision } from '../nn/index.ts';
 import { type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { batchesOf } from '../tasks/index.ts';
-import { useDevice } from '../tensor/index.ts';
+import { type Tensor, useDevice } from '../tensor/index.ts';
 import { type ActiveLayers, activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
 import { beginning, patienceIsOver } from './beginning.ts';
@@ -19,7 +19,15 @@ import { FixedBlocks, fixedBlocksOf } from './fixed-blocks.ts';
 import { HeldOut } from './held-out.ts';
 import { identityOf, withRows } from './identity.ts';
 import { trainLoop } from './loop.ts';
-import { deviceOfRun, rankReports, requireSameRun, threadsOf, workForAll } from './ranks.ts';
+import {
+  deviceOfRun,
+  rankReports,
+  requireSameRun,
+  shardingFor,
+  threadsOf,
+  withCheckpointing,
+  workForAll,
+} from './ranks.ts';
 import type { Recipe } from './recipe.ts';
 import {
   finishedResult,
@@ -32,8 +40,9 @@ import {
   warningsOf,
 } from './report.ts';
 import { findRun, type RunRecord, requireSame, save, saveResult, setAside, writeRecord } from './run-directory.ts';
-import { type Sharding, shardingOf } from './sharding.ts';
-import { restoreState, shareParameters, withWholeState } from './shared-state.ts';
+import { saveShares } from './sharded-checkpoint.ts';
+import type { Sharding } from './sharding.ts';
+import { restoreShares, restoreState, shareParameters, withWholeState } from './shared-state.ts';
 import { trainStep } from './step.ts';
 import { openTaskRuns, type TaskRun, type TaskRuns } from './task-runs.ts';
 import { requireNoWholeGradients } from './whole-gradients.ts';
@@ -65,7 +74,8 @@ export async function runTraining(
   stopRequested: () => boolean = () => false,
 ): Promise<TrainResult> {
   const threads = useThreads(threadsOf(recipe.train.threads, placement ?? { size: 1, localSize: 1 }));
-  const job = { ...options, recipe: withBatchOf(recipe, placement?.size ?? 1) };
+  const processes = placement?.size ?? 1;
+  const job = { ...options, recipe: withCheckpointing(withBatchOf(recipe, processes), processes) };
   using group = joinGroup(placement);
   try {
     const result = await runInGroup(job, group, threads, listen, stopRequested);
@@ -109,6 +119,7 @@ async function runInGroup(
     microTokens: begun?.microTokens,
     processes: group.size,
     sharers: group.localSize,
+    sharedBy: train.zero.stage === 3 && group.size > 1 ? group : undefined,
     announce(memory) {
       if (!isFirst) return;
       tight = tightness(memory, recipe);
@@ -139,18 +150,8 @@ async function runInGroup(
   const { stage } = train.zero;
   if (stage > 0 && group.size === 1)
     warnings.push(`train.zero.stage ${stage} divides nothing, because there is one process`);
-  const readsGradients = adapter.readsGradients ?? false;
-  if (stage === 2 && readsGradients) {
-    throw new GraftError(
-      'usage',
-      'the method reads all gradients after each update, and stage 2 keeps a share of them',
-      {
-        place: 'train.zero.stage',
-        hint: 'Set it to 1',
-      },
-    );
-  }
-  const sharding = shardingOf(group, parameters, stage, readsGradients);
+  const sharding = shardingFor(group, taskRuns, stage);
+  using _gates = sharding.gateOf && useGates(sharding.gateOf);
   using optimizer = optimizerFor(taskRuns, recipe, sharding.owned);
   const steps = { steps: from.end.steps, severalTasks: list.length > 1 };
   const layers = activeLayers({ model, adapter, parameters, optimizer, ...steps, seed: train.seed });
@@ -166,7 +167,7 @@ async function runInGroup(
   const log = isFirst ? new EventLog(dir, listen) : undefined;
   const { record, earlier } = group.share((): { record: RunRecord; earlier: TrainEvent[] } => {
     if (found) {
-      restoreParameters(found.checkpoint!.path, parameters);
+      if (!sharding.isBaseShared) restoreParameters(found.checkpoint!.path, parameters);
       return { record: found.record, earlier: log!.rewind(from.step) };
     }
     const aside = setAside(dir);
@@ -183,7 +184,9 @@ async function runInGroup(
     writeRecord(dir, begun);
     return { record: begun, earlier: [] };
   });
-  shareParameters(group, parameters);
+  const kept = new Map([...sharding.everywhere, ...sharding.owned]);
+  if (begun && sharding.isBaseShared) restoreShares(group, found?.checkpoint?.path, parameters, kept);
+  else shareParameters(group, sharding.everywhere);
   if (begun) restoreState(group, found?.checkpoint?.path, optimizer);
   currentEngine().native.trim();
 
@@ -248,17 +251,16 @@ function trainTo({
   const { steps } = from.end;
   const { train, eval: evaluation, run } = recipe;
   const [best, checkpoints] = [join(run.dir, 'best'), join(run.dir, 'checkpoints')];
-  const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier, group, fixedBlocks);
+  const heldOut = new HeldOut(list, microTokens, train.batch_size, earlier, sharding, fixedBlocks);
   const evaluateEvery = evaluation.every ?? taskRuns.stepsPerEpoch;
   let state = from;
   const stoppedBefore = patienceIsOver(state, recipe);
 
   let notCopied: readonly string[] = [];
-  const saveTo = (to: string) => {
-    if (!log) return;
-    const left = save(taskRuns, to, recipe, modelPath);
+  const saveTo = (to: string, present: (tensor: Tensor) => void) => {
+    const left = save(taskRuns, to, recipe, modelPath, present);
     if (left.length > notCopied.length)
-      log.emit({ type: 'warning', message: `not copied from the base: ${left.join(', ')}` });
+      log!.emit({ type: 'warning', message: `not copied from the base: ${left.join(', ')}` });
     notCopied = left;
   };
   const costs: StepCost[] = [];
@@ -340,7 +342,7 @@ function trainTo({
         const better = state.best === null || loss < state.best.loss;
         const saved = evaluation.keep === 'best';
         state = { ...state, ...(better ? { best: { step, loss, saved }, stale: 0 } : { stale: state.stale + 1 }) };
-        if (better && saved) saveTo(best);
+        if (better && saved) sharding.whole((present) => saveTo(best, present));
         for (const event of events) log?.emit({ ...event, best: better });
         return patienceIsOver(state, recipe) ? 'stop' : 'continue';
       },
@@ -354,9 +356,13 @@ function trainTo({
       log?.flush();
       fixedBlocks?.makeRoom();
       let path = '';
-      withWholeState(group, optimizer, (whole) => {
-        path = saveCheckpoint(checkpoints, state, parameters, whole, run.keep_checkpoints);
-      });
+      const { keep_checkpoints: keep } = run;
+      if (sharding.isBaseShared)
+        path = saveShares(group, checkpoints, state, { parameters: sharding.owned, optimizer: optimizer.state }, keep);
+      else
+        withWholeState(group, optimizer, (whole) => {
+          path = saveCheckpoint(checkpoints, state, parameters, whole, keep);
+        });
       lastCheckpointAt = performance.now();
       log?.emit({ type: 'checkpoint', step, path, seconds: (lastCheckpointAt - start) / 1e3 });
     },
@@ -372,14 +378,16 @@ function trainTo({
     });
   }
   fixedBlocks?.remove();
-  return group.share(() => {
-    const kept = evaluation.keep === 'best' ? state.best : null;
+  const kept = evaluation.keep === 'best' ? state.best : null;
+  sharding.whole((present) => {
     try {
-      const source = { previous: record.previous, best: kept ? best : undefined, saveNow: saveTo };
-      saveResult(run.dir, adapter.writes, source);
+      const saveNow = (to: string) => saveTo(to, present);
+      saveResult(run.dir, adapter.writes, { previous: record.previous, best: kept ? best : undefined, saveNow });
     } catch (error) {
       throw resultNotSaved(error, lastCheckpoint(checkpoints)!.path);
     }
+  });
+  return group.share(() => {
     const adapterDir = join(run.dir, adapter.writes);
     const saved = savedResult(taskRuns, heldOut, { adapter: adapterDir, savedStep: kept?.step ?? state.step });
     log!.emit({ type: 'end', step: state.step, reason: stoppedBefore ? 'early-stop' : reason, ...saved });

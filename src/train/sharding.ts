@@ -1,24 +1,41 @@
 /** How the trained parameters of a run are divided among its processes: whose optimizer updates which, and what they exchange for it. */
-import { dealt, type Group, oneProcess } from '../distributed/index.ts';
+import { buckets, byOwner, concatenated, type Group, oneProcess, parts, size } from '../distributed/index.ts';
 import { gradientNorm } from '../optim/index.ts';
-import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
-import { buckets, byOwner, concatenated, parts, size } from './buckets.ts';
+import { type Gate, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import type { Stage } from './cluster-plan.ts';
+import { GatheredBlocks, type GatheredParts } from './gathered-blocks.ts';
 import { GradientsToOwners } from './gradients-to-owners.ts';
+import { ownersOf } from './owners.ts';
 
 /**
  * Which parameters a process updates. Stage 0: every process all of them. Stage 1 and above (ZeRO, Rajbhandari et al. 2020): each process
- * some, by whole parameters, so that only it keeps the state of its optimizer for them. Stage 2: and only it keeps their gradients.
+ * some, by whole parameters, so that only it keeps the state of its optimizer for them. Stage 2: and only it keeps their gradients. Stage 3:
+ * of a base that is trained, it keeps only these weights too; what methods add, which is small, is as in stage 1.
  */
 export interface Sharding {
   /** The processes. */
   readonly group: Group;
   /** The parameters that this process updates. */
   readonly owned: ReadonlyMap<string, Tensor>;
+  /** The parameters that every process keeps whole. */
+  readonly everywhere: ReadonlyMap<string, Tensor>;
+  /** Whether some parameters are at their owners only (stage 3). */
+  readonly isBaseShared: boolean;
+  /** What each block of the model runs in; undefined: its weights are here. */
+  readonly gateOf?: (block: number) => Gate;
   /**
    * Runs a backward pass of this process, or takes part in one that only other processes have. Every process calls it equally often in a step.
    * @param run undefined: this process has none
    */
   during(run: (() => void) | undefined): void;
+  /** As `during`, where no block of the model takes part: of a term that depends on parameters alone. */
+  besides(run: (() => void) | undefined): void;
+  /** As `during`, of a forward pass alone. */
+  measuring(run: (() => void) | undefined): void;
+  /**
+   * Runs `act` on rank 0, which asks for a tensor of the model before it reads it. Every process has to call it.
+   */
+  whole(act: (present: (tensor: Tensor) => void) => void): void;
   /**
    * Adds up the gradients of all processes: afterwards each parameter that has one on any process has the sum at its owner. One that has
    * none anywhere keeps having none, so that the optimizer passes it over.
@@ -40,7 +57,12 @@ const normOf = (parameters: ReadonlyMap<string, Tensor>, keys: Iterable<string>)
 export const unsharded = (parameters: ReadonlyMap<string, Tensor>): Sharding => ({
   group: oneProcess,
   owned: parameters,
+  everywhere: parameters,
+  isBaseShared: false,
   during: (run) => run?.(),
+  besides: (run) => run?.(),
+  measuring: (run) => run?.(),
+  whole: (act) => act(() => {}),
   sumGradients() {},
   norm: (own) => own,
   gradNorm: (keys) => normOf(parameters, keys),
@@ -52,29 +74,69 @@ export const unsharded = (parameters: ReadonlyMap<string, Tensor>): Sharding => 
  * @param stage 0: every process updates all; 1: each updates a share of them; 2: and keeps the gradients of that share only
  * @param wholeGradients whether something on every process reads the gradients after the update, such as AdaLoRA's importance. Not in stage 2
  */
-export function shardingOf(
+export const shardingOf = (
   group: Group,
   parameters: ReadonlyMap<string, Tensor>,
   stage: 0 | 1 | 2,
   wholeGradients: boolean,
+): Sharding => divided(group, parameters, stage, wholeGradients);
+
+/** As `shardingOf`, at stage 3: the weights of the model are shared out, and those that are trained are with the processes that update them. */
+export const gatheredSharding = (
+  group: Group,
+  parameters: ReadonlyMap<string, Tensor>,
+  gathered: GatheredParts,
+  wholeGradients: boolean,
+): Sharding => divided(group, parameters, 3, wholeGradients, gathered);
+
+function divided(
+  group: Group,
+  parameters: ReadonlyMap<string, Tensor>,
+  stage: Stage,
+  wholeGradients: boolean,
+  gathered?: GatheredParts,
 ): Sharding {
   if (group.size === 1) return unsharded(parameters);
-  const all = [...parameters.values()];
+  const ofBase = new Set(gathered && [gathered.outside, ...gathered.blocks].flatMap(({ trained }) => trained));
+  const everywhere = new Map([...parameters].filter(([, parameter]) => !ofBase.has(parameter)));
+  const all = [...everywhere.values()];
   const owners = stage === 0 ? undefined : ownersOf(parameters, group.size);
   const owned = owners
     ? new Map([...parameters].filter(([, parameter]) => owners.get(parameter) === group.rank))
     : parameters;
-  const sent = owners && stage === 2 ? new GradientsToOwners(group, parameters, owners) : undefined;
+  const sent = owners && stage >= 2 ? new GradientsToOwners(group, parameters, owners) : undefined;
+  const blocks = sent && gathered && new GatheredBlocks(group, gathered, sent);
+  const during = (run: (() => void) | undefined) => (sent ? sent.during(run) : run?.());
   let shared: readonly Tensor[] = [];
   return {
     group,
     owned,
-    during: (run) => (sent ? sent.during(run) : run?.()),
+    everywhere,
+    isBaseShared: ofBase.size > 0,
+    ...(blocks
+      ? {
+          gateOf: (block: number) => blocks.gateOf(block),
+          during: (run) => blocks.during(run, true),
+          besides: (run) => run?.(),
+          measuring: (run) => blocks.during(run, false),
+          whole: (act) => blocks.whole(act),
+        }
+      : {
+          during,
+          besides: during,
+          measuring: (run) => run?.(),
+          whole(act) {
+            if (group.rank === 0) act(() => {});
+          },
+        }),
     sumGradients() {
-      if (sent) {
-        shared = sent.finish();
+      const ofOwners = sent?.finish();
+      if (ofOwners && !blocks) {
+        shared = ofOwners;
         return;
       }
+      shared = [];
+      if (all.length === 0) return;
       noGrad(() => {
         using _ = scope();
         const present = Tensor.from(Float32Array.from(all, ({ grad }) => (grad ? 1 : 0)));
@@ -105,16 +167,6 @@ export function shardingOf(
       });
     },
   };
-}
-
-/** The process that updates each parameter, so that each has about as many numbers. */
-export function ownersOf(parameters: ReadonlyMap<string, Tensor>, processes: number): ReadonlyMap<Tensor, number> {
-  const all = [...parameters.values()];
-  const owners = dealt(
-    all.map(({ numel }) => numel),
-    processes,
-  );
-  return new Map(all.map((parameter, i) => [parameter, owners[i]!]));
 }
 
 function sumOnAll(group: Group, bucket: readonly Tensor[]): void {

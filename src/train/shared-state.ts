@@ -1,11 +1,10 @@
 /** Checkpoints of several processes: rank 0 reads and writes them, whole, whatever process keeps which state. */
-import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import type { Group } from '../distributed/index.ts';
-import { openSafetensors } from '../io/index.ts';
+import type { WeightSource } from '../io/index.ts';
 import type { Optimizer } from '../optim/index.ts';
 import { type DType, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
-import { restoreOptimizer, type StateToSave } from './checkpoints.ts';
+import { openPart, restoreOptimizer, type StateToSave } from './checkpoints.ts';
 
 interface Named {
   readonly name: string;
@@ -31,10 +30,8 @@ export function restoreState(group: Group, path: string | undefined, optimizer: 
     restoreOptimizer(path!, optimizer);
     return;
   }
-  using source = group.rank === 0 ? openSafetensors(join(path!, 'optimizer.safetensors')) : undefined;
-  const stored = group.share((): Named[] =>
-    Array.from(source!.entries, ([name, { format, shape }]) => ({ name, dtype: format as DType, shape })),
-  );
+  using source = group.rank === 0 ? openPart(path!, 'optimizer') : undefined;
+  const stored = storedIn(group, source);
   optimizer.prepare(stored.map(({ name }) => name));
   const { state } = optimizer;
   const kept = new Map(group.collect([...state].map(([name, { shape }]) => [name, shape.join()] as const)).flat());
@@ -43,13 +40,56 @@ export function restoreState(group: Group, path: string | undefined, optimizer: 
       throw new GraftError('mismatch', `the checkpoint holds ${name}, which this run does not train`, { place: path });
   const missing = [...kept.keys()].find((name) => !stored.some((entry) => entry.name === name));
   if (missing !== undefined) throw new GraftError('mismatch', `the checkpoint has no ${missing}`, { place: path });
+  giveStored(group, source, stored, state);
+}
+
+/**
+ * Fills the parameters that each process keeps from a checkpoint that rank 0 reads, one tensor at a time.
+ * @param path of the checkpoint, on rank 0
+ * @param kept by this process
+ * @throws GraftError 'mismatch' where the checkpoint is of another model or method
+ */
+export function restoreShares(
+  group: Group,
+  path: string | undefined,
+  parameters: ReadonlyMap<string, Tensor>,
+  kept: ReadonlyMap<string, Tensor>,
+): void {
+  using source = group.rank === 0 ? openPart(path!, 'parameters') : undefined;
+  const stored = storedIn(group, source);
+  const shapes = new Map(stored.map(({ name, dtype, shape }) => [name, `${dtype} ${shape.join()}`]));
+  const wrong = [...parameters].find(([key, { dtype, shape }]) => shapes.get(key) !== `${dtype} ${shape.join()}`);
+  if (wrong || shapes.size > parameters.size)
+    throw new GraftError(
+      'mismatch',
+      wrong
+        ? `the checkpoint has no ${wrong[0]} [${wrong[1].shape.join(', ')}]`
+        : 'the checkpoint holds more than this run trains',
+      { place: path },
+    );
+  giveStored(group, source, stored, kept);
+}
+
+/** What is in a file that rank 0 has opened. */
+const storedIn = (group: Group, source: WeightSource | undefined): readonly Named[] =>
+  group.share((): Named[] =>
+    Array.from(source!.entries, ([name, { format, shape }]) => ({ name, dtype: format as DType, shape })),
+  );
+
+/** Rank 0 reads every tensor, and each process copies what it keeps. */
+function giveStored(
+  group: Group,
+  source: WeightSource | undefined,
+  stored: readonly Named[],
+  kept: ReadonlyMap<string, Tensor>,
+): void {
   noGrad(() => {
     for (const { name, dtype, shape } of stored) {
       using _ = scope();
       const tensor = Tensor.empty(shape, dtype);
       if (source) tensor.fillBytes((bytes) => source.read(name, bytes));
       group.broadcast(tensor);
-      const own = state.get(name);
+      const own = kept.get(name);
       if (own) ops.copy_(own, tensor);
     }
   });

@@ -144,7 +144,7 @@ export function trainStep(input: StepInput): StepResult {
     }
     // The method's own term counts once, and its gradients travel with those of the rows.
     if (input.adapter?.regularisation)
-      sharding.during(group.rank === 0 ? () => regularise(input.adapter!, ofMethod) : undefined);
+      sharding.besides(group.rank === 0 ? () => regularise(input.adapter!, ofMethod) : undefined);
     sharding.sumGradients();
     using ownNorm = updates ? undefined : normOfGradients(sharding.owned.values());
     const [ownLoss, ownPenalty, ownGradNorm = 0] = readAll([own, ofMethod, ...(ownNorm ? [ownNorm] : [])]);

@@ -2,11 +2,12 @@
 import { GraftError } from '../base/index.ts';
 import { currentEngine } from '../engine/index.ts';
 import { type AttachedAdapter, trainHead } from '../methods/index.ts';
-import { type HeadOptions, loadModels } from '../models/index.ts';
-import { type Model, namedModules, tensorBytes } from '../nn/index.ts';
-import type { Tensor } from '../tensor/index.ts';
+import { type HeadOptions, type LaterWeights, loadModels } from '../models/index.ts';
+import { heldTensors, type Model, namedModules, tensorBytes } from '../nn/index.ts';
+import { isAbsent, type Tensor } from '../tensor/index.ts';
 import { attach } from './attach.ts';
 import type { Recipe } from './recipe.ts';
+import { tensorsByBlock } from './tensors-by-block.ts';
 
 export interface TaskModels extends Disposable {
   /** A model for each task; tasks without labels share one. */
@@ -27,6 +28,7 @@ export interface TaskModels extends Disposable {
 /**
  * Loads the model with a head for each task, and attaches the recipe's methods.
  * @param shapesOnly reads no weights and computes no initial values
+ * @param later is given the weights, which are read only where a method needs them to be attached
  * @throws GraftError for anything that is wrong with the model or the methods
  */
 export function openTaskModels(
@@ -34,35 +36,75 @@ export function openTaskModels(
   modelPath: string,
   tasks: readonly { readonly name: string | undefined; readonly head: HeadOptions }[],
   shapesOnly: boolean,
+  later?: LaterWeights,
 ): TaskModels {
   using made = new DisposableStack();
   const heads = tasks.map(({ head }) => head);
-  const models = loadModels(modelPath, heads, { quantize: recipe.quantize, seed: recipe.train.seed, shapesOnly });
+  const { quantize, train } = recipe;
+  const models = loadModels(modelPath, heads, { quantize, seed: train.seed, shapesOnly }, later);
   made.use(models[0]!);
   const host = hostOf(models);
   const weightBytes = tensorBytes(...models.map(({ root }) => root));
   const before = currentEngine().native.memory().bytes;
-  const adapter = made.use(attach(host, modelPath, recipe, shapesOnly));
+  const attachAll = () => attachMethods(models, host, tasks, () => attach(host, modelPath, recipe, shapesOnly));
+  const { adapter, heads: own, parameters } = made.use(later ? attachedReading(models, later, attachAll) : attachAll());
   if (adapter.parameters.size === 0) {
     throw new GraftError('usage', 'there is nothing to train: every method is frozen', {
       place: 'method',
       hint: 'Remove train: false from one method, or give the recipe a task with a head',
     });
   }
-
-  const parameters = new Map(adapter.parameters);
-  const own = new Map<Model, ReadonlyMap<string, Tensor>>([[host, adapter.head]]);
-  for (const [i, model] of models.entries()) {
-    if (own.has(model)) continue;
-    const head = trainHead(model);
-    if (head) made.defer(() => head.dispose());
-    own.set(model, head?.parameters ?? new Map());
-    for (const [key, tensor] of own.get(model)!) parameters.set(`tasks.${tasks[i]!.name}.${key}`, tensor);
-  }
   const attachedBytes = currentEngine().native.memory().bytes - before;
   const all = made.move();
   const dispose = () => all.dispose();
   return { models, host, adapter, heads: own, parameters, weightBytes, attachedBytes, [Symbol.dispose]: dispose };
+}
+
+type Attached = Pick<TaskModels, 'adapter' | 'heads' | 'parameters'> & Disposable;
+
+/** Attaches the methods to their host, and trained copies of their heads to the other models. */
+function attachMethods(
+  models: readonly Model[],
+  host: Model,
+  tasks: readonly { readonly name: string | undefined }[],
+  attachToHost: () => AttachedAdapter,
+): Attached {
+  using made = new DisposableStack();
+  const adapter = made.use(attachToHost());
+  const parameters = new Map(adapter.parameters);
+  const heads = new Map<Model, ReadonlyMap<string, Tensor>>([[host, adapter.head]]);
+  for (const [i, model] of models.entries()) {
+    if (heads.has(model)) continue;
+    const head = trainHead(model);
+    if (head) made.defer(() => head.dispose());
+    heads.set(model, head?.parameters ?? new Map());
+    for (const [key, tensor] of heads.get(model)!) parameters.set(`tasks.${tasks[i]!.name}.${key}`, tensor);
+  }
+  const all = made.move();
+  return { adapter, heads, parameters, [Symbol.dispose]: () => all.dispose() };
+}
+
+/**
+ * Attaches methods to models whose weights are absent: most need shapes only. Some copy a head or embeddings, and some read every layer
+ * (DoRA, PiSSA, rounding the base); these weights are then read first.
+ */
+function attachedReading(models: readonly Model[], later: LaterWeights, attachAll: () => Attached): Attached {
+  const outside = tensorsByBlock(models).get(undefined) ?? [];
+  const missing = () => [...later.tensors].filter(isAbsent);
+  for (const needed of [() => [], () => missing().filter((tensor) => outside.includes(tensor)), missing]) {
+    later.fill(needed());
+    try {
+      const attached = attachAll();
+      const held = models.flatMap(({ root }) => [...heldTensors(root)].map(([, tensor]) => tensor));
+      const copies = [...attached.parameters.values(), ...held].filter((tensor) => !later.tensors.has(tensor));
+      if (!copies.some(isAbsent)) return attached;
+      attached[Symbol.dispose]();
+    } catch (error) {
+      // Whatever is wrong besides is wrong again when the weights are there.
+      if (missing().length === 0) throw error;
+    }
+  }
+  throw new GraftError('engine', 'the methods need weights that are not there', { place: 'method' });
 }
 
 /**

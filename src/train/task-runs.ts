@@ -1,14 +1,17 @@
 /** The tasks of a run: one, or several that share everything but their heads. */
 import { setImmediate } from 'node:timers/promises';
+import type { Group } from '../distributed/index.ts';
 import type { AttachedAdapter } from '../methods/index.ts';
-import { type HeadOptions, requireMemoryFor } from '../models/index.ts';
+import { type HeadOptions, LaterWeights, requireMemoryFor } from '../models/index.ts';
 import type { Model, Precision } from '../nn/index.ts';
 import { type Task, taskOf } from '../tasks/index.ts';
 import type { Tensor } from '../tensor/index.ts';
+import type { GatheredParts } from './gathered-blocks.ts';
 import { headFor, taskOptions } from './head.ts';
 import { largestBatch, planMemory, type RunMemory } from './memory-plan.ts';
 import { type Examples, type Plan, planRows, readExamples } from './plan.ts';
 import { type Recipe, recipesOf } from './recipe.ts';
+import { shareOut } from './shared-out.ts';
 import { openTaskModels, type TaskModels } from './task-models.ts';
 import { taskSchedule } from './task-schedule.ts';
 
@@ -32,6 +35,8 @@ export interface TaskRuns extends Disposable {
   readonly host: Model;
   /** All trained parameters, by the keys of a checkpoint. */
   readonly parameters: ReadonlyMap<string, Tensor>;
+  /** How the weights are shared out among the processes; undefined: each has them all. */
+  readonly gathered: GatheredParts | undefined;
   /** Bytes of the base's weights as they are held in memory, and how many numbers they are. */
   readonly weightBytes: number;
   readonly parameterCount: number;
@@ -54,6 +59,8 @@ export interface TaskRunOptions {
   readonly processes: number;
   /** Those on this machine, which share its memory. */
   readonly sharers: number;
+  /** The processes that share out the weights. Default: each has them all. */
+  readonly sharedBy?: Group | undefined;
   /** Is told what the run will take in memory, before anything is loaded. */
   announce(memory: RunMemory): void;
 }
@@ -72,7 +79,8 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string, options: T
   }
 
   const processBytes = process.memoryUsage.rss();
-  requireMemoryFor(modelPath, recipe.quantize, options.sharers);
+  const { sharedBy } = options;
+  requireMemoryFor(modelPath, recipe.quantize, options.sharers / (sharedBy?.size ?? 1));
   // Rows and memory need the models' shapes only: what is wrong is said before a large model is loaded.
   using sketch = openTaskModels(recipe, modelPath, lessons, true);
   const plans: Plan[] = [];
@@ -101,7 +109,9 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string, options: T
   options.announce(memory);
 
   using made = new DisposableStack();
-  const opened = made.use(openTaskModels(recipe, modelPath, lessons, false));
+  using later = sharedBy && new LaterWeights();
+  const opened = made.use(openTaskModels(recipe, modelPath, lessons, false, later));
+  const gathered = sharedBy && later && shareOut(sharedBy, opened, later);
   await setImmediate(); // frees the buffers that weights were read into
   const { models, host, adapter, parameters, weightBytes } = opened;
   const list = listOf(opened);
@@ -112,6 +122,7 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string, options: T
     adapter,
     host,
     parameters,
+    gathered,
     weightBytes,
     memory,
     microTokens,

@@ -60,6 +60,8 @@ const pairs = [...bases, ...familyBases].flatMap((base) =>
 );
 
 const counts = { equal: 0, rounded: 0, shapes: 0 };
+/** The differences of the gradients. */
+const all: Readonly<Record<'float32' | 'bfloat16', number[]>> = { float32: [], bfloat16: [] };
 const most = { float32: { loss: 0, gradient: 0 }, bfloat16: { loss: 0, gradient: 0 } };
 
 /** Compares a step with the fused one in float32. */
@@ -75,6 +77,7 @@ function compare(
     loss < largest.loss && gradient < largest.gradient,
     `${name} in ${dtype}: the loss differs by ${loss}, gradients by ${gradient}`,
   );
+  all[dtype].push(gradient);
   most[dtype] = { loss: Math.max(most[dtype].loss, loss), gradient: Math.max(most[dtype].gradient, gradient) };
 }
 
@@ -102,7 +105,7 @@ for (const base of [...bases, ...familyBases]) {
         continue;
       }
       const rounded = inBfloat16((options) => stepOf(base, familyCase, options))!;
-      compare(name, 'bfloat16', fused, rounded, { loss: 0.06, gradient: 0.4 });
+      compare(name, 'bfloat16', fused, rounded, { loss: 0.1, gradient: 0.8 });
       counts.rounded++;
     }
   });
@@ -133,6 +136,10 @@ test('all were compared', (t) => {
     t.diagnostic(`${dtype}: losses to ${loss.toExponential(1)}, gradients to ${gradient.toExponential(1)}`);
   }
   t.diagnostic(`${counts.equal} steps are equal, ${counts.rounded} in bfloat16; ${counts.shapes} have the shapes`);
+  // Models of a few numbers round badly now and then; most do not.
+  const median = all.bfloat16.sort((a, b) => a - b)[all.bfloat16.length >> 1]!;
+  t.diagnostic(`bfloat16: half of the gradients to ${median.toExponential(1)}`);
+  assert.ok(median < 0.03, String(median));
   const refused = 2 * 4; // two cases need tokens, which four models do not read
   const steps = pairs.length - refused;
   assert.deepEqual(counts, { equal: steps, rounded: steps - familyBases.length, shapes: steps });

@@ -1,108 +1,31 @@
 /** Runs of several processes against the same run in one: losses, parameters, metrics; killed, stopped and gone on with. */
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import test, { before } from 'node:test';
 import { type GraftError, packageRoot } from '../../src/base/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
-import { type LaunchOptions, launch, Session } from '../../src/session/index.ts';
-import type { RecipeInput, TrainEvent, TrainResult } from '../../src/train/index.ts';
+import type { LaunchOptions } from '../../src/session/index.ts';
+import type { RecipeInput, TrainEvent } from '../../src/train/index.ts';
 import { mails } from '../e2e/workspace.ts';
+import {
+  alone,
+  assertLosses,
+  assertWeights,
+  interruptedAt,
+  launched,
+  longRun,
+  lora,
+  methods,
+  processOf,
+  recipe,
+} from '../samples/ranks-runs.ts';
 import { tinyModel } from '../samples/tiny.ts';
-import { golden, numbers, readTensors, relativeError, temporary } from '../support.ts';
+import { temporary } from '../support.ts';
 
 before(() => startEngine());
-
-const lora = { type: 'lora', r: 4, lora_alpha: 8, target_modules: 'all-linear' } as const;
-
-/** 20 steps of the golden batches: rows of different lengths. In float32, since rounding to bfloat16 turns the last bits of a sum into more. */
-const recipe = (dir: string, more: object = {}, train: object = {}): RecipeInput =>
-  ({
-    model: golden('models', 'llama3'),
-    method: lora,
-    data: { train: golden('train', 'batches.jsonl'), format: 'batches' },
-    ...more,
-    train: { lr: 1e-3, steps: 20, threads: 1, precision: 'float32', ...train },
-    run: { dir },
-  }) as RecipeInput;
-
-async function alone(input: RecipeInput): Promise<TrainResult> {
-  await using session = new Session();
-  return await session.train(input);
-}
-
-const quiet = { log: () => {}, timeout: 60 };
-
-async function launched(options: LaunchOptions, onEvent: (event: TrainEvent) => void = () => {}): Promise<TrainResult> {
-  const running = launch({ ...quiet, ...options });
-  for await (const event of running) onEvent(event);
-  return await running;
-}
-
-function assertLosses(actual: TrainResult, expected: TrainResult, what: string): void {
-  assert.equal(actual.losses.length, expected.losses.length, what);
-  for (const [i, loss] of actual.losses.entries()) {
-    const want = expected.losses[i]!;
-    assert.ok(
-      Math.abs(loss / want - 1) <= 1e-5,
-      `${what}: the loss of step ${i + 1} is ${loss}, and ${want} of one process`,
-    );
-  }
-}
-
-/** Compares the saved tensors. @returns how many numbers were compared */
-function assertWeights(actual: string, expected: string, what: string): number {
-  let compared = 0;
-  for (const name of readdirSync(expected).filter((file) => file.endsWith('.safetensors'))) {
-    const [got, want] = [actual, expected].map((dir) => readTensors(join(dir, name)).tensors);
-    assert.equal(got!.size, want!.size, what);
-    // By their order: keys may hold the name of the run's directory.
-    const values = [...got!.values()];
-    for (const [i, [key, tensor]] of [...want!].entries()) {
-      const error = relativeError(numbers(values[i]!), numbers(tensor));
-      assert.ok(error <= 1e-5, `${what}: ${key} differs by ${error}`);
-      compared += tensor.numel;
-    }
-  }
-  return compared;
-}
-
-const methods: readonly (readonly [name: string, more: object, train?: object])[] = [
-  ['lora', {}],
-  ['full', { method: { type: 'full' } }, { lr: 1e-4 }],
-  ['prefix', { method: { type: 'prefix', num_virtual_tokens: 3 } }],
-  ['bottleneck', { method: { type: 'bottleneck', reduction_factor: 4 } }, { lr: 1e-4 }],
-  [
-    'layers in turn',
-    {
-      method: [
-        { type: 'full' },
-        {
-          type: 'layerwise',
-          policy: 'schedule',
-          rules: [
-            { freeze: 0, plateau: 3, min_fall: 2 },
-            { freeze: 1, gradient_norm: 50, window: 2, for: 3 },
-          ],
-        },
-      ],
-    },
-    { lr: 1e-4 },
-  ],
-  ['qat and lora', { method: [{ type: 'qat', weight: 'int8', group_size: 4, over: 'base' }, lora] }],
-  [
-    'clipping, decay and a schedule',
-    {},
-    { max_grad_norm: 0.5, weight_decay: 0.1, schedule: 'cosine', warmup_steps: 3 },
-  ],
-  // Its own term of the loss counts once, and it reads the gradients that all processes have: stage 2 is refused.
-  ['adalora', { method: { type: 'adalora', init_r: 4, target_r: 2, target_modules: ['q_proj', 'v_proj'] } }],
-  ['gradient checkpointing', {}, { gradient_checkpointing: true }],
-  // As many micro-batches with any number of processes draw the same dropout.
-  ['dropout', { method: { ...lora, lora_dropout: 0.2 } }, { micro_tokens: 1 }],
-];
 
 const isSetting = (name: string) =>
   !['lora', 'full', 'prefix', 'bottleneck', 'layers in turn', 'qat and lora'].includes(name);
@@ -187,38 +110,6 @@ test('rows that are held out are measured by all, with the metrics of one', asyn
     [2, 4, 6],
   );
 });
-
-/** The process id of a rank that this process, or another, has launched. */
-function processOf(rank: number, launcher = process.pid): number {
-  const children = spawnSync('ps', ['-o', 'pid=', '--ppid', String(launcher)], { encoding: 'utf8' }).stdout;
-  const found = children
-    .split('\n')
-    .map(Number)
-    .filter((pid) => pid > 0 && existsSync(`/proc/${pid}/environ`))
-    .find((pid) => readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0').includes(`RANK=${rank}`));
-  assert.ok(found, `rank ${rank} runs`);
-  return found;
-}
-
-/** Launches a run and calls `act` once, after step `step`. */
-const interruptedAt = (step: number, act: () => void) => {
-  let isDone = false;
-  return (event: TrainEvent) => {
-    if (isDone || event.type !== 'step' || event.step < step) return;
-    isDone = true;
-    act();
-  };
-};
-
-// Rows enough that a run lasts longer than a signal takes.
-const long = { steps: 120, batch_size: 8, micro_tokens: 64 };
-const longRows = Array.from({ length: 64 }, (_, i) => ({
-  ids: Array.from({ length: 24 }, (_, t) => 3 + ((i * 31 + t * t * 7) % 90)),
-}));
-const longRun = (dir: string, train: object = {}): RecipeInput => {
-  const input = recipe(dir, { data: { train: longRows, format: 'tokens' } }, { ...long, ...train });
-  return { ...input, run: { dir, checkpoint_every: 10 } };
-};
 
 test('a rank that is killed: the run ends with its name, and goes on with the losses of a run that was never killed', async () => {
   using dir = temporary();

@@ -1,9 +1,25 @@
 /** One process of a group, for src/distributed/group.test.ts: joins, does what its argument says, and prints what came of it as JSON. */
+import { readFileSync } from 'node:fs';
+import { setTimeout } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { GraftError } from '../../src/base/index.ts';
+import { pack } from '../../src/data/index.ts';
 import { joinGroup, launchEnvironment } from '../../src/distributed/index.ts';
 import { currentEngine, startEngine, useThreads } from '../../src/engine/index.ts';
+import { LaterWeights } from '../../src/models/index.ts';
+import { useGates, useGradientCheckpointing } from '../../src/nn/index.ts';
 import { checkpoint, noGrad, ops, scope, Tensor } from '../../src/tensor/index.ts';
-import { type Sharding, shardingOf } from '../../src/train/index.ts';
+import {
+  gatheredSharding,
+  openTaskModels,
+  optimizerFor,
+  parseRecipe,
+  type Sharding,
+  shardingOf,
+  shareOut,
+  trainStep,
+} from '../../src/train/index.ts';
 
 const floats = (...values: number[]) => Tensor.from(new Float32Array(values));
 const numbers = (tensor: Tensor) => Array.from(tensor.data(), Number);
@@ -16,6 +32,9 @@ function update(sharding: Sharding): void {
     if (parameter.grad) noGrad(() => ops.copy_(parameter, parameter.grad!));
   sharding.shareUpdates();
 }
+
+/** Bytes that this process has read from files and connections. */
+const bytesRead = () => Number(/^rchar: (\d+)/m.exec(readFileSync('/proc/self/io', 'utf8'))![1]);
 
 /** What processes do, by name. @param failing rank that is to fail, where an action has one that fails */
 const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: number) => unknown> = {
@@ -130,6 +149,58 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
       ops.sum(ops.mul(inner[0]!, weight)).backward();
     });
   },
+  /** Loads the model in MODEL, shares its weights out, and takes two steps of one row for each process, with the fields of a recipe in FIELDS. */
+  async sharedOut(group) {
+    const { native } = currentEngine();
+    const path = process.env.MODEL!;
+    const fields = JSON.parse(process.env.FIELDS!) as object;
+    const recipe = parseRecipe({ model: path, data: { train: 'none' }, run: { dir: 'none' }, ...fields });
+    const { now: before } = native.allocated();
+    const readBefore = bytesRead();
+    const later = new LaterWeights();
+    using models = openTaskModels(recipe, path, [{ name: undefined, head: {} }], false, later);
+    const gathered = shareOut(group, models, later);
+    later[Symbol.dispose]();
+    const loadPeak = native.allocated().peak - before;
+    // Frees what files were read into.
+    for (let i = 0; i < 5; i++) {
+      runInNewContext('gc')();
+      await setTimeout(5);
+    }
+    const loaded = native.allocated().now - before;
+    const read = bytesRead() - readBefore;
+    const { host, adapter, parameters } = models;
+    const sharding = gatheredSharding(group, parameters, gathered, false);
+    using optimizer = optimizerFor(models, recipe, sharding.owned);
+    using _gates = useGates(sharding.gateOf!);
+    using _checkpointing = useGradientCheckpointing(true);
+    const row = (i: number) => {
+      const ids = Int32Array.from({ length: 16 }, (_, t) => 3 + ((31 * i + 7 * t) % 90));
+      return { ids, labels: ids, place: 'test' };
+    };
+    const batches = Array.from({ length: group.size }, (_, i) => pack([row(i)]));
+    const step = (number: number) => {
+      const common = { model: host, parameters, optimizer, adapter, sharding, batches };
+      return trainStep({ ...common, lr: 1e-3, maxGradNorm: undefined, seed: 1, step: number }).loss;
+    };
+    const losses = [step(0)];
+    // Threads of the network let go of what they sent when they send something else.
+    for (let i = 0; i < 8; i++) group.barrier();
+    await setTimeout(5);
+    const kept = native.allocated().now - before;
+    const { sent } = group.traffic;
+    losses.push(step(1));
+    const trafficOfStep = group.traffic.sent - sent;
+    return {
+      losses,
+      loadPeak,
+      loaded,
+      read,
+      kept,
+      peak: native.allocated().peak - before,
+      sent: trafficOfStep,
+    };
+  },
   kill(group, failing) {
     if (group.rank === failing) process.kill(process.pid, 'SIGKILL');
     group.barrier();
@@ -154,6 +225,7 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
 };
 
 const [action, failing] = process.argv.slice(2);
+setFlagsFromString('--expose-gc');
 await startEngine();
 useThreads(1);
 let result: object;
@@ -162,7 +234,7 @@ const seconds = () => (performance.now() - start) / 1e3;
 try {
   using group = joinGroup(launchEnvironment());
   try {
-    result = { value: actions[action!]!(group, Number(failing)) };
+    result = { value: await actions[action!]!(group, Number(failing)) };
   } catch (error) {
     result = { error: group.failed(error).toJSON(), seconds: seconds() };
   }

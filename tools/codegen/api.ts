@@ -65,7 +65,8 @@ const libraryGroups: Groups = {
     'TaskResult',
   ],
   Adapters: [
-    ...['CombineSettings', 'Combination', 'CombineResult', 'MergeSettings', 'MergeResult', 'convertAdapter'],
+    ...['CombineSettings', 'Combination', 'CombineResult', 'MergeSettings', 'MergeResult'],
+    ...['MergeCheckpointSettings', 'MergeCheckpointResult', 'convertAdapter'],
     ...['AdapterFormat', 'adapterFormats', 'formatOf', 'readAdapterConfig'],
   ],
   'Quantised files': [
@@ -138,7 +139,9 @@ const engineGroups: Groups = {
     ...['clipGradients', 'scheduleFactor', 'ScheduleConfig'],
     ...['activeLayers', 'ActiveLayers', 'ActiveLayersInput', 'ActiveParts'],
   ],
-  'Several processes': [...['joinGroup', 'Group', 'JoinedGroup', 'oneProcess', 'Traffic', 'shardingOf', 'Sharding']],
+  'Several processes': [
+    ...['joinGroup', 'Group', 'JoinedGroup', 'oneProcess', 'Traffic', 'shardingOf', 'Sharding', 'Gate'],
+  ],
   'Tasks and metrics': [
     'taskOf',
     'Task',

@@ -76,7 +76,7 @@ function fallbackOf(text: string): string {
   return text.replaceAll(/^"(.*)"$/g, "'$1'");
 }
 
-// Types whose arguments always have their default: tensors are in row-major order unless an input tensor is not.
+// Types whose optional arguments always have their default: tensors are in row-major order unless an input tensor is not.
 const omittedTypes = new Set(['Layout', 'MemoryFormat']);
 
 /** Returns the parameters and the return types of a schema. */

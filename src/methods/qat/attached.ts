@@ -48,8 +48,9 @@ export function attached(model: Model, config: QatConfig, { parts, parameters, r
   let [enabled, active, merged] = [true, true, false];
   let [folded, isAttached] = [false, true];
   const change = (on: boolean) => {
-    if (on !== folded) for (const part of parts) if ('change' in part) (on ? fold : unfold)(part.layer, part.change);
+    if (on === folded) return;
     folded = on;
+    for (const part of parts) if ('change' in part) (on ? fold : unfold)(part.layer, part.change);
   };
   const apply = () => {
     state.enabled = enabled && active && !merged;
@@ -64,7 +65,6 @@ export function attached(model: Model, config: QatConfig, { parts, parameters, r
   }
   for (const [, layer] of layers) roundedLayers.add(layer);
   for (const part of parts) if ('wrapper' in part) wrap(model, part.path, part.wrapper);
-  apply();
   const adapter: Adapter = {
     method: 'qat',
     writes: 'settings',
@@ -115,6 +115,12 @@ export function attached(model: Model, config: QatConfig, { parts, parameters, r
     },
     [Symbol.dispose]: () => adapter.detach(),
   };
+  try {
+    apply();
+  } catch (cause) {
+    adapter.detach();
+    throw cause;
+  }
   return adapter;
 }
 

@@ -1,5 +1,6 @@
 /** The wrappers of quantisation-aware training: around a layer and its adapters (the merged weight), or below them (the inputs). */
 import {
+  areBlocksGated,
   crossEntropyOfLogits,
   fakeQuantize,
   fakeQuantizeTokens,
@@ -89,6 +90,10 @@ export class RoundedLinear extends LinearWrapper {
   }
 
   #withoutGradients(): LayerWeight {
+    if (areBlocksGated()) {
+      const { weight, bias } = mergedWeight(this.base_layer);
+      return { ...rounded(this.kernels, weight, this.#rounding), bias };
+    }
     const versions = versionsOf(this.base_layer, this.#rounding.learned);
     if (this.#cached?.versions !== versions) {
       this.free();

@@ -4,7 +4,7 @@
 import { GraftError } from '../../base/index.ts';
 import type { Embedding, Linear, Module } from '../../nn/index.ts';
 import { dequantized } from '../../quant/index.ts';
-import { detachFromScopes, noGrad, scope, type Tensor } from '../../tensor/index.ts';
+import { detachFromScopes, isAbsent, noGrad, scope, type Tensor } from '../../tensor/index.ts';
 
 /** A layer whose weight can be changed. */
 export type Layer = Linear | Embedding;
@@ -89,6 +89,15 @@ export const ownLayerWeight = (layer: Layer): Omit<LayerWeight, 'bias'> => folde
 /** Returns the same weight, dense: the layer's own memory, or freshly unpacked. */
 export function ownWeight(layer: Layer): Tensor {
   const { weight, format } = ownLayerWeight(layer);
+  if (isAbsent(weight))
+    throw new GraftError(
+      'usage',
+      'a method reads a weight of the base that another has replaced, which no process keeps',
+      {
+        place: 'train.zero.stage',
+        hint: 'Set it to 2',
+      },
+    );
   return format < 0 ? weight : dequantized(weight, format);
 }
 

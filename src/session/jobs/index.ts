@@ -5,6 +5,7 @@ import { evaluate } from './evaluate.ts';
 import { generate } from './generate.ts';
 import { logits, writeLogits } from './logits.ts';
 import { merge, mergeFiles } from './merge.ts';
+import { mergeCheckpoint } from './merge-checkpoint.ts';
 import { addAdapter, load, removeAdapter, unload } from './models.ts';
 import { plan } from './plan.ts';
 import { predict } from './predict.ts';
@@ -21,6 +22,7 @@ export type { Identity } from './identity.ts';
 export type { IdRows, Logits } from './logits.ts';
 export type { MemoryChoice } from './memory-choices.ts';
 export type { MergeResult, MergeSettings } from './merge.ts';
+export type { MergeCheckpointResult, MergeCheckpointSettings } from './merge-checkpoint.ts';
 export type { ModelSettings } from './models.ts';
 export type { Prediction, PredictResult } from './predict.ts';
 export type { QuantizeResult, QuantizeSettings } from './quantize.ts';
@@ -41,6 +43,7 @@ export const jobs = {
   writeLogits,
   merge,
   mergeFiles,
+  mergeCheckpoint,
   quantizeFiles,
   combine,
   doctor,

@@ -84,7 +84,9 @@ export function launch({ recipe, ...options }: LaunchOptions): Running<TrainEven
       const file = join(dir, 'recipe.json');
       // The processes read it again: the rows of a step are no default then, but what the configuration of DeepSpeed comes to.
       const complete = withBatchOf(parsed, place.nodes * place.perNode);
-      writeFileSync(file, JSON.stringify(complete, plainOnly));
+      // Of several tasks, `data` is that of the first, which the file of a recipe does not repeat.
+      const fields = complete.tasks ? { ...complete, data: undefined } : complete;
+      writeFileSync(file, JSON.stringify(fields, plainOnly));
       for (let attempt = 0; ; attempt++) {
         const again = attempt > 0 ? { fresh: undefined, moreEpochs: undefined } : {};
         const outcome = await runOnce(file, { ...args, ...again }, place, attempt, tell, log, signal);

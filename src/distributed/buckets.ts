@@ -1,18 +1,25 @@
 /** Tensors that travel together. */
-import type { Group } from '../distributed/index.ts';
+
 import { ops, Tensor } from '../tensor/index.ts';
+import type { Group } from './group.ts';
 
 /** Numbers that one collective moves: enough for the full speed of a network, few beside a model. */
 export const bucketSize = 4 << 20;
 
-/** Consecutive tensors in buckets of about `bucketSize` numbers; a larger tensor has one of its own. */
-export function buckets<T extends { readonly numel: number }>(tensors: readonly T[]): T[][] {
+/**
+ * Numbers of a bucket of gradients, of which one process may be sent all, by every process: fewer where these are many, so that it receives no
+ * more than eight buckets at once.
+ */
+export const gradientBucketSize = (processes: number): number => Math.floor((8 * bucketSize) / Math.max(8, processes));
+
+/** Consecutive tensors in buckets of about so many numbers; a larger tensor has one of its own. */
+export function buckets<T extends { readonly numel: number }>(tensors: readonly T[], limit = bucketSize): T[][] {
   const found: T[][] = [];
   let room = 0;
   for (const tensor of tensors) {
     if (tensor.numel > room || found.length === 0) {
       found.push([]);
-      room = bucketSize;
+      room = limit;
     }
     found.at(-1)!.push(tensor);
     room -= tensor.numel;

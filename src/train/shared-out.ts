@@ -1,0 +1,57 @@
+/** How the weights of a run's models are shared out among its processes (ZeRO stage 3): as they are read, so that none ever has them all. */
+import { GraftError } from '../base/index.ts';
+import { type Group, type ReadRows, rowsInMemory, ShardedUnit } from '../distributed/index.ts';
+import type { LaterWeights } from '../models/index.ts';
+import { isAbsent, type Tensor, takeAway } from '../tensor/index.ts';
+import type { GatheredPart, GatheredParts } from './gathered-blocks.ts';
+import { ownersOf } from './owners.ts';
+import type { TaskModels } from './task-models.ts';
+import { tensorsByBlock } from './tensors-by-block.ts';
+
+/**
+ * Shares out the weights of models: what is frozen in equal parts of the bytes of each block, what is trained in place by whole tensors.
+ * What methods train besides stays on every process. Every process has to call it.
+ * @param later the weights, of which none need have been read
+ * @throws GraftError 'usage' for a method that needs weights of the base which it has replaced
+ */
+export function shareOut(
+  group: Group,
+  { models, host, parameters, adapter }: Pick<TaskModels, 'models' | 'host' | 'parameters' | 'adapter'>,
+  later: LaterWeights,
+): GatheredParts {
+  const owners = ownersOf(parameters, group.size);
+  const base = later.tensors;
+  const byBlock = tensorsByBlock(models);
+  const readOf = (tensor: Tensor): ReadRows =>
+    base.has(tensor) && isAbsent(tensor)
+      ? (first, count) => later.rows(tensor, { first, count })
+      : rowsInMemory(tensor);
+  const partOf = (block: number | undefined): GatheredPart => {
+    const tensors = (byBlock.get(block) ?? []).filter((tensor) => !owners.has(tensor) || base.has(tensor));
+    const trained = tensors.filter((tensor) => owners.has(tensor));
+    const unit = new ShardedUnit(group, {
+      frozen: new Map(tensors.filter((tensor) => !owners.has(tensor)).map((tensor) => [tensor, readOf(tensor)])),
+      trained: new Map(trained.map((tensor) => [tensor, { owner: owners.get(tensor)!, read: readOf(tensor) }])),
+    });
+    return { unit, trained, tensors: new Set(tensors) };
+  };
+  const parts = {
+    outside: partOf(undefined),
+    blocks: Array.from({ length: host.layers }, (_, block) => partOf(block)),
+  };
+  // What a method has replaced is in no part.
+  const shared = new Set([parts.outside, ...parts.blocks].flatMap(({ tensors }) => [...tensors]));
+  const replaced = [...base].filter((tensor) => !shared.has(tensor) && !isAbsent(tensor));
+  const switching = adapter.parts.find(({ beforeStep, changesTrainedOnly }) => beforeStep && !changesTrainedOnly);
+  if (replaced.length > 0 && switching)
+    throw new GraftError(
+      'usage',
+      `${switching.method} takes its changes of the base back during the run, and stage 3 keeps the changed weights`,
+      {
+        place: 'train.zero.stage',
+        hint: 'Set it to 2',
+      },
+    );
+  for (const tensor of replaced) takeAway(tensor);
+  return parts;
+}
