@@ -14,7 +14,7 @@ import { tokenizerOf } from '../src/data/index.ts';
 import { currentEngine, startEngine } from '../src/engine/index.ts';
 import { type GenerateSummary, generate } from '../src/generate/index.ts';
 import { loadModel, type Quantize } from '../src/models/index.ts';
-import { type Model, namedTensors, packTokens } from '../src/nn/index.ts';
+import { KvPool, type Model, namedTensors, packTokens } from '../src/nn/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../src/tensor/index.ts';
 import { fetchSmolLM2 } from '../tools/fetch/fetch.ts';
 import { report, round, spread } from './support.ts';
@@ -86,11 +86,13 @@ function weightBytes(model: Model): number {
 function logitsOf(model: Model, ids: readonly number[]): Float32Array {
   const prefillLength = Math.max(1, ids.length - 64);
   const logits = new Float32Array(ids.length * model.vocabSize);
-  using cache = model.newCache(ids.length);
+  const blocks = Array.from({ length: KvPool.blocksFor(ids.length) }, (_, b) => b);
+  using pool = new KvPool(model, blocks.length);
   for (let at = 0; at < ids.length; at += at === 0 ? prefillLength : 1) {
     noGrad(() => {
       using _ = scope();
-      const hidden = model.hidden(packTokens([ids.slice(at, at === 0 ? prefillLength : at + 1)], at), cache);
+      const tokens = packTokens([ids.slice(at, at === 0 ? prefillLength : at + 1)]);
+      const hidden = model.hidden(tokens, { pool, blocks: [blocks], filled: [at] });
       logits.set(model.logits(hidden, [0, hidden.size(0)]).data() as Float32Array, at * model.vocabSize);
     });
   }

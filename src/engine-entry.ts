@@ -12,6 +12,9 @@ export {
   type CombineOptions,
   combineAdapters,
   loadAdapter,
+  loadingResident,
+  loadResident,
+  type ResidentAdapter,
   readAdapterConfig,
   type SaveOptions,
   saveAdapter,
@@ -24,12 +27,14 @@ export {
   errorKinds,
   GraftError,
   type OtherErrorJson,
+  type Steps,
 } from './base/index.ts';
 export {
   ChatTemplate,
   loadTokenizer,
   type Message,
   type RawRecord,
+  type ReadOptions,
   type RenderOptions,
   type Row,
   readRecords,
@@ -58,6 +63,7 @@ export {
   startEngine,
 } from './engine/index.ts';
 export {
+  type EndReason,
   type GenerateOptions,
   type GenerateSummary,
   generate,
@@ -83,13 +89,17 @@ export {
 export {
   type Adapter,
   type AttachedAdapter,
+  Banks,
   type Combination,
+  type FactorType,
   type Method,
   type MethodChoice,
+  type MixedAdapter,
   methods,
 } from './methods/index.ts';
 export { type HeadOptions, type LoadOptions, loadModel, openModel, type Quantize, saveModel } from './models/index.ts';
 export {
+  type AdapterBanks,
   type Model,
   type ModelPart,
   type PackedTokens,

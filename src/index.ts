@@ -39,16 +39,26 @@ export {
   loadTokenizer,
   type Message,
   type RowInput,
+  type RowPlaces,
   type RowReport,
   type RowSource,
   type RowStream,
   type TextStream,
   type Tokenizer,
+  type Truncation,
   tokenizerOf,
 } from './data/index.ts';
 export { launchEnvironment, type RankPlacement } from './distributed/index.ts';
 export { engineStatus, type Gpu, type LibTorch, type Processor, processor } from './engine/index.ts';
-export type { SamplingOptions } from './generate/index.ts';
+export type {
+  EndReason,
+  GenerationDelta,
+  GenerationEnd,
+  GenerationRequest,
+  SamplingOptions,
+  TokenLogprob,
+  WeightedAdapter,
+} from './generate/index.ts';
 export { type DownloadProgress, type ResolveOptions, resolveModel } from './io/index.ts';
 export type { Combination, MethodChoice } from './methods/index.ts';
 export {
@@ -62,7 +72,17 @@ export type { ModelPart, Precision, TaskName } from './nn/index.ts';
 export type { OptimizerChoice } from './optim/index.ts';
 export type { BlockFormat, IntegerFormat, WeightFormat } from './quant/index.ts';
 export {
+  type LimitChoices,
+  type Limits,
+  type ResolveAdapter,
+  readKeys,
+  type Server,
+  type ServerOptions,
+  serve,
+} from './serve/index.ts';
+export {
   type Abortable,
+  type AddAdapterOptions,
   type Classification,
   type ClassifyResult,
   type CombineResult,
@@ -95,13 +115,16 @@ export {
   type QuantizeSettings,
   type RowsOptions,
   type Running,
+  type ServeOptions,
+  type Serving,
+  type ServingStats,
   Session,
   type SessionOptions,
   type TrainOptions,
   type UseOptions,
   type WrittenModel,
 } from './session/index.ts';
-export type { Confusion, Metric } from './tasks/index.ts';
+export type { ClassCount, Confusion, Metric } from './tasks/index.ts';
 export {
   type AdafactorInput,
   type AdalomoInput,
@@ -118,6 +141,7 @@ export {
   type GaloreInput,
   type Ia3Input,
   type LayerwiseInput,
+  type LengthBin,
   type LionInput,
   type LomoInput,
   type LoraInput,
@@ -135,6 +159,8 @@ export {
   type RanksPlan,
   type Recipe,
   type RecipeInput,
+  type RowPiece,
+  type RowPreview,
   type RunInput,
   type RunMemory,
   type RunOptions,
@@ -145,6 +171,7 @@ export {
   type Stage,
   type StagePlan,
   type TaskInput,
+  type TaskPreview,
   type TaskResult,
   type TrainEvent,
   type TrainInput,

@@ -11,9 +11,16 @@ import { packageRoot } from '../src/base/index.ts';
 /** What is copied as it is, from the root of the checkout; the documents are those that make sense without the sources. */
 const copied = [
   ...['bin', 'native', 'recipes', 'LICENSE', 'CHANGELOG.md'],
-  ...['api', 'methods', 'cli.md', 'compare.md', 'compare.schema.json', 'recipe.md', 'recipe.schema.json'].map((name) =>
-    join('docs', name),
-  ),
+  ...[
+    'api',
+    'methods',
+    'cli.md',
+    'compare.md',
+    'compare.schema.json',
+    'recipe.md',
+    'recipe.schema.json',
+    'serving.md',
+  ].map((name) => join('docs', name)),
   ...readdirSync(join(packageRoot, 'docs', 'comparison'))
     .filter((name) => name.endsWith('.html'))
     .map((name) => join('docs', 'comparison', name)),

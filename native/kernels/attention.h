@@ -5,6 +5,9 @@
 // q_starts[r] .. q_starts[r + 1] and the keys k_starts[r] .. k_ends[r]: pass k_starts + 1 as k_ends where keys are packed too, or other
 // ends where each row has a slot of a larger cache. A row may have no queries, no keys, or neither.
 //
+// Pages. With a page table the offsets of keys count slots: slot s is token pages[s / page_size] page_size + s % page_size of k and v.
+// Forward only.
+//
 // Masks. With nq queries and nk keys, query i is at the position i + nk - nq of the keys: the last query is at the last key.
 // causal: it attends to keys j <= position. window w > 0: only keys with position - j < w. A query without a visible key gets out 0,
 // lse -infinity and gradients 0.
@@ -48,6 +51,8 @@ struct AttentionShape {
   int64_t head_dim;         // D, 1 to 256
   bool causal;
   int64_t window;  // in tokens; 0: none
+  const int64_t* pages = nullptr;  // of the keys; null: they are where their offsets say
+  int64_t page_size = 0;
 };
 
 // A tensor [tokens, heads, D]; stride: floats from one token to the next.
@@ -117,6 +122,17 @@ struct AttentionKeys {
 };
 static inline int64_t attention_queries(const AttentionShape& s, int64_t row) { return s.q_starts[row + 1] - s.q_starts[row]; }
 static inline int64_t attention_keys(const AttentionShape& s, int64_t row) { return s.k_ends[row] - s.k_starts[row]; }
+// The token of k and v that is key `key` of the row.
+static inline int64_t attention_key(const AttentionShape& s, int64_t row, int64_t key) {
+  const int64_t slot = s.k_starts[row] + key;
+  return s.pages ? s.pages[slot / s.page_size] * s.page_size + slot % s.page_size : slot;
+}
+// How many keys of the row from `key` on follow one another in k and v, at most `count`.
+static inline int64_t attention_adjacent(const AttentionShape& s, int64_t row, int64_t key, int64_t count) {
+  if (!s.pages) return count;
+  const int64_t left = s.page_size - (s.k_starts[row] + key) % s.page_size;
+  return left < count ? left : count;
+}
 static inline AttentionKeys attention_visible(const AttentionShape& s, int64_t row, int64_t query) {
   const int64_t keys = attention_keys(s, row), position = query + keys - attention_queries(s, row);
   const int64_t first = position - s.window + 1;

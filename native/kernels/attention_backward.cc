@@ -84,8 +84,8 @@ struct Backward {
   void pack_keys(int64_t begin, int64_t end) {
     const float* k = args.k.data + (k_start + begin) * args.k.stride + task.kv_head * head.dim;
     const float* v = args.v.data + (k_start + begin) * args.v.stride + task.kv_head * head.dim;
-    pack_transposed(head, buffers.k_transposed, k, args.k.stride, end - begin);
-    pack_transposed(head, buffers.v_transposed, v, args.v.stride, end - begin);
+    pack_transposed(head, buffers.k_transposed, [&](int64_t j) { return k + j * args.k.stride; }, end - begin);
+    pack_transposed(head, buffers.v_transposed, [&](int64_t j) { return v + j * args.v.stride; }, end - begin);
     for (int64_t j = 0; j < end - begin; ++j) pack_row(head, buffers.k + j * head.stride, k + j * args.k.stride, 1.0f);
     const int64_t floats = round_up(end - begin, kTileRows) * head.stride;
     clear(buffers.dk, 0, floats);

@@ -113,15 +113,20 @@ void task_in_place(const AttentionForward& args, const AttentionTask& task, floa
     }
     buffers.running->reset();
   }
-  const float* k_row = args.k.data + shape.k_starts[task.row] * args.k.stride;
-  const float* v_row = args.v.data + shape.k_starts[task.row] * args.v.stride;
-  for (int64_t b = task.k_begin; b < task.k_end; b += kBlock) {
-    const int64_t keys = min(task.k_end - b, kBlock), next_keys = min(task.k_end - b - keys, kBlock), columns = round_up(keys, F::W);
+  // A block ends where its page does.
+  const auto keys_from = [&](int64_t key) { return key < task.k_end ? attention_adjacent(shape, task.row, key, min(task.k_end - key, kBlock)) : 0; };
+  int64_t keys;
+  for (int64_t b = task.k_begin; b < task.k_end; b += keys) {
+    keys = keys_from(b);
+    const int64_t next_keys = keys_from(b + keys), columns = round_up(keys, F::W);
+    const int64_t token = attention_key(shape, task.row, b), next_token = next_keys > 0 ? attention_key(shape, task.row, b + keys) : token;
+    const float *k_block = args.k.data + token * args.k.stride, *v_block = args.v.data + token * args.v.stride;
+    const float* k_next = args.k.data + next_token * args.k.stride;
     for (int64_t j = 0; j < keys; j += 4) {
       buffers = first_head;
       for (int64_t kv_head = task.kv_head; kv_head < task.kv_head_end; ++kv_head, buffers.next_head(head)) {
-        dot_products(stack, head, buffers.q, k_row + (b + j) * args.k.stride + kv_head * head.dim, args.k.stride, keys - j, buffers.scores + j);
-        prefetch_rows(head, v_row + (b + j) * args.v.stride + kv_head * head.dim, args.v.stride, min(keys - j, 4));
+        dot_products(stack, head, buffers.q, k_block + j * args.k.stride + kv_head * head.dim, args.k.stride, keys - j, buffers.scores + j);
+        prefetch_rows(head, v_block + j * args.v.stride + kv_head * head.dim, args.v.stride, min(keys - j, 4));
       }
     }
     const bool started = b > task.k_begin;
@@ -135,8 +140,8 @@ void task_in_place(const AttentionForward& args, const AttentionTask& task, floa
       float factors[F::W];
       store(factors, softmax_step(buffers.scores, kScoreStride, stack, columns, *buffers.running));
       for (int64_t i = 0; i < stack && started; ++i) scale_row(head, buffers.values + i * head.stride, factors[i]);
-      prefetch_rows(head, k_row + (b + keys) * args.k.stride + kv_head * head.dim, args.k.stride, next_keys);
-      weighted_sum(stack, head, buffers.scores, v_row + b * args.v.stride + kv_head * head.dim, args.v.stride, keys, buffers.values, started);
+      prefetch_rows(head, k_next + kv_head * head.dim, args.k.stride, next_keys);
+      weighted_sum(stack, head, buffers.scores, v_block + kv_head * head.dim, args.v.stride, keys, buffers.values, started);
     }
   }
   buffers = first_head;

@@ -43,11 +43,11 @@ struct Forward {
         workspace(work), buffers(head, stack, scratch) {}
 
   void pack_block(int64_t begin, int64_t end) {
-    const int64_t token = shape.k_starts[task.row] + begin;
-    const float* k = args.k.data + token * args.k.stride + task.kv_head * head.dim;
-    const float* v = args.v.data + token * args.v.stride + task.kv_head * head.dim;
-    pack_transposed(head, buffers.keys, k, args.k.stride, end - begin);
-    for (int64_t j = 0; j < end - begin; ++j) pack_row(head, buffers.v + j * head.stride, v + j * args.v.stride, 1.0f);
+    const float* k = args.k.data + task.kv_head * head.dim;
+    const float* v = args.v.data + task.kv_head * head.dim;
+    pack_transposed(head, buffers.keys, [&](int64_t j) { return k + attention_key(shape, task.row, begin + j) * args.k.stride; }, end - begin);
+    for (int64_t j = 0; j < end - begin; ++j)
+      pack_row(head, buffers.v + j * head.stride, v + attention_key(shape, task.row, begin + j) * args.v.stride, 1.0f);
   }
 
   void pack_queries(StackPlace place, int64_t rows, float* to) {

@@ -141,11 +141,12 @@ inline void transpose8(const float* const from[8], int64_t offset, float* to, in
 }
 
 // Transposes keys (or values) into panels: to[panel][d][key of panel], kTileColumns keys in each panel. The last vector of keys is filled
-// with copies of the last key; their products are masked later.
-inline void pack_transposed(const HeadLayout& head, float* to, const float* from, int64_t stride, int64_t keys) {
+// with copies of the last key; their products are masked later. row(j): the elements of key j.
+template <typename Row>
+inline void pack_transposed(const HeadLayout& head, float* to, Row row, int64_t keys) {
   for (int64_t key = 0; key < round_up(keys, F::W); key += 8) {
     const float* rows[8];
-    for (int j = 0; j < 8; ++j) rows[j] = from + min(key + j, keys - 1) * stride;
+    for (int j = 0; j < 8; ++j) rows[j] = row(min(key + j, keys - 1));
     float* panel = to + key / kTileColumns * kTileColumns * head.dim + key % kTileColumns;
     int64_t d = 0;
     for (; d + 8 <= head.dim; d += 8) transpose8(rows, d, panel + d * kTileColumns, kTileColumns);

@@ -91,8 +91,119 @@ void merge(const float* w, const float* a, const float* b, float scaling, int64_
   for (; i < n_rows; i++) merge_rows<1>(w + i * in, a, b + i * r, F(scaling), in, r, y + i * in);
 }
 
+// Factors are read as floats, whatever they are stored as.
+struct Floats {
+  using Type = float;
+  static F all(const Type* p) { return load(p); }
+  static F first(const Type* p, int n) { return load_n(p, n); }
+};
+template <F (*whole)(const uint16_t*)>
+struct Halves {
+  using Type = uint16_t;
+  static F all(const Type* p) { return whole(p); }
+  static F first(const Type* p, int n) {
+    Type padded[F::W] = {};
+    for (int i = 0; i < n; i++) padded[i] = p[i];
+    return whole(padded);
+  }
+};
+
+constexpr int kTokens = F::W == 16 ? 4 : 2;  // tokens at a time, whose sums fit the registers
+constexpr int kVectors = 4;                  // ranks of `down` and vectors of columns of `up` at a time
+
+template <typename Stored, int tokens, int ranks>
+void down_tile(const float* x, int64_t x_stride, const typename Stored::Type* a, int64_t in, int64_t r, float* h) {
+  F sum[tokens][ranks];
+  for (auto& row : sum)
+    for (F& s : row) s = zero();
+  for (int64_t i = 0; i < in; i += F::W) {
+    const int lanes = in - i < F::W ? static_cast<int>(in - i) : F::W;
+    F token[tokens];
+    for (int t = 0; t < tokens; t++) token[t] = lanes == F::W ? load(x + t * x_stride + i) : load_n(x + t * x_stride + i, lanes);
+    for (int j = 0; j < ranks; j++) {
+      const F factor = lanes == F::W ? Stored::all(a + j * in + i) : Stored::first(a + j * in + i, lanes);
+      for (int t = 0; t < tokens; t++) sum[t][j] = fma(token[t], factor, sum[t][j]);
+    }
+  }
+  for (int t = 0; t < tokens; t++)
+    for (int j = 0; j < ranks; j++) h[t * r + j] = hsum(sum[t][j]);
+}
+
+template <typename Stored, int tokens>
+void down_tokens(const float* x, int64_t x_stride, const typename Stored::Type* a, int64_t in, int64_t begin, int64_t end, int64_t r, float* h) {
+  int64_t j = begin;
+  for (; j + kVectors <= end; j += kVectors) down_tile<Stored, tokens, kVectors>(x, x_stride, a + j * in, in, r, h + j);
+  for (; j < end; j++) down_tile<Stored, tokens, 1>(x, x_stride, a + j * in, in, r, h + j);
+}
+
+template <typename Stored>
+void down_of(const float* x, int64_t x_stride, int64_t n, const void* a, int64_t in, int64_t begin, int64_t end, int64_t r, float* h) {
+  const auto* factor = static_cast<const typename Stored::Type*>(a);
+  int64_t t = 0;
+  for (; t + kTokens <= n; t += kTokens) down_tokens<Stored, kTokens>(x + t * x_stride, x_stride, factor, in, begin, end, r, h + t * r);
+  for (; t < n; t++) down_tokens<Stored, 1>(x + t * x_stride, x_stride, factor, in, begin, end, r, h + t * r);
+}
+
+void down(Factor type, const float* x, int64_t x_stride, int64_t n, const void* a, int64_t in, int64_t begin, int64_t end, int64_t r, float* h) {
+  if (type == Factor::F32) down_of<Floats>(x, x_stride, n, a, in, begin, end, r, h);
+  else if (type == Factor::F16) down_of<Halves<load_f16>>(x, x_stride, n, a, in, begin, end, r, h);
+  else down_of<Halves<load_bf16>>(x, x_stride, n, a, in, begin, end, r, h);
+}
+
+// `vectors` vectors of columns, the last one `lanes` wide.
+template <typename Stored, int tokens, int vectors>
+void up_tile(const float* h, int64_t r, const typename Stored::Type* b_t, int64_t out, int lanes, F scaling, float* y, int64_t y_stride) {
+  F sum[tokens][vectors];
+  for (auto& row : sum)
+    for (F& s : row) s = zero();
+  for (int64_t j = 0; j < r; j++) {
+    F factor[vectors];
+    for (int v = 0; v < vectors; v++) {
+      const auto* from = b_t + j * out + v * F::W;
+      factor[v] = v + 1 < vectors || lanes == F::W ? Stored::all(from) : Stored::first(from, lanes);
+    }
+    for (int t = 0; t < tokens; t++)
+      for (int v = 0; v < vectors; v++) sum[t][v] = fma(F(h[t * r + j]), factor[v], sum[t][v]);
+  }
+  for (int t = 0; t < tokens; t++) {
+    for (int v = 0; v < vectors; v++) {
+      float* to = y + t * y_stride + v * F::W;
+      const int n = v + 1 < vectors ? F::W : lanes;
+      store_n(to, fma(scaling, sum[t][v], load_n(to, n)), n);
+    }
+  }
+}
+
+template <typename Stored, int tokens>
+void up_tokens(const float* h, int64_t r, const typename Stored::Type* b_t, int64_t out, int64_t begin, int64_t end, F scaling, float* y,
+               int64_t y_stride) {
+  int64_t o = begin;
+  for (; o + kVectors * F::W <= end; o += kVectors * F::W)
+    up_tile<Stored, tokens, kVectors>(h, r, b_t + o, out, F::W, scaling, y + o, y_stride);
+  for (; o < end; o += F::W) {
+    const int lanes = end - o < F::W ? static_cast<int>(end - o) : F::W;
+    up_tile<Stored, tokens, 1>(h, r, b_t + o, out, lanes, scaling, y + o, y_stride);
+  }
+}
+
+template <typename Stored>
+void up_of(const float* h, int64_t n, int64_t r, const void* b_t, int64_t out, int64_t begin, int64_t end, float scaling, float* y, int64_t y_stride) {
+  const auto* factor = static_cast<const typename Stored::Type*>(b_t);
+  const F s(scaling);
+  int64_t t = 0;
+  for (; t + kTokens <= n; t += kTokens) up_tokens<Stored, kTokens>(h + t * r, r, factor, out, begin, end, s, y + t * y_stride, y_stride);
+  for (; t < n; t++) up_tokens<Stored, 1>(h + t * r, r, factor, out, begin, end, s, y + t * y_stride, y_stride);
+}
+
+void up(Factor type, const float* h, int64_t n, int64_t r, const void* b_t, int64_t out, int64_t begin, int64_t end, float scaling, float* y,
+        int64_t y_stride) {
+  if (type == Factor::F32) up_of<Floats>(h, n, r, b_t, out, begin, end, scaling, y, y_stride);
+  else if (type == Factor::F16) up_of<Halves<load_f16>>(h, n, r, b_t, out, begin, end, scaling, y, y_stride);
+  else up_of<Halves<load_bf16>>(h, n, r, b_t, out, begin, end, scaling, y, y_stride);
+}
+
 }  // namespace
 
-extern const LowRankKernels lowrank{backward, merge};
+extern const LowRankKernels lowrank{backward, merge, down, up};
 
 }  // namespace graft::GRAFT_ISA

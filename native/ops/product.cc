@@ -16,6 +16,12 @@ constexpr int64_t kRows = 64;      // of the first factor
 constexpr int64_t kMinRows = 16;   // of activations, and
 constexpr int64_t kMinSide = 128;  // of a weight, for which panels are faster
 
+// Rows of activations for which blocks are unpacked in registers, once for each kMatvecMaxRows of them: for more, to unpack the weight into
+// memory costs less, unless the weight is larger than the caches. Then a row's result does not depend on how many rows there are.
+constexpr int64_t kFewRows = 32;
+constexpr int64_t kLargeWeight = 1 << 23, kFewRowsOfLarge = 128;
+constexpr int64_t kPanelBytes = 128 * 1024;  // of a weight, which stay in L2 for all rows
+
 const Bf16Kernels& rounding() { return pick(avx512::bf16, avx2::bf16); }
 
 // Returns memory in which this thread packs panels; it is reused for the next product.
@@ -117,6 +123,27 @@ bool is_reduced(const Weight& w, int64_t n, int64_t k, int64_t m) {
   return !w.tensor.requires_grad() && n >= kMinRows && k >= kMinSide && m >= kMinSide && k % 2 == 0;
 }
 
+bool has_few(const Weight& w, int64_t n) {
+  if (w.dense()) return n == 1;
+  return n <= (w.out() * w.in() < kLargeWeight ? kFewRows : kFewRowsOfLarge);
+}
+
+// y[:, begin .. end) = x rowsᵀ for few rows of x
+void few_rows(const Tensor& x, const Weight& w, int64_t begin, int64_t end, Tensor& y) {
+  const auto& kernels = block_kernels();
+  const auto format = w.dense() ? BlockFormat::F32 : w.block_format();
+  const void* source = w.tensor.const_data_ptr();
+  const float* from = x.const_data_ptr<float>();
+  float* to = y.mutable_data_ptr<float>();
+  const int64_t n = x.size(0), step = n <= kMatvecMaxRows ? end - begin : std::max<int64_t>(16, kPanelBytes / std::max<int64_t>(1, w.tensor.stride(0)) / 16 * 16);
+  for (int64_t first = begin; first < end; first += step) {
+    for (int64_t row = 0; row < n; row += kMatvecMaxRows) {
+      kernels.matvec(format, source, first, std::min(end, first + step), w.in(), from + row * x.stride(0), std::min(kMatvecMaxRows, n - row), x.stride(0),
+                     to + row * w.out(), w.out(), false);
+    }
+  }
+}
+
 void set_reduced_products(bool forward, bool backward) { reduced = {forward, backward}; }
 
 TORCH_LIBRARY_FRAGMENT(graft, m) { m.def("set_reduced_products(bool forward, bool backward) -> ()", set_reduced_products); }
@@ -135,23 +162,42 @@ Tensor product(const Tensor& x, const Weight& weight, const std::optional<Tensor
     return y;
   }
   if (weight.dense() && x.size(0) > 1) return bias ? at::addmm(*bias, x, weight.tensor.t()) : at::mm(x, weight.tensor.t());
-  if (x.size(0) > kMatvecMaxRows) {
+  if (!has_few(weight, x.size(0))) {
     const Tensor unpacked = weight.all();
     return bias ? at::addmm(*bias, x, unpacked.t()) : at::mm(x, unpacked.t());
   }
   check_float(x, "x");
-  // Few rows: the blocks are read once and unpacked in registers, without a copy in floats.
   const Tensor input = x.contiguous();
   Tensor y = at::empty({x.size(0), weight.out()}, x.options());
-  const auto& kernels = block_kernels();
-  const auto format = weight.dense() ? BlockFormat::F32 : weight.block_format();
-  const void* source = weight.tensor.const_data_ptr();
-  at::parallel_for(0, weight.out(), grain(weight.in()), [&](int64_t begin, int64_t end) {
-    kernels.matvec(format, source, begin, end, weight.in(), input.const_data_ptr<float>(), x.size(0), x.size(1), y.mutable_data_ptr<float>(),
-                   weight.out(), false);
-  });
+  at::parallel_for(0, weight.out(), grain(weight.in() * x.size(0)), [&](int64_t begin, int64_t end) { few_rows(input, weight, begin, end, y); });
   if (bias) y.add_(*bias);
   return y;
+}
+
+std::vector<Tensor> products(const Tensor& x, const std::vector<Weight>& weights, at::TensorList biases) {
+  std::vector<Tensor> ys;
+  const auto bias = [&](size_t i) { return biases.empty() ? std::optional<Tensor>() : std::optional<Tensor>(biases[i]); };
+  const bool few = !reduced.forward && std::all_of(weights.begin(), weights.end(), [&](const Weight& w) { return has_few(w, x.size(0)) && w.in() == x.size(1); });
+  if (!few) {
+    for (size_t i = 0; i < weights.size(); i++) ys.push_back(product(x, weights[i], bias(i)));
+    return ys;
+  }
+  check_float(x, "x");
+  const Tensor input = x.contiguous();
+  std::vector<int64_t> starts = {0};
+  for (const Weight& w : weights) {
+    ys.push_back(at::empty({x.size(0), w.out()}, x.options()));
+    starts.push_back(starts.back() + w.out());
+  }
+  // All rows of all weights are shared out at once: threads meet once, not once for each weight.
+  at::parallel_for(0, starts.back(), grain(x.numel()), [&](int64_t begin, int64_t end) {
+    for (size_t i = 0; i < weights.size(); i++) {
+      const int64_t first = std::max(begin, starts[i]), last = std::min(end, starts[i + 1]);
+      if (first < last) few_rows(input, weights[i], first - starts[i], last - starts[i], ys[i]);
+    }
+  });
+  for (size_t i = 0; i < ys.size() && !biases.empty(); i++) ys[i].add_(biases[i]);
+  return ys;
 }
 
 Tensor product_backward(const Tensor& g, const Weight& weight) {

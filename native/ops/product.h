@@ -14,6 +14,9 @@ Reduced reduced_products();
 // Returns x [n, in] times the transposed weight, plus the bias [out] if there is one: [n, out].
 at::Tensor product(const at::Tensor& x, const Weight& weight, const std::optional<at::Tensor>& bias);
 
+// The products of x with several weights of the same width. biases: none, or one for each.
+std::vector<at::Tensor> products(const at::Tensor& x, const std::vector<Weight>& weights, at::TensorList biases);
+
 // Returns g [n, out] times the weight: [n, in], the gradient of x in `product`.
 at::Tensor product_backward(const at::Tensor& g, const Weight& weight);
 

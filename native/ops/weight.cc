@@ -61,6 +61,20 @@ Tensor block_linear(const Tensor& x, const Tensor& weight, int64_t format, const
   return BlockLinear::apply(x, weight, format, bias);
 }
 
+// The products of x [n, in] with several frozen weights, as of block_linear: one [n, out] for each. biases: none, or one for each.
+std::vector<Tensor> block_linears(const Tensor& x, at::TensorList weights, at::IntArrayRef formats, at::TensorList biases) {
+  TORCH_CHECK(weights.size() == formats.size() && (biases.empty() || biases.size() == weights.size()), "weights, formats and biases must be as many");
+  TORCH_CHECK(x.dim() == 2, "x must have the shape [n, in], got ", x.sizes());
+  check_frozen(x, "x");
+  std::vector<Weight> all;
+  for (size_t i = 0; i < weights.size(); i++) {
+    check_frozen(weights[i], "a weight");
+    if (!biases.empty()) check_frozen(biases[i], "a bias");
+    all.push_back(weight_of(weights[i], formats[i]));
+  }
+  return products(x, all, biases);
+}
+
 // The dense gradient of a table, a leaf, that waits for its other terms in a backward pass of this thread, and the number of that pass.
 thread_local struct {
   const c10::TensorImpl* table = nullptr;
@@ -135,6 +149,7 @@ Tensor quantize(const Tensor& weight, int64_t format) {
 
 TORCH_LIBRARY_FRAGMENT(graft, m) {
   m.def("block_linear(Tensor x, Tensor weight, int format, Tensor? bias=None) -> Tensor", block_linear);
+  m.def("block_linears(Tensor x, Tensor[] weights, int[] formats, Tensor[] biases) -> Tensor[]", block_linears);
   m.def("block_embedding(Tensor weight, int format, Tensor ids) -> Tensor", block_embedding);
   m.def("dequantize(Tensor weight, int format) -> Tensor", dequantize);
   m.def("quantize(Tensor weight, int format) -> Tensor", quantize);

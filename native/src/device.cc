@@ -236,7 +236,8 @@ Napi::Value has_kernel(const Napi::CallbackInfo& info) {
     TORCH_CHECK(op, "this LibTorch has no operator ", full);
     const auto key = c10::parseDispatchKey(info[1].As<Napi::String>().Utf8Value());
     bool found = false;
-    for (const auto k : {key, c10::DispatchKey::CompositeImplicitAutograd, c10::DispatchKey::CompositeExplicitAutograd}) {
+    for (const auto k : {key, c10::DispatchKey::CompositeImplicitAutograd, c10::DispatchKey::CompositeExplicitAutograd,
+                         c10::DispatchKey::CompositeExplicitAutogradNonFunctional}) {
       found = found || op->hasKernelForDispatchKey(k);
     }
     return Napi::Boolean::New(env, found);

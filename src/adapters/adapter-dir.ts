@@ -20,6 +20,8 @@ export interface GraftFile {
   readonly settings?: readonly Readonly<Record<string, unknown>>[];
   /** Index of the task that rows without a task number belong to, for an adapter of several tasks. */
   readonly taskNumber?: number;
+  /** How the rows were read that it was trained on (data-settings.ts). */
+  readonly data?: Readonly<Record<string, unknown>>;
 }
 
 const fileName = 'graft.json';
@@ -41,6 +43,28 @@ export const isAdapter = (dir: string): boolean =>
   readGraftFile(dir).parts !== undefined ||
   isGgufAdapter(dir) ||
   ['adapter_config.json', 'adapter_fusion_config.json'].some((name) => existsSync(join(dir, name)));
+
+/**
+ * The adapter that a path names: itself, or the result of the run whose directory it is.
+ * @throws GraftError 'usage' for the directory of a run that wrote a model, of several tasks, or that has no result
+ */
+export function adapterIn(path: string): string {
+  if (isAdapter(path) || !existsSync(join(path, 'run.json'))) return path;
+  const dir = join(path, 'adapter');
+  if (isAdapter(dir)) return dir;
+  if (existsSync(join(path, 'model')))
+    throw new GraftError('usage', 'this run wrote a model, and no adapter', {
+      place: path,
+      hint: `Name it as the model: ${join(path, 'model')}`,
+    });
+  if (!existsSync(dir))
+    throw new GraftError('usage', 'this run has no adapter: it has not ended', {
+      place: path,
+      hint: 'Run its recipe again, which resumes it',
+    });
+  partDirs(dir); // names the adapters of the tasks
+  return dir;
+}
 
 /**
  * The directories of the adapter's methods, in the order in which they are attached.

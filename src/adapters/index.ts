@@ -1,10 +1,12 @@
-export { isAdapter } from './adapter-dir.ts';
+export { adapterIn, isAdapter } from './adapter-dir.ts';
 export { isAdapterHub } from './adapterhub/index.ts';
 export { averageAdapters } from './average.ts';
 export { type CombineOptions, combineAdapters } from './combine.ts';
 export { type AdapterFormat, adapterFormats, convertAdapter, formatOf } from './convert.ts';
+export { type DataSettings, dataSettingsOf, savedDataSettings } from './data-settings.ts';
 export { isHeadKey } from './family-names.ts';
 export {
+  baseOfAdapter,
   headFits,
   loadAdapter,
   readAdapterConfig,
@@ -13,5 +15,7 @@ export {
   taskNumberOf,
   taskOfAdapter,
 } from './load.ts';
+export { type CardFacts, writeModelCard } from './model-card.ts';
+export { loadingResident, loadResident, type ResidentAdapter } from './resident.ts';
 export { type SaveOptions, saveAdapter } from './save.ts';
 export { areSaved, attachSettings, settingNames, settingsOf, writeSettings } from './settings.ts';

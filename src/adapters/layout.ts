@@ -1,3 +1,4 @@
+import type { Steps } from '../base/index.ts';
 import type { WeightEntry } from '../io/index.ts';
 import type { Adapter, Method, SavableAdapter } from '../methods/index.ts';
 import type { HeadOptions } from '../models/index.ts';
@@ -36,11 +37,11 @@ export interface Layout {
   /** Paths of the model's modules, other than its head, that the saved head also consists of. */
   headModules(model: Model, dir: string): string[];
   /**
-   * Copies the saved values into an adapter, and into the head.
+   * Copies the saved values into an adapter, and into the head; a step is a tensor.
    * @param head undefined: the model keeps its own head, and a saved one is ignored
    * @throws GraftError 'input' for a broken file, 'mismatch' listing every tensor that does not fit
    */
-  load(model: Model, dir: string, adapter: LayoutAdapter, head: HeadTensors | undefined): void;
+  load(model: Model, dir: string, adapter: LayoutAdapter, head: HeadTensors | undefined): Steps<void>;
   /**
    * Writes an adapter and the head into the empty directory `work`.
    * @param base path or id of the base model

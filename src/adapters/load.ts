@@ -1,4 +1,6 @@
-import { GraftError } from '../base/index.ts';
+import { existsSync } from 'node:fs';
+import { isAbsolute } from 'node:path';
+import { complete, GraftError, type Steps } from '../base/index.ts';
 import type { WeightEntry } from '../io/index.ts';
 import { type AttachContext, type AttachedAdapter, attachMethods, type MethodChoice } from '../methods/index.ts';
 import type { HeadOptions } from '../models/index.ts';
@@ -34,15 +36,35 @@ export function readAdapterConfig(dir: string): {
   return { parts, settings: settings as unknown as MethodChoice[], base };
 }
 
+/**
+ * The base of an adapter: its directory or file, or its hub id.
+ * @throws GraftError 'usage' where the adapter names none, or one that is not there
+ */
+export function baseOfAdapter(dir: string): string {
+  const { base } = readAdapterConfig(dir);
+  const hint = 'Name the base as --model';
+  if (!base) throw new GraftError('usage', 'the adapter does not say what its base is', { place: dir, hint });
+  const isPath = isAbsolute(base) || base.startsWith('.') || base.split('/').length !== 2;
+  if (existsSync(base) || !isPath) return base;
+  throw new GraftError('usage', `the base of the adapter is not there: ${base}`, { place: dir, hint });
+}
+
 /** The index of the task that rows without a task number belong to, where the adapter has one. */
 export const taskNumberOf = (dir: string): number | undefined => readGraftFile(dir).taskNumber;
 
 /** The task and labels that a model has to be loaded for to carry this adapter. */
 export function taskOfAdapter(dir: string): HeadOptions {
   const { task } = readGraftFile(dir);
-  if (task) return { task: task.name, labels: task.labels, ...(task.multiLabel && { multiLabel: true }) };
   const [first] = partDirs(dir) as [string];
-  return layoutOf(first).headOptions(first);
+  const found = layoutOf(first).headOptions(first);
+  if (!task) return found;
+  const { vocabRows } = found;
+  return {
+    task: task.name,
+    labels: task.labels,
+    ...(task.multiLabel && { multiLabel: true }),
+    ...(vocabRows !== undefined && { vocabRows }),
+  };
 }
 
 /** Whether the adapter's head is for the task and labels of `model`. If not, load the adapter under the model's own head. */
@@ -70,11 +92,62 @@ export function loadAdapter(
   training: readonly object[] = [],
   settings?: readonly MethodChoice[],
 ): AttachedAdapter {
+  const adapter = attachAsSaved(model, dir, head, training, settings);
+  try {
+    complete(filling(model, dir, adapter, head, settings));
+    return adapter;
+  } catch (cause) {
+    adapter.detach();
+    throw cause;
+  }
+}
+
+/**
+ * As `loadAdapter`, in steps. Between them the adapter is switched off, so that other passes may run; one that is left there is taken
+ * off the model.
+ */
+export function* loadingAdapter(model: Model, dir: string, head: 'file' | 'own'): Steps<AttachedAdapter> {
+  const adapter = attachAsSaved(model, dir, head);
+  let loaded = false;
+  try {
+    yield* switchedOff(adapter, filling(model, dir, adapter, head));
+    loaded = true;
+    return adapter;
+  } finally {
+    if (!loaded) adapter.detach();
+  }
+}
+
+/** Takes steps that are about an adapter which is on a model, with the adapter switched off between them. */
+export function* switchedOff<T>(adapter: AttachedAdapter, steps: Steps<T>): Steps<T> {
+  // To switch off what changes or rounds the base's weights takes longer than the steps.
+  if (adapter.parts.some(({ changes, writes }) => changes?.size || writes === 'settings')) return complete(steps);
+  try {
+    let step = steps.next();
+    while (!step.done) {
+      adapter.enabled = false;
+      yield;
+      adapter.enabled = true;
+      step = steps.next();
+    }
+    return step.value;
+  } finally {
+    steps.return(undefined as never);
+  }
+}
+
+/** Attaches an adapter as it was saved, without the values of its tensors. */
+function attachAsSaved(
+  model: Model,
+  dir: string,
+  head: 'file' | 'own',
+  training: readonly object[] = [],
+  settings?: readonly MethodChoice[],
+): AttachedAdapter {
   const { parts, settings: saved } = readAdapterConfig(dir);
   const [first] = parts as [(typeof parts)[number]];
-  let adapter: AttachedAdapter;
   try {
-    adapter = attachMethods(
+    return attachMethods(
       model,
       [...parts.map(({ choice }, i) => ({ ...choice, ...training[i] })), ...(settings ?? saved)],
       0,
@@ -88,18 +161,22 @@ export function loadAdapter(
     if (!(cause instanceof GraftError)) throw cause;
     throw new GraftError('mismatch', `the adapter does not fit this base: ${cause.message}`, { place: dir, cause });
   }
-  try {
-    parts.forEach((part, i) => {
-      const partHead = head === 'own' ? undefined : i === 0 ? adapter.head : new Map<string, Tensor>();
-      layoutOf(part.dir).load(model, part.dir, adapter.parts[i]!, partHead);
-    });
-    const attached = settingsOf(adapter.parts);
-    if (!settings || areSaved(dir, attached)) loadSettings(dir, attached);
-    return adapter;
-  } catch (cause) {
-    adapter.detach();
-    throw cause;
+}
+
+/** Copies the values of its tensors into an adapter. */
+function* filling(
+  model: Model,
+  dir: string,
+  adapter: AttachedAdapter,
+  head: 'file' | 'own',
+  settings?: readonly MethodChoice[],
+): Steps<void> {
+  for (const [i, part] of partDirs(dir).entries()) {
+    const partHead = head === 'own' ? undefined : i === 0 ? adapter.head : new Map<string, Tensor>();
+    yield* layoutOf(part).load(model, part, adapter.parts[i]!, partHead);
   }
+  const attached = settingsOf(adapter.parts);
+  if (!settings || areSaved(dir, attached)) loadSettings(dir, attached);
 }
 
 /** What methods that work with saved adapters need to read them, for `attachMethods`. */
@@ -121,7 +198,7 @@ export function savedAdapters(model: Model): Required<Pick<AttachContext, 'saved
         method,
         config,
         hasHead: layout.headOptions(part).labels !== undefined,
-        fill: (adapter) => layout.load(model, part, adapter, undefined),
+        fill: (adapter) => complete(layout.load(model, part, adapter, undefined)),
       };
     },
   };

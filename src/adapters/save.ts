@@ -17,6 +17,8 @@ export interface SaveOptions {
   readonly host?: Model;
   /** Index of the task that rows without a task number belong to, for an adapter of several tasks. */
   readonly taskNumber?: number;
+  /** How its rows were read, as `savedDataSettings` returns it. */
+  readonly data?: Readonly<Record<string, unknown>>;
 }
 
 /** An adapter on `host` without the tensors of modules that `model`, which shares the body of `host`, does not have. */
@@ -40,7 +42,7 @@ function withoutHostModules(model: Model, host: Model, adapter: Adapter): Adapte
  * @throws GraftError 'usage' for a method that no layout supports
  */
 export function saveAdapter(model: Model, adapter: Adapter | AttachedAdapter, dir: string, options: SaveOptions): void {
-  const { base, host = model, taskNumber } = options;
+  const { base, host = model, taskNumber, data } = options;
   const allParts = 'parts' in adapter ? adapter.parts : [adapter];
   const settings = settingsOf(allParts);
   const parts = writtenParts(allParts).map((part) => withoutHostModules(model, host, part));
@@ -53,6 +55,7 @@ export function saveAdapter(model: Model, adapter: Adapter | AttachedAdapter, di
     ...savedSettings(settings),
     ...(model.task.labels.length > 0 && { task: model.task }),
     ...(taskNumber !== undefined && { taskNumber }),
+    ...(data && Object.keys(data).length > 0 && { data }),
   };
   const name = adapterNameFor(dir);
   writeDirectory(dir, (work) => {

@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
+import { complete } from '../base/index.ts';
 import { openSafetensors, writeSafetensors } from '../io/index.ts';
 import {
   type Adapter,
@@ -67,7 +68,7 @@ export function loadSettings(dir: string, settings: readonly Adapter[]): void {
   const file = join(dir, tensorsName);
   if (tensors.size === 0 && !existsSync(file)) return;
   using source = openSafetensors(file);
-  fillTensors(source, tensors, file);
+  complete(fillTensors(source, tensors, file));
 }
 
 /** Attaches the settings that were saved with a whole model; undefined where there are none. @throws as `loadSettings` */

@@ -1,10 +1,11 @@
 /** Files of adapter tensors: opening them, copying them into parameters, and writing parameters. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { GraftError } from '../base/index.ts';
+import { GraftError, type Steps } from '../base/index.ts';
 import { openSafetensors, openTorch, type TensorToWrite, type WeightSource } from '../io/index.ts';
 import { readTensor } from '../models/index.ts';
-import { noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { isBlockFormat } from '../quant/index.ts';
+import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 
 /** At most so many tensors that do not fit are listed in a message. */
 const maxListed = 16;
@@ -35,19 +36,19 @@ export const tensorToWrite = ([name, tensor]: readonly [string, Tensor]): Tensor
 });
 
 /**
- * Copies the tensors of a file into parameters.
+ * Copies the tensors of a file into parameters, one in each step.
  * @param parameters by their names in the file
  * @param ignored names in the file that need no parameter
  * @param shown a name as messages show it
  * @throws GraftError 'mismatch' listing every tensor that is missing, of another shape, or without a parameter
  */
-export function fillTensors(
+export function* fillTensors(
   source: WeightSource,
   parameters: ReadonlyMap<string, Tensor>,
   place: string,
   ignored: (name: string) => boolean = () => false,
   shown: (name: string) => string = (name) => name,
-): void {
+): Steps<void> {
   const problems: string[] = [];
   for (const [name, { shape }] of parameters) {
     const entry = source.entries.get(name);
@@ -67,10 +68,27 @@ export function fillTensors(
       { place, data: { problems } },
     );
   }
-  noGrad(() => {
-    for (const [name, parameter] of parameters) {
+  const largest = [...parameters.keys()].reduce((most, name) => Math.max(most, source.entries.get(name)!.bytes), 0);
+  const buffer = new Uint8Array(largest);
+  for (const [name, parameter] of parameters) {
+    noGrad(() => {
       using _ = scope();
-      ops.copy_(parameter, readTensor(source, name));
-    }
-  });
+      ops.copy_(parameter, storedTensor(source, name, buffer));
+    });
+    yield;
+  }
+}
+
+/**
+ * Returns a tensor of the file as it is stored, read through a buffer that many share: JavaScript frees late what it sees, and adapters
+ * come and go while others are served.
+ */
+function storedTensor(source: WeightSource, name: string, buffer: Uint8Array): Tensor {
+  const { format, shape, bytes } = source.entries.get(name)!;
+  if (isBlockFormat(format)) return readTensor(source, name);
+  const stored = Tensor.empty(shape, format);
+  const read = buffer.subarray(0, bytes);
+  source.read(name, read);
+  stored.write(read);
+  return stored;
 }

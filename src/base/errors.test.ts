@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict';
+import { existsSync, mkdtempSync, rmSync, statfsSync, symlinkSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import test from 'node:test';
-import { type ErrorJson, type ErrorKind, errorKinds, GraftError } from './index.ts';
+import { type ErrorJson, type ErrorKind, errorKinds, fileError, GraftError } from './index.ts';
 
 const kinds = Object.keys(errorKinds) as ErrorKind[];
 
@@ -104,4 +107,22 @@ test('a chain of causes that leads in a circle ends', () => {
   let length = 0;
   for (; typeof cause === 'object' && cause !== null; cause = cause.cause) length++;
   assert.equal(length, 16);
+});
+
+test('a full disk is the one that the path leads to', (t) => {
+  const [linked, shared] = ['/dev/shm', tmpdir()];
+  const free = (path: string) => Math.floor((statfsSync(path).bavail * statfsSync(path).bsize) / 1e6);
+  if (!existsSync(linked) || Math.abs(free(linked) - free(shared)) < 1000) return t.skip('there is one disk');
+  const dir = mkdtempSync(join(shared, 'graft-disk-'));
+  try {
+    symlinkSync(linked, join(dir, 'out'));
+    const full = Object.assign(new Error('ENOSPC'), { code: 'ENOSPC', syscall: 'write' });
+    const shown = (path: string) =>
+      Number(/\((\d+) MB free\)/.exec((fileError(full, path, 'written') as Error).message)![1]);
+    assert.ok(Math.abs(shown(join(dir, 'out')) - free(linked)) < 500);
+    assert.ok(Math.abs(shown(join(dir, 'out', 'new.jsonl')) - free(linked)) < 500);
+    assert.ok(Math.abs(shown(join(dir, 'new.jsonl')) - free(shared)) < 500);
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
 });

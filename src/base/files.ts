@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, statfsSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, realpathSync, statfsSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { type ErrorKind, GraftError } from './errors.ts';
 import { nearest } from './nearest.ts';
@@ -45,10 +45,14 @@ export function fileError(error: unknown, path: string, action: string): unknown
   });
 }
 
+/** What is free on the disk that a path leads to, through links and mounts; it need not exist. */
 function freeSpace(path: string): string {
   try {
-    const { bavail, bsize } = statfsSync(dirname(path));
-    return ` (${Math.floor((bavail * bsize) / 1e6)} MB free)`;
+    const missing = !existsSync(path);
+    const target = missing ? dirname(path) : realpathSync(path);
+    const { bavail, bsize, files, ffree } = statfsSync(target);
+    const free = `${Math.floor((bavail * bsize) / 1e6)} MB`;
+    return files > 0 && ffree === 0 ? ` (${free}, but no more files are free)` : ` (${free} free)`;
   } catch {
     return '';
   }

@@ -12,4 +12,5 @@ export { freeMemory } from './memory.ts';
 export { nearest } from './nearest.ts';
 export { cacheDir, packageRoot } from './paths.ts';
 export { parseWith } from './schema.ts';
+export { complete, type Steps } from './steps.ts';
 export { fromWire, toWire } from './wire.ts';

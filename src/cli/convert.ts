@@ -1,5 +1,5 @@
 import { Command, Option } from 'commander';
-import { adapterFormats, convertAdapter } from '../adapters/index.ts';
+import { adapterFormats, adapterIn, convertAdapter } from '../adapters/index.ts';
 import { resolveModel } from '../io/index.ts';
 import { examples, printJson } from './shared.ts';
 
@@ -23,7 +23,7 @@ export const convert = () =>
     )
     .action(async (adapter: string, { to, out, base, json }) => {
       const path = base === undefined ? undefined : await resolveModel(base);
-      const { from, layers, leftOut } = convertAdapter(adapter, out, to, { base: path });
+      const { from, layers, leftOut } = convertAdapter(adapterIn(adapter), out, to, { base: path });
       if (json) return printJson({ from, to, out, layers, leftOut });
       console.log(`Wrote ${out}: ${layers} layers, from ${from} to ${to}`);
       if (leftOut.length > 0)

@@ -5,6 +5,7 @@ export const generate = () =>
     .requiredOption('--prompt <text>', 'what to continue or answer')
     .option('--chat', "put the prompt into the model's chat template")
     .option('--system <text>', 'system message; implies --chat')
+    .option('--continue <text>', 'beginning of the answer, which is continued; implies --chat')
     .option('--max-new-tokens <n>', 'maximum number of tokens to generate', count, 256)
     .option(
       '--temperature <t>',
@@ -26,9 +27,16 @@ export const generate = () =>
         'graft generate --model dir --adapter out/adapter --prompt "Once" --temperature 0.8 --top-p 0.9',
       ),
     )
-    .action(async ({ prompt, ...options }) => {
+    .action(async ({ prompt, continue: begun, ...options }) => {
       await withModel(options, async (model, settings) => {
-        const answer = model.generate(prompt, settings);
+        const turns = [
+          { role: 'user', content: prompt },
+          { role: 'assistant', content: begun },
+        ];
+        const answer =
+          begun === undefined
+            ? model.generate(prompt, settings)
+            : model.generate(turns, { ...settings, continueFinalMessage: true });
         if (options.json) return printJson(await answer);
         for await (const piece of answer) process.stdout.write(piece);
         console.log();

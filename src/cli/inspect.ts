@@ -1,5 +1,5 @@
 import { Command } from 'commander';
-import { isAdapter, readAdapterConfig, storedTensors } from '../adapters/index.ts';
+import { adapterIn, isAdapter, readAdapterConfig, storedTensors } from '../adapters/index.ts';
 import { resolveModel } from '../io/index.ts';
 import { openModel } from '../models/index.ts';
 import { examples, mebibytes } from './shared.ts';
@@ -14,7 +14,8 @@ export const inspect = () =>
       'after',
       examples('graft inspect base.gguf', 'graft inspect out/adapter --tensors', 'graft inspect org/name --json'),
     )
-    .action(async (path: string, { tensors, json }: { tensors?: true; json?: true }) => {
+    .action(async (name: string, { tensors, json }: { tensors?: true; json?: true }) => {
+      const path = adapterIn(name);
       const found = isAdapter(path) ? inspectAdapter(path) : await inspectModel(path);
       if (json) {
         console.log(JSON.stringify(tensors ? found : { ...found, tensors: found.tensors.length }));

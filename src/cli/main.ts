@@ -2,9 +2,11 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { fileError, GraftError, packageRoot } from '../base/index.ts';
+import { bench } from './bench.ts';
 import { combine } from './combine.ts';
 import { compare } from './compare.ts';
 import { convert } from './convert.ts';
+import { data } from './data.ts';
 import { doctor } from './doctor.ts';
 import { evaluate } from './eval.ts';
 import { generate } from './generate.ts';
@@ -16,6 +18,7 @@ import { plan } from './plan.ts';
 import { predict } from './predict.ts';
 import { pull } from './pull.ts';
 import { quantize } from './quantize.ts';
+import { serve } from './serve.ts';
 import { examples, StopSignal } from './shared.ts';
 import { train } from './train.ts';
 
@@ -43,6 +46,7 @@ export function program(): Command {
     .showHelpAfterError('(graft --help, or graft <command> --help)');
   for (const command of [
     doctor,
+    data,
     train,
     launch,
     plan,
@@ -50,6 +54,8 @@ export function program(): Command {
     evaluate,
     predict,
     generate,
+    serve,
+    bench,
     logits,
     merge,
     quantize,

@@ -3,7 +3,7 @@ import { GraftError } from '../base/index.ts';
 import { exportFormats } from '../models/index.ts';
 import { packingModes } from '../quant/index.ts';
 import { Session } from '../session/index.ts';
-import { examples, mebibytes, printJson, printWritten, showTensors, writtenOptions } from './shared.ts';
+import { examples, mebibytes, modelOf, printJson, printWritten, showTensors, writtenOptions } from './shared.ts';
 
 const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
@@ -13,8 +13,11 @@ export const merge = () =>
       .description(
         'Add an adapter to the weights of its base, or take the weights of a checkpoint, and write the whole model: as a Hugging Face directory, or with --to as a GGUF file or a directory with integers.',
       )
-      .requiredOption('--model <path>', 'the base: a Hugging Face directory, a .gguf file, or a hub id')
-      .option('--adapter <dir>', 'the adapter to merge')
+      .option(
+        '--model <path>',
+        'the base: a Hugging Face directory, a .gguf file, or a hub id; default: the one that the adapter names',
+      )
+      .option('--adapter <dir>', 'the adapter to merge, or the directory of the run that made it')
       .option(
         '--checkpoint <dir>',
         'instead of an adapter: a checkpoint of full fine-tuning of the base, written by one or several processes',
@@ -67,13 +70,15 @@ export const merge = () =>
             place: `--${kebab(other)}`,
             hint: 'Leave it out; graft quantize writes the model in other formats',
           });
-        const written = await showTensors(session.mergeCheckpoint(model, { checkpoint, out: options.out }));
+        const written = await showTensors(
+          session.mergeCheckpoint(modelOf(model, undefined), { checkpoint, out: options.out }),
+        );
         if (json) return printJson(written);
         console.log(`Wrote ${written.out}, ${mebibytes(written.bytes)}`);
         if (written.notCopied.length > 0) console.log(`Not copied from the base: ${written.notCopied.join(', ')}`);
         return;
       }
-      const result = await showTensors(session.merge(model, { adapter, ...options }));
+      const result = await showTensors(session.merge(modelOf(model, adapter), { adapter, ...options }));
       if (json) return printJson(result);
       const isHeld = options.quantize !== 'none';
       printWritten(result, 'base and adapter', isHeld ? `held as ${options.quantize}, its` : 'its');

@@ -1,22 +1,8 @@
-import { Command, InvalidArgumentError, Option } from 'commander';
+import { Command, Option } from 'commander';
 import { Session } from '../session/index.ts';
 import { type RanksPlan, readRecipe, type Stage, type StagePlan, stages } from '../train/index.ts';
-import { collect, count, duration, examples, printJson, printNotes } from './shared.ts';
+import { bytes, collect, count, duration, examples, printJson, printNotes, quantity } from './shared.ts';
 
-const powers: Readonly<Record<string, number>> = { '': 0, k: 1, M: 2, G: 3, T: 4, P: 5 };
-
-/** A number with a prefix such as G (10⁹) or Gi (2³⁰), and one of the units, which may be left out: the number by which a unit counts. */
-const quantity =
-  (units: Readonly<Record<string, number>>, example: string) =>
-  (text: string): number => {
-    const [, number, prefix, binary, unit] = /^([\d.]+) ?([kMGTP]?)(i?)([A-Za-z/]*)$/.exec(text) ?? [];
-    const factor = { '': 1, ...units }[unit ?? '?'];
-    const value = Number(number) * (binary ? 1024 : 1000) ** powers[prefix ?? '']! * (factor ?? Number.NaN);
-    if (value > 0 && Number.isFinite(value)) return value;
-    throw new InvalidArgumentError(`It must be an amount such as ${example}.`);
-  };
-
-const bytes = quantity({ B: 1 }, '80GB or 64GiB');
 const bytesPerSecond = quantity({ 'B/s': 1, 'bit/s': 1 / 8 }, '50GB/s or 400Gbit/s');
 const flopsPerSecond = quantity({ FLOPS: 1, 'FLOP/s': 1 }, '300TFLOPS');
 

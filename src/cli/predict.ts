@@ -1,8 +1,10 @@
-import { Option } from 'commander';
+import { isDeepStrictEqual } from 'node:util';
+import { InvalidArgumentError, Option } from 'commander';
 import { toWire } from '../base/index.ts';
-import { formatNames } from '../data/index.ts';
+import { exactJson, formatNames, truncations } from '../data/index.ts';
 import { requireNew, writeFile } from '../io/index.ts';
 import { taskNames } from '../nn/index.ts';
+import type { Classification, Prediction } from '../session/index.ts';
 import { count, countOrNone, examples, onModel, printJson, printNotes, withModel } from './shared.ts';
 
 /** A command that works on a loaded model and rows. */
@@ -16,38 +18,81 @@ export const onRows = (name: string, description: string, data: string) =>
       new Option('--format <name>', 'format of the rows; default: detected from their fields').choices(formatNames),
     )
     .option(
-      '--max-length <n>',
-      'maximum tokens per row; longer rows are truncated, or read in several windows',
-      count,
-      1024,
+      '--columns <name=column...>',
+      'the column of the file for each column of the format, where it has another name: text=body label=category',
+      columns,
     )
-    .option('--stride <n>', 'tokens that two windows of one context overlap by', countOrNone, 128);
+    .option('--limit <n>', 'rows that are read at most, the first ones', count)
+    .option(
+      '--max-length <n>',
+      'maximum tokens per row; longer rows are truncated, or read in several windows; default: as the adapter was trained, else 1024',
+      count,
+    )
+    .addOption(
+      new Option(
+        '--truncate <where>',
+        'where longer rows are cut; default: as the adapter was trained, else at the end',
+      ).choices(truncations),
+    )
+    .option(
+      '--stride <n>',
+      'tokens that two windows of one context overlap by; default: as the adapter was trained, else 128',
+      countOrNone,
+    );
+
+/** `text=body` as a column of the format and that of the file. */
+function columns(text: string, before: Readonly<Record<string, string>> = {}): Record<string, string> {
+  const [, name, column] = /^([^=]+)=(.+)$/s.exec(text) ?? [];
+  if (name === undefined || column === undefined) throw new InvalidArgumentError('It must be like text=body.');
+  return { ...before, [name]: column };
+}
 
 export const predict = () =>
   onRows(
     'predict',
-    'Predict each row with the head of the model or the adapter: classes with their probabilities, tags, answers, vectors.',
+    'Predict each row with the head of the model or the adapter: classes with their probabilities, tags, answers, vectors; with a language model the likeliest of some answers.',
     'rows in any format that train reads; labels are not needed',
   )
-    .requiredOption('--out <file>', 'JSONL file to write: one line for each row, with its id and text')
+    .option('--labels <text...>', 'causal-lm: the answers to choose among; the likeliest is the prediction')
+    .requiredOption(
+      '--out <file>',
+      'JSONL file to write: a line for each row with its own fields and the prediction; a field of both is given_NAME as it was in the row',
+    )
     .addHelpText(
       'after',
       examples(
-        'graft predict --model base.gguf --adapter out/adapter --data mails.jsonl --out labels.jsonl',
+        'graft predict --adapter out/adapter --data mails.jsonl --out labels.jsonl',
+        'graft predict --model base.gguf --data mails.jsonl --labels spam ham --out labels.jsonl',
         'graft predict --model minilm --task embedding --data sentences.jsonl --out vectors.jsonl',
       ),
     )
-    .action(async ({ data, out, ...options }) => {
+    .action(async ({ data, out, labels, ...options }) => {
       requireNew(out);
-      const { task, predictions, report, notes } = await withModel(options, async (model, settings) =>
-        model.predict(data, settings),
-      );
-      writeFile(out, (write) => {
-        for (const prediction of predictions) write(Buffer.from(`${JSON.stringify(toWire(prediction))}\n`));
+      const { task, predictions, report, notes } = await withModel(options, async (model, settings) => {
+        const rows = { ...settings, ownFields: true };
+        if (!labels) return model.predict(data, rows);
+        const { classifications, notes } = await model.classify(data, { ...rows, labels });
+        return { task: model.info.task, predictions: classifications, report: undefined, notes };
       });
-      if (options.json) printJson({ task, rows: predictions.length, out, report, notes });
+      writeFile(out, (write) => {
+        for (const prediction of predictions) write(Buffer.from(`${lineOf(prediction)}\n`));
+      });
+      if (options.json) printJson({ task, rows: predictions.length, out, ...(report && { report }), notes });
       else {
         console.log(`Wrote ${predictions.length} predictions to ${out}`);
         printNotes(notes);
       }
     });
+
+/** A line of predictions: the row's own fields, and then what is predicted of it. */
+function lineOf({ fields = {}, ...prediction }: Prediction | Classification): string {
+  const predicted = toWire(prediction) as Record<string, unknown>;
+  // A text is the one that was read, which may have the model's prompt before it.
+  const own = Object.entries(fields).map(([name, value]) => {
+    const isSame = name === 'text' || !(name in predicted) || isDeepStrictEqual(value, predicted[name]);
+    return [isSame ? name : `given_${name}`, value];
+  });
+  return JSON.stringify({ ...Object.fromEntries(own), ...predicted }, (_, value) =>
+    typeof value === 'bigint' ? String(value) : (exactJson(value) ?? value),
+  );
+}

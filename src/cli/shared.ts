@@ -1,6 +1,7 @@
 import { constants } from 'node:os';
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { toWire } from '../base/index.ts';
+import { adapterIn, baseOfAdapter } from '../adapters/index.ts';
+import { GraftError, toWire } from '../base/index.ts';
 import { exportFormats } from '../models/index.ts';
 import type { TaskName } from '../nn/index.ts';
 import { quantizeModes } from '../quant/index.ts';
@@ -21,8 +22,11 @@ export const deviceHelp =
 export const onModel = (name: string, description: string) =>
   new Command(name)
     .description(description)
-    .requiredOption('--model <path>', 'a Hugging Face directory, a .gguf file, or a hub id')
-    .option('--adapter <dir>', 'directory of an adapter to use, or a .gguf file of one')
+    .option(
+      '--model <path>',
+      'a Hugging Face directory, a .gguf file, or a hub id; default: the base that the adapter names',
+    )
+    .option('--adapter <dir>', 'directory of an adapter to use, of the run that made it, or a .gguf file of one')
     .addOption(
       new Option(
         '--quantize <how>',
@@ -61,6 +65,24 @@ export function positive(text: string): number {
   throw new InvalidArgumentError('It must be a number above 0.');
 }
 
+/** A number of 0 or more, for an option. */
+export const notNegative = (text: string): number => (text.trim() !== '' && Number(text) === 0 ? 0 : positive(text));
+
+const powers: Readonly<Record<string, number>> = { '': 0, k: 1, M: 2, G: 3, T: 4, P: 5 };
+
+/** A number with a prefix such as G (10⁹) or Gi (2³⁰), and one of the units, which may be left out: the number by which a unit counts. */
+export const quantity =
+  (units: Readonly<Record<string, number>>, example: string) =>
+  (text: string): number => {
+    const [, number, prefix, binary, unit] = /^([\d.]+) ?([kMGTP]?)(i?)([A-Za-z/]*)$/.exec(text) ?? [];
+    const factor = { '': 1, ...units }[unit ?? '?'];
+    const value = Number(number) * (binary ? 1024 : 1000) ** powers[prefix ?? '']! * (factor ?? Number.NaN);
+    if (value > 0 && Number.isFinite(value)) return value;
+    throw new InvalidArgumentError(`It must be an amount such as ${example}.`);
+  };
+
+/** Bytes, for an option. */
+export const bytes = quantity({ B: 1 }, '80GB or 64GiB');
 /** The values of an option that may be repeated. */
 export const collect = (value: string, all: string[] = []) => [...all, value];
 
@@ -69,10 +91,20 @@ export const examples = (...lines: string[]) => `\nExamples:\n${lines.map((line)
 
 /** Options of `onModel`. */
 export interface OnModelOptions extends Pick<ModelSettings, 'quantize' | 'threads' | 'device'> {
-  readonly model: string;
+  readonly model?: string;
   readonly adapter?: string;
   readonly task?: TaskName;
   readonly json?: true;
+}
+
+/** The model of a command, or the base of its adapter. @throws GraftError 'usage' where neither says what it is */
+export function modelOf(model: string | undefined, adapter: string | undefined): string {
+  if (model !== undefined) return model;
+  if (adapter !== undefined) return baseOfAdapter(adapterIn(adapter));
+  throw new GraftError('usage', 'there is no model', {
+    place: '--model',
+    hint: 'Name a model, or an adapter whose base it is as --adapter',
+  });
 }
 
 /** Loads the model of a command with its adapter, for `act` alone, which also gets the options that are not about loading. */
@@ -80,8 +112,9 @@ export async function withModel<O extends OnModelOptions, T>(
   options: O,
   act: (model: LoadedModel, settings: Omit<O, 'model' | 'quantize' | 'device' | 'json'>) => Promise<T>,
 ): Promise<T> {
-  const { model: id, quantize, device, json: _, ...settings } = options;
+  const { model: named, quantize, device, json: _, ...settings } = options;
   const { adapter, task, threads } = settings;
+  const id = modelOf(named, adapter);
   await using session = new Session();
   await using model = await session.load(id, {
     quantize,

@@ -2,7 +2,7 @@ import { Command } from 'commander';
 import { freeMemory } from '../base/index.ts';
 import { launchEnvironment } from '../distributed/index.ts';
 import { launcherVariable, Session } from '../session/index.ts';
-import type { Metric } from '../tasks/index.ts';
+import type { ClassCount, Metric } from '../tasks/index.ts';
 import { type RunMemory, readRecipe, type TrainEvent, type TrainResult } from '../train/index.ts';
 import { abortOnSignals, collect, deviceHelp, duration, examples, mebibytes, positive, printJson } from './shared.ts';
 
@@ -111,6 +111,13 @@ const measured = (loss: number, metrics: readonly Metric[]): string =>
     ? `perplexity ${Math.exp(loss).toFixed(2)}`
     : metrics.map(({ name, value, count, of }) => `${name} ${value.toFixed(4)} of ${count} ${of}`).join(', ');
 
+/** Classes with their counts, the most frequent first where there are many. */
+export function classesLine(classes: readonly ClassCount[]): string {
+  const shown = classes.length > 20 ? [...classes].sort((a, b) => b.count - a.count).slice(0, 20) : classes;
+  const more = classes.length > shown.length ? ` and ${classes.length - shown.length} more` : '';
+  return shown.map(({ label, count }) => `${label} ${count}`).join(', ') + more;
+}
+
 /** The parts of a model that train, layers that follow one another as a range. */
 export function partsLine(parts: readonly (number | string)[]): string {
   const runs: (string | [first: number, last: number])[] = [];
@@ -152,6 +159,8 @@ function progress(): (event: TrainEvent) => void {
           `${event.rows} training rows, ${event.heldOut} held out; ${event.trainable.toLocaleString('en')} of ${event.parameters.toLocaleString('en')} parameters are trained (${((100 * event.trainable) / event.parameters).toFixed(2)} %); up to ${event.microTokens} tokens in memory at a time, ${event.threads} threads, ${event.precision} products${event.device === 'cpu' ? '' : `, on ${event.device} with ${event.kernels}`}`,
           true,
         );
+        for (const [name, { classes }] of Object.entries(event.tasks ?? { '': event }))
+          if (classes) line(`classes${name && ` of ${name}`}: ${classesLine(classes)}`, true);
         if (event.fixedBlocks) {
           const kept = event.keptBytes
             ? `kept for the next epochs, in up to ${mebibytes(event.keptBytes)}`

@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { type ErrorJson, fromWire, GraftError, packageRoot, toWire } from '../base/index.ts';
-import type { Format, RowSource } from '../data/index.ts';
+import { type Format, localPaths, pathsOf, type RowSource } from '../data/index.ts';
 import { processor } from '../engine/index.ts';
 import { digestOfPath, readJsonObject, writeText } from '../io/index.ts';
 import { writtenBy } from '../methods/index.ts';
@@ -130,11 +130,13 @@ function writeCached<T extends object>(file: string, key: unknown, value: T): T 
   return value;
 }
 
-/** Digest of rows in memory, of a file, or of all files below a directory with their names. */
-const digestOf = (rows: RowSource): string =>
-  typeof rows === 'string'
-    ? digestOfPath(rows)
-    : createHash('sha256').update(JSON.stringify(rows)).digest('hex').slice(0, 16);
+/** Digest of rows: of rows in memory, or of all files that the paths stand for, with their names. */
+function digestOf(rows: RowSource): string {
+  const paths = pathsOf(rows);
+  const content =
+    paths.length === 0 ? rows : paths.map((path) => [path, localPaths(path).map((file) => digestOfPath(file))]);
+  return createHash('sha256').update(JSON.stringify(content)).digest('hex').slice(0, 16);
+}
 
 /** What the files of a recipe hold: an outcome is of these rows and this model. */
 const contentsOf = ({ model, data }: Recipe) => [

@@ -82,7 +82,7 @@ const sharedSchema = z.looseObject(sharedFields);
 type SharedFields = z.infer<typeof sharedSchema>;
 const sharedColumns = Object.keys(sharedFields);
 /** Columns that other parts of Graft read. */
-const commonColumns = ['id', 'task'];
+export const commonColumns = ['id', 'task'];
 
 /** A function as a tool, unless it is one. */
 const asTool = (entry: unknown): unknown =>
@@ -90,9 +90,8 @@ const asTool = (entry: unknown): unknown =>
     ? { type: 'function', function: entry }
     : entry;
 
-const knownRoles = new Set(
-  'system developer user assistant tool function ipython observation tool_response'.split(' '),
-);
+/** Roles that chat templates know. */
+export const knownRoles = 'system developer user assistant tool function ipython observation tool_response'.split(' ');
 
 const unusedColumn = (name: string) => `the column '${name}' is not used`;
 const isGiven = (value: unknown) =>
@@ -124,7 +123,7 @@ function conversation(
   const unused = unusedColumns(row, [...columns, ...sharedColumns]);
   if (row.system && !addsSystem && given[0]?.content !== row.system) unused.push(unusedColumn('system'));
   if (row.tools && row.functions) unused.push(unusedColumn('functions'));
-  const roles = new Set(all.map(({ role }) => role).filter((role) => !knownRoles.has(role)));
+  const roles = new Set(all.map(({ role }) => role).filter((role) => !knownRoles.includes(role)));
   unused.push(
     ...[...roles].map((role) => `turns of the role '${role}' are not learned, only those of 'assistant' are`),
   );
@@ -178,7 +177,7 @@ function callsOf(value: string): unknown[] | undefined {
   return calls.data?.map((call) => ({ type: 'function', function: call }));
 }
 
-const conversationsSchema = z.array(z.union([turnSchema, messageSchema])).min(1);
+const conversationsSchema = z.array(z.union([turnSchema, messageSchema]));
 /** Turns as messages; a turn with `role` and `content` is one. Unknown speakers and unreadable calls are issues of the row. */
 const turnsSchema = conversationsSchema.transform((turns, context) =>
   turns.map((turn, i): MessageRow => {
@@ -203,7 +202,7 @@ const turnsSchema = conversationsSchema.transform((turns, context) =>
 
 const withShared = <T extends z.ZodRawShape>(fields: T) => z.looseObject({ ...sharedFields, ...fields });
 
-export const messagesSchema = withShared({ messages: z.array(messageSchema).min(1) });
+export const messagesSchema = withShared({ messages: z.array(messageSchema) });
 export const messagesContent = (row: z.infer<typeof messagesSchema>) => conversation(row, ['messages'], row.messages);
 
 export const shareGptSchema = withShared({ conversations: turnsSchema });

@@ -25,6 +25,12 @@ export function exactNumberText(value: object): string | undefined {
   return typeof text === 'string' && /^-?\d+(\.\d+)?([eE][-+]?\d+)?$/.test(text) ? text : undefined;
 }
 
+/** What `JSON.stringify` writes as the number that such an object is; undefined for any other value. */
+export function exactJson(value: unknown): object | undefined {
+  const text = typeof value === 'object' && value !== null ? exactNumberText(value) : undefined;
+  return text === undefined ? undefined : rawJSON(text);
+}
+
 /** Whether a text of JSON may have what `JSON.parse` loses: a quick look, which says yes too often. */
 const mayLose = (text: string) => /"\d+"\s*:|\d\.0|\d[eE]|\d{16}/.test(text);
 

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import {
   alpacaContent,
   alpacaSchema,
+  commonColumns,
   messagesContent,
   messagesSchema,
   promptCompletionContent,
@@ -94,7 +95,7 @@ export const formats: Readonly<Record<Format, FormatEntry>> = {
   text: {
     columns: ['text'],
     excludedColumns: ['label', 'text_pair'],
-    schema: z.looseObject({ text: z.string().min(1) }),
+    schema: z.looseObject({ text: z.string() }),
     read: (row: { text: string }) => ({ kind: 'text', text: row.text }),
   },
   labelled: {
@@ -120,16 +121,16 @@ export const formats: Readonly<Record<Format, FormatEntry>> = {
   },
   tags: {
     columns: ['tokens'],
-    schema: z.looseObject({ tokens: z.array(z.string()).min(1), tags: z.array(z.string()).nullish() }),
-    read: (row: { tokens: string[]; tags?: string[] | null }) => ({
+    schema: z.looseObject({ tokens: z.array(z.string()), tags: z.array(z.union([z.string(), z.number()])).nullish() }),
+    read: (row: { tokens: string[]; tags?: (string | number)[] | null }) => ({
       kind: 'tags',
       words: row.tokens,
-      tags: row.tags ?? undefined,
+      tags: row.tags?.map(String),
     }),
   },
   question: {
     columns: ['question', 'context'],
-    schema: z.looseObject({ question: z.string(), context: z.string().min(1), answers: answersSchema.nullish() }),
+    schema: z.looseObject({ question: z.string(), context: z.string(), answers: answersSchema.nullish() }),
     read: (row: { question: string; context: string; answers?: AnswersField }) => ({
       kind: 'question',
       question: row.question,
@@ -148,3 +149,14 @@ export const formats: Readonly<Record<Format, FormatEntry>> = {
   },
   tokens: { columns: ['ids'], schema: tokensSchema, read: tokensContent },
 };
+
+/** Every column that a format reads: what `data.columns` may rename a column to. */
+export const columnNames: readonly string[] = [
+  ...new Set([
+    ...Object.values(formats).flatMap(({ columns, schema }) => [
+      ...columns,
+      ...Object.keys((schema as Partial<z.ZodObject>).shape ?? {}),
+    ]),
+    ...commonColumns,
+  ]),
+];

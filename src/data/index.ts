@@ -1,3 +1,4 @@
+export { BadRows, mapRows } from './bad-rows.ts';
 export {
   answerIds,
   ChatTemplate,
@@ -9,8 +10,9 @@ export {
   type RenderOptions,
 } from './chat/index.ts';
 export { messageSchema, toMessages } from './chat-rows.ts';
-export { type Answer, type Example, type Label, type Message, unusedNotes, withTaskNumber } from './example.ts';
-export { type Format, formatNames } from './formats.ts';
+export { exactJson } from './exact-json.ts';
+export { type Answer, type Example, type Label, type Message, withTaskNumber } from './example.ts';
+export { columnNames, type Format, formatNames } from './formats.ts';
 export {
   decodeImage,
   type Image,
@@ -20,10 +22,20 @@ export {
   readImage,
 } from './images/index.ts';
 export { microBatches, type Packed, pack, tokensOfRow } from './packing.ts';
-export { readRecords } from './readers.ts';
+export { localPaths, type ReadOptions, readRecords } from './readers/index.ts';
 export type { RawRecord } from './record.ts';
-export { collectRows, type RowInput, type RowSource, type RowStream, recordsOf } from './row-source.ts';
-export { checkedIds, checkedLabels, type Row, type RowOptions, type RowReport, toRows } from './rows.ts';
+export { ReportBuilder, type RowPlaces, type RowReport, rowNotes } from './row-report.ts';
+export {
+  collectRows,
+  nameOfSource,
+  pathsOf,
+  type RowInput,
+  type RowSource,
+  type RowStream,
+  recordsOf,
+  withPaths,
+} from './row-source.ts';
+export { checkedIds, checkedLabels, isEmpty, type Row, type RowOptions, toRows } from './rows.ts';
 export { randomStream, rowsOfStep, shuffled, split } from './sampler.ts';
 export { toExample, toStep } from './to-example.ts';
 export {
@@ -38,3 +50,4 @@ export {
   tokenizerIfAny,
   tokenizerOf,
 } from './tokenizer/index.ts';
+export { keptTokens, type Truncation, truncations } from './truncate.ts';

@@ -1,12 +1,29 @@
 import { GraftError } from '../base/index.ts';
-import { readRecords } from './readers.ts';
+import { type ReadOptions, readRecords, rowsInMemory } from './readers/index.ts';
 import type { RawRecord } from './record.ts';
 
 /** A row as it stands in a file or in memory: an object whose field names tell its format (docs/recipe.md, Rows). */
 export type RowInput = object;
 
-/** Rows: the path of a file or an image folder, or rows in memory. */
-export type RowSource = string | readonly RowInput[];
+/**
+ * Rows: the path of a file, a folder or a pattern (`rows-*.jsonl`), a data set on the hub (`hub:owner/name`), several of these, or
+ * rows in memory.
+ */
+export type RowSource = string | readonly string[] | readonly RowInput[];
+
+const arePaths = (source: RowSource): source is readonly string[] =>
+  Array.isArray(source) && source.length > 0 && source.every((entry) => typeof entry === 'string');
+
+/** The paths that a source has; none for rows in memory. */
+export const pathsOf = (source: RowSource): readonly string[] =>
+  typeof source === 'string' ? [source] : arePaths(source) ? source : [];
+
+/** The source with each of its paths changed. */
+export const withPaths = (source: RowSource, change: (path: string) => string): RowSource =>
+  typeof source === 'string' ? change(source) : arePaths(source) ? source.map(change) : source;
+
+/** What messages call a source: its path or paths, or `name` for rows in memory. */
+export const nameOfSource = (source: RowSource, name: string): string => pathsOf(source).join(', ') || name;
 
 /** Rows wherever they come from; those of an iterable are read to their end before they are used. */
 export type RowStream = RowSource | Iterable<RowInput> | AsyncIterable<RowInput>;
@@ -16,15 +33,30 @@ export type RowStream = RowSource | Iterable<RowInput> | AsyncIterable<RowInput>
  * @param name of rows in memory, in places
  * @throws GraftError 'input' or 'usage' as `readRecords` does, and for a row in memory that is not an object
  */
-export async function recordsOf(source: RowSource, name: string): Promise<RawRecord[]> {
-  if (typeof source === 'string') return readRecords(source);
-  return source.map((value, i) => {
-    const place = `${name}[${i}]`;
-    if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-      throw new GraftError('input', 'the row is not an object', { place });
-    }
-    return { value: value as Record<string, unknown>, place };
-  });
+export async function recordsOf(source: RowSource, name: string, options: ReadOptions = {}): Promise<RawRecord[]> {
+  const paths = pathsOf(source);
+  if (paths.length === 0) return rowsInMemory(source as readonly RowInput[], name, options);
+  const { limit = Number.POSITIVE_INFINITY } = options;
+  const records: RawRecord[] = [];
+  for (const path of paths) {
+    if (records.length >= limit) break;
+    for (const record of await readRecords(path, { ...options, limit: limit - records.length })) records.push(record);
+  }
+  requireOnce(records);
+  return records;
+}
+
+/** @throws GraftError 'usage' where two paths of a source name the same rows */
+function requireOnce(records: readonly RawRecord[]): void {
+  const places = new Set<string>();
+  for (const { place } of records) {
+    if (places.has(place))
+      throw new GraftError('usage', 'two paths of the data name the same row', {
+        place,
+        hint: 'Name each file once',
+      });
+    places.add(place);
+  }
 }
 
 /** Whether rows have to be collected before they can cross a thread. */

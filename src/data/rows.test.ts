@@ -10,6 +10,7 @@ import {
   promptSourceOf,
   type Row,
   type RowOptions,
+  rowNotes,
   Tokenizer,
   toRows,
 } from './index.ts';
@@ -184,7 +185,73 @@ test('rows that are too long are truncated and counted; rows that lose every lab
       [[1, 2, 3], 'f:2'],
     ],
   );
-  assert.deepEqual(report, { rows: 2, cutRows: 2, cutTokens: 4, emptyRows: 1, endlessRows: 0 });
+  const { rows: made, cutRows, cutTokens, lostRows, emptyRows } = report;
+  assert.deepEqual([made, cutRows, cutTokens, lostRows, emptyRows], [2, 2, 4, 1, 0]);
+  assert.deepEqual(report.places, { cut: ['f:1', 'f:3'], lost: ['f:3'], empty: [], emptyAnswers: [] });
+});
+
+test('rows without content are left out, and answers without content are counted; five places are kept', () => {
+  const empty: Example[] = [
+    { kind: 'text', text: '' },
+    { kind: 'completion', prompt: '', completion: '' },
+    { kind: 'chat', messages: [], from: 0 },
+    tokens([]),
+    tokens([1, 2], [-100, -100]),
+    { kind: 'text', text: '' },
+  ];
+  const silent: Example[] = [
+    { kind: 'completion', prompt: 'a', completion: '' },
+    { kind: 'chat', messages: [talk.messages[0]!, { role: 'assistant', content: ' ' }], from: 0 },
+  ];
+  const called = { role: 'assistant', tool_calls: [{ function: { name: 'f' } }] };
+  const others: Example[] = [talk, { kind: 'chat', messages: [...talk.messages, called], from: 0 }];
+  const { rows: made, report } = rows([...empty, ...silent, ...others]);
+  assert.equal(made.length, 4);
+  assert.deepEqual([report.emptyRows, report.emptyAnswers], [6, 2]);
+  assert.deepEqual(report.places.empty, ['f:1', 'f:2', 'f:3', 'f:4', 'f:5']);
+  assert.deepEqual(report.places.emptyAnswers, ['f:7', 'f:8']);
+  const notes = rowNotes(report, [], 'rows.jsonl');
+  assert.match(notes[0]!, /rows\.jsonl: 6 rows have nothing to learn and are left out \(f:1, f:2, f:3, f:4, f:5 …\)/);
+  assert.match(notes[1]!, /2 rows have empty answers, of which only the end is learned \(f:7, f:8\)/);
+});
+
+test('truncate: the end, the start, or the middle of what is not learned is cut', () => {
+  const ids = [1, 2, 3, 4, 5, 6, 7, 8];
+  const answer = tokens(ids, [-100, -100, -100, -100, -100, -100, 7, 8]);
+  const cut = (example: Example, truncate: RowOptions['truncate'], maxLength: number) => [
+    ...one(example, { truncate, maxLength, tokenizer: undefined }).ids,
+  ];
+  assert.deepEqual(cut(tokens(ids), undefined, 5), [1, 2, 3, 4, 5]);
+  assert.deepEqual(cut(tokens(ids), 'start', 5), [4, 5, 6, 7, 8]);
+  assert.deepEqual(cut(tokens(ids), 'middle', 5), [1, 2, 6, 7, 8]);
+  assert.deepEqual(cut(answer, 'start', 4), [5, 6, 7, 8]);
+  assert.deepEqual(cut(answer, 'middle', 5), [1, 5, 6, 7, 8]);
+  // Two turns: the longer context is cut first, then the other, and answers last.
+  const turns = tokens(ids, [-100, -100, -100, 4, -100, -100, 7, 8]);
+  assert.deepEqual(cut(turns, 'middle', 6), [3, 4, 5, 6, 7, 8]);
+  assert.deepEqual(cut(turns, 'middle', 4), [4, 6, 7, 8]);
+  assert.deepEqual(cut(turns, 'middle', 2), [4, 7]);
+  assert.throws(() => one(answer, { maxLength: 4 }), /set data\.truncate to middle/);
+  // The token that begins a text stays.
+  const long: Example = { kind: 'text', text: 'plain words and more of them' };
+  assert.equal(one(long, { truncate: 'start', maxLength: 4 }).ids[0], bosId);
+  const { report } = rows([{ kind: 'completion', prompt: 'a', completion: 'plain words' }], { maxLength: 5 });
+  assert.match(rowNotes(report, [], 'r')[0]!, /of one answer too \(data\.truncate: middle keeps answers\) \(f:1\)/);
+});
+
+test('rows in which nobody speaks as the assistant are refused with their roles', () => {
+  const turn = (role: string) => ({ role, content: 'a' });
+  assert.throws(
+    () => rows([{ kind: 'chat', messages: [turn('user'), turn('bot')], from: 0 }]),
+    /turns of 'user', 'bot', and those of 'assistant' are learned\. Call the role .* roles that are read are system, developer/,
+  );
+});
+
+test('of several bad rows each is named', () => {
+  assert.throws(
+    () => rows([tokens([1, 2000]), tokens([1, 2]), tokens([1, -5])]),
+    /f:1: .*\n.*f:3: .*-5.*\n2 rows cannot be used/,
+  );
 });
 
 test('no row left is an error that says why', () => {
@@ -203,7 +270,6 @@ test('ids and labels must be in the vocabulary', () => {
     [tokens([1, 2], [1, 676]), /labels\[1\] is 676/],
     [tokens([1, 2], [1, -1]), /labels\[1\] is -1.*−100/],
     [tokens([1, 2], [1]), /2 ids have 1 labels/],
-    [tokens([]), /no ids/],
   ];
   for (const [example, pattern] of bad) assert.throws(() => rows([example]), pattern);
 });

@@ -1,7 +1,11 @@
 import { GraftError } from '../base/index.ts';
+import { BadRows } from './bad-rows.ts';
 import { answerIds, type ChatTemplate, makePrompt, requireChatTemplate } from './chat/index.ts';
+import { knownRoles } from './chat-rows.ts';
 import type { Example } from './example.ts';
+import { ReportBuilder, type RowReport } from './row-report.ts';
 import { requireTokenizer, type Tokenizer } from './tokenizer/index.ts';
+import { keptTokens, type Truncation } from './truncate.ts';
 
 /** One row of tokens for training or measuring. */
 export interface Row {
@@ -34,26 +38,12 @@ export interface RowOptions {
   readonly tokenizer: Tokenizer | undefined;
   readonly chat: ChatTemplate | undefined;
   readonly vocabSize: number;
-  /** Tokens; longer rows are truncated at the end. */
+  /** Tokens; longer rows are truncated. */
   readonly maxLength: number;
+  /** Where they are. Default: at the end; texts that are only read where the tokenizer says (truncation_side). */
+  readonly truncate?: Truncation | undefined;
   /** What to learn: `completion` for the assistant's turns and completions only, `all` for every token. */
   readonly trainOn: 'completion' | 'all';
-}
-
-/** Counts of rows made, truncated and left out. */
-export interface RowReport {
-  /** Rows that were made. */
-  rows: number;
-  /** Rows that were truncated. */
-  cutRows: number;
-  /** Tokens that these rows lost. */
-  cutTokens: number;
-  /** Rows without a token to learn, which are left out. */
-  emptyRows: number;
-  /** Texts and completions without an end token, which neither the tokenizer nor the model names. */
-  endlessRows: number;
-  /** Rows of which the chat template leaves something out, by what it is. */
-  notPrinted?: Readonly<Record<string, number>>;
 }
 
 type Chat = Extract<Example, { kind: 'chat' }>;
@@ -69,52 +59,110 @@ export function toRows(
   examples: Iterable<{ example: Example; place: string }>,
   options: RowOptions,
 ): { rows: Row[]; report: RowReport } {
-  const report: RowReport = { rows: 0, cutRows: 0, cutTokens: 0, emptyRows: 0, endlessRows: 0 };
+  const report = new ReportBuilder();
+  const bad = new BadRows();
   const rows: Row[] = [];
-  let firstEmpty: string | undefined;
+  const roles = new Set<string>();
+  let first: string | undefined;
   for (const { example, place } of examples) {
-    let { ids, labels, notPrinted = [] } = idsAndLabels(example, place, options);
-    for (const what of notPrinted) {
-      report.notPrinted = { ...report.notPrinted, [what]: (report.notPrinted?.[what] ?? 0) + 1 };
-    }
-    const outsideId = ids.find((id) => id >= options.vocabSize);
-    if (outsideId !== undefined) {
-      throw new GraftError(
-        'mismatch',
-        `the tokenizer gives id ${outsideId} (${options.tokenizer?.idToToken(outsideId)}), and the model's vocabulary ends at ${options.vocabSize - 1}`,
-        { place, hint: 'Use the tokenizer that belongs to the model' },
-      );
-    }
-    if (ids.length > options.maxLength) {
-      report.cutRows++;
-      report.cutTokens += ids.length - options.maxLength;
-      ids = ids.slice(0, options.maxLength);
-      labels = labels.slice(0, options.maxLength);
-    }
-    const needsEnd = example.kind === 'text' || example.kind === 'completion';
-    if (needsEnd && options.tokenizer?.eosId === undefined) report.endlessRows++;
-    // The first token cannot be predicted: no token comes before it.
-    if (!labels.subarray(1).some((label) => label !== IGNORED)) {
-      report.emptyRows++;
-      firstEmpty ??= place;
-    } else rows.push({ ids, labels, place, ...(example.task !== undefined && { task: example.task }) });
+    first ??= place;
+    if (example.kind === 'chat') for (const { role } of example.messages) roles.add(role);
+    const made = isEmpty(example) ? undefined : bad.try(() => rowOf(example, place, options, report));
+    if (made) rows.push(made);
+    else if (made === undefined) report.empty(place); // of a bad row too, but then there is no report
   }
-  report.rows = rows.length;
-  if (rows.length === 0) {
+  bad.refuse();
+  const result = report.of(rows.length);
+  if (rows.length === 0) throw nothingToLearn(result, roles, options.maxLength, first);
+  return { rows, report: result };
+}
+
+/** Whether an example has no content at all. */
+export const isEmpty = (example: Example): boolean =>
+  (example.kind === 'text' && example.text === '') ||
+  (example.kind === 'completion' && example.prompt === '' && example.completion === '') ||
+  (example.kind === 'chat' && example.messages.length === 0) ||
+  (example.kind === 'tags' && example.words.length === 0) ||
+  (example.kind === 'question' && example.context === '') ||
+  (example.kind === 'tokens' && example.ids.length === 0);
+
+const isLearned = (labels: Int32Array) => labels.subarray(1).some((label) => label !== IGNORED);
+const learnedCount = (labels: Int32Array) => labels.reduce((count, label) => count + Number(label !== IGNORED), 0);
+
+/** The row of an example; undefined where nothing in it is learned, null where that was cut off. */
+function rowOf(example: Example, place: string, options: RowOptions, report: ReportBuilder): Row | undefined | null {
+  let { ids, labels, notPrinted = [] } = idsAndLabels(example, place, options);
+  for (const what of notPrinted) report.notPrinted(what);
+  const outsideId = ids.find((id) => id >= options.vocabSize);
+  if (outsideId !== undefined) {
     throw new GraftError(
-      'input',
-      report.emptyRows > 0 ? `none of the ${report.emptyRows} rows has a token to learn` : 'there are no rows',
-      {
-        ...(firstEmpty && { place: firstEmpty }),
-        hint:
-          report.cutRows > 0
-            ? `Raise max_length above ${options.maxLength}: the answers are truncated`
-            : 'Check the completions or labels of the rows',
-        data: { ...report },
-      },
+      'mismatch',
+      `the tokenizer gives id ${outsideId} (${options.tokenizer?.idToToken(outsideId)}), and the model's vocabulary ends at ${options.vocabSize - 1}`,
+      { place, hint: 'Use the tokenizer that belongs to the model' },
     );
   }
-  return { rows, report };
+  const hadLabels = isLearned(labels);
+  if (ids.length > options.maxLength) {
+    report.cut(place, ids.length - options.maxLength);
+    const before = learnedCount(labels);
+    const kept = keptTokens({
+      length: ids.length,
+      room: options.maxLength,
+      truncate: options.truncate ?? 'end',
+      head: Number(ids[0] === options.tokenizer?.bosId),
+      isLearned: (i) => labels[i] !== IGNORED,
+    });
+    [ids, labels] = [ids, labels].map((list) => Int32Array.from(kept, (i) => list[i]!)) as [Int32Array, Int32Array];
+    const isAnswer = example.kind === 'chat' || example.kind === 'completion';
+    if (isAnswer && isLearned(labels) && learnedCount(labels) < before) report.shortenedAnswer();
+  }
+  const needsEnd = example.kind === 'text' || example.kind === 'completion';
+  if (needsEnd && options.tokenizer?.eosId === undefined) report.endless();
+  // The first token cannot be predicted: no token comes before it.
+  if (!isLearned(labels)) {
+    if (!hadLabels) return undefined;
+    report.lost(place);
+    return null;
+  }
+  if (hasEmptyAnswer(example)) report.emptyAnswer(place);
+  return { ids, labels, place, ...(example.task !== undefined && { task: example.task }) };
+}
+
+/** Whether a completion, or a turn of the assistant that is learned, has no content and calls nothing. */
+function hasEmptyAnswer(example: Example): boolean {
+  if (example.kind === 'completion') return example.completion.trim() === '';
+  if (example.kind !== 'chat') return false;
+  return example.messages.some(
+    ({ role, content = '', tool_calls: calls, ...more }, i) =>
+      role === 'assistant' &&
+      i >= example.from &&
+      !example.notLearned?.includes(i) &&
+      content.trim() === '' &&
+      !(Array.isArray(calls) && calls.length > 0) &&
+      Object.values(more).every((value) => typeof value !== 'string' || value.trim() === ''),
+  );
+}
+
+function nothingToLearn(report: RowReport, roles: ReadonlySet<string>, maxLength: number, place?: string): GraftError {
+  const { emptyRows, lostRows } = report;
+  const all = emptyRows + lostRows;
+  const isSpoken = roles.size > 0 && !roles.has('assistant');
+  const named = [...roles].map((role) => `'${role}'`).join(', ');
+  return new GraftError(
+    'input',
+    all === 0
+      ? 'there are no rows'
+      : `none of the ${all} rows has a token to learn${isSpoken ? `: they are turns of ${named}, and those of 'assistant' are learned` : ''}`,
+    {
+      ...(place && { place }),
+      hint: isSpoken
+        ? `Call the role whose turns are learned 'assistant'; roles that are read are ${knownRoles.join(', ')}`
+        : lostRows > 0
+          ? `Raise max_length above ${maxLength}, or set data.truncate to middle: the answers are truncated`
+          : 'Check the completions or labels of the rows',
+      data: { ...report },
+    },
+  );
 }
 
 interface IdsAndLabels {

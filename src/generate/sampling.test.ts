@@ -55,7 +55,7 @@ for (const [i, options] of cases.entries()) {
     const draws = 5_000;
     // The points are evenly spaced instead of random, so that each count is exact within rounding.
     for (let d = 0; d < draws; d++) {
-      counts[sample(Float32Array.from(logits), seen, options, () => (d + 0.5) / draws)]!++;
+      counts[sample(Float32Array.from(logits), { seen, counts: new Map() }, options, () => (d + 0.5) / draws)]!++;
     }
     for (let id = 0; id < vocabulary; id++) {
       const error = Math.abs(counts[id]! - draws * want[id]!);
@@ -66,7 +66,12 @@ for (const [i, options] of cases.entries()) {
 
 test('temperature 0 takes the likeliest token, the first of equal ones, after the repetition penalty', () => {
   const pick = (logits: number[], seen: number[] = [], repetitionPenalty = 1) =>
-    sample(Float32Array.from(logits), new Set(seen), { temperature: 0, repetitionPenalty }, assert.fail);
+    sample(
+      Float32Array.from(logits),
+      { seen: new Set(seen), counts: new Map() },
+      { temperature: 0, repetitionPenalty },
+      assert.fail,
+    );
   assert.equal(pick([1, 3, 2, 3]), 1);
   assert.equal(pick([1, 3, 2], [1], 2), 2);
   assert.equal(pick([-1, -2, -3], [0], 4), 1);
@@ -77,13 +82,15 @@ test('temperature 0 takes the likeliest token, the first of equal ones, after th
 test('top-k of equal logits keeps exactly k, and a tiny temperature still draws the likeliest', () => {
   const flat = new Float32Array(100).fill(2);
   const drawn = new Set(
-    Array.from({ length: 50 }, (_, i) => sample(flat, new Set(), { temperature: 1, topK: 7 }, () => i / 50)),
+    Array.from({ length: 50 }, (_, i) =>
+      sample(flat, { seen: new Set(), counts: new Map() }, { temperature: 1, topK: 7 }, () => i / 50),
+    ),
   );
   assert.deepEqual([...drawn].sort(), [0, 1, 2, 3, 4, 5, 6]);
   const steep = Float32Array.of(1, 2, -Infinity);
   for (const point of [0, 0.5, 1 - 2 ** -32])
     assert.equal(
-      sample(steep, new Set(), { temperature: 1e-6 }, () => point),
+      sample(steep, { seen: new Set(), counts: new Map() }, { temperature: 1e-6 }, () => point),
       1,
     );
 });
@@ -94,7 +101,9 @@ test('a logit that is NaN is refused at any position', () => {
     [1, NaN],
     [NaN, NaN],
   ]) {
-    assert.throws(() => sample(Float32Array.from(logits), new Set(), {}, () => 0), { kind: 'numeric' });
+    assert.throws(() => sample(Float32Array.from(logits), { seen: new Set(), counts: new Map() }, {}, () => 0), {
+      kind: 'numeric',
+    });
   }
 });
 

@@ -13,10 +13,26 @@ export interface SamplingOptions {
   readonly minP?: number | undefined;
   /** Above 1, tokens that occur in the prompt or the answer become less likely (arXiv 1909.05858). */
   readonly repetitionPenalty?: number | undefined;
+  /** Subtracted from the logits of tokens that the answer has already (OpenAI's presence_penalty). Default 0. */
+  readonly presencePenalty?: number | undefined;
+  /** Subtracted, for each time that the answer has the token (OpenAI's frequency_penalty). Default 0. */
+  readonly frequencyPenalty?: number | undefined;
+  /** Added to the logits of tokens, by id. */
+  readonly logitBias?: Readonly<Record<number, number>> | undefined;
 }
 
 /** Checks the options. @throws GraftError 'usage' for a value outside its range */
-export function checkSampling({ temperature = 0, topK, topP, minP, repetitionPenalty }: SamplingOptions): void {
+export function checkSampling(options: SamplingOptions, vocabSize = Infinity): void {
+  const {
+    temperature = 0,
+    topK,
+    topP,
+    minP,
+    repetitionPenalty,
+    presencePenalty,
+    frequencyPenalty,
+    logitBias,
+  } = options;
   const check = (name: string, value: number | undefined, rule: string, isValid: (value: number) => boolean) => {
     if (value !== undefined && !isValid(value)) {
       throw new GraftError('usage', `${name} must be ${rule}, and is ${value}`, { place: name });
@@ -27,30 +43,54 @@ export function checkSampling({ temperature = 0, topK, topP, minP, repetitionPen
   check('top-p', topP, 'above 0 and at most 1', (p) => p > 0 && p <= 1);
   check('min-p', minP, 'between 0 and 1', (p) => p >= 0 && p <= 1);
   check('repetition-penalty', repetitionPenalty, 'finite and above 0', (p) => p > 0 && Number.isFinite(p));
+  check('presence-penalty', presencePenalty, 'finite', Number.isFinite);
+  check('frequency-penalty', frequencyPenalty, 'finite', Number.isFinite);
+  for (const [id, bias] of Object.entries(logitBias ?? {})) {
+    check('logit-bias', bias, 'finite', Number.isFinite);
+    check('logit-bias', Number(id), `by ids of the vocabulary`, (i) => Number.isInteger(i) && i >= 0 && i < vocabSize);
+  }
+}
+
+/** The text that a token is sampled for. */
+export interface SampledText {
+  /** Ids of the prompt and of the answer so far. */
+  readonly seen: ReadonlySet<number>;
+  /** How often the answer has each of its tokens. */
+  readonly counts: ReadonlyMap<number, number>;
 }
 
 /**
- * The id of the next token: repetition penalty, temperature, top-k, top-p, min-p, draw.
- * @param logits [V]; changed in place by the repetition penalty
- * @param seen ids of the prompt and of the answer so far
+ * The id of the next token: logit bias, penalties, temperature, top-k, top-p, min-p, draw.
+ * @param logits [V]; changed in place
  * @param random gives numbers in [0, 1); called once unless the temperature is 0
+ * @param allowed one bit for each token that may be chosen: token i is bit i & 31 of number i >> 5. Default: all
  * @throws GraftError 'numeric' when a logit is NaN or infinite
  */
 export function sample(
   logits: Float32Array,
-  seen: ReadonlySet<number>,
+  { seen, counts }: SampledText,
   options: SamplingOptions,
   random: () => number,
+  allowed?: Int32Array,
 ): number {
-  const { temperature = 0, topK = Infinity, topP = 1, minP = 0, repetitionPenalty = 1 } = options;
+  const { temperature = 0, topK = Infinity, topP = 1, minP = 0 } = options;
+  const { logitBias = {}, repetitionPenalty = 1, presencePenalty = 0, frequencyPenalty = 0 } = options;
+  for (const [id, bias] of Object.entries(logitBias)) logits[Number(id)]! += bias;
   if (repetitionPenalty !== 1) {
     for (const id of seen) {
       const x = logits[id]!;
       logits[id] = x < 0 ? x * repetitionPenalty : x / repetitionPenalty;
     }
   }
+  if (presencePenalty !== 0 || frequencyPenalty !== 0) {
+    for (const [id, count] of counts) logits[id]! -= presencePenalty + frequencyPenalty * count;
+  }
+  if (allowed) {
+    for (let id = 0; id < logits.length; id++)
+      if (((allowed[id >> 5]! >>> (id & 31)) & 1) === 0) logits[id] = -Infinity;
+  }
   const best = argmax(logits);
-  if (temperature === 0) return best;
+  if (temperature === 0 || logits[best] === -Infinity) return best;
 
   // Unnormalised probabilities, 1 for the likeliest token, so that no step has to renormalise.
   const weights = new Float64Array(logits.length);
@@ -66,17 +106,17 @@ function argmax(logits: Float32Array): number {
   for (let i = 0; i < logits.length; i++) {
     const x = logits[i]!;
     if (x > logits[best]!) best = i;
-    else if (Number.isNaN(x)) {
-      throw new GraftError('numeric', `the logit of token ${i} is NaN`, {
-        hint: 'Check the weights and the adapter',
-      });
-    }
+    else if (Number.isNaN(x)) requireFiniteLogit(x, i);
   }
-  if (logits[best] === Number.POSITIVE_INFINITY)
-    throw new GraftError('numeric', `the logit of token ${best} is infinite`, {
-      hint: 'Check the weights and the adapter',
-    });
+  requireFiniteLogit(logits[best]!, best);
   return best;
+}
+
+/** @throws GraftError 'numeric' for a logit that is NaN or +∞; −∞ is a token that cannot be chosen */
+export function requireFiniteLogit(value: number, id: number): void {
+  if (value < Infinity) return;
+  const what = Number.isNaN(value) ? 'NaN' : 'infinite';
+  throw new GraftError('numeric', `the logit of token ${id} is ${what}`, { hint: 'Check the weights and the adapter' });
 }
 
 /** The fewest of `ids`, likeliest first, whose weights make up `share` of the weight of all. */
@@ -113,7 +153,7 @@ function draw(weights: Float64Array, ids: ArrayLike<number>, minWeight: number, 
 /**
  * Ids of the k largest logits, largest first; of equal ones, the lower ids. A heap with the smallest on top: O(V + k log k log V).
  */
-function largestIds(logits: Float32Array, k: number): number[] {
+export function largestIds(logits: Float32Array, k: number): number[] {
   const isSmaller = (a: number, b: number) => logits[a]! < logits[b]! || (logits[a]! === logits[b]! && a > b);
   const heap = Array.from({ length: k }, (_, i) => i);
   const sink = (at: number) => {

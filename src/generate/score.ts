@@ -89,7 +89,6 @@ function scoreRows(
     using _ = scope();
     const packed = packTokens(
       rows.map(({ ids }) => ids),
-      0,
       rows.map(({ scored }) => tasks[scored[0]!.prompt]),
     );
     const hidden = model.hidden(packed);

@@ -3,7 +3,7 @@ import test, { before } from 'node:test';
 import { golden } from '../../test/support.ts';
 import { loadTokenizer } from '../data/index.ts';
 import { currentEngine, startEngine } from '../engine/index.ts';
-import { KvCache, type Model, Ports } from '../nn/index.ts';
+import { type CachedRows, type Model, Ports } from '../nn/index.ts';
 import { ops, Tensor } from '../tensor/index.ts';
 import { generateText, type TextOptions } from './text.ts';
 
@@ -23,10 +23,11 @@ function scripted(script: readonly number[]): Model & { readonly read: number } 
     contextLength: 1000,
     ports: new Ports(),
     task: { name: 'causal-lm', labels: [] },
-    newCache: (capacity: number) => new KvCache(0, capacity, 1, 1),
-    hidden: ({ rowStarts }: { rowStarts: readonly number[] }, cache: KvCache) => {
-      cache.advance(rowStarts[1]!, rowStarts[1]!);
-      read = cache.length;
+    layers: 0,
+    kvHeads: 1,
+    headDim: 1,
+    hidden: ({ rowStarts }: { rowStarts: readonly number[] }, cache: CachedRows) => {
+      read = cache.filled[0]! + rowStarts[1]!;
       return ops.zeros([rowStarts[1]!, 1]);
     },
     logits: () => {

@@ -1,8 +1,7 @@
-import { GraftError } from '../base/index.ts';
-import { randomStream } from '../data/index.ts';
-import { type KvCache, type Model, packTokens, type TaskName } from '../nn/index.ts';
-import { mixSeed, noGrad, ops, scope } from '../tensor/index.ts';
-import { checkSampling, type SamplingOptions, sample } from './sampling.ts';
+import type { Model } from '../nn/index.ts';
+import { LoneBatch } from './lone.ts';
+import type { GenerationEnd } from './request.ts';
+import type { SamplingOptions } from './sampling.ts';
 
 /** Options of `generate`. */
 export interface GenerateOptions extends SamplingOptions {
@@ -20,8 +19,8 @@ export interface GenerateOptions extends SamplingOptions {
 
 /** What `generate` returns at its end. */
 export interface GenerateSummary {
-  /** Why it ended: at an end token, at `maxNewTokens` or the end of the context, or at a stop string. */
-  readonly reason: 'eos' | 'length' | 'stop';
+  /** Why it ended: at an end token, or at `maxNewTokens` or the end of the context. */
+  readonly reason: 'eos' | 'length';
   /** Tokens of the prompt. */
   readonly promptTokens: number;
   /** Tokens that were generated. */
@@ -30,25 +29,6 @@ export interface GenerateSummary {
   readonly prefillSeconds: number;
   /** Time for all tokens after the first, without the consumer's time between them. */
   readonly decodeSeconds: number;
-}
-
-/**
- * Runs the model on `ids` and adds them to the cache.
- * @returns the logits [V] after the last of them, where `needLogits`
- */
-function forward(
-  model: Model,
-  ids: readonly number[],
-  cache: KvCache,
-  needLogits: boolean,
-  task: number | undefined,
-): Float32Array | undefined {
-  return noGrad(() => {
-    using _ = scope();
-    const hidden = model.hidden(packTokens([ids], cache.tokens, [task]), cache);
-    if (!needLogits) return undefined;
-    return model.logits(ops.narrow(hidden, 0, ids.length - 1, 1), [0, 1]).data() as Float32Array;
-  });
 }
 
 /**
@@ -62,76 +42,29 @@ export function* generate(
   promptIds: ArrayLike<number>,
   options: GenerateOptions,
 ): Generator<number, GenerateSummary> {
-  const prompt = Array.from(promptIds);
-  const maxNewTokens = Math.min(options.maxNewTokens, checkedRoom(model, prompt, options));
-  const eos = new Set(options.eosIds);
-  const random = randomStream(Number(BigInt.asUintN(52, mixSeed(options.seed ?? 0))));
-  const seen = new Set(prompt);
-  const chunk = options.prefillTokens ?? 512;
-  let [newTokens, prefillSeconds, decodeSeconds] = [0, 0, 0];
-  let start = performance.now();
-  const elapsed = () => (performance.now() - start) / 1e3;
-
-  using cache = model.newCache(prompt.length + maxNewTokens);
-  let at = 0;
-  for (; at + chunk < prompt.length; at += chunk)
-    forward(model, prompt.slice(at, at + chunk), cache, false, options.taskNumber);
-  let next = prompt.slice(at);
-  for (;;) {
-    const id = sample(forward(model, next, cache, true, options.taskNumber)!, seen, options, random);
-    if (newTokens === 0) prefillSeconds = elapsed();
-    else decodeSeconds += elapsed();
-    const ended = eos.has(id);
-    if (!ended) {
-      newTokens++;
-      yield id;
-    }
-    if (ended || newTokens === maxNewTokens) {
-      return {
-        reason: ended ? 'eos' : 'length',
-        promptTokens: prompt.length,
-        newTokens,
-        prefillSeconds,
-        decodeSeconds,
-      };
-    }
-    start = performance.now();
-    seen.add(id);
-    next = [id];
+  const produced: number[] = [];
+  let end: GenerationEnd | undefined;
+  let failure: unknown;
+  const listener = {
+    delta: ({ ids }: { readonly ids: readonly number[] }) => produced.push(...ids),
+    end: (all: GenerationEnd) => {
+      end = all;
+    },
+    fail: (error: unknown) => {
+      failure = error;
+    },
+  };
+  using batch = new LoneBatch(model, Array.from(promptIds), options, listener);
+  let [prefillSeconds, decodeSeconds] = [0, 0];
+  for (let sampled = 0; !end; ) {
+    const start = performance.now();
+    batch.step();
+    const seconds = (performance.now() - start) / 1e3;
+    if (failure !== undefined) throw failure;
+    if (sampled === 0) prefillSeconds += seconds;
+    else decodeSeconds += seconds;
+    for (; sampled < produced.length; sampled++) yield produced[sampled]!;
   }
-}
-
-/** Checks that a model generates text. @throws GraftError 'usage' for one with the head of another task */
-export function requireLanguageModel(task: TaskName): void {
-  if (task === 'causal-lm') return;
-  throw new GraftError('usage', `the model is for ${task}, and does not generate text`, {
-    place: 'model',
-    hint: 'Use graft predict, or a language model',
-  });
-}
-
-/** Checks all arguments of `generate` and returns how many tokens fit after the prompt. */
-function checkedRoom(model: Model, prompt: readonly number[], options: GenerateOptions): number {
-  checkSampling(options);
-  const { maxNewTokens, prefillTokens = 1, seed = 0 } = options;
-  const usageError = (place: string, problem: string, hint?: string) =>
-    new GraftError('usage', problem, { place, ...(hint && { hint }) });
-  for (const [name, value] of Object.entries({ 'max-new-tokens': maxNewTokens, 'prefill-tokens': prefillTokens })) {
-    if (!(Number.isSafeInteger(value) && value > 0))
-      throw usageError(name, `${name} must be a whole number above 0, and is ${value}`);
-  }
-  if (!Number.isSafeInteger(seed)) throw usageError('seed', `seed must be a whole number, and is ${seed}`);
-  requireLanguageModel(model.task.name);
-  if (prompt.length === 0) throw usageError('prompt', 'the prompt has no tokens');
-  const outsideId = prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < model.vocabSize));
-  if (outsideId !== undefined)
-    throw usageError('prompt', `the id ${outsideId} is outside the vocabulary of ${model.vocabSize}`);
-  const { virtualLength } = model.ports;
-  const room = model.contextLength - virtualLength - prompt.length;
-  if (room < 1) {
-    const virtual = virtualLength > 0 ? ` and ${virtualLength} virtual tokens` : '';
-    const problem = `the prompt has ${prompt.length} tokens${virtual}, which leaves no room for an answer in the model's context length of ${model.contextLength}`;
-    throw usageError('prompt', problem, 'Shorten the prompt');
-  }
-  return room;
+  const reason = end.reason === 'eos' ? 'eos' : 'length';
+  return { reason, promptTokens: end.promptTokens, newTokens: end.newTokens, prefillSeconds, decodeSeconds };
 }

@@ -12,17 +12,22 @@ type Library = typeof import('@huggingface/hub');
 /** Attempts to download a file before it fails, counted from the last one that received anything. */
 const TRIES = 4;
 
+/** What a repository on the hub holds. */
+export type RepoKind = 'model' | 'dataset';
+
 /** A repository on the hub, by @huggingface/hub, with errors that say what to do. */
 export class HubClient {
   readonly repo: string;
+  readonly kind: RepoKind;
   readonly #library: Library;
   readonly #options: { hubUrl: string; accessToken?: string; fetch: typeof fetch };
   /** The last error of `fetch`: the library's streams pass on only its message. */
   #failure: unknown;
 
-  private constructor(library: Library, repo: string, hubUrl: string, accessToken: string | undefined) {
+  private constructor(library: Library, repo: string, kind: RepoKind, hubUrl: string, accessToken: string | undefined) {
     this.#library = library;
     this.repo = repo;
+    this.kind = kind;
     this.#options = {
       hubUrl,
       ...(accessToken && { accessToken }),
@@ -40,7 +45,10 @@ export class HubClient {
     };
   }
 
-  static async connect(repo: string, endpoint: string | undefined, token: string | undefined): Promise<HubClient> {
+  static async connect(
+    repo: string,
+    { endpoint, token, kind = 'model' }: { endpoint?: string | undefined; token?: string | undefined; kind?: RepoKind },
+  ): Promise<HubClient> {
     const accessToken = token || process.env.HF_TOKEN;
     if (accessToken && !accessToken.startsWith('hf_'))
       throw new GraftError('usage', 'The token for the hub does not start with hf_', {
@@ -49,26 +57,39 @@ export class HubClient {
     if (/^(1|true|yes|on)$/i.test(process.env.HF_HUB_OFFLINE ?? ''))
       throw new GraftError('environment', 'The cache has no complete copy, and HF_HUB_OFFLINE turns the network off', {
         place: repo,
-        hint: 'Unset HF_HUB_OFFLINE to download the model',
+        hint: `Unset HF_HUB_OFFLINE to download the ${kind}`,
       });
     const url = endpoint || process.env.HF_ENDPOINT || 'https://huggingface.co';
-    return new HubClient(await import('@huggingface/hub'), repo, url.replace(/\/+$/, ''), accessToken);
+    return new HubClient(await import('@huggingface/hub'), repo, kind, url.replace(/\/+$/, ''), accessToken);
   }
 
   /** Returns the commit that a branch, tag or commit name refers to now. */
   async commit(revision: string): Promise<string> {
     return this.#call(async () => {
       const name = this.repo;
-      const { sha } = await this.#library.modelInfo({ ...this.#options, name, revision, additionalFields: ['sha'] });
+      const { modelInfo, datasetInfo } = this.#library;
+      const { sha } =
+        this.kind === 'dataset'
+          ? await datasetInfo({ ...this.#options, name, revision, additionalFields: ['sha'] })
+          : await modelInfo({ ...this.#options, name, revision, additionalFields: ['sha'] });
       if (!/^[0-9a-f]{40}$/.test(sha)) throw new Error('the answer has no commit');
       return sha;
     });
   }
 
+  get #designation() {
+    return { type: this.kind, name: this.repo } as const;
+  }
+
   /** Returns the files of the repository. */
   async list(commit: string): Promise<ListFileEntry[]> {
     return this.#call(async () => {
-      const all = this.#library.listFiles({ ...this.#options, repo: this.repo, revision: commit, recursive: true });
+      const all = this.#library.listFiles({
+        ...this.#options,
+        repo: this.#designation,
+        revision: commit,
+        recursive: true,
+      });
       const files: ListFileEntry[] = [];
       for await (const entry of all)
         if (entry.type === 'file' && !entry.path.split('/').includes('..')) files.push(entry);
@@ -135,7 +156,13 @@ export class HubClient {
 
   #stream(path: string, revision: string, from: number): Promise<Readable> {
     return this.#call(async () => {
-      const blob = await this.#library.downloadFile({ ...this.#options, repo: this.repo, path, revision, xet: false });
+      const blob = await this.#library.downloadFile({
+        ...this.#options,
+        repo: this.#designation,
+        path,
+        revision,
+        xet: false,
+      });
       if (!blob) throw this.#refused(404);
       return Readable.fromWeb((from > 0 ? blob.slice(from) : blob).stream() as ReadableStream);
     });
@@ -157,12 +184,12 @@ export class HubClient {
       status === 401 || status === 403
         ? [
             this.#options.accessToken
-              ? 'The HF_TOKEN has no access to the model'
-              : 'The hub requires authentication: the model is private, gated, or does not exist',
-            `Check the name, accept its terms at ${this.#options.hubUrl}/${this.repo} and set HF_TOKEN`,
+              ? `The HF_TOKEN has no access to the ${this.kind}`
+              : `The hub requires authentication: the ${this.kind} is private, gated, or does not exist`,
+            `Check the name, accept its terms at ${this.#options.hubUrl}/${this.kind === 'dataset' ? 'datasets/' : ''}${this.repo} and set HF_TOKEN`,
           ]
         : status === 404
-          ? ['The model, revision or file was not found on the hub', 'Check the name']
+          ? [`The ${this.kind}, revision or file was not found on the hub`, 'Check the name']
           : status === 429
             ? ['The rate limit of the hub was reached', 'Wait some minutes, or set HF_TOKEN']
             : [`The hub answered with status ${status}`, 'Try again later'];

@@ -5,7 +5,7 @@ import { describe, it } from 'node:test';
 import { commit, hub } from '../../test/samples/hub.ts';
 import { temporary } from '../../test/samples/io.ts';
 import { GraftError } from '../base/index.ts';
-import { type DownloadProgress, resolveModel } from './index.ts';
+import { type DownloadProgress, resolveDataset, resolveModel } from './index.ts';
 
 const weights = Buffer.from(Array.from({ length: 3_000_000 }, (_, i) => (i * 7) & 255));
 const small = {
@@ -16,7 +16,7 @@ const small = {
   'modules.json': '[]',
   '1_Pooling/config.json': '{"b": 2}',
   LICENSE: 'Apache',
-  'README.md': 'no',
+  'README.md': '---\nlicense: apache-2.0\n---',
   'pytorch_model.bin': 'no',
 };
 const repository = (): Record<string, Buffer> => ({
@@ -76,6 +76,7 @@ describe('resolveModel', () => {
       const expected = [
         '1_Pooling',
         'LICENSE',
+        'README.md',
         'config.json',
         'model-00001-of-00002.safetensors',
         'model-00002-of-00002.safetensors',
@@ -134,8 +135,34 @@ describe('resolveModel', () => {
     await refuses(
       resolveModel('org/name', { endpoint: server.endpoint }),
       'input',
-      /no safetensors weights. Choose one of its GGUF files, such as org\/name\/m\.gguf/,
+      /no weights in safetensors or pytorch_model\.bin. Choose one of its GGUF files, such as org\/name\/m\.gguf/,
     );
+  });
+
+  it('refuses a family or a quantisation that is not read before it fetches weights', async () => {
+    const configs = [
+      [{ model_type: 'gemma2' }, /config\.json: model_type 'gemma2' is not supported\. Supported are llama/],
+      [
+        { model_type: 'llama', quantization_config: { quant_method: 'bitsandbytes', load_in_4bit: true } },
+        /quantised by bitsandbytes, which Graft does not read\. Name the model that it was made from/,
+      ],
+      [{ model_type: 'llama', quantization_config: { load_in_8bit: true } }, /quantised by bitsandbytes/],
+      [{ model_type: 'llama', quantization_config: { quant_method: 'gptq' } }, /quantised by gptq/],
+    ] as const;
+    for (const [config, why] of configs) {
+      using _dir = cache();
+      const files = { 'a.json': '{}', 'config.json': JSON.stringify(config), 'tokenizer.json': '{}' };
+      const buffers = Object.entries(files).map(([name, text]) => [name, Buffer.from(text)]);
+      await using server = await hub({ ...Object.fromEntries(buffers), 'model.safetensors': weights });
+      await refuses(resolveModel('org/name', { endpoint: server.endpoint }), 'input', why);
+      assert.equal(server.requests.filter((path) => path.includes('model.safetensors')).length, 0);
+    }
+    using _dir = cache();
+    const config = { model_type: 'llama', quantization_config: { quant_method: 'compressed-tensors' } };
+    const files = { 'config.json': Buffer.from(JSON.stringify(config)), 'pytorch_model.bin': Buffer.from('weights') };
+    await using server = await hub(files);
+    const dir = await resolveModel('org/name', { endpoint: server.endpoint });
+    assert.deepEqual(readdirSync(dir).sort(), ['.complete', 'config.json', 'pytorch_model.bin']);
   });
 
   it('goes on where the connection broke, within a call and from one call to the next', async () => {
@@ -246,5 +273,59 @@ describe('resolveModel', () => {
     assert.equal(both[0], both[1]);
     const fetched = server.requests.filter((path) => path.includes('/resolve/'));
     assert.equal(fetched.length, 2 * new Set(fetched).size, 'each file once: its size, its contents');
+  });
+});
+
+describe('resolveDataset', () => {
+  const extensions = ['.jsonl', '.parquet'];
+  const dataset = (files: Record<string, string>) =>
+    hub(
+      Object.fromEntries(Object.entries(files).map(([name, text]) => [name, Buffer.from(text)])),
+      () => false,
+      'dataset',
+    );
+  const read = (files: readonly string[]) => files.map((file) => readFileSync(file, 'utf8'));
+
+  it('takes the training split, or the files that are named, and then needs no network', async () => {
+    using _dir = cache();
+    const notes: string[] = [];
+    const note = (text: string) => notes.push(text);
+    let gone = '';
+    {
+      await using server = await dataset({
+        'README.md': 'no',
+        'data/train-00000-of-00002.parquet': 'first',
+        'data/train-00001-of-00002.parquet': 'second',
+        'data/test-00000-of-00001.parquet': 'test',
+      });
+      const { endpoint } = server;
+      gone = endpoint;
+      assert.deepEqual(read(await resolveDataset('hub:org/name', extensions, note, { endpoint })), ['first', 'second']);
+      assert.match(notes[0]!, /read are 2 of its 3 files: data\/train-00000/);
+      const test = await resolveDataset('hub:org/name/data/test-*', extensions, note, { endpoint });
+      assert.deepEqual(read(test), ['test']);
+      assert.equal(server.requests.filter((path) => path.includes('README')).length, 0);
+      await refuses(
+        resolveDataset('hub:org/name/data/dev-*', extensions, note, { endpoint }),
+        'usage',
+        /no such files of rows. It has data\/test-00000-of-00001\.parquet/,
+      );
+    }
+    assert.equal((await resolveDataset('hub:org/name', extensions, note, { endpoint: gone })).length, 2);
+  });
+
+  it('names the choices of a data set of several configurations, and refuses what is no name', async () => {
+    using _dir = cache();
+    await using server = await dataset({ 'en/train.jsonl': 'a', 'de/train.jsonl': 'b' });
+    const { endpoint } = server;
+    const note = () => {};
+    await refuses(
+      resolveDataset('hub:org/name', extensions, note, { endpoint }),
+      'usage',
+      /several splits or configurations. Name its files, as hub:org\/name\/PATTERN; it has de\/, en\//,
+    );
+    assert.deepEqual(read(await resolveDataset('hub:org/name/de/*', extensions, note, { endpoint })), ['b']);
+    for (const spec of ['hub:name', 'hub:org/../name', 'hub:'])
+      await refuses(resolveDataset(spec, extensions, note, { endpoint }), 'usage', /not the name of a data set/);
   });
 });

@@ -3,9 +3,11 @@ import { dirname, join, resolve } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { ListFileEntry } from '@huggingface/hub';
 import { cacheDir, fileError, GraftError, makeDirectory, nearestPath } from '../base/index.ts';
-import { writeFile } from './directory.ts';
+import { writeText } from './directory.ts';
 import { HubClient } from './hub-client.ts';
+import { readJsonObject } from './jsonfile.ts';
 import { lockDirectory } from './lock.ts';
+import { requireFamily, requireReadableWeights } from './model-config.ts';
 
 /** How far a download is. */
 export interface DownloadProgress {
@@ -73,43 +75,87 @@ export async function resolveModel(spec: string, options: ResolveOptions = {}): 
   const repoDir = cacheDir('hub', parsed.repo.replace('/', '--'));
   const cached = findComplete(repoDir, parsed);
   if (cached && !options.refresh) return cached;
-  const hub = await HubClient.connect(parsed.repo, options.endpoint, options.token);
+  const hub = await HubClient.connect(parsed.repo, options);
   const commit = await hub.commit(parsed.revision);
   const files = selectFiles(await hub.list(commit), parsed);
   const snapshot = join(repoDir, commit);
-  const writeText = (path: string, text: string) => writeFile(path, (write) => write(Buffer.from(text)));
+  const request = { files, what: parsed.file ?? 'directory', revision: parsed.revision };
+  await downloadSnapshot(hub, repoDir, commit, { ...request, progress: options.progress, check: checkConfig });
+  return parsed.file ? join(snapshot, parsed.file) : snapshot;
+}
+
+/** Refuses a model that Graft does not read, from its config.json, before its weights are fetched. */
+function checkConfig(snapshot: string): void {
+  const file = join(snapshot, 'config.json');
+  if (!existsSync(file)) return;
+  const config = readJsonObject(file);
+  requireFamily(config, file);
+  requireReadableWeights(config, file);
+}
+
+/**
+ * Downloads files of a commit into `repoDir/commit`, and notes that they are complete there.
+ * @param what the name under which the files are complete
+ * @param check is called with the directory when its config.json is there, and may throw
+ */
+export async function downloadSnapshot(
+  hub: HubClient,
+  repoDir: string,
+  commit: string,
+  {
+    files,
+    what,
+    revision,
+    progress,
+    check,
+  }: {
+    files: readonly ListFileEntry[];
+    what: string;
+    revision: string;
+    progress?: ResolveOptions['progress'];
+    check?: (snapshot: string) => void;
+  },
+): Promise<void> {
+  const snapshot = join(repoDir, commit);
+  const isFirst = ({ path }: ListFileEntry) => path === 'config.json';
   try {
     using _lock = await waitForLock(snapshot);
-    await downloadAll(hub, snapshot, commit, files, options.progress);
-    writeText(
-      join(snapshot, '.complete', encodeURIComponent(parsed.file ?? 'directory')),
-      files.map(({ path }) => path).join('\n'),
-    );
-    writeText(join(repoDir, 'refs', encodeURIComponent(parsed.revision)), commit);
+    const ordered = [...files.filter(isFirst), ...files.filter((file) => !isFirst(file))];
+    await downloadAll(hub, snapshot, commit, ordered, progress, check);
+    writeText(join(snapshot, '.complete', encodeURIComponent(what)), files.map(({ path }) => path).join('\n'));
+    writeText(join(repoDir, 'refs', encodeURIComponent(revision)), commit);
   } catch (error) {
     throw fileError(error, snapshot, 'written');
   }
-  return parsed.file ? join(snapshot, parsed.file) : snapshot;
 }
 
 /** Returns the complete copy of this revision in the cache, if there is one. */
 function findComplete(repoDir: string, { revision, file }: Spec): string | undefined {
+  const found = completeFiles(repoDir, revision, file ?? 'directory');
+  return found && (file ? join(found.snapshot, file) : found.snapshot);
+}
+
+/** The files that the cache has completely of a revision, under the name that they were downloaded for. */
+export function completeFiles(
+  repoDir: string,
+  revision: string,
+  what: string,
+): { snapshot: string; names: string[] } | undefined {
   try {
     const ref = join(repoDir, 'refs', encodeURIComponent(revision));
-    const commit = existsSync(ref) ? readFileSync(ref, 'utf8') : revision;
-    const names = readFileSync(join(repoDir, commit, '.complete', encodeURIComponent(file ?? 'directory')), 'utf8')
+    const snapshot = join(repoDir, existsSync(ref) ? readFileSync(ref, 'utf8') : revision);
+    const names = readFileSync(join(snapshot, '.complete', encodeURIComponent(what)), 'utf8')
       .trim()
       .split('\n');
-    if (!names.every((name) => existsSync(join(repoDir, commit, name)))) return undefined;
-    return file ? join(repoDir, commit, file) : join(repoDir, commit);
+    return names.every((name) => existsSync(join(snapshot, name))) ? { snapshot, names } : undefined;
   } catch {
     return undefined;
   }
 }
 
-/** Files of a Hugging Face directory beside the weights: configs, tokenizer, preprocessing, pooling, licences. */
+/** Files of a Hugging Face directory beside the weights: configs, tokenizer, preprocessing, pooling, licences, the card (for its licence). */
 const COMPANIONS =
-  /^(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|chat_template|modules|config_sentence_transformers|sentence_[a-z]+_config)\.json$|^\d_Pooling\/config\.json$|^(merges|vocab)\.txt$|\.jinja$|^(tokenizer|spiece|sentencepiece\.bpe)\.model$|^(LICENSE|LICENCE|NOTICE|USE_POLICY)/i;
+  /^(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|chat_template|modules|config_sentence_transformers|sentence_[a-z]+_config)\.json$|^\d_Pooling\/config\.json$|^(merges|vocab)\.txt$|\.jinja$|^(tokenizer|spiece|sentencepiece\.bpe)\.model$|^README\.md$|^(LICENSE|LICENCE|NOTICE|USE_POLICY)/i;
 const SHARD = /-\d{5}-of-(\d{5})\.gguf$/;
 
 /**
@@ -146,9 +192,12 @@ function selectFiles(all: readonly ListFileEntry[], { repo, file }: Spec): ListF
     [...index, ...(index.length > 0 ? pick((path) => /^model-\d{5}-of-\d{5}\.safetensors$/.test(path)) : [])],
     named('adapter_model.safetensors'),
     pick((path) => /^[^/]+\.safetensors(\.index\.json)?$/.test(path)),
+    named('pytorch_model.bin'),
+    pick((path) => /^pytorch_model(-\d{5}-of-\d{5}\.bin|\.bin\.index\.json)$/.test(path)),
+    named('adapter_model.bin'),
   ].find((files) => files.length > 0);
   if (weights) return [...pick((path) => COMPANIONS.test(path)), ...weights];
-  throw new GraftError('input', 'The repository has no safetensors weights', {
+  throw new GraftError('input', 'The repository has no weights in safetensors or pytorch_model.bin', {
     place: repo,
     hint:
       ggufs.length > 0
@@ -170,15 +219,17 @@ async function waitForLock(directory: string): Promise<Disposable> {
   }
 }
 
-/** Downloads the files that the snapshot does not have yet. */
+const totalBytes = (entries: readonly ListFileEntry[]) => entries.reduce((bytes, { size }) => bytes + size, 0);
+
+/** Downloads the files that the snapshot does not have yet. @param check is called when config.json, the first one, is there */
 async function downloadAll(
   hub: HubClient,
   snapshot: string,
   commit: string,
   files: readonly ListFileEntry[],
   progress: ResolveOptions['progress'],
+  check: (snapshot: string) => void = () => {},
 ): Promise<void> {
-  const totalBytes = (entries: readonly ListFileEntry[]) => entries.reduce((bytes, { size }) => bytes + size, 0);
   // A file gets its name after its hash was checked.
   const isDownloaded = ({ path }: ListFileEntry) => existsSync(join(snapshot, path));
   const missing = files.filter((file) => !isDownloaded(file));
@@ -186,7 +237,7 @@ async function downloadAll(
   if (totalBytes(missing) > bavail * bsize)
     throw new GraftError(
       'environment',
-      `The model needs ${mb(totalBytes(missing))}, and the disk has ${mb(bavail * bsize)} free`,
+      `The ${hub.kind} needs ${mb(totalBytes(missing))}, and the disk has ${mb(bavail * bsize)} free`,
       {
         place: snapshot,
         hint: 'Free some space, or set GRAFT_CACHE to a directory on another disk',
@@ -194,7 +245,12 @@ async function downloadAll(
     );
   const total = totalBytes(files);
   let received = totalBytes(files.filter(isDownloaded));
+  let checked = false;
   for (const file of missing) {
+    if (!checked && file.path !== 'config.json') {
+      check(snapshot);
+      checked = true;
+    }
     const target = join(snapshot, file.path);
     makeDirectory(dirname(target));
     await hub.fetch(file, commit, target, (bytes) =>

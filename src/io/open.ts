@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openGguf } from './gguf.ts';
 import { openSafetensors } from './safetensors.ts';
+import { openTorch } from './torch.ts';
 import type { WeightSource } from './weight-source.ts';
 
 /**
@@ -23,6 +24,17 @@ export function openWeights(path: string): WeightSource {
     });
   }
   return isGguf(path, stat?.isFile() ?? false) ? openGguf(path) : openSafetensors(path);
+}
+
+/**
+ * Opens the weights of a Hugging Face directory: safetensors, else `pytorch_model.bin`, also as shards with an index. Throws as
+ * `openSafetensors` and `openTorch` do.
+ */
+export function openModelWeights(dir: string): WeightSource {
+  const names = readdirSync(dir);
+  const pickle = ['pytorch_model.bin', 'pytorch_model.bin.index.json'].find((name) => names.includes(name));
+  const hasOthers = names.some((name) => /\.safetensors(\.index\.json)?$/.test(name));
+  return pickle && !hasOthers ? openTorch(join(dir, pickle)) : openSafetensors(dir);
 }
 
 function isGguf(path: string, isFile: boolean): boolean {

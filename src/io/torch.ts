@@ -4,10 +4,12 @@
  * everything else. Sources: torch/serialization.py, torch/_utils.py `_rebuild_tensor_v2`, Python's pickletools.
  */
 // Not imported by name: where Node.js is too old to have it, node-version.ts is to say so.
+import { basename, dirname, join } from 'node:path';
 import zlib from 'node:zlib';
 import { GraftError } from '../base/index.ts';
 import type { DType } from '../tensor/index.ts';
 import { brief, damaged, InputFile } from './input-file.ts';
+import { readJsonObject } from './jsonfile.ts';
 import { bytesOf, elementsOf, type StoredEntry, StoredWeights, type WeightSource } from './weight-source.ts';
 
 /** Element types by the names of torch's storage classes. */
@@ -28,12 +30,45 @@ const storages: Readonly<Record<string, DType>> = {
 const MAX_PICKLE = 64 * 2 ** 20;
 
 /**
- * Opens a file of `torch.save` that contains a dictionary of dense tensors.
+ * Opens a file of `torch.save` that contains a dictionary of dense tensors, or an index of such files (`.index.json`).
  * @throws GraftError 'input' for any other file or contents
  */
 export function openTorch(path: string): WeightSource {
+  if (!path.endsWith('.index.json')) {
+    const { file, entries } = openFile(path);
+    return new StoredWeights(path, [file], entries, new Map());
+  }
+  const { weight_map: map } = readJsonObject(path);
+  const shards = [...new Set(Object.values((map ?? {}) as Record<string, unknown>).map(String))];
+  const wrong = shards.find((name) => name !== basename(name) || !name.endsWith('.bin'));
+  if (wrong !== undefined || shards.length === 0)
+    throw damaged(path, `"weight_map" ${wrong ? `names ${brief(wrong)}, which is no .bin file` : 'is missing'}`);
+  const opened: ReturnType<typeof openFile>[] = [];
+  try {
+    for (const name of shards) opened.push(openFile(join(dirname(path), name)));
+    const entries = new Map(opened.flatMap((shard) => [...shard.entries]));
+    const missing = Object.keys(map as object).find((name) => !entries.has(name));
+    if (missing) throw damaged(path, `The shards have no tensor ${brief(missing)}`);
+    return new StoredWeights(
+      path,
+      opened.map(({ file }) => file),
+      entries,
+      new Map(),
+    );
+  } catch (error) {
+    for (const { file } of opened) file[Symbol.dispose]();
+    throw error;
+  }
+}
+
+function openFile(path: string): { file: InputFile; entries: Map<string, StoredEntry> } {
   const file = new InputFile(path);
   try {
+    if (isLegacy(file))
+      throw new GraftError('input', 'the file is in the format of PyTorch before 1.6', {
+        place: path,
+        hint: 'Write it again with a current PyTorch: torch.save(torch.load(FILE), FILE); or save the model in transformers as safetensors',
+      });
     const members = archive(file);
     const pickle = [...members].find(([name]) => name.endsWith('/data.pkl'));
     if (!pickle) throw damaged(path, 'Not a file of torch.save: it has no data.pkl');
@@ -53,11 +88,18 @@ export function openTorch(path: string): WeightSource {
       }
       entries.set(name, entryOf(name, tensor, root, members, file));
     }
-    return new StoredWeights(path, [file], entries, new Map());
+    return { file, entries };
   } catch (error) {
     file[Symbol.dispose]();
     throw error;
   }
+}
+
+/** Whether the file begins with the pickled magic number of the format before the zip archive. */
+function isLegacy(file: InputFile): boolean {
+  const head = Buffer.alloc(Math.min(14, file.size));
+  file.read(head, 0);
+  return head[0] === 0x80 && head.includes(Buffer.from('6cfc9c46f9206aa85019', 'hex'));
 }
 
 interface Member {

@@ -6,7 +6,16 @@ import { mixSeed, ops, type Tensor } from '../tensor/index.ts';
 import { attachOrder, type MethodChoice, requireDisjoint, requireSavable } from './choice.ts';
 import { methods } from './registry.ts';
 import { attachSaved } from './saved-part.ts';
-import { type Adapter, type AttachContext, type Method, saveModules, type TrainedCopies } from './shared/index.ts';
+import {
+  type Adapter,
+  type AdapterPlacement,
+  type AttachContext,
+  type Method,
+  placed,
+  placementOf,
+  saveModules,
+  type TrainedCopies,
+} from './shared/index.ts';
 
 /** One or several methods as one adapter. */
 export interface AttachedAdapter extends Adapter {
@@ -72,6 +81,22 @@ export function trainHead(model: Model, furtherModules: readonly string[] = []):
   return model.task.labels.length > 0 && heads.length > 0
     ? saveModules(model, [...heads, ...furtherModules], { head: true })
     : undefined;
+}
+
+/** Returns what all parts and the head have put on the model; undefined where a part did not say it. */
+function joinedPlacement(parts: readonly Adapter[], head: TrainedCopies | undefined): AdapterPlacement | undefined {
+  const placements = parts.flatMap((part) => placementOf(part) ?? []);
+  if (placements.length < parts.length) return undefined;
+  return {
+    wrappers: placements.flatMap(({ wrappers }) => wrappers),
+    copies: [...placements.flatMap(({ copies }) => copies), ...(head ? [head] : [])],
+    baseChanges: placements.flatMap(({ baseChanges }) => baseChanges),
+    ports: placements.flatMap(({ ports }) => ports),
+    withdraw() {
+      head?.use(false);
+      for (const { withdraw } of placements.toReversed()) withdraw();
+    },
+  };
 }
 
 function freeze(part: Adapter): void {
@@ -152,5 +177,6 @@ function combined(
       for (const part of [...parts].reverse()) part.unmerge!();
     };
   }
-  return adapter;
+  const placement = joinedPlacement(parts, head);
+  return placement ? placed(adapter, placement) : adapter;
 }

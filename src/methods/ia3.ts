@@ -14,6 +14,7 @@ import {
   type LayerWeight,
   LinearWrapper,
   type Method,
+  type RowUpdate,
   type Switch,
   targetFields,
   trainable,
@@ -73,6 +74,11 @@ class Ia3Linear extends LinearWrapper {
     // act(gate) · (up ⊙ l): the fused kernel still applies.
     if (this.#scalesInput) return base_layer.forwardGated(gate, this.#scaled(up), act);
     return this.#scaled(base_layer.forwardGated(gate, up, act));
+  }
+
+  override rowUpdate(): RowUpdate {
+    const l = ops.view(this.ia3_l, [this.ia3_l.numel]);
+    return this.#scalesInput ? { inputGain: l } : { gain: l };
   }
 
   fold({ weight, bias }: LayerWeight, _base: Tensor): LayerWeight {

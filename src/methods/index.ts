@@ -1,3 +1,4 @@
+export { Banks, type FactorType, type MixedAdapter } from './banks/index.ts';
 export { attachOrder, isSettings, type MethodChoice, requireSavable, writtenBy } from './choice.ts';
 export { type AttachedAdapter, attach, attachMethods, trainHead } from './compose.ts';
 export {

@@ -116,8 +116,15 @@ test('token ids are kept; metadata that change the computation are refused', () 
     [{ expert_count: 8 }, /expert_count' is 8/],
     [{ 'rope.dimension_count': 4 }, /rope\.dimension_count' is 4, and a head has 8 elements/],
     [{ 'attention.value_length': 16 }, /attention\.value_length' is 16/],
-    [{ 'attention.head_count_kv': [2, 4] }, /head_count_kv' is not one number/],
+    [
+      { 'attention.head_count_kv': [2, 4] },
+      /head_count_kv' is 2 for layer 0 and 4 for layer 1\. Models whose layers differ/,
+    ],
+    [{ 'attention.head_count_kv': ['a'] }, /head_count_kv' is not a number/],
   ];
+  const lists = { 'attention.head_count_kv': new Int32Array([2, 2]), 'attention.head_count': [4n, 4n] };
+  const listed = ggufLlamaConfig(source(lists as Record<string, unknown>));
+  assert.deepEqual([listed.num_key_value_heads, listed.num_attention_heads], [2, 4]);
   for (const [fields, why] of wrong)
     assert.throws(() => ggufLlamaConfig(source(fields as Record<string, unknown>)), why);
   const neutral = { expert_count: 0, 'attention.causal': true, logit_scale: 1, final_logit_softcapping: 0 };

@@ -50,11 +50,21 @@ class MetadataReader {
   optional(key: string): number | undefined {
     const value = this.raw(key);
     if (value === undefined) return undefined;
-    const number = typeof value === 'bigint' ? Number(value) : value;
-    if (typeof number === 'number' && Number.isFinite(number)) return number;
-    throw new GraftError('input', `the GGUF metadata '${this.architecture}.${key}' is not one number`, {
-      hint: 'Files with a value for each layer are not supported',
-    });
+    // A list has a value for each layer.
+    const isList = Array.isArray(value) || ArrayBuffer.isView(value);
+    const numbers = (isList ? Array.from(value as ArrayLike<unknown>) : [value]).map((item) =>
+      typeof item === 'bigint' ? Number(item) : item,
+    );
+    const other = numbers.findIndex((item) => item !== numbers[0]);
+    const [number] = numbers;
+    if (typeof number === 'number' && Number.isFinite(number) && other < 0) return number;
+    throw new GraftError(
+      'input',
+      other > 0
+        ? `the GGUF metadata '${this.architecture}.${key}' is ${String(number)} for layer 0 and ${String(numbers[other])} for layer ${other}`
+        : `the GGUF metadata '${this.architecture}.${key}' is not a number`,
+      { ...(other > 0 && { hint: 'Models whose layers differ in it are not supported' }) },
+    );
   }
 
   required(key: string): number {

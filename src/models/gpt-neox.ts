@@ -235,14 +235,13 @@ export const gptNeox: Family = {
           kernels,
           ports,
           embed: ({ ids }) => decoder.embed_in.forward(ids),
-          rotation: (input, cachedTokens) => rope.at(input, cachedTokens),
+          rotation: (input) => rope.at(input),
           blocks: () => blocksOf(decoder.layers),
           finalNorm: ([x]) => decoder.final_layer_norm.forward(x!),
         }),
 
         logits: decoderLogits(head, task, config.pad_token_id),
         lossSum: (hidden, targets) => requireHead(head?.lm_head, 'causal-lm').crossEntropy(hidden, targets),
-        newCache: (capacity) => ports.newCache(layers, capacity, heads, headDim),
         [Symbol.dispose]() {
           rope.dispose();
           w.release();

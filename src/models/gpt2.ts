@@ -228,7 +228,6 @@ export const gpt2: Family = {
 
         logits: decoderLogits(head, task, config.pad_token_id),
         lossSum: (hidden, targets) => requireHead(head?.lm_head, 'causal-lm').crossEntropy(hidden, targets),
-        newCache: (capacity) => ports.newCache(config.n_layer, capacity, config.n_head, headDim),
         [Symbol.dispose]: () => w.release(),
       } satisfies Model;
     };

@@ -34,8 +34,7 @@ export const decoderLogits =
     return outputLayer.forward(lastTokensBeforePadding(padTokenId, hidden, rowStarts, ids));
   };
 
-/** The loss and the cache of models that are not causal language models: both throw. */
-export const noCausalLm: Pick<Model, 'lossSum' | 'newCache'> = {
+/** The loss of models that are not causal language models: it throws. */
+export const noCausalLm: Pick<Model, 'lossSum'> = {
   lossSum: () => requireHead<never>(undefined, 'causal-lm'),
-  newCache: () => requireHead<never>(undefined, 'causal-lm'),
 };

@@ -5,7 +5,9 @@
  * D head size.
  */
 import {
+  attend,
   type Embedding,
+  forwardAll,
   forwardPass,
   type LinearLayer,
   type Model,
@@ -57,20 +59,14 @@ class Attention extends Module {
   }
 
   /** [N, C] → [N, C] */
-  forward(x: Tensor, { keyValues, kernels, rotation }: Pass): Tensor {
-    const { heads, kvHeads, headDim } = this.#c;
-    const split = (t: Tensor, count: number) => ops.view(t, [t.size(0), count, headDim]);
-    let q = split(this.q_proj.forward(x), heads);
-    let k = split(this.k_proj.forward(x), kvHeads);
-    const v = split(this.v_proj.forward(x), kvHeads);
-    if (this.q_norm) q = this.q_norm.forward(q);
-    if (this.k_norm) k = this.k_norm.forward(k);
-    q = kernels.rope(q, ...rotation!);
-    k = kernels.rope(k, ...rotation!);
-    const visible = keyValues.forLayer(this.#layer, k, v);
-    const window = this.#c.window(this.#layer);
-    const out = kernels.attention(q, visible.k, visible.v, keyValues.rows, headDim ** -0.5, true, window);
-    return this.o_proj.forward(ops.view(out, [out.size(0), heads * headDim]));
+  forward(x: Tensor, pass: Pass): Tensor {
+    const { heads, headDim } = this.#c;
+    const layers = [this.q_proj, this.k_proj, this.v_proj];
+    const [q, k, v] = forwardAll(x, layers) as [Tensor, Tensor, Tensor];
+    const normed = (t: Tensor, norm: RmsNorm | undefined) =>
+      norm ? ops.view(norm.forward(ops.view(t, [t.size(0), -1, headDim])), t.shape) : t;
+    const options = { layer: this.#layer, heads, causal: true, window: this.#c.window(this.#layer), rotates: true };
+    return this.o_proj.forward(attend(pass, normed(q, this.q_norm), normed(k, this.k_norm), v, options));
   }
 }
 
@@ -90,7 +86,8 @@ class Mlp extends Module {
 
   /** [N, C] → [N, C] */
   forward(x: Tensor): Tensor {
-    return this.down_proj.forwardGated(this.gate_proj.forward(x), this.up_proj.forward(x), this.#c.activation);
+    const [gate, up] = forwardAll(x, [this.gate_proj, this.up_proj]) as [Tensor, Tensor];
+    return this.down_proj.forwardGated(gate, up, this.#c.activation);
   }
 }
 
@@ -230,14 +227,13 @@ export const llama: Family = {
           kernels,
           ports,
           embed: ({ ids }) => decoder.embed_tokens.forward(ids),
-          rotation: (input, cachedTokens) => rope.at(input, cachedTokens),
+          rotation: (input) => rope.at(input),
           blocks: () => decoder.layers.map((layer) => layer.forward.bind(layer)),
           finalNorm: ([x, delta]) => (delta ? decoder.norm.forwardAdded(x!, delta)[1] : decoder.norm.forward(x!)),
         }),
 
         logits: decoderLogits(head, task, config.pad_token_id),
         lossSum: (hidden, targets) => requireHead(head?.lm_head, 'causal-lm').crossEntropy(hidden, targets),
-        newCache: (capacity) => ports.newCache(config.num_hidden_layers, capacity, c.kvHeads, c.headDim),
         [Symbol.dispose]() {
           rope.dispose();
           w.release();

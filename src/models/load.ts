@@ -1,7 +1,7 @@
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import { openGguf, openSafetensors, readJsonObject, type WeightSource } from '../io/index.ts';
+import { openGguf, openModelWeights, readJsonObject, requireReadableWeights, type WeightSource } from '../io/index.ts';
 import { denseType, type Linear, type Model, type TaskHead, type TaskName } from '../nn/index.ts';
 import type { Quantize } from '../quant/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
@@ -17,7 +17,7 @@ import { requireMemory } from './weight-memory.ts';
 import { type StoredWeight, WeightReader } from './weight-reader.ts';
 
 /**
- * Loads a model from a Hugging Face directory (config.json and safetensors) or a GGUF file.
+ * Loads a model from a Hugging Face directory (config.json and safetensors, or pytorch_model.bin) or a GGUF file.
  * @throws GraftError 'input' for a damaged file or an unsupported family, 'mismatch' listing every missing weight and wrong shape
  */
 export const loadModel = (path: string, options: LoadOptions = {}): Model => loadModels(path, [options], options)[0]!;
@@ -33,10 +33,18 @@ export function loadModels(
   options: LoadOptions = {},
   later?: LaterWeights,
 ): Model[] {
-  const { source, config, family, stored } = openModel(path);
+  const { source, config: own, family, stored } = openModel(path);
   const { shapesOnly } = options;
   using files = new DisposableStack();
   if (!later) files.use(source);
+  const vocabRows = [...heads, options].find((head) => head.vocabRows)?.vocabRows;
+  const config = vocabRows === undefined ? own : { ...own, vocab_size: vocabRows };
+  if (later && vocabRows !== undefined && vocabRows !== own.vocab_size) {
+    throw new GraftError('usage', 'the adapter has another vocabulary than the base, whose weights are divided', {
+      place: 'train.zero.stage',
+      hint: 'Choose a stage below 3',
+    });
+  }
   if (!shapesOnly && !later)
     requireMemory(path, { stored, family }, options.quantize ?? 'none', { dtype: options.dtype ?? denseType() });
   return noGrad(() => {
@@ -44,7 +52,11 @@ export function loadModels(
     const reader = later
       ? later.readerOf(source)
       : files.use(shapesOnly ? new ShapesReader(source) : new WeightReader(source));
-    const weights = new LoadedWeights(path, reader, stored, family.prefixes, { ...options, ...(labels && { labels }) });
+    const weights = new LoadedWeights(path, reader, stored, family.prefixes, {
+      ...options,
+      ...(labels && { labels }),
+      ...(vocabRows !== undefined && { vocabRows }),
+    });
     try {
       const tasks = heads.map((head) => taskOf(family, config, head));
       const modelFor = family.build(config, weights);
@@ -149,6 +161,13 @@ function hasOtherLabels(labels: readonly string[], { id2label }: Record<string, 
   return named.some(([i, name]) => name !== `LABEL_${i}` && name !== labels[Number(i)]);
 }
 
+/** Returns the number of tokens of a checkpoint's vocabulary; 0 for a model of images. */
+export function vocabSizeOf(path: string): number {
+  const { source, config } = openModel(path);
+  using _ = source;
+  return Number(config.vocab_size ?? 0);
+}
+
 /** Returns the task of a checkpoint, and the labels of the head that it has or would get. */
 export function headOf(path: string): TaskHead {
   const { source, config, family } = openModel(path);
@@ -203,8 +222,9 @@ function openDirectory(path: string) {
 
 /** Opens the weights of a directory; integers look like blocks. */
 function openQuantized(path: string, config: Record<string, unknown>): ReturnType<typeof withIntegers> {
-  const source = openSafetensors(path);
+  const source = openModelWeights(path);
   try {
+    requireReadableWeights(config, join(path, 'config.json'), source.entries.keys());
     return withIntegers(source, config);
   } catch (cause) {
     source[Symbol.dispose]();

@@ -19,6 +19,7 @@ import {
   scope,
   Tensor,
 } from '../tensor/index.ts';
+import { ShapesReader } from './shapes-reader.ts';
 import type { StoredWeight, WeightReader } from './weight-reader.ts';
 
 /** The head of a model to load. */
@@ -29,6 +30,8 @@ export interface HeadOptions {
   readonly labels?: readonly string[];
   /** Multi-label classification: a row may have several of the labels. */
   readonly multiLabel?: boolean;
+  /** Tokens of the vocabulary, where an adapter added or removed some: the tables get as many rows, new ones with zeros. */
+  readonly vocabRows?: number;
 }
 
 /** Options of `loadModel`. */
@@ -69,6 +72,7 @@ export class LoadedWeights implements ModelWeights {
   readonly #ignored: RegExp[] = [/rotary_emb\.inv_freq$/];
   readonly #quantize: Quantize;
   readonly #progress: LoadOptions['progress'];
+  readonly #vocabRows: number | undefined;
   readonly #tensors: Tensor[] = [];
   readonly #used = new Set<string>();
   readonly #problems: string[] = [];
@@ -95,6 +99,7 @@ export class LoadedWeights implements ModelWeights {
     this.#hasLabels = options.labels !== undefined;
     this.#quantize = options.quantize ?? 'none';
     this.#progress = options.progress;
+    this.#vocabRows = options.vocabRows;
   }
 
   has(key: string): boolean {
@@ -234,10 +239,27 @@ export class LoadedWeights implements ModelWeights {
     return stored;
   }
 
+  /** Returns a table of the vocabulary with other rows than the file has; undefined for every other weight. */
+  #resized(key: string, rows: number, width: number): Tensor | undefined {
+    const storedShape = this.#stored.get(this.#keyOf(key))?.entry.shape;
+    if (rows !== this.#vocabRows || storedShape?.length !== 2 || storedShape[0] === rows) return undefined;
+    const stored = this.#find(key, [storedShape[0]!, width]);
+    if (!stored) return undefined;
+    this.parameters += (rows - storedShape[0]!) * width;
+    if (this.#reader instanceof ShapesReader)
+      return this.#reader.dense({ ...stored, entry: { ...stored.entry, shape: [rows, width] } }, this.dtype);
+    using s = scope();
+    const table = this.#reader.dense(stored, this.dtype);
+    const more = Math.max(0, rows - storedShape[0]!);
+    return s.keep(ops.narrow(ops.cat([table, ops.zeros([more, width], { dtype: this.dtype })], 0), 0, 0, rows));
+  }
+
   /** Returns a weight [rows, width], held as `quantize` says, and the native number of its format. */
   #matrix(key: string, rows: number, width: number, ofConv1d = false): { tensor: Tensor; format: number } {
     // Integers have the order of a linear layer's weight in any model.
     const transposed = ofConv1d && !this.#stored.get(this.#keyOf(key))?.isIntegers;
+    const resized = this.#resized(key, rows, width);
+    if (resized) return { tensor: this.#owned(resized), format: -1 };
     const stored = this.#find(key, transposed ? [width, rows] : [rows, width]);
     if (!stored) return { tensor: this.#owned(Tensor.empty([0, width], this.dtype)), format: -1 };
     const held = (tensor: Tensor, format: number) => ({ tensor: this.#owned(tensor), format });

@@ -5,9 +5,10 @@
 import { GraftError } from '../base/index.ts';
 import { checkpoint, type Gate, ops, scope, type Tensor } from '../tensor/index.ts';
 import type { Kernels } from './kernels.ts';
-import type { LayerNorm, LinearLayer } from './layers.ts';
+import type { KeyValueSource } from './key-values.ts';
+import { forwardAll, type LayerNorm, type LinearLayer } from './layers.ts';
 import { Module } from './module.ts';
-import type { KeyValueSource, Ports } from './ports.ts';
+import type { Ports } from './ports.ts';
 
 /** What all layers of one forward pass share. */
 export interface Pass {
@@ -25,22 +26,30 @@ export interface AttendOptions {
   readonly causal: boolean;
   /** Factor of the products of queries and keys; default D^-0.5. */
   readonly scale?: number;
+  /** Earlier tokens that a query attends to, itself included; default 0: all. */
+  readonly window?: number;
+  /** Rotates queries and keys by the tokens' positions. */
+  readonly rotates?: boolean;
 }
 
-/** Multi-head attention of queries, keys and values [N, C], before the output projection: [N, C]. */
+/** Multi-head attention of queries [N, H·D], keys and values [N, K·D], before the output projection: [N, H·D]. */
 export function attend(
-  { keyValues, kernels }: Pass,
+  { keyValues, kernels, rotation }: Pass,
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  { layer, heads, causal, scale }: AttendOptions,
+  { layer, heads, causal, scale, window = 0, rotates = false }: AttendOptions,
 ): Tensor {
-  const [tokens, width] = q.shape as [number, number];
-  const headDim = width / heads;
-  const split = (t: Tensor) => ops.view(t, [tokens, heads, headDim]);
-  const visible = keyValues.forLayer(layer, split(k), split(v));
-  const out = kernels.attention(split(q), visible.k, visible.v, keyValues.rows, scale ?? headDim ** -0.5, causal, 0);
-  return ops.view(out, [tokens, width]);
+  const headDim = q.size(1) / heads;
+  const factor = scale ?? headDim ** -0.5;
+  const pooled = keyValues.pooled(layer);
+  if (pooled) return kernels.pooledAttention(q, k, v, rotates ? rotation : undefined, pooled, factor, causal, window);
+  const split = (t: Tensor) => ops.view(t, [t.size(0), t.size(1) / headDim, headDim]);
+  const rotated = (t: Tensor) => (rotates ? kernels.rope(split(t), ...rotation!) : split(t));
+  const queries = rotated(q);
+  const visible = keyValues.forLayer(layer, rotated(k), split(v));
+  const out = kernels.attention(queries, visible.k, visible.v, keyValues.rows, factor, causal, window);
+  return ops.view(out, [out.size(0), heads * headDim]);
 }
 
 /** Multi-head self-attention of x [N, C], before the output projection: [N, C]. */
@@ -49,7 +58,10 @@ export const selfAttention = (
   pass: Pass,
   [query, key, value]: readonly [query: LinearLayer, key: LinearLayer, value: LinearLayer],
   options: AttendOptions,
-): Tensor => attend(pass, query.forward(x), key.forward(x), value.forward(x), options);
+): Tensor => {
+  const [q, k, v] = forwardAll(x, [query, key, value]) as [Tensor, Tensor, Tensor];
+  return attend(pass, q, k, v, options);
+};
 
 /** The two sublayers of a block, [N, C] → [N, C] each, and the norm of each. */
 export interface Sublayers {

@@ -1,15 +1,23 @@
 import { dequantized, roundedToBlocks } from '../quant/index.ts';
-import { noGrad, ops, type Tensor, widened } from '../tensor/index.ts';
+import { inType, noGrad, ops, type Tensor, widened } from '../tensor/index.ts';
 import { fakeQuantize } from './fake-quantize.ts';
-import type { Kernels } from './kernels.ts';
+import type { AttentionRows, Kernels, RunActivation } from './kernels.ts';
 import { crossEntropyOfLogits } from './losses.ts';
 
 /** Returns the dense form of a weight, in the element type of `like`. */
 function dense(weight: Tensor, format: number, like: Tensor): Tensor {
   if (format < 0) return weight;
-  const unpacked = dequantized(weight, format);
-  return unpacked.dtype === like.dtype ? unpacked : ops.toCopy(unpacked, { dtype: like.dtype });
+  return inType(dequantized(weight, format), like.dtype);
 }
+
+const runActivations: Readonly<Record<RunActivation, (x: Tensor) => Tensor>> = {
+  relu: ops.relu,
+  silu: ops.silu,
+  gelu: (x) => ops.gelu(x),
+  gelu_tanh: (x) => ops.gelu(x, { approximate: 'tanh' }),
+  tanh: ops.tanh,
+  sigmoid: ops.sigmoid,
+};
 
 /** The kernels as plain ATen operators: differentiated by autograd, in any dtype, on any device. */
 export const composite: Kernels = {
@@ -39,7 +47,8 @@ export const composite: Kernels = {
     return ops.mul(act === 'silu' ? ops.silu(gate) : ops.gelu(gate, { approximate: 'tanh' }), up);
   },
 
-  attention(q, k, v, { qStarts, kStarts, kEnds }, scale, causal, window) {
+  attention(q, pagedK, pagedV, { qStarts, kStarts, kEnds, pages }, scale, causal, window) {
+    const [k, v] = outOfPages(pagedK, pagedV, pages);
     const group = q.size(1) / k.size(1);
     const rows = kStarts.map((kStart, r) => {
       const [qStart, queries, keys] = [qStarts[r]!, qStarts[r + 1]! - qStarts[r]!, kEnds[r]! - kStart];
@@ -56,6 +65,10 @@ export const composite: Kernels = {
     return ops.cat(rows, 0);
   },
 
+  pooledAttention: (...args) => pooledBy(composite.attention)(...args),
+
+  linears: (x, weights) => weights.map(({ weight, format, bias }) => composite.linear(x, weight, format, bias ?? null)),
+
   linear(x, weight, format, bias) {
     return ops.linear(x, dense(weight, format, x), bias);
   },
@@ -70,6 +83,26 @@ export const composite: Kernels = {
   },
 
   loraWeight: (weight, a, b, scaling) => ops.add(weight, ops.matmul(b, a), { alpha: scaling }),
+
+  addLowRankRuns(y, x, runs) {
+    for (const { start, end, a, b, scaling } of runs) {
+      const [factorA, factorB] = [inType(a, y.dtype), inType(b, y.dtype)];
+      const h = ops.mm(ops.narrow(x, 0, start, end - start), ops.t(factorA));
+      ops.add_(ops.narrow(y, 0, start, end - start), ops.mm(h, factorB), { alpha: scaling });
+    }
+  },
+
+  addBottleneckRuns(y, x, f, runs) {
+    for (const { start, end, a, aBias, b, bBias, scaling } of runs) {
+      const [weightA, weightB] = [inType(a, y.dtype), inType(b, y.dtype)];
+      const h = runActivations[f](ops.linear(ops.narrow(x, 0, start, end - start), weightA, aBias));
+      ops.add_(ops.narrow(y, 0, start, end - start), ops.linear(h, ops.t(weightB), bBias), { alpha: scaling });
+    }
+  },
+
+  scaleRuns(y, runs) {
+    for (const { start, end, gain } of runs) ops.mul_(ops.narrow(y, 0, start, end - start), gain);
+  },
 
   roundedLinear(x, weight, update, bias, { quantization, learned }) {
     const sum = update ? composite.loraWeight(weight, update.a, update.b, update.scaling) : weight;
@@ -111,9 +144,30 @@ export const composite: Kernels = {
   },
 };
 
+/** Returns keys and values [M, K, D] in the order of the slots that rows name. */
+export function outOfPages(k: Tensor, v: Tensor, pages: AttentionRows['pages']): readonly [Tensor, Tensor] {
+  if (!pages) return [k, v];
+  const inPages = ops.add(ops.mulScalar(ops.unsqueeze(pages.table, 1), pages.size), ops.arange(0, pages.size));
+  const slots = ops.view(inPages, [-1]);
+  return [ops.indexSelect(k, 0, slots), ops.indexSelect(v, 0, slots)];
+}
+
+/** Returns `pooledAttention` by an `attention`, computed in the element type of the pool. */
+export const pooledBy =
+  (attention: Kernels['attention']): Kernels['pooledAttention'] =>
+  (q, k, v, rotation, { k: poolK, v: poolV, slots, rows }, scale, causal, window) => {
+    const [headDim, { dtype }] = [poolK.size(2), poolK];
+    const split = (t: Tensor) => ops.view(t, [t.size(0), t.size(1) / headDim, headDim]);
+    const rotated = (t: Tensor) => inType(rotation ? composite.rope(split(t), ...rotation) : split(t), dtype);
+    ops.indexCopy_(poolK, 0, slots, rotated(k));
+    ops.indexCopy_(poolV, 0, slots, inType(split(v), dtype));
+    const out = attention(rotated(q), poolK, poolV, rows, scale, causal, window);
+    return inType(ops.view(out, q.shape), q.dtype);
+  };
+
 /** The smallest normal number of float32 and of bfloat16: no scale is less. */
 const smallestNormal = 2 ** -126;
-const float32 = (x: Tensor) => (x.dtype === 'float32' ? x : ops.toCopy(x, { dtype: 'float32' }));
+const float32 = (x: Tensor) => inType(x, 'float32');
 /** Rounding is defined on float32 and bfloat16: float64, in which an oracle computes, is narrowed to float32. */
 const narrowed = (x: Tensor) => (x.dtype === 'float64' ? float32(x) : x);
 

@@ -1,6 +1,6 @@
 import { dequantized } from '../quant/index.ts';
 import { type Device, type DType, host, ops, type Tensor } from '../tensor/index.ts';
-import { composite } from './composite.ts';
+import { composite, pooledBy } from './composite.ts';
 import { fused } from './fused.ts';
 import type { Kernels } from './kernels.ts';
 import { rowAttention } from './row-attention.ts';
@@ -8,7 +8,7 @@ import { rowAttention } from './row-attention.ts';
 /** What takes the place of composite kernels, by the kind of device and the element type of the model: absent, any. */
 const own: readonly { readonly device: string; readonly dtype?: DType; readonly kernels: Partial<Kernels> }[] = [
   { device: host, dtype: 'float32', kernels: fused },
-  { device: 'cuda', kernels: { attention: rowAttention } },
+  { device: 'cuda', kernels: { attention: rowAttention, pooledAttention: pooledBy(rowAttention) } },
 ];
 
 /** Returns the kernels for a device and an element type: the fused operators that are compiled for it, and in place of others their twins. */

@@ -1,7 +1,7 @@
 import { ops, randomState, scope, type Tensor } from '../tensor/index.ts';
 import { type Block, flow, type Pass } from './blocks.ts';
 import type { Kernels } from './kernels.ts';
-import type { KvCache } from './kv-cache.ts';
+import type { CachedRows } from './kv-pool.ts';
 import type { Model } from './model.ts';
 import type { PackedTokens } from './packed.ts';
 import type { BlockInput, Ports } from './ports.ts';
@@ -14,11 +14,8 @@ export interface ForwardStages {
   embed(tokens: PackedTokens): Tensor;
   /** The head reads the first token of each row, also where it is a virtual one (`Ports.addVirtualTokens`). */
   readonly readsFirstToken?: boolean;
-  /**
-   * Returns the cosines and sines [N, D/2] that queries and keys are rotated by.
-   * @param cachedTokens how many tokens of the row the cache holds
-   */
-  rotation?(input: BlockInput, cachedTokens: number): readonly [cos: Tensor, sin: Tensor];
+  /** Returns the cosines and sines [N, D/2] that queries and keys are rotated by. */
+  rotation?(input: BlockInput): readonly [cos: Tensor, sin: Tensor];
   /**
    * Returns the first block's input from the embeddings, virtual tokens included: adds positions and token types, and norms
    * them. Default: the embeddings.
@@ -41,40 +38,42 @@ export type ForwardPass = Pick<Model, 'hidden' | 'streamBefore' | 'hiddenFrom' |
  */
 export function forwardPass(stages: ForwardStages): ForwardPass {
   const { kernels, ports } = stages;
-  const passOf = (input: BlockInput, cache?: KvCache): Pass => {
-    const rotation = stages.rotation?.(input, cache?.tokens ?? 0);
-    return { keyValues: ports.keyValues(input.rowStarts, cache), ports, kernels, ...(rotation && { rotation }) };
+  const passOf = (input: BlockInput, { adapters }: PackedTokens, cache?: CachedRows): Pass => {
+    const rotation = stages.rotation?.(input);
+    const keyValues = ports.keyValues(input.rowStarts, adapters, cache);
+    return { keyValues, ports, kernels, ...(rotation && { rotation }) };
   };
   const firstInput = (input: BlockInput) => ports.afterEmbedding(stages.addPositions?.(input) ?? input.x);
   const finish = (stream: readonly Tensor[], input: BlockInput) => {
     const hidden = stages.finalNorm?.(stream) ?? stream[0]!;
     return ports.afterFinalNorm(input.strip(hidden));
   };
-  const begin = (tokens: PackedTokens, cache?: KvCache, x = stages.embed(tokens)) =>
-    ports.addVirtualTokens(x, tokens, cache, stages.readsFirstToken);
+  const begin = (tokens: PackedTokens, cache?: CachedRows, stream?: Tensor) => {
+    ports.selectRuns(tokens.rowStarts, tokens.adapters);
+    return ports.addVirtualTokens(stream ?? stages.embed(tokens), tokens, cache, stages.readsFirstToken);
+  };
 
   return {
     hidden(tokens, cache) {
       using s = scope();
       const input = begin(tokens, cache);
-      const pass = passOf(input, cache);
+      const pass = passOf(input, tokens, cache);
       const stream = flow([firstInput(input)], stages.blocks(), pass);
-      cache?.advance(input.rowStarts.at(-1)!, tokens.rowStarts.at(-1)!);
       return s.keep(finish(stream, input));
     },
 
     streamBefore(block, tokens) {
       using s = scope();
       const input = begin(tokens);
-      const stream = flow([firstInput(input)], stages.blocks().slice(0, block), passOf(input));
+      const stream = flow([firstInput(input)], stages.blocks().slice(0, block), passOf(input, tokens));
       return s.keep(stream.length === 1 ? stream[0]! : ops.add(stream[0]!, stream[1]!));
     },
 
     hiddenFrom(block, stream, tokens) {
       using s = scope();
       // Without a prompt only the number of the embeddings counts.
-      const input = begin(tokens, undefined, ports.promptLength === 0 ? stream : stages.embed(tokens));
-      return s.keep(finish(flow([stream], stages.blocks().slice(block), passOf(input), block), input));
+      const input = begin(tokens, undefined, ports.promptLength === 0 ? stream : undefined);
+      return s.keep(finish(flow([stream], stages.blocks().slice(block), passOf(input, tokens), block), input));
     },
 
     fixedBlocks(tokens) {
@@ -93,7 +92,7 @@ export function forwardPass(stages: ForwardStages): ForwardPass {
         };
       });
       const input = begin(tokens);
-      look(flow([firstInput(input)], blocks, passOf(input)), blocks.length);
+      look(flow([firstInput(input)], blocks, passOf(input, tokens)), blocks.length);
       return { untrained, fixed };
     },
   };

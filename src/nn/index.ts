@@ -1,4 +1,5 @@
 export { activationNames, activationOf } from './activations.ts';
+export type { AdapterBanks } from './adapter-banks.ts';
 export {
   areBlocksGated,
   attend,
@@ -17,9 +18,22 @@ export { kernelsOn, kernelsText } from './device-kernels.ts';
 export { fakeQuantize, fakeQuantizeTokens } from './fake-quantize.ts';
 export { forwardPass } from './forward-pass.ts';
 export { fused } from './fused.ts';
-export type { AttentionRows, GateActivation, Kernels, LowRankUpdate, Rounding } from './kernels.ts';
-export { KvCache } from './kv-cache.ts';
-export { Embedding, LayerNorm, Linear, type LinearLayer, PatchProjection, RmsNorm } from './layers.ts';
+export type {
+  AttentionRows,
+  BottleneckRun,
+  FrozenWeight,
+  GateActivation,
+  Kernels,
+  LowRankRun,
+  LowRankUpdate,
+  Rounding,
+  RowRange,
+  RunActivation,
+  ScaledRun,
+} from './kernels.ts';
+export type { KeyValueSource, Prefix } from './key-values.ts';
+export { type CachedRows, type KeyValues, KvPool, type KvShape } from './kv-pool.ts';
+export { Embedding, forwardAll, LayerNorm, Linear, type LinearLayer, PatchProjection, RmsNorm } from './layers.ts';
 export { crossEntropyOfLogits } from './losses.ts';
 export { type Model, outputOf } from './model.ts';
 export { layerNorm, type ModelWeights, rmsNorm } from './model-weights.ts';
@@ -43,14 +57,7 @@ export {
   requirePositions,
 } from './packed.ts';
 export { type ModelPart, modelParts, partsByKey } from './parts.ts';
-export {
-  type BlockInput,
-  type KeyValueSource,
-  type KeyValues,
-  type Port,
-  Ports,
-  type SublayerOutput,
-} from './ports.ts';
+export { type BlockInput, type Port, Ports, type SublayerOutput } from './ports.ts';
 export {
   bestPrecision,
   denseType,
@@ -59,6 +66,7 @@ export {
   precisions,
   usePrecision,
 } from './precision.ts';
+export type { Prompt } from './prompts.ts';
 export {
   type Llama3Scaling,
   llama3Frequency,
@@ -68,6 +76,7 @@ export {
   ropeOf,
   ropeScalingOf,
 } from './rope.ts';
+export { type Run, runsOf } from './runs.ts';
 export { headsOf, type Sites } from './sites.ts';
 export {
   firstTokens,

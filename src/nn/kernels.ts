@@ -5,9 +5,16 @@ import type { Tensor } from '../tensor/index.ts';
 export interface AttentionRows {
   /** R + 1 offsets into the queries. */
   readonly qStarts: readonly number[];
-  /** Offsets where each row's keys begin and end: packed like the queries, or slots of a larger cache. */
+  /** Offsets where each row's keys begin and end: packed like the queries, or slots of pages. */
   readonly kStarts: readonly number[];
   readonly kEnds: readonly number[];
+  /** Where keys are in pages of a larger memory: slot s is at `table[s / size] · size + s % size`. Without gradients. */
+  readonly pages?: {
+    /** int64 */
+    readonly table: Tensor;
+    /** Slots of a page: a power of two. */
+    readonly size: number;
+  };
 }
 
 export type GateActivation = 'silu' | 'gelu_tanh';
@@ -19,6 +26,56 @@ export interface LowRankUpdate {
   /** B [out, R] */
   readonly b: Tensor;
   readonly scaling: number;
+}
+
+/** Rows start to end − 1 of a batch. */
+export interface RowRange {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** Rows of a batch and the update of low rank that they get, scaling · (x Aᵀ) B. The factors are float32, float16 or bfloat16. */
+export interface LowRankRun extends RowRange {
+  /** A [R, in] */
+  readonly a: Tensor;
+  /** B [R, out]: the transpose of LoRA's. */
+  readonly b: Tensor;
+  readonly scaling: number;
+}
+
+/** Rows of a batch and the bottleneck that they go through, scaling · (f(x Aᵀ + aBias) B + bBias); A and B as in LowRankRun. */
+export interface BottleneckRun extends LowRankRun {
+  /** float32 [R] */
+  readonly aBias: Tensor;
+  /** float32 [out] */
+  readonly bBias: Tensor;
+}
+
+/** The activations f of bottlenecks that have a kernel. */
+export type RunActivation = 'relu' | 'silu' | 'gelu' | 'gelu_tanh' | 'tanh' | 'sigmoid';
+
+/** Rows of a batch and what they are multiplied by. */
+export interface ScaledRun extends RowRange {
+  /** [out] */
+  readonly gain: Tensor;
+}
+
+/** A frozen weight of a linear layer. */
+export interface FrozenWeight {
+  readonly weight: Tensor;
+  /** Native number of its format; −1: dense [out, in]. */
+  readonly format: number;
+  readonly bias?: Tensor;
+}
+
+/** Where the keys and values of one layer are kept, and where those of a pass's tokens go. */
+export interface PooledLayer {
+  /** [slots, K, D] */
+  readonly k: Tensor;
+  readonly v: Tensor;
+  /** The slot of each token, int64 [N]. */
+  readonly slots: Tensor;
+  readonly rows: AttentionRows & Required<Pick<AttentionRows, 'pages'>>;
 }
 
 /** How a layer rounds its weight in training. */
@@ -55,6 +112,22 @@ export interface Kernels {
     causal: boolean,
     window: number,
   ): Tensor;
+  /**
+   * Attention over a pool, without gradients: rotates q [N, H·D] and k [N, K·D] where there is a rotation, writes k and v [N, K·D] to
+   * their slots, and attends as `attention` does: [N, H·D].
+   */
+  pooledAttention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rotation: readonly [cos: Tensor, sin: Tensor] | undefined,
+    pool: PooledLayer,
+    scale: number,
+    causal: boolean,
+    window: number,
+  ): Tensor;
+  /** `linear` of the same x with several frozen weights, of which all have a bias or none; without gradients. */
+  linears(x: Tensor, weights: readonly FrozenWeight[]): Tensor[];
   /** x [N, in] · weightᵀ + bias; `format` is the weight's number format, native number (−1: dense [out, in]). */
   linear(x: Tensor, weight: Tensor, format: number, bias: Tensor | null): Tensor;
   /** linear(x) + scaling · dropped(x) Aᵀ Bᵀ with A [R, in], B [out, R] (arXiv 2106.09685, eq. 3). */
@@ -85,6 +158,15 @@ export interface Kernels {
    * in a fixed order, so the fused operator gives the same bits on every processor and with any number of threads.
    */
   loraWeight(weight: Tensor, a: Tensor, b: Tensor, scaling: number): Tensor;
+  /**
+   * Adds its update to y [N, out] in the rows of each run, for x [N, in]: in place, without gradients. Ranks and element types may
+   * differ between runs, and neighbours in the list may be about the same rows.
+   */
+  addLowRankRuns(y: Tensor, x: Tensor, runs: readonly LowRankRun[]): void;
+  /** The same for bottlenecks with the activation f. */
+  addBottleneckRuns(y: Tensor, x: Tensor, f: RunActivation, runs: readonly BottleneckRun[]): void;
+  /** Multiplies y [N, out] by a gain in the rows of each run: in place, without gradients. */
+  scaleRuns(y: Tensor, runs: readonly ScaledRun[]): void;
   /**
    * x [N, in] · ŵᵀ + bias, with ŵ what fakeQuantize gives of a dense weight [out, in] or of its loraWeight. The graph keeps x, not
    * ŵ, which is made again for the backward pass. Gradients as of fakeQuantize, to everything that requires one.

@@ -1,5 +1,5 @@
 import { dequantized } from '../quant/index.ts';
-import { ops, type Tensor } from '../tensor/index.ts';
+import { gradEnabled, ops, type Tensor } from '../tensor/index.ts';
 import { embedding } from './device-kernels.ts';
 import type { GateActivation, Kernels } from './kernels.ts';
 import { Module } from './module.ts';
@@ -25,6 +25,15 @@ export interface LinearLayer extends Module {
   plain(): Linear | undefined;
   /** Returns the weight as dense numbers [out, in]: the layer's own tensor, or a new one unpacked from blocks. */
   denseWeight(): Tensor;
+}
+
+/** Returns what each of several layers gives for the same x [N, in]. Without gradients, products with plain layers are one operator. */
+export function forwardAll(x: Tensor, layers: readonly LinearLayer[]): Tensor[] {
+  const plain = gradEnabled() ? [] : layers.flatMap((layer) => layer.plain() ?? []);
+  const biases = plain.filter(({ bias }) => bias).length;
+  if (plain.length < layers.length || (biases > 0 && biases < plain.length))
+    return layers.map((layer) => layer.forward(x));
+  return layers[0]!.kernels.linears(x, plain);
 }
 
 /**

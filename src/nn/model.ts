@@ -1,6 +1,6 @@
 import type { Tensor } from '../tensor/index.ts';
 import type { Kernels } from './kernels.ts';
-import type { KvCache } from './kv-cache.ts';
+import type { CachedRows } from './kv-pool.ts';
 import type { Linear } from './layers.ts';
 import type { Module } from './module.ts';
 import type { ImageShape, PackedTokens } from './packed.ts';
@@ -51,9 +51,10 @@ export interface Model extends Disposable {
    */
   fileKey?(key: string): string;
   /**
-   * Returns the final hidden states [N, C]. With a cache (one row only), keys and values are read from it and added to it.
+   * Returns the final hidden states [N, C]. With a cache, the keys and values of each row's earlier tokens are read from it, and those
+   * of these tokens, and of virtual ones where a row begins, are written to it.
    */
-  hidden(tokens: PackedTokens, cache?: KvCache): Tensor;
+  hidden(tokens: PackedTokens, cache?: CachedRows): Tensor;
   /**
    * Returns the residual stream [N + R·T, C] that block number `block` reads, of T virtual tokens before each of R rows; of a number
    * behind the last block, what that one returns.
@@ -78,8 +79,6 @@ export interface Model extends Disposable {
    * nats: a scalar.
    */
   lossSum(hidden: Tensor, targets: Tensor): Tensor;
-  /** causal-lm only. Returns an empty cache for `capacity` tokens of one row, besides virtual ones. */
-  newCache(capacity: number): KvCache;
   /**
    * Reads the weight of the layer at `path` again from the checkpoint, as dense float32 [out, in], however the layer holds
    * it in memory.

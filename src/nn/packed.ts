@@ -9,14 +9,14 @@ export interface PackedTokens {
   readonly positions: Tensor;
   /** R + 1 offsets of the rows in `ids`. */
   readonly rowStarts: readonly number[];
-  /** One more than the largest position. */
-  readonly longest: number;
   /** Token types int64 [N] (BERT's segments); absent: all 0. */
   readonly types?: Tensor;
   /** Images float32 [R, channels, height, width], which vision models read instead of ids. */
   readonly pixels?: Tensor;
-  /** For each row, the number of its task, where several tasks share an adapter. */
+  /** For each row, the number of its task, where several tasks share an adapter; −1: none. */
   readonly tasks?: readonly number[];
+  /** For each row, the number of its adapter in the banks of the model; 0: the base alone. Absent: no banks take part. */
+  readonly adapters?: readonly number[];
 }
 
 /** The images that a vision model reads; one image is one row. */
@@ -44,32 +44,29 @@ export function idsAndPositions(
 
 /**
  * Packs rows of token ids.
- * @param firstPosition position of the first token: how many tokens of the (only) row a cache already holds
- * @param tasks the number of each row's task; left out of the result unless every row has one
+ * @param tasks the number of each row's task; left out of the result if no row has one
+ * @param adapters the number of each row's adapter, where banks take part
  */
 export function packTokens(
   rows: readonly ArrayLike<number>[],
-  firstPosition = 0,
-  tasks: readonly (number | undefined)[] = [undefined],
+  tasks: readonly (number | undefined)[] = [],
+  adapters?: readonly number[],
 ): PackedTokens {
   const rowStarts = [0];
   for (const row of rows) rowStarts.push(rowStarts.at(-1)! + row.length);
   const ids = new Float64Array(rowStarts.at(-1)!); // a fraction stays one, and is refused
   const positions = new Int32Array(ids.length);
-  let longest = 0;
   rows.forEach((row, r) => {
     for (let i = 0; i < row.length; i++) {
       ids[rowStarts[r]! + i] = row[i]!;
-      positions[rowStarts[r]! + i] = firstPosition + i;
+      positions[rowStarts[r]! + i] = i;
     }
-    longest = Math.max(longest, firstPosition + row.length);
   });
-  const taskNumbers = tasks.filter((task) => task !== undefined);
   return {
     ...idsAndPositions(ids, positions),
     rowStarts,
-    longest,
-    ...(taskNumbers.length === tasks.length && { tasks: taskNumbers }),
+    ...(tasks.some((task) => task !== undefined) && { tasks: tasks.map((task) => task ?? -1) }),
+    ...(adapters && { adapters }),
   };
 }
 
@@ -97,7 +94,6 @@ export function packImages(images: readonly Float32Array[], shape: ImageShape): 
     ids: Tensor.from(new BigInt64Array(n)),
     positions: Tensor.from(BigInt64Array.from({ length: n }, (_, i) => BigInt(i % tokens))),
     rowStarts: Array.from({ length: images.length + 1 }, (_, i) => i * tokens),
-    longest: tokens,
     pixels: Tensor.from(pixels, [images.length, channels, height, width]),
   };
 }

@@ -4,10 +4,13 @@
  * to the output of the last one. A model without ports computes as if this file did not exist, at no cost.
  * Letters: N packed tokens, R rows, T virtual tokens, C width, K kv heads, D head size.
  */
-import { detachFromScopes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
-import type { AttentionRows } from './kernels.ts';
-import { KvCache } from './kv-cache.ts';
+import { GraftError } from '../base/index.ts';
+import { ops, Tensor } from '../tensor/index.ts';
+import { BatchKeyValues, type KeyValueSource, PooledKeyValues, type Prefix } from './key-values.ts';
+import type { CachedRows, KeyValues } from './kv-pool.ts';
 import type { PackedTokens } from './packed.ts';
+import { type Prompt, withPrompts } from './prompts.ts';
+import { type Run, runsOf } from './runs.ts';
 
 /** The output of one sublayer of a block: attention or MLP. */
 export interface SublayerOutput {
@@ -23,28 +26,17 @@ export interface SublayerOutput {
   readonly rowStarts: readonly number[];
 }
 
-/** Keys (after rotation) and values of one layer, [M, K, D] each. */
-export interface KeyValues {
-  readonly k: Tensor;
-  readonly v: Tensor;
-}
-
 /** What one method adds to the computation: any of these fields. */
 export interface Port {
   /** When false, the port has no effect. */
   readonly enabled: boolean;
   /** Vectors in front of every row's embeddings. */
-  readonly prompt?: {
-    readonly length: number;
-    /** Returns [T, C], the same for all rows, or [R·T, C]. */
-    vectors(tokens: PackedTokens): Tensor;
-  };
+  readonly prompt?: Prompt;
   /** Keys, after rotation, and values in front of every row's own. */
-  readonly prefix?: {
-    readonly length: number;
-    /** Called once for each forward pass; returns a function from a layer's number to its keys and values [T, K, D]. */
-    open(): (layer: number) => KeyValues;
-  };
+  readonly prefix?: Prefix;
+  /** The same of the adapter with this number, for rows that use it: one object for an adapter, however often it is asked. */
+  promptOf?(adapter: number): Prompt | undefined;
+  prefixOf?(adapter: number): Prefix | undefined;
   /** Returns what is added to the residual stream instead of `delta` [N, C]. */
   afterAttention?(output: SublayerOutput): Tensor;
   afterMlp?(output: SublayerOutput): Tensor;
@@ -62,15 +54,26 @@ export interface BlockInput {
   readonly rowStarts: readonly number[];
   /** One more than the largest position. */
   readonly longest: number;
+  /** For each row, the position of its first token here: what a prefix or a pool has before it. */
+  readonly firstPositions: readonly number[];
+  /** For each row, whether a pool holds keys of its earlier tokens. */
+  readonly isContinued: readonly boolean[];
   /** Token types with 0 for virtual tokens; undefined where the batch has none. */
   readonly types: Tensor | undefined;
   /** Removes the virtual tokens: [N + R·T, C] → [N, C]. */
   strip(x: Tensor): Tensor;
 }
 
+const lengthOf = (virtual: readonly { readonly length: number }[]) =>
+  virtual.reduce((sum, { length }) => sum + length, 0);
+
+const none: readonly Port[] = [];
+
 /** All ports of a model, in the order in which they were added. */
 export class Ports {
   readonly #ports = new Set<Port>();
+  #runs: readonly Run[] = [];
+  #adapters: readonly number[] = [];
   /** Where the layers of a pass store their keys and values while `recordKeyValues` runs. */
   #recorded: KeyValues[] | undefined;
 
@@ -85,79 +88,121 @@ export class Ports {
     return this.#enabled.length > 0;
   }
 
-  get #enabled(): Port[] {
-    return [...this.#ports].filter((port) => port.enabled);
+  get #enabled(): readonly Port[] {
+    return this.#ports.size === 0 ? none : [...this.#ports].filter((port) => port.enabled);
+  }
+
+  /** Which adapter each part of the tokens uses that layers compute now; empty where no banks take part. */
+  get runs(): readonly Run[] {
+    return this.#runs;
+  }
+
+  /** Sets `runs` for rows of a batch that is not begun by a pass, as the head's; without arguments there are none. */
+  selectRuns(rowStarts: readonly number[] = [0], adapters?: readonly number[]): void {
+    if (adapters && adapters.length !== rowStarts.length - 1)
+      throw new GraftError('usage', `${rowStarts.length - 1} rows have ${adapters.length} numbers of adapters`, {
+        place: 'adapters',
+        hint: 'Give one for each row: 0 for the base alone',
+      });
+    this.#runs = runsOf(rowStarts, adapters);
+    this.#adapters = adapters ?? [];
+  }
+
+  /**
+   * Returns the runs of an input with so many vectors: one for each token, or one for each row, as heads and poolers read.
+   * @throws GraftError 'state' for any other number
+   */
+  runsFor(vectors: number): readonly Run[] {
+    const runs = this.#runs;
+    if (runs.length === 0 || runs.at(-1)!.end === vectors) return runs;
+    const rows = this.#adapters.length;
+    if (vectors === rows) return runsOf([...Array(rows + 1).keys()], this.#adapters);
+    throw new GraftError(
+      'state',
+      `a layer reads ${vectors} vectors, and the batch has ${runs.at(-1)!.end} tokens in ${rows} rows`,
+    );
+  }
+
+  /** Returns what `compute` returns, which reads rows of one adapter only. @param rowStarts their offsets, from 0 */
+  within<T>(adapter: number, rowStarts: readonly number[], compute: () => T): T {
+    const [runs, adapters] = [this.#runs, this.#adapters];
+    this.selectRuns(
+      rowStarts,
+      rowStarts.slice(1).map(() => adapter),
+    );
+    try {
+      return compute();
+    } finally {
+      this.#runs = runs;
+      this.#adapters = adapters;
+    }
+  }
+
+  #promptsOf(adapter?: number): Prompt[] {
+    return this.#enabled.flatMap((port) => {
+      const prompt = (adapter === undefined ? undefined : port.promptOf?.(adapter)) ?? port.prompt;
+      return prompt ? [prompt] : [];
+    });
+  }
+
+  #prefixesOf(adapter?: number): Prefix[] {
+    return this.#enabled.flatMap((port) => {
+      const prefix = (adapter === undefined ? undefined : port.prefixOf?.(adapter)) ?? port.prefix;
+      return prefix ? [prefix] : [];
+    });
   }
 
   /** Virtual tokens of a row that are embeddings. */
   get promptLength(): number {
-    return this.#enabled.reduce((sum, { prompt }) => sum + (prompt?.length ?? 0), 0);
+    return lengthOf(this.#promptsOf());
   }
 
-  /** Virtual tokens of a row that are keys and values only. */
-  get prefixLength(): number {
-    return this.#enabled.reduce((sum, { prefix }) => sum + (prefix?.length ?? 0), 0);
-  }
-
+  /** Virtual tokens of a row. */
   get virtualLength(): number {
-    return this.promptLength + this.prefixLength;
+    return this.virtualLengthOf();
+  }
+
+  /** Virtual tokens of a row that uses the adapter with this number. */
+  virtualLengthOf(adapter?: number): number {
+    return lengthOf(this.#promptsOf(adapter)) + lengthOf(this.#prefixesOf(adapter));
   }
 
   /**
-   * Puts the prompts in front of every row and returns the input of the first block. Positions count all virtual tokens:
-   * first the prefix, then the prompt, then the row's own tokens, as in PEFT.
+   * Begins a pass: puts the prompts in front of every row and returns the input of the first block. Positions count all virtual
+   * tokens: first the prefix, then the prompt, then the row's own tokens, as in PEFT. From here on, `runs` are those of the pass.
    * @param x the tokens' own embeddings [N, C], before any position is added
    * @param readsFirstToken the head reads the first token of a row, which is then the first virtual one: `strip` returns its
    * hidden state in the place of the row's own first token, as PEFT's BERT classifiers do
    */
-  addVirtualTokens(x: Tensor, tokens: PackedTokens, cache?: KvCache, readsFirstToken = false): BlockInput {
-    const { promptLength, prefixLength } = this;
-    const shift = promptLength + prefixLength;
-    const positions = shift === 0 ? tokens.positions : ops.addScalar(tokens.positions, shift);
-    const { types } = tokens;
-    const input = { x, positions, types, rowStarts: tokens.rowStarts, longest: tokens.longest + shift };
-    const prompts = this.#enabled.flatMap(({ prompt }) => (prompt ? [prompt] : []));
-    // The cache of a row that is continued holds its prompt.
-    if (promptLength === 0 || (cache && cache.tokens > 0)) return { ...input, strip: (hidden) => hidden };
-    const vectors = prompts.map((prompt) => prompt.vectors(tokens));
-    /** For each row of the result, the row of `x` and the prompts' vectors, one after the other, that it is. */
-    const sources: bigint[] = [];
-    /** For each token of `x`, its row in the result. */
-    const targets: bigint[] = [];
-    const rowStarts = [0];
-    for (let r = 0; r + 1 < tokens.rowStarts.length; r++) {
-      let offset = x.size(0);
-      vectors.forEach((block, i) => {
-        const { length } = prompts[i]!;
-        const first = block.size(0) === length ? offset : offset + r * length;
-        for (let t = 0; t < length; t++) sources.push(BigInt(first + t));
-        offset += block.size(0);
-      });
-      for (let n = tokens.rowStarts[r]!; n < tokens.rowStarts[r + 1]!; n++) {
-        const isRead = readsFirstToken && n === tokens.rowStarts[r];
-        targets.push(BigInt(isRead ? rowStarts[r]! : sources.length));
-        sources.push(BigInt(n));
-      }
-      rowStarts.push(sources.length);
-    }
-    const sourceIndex = Tensor.from(BigInt64Array.from(sources));
-    const targetIndex = Tensor.from(BigInt64Array.from(targets));
-    const newPositions = new BigInt64Array(sources.length);
-    // As of every row: positions restart in each.
-    const firstPosition =
-      tokens.longest - Math.max(...tokens.rowStarts.slice(1).map((end, r) => end - tokens.rowStarts[r]!));
-    for (let r = 0; r + 1 < rowStarts.length; r++) {
-      const first = prefixLength + firstPosition;
-      for (let n = rowStarts[r]!; n < rowStarts[r + 1]!; n++) newPositions[n] = BigInt(first + n - rowStarts[r]!);
-    }
-    const zeros = vectors.map((block) => ops.zeros([block.size(0)], { dtype: 'int64' }));
+  addVirtualTokens(x: Tensor, tokens: PackedTokens, cache?: CachedRows, readsFirstToken = false): BlockInput {
+    const { adapters } = tokens;
+    const rows = tokens.rowStarts.slice(1);
+    const isContinued = rows.map((_, r) => (cache?.filled[r] ?? 0) > 0);
+    // What a pool holds of a row that is continued begins with its virtual tokens.
+    const prompts = rows.map((_, r) => (isContinued[r] ? [] : this.#promptsOf(adapters?.[r])));
+    const firstPositions = rows.map((_, r) =>
+      isContinued[r] ? cache!.filled[r]! : lengthOf(this.#prefixesOf(adapters?.[r])),
+    );
+    const hasPrompt = prompts.some((own) => own.length > 0);
+    const { types, rowStarts } = tokens;
+    const input = hasPrompt
+      ? withPrompts(x, tokens, prompts, readsFirstToken)
+      : { x, types, rowStarts, strip: (hidden: Tensor) => hidden };
+    const ends = input.rowStarts.slice(1);
+    const [first = 0] = firstPositions;
+    const isShifted = !hasPrompt && firstPositions.every((other) => other === first);
+    const positions = isShifted ? shifted(tokens.positions, first) : positionsFrom(firstPositions, input.rowStarts);
+    this.selectRuns(input.rowStarts, adapters);
     return {
-      x: ops.indexSelect(ops.cat([x, ...vectors]), 0, sourceIndex),
-      positions: Tensor.from(newPositions),
-      types: types && ops.indexSelect(ops.cat([types, ...zeros]), 0, sourceIndex),
-      rowStarts,
-      longest: input.longest,
-      strip: (hidden) => ops.indexSelect(hidden, 0, targetIndex),
+      ...input,
+      positions,
+      longest: firstPositions.reduce((most, first, r) => Math.max(most, first + ends[r]! - input.rowStarts[r]!), 0),
+      firstPositions,
+      isContinued,
+      strip: (hidden) => {
+        this.selectRuns(rowStarts, adapters);
+        return input.strip(hidden);
+      },
     };
   }
 
@@ -170,22 +215,24 @@ export class Ports {
   }
 
   afterAttention(output: SublayerOutput): Tensor {
+    if (this.#ports.size === 0) return output.delta;
     return this.#enabled.reduce((delta, port) => port.afterAttention?.({ ...output, delta }) ?? delta, output.delta);
   }
 
   afterMlp(output: SublayerOutput): Tensor {
+    if (this.#ports.size === 0) return output.delta;
     return this.#enabled.reduce((delta, port) => port.afterMlp?.({ ...output, delta }) ?? delta, output.delta);
   }
 
-  /** Returns where the layers of one pass get their keys and values. */
-  keyValues(rowStarts: readonly number[], cache?: KvCache): KeyValueSource {
-    return new PassKeyValues(this.#openPrefixes(cache), rowStarts, cache, this.#recorded);
-  }
-
-  /** The prefixes of one pass; none with a cache, which holds them. */
-  #openPrefixes(cache?: KvCache): OpenPrefix[] {
-    if (cache) return [];
-    return this.#enabled.flatMap(({ prefix }) => (prefix ? [{ length: prefix.length, at: prefix.open() }] : []));
+  /**
+   * Returns where the layers of one pass get their keys and values.
+   * @param rowStarts virtual tokens included
+   * @param adapters the number of each row's adapter
+   */
+  keyValues(rowStarts: readonly number[], adapters?: readonly number[], cache?: CachedRows): KeyValueSource {
+    const prefixes = rowStarts.slice(1).map((_, r) => this.#prefixesOf(adapters?.[r]));
+    if (cache) return new PooledKeyValues(rowStarts, prefixes, cache);
+    return new BatchKeyValues(rowStarts, prefixes, this.#recorded);
   }
 
   /** Runs `pass`, a forward pass, without any port, and returns the keys and values that each layer computed in it. */
@@ -202,101 +249,15 @@ export class Ports {
     }
     return recorded;
   }
-
-  /** Returns a cache for one row that holds the prefix and has room for `capacity` tokens besides the virtual ones. */
-  newCache(layers: number, capacity: number, kvHeads: number, headDim: number): KvCache {
-    const cache = new KvCache(layers, capacity + this.virtualLength, kvHeads, headDim);
-    noGrad(() => {
-      using _ = scope();
-      for (const prefix of this.#openPrefixes()) {
-        for (let layer = 0; layer < layers; layer++) {
-          const { k, v } = prefix.at(layer);
-          cache.write(layer, k, v);
-        }
-        cache.advance(prefix.length, 0);
-      }
-    });
-    return cache;
-  }
 }
 
-interface OpenPrefix {
-  readonly length: number;
-  at(layer: number): KeyValues;
-}
+const shifted = (positions: Tensor, by: number) => (by === 0 ? positions : ops.addScalar(positions, by));
 
-/** Where the layers of one pass get their keys and values: the batch, prefixes in front of each row, or a cache. */
-export interface KeyValueSource {
-  readonly rows: AttentionRows;
-  /** The tensors that a layer's keys and values are made of, besides the batch's own. */
-  prefixTensors(layer: number): readonly Tensor[];
-  /** k, v [N, K, D] of the batch → the keys and values that its queries attend to. */
-  forLayer(layer: number, k: Tensor, v: Tensor): KeyValues;
-  /** The same for one layer, with these tensors in the place of its `prefixTensors`. */
-  withPrefixTensors(tensors: readonly Tensor[]): KeyValueSource;
-}
-
-class PassKeyValues implements KeyValueSource {
-  readonly rows: AttentionRows;
-  readonly #prefixes: readonly OpenPrefix[];
-  readonly #cache: KvCache | undefined;
-  readonly #recorded: KeyValues[] | undefined;
-  /** For each slot, its index into the prefixes' keys followed by the batch's own; undefined: in this order already. */
-  readonly #index: Tensor | undefined;
-
-  constructor(
-    prefixes: readonly OpenPrefix[],
-    rowStarts: readonly number[],
-    cache: KvCache | undefined,
-    recorded: KeyValues[] | undefined,
-  ) {
-    this.#prefixes = prefixes;
-    this.#cache = cache;
-    this.#recorded = recorded;
-    const tokens = rowStarts.at(-1)!;
-    if (cache) {
-      this.rows = { qStarts: rowStarts, kStarts: [0], kEnds: [cache.length + tokens] };
-      return;
-    }
-    const prefixLength = prefixes.reduce((sum, { length }) => sum + length, 0);
-    const starts = rowStarts.map((start, r) => start + r * prefixLength);
-    this.rows = { qStarts: rowStarts, kStarts: starts.slice(0, -1), kEnds: starts.slice(1) };
-    if (prefixLength === 0 || rowStarts.length === 2) return;
-    const index: bigint[] = [];
-    for (let r = 0; r + 1 < rowStarts.length; r++) {
-      for (let t = 0; t < prefixLength; t++) index.push(BigInt(t));
-      for (let n = rowStarts[r]!; n < rowStarts[r + 1]!; n++) index.push(BigInt(prefixLength + n));
-    }
-    this.#index = Tensor.from(BigInt64Array.from(index));
-  }
-
-  prefixTensors(layer: number): readonly Tensor[] {
-    const prefixes = this.#prefixes.map(({ at }) => at(layer));
-    return [...prefixes.map(({ k }) => k), ...prefixes.map(({ v }) => v), ...(this.#index ? [this.#index] : [])];
-  }
-
-  withPrefixTensors(tensors: readonly Tensor[]): KeyValueSource {
-    return {
-      rows: this.rows,
-      prefixTensors: () => tensors,
-      forLayer: (layer, k, v) => this.forLayer(layer, k, v, tensors),
-      withPrefixTensors: (others) => this.withPrefixTensors(others),
-    };
-  }
-
-  forLayer(layer: number, k: Tensor, v: Tensor, tensors?: readonly Tensor[]): KeyValues {
-    if (this.#recorded) {
-      this.#recorded[layer] = { k: detachFromScopes(ops.clone(k)), v: detachFromScopes(ops.clone(v)) };
-    }
-    if (this.#cache) return this.#cache.write(layer, k, v);
-    if (this.#prefixes.length === 0) return { k, v };
-    const prefixes = tensors ?? this.prefixTensors(layer);
-    const count = this.#prefixes.length;
-    const index = prefixes[2 * count];
-    const joined = (prefix: readonly Tensor[], batch: Tensor) => {
-      const all = ops.cat([...prefix, batch]);
-      return index ? ops.indexSelect(all, 0, index) : all;
-    };
-    return { k: joined(prefixes.slice(0, count), k), v: joined(prefixes.slice(count, 2 * count), v) };
-  }
+/** Returns positions int64 of rows that begin at `firstPositions`. */
+function positionsFrom(firstPositions: readonly number[], rowStarts: readonly number[]): Tensor {
+  const positions = new BigInt64Array(rowStarts.at(-1)!);
+  firstPositions.forEach((first, r) => {
+    for (let n = rowStarts[r]!; n < rowStarts[r + 1]!; n++) positions[n] = BigInt(first + n - rowStarts[r]!);
+  });
+  return Tensor.from(positions);
 }

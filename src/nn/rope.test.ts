@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import test, { before } from 'node:test';
 import { golden, numbers } from '../../test/support.ts';
 import { startEngine } from '../engine/index.ts';
-import { scope } from '../tensor/index.ts';
+import { scope, Tensor } from '../tensor/index.ts';
 import { packTokens, type RopeFields, RopeTable, ropeOf } from './index.ts';
 
 before(() => startEngine());
@@ -79,6 +79,18 @@ test('what transformers would ignore or read otherwise is refused', () => {
   for (const [config, why] of wrong) assert.throws(() => rotation('llama', config), why, JSON.stringify(config));
 });
 
+/** Rows of these lengths, each with `first` tokens before it. */
+function rowsOf(lengths: readonly number[], first = 0) {
+  const { rowStarts } = packTokens(lengths.map((length) => new Array(length).fill(1)));
+  const positions = lengths.flatMap((length) => Array.from({ length }, (_, i) => BigInt(first + i)));
+  return {
+    rowStarts,
+    positions: Tensor.from(BigInt64Array.from(positions)),
+    firstPositions: lengths.map(() => first),
+    isContinued: lengths.map(() => false),
+  };
+}
+
 const dynamic = { rope_scaling: { type: 'dynamic', factor: 2 } };
 
 test('in one pack every row has the angles of its own length; a prefix counts', () => {
@@ -86,7 +98,7 @@ test('in one pack every row has the angles of its own length; a prefix counts', 
   const rope = rotation('llama', dynamic);
   const table = new RopeTable(rope, 'float32');
   const lengths = [3, 70, 64, 5, 66];
-  const packed = packTokens(lengths.map((length) => new Array(length).fill(1)));
+  const packed = rowsOf(lengths);
   const [cos, sin] = table.at(packed).map(numbers) as [Float32Array, Float32Array];
   lengths.forEach((length, r) => {
     const angles = rope.frequencies(rope.variantOf(length));
@@ -99,7 +111,7 @@ test('in one pack every row has the angles of its own length; a prefix counts', 
     }
   });
   // Two rows of 30 and 40 tokens behind a prefix of 30: the second is longer than 64.
-  const behind = packTokens([new Array(30).fill(1), new Array(40).fill(1)], 30);
+  const behind = rowsOf([30, 40], 30);
   const shifted = numbers(table.at(behind)[0]);
   const [short, long] = [60, 70].map((length) => rope.frequencies(rope.variantOf(length)));
   const pair = 2;
@@ -118,10 +130,10 @@ test('a cached row goes on while its angles stay, and is refused where they chan
     [longrope, 16, 17],
   ] as const) {
     const table = new RopeTable(rotation('llama', config), 'float32');
-    const step = (length: number) => table.at(packTokens([[1]], length - 1), length - 1);
+    const step = (length: number) => table.at({ ...rowsOf([1], length - 1), isContinued: [true] });
     assert.equal(step(fits)[0].size(0), 1);
     assert.throws(() => step(breaks), new RegExp(`a row of ${fits} tokens is continued to ${breaks}`));
-    assert.equal(table.at(packTokens([new Array(breaks).fill(1)]), 0)[0].size(0), breaks);
+    assert.equal(table.at(rowsOf([breaks]))[0].size(0), breaks);
     table.dispose();
   }
 });

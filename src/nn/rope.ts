@@ -296,6 +296,9 @@ export function llama3Frequency(frequency: number, { factor, low, high, original
   return (1 - smooth) * (w / factor) + smooth * w;
 }
 
+/** The rows of a pass, as far as rotation depends on them. */
+type RotatedRows = Pick<BlockInput, 'positions' | 'rowStarts' | 'firstPositions' | 'isContinued'>;
+
 /** The cosines and sines of the first positions, [length, pairs]. */
 interface Table {
   readonly length: number;
@@ -319,27 +322,27 @@ export class RopeTable {
 
   /**
    * Returns cos and sin [N, pairs] of every token, each row with the angles of its own length.
-   * @param cachedTokens how many tokens of the (only) row a cache holds already
-   * @throws GraftError 'usage' where the row's angles change with its length and the cached keys have those of a shorter row
+   * @throws GraftError 'usage' where a row's angles change with its length and the cached keys have those of a shorter row
    */
-  at({ positions, longest, rowStarts }: Pick<BlockInput, 'positions' | 'longest' | 'rowStarts'>, cachedTokens = 0) {
-    const counts = rowStarts.slice(1).map((end, r) => end - rowStarts[r]!);
-    // A prefix, or what the cache holds, is in front of every row.
-    const before = longest - counts.reduce((a, b) => Math.max(a, b), 0);
-    const variants = counts.map((count) => this.#rope.variantOf(before + count));
+  at({ positions, rowStarts, firstPositions, isContinued }: RotatedRows) {
+    const lengths = firstPositions.map((first, r) => first + rowStarts[r + 1]! - rowStarts[r]!);
+    const variants = lengths.map((length) => this.#rope.variantOf(length));
+    firstPositions.forEach((first, r) => {
+      if (!isContinued[r] || this.#rope.variantOf(first) === variants[r]) return;
+      const hint = `Keep prompt and answer within original_max_position_embeddings (max_position_embeddings for dynamic scaling)`;
+      const problem = `a row of ${first} tokens is continued to ${lengths[r]}, where this model's rotary positions change (dynamic or longrope scaling)`;
+      throw new GraftError('usage', problem, { hint });
+    });
     const [first = 0] = variants;
-    if (cachedTokens > 0 && this.#rope.variantOf(before) !== first) {
-      throw new GraftError(
-        'usage',
-        `a row of ${before} tokens is continued to ${longest}, where this model's rotary positions change (dynamic or longrope scaling)`,
-        {
-          hint: `Keep prompt and answer within original_max_position_embeddings (max_position_embeddings for dynamic scaling)`,
-        },
+    if (variants.every((variant) => variant === first)) {
+      return this.#select(
+        first,
+        positions,
+        lengths.reduce((a, b) => Math.max(a, b), 0),
       );
     }
-    if (variants.every((variant) => variant === first)) return this.#select(first, positions, longest);
     const parts = variants.map((variant, r) =>
-      this.#select(variant, ops.narrow(positions, 0, rowStarts[r]!, counts[r]!), before + counts[r]!),
+      this.#select(variant, ops.narrow(positions, 0, rowStarts[r]!, rowStarts[r + 1]! - rowStarts[r]!), lengths[r]!),
     );
     return [ops.cat(parts.map(([cos]) => cos)), ops.cat(parts.map(([, sin]) => sin))] as const;
   }

@@ -1,12 +1,14 @@
 import { ops, type Tensor } from '../tensor/index.ts';
-import { maskOf } from './composite.ts';
+import { maskOf, outOfPages } from './composite.ts';
 import type { Kernels } from './kernels.ts';
 
 /**
  * Attention by LibTorch's fused operator, row by row, for devices without ours: on a GPU flash attention in bfloat16 and
  * memory-efficient attention in float32, so that the scores of a row are never in memory.
  */
-export const rowAttention: Kernels['attention'] = (q, k, v, { qStarts, kStarts, kEnds }, scale, causal, window) => {
+export const rowAttention: Kernels['attention'] = (q, pagedK, pagedV, batch, scale, causal, window) => {
+  const { qStarts, kStarts, kEnds, pages } = batch;
+  const [k, v] = outOfPages(pagedK, pagedV, pages);
   const group = q.size(1) / k.size(1);
   const rows = kStarts.map((kStart, r) => {
     const [qStart, queries, keys] = [qStarts[r]!, qStarts[r + 1]! - qStarts[r]!, kEnds[r]! - kStart];

@@ -124,12 +124,13 @@ const operators: Readonly<Record<string, Operator>> = {
 
 /**
  * Operators without a floating-point input that could be trained: blocks are bytes, what quantisers return are codes, and an
- * optimizer's step refuses to be recorded (optim/optimizers.test.ts).
+ * optimizer's step and the operators of serving refuse to be recorded (optim/optimizers.test.ts, kernels.test.ts).
  */
 const withoutGradient = [
   ...['dequantize', 'quantize', 'quantize_integers', 'pack_integers'],
   'set_reduced_products',
   'adamw_8bit_',
+  ...['add_low_rank_runs_', 'add_bottleneck_runs_', 'scale_runs_', 'block_linears', 'pooled_attention'],
 ];
 
 test('every fused operator is here', () => {

@@ -11,6 +11,7 @@ import {
   type Recipe,
   type RecipeInput,
   type RunOptions,
+  type TaskPreview,
   type TrainEvent,
   type TrainResult,
 } from '../train/index.ts';
@@ -198,6 +199,21 @@ export class Session implements AsyncDisposable {
       const collected = isParsed(recipe) ? recipe : await withRowsCollected(recipe, signal);
       const parsed = isParsed(collected) ? collected : parseRecipe(collected);
       return this.#run('plan', { recipe: parsed, ...args }, { signal });
+    });
+  }
+
+  /**
+   * The rows of a recipe as the model will see them: the first ten with what is learned of them, lengths, classes, and what is cut or
+   * left out. No weights are loaded, and nothing is written.
+   * @param recipe as of `train`
+   * @throws GraftError for anything that is wrong with the recipe, the model's config or the data
+   */
+  previewRows(recipe: RecipeInput | Recipe, options: Abortable = {}): Running<never, readonly TaskPreview[]> {
+    return new Running(async () => {
+      const { signal } = split(abortableSchema, options, 'previewRows');
+      const collected = isParsed(recipe) ? recipe : await withRowsCollected(recipe, signal);
+      const parsed = isParsed(collected) ? collected : parseRecipe(collected);
+      return this.#run('rowsPreview', { recipe: parsed }, { signal });
     });
   }
 

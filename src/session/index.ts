@@ -35,3 +35,5 @@ export { LoadedModel } from './model.ts';
 export type { Abortable } from './protocol.ts';
 export type { ModelInfo } from './resident.ts';
 export type { Running } from './running.ts';
+export type { Serving } from './serving.ts';
+export type { AddAdapterOptions, ServeOptions, ServingStats } from './serving-types.ts';

@@ -1,4 +1,4 @@
-import { GraftError } from '../base/index.ts';
+import { GraftError, parseWith } from '../base/index.ts';
 import type { RowInput, RowStream } from '../data/index.ts';
 import type {
   ClassifyResult,
@@ -25,6 +25,7 @@ import {
   requirePrompt,
   rowsOf,
   rowsSchema,
+  serveSchema,
   split,
   useSchema,
   writeLogitsSchema,
@@ -32,6 +33,8 @@ import {
 import type { Abortable, RunJob } from './protocol.ts';
 import type { ModelInfo } from './resident.ts';
 import { Running } from './running.ts';
+import { ModelServing, type Serving } from './serving.ts';
+import type { ServeOptions } from './serving-types.ts';
 
 /**
  * A model in a session's engine thread, with its adapters. Every method takes the adapter to use; switching adapters of one
@@ -154,6 +157,15 @@ export class LoadedModel implements AsyncDisposable {
   /** Takes an adapter off the model. @throws GraftError 'usage' for a name that the model does not have */
   async removeAdapter(name: string): Promise<void> {
     this.#info = await this.#run('removeAdapter', { modelId: this.#id, name });
+  }
+
+  /**
+   * Begins to answer many requests at once, each with its own adapter: those that the model was loaded with, and those that are added.
+   * Other calls take turns with the passes of it.
+   * @throws GraftError 'usage' for unknown options; what makes serving impossible, requests throw
+   */
+  serve(options: ServeOptions = {}): Serving {
+    return new ModelServing(this.#id, parseWith(serveSchema, options, 'serve'), this.#run);
   }
 
   /** Writes the model with the adapter added to its weights, and compares the outputs of both. */

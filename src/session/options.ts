@@ -1,9 +1,18 @@
 /** Checks what callers pass: an unknown option or a wrong value is refused, never ignored. */
 import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
-import { collectRows, formatNames, messageSchema, type RowSource, type RowStream } from '../data/index.ts';
+import {
+  collectRows,
+  columnNames,
+  formatNames,
+  messageSchema,
+  type RowSource,
+  type RowStream,
+  truncations,
+} from '../data/index.ts';
 import type { RankPlacement } from '../distributed/index.ts';
 import { devicePattern } from '../engine/index.ts';
+import type { GenerationRequest } from '../generate/index.ts';
 import { combinations } from '../methods/index.ts';
 import { exportFormats } from '../models/index.ts';
 import { taskNames } from '../nn/index.ts';
@@ -22,6 +31,7 @@ import type {
   UseOptions,
 } from './jobs/index.ts';
 import type { Abortable } from './protocol.ts';
+import type { ServeOptions } from './serving-types.ts';
 
 const signal = { signal: z.instanceof(AbortSignal).optional() };
 const path = z.string().min(1);
@@ -37,6 +47,11 @@ const use = {
 const rows = {
   ...use,
   format: z.enum(formatNames).optional(),
+  columns: z.partialRecord(z.enum(columnNames), z.string()).optional() as z.ZodType<Record<string, string> | undefined>,
+  limit: z.int().positive().optional(),
+  delimiter: z.string().length(1).optional(),
+  truncate: z.enum(truncations).optional(),
+  ownFields: z.boolean().optional(),
   trainOn: z.enum(['completion', 'all']).optional(),
   task: z.enum(taskNames).optional(),
   maxLength: z.int().positive().optional(),
@@ -57,6 +72,7 @@ export const generateSchema: z.ZodType<GenerateSettings & Abortable> = z.strictO
   ...use,
   chat: z.boolean().optional(),
   system: z.string().optional(),
+  continueFinalMessage: z.boolean().optional(),
   maxNewTokens: z.int().positive().optional(),
   stop: texts.optional(),
   seed: z.int().optional(),
@@ -136,6 +152,33 @@ export const planSchema: z.ZodType<PlanOptions & Abortable> = z.strictObject({
   memory: z.number().positive().optional(),
   bandwidth: z.number().positive().optional(),
   flops: z.number().positive().optional(),
+});
+const count = z.int().positive().optional();
+export const serveSchema: z.ZodType<ServeOptions> = z.strictObject({
+  maxBatchTokens: count,
+  maxRunning: count,
+  maxQueue: count,
+  kvMemory: z.number().positive().optional(),
+  adapterMemory: z.number().nonnegative().optional(),
+  threads: count,
+});
+const real = z.number().optional();
+export const submitSchema: z.ZodType<GenerationRequest & Abortable> = z.strictObject({
+  ...signal,
+  ...{ promptIds: z.array(z.number()), adapter: path.optional(), taskNumber: z.int().nonnegative().optional() },
+  ...{ maxNewTokens: z.int().positive(), seed: z.int().optional(), stop: texts.optional() },
+  ...{ temperature: real, topK: real, topP: real, minP: real },
+  ...{ repetitionPenalty: real, presencePenalty: real, frequencyPenalty: real },
+  mixture: z
+    .array(z.strictObject({ name: path, weight: z.number() }))
+    .min(1)
+    .optional(),
+  logitBias: z.record(z.string(), z.number()).optional(),
+  eosIds: z.array(z.int()).optional(),
+  logprobs: z.int().nonnegative().optional(),
+  deadlineMs: z.number().nonnegative().optional(),
+  priorityKey: z.string().optional(),
+  grammar: z.string().optional(),
 });
 export const abortableSchema: z.ZodType<Abortable> = z.strictObject(signal);
 

@@ -1,14 +1,15 @@
 /** Models in the engine thread that sessions hold handles of, each with the adapters that were put on it. */
-import { readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { loadAdapter, readAdapterConfig, taskNumberOf, taskOfAdapter } from '../adapters/index.ts';
+import { adapterIn, loadAdapter, readAdapterConfig, taskNumberOf, taskOfAdapter } from '../adapters/index.ts';
 import { GraftError, nearest } from '../base/index.ts';
 import { type Tokenizer, tokenizerIfAny, tokenizerOf } from '../data/index.ts';
 import type { AttachedAdapter } from '../methods/index.ts';
-import { headOf, type LoadOptions, loadModel, type Quantize } from '../models/index.ts';
+import { headOf, type LoadOptions, loadModel, type Quantize, vocabSizeOf } from '../models/index.ts';
 import { type Model, type TaskName, tensorBytes } from '../nn/index.ts';
-import { currentDevice } from '../tensor/index.ts';
+import { currentDevice, onDevice } from '../tensor/index.ts';
 import type { JobContext } from './job-context.ts';
+import { inTurn } from './turns.ts';
 
 /** Adapters that stay attached to a model; of more, the one that was used longest ago is detached. */
 const maxAttached = 16;
@@ -56,9 +57,13 @@ function stateOf(path: string, counts = /./): string {
 const modelFile =
   /\.(safetensors|gguf|bin|model)$|^(config|tokenizer\w*|special_tokens_map|vocab|added_tokens|.*\.index)\.(json|txt)$/;
 
-/** Adapters of one task and the same labels share a model; causal-lm has no head of its own. */
-const headKey = ({ task, labels, ...rest }: LoadOptions): string =>
-  task === 'causal-lm' ? '' : JSON.stringify([task, labels, rest]);
+/** Adapters of one task, the same labels and the same vocabulary share a model; causal-lm has no head of its own. */
+const headKey = ({ task, labels, vocabRows, ...rest }: LoadOptions): string =>
+  task === 'causal-lm' ? `${vocabRows ?? ''}` : JSON.stringify([task, labels, vocabRows, rest]);
+
+/** What is told of a vocabulary that an adapter resized. */
+export const resizedNote = (before: number, after: number, hasTokenizer: boolean): string =>
+  `the vocabulary of the base, ${before} tokens, is resized to the ${after} of the adapter, with the tokenizer ${hasTokenizer ? 'beside it' : 'of the base'}`;
 
 export class ResidentModel implements Disposable {
   readonly path: string;
@@ -72,6 +77,10 @@ export class ResidentModel implements Disposable {
   readonly #attached = new Map<string, AttachedAdapter>();
   #loaded: { readonly key: string; readonly model: Model } | undefined;
   #tokenizer: Tokenizer | undefined;
+  /** Where the tokenizer is read: with the model, or with the adapter in use. */
+  #tokenizerPath: string;
+  #isDisposed = false;
+  readonly #onRelease = new Set<() => void>();
 
   /** What it was asked to be loaded for, and the threads of its jobs. */
   readonly #task: TaskName | undefined;
@@ -82,6 +91,7 @@ export class ResidentModel implements Disposable {
 
   constructor(path: string, quantize: Quantize, task?: TaskName, threads?: number) {
     this.path = path;
+    this.#tokenizerPath = path;
     this.quantize = quantize;
     this.#task = task;
     this.threads = threads;
@@ -94,7 +104,8 @@ export class ResidentModel implements Disposable {
   }
 
   /** @throws GraftError 'input' for a directory that is not an adapter; 'usage' for a name that is taken */
-  addAdapter(name: string, dir: string): void {
+  addAdapter(name: string, path: string): void {
+    const dir = adapterIn(path);
     if (this.#named.has(name) && this.#named.get(name) !== dir) {
       throw new GraftError('usage', `this model has an adapter named '${name}' already`, {
         place: dir,
@@ -118,7 +129,7 @@ export class ResidentModel implements Disposable {
   /** The directory of an adapter, given by its name or as a directory. @throws GraftError 'usage' for neither */
   dirOf(adapter: string): string {
     const dir = this.#named.get(adapter) ?? adapter;
-    if (dir !== adapter || statSync(dir, { throwIfNoEntry: false })) return dir;
+    if (dir !== adapter || statSync(dir, { throwIfNoEntry: false })) return adapterIn(dir);
     throw this.#unknown(adapter, `there is no adapter named '${adapter}', and no such directory`);
   }
 
@@ -136,8 +147,13 @@ export class ResidentModel implements Disposable {
    * @throws what `loadModel` and `loadAdapter` throw; 'mismatch' where neither checkpoint nor adapter has the task's head
    */
   use(adapter?: string, task?: TaskName, context?: Pick<JobContext, 'throwIfStopped'>): Model {
+    if (this.#isDisposed) throw disposed();
     const dir = adapter === undefined ? undefined : this.dirOf(adapter);
-    const fromAdapter = dir === undefined ? { trainedHead: true } : taskOfAdapter(dir);
+    if (dir === undefined && this.#tokenizerPath !== this.path) {
+      this.#tokenizer = undefined;
+      this.#tokenizerPath = this.path;
+    }
+    const fromAdapter = dir === undefined ? { trainedHead: true } : this.#headOf(dir);
     const wanted = task ?? (dir === undefined ? this.#task : undefined);
     const head = { task: this.#checkpointTask, ...fromAdapter, ...(wanted && { task: wanted }) };
     const key = headKey(head);
@@ -174,6 +190,24 @@ export class ResidentModel implements Disposable {
     return model;
   }
 
+  /** The head that an adapter needs. Of a vocabulary that is not the base's, the tokenizer beside the adapter is taken, if there is one. */
+  #headOf(dir: string): LoadOptions {
+    const { vocabRows, ...head } = taskOfAdapter(dir);
+    const isOther = vocabRows !== undefined && vocabRows !== vocabSizeOf(this.path);
+    const tokenizerPath = isOther && existsSync(join(dir, 'tokenizer.json')) ? dir : this.path;
+    if (tokenizerPath !== this.#tokenizerPath) this.#tokenizer = undefined;
+    this.#tokenizerPath = tokenizerPath;
+    return isOther ? { ...head, vocabRows } : head;
+  }
+
+  /** What of the loaded model is not as its files have it. */
+  get notes(): string[] {
+    const rows = this.#loaded?.model.vocabSize;
+    const own = rows === undefined ? rows : vocabSizeOf(this.path);
+    if (rows === own) return [];
+    return [resizedNote(own!, rows!, this.#tokenizerPath !== this.path)];
+  }
+
   /** The task number of rows that have none: as asked for, else the adapter's. */
   taskNumber(adapter: string | undefined, taskNumber: number | undefined): number | undefined {
     return taskNumber ?? (adapter === undefined ? undefined : taskNumberOf(this.dirOf(adapter)));
@@ -181,19 +215,31 @@ export class ResidentModel implements Disposable {
 
   /** @throws what `tokenizerOf` throws */
   get tokenizer(): Tokenizer {
-    this.#tokenizer ??= tokenizerOf(this.path);
+    this.#tokenizer ??= tokenizerOf(this.#tokenizerPath);
     return this.#tokenizer;
   }
 
   /** Undefined for a model without one. */
   get tokenizerIfAny(): Tokenizer | undefined {
-    this.#tokenizer ??= tokenizerIfAny(this.path);
+    this.#tokenizer ??= tokenizerIfAny(this.#tokenizerPath);
     return this.#tokenizer;
+  }
+
+  /** Calls back before the weights are freed, for whoever has put something on the model. @returns a function that ends this */
+  onRelease(callback: () => void): () => void {
+    this.#onRelease.add(callback);
+    return () => this.#onRelease.delete(callback);
+  }
+
+  /** Runs work as `inTurn` does, with new tensors on the model's device: of jobs that run beside others, each turn sets it anew. */
+  inTurn<T>(work: () => T): Promise<T> {
+    return inTurn(() => onDevice(this.device, work));
   }
 
   /** Frees weights and adapters; the next use loads them again. */
   release(): void {
     if (!this.#loaded) return;
+    for (const callback of this.#onRelease) callback();
     const { model } = this.#loaded;
     this.#loaded = undefined;
     for (const adapter of this.#attached.values()) adapter[Symbol.dispose]();
@@ -203,9 +249,11 @@ export class ResidentModel implements Disposable {
 
   [Symbol.dispose](): void {
     this.release();
+    this.#isDisposed = true;
   }
 }
 
+const disposed = () => new GraftError('state', 'this model has been disposed', { hint: 'Load it again' });
 const residents = new Map<number, ResidentModel>();
 let nextId = 0;
 
@@ -219,7 +267,7 @@ export function registerResident(resident: ResidentModel): number {
 export function residentOf(id: number): ResidentModel {
   const resident = residents.get(id);
   if (resident) return resident;
-  throw new GraftError('state', 'this model has been disposed', { hint: 'Load it again' });
+  throw disposed();
 }
 
 /** The device of a model; undefined for one that was disposed. */

@@ -72,6 +72,7 @@ export function embedding(head: TaskHead, { temperature = 0.05 }: TaskOptions): 
       }
       const first = rowOf(example.kind === 'labelled' ? { kind: 'text', text: example.text } : example, place, tools);
       const pair = second && rowOf(second, place, tools);
+      if (first.row.ids.length === 0 || pair?.row.ids.length === 0) return { rows: [], cutTokens: 0 };
       const row: Row = {
         ...first.row,
         example,

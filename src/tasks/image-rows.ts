@@ -1,5 +1,5 @@
 import { GraftError } from '../base/index.ts';
-import { type Example, type Image, imageProcessorOf, readImage } from '../data/index.ts';
+import { decodeImage, type Example, type Image, imageProcessorOf, readImage } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
 import type { RowTools } from './task.ts';
 
@@ -8,7 +8,7 @@ function imageFromRows(value: unknown, place: string): Image {
   const invalid = () =>
     new GraftError(
       'input',
-      'the image must be a path, or rows of equal length of pixel values from 0 to 255, or of lists of them',
+      'the image must be a path, the bytes of a file, or rows of equal length of pixel values from 0 to 255, or of lists of them',
       { place },
     );
   const rows = value as unknown[][];
@@ -24,6 +24,19 @@ function imageFromRows(value: unknown, place: string): Image {
     throw new GraftError('input', `images with ${channels} channels are not supported, only 1 or 3`, { place });
   }
   return { width, height, channels, data: Uint8Array.from(data) };
+}
+
+/** The bytes of an image's file, as they are or as the datasets library stores them: `{ bytes, path }`. */
+function fileBytes(image: unknown): Uint8Array | undefined {
+  const bytes = (image as { bytes?: unknown } | null)?.bytes ?? image;
+  return bytes instanceof Uint8Array ? bytes : undefined;
+}
+
+/** The image of a row: the path or the bytes of its file, or rows of pixels. */
+async function originalOf(image: unknown, place: string): Promise<Image> {
+  if (typeof image === 'string') return readImage(image);
+  const bytes = fileBytes(image);
+  return bytes ? decodeImage(bytes, place) : imageFromRows(image, place);
 }
 
 /** The row of an image, without its label. @throws GraftError 'usage' for a model of text */
@@ -48,9 +61,7 @@ export async function imageTools(
   const images = new Map<Example, Image>();
   for (const { example, place } of examples) {
     if (example.kind !== 'image') continue;
-    const original =
-      typeof example.image === 'string' ? await readImage(example.image) : imageFromRows(example.image, place);
-    const image = processor.resizeAndCrop(original);
+    const image = processor.resizeAndCrop(await originalOf(example.image, place));
     if (image.height !== height || image.width !== width) {
       throw new GraftError(
         'input',

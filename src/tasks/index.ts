@@ -1,3 +1,4 @@
+export { type ClassCount, classCounts, classNotes } from './class-counts.ts';
 export { imageTools } from './image-rows.ts';
 export { tokensOf } from './input.ts';
 export { labelOf, labelsIn } from './labels.ts';

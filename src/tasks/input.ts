@@ -11,14 +11,11 @@ export function tokensOf(model: Model, { rows, ids, positions, rowStarts }: Pack
       rows.map(({ pixels }) => pixels!()),
       model.image,
     );
-  let longest = 0;
-  for (const p of positions) longest = Math.max(longest, p + 1);
   const hasTypes = rows.some(({ types }) => types);
   const tasks = rows.flatMap(({ task }) => (task === undefined ? [] : [task]));
   return {
     ...idsAndPositions(ids, positions),
     rowStarts: Array.from(rowStarts),
-    longest,
     ...(hasTypes && { types: int64(rows.flatMap((row) => Array.from(row.types ?? new Int32Array(row.ids.length)))) }),
     // Only where every row has a task.
     ...(tasks.length === rows.length && { tasks }),

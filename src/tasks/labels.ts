@@ -16,8 +16,8 @@ export function labelOf(example: Example): Label | undefined {
     case 'completion':
       return example.completion.trim();
     case 'chat': {
-      const last = example.messages.at(-1)!;
-      return last.role === 'assistant' ? last.content?.trim() : undefined;
+      const last = example.messages.at(-1);
+      return last?.role === 'assistant' ? last.content?.trim() : undefined;
     }
     default:
       return undefined;
@@ -75,11 +75,15 @@ export function labelsIn(
   return { labels, ...(classCount > 0 && { multiLabel: true }) };
 }
 
-/** The index of a class. @throws GraftError 'input' for a label that the head does not have */
+/**
+ * The index of a class, by its name or, where no class is named by a number, by its number, which a CSV file has as a text.
+ * @throws GraftError 'input' for a label that the head does not have
+ */
 export function classOf(label: string | number, { labels }: TaskHead, place: string): number {
   const byName = labels.indexOf(String(label));
   if (byName >= 0) return byName;
-  if (typeof label === 'number' && Number.isInteger(label) && label >= 0 && label < labels.length) return label;
+  const index = typeof label === 'number' || /^\d+$/.test(label) ? Number(label) : Number.NaN;
+  if (Number.isInteger(index) && index >= 0 && index < labels.length && !labels.some(isNumber)) return index;
   const near = nearest(String(label), labels);
   const listed = labels.slice(0, 12).join(', ') + (labels.length > 12 ? ` and ${labels.length - 12} more` : '');
   throw new GraftError(

@@ -134,7 +134,9 @@ export function predict(
   onBatch: OnBatch = () => {},
 ): Readonly<Record<string, unknown>>[] {
   if (!task.outputs || !task.prediction) {
-    throw new GraftError('usage', `${task.head.name} has no labels to predict`, { hint: 'Use graft generate' });
+    throw new GraftError('usage', `${task.head.name} has no labels of its own to predict`, {
+      hint: 'Give the answers to choose among as labels, or generate text',
+    });
   }
   const outputs = new Map<Row, unknown>();
   const act = (batch: Packed, hidden: ReturnType<Model['hidden']>) => {

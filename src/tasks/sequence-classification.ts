@@ -15,6 +15,7 @@ export const sequenceClassification = (head: TaskHead, options: TaskOptions): Ta
 
   rows(example, place, tools) {
     const { ids, types, cutTokens } = promptIds(example, place, tools) ?? textIds(example, head.name, place, tools);
+    if (ids.length === 0) return { rows: [], cutTokens };
     const label = tools.labelled ? requireLabel(labelOf(example), place) : undefined;
     const target = label !== undefined && { target: targetOf(label, head, place, example.kind === 'tokens') };
     return { rows: [{ ids, ...(types && { types }), labels: new Int32Array(), place, example, ...target }], cutTokens };

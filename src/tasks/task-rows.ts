@@ -1,5 +1,14 @@
 import { GraftError } from '../base/index.ts';
-import { type Example, type Row, type RowOptions, type RowReport, toRows } from '../data/index.ts';
+import {
+  BadRows,
+  type Example,
+  isEmpty,
+  ReportBuilder,
+  type Row,
+  type RowOptions,
+  type RowReport,
+  toRows,
+} from '../data/index.ts';
 import type { RowTools, Task } from './task.ts';
 
 /** The options for rows of language modelling, and for rows of all other tasks; `labelled` is true by default. */
@@ -19,22 +28,25 @@ export function taskRows(
   options: TaskRowOptions,
 ): { rows: Row[]; report: RowReport } {
   if (task.head.name === 'causal-lm') return toRows(examples, options);
-  const report: RowReport = { rows: 0, cutRows: 0, cutTokens: 0, emptyRows: 0, endlessRows: 0 };
+  const report = new ReportBuilder();
+  const bad = new BadRows();
   const rows: Row[] = [];
+  const tools = { ...options, labelled: options.labelled ?? true };
   for (const { example, place } of examples) {
-    const tools = { ...options, labelled: options.labelled ?? true };
-    const { rows: exampleRows, cutTokens } = task.rows(example, place, tools);
-    if (exampleRows.length === 0) report.emptyRows++;
-    if (cutTokens > 0) report.cutRows++;
-    report.cutTokens += cutTokens;
-    rows.push(...exampleRows.map((row) => withTask(row, example.task)));
+    const made = bad.try(() => (isEmpty(example) ? { rows: [], cutTokens: 0 } : task.rows(example, place, tools)));
+    if (!made) continue;
+    report.cut(place, made.cutTokens);
+    if (made.rows.length === 0 && made.cutTokens > 0) report.lost(place);
+    else if (made.rows.length === 0) report.empty(place);
+    rows.push(...made.rows.map((row) => withTask(row, example.task)));
   }
-  report.rows = rows.length;
+  bad.refuse();
+  const result = report.of(rows.length);
   if (rows.length === 0) {
     throw new GraftError('input', 'none of the rows has a label to learn or measure', {
       hint: `Check the labels, and whether max_length ${options.maxLength} cuts them off`,
-      data: { ...report },
+      data: { ...result },
     });
   }
-  return { rows, report };
+  return { rows, report: result };
 }

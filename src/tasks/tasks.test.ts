@@ -6,7 +6,7 @@ import { golden } from '../../test/support.ts';
 import { GraftError } from '../base/index.ts';
 import { type Example, loadTokenizer, toExample } from '../data/index.ts';
 import type { TaskHead } from '../nn/index.ts';
-import { labelsIn, taskOf, taskRows } from './index.ts';
+import { classCounts, classNotes, labelsIn, taskOf, taskRows } from './index.ts';
 
 interface Window {
   ids: number[];
@@ -216,4 +216,45 @@ test('labels 0 and 1 are names where classes are called so; else a 0 or 1 for ea
   assert.deepEqual(target(multiLabel('0', '1'), [0, 1]), [1, 1]);
   assert.deepEqual(target(multiLabel('0', '1'), [1, 0]), [1, 1]);
   assert.deepEqual(target(multiLabel('a', 'b', 'c'), [1, 0, 1]), [1, 0, 1]);
+});
+
+test('classes are counted; names that hardly differ, and classes without rows, are told', () => {
+  const head: TaskHead = { name: 'sequence-classification', labels: ['Bug', 'bug', 'bug ', 'none', 'other'] };
+  const rows = ['bug', 'bug', 'Bug', 'bug ', 'other'].flatMap((label) => rowsFrom(head, { text: 'a', label }).rows);
+  const classes = classCounts(head, rows);
+  assert.deepEqual(
+    classes.map(({ label, count }) => [label, count]),
+    [
+      ['Bug', 1],
+      ['bug', 2],
+      ['bug ', 1],
+      ['none', 0],
+      ['other', 1],
+    ],
+  );
+  assert.deepEqual(classNotes(classes), [
+    'the classes "Bug" (1), "bug" (2), "bug " (1) differ only in case or white space, and are 3 classes',
+    "no training row has the class 'none'",
+  ]);
+  const tagged = rowsFrom(tagger, { tokens: ['Ann', 'is', 'here'], tags: ['B-PER', 'O', 'O'] }).rows;
+  assert.deepEqual(
+    classCounts(tagger, tagged).map(({ count }) => count),
+    [1, 0, 2],
+  );
+  const several: TaskHead = { ...classifier, multiLabel: true };
+  const multi = rowsFrom(several, { text: 'a', label: ['ham', 'spam'] }).rows;
+  assert.deepEqual(
+    classCounts(several, multi).map(({ count }) => count),
+    [1, 1],
+  );
+  assert.deepEqual(classCounts({ name: 'sequence-classification', labels: ['value'] }, rows), []);
+});
+
+test('numbers name the classes of a head by their order, as texts too, unless a class is called by a number', () => {
+  const targetOf = (label: unknown, head = classifier) => rowsFrom(head, { text: 'a', label }).rows[0]!.target;
+  assert.deepEqual([targetOf(1), targetOf('1'), targetOf('0')], [[1], [1], [0]]);
+  refused(() => targetOf('2'), /the label '2' is not one of the head's labels/);
+  const stars: TaskHead = { name: 'sequence-classification', labels: ['1', '2', '3'] };
+  assert.deepEqual([targetOf('1', stars), targetOf(3, stars)], [[0], [2]]);
+  refused(() => targetOf(0, stars), /the label '0' is not one of the head's labels: 1, 2, 3/);
 });

@@ -1,5 +1,5 @@
 import { GraftError } from '../base/index.ts';
-import { checkedIds, type Example, makePrompt, promptSourceOf, requireTokenizer } from '../data/index.ts';
+import { checkedIds, type Example, keptTokens, makePrompt, promptSourceOf, requireTokenizer } from '../data/index.ts';
 import type { RowTools } from './task.ts';
 
 /** Ids of a text or a pair of texts with their token types, and how many tokens were truncated. */
@@ -34,11 +34,14 @@ export function promptIds(example: Example, place: string, tools: RowTools): Tex
     place,
     hint,
   });
-  checkedIds([...prompt.ids], tools.vocabSize, place);
+  if (prompt.ids.length > 0) checkedIds([...prompt.ids], tools.vocabSize, place);
   return prompt;
 }
 
-/** The ids of a text, a pair, or a row of ids, truncated to `maxLength`; of a pair, the longer text is truncated first. */
+/**
+ * The ids of a text, a pair, or a row of ids, truncated to `maxLength`; of a pair, the longer text is truncated first. None where the
+ * text has no tokens.
+ */
 export function textIds(example: Example, task: string, place: string, tools: RowTools): TextIds {
   if (example.kind === 'tokens') {
     const ids = checkedIds(example.ids, tools.vocabSize, place);
@@ -46,11 +49,11 @@ export function textIds(example: Example, task: string, place: string, tools: Ro
     if (types && types.length !== ids.length) {
       throw new GraftError('input', `${ids.length} ids have ${types.length} token types`, { place });
     }
-    const truncated = ids.subarray(0, tools.maxLength);
+    const kept = keptTokens({ length: ids.length, room: tools.maxLength, truncate: tools.truncate ?? 'end' });
     return {
-      ids: truncated,
-      ...(types && { types: types.subarray(0, truncated.length) }),
-      cutTokens: ids.length - truncated.length,
+      ids: Int32Array.from(kept, (i) => ids[i]!),
+      ...(types && { types: Int32Array.from(kept, (i) => types[i]!) }),
+      cutTokens: ids.length - kept.length,
     };
   }
   if (example.kind !== 'text' && example.kind !== 'labelled') {
@@ -68,10 +71,10 @@ export function textIds(example: Example, task: string, place: string, tools: Ro
   const tokens = texts.reduce((sum, { length }) => sum + length, 0);
   const lengths = texts.map(({ length }) => length);
   for (let excess = tokens - room; excess > 0; excess--) lengths[lengths.indexOf(Math.max(...lengths))]!--;
-  const keptPart = (text: Int32Array, length: number) =>
-    tokenizer.truncationSide === 'left' ? text.subarray(text.length - length) : text.subarray(0, length);
+  const truncate = tools.truncate ?? (tokenizer.truncationSide === 'left' ? 'start' : 'end');
+  const keptPart = (text: Int32Array, room: number) =>
+    Int32Array.from(keptTokens({ length: text.length, room, truncate }), (i) => text[i]!);
   const { ids, types } = withSpecialTokens(texts.map((text, i) => keptPart(text, lengths[i]!)));
-  if (ids.length === 0) throw new GraftError('input', 'the text has no tokens', { place });
-  checkedIds([...ids], tools.vocabSize, place);
+  if (ids.length > 0) checkedIds([...ids], tools.vocabSize, place);
   return { ids, ...(types.some((type) => type !== 0) && { types }), cutTokens: Math.max(0, tokens - room) };
 }

@@ -3,7 +3,7 @@
  * The loss is the cross-entropy over those tokens, with class weights as in a classification of rows.
  */
 import { GraftError } from '../base/index.ts';
-import { checkedIds, checkedLabels, type Example, requireTokenizer } from '../data/index.ts';
+import { checkedIds, checkedLabels, type Example, keptTokens, requireTokenizer } from '../data/index.ts';
 import type { TaskHead } from '../nn/index.ts';
 import { ops, Tensor, widened } from '../tensor/index.ts';
 import { areChunkTags, entityMetrics } from './entities.ts';
@@ -104,10 +104,11 @@ export function tokenClassification(head: TaskHead, options: TaskOptions): Task<
         place,
         `the ${count} labels`,
       );
-      const truncated = ids.subarray(0, tools.maxLength);
-      const types = example.types && { types: Int32Array.from(example.types).subarray(0, truncated.length) };
-      const row = { ids: truncated, labels: labels.subarray(0, truncated.length), place, example, ...types };
-      return { rows: [row], cutTokens: ids.length - truncated.length };
+      const kept = keptTokens({ length: ids.length, room: tools.maxLength, truncate: tools.truncate ?? 'end' });
+      const keptOf = (list: ArrayLike<number>) => Int32Array.from(kept, (i) => list[i]!);
+      const types = example.types && { types: keptOf(example.types) };
+      const row = { ids: keptOf(ids), labels: keptOf(labels), place, example, ...types };
+      return { rows: [row], cutTokens: ids.length - kept.length };
     }
     if (example.kind !== 'tags')
       throw unsupportedRow(example, head.name, 'rows with tokens and tags, or ids and labels', place);
@@ -122,14 +123,15 @@ export function tokenClassification(head: TaskHead, options: TaskOptions): Task<
     const allIds = idsByWord.flatMap((wordIds) => [...wordIds]);
     const wordOf = idsByWord.flatMap((wordIds, w) => Array.from(wordIds, () => w));
     const room = Math.max(0, tools.maxLength - tokenizer.withSpecialTokens([]).ids.length);
-    const { ids, starts } = tokenizer.withSpecialTokens(allIds.slice(0, room));
+    const kept = keptTokens({ length: allIds.length, room, truncate: tools.truncate ?? 'end' });
+    const { ids, starts } = tokenizer.withSpecialTokens(kept.map((i) => allIds[i]!));
     checkedIds([...ids], tools.vocabSize, place);
     const rowWords = new Int32Array(ids.length).fill(-1);
     const labels = new Int32Array(ids.length).fill(IGNORED);
-    for (let i = 0; i < Math.min(room, allIds.length); i++) {
-      rowWords[starts[0]! + i] = wordOf[i]!;
-      if (tags && wordOf[i] !== wordOf[i - 1]) labels[starts[0]! + i] = classOf(tags[wordOf[i]!]!, head, place);
+    for (const [at, i] of kept.entries()) {
+      rowWords[starts[0]! + at] = wordOf[i]!;
+      if (tags && wordOf[i] !== wordOf[i - 1]) labels[starts[0]! + at] = classOf(tags[wordOf[i]!]!, head, place);
     }
-    return { rows: [{ ids, labels, place, example, words: rowWords }], cutTokens: Math.max(0, allIds.length - room) };
+    return { rows: [{ ids, labels, place, example, words: rowWords }], cutTokens: allIds.length - kept.length };
   }
 }

@@ -11,6 +11,7 @@ const idOf = (tensor: Tensor) => tensor.id;
 // The position in this list is the number of the operator in calls.
 const names = [
   'aten::zeros',
+  'aten::empty.memory_format',
   'aten::ones',
   'aten::full',
   'aten::arange.start_step',
@@ -118,6 +119,7 @@ const names = [
   'aten::amin',
   'aten::argmax',
   'aten::max',
+  'aten::max.dim',
   'aten::logsumexp',
   'aten::softmax.int',
   'aten::log_softmax.int',
@@ -151,7 +153,9 @@ const names = [
   'graft::rope',
   'graft::glu',
   'graft::attention',
+  'graft::pooled_attention',
   'graft::block_linear',
+  'graft::block_linears',
   'graft::block_embedding',
   'graft::dequantize',
   'graft::quantize',
@@ -163,6 +167,9 @@ const names = [
   'graft::lora_weight',
   'graft::lora_linear',
   'graft::lora_gated_linear',
+  'graft::add_low_rank_runs_',
+  'graft::add_bottleneck_runs_',
+  'graft::scale_runs_',
   'graft::rounded_linear',
   'graft::rounded_gated_linear',
   'graft::linear_cross_entropy',
@@ -176,807 +183,842 @@ export function zeros(size: readonly number[], options: { dtype?: DType | null; 
   return new Tensor(dispatcher.call(0, size, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device) as number);
 }
 
+/** aten::empty.memory_format(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor */
+export function empty(size: readonly number[], options: { dtype?: DType | null; device?: Device | null } = {}): Tensor {
+  return new Tensor(dispatcher.call(1, size, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device) as number);
+}
+
 /** aten::ones(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor */
 export function ones(size: readonly number[], options: { dtype?: DType | null; device?: Device | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(1, size, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device) as number);
+  return new Tensor(dispatcher.call(2, size, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device) as number);
 }
 
 /** aten::full(SymInt[] size, Scalar fill_value, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor */
 export function full(size: readonly number[], fillValue: number | boolean, options: { dtype?: DType | null; device?: Device | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(2, size, fillValue, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device) as number);
+  return new Tensor(dispatcher.call(3, size, fillValue, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device) as number);
 }
 
 /** aten::arange.start_step(Scalar start, Scalar end, Scalar step=1, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor */
 export function arange(start: number | boolean, end: number | boolean, step: number | boolean = 1, options: { dtype?: DType | null; device?: Device | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(3, start, end, step, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device) as number);
+  return new Tensor(dispatcher.call(4, start, end, step, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device) as number);
 }
 
 /** aten::randn.generator(SymInt[] size, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor */
 export function randn(size: readonly number[], options: { generator: Generator | null; dtype?: DType | null; device?: Device | null }): Tensor {
-  return new Tensor(dispatcher.call(4, size, options.generator?.id, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device) as number);
+  return new Tensor(dispatcher.call(5, size, options.generator?.id, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device) as number);
 }
 
 /** aten::rand.generator(SymInt[] size, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor */
 export function rand(size: readonly number[], options: { generator: Generator | null; dtype?: DType | null; device?: Device | null }): Tensor {
-  return new Tensor(dispatcher.call(5, size, options.generator?.id, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device) as number);
+  return new Tensor(dispatcher.call(6, size, options.generator?.id, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device) as number);
 }
 
 /** aten::clone(Tensor self, *, MemoryFormat? memory_format=None) -> Tensor */
 export function clone(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(6, self.id) as number);
+  return new Tensor(dispatcher.call(7, self.id) as number);
 }
 
 /** aten::zeros_like(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor */
 export function zerosLike(self: Tensor, options: { dtype?: DType | null; device?: Device | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(7, self.id, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device) as number);
+  return new Tensor(dispatcher.call(8, self.id, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device) as number);
 }
 
 /** aten::_to_copy(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, bool non_blocking=False, MemoryFormat? memory_format=None) -> Tensor */
 export function toCopy(self: Tensor, options: { dtype?: DType | null; device?: Device | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(8, self.id, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device, null, false) as number);
+  return new Tensor(dispatcher.call(9, self.id, options.dtype == null ? null : dtypes[options.dtype].code, null, options.device, null, false) as number);
 }
 
 /** aten::detach(Tensor(a) self) -> Tensor(a) */
 export function detach(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(9, self.id) as number);
+  return new Tensor(dispatcher.call(10, self.id) as number);
 }
 
 /** aten::_version(Tensor self) -> int */
 export function version(self: Tensor): number {
-  return dispatcher.call(10, self.id) as number;
+  return dispatcher.call(11, self.id) as number;
 }
 
 /** aten::zero_(Tensor(a!) self) -> Tensor(a!) */
 export function zero_(self: Tensor): Tensor {
-  dispatcher.call(11, self.id);
+  dispatcher.call(12, self.id);
   return self;
 }
 
 /** aten::fill_.Scalar(Tensor(a!) self, Scalar value) -> Tensor(a!) */
 export function fill_(self: Tensor, value: number | boolean): Tensor {
-  dispatcher.call(12, self.id, value);
+  dispatcher.call(13, self.id, value);
   return self;
 }
 
 /** aten::copy_(Tensor(a!) self, Tensor src, bool non_blocking=False) -> Tensor(a!) */
 export function copy_(self: Tensor, src: Tensor): Tensor {
-  dispatcher.call(13, self.id, src.id, false);
+  dispatcher.call(14, self.id, src.id, false);
   return self;
 }
 
 /** aten::add_.Tensor(Tensor(a!) self, Tensor other, *, Scalar alpha=1) -> Tensor(a!) */
 export function add_(self: Tensor, other: Tensor, options: { alpha?: number | boolean } = {}): Tensor {
-  dispatcher.call(14, self.id, other.id, (options.alpha ?? 1));
+  dispatcher.call(15, self.id, other.id, (options.alpha ?? 1));
   return self;
 }
 
 /** aten::sub_.Tensor(Tensor(a!) self, Tensor other, *, Scalar alpha=1) -> Tensor(a!) */
 export function sub_(self: Tensor, other: Tensor, options: { alpha?: number | boolean } = {}): Tensor {
-  dispatcher.call(15, self.id, other.id, (options.alpha ?? 1));
+  dispatcher.call(16, self.id, other.id, (options.alpha ?? 1));
   return self;
 }
 
 /** aten::mul_.Tensor(Tensor(a!) self, Tensor other) -> Tensor(a!) */
 export function mul_(self: Tensor, other: Tensor): Tensor {
-  dispatcher.call(16, self.id, other.id);
+  dispatcher.call(17, self.id, other.id);
   return self;
 }
 
 /** aten::mul_.Scalar(Tensor(a!) self, Scalar other) -> Tensor(a!) */
 export function mulScalar_(self: Tensor, other: number | boolean): Tensor {
-  dispatcher.call(17, self.id, other);
+  dispatcher.call(18, self.id, other);
   return self;
 }
 
 /** aten::clamp_(Tensor(a!) self, Scalar? min=None, Scalar? max=None) -> Tensor(a!) */
 export function clamp_(self: Tensor, min: number | boolean | null = null, max: number | boolean | null = null): Tensor {
-  dispatcher.call(18, self.id, min, max);
+  dispatcher.call(19, self.id, min, max);
   return self;
 }
 
 /** aten::div_.Scalar(Tensor(a!) self, Scalar other) -> Tensor(a!) */
 export function divScalar_(self: Tensor, other: number | boolean): Tensor {
-  dispatcher.call(19, self.id, other);
+  dispatcher.call(20, self.id, other);
   return self;
 }
 
 /** aten::addmm_(Tensor(a!) self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1) -> Tensor(a!) */
 export function addmm_(self: Tensor, mat1: Tensor, mat2: Tensor, options: { beta?: number | boolean; alpha?: number | boolean } = {}): Tensor {
-  dispatcher.call(20, self.id, mat1.id, mat2.id, (options.beta ?? 1), (options.alpha ?? 1));
+  dispatcher.call(21, self.id, mat1.id, mat2.id, (options.beta ?? 1), (options.alpha ?? 1));
   return self;
 }
 
 /** aten::uniform_(Tensor(a!) self, float from=0., float to=1., *, Generator? generator=None) -> Tensor(a!) */
 export function uniform_(self: Tensor, from: number = 0., to: number = 1., options: { generator?: Generator | null } = {}): Tensor {
-  dispatcher.call(21, self.id, from, to, options.generator?.id);
+  dispatcher.call(22, self.id, from, to, options.generator?.id);
   return self;
 }
 
 /** aten::normal_(Tensor(a!) self, float mean=0., float std=1., *, Generator? generator=None) -> Tensor(a!) */
 export function normal_(self: Tensor, mean: number = 0., std: number = 1., options: { generator?: Generator | null } = {}): Tensor {
-  dispatcher.call(22, self.id, mean, std, options.generator?.id);
+  dispatcher.call(23, self.id, mean, std, options.generator?.id);
   return self;
 }
 
 /** aten::bernoulli_.float(Tensor(a!) self, float p=0.5, *, Generator? generator=None) -> Tensor(a!) */
 export function bernoulli_(self: Tensor, p: number = 0.5, options: { generator?: Generator | null } = {}): Tensor {
-  dispatcher.call(23, self.id, p, options.generator?.id);
+  dispatcher.call(24, self.id, p, options.generator?.id);
   return self;
 }
 
 /** aten::index_copy_(Tensor(a!) self, int dim, Tensor index, Tensor source) -> Tensor(a!) */
 export function indexCopy_(self: Tensor, dim: number, index: Tensor, source: Tensor): Tensor {
-  dispatcher.call(24, self.id, dim, index.id, source.id);
+  dispatcher.call(25, self.id, dim, index.id, source.id);
   return self;
 }
 
 /** aten::_foreach_mul_.Scalar(Tensor(a!)[] self, Scalar scalar) -> () */
 export function foreachMulScalar_(self: readonly Tensor[], scalar: number | boolean): void {
-  dispatcher.call(25, self.map(idOf), scalar);
+  dispatcher.call(26, self.map(idOf), scalar);
 }
 
 /** aten::_foreach_add_.Scalar(Tensor(a!)[] self, Scalar scalar) -> () */
 export function addScalarToEach(self: readonly Tensor[], scalar: number | boolean): void {
-  dispatcher.call(26, self.map(idOf), scalar);
+  dispatcher.call(27, self.map(idOf), scalar);
 }
 
 /** aten::_foreach_norm.Scalar(Tensor[] self, Scalar ord=2, ScalarType? dtype=None) -> Tensor[] */
 export function foreachNorm(self: readonly Tensor[], ord: number | boolean = 2, dtype: DType | null = null): Tensor[] {
-  return (dispatcher.call(27, self.map(idOf), ord, dtype == null ? null : dtypes[dtype].code) as number[]).map((id) => new Tensor(id));
+  return (dispatcher.call(28, self.map(idOf), ord, dtype == null ? null : dtypes[dtype].code) as number[]).map((id) => new Tensor(id));
 }
 
 /** aten::_fused_adamw_(Tensor(a!)[] self, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] exp_avg_sqs, Tensor(e!)[] max_exp_avg_sqs, Tensor[] state_steps, *, float lr, float beta1, float beta2, float weight_decay, float eps, bool amsgrad, bool maximize, Tensor? grad_scale=None, Tensor? found_inf=None) -> () */
 export function fusedAdamW_(self: readonly Tensor[], grads: readonly Tensor[], expAvgs: readonly Tensor[], expAvgSqs: readonly Tensor[], maxExpAvgSqs: readonly Tensor[], stateSteps: readonly Tensor[], options: { lr: number; beta1: number; beta2: number; weightDecay: number; eps: number; amsgrad: boolean; maximize: boolean; gradScale?: Tensor | null; foundInf?: Tensor | null }): void {
-  dispatcher.call(28, self.map(idOf), grads.map(idOf), expAvgs.map(idOf), expAvgSqs.map(idOf), maxExpAvgSqs.map(idOf), stateSteps.map(idOf), options.lr, options.beta1, options.beta2, options.weightDecay, options.eps, options.amsgrad, options.maximize, options.gradScale?.id, options.foundInf?.id);
+  dispatcher.call(29, self.map(idOf), grads.map(idOf), expAvgs.map(idOf), expAvgSqs.map(idOf), maxExpAvgSqs.map(idOf), stateSteps.map(idOf), options.lr, options.beta1, options.beta2, options.weightDecay, options.eps, options.amsgrad, options.maximize, options.gradScale?.id, options.foundInf?.id);
 }
 
 /** aten::_fused_sgd_(Tensor(a!)[] self, Tensor(b!)[] grads, Tensor(c!)[] momentum_buffer_list, *, float weight_decay, float momentum, float lr, float dampening, bool nesterov, bool maximize, bool is_first_step, Tensor? grad_scale=None, Tensor? found_inf=None) -> () */
 export function fusedSgd_(self: readonly Tensor[], grads: readonly Tensor[], momentumBufferList: readonly Tensor[], options: { weightDecay: number; momentum: number; lr: number; dampening: number; nesterov: boolean; maximize: boolean; isFirstStep: boolean; gradScale?: Tensor | null; foundInf?: Tensor | null }): void {
-  dispatcher.call(29, self.map(idOf), grads.map(idOf), momentumBufferList.map(idOf), options.weightDecay, options.momentum, options.lr, options.dampening, options.nesterov, options.maximize, options.isFirstStep, options.gradScale?.id, options.foundInf?.id);
+  dispatcher.call(30, self.map(idOf), grads.map(idOf), momentumBufferList.map(idOf), options.weightDecay, options.momentum, options.lr, options.dampening, options.nesterov, options.maximize, options.isFirstStep, options.gradScale?.id, options.foundInf?.id);
 }
 
 /** aten::lerp_.Scalar(Tensor(a!) self, Tensor end, Scalar weight) -> Tensor(a!) */
 export function lerp_(self: Tensor, end: Tensor, weight: number | boolean): Tensor {
-  dispatcher.call(30, self.id, end.id, weight);
+  dispatcher.call(31, self.id, end.id, weight);
   return self;
 }
 
 /** aten::sign_(Tensor(a!) self) -> Tensor(a!) */
 export function sign_(self: Tensor): Tensor {
-  dispatcher.call(31, self.id);
+  dispatcher.call(32, self.id);
   return self;
 }
 
 /** aten::addcdiv_(Tensor(a!) self, Tensor tensor1, Tensor tensor2, *, Scalar value=1) -> Tensor(a!) */
 export function addcdiv_(self: Tensor, tensor1: Tensor, tensor2: Tensor, options: { value?: number | boolean } = {}): Tensor {
-  dispatcher.call(32, self.id, tensor1.id, tensor2.id, (options.value ?? 1));
+  dispatcher.call(33, self.id, tensor1.id, tensor2.id, (options.value ?? 1));
   return self;
 }
 
 /** aten::addcmul_(Tensor(a!) self, Tensor tensor1, Tensor tensor2, *, Scalar value=1) -> Tensor(a!) */
 export function addcmul_(self: Tensor, tensor1: Tensor, tensor2: Tensor, options: { value?: number | boolean } = {}): Tensor {
-  dispatcher.call(33, self.id, tensor1.id, tensor2.id, (options.value ?? 1));
+  dispatcher.call(34, self.id, tensor1.id, tensor2.id, (options.value ?? 1));
   return self;
 }
 
 /** aten::view(Tensor(a) self, SymInt[] size) -> Tensor(a) */
 export function view(self: Tensor, size: readonly number[]): Tensor {
-  return new Tensor(dispatcher.call(34, self.id, size) as number);
+  return new Tensor(dispatcher.call(35, self.id, size) as number);
 }
 
 /** aten::view.dtype(Tensor(a) self, ScalarType dtype) -> Tensor(a) */
 export function viewAs(self: Tensor, dtype: DType): Tensor {
-  return new Tensor(dispatcher.call(35, self.id, dtypes[dtype].code) as number);
+  return new Tensor(dispatcher.call(36, self.id, dtypes[dtype].code) as number);
 }
 
 /** aten::reshape(Tensor(a) self, SymInt[] shape) -> Tensor(a) */
 export function reshape(self: Tensor, shape: readonly number[]): Tensor {
-  return new Tensor(dispatcher.call(36, self.id, shape) as number);
+  return new Tensor(dispatcher.call(37, self.id, shape) as number);
 }
 
 /** aten::permute(Tensor(a) self, int[] dims) -> Tensor(a) */
 export function permute(self: Tensor, dims: readonly number[]): Tensor {
-  return new Tensor(dispatcher.call(37, self.id, dims) as number);
+  return new Tensor(dispatcher.call(38, self.id, dims) as number);
 }
 
 /** aten::transpose.int(Tensor(a) self, int dim0, int dim1) -> Tensor(a) */
 export function transpose(self: Tensor, dim0: number, dim1: number): Tensor {
-  return new Tensor(dispatcher.call(38, self.id, dim0, dim1) as number);
+  return new Tensor(dispatcher.call(39, self.id, dim0, dim1) as number);
 }
 
 /** aten::t(Tensor(a) self) -> Tensor(a) */
 export function t(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(39, self.id) as number);
+  return new Tensor(dispatcher.call(40, self.id) as number);
 }
 
 /** aten::contiguous(Tensor(a) self, *, MemoryFormat memory_format=0) -> Tensor(a) */
 export function contiguous(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(40, self.id, 0) as number);
+  return new Tensor(dispatcher.call(41, self.id, 0) as number);
 }
 
 /** aten::unsqueeze(Tensor(a) self, int dim) -> Tensor(a) */
 export function unsqueeze(self: Tensor, dim: number): Tensor {
-  return new Tensor(dispatcher.call(41, self.id, dim) as number);
+  return new Tensor(dispatcher.call(42, self.id, dim) as number);
 }
 
 /** aten::expand(Tensor(a) self, SymInt[] size, *, bool implicit=False) -> Tensor(a) */
 export function expand(self: Tensor, size: readonly number[], options: { implicit?: boolean } = {}): Tensor {
-  return new Tensor(dispatcher.call(42, self.id, size, (options.implicit ?? false)) as number);
+  return new Tensor(dispatcher.call(43, self.id, size, (options.implicit ?? false)) as number);
 }
 
 /** aten::slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a) */
 export function slice(self: Tensor, dim: number = 0, start: number | null = null, end: number | null = null, step: number = 1): Tensor {
-  return new Tensor(dispatcher.call(43, self.id, dim, start, end, step) as number);
+  return new Tensor(dispatcher.call(44, self.id, dim, start, end, step) as number);
 }
 
 /** aten::narrow(Tensor(a) self, int dim, SymInt start, SymInt length) -> Tensor(a) */
 export function narrow(self: Tensor, dim: number, start: number, length: number): Tensor {
-  return new Tensor(dispatcher.call(44, self.id, dim, start, length) as number);
+  return new Tensor(dispatcher.call(45, self.id, dim, start, length) as number);
 }
 
 /** aten::select.int(Tensor(a) self, int dim, SymInt index) -> Tensor(a) */
 export function select(self: Tensor, dim: number, index: number): Tensor {
-  return new Tensor(dispatcher.call(45, self.id, dim, index) as number);
+  return new Tensor(dispatcher.call(46, self.id, dim, index) as number);
 }
 
 /** aten::cat(Tensor[] tensors, int dim=0) -> Tensor */
 export function cat(tensors: readonly Tensor[], dim: number = 0): Tensor {
-  return new Tensor(dispatcher.call(46, tensors.map(idOf), dim) as number);
+  return new Tensor(dispatcher.call(47, tensors.map(idOf), dim) as number);
 }
 
 /** aten::stack(Tensor[] tensors, int dim=0) -> Tensor */
 export function stack(tensors: readonly Tensor[], dim: number = 0): Tensor {
-  return new Tensor(dispatcher.call(47, tensors.map(idOf), dim) as number);
+  return new Tensor(dispatcher.call(48, tensors.map(idOf), dim) as number);
 }
 
 /** aten::split_with_sizes(Tensor(a -> *) self, SymInt[] split_sizes, int dim=0) -> Tensor(a)[] */
 export function splitWithSizes(self: Tensor, splitSizes: readonly number[], dim: number = 0): Tensor[] {
-  return (dispatcher.call(48, self.id, splitSizes, dim) as number[]).map((id) => new Tensor(id));
+  return (dispatcher.call(49, self.id, splitSizes, dim) as number[]).map((id) => new Tensor(id));
 }
 
 /** aten::unbind.int(Tensor(a -> *) self, int dim=0) -> Tensor(a)[] */
 export function unbind(self: Tensor, dim: number = 0): Tensor[] {
-  return (dispatcher.call(49, self.id, dim) as number[]).map((id) => new Tensor(id));
+  return (dispatcher.call(50, self.id, dim) as number[]).map((id) => new Tensor(id));
 }
 
 /** aten::index_select(Tensor self, int dim, Tensor index) -> Tensor */
 export function indexSelect(self: Tensor, dim: number, index: Tensor): Tensor {
-  return new Tensor(dispatcher.call(50, self.id, dim, index.id) as number);
+  return new Tensor(dispatcher.call(51, self.id, dim, index.id) as number);
 }
 
 /** aten::index_copy(Tensor self, int dim, Tensor index, Tensor source) -> Tensor */
 export function indexCopy(self: Tensor, dim: number, index: Tensor, source: Tensor): Tensor {
-  return new Tensor(dispatcher.call(51, self.id, dim, index.id, source.id) as number);
+  return new Tensor(dispatcher.call(52, self.id, dim, index.id, source.id) as number);
 }
 
 /** aten::gather(Tensor self, int dim, Tensor index, *, bool sparse_grad=False) -> Tensor */
 export function gather(self: Tensor, dim: number, index: Tensor, options: { sparseGrad?: boolean } = {}): Tensor {
-  return new Tensor(dispatcher.call(52, self.id, dim, index.id, (options.sparseGrad ?? false)) as number);
+  return new Tensor(dispatcher.call(53, self.id, dim, index.id, (options.sparseGrad ?? false)) as number);
 }
 
 /** aten::masked_fill.Scalar(Tensor self, Tensor mask, Scalar value) -> Tensor */
 export function maskedFill(self: Tensor, mask: Tensor, value: number | boolean): Tensor {
-  return new Tensor(dispatcher.call(53, self.id, mask.id, value) as number);
+  return new Tensor(dispatcher.call(54, self.id, mask.id, value) as number);
 }
 
 /** aten::repeat_interleave.self_int(Tensor self, SymInt repeats, int? dim=None, *, SymInt? output_size=None) -> Tensor */
 export function repeatInterleave(self: Tensor, repeats: number, dim: number | null = null, options: { outputSize?: number | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(54, self.id, repeats, dim, options.outputSize) as number);
+  return new Tensor(dispatcher.call(55, self.id, repeats, dim, options.outputSize) as number);
 }
 
 /** aten::triu(Tensor self, SymInt diagonal=0) -> Tensor */
 export function triu(self: Tensor, diagonal: number = 0): Tensor {
-  return new Tensor(dispatcher.call(55, self.id, diagonal) as number);
+  return new Tensor(dispatcher.call(56, self.id, diagonal) as number);
 }
 
 /** aten::tril(Tensor self, SymInt diagonal=0) -> Tensor */
 export function tril(self: Tensor, diagonal: number = 0): Tensor {
-  return new Tensor(dispatcher.call(56, self.id, diagonal) as number);
+  return new Tensor(dispatcher.call(57, self.id, diagonal) as number);
 }
 
 /** aten::add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor */
 export function add(self: Tensor, other: Tensor, options: { alpha?: number | boolean } = {}): Tensor {
-  return new Tensor(dispatcher.call(57, self.id, other.id, (options.alpha ?? 1)) as number);
+  return new Tensor(dispatcher.call(58, self.id, other.id, (options.alpha ?? 1)) as number);
 }
 
 /** aten::add.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor */
 export function addScalar(self: Tensor, other: number | boolean, alpha: number | boolean = 1): Tensor {
-  return new Tensor(dispatcher.call(58, self.id, other, alpha) as number);
+  return new Tensor(dispatcher.call(59, self.id, other, alpha) as number);
 }
 
 /** aten::sub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor */
 export function sub(self: Tensor, other: Tensor, options: { alpha?: number | boolean } = {}): Tensor {
-  return new Tensor(dispatcher.call(59, self.id, other.id, (options.alpha ?? 1)) as number);
+  return new Tensor(dispatcher.call(60, self.id, other.id, (options.alpha ?? 1)) as number);
 }
 
 /** aten::mul.Tensor(Tensor self, Tensor other) -> Tensor */
 export function mul(self: Tensor, other: Tensor): Tensor {
-  return new Tensor(dispatcher.call(60, self.id, other.id) as number);
+  return new Tensor(dispatcher.call(61, self.id, other.id) as number);
 }
 
 /** aten::mul.Scalar(Tensor self, Scalar other) -> Tensor */
 export function mulScalar(self: Tensor, other: number | boolean): Tensor {
-  return new Tensor(dispatcher.call(61, self.id, other) as number);
+  return new Tensor(dispatcher.call(62, self.id, other) as number);
 }
 
 /** aten::div.Tensor(Tensor self, Tensor other) -> Tensor */
 export function div(self: Tensor, other: Tensor): Tensor {
-  return new Tensor(dispatcher.call(62, self.id, other.id) as number);
+  return new Tensor(dispatcher.call(63, self.id, other.id) as number);
 }
 
 /** aten::div.Scalar(Tensor self, Scalar other) -> Tensor */
 export function divScalar(self: Tensor, other: number | boolean): Tensor {
-  return new Tensor(dispatcher.call(63, self.id, other) as number);
+  return new Tensor(dispatcher.call(64, self.id, other) as number);
 }
 
 /** aten::neg(Tensor self) -> Tensor */
 export function neg(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(64, self.id) as number);
+  return new Tensor(dispatcher.call(65, self.id) as number);
 }
 
 /** aten::lerp.Scalar(Tensor self, Tensor end, Scalar weight) -> Tensor */
 export function lerp(self: Tensor, end: Tensor, weight: number | boolean): Tensor {
-  return new Tensor(dispatcher.call(65, self.id, end.id, weight) as number);
+  return new Tensor(dispatcher.call(66, self.id, end.id, weight) as number);
 }
 
 /** aten::sign(Tensor self) -> Tensor */
 export function sign(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(66, self.id) as number);
+  return new Tensor(dispatcher.call(67, self.id) as number);
 }
 
 /** aten::clamp(Tensor self, Scalar? min=None, Scalar? max=None) -> Tensor */
 export function clamp(self: Tensor, min: number | boolean | null = null, max: number | boolean | null = null): Tensor {
-  return new Tensor(dispatcher.call(67, self.id, min, max) as number);
+  return new Tensor(dispatcher.call(68, self.id, min, max) as number);
 }
 
 /** aten::clamp_min(Tensor self, Scalar min) -> Tensor */
 export function clampMin(self: Tensor, min: number | boolean): Tensor {
-  return new Tensor(dispatcher.call(68, self.id, min) as number);
+  return new Tensor(dispatcher.call(69, self.id, min) as number);
 }
 
 /** aten::maximum(Tensor self, Tensor other) -> Tensor */
 export function maximum(self: Tensor, other: Tensor): Tensor {
-  return new Tensor(dispatcher.call(69, self.id, other.id) as number);
+  return new Tensor(dispatcher.call(70, self.id, other.id) as number);
 }
 
 /** aten::reciprocal(Tensor self) -> Tensor */
 export function reciprocal(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(70, self.id) as number);
+  return new Tensor(dispatcher.call(71, self.id) as number);
 }
 
 /** aten::round(Tensor self) -> Tensor */
 export function round(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(71, self.id) as number);
+  return new Tensor(dispatcher.call(72, self.id) as number);
 }
 
 /** aten::trunc(Tensor self) -> Tensor */
 export function trunc(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(72, self.id) as number);
+  return new Tensor(dispatcher.call(73, self.id) as number);
 }
 
 /** aten::pow.Tensor_Scalar(Tensor self, Scalar exponent) -> Tensor */
 export function pow(self: Tensor, exponent: number | boolean): Tensor {
-  return new Tensor(dispatcher.call(73, self.id, exponent) as number);
+  return new Tensor(dispatcher.call(74, self.id, exponent) as number);
 }
 
 /** aten::sqrt(Tensor self) -> Tensor */
 export function sqrt(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(74, self.id) as number);
+  return new Tensor(dispatcher.call(75, self.id) as number);
 }
 
 /** aten::rsqrt(Tensor self) -> Tensor */
 export function rsqrt(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(75, self.id) as number);
+  return new Tensor(dispatcher.call(76, self.id) as number);
 }
 
 /** aten::exp(Tensor self) -> Tensor */
 export function exp(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(76, self.id) as number);
+  return new Tensor(dispatcher.call(77, self.id) as number);
 }
 
 /** aten::log(Tensor self) -> Tensor */
 export function log(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(77, self.id) as number);
+  return new Tensor(dispatcher.call(78, self.id) as number);
 }
 
 /** aten::cos(Tensor self) -> Tensor */
 export function cos(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(78, self.id) as number);
+  return new Tensor(dispatcher.call(79, self.id) as number);
 }
 
 /** aten::sin(Tensor self) -> Tensor */
 export function sin(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(79, self.id) as number);
+  return new Tensor(dispatcher.call(80, self.id) as number);
 }
 
 /** aten::tanh(Tensor self) -> Tensor */
 export function tanh(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(80, self.id) as number);
+  return new Tensor(dispatcher.call(81, self.id) as number);
 }
 
 /** aten::sigmoid(Tensor self) -> Tensor */
 export function sigmoid(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(81, self.id) as number);
+  return new Tensor(dispatcher.call(82, self.id) as number);
 }
 
 /** aten::silu(Tensor self) -> Tensor */
 export function silu(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(82, self.id) as number);
+  return new Tensor(dispatcher.call(83, self.id) as number);
 }
 
 /** aten::gelu(Tensor self, *, str approximate="none") -> Tensor */
 export function gelu(self: Tensor, options: { approximate?: string } = {}): Tensor {
-  return new Tensor(dispatcher.call(83, self.id, (options.approximate ?? 'none')) as number);
+  return new Tensor(dispatcher.call(84, self.id, (options.approximate ?? 'none')) as number);
 }
 
 /** aten::relu(Tensor self) -> Tensor */
 export function relu(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(84, self.id) as number);
+  return new Tensor(dispatcher.call(85, self.id) as number);
 }
 
 /** aten::abs(Tensor self) -> Tensor */
 export function abs(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(85, self.id) as number);
+  return new Tensor(dispatcher.call(86, self.id) as number);
 }
 
 /** aten::where.self(Tensor condition, Tensor self, Tensor other) -> Tensor */
 export function where(condition: Tensor, self: Tensor, other: Tensor): Tensor {
-  return new Tensor(dispatcher.call(86, condition.id, self.id, other.id) as number);
+  return new Tensor(dispatcher.call(87, condition.id, self.id, other.id) as number);
 }
 
 /** aten::eq.Tensor(Tensor self, Tensor other) -> Tensor */
 export function eq(self: Tensor, other: Tensor): Tensor {
-  return new Tensor(dispatcher.call(87, self.id, other.id) as number);
+  return new Tensor(dispatcher.call(88, self.id, other.id) as number);
 }
 
 /** aten::eq.Scalar(Tensor self, Scalar other) -> Tensor */
 export function eqScalar(self: Tensor, other: number | boolean): Tensor {
-  return new Tensor(dispatcher.call(88, self.id, other) as number);
+  return new Tensor(dispatcher.call(89, self.id, other) as number);
 }
 
 /** aten::ne.Scalar(Tensor self, Scalar other) -> Tensor */
 export function neScalar(self: Tensor, other: number | boolean): Tensor {
-  return new Tensor(dispatcher.call(89, self.id, other) as number);
+  return new Tensor(dispatcher.call(90, self.id, other) as number);
 }
 
 /** aten::lt.Scalar(Tensor self, Scalar other) -> Tensor */
 export function ltScalar(self: Tensor, other: number | boolean): Tensor {
-  return new Tensor(dispatcher.call(90, self.id, other) as number);
+  return new Tensor(dispatcher.call(91, self.id, other) as number);
 }
 
 /** aten::gt.Tensor(Tensor self, Tensor other) -> Tensor */
 export function gt(self: Tensor, other: Tensor): Tensor {
-  return new Tensor(dispatcher.call(91, self.id, other.id) as number);
+  return new Tensor(dispatcher.call(92, self.id, other.id) as number);
 }
 
 /** aten::gt.Scalar(Tensor self, Scalar other) -> Tensor */
 export function gtScalar(self: Tensor, other: number | boolean): Tensor {
-  return new Tensor(dispatcher.call(92, self.id, other) as number);
+  return new Tensor(dispatcher.call(93, self.id, other) as number);
 }
 
 /** aten::le.Tensor(Tensor self, Tensor other) -> Tensor */
 export function le(self: Tensor, other: Tensor): Tensor {
-  return new Tensor(dispatcher.call(93, self.id, other.id) as number);
+  return new Tensor(dispatcher.call(94, self.id, other.id) as number);
 }
 
 /** aten::ge.Scalar(Tensor self, Scalar other) -> Tensor */
 export function geScalar(self: Tensor, other: number | boolean): Tensor {
-  return new Tensor(dispatcher.call(94, self.id, other) as number);
+  return new Tensor(dispatcher.call(95, self.id, other) as number);
 }
 
 /** aten::logical_and(Tensor self, Tensor other) -> Tensor */
 export function logicalAnd(self: Tensor, other: Tensor): Tensor {
-  return new Tensor(dispatcher.call(95, self.id, other.id) as number);
+  return new Tensor(dispatcher.call(96, self.id, other.id) as number);
 }
 
 /** aten::logical_or(Tensor self, Tensor other) -> Tensor */
 export function logicalOr(self: Tensor, other: Tensor): Tensor {
-  return new Tensor(dispatcher.call(96, self.id, other.id) as number);
+  return new Tensor(dispatcher.call(97, self.id, other.id) as number);
 }
 
 /** aten::bitwise_and.Scalar(Tensor self, Scalar other) -> Tensor */
 export function bitwiseAnd(self: Tensor, other: number | boolean): Tensor {
-  return new Tensor(dispatcher.call(97, self.id, other) as number);
+  return new Tensor(dispatcher.call(98, self.id, other) as number);
 }
 
 /** aten::bitwise_right_shift.Tensor_Scalar(Tensor self, Scalar other) -> Tensor */
 export function shiftRight(self: Tensor, other: number | boolean): Tensor {
-  return new Tensor(dispatcher.call(98, self.id, other) as number);
+  return new Tensor(dispatcher.call(99, self.id, other) as number);
 }
 
 /** aten::bitwise_right_shift.Tensor(Tensor self, Tensor other) -> Tensor */
 export function shiftRightBy(self: Tensor, other: Tensor): Tensor {
-  return new Tensor(dispatcher.call(99, self.id, other.id) as number);
+  return new Tensor(dispatcher.call(100, self.id, other.id) as number);
 }
 
 /** aten::sum(Tensor self, *, ScalarType? dtype=None) -> Tensor */
 export function sum(self: Tensor, options: { dtype?: DType | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(100, self.id, options.dtype == null ? null : dtypes[options.dtype].code) as number);
+  return new Tensor(dispatcher.call(101, self.id, options.dtype == null ? null : dtypes[options.dtype].code) as number);
 }
 
 /** aten::sum.dim_IntList(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor */
 export function sumDim(self: Tensor, dim: readonly number[] | null, keepdim: boolean = false, options: { dtype?: DType | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(101, self.id, dim, keepdim, options.dtype == null ? null : dtypes[options.dtype].code) as number);
+  return new Tensor(dispatcher.call(102, self.id, dim, keepdim, options.dtype == null ? null : dtypes[options.dtype].code) as number);
 }
 
 /** aten::mean(Tensor self, *, ScalarType? dtype=None) -> Tensor */
 export function mean(self: Tensor, options: { dtype?: DType | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(102, self.id, options.dtype == null ? null : dtypes[options.dtype].code) as number);
+  return new Tensor(dispatcher.call(103, self.id, options.dtype == null ? null : dtypes[options.dtype].code) as number);
 }
 
 /** aten::mean.dim(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor */
 export function meanDim(self: Tensor, dim: readonly number[] | null, keepdim: boolean = false, options: { dtype?: DType | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(103, self.id, dim, keepdim, options.dtype == null ? null : dtypes[options.dtype].code) as number);
+  return new Tensor(dispatcher.call(104, self.id, dim, keepdim, options.dtype == null ? null : dtypes[options.dtype].code) as number);
 }
 
 /** aten::amax(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor */
 export function amax(self: Tensor, dim: readonly number[] = [], keepdim: boolean = false): Tensor {
-  return new Tensor(dispatcher.call(104, self.id, dim, keepdim) as number);
+  return new Tensor(dispatcher.call(105, self.id, dim, keepdim) as number);
 }
 
 /** aten::amin(Tensor self, int[1] dim=[], bool keepdim=False) -> Tensor */
 export function amin(self: Tensor, dim: readonly number[] = [], keepdim: boolean = false): Tensor {
-  return new Tensor(dispatcher.call(105, self.id, dim, keepdim) as number);
+  return new Tensor(dispatcher.call(106, self.id, dim, keepdim) as number);
 }
 
 /** aten::argmax(Tensor self, int? dim=None, bool keepdim=False) -> Tensor */
 export function argmax(self: Tensor, dim: number | null = null, keepdim: boolean = false): Tensor {
-  return new Tensor(dispatcher.call(106, self.id, dim, keepdim) as number);
+  return new Tensor(dispatcher.call(107, self.id, dim, keepdim) as number);
 }
 
 /** aten::max(Tensor self) -> Tensor */
 export function max(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(107, self.id) as number);
+  return new Tensor(dispatcher.call(108, self.id) as number);
+}
+
+/** aten::max.dim(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices) */
+export function maxDim(self: Tensor, dim: number, keepdim: boolean = false): [Tensor, Tensor] {
+  return (dispatcher.call(109, self.id, dim, keepdim) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
 }
 
 /** aten::logsumexp(Tensor self, int[1] dim, bool keepdim=False) -> Tensor */
 export function logsumexp(self: Tensor, dim: readonly number[], keepdim: boolean = false): Tensor {
-  return new Tensor(dispatcher.call(108, self.id, dim, keepdim) as number);
+  return new Tensor(dispatcher.call(110, self.id, dim, keepdim) as number);
 }
 
 /** aten::softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor */
 export function softmax(self: Tensor, dim: number, dtype: DType | null = null): Tensor {
-  return new Tensor(dispatcher.call(109, self.id, dim, dtype == null ? null : dtypes[dtype].code) as number);
+  return new Tensor(dispatcher.call(111, self.id, dim, dtype == null ? null : dtypes[dtype].code) as number);
 }
 
 /** aten::log_softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor */
 export function logSoftmax(self: Tensor, dim: number, dtype: DType | null = null): Tensor {
-  return new Tensor(dispatcher.call(110, self.id, dim, dtype == null ? null : dtypes[dtype].code) as number);
+  return new Tensor(dispatcher.call(112, self.id, dim, dtype == null ? null : dtypes[dtype].code) as number);
 }
 
 /** aten::linalg_vector_norm(Tensor self, Scalar ord=2, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor */
 export function vectorNorm(self: Tensor, ord: number | boolean = 2, dim: readonly number[] | null = null, keepdim: boolean = false, options: { dtype?: DType | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(111, self.id, ord, dim, keepdim, options.dtype == null ? null : dtypes[options.dtype].code) as number);
+  return new Tensor(dispatcher.call(113, self.id, ord, dim, keepdim, options.dtype == null ? null : dtypes[options.dtype].code) as number);
 }
 
 /** aten::isfinite(Tensor self) -> Tensor */
 export function isfinite(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(112, self.id) as number);
+  return new Tensor(dispatcher.call(114, self.id) as number);
 }
 
 /** aten::all(Tensor self) -> Tensor */
 export function all(self: Tensor): Tensor {
-  return new Tensor(dispatcher.call(113, self.id) as number);
+  return new Tensor(dispatcher.call(115, self.id) as number);
 }
 
 /** aten::equal(Tensor self, Tensor other) -> bool */
 export function equal(self: Tensor, other: Tensor): boolean {
-  return dispatcher.call(114, self.id, other.id) as boolean;
+  return dispatcher.call(116, self.id, other.id) as boolean;
 }
 
 /** aten::allclose(Tensor self, Tensor other, float rtol=1.0000000000000001e-05, float atol=1e-08, bool equal_nan=False) -> bool */
 export function allclose(self: Tensor, other: Tensor, rtol: number = 1.0000000000000001e-05, atol: number = 1e-08, equalNan: boolean = false): boolean {
-  return dispatcher.call(115, self.id, other.id, rtol, atol, equalNan) as boolean;
+  return dispatcher.call(117, self.id, other.id, rtol, atol, equalNan) as boolean;
 }
 
 /** aten::bucketize.Tensor(Tensor self, Tensor boundaries, *, bool out_int32=False, bool right=False) -> Tensor */
 export function bucketize(self: Tensor, boundaries: Tensor, options: { outInt32?: boolean; right?: boolean } = {}): Tensor {
-  return new Tensor(dispatcher.call(116, self.id, boundaries.id, (options.outInt32 ?? false), (options.right ?? false)) as number);
+  return new Tensor(dispatcher.call(118, self.id, boundaries.id, (options.outInt32 ?? false), (options.right ?? false)) as number);
 }
 
 /** aten::topk(Tensor self, SymInt k, int dim=-1, bool largest=True, bool sorted=True) -> (Tensor values, Tensor indices) */
 export function topk(self: Tensor, k: number, dim: number = -1, largest: boolean = true, sorted: boolean = true): [Tensor, Tensor] {
-  return (dispatcher.call(117, self.id, k, dim, largest, sorted) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
+  return (dispatcher.call(119, self.id, k, dim, largest, sorted) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
 }
 
 /** aten::sort(Tensor self, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices) */
 export function sort(self: Tensor, dim: number = -1, descending: boolean = false): [Tensor, Tensor] {
-  return (dispatcher.call(118, self.id, dim, descending) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
+  return (dispatcher.call(120, self.id, dim, descending) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
 }
 
 /** aten::cumsum(Tensor self, int dim, *, ScalarType? dtype=None) -> Tensor */
 export function cumsum(self: Tensor, dim: number, options: { dtype?: DType | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(119, self.id, dim, options.dtype == null ? null : dtypes[options.dtype].code) as number);
+  return new Tensor(dispatcher.call(121, self.id, dim, options.dtype == null ? null : dtypes[options.dtype].code) as number);
 }
 
 /** aten::multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, Generator? generator=None) -> Tensor */
 export function multinomial(self: Tensor, numSamples: number, replacement: boolean = false, options: { generator?: Generator | null } = {}): Tensor {
-  return new Tensor(dispatcher.call(120, self.id, numSamples, replacement, options.generator?.id) as number);
+  return new Tensor(dispatcher.call(122, self.id, numSamples, replacement, options.generator?.id) as number);
 }
 
 /** aten::linalg_svd(Tensor A, bool full_matrices=True, *, str? driver=None) -> (Tensor U, Tensor S, Tensor Vh) */
 export function linalgSvd(A: Tensor, fullMatrices: boolean = true, options: { driver?: string | null } = {}): [Tensor, Tensor, Tensor] {
-  return (dispatcher.call(121, A.id, fullMatrices, options.driver) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
+  return (dispatcher.call(123, A.id, fullMatrices, options.driver) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
 }
 
 /** aten::linalg_qr(Tensor A, str mode="reduced") -> (Tensor Q, Tensor R) */
 export function linalgQr(A: Tensor, mode: string = 'reduced'): [Tensor, Tensor] {
-  return (dispatcher.call(122, A.id, mode) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
+  return (dispatcher.call(124, A.id, mode) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
 }
 
 /** aten::mm(Tensor self, Tensor mat2) -> Tensor */
 export function mm(self: Tensor, mat2: Tensor): Tensor {
-  return new Tensor(dispatcher.call(123, self.id, mat2.id) as number);
+  return new Tensor(dispatcher.call(125, self.id, mat2.id) as number);
 }
 
 /** aten::matmul(Tensor self, Tensor other) -> Tensor */
 export function matmul(self: Tensor, other: Tensor): Tensor {
-  return new Tensor(dispatcher.call(124, self.id, other.id) as number);
+  return new Tensor(dispatcher.call(126, self.id, other.id) as number);
 }
 
 /** aten::bmm(Tensor self, Tensor mat2) -> Tensor */
 export function bmm(self: Tensor, mat2: Tensor): Tensor {
-  return new Tensor(dispatcher.call(125, self.id, mat2.id) as number);
+  return new Tensor(dispatcher.call(127, self.id, mat2.id) as number);
 }
 
 /** aten::linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor */
 export function linear(input: Tensor, weight: Tensor, bias: Tensor | null = null): Tensor {
-  return new Tensor(dispatcher.call(126, input.id, weight.id, bias?.id) as number);
+  return new Tensor(dispatcher.call(128, input.id, weight.id, bias?.id) as number);
 }
 
 /** aten::embedding(Tensor weight, Tensor indices, SymInt padding_idx=-1, bool scale_grad_by_freq=False, bool sparse=False) -> Tensor */
 export function embedding(weight: Tensor, indices: Tensor, paddingIdx: number = -1, scaleGradByFreq: boolean = false, sparse: boolean = false): Tensor {
-  return new Tensor(dispatcher.call(127, weight.id, indices.id, paddingIdx, scaleGradByFreq, sparse) as number);
+  return new Tensor(dispatcher.call(129, weight.id, indices.id, paddingIdx, scaleGradByFreq, sparse) as number);
 }
 
 /** aten::lstm.input(Tensor input, Tensor[] hx, Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, bool bidirectional, bool batch_first) -> (Tensor, Tensor, Tensor) */
 export function lstm(input: Tensor, hx: readonly Tensor[], params: readonly Tensor[], hasBiases: boolean, numLayers: number, dropout: number, train: boolean, bidirectional: boolean, batchFirst: boolean): [Tensor, Tensor, Tensor] {
-  return (dispatcher.call(128, input.id, hx.map(idOf), params.map(idOf), hasBiases, numLayers, dropout, train, bidirectional, batchFirst) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
+  return (dispatcher.call(130, input.id, hx.map(idOf), params.map(idOf), hasBiases, numLayers, dropout, train, bidirectional, batchFirst) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
 }
 
 /** aten::layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1.0000000000000001e-05, bool cudnn_enable=True) -> Tensor */
 export function layerNorm(input: Tensor, normalizedShape: readonly number[], weight: Tensor | null = null, bias: Tensor | null = null, eps: number = 1.0000000000000001e-05, cudnnEnable: boolean = true): Tensor {
-  return new Tensor(dispatcher.call(129, input.id, normalizedShape, weight?.id, bias?.id, eps, cudnnEnable) as number);
+  return new Tensor(dispatcher.call(131, input.id, normalizedShape, weight?.id, bias?.id, eps, cudnnEnable) as number);
 }
 
 /** aten::scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0., bool is_causal=False, *, float? scale=None, bool enable_gqa=False) -> Tensor */
 export function scaledDotProductAttention(query: Tensor, key: Tensor, value: Tensor, attnMask: Tensor | null = null, dropoutP: number = 0., isCausal: boolean = false, options: { scale?: number | null; enableGqa?: boolean } = {}): Tensor {
-  return new Tensor(dispatcher.call(130, query.id, key.id, value.id, attnMask?.id, dropoutP, isCausal, options.scale, (options.enableGqa ?? false)) as number);
+  return new Tensor(dispatcher.call(132, query.id, key.id, value.id, attnMask?.id, dropoutP, isCausal, options.scale, (options.enableGqa ?? false)) as number);
 }
 
 /** _c10d_functional::all_reduce_(Tensor(a!) input, str reduce_op, str group_name) -> Tensor(a!) */
 export function allReduce_(input: Tensor, reduceOp: string, groupName: string): Tensor {
-  dispatcher.call(131, input.id, reduceOp, groupName);
+  dispatcher.call(133, input.id, reduceOp, groupName);
   return input;
 }
 
 /** _c10d_functional::reduce_scatter_tensor(Tensor input, str reduce_op, int group_size, str group_name) -> Tensor */
 export function reduceScatter(input: Tensor, reduceOp: string, groupSize: number, groupName: string): Tensor {
-  return new Tensor(dispatcher.call(132, input.id, reduceOp, groupSize, groupName) as number);
+  return new Tensor(dispatcher.call(134, input.id, reduceOp, groupSize, groupName) as number);
 }
 
 /** _c10d_functional::all_gather_into_tensor(Tensor input, int group_size, str group_name) -> Tensor */
 export function allGather(input: Tensor, groupSize: number, groupName: string): Tensor {
-  return new Tensor(dispatcher.call(133, input.id, groupSize, groupName) as number);
+  return new Tensor(dispatcher.call(135, input.id, groupSize, groupName) as number);
 }
 
 /** _c10d_functional::broadcast_(Tensor(a!) input, int src, str group_name) -> Tensor(a!) */
 export function broadcast_(input: Tensor, src: number, groupName: string): Tensor {
-  dispatcher.call(134, input.id, src, groupName);
+  dispatcher.call(136, input.id, src, groupName);
   return input;
 }
 
 /** _c10d_functional::all_to_all_single(Tensor input, SymInt[] output_split_sizes, SymInt[] input_split_sizes, str group_name) -> Tensor */
 export function allToAll(input: Tensor, outputSplitSizes: readonly number[], inputSplitSizes: readonly number[], groupName: string): Tensor {
-  return new Tensor(dispatcher.call(135, input.id, outputSplitSizes, inputSplitSizes, groupName) as number);
+  return new Tensor(dispatcher.call(137, input.id, outputSplitSizes, inputSplitSizes, groupName) as number);
 }
 
 /** graft::rms_norm(Tensor x, Tensor weight, float eps) -> Tensor */
 export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
-  return new Tensor(dispatcher.call(136, x.id, weight.id, eps) as number);
+  return new Tensor(dispatcher.call(138, x.id, weight.id, eps) as number);
 }
 
 /** graft::add_rms_norm(Tensor x, Tensor delta, Tensor weight, float eps) -> (Tensor sum, Tensor normed) */
 export function addRmsNorm(x: Tensor, delta: Tensor, weight: Tensor, eps: number): [Tensor, Tensor] {
-  return (dispatcher.call(137, x.id, delta.id, weight.id, eps) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
+  return (dispatcher.call(139, x.id, delta.id, weight.id, eps) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
 }
 
 /** graft::rope(Tensor x, Tensor cos, Tensor sin) -> Tensor */
 export function rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
-  return new Tensor(dispatcher.call(138, x.id, cos.id, sin.id) as number);
+  return new Tensor(dispatcher.call(140, x.id, cos.id, sin.id) as number);
 }
 
 /** graft::glu(Tensor gate, Tensor up, str act) -> Tensor */
 export function glu(gate: Tensor, up: Tensor, act: string): Tensor {
-  return new Tensor(dispatcher.call(139, gate.id, up.id, act) as number);
+  return new Tensor(dispatcher.call(141, gate.id, up.id, act) as number);
 }
 
-/** graft::attention(Tensor q, Tensor k, Tensor v, int[] q_starts, int[] k_starts, int[] k_ends, float scale, bool causal=True, int window=0) -> Tensor */
-export function attention(q: Tensor, k: Tensor, v: Tensor, qStarts: readonly number[], kStarts: readonly number[], kEnds: readonly number[], scale: number, causal: boolean = true, window: number = 0): Tensor {
-  return new Tensor(dispatcher.call(140, q.id, k.id, v.id, qStarts, kStarts, kEnds, scale, causal, window) as number);
+/** graft::attention(Tensor q, Tensor k, Tensor v, int[] q_starts, int[] k_starts, int[] k_ends, float scale, bool causal=True, int window=0, Tensor? pages=None, int page_size=0) -> Tensor */
+export function attention(q: Tensor, k: Tensor, v: Tensor, qStarts: readonly number[], kStarts: readonly number[], kEnds: readonly number[], scale: number, causal: boolean = true, window: number = 0, pages: Tensor | null = null, pageSize: number = 0): Tensor {
+  return new Tensor(dispatcher.call(142, q.id, k.id, v.id, qStarts, kStarts, kEnds, scale, causal, window, pages?.id, pageSize) as number);
+}
+
+/** graft::pooled_attention(Tensor q, Tensor k, Tensor v, Tensor? cos, Tensor? sin, Tensor(a!) pool_k, Tensor(b!) pool_v, Tensor slots, int[] q_starts, int[] k_starts, int[] k_ends, Tensor pages, int page_size, float scale, bool causal, int window) -> Tensor */
+export function pooledAttention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor | null, sin: Tensor | null, poolK: Tensor, poolV: Tensor, slots: Tensor, qStarts: readonly number[], kStarts: readonly number[], kEnds: readonly number[], pages: Tensor, pageSize: number, scale: number, causal: boolean, window: number): Tensor {
+  return new Tensor(dispatcher.call(143, q.id, k.id, v.id, cos?.id, sin?.id, poolK.id, poolV.id, slots.id, qStarts, kStarts, kEnds, pages.id, pageSize, scale, causal, window) as number);
 }
 
 /** graft::block_linear(Tensor x, Tensor weight, int format, Tensor? bias=None) -> Tensor */
 export function blockLinear(x: Tensor, weight: Tensor, format: number, bias: Tensor | null = null): Tensor {
-  return new Tensor(dispatcher.call(141, x.id, weight.id, format, bias?.id) as number);
+  return new Tensor(dispatcher.call(144, x.id, weight.id, format, bias?.id) as number);
+}
+
+/** graft::block_linears(Tensor x, Tensor[] weights, int[] formats, Tensor[] biases) -> Tensor[] */
+export function blockLinears(x: Tensor, weights: readonly Tensor[], formats: readonly number[], biases: readonly Tensor[]): Tensor[] {
+  return (dispatcher.call(145, x.id, weights.map(idOf), formats, biases.map(idOf)) as number[]).map((id) => new Tensor(id));
 }
 
 /** graft::block_embedding(Tensor weight, int format, Tensor ids) -> Tensor */
 export function blockEmbedding(weight: Tensor, format: number, ids: Tensor): Tensor {
-  return new Tensor(dispatcher.call(142, weight.id, format, ids.id) as number);
+  return new Tensor(dispatcher.call(146, weight.id, format, ids.id) as number);
 }
 
 /** graft::dequantize(Tensor weight, int format) -> Tensor */
 export function dequantize(weight: Tensor, format: number): Tensor {
-  return new Tensor(dispatcher.call(143, weight.id, format) as number);
+  return new Tensor(dispatcher.call(147, weight.id, format) as number);
 }
 
 /** graft::quantize(Tensor weight, int format) -> Tensor */
 export function quantize(weight: Tensor, format: number): Tensor {
-  return new Tensor(dispatcher.call(144, weight.id, format) as number);
+  return new Tensor(dispatcher.call(148, weight.id, format) as number);
 }
 
 /** graft::fake_quantize_blocks(Tensor weight, int format) -> Tensor */
 export function fakeQuantizeBlocks(weight: Tensor, format: number): Tensor {
-  return new Tensor(dispatcher.call(145, weight.id, format) as number);
+  return new Tensor(dispatcher.call(149, weight.id, format) as number);
 }
 
 /** graft::fake_quantize_integers(Tensor x, int bits, int group, bool symmetric) -> Tensor */
 export function fakeQuantizeIntegers(x: Tensor, bits: number, group: number, symmetric: boolean): Tensor {
-  return new Tensor(dispatcher.call(146, x.id, bits, group, symmetric) as number);
+  return new Tensor(dispatcher.call(150, x.id, bits, group, symmetric) as number);
 }
 
 /** graft::fake_quantize_learned(Tensor weight, Tensor scale, int bits) -> Tensor */
 export function fakeQuantizeLearned(weight: Tensor, scale: Tensor, bits: number): Tensor {
-  return new Tensor(dispatcher.call(147, weight.id, scale.id, bits) as number);
+  return new Tensor(dispatcher.call(151, weight.id, scale.id, bits) as number);
 }
 
 /** graft::quantize_integers(Tensor weight, int bits, int group, bool symmetric, Tensor? given=None) -> (Tensor codes, Tensor scales, Tensor zero_points) */
 export function quantizeIntegers(weight: Tensor, bits: number, group: number, symmetric: boolean, given: Tensor | null = null): [Tensor, Tensor, Tensor] {
-  return (dispatcher.call(148, weight.id, bits, group, symmetric, given?.id) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
+  return (dispatcher.call(152, weight.id, bits, group, symmetric, given?.id) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
 }
 
 /** graft::pack_integers(Tensor codes, Tensor scales, Tensor zero_points, int bits) -> Tensor */
 export function packIntegers(codes: Tensor, scales: Tensor, zeroPoints: Tensor, bits: number): Tensor {
-  return new Tensor(dispatcher.call(149, codes.id, scales.id, zeroPoints.id, bits) as number);
+  return new Tensor(dispatcher.call(153, codes.id, scales.id, zeroPoints.id, bits) as number);
 }
 
 /** graft::lora_weight(Tensor weight, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraWeight(weight: Tensor, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(150, weight.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(154, weight.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::lora_linear(Tensor x, Tensor? x_dropped, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraLinear(x: Tensor, xDropped: Tensor | null, weight: Tensor, format: number, bias: Tensor | null, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(151, x.id, xDropped?.id, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(155, x.id, xDropped?.id, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::lora_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraGatedLinear(gate: Tensor, up: Tensor, act: string, weight: Tensor, format: number, bias: Tensor | null, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(152, gate.id, up.id, act, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(156, gate.id, up.id, act, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+}
+
+/** graft::add_low_rank_runs_(Tensor(a!) y, Tensor x, int[] starts, int[] ends, Tensor[] a, Tensor[] b, float[] scalings) -> () */
+export function addLowRankRuns_(y: Tensor, x: Tensor, starts: readonly number[], ends: readonly number[], a: readonly Tensor[], b: readonly Tensor[], scalings: readonly number[]): void {
+  dispatcher.call(157, y.id, x.id, starts, ends, a.map(idOf), b.map(idOf), scalings);
+}
+
+/** graft::add_bottleneck_runs_(Tensor(a!) y, Tensor x, str activation, int[] starts, int[] ends, Tensor[] a, Tensor[] a_bias, Tensor[] b, Tensor[] b_bias, float[] scalings) -> () */
+export function addBottleneckRuns_(y: Tensor, x: Tensor, activation: string, starts: readonly number[], ends: readonly number[], a: readonly Tensor[], aBias: readonly Tensor[], b: readonly Tensor[], bBias: readonly Tensor[], scalings: readonly number[]): void {
+  dispatcher.call(158, y.id, x.id, activation, starts, ends, a.map(idOf), aBias.map(idOf), b.map(idOf), bBias.map(idOf), scalings);
+}
+
+/** graft::scale_runs_(Tensor(a!) y, int[] starts, int[] ends, Tensor[] gains) -> () */
+export function scaleRuns_(y: Tensor, starts: readonly number[], ends: readonly number[], gains: readonly Tensor[]): void {
+  dispatcher.call(159, y.id, starts, ends, gains.map(idOf));
 }
 
 /** graft::rounded_linear(Tensor x, Tensor weight, Tensor? a, Tensor? b, float scaling, Tensor? bias, int format, int group, bool symmetric, Tensor? scales) -> Tensor */
 export function roundedLinear(x: Tensor, weight: Tensor, a: Tensor | null, b: Tensor | null, scaling: number, bias: Tensor | null, format: number, group: number, symmetric: boolean, scales: Tensor | null): Tensor {
-  return new Tensor(dispatcher.call(153, x.id, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
+  return new Tensor(dispatcher.call(160, x.id, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
 }
 
 /** graft::rounded_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, Tensor? a, Tensor? b, float scaling, Tensor? bias, int format, int group, bool symmetric, Tensor? scales) -> Tensor */
 export function roundedGatedLinear(gate: Tensor, up: Tensor, act: string, weight: Tensor, a: Tensor | null, b: Tensor | null, scaling: number, bias: Tensor | null, format: number, group: number, symmetric: boolean, scales: Tensor | null): Tensor {
-  return new Tensor(dispatcher.call(154, gate.id, up.id, act, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
+  return new Tensor(dispatcher.call(161, gate.id, up.id, act, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
 }
 
 /** graft::linear_cross_entropy(Tensor h, Tensor weight, int format, Tensor targets) -> Tensor */
 export function linearCrossEntropy(h: Tensor, weight: Tensor, format: number, targets: Tensor): Tensor {
-  return new Tensor(dispatcher.call(155, h.id, weight.id, format, targets.id) as number);
+  return new Tensor(dispatcher.call(162, h.id, weight.id, format, targets.id) as number);
 }
 
 /** graft::adamw_8bit_(Tensor(a!)[] parameters, Tensor[] grads, Tensor(b!)[] means, Tensor(c!)[] mean_ranges, Tensor(d!)[] squares, Tensor(e!)[] square_ranges, Tensor[] steps, Tensor signed_codes, Tensor unsigned_codes, *, float lr, float beta1, float beta2, float weight_decay, float eps) -> () */
 export function adamw_8bit_(parameters: readonly Tensor[], grads: readonly Tensor[], means: readonly Tensor[], meanRanges: readonly Tensor[], squares: readonly Tensor[], squareRanges: readonly Tensor[], steps: readonly Tensor[], signedCodes: Tensor, unsignedCodes: Tensor, options: { lr: number; beta1: number; beta2: number; weightDecay: number; eps: number }): void {
-  dispatcher.call(156, parameters.map(idOf), grads.map(idOf), means.map(idOf), meanRanges.map(idOf), squares.map(idOf), squareRanges.map(idOf), steps.map(idOf), signedCodes.id, unsignedCodes.id, options.lr, options.beta1, options.beta2, options.weightDecay, options.eps);
+  dispatcher.call(163, parameters.map(idOf), grads.map(idOf), means.map(idOf), meanRanges.map(idOf), squares.map(idOf), squareRanges.map(idOf), steps.map(idOf), signedCodes.id, unsignedCodes.id, options.lr, options.beta1, options.beta2, options.weightDecay, options.eps);
 }
 
 /** graft::set_reduced_products(bool forward, bool backward) -> () */
 export function setReducedProducts(forward: boolean, backward: boolean): void {
-  dispatcher.call(157, forward, backward);
+  dispatcher.call(164, forward, backward);
 }

@@ -113,7 +113,6 @@ function trialTokens({ image }: Model, rows: number, length: number): PackedToke
   }
   return packTokens(
     every(() => new Int32Array(length)),
-    0,
     tasks,
   );
 }

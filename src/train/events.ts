@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { fromWire, GraftError, toWire } from '../base/index.ts';
 import { writeText } from '../io/index.ts';
 import type { ModelPart } from '../nn/index.ts';
-import type { Metric } from '../tasks/index.ts';
+import type { ClassCount, Metric } from '../tasks/index.ts';
 import type { RunMemory } from './memory-plan.ts';
 
 /** What happens in a run: each is a line of `events.jsonl`, in snake_case. Seconds are of the event alone. */
@@ -44,8 +44,12 @@ export type TrainEvent =
       fixedBlocks?: number;
       /** Bytes that what they compute may take on disk, where it is kept for the next epochs. */
       keptBytes?: number;
-      /** Of several tasks: rows to learn from, rows held out, and the share of the steps. */
-      tasks?: Readonly<Record<string, { rows: number; heldOut: number; share: number }>>;
+      /** Of a task with classes: each with the number of rows to learn from that have it. */
+      classes?: readonly ClassCount[];
+      /** Of several tasks: rows to learn from, rows held out, the share of the steps, and the classes. */
+      tasks?: Readonly<
+        Record<string, { rows: number; heldOut: number; share: number; classes?: readonly ClassCount[] }>
+      >;
     }
   | {
       type: 'layers';

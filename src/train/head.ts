@@ -1,6 +1,6 @@
 import { taskOfAdapter } from '../adapters/index.ts';
 import { GraftError } from '../base/index.ts';
-import type { Example, Row } from '../data/index.ts';
+import { type Example, nameOfSource, type Row } from '../data/index.ts';
 import { headOf, type LoadOptions } from '../models/index.ts';
 import type { TaskHead } from '../nn/index.ts';
 import { labelsIn, type TaskOptions } from '../tasks/index.ts';
@@ -31,7 +31,7 @@ export function headFor(
     return { task, labels: checkpointHead.labels, ...(checkpointHead.multiLabel ? { multiLabel: true } : several) };
   if (found) return { task, ...found };
   throw new GraftError('input', `the rows have no labels for ${task}`, {
-    place: typeof recipe.data.train === 'string' ? recipe.data.train : 'data.train',
+    place: nameOfSource(recipe.data.train, 'data.train'),
     hint: 'Give each row its label, or list the classes under labels',
   });
 }

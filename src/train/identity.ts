@@ -2,7 +2,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Row, RowSource } from '../data/index.ts';
+import { nameOfSource, type Row } from '../data/index.ts';
 import { digestOfPath, readJsonObject } from '../io/index.ts';
 import { writtenBy } from '../methods/index.ts';
 import { bestPrecision, type Precision } from '../nn/index.ts';
@@ -110,13 +110,11 @@ function updateWithRow(hash: Hash, { ids, labels, types, target, pixels, pair, t
   if (pair) updateWithRow(hash, pair);
 }
 
-const sourceOf = (source: RowSource) => (typeof source === 'string' ? source : 'rows in memory');
-
 /** The identity with the rows that a run learns from. */
 export function withRows(identity: RunIdentity, recipe: Recipe, { list }: TaskRuns): RunIdentity {
   const rows = recipesOf(recipe).map(([name, { data }], i): [string, Content] => [
     name === undefined ? 'data.train' : `tasks.${name}.data.train`,
-    { source: sourceOf(data.train), digest: digestOfPlan(list[i]!.plan) },
+    { source: nameOfSource(data.train, 'rows in memory'), digest: digestOfPlan(list[i]!.plan) },
   ]);
   return { ...identity, contents: { ...identity.contents, ...Object.fromEntries(rows) } };
 }

@@ -3,23 +3,26 @@ import {
   ChatTemplate,
   type Example,
   type Format,
+  mapRows,
+  nameOfSource,
   type RawRecord,
   type Row,
   type RowOptions,
   type RowReport,
   type RowSource,
   recordsOf,
+  rowNotes,
   rowsOfStep,
   split,
   type Tokenizer,
+  type Truncation,
   toExample,
   tokenizerIfAny,
   toStep,
-  unusedNotes,
   withTaskNumber,
 } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
-import { imageTools, type Task, taskRows } from '../tasks/index.ts';
+import { type ClassCount, classCounts, classNotes, imageTools, type Task, taskRows } from '../tasks/index.ts';
 import type { Recipe } from './recipe.ts';
 
 /** An example, and where it was read. */
@@ -32,6 +35,8 @@ export interface PlacedExample {
 export interface Examples {
   readonly train: readonly (readonly PlacedExample[])[];
   readonly eval: readonly PlacedExample[] | undefined;
+  /** What of the files was not read. */
+  readonly notes: readonly string[];
 }
 
 /** Which rows each step learns from, and which are only measured. */
@@ -39,6 +44,8 @@ export interface Plan {
   /** Number of rows to learn from. */
   readonly rows: number;
   readonly trainRows: readonly Row[];
+  /** The classes of the head, with the number of rows to learn from that have each; empty for tasks without. */
+  readonly classes: readonly ClassCount[];
   readonly heldOut: readonly Row[];
   readonly stepsPerEpoch: number;
   /** The rows of step number `step`, 0-based. */
@@ -46,13 +53,17 @@ export interface Plan {
   readonly warnings: readonly string[];
 }
 
-/** Records as examples. @param taskNumber of rows that have none of their own @throws GraftError 'input' with the place */
+/**
+ * Records as examples.
+ * @param taskNumber of rows that have none of their own
+ * @throws GraftError 'input' with the places of the first twenty records that are none
+ */
 export const examplesOf = (
   records: readonly RawRecord[],
   format: Format | 'auto',
   taskNumber: number | undefined,
 ): PlacedExample[] =>
-  records.map((record) => ({
+  mapRows(records, (record) => ({
     example: withTaskNumber(toExample(record, format), taskNumber),
     place: record.place,
   }));
@@ -63,16 +74,23 @@ export const examplesOf = (
  * @throws GraftError with file and line of what is wrong
  */
 export async function readExamples({ data }: Recipe, taskNumber?: number): Promise<Examples> {
-  const { format } = data;
-  const read = async (source: RowSource, name: string): Promise<PlacedExample[][]> => {
-    const records = await recordsOf(source, name);
+  const { format, columns, limit, delimiter } = data;
+  const notes: string[] = [];
+  const read = async (source: RowSource, name: string, columnsMayLack = false): Promise<PlacedExample[][]> => {
+    const records = await recordsOf(source, name, {
+      columns,
+      columnsMayLack,
+      limit,
+      delimiter,
+      note: (text) => notes.push(text),
+    });
     if (format !== 'batches') return [examplesOf(records, format, taskNumber)];
-    return records.map((record) =>
+    return mapRows(records, (record) =>
       toStep(record).map(({ example, place }) => ({ example: withTaskNumber(example, taskNumber), place })),
     );
   };
-  const evalSteps = data.eval === undefined ? undefined : await read(data.eval, 'data.eval');
-  return { train: await read(data.train, 'data.train'), eval: evalSteps?.flat() };
+  const evalSteps = data.eval === undefined ? undefined : await read(data.eval, 'data.eval', true);
+  return { train: await read(data.train, 'data.train'), eval: evalSteps?.flat(), notes };
 }
 
 /** What rows are made with, for training, measuring and predicting alike. */
@@ -84,6 +102,7 @@ export interface RowSettings {
   readonly tokenizer: Tokenizer | undefined;
   /** Tokens of a row at most; the model's own limit holds in any case. */
   readonly maxLength: number;
+  readonly truncate: Truncation | undefined;
   readonly trainOn: RowOptions['trainOn'];
   readonly stride: number;
   /** Whether rows need their labels. Default: true. */
@@ -126,19 +145,25 @@ export async function planRows(
       modelPath,
       tokenizer: needsNoTokenizer ? undefined : tokenizerIfAny(modelPath),
       maxLength: data.max_length,
+      truncate: data.truncate,
       trainOn: data.train_on,
       stride: data.stride,
     },
     [...examples.train.flat(), ...(examples.eval ?? [])],
   );
-  const warnings: string[] = [];
+  const warnings: string[] = [...examples.notes];
   const rowsFrom = (placed: readonly PlacedExample[], place: string): Row[] => {
     const { rows, report } = toRows(placed);
-    warnings.push(...rowNotes(report, placed, place));
+    const all = placed.map(({ example }) => example);
+    warnings.push(...rowNotes(report, all, place));
     return rows;
   };
-  const placeOf = (source: RowSource, name: string) => (typeof source === 'string' ? source : name);
-  const evalRows = () => examples.eval && rowsFrom(examples.eval, placeOf(data.eval!, 'data.eval'));
+  const classesOf = (trainRows: readonly Row[]) => {
+    const classes = classCounts(task.head, trainRows);
+    warnings.push(...classNotes(classes).map((note) => `${nameOfSource(data.train, 'data.train')}: ${note}`));
+    return classes;
+  };
+  const evalRows = () => examples.eval && rowsFrom(examples.eval, nameOfSource(data.eval!, 'data.eval'));
 
   if (data.format === 'batches') {
     const steps = examples.train.map((placed) => rowsFrom(placed, placed[0]!.place));
@@ -146,6 +171,7 @@ export async function planRows(
     return {
       rows: trainRows.length,
       trainRows,
+      classes: classesOf(trainRows),
       heldOut: evalRows() ?? [],
       stepsPerEpoch: steps.length,
       rowsOf: (step) => steps[step % steps.length]!,
@@ -153,7 +179,7 @@ export async function planRows(
     };
   }
 
-  const allRows = rowsFrom(examples.train.flat(), placeOf(data.train, 'data.train'));
+  const allRows = rowsFrom(examples.train.flat(), nameOfSource(data.train, 'data.train'));
   const { trainRows, heldOut } =
     data.eval === undefined && data.held_out !== undefined
       ? splitRows(allRows, data.held_out, train.seed)
@@ -162,6 +188,7 @@ export async function planRows(
   return {
     rows: trainRows.length,
     trainRows,
+    classes: classesOf(trainRows),
     heldOut,
     stepsPerEpoch,
     rowsOf: (step) => rowsOfStep(trainRows.length, train.batch_size, train.seed, step).map((i) => trainRows[i]!),
@@ -187,34 +214,4 @@ function splitRows(rows: readonly Row[], amount: number, seed: number): { trainR
     );
   }
   return { trainRows: trainRows!, heldOut: heldOut! };
-}
-
-/** What of the rows is truncated, left out or not used, in a note each. */
-export function rowNotes(
-  { cutRows, cutTokens, emptyRows, endlessRows, notPrinted = {} }: RowReport,
-  placed: readonly PlacedExample[],
-  place: string,
-): string[] {
-  const examples = placed.map(({ example }) => example);
-  return [
-    ...(cutRows > 0
-      ? [
-          `${place}: ${cutRows} ${cutRows === 1 ? 'row was' : 'rows were'} longer than max_length; ${cutTokens} tokens were cut`,
-        ]
-      : []),
-    ...(emptyRows > 0
-      ? [
-          `${place}: ${emptyRows} ${emptyRows === 1 ? 'row has no token to learn and is' : 'rows have no token to learn and are'} left out`,
-        ]
-      : []),
-    ...(endlessRows > 0
-      ? [
-          `${place}: ${endlessRows} rows have no end token, from which the model would learn where to stop: no file of the model names one (eos_token, eos_token_id)`,
-        ]
-      : []),
-    ...Object.entries(notPrinted).map(
-      ([what, rows]) => `${place}: the chat template leaves out ${what} of ${rows} ${rows === 1 ? 'row' : 'rows'}`,
-    ),
-    ...unusedNotes(examples, place),
-  ];
 }

@@ -3,7 +3,7 @@ import type { RowStream } from '../data/index.ts';
 
 /** Rows to learn from, and rows to measure on. */
 export interface DataInput {
-  /** Rows to learn from: a file (.jsonl, .json, .csv, .parquet or .conll for tagged words), a folder of images with one folder a class, or the rows themselves. */
+  /** Rows to learn from: a file (.jsonl, .json, .csv, .tsv, .parquet, or .conll for tagged words, which may be compressed: .gz, .zst), a folder of such files, a pattern (rows-*.jsonl), a data set on the hub (hub:owner/name, hub:owner/name/data/train-*), several of these as a list, a folder of images with one folder a class, or the rows themselves. */
   readonly train: RowStream;
   /** Rows to measure on, as train; without it, held_out rows of train. */
   readonly eval?: RowStream | undefined;
@@ -11,8 +11,16 @@ export interface DataInput {
   readonly held_out?: number | undefined;
   /** Format of the rows; auto: detected from their fields. batches: one optimizer step a line, ids and labels as given. Default: "auto". */
   readonly format?: 'auto' | 'messages' | 'sharegpt' | 'prompt-completion' | 'alpaca' | 'text' | 'labelled' | 'pairs' | 'tags' | 'question' | 'image' | 'tokens' | 'batches' | undefined;
+  /** The column of the file for each column of the format, where it has another name: { text: body, label: category }. */
+  readonly columns?: Readonly<Record<string, string>> | undefined;
+  /** Rows that are read at most, of train and of eval: the first ones. */
+  readonly limit?: number | undefined;
+  /** What separates the fields of a .csv file. Default: found from its first lines. */
+  readonly delimiter?: string | undefined;
   /** Tokens of a row at most; longer rows are cut, and counted in a warning. Default: 1024. */
   readonly max_length?: number | undefined;
+  /** Where longer rows are cut: at the end; at the start, so that their last answer stays; in the middle of what is not learned, so that answers stay. Default: end; texts that are only read as the tokenizer says (truncation_side). */
+  readonly truncate?: 'end' | 'start' | 'middle' | undefined;
   /** completion: the loss counts the assistant turns or completions only; all: every token. Default: "completion". */
   readonly train_on?: 'completion' | 'all' | undefined;
   /** question-answering: tokens that two windows of a long context overlap by. Default: 128. */

@@ -2,8 +2,10 @@ import { existsSync } from 'node:fs';
 import { dirname, isAbsolute, resolve } from 'node:path';
 import { parseDocument } from 'yaml';
 import { z } from 'zod';
+import { adapterIn } from '../adapters/index.ts';
 import { GraftError, parseWith } from '../base/index.ts';
-import { formatNames, type RowSource } from '../data/index.ts';
+import { columnNames, formatNames, type RowSource, truncations, withPaths } from '../data/index.ts';
+import { isDataset } from '../io/index.ts';
 import { type MethodChoice, methods, requireSavable } from '../methods/index.ts';
 import { taskNames } from '../nn/index.ts';
 import { isInBackward, type OptimizerChoice } from '../optim/index.ts';
@@ -32,15 +34,16 @@ const methodSchemas = Object.values(methods).map((m) =>
     .describe(m.config.description ?? ''),
 );
 
-/** A file, or rows in memory (from TypeScript). */
+/** A file, several, or rows in memory (from TypeScript). */
 const rowSource: z.ZodType<RowSource, RowSource> = z.union([
   z.string(),
+  z.array(z.string()).min(1),
   z.array(z.record(z.string(), z.unknown())).min(1),
 ]);
 
 const data = z.strictObject({
   train: rowSource.describe(
-    'Rows to learn from: a file (.jsonl, .json, .csv, .parquet or .conll for tagged words), a folder of images with one folder a class, or the rows themselves.',
+    'Rows to learn from: a file (.jsonl, .json, .csv, .tsv, .parquet, or .conll for tagged words, which may be compressed: .gz, .zst), a folder of such files, a pattern (rows-*.jsonl), a data set on the hub (hub:owner/name, hub:owner/name/data/train-*), several of these as a list, a folder of images with one folder a class, or the rows themselves.',
   ),
   eval: rowSource.optional().describe('Rows to measure on, as train; without it, held_out rows of train.'),
   held_out: z
@@ -56,11 +59,29 @@ const data = z.strictObject({
     .describe(
       'Format of the rows; auto: detected from their fields. batches: one optimizer step a line, ids and labels as given.',
     ),
+  columns: z
+    .partialRecord(z.enum(columnNames), z.string())
+    .optional()
+    .describe(
+      'The column of the file for each column of the format, where it has another name: { text: body, label: category }.',
+    ),
+  limit: z.int().positive().optional().describe('Rows that are read at most, of train and of eval: the first ones.'),
+  delimiter: z
+    .string()
+    .length(1)
+    .optional()
+    .describe('What separates the fields of a .csv file. Default: found from its first lines.'),
   max_length: z
     .int()
     .positive()
     .default(1024)
     .describe('Tokens of a row at most; longer rows are cut, and counted in a warning.'),
+  truncate: z
+    .enum(truncations)
+    .optional()
+    .describe(
+      'Where longer rows are cut: at the end; at the start, so that their last answer stays; in the middle of what is not learned, so that answers stay. Default: end; texts that are only read as the tokenizer says (truncation_side).',
+    ),
   train_on: z
     .enum(['completion', 'all'])
     .default('completion')
@@ -212,7 +233,7 @@ const initPath = 'prompt_tuning_init_state_dict_path';
 function resolved(recipe: Recipe, base: string): Recipe {
   const path = (p: string) => (isAbsolute(p) ? p : resolve(base, p));
   const { run, model, tasks } = recipe;
-  const source = (rows: RowSource) => (typeof rows === 'string' ? path(rows) : rows);
+  const source = (rows: RowSource) => withPaths(rows, (name) => (isDataset(name) ? name : path(name)));
   const files = (data: Recipe['data']) => ({
     ...data,
     train: source(data.train),
@@ -222,16 +243,16 @@ function resolved(recipe: Recipe, base: string): Recipe {
     tasks && Object.entries(tasks).map(([name, fields]) => [name, { ...fields, data: files(fields.data) }] as const);
   const choice = (fields: MethodChoice): MethodChoice => ({
     ...fields,
-    ...(fields.adapter !== undefined && { adapter: path(fields.adapter) }),
+    ...(fields.adapter !== undefined && { adapter: adapterIn(path(fields.adapter)) }),
     ...(typeof fields[initPath] === 'string' && { [initPath]: path(fields[initPath]) }),
-    ...(Array.isArray(fields.adapters) && { adapters: fields.adapters.map(path) }),
+    ...(Array.isArray(fields.adapters) && { adapters: fields.adapters.map((dir) => adapterIn(path(dir))) }),
   });
   return {
     ...recipe,
     model: existsSync(path(model)) && path(model) !== resolve(model) ? path(model) : model,
     ...(several ? { tasks: Object.fromEntries(several), data: several[0]![1].data } : { data: files(recipe.data) }),
     method: Array.isArray(recipe.method) ? recipe.method.map(choice) : choice(recipe.method),
-    ...(recipe.adapter !== undefined && { adapter: path(recipe.adapter) }),
+    ...(recipe.adapter !== undefined && { adapter: adapterIn(path(recipe.adapter)) }),
     run: { ...run, dir: path(run.dir) },
   };
 }
@@ -299,9 +320,11 @@ export function readRecipe(file: string, overrides: readonly string[] = []): Rec
     if (parsed.errors.length > 0)
       throw new GraftError('usage', `the value of '${override}' is not valid YAML`, { place: '--set' });
     const field: unknown = parsed.toJS();
-    const isPath = pathField.test(key) && typeof field === 'string';
+    const local = (name: string) => (pathField.test(key) && !isDataset(name) ? resolve(name) : name);
+    const isList = Array.isArray(field) && field.every((item) => typeof item === 'string');
     try {
-      document.setIn(key.split('.'), isPath ? resolve(field) : field);
+      const absolute = typeof field === 'string' ? local(field) : isList ? field.map(local) : field;
+      document.setIn(key.split('.'), absolute);
     } catch (cause) {
       throw new GraftError('usage', `'${key}' names a field inside a value that has no fields`, {
         place: '--set',

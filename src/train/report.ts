@@ -61,7 +61,11 @@ export function startEvent(
     fixedBlocks: FixedBlocks | undefined;
   },
 ): TrainEvent {
-  const counts = list.map(({ plan, share }) => ({ rows: plan.rows, heldOut: plan.heldOut.length, share }));
+  const classesOf = ({ plan: { classes } }: TaskRuns['list'][number]) => (classes.length > 0 ? { classes } : {});
+  const counts = list.map((taskRun) => {
+    const { plan, share } = taskRun;
+    return { rows: plan.rows, heldOut: plan.heldOut.length, share, ...classesOf(taskRun) };
+  });
   const named = list.flatMap(({ name }, i) => (name === undefined ? [] : [[name, counts[i]!] as const]));
   return {
     type: 'start',
@@ -79,7 +83,7 @@ export function startEvent(
     device: currentDevice(),
     kernels: kernelsText(currentDevice(), denseType()),
     ...(fixed && { fixedBlocks: fixed.blocks, ...(fixed.bytes > 0 && { keptBytes: fixed.bytes }) }),
-    ...(named.length > 0 && { tasks: Object.fromEntries(named) }),
+    ...(named.length > 0 ? { tasks: Object.fromEntries(named) } : classesOf(list[0]!)),
   };
 }
 

@@ -1,8 +1,8 @@
 /** The directory of a run: what an earlier run left there, and how the result of this one takes its place. */
 
 import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
-import { saveAdapter, settingsOf, writeSettings } from '../adapters/index.ts';
+import { join, resolve } from 'node:path';
+import { saveAdapter, savedDataSettings, settingsOf, writeSettings } from '../adapters/index.ts';
 import { GraftError } from '../base/index.ts';
 import { tokenizerFilesOf } from '../data/index.ts';
 import { readJsonObject, writeDirectory, writeText } from '../io/index.ts';
@@ -11,7 +11,7 @@ import type { Tensor } from '../tensor/index.ts';
 import { lastCheckpoint, type RunState } from './checkpoints.ts';
 import { readEvents, type TrainEvent } from './events.ts';
 import { differences, type RunIdentity } from './identity.ts';
-import type { Recipe } from './recipe.ts';
+import { type Recipe, recipesOf } from './recipe.ts';
 import type { TaskRuns } from './task-runs.ts';
 
 /** What a run keeps to from its first step to its last; `run.json` in its directory. */
@@ -148,14 +148,16 @@ export function save(
       for (const part of settings) part.enabled = true;
     }
   }
-  const base = recipe.model;
+  // Where the adapter is read, another folder may be the working directory.
+  const base = existsSync(recipe.model) ? resolve(recipe.model) : recipe.model;
+  const data = recipesOf(recipe).map(([, { data }]) => savedDataSettings(data));
   if (!recipe.tasks) {
-    saveAdapter(host, adapter, to, { base });
+    saveAdapter(host, adapter, to, { base, data: data[0]! });
     return [];
   }
   writeDirectory(to, (work) => {
     for (const [taskNumber, { name, model, head }] of list.entries()) {
-      saveAdapter(model, { ...adapter, head }, join(work, name!), { base, host, taskNumber });
+      saveAdapter(model, { ...adapter, head }, join(work, name!), { base, host, taskNumber, data: data[taskNumber]! });
     }
   });
   return [];

@@ -11,6 +11,7 @@ import { type Tensor, useDevice } from '../tensor/index.ts';
 import { type ActiveLayers, activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
 import { beginning, patienceIsOver } from './beginning.ts';
+import { writeCards } from './card.ts';
 import { lastCheckpoint, type RunState, restoreParameters, saveCheckpoint } from './checkpoints.ts';
 import { withBatchOf } from './deepspeed.ts';
 import { explained, requireFinite, resultNotSaved } from './diverged.ts';
@@ -390,6 +391,7 @@ function trainTo({
   return group.share(() => {
     const adapterDir = join(run.dir, adapter.writes);
     const saved = savedResult(taskRuns, heldOut, { adapter: adapterDir, savedStep: kept?.step ?? state.step });
+    writeCards(recipe, modelPath, taskRuns, saved);
     log!.emit({ type: 'end', step: state.step, reason: stoppedBefore ? 'early-stop' : reason, ...saved });
     return trainResult(saved, { earlier, costs, resumedFrom: from.step });
   });

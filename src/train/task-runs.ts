@@ -65,29 +65,48 @@ export interface TaskRunOptions {
   announce(memory: RunMemory): void;
 }
 
+/** A task of a recipe with its examples, and the head that they need. */
+export interface Lesson {
+  readonly name: string | undefined;
+  readonly recipe: Recipe;
+  readonly examples: Examples;
+  readonly head: HeadOptions;
+}
+
+/** Reads the rows of each task of a recipe. @throws GraftError for what is wrong with the data */
+export async function readLessons(recipe: Recipe, modelPath: string): Promise<Lesson[]> {
+  const lessons: Lesson[] = [];
+  for (const [i, [name, own]] of recipesOf(recipe).entries()) {
+    const examples = await readExamples(own, recipe.tasks && i);
+    const all = [...examples.train.flat(), ...(examples.eval ?? [])].map(({ example }) => example);
+    lessons.push({ name, recipe: own, examples, head: headFor(own, modelPath, all) });
+  }
+  return lessons;
+}
+
+/** Makes the rows of each task. @param sketch models with the shapes of those that learn from them */
+export async function plansOf(lessons: readonly Lesson[], sketch: TaskModels, modelPath: string): Promise<Plan[]> {
+  const plans: Plan[] = [];
+  for (const [i, { recipe, examples }] of lessons.entries()) {
+    const model = sketch.models[i]!;
+    plans.push(await planRows(recipe, model, modelPath, taskOf(model.task), examples));
+  }
+  return plans;
+}
+
 /**
  * Loads the model with a head for each task of the recipe, attaches the methods and makes the rows.
  * @throws GraftError for anything that is wrong with the recipe, the model or the data
  */
 export async function openTaskRuns(recipe: Recipe, modelPath: string, options: TaskRunOptions): Promise<TaskRuns> {
   const { train, tasks } = recipe;
-  const lessons: { name: string | undefined; recipe: Recipe; examples: Examples; head: HeadOptions }[] = [];
-  for (const [i, [name, own]] of recipesOf(recipe).entries()) {
-    const examples = await readExamples(own, tasks && i);
-    const all = [...examples.train.flat(), ...(examples.eval ?? [])].map(({ example }) => example);
-    lessons.push({ name, recipe: own, examples, head: headFor(own, modelPath, all) });
-  }
-
+  const lessons = await readLessons(recipe, modelPath);
   const processBytes = process.memoryUsage.rss();
   const { sharedBy } = options;
   requireMemoryFor(modelPath, recipe.quantize, options.sharers / (sharedBy?.size ?? 1));
   // Rows and memory need the models' shapes only: what is wrong is said before a large model is loaded.
   using sketch = openTaskModels(recipe, modelPath, lessons, true);
-  const plans: Plan[] = [];
-  for (const [i, { recipe, examples }] of lessons.entries()) {
-    const model = sketch.models[i]!;
-    plans.push(await planRows(recipe, model, modelPath, taskOf(model.task), examples));
-  }
+  const plans = await plansOf(lessons, sketch, modelPath);
   const weighed = Object.values(tasks ?? {}).some(({ weight }) => weight !== undefined);
   const weights = plans.map(({ stepsPerEpoch }, i) =>
     weighed ? (Object.values(tasks!)[i]!.weight ?? 1) : stepsPerEpoch,

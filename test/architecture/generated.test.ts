@@ -23,7 +23,7 @@ test('generated files are fresh', async (t) => {
   for (const file of files) {
     assert.equal(readFileSync(join(packageRoot, file.path), 'utf8'), file.text, `${file.path}: npm run generate`);
   }
-  assert.equal(files.length, 10 + Object.keys(methods).length);
+  assert.equal(files.length, 11 + Object.keys(methods).length);
   t.diagnostic(`${files.length} files compared`);
 });
 

@@ -14,7 +14,7 @@ import { attachMethods } from '../../src/methods/index.ts';
 import { kernelsOn } from '../../src/nn/index.ts';
 import { createOptimizer } from '../../src/optim/index.ts';
 import { formats, unpackable, unpacked } from '../../src/quant/index.ts';
-import { ops, scope } from '../../src/tensor/index.ts';
+import { noGrad, ops, scope } from '../../src/tensor/index.ts';
 import { trainStep } from '../../src/train/index.ts';
 import { bases, familyBases } from './bases.ts';
 import { familyCases } from './family-cases.ts';
@@ -94,6 +94,18 @@ test('every operator of every method has a kernel for CUDA', (t) => {
   using model = bases[0]!.load({ kernels: ofGpu });
   record(() => assert.equal([...generate(model, [1, 2, 3], { maxNewTokens: 3 })].length, 3));
 
+  // What banks of adapters call beside it.
+  record(() => {
+    using _ = scope();
+    const [x, y, gain] = [ops.ones([3, 8]), ops.ones([3, 8]), ops.ones([8])];
+    const run = { start: 0, end: 2, a: ops.ones([2, 8], { dtype: 'float16' }), b: ops.ones([2, 8]), scaling: 2 };
+    ofGpu.addLowRankRuns(y, x, [run]);
+    for (const f of ['relu', 'silu', 'gelu', 'gelu_tanh', 'tanh', 'sigmoid'] as const)
+      ofGpu.addBottleneckRuns(y, x, f, [{ ...run, aBias: ops.ones([2]), bBias: gain }]);
+    ofGpu.scaleRuns(y, [{ ...run, gain }]);
+    noGrad(() => ofGpu.linears(x, [{ weight: ops.ones([8, 8]), format: -1 }]));
+  });
+
   // On the processor tables and packed weights are read by fused operators; a GPU takes these.
   record(() => {
     using _ = scope();
@@ -115,5 +127,5 @@ test('every operator of every method has a kernel for CUDA', (t) => {
   );
   assert.deepEqual(missing, []);
   assert.deepEqual(own.sort(), ['graft::block_embedding', 'graft::dequantize']);
-  assert.deepEqual([steps, others.length], [540, 140]);
+  assert.deepEqual([steps, others.length], [540, 146]);
 });

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import test, { before } from 'node:test';
 import { savedAdapters } from '../../src/adapters/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
-import { generate } from '../../src/generate/index.ts';
+import { Batcher, bankKey, generate } from '../../src/generate/index.ts';
 import { attachMethods } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { createOptimizer } from '../../src/optim/index.ts';
@@ -98,7 +98,7 @@ test('optimizers read nothing from the device but the counts of steps that they 
   assert.equal(reads.length, 4);
 });
 
-test('a generated token is one read of its logits and one write of the token', () => {
+test('a generated token is one read, and two writes: of the token, and of its place in the pool', () => {
   using model = loadModel(golden('models', 'llama2'));
   const tokens = generate(model, [1, 2, 3], { maxNewTokens: 8 });
   tokens.next();
@@ -106,7 +106,33 @@ test('a generated token is one read of its logits and one write of the token', (
   tokens.return(undefined as never);
   assert.deepEqual(
     counts,
-    counts.map(() => ({ toDevice: 1, toHost: 1 })),
+    counts.map(() => ({ toDevice: 2, toHost: 1 })),
   );
   assert.equal(counts.length, 4);
+});
+
+test('a pass for several rows is one read, and one write more, of their positions', () => {
+  using model = loadModel(golden('models', 'llama2'));
+  const limits = { maxBatchTokens: 64, maxRunning: 5, maxQueue: 5, blocks: 5 };
+  using batcher = new Batcher({ limits, shape: model, activate: () => model });
+  let tokens = 0;
+  const listener = {
+    delta: ({ ids }: { readonly ids: readonly number[] }) => {
+      tokens += ids.length;
+    },
+    end() {},
+    fail: assert.fail,
+  };
+  for (let row = 0; row < 5; row++) {
+    const adapter = { number: 0, batchKey: bankKey, contentKey: 'base', virtual: 0, taskNumber: undefined };
+    const promptIds = Array.from({ length: 1 + row }, (_, i) => 3 + i + row);
+    batcher.submit({ promptIds, maxNewTokens: 8 }, adapter, 8, listener);
+  }
+  batcher.step();
+  const counts = [1, 2, 3, 4].map(() => moved(() => batcher.step()));
+  assert.deepEqual(
+    counts,
+    counts.map(() => ({ toDevice: 3, toHost: 1 })),
+  );
+  assert.equal(tokens, 5 * 5);
 });

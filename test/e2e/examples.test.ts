@@ -1,7 +1,7 @@
 /** Every example and every recipe, run as a reader would, on a tiny model. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { after, before } from 'node:test';
@@ -111,7 +111,12 @@ before(async () => {
   assert.ok(more.length > 20 && more.at(-1)! < first! / 2, out);
   assert.equal(numbers(out, /held out: loss ([\d.]+)/g).length, 5);
   assert.ok(out.endsWith(`saved ${adapter}\n`));
-  assert.deepEqual(readdirSync(adapter).sort(), ['README.md', 'adapter_config.json', 'adapter_model.safetensors']);
+  assert.deepEqual(readdirSync(adapter).sort(), [
+    'README.md',
+    'adapter_config.json',
+    'adapter_model.safetensors',
+    'graft.json',
+  ]);
   const events = readFileSync(at('run', 'events.jsonl'), 'utf8').trim().split('\n');
   assert.equal(JSON.parse(events.at(-1)!).type, 'end');
 });
@@ -149,6 +154,15 @@ test('generate: text streams, and the same seed gives the same', async () => {
   const text = await said([]);
   assert.equal(await said([]), text);
   assert.notEqual(await said([adapter]), text);
+});
+
+test('serve: the base and each adapter of a folder answer over HTTP', async () => {
+  cpSync(adapter, at('served', 'mine'), { recursive: true });
+  const out = await example('serve', [model, at('served'), 'Is item 1 red?']);
+  assert.match(out, /^serving at http:\/\/127\.0\.0\.1:\d+\/v1\n/);
+  const counts = numbers(out, /\((\d+) tokens\)$/gm);
+  assert.ok(counts.length === 2 && counts.every((count) => count > 0), out);
+  assert.ok(/^tiny: /m.test(out) && /^mine: [yn]/m.test(out), out);
 });
 
 test('chat: a line is a turn, and each is answered', async () => {

@@ -18,7 +18,7 @@ import { niceCoupling } from '../../src/methods/bottleneck/index.ts';
 import { type Adapter, type AttachedAdapter, attachMethods, type SavableAdapter } from '../../src/methods/index.ts';
 import { ParameterInit } from '../../src/methods/shared/index.ts';
 import { loadModel } from '../../src/models/index.ts';
-import { type Model, outputOf, type PackedTokens, packImages, packTokens } from '../../src/nn/index.ts';
+import { KvPool, type Model, outputOf, type PackedTokens, packImages, packTokens } from '../../src/nn/index.ts';
 import { createOptimizer } from '../../src/optim/index.ts';
 import { noGrad, ops, scope, Tensor } from '../../src/tensor/index.ts';
 import { golden, integers, numbers, readTensors, relativeError, temporary } from '../support.ts';
@@ -410,10 +410,11 @@ for (const base of ['models/llama3', 'models/mistral', 'families/gpt2']) {
     }
     noGrad(() => {
       const whole = numbers(outputOf(model, packTokens([row])));
-      using cache = model.newCache(row.length);
+      using pool = new KvPool(model, 1);
       const steps = [row.slice(0, 4), ...row.slice(4).map((id) => [id])];
       const pieces = steps.map((ids, i) => {
-        const tokens = packTokens([ids], i === 0 ? 0 : 3 + i);
+        const tokens = packTokens([ids]);
+        const cache = { pool, blocks: [[0]], filled: [i === 0 ? 0 : 3 + i] };
         return model.logits(model.hidden(tokens, cache), tokens.rowStarts, tokens.ids);
       });
       const error = relativeError(numbers(ops.cat(pieces)), whole);

@@ -54,7 +54,7 @@ test('a task adapter is trained on a frozen language adapter; both are saved, lo
   assert.equal(task.trainable, 3 * (4 * 32 + 4 + 32 * 4 + 32));
   assert.equal(task.losses.length, 120);
   assert.ok(mean(task.losses.slice(-30)) < 0.985 * mean(task.losses.slice(0, 30)), `${task.losses}`);
-  assert.deepEqual(readdirSync(task.adapter).sort(), ['0-bottleneck', '1-bottleneck', 'graft.json']);
+  assert.deepEqual(readdirSync(task.adapter).sort(), ['0-bottleneck', '1-bottleneck', 'README.md', 'graft.json']);
   const lower = values(join(task.adapter, '0-bottleneck', 'adapter.safetensors'));
   const original = values(join(language.adapter, 'adapter.safetensors'));
   assert.deepEqual([...lower.values()], [...original.values()], 'the language adapter is as it was');

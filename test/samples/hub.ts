@@ -9,10 +9,16 @@ export const commit = 'c0ffee'.padEnd(40, '0');
 export type Handler = (request: IncomingMessage, response: ServerResponse, path: string) => boolean;
 
 /**
- * Starts a server of the model org/name with the four endpoints of the hub that Graft uses; it answers as the hub does (paged
+ * Starts a server of the model or data set org/name with the four endpoints of the hub that Graft uses; it answers as the hub does (paged
  * list, ranges, LFS). `intercept` may answer a request first.
  */
-export async function hub(files: Record<string, Buffer>, intercept: Handler = () => false) {
+export async function hub(
+  files: Record<string, Buffer>,
+  intercept: Handler = () => false,
+  kind: 'model' | 'dataset' = 'model',
+) {
+  const api = `/api/${kind}s/org/name`;
+  const resolved = `${kind === 'dataset' ? '/datasets' : ''}/org/name/resolve/${commit}/`;
   const requests: string[] = [];
   const hash = (algorithm: string, ...parts: (string | Buffer)[]) =>
     parts.reduce((h, part) => h.update(part), createHash(algorithm)).digest('hex');
@@ -32,16 +38,16 @@ export async function hub(files: Record<string, Buffer>, intercept: Handler = ()
     if (intercept(request, response, path)) return;
     const json = (value: unknown, headers = {}) =>
       response.writeHead(200, { 'content-type': 'application/json', ...headers }).end(JSON.stringify(value));
-    if (/^\/api\/models\/org\/name\/revision\/(main|v1)\?/.test(path))
+    if (/^\/revision\/(main|v1)\?/.test(path.startsWith(api) ? path.slice(api.length) : ''))
       json({ _id: '1', id: 'org/name', sha: commit, lastModified: '2025-01-01' });
-    else if (path.startsWith(`/api/models/org/name/tree/${commit}?`)) {
+    else if (path.startsWith(`${api}/tree/${commit}?`)) {
       const more = path.includes('cursor=2');
       json(
         more ? entries.slice(4) : [{ type: 'directory', path: 'q', size: 0 }, ...entries.slice(0, 4)],
         more ? {} : { link: `<${url}${path}&cursor=2>; rel="next"` },
       );
     } else {
-      const bytes = files[path.split(`/org/name/resolve/${commit}/`)[1] ?? ''];
+      const bytes = files[path.startsWith(resolved) ? path.slice(resolved.length) : ''];
       const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [];
       if (!bytes) response.writeHead(404, { 'x-error-code': 'EntryNotFound' }).end('no');
       else if (from === undefined)

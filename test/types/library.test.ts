@@ -19,6 +19,7 @@ import {
   type RowInput,
   type Running,
   Session,
+  serve,
   type TrainEvent,
   type TrainResult,
 } from 'graft-llm';
@@ -53,6 +54,12 @@ export async function compiled(session: Session, model: LoadedModel, rows: Async
   session.train({ ...base, method: { type: 'lora' }, tasks: { a: { data: 'a.jsonl' } } });
   expectTypeOf<Extract<MethodInput, { type: 'lora' }>['r']>().toEqualTypeOf<number | undefined>();
 
+  await using server = await serve({ model: 'm', adapters: 'dir', resolveAdapter: async (name) => `found/${name}` });
+  expectTypeOf(server.port).toBeNumber();
+  // @ts-expect-error an option that a server has not
+  serve({ model: 'm', tokenizer: 't' });
+  // @ts-expect-error a limit that there is not
+  serve({ model: 'm', limits: { bodies: 1 } });
   expectTypeOf(session.train({ ...base, method: { type: 'lora' } })).toEqualTypeOf<Running<TrainEvent, TrainResult>>();
   expectTypeOf(await session.load('m')).toEqualTypeOf<LoadedModel>();
   for await (const event of session.train({ ...base, method: { type: 'lora' } })) {

@@ -17,7 +17,20 @@ const libraryGroups: Groups = {
     ...['Quantize', 'TaskName'],
   ],
   'Generated text': ['Prompt', 'Message', 'GenerateSettings', 'SamplingOptions', 'GenerateResult'],
-  Rows: ['RowStream', 'RowSource', 'RowInput', 'RowsOptions', 'Format', 'formatNames', 'RowReport', 'IdRows'],
+  Rows: [
+    ...[
+      'RowStream',
+      'RowSource',
+      'RowInput',
+      'RowsOptions',
+      'Format',
+      'formatNames',
+      'Truncation',
+      'RowReport',
+      'RowPlaces',
+    ],
+    ...['IdRows', 'TaskPreview', 'RowPreview', 'RowPiece', 'LengthBin', 'ClassCount'],
+  ],
   'Predictions and metrics': [
     ...['Prediction', 'PredictResult', 'Classification', 'ClassifyResult', 'EvaluateResult', 'Metric', 'Confusion'],
     ...['Logits', 'Identity', 'Progress'],
@@ -68,6 +81,11 @@ const libraryGroups: Groups = {
     ...['CombineSettings', 'Combination', 'CombineResult', 'MergeSettings', 'MergeResult'],
     ...['MergeCheckpointSettings', 'MergeCheckpointResult', 'convertAdapter'],
     ...['AdapterFormat', 'adapterFormats', 'formatOf', 'readAdapterConfig'],
+  ],
+  'A server': ['serve', 'ServerOptions', 'Server', 'Limits', 'LimitChoices', 'ResolveAdapter', 'readKeys'],
+  Serving: [
+    ...['Serving', 'ServeOptions', 'ServingStats', 'AddAdapterOptions', 'GenerationRequest', 'WeightedAdapter'],
+    ...['GenerationDelta', 'GenerationEnd', 'EndReason', 'TokenLogprob'],
   ],
   'Quantised files': [
     ...['QuantizeSettings', 'QuantizeResult', 'Drift', 'WrittenModel', 'ExportChoice', 'ExportFormat', 'exportFormats'],
@@ -123,6 +141,16 @@ const engineGroups: Groups = {
   'Methods and adapters': [
     ...['attach', 'methods', 'Method', 'Adapter', 'AttachedAdapter', 'loadAdapter', 'saveAdapter', 'SaveOptions'],
     ...['combineAdapters', 'CombineOptions', 'averageAdapters'],
+    ...[
+      'loadResident',
+      'loadingResident',
+      'ResidentAdapter',
+      'Banks',
+      'AdapterBanks',
+      'MixedAdapter',
+      'FactorType',
+      'Steps',
+    ],
   ],
   Training: [
     ...[
@@ -156,7 +184,7 @@ const engineGroups: Groups = {
     ...['generateText', 'TextOptions', 'TextResult', 'generate', 'GenerateOptions', 'GenerateSummary', 'scoreChoices'],
     ...['ChatTemplate', 'RenderOptions'],
   ],
-  Rows: ['readRecords', 'RawRecord', 'Row'],
+  Rows: ['readRecords', 'ReadOptions', 'RawRecord', 'Row'],
   Tensors: [
     ...[
       'Tensor',
@@ -183,7 +211,18 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
   library: ['TaskFields'],
   engine: [
     ...['AttachContext', 'Binding', 'CombineSettings', 'Example', 'ExampleRows', 'Family', 'FormatName', 'GgufSource'],
-    ...['ImageShape', 'Kernels', 'KvCache', 'LayerPolicy', 'Linear', 'Module', 'OnBatch', 'Owned', 'Packed', 'Ports'],
+    ...[
+      'ImageShape',
+      'Kernels',
+      'CachedRows',
+      'LayerPolicy',
+      'Linear',
+      'Module',
+      'OnBatch',
+      'Owned',
+      'Packed',
+      'Ports',
+    ],
     ...['RowLoss', 'RowTools', 'SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
   ],
 };

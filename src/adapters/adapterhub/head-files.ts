@@ -5,7 +5,7 @@
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { GraftError } from '../../base/index.ts';
+import { GraftError, type Steps } from '../../base/index.ts';
 import { readJsonObject, type WeightSource, writeSafetensors } from '../../io/index.ts';
 import type { HeadOptions } from '../../models/index.ts';
 import type { Model, TaskName } from '../../nn/index.ts';
@@ -109,7 +109,7 @@ export function headModules(model: Model, dir: string): string[] {
 }
 
 /** Copies the saved head, if there is one, into the parameters of the model's. @throws as `fillTensors` does */
-export function fillHead(model: Model, dir: string, head: HeadTensors): void {
+export function* fillHead(model: Model, dir: string, head: HeadTensors): Steps<void> {
   using source = head.size > 0 ? openHead(dir) : undefined;
   if (!source) return;
   const modules = [...modulesOf(model, dir, source)];
@@ -120,7 +120,7 @@ export function fillHead(model: Model, dir: string, head: HeadTensors): void {
       return [stored ? stored + key.slice(dot) : key, tensor];
     }),
   );
-  fillTensors(source, parameters, dir);
+  yield* fillTensors(source, parameters, dir);
 }
 
 /**

@@ -3,8 +3,10 @@
  * `adapter_fusion_config.json` and `model_adapter_fusion.safetensors` for a fusion, `head_config.json` and
  * `model_head.safetensors` for a head (adapters/loading.py).
  */
+
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Steps } from '../../base/index.ts';
 import { type WeightEntry, type WeightSource, writeSafetensors } from '../../io/index.ts';
 import type { Model } from '../../nn/index.ts';
 import type { HeadTensors, Layout, LayoutAdapter } from '../layout.ts';
@@ -35,14 +37,14 @@ export const adapterHubLayout: Layout = {
 /** The weights of one adapter. @throws GraftError 'input' where the directory has none */
 export const openAdapterHubWeights = (dir: string): WeightSource => openWeightsOf(dir, weightFiles.adapter);
 
-function load(model: Model, dir: string, adapter: LayoutAdapter, head: HeadTensors | undefined): void {
+function* load(model: Model, dir: string, adapter: LayoutAdapter, head: HeadTensors | undefined): Steps<void> {
   const { name, config } = readAdapterHubConfig(dir);
   const isFusion = adapter.method === 'fusion';
   if (!(isFusion && (config as { config: string }).config === 'average')) {
     using source = openWeightsOf(dir, weightFiles[isFusion ? 'fusion' : 'adapter']);
-    fillTensors(source, byStoredKey(model, name, adapter, source.entries.keys()), dir);
+    yield* fillTensors(source, byStoredKey(model, name, adapter, source.entries.keys()), dir);
   }
-  if (head) fillHead(model, dir, head);
+  if (head) yield* fillHead(model, dir, head);
 }
 
 /** The class of the model that the file names: AdapterHub's own where the invertible block is undone before the head. */

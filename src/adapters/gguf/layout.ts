@@ -33,9 +33,9 @@ export const ggufLayout: Layout = {
   headOptions: () => ({ task: 'causal-lm' }),
   hasUnknownHead: () => false,
   headModules: () => [],
-  load(model, path, adapter) {
+  *load(model, path, adapter) {
     using source = asPeftNames(openGguf(path), ggufBaseFor(model.config, path));
-    fillTensors(source, adapter.parameters, path);
+    yield* fillTensors(source, adapter.parameters, path);
   },
   save: () => {
     throw new Error('adapters are saved in the layouts of PEFT and AdapterHub, and converted to GGUF');

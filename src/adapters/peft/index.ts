@@ -1,3 +1,4 @@
-export { keyPrefix, openPeftWeights, peftLayout } from './layout.ts';
-export { requireUnchangedBase } from './read-config.ts';
+export { peftLayout } from './layout.ts';
+export { openPeftWeights, requireUnchangedBase } from './read-config.ts';
+export { keyPrefix } from './tables.ts';
 export { peftUpdates } from './updates.ts';

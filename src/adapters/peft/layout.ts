@@ -2,22 +2,19 @@
  * Adapters on disk in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`
  * (peft/peft_model.py save_pretrained, peft/utils/save_and_load.py).
  */
+
 import { existsSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { openSafetensors, type TensorToWrite, type WeightSource, writeSafetensors } from '../../io/index.ts';
+import type { Steps } from '../../base/index.ts';
+import { openSafetensors, type TensorToWrite, writeSafetensors } from '../../io/index.ts';
 import { type Method, methods } from '../../methods/index.ts';
 import { type Model, moduleAt } from '../../nn/index.ts';
 import { noGrad, scope, type Tensor } from '../../tensor/index.ts';
 import { headNames } from '../family-names.ts';
 import type { HeadTensors, Layout, LayoutAdapter } from '../layout.ts';
-import { fillTensors, openWeightsOf, tensorToWrite } from '../tensor-files.ts';
-import { configName, isPeft, readPeftConfig, taskNameOf, taskTypes } from './read-config.ts';
-
-/** What precedes the base model's path in the keys of an adapter. */
-export const keyPrefix = 'base_model.model.';
-
-/** Files of weights, the one that Graft writes first. */
-const weightFiles = ['adapter_model.safetensors', 'adapter_model.bin'] as const;
+import { fillTensors, tensorToWrite } from '../tensor-files.ts';
+import { configName, isPeft, openPeftWeights, readPeftConfig, taskNameOf, taskTypes } from './read-config.ts';
+import { keyPrefix, tablesIn } from './tables.ts';
 
 /** Parameters of methods for which PEFT saves only a tensor computed from them: training resumes from this file. */
 const trainingFile = 'training.safetensors';
@@ -38,8 +35,10 @@ export const peftLayout: Layout = {
     readPeftConfig(dir); // refuses what Graft does not load
     const task = taskNameOf(dir);
     const size = headSizeOf(dir);
+    const vocabRows = vocabRowsOf(dir);
     return {
       ...(task && { task }),
+      ...(vocabRows !== undefined && { vocabRows }),
       ...(size !== undefined && { labels: Array.from({ length: size }, (_, i) => `LABEL_${i}`) }),
     };
   },
@@ -53,8 +52,11 @@ export const peftLayout: Layout = {
   },
 };
 
-/** The weights of an adapter. @throws GraftError 'input' where the directory has none */
-export const openPeftWeights = (dir: string): WeightSource => openWeightsOf(dir, weightFiles);
+/** Tokens that the tables of the file have rows for; undefined where it holds none. */
+function vocabRowsOf(dir: string): number | undefined {
+  using source = openPeftWeights(dir);
+  return tablesIn(source)[0]?.rows;
+}
 
 /** Number of labels of the head that the file holds, or undefined. */
 function headSizeOf(dir: string): number | undefined {
@@ -75,7 +77,7 @@ function byFileName(adapter: LayoutAdapter, head: HeadTensors = new Map()): Map<
   return tensors;
 }
 
-function load(dir: string, adapter: LayoutAdapter, head: HeadTensors | undefined): void {
+function* load(dir: string, adapter: LayoutAdapter, head: HeadTensors | undefined): Steps<void> {
   const { derived } = adapter;
   using source = openPeftWeights(dir);
   const fileOnly = new Set(fileOnlyKeys(adapter).map((key) => keyPrefix + key));
@@ -85,13 +87,13 @@ function load(dir: string, adapter: LayoutAdapter, head: HeadTensors | undefined
   const parametersFile = join(dir, trainingFile);
   if (derived && existsSync(parametersFile)) {
     using parameters = openSafetensors(parametersFile);
-    fillTensors(parameters, adapter.parameters, dir);
+    yield* fillTensors(parameters, adapter.parameters, dir);
     const headOnly = byFileName({ ...adapter, parameters: new Map() }, head);
-    fillTensors(source, headOnly, dir, (name) => name === derived.name || ignored(name), shown);
+    yield* fillTensors(source, headOnly, dir, (name) => name === derived.name || ignored(name), shown);
     return;
   }
   derived?.adopt();
-  fillTensors(source, byFileName(adapter, head), dir, ignored, shown);
+  yield* fillTensors(source, byFileName(adapter, head), dir, ignored, shown);
 }
 
 /** Keys that the file has and the parameters have not: the second key of a shared table. */
@@ -121,7 +123,7 @@ function save(
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
   writeFileSync(join(work, configName), `${JSON.stringify(sorted, null, 2)}\n`);
   using _ = scope();
-  writeSafetensors(join(work, weightFiles[0]), tensorsOf(model, adapter, head), { format: 'pt' });
+  writeSafetensors(join(work, 'adapter_model.safetensors'), tensorsOf(model, adapter, head), { format: 'pt' });
   if (adapter.derived) writeSafetensors(join(work, trainingFile), [...adapter.parameters].map(tensorToWrite));
   writeFileSync(join(work, 'README.md'), modelCard(adapter, base));
 }

@@ -3,12 +3,14 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { z } from 'zod';
 import { GraftError, parseWith } from '../../base/index.ts';
-import { readJsonObject } from '../../io/index.ts';
+import { readJsonObject, type WeightSource } from '../../io/index.ts';
 import { type Method, methods } from '../../methods/index.ts';
 import type { TaskName } from '../../nn/index.ts';
 import { adapterNameFor } from '../adapter-names.ts';
 import { headNames } from '../family-names.ts';
 import type { SavedConfig } from '../layout.ts';
+import { openWeightsOf } from '../tensor-files.ts';
+import { tablesIn } from './tables.ts';
 
 export const configName = 'adapter_config.json';
 
@@ -60,6 +62,8 @@ export function readPeftConfig(dir: string): SavedConfig {
     raw.modules_to_save = raw.modules_to_save.filter((name) => !headNames.has(name));
     if ((raw.modules_to_save as unknown[]).length === 0) raw.modules_to_save = null;
   }
+  const whole = unnamedTables(dir, Array.isArray(raw.modules_to_save) ? (raw.modules_to_save as string[]) : []);
+  if (whole.length > 0) raw.modules_to_save = [...((raw.modules_to_save as string[] | null) ?? []), ...whole];
   const supported = Object.keys((method.config as unknown as z.ZodObject).shape);
   const present = Object.entries(raw).filter(([key, value]) => !ignoredFields.has(key) && value !== null);
   const unsupported = present.filter(([key, value]) => !supported.includes(key) && !isUnused(value));
@@ -76,6 +80,18 @@ export function readPeftConfig(dir: string): SavedConfig {
     config: parseWith(method.config, fields, place, 'input'),
     base: typeof raw.base_model_name_or_path === 'string' ? raw.base_model_name_or_path : undefined,
   };
+}
+
+/** The weights of an adapter. @throws GraftError 'input' where the directory has none */
+export const openPeftWeights = (dir: string): WeightSource =>
+  openWeightsOf(dir, ['adapter_model.safetensors', 'adapter_model.bin']);
+
+/** Paths of tables that the file holds whole and the config does not name: they are as if it did. */
+function unnamedTables(dir: string, named: readonly string[]): string[] {
+  using source = openPeftWeights(dir);
+  return tablesIn(source)
+    .filter(({ path, isUpdated }) => !isUpdated && !named.some((name) => path.endsWith(name)))
+    .map(({ path }) => path);
 }
 
 /**

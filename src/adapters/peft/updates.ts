@@ -18,8 +18,8 @@ import {
   type UpdatePart,
   writeUpdateFiles,
 } from '../update-format.ts';
-import { keyPrefix, openPeftWeights } from './layout.ts';
-import { configName, isPeft, readPeftConfig, requireUnchangedBase } from './read-config.ts';
+import { configName, isPeft, openPeftWeights, readPeftConfig, requireUnchangedBase } from './read-config.ts';
+import { keyPrefix } from './tables.ts';
 
 export const peftUpdates: UpdateFormat = { holds: isPeft, read, write };
 

@@ -107,7 +107,7 @@ export function promptSourceOf(example: Example): PromptSource | undefined {
   if (example.kind !== 'chat') return undefined;
   const { messages, tools, documents, variables } = example;
   return {
-    messages: messages.at(-1)!.role === 'assistant' ? messages.slice(0, -1) : messages,
+    messages: messages.at(-1)?.role === 'assistant' ? messages.slice(0, -1) : messages,
     tools,
     documents,
     variables,

@@ -3,26 +3,59 @@ import { createRequire } from 'node:module';
 import { decode as decodePng } from 'fast-png';
 import { GraftError } from '../../base/index.ts';
 import { imageError } from './error.ts';
+import { orientationOf } from './exif.ts';
 import type { Image } from './resample.ts';
+import { requireLikelySize } from './size.ts';
 
-/** Reads a PNG or JPEG file. @throws GraftError 'input' for a file that is not found, damaged or of an unsupported format */
+/** Formats that are read, by their first bytes as Latin-1. */
+const formats: readonly (readonly [
+  head: RegExp,
+  decode: (bytes: Uint8Array, place: string) => Image | Promise<Image>,
+])[] = [
+  [/^\x89PNG/, fromPng],
+  [/^\xff\xd8/, fromJpeg],
+  [/^RIFF....WEBP/s, fromWebp],
+];
+
+/** Formats that are recognised and not read. */
+const otherFormats: readonly (readonly [head: RegExp, name: string])[] = [
+  [/^GIF8/, 'a GIF'],
+  [/^BM/, 'a BMP'],
+  [/^(II\*\0|MM\0\*)/, 'a TIFF'],
+  [/^....ftyp(avif|avis)/s, 'an AVIF'],
+  [/^....ftyp(heic|heix|mif1|msf1)/s, 'a HEIC'],
+  [/^(\xff\x0a|\0\0\0\x0cJXL )/, 'a JPEG XL'],
+  [/^\0\0\0\x0cjP/, 'a JPEG 2000'],
+  [/^P[1-6]\s/, 'a Netpbm'],
+];
+
+/** Reads a PNG, JPEG or WebP file. @throws GraftError 'input' for a file that is not found, damaged or of an unsupported format */
 export async function readImage(file: string): Promise<Image> {
   if (!existsSync(file)) throw imageError('the image was not found', file, 'Check the path');
   return decodeImage(readFileSync(file), file);
 }
 
 /**
- * Decodes a PNG or JPEG image.
+ * Decodes a PNG, JPEG or WebP image, and turns it upright by its EXIF orientation.
  * @param place of the image, for errors
  * @returns the pixel values that Pillow gives: grey, RGB or RGBA
  * @throws GraftError 'input' for an image that is damaged or of an unsupported format
  */
 export async function decodeImage(bytes: Uint8Array, place: string): Promise<Image> {
-  const png = bytes[0] === 0x89 && bytes[1] === 0x50;
-  const jpeg = bytes[0] === 0xff && bytes[1] === 0xd8;
-  if (!png && !jpeg) throw imageError('the file is neither a PNG nor a JPEG image', place);
+  const head = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.length, 32)).toString('latin1');
+  const format = formats.find(([pattern]) => pattern.test(head));
+  if (!format) {
+    const other = otherFormats.find(([pattern]) => pattern.test(head))?.[1];
+    const problem = other
+      ? `the file is ${other} image, which is not read`
+      : 'the file is neither a PNG nor a JPEG nor a WebP image';
+    throw imageError(problem, place, other && 'Convert it to PNG');
+  }
   try {
-    return png ? fromPng(bytes, place) : await fromJpeg(bytes, place);
+    const file = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+    requireLikelySize(file, place);
+    const image = await format[1](bytes, place);
+    return upright(image, orientationOf(file));
   } catch (cause) {
     if (cause instanceof GraftError) throw cause;
     const reason = cause instanceof Error ? `: ${cause.message}` : '';
@@ -83,30 +116,38 @@ async function fromJpeg(bytes: Uint8Array, place: string): Promise<Image> {
     if (channels !== 1 && channels !== 3) {
       throw imageError(`JPEG images with ${channels} channels are not supported, only 1 or 3`, place);
     }
-    const image = { width, height, channels, data: new Uint8Array(decoder.getDecodedBuffer()) };
-    return upright(image, orientationOf(Buffer.from(bytes)));
+    return { width, height, channels, data: new Uint8Array(decoder.getDecodedBuffer()) };
   } finally {
     decoder.delete();
   }
 }
 
-/** The EXIF orientation of a JPEG file (EXIF 2.32, tag 0x0112), 1 to 8; 1 (upright) where there is none. */
-function orientationOf(file: Buffer): number {
-  for (let at = 2; at + 4 < file.length && file[at] === 0xff && file[at + 1] !== 0xda; ) {
-    const length = file.readUInt16BE(at + 2);
-    const body = file.subarray(at + 4, at + 2 + length);
-    at += 2 + length;
-    if (file[at - length - 1] !== 0xe1 || body.toString('latin1', 0, 6) !== 'Exif\0\0') continue;
-    const tiff = body.subarray(6);
-    const littleEndian = tiff.toString('latin1', 0, 2) === 'II';
-    const uint16 = (i: number) => (littleEndian ? tiff.readUInt16LE(i) : tiff.readUInt16BE(i));
-    const directory = littleEndian ? tiff.readUInt32LE(4) : tiff.readUInt32BE(4);
-    for (let tag = 0; tag < uint16(directory); tag++) {
-      const entry = directory + 2 + 12 * tag;
-      if (uint16(entry) === 0x0112) return uint16(entry + 8);
-    }
+type WebpDecoder = typeof import('@jsquash/webp/decode.js');
+let webp: Promise<WebpDecoder> | undefined;
+
+/** libwebp, which Pillow decodes with too. */
+async function loadWebp(): Promise<WebpDecoder> {
+  const decoder = await import('@jsquash/webp/decode.js');
+  const file = createRequire(import.meta.url).resolve('@jsquash/webp/codec/dec/webp_dec.wasm');
+  await decoder.init({ wasmBinary: readFileSync(file) } as never);
+  return decoder;
+}
+
+async function fromWebp(bytes: Uint8Array, place: string): Promise<Image> {
+  webp ??= loadWebp();
+  const { default: decode } = await webp;
+  try {
+    const { width, height, data } = await decode(bytes as unknown as ArrayBuffer);
+    return { width, height, channels: 4, data: new Uint8Array(data.buffer, data.byteOffset, data.length) };
+  } catch {
+    const animated =
+      bytes[20] !== undefined && (bytes[20] & 2) !== 0 && Buffer.from(bytes).toString('latin1', 12, 16) === 'VP8X';
+    throw imageError(
+      animated ? 'the WebP image is animated, which is not read' : 'the image is damaged or of an unsupported format',
+      place,
+      animated ? 'Save one of its pictures' : undefined,
+    );
   }
-  return 1;
 }
 
 /** The image rotated and mirrored by its EXIF orientation. */

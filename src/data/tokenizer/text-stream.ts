@@ -1,3 +1,6 @@
+/** Bytes of a character in UTF-8 at most, and so the tokens that it may need. */
+const maxBytes = 4;
+
 /** Decodes ids one at a time and gives text once later ids cannot change it: complete characters, with the spaces of `decode`. */
 export class TextStream {
   readonly #decode: (ids: number[]) => string;
@@ -34,9 +37,21 @@ export class TextStream {
     if (this.#whole && !final) return '';
     const before = this.#decode(this.#ids.slice(0, this.#emitted));
     const text = this.#decode(this.#ids);
-    if (!final && (text.endsWith('\ufffd') || text.length <= before.length)) return '';
+    if (!final && (text.endsWith('\ufffd') || text.length <= before.length)) return this.#takeBroken(before, text);
+    return this.#give(before, text, this.#ids.length);
+  }
+
+  /** Of many ids that end in no complete character, the text that cannot become one: a character has at most four bytes. */
+  #takeBroken(before: string, text: string): string {
+    const count = this.#ids.length - maxBytes;
+    if (count < this.#emitted + maxBytes) return '';
+    const certain = this.#decode(this.#ids.slice(0, count));
+    return text.startsWith(certain) && certain.length > before.length ? this.#give(before, certain, count) : '';
+  }
+
+  #give(before: string, text: string, count: number): string {
     this.#ids = this.#ids.slice(this.#emitted);
-    this.#emitted = this.#ids.length;
+    this.#emitted = count - this.#emitted;
     return text.slice(before.length);
   }
 }

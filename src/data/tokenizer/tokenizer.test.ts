@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { packageRoot } from '../../base/index.ts';
-import { loadTokenizer, type Tokenizer, tokenizerOf } from '../index.ts';
+import { loadTokenizer, randomStream, type Tokenizer, tokenizerOf } from '../index.ts';
 
 const dir = join(packageRoot, 'test', 'golden', 'tokenizer');
 const corpus = readFileSync(join(dir, 'corpus.jsonl'), 'utf8')
@@ -63,3 +63,33 @@ for (const name of ['bert', 'gpt2', 'roberta']) {
     compare(loadTokenizer(files), golden);
   });
 }
+
+test('token by token: bytes that never become a character are given after a few more, and the text is the whole one’s', (t) => {
+  let sequences = 0;
+  for (const kind of ['llama3', 'qwen2', 'llama2']) {
+    const tokenizer = loadTokenizer(join(dir, `${kind}.json`));
+    const ids = Array.from({ length: tokenizer.vocabSize }, (_, id) => id);
+    const broken = ids.filter((id) => !tokenizer.isSpecial(id) && tokenizer.decode([id]) === '\ufffd');
+    assert.ok(broken.length > 60, `${kind} has ${broken.length} tokens that are no whole character`);
+    const [whole] = tokenizer.encode('a', { addSpecialTokens: false });
+    for (let seed = 0; seed < 200; seed++) {
+      const random = randomStream(seed);
+      const row = Array.from({ length: 60 }, () =>
+        random() < 0.02 ? whole! : broken[Math.floor(random() * broken.length)]!,
+      );
+      const stream = tokenizer.stream();
+      let text = '';
+      let waiting = 0;
+      for (const id of row) {
+        const piece = stream.push(id);
+        waiting = piece === '' ? waiting + 1 : 0;
+        assert.ok(waiting <= 12, `${kind}: ${waiting} tokens gave no text`);
+        text += piece;
+      }
+      // Llama 2's decoder gives every byte of a run up as soon as one of them is wrong, also those that were a character before.
+      if (kind !== 'llama2') assert.equal(text + stream.end(), tokenizer.decode(row), `${kind}, ${seed}`);
+      sequences++;
+    }
+  }
+  t.diagnostic(`${sequences} sequences`);
+});

@@ -1,6 +1,6 @@
 import { GraftError } from '../../base/index.ts';
 import { type AddedToken, AddedTokenFinder, readAddedTokens } from './added.ts';
-import { type JsonObject, tokenizerError } from './component.ts';
+import { fromByteChars, type JsonObject, tokenizerError } from './component.ts';
 import { cleanUp, type Decoder, makeDecoder } from './decoder.ts';
 import { Encoder } from './encoder.ts';
 import { makeNormalizer } from './normalizer.ts';
@@ -159,6 +159,17 @@ export class Tokenizer {
     return this.#lowercased;
   }
 
+  /**
+   * How the vocabulary spells the bytes of a text: as GPT-2's characters, or as themselves with ▁ for a space and <0x0A> for what
+   * has no token; undefined where tokens are pieces of words (WordPiece) or words.
+   */
+  get byteSpelling(): 'byte_level' | 'byte_fallback' | undefined {
+    const decoder = this.#json.decoder as JsonObject | null | undefined;
+    const steps = decoder?.type === 'Sequence' ? (decoder.decoders as JsonObject[]) : decoder ? [decoder] : [];
+    const has = (...types: readonly string[]) => steps.some(({ type }) => types.includes(type as string));
+    return has('ByteLevel') ? 'byte_level' : has('ByteFallback', 'Metaspace') ? 'byte_fallback' : undefined;
+  }
+
   /** The chat template named `default`; undefined when the model has none. */
   get chatTemplate(): string | undefined {
     return this.chatTemplates.default;
@@ -172,6 +183,16 @@ export class Tokenizer {
   /** Returns the id of a token, spelled as the vocabulary spells it; undefined where there is none. */
   tokenToId(token: string): number | undefined {
     return this.#idByToken.get(token);
+  }
+
+  /** The bytes that a token adds to a text, where tokens are bytes of it; those of its spelling else. */
+  bytesOf(id: number): Uint8Array {
+    const token = this.#tokenById[id] ?? '';
+    const spelling = this.#specialIds.has(id) ? undefined : this.byteSpelling;
+    if (spelling === 'byte_level') return Uint8Array.from(fromByteChars(token));
+    const byte = spelling === 'byte_fallback' ? /^<0x([0-9A-Fa-f]{2})>$/.exec(token) : null;
+    if (byte) return Uint8Array.of(Number.parseInt(byte[1]!, 16));
+    return new TextEncoder().encode(spelling === 'byte_fallback' ? token.replaceAll('▁', ' ') : token);
   }
 
   /** Whether `id` is a special token, which `decode` can leave out. */

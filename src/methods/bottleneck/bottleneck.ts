@@ -8,7 +8,14 @@
 import { GraftError } from '../../base/index.ts';
 import type { Model, Port, SublayerOutput } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
-import { type Adapter, type Method, ParameterInit, portAdapter } from '../shared/index.ts';
+import {
+  type Adapter,
+  type Method,
+  ParameterInit,
+  type PlainBottleneck,
+  portAdapter,
+  type Sublayer,
+} from '../shared/index.ts';
 import { sharedPhm } from './compacter.ts';
 import { type BottleneckConfig, bottleneckConfig, completeBottleneck, innerWidth } from './config.ts';
 import { niceCoupling } from './invertible.ts';
@@ -29,8 +36,8 @@ export interface Bottlenecks {
   readonly invertible: Pick<Port, 'afterEmbedding' | 'afterFinalNorm'>;
 }
 
-/** Returns new bottlenecks for a model. @throws GraftError 'usage' for a config that the model does not support */
-export function makeBottlenecks(model: Model, fields: BottleneckConfig, seed: number): Bottlenecks {
+/** Returns new bottlenecks for a model. @param loading saved values follow @throws GraftError 'usage' for a config that the model does not support */
+export function makeBottlenecks(model: Model, fields: BottleneckConfig, seed: number, loading = false): Bottlenecks {
   const config = completeBottleneck(fields);
   if (model.sites.normAfter && !config.original_ln_after) {
     throw new GraftError('usage', 'original_ln_after: false needs a model that normalises the input of its sublayers', {
@@ -38,7 +45,7 @@ export function makeBottlenecks(model: Model, fields: BottleneckConfig, seed: nu
       hint: 'This model normalises the sum after them (post-norm): leave the field out',
     });
   }
-  using init = new ParameterInit(config.init_weights_seed ?? seed);
+  using init = new ParameterInit(config.init_weights_seed ?? seed, loading);
   const inverse = fields.inverse_before_head && model.task.name === 'causal-lm';
   return init.allOrNone(() => initBottlenecks(model, config, inverse, init));
 }
@@ -91,13 +98,29 @@ export const bottleneckPort = (
   ...invertible,
 });
 
+const sublayers = { mh_adapter: 'afterAttention', output_adapter: 'afterMlp' } as const;
+
+/** Returns all bottlenecks as numbers; undefined where one of them is more than that. */
+function plainBottlenecks({ layers, sites }: Model, bottlenecks: Bottlenecks) {
+  const plain = new Map<`${number}.${Sublayer}`, PlainBottleneck>();
+  for (let layer = 0; layer < layers; layer++) {
+    for (const place of bottleneckPlaces) {
+      const bottleneck = bottlenecks.at(layer, place);
+      const numbers = bottleneck?.plain(sites.normAfter ?? false);
+      if (bottleneck && !numbers) return undefined;
+      if (numbers) plain.set(`${layer}.${sublayers[place]}`, numbers);
+    }
+  }
+  return plain;
+}
+
 export const bottleneck: Method<BottleneckConfig> = {
   name: 'bottleneck',
   adapterHub: true,
   config: bottleneckConfig,
 
-  attach(model, config, seed): Adapter {
-    const bottlenecks = makeBottlenecks(model, config, seed);
+  attach(model, config, seed, context): Adapter {
+    const bottlenecks = makeBottlenecks(model, config, seed, context?.loading);
     const { parameters } = bottlenecks;
     const deltaAt = (sublayer: SublayerOutput, place: BottleneckPlace) => {
       const layer = bottlenecks.at(sublayer.layer, place);
@@ -113,7 +136,11 @@ export const bottleneck: Method<BottleneckConfig> = {
         missing.length > 0 ? [`leave_out names layers ${missing.join(', ')}, and the model has ${model.layers}`] : [],
       savedConfig: () => bottlenecks.config,
     };
-    return portAdapter(model, bottleneckPort(deltaAt, bottlenecks.invertible), fields, () => {
+    const port = {
+      ...bottleneckPort(deltaAt, bottlenecks.invertible),
+      bottlenecks: () => plainBottlenecks(model, bottlenecks),
+    };
+    return portAdapter(model, port, fields, () => {
       for (const tensor of parameters.values()) tensor.dispose();
     });
   },

@@ -43,7 +43,7 @@ function mixedAdapters(model: Model, { adapters, config: kind }: FusionConfig, c
         });
       }
       const fields = saved.config as BottleneckConfig;
-      const bottlenecks = makeBottlenecks(model, fields, 0);
+      const bottlenecks = makeBottlenecks(model, fields, 0, true);
       const isTaken = mixed.some(({ name }) => name === saved.name);
       mixed.push({ ...bottlenecks, fields, name: isTaken ? `${saved.name}-${mixed.length}` : saved.name });
       saved.fill(savable(mixed.at(-1)!));

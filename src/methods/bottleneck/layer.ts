@@ -2,15 +2,28 @@
  * One bottleneck at one place of a block: h + s·W_up f(W_down h), with norms, gate and residuals where the config has them.
  * Reference: AdapterHub, methods/modeling.py Adapter and ParallelAdapter. Letters: N packed tokens, C width.
  */
-import { activationOf, type SublayerOutput } from '../../nn/index.ts';
+import { activationOf, type RunActivation, type SublayerOutput } from '../../nn/index.ts';
 import { dropout, gradEnabled, ops, type Tensor } from '../../tensor/index.ts';
-import type { ParameterInit } from '../shared/index.ts';
+import type { ParameterInit, PlainBottleneck } from '../shared/index.ts';
 import { type Projection, phmProjection, type SharedPhm } from './compacter.ts';
-import type { CompleteBottleneck } from './named-configs.ts';
+import type { Activation, CompleteBottleneck } from './named-configs.ts';
 
 export const activation = (name: string) => (name === 'leakyrelu' ? leakyRelu : activationOf(name, 'non_linearity'));
 
 const leakyRelu = (x: Tensor) => ops.sub(ops.relu(x), ops.mulScalar(ops.relu(ops.neg(x)), 0.01));
+
+/** The activations that have a kernel for runs of rows. */
+const runActivations: Partial<Record<Activation, RunActivation>> = {
+  relu: 'relu',
+  silu: 'silu',
+  swish: 'silu',
+  gelu: 'gelu',
+  gelu_new: 'gelu_tanh',
+  gelu_fast: 'gelu_tanh',
+  gelu_pytorch_tanh: 'gelu_tanh',
+  tanh: 'tanh',
+  sigmoid: 'sigmoid',
+};
 
 type InitWeight = (init: ParameterInit, shape: readonly [out: number, in_: number]) => Tensor;
 
@@ -104,6 +117,23 @@ export class Bottleneck {
     const x = c.original_ln_before && norm ? norm(sum) : sum;
     const added = { true: delta, post_add: sum, false: x }[`${c.residual_before_ln}`];
     return { x, residual: added, query: x };
+  }
+
+  /** What it computes as numbers, where it is two linear layers whose output is added to the sublayer's. */
+  plain(hasNormAfter: boolean): PlainBottleneck | undefined {
+    const c = this.#c;
+    const f = runActivations[c.non_linearity];
+    const addsToDelta = c.original_ln_after && (c.is_parallel || c.residual_before_ln === true);
+    if (!addsToDelta || !f || c.phm_layer || c.scaling === 'channel') return undefined;
+    if (this.#normBefore || this.#normAfter || this.#gate) return undefined;
+    const pair = (name: string) => [`${name}.weight`, `${name}.bias`].map((key) => this.parameters.get(key)!);
+    return {
+      input: c.is_parallel ? 'residual' : !c.original_ln_before ? 'delta' : hasNormAfter ? 'norm' : 'sum',
+      down: pair('adapter_down.0') as [Tensor, Tensor],
+      up: pair('adapter_up') as [Tensor, Tensor],
+      f,
+      scaling: this.#scaling ? this.#scaling.item() : (c.scaling as number),
+    };
   }
 
   /** The scaled output of the upper projection, without residual: [N, C] → [N, C]. */

@@ -1,7 +1,7 @@
 /** AdaLoRA's wrapper around a linear layer, and the term of the loss that keeps A and B close to orthogonal. */
 import type { GateActivation, LinearLayer } from '../../nn/index.ts';
 import { ops, type Tensor } from '../../tensor/index.ts';
-import { identity, type Switch } from '../shared/index.ts';
+import { identity, type RowUpdate, type Switch } from '../shared/index.ts';
 import { LoraLinear } from './layers.ts';
 import type { Triplets } from './rank-budget.ts';
 
@@ -22,6 +22,10 @@ export class AdaLoraLinear extends LoraLinear {
   /** With rank 0, as a saved adapter may have it, the layer is the base's. */
   protected override adapted(x: Tensor): Tensor {
     return this.lora_E.numel === 0 ? this.base_layer.forward(x) : super.adapted(x);
+  }
+
+  override rowUpdate(): RowUpdate | undefined {
+    return this.lora_E.numel === 0 ? {} : super.rowUpdate();
   }
 
   override forwardGated(gate: Tensor, up: Tensor, act: GateActivation): Tensor {

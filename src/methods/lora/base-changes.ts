@@ -1,6 +1,6 @@
 /** Initial updates of layers, and the changes of the frozen base that some of them need. */
 import { ops, type Tensor } from '../../tensor/index.ts';
-import type { Fold, LayerWeight } from '../shared/index.ts';
+import type { Fold, LayerWeight, RowUpdate } from '../shared/index.ts';
 
 /** The update of one layer before training. */
 export interface InitialUpdate {
@@ -24,6 +24,10 @@ export class Residual implements Fold {
 
   fold({ weight, bias }: LayerWeight, _base: Tensor): LayerWeight {
     return { weight: ops.sub(weight, ops.mulScalar(ops.mm(this.b, this.a), this.scaling)), format: -1, bias };
+  }
+
+  rowUpdate(): RowUpdate {
+    return { lowRank: [{ a: this.a, b: this.b, scaling: -this.scaling }] };
   }
 }
 

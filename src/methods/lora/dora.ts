@@ -5,7 +5,7 @@
  */
 import type { GateActivation, Linear, LinearLayer } from '../../nn/index.ts';
 import { gradEnabled, noGrad, ops, scoped, Tensor } from '../../tensor/index.ts';
-import { type LayerWeight, layerUnder, ownWeight, type Switch, type Table } from '../shared/index.ts';
+import { type LayerWeight, layerUnder, ownWeight, type RowUpdate, type Switch, type Table } from '../shared/index.ts';
 import { LoraEmbedding, LoraLinear } from './layers.ts';
 
 /** Returns ‖W + s·BA‖ of each output's row [out]: also the initial magnitude. */
@@ -96,6 +96,12 @@ export class DoraLinear extends LoraLinear {
     return this.adapted(this.kernels.glu(gate, up, act));
   }
 
+  /** m ⊙ (W x + s·BA x) / ‖W + s·BA‖: a bias below is not scaled. */
+  override rowUpdate(): RowUpdate {
+    const [gain, bias] = [this.#factor(), this.#biasBelow()];
+    return { ...super.rowUpdate(), gain, ...(bias && { shift: ops.sub(bias, ops.mul(bias, gain)) }) };
+  }
+
   /** The weight is scaled too. */
   override lowRank(): undefined {
     return undefined;
@@ -125,7 +131,7 @@ export class DoraEmbedding extends LoraEmbedding {
     );
   }
 
-  protected override adapted(vectors: Tensor, ids: Tensor): Tensor {
+  override adapted(vectors: Tensor, ids: Tensor): Tensor {
     return ops.mul(super.adapted(vectors, ids), this.#factor());
   }
 

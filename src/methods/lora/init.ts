@@ -112,7 +112,11 @@ function initialUpdate(
     return tensor;
   };
   const iterations = config.loftq_config?.loftq_iter ?? 1;
-  if (init === undefined || (init === 'loftq' && loading && iterations === 1)) {
+  if (loading && (init === undefined || (init === 'loftq' && iterations === 1))) {
+    const { rank, inFeatures, outFeatures } = shape;
+    return { a: keep(ops.empty([rank, inFeatures])), b: keep(ops.empty([outFeatures, rank])) };
+  }
+  if (init === undefined) {
     const [a, b] = noGrad(() => randomUpdate(config, shape, generator));
     return { a: keep(a), b: keep(b) };
   }

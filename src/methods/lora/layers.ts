@@ -1,7 +1,14 @@
 /** The wrappers of LoRA around linear layers and embeddings. */
 import type { GateActivation, LinearLayer, LowRankUpdate } from '../../nn/index.ts';
 import { dropout, gradEnabled, ops, type Tensor } from '../../tensor/index.ts';
-import { type LayerWeight, LinearWrapper, type Switch, type Table, TableWrapper } from '../shared/index.ts';
+import {
+  type LayerWeight,
+  LinearWrapper,
+  type RowUpdate,
+  type Switch,
+  type Table,
+  TableWrapper,
+} from '../shared/index.ts';
 
 /** A linear layer with an update: y = W x + b + s·(B A x + b_B). */
 export class LoraLinear extends LinearWrapper {
@@ -68,6 +75,14 @@ export class LoraLinear extends LinearWrapper {
     return this.lora_bias ? undefined : { a, b, scaling: this.scaling };
   }
 
+  override rowUpdate(): RowUpdate | undefined {
+    const [a, b] = this.matrices();
+    return {
+      lowRank: [{ a, b, scaling: this.scaling }],
+      ...(this.lora_bias && { shift: ops.mulScalar(this.lora_bias, this.scaling) }),
+    };
+  }
+
   /** s·BA [out, in] */
   protected delta(): Tensor {
     const [a, b] = this.matrices();
@@ -106,7 +121,7 @@ export class LoraEmbedding extends TableWrapper {
     this.scaling = scaling;
   }
 
-  protected adapted(vectors: Tensor, ids: Tensor): Tensor {
+  adapted(vectors: Tensor, ids: Tensor): Tensor {
     const h = ops.embedding(ops.t(this.lora_embedding_A), ids);
     return ops.add(vectors, ops.mm(h, ops.t(this.lora_embedding_B)), { alpha: this.scaling });
   }

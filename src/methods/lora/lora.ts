@@ -131,7 +131,15 @@ export const lora: Method<LoraConfig> = {
     };
     shapes.forEach((shape, i) => {
       const { path } = shape;
-      const [wrapper, named] = wrapperOf(modules[i]!, initial[i]!, shape, config, toggle, mixSeed(seed, i, 1));
+      const [wrapper, named] = wrapperOf(
+        modules[i]!,
+        initial[i]!,
+        shape,
+        config,
+        toggle,
+        mixSeed(seed, i, 1),
+        context?.loading,
+      );
       for (const [name, tensor] of named) parameters.set(`${path}.${name}`, tensor);
       wrap(path, wrapper);
     });

@@ -18,6 +18,7 @@ import { ops, Tensor } from '../../tensor/index.ts';
 import {
   type LayerWeight,
   LinearWrapper,
+  type RowUpdate,
   type Switch,
   type Table,
   TableWrapper,
@@ -45,7 +46,7 @@ class EmbeddingRows extends TableWrapper {
     this.trainable_tokens_delta = rows;
   }
 
-  protected adapted(vectors: Tensor, ids: Tensor): Tensor {
+  adapted(vectors: Tensor, ids: Tensor): Tensor {
     const matches = ops.eq(ops.unsqueeze(ids, 1), ops.unsqueeze(indexTensor(this.tokens), 0)); // [N, number of tokens]
     const found = ops.toCopy(matches, { dtype: 'uint8' });
     // Also where none of the tokens occurs: their rows then have a gradient of zero, and not none.
@@ -69,11 +70,20 @@ class HeadRows extends LinearWrapper {
     this.trainable_tokens_delta = rows;
   }
 
-  protected adapted(x: Tensor): Tensor {
+  /** The logits y [N, V] of the base with those of the tokens. */
+  #withTokens(y: Tensor, x: Tensor): Tensor {
     const index = indexTensor(this.tokens);
     const { bias } = unwrapped(this) as Linear;
     const logits = ops.linear(x, this.trainable_tokens_delta, bias ? ops.indexSelect(bias, 0, index) : null);
-    return ops.indexCopy(this.base_layer.forward(x), 1, index, logits);
+    return ops.indexCopy(y, 1, index, logits);
+  }
+
+  protected adapted(x: Tensor): Tensor {
+    return this.#withTokens(this.base_layer.forward(x), x);
+  }
+
+  override rowUpdate(): RowUpdate {
+    return { after: (y, x) => this.#withTokens(y, x) };
   }
 
   fold(current: LayerWeight, _base: Tensor): LayerWeight {

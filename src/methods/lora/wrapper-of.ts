@@ -7,7 +7,10 @@ import { columnNorms, DoraEmbedding, DoraLinear, rowNorms } from './dora.ts';
 import type { UpdateShape } from './init.ts';
 import { LoraEmbedding, LoraLinear } from './layers.ts';
 
-/** Returns the wrapper of a layer, and its parameters by the end of their keys. */
+/**
+ * Returns the wrapper of a layer, and its parameters by the end of their keys.
+ * @param loading saved values follow: initial ones are not computed
+ */
 export function wrapperOf(
   base: LinearLayer | Table,
   { a, b }: InitialUpdate,
@@ -15,6 +18,7 @@ export function wrapperOf(
   { use_dora, lora_dropout, lora_bias, init_lora_weights }: LoraConfig,
   state: Switch,
   seed: bigint,
+  loading = false,
 ): [Wrapper, [string, Tensor][]] {
   const table = !('inFeatures' in base);
   const parameters: [string, Tensor][] = table
@@ -27,7 +31,10 @@ export function wrapperOf(
         ['lora_B.weight', b],
       ];
   if (use_dora) {
-    const m = trainable(() => (table ? columnNorms(base, a, b, scaling) : rowNorms(base, a, b, scaling)));
+    const m = trainable(() => {
+      if (loading) return ops.empty([table ? base.width : base.outFeatures]);
+      return table ? columnNorms(base, a, b, scaling) : rowNorms(base, a, b, scaling);
+    });
     parameters.push(['lora_magnitude_vector', m]);
     if (table) return [new DoraEmbedding(base, a, b, m, scaling, state), parameters];
     return [new DoraLinear(base, a, b, m, scaling, lora_dropout, state), parameters];

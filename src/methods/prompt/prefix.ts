@@ -98,7 +98,7 @@ function directVectors(
 ): VirtualVectors {
   const { init_text: text } = config;
   const ids = text && !context.loading ? idsOfText(text, 'init_text', context, shape[0]) : undefined;
-  using init = new ParameterInit(seed);
+  using init = new ParameterInit(seed, context.loading);
   const prefix = ids || config.init_weights === 'zero' ? init.full(shape, 0) : init.normal(shape, 1);
   if (!ids) return new VirtualVectors(shape, prefix);
   readText(model, prefix, ids);

@@ -81,7 +81,7 @@ function tokenEmbeddings(model: Model): Embedding | undefined {
 /** Returns the initial vectors [T, C] as a parameter. */
 export function initialVectors(model: Model, config: PromptInit, seed: number, context: AttachContext): Tensor {
   const { init, num_virtual_tokens: count, prompt_tuning_init_text: text } = config;
-  using random = new ParameterInit(seed);
+  using random = new ParameterInit(seed, context.loading);
   const fromTokens = !context.loading && (init === 'TEXT' || init === 'SAMPLE_VOCAB');
   if (!fromTokens) return random.normal([count, model.width], 1);
   using _ = scope();

@@ -180,7 +180,7 @@ export class RoundedTable extends TableWrapper {
     this.#kernels = kernels;
   }
 
-  protected adapted(vectors: Tensor): Tensor {
+  override adapted(vectors: Tensor): Tensor {
     return fakeQuantize(this.#kernels, vectors, this.#rounding.quantization);
   }
 

@@ -1,10 +1,28 @@
+import type { Module } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
+
+/** A module of the base, and the trained copy that stands for it. */
+export interface CopiedModule {
+  readonly path: string;
+  readonly original: Module;
+  readonly copy: Module;
+}
+
+/** The bias of a module of the base, and the trained copy of it. */
+export interface CopiedBias {
+  readonly path: string;
+  readonly module: Module;
+  readonly original: Tensor;
+  readonly copy: Tensor;
+}
 
 /** Copies of parts of the base, trained in their place: the base itself stays as it is. */
 export interface TrainedCopies {
   readonly parameters: ReadonlyMap<string, Tensor>;
   /** Keys of the base's tensors that they stand for. */
   readonly replaces: readonly string[];
+  readonly modules: readonly CopiedModule[];
+  readonly biases: readonly CopiedBias[];
   /** Puts the copies into the model, or takes them out. */
   use(on: boolean): void;
   dispose(): void;
@@ -28,7 +46,8 @@ export interface SlotCopy<T> {
 export function switchedCopies<T>(
   parameters: ReadonlyMap<string, Tensor>,
   copies: readonly SlotCopy<T>[],
-  replaces: readonly string[] = [...parameters.keys()],
+  replaces: readonly string[],
+  copied: Partial<Pick<TrainedCopies, 'modules' | 'biases'>>,
 ): TrainedCopies {
   const use = (on: boolean) => {
     for (const { slot, copy } of copies) {
@@ -41,6 +60,8 @@ export function switchedCopies<T>(
   return {
     parameters,
     replaces,
+    modules: copied.modules ?? [],
+    biases: copied.biases ?? [],
     use,
     dispose() {
       use(false);

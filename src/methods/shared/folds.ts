@@ -5,6 +5,7 @@ import { GraftError } from '../../base/index.ts';
 import type { Embedding, Linear, Module } from '../../nn/index.ts';
 import { dequantized } from '../../quant/index.ts';
 import { detachFromScopes, isAbsent, noGrad, scope, type Tensor } from '../../tensor/index.ts';
+import type { RowUpdate } from './row-update.ts';
 
 /** A layer whose weight can be changed. */
 export type Layer = Linear | Embedding;
@@ -24,6 +25,8 @@ export interface Fold {
    * @returns a new weight; the bias may be the current one
    */
   fold(current: LayerWeight, base: Tensor): LayerWeight;
+  /** Returns the same change for some rows only; undefined, or absent: it changes the base for all. */
+  rowUpdate?(): RowUpdate | undefined;
 }
 
 /** The unchanged weight of a layer, and the folds that are in its weight now. */

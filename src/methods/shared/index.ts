@@ -1,4 +1,4 @@
-export type { TrainedCopies } from './copies.ts';
+export type { CopiedBias, CopiedModule, TrainedCopies } from './copies.ts';
 export { type Fold, fold, type LayerWeight, ownLayerWeight, ownWeight, unfold } from './folds.ts';
 export type { LayerPolicy, PartState, PolicyRun } from './layer-policy.ts';
 export { LinearWrapper, type Table, TableWrapper } from './layer-wrappers.ts';
@@ -13,7 +13,16 @@ export type {
   Written,
 } from './method.ts';
 export { identity, ParameterInit, trainable } from './parameter-init.ts';
+export {
+  type AdapterPlacement,
+  type PlacedPort,
+  type PlainBottleneck,
+  placed,
+  placementOf,
+  type Sublayer,
+} from './placement.ts';
 export { portAdapter } from './port-adapter.ts';
+export type { RowUpdate } from './row-update.ts';
 export { readSaved } from './saved-adapter.ts';
 export { saveModules } from './saved-modules.ts';
 export { targetFields } from './target-fields.ts';

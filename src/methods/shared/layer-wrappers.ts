@@ -10,6 +10,7 @@ import {
 } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 import type { LayerWeight } from './folds.ts';
+import type { RowUpdate } from './row-update.ts';
 import type { Switch, Wrapper } from './wrappers.ts';
 
 /** A walk over the model does not enter `base_layer`: a wrapper and its layer are one module. */
@@ -41,6 +42,14 @@ export abstract class LinearWrapper extends Module implements LinearLayer, Wrapp
 
   /** The update that it adds to the layer's weight, where it is a product of two small matrices and changes nothing else. */
   lowRank(): LowRankUpdate | undefined {
+    return undefined;
+  }
+
+  /**
+   * What it does to the layer, for a bank; undefined: rows that use it cannot share a batch with others. Asked while it is enabled on
+   * the model; the tensors may be its own.
+   */
+  rowUpdate(): RowUpdate | undefined {
     return undefined;
   }
 
@@ -96,7 +105,7 @@ export abstract class TableWrapper extends Module implements Wrapper {
   }
 
   /** The adapted vectors [N, C], from the base's vectors [N, C] of the ids int64 [N]. */
-  protected abstract adapted(vectors: Tensor, ids: Tensor): Tensor;
+  abstract adapted(vectors: Tensor, ids: Tensor): Tensor;
 
   abstract fold(current: LayerWeight, base: Tensor): LayerWeight;
 

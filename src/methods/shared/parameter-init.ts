@@ -19,11 +19,12 @@ export function identity(size: number, offDiagonal = 0): Tensor {
 
 /** Trainable float32 parameters, whose initial values are drawn one after another from one seed. */
 export class ParameterInit implements Disposable {
-  readonly #generator: Generator;
+  readonly #generator: Generator | undefined;
   readonly #parameters: Tensor[] = [];
 
-  constructor(seed: number | bigint) {
-    this.#generator = new Generator(seed);
+  /** @param loading saved values follow, so no random ones are drawn: memory is left as it is */
+  constructor(seed: number | bigint, loading = false) {
+    if (!loading) this.#generator = new Generator(seed);
   }
 
   #parameter(make: () => Tensor): Tensor {
@@ -32,25 +33,30 @@ export class ParameterInit implements Disposable {
     return tensor;
   }
 
+  #drawn(shape: readonly number[], draw: (zeros: Tensor, generator: Generator) => Tensor): Tensor {
+    const generator = this.#generator;
+    return this.#parameter(() => (generator ? draw(ops.zeros(shape), generator) : ops.empty(shape)));
+  }
+
   full(shape: readonly number[], value: number): Tensor {
     return this.#parameter(() => ops.full(shape, value, { dtype: 'float32' }));
   }
 
   normal(shape: readonly number[], std: number): Tensor {
-    return this.#parameter(() => ops.normal_(ops.zeros(shape), 0, std, { generator: this.#generator }));
+    return this.#drawn(shape, (zeros, generator) => ops.normal_(zeros, 0, std, { generator }));
   }
 
   uniform(shape: readonly number[], bound: number): Tensor {
-    return this.#parameter(() => ops.uniform_(ops.zeros(shape), -bound, bound, { generator: this.#generator }));
+    return this.#drawn(shape, (zeros, generator) => ops.uniform_(zeros, -bound, bound, { generator }));
   }
 
   /** Normal values; those beyond two standard deviations are drawn again. */
   truncatedNormal(shape: readonly number[], std: number): Tensor {
-    return this.#parameter(() => {
+    return this.#drawn(shape, (_, generator) => {
       const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
       let filled = 0;
       while (filled < values.length) {
-        const normal = ops.randn([values.length], { generator: this.#generator, device: host }).data();
+        const normal = ops.randn([values.length], { generator, device: host }).data();
         for (const value of normal as Float32Array) {
           if (Math.abs(value) <= 2 && filled < values.length) values[filled++] = value * std;
         }
@@ -75,6 +81,6 @@ export class ParameterInit implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#generator[Symbol.dispose]();
+    this.#generator?.[Symbol.dispose]();
   }
 }

@@ -1,5 +1,6 @@
-import type { Model, Port } from '../../nn/index.ts';
+import type { Model } from '../../nn/index.ts';
 import type { Adapter } from './method.ts';
+import { type PlacedPort, placed } from './placement.ts';
 
 /**
  * Returns an adapter that works through a port of the model, attached and enabled.
@@ -9,7 +10,7 @@ import type { Adapter } from './method.ts';
  */
 export function portAdapter(
   model: Model,
-  port: Omit<Port, 'enabled'>,
+  port: PlacedPort,
   fields: Omit<Adapter, 'enabled' | 'detach' | typeof Symbol.dispose>,
   dispose: () => void,
 ): Adapter {
@@ -30,5 +31,5 @@ export function portAdapter(
       return adapter.enabled;
     },
   });
-  return adapter;
+  return placed(adapter, { wrappers: [], copies: [], baseChanges: [], ports: [port], withdraw: removePort });
 }

@@ -13,7 +13,7 @@ import {
   unwrapped,
 } from '../../nn/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
-import { type Slot, type SlotCopy, switchedCopies, type TrainedCopies } from './copies.ts';
+import { type CopiedModule, type Slot, type SlotCopy, switchedCopies, type TrainedCopies } from './copies.ts';
 import { requireOwnWeight } from './folds.ts';
 import { trainable } from './parameter-init.ts';
 import { inTrainedHead } from './targets.ts';
@@ -114,6 +114,7 @@ export function saveModules(
   }
   const parameters = new Map<string, Tensor>();
   const copies: SlotCopy<Module>[] = [];
+  const copied: CopiedModule[] = [];
   const add = (path: string, current: Module, make: (original: WithWeights) => Module) => {
     const slot = slots.get(current) ?? {
       original: current,
@@ -123,6 +124,7 @@ export function saveModules(
     const copy = make(slot.original as WithWeights);
     for (const module of [slot.original, copy]) slots.set(module, slot);
     copies.push({ slot, copy });
+    copied.push({ path, original: slot.original, copy });
   };
   for (const [path, current] of modules) {
     requireOwnWeight(current, path);
@@ -138,5 +140,5 @@ export function saveModules(
     add(shared.head, layer, () => new Linear(layer.kernels, weight, -1, layer.inFeatures));
   }
   const sharedHead = shared ? [`${shared.head}.weight`] : [];
-  return switchedCopies(parameters, copies, [...parameters.keys(), ...sharedHead]);
+  return switchedCopies(parameters, copies, [...parameters.keys(), ...sharedHead], { modules: copied });
 }

@@ -4,6 +4,7 @@
  */
 import { GraftError, nearest } from '../../base/index.ts';
 import { Embedding, headsOf, type Model, namedModules, unwrapped } from '../../nn/index.ts';
+import { fullMatch, pythonSource } from './python-regex.ts';
 
 export interface TargetConfig {
   readonly target_modules?: string | readonly string[] | null | undefined;
@@ -23,20 +24,6 @@ export interface Candidate {
   readonly trained?: boolean;
 }
 
-/** Returns a Python regular expression (leading flags, named groups, \\A and \\Z) as one of JavaScript. */
-function regex(pattern: string, place: string): RegExp {
-  const [, flags = '', rest = ''] = /^(?:\(\?([aimsu]+)\))?(.*)$/s.exec(pattern)!;
-  const body = rest.replaceAll('(?P<', '(?<').replaceAll(/\\A|\\Z/g, (anchor) => (anchor === '\\A' ? '^' : '$'));
-  try {
-    return new RegExp(`^(?:${body})$`, flags.replaceAll(/[au]/g, ''));
-  } catch (cause) {
-    throw new GraftError('usage', `'${pattern}' is not a valid regular expression: ${(cause as Error).message}`, {
-      place,
-      cause,
-    });
-  }
-}
-
 const lastPart = (path: string): string => path.split('.').at(-1)!;
 
 const endsInName = (path: string, names: readonly string[]) => names.some((n) => path === n || path.endsWith(`.${n}`));
@@ -46,7 +33,9 @@ function layerNumber(path: string, pattern: TargetConfig['layers_pattern']): num
   const lists = pattern == null || pattern.length === 0 ? [] : typeof pattern === 'string' ? [pattern] : pattern;
   // A named list may be the first part of a path; without a name, something has to precede the list.
   const sources =
-    lists.length > 0 ? lists.map((list) => `^(?:.*?\\.)?${list}\\.(\\d+)\\.`) : ['^.*?\\.[^.]*\\.(\\d+)\\.'];
+    lists.length > 0
+      ? lists.map((list) => `^(?:.*?\\.)?${pythonSource(list)}\\.(\\d+)\\.`)
+      : ['^.*?\\.[^.]*\\.(\\d+)\\.'];
   for (const source of sources) {
     const match = new RegExp(source).exec(path);
     if (match) return Number(match[1]);
@@ -56,7 +45,7 @@ function layerNumber(path: string, pattern: TargetConfig['layers_pattern']): num
 
 /** Whether `path` is a target of a list or a regular expression (not of `all-linear`). */
 function isTarget(path: string, config: TargetConfig, targets: string | readonly string[]): boolean {
-  if (typeof targets === 'string') return regex(targets, 'target_modules').test(path);
+  if (typeof targets === 'string') return fullMatch(targets, 'target_modules').test(path);
   if (targets.includes(path)) return true;
   if (!endsInName(path, targets)) return false;
   // As in PEFT, layers are looked at only where a name matched as a suffix.
@@ -67,7 +56,7 @@ function isTarget(path: string, config: TargetConfig, targets: string | readonly
 }
 
 const isWithin = (path: string, modules: readonly string[] | null | undefined) =>
-  (modules ?? []).some((name) => new RegExp(`(^|.*\\.)${name}($|\\..*)`, 's').test(path));
+  (modules ?? []).some((name) => new RegExp(`(^|.*\\.)${pythonSource(name)}($|\\..*)`, 's').test(path));
 
 /**
  * Returns the modules that `config` selects, in the model's order.
@@ -96,7 +85,7 @@ export function selectTargets(
   const isExcluded = (path: string) => {
     const names = config.exclude_modules;
     if (names == null || names.length === 0) return false;
-    return typeof names === 'string' ? regex(names, 'exclude_modules').test(path) : endsInName(path, names);
+    return typeof names === 'string' ? fullMatch(names, 'exclude_modules').test(path) : endsInName(path, names);
   };
   const selected = candidates.filter(({ path, kind, head, trained }) => {
     if (path === '' || trained || isExcluded(path) || isWithin(path, config.modules_to_save)) return false;
@@ -136,7 +125,7 @@ export function byPattern<T>(patterns: Readonly<Record<string, T>>, path: string
 
 /** Whether a key of `rank_pattern` or `alpha_pattern` matches a path: as the regular expression `(.*\.)?(KEY)$`. */
 export function matchesPattern(key: string, path: string): boolean {
-  return new RegExp(`^(?:.*\\.)?(?:${key.replaceAll('(?P<', '(?<')})$`, 's').test(path);
+  return fullMatch(`(?:.*\\.)?(?:${key})`, 'rank_pattern or alpha_pattern').test(path);
 }
 
 /**

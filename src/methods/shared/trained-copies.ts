@@ -1,6 +1,6 @@
 import { type Model, type Module, namedModules, unwrapped } from '../../nn/index.ts';
 import { ops, Tensor } from '../../tensor/index.ts';
-import { type Slot, type SlotCopy, switchedCopies, type TrainedCopies } from './copies.ts';
+import { type CopiedBias, type Slot, type SlotCopy, switchedCopies, type TrainedCopies } from './copies.ts';
 import { requireOwnBias } from './folds.ts';
 import { trainable } from './parameter-init.ts';
 import { type SaveModulesOptions, saveModules } from './saved-modules.ts';
@@ -28,7 +28,7 @@ function trainBiases(
 ): TrainedCopies {
   const parameters = new Map<string, Tensor>();
   const copies: SlotCopy<Tensor>[] = [];
-  const replaces: string[] = [];
+  const copied: CopiedBias[] = [];
   const inHead = inTrainedHead(model);
   for (const [path, outer] of namedModules(model.root)) {
     const module = unwrapped(outer);
@@ -44,10 +44,11 @@ function trainBiases(
     slots.set(module, slot);
     const copy = trainable(() => ops.clone(slot.original));
     parameters.set(isTarget(path) ? `${path}.base_layer.bias` : `${path}.bias`, copy);
-    replaces.push(`${path}.bias`);
+    copied.push({ path, module, original: slot.original, copy });
     copies.push({ slot, copy });
   }
-  return switchedCopies(parameters, copies, replaces);
+  const replaces = copied.map(({ path }) => `${path}.bias`);
+  return switchedCopies(parameters, copies, replaces, { biases: copied });
 }
 
 /**

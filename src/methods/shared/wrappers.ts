@@ -13,6 +13,7 @@ import type { Tensor } from '../../tensor/index.ts';
 import type { TrainedCopies } from './copies.ts';
 import { type Fold, fold, type Layer, unfold } from './folds.ts';
 import type { Adapter } from './method.ts';
+import { placed } from './placement.ts';
 
 /** Whether the wrappers of one adapter are switched on. They share one object. */
 export interface Switch {
@@ -54,7 +55,7 @@ export interface WrappedParts
 /** Returns the adapter that these wrappers make; the caller has put them on the model. */
 export function wrappedAdapter(model: Model, parts: WrappedParts): Adapter {
   const { wrappers, toggle, copies = [], baseChanges = [], owned = [], parameters, ...rest } = parts;
-  let attached = true;
+  let onModel = true;
   let merged = false;
   let baseChanged = false;
   const changeBase = (on: boolean) => {
@@ -62,6 +63,13 @@ export function wrappedAdapter(model: Model, parts: WrappedParts): Adapter {
     baseChanged = on;
   };
   changeBase(true);
+  const withdraw = () => {
+    if (!onModel) return;
+    onModel = false;
+    changeBase(false);
+    for (const { path, wrapper } of wrappers) unwrap(model.root, path, wrapper);
+    for (const copy of copies) copy.use(false);
+  };
 
   const changes = new Set(baseChanges.map(({ path }) => `${path}.weight`));
   const adapter: Adapter = {
@@ -81,16 +89,14 @@ export function wrappedAdapter(model: Model, parts: WrappedParts): Adapter {
       for (const copy of copies) copy.use(on);
     },
     detach() {
-      if (!attached) return;
-      attached = false;
       adapter.unmerge?.();
-      changeBase(false);
-      for (const { path, wrapper } of wrappers) unwrap(model.root, path, wrapper);
+      withdraw();
       for (const tensor of [...adapter.parameters.values(), ...owned]) tensor.dispose();
       for (const copy of copies) copy.dispose();
     },
     [Symbol.dispose]: () => adapter.detach(),
   };
+  placed(adapter, { wrappers, copies, baseChanges, ports: [], withdraw });
   if (parts.unmergeable) return adapter;
   adapter.merge = () => {
     if (merged) return;

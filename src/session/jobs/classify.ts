@@ -24,7 +24,7 @@ export interface ClassifyResult {
   readonly hits?: readonly boolean[];
   /** Prompts that were longer than the model reads, and lost their middle. */
   readonly shortenedPrompts: number;
-  /** The same in a sentence, where there are any. */
+  /** What of the rows is shortened or not read, in a sentence each. */
   readonly notes: readonly string[];
 }
 
@@ -32,16 +32,18 @@ export type ClassifyArgs = RowsArgs & { readonly labels: readonly string[] };
 
 /** Chooses the likeliest of some answers for each row, with a language model. */
 export async function classify(args: ClassifyArgs, context: JobContext<Progress>): Promise<ClassifyResult> {
-  return classifyRows(await openRows(args, context), args.labels, context);
+  const opened = await openRows(args, context);
+  const result = classifyRows(opened, args.labels, context);
+  return { ...result, notes: [...opened.notes, ...result.notes] };
 }
 
 type OpenedRows = Pick<
   Awaited<ReturnType<typeof openRows>>,
-  'resident' | 'model' | 'records' | 'examples' | 'maxLength'
+  'args' | 'resident' | 'model' | 'records' | 'examples' | 'maxLength'
 >;
 
 export function classifyRows(
-  { resident, model, records, examples, maxLength }: OpenedRows,
+  { args, resident, model, records, examples, maxLength }: OpenedRows,
   labels: readonly string[],
   context: JobContext<Progress>,
 ): ClassifyResult {
@@ -90,7 +92,11 @@ export function classifyRows(
     const weights = row.map((score) => Math.exp(score - top));
     const sum = weights.reduce((a, b) => a + b);
     const probabilities = Object.fromEntries(labels.map((label, c) => [label, weights[c]! / sum]));
-    return { ...identityOf(records[i]!, examples[i]!.example), label: labels[chosen[i]!]!, probabilities };
+    return {
+      ...identityOf(records[i]!, examples[i]!.example, args.ownFields),
+      label: labels[chosen[i]!]!,
+      probabilities,
+    };
   });
   const complete = answers.every((answer) => answer !== undefined);
   const hits = complete ? chosen.map((label, i) => label === answers[i]) : undefined;

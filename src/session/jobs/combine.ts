@@ -1,4 +1,5 @@
 import {
+  adapterIn,
   averageAdapters,
   type CombineOptions,
   combineAdapters,
@@ -47,7 +48,8 @@ export interface CombineResult {
 export type CombineArgs = CombineSettings & { readonly adapters: readonly string[] };
 
 /** Writes several adapters as one. */
-export function combine({ adapters, out, weights, ...settings }: CombineArgs): CombineResult {
+export function combine({ adapters: paths, out, weights, ...settings }: CombineArgs): CombineResult {
+  const adapters = paths.map(adapterIn);
   const {
     how = adapters.some(isAdapterHub) ? 'linear' : 'cat',
     svdRank,

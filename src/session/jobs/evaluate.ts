@@ -55,7 +55,7 @@ export async function evaluate(args: EvaluateArgs, context: JobContext<Progress>
   if (args.labels && !accuracy) {
     throw new GraftError('input', 'labels need rows that end in an answer: messages, or prompt and completion');
   }
-  const { rows, report } = (await rowsOf(opened, args, true))(opened.examples);
+  const { rows, report } = (await rowsOf(opened, true))(opened.examples);
   const batches = batchesOf(task, rows, 1024, 32, model.ports.promptLength);
   const onBatch = (done: number, total: number) => {
     context.throwIfStopped();
@@ -71,7 +71,7 @@ export async function evaluate(args: EvaluateArgs, context: JobContext<Progress>
     tokens: units,
     rows: rows.length,
     report,
-    notes: [...notesOf(report, opened, args.rows), ...(classified?.notes ?? [])],
+    notes: [...notesOf(report, opened), ...(classified?.notes ?? [])],
     metrics: accuracy ? [accuracy, ...metrics] : metrics,
     confusion: confusion ?? null,
     accuracy,

@@ -15,6 +15,8 @@ export interface GenerateSettings extends SamplingOptions, UseOptions {
   readonly chat?: boolean | undefined;
   /** System message; with it, a text is the user's turn of a chat too. */
   readonly system?: string | undefined;
+  /** Whether the last message of a conversation, the assistant's, is the beginning of the answer, and is continued. Default: false. */
+  readonly continueFinalMessage?: boolean | undefined;
   /** Length of the answer at most. Default: 256. */
   readonly maxNewTokens?: number | undefined;
   /** The answer ends before the first of these, which may be or contain special tokens, though these are not shown. */
@@ -64,12 +66,20 @@ export function generate(args: GenerateArgs, context: JobContext<string>): Gener
   return { ...result, reason: result.reason };
 }
 
-function promptSource({ prompt, chat, system }: GenerateArgs): PromptSource {
-  if (!chat && system === undefined && typeof prompt === 'string') return { text: prompt };
+function promptSource({ prompt, chat, system, continueFinalMessage }: GenerateArgs): PromptSource {
+  const isText = typeof prompt === 'string';
+  if (continueFinalMessage && (isText || prompt.at(-1)?.role !== 'assistant')) {
+    throw new GraftError('usage', 'only a message of the assistant at the end of a conversation can be continued', {
+      place: 'continueFinalMessage',
+      hint: 'Give messages that end with the beginning of the answer',
+    });
+  }
+  if (!chat && system === undefined && isText) return { text: prompt };
   return {
     messages: [
       ...(system === undefined ? [] : [{ role: 'system', content: system }]),
-      ...(typeof prompt === 'string' ? [{ role: 'user', content: prompt }] : toMessages(prompt)),
+      ...(isText ? [{ role: 'user', content: prompt }] : toMessages(prompt)),
     ],
+    ...(continueFinalMessage && { continueFinalMessage }),
   };
 }

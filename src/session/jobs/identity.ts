@@ -6,12 +6,27 @@ export interface Identity {
   readonly id?: unknown;
   /** Its text, question, prompt, or image file; of an embedding the text that is read, with the model's default prompt before it. */
   readonly text?: string;
+  /** All of the row's own fields, where `ownFields` asks for them; images only where they are paths. */
+  readonly fields?: Readonly<Record<string, unknown>>;
 }
 
-export function identityOf({ value }: RawRecord, example: Example): Identity {
+export function identityOf({ value, original }: RawRecord, example: Example, ownFields = false): Identity {
   const text = textOf(example);
-  return { ...(value.id !== undefined && { id: value.id }), ...(text !== undefined && { text }) };
+  const fields = ownFields && Object.entries(original ?? value).filter(([, field]) => !isImage(field));
+  return {
+    ...(value.id !== undefined && { id: value.id }),
+    ...(text !== undefined && { text }),
+    ...(fields && { fields: Object.fromEntries(fields) }),
+  };
 }
+
+/** Whether a field is the bytes or the pixels of an image, which a line of text has no room for. */
+const isImage = (field: unknown): boolean =>
+  typeof field === 'object' &&
+  field !== null &&
+  (ArrayBuffer.isView(field) ||
+    ('bytes' in field && ArrayBuffer.isView(field.bytes)) ||
+    (Array.isArray(field) && Array.isArray(field[0])));
 
 function textOf(example: Example): string | undefined {
   switch (example.kind) {

@@ -10,6 +10,8 @@ import { addAdapter, load, removeAdapter, unload } from './models.ts';
 import { plan } from './plan.ts';
 import { predict } from './predict.ts';
 import { quantizeFiles } from './quantize.ts';
+import { rowsPreview } from './rows-preview.ts';
+import { closeServing, dropAdapter, serve, serveAdapter, servingStats, submit } from './serve.ts';
 import { train } from './train.ts';
 
 export type { Classification, ClassifyResult } from './classify.ts';
@@ -48,5 +50,21 @@ export const jobs = {
   combine,
   doctor,
   plan,
+  rowsPreview,
   train,
+  serve,
+  submit,
+  servingStats,
+  serveAdapter,
+  dropAdapter,
+  closeServing,
 };
+
+/** Jobs that run beside others, and take turns with them where they use the engine. */
+export const besideOthers: ReadonlySet<keyof typeof jobs> = new Set([
+  'submit',
+  'servingStats',
+  'serveAdapter',
+  'dropAdapter',
+  'closeServing',
+]);

@@ -58,7 +58,7 @@ function openIds({ modelId, ids, adapter, taskNumber, threads }: LogitsArgs, con
     context.throwIfStopped();
     return noGrad(() => {
       using _ = scope();
-      return outputOf(model, packTokens([row], 0, [task])).bytes();
+      return outputOf(model, packTokens([row], [task])).bytes();
     });
   };
   return { compute, shapes: ids.map(({ length }) => shapeOf(model, length)) };

@@ -1,10 +1,12 @@
-import { loadAdapter, taskOfAdapter } from '../../adapters/index.ts';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { adapterIn, loadAdapter, taskOfAdapter } from '../../adapters/index.ts';
 import { GraftError } from '../../base/index.ts';
 import { requireNew, resolveModel } from '../../io/index.ts';
-import { type ExportChoice, type ExportFormat, loadModel } from '../../models/index.ts';
+import { type ExportChoice, type ExportFormat, loadModel, vocabSizeOf } from '../../models/index.ts';
 import type { Quantize } from '../../quant/index.ts';
 import type { JobContext } from '../job-context.ts';
-import { releaseResidents, residentOf } from '../resident.ts';
+import { releaseResidents, residentOf, resizedNote } from '../resident.ts';
 import { type Drift, driftOf, outputs } from './drift.ts';
 import type { Progress } from './rows.ts';
 import { choiceOf, prepareWriting, type WritingContext, type WrittenModel } from './write-model.ts';
@@ -44,7 +46,7 @@ export function merge(
 export async function mergeFiles(
   {
     model: id,
-    adapter: dir,
+    adapter: adapterPath,
     out,
     dtype = 'float32',
     quantize = 'none',
@@ -53,6 +55,7 @@ export async function mergeFiles(
   context: WritingContext = { throwIfStopped() {}, emit() {} },
 ): Promise<MergeResult> {
   requireNew(out);
+  const dir = adapterIn(adapterPath);
   const choice = choiceOf({ out, dtype, ...format });
   if (choice && quantize !== 'none') {
     throw new GraftError('usage', 'the merged weights are quantised once: to is for the file, quantize for memory', {
@@ -70,12 +73,17 @@ export async function mergeFiles(
       hint: 'Use it beside the base: every command takes it with --adapter',
     });
   }
-  const writing = prepareWriting(model, { path, out, dtype, choice, trained: adapter.roundings });
+  const isResized = model.vocabSize !== vocabSizeOf(path);
+  const tokenizerPath = isResized && existsSync(join(dir, 'tokenizer.json')) ? dir : path;
+  const writing = prepareWriting(model, { path, tokenizerPath, out, dtype, choice, trained: adapter.roundings });
   context.throwIfStopped();
   const apart = outputs(model);
   adapter.merge();
   const written = writing(context);
   adapter.unmerge!();
   using merged = loadModel(out, { quantize: choice ? 'keep' : quantize });
-  return { ...driftOf(outputs(merged), apart), ...written };
+  const notes = isResized
+    ? [...written.notes, resizedNote(vocabSizeOf(path), model.vocabSize, tokenizerPath !== path)]
+    : written.notes;
+  return { ...driftOf(outputs(merged), apart), ...written, notes };
 }

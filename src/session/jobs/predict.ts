@@ -1,4 +1,4 @@
-import type { Example, Row, RowReport } from '../../data/index.ts';
+import { type Example, ReportBuilder, type Row, type RowReport } from '../../data/index.ts';
 import { batchesOf, predict as predictRows } from '../../tasks/index.ts';
 import type { JobContext } from '../job-context.ts';
 import { type Identity, identityOf } from './identity.ts';
@@ -54,10 +54,9 @@ export async function predict(args: RowsArgs, context: JobContext<Prediction>): 
   const opened = await openRows(args, context);
   const { model, task, records, examples, explaining } = opened;
   if (examples.length === 0) {
-    const report = { rows: 0, cutRows: 0, cutTokens: 0, emptyRows: 0, endlessRows: 0 };
-    return { task: task.head.name, predictions: [], report, notes: [] };
+    return { task: task.head.name, predictions: [], report: new ReportBuilder().of(0), notes: [] };
   }
-  const { rows, report } = (await rowsOf(opened, args, false))(examples);
+  const { rows, report } = (await rowsOf(opened, false))(examples);
   const byExample = Map.groupBy(rows, ({ example }) => example as Example | undefined);
   const predictions: Prediction[] = [];
   for (let first = 0; first < examples.length; first += chunk) {
@@ -66,11 +65,11 @@ export async function predict(args: RowsArgs, context: JobContext<Prediction>): 
     const batches = batchesOf(task, groupRows, 1024, 32, model.ports.promptLength);
     const found = explaining(() => predictRows(model, task, batches, groupRows, () => context.throwIfStopped()));
     for (const [i, { example }] of group.entries()) {
-      const identity = identityOf(records[first + i]!, example);
+      const identity = identityOf(records[first + i]!, example, args.ownFields);
       const prediction = byExample.has(example) ? found.shift()! : { skipped: 'the row has nothing to predict' };
       predictions.push({ ...identity, ...prediction });
       context.emit(predictions.at(-1)!);
     }
   }
-  return { task: task.head.name, predictions, report, notes: notesOf(report, opened, args.rows) };
+  return { task: task.head.name, predictions, report, notes: notesOf(report, opened) };
 }

@@ -1,5 +1,5 @@
 /** Writing a model in the formats that a user chose: a GGUF file, or a Hugging Face directory. */
-import { statSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../../base/index.ts';
 import { tokenizerFilesOf, tokenizerIfAny } from '../../data/index.ts';
@@ -38,6 +38,8 @@ type FloatType = 'float32' | 'bfloat16' | 'float16';
 
 /** Where a model comes from and how it is written. */
 interface Writing {
+  /** Where the tokenizer is, where the model's vocabulary is not that of its files. Default: with the model. */
+  readonly tokenizerPath?: string;
   /** Path that the model was loaded from. */
   readonly path: string;
   readonly out: string;
@@ -107,15 +109,15 @@ export function choiceOf({
  * @throws GraftError 'usage' for models that GGUF cannot hold, 'mismatch' for groups that do not divide a layer
  */
 export function prepareWriting(model: Model, writing: Writing): (context: WritingContext) => WrittenModel {
-  const { path, out, dtype, choice } = writing;
+  const { path, out, dtype, choice, tokenizerPath = path } = writing;
   const isGguf = choice !== undefined && isGgufFormat(choice.to);
   if (isGguf) requireGguf(model);
   const chosen = choice && formatsFor(model, choice, writing.trained);
   const formatOf = chosen?.formatOf;
   const notes = [...(chosen?.notes ?? [])];
-  const tokenizer = isGguf && statSync(path).isDirectory() ? tokenizerIfAny(path)?.gguf(model.vocabSize) : undefined;
-  if (isGguf && statSync(path).isDirectory() && !tokenizer)
-    notes.push('the base has no tokenizer, so the file has none');
+  const writesTokenizer = isGguf && statSync(tokenizerPath).isDirectory();
+  const tokenizer = writesTokenizer ? tokenizerIfAny(tokenizerPath)?.gguf(model.vocabSize) : undefined;
+  if (writesTokenizer && !tokenizer) notes.push('the base has no tokenizer, so the file has none');
   return (context) => {
     const progress = (done: number, total: number) => {
       context.throwIfStopped();
@@ -131,15 +133,32 @@ export function prepareWriting(model: Model, writing: Writing): (context: Writin
       });
       notes.push(...differences, ...(tokenizer?.notes ?? []));
     } else {
-      notCopied = saveModel(model, out, path, dtype, tokenizerFilesOf(path), {
-        ...(formatOf && { formatOf }),
-        progress,
-      });
+      notCopied = saveModel(
+        model,
+        out,
+        path,
+        dtype,
+        tokenizerPath === path ? tokenizerFilesOf(path) : filesBeside(tokenizerPath),
+        {
+          ...(formatOf && { formatOf }),
+          progress,
+        },
+      );
     }
     const bytes = statSync(isGguf ? out : join(out, 'model.safetensors')).size;
     return { out, bytes, sourceBytes: storedBytes(path), notes, notCopied };
   };
 }
+
+/** Returns the files of a tokenizer that stand in a directory, by name. */
+const filesBeside = (dir: string): Record<string, string> =>
+  Object.fromEntries(
+    readdirSync(dir)
+      .filter((name) =>
+        /^(tokenizer(_config)?|special_tokens_map|added_tokens|vocab)\.json$|^(merges|vocab)\.txt$|\.jinja$/.test(name),
+      )
+      .map((name) => [name, readFileSync(join(dir, name), 'utf8')]),
+  );
 
 /** Returns the bytes of a model's weights in its file. */
 function storedBytes(path: string): number {

@@ -1,0 +1,208 @@
+/**
+ * Many streams with many adapters on one base, in one batch: tokens a second with an adapter of its own for each stream, with one for all, and
+ * with none, compared with PEFT's mixed batch (float32 weights on both sides) and with llama.cpp (the same packed file, one context for each LoRA
+ * file), in turn. The limit is the rate at which the same run computes prompts, which is what the processor can do.
+ *   npm run proof:swarm -- [--model FILE.gguf] [--streams 16] [--prompt-tokens 64] [--new-tokens 64] [--rounds 3] [--threads 2]
+ */
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { convertAdapter, saveAdapter } from '../src/adapters/index.ts';
+import { GraftError } from '../src/base/index.ts';
+import { startEngine } from '../src/engine/index.ts';
+import { attachMethods } from '../src/methods/index.ts';
+import { loadModel, type Quantize } from '../src/models/index.ts';
+import { type Serving, Session } from '../src/session/index.ts';
+import { noGrad, ops, Tensor } from '../src/tensor/index.ts';
+import { llamaCppFolder } from './llama-cpp.ts';
+import { bothModels, integers, median, peer, report, spread, workFolder } from './support.ts';
+
+const { values: args } = parseArgs({
+  options: {
+    model: { type: 'string' },
+    streams: { type: 'string', default: '16' },
+    'prompt-tokens': { type: 'string', default: '64' },
+    'new-tokens': { type: 'string', default: '64' },
+    rounds: { type: 'string', default: '3' },
+    threads: { type: 'string', default: '2' },
+    seed: { type: 'string', default: '0' },
+  },
+});
+const { ours, theirs } = bothModels(args.model);
+const [streams, newTokens, threads] = [+args.streams, +args['new-tokens'], +args.threads];
+const work = workFolder();
+const at = (...parts: string[]) => join(work, ...parts);
+const below = integers(+args.seed);
+
+/** Writes LoRA adapters of rank 8 on all linear layers, both matrices random, in PEFT's layout and as GGUF files. */
+async function makeAdapters(): Promise<{ dirs: string[]; files: string[] }> {
+  await startEngine();
+  using model = loadModel(ours, { quantize: 'none' });
+  const dirs: string[] = [];
+  const files: string[] = [];
+  for (let i = 0; i < streams; i++) {
+    using adapter = attachMethods(model, [{ type: 'lora', r: 8, lora_alpha: 16, target_modules: 'all-linear' }], i);
+    noGrad(() => {
+      for (const { parameters } of adapter.parts) {
+        for (const [name, parameter] of parameters) {
+          if (!name.includes('lora_B')) continue;
+          const values = Float32Array.from({ length: parameter.numel }, () => 0.01 * (below(2001) / 1000 - 1));
+          ops.copy_(parameter, Tensor.from(values, parameter.shape));
+        }
+      }
+    });
+    dirs.push(at('adapters', `a${i}`));
+    files.push(at(`a${i}.gguf`));
+    mkdirSync(at('adapters'), { recursive: true });
+    saveAdapter(model, adapter, dirs[i]!, { base: ours });
+    convertAdapter(dirs[i]!, files[i]!, 'gguf', { base: ours });
+  }
+  return { dirs, files };
+}
+
+const { dirs, files } = await makeAdapters();
+const rows = dirs.map(() => Array.from({ length: +args['prompt-tokens'] }, () => 100 + below(40_000)));
+
+interface Rate {
+  readonly ids: readonly (readonly number[])[];
+  readonly tokens_per_s: number;
+}
+
+/** Answers all rows at once. */
+async function answer(serving: Serving, adapterOf: (r: number) => string | undefined, tokens: number): Promise<Rate> {
+  const start = performance.now();
+  const ends = await Promise.all(
+    rows.map((promptIds, r) => serving.submit({ promptIds, adapter: adapterOf(r), maxNewTokens: tokens, eosIds: [] })),
+  );
+  const seconds = (performance.now() - start) / 1e3;
+  return { ids: ends.map(({ ids }) => ids), tokens_per_s: (tokens * rows.length) / seconds };
+}
+
+interface Ours {
+  readonly swarm: Rate;
+  readonly oneAdapter: Rate;
+  readonly base: Rate;
+  /** Prompt tokens a second, with an adapter for each stream. */
+  readonly prefill: number;
+}
+
+async function graftSide(quantize: Quantize): Promise<Ours> {
+  await using session = new Session();
+  const adapters = Object.fromEntries(dirs.map((dir, i) => [`a${i}`, dir]));
+  await using model = await session.load(ours, { quantize, adapters, threads });
+  // Each measurement has blocks of its own, so that none finds the prompts of another; the first one loads the adapters.
+  const fresh = async (adapterOf: (r: number) => string | undefined, tokens: number) => {
+    await using serving = model.serve({ maxRunning: streams });
+    for (const [r] of rows.entries())
+      await serving.submit({ promptIds: [1, 2, 3], adapter: adapterOf(r), maxNewTokens: 2, eosIds: [] });
+    return await answer(serving, adapterOf, tokens);
+  };
+  const own = (r: number) => `a${r}`;
+  const first = await fresh(own, 1);
+  return {
+    swarm: await fresh(own, newTokens),
+    oneAdapter: await fresh(() => 'a0', newTokens),
+    base: await fresh(() => undefined, newTokens),
+    prefill: first.tokens_per_s * +args['prompt-tokens'],
+  };
+}
+
+let requests = 0;
+function request(body: object): string {
+  const file = at(`request-${requests++}.json`);
+  writeFileSync(file, JSON.stringify({ rows, tokens: newTokens, threads, ...body }));
+  return file;
+}
+const folder = llamaCppFolder();
+function llamaCpp(loras: readonly (string | null)[]): Rate {
+  const script = join(import.meta.dirname, 'peer', 'llama-cpp-streams.mjs');
+  const file = request({ model: ours, loras });
+  const { status, stdout, stderr } = spawnSync(process.execPath, [script, folder, file], { encoding: 'utf8' });
+  if (status !== 0) throw new GraftError('environment', `llama.cpp ended with ${status}: ${stderr.slice(-2000)}`);
+  return JSON.parse(stdout.trim().split('\n').at(-1)!) as Rate;
+}
+
+const rounds: Record<string, number>[] = [];
+let differing = 0;
+let compared = 0;
+for (let round = 0; round < +args.rounds; round++) {
+  const float = await graftSide('none');
+  const file = request({ adapters: dirs });
+  const peft = peer('mixed.py', '--model', theirs, '--request', file, '--threads', String(threads)) as unknown as Rate;
+  const packed = await graftSide('keep');
+  const llamaSwarm = llamaCpp(files);
+  const llamaOne = llamaCpp(files.map(() => files[0]!));
+  for (const [r, ids] of peft.ids.entries()) {
+    differing += ids.filter((id, i) => float.swarm.ids[r]![i] !== id).length;
+    compared += ids.length;
+  }
+  const rates = {
+    'graft, float32, 16 adapters': float.swarm.tokens_per_s,
+    'graft, float32, one adapter': float.oneAdapter.tokens_per_s,
+    'graft, float32, base': float.base.tokens_per_s,
+    'graft, float32, prompts': float.prefill,
+    'graft, packed, 16 adapters': packed.swarm.tokens_per_s,
+    'graft, packed, one adapter': packed.oneAdapter.tokens_per_s,
+    'graft, packed, base': packed.base.tokens_per_s,
+    'graft, packed, prompts': packed.prefill,
+    'PEFT, mixed batch': peft.tokens_per_s,
+    'llama.cpp, 16 adapters': llamaSwarm.tokens_per_s,
+    'llama.cpp, one adapter': llamaOne.tokens_per_s,
+  };
+  rounds.push(rates);
+  for (const [name, rate] of Object.entries(rates))
+    console.error(`round ${round + 1}: ${name}: ${rate.toFixed(0)} tokens/s`);
+}
+
+const ratio = (a: string, b: string) => median(rounds.map((rates) => rates[a]! / rates[b]!));
+report(
+  'swarm',
+  [
+    {
+      what: 'tokens/s of PEFT’s mixed batch',
+      got: ratio('graft, float32, 16 adapters', 'PEFT, mixed batch'),
+      bar: 2.5,
+      better: 'more',
+    },
+    { what: 'share of tokens equal to PEFT’s', got: 1 - differing / compared, bar: 0.99, better: 'more' },
+    {
+      what: 'share of the rate of prompts, float32',
+      got: ratio('graft, float32, 16 adapters', 'graft, float32, prompts'),
+      bar: 0.7,
+      better: 'more',
+    },
+    {
+      what: 'tokens/s of one adapter for all, float32',
+      got: ratio('graft, float32, 16 adapters', 'graft, float32, one adapter'),
+      bar: 0.9,
+      better: 'more',
+    },
+    {
+      what: 'tokens/s of one adapter for all, packed',
+      got: ratio('graft, packed, 16 adapters', 'graft, packed, one adapter'),
+      bar: 0.9,
+      better: 'more',
+    },
+    {
+      what: 'tokens/s of llama.cpp, one adapter',
+      got: ratio('graft, packed, one adapter', 'llama.cpp, one adapter'),
+      bar: 1.5,
+      better: 'more',
+    },
+    {
+      what: 'tokens/s of llama.cpp, an adapter each',
+      got: ratio('graft, packed, 16 adapters', 'llama.cpp, 16 adapters'),
+      bar: 4,
+      better: 'more',
+    },
+  ],
+  {
+    streams,
+    threads,
+    tokens_compared: compared,
+    rates: Object.fromEntries(
+      Object.keys(rounds[0]!).map((name) => [name, spread(rounds.map((rates) => rates[name]!))]),
+    ),
+  },
+);

@@ -1,0 +1,2 @@
+export { type ReadOptions, readRecords, rowsInMemory } from './read.ts';
+export { localPaths } from './sources.ts';

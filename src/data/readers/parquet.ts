@@ -1,0 +1,125 @@
+import { setImmediate } from 'node:timers/promises';
+// Not imported by name: where Node.js is too old to have it, node-version.ts is to say so.
+import zlib from 'node:zlib';
+import type { AsyncBuffer, Compressors } from 'hyparquet';
+import { GraftError } from '../../base/index.ts';
+import { type Reader, requireDistinct, toRecord } from './reader.ts';
+
+const utf8 = new TextDecoder('utf-8', { fatal: true });
+
+/** Bytes as the text that they are, or as bytes: Parquet files need not say which of the two a column holds. */
+function textOrBytes(bytes: Uint8Array): string | Uint8Array {
+  try {
+    return utf8.decode(bytes);
+  } catch {
+    return bytes;
+  }
+}
+
+/** Whether a value is an image as the datasets library stores it: the bytes of its file, and its path or none. */
+const isImage = (value: object): value is { bytes: Uint8Array | null } =>
+  'bytes' in value && 'path' in value && (value.bytes === null || value.bytes instanceof Uint8Array);
+
+/**
+ * The value of a column with typed arrays as lists, and 64-bit integers as numbers where these are exact. Objects in it have no
+ * fields that are null: all objects of a column share their fields, so null is how Parquet leaves one out. Bytes stay bytes where
+ * they are an image's, or no text.
+ */
+function plain(value: unknown): unknown {
+  if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : value;
+  if (Array.isArray(value)) return value.map(plain);
+  if (value instanceof Uint8Array) return textOrBytes(value);
+  if (ArrayBuffer.isView(value)) return Array.from(value as unknown as ArrayLike<unknown>, plain);
+  if (value === null || typeof value !== 'object' || value instanceof Date) return value;
+  const { bytes } = isImage(value) ? value : {};
+  return {
+    ...Object.fromEntries(
+      Object.entries(value).flatMap(([key, item]) => (item === null || item === undefined ? [] : [[key, plain(item)]])),
+    ),
+    ...(bytes && { bytes: Uint8Array.from(bytes) }), // a copy, without the rest of the file
+  };
+}
+
+/** Bytes that a page may have unpacked, and further ones for each byte of it packed: a damaged header must not ask for gigabytes. */
+const [pageBytes, bytesPerByte] = [2 ** 24, 1000];
+
+/** Unpacking with a limit; of zstd by Node.js, which keeps to it. */
+function limited(compressors: Compressors): Compressors {
+  const all: Compressors = {
+    ...compressors,
+    ZSTD: (input, length) => zlib.zstdDecompressSync(input, { maxOutputLength: Math.max(1, length) }),
+  };
+  const entries = Object.entries(all) as [keyof Compressors, NonNullable<Compressors[keyof Compressors]>][];
+  return Object.fromEntries(
+    entries.map(([name, unpack]) => [
+      name,
+      (input: Uint8Array, length: number) => {
+        if (length > pageBytes + bytesPerByte * input.length)
+          throw new Error(`a page of ${input.length} bytes states ${length} bytes unpacked`);
+        return unpack(input, length);
+      },
+    ]),
+  );
+}
+
+/**
+ * Runs `read` on a file. Where one column is damaged, hyparquet leaves the promises of the others behind, and one of these that is
+ * rejected would end the process: they are waited for.
+ */
+async function contained<T>(file: AsyncBuffer, read: (file: AsyncBuffer) => Promise<T>): Promise<T> {
+  const pending = new Set<Promise<unknown>>();
+  const slice: AsyncBuffer['slice'] = async (start, end) => {
+    const bytes = Promise.resolve(file.slice(start, end));
+    pending.add(bytes);
+    try {
+      return await bytes;
+    } finally {
+      pending.delete(bytes);
+    }
+  };
+  const stray = (reason: unknown) => {
+    if (!(reason instanceof Error && reason.stack?.includes('hyparquet'))) throw reason;
+  };
+  process.on('unhandledRejection', stray);
+  try {
+    return await read({ byteLength: file.byteLength, slice });
+  } finally {
+    do {
+      await Promise.allSettled(pending);
+      await setImmediate();
+    } while (pending.size > 0);
+    process.off('unhandledRejection', stray);
+  }
+}
+
+export const parquet: Reader = async (file, limit) => {
+  const [{ asyncBufferFromFile, parquetMetadataAsync, parquetReadObjects, parquetSchema }, { compressors }] =
+    await Promise.all([import('hyparquet'), import('hyparquet-compressors')]);
+  try {
+    const stored = await asyncBufferFromFile(file);
+    const metadata = await parquetMetadataAsync(stored);
+    requireDistinct(
+      parquetSchema(metadata).children.map(({ element }) => element.name),
+      file,
+    );
+    const rows = await contained(stored, (file) =>
+      parquetReadObjects({
+        file,
+        metadata,
+        compressors: limited(compressors),
+        utf8: false,
+        ...(Number.isFinite(limit) && { rowEnd: limit }),
+      }),
+    );
+    return rows.map((row, i) => {
+      const columns = Object.entries(row).map(([name, value]) => [name, plain(value)]);
+      return toRecord(Object.fromEntries(columns), `${file}:row ${i + 1}`);
+    });
+  } catch (cause) {
+    if (cause instanceof GraftError) throw cause;
+    throw new GraftError('input', `the Parquet file cannot be read: ${(cause as Error).message}`, {
+      place: file,
+      cause,
+    });
+  }
+};

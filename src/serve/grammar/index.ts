@@ -1,0 +1,1 @@
+export { SchemaGrammars } from './grammars.ts';

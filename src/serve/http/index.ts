@@ -1,0 +1,2 @@
+export { httpApp } from './app.ts';
+export { sendEvents } from './sse.ts';

@@ -1,0 +1,81 @@
+import { z } from 'zod';
+import type { Quantize } from '../models/index.ts';
+import { quantizeModes } from '../quant/index.ts';
+import type { ResolveAdapter } from './adapters/index.ts';
+import { defaultLimits, type LimitChoices } from './limits.ts';
+
+/** Options of a server. */
+export interface ServerOptions {
+  /** A Hugging Face directory, a .gguf file, or a hub id. */
+  readonly model: string;
+  /** Name of the base in requests. Default: the last part of the model's path. */
+  readonly modelName?: string | undefined;
+  /** How weights are held in memory. Default: keep, as the file has them. */
+  readonly quantize?: Quantize | undefined;
+  /** A folder whose sub-directories are adapters, each under its name; it is watched. Default: none. */
+  readonly adapters?: string | undefined;
+  /** Seconds between two looks at the folder. Default: 2. */
+  readonly rescanSeconds?: number | undefined;
+  /** More folders that /v1/load_lora_adapter may load from, and links in `adapters` may lead to. Default: none. */
+  readonly allowAdaptersFrom?: readonly string[] | undefined;
+  /** Names of adapters that are loaded at the start and stay in memory; others leave it by recency. Default: none. */
+  readonly pins?: readonly string[] | undefined;
+  /** Finds an adapter for a name that is not known: its directory, or undefined. Default: such names are answered with 404. */
+  readonly resolveAdapter?: ResolveAdapter | undefined;
+  /** Address to listen at. Default: 127.0.0.1, which only this machine reaches. */
+  readonly host?: string | undefined;
+  /** Port; 0 takes one that is free. Default: 8000. */
+  readonly port?: number | undefined;
+  /** Keys, one of which each request has to carry as `Authorization: Bearer KEY`. Needed for an address that others reach. */
+  readonly apiKeys?: readonly string[] | undefined;
+  /** Tokens of one pass of the model at most. Default: 256. */
+  readonly maxBatchTokens?: number | undefined;
+  /** Answers that are generated at a time at most. Default: 64. */
+  readonly maxRunning?: number | undefined;
+  /** Requests that wait at most; one more is answered with 429. Default: 256. */
+  readonly maxQueue?: number | undefined;
+  /** Bytes for keys and values. Default: a quarter of the free memory. */
+  readonly kvMemory?: number | undefined;
+  /** Bytes of adapters in memory; those that no request uses leave by recency. Default: an eighth of the free memory. */
+  readonly adapterMemory?: number | undefined;
+  /** Processor threads. Default: all cores. */
+  readonly threads?: number | undefined;
+  /** Seconds that answers have to end when the server closes; then they are cut. Default: 30. */
+  readonly drainSeconds?: number | undefined;
+  /** Bounds on requests. Default: those of `Limits`. */
+  readonly limits?: LimitChoices | undefined;
+  /** Is given a line about what happens beside the requests. Default: printed on stderr. */
+  readonly log?: ((line: string) => void) | undefined;
+}
+
+const count = z.int().positive();
+const path = z.string().min(1);
+const positive = z.number().positive();
+const limit = (name: string) =>
+  (name.endsWith('Seconds') ? positive : name === 'requestsPerMinute' ? z.int().nonnegative() : count).optional();
+const limits = z.strictObject(
+  Object.fromEntries(Object.keys(defaultLimits).map((name) => [name, limit(name)])),
+) as z.ZodType<LimitChoices>;
+
+export const serverOptionsSchema: z.ZodType<ServerOptions> = z.strictObject({
+  model: path,
+  modelName: path.optional(),
+  quantize: z.enum(quantizeModes).optional(),
+  adapters: path.optional(),
+  rescanSeconds: positive.optional(),
+  allowAdaptersFrom: z.array(path).optional(),
+  pins: z.array(z.string()).optional(),
+  resolveAdapter: z.custom<ResolveAdapter>((value) => typeof value === 'function').optional(),
+  host: path.optional(),
+  port: z.int().min(0).max(65535).optional(),
+  apiKeys: z.array(z.string()).optional(),
+  maxBatchTokens: count.optional(),
+  maxRunning: count.optional(),
+  maxQueue: count.optional(),
+  kvMemory: positive.optional(),
+  adapterMemory: z.number().nonnegative().optional(),
+  threads: count.optional(),
+  drainSeconds: z.number().nonnegative().optional(),
+  limits: limits.optional(),
+  log: z.custom<(line: string) => void>((value) => typeof value === 'function').optional(),
+});

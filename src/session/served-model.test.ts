@@ -1,0 +1,120 @@
+/** Serving in this thread: nothing is left when requests, callers, adapters and the model come and go at random. */
+import assert from 'node:assert/strict';
+import { join } from 'node:path';
+import test, { before } from 'node:test';
+import { tinyModel } from '../../test/samples/tiny.ts';
+import { temporary } from '../../test/support.ts';
+import { saveAdapter } from '../adapters/index.ts';
+import { GraftError } from '../base/index.ts';
+import { randomStream } from '../data/index.ts';
+import { currentEngine, startEngine } from '../engine/index.ts';
+import type { GenerationEnd, GenerationRequest } from '../generate/index.ts';
+import { attach } from '../methods/index.ts';
+import { loadModel } from '../models/index.ts';
+import { noGrad, ops, scope } from '../tensor/index.ts';
+import { ResidentModel } from './resident.ts';
+import { ServedModel } from './served-model.ts';
+import { inTurn } from './turns.ts';
+
+before(() => startEngine());
+
+const nobody = { emit() {}, stopRequested: () => false, throwIfStopped() {} };
+
+/** Writes adapters of several kinds with random values. */
+function writeAdapters(base: string, dir: string): Map<string, string> {
+  using _ = scope();
+  using model = loadModel(base);
+  const dirs = new Map<string, string>();
+  const kinds = { lora: {}, lora2: { r: 3 }, dora: { use_dora: true }, prefix: { num_virtual_tokens: 4 }, ia3: {} };
+  for (const [name, fields] of Object.entries(kinds)) {
+    using adapter = attach(model, [
+      { type: name.startsWith('lora') || name === 'dora' ? 'lora' : name, ...fields } as { type: 'lora' },
+    ]);
+    for (const p of adapter.parameters.values())
+      noGrad(() => ops.add_(p, ops.mulScalar(ops.cos(ops.mulScalar(p, 1e4)), 0.1)));
+    const to = join(dir, name);
+    saveAdapter(model, adapter, to, { base });
+    dirs.set(name, to);
+    adapter.detach();
+  }
+  return dirs;
+}
+
+test('after random requests, cancels, loads, evictions, and the model loaded again, no handle of the engine is left', async (t) => {
+  using dir = temporary();
+  const base = tinyModel(join(dir.path, 'model'));
+  const dirs = writeAdapters(base, dir.path);
+  const random = randomStream(11);
+  const int = (n: number) => Math.floor(random() * n);
+  const handles = () => currentEngine().native.memory().handles;
+  const before = handles();
+  const reasons = new Map<string, number>();
+  const settled: Promise<unknown>[] = [];
+  /** Greedy answers, which the same request alone has to repeat. */
+  const answered: { readonly request: GenerationRequest; readonly end: GenerationEnd }[] = [];
+  {
+    using resident = new ResidentModel(base, 'keep');
+    const served = new ServedModel(resident, {
+      maxRunning: 6,
+      maxQueue: 12,
+      maxBatchTokens: 20,
+      adapterMemory: 4000,
+      kvMemory: 3e5,
+    });
+    for (const [name, adapterDir] of dirs) await served.adapters.add(name, adapterDir, { load: int(2) === 0 });
+    const count = (reason: string) => reasons.set(reason, (reasons.get(reason) ?? 0) + 1);
+    for (let i = 0; i < 150; i++) {
+      const name = [undefined, ...dirs.keys()][int(1 + dirs.size)];
+      let asked = 0;
+      const leavesAt = int(4) === 0 ? int(20) : Infinity;
+      const request: GenerationRequest = {
+        promptIds: Array.from({ length: 1 + int(40) }, () => 1 + int(80)),
+        maxNewTokens: 1 + int(25),
+        ...(int(5) === 0
+          ? {
+              mixture: [
+                { name: 'lora', weight: 0.5 },
+                { name: 'lora2', weight: -1 },
+              ],
+            }
+          : { adapter: name }),
+        ...(int(3) === 0 && { temperature: 1.5, seed: i }),
+        ...(int(6) === 0 && { deadlineMs: int(30) }),
+      };
+      const context = { emit() {}, stopRequested: () => asked++ > leavesAt, throwIfStopped() {} };
+      const answer = served.submit(request, context).then(
+        (end: GenerationEnd) => {
+          count(end.reason);
+          if (!request.temperature) answered.push({ request, end });
+        },
+        (error: GraftError) => {
+          assert.ok(error instanceof GraftError, String(error));
+          count(String(error.data.reason ?? error.message));
+        },
+      );
+      settled.push(answer);
+      if (int(4) === 0) await answer;
+      if (int(12) === 0) {
+        const [other, otherDir] = [...dirs][int(dirs.size)]!;
+        await served.adapters.add(other, otherDir, { replace: true, load: int(2) === 0 });
+      }
+      if (int(40) === 0) await inTurn(() => resident.release());
+    }
+    await Promise.all(settled);
+    const { waiting, running, blocks, adapters } = served.stats();
+    assert.deepEqual([waiting, running, blocks.used], [0, 0, 0]);
+    assert.ok(adapters.registered.length === dirs.size && adapters.resident.length < dirs.size);
+    for (const { request, end } of answered) {
+      const alone = await served.submit({ ...request, deadlineMs: undefined }, nobody);
+      assert.deepEqual(end.ids, alone.ids.slice(0, end.ids.length), JSON.stringify(request));
+    }
+    t.diagnostic(`${answered.length} answers repeated`);
+    await served.close();
+  }
+  t.diagnostic(JSON.stringify(Object.fromEntries(reasons)));
+  assert.ok((reasons.get('length') ?? 0) > 40 && (reasons.get('interrupted') ?? 0) > 3, 'answers of each kind');
+  assert.ok(
+    [...reasons.keys()].every((reason) => ['eos', 'length', 'interrupted', 'deadline', 'queue-full'].includes(reason)),
+  );
+  assert.equal(handles(), before);
+});
