@@ -114,7 +114,7 @@ function initialUpdate(
   const iterations = config.loftq_config?.loftq_iter ?? 1;
   if (loading && (init === undefined || (init === 'loftq' && iterations === 1))) {
     const { rank, inFeatures, outFeatures } = shape;
-    return { a: keep(ops.empty([rank, inFeatures])), b: keep(ops.empty([outFeatures, rank])) };
+    return { a: keep(ops.zeros([rank, inFeatures])), b: keep(ops.zeros([outFeatures, rank])) };
   }
   if (init === undefined) {
     const [a, b] = noGrad(() => randomUpdate(config, shape, generator));

@@ -32,7 +32,7 @@ export function wrapperOf(
       ];
   if (use_dora) {
     const m = trainable(() => {
-      if (loading) return ops.empty([table ? base.width : base.outFeatures]);
+      if (loading) return ops.zeros([table ? base.width : base.outFeatures]);
       return table ? columnNorms(base, a, b, scaling) : rowNorms(base, a, b, scaling);
     });
     parameters.push(['lora_magnitude_vector', m]);

@@ -22,7 +22,7 @@ export class ParameterInit implements Disposable {
   readonly #generator: Generator | undefined;
   readonly #parameters: Tensor[] = [];
 
-  /** @param loading saved values follow, so no random ones are drawn: memory is left as it is */
+  /** @param loading saved values follow, or only shapes matter, so no random ones are drawn: all are 0, which rounding can read */
   constructor(seed: number | bigint, loading = false) {
     if (!loading) this.#generator = new Generator(seed);
   }
@@ -35,7 +35,10 @@ export class ParameterInit implements Disposable {
 
   #drawn(shape: readonly number[], draw: (zeros: Tensor, generator: Generator) => Tensor): Tensor {
     const generator = this.#generator;
-    return this.#parameter(() => (generator ? draw(ops.zeros(shape), generator) : ops.empty(shape)));
+    return this.#parameter(() => {
+      const zeros = ops.zeros(shape);
+      return generator ? draw(zeros, generator) : zeros;
+    });
   }
 
   full(shape: readonly number[], value: number): Tensor {
