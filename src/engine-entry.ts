@@ -52,8 +52,10 @@ export {
   type Traffic,
 } from './distributed/index.ts';
 export {
+  type Cuda,
   type Engine,
   engineStatus,
+  type Gpu,
   type LibTorch,
   type Processor,
   processor,
@@ -129,6 +131,7 @@ export {
   wilson,
 } from './tasks/index.ts';
 export {
+  type Device,
   type DType,
   type Gate,
   Generator,

@@ -49,7 +49,7 @@ export {
   tokenizerOf,
 } from './data/index.ts';
 export { launchEnvironment, type RankPlacement } from './distributed/index.ts';
-export { engineStatus, type LibTorch, type Processor, processor } from './engine/index.ts';
+export { engineStatus, type Gpu, type LibTorch, type Processor, processor } from './engine/index.ts';
 export type {
   EndReason,
   GenerationDelta,

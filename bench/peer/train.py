@@ -1,10 +1,11 @@
-"""Trains with PEFT and transformers as is usual: rows padded on the right, SDPA attention, float32, AdamW.
+"""Trains with PEFT and transformers as is usual: rows padded on the right, SDPA attention, AdamW; float32 on the CPU.
 
   python train.py --model DIR --batches FILE.jsonl [--method lora] [--adapter DIR] [--rank 8] [--threads 2] [--lr 1e-4] [--qat int4]
+                  [--device cuda:0] [--dtype bfloat16]
 
 With --qat the base's linear layers compute with torchao's fake-quantised weights (groups of 32), and LoRA is on them in float.
 A line of the file is one optimizer step. Last line: one JSON document with losses, tokens_per_s (padding not counted, first
-step left out) and peak_rss_mb.
+step left out), peak_rss_mb, and on a GPU peak_bytes of its tensors.
 """
 import argparse
 import json
@@ -26,10 +27,12 @@ p.add_argument("--rank", type=int, default=8)
 p.add_argument("--threads", type=int, default=2)
 p.add_argument("--lr", type=float, default=1e-4)
 p.add_argument("--qat", choices=["int4", "int8"])
+p.add_argument("--device", default="cpu")
+p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
 a = p.parse_args()
 torch.set_num_threads(a.threads)
 torch.manual_seed(0)
-model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32, attn_implementation="sdpa")
+model = AutoModelForCausalLM.from_pretrained(a.model, dtype=getattr(torch, a.dtype), attn_implementation="sdpa")
 model.config.use_cache = False
 if a.qat:
     from torchao.quantization import quantize_
@@ -49,12 +52,12 @@ elif a.method != "full":
         "ia3": lambda: IA3Config(task_type="CAUSAL_LM"), "prefix": lambda: PrefixTuningConfig(**virtual),
         "prompt": lambda: PromptTuningConfig(**virtual), "p-tuning": lambda: PromptEncoderConfig(**virtual, encoder_hidden_size=128),
     }[a.method]())
-model.train()
+model.to(a.device).train()
 optimizer = torch.optim.AdamW([q for q in model.parameters() if q.requires_grad], lr=a.lr, weight_decay=0.0)
 
 
 def padded(rows, key, value):
-    return pad_sequence([torch.tensor(r[key]) for r in rows], batch_first=True, padding_value=value)
+    return pad_sequence([torch.tensor(r[key]) for r in rows], batch_first=True, padding_value=value).to(a.device)
 
 
 losses, timed = [], []
@@ -69,8 +72,9 @@ for line in open(a.batches):
     if a.method == "adalora":
         model.base_model.update_and_allocate(len(timed))
     optimizer.zero_grad(set_to_none=True)
+    losses.append(loss.item())  # waits for the device
     timed.append((sum(len(r["ids"]) for r in rows), time.perf_counter() - start))
-    losses.append(loss.item())
 print(json.dumps({
     "losses": losses, "tokens_per_s": sum(n for n, _ in timed[1:]) / sum(s for _, s in timed[1:]),
+    "peak_bytes": torch.cuda.max_memory_allocated() if a.device.startswith("cuda") else 0,
     "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))

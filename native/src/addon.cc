@@ -4,8 +4,10 @@
 #include <cstring>
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <c10/core/AutogradState.h>
 
 #include "autograd.h"
+#include "device.h"
 #include "dispatch.h"
 #include "memory.h"
 #include "process_group.h"
@@ -57,7 +59,8 @@ Napi::Value schema(const Napi::CallbackInfo& info) {
   });
 }
 
-// (shape, dtype code) => handle of an uninitialised contiguous tensor
+// (shape, dtype code, device or undefined: that of new tensors, pinned or undefined) => handle of an uninitialised contiguous tensor. Pinned:
+// memory of the host that a GPU copies from without the processor
 Napi::Value empty(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, "empty", no_shapes, [&]() -> Napi::Value {
@@ -65,7 +68,10 @@ Napi::Value empty(const Napi::CallbackInfo& info) {
     std::vector<int64_t> sizes(shape.Length());
     for (uint32_t i = 0; i < shape.Length(); i++) sizes[i] = Napi::Value(shape[i]).As<Napi::Number>().Int64Value();
     const auto dtype = static_cast<at::ScalarType>(info[1].As<Napi::Number>().Int32Value());
-    return Napi::Number::New(env, instance(env).tensors.add(at::empty(sizes, dtype)));
+    Instance& self = instance(env);
+    const at::Device device = info[2].IsString() ? at::Device(info[2].As<Napi::String>().Utf8Value()) : self.device;
+    const auto options = at::TensorOptions(dtype).device(device).pinned_memory(info[3].ToBoolean());
+    return Napi::Number::New(env, self.tensors.add(at::empty(sizes, options)));
   });
 }
 
@@ -107,7 +113,7 @@ Napi::Value buffer(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, "buffer", no_shapes, [&]() -> Napi::Value {
     at::Tensor tensor = tensor_at(info, 0).detach();
-    TORCH_CHECK(tensor.device().is_cpu() && tensor.is_contiguous(), "only a contiguous tensor on the CPU can be read or written as bytes");
+    TORCH_CHECK(tensor.device().is_cpu() && tensor.is_contiguous(), "only the memory of a contiguous tensor on the CPU can be viewed, and this one is on ", tensor.device());
     if (tensor.nbytes() == 0) return Napi::ArrayBuffer::New(env, 0);
     void* data = tensor.data_ptr();
     auto* owner = new at::Tensor(tensor);
@@ -122,10 +128,18 @@ Napi::Value copy(const Napi::CallbackInfo& info) {
   return guarded(env, "copy", no_shapes, [&]() -> Napi::Value {
     const at::Tensor tensor = tensor_at(info, 0).detach();
     auto bytes = info[1].As<Napi::Uint8Array>();
-    TORCH_CHECK(tensor.device().is_cpu() && tensor.is_contiguous(), "only a contiguous tensor on the CPU can be read or written as bytes");
+    TORCH_CHECK(tensor.is_contiguous(), "only a contiguous tensor can be read or written as bytes");
     TORCH_CHECK(bytes.ByteLength() == tensor.nbytes(), "the tensor has ", tensor.nbytes(), " bytes, but the array has ", bytes.ByteLength());
+    const bool to_tensor = info[2].As<Napi::Boolean>();
+    TORCH_CHECK(to_tensor || !tensor.is_meta(), "a tensor on meta has no numbers to read");
+    Transfers& count = instance(env).transfers;
+    (to_tensor ? count.to_device : count.to_host)++;
     if (tensor.nbytes() == 0) return env.Undefined();
-    if (info[2].As<Napi::Boolean>()) {
+    const at::Tensor array = at::from_blob(bytes.Data(), tensor.sizes(), at::TensorOptions(tensor.scalar_type()));
+    const at::NoGradGuard without_grad;
+    if (!tensor.device().is_cpu()) {
+      to_tensor ? tensor.copy_(array) : array.copy_(tensor);
+    } else if (to_tensor) {
       std::memcpy(tensor.data_ptr(), bytes.Data(), tensor.nbytes());
     } else {
       std::memcpy(bytes.Data(), tensor.const_data_ptr(), tensor.nbytes());
@@ -138,6 +152,8 @@ Napi::Value copy(const Napi::CallbackInfo& info) {
 Napi::Value item(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return guarded(env, "item", no_shapes, [&]() -> Napi::Value {
+    TORCH_CHECK(!tensor_at(info, 0).is_meta(), "a tensor on meta has no numbers to read");
+    instance(env).transfers.to_host++;
     return Napi::Number::New(env, tensor_at(info, 0).item().toDouble());
   });
 }
@@ -164,35 +180,6 @@ Napi::Value free_generator(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// (seed: bigint): seeds this thread's generator for operators that are given none
-Napi::Value manual_seed(const Napi::CallbackInfo& info) {
-  bool lossless;
-  at::Generator& generator = instance(info.Env()).random;
-  const std::lock_guard<std::mutex> lock(generator.mutex());
-  generator.set_current_seed(info[0].As<Napi::BigInt>().Uint64Value(&lossless));
-  return info.Env().Undefined();
-}
-
-// (state to set, or undefined) => ArrayBuffer: the state before of this thread's generator
-Napi::Value random_state(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  return guarded(env, "random state", no_shapes, [&]() -> Napi::Value {
-    at::Generator& generator = instance(env).random;
-    const std::lock_guard<std::mutex> lock(generator.mutex());
-    const at::Tensor before = generator.get_state();
-    if (info[0].IsArrayBuffer()) {
-      auto bytes = info[0].As<Napi::ArrayBuffer>();
-      TORCH_CHECK(bytes.ByteLength() == before.nbytes(), "a random state has ", before.nbytes(), " bytes, got ", bytes.ByteLength());
-      at::Tensor state = at::empty_like(before);
-      std::memcpy(state.data_ptr(), bytes.Data(), state.nbytes());
-      generator.set_state(state);
-    }
-    Napi::ArrayBuffer out = Napi::ArrayBuffer::New(env, before.nbytes());
-    std::memcpy(out.Data(), before.const_data_ptr(), before.nbytes());
-    return out;
-  });
-}
-
 // (count or undefined) => the number of threads in use
 Napi::Value threads(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
@@ -213,15 +200,6 @@ Napi::Value memory(const Napi::CallbackInfo& info) {
   Napi::Object out = Napi::Object::New(info.Env());
   out["handles"] = Napi::Number::New(info.Env(), static_cast<double>(tensors.live()));
   out["bytes"] = Napi::Number::New(info.Env(), static_cast<double>(tensors.bytes()));
-  return out;
-}
-
-// () => { now, peak }, in bytes
-Napi::Value allocated(const Napi::CallbackInfo& info) {
-  const AllocatedBytes bytes = allocated_bytes();
-  Napi::Object out = Napi::Object::New(info.Env());
-  out["now"] = Napi::Number::New(info.Env(), static_cast<double>(bytes.now));
-  out["peak"] = Napi::Number::New(info.Env(), static_cast<double>(bytes.peak));
   return out;
 }
 
@@ -252,8 +230,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   mallopt(M_TOP_PAD, 64 << 20);
   use_heap_allocator();
   auto* state = new Instance();
-  state->random = at::make_generator<at::CPUGeneratorImpl>(c10::default_rng_seed_val);
   env.SetInstanceData(state);
+  // Backward passes call JavaScript, which runs in this thread only: LibTorch's own threads for each GPU must not run them.
+  c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
   const auto add = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
     exports[name] = Napi::Function::New(env, function, name);
   };
@@ -291,6 +270,15 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("groupWait", group_wait);
   add("groupClose", group_close);
   add("kernels", kernels);
+  add("cudaDriver", cuda_driver);
+  add("loadCuda", load_cuda);
+  add("useDevice", use_device);
+  add("roundProducts", round_products);
+  add("to", to_device);
+  add("deviceMemory", device_memory);
+  add("hasKernel", has_kernel);
+  add("recordOperators", record_operators);
+  add("transfers", transfers);
   add("onError", on_error);
   return exports;
 }

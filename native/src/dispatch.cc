@@ -1,5 +1,7 @@
 #include "dispatch.h"
 
+#include "device.h"
+
 #include <sstream>
 
 namespace graft {
@@ -112,7 +114,6 @@ c10::IValue to_ivalue(napi_env env, Instance& instance, Param param, napi_value 
     TORCH_CHECK(napi_get_value_uint32(e, v, &id) == napi_ok, "expected a tensor");
     return instance.tensors.get(id);
   };
-  if (param.kind == Kind::kGenerator && is_nullish(env, value)) return instance.random;
   if (param.optional && is_nullish(env, value)) return {};
   switch (param.kind) {
     case Kind::kTensor: return tensor(env, value);
@@ -161,6 +162,59 @@ Napi::Value to_js(Napi::Env env, Instance& instance, c10::IValue&& value) {
   return array;
 }
 
+// Calls body(tensor, index of its argument) for every tensor among the arguments, those in lists included.
+template <typename Body>
+void each_tensor(const std::vector<c10::IValue>& stack, Body body) {
+  for (size_t i = 0; i < stack.size(); i++) {
+    if (stack[i].isTensor()) {
+      if (stack[i].toTensor().defined()) body(stack[i].toTensor(), i);
+    } else if (stack[i].isTensorList()) {
+      for (const at::Tensor& tensor : stack[i].toTensorVector()) body(tensor, i);
+    }
+  }
+}
+
+// Refuses tensors of several devices, except single numbers on the CPU, which operators take anywhere.
+void require_one_device(const std::vector<c10::IValue>& stack, const c10::FunctionSchema& schema) {
+  std::optional<at::Device> first;
+  size_t place = 0;
+  each_tensor(stack, [&](const at::Tensor& tensor, size_t i) {
+    const at::Device device = tensor.device();
+    if (tensor.dim() == 0 && device.is_cpu()) return;
+    if (!first) first = device, place = i;
+    TORCH_CHECK(*first == device, "its tensors are on several devices: ", schema.arguments()[place].name(), " on ", *first, " and ",
+                schema.arguments()[i].name(), " on ", device, "; move one of them with .to()");
+  });
+}
+
+// The device that a call runs on: that of its tensors, else the one that is named.
+at::Device device_of(const Op& op, const std::vector<c10::IValue>& stack, at::Device fallback) {
+  std::optional<at::Device> found;
+  each_tensor(stack, [&](const at::Tensor& tensor, size_t) {
+    if (!found) found = tensor.device();
+  });
+  if (found) return *found;
+  return op.device >= 0 && stack[op.device].isDevice() ? stack[op.device].toDevice() : fallback;
+}
+
+// Runs an operator that draws numbers from a seeded generator. These are on the CPU, so that equal seeds give equal numbers on every device:
+// the operator runs there, and its result is copied.
+void call_seeded(const Op& op, std::vector<c10::IValue>& stack, at::Device device) {
+  if (op.device >= 0) stack[op.device] = at::Device(at::kCPU);
+  const c10::IValue first = stack[0];
+  for (size_t i = 0; i < stack.size(); i++) {
+    if (!stack[i].isTensor() || !stack[i].toTensor().defined()) continue;
+    const at::Tensor& tensor = stack[i].toTensor();
+    stack[i] = i == 0 && op.in_place ? at::empty(tensor.sizes(), tensor.options().device(at::kCPU)) : tensor.to(at::kCPU);
+  }
+  op.handle.callBoxed(stack);
+  if (op.in_place) {
+    first.toTensor().copy_(stack[0].toTensor());
+  } else {
+    stack[0] = stack[0].toTensor().to(device);
+  }
+}
+
 std::string shapes_of(const std::vector<c10::IValue>& stack, const c10::FunctionSchema& schema) {
   std::ostringstream out;
   for (size_t i = 0; i < stack.size(); i++) {
@@ -178,8 +232,17 @@ Op resolve(const std::string& name, const std::string& overload) {
   TORCH_CHECK(handle.has_value(), "this LibTorch has no operator ", name, overload.empty() ? "" : "." + overload);
   const auto& returns = handle->schema().returns();
   const bool in_place = returns.size() == 1 && returns[0].alias_info() && returns[0].alias_info()->isWrite();
-  Op op{overload.empty() ? name : name + "." + overload, *handle, {}, in_place};
-  for (const auto& argument : handle->schema().arguments()) op.params.push_back(param_of(argument));
+  const bool moves = name == "aten::copy_" || name == "aten::_to_copy";
+  Op op{overload.empty() ? name : name + "." + overload, *handle, {}, in_place, true, moves, -1, -1};
+  for (const auto& argument : handle->schema().arguments()) {
+    const Param param = param_of(argument);
+    const int index = static_cast<int>(op.params.size());
+    if (param.kind == Kind::kDevice) op.device = index;
+    if (param.kind == Kind::kGenerator) op.generator = index;
+    if (param.kind == Kind::kTensor || param.kind == Kind::kTensorList) op.makes = false;
+    op.params.push_back(param);
+  }
+  op.makes = op.makes && op.device >= 0;
   return op;
 }
 
@@ -206,7 +269,18 @@ Napi::Value call(const Napi::CallbackInfo& info) {
           }
         }
         try {
-          op.handle.callBoxed(stack);
+          if (op.makes && stack[op.device].isNone()) stack[op.device] = self.device;
+          if (!op.moves) require_one_device(stack, op.handle.schema());
+          const at::Device device = op.generator >= 0 || op.moves ? device_of(op, stack, self.device) : self.device;
+          const bool seeded = op.generator >= 0 && !stack[op.generator].isNone();
+          if (op.generator >= 0 && !seeded) stack[op.generator] = random_of(self, device);
+          if (op.moves && op.in_place && stack[1].toTensor().device() != device) count_move(self, device);
+          if (seeded && !device.is_cpu()) {
+            call_seeded(op, stack, device);
+          } else {
+            op.handle.callBoxed(stack);
+          }
+          if (op.moves && !op.in_place && stack[0].toTensor().device() != device) count_move(self, stack[0].toTensor().device());
         } catch (...) {
           // The call consumes the stack: the tensors are converted again, for the error message only.
           for (size_t i = 0; i < op.params.size(); i++) inputs.push_back(to_ivalue(env, self, op.params[i], info[i + 1]));

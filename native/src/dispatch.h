@@ -20,6 +20,10 @@ struct Op {
   c10::OperatorHandle handle;
   std::vector<Param> params;
   bool in_place;  // returns its first argument, for which no second handle is created
+  bool makes;     // makes a tensor from none: on the device of new tensors, where no other is named
+  bool moves;     // may copy between devices
+  int device;     // index of the argument that is a device, and of the one that is a generator; -1: it has none
+  int generator;
 };
 
 Op resolve(const std::string& name, const std::string& overload);

@@ -2,6 +2,7 @@
 // (main thread or worker). Integers cost nothing to pass, and the table knows which tensors are alive.
 #pragma once
 #include <set>
+#include <unordered_map>
 
 #include "torch.h"
 
@@ -21,11 +22,20 @@ class Handles {
   std::vector<uint32_t> free_;
 };
 
+// How often numbers went from JavaScript, or another device, to tensors, and came back. A read makes the host wait for the device. The
+// processor counts as a device, so that a run without a GPU shows how often one with a GPU would wait.
+struct Transfers {
+  int64_t to_device = 0, to_host = 0;
+};
+
 // The state of one Node environment.
 struct Instance {
   Handles tensors;
   std::vector<at::Generator> generators;
-  at::Generator random;  // for operators that are given no generator: other threads of the process have their own
+  at::Device device{at::kCPU};  // of new tensors
+  std::unordered_map<at::Device, at::Generator> random;  // of each device; other threads of the process have their own (device.cc)
+  uint64_t seed = c10::default_rng_seed_val;             // of those that do not exist yet
+  Transfers transfers;
   std::vector<struct Op> ops;
   Napi::FunctionReference make_error;  // (op, message, shapes) => Error
   std::set<std::shared_ptr<Napi::FunctionReference>> callbacks;  // of live graphs and leaves (autograd.cc)

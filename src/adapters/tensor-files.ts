@@ -89,6 +89,6 @@ function storedTensor(source: WeightSource, name: string, buffer: Uint8Array): T
   const stored = Tensor.empty(shape, format);
   const read = buffer.subarray(0, bytes);
   source.read(name, read);
-  stored.setBytes(read);
+  stored.write(read);
   return stored;
 }

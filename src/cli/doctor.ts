@@ -1,6 +1,6 @@
 import { Command } from 'commander';
 import { engineStatus, processor, startEngine } from '../engine/index.ts';
-import { type MemoryChoice, type MemoryPlan, Session } from '../session/index.ts';
+import { type DoctorResult, type MemoryChoice, type MemoryPlan, Session } from '../session/index.ts';
 import { examples, printJson } from './shared.ts';
 
 export const doctor = () =>
@@ -35,6 +35,8 @@ export const doctor = () =>
           `GEMM ${dtype}`,
           `${rate.toFixed(0)} GFLOP/s at [1024, 576] × [576, 1536]`,
         ]),
+        ...gpuRows(measured.cuda),
+        ['device', `${measured.device} by default, with ${measured.deviceKernels}`],
         ['precision', `${measured.precision}: ${measured.precisionReason}`],
       ]);
       if (measured.choices) return showChoices(measured.choices);
@@ -56,6 +58,19 @@ const origins = {
 } as const;
 
 const gigabytes = (bytes: number) => (bytes < 1e9 ? `${Math.ceil(bytes / 1e6)} MB` : `${(bytes / 1e9).toFixed(1)} GB`);
+
+/** The driver and its GPUs, or what is missing. */
+function gpuRows({ driver, gpus, problem }: DoctorResult['cuda']): string[][] {
+  const found = gpus.map(({ name, bytes, capability }, i) => [
+    `cuda:${i}`,
+    `${name}, ${gigabytes(bytes)}, compute capability ${capability.toFixed(1)}`,
+  ]);
+  return [
+    ...(driver === null ? [] : [['driver', `of NVIDIA, for CUDA ${driver.toFixed(1)}`]]),
+    ...found,
+    ...(problem === null ? [] : [['GPU', `none can be used: ${problem}`]]),
+  ];
+}
 
 const row = ({ name, parameters, fits }: MemoryPlan): string[] => [
   name,

@@ -2,7 +2,7 @@ import { Command } from 'commander';
 import { launch as launchRun } from '../session/index.ts';
 import { readRecipe } from '../train/index.ts';
 import { abortOnSignals, count, countOrNone, examples } from './shared.ts';
-import { type RecipeFlags, recipeOptions, showTraining } from './train.ts';
+import { type RecipeFlags, recipeOptions, showTraining, withDevice } from './train.ts';
 
 export const launch = () =>
   recipeOptions(
@@ -43,6 +43,7 @@ export const launch = () =>
           nproc: ranks,
           nnodes: nodes,
           set,
+          device,
           json,
           ...options
         }: {
@@ -54,7 +55,7 @@ export const launch = () =>
           timeout?: number;
         } & RecipeFlags,
       ) => {
-        const recipe = readRecipe(file, set);
+        const recipe = readRecipe(file, withDevice(set, device));
         using stop = abortOnSignals('Stopping after this step, with a checkpoint (press again to stop at once)');
         await showTraining(launchRun({ recipe, ranks, nodes, ...options, signal: stop.signal }), json);
       },

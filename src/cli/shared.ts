@@ -14,6 +14,10 @@ import {
   Session,
 } from '../session/index.ts';
 
+/** Help of `--device`. */
+export const deviceHelp =
+  'where to compute: auto (the first GPU that can be used, else the processor), cpu, cuda, or of several GPUs cuda:1; default: auto';
+
 /** A command that works on a loaded model, with the options that all of these have. */
 export const onModel = (name: string, description: string) =>
   new Command(name)
@@ -37,6 +41,7 @@ export const onModel = (name: string, description: string) =>
       countOrNone,
     )
     .option('--threads <n>', 'processor threads; default: all cores', count)
+    .option('--device <name>', deviceHelp)
     .option('--json', 'print the result as JSON');
 
 const wholeNumber =
@@ -85,7 +90,7 @@ export const collect = (value: string, all: string[] = []) => [...all, value];
 export const examples = (...lines: string[]) => `\nExamples:\n${lines.map((line) => `  $ ${line}`).join('\n')}\n`;
 
 /** Options of `onModel`. */
-export interface OnModelOptions extends Pick<ModelSettings, 'quantize' | 'threads'> {
+export interface OnModelOptions extends Pick<ModelSettings, 'quantize' | 'threads' | 'device'> {
   readonly model?: string;
   readonly adapter?: string;
   readonly task?: TaskName;
@@ -105,13 +110,20 @@ export function modelOf(model: string | undefined, adapter: string | undefined):
 /** Loads the model of a command with its adapter, for `act` alone, which also gets the options that are not about loading. */
 export async function withModel<O extends OnModelOptions, T>(
   options: O,
-  act: (model: LoadedModel, settings: Omit<O, 'model' | 'quantize' | 'json'>) => Promise<T>,
+  act: (model: LoadedModel, settings: Omit<O, 'model' | 'quantize' | 'device' | 'json'>) => Promise<T>,
 ): Promise<T> {
-  const { model: named, quantize, json: _, ...settings } = options;
+  const { model: named, quantize, device, json: _, ...settings } = options;
   const { adapter, task, threads } = settings;
   const id = modelOf(named, adapter);
   await using session = new Session();
-  await using model = await session.load(id, { quantize, threads, task, ...(adapter && { adapters: [adapter] }) });
+  await using model = await session.load(id, {
+    quantize,
+    threads,
+    task,
+    device,
+    ...(adapter && { adapters: [adapter] }),
+  });
+  if (model.info.device !== 'cpu') console.error(`on ${model.info.device}`);
   return await act(model, settings);
 }
 

@@ -4,7 +4,7 @@ import { launchEnvironment } from '../distributed/index.ts';
 import { launcherVariable, Session } from '../session/index.ts';
 import type { ClassCount, Metric } from '../tasks/index.ts';
 import { type RunMemory, readRecipe, type TrainEvent, type TrainResult } from '../train/index.ts';
-import { abortOnSignals, collect, duration, examples, mebibytes, positive, printJson } from './shared.ts';
+import { abortOnSignals, collect, deviceHelp, duration, examples, mebibytes, positive, printJson } from './shared.ts';
 
 /** The argument and options of commands that run a recipe, after options of their own. */
 export const recipeOptions = (command: Command) =>
@@ -12,16 +12,24 @@ export const recipeOptions = (command: Command) =>
     .argument('<recipe>', 'a YAML file; docs/recipe.md lists its fields, recipes/ has examples')
     .option('--set <a.b=value>', 'override a field of the recipe, the value in YAML; may be repeated', collect)
     .option('--fresh', 'start over; what the run directory holds is kept in previous-N/ in it')
+    .option('--device <name>', `short for --set train.device=<name>: ${deviceHelp}`)
     .option('--more-epochs <n>', 'go on with a finished run for so many passes over the rows', positive)
     .option('--json', 'print events as JSON lines; the last line is the result');
 
 /** What `recipeOptions` reads. */
 export interface RecipeFlags {
   set?: string[];
+  device?: string;
   fresh?: true;
   moreEpochs?: number;
   json?: true;
 }
+
+/** The values of `--set`, with that of `--device`. */
+export const withDevice = (set: readonly string[] = [], device?: string): string[] => [
+  ...set,
+  ...(device === undefined ? [] : [`train.device=${device}`]),
+];
 
 export const train = () =>
   recipeOptions(
@@ -38,8 +46,8 @@ export const train = () =>
         'graft train recipe.yaml --json | tail -1',
       ),
     )
-    .action(async (file: string, { set, json, ...options }: RecipeFlags) => {
-      const recipe = readRecipe(file, set);
+    .action(async (file: string, { set, device, json, ...options }: RecipeFlags) => {
+      const recipe = readRecipe(file, withDevice(set, device));
       const placement = launchEnvironment();
       await using session = new Session();
       using stop = abortOnSignals('Stopping after this step, with a checkpoint (press again to stop at once)');
@@ -148,7 +156,7 @@ function progress(): (event: TrainEvent) => void {
       case 'start':
         start = { steps: event.steps, at: now, first: event.step };
         line(
-          `${event.rows} training rows, ${event.heldOut} held out; ${event.trainable.toLocaleString('en')} of ${event.parameters.toLocaleString('en')} parameters are trained (${((100 * event.trainable) / event.parameters).toFixed(2)} %); up to ${event.microTokens} tokens in memory at a time, ${event.threads} threads, ${event.precision} products`,
+          `${event.rows} training rows, ${event.heldOut} held out; ${event.trainable.toLocaleString('en')} of ${event.parameters.toLocaleString('en')} parameters are trained (${((100 * event.trainable) / event.parameters).toFixed(2)} %); up to ${event.microTokens} tokens in memory at a time, ${event.threads} threads, ${event.precision} products${event.device === 'cpu' ? '' : `, on ${event.device} with ${event.kernels}`}`,
           true,
         );
         for (const [name, { classes }] of Object.entries(event.tasks ?? { '': event }))

@@ -6,10 +6,12 @@ export interface Binding {
   resolve(ops: readonly string[]): void;
   call(op: number, ...args: unknown[]): unknown;
   schema(op: string): string;
-  empty(shape: readonly number[], dtype: number): number;
+  /** Default of `device`: that of new tensors. Pinned memory is the host's, and a GPU copies from it without the processor. */
+  empty(shape: readonly number[], dtype: number, device?: string, pinned?: boolean): number;
   free(handles: Uint32Array, count: number): void;
   describe(handle: number): number[];
   device(handle: number): string;
+  to(handle: number, device: string): number;
   buffer(handle: number): ArrayBuffer;
   copy(handle: number, bytes: Uint8Array, toTensor: boolean): void;
   item(handle: number): number;
@@ -31,7 +33,10 @@ export interface Binding {
   randomState(state?: ArrayBuffer): ArrayBuffer;
   threads(count?: number): number;
   memory(): { handles: number; bytes: number };
-  /** Returns the bytes of all tensors of this thread, those that autograd keeps included: now, and at most since the last call. */
+  /**
+   * Returns the bytes of all tensors on the device of new tensors, those that autograd keeps included: now, and at most since the last
+   * call. On the processor: of this thread.
+   */
   allocated(): { now: number; peak: number };
   trim(): void;
   /** Opens the key-value store of several processes, or hosts it. Returns the number of the process group, which is not connected yet. */
@@ -47,6 +52,26 @@ export interface Binding {
   groupClose(group: number, allEnded: boolean): void;
   /** Returns whether the AVX-512 versions of our kernels are taken, and whether MKL takes those for this processor. */
   kernels(): { avx512: boolean; mkl: boolean };
+  /** Asks NVIDIA's driver for its version (13000: CUDA 13.0) and its GPUs; null: there is none. */
+  cudaDriver(): {
+    version: number;
+    gpus: { name: string; bytes: number; major: number; minor: number }[];
+    problem?: string;
+  } | null;
+  /** Loads libtorch_cuda.so; before the first tensor. */
+  loadCuda(path: string): void;
+  /** Sets the device of new tensors of this thread. Returns the one before. */
+  useDevice(device?: string): string;
+  /** Sets whether products on the device of new tensors take factors of any type and round them to bfloat16 (LibTorch's autocast). */
+  roundProducts(flag: boolean): void;
+  /** Returns the memory of the GPU that new tensors are on, in bytes. */
+  deviceMemory(): { free: number; total: number };
+  /** Returns whether a kernel of an operator is registered for a dispatch key of LibTorch, such as CUDA, or one made of other operators. */
+  hasKernel(op: string, key: string): boolean;
+  /** Returns how often `body` runs each operator in this thread, those inside of others and of backward passes included. */
+  recordOperators(body: () => void): Record<string, number>;
+  /** Returns how often numbers have gone to tensors, and come back; the processor counts as a device. */
+  transfers(): { toDevice: number; toHost: number };
   onError(createError: (op: string, message: string, shapes: string) => Error): void;
 }
 

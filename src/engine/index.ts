@@ -2,10 +2,12 @@ import { threadId } from 'node:worker_threads';
 import { GraftError } from '../base/index.ts';
 import { type Binding, openAddon } from './binding.ts';
 import { addonPath, ensureAddon } from './build.ts';
+import { type Cuda, chooseDevice, findCuda, startCuda } from './cuda.ts';
 import { ensureLibTorch, findLibTorch, type LibTorch } from './libtorch.ts';
 import { type Processor, processor } from './processor.ts';
 
 export type { Binding } from './binding.ts';
+export { type Cuda, devicePattern, type Gpu } from './cuda.ts';
 export type { LibTorch } from './libtorch.ts';
 export { type Processor, processor } from './processor.ts';
 
@@ -17,6 +19,8 @@ export interface Engine {
   readonly torch: LibTorch;
   /** Path of the addon. */
   readonly addon: string;
+  /** The GPUs of this machine. */
+  readonly cuda: Cuda;
 }
 
 let engine: Engine | undefined;
@@ -27,6 +31,8 @@ export interface StartOptions {
   readonly log?: (line: string) => void;
   /** Whether to build the addon even if the cache has it. */
   readonly rebuild?: boolean;
+  /** Whether to load LibTorch's CUDA half where there is a GPU, and to download it first where it is missing. Default: true. */
+  readonly cuda?: boolean;
 }
 
 /**
@@ -42,10 +48,21 @@ export async function startEngine(options: StartOptions = {}): Promise<Engine> {
   const torch = await ensureLibTorch(log);
   const addon = await ensureAddon(torch, log, options.rebuild);
   spinBriefly();
-  engine = { native: openAddon(addon), torch, addon };
+  const native = openAddon(addon);
+  // Now, because LibTorch remembers at the first use of a device that it has no CUDA.
+  const cuda = options.cuda === false ? withoutCuda(findCuda(native)) : await startCuda(native, torch, log);
+  engine = { native, torch, addon, cuda };
   for (const listener of startListeners) listener(engine.native);
   return engine;
 }
+
+const withoutCuda = (cuda: Cuda): Cuda => ({
+  ...cuda,
+  problem: cuda.problem ?? new GraftError('state', 'the engine was started without CUDA'),
+});
+
+/** Returns the device that `choice` means on this machine: see `chooseDevice`. */
+export const deviceOf = (choice: string): string => chooseDevice(currentEngine().cuda, choice);
 
 /** Finds or downloads LibTorch and builds the addon where it is not built yet, so that processes started next need not all do it. */
 export async function prepareEngine(log: (line: string) => void): Promise<void> {

@@ -1,7 +1,8 @@
-import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { cacheDir, GraftError, makeDirectory } from '../base/index.ts';
+import { fetchWheels, type Wheel } from './wheels.ts';
 
 /** A LibTorch on this machine: `root` contains `lib/libtorch_cpu.so` and `include/`. */
 export interface LibTorch {
@@ -20,23 +21,20 @@ const pinnedVersion = '2.11.0';
  * The Python wheels with LibTorch for the CPU and the two small CUDA libraries that libtorch_cpu.so is linked to (it does
  * not open a GPU). The wheels of all CPython versions have the same libraries; one is pinned, so that its hash can be.
  */
-const wheels = [
+const wheels: readonly Wheel[] = [
   {
     requirement: 'torch==2.11.0',
-    hash: 'sha256:7aa2f9bbc6d4595ba72138026b2074be1233186150e9292865e04b7a63b8c67a',
-    platform: 'manylinux_2_28_x86_64',
+    sha256: '7aa2f9bbc6d4595ba72138026b2074be1233186150e9292865e04b7a63b8c67a',
   },
   {
     requirement: 'nvidia-cuda-runtime==13.0.96',
-    hash: 'sha256:7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548',
-    platform: 'manylinux_2_17_x86_64',
+    sha256: '7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548',
   },
   {
     requirement: 'nvidia-cuda-cupti==13.0.85',
-    hash: 'sha256:4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8',
-    platform: 'manylinux_2_25_x86_64',
+    sha256: '4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8',
   },
-] as const;
+];
 
 /** The paths inside site-packages that are kept; 1.1 GB of CUDA code is not. */
 const keptPaths = [
@@ -48,6 +46,92 @@ const keptPaths = [
   'nvidia/cu13/lib/libcudart.so.13',
   'nvidia/cu13/lib/libcupti.so.13',
 ] as const;
+
+/**
+ * The wheels with LibTorch's CUDA half: torch itself, and what libtorch_cuda.so is linked to (`ldd`) or opens when it first needs it
+ * (libtorch_cuda_linalg.so: cusolver; libcaffe2_nvrtc.so: nvrtc), in the versions of its metadata.
+ */
+const cudaWheels: readonly Wheel[] = [
+  wheels[0]!,
+  {
+    requirement: 'nvidia-cublas==13.1.0.3',
+    sha256: 'ee8722c1f0145ab246bccb9e452153b5e0515fd094c3678df50b2a0888b8b171',
+  },
+  {
+    requirement: 'nvidia-cuda-nvrtc==13.0.88',
+    sha256: 'ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575',
+  },
+  {
+    requirement: 'nvidia-cudnn-cu13==9.19.0.56',
+    sha256: 'd20e1734305e9d68889a96e3f35094d733ff1f83932ebe462753973e53a572bf',
+  },
+  {
+    requirement: 'nvidia-cufft==12.0.0.61',
+    sha256: '6c44f692dce8fd5ffd3e3df134b6cdb9c2f72d99cf40b62c32dde45eea9ddad3',
+  },
+  {
+    requirement: 'nvidia-cufile==1.15.1.6',
+    sha256: '08a3ecefae5a01c7f5117351c64f17c7c62efa5fffdbe24fc7d298da19cd0b44',
+  },
+  {
+    requirement: 'nvidia-curand==10.4.0.35',
+    sha256: '1aee33a5da6e1db083fe2b90082def8915f30f3248d5896bcec36a579d941bfc',
+  },
+  {
+    requirement: 'nvidia-cusolver==12.0.4.66',
+    sha256: '0a759da5dea5c0ea10fd307de75cdeb59e7ea4fcb8add0924859b944babf1112',
+  },
+  {
+    requirement: 'nvidia-cusparse==12.6.3.3',
+    sha256: '2b3c89c88d01ee0e477cb7f82ef60a11a4bcd57b6b87c33f789350b59759360b',
+  },
+  {
+    requirement: 'nvidia-cusparselt-cu13==0.8.0',
+    sha256: '25e30a8a7323935d4ad0340b95a0b69926eee755767e8e0b1cf8dd85b197d3fd',
+  },
+  {
+    requirement: 'nvidia-nccl-cu13==2.28.9',
+    sha256: 'e4553a30f34195f3fa1da02a6da3d6337d28f2003943aa0a3d247bbc25fefc42',
+  },
+  {
+    requirement: 'nvidia-nvjitlink==13.0.88',
+    sha256: '13a74f429e23b921c1109976abefacc69835f2f433ebd323d3946e11d804e47b',
+  },
+  {
+    requirement: 'nvidia-nvshmem-cu13==3.4.5',
+    sha256: '290f0a2ee94c9f3687a02502f3b9299a9f9fe826e6d0287ee18482e78d495b80',
+  },
+];
+
+const librariesIn = (dir: string, names: readonly string[]) => names.map((name) => `${dir}/lib${name}`);
+const cudnn = ['adv', 'cnn', 'engines_precompiled', 'engines_runtime_compiled', 'graph', 'heuristic', 'ops'];
+
+/** What of these wheels is kept; the library that needs all others is the last. */
+const cudaPaths: readonly string[] = [
+  ...librariesIn('nvidia/cu13/lib', [
+    'cublas.so.13',
+    'cublasLt.so.13',
+    'cufft.so.12',
+    'cufile.so.0',
+    'curand.so.10',
+    'cusolver.so.12',
+    'cusparse.so.12',
+    'nvJitLink.so.13',
+    'nvrtc.so.13',
+    'nvrtc-builtins.so.13.0',
+  ]),
+  ...librariesIn('nvidia/cudnn/lib', ['cudnn.so.9', ...cudnn.map((part) => `cudnn_${part}.so.9`)]),
+  'nvidia/cusparselt/lib/libcusparseLt.so.0',
+  'nvidia/nccl/lib/libnccl.so.2',
+  'nvidia/nvshmem/lib/libnvshmem_host.so.3',
+  ...librariesIn('torch/lib', [
+    'c10_cuda.so',
+    'torch_nvshmem.so',
+    'torch_cuda_linalg.so',
+    'caffe2_nvrtc.so',
+    'torch_cuda.so',
+  ]),
+];
 
 /**
  * Returns the LibTorch that `GRAFT_LIBTORCH` names, else an earlier download, else the torch of `python3`; undefined where
@@ -130,47 +214,11 @@ function cachedTorch(): LibTorch | undefined {
 async function downloadLibTorch(log: (line: string) => void): Promise<LibTorch> {
   const target = cacheRoot();
   makeDirectory(dirname(target));
-  const workDir = mkdtempSync(join(dirname(target), 'fetching-'));
+  const workDir = mkdtempSync(join(dirname(target), 'unpacking-'));
   try {
     log(`Downloading LibTorch ${pinnedVersion} to ${target} (543 MB, once)`);
-    // One directory for each wheel: pip replaces a top-level directory (nvidia/) that another wheel has filled.
-    const siteDirs = wheels.map((_, i) => join(workDir, `site${i}`));
-    for (const [i, { requirement, hash, platform }] of wheels.entries()) {
-      const requirements = join(workDir, 'requirements.txt');
-      writeFileSync(requirements, `${requirement} --hash=${hash}\n`);
-      // prettier-ignore
-      await pip([
-        'install',
-        '--target',
-        siteDirs[i]!,
-        '--require-hashes',
-        '--no-deps',
-        '--no-compile',
-        '--only-binary=:all:',
-        '--implementation',
-        'cp',
-        '--python-version',
-        '3.11',
-        '--abi',
-        'cp311',
-        '--abi',
-        'none',
-        '--platform',
-        platform,
-        '--no-cache-dir',
-        '--disable-pip-version-check',
-        '-r',
-        requirements,
-      ]);
-    }
-    log('Unpacking LibTorch');
     const readyDir = join(workDir, 'ready');
-    for (const path of keptPaths) {
-      const source = siteDirs.map((dir) => join(dir, path)).find(existsSync);
-      if (!source) throw new GraftError('environment', `the downloaded wheels do not contain ${path}`);
-      makeDirectory(dirname(join(readyDir, path)));
-      renameSync(source, join(readyDir, path));
-    }
+    await fetchWheels(wheels, keptPaths, readyDir);
     rmSync(target, { recursive: true, force: true });
     renameSync(readyDir, target);
   } finally {
@@ -179,29 +227,28 @@ async function downloadLibTorch(log: (line: string) => void): Promise<LibTorch> 
   return cachedTorch()!;
 }
 
-function pip(args: readonly string[]): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const child = spawn('python3', ['-m', 'pip', ...args], { stdio: ['ignore', 2, 'pipe'] as const });
-    let errors = '';
-    child.stderr?.on('data', (chunk: Buffer) => {
-      errors += chunk;
-    });
-    const fail = (problem: string, cause?: unknown) =>
-      reject(
-        new GraftError('environment', `LibTorch could not be downloaded: ${problem}`, {
-          hint: 'Check the network, or install torch 2.11 yourself (`pip install torch==2.11.0`) and set GRAFT_LIBTORCH to its directory',
-          cause,
-        }),
-      );
-    child.on('error', (cause) => fail('python3 with pip is not on the PATH', cause));
-    child.on('close', (code) => {
-      const lastError = errors
-        .split('\n')
-        .filter((line) => /error/i.test(line))
-        .at(-1);
-      if (code === 0) resolve();
-      else if (lastError?.includes('No matching distribution')) fail('pip found it in no package index');
-      else fail(lastError?.trim() ?? `pip failed with exit code ${code}`);
-    });
-  });
+const cudaLibrary = ({ root }: LibTorch) => join(root, 'lib', 'libtorch_cuda.so');
+
+/**
+ * Returns the path of libtorch_cuda.so, which computes on NVIDIA GPUs; it and what it needs are downloaded where Graft downloaded the
+ * rest of LibTorch.
+ * @param log receives a line with the size before the download
+ * @throws GraftError 'environment' where it cannot be downloaded, and where another LibTorch than Graft's was built without it
+ */
+export async function ensureCuda(torch: LibTorch, log: (line: string) => void): Promise<string> {
+  const library = cudaLibrary(torch);
+  if (existsSync(library)) return library;
+  if (torch.origin !== 'download') {
+    throw new GraftError(
+      'environment',
+      `LibTorch ${torch.version} was built without CUDA: it has no libtorch_cuda.so`,
+      {
+        place: torch.root,
+        hint: 'Install the torch of PyPI for Linux, which has it, or use --device cpu',
+      },
+    );
+  }
+  log(`Downloading LibTorch's CUDA half and NVIDIA's libraries to ${cacheRoot()} (2.5 GB, once)`);
+  await fetchWheels(cudaWheels, cudaPaths, cacheRoot());
+  return library;
 }

@@ -1,5 +1,5 @@
 import { type KvPool, type Model, packTokens, useRowWiseProducts } from '../nn/index.ts';
-import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { inType, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import type { RowSampler, Sampled } from './row-sampler.ts';
 import { requireFiniteLogit } from './sampling.ts';
 import type { StepRow } from './scheduler.ts';
@@ -10,7 +10,10 @@ export interface RunnerRow extends StepRow {
   readonly taskNumber: number | undefined;
 }
 
-/** Computes steps: one pass through the model, logits where a token is sampled, one read-back. The only owner of tensors. */
+/**
+ * Computes steps: one pass through the model, logits where a token is sampled, one read-back for the rows that take the likeliest token
+ * and one for those that draw. The only owner of tensors.
+ */
 export class Runner implements Disposable {
   readonly #pool: KvPool;
 
@@ -58,10 +61,11 @@ export class Runner implements Disposable {
     const greedy = sampling.flatMap(({ row }, i) => (row.sampler.takesLikeliest ? [i] : []));
     if (greedy.length > 0) {
       const [largest, ids] = ops.maxDim(selected(logits, greedy), 1);
-      const [values, likeliest] = [largest.data(), ids.data()];
+      // Read together: float64 holds both exactly.
+      const found = ops.cat([largest, ids].map((t) => inType(t, 'float64'))).data() as Float64Array;
       greedy.forEach((i, at) => {
-        const id = Number(likeliest[at]!);
-        requireFiniteLogit(Number(values[at]!), id);
+        const id = found[greedy.length + at]!;
+        requireFiniteLogit(found[at]!, id);
         sampled[sampling[i]!.r] = { id };
       });
     }
@@ -85,5 +89,5 @@ const indexOf = (rows: readonly number[]) => Tensor.from(BigInt64Array.from(rows
 /** The given rows of logits, in float32. */
 function selected(logits: Tensor, rows: readonly number[]): Tensor {
   const chosen = rows.length === logits.size(0) ? logits : ops.indexSelect(logits, 0, indexOf(rows));
-  return chosen.dtype === 'float32' ? chosen : ops.toCopy(chosen, { dtype: 'float32' });
+  return inType(chosen, 'float32');
 }

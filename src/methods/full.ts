@@ -28,6 +28,13 @@ export const full: Method<Record<string, never>> = {
         });
       }
     }
+    const rounded = [...namedTensors(model.root)].find(([, { dtype }]) => dtype === 'bfloat16');
+    if (rounded) {
+      throw new GraftError('usage', `'${rounded[0]}' is held in bfloat16, whose eight bits are too few for updates`, {
+        place: 'method',
+        hint: 'Set train.precision: float32, or use lora',
+      });
+    }
     // Tied weights are one tensor under two keys: it is trained and saved once.
     const parameters = new Map<string, Tensor>();
     const seen = new Set<Tensor>();

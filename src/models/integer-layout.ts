@@ -20,7 +20,7 @@ import {
   packIntegers,
   type Quantization,
 } from '../quant/index.ts';
-import { type DType, dtypes, ops, scoped, Tensor } from '../tensor/index.ts';
+import { type DType, dtypes, host, ops, scoped, Tensor, useDevice } from '../tensor/index.ts';
 
 const suffixes = { packed: '_packed', scale: '_scale', zeroPoint: '_zero_point', shape: '_shape' } as const;
 
@@ -305,6 +305,7 @@ function readRows(source: WeightSource, { entry, format, groups }: Presented, in
     source.read(name + suffix, rows, (stored.bytes / out) * first);
     return rows;
   };
+  using _ = useDevice(host);
   scoped(() => {
     const codes = Tensor.from(unpackCodes(rowsOf(suffixes.packed), count, width, bits), [count, width]);
     const scaleType = source.entries.get(name + suffixes.scale)!.format as DType;

@@ -2,7 +2,7 @@ import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openGguf, openModelWeights, readJsonObject, requireReadableWeights, type WeightSource } from '../io/index.ts';
-import type { Linear, Model, TaskHead, TaskName } from '../nn/index.ts';
+import { denseType, type Linear, type Model, type TaskHead, type TaskName } from '../nn/index.ts';
 import type { Quantize } from '../quant/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import { taskOfArchitecture } from './architectures.ts';
@@ -46,7 +46,7 @@ export function loadModels(
     });
   }
   if (!shapesOnly && !later)
-    requireMemory(path, { stored, family }, options.quantize ?? 'none', { dtype: options.dtype });
+    requireMemory(path, { stored, family }, options.quantize ?? 'none', { dtype: options.dtype ?? denseType() });
   return noGrad(() => {
     const labels = heads.find((head) => head.labels)?.labels;
     const reader = later
@@ -96,7 +96,7 @@ export function loadModels(
 export function requireMemoryFor(path: string, quantize: Quantize, sharers = 1): void {
   const opened = openModel(path);
   using _ = opened.source;
-  requireMemory(path, opened, quantize, { sharers });
+  requireMemory(path, opened, quantize, { sharers, dtype: denseType() });
 }
 
 /** Reads the weight of one layer from the checkpoint, as `Model.stored` does. */

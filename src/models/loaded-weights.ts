@@ -1,7 +1,24 @@
 import { GraftError } from '../base/index.ts';
-import { Embedding, fused, type Kernels, Linear, type ModelWeights, type TaskName } from '../nn/index.ts';
+import {
+  denseType,
+  Embedding,
+  type Kernels,
+  kernelsOn,
+  Linear,
+  type ModelWeights,
+  type TaskName,
+} from '../nn/index.ts';
 import { formatOfQuantize, formats, type Quantize } from '../quant/index.ts';
-import { type DType, detachFromScopes, Generator, mixSeed, ops, scope, Tensor } from '../tensor/index.ts';
+import {
+  currentDevice,
+  type DType,
+  detachFromScopes,
+  Generator,
+  mixSeed,
+  ops,
+  scope,
+  Tensor,
+} from '../tensor/index.ts';
 import { ShapesReader } from './shapes-reader.ts';
 import type { StoredWeight, WeightReader } from './weight-reader.ts';
 
@@ -21,9 +38,9 @@ export interface HeadOptions {
 export interface LoadOptions extends HeadOptions {
   /** How the weights are held in memory. Default: none. */
   readonly quantize?: Quantize;
-  /** The kernels of the forward and backward passes. Default: the fused ones. */
+  /** The kernels of the forward and backward passes. Default: the fused ones where the device of new tensors has them. */
   readonly kernels?: Kernels;
-  /** Element type of dense weights; the fused kernels need float32. */
+  /** Element type of dense weights; the fused kernels need float32. Default: that of the precision in use (`usePrecision`). */
   readonly dtype?: DType;
   /** Refuse a checkpoint without the task's head, instead of initialising a new one. */
   readonly trainedHead?: boolean;
@@ -72,8 +89,8 @@ export class LoadedWeights implements ModelWeights {
     prefixes: readonly string[],
     options: LoadOptions,
   ) {
-    this.kernels = options.kernels ?? fused;
-    this.dtype = options.dtype ?? 'float32';
+    this.dtype = options.dtype ?? denseType();
+    this.kernels = options.kernels ?? kernelsOn(currentDevice(), this.dtype);
     this.#path = path;
     this.#reader = reader;
     this.#stored = stored;
@@ -143,7 +160,9 @@ export class LoadedWeights implements ModelWeights {
 
   tensor(key: string, shape: readonly number[]): Tensor {
     const stored = this.#find(key, shape);
-    return this.#owned(stored ? this.#reader.dense(stored, this.dtype) : ops.zeros(shape, { dtype: this.dtype }));
+    // Vectors (norms, biases) are small, and sums with them are float32.
+    const dtype = this.dtype === 'bfloat16' && shape.length < 2 ? 'float32' : this.dtype;
+    return this.#owned(stored ? this.#reader.dense(stored, dtype) : ops.zeros(shape, { dtype }));
   }
 
   embedding(path: string, rows: number, width: number): Embedding {

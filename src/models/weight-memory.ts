@@ -1,7 +1,7 @@
-import { freeMemory, GraftError } from '../base/index.ts';
+import { GraftError } from '../base/index.ts';
 import type { WeightEntry } from '../io/index.ts';
 import { formatOfQuantize, formats, type Quantize, quantizeModes } from '../quant/index.ts';
-import type { DType } from '../tensor/index.ts';
+import { type DType, freeDeviceMemory } from '../tensor/index.ts';
 import type { Family } from './family.ts';
 
 /** The stored tensors of a model by key, and its family, which knows how it holds them. */
@@ -50,7 +50,7 @@ export function requireMemory(
   quantize: Quantize,
   { dtype, sharers = 1 }: { readonly dtype?: DType | undefined; readonly sharers?: number } = {},
 ): void {
-  const free = freeMemory() / sharers;
+  const free = freeDeviceMemory() / sharers;
   const needed = heldBytes(model, quantize, dtype);
   if (needed <= free) return;
   const fitting = quantizeModes.find((mode) => mode !== 'none' && heldBytes(model, mode) < 0.9 * free);

@@ -1,7 +1,7 @@
 import { GraftError } from '../base/index.ts';
 import type { WeightEntry, WeightSource } from '../io/index.ts';
 import { type BlockFormat, formats, isBlockFormat } from '../quant/index.ts';
-import { type DType, detachFromScopes, dtypes, ops, scope, Tensor } from '../tensor/index.ts';
+import { currentDevice, type DType, detachFromScopes, dtypes, host, ops, scope, Tensor } from '../tensor/index.ts';
 
 /** A stored tensor, and the number of heads whose rows GGUF interleaves (`GgufNames.interleavedHeads`). */
 export interface StoredWeight {
@@ -27,8 +27,8 @@ const bufferBytes = 2 ** 23;
 const comparedElements = 2 ** 20;
 
 /**
- * Reads stored tensors, some rows at a time, so that loading takes little memory besides the result. All reads share a buffer
- * for each element type: memory that JavaScript has a view of is not freed before the event loop's next turn.
+ * Reads stored tensors, some rows at a time, so that loading takes little memory besides the result, which is on the device of new
+ * tensors; the rows are read and converted on the CPU. All reads share a buffer for each element type: memory that JavaScript has a view of is not freed before the event loop's next turn.
  */
 export class WeightReader implements Disposable {
   readonly #source: WeightSource;
@@ -146,7 +146,7 @@ export class WeightReader implements Disposable {
     const existing = this.#buffers.get(dtype);
     if (existing && existing.bytes.length >= minBytes) return existing;
     existing?.tensor.dispose();
-    const tensor = detachFromScopes(Tensor.empty([Math.max(bufferBytes, minBytes) / dtypes[dtype].bytes], dtype));
+    const tensor = detachFromScopes(Tensor.staging([Math.max(bufferBytes, minBytes) / dtypes[dtype].bytes], dtype));
     const buffer = { tensor, bytes: tensor.memory() };
     this.#buffers.set(dtype, buffer);
     return buffer;
@@ -196,13 +196,12 @@ export function readTensor(source: WeightSource, name: string, dtype?: DType): T
   if (!entry) throw new GraftError('usage', `the tensor ${name} was not found`, { place: source.path });
   const { format, shape, bytes } = entry;
   if (!isBlockFormat(format)) {
-    const stored = Tensor.empty(shape, format);
-    source.read(name, stored.memory());
+    const stored = Tensor.empty(shape, format).fillBytes((into) => source.read(name, into));
     return s.keep(dtype && dtype !== format ? ops.toCopy(stored, { dtype }) : stored);
   }
   const rows = shape.slice(0, -1).reduce((product, size) => product * size, 1);
-  const blocks = Tensor.empty([rows, bytes / rows], 'uint8');
+  const blocks = Tensor.empty([rows, bytes / rows], 'uint8', host);
   source.read(name, blocks.memory());
-  const numbers = ops.view(ops.dequantize(blocks, formats[format].nativeId), shape);
+  const numbers = ops.view(ops.dequantize(blocks, formats[format].nativeId), shape).to(currentDevice());
   return s.keep(dtype && dtype !== numbers.dtype ? ops.toCopy(numbers, { dtype }) : numbers);
 }

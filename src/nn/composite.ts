@@ -1,13 +1,13 @@
-import { roundedToBlocks } from '../quant/index.ts';
-import { noGrad, ops, type Tensor } from '../tensor/index.ts';
+import { dequantized, roundedToBlocks } from '../quant/index.ts';
+import { inType, noGrad, ops, type Tensor, widened } from '../tensor/index.ts';
 import { fakeQuantize } from './fake-quantize.ts';
-import type { Kernels, RunActivation } from './kernels.ts';
+import type { AttentionRows, Kernels, RunActivation } from './kernels.ts';
+import { crossEntropyOfLogits } from './losses.ts';
 
 /** Returns the dense form of a weight, in the element type of `like`. */
 function dense(weight: Tensor, format: number, like: Tensor): Tensor {
   if (format < 0) return weight;
-  const unpacked = ops.dequantize(weight, format);
-  return unpacked.dtype === like.dtype ? unpacked : ops.toCopy(unpacked, { dtype: like.dtype });
+  return inType(dequantized(weight, format), like.dtype);
 }
 
 const runActivations: Readonly<Record<RunActivation, (x: Tensor) => Tensor>> = {
@@ -22,8 +22,10 @@ const runActivations: Readonly<Record<RunActivation, (x: Tensor) => Tensor>> = {
 /** The kernels as plain ATen operators: differentiated by autograd, in any dtype, on any device. */
 export const composite: Kernels = {
   rmsNorm(x, weight, eps) {
-    const meanSquare = ops.meanDim(ops.mul(x, x), [-1], true);
-    return ops.mul(ops.mul(x, ops.rsqrt(ops.addScalar(meanSquare, eps))), weight);
+    const wide = widened(x);
+    const meanSquare = ops.meanDim(ops.mul(wide, wide), [-1], true);
+    const normed = ops.mul(ops.mul(wide, ops.rsqrt(ops.addScalar(meanSquare, eps))), weight);
+    return wide === x ? normed : ops.toCopy(normed, { dtype: x.dtype });
   },
 
   addRmsNorm(x, delta, weight, eps) {
@@ -45,22 +47,8 @@ export const composite: Kernels = {
     return ops.mul(act === 'silu' ? ops.silu(gate) : ops.gelu(gate, { approximate: 'tanh' }), up);
   },
 
-  attention(q, k, v, rowsOfBatch, scale, causal, window) {
-    if (rowsOfBatch.pages) {
-      const { pages, ...rows } = rowsOfBatch;
-      const inPages = ops.add(ops.mulScalar(ops.unsqueeze(pages.table, 1), pages.size), ops.arange(0, pages.size));
-      const slots = ops.view(inPages, [-1]);
-      return composite.attention(
-        q,
-        ops.indexSelect(k, 0, slots),
-        ops.indexSelect(v, 0, slots),
-        rows,
-        scale,
-        causal,
-        window,
-      );
-    }
-    const { qStarts, kStarts, kEnds } = rowsOfBatch;
+  attention(q, pagedK, pagedV, { qStarts, kStarts, kEnds, pages }, scale, causal, window) {
+    const [k, v] = outOfPages(pagedK, pagedV, pages);
     const group = q.size(1) / k.size(1);
     const rows = kStarts.map((kStart, r) => {
       const [qStart, queries, keys] = [qStarts[r]!, qStarts[r + 1]! - qStarts[r]!, kEnds[r]! - kStart];
@@ -77,14 +65,7 @@ export const composite: Kernels = {
     return ops.cat(rows, 0);
   },
 
-  pooledAttention(q, k, v, rotation, { k: poolK, v: poolV, slots, rows }, scale, causal, window) {
-    const headDim = poolK.size(2);
-    const split = (t: Tensor) => ops.view(t, [t.size(0), t.size(1) / headDim, headDim]);
-    const rotated = (t: Tensor) => (rotation ? composite.rope(split(t), ...rotation) : split(t));
-    ops.indexCopy_(poolK, 0, slots, rotated(k));
-    ops.indexCopy_(poolV, 0, slots, split(v));
-    return ops.view(composite.attention(rotated(q), poolK, poolV, rows, scale, causal, window), q.shape);
-  },
+  pooledAttention: (...args) => pooledBy(composite.attention)(...args),
 
   linears: (x, weights) => weights.map(({ weight, format, bias }) => composite.linear(x, weight, format, bias ?? null)),
 
@@ -105,7 +86,7 @@ export const composite: Kernels = {
 
   addLowRankRuns(y, x, runs) {
     for (const { start, end, a, b, scaling } of runs) {
-      const [factorA, factorB] = [a, b].map((factor) => ops.toCopy(factor, { dtype: y.dtype })) as [Tensor, Tensor];
+      const [factorA, factorB] = [inType(a, y.dtype), inType(b, y.dtype)];
       const h = ops.mm(ops.narrow(x, 0, start, end - start), ops.t(factorA));
       ops.add_(ops.narrow(y, 0, start, end - start), ops.mm(h, factorB), { alpha: scaling });
     }
@@ -113,7 +94,7 @@ export const composite: Kernels = {
 
   addBottleneckRuns(y, x, f, runs) {
     for (const { start, end, a, aBias, b, bBias, scaling } of runs) {
-      const [weightA, weightB] = [a, b].map((factor) => ops.toCopy(factor, { dtype: y.dtype })) as [Tensor, Tensor];
+      const [weightA, weightB] = [inType(a, y.dtype), inType(b, y.dtype)];
       const h = runActivations[f](ops.linear(ops.narrow(x, 0, start, end - start), weightA, aBias));
       ops.add_(ops.narrow(y, 0, start, end - start), ops.linear(h, ops.t(weightB), bBias), { alpha: scaling });
     }
@@ -133,10 +114,7 @@ export const composite: Kernels = {
   },
 
   linearCrossEntropy(h, weight, format, targets) {
-    const logProbabilities = ops.logSoftmax(composite.linear(h, weight, format, null), -1);
-    const ignored = ops.ltScalar(targets, 0);
-    const picked = ops.gather(logProbabilities, 1, ops.unsqueeze(ops.maskedFill(targets, ignored, 0), 1));
-    return ops.neg(ops.sum(ops.maskedFill(picked, ops.unsqueeze(ignored, 1), 0)));
+    return crossEntropyOfLogits((rows) => composite.linear(rows, weight, format, null), h, targets);
   },
 
   fakeQuantizeBlocks: roundedToBlocks,
@@ -166,9 +144,30 @@ export const composite: Kernels = {
   },
 };
 
+/** Returns keys and values [M, K, D] in the order of the slots that rows name. */
+export function outOfPages(k: Tensor, v: Tensor, pages: AttentionRows['pages']): readonly [Tensor, Tensor] {
+  if (!pages) return [k, v];
+  const inPages = ops.add(ops.mulScalar(ops.unsqueeze(pages.table, 1), pages.size), ops.arange(0, pages.size));
+  const slots = ops.view(inPages, [-1]);
+  return [ops.indexSelect(k, 0, slots), ops.indexSelect(v, 0, slots)];
+}
+
+/** Returns `pooledAttention` by an `attention`, computed in the element type of the pool. */
+export const pooledBy =
+  (attention: Kernels['attention']): Kernels['pooledAttention'] =>
+  (q, k, v, rotation, { k: poolK, v: poolV, slots, rows }, scale, causal, window) => {
+    const [headDim, { dtype }] = [poolK.size(2), poolK];
+    const split = (t: Tensor) => ops.view(t, [t.size(0), t.size(1) / headDim, headDim]);
+    const rotated = (t: Tensor) => inType(rotation ? composite.rope(split(t), ...rotation) : split(t), dtype);
+    ops.indexCopy_(poolK, 0, slots, rotated(k));
+    ops.indexCopy_(poolV, 0, slots, inType(split(v), dtype));
+    const out = attention(rotated(q), poolK, poolV, rows, scale, causal, window);
+    return inType(ops.view(out, q.shape), q.dtype);
+  };
+
 /** The smallest normal number of float32 and of bfloat16: no scale is less. */
 const smallestNormal = 2 ** -126;
-const float32 = (x: Tensor) => (x.dtype === 'float32' ? x : ops.toCopy(x, { dtype: 'float32' }));
+const float32 = (x: Tensor) => inType(x, 'float32');
 /** Rounding is defined on float32 and bfloat16: float64, in which an oracle computes, is narrowed to float32. */
 const narrowed = (x: Tensor) => (x.dtype === 'float64' ? float32(x) : x);
 
@@ -184,7 +183,7 @@ function roundToCodes(x: Tensor, scale: Tensor, zeroPoint: Tensor | null, low: n
  * Returns the attention mask [queries, keys], true where a query must not attend to a key; undefined where nothing is
  * masked.
  */
-function maskOf(queries: number, keys: number, causal: boolean, window: number): Tensor | undefined {
+export function maskOf(queries: number, keys: number, causal: boolean, window: number): Tensor | undefined {
   if (!causal && window <= 0) return undefined;
   const position = ops.unsqueeze(ops.arange(keys - queries, keys), 1);
   const distance = ops.sub(position, ops.unsqueeze(ops.arange(0, keys), 0));

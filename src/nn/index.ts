@@ -14,6 +14,7 @@ export {
   useGradientCheckpointing,
 } from './blocks.ts';
 export { composite } from './composite.ts';
+export { kernelsOn, kernelsText } from './device-kernels.ts';
 export { fakeQuantize, fakeQuantizeTokens } from './fake-quantize.ts';
 export { forwardPass } from './forward-pass.ts';
 export { fused } from './fused.ts';
@@ -47,10 +48,25 @@ export {
   tensorBytes,
   unwrapped,
 } from './module.ts';
-export { type ImageShape, type PackedTokens, packImages, packTokens, requirePositions } from './packed.ts';
+export {
+  type ImageShape,
+  idsAndPositions,
+  type PackedTokens,
+  packImages,
+  packTokens,
+  requirePositions,
+} from './packed.ts';
 export { type ModelPart, modelParts, partsByKey } from './parts.ts';
 export { type BlockInput, type Port, Ports, type SublayerOutput } from './ports.ts';
-export { bestPrecision, type Precision, precisions, usePrecision, useRowWiseProducts } from './precision.ts';
+export {
+  bestPrecision,
+  denseType,
+  type Precision,
+  precisionOfProcessor,
+  precisions,
+  usePrecision,
+  useRowWiseProducts,
+} from './precision.ts';
 export type { Prompt } from './prompts.ts';
 export {
   type Llama3Scaling,

@@ -143,7 +143,7 @@ export class PooledKeyValues implements KeyValueSource {
     const { pool, blocks, filled } = cache;
     const beginning = prefixes.map((own, r) => (filled[r] === 0 ? own : []));
     this.#prefixes = new OpenPrefixes(beginning);
-    const [slots, prefixSlots, written]: [number[], number[], number[]] = [[], [], []];
+    const [slots, prefixSlots, prefixTokens]: [number[], number[], number[]] = [[], [], []];
     const [kStarts, kEnds]: [number[], number[]] = [[], []];
     const table: number[] = [];
     beginning.forEach((own, r) => {
@@ -151,7 +151,7 @@ export class PooledKeyValues implements KeyValueSource {
       const tokens = this.#prefixes.tokensOf(own);
       const first = filled[r]! + tokens.length;
       const end = first + rowStarts[r + 1]! - rowStarts[r]!;
-      written.push(...tokens);
+      prefixTokens.push(...tokens);
       for (let t = 0; t < tokens.length; t++) prefixSlots.push(slotAt(t));
       for (let s = first; s < end; s++) slots.push(slotAt(s));
       const used = Math.ceil(end / pool.blockSize);
@@ -159,10 +159,14 @@ export class PooledKeyValues implements KeyValueSource {
       kEnds.push(table.length * pool.blockSize + end);
       for (let b = 0; b < used; b++) table.push(blocks[r]![b]!);
     });
-    this.#slots = indexTensor([...slots, ...prefixSlots]);
-    const inOrder = written.length === this.#prefixes.length && written.every((token, t) => token === t);
-    if (!inOrder) this.#prefixIndex = indexTensor(written);
-    this.rows = { qStarts: rowStarts, kStarts, kEnds, pages: { table: indexTensor(table), size: pool.blockSize } };
+    const inOrder = prefixTokens.length === this.#prefixes.length && prefixTokens.every((token, t) => token === t);
+    if (!inOrder) this.#prefixIndex = indexTensor(prefixTokens);
+    // In one copy to the pool's device.
+    const numbers = indexTensor([...slots, ...prefixSlots, ...table]);
+    const written = slots.length + prefixSlots.length;
+    this.#slots = ops.narrow(numbers, 0, 0, written);
+    const pages = { table: ops.narrow(numbers, 0, written, table.length), size: pool.blockSize };
+    this.rows = { qStarts: rowStarts, kStarts, kEnds, pages };
   }
 
   prefixTensors(): readonly Tensor[] {

@@ -1,4 +1,4 @@
-import { detachFromScopes, ops, type Tensor } from '../tensor/index.ts';
+import { detachFromScopes, inType, ops, type Tensor } from '../tensor/index.ts';
 
 /** Keys (after rotation) and values of one layer, [M, K, D] each. */
 export interface KeyValues {
@@ -43,8 +43,8 @@ export class KvPool implements Disposable {
   /** Writes k and v [M, K, D] of one layer to slots int64 [M], and returns all keys and values of the layer. */
   write(layer: number, slots: Tensor, k: Tensor, v: Tensor): KeyValues {
     const all = this.layer(layer);
-    ops.indexCopy_(all.k, 0, slots, k);
-    ops.indexCopy_(all.v, 0, slots, v);
+    ops.indexCopy_(all.k, 0, slots, inType(k, all.k.dtype));
+    ops.indexCopy_(all.v, 0, slots, inType(v, all.v.dtype));
     return all;
   }
 

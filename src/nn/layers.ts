@@ -1,10 +1,12 @@
+import { dequantized } from '../quant/index.ts';
 import { gradEnabled, ops, type Tensor } from '../tensor/index.ts';
+import { embedding } from './device-kernels.ts';
 import type { GateActivation, Kernels } from './kernels.ts';
 import { Module } from './module.ts';
 
 /** Returns a weight as dense numbers: the layer's own tensor, or a new one unpacked from blocks. */
 const denseForm = ({ weight, format }: { weight: Tensor; format: number }) =>
-  format < 0 ? weight : ops.dequantize(weight, format);
+  format < 0 ? weight : dequantized(weight, format);
 
 /** A linear layer, or a wrapper that a method put in its place. */
 export interface LinearLayer extends Module {
@@ -97,7 +99,7 @@ export class Embedding extends Module {
 
   /** ids int64 [N] → [N, C] */
   forward(ids: Tensor): Tensor {
-    return ops.blockEmbedding(this.weight, this.format, ids);
+    return embedding(this.weight, this.format, ids);
   }
 
   plain(): Embedding {

@@ -1,5 +1,5 @@
 import { GraftError } from '../base/index.ts';
-import { Tensor } from '../tensor/index.ts';
+import { ops, Tensor } from '../tensor/index.ts';
 
 /** The tokens of several rows, packed without padding. R rows, N tokens in all. */
 export interface PackedTokens {
@@ -28,6 +28,20 @@ export interface ImageShape {
   readonly tokens: number;
 }
 
+/** Returns ids and positions as tensors int64 [N], which go to the model's device in one copy. */
+export function idsAndPositions(
+  ids: ArrayLike<number>,
+  positions: ArrayLike<number>,
+): Pick<PackedTokens, 'ids' | 'positions'> {
+  const numbers = new BigInt64Array(2 * ids.length);
+  for (let i = 0; i < ids.length; i++) {
+    numbers[i] = BigInt(ids[i]!);
+    numbers[ids.length + i] = BigInt(positions[i]!);
+  }
+  const [idsTensor, positionsTensor] = ops.unbind(Tensor.from(numbers, [2, ids.length])) as [Tensor, Tensor];
+  return { ids: idsTensor, positions: positionsTensor };
+}
+
 /**
  * Packs rows of token ids.
  * @param tasks the number of each row's task; left out of the result if no row has one
@@ -40,17 +54,16 @@ export function packTokens(
 ): PackedTokens {
   const rowStarts = [0];
   for (const row of rows) rowStarts.push(rowStarts.at(-1)! + row.length);
-  const ids = new BigInt64Array(rowStarts.at(-1)!);
-  const positions = new BigInt64Array(ids.length);
+  const ids = new Float64Array(rowStarts.at(-1)!); // a fraction stays one, and is refused
+  const positions = new Int32Array(ids.length);
   rows.forEach((row, r) => {
     for (let i = 0; i < row.length; i++) {
-      ids[rowStarts[r]! + i] = BigInt(row[i]!);
-      positions[rowStarts[r]! + i] = BigInt(i);
+      ids[rowStarts[r]! + i] = row[i]!;
+      positions[rowStarts[r]! + i] = i;
     }
   });
   return {
-    ids: Tensor.from(ids),
-    positions: Tensor.from(positions),
+    ...idsAndPositions(ids, positions),
     rowStarts,
     ...(tasks.some((task) => task !== undefined) && { tasks: tasks.map((task) => task ?? -1) }),
     ...(adapters && { adapters }),

@@ -5,7 +5,7 @@
  * Letters: N packed tokens, R rows, T virtual tokens, C width, K kv heads, D head size.
  */
 import { GraftError } from '../base/index.ts';
-import { Tensor } from '../tensor/index.ts';
+import { ops, Tensor } from '../tensor/index.ts';
 import { BatchKeyValues, type KeyValueSource, PooledKeyValues, type Prefix } from './key-values.ts';
 import type { CachedRows, KeyValues } from './kv-pool.ts';
 import type { PackedTokens } from './packed.ts';
@@ -189,8 +189,9 @@ export class Ports {
       ? withPrompts(x, tokens, prompts, readsFirstToken)
       : { x, types, rowStarts, strip: (hidden: Tensor) => hidden };
     const ends = input.rowStarts.slice(1);
-    const isOwn = !hasPrompt && !cache && firstPositions.every((first) => first === 0);
-    const positions = isOwn ? tokens.positions : positionsFrom(firstPositions, input.rowStarts);
+    const [first = 0] = firstPositions;
+    const isShifted = !hasPrompt && firstPositions.every((other) => other === first);
+    const positions = isShifted ? shifted(tokens.positions, first) : positionsFrom(firstPositions, input.rowStarts);
     this.selectRuns(input.rowStarts, adapters);
     return {
       ...input,
@@ -249,6 +250,8 @@ export class Ports {
     return recorded;
   }
 }
+
+const shifted = (positions: Tensor, by: number) => (by === 0 ? positions : ops.addScalar(positions, by));
 
 /** Returns positions int64 of rows that begin at `firstPositions`. */
 function positionsFrom(firstPositions: readonly number[], rowStarts: readonly number[]): Tensor {

@@ -3,7 +3,7 @@ import test, { before } from 'node:test';
 import { processor, startEngine } from '../engine/index.ts';
 import { formats } from '../quant/index.ts';
 import { Generator, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
-import { bestPrecision, usePrecision } from './precision.ts';
+import { precisionOfProcessor, usePrecision } from './precision.ts';
 
 before(() => startEngine());
 
@@ -31,7 +31,7 @@ const close = (what: string, a: Tensor, b: Tensor) => {
 test('the default precision follows what multiplies faster', () => {
   const none = { avx2: true, fma: true, avx512f: false, avx512_bf16: false, avx512_vnni: false, amx_bf16: false };
   const best = (vendor: string, some: Partial<typeof none>) =>
-    bestPrecision({ vendor, features: { ...none, ...some } });
+    precisionOfProcessor({ vendor, features: { ...none, ...some } });
   assert.equal(best('AuthenticAMD', {}), 'float32');
   assert.equal(best('AuthenticAMD', { avx512_bf16: true }), 'mixed');
   assert.equal(best('GenuineIntel', { avx512_bf16: true }), 'float32');

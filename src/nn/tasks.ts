@@ -1,6 +1,6 @@
 /** The tasks that models have heads for, and how heads read hidden states. Letters: N packed tokens, R rows, C width. */
 import { GraftError } from '../base/index.ts';
-import { ops, Tensor } from '../tensor/index.ts';
+import { ops, Tensor, widened } from '../tensor/index.ts';
 
 /** The tasks that models have heads for. */
 export const taskNames = [
@@ -63,13 +63,13 @@ export function lastTokensBeforePadding(
   ids?: Tensor,
 ): Tensor {
   if (pad == null || !ids) return lastTokens(hidden, rowStarts);
-  const tokenIds = Array.from(ids.data() as BigInt64Array, Number);
+  const places = ops.arange(0, ids.size(0), 1, { dtype: 'int64', device: ids.device });
+  const unpadded = ops.maskedFill(places, ops.eqScalar(ids, pad), -1);
   const lastTokenOf = rowStarts.slice(1).map((end, r) => {
-    let token = end - 1;
-    while (token > rowStarts[r]! && tokenIds[token] === pad) token--;
-    return token;
+    const start = rowStarts[r]!;
+    return ops.clampMin(ops.amax(ops.narrow(unpadded, 0, start, end - start), [0]), start);
   });
-  return selectRows(hidden, lastTokenOf);
+  return ops.indexSelect(hidden, 0, ops.stack(lastTokenOf));
 }
 
 /** Returns the first token of each row: hidden [N, C] → [R, C]. */
@@ -107,7 +107,8 @@ export function poolRows(
   rowStarts: readonly number[],
   { pooling = 'mean', normalize = false, dimensions }: Pick<TaskHead, 'pooling' | 'normalize' | 'dimensions'>,
 ): Tensor {
-  const parts = [pooling].flat().map((name) => poolers[name](hidden, rowStarts));
+  const wide = widened(hidden);
+  const parts = [pooling].flat().map((name) => poolers[name](wide, rowStarts));
   let rows = parts.length === 1 ? parts[0]! : ops.cat(parts, -1);
   if (normalize) {
     const squares = ops.sumDim(ops.mul(rows, rows), [-1], true);

@@ -5,7 +5,7 @@
 import { z } from 'zod';
 import { ops, scope } from '../tensor/index.ts';
 import { divideByFactoredRoot_, factoredSlots } from './factored.ts';
-import type { OptimizerType } from './optimizer.ts';
+import { type OptimizerType, stepCount } from './optimizer.ts';
 import { weightDecay } from './shared-fields.ts';
 
 const config = z
@@ -36,7 +36,7 @@ export const adafactor: OptimizerType<z.output<typeof config>> = {
   slots: (shape, { beta1 }) => ({
     ...factoredSlots(shape),
     ...(beta1 != null && { exp_avg: { shape, dtype: 'float32' } }),
-    step: { shape: [], dtype: 'float32' },
+    step: stepCount,
   }),
   update(group, { lr, weightDecay }, { beta1, decay_rate, clip_threshold, eps }) {
     for (const { parameter, grad, slots } of group) {

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { ops, type Tensor } from '../tensor/index.ts';
 import { divideByFactoredRoot_, factoredSlots } from './factored.ts';
-import type { OptimizerType } from './optimizer.ts';
+import { type OptimizerType, stepCount } from './optimizer.ts';
 import { clipGradValue, weightDecay } from './shared-fields.ts';
 
 const config = z
@@ -30,7 +30,7 @@ const config = z
     'AdaLOMO: an adaptive optimizer in the backward pass (arXiv 2310.10195). State of a row and a column for each matrix, and the gradients of one layer exist at a time. The learning rate is relative to the size of each parameter. All rows of a step are one micro-batch; train.max_grad_norm is not possible.',
   );
 
-const rootMeanSquare = (t: Tensor) => ops.vectorNorm(t, 2).item() / Math.sqrt(t.numel);
+const rootMeanSquare = (t: Tensor) => ops.divScalar(ops.vectorNorm(t, 2), Math.sqrt(t.numel));
 
 /** Keeps running means of the squared gradient, of each row and of each column of a matrix, and a step count. */
 export const adalomo: OptimizerType<z.output<typeof config>> = {
@@ -39,7 +39,7 @@ export const adalomo: OptimizerType<z.output<typeof config>> = {
   inBackward: true,
   slots: (shape) => ({
     ...factoredSlots(shape),
-    step: { shape: [], dtype: 'float32' },
+    step: stepCount,
   }),
   update(group, { lr, weightDecay }, { eps, min_scale, clip_threshold, decay_rate, clip_grad_value: bound }) {
     for (const { parameter, grad, slots } of group) {
@@ -48,10 +48,11 @@ export const adalomo: OptimizerType<z.output<typeof config>> = {
       ops.addScalarToEach([step!], 1);
       // The gradient becomes the update in its own memory.
       divideByFactoredRoot_(grad, slots, step!.item() ** decay_rate, eps);
-      ops.divScalar_(grad, Math.max(1, rootMeanSquare(grad) / clip_threshold));
-      const rate = lr * Math.max(min_scale, rootMeanSquare(parameter));
-      if (weightDecay > 0) ops.mulScalar_(parameter, 1 - rate * weightDecay);
-      ops.add_(parameter, grad, { alpha: -rate });
+      const tooLarge = ops.clampMin(ops.divScalar(rootMeanSquare(grad), clip_threshold), 1);
+      const rate = ops.mulScalar(ops.clampMin(rootMeanSquare(parameter), min_scale), lr);
+      ops.mul_(grad, ops.div(rate, tooLarge));
+      if (weightDecay > 0) ops.mul_(parameter, ops.addScalar(ops.mulScalar(rate, -weightDecay), 1));
+      ops.sub_(parameter, grad);
     }
   },
 };

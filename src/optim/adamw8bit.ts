@@ -1,9 +1,9 @@
 /** AdamW with moments of one byte a number (arXiv 2110.02861), as bitsandbytes' AdamW8bit. */
 import { z } from 'zod';
-import { ops, scope } from '../tensor/index.ts';
+import { host, ops, scope } from '../tensor/index.ts';
 import { adamw, adamwFields } from './adamw.ts';
 import { blockSize, codesOf, decoded, encode } from './dynamic-codes.ts';
-import type { OptimizerType, Trained } from './optimizer.ts';
+import { type OptimizerType, stepCount, type Trained } from './optimizer.ts';
 
 const config = z
   .strictObject(adamwFields)
@@ -69,7 +69,7 @@ export const adamw8bit: OptimizerType<Config> = {
       exp_avg_max: largest,
       exp_avg_sq: { shape, dtype: 'uint8' },
       exp_avg_sq_max: largest,
-      step: { shape: [], dtype: 'float32' },
+      step: stepCount,
     };
   },
   update(group, rates, settings) {
@@ -82,7 +82,6 @@ export const adamw8bit: OptimizerType<Config> = {
       inBytes.map(({ slots }) => slots.step!),
       1,
     );
-    const onCpu = inBytes[0]!.parameter.device === 'cpu';
-    (onCpu ? updateFused : updateComposite)(inBytes, rates, settings);
+    (inBytes[0]!.parameter.device === host ? updateFused : updateComposite)(inBytes, rates, settings);
   },
 };

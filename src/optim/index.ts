@@ -1,4 +1,4 @@
-export { clipGradients, gradientNorm } from './clip.ts';
+export { clipGradients, gradientNorm, normOfGradients, scaleGradients } from './clip.ts';
 export type { BackwardUpdates, Optimizer, Placement } from './optimizer.ts';
 export {
   createOptimizer,

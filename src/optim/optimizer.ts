@@ -1,6 +1,6 @@
 import type { z } from 'zod';
 import { GraftError } from '../base/index.ts';
-import { type DType, detachFromScopes, dtypes, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
+import { type DType, detachFromScopes, dtypes, host, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 
 /** The part of an optimizer that the training step uses. */
 export interface Optimizer extends Disposable {
@@ -28,7 +28,12 @@ export interface BackwardUpdates extends Disposable {
 export interface Slot {
   readonly dtype: DType;
   readonly shape: readonly number[];
+  /** A number that decides how the next update is computed, and so is kept where it is read, not on the parameter's device. */
+  readonly onHost?: true;
 }
+
+/** A count of steps that the host reads. */
+export const stepCount: Slot = { shape: [], dtype: 'float32', onHost: true };
 
 /** Of a parameter, what `slots` is told. */
 export interface TrainedShape {
@@ -90,10 +95,10 @@ export function makeOptimizer<C extends { readonly weight_decay: number }>(
     let slots = kept.get(key);
     if (slots) return slots;
     slots = Object.fromEntries(
-      namedSlots(key).map(([name, { shape, dtype }]) => [
-        name,
-        detachFromScopes(noGrad(() => ops.zeros(shape, { dtype }))),
-      ]),
+      namedSlots(key).map(([name, { shape, dtype, onHost }]) => {
+        const device = onHost ? host : parameters.get(key)!.device;
+        return [name, detachFromScopes(noGrad(() => ops.zeros(shape, { dtype, device })))];
+      }),
     );
     kept.set(key, slots);
     return slots;

@@ -29,3 +29,4 @@ export {
   type Quantization,
   requireWidths,
 } from './quantization.ts';
+export { dequantized, quantized, unpackable, unpacked } from './unpack.ts';

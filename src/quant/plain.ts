@@ -4,8 +4,9 @@
  * scale of its own. Numbers so small that the reciprocal of a scale is infinite (below about 1e-37) are not covered.
  * Formulas: ggml's `ggml-quants.c`, quantize_row_*_ref, make_qkx2_quants, make_qx_quants; NF4: arXiv 2305.14314.
  */
-import { noGrad, ops, Tensor } from '../tensor/index.ts';
+import { host, noGrad, ops, type Tensor } from '../tensor/index.ts';
 import { type BlockFormat, formats } from './formats.ts';
+import { nf4Grid } from './unpack.ts';
 
 /** Values [blocks, elements] after rounding, and true where a code was brought into its range. */
 interface Rounded {
@@ -54,12 +55,7 @@ function affine(x: Tensor, bits: number): Rounded {
 function nf4(x: Tensor): Rounded {
   const absmax = ops.amax(ops.abs(x), [1], true);
   const scaled = ops.mul(x, unlessZero(absmax, ops.reciprocal(absmax)));
-  // A block with an absmax of 1 and every code, which holds the grid.
-  const block = new Uint8Array(formats.nf4.blockBytes);
-  new DataView(block.buffer).setFloat32(0, 1, true);
-  for (let i = 0; i < 8; i++) block[4 + i] = ((2 * i) << 4) | (2 * i + 1);
-  const grid = ops.select(ops.dequantize(Tensor.from(block, [1, block.length]), formats.nf4.nativeId), 0, 0);
-  const values = grid.data().slice(0, 16) as Float32Array;
+  const values = nf4Grid(host).data() as Float32Array;
   let rounded = ops.mulScalar(ops.ones(x.shape), values[0]!);
   for (let i = 1; i < 16; i++) {
     const midpoint = Math.fround(values[i - 1]! + values[i]!) / 2;

@@ -1,6 +1,7 @@
 import { GraftError } from '../base/index.ts';
-import { ops, type Tensor } from '../tensor/index.ts';
+import { host, ops, type Tensor } from '../tensor/index.ts';
 import { formats, integerFormats, isIntegerFormat, type WeightFormat, weightFormats } from './formats.ts';
+import { quantized } from './unpack.ts';
 
 /** How the rows of a weight are rounded. */
 export interface Quantization {
@@ -70,9 +71,12 @@ export function packIntegers(integers: IntegerWeight, format: WeightFormat): Pac
  */
 export function pack(weight: Tensor, quantization: Quantization, given?: Tensor): PackedWeight {
   const { format } = quantization;
-  if (isIntegerFormat(format)) return packIntegers(integersOf(weight, quantization, given), format);
+  if (isIntegerFormat(format)) {
+    const packed = packIntegers(integersOf(weight.to(host), quantization, given?.to(host)), format);
+    return { ...packed, weight: packed.weight.to(weight.device) };
+  }
   const { nativeId } = formats[format];
-  return { weight: ops.quantize(weight, nativeId), format: nativeId };
+  return { weight: quantized(weight, nativeId), format: nativeId };
 }
 
 /**

@@ -102,7 +102,7 @@ export class Session implements AsyncDisposable {
   load(model: string, settings: ModelSettings & Abortable = {}): Running<never, LoadedModel> {
     return new Running(async () => {
       const { args, signal } = split(modelSchema, settings, 'load');
-      const { id, info } = await this.#run('load', { model, ...args }, { signal });
+      const { id, info } = await this.#run('load', { model, device: 'auto', ...args }, { signal });
       return new LoadedModel(id, info, this.#run);
     });
   }
@@ -121,7 +121,8 @@ export class Session implements AsyncDisposable {
       const collected = isParsed(recipe) ? recipe : withRowsCollected(recipe, signal);
       const complete = collected instanceof Promise ? await stoppable(collected, signal) : collected;
       const parsed = isParsed(complete) ? complete : parseRecipe(complete);
-      return this.#run('train', { recipe: parsed, ...args }, { onEvent: tell, signal });
+      const { device } = parsed.train;
+      return this.#run('train', { recipe: parsed, device, ...args }, { onEvent: tell, signal });
     });
   }
 
@@ -182,7 +183,7 @@ export class Session implements AsyncDisposable {
   doctor(options: { readonly model?: string | undefined } & Abortable = {}): Running<never, DoctorResult> {
     return new Running(async () => {
       const { args, signal } = split(doctorSchema, options, 'doctor');
-      return this.#run('doctor', args, { signal });
+      return this.#run('doctor', { ...args, device: 'auto' }, { signal });
     });
   }
 

@@ -11,6 +11,7 @@ import {
   truncations,
 } from '../data/index.ts';
 import type { RankPlacement } from '../distributed/index.ts';
+import { devicePattern } from '../engine/index.ts';
 import type { GenerationRequest } from '../generate/index.ts';
 import { combinations } from '../methods/index.ts';
 import { exportFormats } from '../models/index.ts';
@@ -87,6 +88,7 @@ export const modelSchema: z.ZodType<ModelSettings & Abortable> = z.strictObject(
   adapters: z.union([z.record(z.string(), path), z.array(path)]).optional(),
   task: z.enum(taskNames).optional(),
   threads: z.int().positive().optional(),
+  device: z.string().regex(devicePattern, 'must be auto, cpu, cuda, or a GPU such as cuda:1').optional(),
 });
 const written = {
   ...signal,

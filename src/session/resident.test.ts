@@ -8,7 +8,7 @@ import { loadAdapter } from '../adapters/index.ts';
 import { currentEngine, startEngine } from '../engine/index.ts';
 import { loadModel } from '../models/index.ts';
 import { type Model, outputOf, packTokens } from '../nn/index.ts';
-import { noGrad, scope } from '../tensor/index.ts';
+import { currentDevice, noGrad, onDevice, scope } from '../tensor/index.ts';
 import { ResidentModel } from './resident.ts';
 
 before(() => startEngine());
@@ -50,6 +50,21 @@ test('one model for all adapters of a base; each gives what it gives alone, in a
     assert.deepEqual(logits(resident.use('first')), alone.get(first));
   }
   assert.equal(currentEngine().native.memory().handles, handles);
+});
+
+test('a turn has new tensors on the device of its model, also where turns of others come between', async () => {
+  const devices = ['meta', 'cpu', 'meta'];
+  const models = devices.map((device) => onDevice(device, () => new ResidentModel(base, 'none')));
+  const turns = models.flatMap((model) => [model.inTurn(() => currentDevice()), model.inTurn(() => currentDevice())]);
+  assert.deepEqual(
+    await Promise.all(turns),
+    devices.flatMap((device) => [device, device]),
+  );
+  await assert.rejects(
+    models[0]!.inTurn(() => assert.fail('of the turn')),
+    /of the turn/,
+  );
+  assert.equal(currentDevice(), 'cpu');
 });
 
 test('an adapter whose files were written again is loaded again', () => {

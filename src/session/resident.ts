@@ -7,7 +7,9 @@ import { type Tokenizer, tokenizerIfAny, tokenizerOf } from '../data/index.ts';
 import type { AttachedAdapter } from '../methods/index.ts';
 import { headOf, type LoadOptions, loadModel, type Quantize, vocabSizeOf } from '../models/index.ts';
 import { type Model, type TaskName, tensorBytes } from '../nn/index.ts';
+import { currentDevice, onDevice } from '../tensor/index.ts';
 import type { JobContext } from './job-context.ts';
+import { inTurn } from './turns.ts';
 
 /** Adapters that stay attached to a model; of more, the one that was used longest ago is detached. */
 const maxAttached = 16;
@@ -32,6 +34,8 @@ export interface ModelInfo {
   readonly contextLength: number;
   /** How its weights are held in memory. */
   readonly quantize: Quantize;
+  /** Where its weights are: cpu, or a GPU such as cuda:0. */
+  readonly device: string;
   /** Names of its adapters. */
   readonly adapters: readonly string[];
 }
@@ -85,6 +89,8 @@ export class ResidentModel implements Disposable {
   /** What it was asked to be loaded for, and the threads of its jobs. */
   readonly #task: TaskName | undefined;
   readonly threads: number | undefined;
+  /** That of new tensors when it was loaded. */
+  readonly device = currentDevice();
   #info: Omit<ModelInfo, 'adapters'> | undefined;
 
   constructor(path: string, quantize: Quantize, task?: TaskName, threads?: number) {
@@ -169,7 +175,8 @@ export class ResidentModel implements Disposable {
       const { family, parameters, vocabSize, contextLength } = model;
       const { name, labels } = model.task;
       const weightBytes = tensorBytes(model.root);
-      this.#info = { path, family, task: name, labels, parameters, weightBytes, vocabSize, contextLength, quantize };
+      const held = { weightBytes, quantize, device: this.device };
+      this.#info = { path, family, task: name, labels, parameters, vocabSize, contextLength, ...held };
     }
     const { model } = this.#loaded!;
     for (const other of this.#attached.values()) other.enabled = false;
@@ -228,6 +235,11 @@ export class ResidentModel implements Disposable {
     return () => this.#onRelease.delete(callback);
   }
 
+  /** Runs work as `inTurn` does, with new tensors on the model's device: of jobs that run beside others, each turn sets it anew. */
+  inTurn<T>(work: () => T): Promise<T> {
+    return inTurn(() => onDevice(this.device, work));
+  }
+
   /** Frees weights and adapters; the next use loads them again. */
   release(): void {
     if (!this.#loaded) return;
@@ -261,6 +273,9 @@ export function residentOf(id: number): ResidentModel {
   if (resident) return resident;
   throw disposed();
 }
+
+/** The device of a model; undefined for one that was disposed. */
+export const residentDevice = (id: number): string | undefined => residents.get(id)?.device;
 
 export function dropResident(id: number): void {
   residents.get(id)?.[Symbol.dispose]();

@@ -17,7 +17,6 @@ import { Banks } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
 import type { ResidentModel } from './resident.ts';
 import type { AddAdapterOptions } from './serving-types.ts';
-import { inTurn } from './turns.ts';
 
 /** One content of an adapter: a new one, under another number, takes its place when the files change. */
 interface Served {
@@ -130,7 +129,7 @@ export class ServedAdapters implements Disposable {
     const served = await this.#use(adapter);
     const { number, digest } = served;
     const task = taskNumber ?? taskNumberOf(served.dir);
-    const [batchKey, virtual] = await inTurn(() => {
+    const [batchKey, virtual] = await this.#base.inTurn(() => {
       this.activate(bankKey, []);
       const key = served.resident?.alone ? keyOf(number) : bankKey;
       return [key, this.activate(key, [number]).ports.virtualLengthOf(number)] as const;
@@ -165,7 +164,7 @@ export class ServedAdapters implements Disposable {
     try {
       for (const { name } of weighted) members.push(await this.#use(name));
       const key = JSON.stringify(weighted.map(({ weight }, i) => [members[i]!.digest, members[i]!.number, weight]));
-      const mixture = await inTurn(() => {
+      const mixture = await this.#base.inTurn(() => {
         this.activate(
           bankKey,
           members.map(({ number }) => number),
@@ -180,7 +179,7 @@ export class ServedAdapters implements Disposable {
       const release = () => {
         mixture.users--;
         leave();
-        void inTurn(() => {
+        void this.#base.inTurn(() => {
           if (mixture.users > 0 || this.#mixtures.get(key) !== mixture) return;
           this.#mixtures.delete(key);
           if (this.#banks?.holds(mixture.number)) this.#banks.remove(mixture.number);
@@ -221,7 +220,7 @@ export class ServedAdapters implements Disposable {
   #leave(served: Served): void {
     served.users--;
     if (this.#byName.get(served.name) !== served) this.#retire(served);
-    else if (served.users === 0) void inTurn(() => this.#evict());
+    else if (served.users === 0) void this.#base.inTurn(() => this.#evict());
   }
 
   #named(name: string): Served {
@@ -271,7 +270,7 @@ export class ServedAdapters implements Disposable {
       return true;
     };
     // Passes begin from the event loop.
-    while (!(await inTurn(step))) await setImmediate();
+    while (!(await this.#base.inTurn(step))) await setImmediate();
   }
 
   #next(steps: Steps<ResidentAdapter>): IteratorResult<void, ResidentAdapter> {
@@ -325,7 +324,7 @@ export class ServedAdapters implements Disposable {
 
   /** Frees an adapter that no name leads to any more, once nobody uses it. */
   #retire(served: Served): void {
-    void inTurn(() => {
+    void this.#base.inTurn(() => {
       if (served.users === 0) this.#unload(served);
     });
   }

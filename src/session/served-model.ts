@@ -1,4 +1,4 @@
-import { freeMemory, GraftError } from '../base/index.ts';
+import { GraftError } from '../base/index.ts';
 import { useThreads } from '../engine/index.ts';
 import {
   Batcher,
@@ -12,11 +12,11 @@ import {
   vocabularyTokens,
 } from '../generate/index.ts';
 import { KvPool } from '../nn/index.ts';
+import { freeDeviceMemory } from '../tensor/index.ts';
 import type { JobContext } from './job-context.ts';
 import type { ResidentModel } from './resident.ts';
 import { ServedAdapters } from './served-adapters.ts';
 import type { ServeOptions, ServingStats } from './serving-types.ts';
-import { inTurn } from './turns.ts';
 
 /** A model that answers many requests at once, in the engine thread. Passes and jobs take turns. */
 export class ServedModel {
@@ -40,10 +40,10 @@ export class ServedModel {
     this.#resident = resident;
     this.#grammars = new Grammars(() => vocabularyTokens(resident.tokenizer, model.vocabSize));
     this.#maxQueue = maxQueue;
-    this.adapters = new ServedAdapters(resident, options.adapterMemory ?? freeMemory() / 8);
+    this.adapters = new ServedAdapters(resident, options.adapterMemory ?? freeDeviceMemory() / 8);
     const running = Math.min(maxRunning, maxBatchTokens);
     const most = running * KvPool.blocksFor(model.contextLength);
-    const blocks = Math.min(most, Math.floor((options.kvMemory ?? freeMemory() / 4) / KvPool.blockBytes(model)));
+    const blocks = Math.min(most, Math.floor((options.kvMemory ?? freeDeviceMemory() / 4) / KvPool.blockBytes(model)));
     if (blocks < 1) {
       const problem = `the memory for keys and values is ${options.kvMemory} bytes, and a block takes ${KvPool.blockBytes(model)}`;
       throw new GraftError('usage', problem, { place: 'kvMemory', hint: 'Raise it' });
@@ -92,7 +92,7 @@ export class ServedModel {
           this.#active.add(active);
           this.#run();
         };
-        inTurn(begin).catch(reject);
+        this.#resident.inTurn(begin).catch(reject);
       });
     } finally {
       adapter.release();
@@ -114,11 +114,11 @@ export class ServedModel {
     this.#isClosing = true;
     if (!this.#batcher.isIdle) {
       const idle = new Promise<void>((resolve) => this.#whenIdle.push(resolve));
-      const timer = setTimeout(() => void inTurn(() => this.#batcher.cancelAll()), drainMs);
+      const timer = setTimeout(() => void this.#resident.inTurn(() => this.#batcher.cancelAll()), drainMs);
       await idle;
       clearTimeout(timer);
     }
-    await inTurn(() => {
+    await this.#resident.inTurn(() => {
       this.adapters[Symbol.dispose]();
       this.#batcher[Symbol.dispose]();
     });
@@ -141,7 +141,7 @@ export class ServedModel {
       this.#batcher.step();
     };
     const next = () =>
-      void inTurn(turn).then(
+      void this.#resident.inTurn(turn).then(
         () => {
           if (!this.#batcher.isIdle) return void setImmediate(next);
           this.#isStepping = false;

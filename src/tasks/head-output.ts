@@ -1,10 +1,10 @@
 import type { Packed } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
-import { ops, Tensor } from '../tensor/index.ts';
+import { ops, Tensor, widened } from '../tensor/index.ts';
 
 /** The output of the model's head for the hidden states [N, C] of a batch. */
 export const headOutput = (model: Model, hidden: Tensor, { ids, rowStarts }: Packed): Tensor =>
-  model.logits(hidden, Array.from(rowStarts), Tensor.from(BigInt64Array.from(ids, BigInt)));
+  widened(model.logits(hidden, Array.from(rowStarts), Tensor.from(BigInt64Array.from(ids, BigInt))));
 
 /**
  * Sum over rows of weight[class] · −log softmax(scores)[class], in nats.
@@ -14,11 +14,11 @@ export const headOutput = (model: Model, hidden: Tensor, { ids, rowStarts }: Pac
  */
 export function weightedCrossEntropy(scores: Tensor, classes: readonly number[], weights: readonly number[]): Tensor {
   const index = Tensor.from(BigInt64Array.from(classes, BigInt), [classes.length, 1]);
-  const logProbabilities = ops.gather(ops.logSoftmax(scores, -1), 1, index);
+  const logProbabilities = ops.gather(ops.logSoftmax(widened(scores), -1), 1, index);
   const weight = Tensor.from(
     classes.map((c) => weights[c]!),
     logProbabilities.shape,
-    scores.dtype,
+    logProbabilities.dtype,
   );
   return ops.neg(ops.sum(ops.mul(logProbabilities, weight)));
 }

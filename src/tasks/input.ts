@@ -1,5 +1,5 @@
 import type { Packed } from '../data/index.ts';
-import { type Model, type PackedTokens, packImages } from '../nn/index.ts';
+import { idsAndPositions, type Model, type PackedTokens, packImages } from '../nn/index.ts';
 import { Tensor } from '../tensor/index.ts';
 
 const int64 = (values: ArrayLike<number>) => Tensor.from(BigInt64Array.from(values as ArrayLike<number>, BigInt));
@@ -14,8 +14,7 @@ export function tokensOf(model: Model, { rows, ids, positions, rowStarts }: Pack
   const hasTypes = rows.some(({ types }) => types);
   const tasks = rows.flatMap(({ task }) => (task === undefined ? [] : [task]));
   return {
-    ids: int64(ids),
-    positions: int64(positions),
+    ...idsAndPositions(ids, positions),
     rowStarts: Array.from(rowStarts),
     ...(hasTypes && { types: int64(rows.flatMap((row) => Array.from(row.types ?? new Int32Array(row.ids.length)))) }),
     // Only where every row has a task.

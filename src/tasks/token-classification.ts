@@ -5,7 +5,7 @@
 import { GraftError } from '../base/index.ts';
 import { checkedIds, checkedLabels, type Example, keptTokens, requireTokenizer } from '../data/index.ts';
 import type { TaskHead } from '../nn/index.ts';
-import { ops, Tensor } from '../tensor/index.ts';
+import { ops, Tensor, widened } from '../tensor/index.ts';
 import { areChunkTags, entityMetrics } from './entities.ts';
 import { headOutput, weightedCrossEntropy } from './head-output.ts';
 import { classOf, weightsOf } from './labels.ts';
@@ -38,7 +38,7 @@ export function tokenClassification(head: TaskHead, options: TaskOptions): Task<
       const labelled = [...classes.keys()].filter((i) => classes[i] !== IGNORED);
       const labelledHidden = ops.indexSelect(hidden, 0, Tensor.from(BigInt64Array.from(labelled, BigInt)));
       return weightedCrossEntropy(
-        model.logits(labelledHidden, [0, labelled.length]),
+        widened(model.logits(labelledHidden, [0, labelled.length])),
         labelled.map((i) => classes[i]!),
         weights,
       );

@@ -2,21 +2,16 @@
  * Tensors whose numbers are elsewhere: they have a shape and a type, and get memory only while it is needed. An operator that reads one
  * meanwhile throws (LibTorch's meta device has no numbers).
  */
+import { currentDevice } from './device.ts';
 import type { DType } from './dtype.ts';
-import { noGrad } from './grad.ts';
-import * as ops from './ops.gen.ts';
-import { moveHandle, scope } from './scope.ts';
+import { moveHandle } from './scope.ts';
 import { Tensor } from './tensor.ts';
 
 /** Returns a tensor without memory. */
-export const absent = (shape: readonly number[], dtype: DType): Tensor =>
-  noGrad(() => {
-    using s = scope();
-    return s.keep(ops.toDevice(ops.expand(Tensor.empty([1], dtype), shape), 'meta', dtype));
-  });
+export const absent = (shape: readonly number[], dtype: DType): Tensor => Tensor.empty(shape, dtype, 'meta');
 
-/** Whether a tensor has no memory now. */
-export const isAbsent = (tensor: Tensor): boolean => tensor.device === 'meta';
+/** Whether a tensor has no memory now; where new tensors have none either, none is absent. */
+export const isAbsent = (tensor: Tensor): boolean => tensor.device === 'meta' && currentDevice() !== 'meta';
 
 /** Gives a tensor the memory of another of the same shape and type, which is disposed with this. Gradients are still computed of it, or not. */
 export function give(tensor: Tensor, memory: Tensor): void {

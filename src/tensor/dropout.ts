@@ -6,6 +6,6 @@ import { Tensor } from './tensor.ts';
  * thread's random generator (`manualSeed`); values are those of `torch.dropout` for the same generator state.
  */
 export function dropout(x: Tensor, p: number): Tensor {
-  const mask = ops.bernoulli_(Tensor.empty(x.shape, x.dtype), 1 - p);
+  const mask = ops.bernoulli_(Tensor.empty(x.shape, x.dtype, x.device), 1 - p);
   return ops.mul(x, ops.divScalar(mask, 1 - p));
 }

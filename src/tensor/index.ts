@@ -1,5 +1,6 @@
 export { absent, give, isAbsent, takeAway } from './absent.ts';
 export { checkpoint, type Gate } from './checkpoint.ts';
+export { currentDevice, type Device, freeDeviceMemory, host, onDevice, useDevice } from './device.ts';
 export { dropout } from './dropout.ts';
 export { type DType, dtypes } from './dtype.ts';
 export { gradEnabled, noGrad, withGrad } from './grad.ts';
@@ -7,3 +8,4 @@ export * as ops from './ops.gen.ts';
 export { Generator, manualSeed, mixSeed, randomState } from './random.ts';
 export { detachFromScopes, type Scope, scope, scoped } from './scope.ts';
 export { Tensor, type TypedArray } from './tensor.ts';
+export { inType, widened } from './widened.ts';

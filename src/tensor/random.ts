@@ -1,6 +1,9 @@
 import { currentEngine } from '../engine/index.ts';
 
-/** A seeded random generator for the operators that take one, independent of every other generator. */
+/**
+ * A seeded random generator for the operators that take one, independent of every other generator. Its numbers are drawn on the CPU and
+ * copied, so that a seed gives the same ones on every device.
+ */
 export class Generator implements Disposable {
   /** The native handle. */
   readonly id: number;
@@ -31,10 +34,13 @@ export function mixSeed(...parts: readonly (number | bigint)[]): bigint {
   return state;
 }
 
-/** Seeds this thread's generator, which operators use where none is passed (dropout). Other threads have their own. */
+/**
+ * Seeds this thread's generators, one for each device, which operators use where none is passed (dropout). Other threads have their
+ * own. Devices draw different numbers from the same seed.
+ */
 export function manualSeed(seed: number | bigint): void {
   currentEngine().native.manualSeed(BigInt.asUintN(64, BigInt(seed)));
 }
 
-/** Returns the state of this thread's generator, which changes when numbers are drawn. */
+/** Returns the state of this thread's generator of the device of new tensors, which changes when numbers are drawn. */
 export const randomState = (): ArrayBuffer => currentEngine().native.randomState();

@@ -246,10 +246,7 @@ test('wrong sizes and ambiguous types are rejected', () => {
   assert.match(failure(() => Tensor.from([1, 2, 3], [2, 2])).message, /the shape \[2, 2\] needs 4 numbers, but got 3/);
   assert.match(failure(() => Tensor.from(Uint16Array.of(1))).message, /float16 or bfloat16/);
   const turned = ops.t(Tensor.from([1, 2, 3, 4, 5, 6], [2, 3]));
-  assert.match(
-    failure(() => turned.data()).message,
-    /only a contiguous tensor on the CPU can be read or written as bytes/,
-  );
+  assert.match(failure(() => turned.data()).message, /only a contiguous tensor can be read or written as bytes/);
   assert.deepEqual(numbers(ops.contiguous(turned)), [1, 4, 2, 5, 3, 6]);
   assert.match(failure(() => turned.item()).message, /6 elements|one element|Boolean|scalar/i);
 });

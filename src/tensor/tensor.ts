@@ -1,5 +1,6 @@
 import { GraftError } from '../base/index.ts';
 import { type Binding, onStart } from '../engine/index.ts';
+import { currentDevice, type Device, host, takesPinned } from './device.ts';
 import { type DType, dtypeOf, dtypes } from './dtype.ts';
 import { adopt, release } from './scope.ts';
 
@@ -53,9 +54,14 @@ export class Tensor implements Disposable {
     adopt(this);
   }
 
-  /** Returns a tensor of uninitialised memory. */
-  static empty(shape: readonly number[], dtype: DType = 'float32'): Tensor {
-    return new Tensor(native.empty(shape, dtypes[dtype].code));
+  /** Returns a tensor of uninitialised memory. @param device default: that of new tensors */
+  static empty(shape: readonly number[], dtype: DType = 'float32', device?: Device): Tensor {
+    return new Tensor(native.empty(shape, dtypes[dtype].code, device));
+  }
+
+  /** Returns uninitialised memory of the host, from which the device of new tensors copies as fast as it can. */
+  static staging(shape: readonly number[], dtype: DType): Tensor {
+    return new Tensor(native.empty(shape, dtypes[dtype].code, host, takesPinned(currentDevice())));
   }
 
   /**
@@ -66,6 +72,11 @@ export class Tensor implements Disposable {
     const type = dtype ?? (Array.isArray(data) ? 'float32' : dtypeOfArray(data as TypedArray));
     const sizes = shape ?? [data.length];
     const numel = sizes.reduce((a, b) => a * b, 1);
+    if (arrays[type] === Uint16Array && !(data instanceof Uint16Array)) {
+      throw new GraftError('engine', `a tensor of ${type} is made from raw bits, a Uint16Array`, {
+        hint: 'Make it in float32, and convert it with ops.toCopy',
+      });
+    }
     if (numel !== data.length) {
       throw new GraftError('engine', `the shape [${sizes.join(', ')}] needs ${numel} numbers, but got ${data.length}`);
     }
@@ -101,9 +112,14 @@ export class Tensor implements Disposable {
     return this.shape.at(i)!;
   }
 
-  /** The device as LibTorch names it: "cpu", "cuda:0". */
-  get device(): string {
+  /** Where the numbers are. */
+  get device(): Device {
     return native.device(this.id);
+  }
+
+  /** Returns the tensor on a device: a copy, or where it is there already a new handle on the same memory. Gradients pass back. */
+  to(device: Device): Tensor {
+    return new Tensor(native.to(this.id, device));
   }
 
   /** Whether backward passes compute a gradient of this tensor. */
@@ -157,13 +173,25 @@ export class Tensor implements Disposable {
     return copy;
   }
 
-  /** Sets the numbers to these raw bytes, little-endian. The tensor must be contiguous. */
-  setBytes(bytes: Uint8Array): void {
-    native.copy(this.id, bytes, true);
+  /** Copies numbers into the tensor, which must be contiguous, from an array of its element type. */
+  write(numbers: TypedArray): void {
+    native.copy(this.id, bytesOf(numbers), true);
+  }
+
+  /** Lets `fill` write the numbers as raw bytes: into the tensor's own memory where that is the host's, else into what is then copied. */
+  fillBytes(fill: (bytes: Uint8Array) => void): this {
+    if (this.device === host) {
+      fill(this.memory());
+      return this;
+    }
+    const bytes = new Uint8Array(this.nbytes);
+    fill(bytes);
+    this.write(bytes);
+    return this;
   }
 
   /**
-   * Returns a writable view of the tensor's own memory, which must be contiguous. The memory is freed only when the event loop
+   * Returns a writable view of the tensor's own memory, which must be contiguous and on the CPU. The memory is freed only when the event loop
    * turns, even if the tensor is disposed before: use it for long-lived tensors.
    */
   memory(): Uint8Array {

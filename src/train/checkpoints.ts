@@ -10,7 +10,7 @@ import {
   writeSafetensors,
 } from '../io/index.ts';
 import type { Optimizer } from '../optim/index.ts';
-import type { Tensor } from '../tensor/index.ts';
+import { host, type Tensor } from '../tensor/index.ts';
 
 /** The state of a run beside its tensors: with both, it resumes as if it had never stopped. */
 export interface RunState {
@@ -48,7 +48,7 @@ export function saveCheckpoint(
   // Parameters are written from their own memory: copies would stay until they are collected. The optimizer's state may be freed before.
   const ofParameters = [...parameters].map(([name, tensor]) => {
     const { dtype, shape } = tensor;
-    return { name, dtype, shape, bytes: () => tensor.memory() };
+    return { name, dtype, shape, bytes: () => (tensor.device === host ? tensor.memory() : tensor.bytes()) };
   });
   return writeCheckpoint(dir, state, keep, (work) => {
     writeSafetensors(join(work, 'parameters.safetensors'), ofParameters);
@@ -125,7 +125,7 @@ function fill(
     if (!entry || entry.format !== tensor.dtype || entry.shape.join() !== tensor.shape.join()) {
       throw new GraftError('mismatch', `the checkpoint has no ${name} [${tensor.shape.join(', ')}]`, { place: file });
     }
-    source.read(name, tensor.memory());
+    tensor.fillBytes((bytes) => source.read(name, bytes));
   }
   const unknown = [...source.entries.keys()].filter((name) => !tensors.has(name));
   if (unknown.length === 0) return;

@@ -36,6 +36,10 @@ export type TrainEvent =
       threads: number;
       /** Precision of matrix products with frozen weights. */
       precision: string;
+      /** Where it computes: cpu, or a GPU such as cuda:0. */
+      device: string;
+      /** Whether the fused operators run there, or several of LibTorch's own in their place. */
+      kernels: string;
       /** How many of the lowest blocks compute the same in every step, a row at a time; absent: none that it is worth for. */
       fixedBlocks?: number;
       /** Bytes that what they compute may take on disk, where it is kept for the next epochs. */

@@ -4,7 +4,9 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { nameOfSource, type Row } from '../data/index.ts';
 import { digestOfPath, readJsonObject } from '../io/index.ts';
+import { writtenBy } from '../methods/index.ts';
 import { bestPrecision, type Precision } from '../nn/index.ts';
+import { currentDevice, host } from '../tensor/index.ts';
 import type { Plan } from './plan.ts';
 import { type Recipe, recipesOf } from './recipe.ts';
 import type { TaskRuns } from './task-runs.ts';
@@ -24,11 +26,13 @@ export interface RunIdentity {
   readonly contents: Readonly<Record<string, Content>>;
   /** Precision of matrix products with frozen weights, resolved. */
   readonly precision: Precision;
+  /** The kind of device, whose last bits are its own; absent in records of runs before there was more than one. */
+  readonly device?: string;
 }
 
 /** Fields whose value decides no loss: places, measuring, memory and threads. The run's end is compared by its learning rates. */
 const undecisive =
-  /^(run|eval|model|deepspeed|train\.(threads|zero|micro_tokens|gradient_checkpointing|keep_activations|precision|steps|epochs))(\.|$)|(^|\.)data\.(train|eval)(\.|$)/;
+  /^(run|eval|model|deepspeed|train\.(threads|device|zero|micro_tokens|gradient_checkpointing|keep_activations|precision|steps|epochs))(\.|$)|(^|\.)data\.(train|eval)(\.|$)/;
 /** Fields that name a directory or file to begin from: what it holds counts. */
 const begins = /^adapter$|^method\.\d+\.(adapter|adapters\.\d+|prompt_tuning_init_state_dict_path)$/;
 /** Fields that only decide the rows, which are compared themselves. */
@@ -63,7 +67,8 @@ function* flattened(value: unknown, name = ''): Generator<[name: string, value: 
  */
 export function identityOf(recipe: Recipe, modelPath: string, begun?: RunIdentity): RunIdentity {
   const { tasks, data, ...rest } = recipe;
-  const normal = { ...rest, method: [recipe.method].flat(), ...(tasks ? { tasks } : { data }) };
+  const choices = [recipe.method].flat();
+  const normal = { ...rest, method: choices, ...(tasks ? { tasks } : { data }) };
   const fields: Record<string, unknown> = {};
   const contents: Record<string, Content> = {
     model: { source: recipe.model, digest: digestOfModel(modelPath) },
@@ -76,7 +81,9 @@ export function identityOf(recipe: Recipe, modelPath: string, begun?: RunIdentit
     else if (!undecisive.test(name)) fields[name] = value;
   }
   const { precision } = recipe.train;
-  return { fields, contents, precision: precision === 'auto' ? (begun?.precision ?? bestPrecision()) : precision };
+  const [device] = currentDevice().split(':') as [string];
+  const best = () => begun?.precision ?? bestPrecision(writtenBy(choices) === 'model');
+  return { fields, contents, precision: precision === 'auto' ? best() : precision, device };
 }
 
 /** Returns a digest of rows as a model sees them: their tokens, labels and images, in order. */
@@ -129,6 +136,8 @@ export function differences(before: RunIdentity, now: RunIdentity): string[] {
           `${oneMethod ? name.replace('method.0.', 'method.') : name} was ${shown(before.fields[name])} and is ${shown(now.fields[name])}`,
       );
   const found = changed((name) => !ofRows.test(name));
+  if ((before.device ?? host) !== now.device)
+    found.push(`train.device was ${before.device ?? host} and is ${now.device}`);
   if (before.precision !== now.precision) found.push(`train.precision was ${before.precision} and is ${now.precision}`);
   const rowFields = changed((name) => ofRows.test(name));
   for (const name of new Set([...Object.keys(before.contents), ...Object.keys(now.contents)])) {

@@ -1,11 +1,10 @@
 /** What a run takes in memory, computed from shapes before anything is loaded. */
-import { freeMemory } from '../base/index.ts';
 import { microBatches } from '../data/index.ts';
 import { currentEngine } from '../engine/index.ts';
 import { headsOf, type Model, type ModelPart, modelParts, namedTensors, type Precision } from '../nn/index.ts';
 import type { Optimizer } from '../optim/index.ts';
 import type { Task } from '../tasks/index.ts';
-import type { Tensor } from '../tensor/index.ts';
+import { freeDeviceMemory, type Tensor } from '../tensor/index.ts';
 import { activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
 import { activationBytes, microTokensFor } from './budget.ts';
@@ -180,7 +179,7 @@ export function planMemory(
   const measured = new Map([...new Set(sketch.models)].map((model) => [model, measure(model)(checkpointed)]));
   const activations = (model: Model) => measured.get(model)!;
   // What the methods add exists already, in the sketch.
-  const free = Math.max(0, freeMemory() / (before.sharers ?? 1) - heldBytes - gradients - state - laterBytes);
+  const free = Math.max(0, freeDeviceMemory() / (before.sharers ?? 1) - heldBytes - gradients - state - laterBytes);
   const fitting = () =>
     Math.min(...sketch.models.map((m) => microTokensFor(activations(m), heldBytes, free, before.precision)));
   const microTokens = recipe.train.micro_tokens ?? before.microTokens ?? fitting();

@@ -1,7 +1,7 @@
 /** What the processes of a run agree on and give each other, besides the gradients of a step. */
 import { GraftError } from '../base/index.ts';
 import type { Group } from '../distributed/index.ts';
-import { processor } from '../engine/index.ts';
+import { deviceOf, processor } from '../engine/index.ts';
 import type { Stage } from './cluster-plan.ts';
 import { differences, type RunIdentity } from './identity.ts';
 import type { Recipe } from './recipe.ts';
@@ -25,6 +25,19 @@ export interface RankReport {
 /** Processor threads of a process: those of the recipe, else an equal share of the cores of its machine. */
 export const threadsOf = (threads: number | undefined, { size, localSize }: Pick<Group, 'size' | 'localSize'>) =>
   threads ?? (size === 1 ? undefined : Math.max(1, Math.floor(processor().cores / localSize)));
+
+/**
+ * Where a process computes. Several processes exchange tensors in the processor's memory, and so are on the processor.
+ * @throws GraftError 'usage' for a GPU and several processes, or one that is not there; 'environment' where none can be used
+ */
+export function deviceOfRun(choice: string, processes: number): string {
+  if (processes === 1) return deviceOf(choice);
+  if (choice === 'auto' || choice === 'cpu') return 'cpu';
+  throw new GraftError('usage', `several processes train on the processor only, and train.device is ${choice}`, {
+    place: 'train.device',
+    hint: 'Set it to auto, or start one process',
+  });
+}
 
 /** What every process used, by rank. */
 export function rankReports(group: Group): readonly RankReport[] {

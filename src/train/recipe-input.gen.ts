@@ -70,9 +70,11 @@ export interface TrainInput {
   /** What each of several processes keeps a share of instead of the whole (ZeRO): 0 nothing; 1 the state of the optimizer; 2 and the gradients; 3 and the weights, frozen ones too, of which a block is gathered while it runs, with gradient_checkpointing. The losses are the same. Default: 0. */
   readonly stage?: 0 | 1 | 2 | 3 | undefined;
 } | undefined;
+  /** Where the run computes: auto, the first NVIDIA GPU that can be used, else the processor; cpu; cuda; or of several GPUs cuda:1. Default: "auto". */
+  readonly device?: string | undefined;
   /** Processor threads; default: all cores. */
   readonly threads?: number | undefined;
-  /** Precision of matrix products with frozen weights. mixed: the forward pass, and so every loss, in float32, and the factors of backward products rounded to bfloat16; bfloat16: the factors of all products. auto: mixed where the processor multiplies bfloat16 faster, else float32. Default: "auto". */
+  /** Precision of matrix products with frozen weights. mixed: the forward pass, and so every loss, in float32, and the factors of backward products rounded to bfloat16; bfloat16: the factors of all products; on a GPU the dense weights are held in it too, and what is trained is float32. auto: on the processor mixed where it multiplies bfloat16 faster, on a GPU bfloat16 where it has that and the base itself is not trained, else float32. Default: "auto". */
   readonly precision?: 'auto' | 'float32' | 'mixed' | 'bfloat16' | undefined;
   /** Decides the initial values, the order of the rows, and dropout. Default: 0. */
   readonly seed?: number | undefined;

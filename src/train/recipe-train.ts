@@ -1,6 +1,7 @@
 /** The section `train` of a recipe. */
 import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
+import { devicePattern } from '../engine/index.ts';
 import { precisions } from '../nn/index.ts';
 import { optimizerConfig, optimizerSettings, scheduleConfig } from '../optim/index.ts';
 
@@ -66,12 +67,19 @@ export const trainSchema = z.strictObject({
     })
     .prefault({})
     .describe('How a run of several processes is divided among them (`graft launch`).'),
+  device: z
+    .string()
+    .regex(devicePattern, 'must be auto, cpu, cuda, or a GPU such as cuda:1')
+    .default('auto')
+    .describe(
+      'Where the run computes: auto, the first NVIDIA GPU that can be used, else the processor; cpu; cuda; or of several GPUs cuda:1.',
+    ),
   threads: z.int().positive().optional().describe('Processor threads; default: all cores.'),
   precision: z
     .enum(['auto', ...precisions])
     .default('auto')
     .describe(
-      'Precision of matrix products with frozen weights. mixed: the forward pass, and so every loss, in float32, and the factors of backward products rounded to bfloat16; bfloat16: the factors of all products. auto: mixed where the processor multiplies bfloat16 faster, else float32.',
+      'Precision of matrix products with frozen weights. mixed: the forward pass, and so every loss, in float32, and the factors of backward products rounded to bfloat16; bfloat16: the factors of all products; on a GPU the dense weights are held in it too, and what is trained is float32. auto: on the processor mixed where it multiplies bfloat16 faster, on a GPU bfloat16 where it has that and the base itself is not trained, else float32.',
     ),
   seed: z.int().nonnegative().default(0).describe('Decides the initial values, the order of the rows, and dropout.'),
 });

@@ -1,10 +1,10 @@
 /** What a run tells: its first events, and its result. */
 import { basename, join } from 'node:path';
 import { areSaved, readAdapterConfig, settingsOf } from '../adapters/index.ts';
-import { freeMemory } from '../base/index.ts';
 import { isSettings, writtenBy } from '../methods/index.ts';
-import type { Precision } from '../nn/index.ts';
+import { denseType, kernelsText, type Precision } from '../nn/index.ts';
 import { isInBackward } from '../optim/index.ts';
+import { currentDevice, freeDeviceMemory } from '../tensor/index.ts';
 import { keepsHead } from './attach.ts';
 import { deepspeedNotes } from './deepspeed.ts';
 import type { SavedResult, TaskResult, TrainEvent } from './events.ts';
@@ -80,6 +80,8 @@ export function startEvent(
     memory,
     threads,
     precision,
+    device: currentDevice(),
+    kernels: kernelsText(currentDevice(), denseType()),
     ...(fixed && { fixedBlocks: fixed.blocks, ...(fixed.bytes > 0 && { keptBytes: fixed.bytes }) }),
     ...(named.length > 0 ? { tasks: Object.fromEntries(named) } : classesOf(list[0]!)),
   };
@@ -90,7 +92,7 @@ export function tightness(
   { totalMb, ...parts }: RunMemory,
   { quantize, method, train }: Recipe,
 ): TrainEvent | undefined {
-  const freeMb = Math.floor(freeMemory() / 2 ** 20);
+  const freeMb = Math.floor(freeDeviceMemory() / 2 ** 20);
   if (totalMb <= freeMb) return undefined;
   const settings = [
     ...(parts.activationsMb > 0.1 * totalMb && !train.gradient_checkpointing

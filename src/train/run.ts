@@ -7,7 +7,7 @@ import { lockDirectory, resolveModel } from '../io/index.ts';
 import { useGates, useGradientCheckpointing, usePrecision } from '../nn/index.ts';
 import { type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { batchesOf } from '../tasks/index.ts';
-import type { Tensor } from '../tensor/index.ts';
+import { type Tensor, useDevice } from '../tensor/index.ts';
 import { type ActiveLayers, activeLayers } from './active.ts';
 import { optimizerFor } from './attach.ts';
 import { beginning, patienceIsOver } from './beginning.ts';
@@ -20,7 +20,15 @@ import { FixedBlocks, fixedBlocksOf } from './fixed-blocks.ts';
 import { HeldOut } from './held-out.ts';
 import { identityOf, withRows } from './identity.ts';
 import { trainLoop } from './loop.ts';
-import { rankReports, requireSameRun, shardingFor, threadsOf, withCheckpointing, workForAll } from './ranks.ts';
+import {
+  deviceOfRun,
+  rankReports,
+  requireSameRun,
+  shardingFor,
+  threadsOf,
+  withCheckpointing,
+  workForAll,
+} from './ranks.ts';
 import type { Recipe } from './recipe.ts';
 import {
   finishedResult,
@@ -87,6 +95,7 @@ async function runInGroup(
 ): Promise<TrainResult> {
   const { train, run } = recipe;
   const { dir } = run;
+  using _device = useDevice(deviceOfRun(train.device, group.size));
   const isFirst = group.rank === 0;
   const modelPath = await resolveModel(recipe.model);
   using _lock = isFirst ? lockDirectory(dir) : undefined;

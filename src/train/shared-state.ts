@@ -87,7 +87,7 @@ function giveStored(
     for (const { name, dtype, shape } of stored) {
       using _ = scope();
       const tensor = Tensor.empty(shape, dtype);
-      source?.read(name, tensor.memory());
+      if (source) tensor.fillBytes((bytes) => source.read(name, bytes));
       group.broadcast(tensor);
       const own = kept.get(name);
       if (own) ops.copy_(own, tensor);

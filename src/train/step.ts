@@ -3,9 +3,9 @@ import type { Packed } from '../data/index.ts';
 import { dealt } from '../distributed/index.ts';
 import type { Adapter } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
-import { clipGradients, type Optimizer } from '../optim/index.ts';
+import { normOfGradients, type Optimizer, scaleGradients } from '../optim/index.ts';
 import { type Task, taskOf, tokensOf } from '../tasks/index.ts';
-import { manualSeed, mixSeed, scope, Tensor } from '../tensor/index.ts';
+import { detachFromScopes, manualSeed, mixSeed, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 import type { ActiveLayers } from './active.ts';
 import { type Sharding, unsharded } from './sharding.ts';
 import { requireNoWholeGradients } from './whole-gradients.ts';
@@ -65,12 +65,20 @@ export const batchLoss = (
   hidden = model.hidden(tokensOf(model, batch)),
 ): Tensor => task.lossSum(model, hidden, batch);
 
-/** The term that a method adds to the loss, once a step; its gradients are added to those of the parameters. */
-function regularise(adapter: NonNullable<StepInput['adapter']>): number {
+/** Adds the term that a method adds to the loss, once a step, to `sum`, and its gradients to those of the parameters. */
+function regularise(adapter: NonNullable<StepInput['adapter']>, sum: Tensor): void {
   using _ = scope();
   const term = adapter.regularisation!();
   if (term.requiresGrad) term.backward();
-  return term.item();
+  noGrad(() => ops.add_(sum, term));
+}
+
+/** Reads scalars in one go. */
+function readAll(scalars: readonly Tensor[]): number[] {
+  using _ = scope();
+  return noGrad(() => [
+    ...(ops.stack(scalars.map((scalar) => ops.toCopy(scalar, { dtype: 'float64' }))).data() as Float64Array),
+  ]);
 }
 
 /** @throws GraftError 'numeric' where the loss or the norm of the gradients is not finite */
@@ -111,42 +119,42 @@ export function trainStep(input: StepInput): StepResult {
   const dealtTo = (rank: number) => batches.map((_, micro) => micro).filter((micro) => owners[micro] === rank);
   const mine = dealtTo(group.rank);
   const rounds = Math.max(...Array.from({ length: group.size }, (_, rank) => dealtTo(rank).length));
-  let own = 0;
+  // Sums and norms stay where the model is until the step reads them, once: a read waits for all that was computed before.
+  using own = detachFromScopes(ops.zeros([], { dtype: 'float64' }));
+  using ofMethod = detachFromScopes(ops.zeros([], { dtype: 'float64' }));
   try {
     const runMicro = (micro: number) => {
       const batch = batches[micro]!;
       using _ = scope();
       manualSeed(mixSeed(input.seed, step, micro));
       const sum = batchLoss(model, batch, task, input.hidden?.(batch));
-      own += sum.item();
+      noGrad(() => ops.add_(own, sum));
       if (!sum.requiresGrad) {
         throw new GraftError('usage', 'nothing that trains in this step changes the loss', {
           place: `step ${step + 1}`,
           hint: 'Let a part of the model train that the task computes with',
         });
       }
-      if (updates) requireFiniteStep(step, own);
-      sum.backward(Tensor.from([1 / predicted], []));
+      if (updates) requireFiniteStep(step, own.item());
+      ops.mulScalar(sum, 1 / predicted).backward();
     };
     for (let round = 0; round < rounds; round++) {
       const micro = mine[round];
       sharding.during(micro === undefined ? undefined : () => runMicro(micro));
     }
     // The method's own term counts once, and its gradients travel with those of the rows.
-    let ofMethod = 0;
-    const addTerm = () => {
-      ofMethod = regularise(input.adapter!);
-    };
-    if (input.adapter?.regularisation) sharding.besides(group.rank === 0 ? addTerm : undefined);
-    const agreed = group.agree({ loss: own, penalty: ofMethod });
+    if (input.adapter?.regularisation)
+      sharding.besides(group.rank === 0 ? () => regularise(input.adapter!, ofMethod) : undefined);
     sharding.sumGradients();
+    using ownNorm = updates ? undefined : normOfGradients(sharding.owned.values());
+    const [ownLoss, ownPenalty, ownGradNorm = 0] = readAll([own, ofMethod, ...(ownNorm ? [ownNorm] : [])]);
+    const agreed = group.agree({ loss: ownLoss!, penalty: ownPenalty! });
     // From here on every process does the same, with all gradients or with those of its own parameters.
     const penalty = input.adapter?.regularisation && agreed.penalty[0];
     const loss = agreed.loss.reduce((a, b) => a + b) / predicted + (penalty ?? 0);
     input.layers?.observe(step, loss, updates ?? sharding);
-    const gradNorm = updates
-      ? (updates.gradNorm() ?? 0)
-      : clipGradients(sharding.owned.values(), input.maxGradNorm, sharding.norm);
+    const gradNorm = updates ? (updates.gradNorm() ?? 0) : sharding.norm(ownGradNorm);
+    if (!updates) scaleGradients(sharding.owned.values(), gradNorm, input.maxGradNorm);
     requireFiniteStep(step, loss, gradNorm);
     if (!updates) optimizer.step(input.lr);
     sharding.shareUpdates();

@@ -6,7 +6,7 @@ import { GraftError } from '../../src/base/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { type AttachedAdapter, attachMethods, type MethodChoice } from '../../src/methods/index.ts';
 import { tensorBytes } from '../../src/nn/index.ts';
-import { scope } from '../../src/tensor/index.ts';
+import { ops, scope } from '../../src/tensor/index.ts';
 import { activationBytes } from '../../src/train/index.ts';
 import { type Base, bases, familyBases } from './bases.ts';
 import { methodCases } from './cases.ts';
@@ -60,6 +60,43 @@ for (const [type, cases] of Object.entries(methodCases)) {
     });
   }
 }
+
+test('parameters of a sketch are numbers, whatever their memory held before', (t) => {
+  const base = tested[0]!;
+  let checked = 0;
+  const refused: string[] = [];
+  for (const [type, cases] of Object.entries(methodCases)) {
+    for (const [name, config] of Object.entries(cases.configs)) {
+      const choice = { type, ...(typeof config === 'function' ? config(base) : config) } as MethodChoice;
+      using _ = scope();
+      using model = base.load({ shapesOnly: true });
+      const context = { ...savedAdapters(model), encode: () => [1, 2, 3], loading: true, shapesOnly: true };
+      const attach = () => attachMethods(model, [choice], 0, context);
+      const shapes: (readonly number[])[] = [];
+      try {
+        using first = attach();
+        shapes.push(...[...first.parameters.values()].map(({ shape }) => shape));
+      } catch (error) {
+        if (!(error instanceof GraftError)) throw error;
+        refused.push(`${type} (${name})`);
+        continue;
+      }
+      {
+        using _freed = scope();
+        for (let i = 0; i < 8; i++) for (const shape of shapes) ops.full(shape, Number.NaN);
+      }
+      using adapter = attach();
+      for (const [key, parameter] of adapter.parameters) {
+        const numbers = ops.contiguous(parameter).data() as Float32Array;
+        assert.ok(numbers.every(Number.isFinite), `${type}: ${key}`);
+        checked++;
+      }
+    }
+  }
+  t.diagnostic(`${checked} parameters; the model refuses ${refused.join(', ')}`);
+  assert.ok(checked > 100, String(checked));
+  assert.ok(refused.length < 5, refused.join());
+});
 
 const lora = { type: 'lora', target_modules: 'all-linear' } as const;
 for (const base of tested) {

@@ -126,13 +126,14 @@ const libraryGroups: Groups = {
       'Processor',
       'engineStatus',
       'LibTorch',
+      'Gpu',
     ],
   ],
   Errors: ['GraftError', 'ErrorKind', 'errorKinds', 'ErrorDetails', 'ErrorJson', 'CauseJson', 'OtherErrorJson'],
 };
 
 const engineGroups: Groups = {
-  'The engine': ['startEngine', 'StartOptions', 'Engine'],
+  'The engine': ['startEngine', 'StartOptions', 'Engine', 'Cuda'],
   Models: [
     ...['loadModel', 'LoadOptions', 'HeadOptions', 'openModel', 'saveModel', 'Model', 'TaskHead', 'Pooling'],
     ...['packTokens', 'PackedTokens'],
@@ -185,7 +186,19 @@ const engineGroups: Groups = {
   ],
   Rows: ['readRecords', 'ReadOptions', 'RawRecord', 'Row'],
   Tensors: [
-    ...['Tensor', 'DType', 'TypedArray', 'ops', 'scope', 'scoped', 'Scope', 'noGrad', 'Generator', 'manualSeed'],
+    ...[
+      'Tensor',
+      'DType',
+      'Device',
+      'TypedArray',
+      'ops',
+      'scope',
+      'scoped',
+      'Scope',
+      'noGrad',
+      'Generator',
+      'manualSeed',
+    ],
   ],
   'Files of weights': [
     ...['openSafetensors', 'openGguf', 'WeightSource', 'WeightEntry', 'MetadataValue', 'NumberArray'],

@@ -3,7 +3,7 @@
  * Reference: AdapterHub, methods/modeling.py Adapter and ParallelAdapter. Letters: N packed tokens, C width.
  */
 import { activationOf, type RunActivation, type SublayerOutput } from '../../nn/index.ts';
-import { dropout, gradEnabled, ops, Tensor } from '../../tensor/index.ts';
+import { dropout, gradEnabled, ops, type Tensor } from '../../tensor/index.ts';
 import type { ParameterInit, PlainBottleneck } from '../shared/index.ts';
 import { type Projection, phmProjection, type SharedPhm } from './compacter.ts';
 import type { Activation, CompleteBottleneck } from './named-configs.ts';
@@ -177,10 +177,8 @@ function rowMeans(x: Tensor, rowStarts: readonly number[]): Tensor {
 
 /** Returns stochastic depth's mask of rows [N, 1]: 0 with probability `p`, else 1/(1 − p). */
 function rowMask(rowStarts: readonly number[], p: number): Tensor {
-  const kept = ops.bernoulli_(ops.zeros([rowStarts.length - 1]), 1 - p).data() as Float32Array;
-  const mask = new Float32Array(rowStarts.at(-1)!);
-  rowStarts.slice(1).forEach((end, row) => {
-    mask.fill(kept[row]! / (1 - p), rowStarts[row]!, end);
-  });
-  return Tensor.from(mask, [mask.length, 1]);
+  const kept = ops.divScalar_(ops.bernoulli_(ops.zeros([rowStarts.length - 1, 1]), 1 - p), 1 - p);
+  return ops.cat(
+    rowStarts.slice(1).map((end, row) => ops.expand(ops.narrow(kept, 0, row, 1), [end - rowStarts[row]!, 1])),
+  );
 }

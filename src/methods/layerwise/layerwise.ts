@@ -3,7 +3,7 @@
  * step freezes and frees what its policy leaves out.
  */
 import { type Embedding, type Linear, type Model, moduleAt, unwrapped } from '../../nn/index.ts';
-import { detachFromScopes, noGrad, ops } from '../../tensor/index.ts';
+import { detachFromScopes, host, noGrad, ops } from '../../tensor/index.ts';
 import type { Adapter, Method } from '../shared/index.ts';
 import { choosing } from './choices.ts';
 import { type LayerwiseConfig, layerwiseConfig, requireFields } from './config.ts';
@@ -28,7 +28,7 @@ export const layerwise: Method<LayerwiseConfig> = {
     const { layers } = model;
     const state =
       policy === 'schedule'
-        ? detachFromScopes(noGrad(() => ops.zeros([stateSize(layers)], { dtype: 'float64' })))
+        ? detachFromScopes(noGrad(() => ops.zeros([stateSize(layers)], { dtype: 'float64', device: host })))
         : undefined;
     let layerPolicy: Adapter['layerPolicy'];
     try {

@@ -1,4 +1,5 @@
 /** Low-rank approximations of matrices W [out, in]: W ≈ s·BA with A [rank, in] and B [out, rank]. */
+import { dequantized, quantized as inBlocks } from '../../quant/index.ts';
 import { type Generator, ops, type Tensor } from '../../tensor/index.ts';
 
 /** Returns A = √(S/s) Vᵀ and B = U √(S/s) of the `rank` largest singular values S, so that s·BA is the nearest to U S Vᵀ. */
@@ -45,12 +46,12 @@ export function loftq(
   iterations: number,
 ) {
   let q = quantized;
-  const residual = ops.sub(weight, ops.dequantize(q, format));
+  const residual = ops.sub(weight, dequantized(q, format));
   const error = ops.vectorNorm(residual, 2).item();
   let [a, b] = truncatedSvd(residual, rank, scaling);
   for (let i = 1; i < iterations; i++) {
-    q = ops.quantize(ops.sub(weight, ops.mulScalar(ops.mm(b, a), scaling)), format);
-    [a, b] = truncatedSvd(ops.sub(weight, ops.dequantize(q, format)), rank, scaling);
+    q = inBlocks(ops.sub(weight, ops.mulScalar(ops.mm(b, a), scaling)), format);
+    [a, b] = truncatedSvd(ops.sub(weight, dequantized(q, format)), rank, scaling);
   }
   return { a, b, quantized: q, error };
 }

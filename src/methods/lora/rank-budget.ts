@@ -130,13 +130,14 @@ export class RankBudget {
     };
     const scores = this.#layers.map(({ a, e, b }) => {
       const vectors = ops.add(ops.meanDim(importance(a), [1]), ops.meanDim(importance(b), [0]));
-      return ops.add(ops.view(importance(e), [e.numel]), vectors).data() as Float32Array;
+      return ops.add(ops.view(importance(e), [e.numel]), vectors);
     });
     const pruned = this.#initialRanks - ranks;
-    const threshold = pruned > 0 ? scores.flatMap((s) => [...s]).sort((x, y) => x - y)[pruned - 1]! : -1;
+    const [ascending] = ops.sort(ops.cat(scores));
     this.#layers.forEach(({ path }, i) => {
       const mask = this.#masks.get(path)!;
-      new Float32Array(mask.memory().buffer).set(scores[i]!.map((score) => (score > threshold ? 1 : 0)));
+      if (pruned > 0) ops.copy_(mask, ops.gt(scores[i]!, ops.select(ascending, 0, pruned - 1)));
+      else ops.fill_(mask, 1);
     });
   }
 

@@ -47,17 +47,11 @@ class EmbeddingRows extends TableWrapper {
   }
 
   adapted(vectors: Tensor, ids: Tensor): Tensor {
-    const positions: number[] = [];
-    const rows: number[] = [];
-    (ids.data() as BigInt64Array).forEach((id, position) => {
-      const row = this.tokens.indexOf(Number(id));
-      if (row < 0) return;
-      positions.push(position);
-      rows.push(row);
-    });
+    const matches = ops.eq(ops.unsqueeze(ids, 1), ops.unsqueeze(indexTensor(this.tokens), 0)); // [N, number of tokens]
+    const found = ops.toCopy(matches, { dtype: 'uint8' });
     // Also where none of the tokens occurs: their rows then have a gradient of zero, and not none.
-    const trained = ops.indexSelect(this.trainable_tokens_delta, 0, indexTensor(rows));
-    return ops.indexCopy(vectors, 0, indexTensor(positions), trained);
+    const trained = ops.indexSelect(this.trainable_tokens_delta, 0, ops.argmax(found, 1));
+    return ops.where(ops.gtScalar(ops.amax(found, [1], true), 0), trained, vectors);
   }
 
   fold(current: LayerWeight, _base: Tensor): LayerWeight {

@@ -51,7 +51,7 @@ function sourceValues(config: MultitaskConfig): Tensor[] {
     const entry = source.entries.get(name);
     if (!entry) throw new GraftError('input', `the adapter to begin from has no tensor ${name}`, { place: path });
     const tensor = Tensor.empty(entry.shape, entry.format as DType);
-    source.read(name, tensor.memory());
+    tensor.fillBytes((bytes) => source.read(name, bytes));
     return tensor;
   };
   if (init === 'ONLY_SOURCE_SHARED') return [read(tensorNames[0])];

@@ -6,7 +6,7 @@
 import { z } from 'zod';
 import { GraftError } from '../../base/index.ts';
 import { type Embedding, type Model, moduleAt } from '../../nn/index.ts';
-import { Generator, mixSeed, noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
+import { Generator, host, mixSeed, noGrad, ops, scope, Tensor } from '../../tensor/index.ts';
 import { type AttachContext, type Method, ParameterInit } from '../shared/index.ts';
 import { lengthField, requireSpace, VirtualVectors, virtualAdapter, virtualFields } from './virtual-tokens.ts';
 
@@ -96,7 +96,9 @@ export function initialVectors(model: Model, config: PromptInit, seed: number, c
   const ids =
     init === 'TEXT'
       ? idsOfText(text, 'prompt_tuning_init_text', context, count)
-      : Array.from(ops.rand([count], { generator }).data() as Float32Array, (u) => Math.floor(u * embeddings.rows));
+      : Array.from(ops.rand([count], { generator, device: host }).data() as Float32Array, (u) =>
+          Math.floor(u * embeddings.rows),
+        );
   const vectors = random.full([count, model.width], 0);
   noGrad(() => ops.copy_(vectors, embeddings.forward(Tensor.from(BigInt64Array.from(ids, BigInt)))));
   return vectors;

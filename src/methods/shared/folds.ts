@@ -3,7 +3,8 @@
  */
 import { GraftError } from '../../base/index.ts';
 import type { Embedding, Linear, Module } from '../../nn/index.ts';
-import { detachFromScopes, isAbsent, noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
+import { dequantized } from '../../quant/index.ts';
+import { detachFromScopes, isAbsent, noGrad, scope, type Tensor } from '../../tensor/index.ts';
 import type { RowUpdate } from './row-update.ts';
 
 /** A layer whose weight can be changed. */
@@ -65,7 +66,7 @@ function refold(layer: Layer, change: (folds: readonly Fold[]) => readonly Fold[
     const base = layer.denseWeight();
     let current: LayerWeight = { weight: base, format: -1, bias };
     for (const each of folds) {
-      const weight = current.format < 0 ? current.weight : ops.dequantize(current.weight, current.format);
+      const weight = current.format < 0 ? current.weight : dequantized(current.weight, current.format);
       current = each.fold({ weight, format: -1, bias: current.bias }, base);
     }
     for (const tensor of [current.weight, current.bias])
@@ -100,7 +101,7 @@ export function ownWeight(layer: Layer): Tensor {
         hint: 'Set it to 2',
       },
     );
-  return format < 0 ? weight : ops.dequantize(weight, format);
+  return format < 0 ? weight : dequantized(weight, format);
 }
 
 function changed(path: string, part: string): never {

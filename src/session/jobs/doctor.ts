@@ -1,11 +1,11 @@
 import { totalmem } from 'node:os';
 import { freeMemory } from '../../base/index.ts';
-import { currentEngine, processor } from '../../engine/index.ts';
+import { currentEngine, type Gpu, processor } from '../../engine/index.ts';
 import { resolveModel } from '../../io/index.ts';
 import { heldBytes, openModel, type Quantize } from '../../models/index.ts';
-import { bestPrecision, type Precision } from '../../nn/index.ts';
+import { bestPrecision, kernelsText, type Precision } from '../../nn/index.ts';
 import { quantizeModes } from '../../quant/index.ts';
-import { ops, scope } from '../../tensor/index.ts';
+import { currentDevice, freeDeviceMemory, host, ops, scope } from '../../tensor/index.ts';
 import {
   type BlockShape,
   bytesPerToken,
@@ -20,6 +20,8 @@ import { type MemoryChoice, memoryChoices } from './memory-choices.ts';
 export interface DoctorArgs {
   /** A model to plan for; without it, three shapes of Llama. */
   readonly model?: string | undefined;
+  /** Loads LibTorch's CUDA half, where there is a GPU. */
+  readonly device: 'auto';
 }
 
 /** Memory that a model takes in one form of its weights, and what is left for tokens. */
@@ -58,6 +60,19 @@ export interface DoctorResult {
   readonly kernels: string;
   /** GFLOP/s of matrix products. */
   readonly gemm: Readonly<Record<'float32' | 'bfloat16', number>>;
+  /** The NVIDIA GPUs, and why none can be used. */
+  readonly cuda: {
+    /** The version of CUDA that the driver supports; null: there is no driver. */
+    readonly driver: number | null;
+    /** The GPUs that the driver shows. */
+    readonly gpus: readonly Gpu[];
+    /** Why none can be used, with what to do; null where one can. */
+    readonly problem: string | null;
+  };
+  /** Where everything computes by default: `device: auto`. */
+  readonly device: string;
+  /** Whether the fused operators run there, or several of LibTorch's own in their place. */
+  readonly deviceKernels: string;
   /** The precision that training takes by default. */
   readonly precision: Precision;
   /** Why it takes this precision. */
@@ -70,30 +85,40 @@ export interface DoctorResult {
 
 /** Measures what the engine does on this machine, and what its memory has room for. */
 export async function doctor({ model }: DoctorArgs): Promise<DoctorResult> {
-  const { native } = currentEngine();
+  const { native, cuda } = currentEngine();
   const { features } = processor();
   const freeBytes = freeMemory();
-  const plans = model === undefined ? shapes.map((s) => planShape(s, freeBytes)) : [await planModel(model, freeBytes)];
+  const free = freeDeviceMemory();
+  const plans = model === undefined ? shapes.map((s) => planShape(s, free)) : [await planModel(model, free)];
   const gemm: Record<'float32' | 'bfloat16', number> = { float32: gemmRate('float32'), bfloat16: gemmRate('bfloat16') };
   const precision = bestPrecision();
+  const onHost = currentDevice() === host;
   const hasProducts = features.avx512_bf16 || features.amx_bf16;
   return {
     threads: native.threads(),
     freeBytes,
     totalBytes: totalmem(),
-    kernels: kernelsText(native.kernels()),
+    kernels: instructionsText(native.kernels()),
     gemm,
+    cuda: {
+      driver: cuda.driver ?? null,
+      gpus: cuda.gpus,
+      problem: cuda.problem?.message ?? null,
+    },
+    device: currentDevice(),
+    deviceKernels: kernelsText(currentDevice(), 'float32'),
     precision,
-    precisionReason:
-      precision === 'mixed'
-        ? 'losses in float32, backward products from bfloat16 factors, all else in float32'
-        : `this processor ${hasProducts ? 'is slower with' : 'has no'} bfloat16 products`,
+    precisionReason: {
+      mixed: 'losses in float32, backward products from bfloat16 factors, all else in float32',
+      bfloat16: 'dense weights and the factors of products, all else in float32',
+      float32: `${onHost ? 'this processor' : 'this GPU'} ${onHost && hasProducts ? 'is slower with' : 'has no'} bfloat16 products`,
+    }[precision],
     plans,
-    ...(model !== undefined && { choices: memoryChoices(await resolveModel(model), freeBytes) }),
+    ...(model !== undefined && { choices: memoryChoices(await resolveModel(model), free) }),
   };
 }
 
-const kernelsText = ({ avx512, mkl }: { readonly avx512: boolean; readonly mkl: boolean }) =>
+const instructionsText = ({ avx512, mkl }: { readonly avx512: boolean; readonly mkl: boolean }) =>
   `${avx512 ? 'AVX-512' : 'AVX2'}; matrix products of MKL ${mkl ? 'for this processor' : 'for any processor'}`;
 
 /** GFLOP/s of [1024, 576] × [576, 1536], median of nine. */
@@ -103,7 +128,9 @@ export function gemmRate(dtype: 'float32' | 'bfloat16'): number {
   const b = ops.t(ops.ones([1536, 576], { dtype }));
   const once = () => {
     const start = performance.now();
-    for (let i = 0; i < 3; i++) ops.mm(a, b).dispose();
+    for (let i = 0; i < 2; i++) ops.mm(a, b).dispose();
+    // A read waits for the device.
+    ops.select(ops.select(ops.mm(a, b), 0, 0), 0, 0).item();
     return (3 * 2 * 1024 * 576 * 1536) / ((performance.now() - start) / 1e3) / 1e9;
   };
   once();

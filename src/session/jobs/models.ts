@@ -18,6 +18,8 @@ export interface ModelSettings {
   readonly task?: TaskName | undefined;
   /** Processor threads. Default: all cores. */
   readonly threads?: number | undefined;
+  /** auto: the first GPU that can be used, else the processor; cpu; cuda; or of several GPUs cuda:1. Default: auto. */
+  readonly device?: string | undefined;
 }
 
 export type LoadArgs = ModelSettings & { readonly model: string };

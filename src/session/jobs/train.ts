@@ -4,7 +4,7 @@ import { releaseResidents } from '../resident.ts';
 
 /** Runs a recipe. Emits its events. */
 export function train(
-  job: { readonly recipe: Recipe } & RunOptions,
+  { device: _, ...job }: { readonly recipe: Recipe; readonly device: string } & RunOptions,
   { emit, stopRequested }: JobContext<TrainEvent>,
 ): Promise<TrainResult> {
   releaseResidents();
