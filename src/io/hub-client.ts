@@ -4,7 +4,6 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { ReadableStream } from 'node:stream/web';
 import { setTimeout as wait } from 'node:timers/promises';
-import type { ListFileEntry } from '@huggingface/hub';
 import { fileError, GraftError } from '../base/index.ts';
 
 type Library = typeof import('@huggingface/hub');
@@ -14,6 +13,14 @@ const TRIES = 4;
 
 /** What a repository on the hub holds. */
 export type RepoKind = 'model' | 'dataset';
+
+/** A file of a repository. It is @huggingface/hub's, whose types a user's compiler need not read. */
+export interface HubFile {
+  readonly path: string;
+  readonly size: number;
+  readonly oid?: string;
+  readonly lfs?: { readonly oid: string };
+}
 
 /** A repository on the hub, by @huggingface/hub, with errors that say what to do. */
 export class HubClient {
@@ -82,7 +89,7 @@ export class HubClient {
   }
 
   /** Returns the files of the repository. */
-  async list(commit: string): Promise<ListFileEntry[]> {
+  async list(commit: string): Promise<HubFile[]> {
     return this.#call(async () => {
       const all = this.#library.listFiles({
         ...this.#options,
@@ -90,7 +97,7 @@ export class HubClient {
         revision: commit,
         recursive: true,
       });
-      const files: ListFileEntry[] = [];
+      const files: HubFile[] = [];
       for await (const entry of all)
         if (entry.type === 'file' && !entry.path.split('/').includes('..')) files.push(entry);
       return files;
@@ -102,7 +109,7 @@ export class HubClient {
    * hash are the hub's.
    * @param onReceived called with the bytes received so far
    */
-  async fetch(file: ListFileEntry, commit: string, target: string, onReceived: (bytes: number) => void): Promise<void> {
+  async fetch(file: HubFile, commit: string, target: string, onReceived: (bytes: number) => void): Promise<void> {
     const part = `${target}.part`;
     const place = `${this.repo}/${file.path}`;
     for (let failures = 0; ; ) {
@@ -228,7 +235,7 @@ export class HubClient {
 }
 
 /** Returns the hash that the hub lists for a file: the SHA-256 of large files, git's blob id of small ones. */
-function expectedHash({ lfs, oid, size }: ListFileEntry): { hash: Hash; expected: string; name: string } | undefined {
+function expectedHash({ lfs, oid, size }: HubFile): { hash: Hash; expected: string; name: string } | undefined {
   if (lfs) return { hash: createHash('sha256'), expected: lfs.oid.replace(/^sha256:/, ''), name: 'SHA-256' };
   return oid ? { hash: createHash('sha1').update(`blob ${size}\0`), expected: oid, name: 'git' } : undefined;
 }

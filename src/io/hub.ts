@@ -1,10 +1,9 @@
 import { existsSync, readFileSync, statfsSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
-import type { ListFileEntry } from '@huggingface/hub';
 import { cacheDir, fileError, GraftError, makeDirectory, nearestPath } from '../base/index.ts';
 import { writeText } from './directory.ts';
-import { HubClient } from './hub-client.ts';
+import { HubClient, type HubFile } from './hub-client.ts';
 import { readJsonObject } from './jsonfile.ts';
 import { lockDirectory } from './lock.ts';
 import { requireFamily, requireReadableWeights } from './model-config.ts';
@@ -109,7 +108,7 @@ export async function downloadSnapshot(
     progress,
     check,
   }: {
-    files: readonly ListFileEntry[];
+    files: readonly HubFile[];
     what: string;
     revision: string;
     progress?: ResolveOptions['progress'];
@@ -117,7 +116,7 @@ export async function downloadSnapshot(
   },
 ): Promise<void> {
   const snapshot = join(repoDir, commit);
-  const isFirst = ({ path }: ListFileEntry) => path === 'config.json';
+  const isFirst = ({ path }: HubFile) => path === 'config.json';
   try {
     using _lock = await waitForLock(snapshot);
     const ordered = [...files.filter(isFirst), ...files.filter((file) => !isFirst(file))];
@@ -162,9 +161,9 @@ const SHARD = /-\d{5}-of-(\d{5})\.gguf$/;
  * Returns the files of a repository to download.
  * @throws GraftError where it has no weights, or not the GGUF file of `spec`
  */
-function selectFiles(all: readonly ListFileEntry[], { repo, file }: Spec): ListFileEntry[] {
+function selectFiles(all: readonly HubFile[], { repo, file }: Spec): HubFile[] {
   const pick = (test: (path: string) => boolean) => all.filter(({ path }) => test(path));
-  const firstPaths = (files: readonly ListFileEntry[]) =>
+  const firstPaths = (files: readonly HubFile[]) =>
     files
       .slice(0, 5)
       .map(({ path }) => path)
@@ -219,19 +218,19 @@ async function waitForLock(directory: string): Promise<Disposable> {
   }
 }
 
-const totalBytes = (entries: readonly ListFileEntry[]) => entries.reduce((bytes, { size }) => bytes + size, 0);
+const totalBytes = (entries: readonly HubFile[]) => entries.reduce((bytes, { size }) => bytes + size, 0);
 
 /** Downloads the files that the snapshot does not have yet. @param check is called when config.json, the first one, is there */
 async function downloadAll(
   hub: HubClient,
   snapshot: string,
   commit: string,
-  files: readonly ListFileEntry[],
+  files: readonly HubFile[],
   progress: ResolveOptions['progress'],
   check: (snapshot: string) => void = () => {},
 ): Promise<void> {
   // A file gets its name after its hash was checked.
-  const isDownloaded = ({ path }: ListFileEntry) => existsSync(join(snapshot, path));
+  const isDownloaded = ({ path }: HubFile) => existsSync(join(snapshot, path));
   const missing = files.filter((file) => !isDownloaded(file));
   const { bavail, bsize } = statfsSync(snapshot);
   if (totalBytes(missing) > bavail * bsize)

@@ -44,7 +44,7 @@ test('rows of every weight, however it is stored and held', () => {
       const what = `${path} ${quantize}: ${name}`;
       assert.deepEqual([tensor.shape, tensor.dtype], [want.shape, want.dtype], what);
       assert.ok(later.tensors.has(tensor) && isAbsent(tensor), what);
-      assert.throws(() => tensor.data(), /only a contiguous tensor on the CPU/, what);
+      assert.throws(() => tensor.data(), /a tensor on meta has no numbers to read/, what);
       const rows = want.shape.length > 1 ? want.size(0) : 1;
       const rowBytes = want.nbytes / rows;
       const all = bytesOf(want);

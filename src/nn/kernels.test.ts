@@ -13,6 +13,7 @@ import { type DType, Generator, mixSeed, noGrad, ops, scope, Tensor } from '../t
 import { composite } from './composite.ts';
 import { fused } from './fused.ts';
 import type { GateActivation, Kernels } from './kernels.ts';
+import { useRowWiseProducts } from './precision.ts';
 
 before(() => startEngine());
 
@@ -864,6 +865,7 @@ for (const [heads, kvHeads, dim, half] of [
 }
 
 test('of few rows, the product with a weight in blocks has the same bits whichever rows are beside it', (t) => {
+  using _rowWise = useRowWiseProducts();
   let compared = 0;
   for (const format of ['q4_0', 'q4_1', 'q5_1', 'q8_0', 'q4_k', 'q6_k', 'nf4', 'bfloat16'] as const) {
     for (const [out, width] of [

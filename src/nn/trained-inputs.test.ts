@@ -128,7 +128,7 @@ const operators: Readonly<Record<string, Operator>> = {
  */
 const withoutGradient = [
   ...['dequantize', 'quantize', 'quantize_integers', 'pack_integers'],
-  'set_reduced_products',
+  ...['set_reduced_products', 'set_row_wise_products'],
   'adamw_8bit_',
   ...['add_low_rank_runs_', 'add_bottleneck_runs_', 'scale_runs_', 'block_linears', 'pooled_attention'],
 ];
