@@ -10,11 +10,14 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { convertAdapter, saveAdapter } from '../src/adapters/index.ts';
 import { GraftError } from '../src/base/index.ts';
+import { tokenizerOf } from '../src/data/index.ts';
 import { startEngine } from '../src/engine/index.ts';
 import { attachMethods } from '../src/methods/index.ts';
 import { loadModel, type Quantize } from '../src/models/index.ts';
 import { type Serving, Session } from '../src/session/index.ts';
 import { noGrad, ops, Tensor } from '../src/tensor/index.ts';
+import { chooseMails, mailText } from '../tools/fetch/emails.ts';
+import { fetchMails } from '../tools/fetch/fetch.ts';
 import { llamaCppFolder } from './llama-cpp.ts';
 import { bothModels, integers, median, peer, report, spread, workFolder } from './support.ts';
 
@@ -62,7 +65,14 @@ async function makeAdapters(): Promise<{ dirs: string[]; files: string[] }> {
 }
 
 const { dirs, files } = await makeAdapters();
-const rows = dirs.map(() => Array.from({ length: +args['prompt-tokens'] }, () => 100 + below(40_000)));
+const tokenizer = tokenizerOf(ours);
+/** Beginnings of e-mails, equally long. */
+const rows = chooseMails(fetchMails(), { train: 0, heldOut: 4 * streams })
+  .heldOut.map((mail) => tokenizer.encode(mailText(mail, 4000), { addSpecialTokens: false }))
+  .filter((ids) => ids.length >= +args['prompt-tokens'])
+  .slice(0, streams)
+  .map((ids) => Array.from(ids.subarray(0, +args['prompt-tokens'])));
+if (rows.length < streams) throw new Error(`only ${rows.length} e-mails are so long`);
 
 interface Rate {
   readonly ids: readonly (readonly number[])[];
