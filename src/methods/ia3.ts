@@ -137,8 +137,13 @@ export const ia3: Method<Ia3Config> = {
         const fields = layers.savedFields();
         // In PEFT one list has to contain the other: both hold last parts of paths, or both whole paths.
         const named = (path: string) => (fields.target_modules.includes(path) ? path : path.split('.').at(-1)!);
-        const inputs = layers.paths.filter((path) => scalesInput(path, feedforward)).map(named);
-        return { ...fields, feedforward_modules: config.feedforward_modules ?? [...new Set(inputs)] };
+        const inputs = layers.paths.filter((path) => scalesInput(path, feedforward));
+        const { feedforward_modules: asked } = config;
+        if (!asked) return { ...fields, feedforward_modules: [...new Set(inputs.map(named))] };
+        const { target_modules: targets } = fields;
+        const contains = typeof asked === 'string' || asked.every((name) => targets.includes(name));
+        if (contains || typeof targets === 'string') return { ...fields, feedforward_modules: asked };
+        return { ...fields, target_modules: layers.paths, feedforward_modules: inputs };
       },
     });
   },

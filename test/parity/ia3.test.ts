@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
-import { loadAdapter, taskOfAdapter } from '../../src/adapters/index.ts';
+import { loadAdapter, saveAdapter, taskOfAdapter } from '../../src/adapters/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
-import { attachMethods } from '../../src/methods/index.ts';
+import { type AttachedAdapter, attachMethods } from '../../src/methods/index.ts';
 import { loadModel } from '../../src/models/index.ts';
 import { scope } from '../../src/tensor/index.ts';
 import { golden, numbers, relativeError, temporary } from '../support.ts';
@@ -72,6 +72,23 @@ test('the default targets are keys, values and the second projection, and PEFT c
   const second = [0, 1].map((i) => `transformer.h.${i}.mlp.c_proj`);
   const first = [0, 1].flatMap((i) => [`transformer.h.${i}.attn.c_attn`, second[i]!]);
   assert.deepEqual(saved('families', 'gpt2'), [first, second, 4]);
+});
+
+test('inputs that are named by whole paths are the same after saving, where targets are not named so', () => {
+  using dir = temporary();
+  const base = golden('models', 'llama3');
+  const own = 'model.layers.1.mlp.down_proj';
+  const choice = { type: 'ia3', target_modules: 'all-linear', feedforward_modules: [own] } as const;
+  const scaledInputs = (adapter: AttachedAdapter) =>
+    [...adapter.parameters].filter(([, l]) => l.size(0) === 1).map(([name]) => name);
+  using model = loadModel(base);
+  const adapter = attachMethods(model, [choice], 0);
+  saveAdapter(model, adapter, join(dir.path, 'a'), { base });
+  const [inputs, count] = [scaledInputs(adapter), adapter.parameters.size];
+  adapter.detach();
+  using again = loadAdapter(model, join(dir.path, 'a'));
+  assert.equal(inputs.length, 1);
+  assert.deepEqual([scaledInputs(again), again.parameters.size], [inputs, count]);
 });
 
 test('a learning rate that is too low is warned about', () => {
