@@ -44,7 +44,7 @@ export interface ModelInfo {
  * Path, size and time of the files on disk: it changes when they are written again.
  * @param counts names of the files that count; default: all, those in folders too
  */
-function stateOf(path: string, counts?: RegExp): string {
+export function stateOf(path: string, counts?: RegExp): string {
   const isDirectory = statSync(path, { throwIfNoEntry: false })?.isDirectory();
   const all = isDirectory ? readdirSync(path, { recursive: !counts, encoding: 'utf8' }) : [];
   const names = counts ? all.filter((name) => counts.test(name)) : all;

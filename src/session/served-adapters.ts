@@ -15,7 +15,7 @@ import { GraftError, nearest, type Steps } from '../base/index.ts';
 import { type AdapterOfRequest, bankKey, type GenerationRequest, type WeightedAdapter } from '../generate/index.ts';
 import { Banks } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
-import type { ResidentModel } from './resident.ts';
+import { type ResidentModel, stateOf } from './resident.ts';
 import type { AddAdapterOptions } from './serving-types.ts';
 
 /** One content of an adapter: a new one, under another number, takes its place when the files change. */
@@ -26,6 +26,8 @@ interface Served {
   readonly number: number;
   /** Of its files; undefined before it is first loaded. */
   digest: string | undefined;
+  /** Sizes and times of the files that `digest` is of. */
+  files: string | undefined;
   /** Whether it stays in memory once it is there. */
   readonly pinned: boolean;
   resident: ResidentAdapter | undefined;
@@ -96,8 +98,7 @@ export class ServedAdapters implements Disposable {
       throw new GraftError('mismatch', `the adapter is for ${task}, and does not generate text`, { place: dir });
     }
     const number = this.#nextNumber++;
-    const empty = { digest: undefined, resident: undefined, loading: undefined, users: 0 };
-    const served: Served = { name, dir, number, pinned: pin, ...empty };
+    const served = unread(name, dir, number, pin);
     if (load) await this.#load(served);
     const before = this.#byName.get(name);
     this.#byName.set(name, served);
@@ -148,7 +149,7 @@ export class ServedAdapters implements Disposable {
     this.#banks ??= this.#fill(model);
     for (const number of adapters) {
       if (this.#banks.holds(number) || this.#inMemory.get(number)?.resident) continue;
-      throw new GraftError('state', 'the adapter is not in memory any more', { hint: 'Send the request again' });
+      throw notInMemory();
     }
     for (const { number, resident } of this.#inMemory.values()) {
       if (resident?.alone) resident.alone.adapter.enabled = batchKey === keyOf(number);
@@ -193,6 +194,7 @@ export class ServedAdapters implements Disposable {
   }
 
   #mix({ number, members, weighted }: Mixture): void {
+    if (members.some(({ resident }) => !resident)) throw notInMemory();
     const alone = members.find(({ resident }) => resident!.alone);
     if (alone) {
       const { reason } = alone.resident!.alone!;
@@ -254,6 +256,7 @@ export class ServedAdapters implements Disposable {
   /** Loads an adapter in steps, each in a turn of its own: passes go on meanwhile, also while its files are read for the first time. */
   async #read(served: Served): Promise<void> {
     const { dir, number } = served;
+    served.files = stateOf(dir);
     served.digest = await digestOf(dir);
     let steps: Steps<ResidentAdapter> | undefined;
     const step = () => {
@@ -264,6 +267,13 @@ export class ServedAdapters implements Disposable {
       this.#loading = steps;
       const { done, value } = this.#next(steps);
       if (!done) return false;
+      if (stateOf(dir) !== served.files) {
+        value.remove();
+        throw new GraftError('state', 'the files of the adapter changed while they were read', {
+          place: dir,
+          hint: 'Send the request again',
+        });
+      }
       served.resident = value;
       this.#inMemory.set(number, served);
       this.#evict(served);
@@ -288,14 +298,25 @@ export class ServedAdapters implements Disposable {
   #fill(model: Model): Banks {
     const banks = new Banks(model);
     this.#banks = banks;
-    for (const served of this.#inMemory.values()) {
-      // Rows that use one that cannot be loaded fail: `activate` does not find it.
+    for (const served of [...this.#inMemory.values()]) {
       attempt(() => {
-        served.resident = loadResident(model, banks, served.dir, served.number);
+        if (stateOf(served.dir) === served.files)
+          served.resident = loadResident(model, banks, served.dir, served.number);
       });
+      if (!served.resident) this.#renew(served);
     }
     for (const mixture of this.#mixtures.values()) attempt(() => this.#mix(mixture));
     return banks;
+  }
+
+  /**
+   * Gives the name of an adapter whose files are others now, or cannot be read, to a new content: rows that began with the old one fail,
+   * because `activate` does not find it, and none goes on with other numbers.
+   */
+  #renew(served: Served): void {
+    const { name, dir, number, pinned } = served;
+    this.#inMemory.delete(number);
+    if (this.#byName.get(name) === served) this.#byName.set(name, unread(name, dir, this.#nextNumber++, pinned));
   }
 
   /** Before the model is freed: what is being loaded begins again later; adapters without users leave; the others are loaded again with it. */
@@ -341,6 +362,22 @@ export class ServedAdapters implements Disposable {
     this.#byName.clear();
   }
 }
+
+/** An adapter of which nothing has been read. */
+const unread = (name: string, dir: string, number: number, pinned: boolean): Served => ({
+  name,
+  dir,
+  number,
+  pinned,
+  digest: undefined,
+  files: undefined,
+  resident: undefined,
+  loading: undefined,
+  users: 0,
+});
+
+const notInMemory = () =>
+  new GraftError('state', 'the adapter is not in memory any more', { hint: 'Send the request again' });
 
 function attempt(act: () => void): void {
   try {

@@ -1,5 +1,6 @@
 /** Serving in this thread: nothing is left when requests, callers, adapters and the model come and go at random. */
 import assert from 'node:assert/strict';
+import { cpSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { tinyModel } from '../../test/samples/tiny.ts';
@@ -117,4 +118,47 @@ test('after random requests, cancels, loads, evictions, and the model loaded aga
     [...reasons.keys()].every((reason) => ['eos', 'length', 'interrupted', 'deadline', 'queue-full'].includes(reason)),
   );
   assert.equal(handles(), before);
+});
+
+test('an adapter whose files change while the model is freed: rows that run with it fail, later ones have the new content', async () => {
+  using dir = temporary();
+  const base = tinyModel(join(dir.path, 'model'));
+  const dirs = writeAdapters(base, dir.path);
+  const [one, other] = [dirs.get('lora')!, dirs.get('lora2')!];
+  using resident = new ResidentModel(base, 'keep');
+  const served = new ServedModel(resident, { maxRunning: 4 });
+  await served.adapters.add('one', one);
+  await served.adapters.add('other', other);
+  const ask = (request: Partial<GenerationRequest>, context = nobody) =>
+    served.submit({ promptIds: [5, 6, 7, 8], maxNewTokens: 12, eosIds: [], ...request }, context);
+  const fresh = (await ask({ adapter: 'other' })).ids;
+  assert.notDeepEqual((await ask({ adapter: 'one' })).ids, fresh);
+  let pieces = 0;
+  const change = () => {
+    if (++pieces !== 3) return;
+    void inTurn(() => {
+      resident.release();
+      cpSync(other, one, { recursive: true });
+    });
+  };
+  const mixture = [
+    { name: 'one', weight: 1 },
+    { name: 'other', weight: 1 },
+  ];
+  const long = { maxNewTokens: 60 };
+  const running = [
+    ask({ adapter: 'one', ...long }, { ...nobody, emit: change }),
+    ask({ mixture, ...long }),
+    ask({ adapter: 'other', ...long }),
+  ];
+  const ends = await Promise.allSettled(running);
+  assert.deepEqual(
+    ends.map(({ status }) => status),
+    ['rejected', 'rejected', 'fulfilled'],
+  );
+  for (const end of ends.slice(0, 2))
+    assert.match(String((end as PromiseRejectedResult).reason), /the adapter is not in memory any more/);
+  assert.deepEqual((await ask({ adapter: 'one' })).ids, fresh);
+  assert.deepEqual((await ask({ adapter: 'other' })).ids, fresh);
+  await served.close();
 });

@@ -228,6 +228,10 @@ test('heads: classes with their probabilities, vectors as numbers and as bytes',
   assert.equal(bytes.length, 128);
   assert.ok(Math.abs(bytes.readFloatLE(0) - vectors.body.data[0].embedding[0]) < 1e-6);
   assert.equal((await post('/classify', { model: 'greeter', input: 'x' })).body.error.code, 'wrong_task');
+  const loaded = await post('/v1/load_lora_adapter', { lora_name: 'more teams', lora_path: 'teams' });
+  assert.match(loaded.text, /^Success: .*; it is loaded, and may turn out not to fit, with its first request$/);
+  assert.equal((await post('/classify', { model: 'more teams', input: 'Hello' })).status, 200);
+  await post('/v1/unload_lora_adapter', { lora_name: 'more teams' });
   assert.equal((await post('/v1/chat/completions', { ...greet, model: 'teams' })).body.error.code, 'wrong_task');
 });
 

@@ -80,16 +80,18 @@ export class AdapterRegistry {
   }
 
   /**
-   * Puts an adapter under a name and loads it.
+   * Puts an adapter under a name and loads it, if it generates text: one with a head is loaded for its first request.
+   * @returns whether it was loaded
    * @throws RequestError 400 for a name that is taken, unless it is replaced; GraftError 'mismatch' where it does not fit
    */
-  load(name: string, dir: string, replace: boolean): Promise<void> {
+  load(name: string, dir: string, replace: boolean): Promise<boolean> {
     return this.#oneByOne(name, async () => {
       if (this.#adapters.has(name) && !replace) {
         const problem = `The adapter '${brief(name)}' is loaded already. Set 'load_inplace' to replace it.`;
         throw new RequestError(400, problem, { param: 'lora_name', code: 'adapter_exists' });
       }
       await this.#register(name, dir, true);
+      return this.#engine !== undefined && generates(this.#adapters.get(name)!);
     });
   }
 

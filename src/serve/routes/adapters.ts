@@ -25,8 +25,9 @@ export function adapterRoutes(app: FastifyInstance, service: Service): void {
     checkName(name);
     if (base !== undefined && base !== service.base)
       throw badRequest(`'base_model_name' must be ${service.base}.`, 'base_model_name', 'invalid');
-    await service.adapters.load(name, service.folders.dirOf(path), replace);
-    return reply.type('text/plain; charset=utf-8').send(`Success: LoRA adapter '${name}' added successfully`);
+    const isLoaded = await service.adapters.load(name, service.folders.dirOf(path), replace);
+    const later = isLoaded ? '' : '; it is loaded, and may turn out not to fit, with its first request';
+    return reply.type('text/plain; charset=utf-8').send(`Success: LoRA adapter '${name}' added successfully${later}`);
   });
   app.post('/v1/unload_lora_adapter', async (request, reply) => {
     const { lora_name: name, lora_int_id: number } = readBody(unloadSchema, request.body);
