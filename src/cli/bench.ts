@@ -2,6 +2,7 @@ import { Argument, Command } from 'commander';
 import { GraftError } from '../base/index.ts';
 import {
   arrivals,
+  type LoadShape,
   type LoadSummary,
   modelsOf,
   type Percentiles,
@@ -11,15 +12,9 @@ import {
 } from '../serve/index.ts';
 import { abortOnSignals, count, countOrNone, examples, notNegative, positive, printJson } from './shared.ts';
 
-interface Options {
+interface Options extends Omit<LoadShape, 'models'> {
   readonly url: string;
   readonly models?: string[];
-  readonly rate: number;
-  readonly seconds: number;
-  readonly zipf: number;
-  readonly promptWords: number;
-  readonly maxTokens: number;
-  readonly seed: number;
   readonly apiKeyFile?: string;
   readonly json?: true;
 }
