@@ -1,5 +1,4 @@
-import { Command, Option } from 'commander';
-import { quantizeModes } from '../quant/index.ts';
+import { Command } from 'commander';
 import { readKeys, type ServerOptions, serve as startServer } from '../serve/index.ts';
 import {
   abortOnSignals,
@@ -11,6 +10,7 @@ import {
   notNegative,
   positive,
   printJson,
+  quantizeOption,
 } from './shared.ts';
 
 interface Options
@@ -32,14 +32,7 @@ export const serve = () =>
     .requiredOption('--model <path>', 'a Hugging Face directory, a .gguf file, or a hub id')
     .option('--adapters <dir>', 'a folder whose sub-directories are adapters, each a model of its name; it is watched')
     .option('--model-name <name>', "name of the base in requests; default: the last part of the model's path")
-    .addOption(
-      new Option(
-        '--quantize <how>',
-        'weights in memory: as the file stores them (keep), unpacked to float32 (none), quantised while loading (int8, nf4)',
-      )
-        .choices(quantizeModes)
-        .default('keep'),
-    )
+    .addOption(quantizeOption())
     .option('--host <address>', 'address to listen at; one that others reach needs --api-key-file', '127.0.0.1')
     .option('--port <n>', 'port; 0: one that is free', countOrNone, 8000)
     .option('--api-key-file <file>', 'keys, one a line; each request has to carry one of them')

@@ -18,6 +18,15 @@ import {
 export const deviceHelp =
   'where to compute: auto (the first GPU that can be used, else the processor), cpu, cuda, or of several GPUs cuda:1; default: auto';
 
+/** How a command that loads a model holds its weights. */
+export const quantizeOption = () =>
+  new Option(
+    '--quantize <how>',
+    'weights in memory: as the file stores them (keep), unpacked to float32 (none), quantised while loading (int8, nf4)',
+  )
+    .choices(quantizeModes)
+    .default('keep');
+
 /** A command that works on a loaded model, with the options that all of these have. */
 export const onModel = (name: string, description: string) =>
   new Command(name)
@@ -27,14 +36,7 @@ export const onModel = (name: string, description: string) =>
       'a Hugging Face directory, a .gguf file, or a hub id; default: the base that the adapter names',
     )
     .option('--adapter <dir>', 'directory of an adapter to use, of the run that made it, or a .gguf file of one')
-    .addOption(
-      new Option(
-        '--quantize <how>',
-        'weights in memory: as the file stores them (keep), unpacked to float32 (none), quantised while loading (int8, nf4)',
-      )
-        .choices(quantizeModes)
-        .default('keep'),
-    )
+    .addOption(quantizeOption())
     .option(
       '--task-number <n>',
       'for prompts trained on several tasks: number of the task of rows that have none',

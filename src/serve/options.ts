@@ -1,11 +1,12 @@
 import { z } from 'zod';
 import type { Quantize } from '../models/index.ts';
 import { quantizeModes } from '../quant/index.ts';
+import type { ServeOptions } from '../session/index.ts';
 import type { ResolveAdapter } from './adapters/index.ts';
 import { defaultLimits, type LimitChoices } from './limits.ts';
 
 /** Options of a server. */
-export interface ServerOptions {
+export interface ServerOptions extends ServeOptions {
   /** A Hugging Face directory, a .gguf file, or a hub id. */
   readonly model: string;
   /** Name of the base in requests. Default: the last part of the model's path. */
@@ -28,18 +29,6 @@ export interface ServerOptions {
   readonly port?: number | undefined;
   /** Keys, one of which each request has to carry as `Authorization: Bearer KEY`. Needed for an address that others reach. */
   readonly apiKeys?: readonly string[] | undefined;
-  /** Tokens of one pass of the model at most. Default: 256. */
-  readonly maxBatchTokens?: number | undefined;
-  /** Answers that are generated at a time at most. Default: 64. */
-  readonly maxRunning?: number | undefined;
-  /** Requests that wait at most; one more is answered with 429. Default: 256. */
-  readonly maxQueue?: number | undefined;
-  /** Bytes for keys and values. Default: a quarter of the free memory. */
-  readonly kvMemory?: number | undefined;
-  /** Bytes of adapters in memory; those that no request uses leave by recency. Default: an eighth of the free memory. */
-  readonly adapterMemory?: number | undefined;
-  /** Processor threads. Default: all cores. */
-  readonly threads?: number | undefined;
   /** Seconds that answers have to end when the server closes; then they are cut. Default: 30. */
   readonly drainSeconds?: number | undefined;
   /** Bounds on requests. Default: those of `Limits`. */

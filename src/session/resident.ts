@@ -1,5 +1,5 @@
 /** Models in the engine thread that sessions hold handles of, each with the adapters that were put on it. */
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { adapterIn, loadAdapter, readAdapterConfig, taskNumberOf, taskOfAdapter } from '../adapters/index.ts';
 import { GraftError, nearest } from '../base/index.ts';
@@ -8,6 +8,7 @@ import type { AttachedAdapter } from '../methods/index.ts';
 import { headOf, type LoadOptions, loadModel, type Quantize, vocabSizeOf } from '../models/index.ts';
 import { type Model, type TaskName, tensorBytes } from '../nn/index.ts';
 import { currentDevice, onDevice } from '../tensor/index.ts';
+import { stateOf } from './file-state.ts';
 import type { JobContext } from './job-context.ts';
 import { inTurn } from './turns.ts';
 
@@ -38,23 +39,6 @@ export interface ModelInfo {
   readonly device: string;
   /** Names of its adapters. */
   readonly adapters: readonly string[];
-}
-
-/**
- * Path, size and time of the files on disk: it changes when they are written again.
- * @param counts names of the files that count; default: all, those in folders too
- */
-export function stateOf(path: string, counts?: RegExp): string {
-  const isDirectory = statSync(path, { throwIfNoEntry: false })?.isDirectory();
-  const all = isDirectory ? readdirSync(path, { recursive: !counts, encoding: 'utf8' }) : [];
-  const names = counts ? all.filter((name) => counts.test(name)) : all;
-  const files = isDirectory ? names.map((name) => join(path, name)) : [path];
-  return JSON.stringify(
-    files.map((file) => {
-      const stat = statSync(file, { throwIfNoEntry: false });
-      return [file, stat?.size, stat?.mtimeMs];
-    }),
-  );
 }
 
 /** Files of a directory that a model is made from. */

@@ -1,7 +1,4 @@
 /** The adapters of a model that is served: many registered, some in memory. In the engine thread. */
-import { createHash } from 'node:crypto';
-import { readdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import {
   loadingResident,
@@ -15,7 +12,8 @@ import { GraftError, nearest, type Steps } from '../base/index.ts';
 import { type AdapterOfRequest, bankKey, type GenerationRequest, type WeightedAdapter } from '../generate/index.ts';
 import { Banks } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
-import { type ResidentModel, stateOf } from './resident.ts';
+import { digestOf, stateOf } from './file-state.ts';
+import type { ResidentModel } from './resident.ts';
 import type { AddAdapterOptions } from './serving-types.ts';
 
 /** One content of an adapter: a new one, under another number, takes its place when the files change. */
@@ -389,12 +387,3 @@ function attempt(act: () => void): void {
 
 /** The batch key of an adapter that no bank holds. */
 const keyOf = (number: number): string => `adapter ${number}`;
-
-/** A digest of the files of an adapter, those of its parts included. */
-async function digestOf(dir: string): Promise<string> {
-  const hash = createHash('sha256');
-  const entries = await readdir(dir, { recursive: true, withFileTypes: true });
-  const files = entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
-  for (const file of files.sort()) hash.update(`${file.slice(dir.length)}\0`).update(await readFile(file));
-  return hash.digest('hex');
-}
