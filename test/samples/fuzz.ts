@@ -143,7 +143,7 @@ export const readers: readonly Reader[] = [
   rowFile('conll', 'rows.conll', () => text('-DOCSTART- O\n\nAda NNP B-PER\nwas\tO\n\nin O\n')),
   rowFile('gzip', 'rows.jsonl.gz', () => gzipSync(rows)),
   rowFile('zstd', 'rows.jsonl.zst', () => zstdCompressSync(rows)),
-  ...['plain', 'zstd', 'gzip', 'brotli', 'lz4', 'nested'].map((name) =>
+  ...['plain', 'zstd', 'gzip', 'brotli', 'lz4', 'nested', 'stored', 'second'].map((name) =>
     rowFile(`parquet-${name}`, 'rows.parquet', () => stored('data', `${name}.parquet`)),
   ),
   image('a.png', 'rgb.png'),
