@@ -209,19 +209,26 @@ test('CSV: the delimiter is found in the first lines, or given', async () => {
 });
 
 test('a delimiter that no file uses is named', async () => {
-  const notesOf = async (path: string, columnsMayLack = false) => {
+  const notesOf = async (source: RowSource, delimiterMayLack = false) => {
     const notes: string[] = [];
-    await readRecords(path, { delimiter: '#', columnsMayLack, note: (text) => notes.push(text) });
+    await recordsOf(source, 'data.train', { delimiter: '#', delimiterMayLack, note: (text) => notes.push(text) });
     return notes;
   };
+  const images = join(dir, 'delimited');
+  mkdirSync(join(images, 'a'), { recursive: true });
+  writeFileSync(join(images, 'a', '1.png'), '');
   const [lines, tabs, csv] = [
     file('given.jsonl', '{"text":"a"}'),
     file('given.tsv', 'text\tlabel\na\tb\n'),
     file('given.csv', 'text#label\na#b\n'),
   ];
-  for (const path of [lines, tabs])
+  for (const path of [lines, tabs, images])
     assert.deepEqual(await notesOf(path), [`${path}: data.delimiter is not used, since it is for .csv files`]);
+  assert.deepEqual(await notesOf([{ text: 'a' }]), [
+    'data.train: data.delimiter is not used, since it is for .csv files',
+  ]);
   assert.deepEqual([await notesOf(csv), await notesOf(lines, true)], [[], []]);
+  await assert.rejects(readRecords(images, { columns: { label: 'kind' } }), /no row has the column 'kind'/);
 });
 
 test('two columns of one name are refused', async () => {

@@ -87,8 +87,14 @@ export async function openRows(asked: RowsArgs, context: Pick<JobContext, 'throw
   const model = resident.use(args.adapter, args.task, context);
   const notes: string[] = resident.notes;
   const { columns, limit, delimiter } = args;
-  const columnsMayLack = asked.columns === undefined;
-  const reading = { columns, columnsMayLack, limit, delimiter, note: (text: string) => notes.push(text) };
+  const reading = {
+    columns,
+    columnsMayLack: asked.columns === undefined,
+    limit,
+    delimiter,
+    delimiterMayLack: asked.delimiter === undefined,
+    note: (text: string) => notes.push(text),
+  };
   const records = await recordsOf(args.rows, 'rows', reading);
   const examples = examplesOf(records, args.format ?? 'auto', resident.taskNumber(args.adapter, args.taskNumber));
   const maxLength = Math.min(args.maxLength ?? 1024, model.contextLength - model.ports.virtualLength);
