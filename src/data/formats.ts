@@ -54,7 +54,12 @@ export const tokensContent = (row: z.infer<typeof tokensSchema>): ExampleContent
 /** Answers as a list of objects, or as SQuAD has them: an object of two lists. */
 const answersSchema = z.union([
   z.array(z.looseObject({ text: z.string(), answer_start: z.int().nonnegative() })),
-  z.looseObject({ text: z.array(z.string()), answer_start: z.array(z.int().nonnegative()) }),
+  z
+    .looseObject({ text: z.array(z.string()), answer_start: z.array(z.int().nonnegative()) })
+    .refine(({ text, answer_start: starts }) => text.length === starts.length, {
+      path: ['answer_start'],
+      error: 'expected one for each text',
+    }),
 ]);
 type AnswersField = z.infer<typeof answersSchema> | null | undefined;
 
@@ -69,7 +74,7 @@ function toAnswers(value: AnswersField, context: string): Answer[] | undefined {
   if (!value) return undefined;
   const list = Array.isArray(value)
     ? value
-    : value.text.map((text, i) => ({ text, answer_start: value.answer_start[i] ?? 0 }));
+    : value.text.map((text, i) => ({ text, answer_start: value.answer_start[i]! }));
   return list.map(({ text, answer_start }) => ({ text, start: utf16Offset(context, answer_start) }));
 }
 
