@@ -262,12 +262,32 @@ test('the first twenty bad rows are told at once, each problem with its places',
 });
 
 test('CoNLL: spaces and tabs separate columns, other white space is a part of words', async () => {
-  const path = file('a.conll', 'New\u00a0York NNP B-LOC\n\u3000\tX  O\r\n\n-DOCSTART- -X- O\n\na\u2009b\tO\n');
+  const path = file('a.conll', 'New\u00a0York NNP B-LOC\n\u3000\tX  O\r\n\n-DOCSTART- O\n\na\u2009b\tX\tO\n');
   assert.deepEqual(await values(path), [
     { tokens: ['New\u00a0York', '\u3000'], tags: ['B-LOC', 'O'] },
     { tokens: ['a\u2009b'], tags: ['O'] },
   ]);
   assert.deepEqual(await places(path), [':1', ':6']);
+});
+
+test('CoNLL: comments are told from words that begin with #, other columns and numbers for words are refused', async () => {
+  const path = file('c.conll', '# id = 1\n#now NNP O\nAda NNP B-PER\n\n# id = 2\n# a\nin IN O\n# # O\n');
+  const notes: string[] = [];
+  const records = await readRecords(path, { note: (text) => notes.push(text) });
+  assert.deepEqual(
+    records.map(({ value }) => value),
+    [
+      { tokens: ['#now', 'Ada'], tags: ['O', 'B-PER'] },
+      { tokens: ['in', '#'], tags: ['O', 'O'] },
+    ],
+  );
+  assert.deepEqual(notes, [`${path}: 3 comments are not read`]);
+  await refusal(
+    file('d.conll', 'Ada NNP B-PER\nwas VBD\n'),
+    /d\.conll:2: the line has 2 columns, and the first word has 3/,
+  );
+  const numbered = '# text = I can\n1\tI\tPRON\n2-3\tcannot\t_\n2\tcan\tAUX\n3\tnot\tPART\n\n';
+  await refusal(file('e.conll', numbered), /e\.conll:2: the first column has the numbers of the words/);
 });
 
 test('folders of shards, patterns and lists are read in the order of their names, up to a limit', async () => {
