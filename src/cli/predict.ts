@@ -102,7 +102,5 @@ function lineOf({ fields = {}, ...prediction }: Prediction | Classification): st
     const isSame = name === 'text' || !(name in predicted) || isDeepStrictEqual(value, predicted[name]);
     return [isSame ? name : `given_${name}`, value];
   });
-  return JSON.stringify({ ...Object.fromEntries(own), ...predicted }, (_, value) =>
-    typeof value === 'bigint' ? String(value) : (exactJson(value) ?? value),
-  );
+  return JSON.stringify({ ...Object.fromEntries(own), ...predicted }, (_, value) => exactJson(value) ?? value);
 }

@@ -10,6 +10,7 @@ import {
   shareGptContent,
   shareGptSchema,
 } from './chat-rows.ts';
+import { exactNumberText } from './exact-json.ts';
 import type { Answer, Example, ExampleContent, Label } from './example.ts';
 
 /** The formats of rows that are detected from their fields (docs/recipe.md, Rows). */
@@ -30,7 +31,11 @@ export const formatNames = [
 /** A format of rows. */
 export type Format = (typeof formatNames)[number];
 
-const labelSchema = z.union([z.string(), z.number(), z.boolean(), z.array(z.union([z.string(), z.number()]))]);
+/** A label; an integer that JavaScript's numbers cannot hold is its text. */
+const labelSchema = z.preprocess(
+  (value) => (typeof value === 'object' && value !== null && exactNumberText(value)) || value,
+  z.union([z.string(), z.number(), z.boolean(), z.array(z.union([z.string(), z.number()]))]),
+);
 type LabelField = z.infer<typeof labelSchema> | null | undefined;
 const toLabel = (value: LabelField): Label | undefined =>
   typeof value === 'boolean' ? String(value) : value === null || value === '' ? undefined : value;

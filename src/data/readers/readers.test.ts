@@ -489,4 +489,13 @@ test('numbers and keys that templates print come from the file as they are writt
   assert.equal(records.length, 5);
   const [labelled] = await values(file('labels.jsonl', '{"text": "a", "label": 1.0}\n'));
   assert.deepEqual(labelled, { text: 'a', label: 1 });
+  const [numbered] = await values(file('ids.jsonl', '{"id": 100000000000000001, "text": "a", "n": 2.0, "m": 1e300}\n'));
+  const [large] = await readRecords(file('large.jsonl', '{"text": "a", "label": 12345678901234567}\n'));
+  assert.deepEqual(toExample(large!, 'auto'), {
+    kind: 'labelled',
+    text: 'a',
+    pair: undefined,
+    label: '12345678901234567',
+  });
+  assert.equal(JSON.stringify(numbered), '{"id":100000000000000001,"text":"a","n":2,"m":1e300}');
 });
