@@ -36,7 +36,7 @@ export async function readRecords(source: string, options: ReadOptions = {}): Pr
   const found = await sourceOf(source, supported, (text) => note(`${source}: ${text}`));
   if ('imageFolder' in found) {
     noteDelimiter(found.imageFolder, options);
-    return [...renamed(imageRecords(found.imageFolder, note).slice(0, limit), options, source)];
+    return [...renamed(firstOfEach(imageRecords(found.imageFolder, note), limit), options, source)];
   }
   const records: RawRecord[] = [];
   const other = found.files.find((file) => formatExtension(file) !== '.csv');
@@ -47,6 +47,15 @@ export async function readRecords(source: string, options: ReadOptions = {}): Pr
   }
   if (records.length === 0) throw new GraftError('input', 'the file has no rows', { place: source });
   return renamed(records, options, source).map(withImagePath);
+}
+
+/** At most `limit` records, of each label in turn: the first ones of a folder would be of one label. */
+function firstOfEach(records: readonly RawRecord[], limit: number): readonly RawRecord[] {
+  if (records.length <= limit) return records;
+  const groups = [...Map.groupBy(records, ({ value }) => value.label).values()];
+  const longest = Math.max(...groups.map(({ length }) => length));
+  const inTurn = Array.from({ length: longest }, (_, i) => groups.flatMap((group) => group[i] ?? [])).flat();
+  return inTurn.slice(0, limit);
 }
 
 /** Names a delimiter that rows which are in no .csv file have no use for, unless it is that of other rows. */

@@ -228,6 +228,12 @@ test('a delimiter that no file uses is named', async () => {
     'data.train: data.delimiter is not used, since it is for .csv files',
   ]);
   assert.deepEqual([await notesOf(csv), await notesOf(lines, true)], [[], []]);
+  for (const name of ['a/2.png', 'b/1.png', 'b/2.png']) {
+    mkdirSync(join(images, name[0]!), { recursive: true });
+    writeFileSync(join(images, name), '');
+  }
+  const labels = (await readRecords(images, { limit: 3 })).map(({ value }) => value.label);
+  assert.deepEqual(labels, ['a', 'b', 'a'], 'of each label in turn');
   await assert.rejects(readRecords(images, { columns: { label: 'kind' } }), /no row has the column 'kind'/);
 });
 
