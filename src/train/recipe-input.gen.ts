@@ -13,7 +13,7 @@ export interface DataInput {
   readonly format?: 'auto' | 'messages' | 'sharegpt' | 'prompt-completion' | 'alpaca' | 'text' | 'labelled' | 'pairs' | 'tags' | 'question' | 'image' | 'tokens' | 'batches' | undefined;
   /** The column of the file for each column of the format, where it has another name: { text: body, label: category }. */
   readonly columns?: Readonly<Record<string, string>> | undefined;
-  /** Rows that are read at most, of train and of eval: the first ones. */
+  /** Rows that are read at most, of train and of eval: the first ones; of a folder of images, of each class in turn. */
   readonly limit?: number | undefined;
   /** What separates the fields of a .csv file. Default: found from its first lines. */
   readonly delimiter?: string | undefined;
