@@ -31,6 +31,7 @@ test('Parquet: what headers and runs state is bounded by what the file can hold'
       changed('2c155015', '2c158080801015', 'first'),
       /'text' states more values than a file of \d+ bytes/,
     ],
+    ['bytes of a page', changed('15bc042c', '15bb042c', 'first'), /a page states -286 bytes, and ends outside/],
     [
       'a run of levels',
       changed('020000005001', '060000008080801001', 'first'),
@@ -44,7 +45,7 @@ test('Parquet: what headers and runs state is bounded by what the file can hold'
     ['rows of a group', changed('1650', '1652', 'all'), /column 'text' has 40 values for 41 rows/],
   ];
   for (const [what, file, problem] of damaged) await assert.rejects(read(file), problem, what);
-  assert.equal(damaged.length, 4);
+  assert.equal(damaged.length, 5);
 });
 
 test('Parquet: a column of nothing but null in LZ4, and pages of the second kind', async () => {

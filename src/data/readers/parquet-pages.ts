@@ -87,12 +87,15 @@ function* valuesOfPages(
   // Where a row is a value, pages after the last row are not read.
   for (let values = 0; headers.at < chunk.length - 1 && (path.length > 1 || repeated > 0 || values < rows); ) {
     const { 1: kind, 2: size = 0, 3: packedSize = 0, 5: data, 7: dictionary, 8: dataV2 } = headers.struct();
-    const packed = chunk.subarray(headers.at, headers.at + Number(packedSize));
-    headers.at += Number(packedSize);
     const { 1: stated = 0, 2: nulls = 0 } = (data ?? dictionary ?? dataV2 ?? {}) as ThriftStruct;
     const count = Number(stated);
     yield kind === pageType.dictionary ? 0 : count;
     values += kind === pageType.dictionary ? 0 : count;
+    const end = headers.at + Number(packedSize);
+    if (end < headers.at || end > chunk.length)
+      throw new Error(`a page states ${packedSize} bytes, and ends outside of its column`);
+    const packed = chunk.subarray(headers.at, end);
+    headers.at = end;
     if (kind === pageType.data && data) {
       const page = new Runs(unpacked(packed, Number(size)));
       if (repeated > 0) page.skip(page.length(), bitsFor(repeated), count);
