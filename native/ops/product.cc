@@ -149,7 +149,7 @@ void few_rows(const Tensor& x, const Weight& w, int64_t begin, int64_t end, Tens
 
 void set_reduced_products(bool forward, bool backward) { reduced = {forward, backward}; }
 
-// Whether a row's product with a weight in blocks does not depend on how many rows there are, up to a few: for serving, where rows of others come
+// Whether a row's product with a frozen weight does not depend on how many rows there are, up to a few: for serving, where rows of others come
 // and go. Otherwise it has the bits of a product with the unpacked weight, but for kMatvecMaxRows and fewer: so a packed model computes what
 // was trained rounded.
 void set_row_wise_products(bool on) { row_wise = on; }
