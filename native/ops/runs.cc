@@ -121,49 +121,29 @@ void add_runs(Tensor y, const Tensor& x, at::IntArrayRef starts, at::IntArrayRef
   }
   const int64_t count = static_cast<int64_t>(runs.size());
   if (count == 0) return;
+  // Tiles of one run follow one another, so that a thread reads a factor from its beginning to its end.
+  const int64_t rank_tiles = (largest + kRankTile - 1) / kRankTile, column_tiles = (out + kColumnTile - 1) / kColumnTile;
   Tensor hidden = at::empty({h_size}, x.options());
   float* h = hidden.mutable_data_ptr<float>();
-  const auto down = [&](const ShortRun& run, int64_t first, int64_t last) {
-    kernels().down(run.a_type, run.x, x_stride, run.n, run.a, in, first, last, run.r, h + run.h);
-    if (run.a_bias) add_to_rows(h + run.h + first, run.r, run.n, run.a_bias + first, last - first, 1);
-  };
-  const auto up = [&](const ShortRun& run, int64_t first, int64_t last) {
-    kernels().up(run.b_type, h + run.h, run.n, run.r, run.b, out, first, last, run.scaling, run.y, y_stride);
-    if (run.b_bias) add_to_rows(run.y + first, y_stride, run.n, run.b_bias + first, last - first, run.scaling);
-  };
-  const auto follows = [&](int64_t i) { return i < count && runs[i].same_rows; };
-  if (count >= 2 * at::get_num_threads()) {
-    // Whole runs for each thread: factors are read once, from beginning to end, and threads meet once.
-    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-      while (follows(begin)) begin++;
-      while (follows(end)) end++;
-      for (int64_t i = begin; i < end; i++) {
-        down(runs[i], 0, runs[i].r);
-        if (f.biased()) {
-          Tensor own = hidden.narrow(0, runs[i].h, runs[i].n * runs[i].r);
-          activate(own);
-        }
-        up(runs[i], 0, out);
-      }
-    });
-    return;
-  }
-  const int64_t rank_tiles = (largest + kRankTile - 1) / kRankTile, column_tiles = (out + kColumnTile - 1) / kColumnTile;
   at::parallel_for(0, count * rank_tiles, grain(kRankTile * in), [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; tile++) {
       const ShortRun& run = runs[tile / rank_tiles];
-      const int64_t first = tile % rank_tiles * kRankTile;
-      if (first < run.r) down(run, first, std::min(first + kRankTile, run.r));
+      const int64_t first = tile % rank_tiles * kRankTile, last = std::min(first + kRankTile, run.r);
+      if (first >= run.r) continue;
+      kernels().down(run.a_type, run.x, x_stride, run.n, run.a, in, first, last, run.r, h + run.h);
+      if (run.a_bias) add_to_rows(h + run.h + first, run.r, run.n, run.a_bias + first, last - first, 1);
     }
   });
   activate(hidden);
   at::parallel_for(0, count * column_tiles, grain(kColumnTile * std::max<int64_t>(1, largest)), [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; tile++) {
       const int64_t first = tile % column_tiles * kColumnTile, last = std::min(first + kColumnTile, out);
-      int64_t i = tile / column_tiles;
-      if (runs[i].same_rows) continue;
-      do up(runs[i], first, last);
-      while (follows(++i));
+      auto run = runs.begin() + tile / column_tiles;
+      if (run->same_rows) continue;
+      do {
+        kernels().up(run->b_type, h + run->h, run->n, run->r, run->b, out, first, last, run->scaling, run->y, y_stride);
+        if (run->b_bias) add_to_rows(run->y + first, y_stride, run->n, run->b_bias + first, last - first, run->scaling);
+      } while (++run != runs.end() && run->same_rows);
     }
   });
 }
