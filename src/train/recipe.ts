@@ -65,7 +65,13 @@ const data = z.strictObject({
     .describe(
       'The column of the file for each column of the format, where it has another name: { text: body, label: category }.',
     ),
-  limit: z.int().positive().optional().describe('Rows that are read at most, of train and of eval: the first ones.'),
+  limit: z
+    .int()
+    .positive()
+    .optional()
+    .describe(
+      'Rows that are read at most, of train and of eval: the first ones; of a folder of images, of each class in turn.',
+    ),
   delimiter: z
     .string()
     .length(1)
