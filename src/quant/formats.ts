@@ -252,12 +252,14 @@ export const packingModes = ['none', 'int8', 'nf4'] as const satisfies readonly 
  */
 export type Quantize = (typeof quantizeModes)[number];
 
+/** All modes of `activation`. */
+export const activationModes = ['exact', 'q8'] as const;
+
 /**
  * How layers take their inputs:
  * - `exact`: as they are
  * - `q8`: rounded to blocks of 8 bits, as llama.cpp does where weights are in GGUF's blocks
  */
-export const activationModes = ['exact', 'q8'] as const;
 export type Activation = (typeof activationModes)[number];
 
 /** Returns the format into which `quantize` packs weights; undefined for `none` and `keep`, which do not pack them. */
