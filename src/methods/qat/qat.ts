@@ -72,7 +72,12 @@ function partsAt(
       'Load the model with quantize: none, or use over: base',
     );
   const scales = learnedScales(model, layer, { quantization }, config);
-  const rounding: Rounding = { quantization, ...(scales && { learned: scales }) };
+  const { activation } = config;
+  const rounding: Rounding = {
+    quantization,
+    ...(scales && { learned: scales }),
+    ...(activation === 'q8' && { activation }),
+  };
   const roundInputs = inputRoundingOf(config, format);
   if (!isSum && !scales) {
     const change: Part[] = packed ? [] : [{ path, layer, change: roundingFold(model.kernels, rounding) }];
