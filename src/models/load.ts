@@ -2,8 +2,8 @@ import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openGguf, openModelWeights, readJsonObject, requireReadableWeights, type WeightSource } from '../io/index.ts';
-import { denseType, type Linear, type Model, type TaskHead, type TaskName } from '../nn/index.ts';
-import type { Quantize } from '../quant/index.ts';
+import { denseType, Linear, type Model, namedModules, type TaskHead, type TaskName } from '../nn/index.ts';
+import { ggmlBlockNames, inputFormatOf, type Quantize } from '../quant/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import { taskOfArchitecture } from './architectures.ts';
 import type { Family } from './family.ts';
@@ -74,6 +74,7 @@ export function loadModels(
         return model;
       });
       weights.finish();
+      if (options.activation === 'q8') requireRoundedInputs(models);
       if (options.trainedHead && weights.newHeads.length > 0) {
         const [{ name }] = tasks as [TaskHead];
         throw new GraftError('mismatch', `the checkpoint has no head for ${name}: ${weights.newHeads.join(', ')}`, {
@@ -85,6 +86,16 @@ export function loadModels(
       weights.release();
       throw withPlace(cause, path);
     }
+  });
+}
+
+/** @throws GraftError 'usage' for models of which no layer has a weight in blocks whose inputs llama.cpp rounds */
+function requireRoundedInputs(models: readonly Model[]): void {
+  const layers = models.flatMap(({ root }) => [...namedModules(root)].map(([, module]) => module));
+  if (layers.some((layer) => layer instanceof Linear && inputFormatOf(layer.format) !== undefined)) return;
+  throw new GraftError('usage', 'llama.cpp rounds inputs only where weights are in blocks, and this model has none', {
+    place: 'activation',
+    hint: `Load a GGUF file of ${ggmlBlockNames.join(', ')} with quantize: keep, or leave activation out`,
   });
 }
 

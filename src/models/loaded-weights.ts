@@ -7,8 +7,9 @@ import {
   Linear,
   type ModelWeights,
   type TaskName,
+  withRoundedInputs,
 } from '../nn/index.ts';
-import { formatOfQuantize, formats, type Quantize } from '../quant/index.ts';
+import { type Activation, formatOfQuantize, formats, type Quantize } from '../quant/index.ts';
 import {
   currentDevice,
   type DType,
@@ -38,6 +39,8 @@ export interface HeadOptions {
 export interface LoadOptions extends HeadOptions {
   /** How the weights are held in memory. Default: none. */
   readonly quantize?: Quantize;
+  /** How layers with weights in blocks take their inputs. Default: exact. */
+  readonly activation?: Activation | undefined;
   /** The kernels of the forward and backward passes. Default: the fused ones where the device of new tensors has them. */
   readonly kernels?: Kernels;
   /** Element type of dense weights; the fused kernels need float32. Default: that of the precision in use (`usePrecision`). */
@@ -90,7 +93,8 @@ export class LoadedWeights implements ModelWeights {
     options: LoadOptions,
   ) {
     this.dtype = options.dtype ?? denseType();
-    this.kernels = options.kernels ?? kernelsOn(currentDevice(), this.dtype);
+    const kernels = options.kernels ?? kernelsOn(currentDevice(), this.dtype);
+    this.kernels = options.activation === 'q8' ? withRoundedInputs(kernels) : kernels;
     this.#path = path;
     this.#reader = reader;
     this.#stored = stored;

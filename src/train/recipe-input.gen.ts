@@ -576,8 +576,8 @@ export interface QatInput {
   readonly group_size?: number | 'channel' | undefined;
   /** Integers: zero has the code 0; false: codes span the range from minimum to maximum of each group. Default: true. */
   readonly symmetric?: boolean | undefined;
-  /** Inputs of these layers are rounded too: to int8 with a scale and a zero point for each token. */
-  readonly activation?: 'int8' | undefined;
+  /** Inputs of these layers are rounded too. int8: with a scale and a zero point for each token, as torchao does; q8: in blocks, as llama.cpp does for the weights’ format (Q8_0, or Q8_K for the K formats). */
+  readonly activation?: 'int8' | 'q8' | undefined;
   /** What is rounded where another method changes a weight. merged: the sum W + s·BA, as in a merged and quantised model; base: the frozen W, and the adapter stays in float, as on a quantised base that many adapters share. Default: "merged". */
   readonly over?: 'merged' | 'base' | undefined;
   /** Modules whose weights are rounded, named as for lora. Default: all-linear, every linear layer but the head. */
