@@ -264,6 +264,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("trim", trim);
   add("storeOpen", store_open);
   add("storeSet", store_set);
+  add("storeSetOnce", store_set_once);
   add("storeGet", store_get);
   add("addressTowards", address_towards);
   add("groupConnect", group_connect);

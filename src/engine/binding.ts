@@ -40,13 +40,23 @@ export interface Binding {
   allocated(): { now: number; peak: number };
   trim(): void;
   /** Opens the key-value store of several processes, or hosts it. Returns the number of the process group, which is not connected yet. */
-  storeOpen(host: string, port: number, server: boolean, rank: number, milliseconds: number, prefix: string): number;
+  storeOpen(host: string, port: number, server: boolean, rank: number, milliseconds: number): number;
   storeSet(group: number, key: string, value: string): void;
+  /** Sets a key that has no value yet. Returns the value that it has now. */
+  storeSetOnce(group: number, key: string, value: string): string;
   /** Waits so long for the key to be set; null: it was not. */
   storeGet(group: number, key: string, milliseconds: number): string | null;
   /** The address of this machine on the way to that host. */
   addressTowards(host: string, port: number): string;
-  groupConnect(group: number, size: number, address: string | null, milliseconds: number, name: string): void;
+  /** Connects to all others. `prefix` of the group's keys in the store; `name` by which operators find the group. */
+  groupConnect(
+    group: number,
+    size: number,
+    address: string | null,
+    milliseconds: number,
+    prefix: string,
+    name: string,
+  ): void;
   /** Waits for a collective by the tensor that it fills. 'alarm': another process has failed or lost one. */
   groupWait(group: number, handle: number, milliseconds: number): 'done' | 'alarm' | 'late';
   groupClose(group: number, allEnded: boolean): void;

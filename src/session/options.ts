@@ -130,6 +130,7 @@ const placement: z.ZodType<RankPlacement> = z.strictObject({
   localSize: z.int().positive(),
   master: z.strictObject({ host: z.string().min(1), port: z.int().min(1).max(65535) }),
   hostsStore: z.boolean(),
+  run: z.string(),
   attempt: z.int().nonnegative(),
   timeout: z.number().positive(),
   source: z.string(),
