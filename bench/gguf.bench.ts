@@ -161,6 +161,8 @@ const bars: Bar[] = [];
 const details: Record<string, unknown> = {};
 let warnings: string[] = [];
 
+const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
+
 function compare(what: string, file: string, prompts: readonly number[][], ends: readonly number[], minimum = 0.95) {
   using model = loadModel(file, { quantize: 'keep' });
   const result = agreement(file, ourRows(model, prompts, ends));
@@ -169,7 +171,6 @@ function compare(what: string, file: string, prompts: readonly number[][], ends:
   bars.push({ what: `${what}: tokens equal`, got: result.forced, bar: minimum, better: 'more' });
   if (/^float(16|32)$/.test(what))
     bars.push({ what: `${what}: tokens equal in rows that go on`, got: result.free, bar: 0.95, better: 'more' });
-  const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
   console.log(
     `${what}: ${percent(result.forced)} token by token, ${percent(result.free)} in rows that go on by themselves`,
   );
@@ -234,13 +235,19 @@ function compareRounded(to: ExportFormat, file: string) {
   const other =
     folderOfAvx2 && llamaCpp({ model: file, rows: prompts.map((prompt) => ({ prompt, answer: [] })) }, folderOfAvx2);
   const [share, freeShare] = [equalShare(answers, forced), equalShare(answers, free)];
-  details[`${to}, activation q8`] = {
+  const freeOfTwoBuilds = other ? equalShare(free, other.free) : undefined;
+  const what = `${to}, activation q8`;
+  details[what] = {
     rows: rows.length,
     free: round(freeShare),
     forced: round(share),
-    ...(other && { freeOfTwoBuilds: round(equalShare(free, other.free)) }),
+    ...(freeOfTwoBuilds !== undefined && { freeOfTwoBuilds: round(freeOfTwoBuilds) }),
   };
-  bars.push({ what: `${to}, activation q8: tokens equal`, got: share, bar: 0.95, better: 'more' });
+  bars.push({ what: `${what}: tokens equal`, got: share, bar: 0.95, better: 'more' });
+  const builds = freeOfTwoBuilds === undefined ? '' : `; two builds of llama.cpp ${percent(freeOfTwoBuilds)}`;
+  console.log(
+    `${what}: ${percent(share)} token by token, ${percent(freeShare)} in rows that go on by themselves${builds}`,
+  );
 }
 
 /** A LoRA on all linear layers that changes what the model says, as a GGUF file. */
