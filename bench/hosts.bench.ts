@@ -11,7 +11,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { packageRoot } from '../src/base/index.ts';
+import { GraftError, packageRoot } from '../src/base/index.ts';
 import { startEngine } from '../src/engine/index.ts';
 import type { TrainEvent } from '../src/train/index.ts';
 import { interruptedAt, launched, processOf, recipe } from '../test/samples/ranks-runs.ts';
@@ -293,6 +293,13 @@ const rows: Readonly<Record<string, () => Promise<Outcome>>> = {
 };
 
 const chosen = Object.entries(rows).filter(([name]) => !args.only || name.includes(args.only));
+// What is missing is said before the first row.
+const needs = (launcher: string) => chosen.some(([name]) => name.startsWith(launcher));
+if (needs('torchrun')) peerPython();
+if (needs('mpirun') && spawnSync('mpirun', ['--version']).error)
+  throw new GraftError('environment', 'mpirun was not found', {
+    hint: 'Install OpenMPI (apt-get install openmpi-bin)',
+  });
 const outcomes: { readonly name: string; readonly outcome: Outcome }[] = [];
 for (const [name, act] of chosen) {
   outcomes.push({ name, outcome: await act() });
