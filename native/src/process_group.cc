@@ -30,6 +30,8 @@ constexpr Milliseconds kWatchInterval{500};
 // For a store to answer.
 constexpr Milliseconds kStoreLimit{5000};
 
+// That Gloo waits longer than this process.
+constexpr Milliseconds kGrace{10000};
 // Other programs may use the store too, such as torchrun.
 constexpr char kPrefix[] = "graft";
 
@@ -93,9 +95,11 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   void connect_all(int size, const std::optional<std::string>& address, Milliseconds timeout, const std::string& prefix,
                    const std::string& name) {
     prefix_ = prefix;
-    auto options = address ? c10d::ProcessGroupGloo::Options::create(timeout) : c10d::ProcessGroupGloo::Options::create_default(timeout);
+    // Whoever waits here notices first, and says which process is late.
+    const auto limit = timeout + kGrace;
+    auto options = address ? c10d::ProcessGroupGloo::Options::create(limit) : c10d::ProcessGroupGloo::Options::create_default(limit);
     if (address) options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(*address));
-    options->timeout = timeout;
+    options->timeout = limit;
     const auto rendezvous = c10::make_intrusive<c10d::PrefixStore>(prefix_ + "/gloo", store_);
     const auto gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(rendezvous, rank_, size, options);
     group_ = c10::make_intrusive<c10d::ProcessGroup>(store_, rank_, size);

@@ -29,9 +29,12 @@ export function buckets<T extends { readonly numel: number }>(tensors: readonly 
 
 const flat = (tensor: Tensor): Tensor => ops.reshape(ops.detach(tensor), [tensor.numel]);
 
-/** The numbers of tensors one after the other. */
-export const concatenated = (tensors: readonly Tensor[]): Tensor =>
-  tensors.length > 0 ? ops.cat(tensors.map(flat)) : Tensor.empty([0]);
+/** The numbers of tensors one after the other; of a single one, in its own memory. */
+export const concatenated = (tensors: readonly Tensor[]): Tensor => {
+  const [first, ...others] = tensors;
+  if (!first) return Tensor.empty([0]);
+  return others.length === 0 ? flat(first) : ops.cat(tensors.map(flat));
+};
 
 /** How many numbers tensors have. */
 export const size = (tensors: readonly Tensor[]): number => tensors.reduce((sum, { numel }) => sum + numel, 0);

@@ -103,6 +103,17 @@ test('a port in use, absent ranks, two processes of one rank', async () => {
   assert.match(sizes[0]!.error!.message, /rank 0 has processes in all 2 .*, but rank 1 has processes in all 3/);
 });
 
+test('a process of another run is refused, and disturbs none', async () => {
+  const ofRun = (name: string, rank: number) => {
+    const place = { RANK: String(rank), LOCAL_RANK: String(rank), WORLD_SIZE: '2', LOCAL_WORLD_SIZE: '2' };
+    return { GRAFT_RUN_ID: name, ...place };
+  };
+  const env = { 0: ofRun('one', 0), 1: ofRun('one', 1), 2: ofRun('two', 1) };
+  const [first, second, third] = await runRanks('collectives', -1, { size: 3, env });
+  assert.deepEqual([first!.error, second!.error], [undefined, undefined]);
+  assertFailed(third!, /another run meets here: its rank 0 is process \d+ on .*Choose another port/, 20);
+});
+
 test('ranks with different versions of Graft', async () => {
   using folder = temporary();
   const root = join(folder.path, 'graft');

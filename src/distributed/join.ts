@@ -51,7 +51,7 @@ export function joinGroup(placement: RankPlacement | undefined): JoinedGroup {
     }
     const address = process.env[interfaceVariable] ? null : listeningAddress(all, rank);
     const name = `graft-${store.prefix}-${rank}`;
-    native.groupConnect(store.id, size, address, Math.ceil(left()), store.prefix, name);
+    native.groupConnect(store.id, size, address, timeout, store.prefix, name);
     return new ConnectedGroup(store, name);
   } catch (error) {
     const known =

@@ -258,7 +258,7 @@ function gone(silent: readonly number[], late: number | undefined, cause: unknow
       ? `${who} ended or cannot be reached any more`
       : `${who} took no part within ${seconds(late)}, and ${silent.length > 1 ? 'do' : 'does'} not answer: stopped, or cut off from the network`;
   return new GraftError('state', problem, {
-    hint: 'Its own output and the system log (out of memory?) say why; run the same command again to resume from the last checkpoint',
+    hint: `${silent.length > 1 ? 'Their' : 'Its'} own output and the system log (out of memory?) say why; run the same command again to resume from the last checkpoint`,
     data: { failedRanks: silent },
     cause,
   });

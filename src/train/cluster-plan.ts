@@ -4,7 +4,7 @@
  * here with those that are frozen, as they are held.
  */
 import { GraftError } from '../base/index.ts';
-import { bucketSize, buckets, dealt } from '../distributed/index.ts';
+import { bucketSize, buckets, dealt, gradientBucketSize } from '../distributed/index.ts';
 
 export const stages = [0, 1, 2, 3] as const;
 /** A stage of ZeRO. */
@@ -239,7 +239,12 @@ export function bufferBytesOf(
   stage: Stage,
 ): number {
   const numels = units.flatMap(({ trained }) => trained);
-  if (stage === 2) return 2 * float * Math.min(bucketSize, sum(numels));
+  if (stage === 1 || stage === 2) {
+    const sent = Math.min(bucketSize, sum(numels));
+    // The owner of a large tensor receives a part of it from every process.
+    const part = gradientBucketSize(ranks);
+    return float * (sent + Math.max(sent, Math.max(0, ...numels) > part ? ranks * part : 0));
+  }
   if (stage === 3) {
     const { outside, blocks } = gatheredBytes(units, trainsBase);
     const pair = (i: number) => blocks[i]! + (blocks[i - 1] ?? 0);
@@ -260,17 +265,8 @@ export function bufferBytesOf(
     }
     return outside + most;
   }
-  const owners = dealt(numels, ranks);
-  const tensors = numels.map((numel, i) => ({ numel, owner: owners[i]! }));
-  return Math.max(
-    0,
-    ...buckets(tensors).map((bucket) => {
-      const all = sum(bucket.map(({ numel }) => numel));
-      if (stage === 0) return float * all;
-      const ofOwners = Map.groupBy(bucket, ({ owner }) => owner);
-      const most = Math.max(...[...ofOwners.values()].map((own) => sum(own.map(({ numel }) => numel))));
-      // An owner receives its part from every process, and adds them up.
-      return float * (all + (ranks + 1) * most);
-    }),
+  return (
+    float *
+    Math.max(0, ...buckets(numels.map((numel) => ({ numel }))).map((bucket) => sum(bucket.map(({ numel }) => numel))))
   );
 }

@@ -18,6 +18,23 @@ interface Bucket {
   sum?: Tensor;
 }
 
+/** A bucket that is being sent, or a part of a large one. */
+interface Sent {
+  readonly bucket: Bucket;
+  /** From which number of the bucket. */
+  readonly from: number;
+  /** How many numbers of it this process receives from each. */
+  readonly count: number;
+  /** How many numbers are sent. */
+  readonly numel: number;
+  readonly finish: () => Tensor;
+}
+
+/** Buckets of a step at least, where it has so many numbers: what is not sent before the backward pass ends, the processes wait for. */
+const bucketsOfPass = 16;
+/** Numbers of a bucket at least, for which a collective is worth its time. */
+const leastBucket = 1 << 15;
+
 export class GradientsToOwners {
   readonly #group: Group;
   readonly #parameters: ReadonlyMap<string, Tensor>;
@@ -30,8 +47,8 @@ export class GradientsToOwners {
   readonly #present = new Set<Tensor>();
   /** Those of which no process had a gradient in some step, such as the heads of other tasks: sent last, so that nothing waits for them. */
   readonly #oftenAbsent = new Set<Tensor>();
-  /** The bucket that is being sent, or a part of a large one: from which of its numbers, and how many. */
-  #underWay: { bucket: Bucket; from: number; count: number; finish: () => Tensor } | undefined;
+  /** What is being sent, the first first: buckets, or parts of large ones. Together no more than `gradientBucketSize`, or a single one. */
+  readonly #underWay: Sent[] = [];
 
   constructor(group: Group, parameters: ReadonlyMap<string, Tensor>, owners: ReadonlyMap<Tensor, number>) {
     this.#group = group;
@@ -81,28 +98,44 @@ export class GradientsToOwners {
     for (const bucket of all) this.#send(bucket);
   }
 
+  /** Adds up the gradients of parameters that some process has: afterwards their owners have the sums, and nobody else anything. */
+  sum(parameters: readonly Tensor[]): void {
+    noGrad(() => {
+      using _ = scope();
+      const all = this.#bucketsOf(parameters);
+      for (const bucket of all) this.#send(bucket);
+      this.#receiveAll();
+      this.#give(all, () => true);
+      this.#present.clear();
+    });
+  }
+
   /** Gives the parameters of this process the sums of the step. @returns the parameters of which any process had a gradient */
   finish(): readonly Tensor[] {
     const sent = [this.#buckets ?? [], ...this.#atPlaces.values()].flat();
     const all = sent.flatMap(({ parameters }) => parameters);
     return noGrad(() => {
       using _ = scope();
-      this.#receive();
+      this.#receiveAll();
       const processes = Tensor.from(Float32Array.from(all, (parameter) => (this.#present.has(parameter) ? 1 : 0)));
       this.#group.sum(processes);
       const counts = processes.data();
       const shared = new Set(all.filter((_, i) => Number(counts[i]) > 0));
       for (const parameter of all) if (!shared.has(parameter)) this.#oftenAbsent.add(parameter);
-      for (const { own, sum } of sent) {
-        if (!sum) continue;
-        for (const [i, part] of parts(sum, own).entries()) if (shared.has(own[i]!)) own[i]!.grad = part;
-        sum.dispose();
-      }
+      this.#give(sent, (parameter) => shared.has(parameter));
       this.#buckets = undefined;
       this.#atPlaces.clear();
       this.#present.clear();
       return [...shared];
     });
+  }
+
+  #give(all: readonly Bucket[], has: (parameter: Tensor) => boolean): void {
+    for (const { own, sum } of all) {
+      if (!sum) continue;
+      for (const [i, part] of parts(sum, own).entries()) if (has(own[i]!)) own[i]!.grad = part;
+      sum.dispose();
+    }
   }
 
   /** The last parameters first, as backward passes complete them. */
@@ -111,36 +144,43 @@ export class GradientsToOwners {
     const { true: last = [], false: first = [] } = Object.groupBy(trained, (parameter) =>
       this.#oftenAbsent.has(parameter) ? 'true' : 'false',
     );
-    return [first, last].flatMap((some) => this.#bucketsOf(some));
+    const limit = Math.max(leastBucket, Math.ceil(size(trained) / bucketsOfPass));
+    return [first, last].flatMap((some) => this.#bucketsOf(some, limit));
   }
 
-  #bucketsOf(parameters: readonly Tensor[]): readonly Bucket[] {
-    return buckets(parameters, gradientBucketSize(this.#group.size)).map((bucket) => {
+  #bucketsOf(parameters: readonly Tensor[], limit = Number.POSITIVE_INFINITY): readonly Bucket[] {
+    // A quarter, so that some are on their way while the next one fills.
+    return buckets(parameters, Math.min(limit, this.#limit >> 2)).map((bucket) => {
       const groups = byOwner(this.#group, bucket, this.#owners);
       return { parameters: groups.flat(), own: groups[this.#group.rank]!, sends: groups.map(size) };
     });
   }
 
+  /** Numbers that are under way at most. */
+  get #limit(): number {
+    return gradientBucketSize(this.#group.size);
+  }
+
   #send(bucket: Bucket): void {
     noGrad(() => {
       using _ = scope();
-      this.#receive();
       const gradients = this.#taken(bucket.parameters);
       // A parameter that is larger than a bucket goes in pieces: its owner receives each from every process.
-      const limit = gradientBucketSize(this.#group.size);
-      const isLarge = gradients.numel > limit;
-      for (let from = 0; from < gradients.numel; from += limit) {
-        if (from > 0) this.#receive();
-        const count = isLarge ? Math.min(limit, gradients.numel - from) : size(bucket.own);
+      const isLarge = gradients.numel > this.#limit;
+      const most = isLarge ? this.#limit >> 2 : gradients.numel;
+      for (let from = 0; from < gradients.numel; from += most) {
+        const numel = Math.min(most, gradients.numel - from);
+        this.#makeRoom(numel);
+        const count = isLarge ? numel : size(bucket.own);
         const own = bucket.own.length > 0 ? count : 0;
         const sends = isLarge ? bucket.sends.map((all) => (all > 0 ? count : 0)) : bucket.sends;
-        const sent = isLarge ? ops.narrow(gradients, 0, from, count) : gradients;
+        const sent = isLarge ? ops.narrow(gradients, 0, from, numel) : gradients;
         const finish = this.#group.beginExchange(
           sent,
           sends,
           sends.map(() => own),
         );
-        this.#underWay = { bucket, from: isLarge ? from : 0, count: own, finish };
+        this.#underWay.push({ bucket, from, count: own, numel, finish });
       }
     });
   }
@@ -157,11 +197,22 @@ export class GradientsToOwners {
     return s.keep(concatenated(gradients));
   }
 
-  /** Waits for the bucket that is being sent, and adds what came to the sums. */
-  #receive(): void {
-    if (!this.#underWay) return;
-    const { bucket, from, count, finish } = this.#underWay;
-    this.#underWay = undefined;
+  /** Waits for what was sent first until so many numbers more may be under way. */
+  #makeRoom(numel: number): void {
+    let under = this.#underWay.reduce((sum, sent) => sum + sent.numel, numel);
+    while (under > this.#limit && this.#underWay.length > 0) {
+      const sent = this.#underWay.shift()!;
+      under -= sent.numel;
+      this.#receive(sent);
+    }
+  }
+
+  #receiveAll(): void {
+    for (const sent of this.#underWay.splice(0)) this.#receive(sent);
+  }
+
+  /** Waits for what is being sent, and adds what came to the sums. */
+  #receive({ bucket, from, count, finish }: Sent): void {
     using _ = scope();
     using received = finish();
     if (bucket.own.length === 0) return;

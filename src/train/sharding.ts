@@ -1,7 +1,7 @@
 /** How the trained parameters of a run are divided among its processes: whose optimizer updates which, and what they exchange for it. */
 import { buckets, byOwner, concatenated, type Group, oneProcess, parts, size } from '../distributed/index.ts';
 import { gradientNorm } from '../optim/index.ts';
-import { type Gate, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { detachFromScopes, type Gate, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import type { Stage } from './cluster-plan.ts';
 import { GatheredBlocks, type GatheredParts } from './gathered-blocks.ts';
 import { GradientsToOwners } from './gradients-to-owners.ts';
@@ -104,8 +104,9 @@ function divided(
   const owned = owners
     ? new Map([...parameters].filter(([, parameter]) => owners.get(parameter) === group.rank))
     : parameters;
-  const sent = owners && stage >= 2 ? new GradientsToOwners(group, parameters, owners) : undefined;
-  const blocks = sent && gathered && new GatheredBlocks(group, gathered, sent);
+  const toOwners = owners && new GradientsToOwners(group, parameters, owners);
+  const blocks = toOwners && gathered && new GatheredBlocks(group, gathered, toOwners);
+  const sent = stage >= 2 ? toOwners : undefined;
   const during = (run: (() => void) | undefined) => (sent ? sent.during(run) : run?.());
   let shared: readonly Tensor[] = [];
   return {
@@ -138,16 +139,9 @@ function divided(
       shared = [];
       if (all.length === 0) return;
       noGrad(() => {
-        using _ = scope();
-        const present = Tensor.from(Float32Array.from(all, ({ grad }) => (grad ? 1 : 0)));
-        group.sum(present);
-        const counts = present.data();
-        shared = all.filter((_, i) => Number(counts[i]) > 0);
-        for (const parameter of shared) parameter.grad ??= ops.zeros(parameter.shape, { dtype: parameter.dtype });
-        for (const bucket of buckets(shared)) {
-          if (owners && !wholeGradients) sumToOwners(group, bucket, owners);
-          else sumOnAll(group, bucket);
-        }
+        shared = withGradients(group, all);
+        if (toOwners && !wholeGradients) toOwners.sum(shared);
+        else for (const bucket of buckets(shared)) sumOnAll(group, bucket);
       });
     },
     norm(own) {
@@ -162,49 +156,53 @@ function divided(
     },
     shareUpdates() {
       if (!owners) return;
-      noGrad(() => {
-        for (const bucket of buckets(shared)) fromOwners(group, bucket, owners);
-      });
+      noGrad(() => fromOwners(group, shared, owners));
     },
   };
 }
 
+/** The parameters that have a gradient on any process. */
+function withGradients(group: Group, all: readonly Tensor[]): Tensor[] {
+  using _ = scope();
+  const present = Tensor.from(Float32Array.from(all, ({ grad }) => (grad ? 1 : 0)));
+  group.sum(present);
+  const counts = present.data();
+  return all.filter((_, i) => Number(counts[i]) > 0);
+}
+
 function sumOnAll(group: Group, bucket: readonly Tensor[]): void {
   using _ = scope();
+  for (const parameter of bucket) parameter.grad ??= ops.zeros(parameter.shape, { dtype: parameter.dtype });
   const sum = concatenated(bucket.map((parameter) => parameter.grad!));
   group.sum(sum);
   for (const [i, part] of parts(sum, bucket).entries()) ops.copy_(bucket[i]!.grad!, part);
 }
 
-function sumToOwners(group: Group, bucket: readonly Tensor[], owners: ReadonlyMap<Tensor, number>): void {
-  using _ = scope();
-  const groups = byOwner(group, bucket, owners);
-  const own = groups[group.rank]!;
-  const sends = groups.map(size);
-  const gradients = concatenated(groups.flat().map((parameter) => parameter.grad!));
-  const received = group.exchange(
-    gradients,
-    sends,
-    sends.map(() => size(own)),
-  );
-  for (const parameter of bucket) if (owners.get(parameter) !== group.rank) parameter.grad = undefined;
-  if (own.length === 0) return;
-  const sum = ops.sumDim(ops.view(received, [group.size, size(own)]), [0]);
-  for (const [i, part] of parts(sum, own).entries()) ops.copy_(own[i]!.grad!, part);
+/** Gives every process parameters as their owners have them, of two owners at a time. */
+function fromOwners(group: Group, parameters: readonly Tensor[], owners: ReadonlyMap<Tensor, number>): void {
+  const ofOwners = byOwner(group, parameters, owners).map((own) => buckets(own));
+  const rounds = Math.max(...ofOwners.map(({ length }) => length));
+  const underWay: (() => void)[] = [];
+  for (let round = 0; round < rounds; round++)
+    for (const [owner, { [round]: bucket }] of ofOwners.entries()) {
+      if (!bucket) continue;
+      if (underWay.length === 2) underWay.shift()!();
+      underWay.push(beginUpdate(group, bucket, owner));
+    }
+  for (const finish of underWay) finish();
 }
 
-function fromOwners(group: Group, bucket: readonly Tensor[], owners: ReadonlyMap<Tensor, number>): void {
-  using _ = scope();
-  const groups = byOwner(group, bucket, owners);
-  const own = concatenated(groups[group.rank]!);
-  const copies = concatenated(groups.map(() => own));
-  const received = group.exchange(
-    copies,
-    groups.map(() => own.numel),
-    groups.map(size),
-  );
-  for (const [i, part] of parts(received, groups.flat()).entries()) {
-    const parameter = groups.flat()[i]!;
-    if (owners.get(parameter) !== group.rank) ops.copy_(ops.detach(parameter), part);
-  }
+/** Begins to send the parameters of an owner to all. @returns what waits for its end */
+function beginUpdate(group: Group, bucket: readonly Tensor[], owner: number): () => void {
+  const isOwn = owner === group.rank;
+  using s = scope();
+  const numbers = isOwn || bucket.length === 1 ? concatenated(bucket) : Tensor.empty([size(bucket)]);
+  detachFromScopes(s.keep(numbers));
+  const finish = group.beginBroadcast(numbers, owner);
+  return () => {
+    using _ = scope();
+    finish();
+    if (!isOwn) for (const [i, part] of parts(numbers, bucket).entries()) ops.copy_(ops.detach(bucket[i]!), part);
+    numbers.dispose();
+  };
 }

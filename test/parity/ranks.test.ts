@@ -1,7 +1,8 @@
 /** Runs of several processes against the same run in one: losses, parameters, metrics; killed, stopped and gone on with. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { existsSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import test, { before } from 'node:test';
@@ -192,6 +193,29 @@ test('when the launcher is killed, its processes stop with a checkpoint', async 
   assert.equal(ranks.length, 2);
   assert.deepEqual(runs(), []);
   assert.ok(readdirSync(join(dir.path, 'run', 'checkpoints')).some((name) => name.startsWith('step-')));
+});
+
+test('a port that another program takes before the processes meet there: they meet at another one', async () => {
+  using dir = temporary();
+  const running = launched({ recipe: recipe(join(dir.path, 'run'), {}, { steps: 2 }), ranks: 2 });
+  /** The port that rank 0 is told, as soon as it exists. */
+  const portOfRank0 = async (): Promise<number> => {
+    for (;;) {
+      try {
+        const variables = readFileSync(`/proc/${processOf(0)}/environ`, 'utf8').split('\0');
+        const port = variables.find((text) => text.startsWith('MASTER_PORT='))?.slice(12);
+        if (port) return Number(port);
+      } catch {} // not yet
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  };
+  const port = await portOfRank0();
+  const other = createServer().listen(port);
+  await new Promise((resolve) => other.once('listening', resolve));
+  const { losses } = await running;
+  other.close();
+  assert.equal(losses.length, 2);
+  assert.ok(port > 0);
 });
 
 test('what cannot be launched', async () => {

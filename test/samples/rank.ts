@@ -134,6 +134,7 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
     return {
       peak: memory.peak - now,
       after: memory.now - now,
+      ofUpdates: native.allocated().peak - memory.now,
       sent: group.traffic.sent - traffic,
       bytes: 4 * count * width ** 2,
     };
