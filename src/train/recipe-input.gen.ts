@@ -70,6 +70,15 @@ export interface TrainInput {
   /** What each of several processes keeps a share of instead of the whole (ZeRO): 0 nothing; 1 the state of the optimizer; 2 and the gradients; 3 and the weights, frozen ones too, of which a block is gathered while it runs, with gradient_checkpointing. The losses are the same. Default: 0. */
   readonly stage?: 0 | 1 | 2 | 3 | undefined;
 } | undefined;
+  /** What is on the disk instead of in memory: the same losses, in more time where the memory does not hold it besides. */
+  readonly offload?: {
+  /** Frozen weights stay in files, which are read as they are needed and dropped where memory is short, so that a model larger than the memory trains: in those of the model where they hold what is computed with (GGUF blocks with quantize: keep, safetensors of the same element type), else in a copy that the run writes and that is gone when it ends. What is trained is in memory. Default: false. */
+  readonly weights?: boolean | undefined;
+  /** The state of the optimizer is in a file, whose room on the disk is taken before the first step and is free again when the run ends. Default: false. */
+  readonly optimizer?: boolean | undefined;
+  /** Directory for these files; they have no names. Default: the run directory. */
+  readonly dir?: string | undefined;
+} | undefined;
   /** Where the run computes: auto, the first NVIDIA GPU that can be used, else the processor; cpu; cuda; or of several GPUs cuda:1. Default: "auto". */
   readonly device?: string | undefined;
   /** Processor threads; default: all cores. */
@@ -676,7 +685,7 @@ export interface CommonInput {
   readonly adapter?: string | undefined;
   /** The optimizer, the number of steps, and their size. */
   readonly train?: TrainInput | undefined;
-  /** A DeepSpeed configuration: a JSON file, or its content. Honoured are the batch sizes, gradient_clipping, optimizer, scheduler, bf16 and zero_optimization.stage; other keys are named in a warning, or refused where the run would be another. What it leaves out or sets to "auto" follows from the other fields of the recipe, which it must not contradict. */
+  /** A DeepSpeed configuration: a JSON file, or its content. Honoured are the batch sizes, gradient_clipping, optimizer, scheduler, bf16, and of zero_optimization the stage, offload_param and offload_optimizer (nvme is train.offload); other keys are named in a warning, or refused where the run would be another. What it leaves out or sets to "auto" follows from the other fields of the recipe, which it must not contradict. */
   readonly deepspeed?: string | Readonly<Record<string, unknown>> | undefined;
   /** Measurements on held-out rows during training. */
   readonly eval?: EvalInput | undefined;
