@@ -135,7 +135,7 @@ async function runInGroup(
   const identity = withRows(settings, recipe, taskRuns);
   if (found) requireSame(found, identity, dir);
   requireSameRun(group, identity);
-  const idle = workForAll(group, taskRuns, recipe);
+  const firstNotes = [...offload.notes(taskRuns.memory), ...workForAll(group, taskRuns, recipe)];
   // The smallest of all processes: machines differ in memory.
   const microTokens = Math.min(...group.agree({ tokens: taskRuns.microTokens }).tokens);
   const { state: from, warnings, finished } = group.share(() => beginning(recipe, taskRuns, found, moreEpochs));
@@ -150,7 +150,6 @@ async function runInGroup(
     });
   }
   const { host: model, adapter, parameters, list } = taskRuns;
-  warnings.push(...offload.notes(taskRuns.memory));
   const { stage } = train.zero;
   if (stage > 0 && group.size === 1)
     warnings.push(`train.zero.stage ${stage} divides nothing, because there is one process`);
@@ -205,7 +204,7 @@ async function runInGroup(
   else if (tight) log?.record(tight);
   const trained = earlier.findLast(({ type }) => type === 'layers');
   if (trained && isFirst) listen(trained); // what trains, until that changes
-  const allNotes = [...idle, ...notes, ...(fixedBlocks?.notes ?? []), ...(layers?.notes ?? [])];
+  const allNotes = [...firstNotes, ...notes, ...(fixedBlocks?.notes ?? []), ...(layers?.notes ?? [])];
   for (const message of [...warnings, ...allNotes, ...warningsOf(taskRuns, recipe)]) warn(message);
   const state = { optimizer, layers, log, record, microTokens, stepTokens, fixedBlocks, from, earlier };
   return trainTo({ recipe, modelPath, sharding, taskRuns, ...state, stopRequested });
