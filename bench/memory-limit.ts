@@ -11,14 +11,12 @@ const versions = [
     root: '/sys/fs/cgroup/memory',
     limits: ['memory.limit_in_bytes', 'memory.memsw.limit_in_bytes'],
     ofProcesses: /^total_rss (\d+)$/m,
-    reached: (dir: string) => Number(readFileSync(join(dir, 'memory.failcnt'), 'utf8')),
     max: 'memory.max_usage_in_bytes',
   },
   {
     root: '/sys/fs/cgroup',
     limits: ['memory.max'],
     ofProcesses: /^anon (\d+)$/m,
-    reached: (dir: string) => Number(/^max (\d+)$/m.exec(readFileSync(join(dir, 'memory.events'), 'utf8'))?.[1]),
     max: 'memory.peak',
   },
 ] as const;
@@ -32,8 +30,6 @@ export interface Limited {
   /** Most memory at a time in MiB: with pages of files, and of the process itself (looked at ten times a second). */
   readonly peakMb: number;
   readonly ownPeakMb: number;
-  /** How often the limit made the system free pages. */
-  readonly reached: number;
 }
 
 let groups = 0;
@@ -47,17 +43,27 @@ export async function limited(
   command: readonly string[],
   env: NodeJS.ProcessEnv = {},
 ): Promise<Limited> {
-  const version = versions.find(({ root, max }) => existsSync(join(root, 'cgroup.procs')) && (max !== 'memory.peak' || hasMemory(root)));
-  if (!version) throw new GraftError('environment', 'this system has no control groups that limit memory', { hint: 'Run it on Linux, as root' });
+  const version = versions.find(
+    ({ root, max }) => existsSync(join(root, 'cgroup.procs')) && (max !== 'memory.peak' || hasMemory(root)),
+  );
+  if (!version)
+    throw new GraftError('environment', 'this system has no control groups that limit memory', {
+      hint: 'Run it on Linux, as root',
+    });
   const dir = join(version.root, `graft-offload-${process.pid}-${groups++}`);
   try {
     mkdirSync(dir);
     const [limit, withSwap] = version.limits;
     writeFileSync(join(dir, limit), String(bytes));
     const swap = version.max === 'memory.peak' ? 'memory.swap.max' : withSwap!;
-    if (existsSync(join(dir, swap))) writeFileSync(join(dir, swap), version.max === 'memory.peak' ? '0' : String(bytes));
+    if (existsSync(join(dir, swap)))
+      writeFileSync(join(dir, swap), version.max === 'memory.peak' ? '0' : String(bytes));
   } catch (cause) {
-    throw new GraftError('environment', 'a control group could not be made', { place: dir, hint: 'Run it as root', cause });
+    throw new GraftError('environment', 'a control group could not be made', {
+      place: dir,
+      hint: 'Run it as root',
+      cause,
+    });
   }
   // The shell enters the group, and then becomes the program.
   const child = spawn('sh', ['-c', 'echo $$ > "$0/cgroup.procs"; exec "$@"', dir, ...command], {
@@ -81,7 +87,6 @@ export async function limited(
   clearInterval(watch);
   const mebibytes = (size: number) => Math.round(size / 2 ** 20);
   const peakMb = mebibytes(Number(readFileSync(join(dir, version.max), 'utf8')));
-  const reached = version.reached(dir);
   for (let tries = 0; ; tries++) {
     try {
       rmdirSync(dir);
@@ -91,7 +96,7 @@ export async function limited(
       await sleep(100); // the group is in use until its last process is gone
     }
   }
-  return { status, stdout, stderr, peakMb, ownPeakMb: mebibytes(ownPeak), reached };
+  return { status, stdout, stderr, peakMb, ownPeakMb: mebibytes(ownPeak) };
 }
 
 const hasMemory = (root: string) =>

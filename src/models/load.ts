@@ -1,7 +1,14 @@
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
-import { openGguf, openModelWeights, readJsonObject, requireReadableWeights, type WeightSource } from '../io/index.ts';
+import {
+  openGguf,
+  openModelWeights,
+  readJsonObject,
+  requireReadableWeights,
+  type ScratchFile,
+  type WeightSource,
+} from '../io/index.ts';
 import { denseType, Linear, type Model, namedModules, type TaskHead, type TaskName } from '../nn/index.ts';
 import { ggmlBlockNames, inputFormatOf, type Quantize } from '../quant/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
@@ -27,15 +34,17 @@ export const loadModel = (path: string, options: LoadOptions = {}): Model => loa
  * As `loadModel`, with one model for each head, all on one body: a method attached to one is attached to all, and disposing
  * of one frees all. Tasks without labels share one model.
  * @param later no weight is read: they are absent, and this reads them afterwards
+ * @param offload the weights stay in files: those that no file has as the model holds them are written to this one
  */
 export function loadModels(
   path: string,
   heads: readonly HeadOptions[],
   options: LoadOptions = {},
   later?: LaterWeights,
+  offload?: ScratchFile,
 ): Model[] {
   const { source, config: own, family, stored } = openModel(path);
-  const { shapesOnly, offload } = options;
+  const { shapesOnly } = options;
   using files = new DisposableStack();
   if (!later) files.use(source);
   const vocabRows = [...heads, options].find((head) => head.vocabRows)?.vocabRows;

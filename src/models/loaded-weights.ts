@@ -1,5 +1,4 @@
 import { GraftError } from '../base/index.ts';
-import type { ScratchFile } from '../io/index.ts';
 import {
   denseType,
   Embedding,
@@ -52,8 +51,6 @@ export interface LoadOptions extends HeadOptions {
   readonly seed?: number;
   /** No weight is read: the model has weights of the right shapes, all zeros in the memory of the largest. For planning. */
   readonly shapesOnly?: boolean;
-  /** The weights stay in files: those that no file has as the model holds them are written to this one. */
-  readonly offload?: ScratchFile | undefined;
   /** Is called with the number of weights that are loaded, and of all; it may throw to stop. */
   readonly progress?: (loaded: number, total: number) => void;
 }

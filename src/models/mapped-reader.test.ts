@@ -9,7 +9,7 @@ import { startEngine } from '../engine/index.ts';
 import { digestOfPath, ScratchFile } from '../io/index.ts';
 import { heldTensors } from '../nn/index.ts';
 import { noGrad, ops, scope } from '../tensor/index.ts';
-import { loadModel, saveGguf } from './index.ts';
+import { loadModel, loadModels, saveGguf } from './index.ts';
 
 before(() => startEngine());
 
@@ -18,7 +18,13 @@ const mappedBytes = (name: string) =>
   readFileSync('/proc/self/maps', 'utf8')
     .split('\n')
     .filter((line) => line.endsWith(name))
-    .map((line) => line.split(' ')[0]!.split('-').map((address) => Number.parseInt(address, 16)) as [number, number])
+    .map(
+      (line) =>
+        line
+          .split(' ')[0]!
+          .split('-')
+          .map((address) => Number.parseInt(address, 16)) as [number, number],
+    )
     .reduce((sum, [from, to]) => sum + to - from, 0);
 
 test('the model’s own file where it holds what is computed with, else a copy', () => {
@@ -30,7 +36,10 @@ test('the model’s own file where it holds what is computed with, else a copy',
   randomLlama(half, { ...sizes, dtype: 'bfloat16' });
   {
     using model = loadModel(wide);
-    saveGguf(model, blocks, { source: wide, formatOf: (path) => (path.includes('layers') ? { format: 'q8_0' } : undefined) });
+    saveGguf(model, blocks, {
+      source: wide,
+      formatOf: (path) => (path.includes('layers') ? { format: 'q8_0' } : undefined),
+    });
   }
   // Which weights are in the file of the model. GGUF orders the rows of two matrices of each layer otherwise; its embeddings are float32.
   const cases = [
@@ -47,7 +56,7 @@ test('the model’s own file where it holds what is computed with, else a copy',
     using expected = loadModel(file, { quantize });
     const wanted = [...heldTensors(expected.root)];
     using copy = new ScratchFile(dir.path);
-    using model = loadModel(file, { quantize, offload: copy });
+    using model = loadModels(file, [{}], { quantize }, undefined, copy)[0]!;
     const what = `${file} ${quantize}`;
     const mapped = mappedBytes(file.endsWith('.gguf') ? file : join(file, 'model.safetensors'));
     assert.equal(mapped > 0, where !== 'none', `${what}: ${mapped} bytes of the file`);

@@ -109,7 +109,11 @@ export function requireMemory(
   path: string,
   model: StoredModel,
   quantize: Quantize,
-  { dtype, sharers = 1, trains = false }: {
+  {
+    dtype,
+    sharers = 1,
+    trains = false,
+  }: {
     readonly dtype?: DType | undefined;
     readonly sharers?: number;
     readonly trains?: boolean;

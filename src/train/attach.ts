@@ -54,7 +54,7 @@ export function attach(model: Model, modelPath: string, recipe: Recipe, shapesOn
 
 /**
  * The recipe's optimizer with the learning rates of each parameter; state that the method keeps between steps is saved with its own.
- * @param file where its state is instead of in memory
+ * @param file where its state is instead of in memory: takes room for all of it
  */
 export function optimizerFor(
   trained: TrainedModel,

@@ -164,13 +164,19 @@ function offloadSettings(keys: Keys, notes: string[]): Setting[] {
     if (typeof path !== 'string' || !isAbsolute(path))
       throw keys.refusal(`${section}.nvme_path`, `must be an absolute path, but is ${JSON.stringify(path)}`);
     if (dir && dir.value !== path)
-      throw keys.refusal(`${section}.nvme_path`, `is ${path}, and ${dir.key} is ${dir.value}`, 'Give both the same directory');
+      throw keys.refusal(
+        `${section}.nvme_path`,
+        `is ${path}, and ${dir.key} is ${dir.value}`,
+        'Give both the same directory',
+      );
     dir = { field: 'offload.dir', value: path, key: `${section}.nvme_path` };
   }
   for (const name of ['cpu_offload', 'cpu_offload_params', 'cpu_offload_param'])
     if (keys.at(`zero_optimization.${name}`) === true) inMemory.push(`zero_optimization.${name}`);
   if (inMemory.length > 0)
-    notes.push(`deepspeed: ${inMemory.join(', ')}: what a run has is in the processor’s memory, or on its GPU where it has one`);
+    notes.push(
+      `deepspeed: ${inMemory.join(', ')}: what a run has is in the processor’s memory, or on its GPU where it has one`,
+    );
   return [...found, ...(dir ? [dir] : [])];
 }
 

@@ -25,8 +25,9 @@ export interface RunMemory {
   readonly gradientsMb: number;
   /** What the optimizer keeps for all that is trained at a time. */
   readonly optimizerMb: number;
-  /** Of frozen weights that stay in files, and of the optimizer's state in a file: not in the total. */
+  /** Of frozen weights that stay in files: not in the total. */
   readonly weightsOnDiskMb: number;
+  /** Of what the optimizer keeps in a file: not in the total. */
   readonly optimizerOnDiskMb: number;
   /** Activations and temporary tensors of the largest micro-batch. */
   readonly activationsMb: number;

@@ -2,10 +2,9 @@
 import { statfsSync } from 'node:fs';
 import { GraftError } from '../base/index.ts';
 import { ScratchFile } from '../io/index.ts';
-import type { Optimizer } from '../optim/index.ts';
 import { currentDevice, host } from '../tensor/index.ts';
+import type { RunMemory } from './memory-plan.ts';
 import type { Recipe } from './recipe.ts';
-import type { TaskRuns } from './task-runs.ts';
 
 /** Linux's number of a file system in memory (statfs(2), TMPFS_MAGIC). */
 const tmpfs = 0x01021994;
@@ -38,16 +37,8 @@ export class Offload implements Disposable {
     if (offload.optimizer) this.optimizer = new ScratchFile(this.dir);
   }
 
-  /**
-   * Takes the room that the state of an optimizer will need, before the first step.
-   * @throws GraftError 'environment' where the disk does not have it
-   */
-  reserveFor(optimizer: Optimizer): void {
-    this.optimizer?.reserve(optimizer.fileBytes);
-  }
-
   /** What should be known before the first step. */
-  notes({ memory: { weightsOnDiskMb, optimizerOnDiskMb } }: Pick<TaskRuns, 'memory'>): string[] {
+  notes({ weightsOnDiskMb, optimizerOnDiskMb }: RunMemory): string[] {
     const { weights, optimizer, dir } = this;
     if (!weights && !optimizer) return [];
     const copied = weights && weights.size > 0 ? `, ${mebibytes(weights.size)} of them in a copy in ${dir}` : '';

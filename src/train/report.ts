@@ -109,11 +109,7 @@ export function tightness(
     ...(parts.weightsMb > 0.1 * totalMb && isFrozen && hasDisk && !train.offload.weights
       ? ['train.offload.weights: true']
       : []),
-    ...(!isFrozen
-      ? ['method lora, or fewer layers at a time']
-      : quantize === 'nf4'
-        ? []
-        : ['quantize: nf4']),
+    ...(!isFrozen ? ['method lora, or fewer layers at a time'] : quantize === 'nf4' ? [] : ['quantize: nf4']),
   ];
   const message = `the run will take ${totalMb} MB of memory, and ${freeMb} MB are free: the system may end it. What takes less: ${settings.join(', ') || 'a smaller model'}`;
   return { type: 'warning', message };

@@ -114,7 +114,6 @@ async function runInGroup(
   requireSameRun(group, settings);
   using _precision = usePrecision(precision);
   using _checkpointing = useGradientCheckpointing(train.gradient_checkpointing ?? false);
-
   using offload = new Offload(recipe);
   let tight: TrainEvent | undefined;
   using taskRuns = await openTaskRuns(recipe, modelPath, {
@@ -136,7 +135,7 @@ async function runInGroup(
   const identity = withRows(settings, recipe, taskRuns);
   if (found) requireSame(found, identity, dir);
   requireSameRun(group, identity);
-  const idle = workForAll(group, taskRuns, recipe);
+  const firstNotes = [...offload.notes(taskRuns.memory), ...workForAll(group, taskRuns, recipe)];
   // The smallest of all processes: machines differ in memory.
   const microTokens = Math.min(...group.agree({ tokens: taskRuns.microTokens }).tokens);
   const { state: from, warnings, finished } = group.share(() => beginning(recipe, taskRuns, found, moreEpochs));
@@ -157,7 +156,6 @@ async function runInGroup(
   const sharding = shardingFor(group, taskRuns, stage);
   using _gates = sharding.gateOf && useGates(sharding.gateOf);
   using optimizer = optimizerFor(taskRuns, recipe, sharding.owned, offload.optimizer);
-  offload.reserveFor(optimizer);
   const steps = { steps: from.end.steps, severalTasks: list.length > 1 };
   const layers = activeLayers({ model, adapter, parameters, optimizer, ...steps, seed: train.seed });
   if (optimizer.inBackward) requireNoWholeGradients({ adapter, processes: group.size });
@@ -198,22 +196,15 @@ async function runInGroup(
   const warn = (message: string) => log?.emit({ type: 'warning', message });
   const resumed = found !== undefined && !found.end;
   using fixedBlocks = FixedBlocks.of({ recipe, taskRuns, identity, threads, blocks, warn, resumed });
-  const { step } = from;
   const stepTokens = wholeStep || microTokens;
-  const started = { step, steps: from.end.steps, microTokens: stepTokens, threads, precision, fixedBlocks };
+  const started = { step: from.step, steps: from.end.steps, microTokens: stepTokens, threads, precision, fixedBlocks };
   log?.emit(startEvent(taskRuns, started));
   if (stepTokens > microTokens) warnings.push(wholeStepWarning(recipe, taskRuns, stepTokens));
   if (tight && found?.end) log?.emit(tight);
   else if (tight) log?.record(tight);
   const trained = earlier.findLast(({ type }) => type === 'layers');
   if (trained && isFirst) listen(trained); // what trains, until that changes
-  const allNotes = [
-    ...offload.notes(taskRuns),
-    ...idle,
-    ...notes,
-    ...(fixedBlocks?.notes ?? []),
-    ...(layers?.notes ?? []),
-  ];
+  const allNotes = [...firstNotes, ...notes, ...(fixedBlocks?.notes ?? []), ...(layers?.notes ?? [])];
   for (const message of [...warnings, ...allNotes, ...warningsOf(taskRuns, recipe)]) warn(message);
   const state = { optimizer, layers, log, record, microTokens, stepTokens, fixedBlocks, from, earlier };
   return trainTo({ recipe, modelPath, sharding, taskRuns, ...state, stopRequested });

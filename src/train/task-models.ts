@@ -46,7 +46,7 @@ export function openTaskModels(
   using made = new DisposableStack();
   const heads = tasks.map(({ head }) => head);
   const { quantize, train } = recipe;
-  const models = loadModels(modelPath, heads, { quantize, seed: train.seed, shapesOnly, offload }, later);
+  const models = loadModels(modelPath, heads, { quantize, seed: train.seed, shapesOnly }, later, offload);
   made.use(models[0]!);
   const host = hostOf(models);
   const weightBytes = tensorBytes(...models.map(({ root }) => root));

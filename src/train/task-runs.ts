@@ -109,7 +109,12 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string, options: T
   const processBytes = process.memoryUsage.rss();
   const { sharedBy } = options;
   const { weights: file, dir } = options.offload;
-  requireRoomFor(modelPath, recipe.quantize, options.sharers / (sharedBy?.size ?? 1), file && { dir, isShared: sharedBy !== undefined });
+  requireRoomFor(
+    modelPath,
+    recipe.quantize,
+    options.sharers / (sharedBy?.size ?? 1),
+    file && { dir, isShared: sharedBy !== undefined },
+  );
   // Rows and memory need the models' shapes only: what is wrong is said before a large model is loaded.
   using sketch = openTaskModels(recipe, modelPath, lessons, true);
   const plans = await plansOf(lessons, sketch, modelPath);

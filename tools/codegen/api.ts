@@ -223,7 +223,17 @@ export const internalTypes: Readonly<Record<'library' | 'engine', readonly strin
       'Packed',
       'Ports',
     ],
-    ...['RowLoss', 'RowTools', 'SavableAdapter', 'Sites', 'StoredWeight', 'Written', 'Rounding', 'WrittenOptions'],
+    ...[
+      'RowLoss',
+      'RowTools',
+      'SavableAdapter',
+      'ScratchFile',
+      'Sites',
+      'StoredWeight',
+      'Written',
+      'Rounding',
+      'WrittenOptions',
+    ],
   ],
 };
 
