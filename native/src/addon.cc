@@ -9,6 +9,7 @@
 #include "autograd.h"
 #include "device.h"
 #include "dispatch.h"
+#include "mapped.h"
 #include "memory.h"
 #include "process_group.h"
 #include "mkl.h"
@@ -262,6 +263,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("memory", memory);
   add("allocated", allocated);
   add("trim", trim);
+  add("map", map_file);
+  add("allocate", allocate_file);
+  add("writeBack", write_back);
   add("storeOpen", store_open);
   add("storeSet", store_set);
   add("storeSetOnce", store_set_once);

@@ -39,6 +39,14 @@ export interface Binding {
    */
   allocated(): { now: number; peak: number };
   trim(): void;
+  /**
+   * A tensor on bytes of an open file, which may be closed afterwards. Shared: what is written to it goes to the file; else it stays in memory.
+   */
+  map(file: number, at: number, shape: readonly number[], dtype: number, shared: boolean): number;
+  /** Takes room on the disk for some bytes of a file. Returns 0, or the number of the system's error. */
+  allocate(file: number, at: number, bytes: number): number;
+  /** Begins to write a tensor on a shared mapping to its file, and takes its pages off this process. */
+  writeBack(handle: number, file: number, at: number): void;
   /** Opens the key-value store of several processes, or hosts it. Returns the number of the process group, which is not connected yet. */
   storeOpen(host: string, port: number, server: boolean, rank: number, milliseconds: number): number;
   storeSet(group: number, key: string, value: string): void;

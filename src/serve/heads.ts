@@ -1,5 +1,4 @@
 import type { RowInput } from '../data/index.ts';
-import type { Quantize } from '../models/index.ts';
 import type { TaskName } from '../nn/index.ts';
 import { type LoadedModel, type PredictResult, type RowsOptions, Session } from '../session/index.ts';
 import { RequestError } from './errors.ts';
@@ -20,18 +19,18 @@ type HeadOptions = Pick<RowsOptions, 'adapter' | 'format' | 'maxLength'> & {
  */
 export class Heads implements AsyncDisposable {
   readonly #model: string;
-  readonly #quantize: Quantize | undefined;
+  readonly #held: Pick<ServerOptions, 'quantize' | 'activation'>;
   readonly #threads: number | undefined;
   readonly #log: (line: string) => void;
   #opened: Promise<{ session: Session; model: LoadedModel }> | undefined;
   #waiting = 0;
 
   constructor(
-    { model, quantize, threads }: Pick<ServerOptions, 'model' | 'quantize' | 'threads'>,
+    { model, quantize, activation, threads }: Pick<ServerOptions, 'model' | 'quantize' | 'activation' | 'threads'>,
     log: (line: string) => void,
   ) {
     this.#model = model;
-    this.#quantize = quantize;
+    this.#held = { quantize, activation };
     this.#threads = threads;
     this.#log = log;
   }
@@ -58,7 +57,7 @@ export class Heads implements AsyncDisposable {
     const session = new Session({ log: this.#log });
     try {
       const adapters = adapter === undefined ? {} : { adapters: [adapter] };
-      const options = { quantize: this.#quantize, threads: this.#threads, task, ...adapters };
+      const options = { ...this.#held, threads: this.#threads, task, ...adapters };
       return { session, model: await session.load(this.#model, options) };
     } catch (error) {
       await session[Symbol.asyncDispose]();

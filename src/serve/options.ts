@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import type { Quantize } from '../models/index.ts';
-import { quantizeModes } from '../quant/index.ts';
+import { type Activation, activationModes, quantizeModes } from '../quant/index.ts';
 import type { ServeOptions } from '../session/index.ts';
 import type { ResolveAdapter } from './adapters/index.ts';
 import { defaultLimits, type LimitChoices } from './limits.ts';
@@ -13,6 +13,8 @@ export interface ServerOptions extends ServeOptions {
   readonly modelName?: string | undefined;
   /** How weights are held in memory. Default: keep, as the file has them. */
   readonly quantize?: Quantize | undefined;
+  /** How layers with weights in blocks take their inputs: as they are, or rounded to 8 bits as llama.cpp does. Default: exact. */
+  readonly activation?: Activation | undefined;
   /** A folder whose sub-directories are adapters, each under its name; it is watched. Default: none. */
   readonly adapters?: string | undefined;
   /** Seconds between two looks at the folder. Default: 2. */
@@ -50,6 +52,7 @@ export const serverOptionsSchema: z.ZodType<ServerOptions> = z.strictObject({
   model: path,
   modelName: path.optional(),
   quantize: z.enum(quantizeModes).optional(),
+  activation: z.enum(activationModes).optional(),
   adapters: path.optional(),
   rescanSeconds: positive.optional(),
   allowAdaptersFrom: z.array(path).optional(),

@@ -67,8 +67,8 @@ export async function serve(given: ServerOptions): Promise<Server> {
 
   await using opening = new AsyncDisposableStack();
   const session = opening.use(new Session({ log }));
-  const { model: id, quantize, threads } = options;
-  const model = opening.use(await session.load(id, { quantize, threads }));
+  const { model: id, quantize, activation, threads } = options;
+  const model = opening.use(await session.load(id, { quantize, activation, threads }));
   const { info } = model;
   const { maxBatchTokens, maxRunning, maxQueue, kvMemory, adapterMemory } = options;
   const engine =

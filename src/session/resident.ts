@@ -7,6 +7,7 @@ import { type Tokenizer, tokenizerIfAny, tokenizerOf } from '../data/index.ts';
 import type { AttachedAdapter } from '../methods/index.ts';
 import { headOf, type LoadOptions, loadModel, type Quantize, vocabSizeOf } from '../models/index.ts';
 import { type Model, type TaskName, tensorBytes } from '../nn/index.ts';
+import type { Activation } from '../quant/index.ts';
 import { currentDevice, onDevice } from '../tensor/index.ts';
 import { stateOf } from './file-state.ts';
 import type { JobContext } from './job-context.ts';
@@ -56,6 +57,7 @@ export const resizedNote = (before: number, after: number, hasTokenizer: boolean
 export class ResidentModel implements Disposable {
   readonly path: string;
   readonly quantize: Quantize;
+  readonly #activation: Activation | undefined;
   /** The checkpoint's own task. */
   readonly #checkpointTask: TaskName;
   readonly #state: string;
@@ -77,10 +79,11 @@ export class ResidentModel implements Disposable {
   readonly device = currentDevice();
   #info: Omit<ModelInfo, 'adapters'> | undefined;
 
-  constructor(path: string, quantize: Quantize, task?: TaskName, threads?: number) {
+  constructor(path: string, quantize: Quantize, task?: TaskName, threads?: number, activation?: Activation) {
     this.path = path;
     this.#tokenizerPath = path;
     this.quantize = quantize;
+    this.#activation = activation;
     this.#task = task;
     this.threads = threads;
     this.#checkpointTask = headOf(path).name;
@@ -154,7 +157,12 @@ export class ResidentModel implements Disposable {
           hint: 'Load it again',
         });
       }
-      const model = loadModel(path, { quantize, ...head, progress: () => context?.throwIfStopped() });
+      const model = loadModel(path, {
+        quantize,
+        activation: this.#activation,
+        ...head,
+        progress: () => context?.throwIfStopped(),
+      });
       this.#loaded = { key, model };
       const { family, parameters, vocabSize, contextLength } = model;
       const { name, labels } = model.task;

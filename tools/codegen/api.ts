@@ -14,7 +14,7 @@ type Groups = Readonly<Record<string, readonly string[]>>;
 const libraryGroups: Groups = {
   'Sessions and models': [
     ...['Session', 'SessionOptions', 'LoadedModel', 'ModelSettings', 'ModelInfo', 'UseOptions', 'Running', 'Abortable'],
-    ...['Quantize', 'TaskName'],
+    ...['Quantize', 'Activation', 'TaskName'],
   ],
   'Generated text': ['Prompt', 'Message', 'GenerateSettings', 'SamplingOptions', 'GenerateResult'],
   Rows: [
