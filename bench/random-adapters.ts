@@ -16,12 +16,14 @@ export const loraOf = (rank: number) =>
  * @param dir gets a folder for each name
  * @param choices the method of each, by its name
  * @param below returns random integers below n
+ * @param noise what is added to each number at most
  */
 export async function writeRandomAdapters(
   base: string,
   dir: string,
   choices: Readonly<Record<string, object>>,
   below: (n: number) => number,
+  noise = 0.01,
 ): Promise<string[]> {
   await startEngine();
   using model = loadModel(base, { quantize: 'none' });
@@ -30,8 +32,8 @@ export async function writeRandomAdapters(
     using adapter = attachMethods(model, [choice as MethodChoice], i);
     noGrad(() => {
       for (const parameter of adapter.parameters.values()) {
-        const noise = Float32Array.from({ length: parameter.numel }, () => 0.01 * (below(2001) / 1000 - 1));
-        ops.add_(parameter, Tensor.from(noise, parameter.shape));
+        const added = Float32Array.from({ length: parameter.numel }, () => noise * (below(2001) / 1000 - 1));
+        ops.add_(parameter, Tensor.from(added, parameter.shape));
       }
     });
     saveAdapter(model, adapter, join(dir, name), { base });

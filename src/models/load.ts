@@ -34,7 +34,7 @@ export function loadModels(
   later?: LaterWeights,
 ): Model[] {
   const { source, config: own, family, stored } = openModel(path);
-  const { shapesOnly } = options;
+  const { shapesOnly, weights: shared } = options;
   using files = new DisposableStack();
   if (!later) files.use(source);
   const vocabRows = [...heads, options].find((head) => head.vocabRows)?.vocabRows;
@@ -45,13 +45,13 @@ export function loadModels(
       hint: 'Choose a stage below 3',
     });
   }
-  if (!shapesOnly && !later)
+  if (!shapesOnly && !later && !shared?.entries.size)
     requireMemory(path, { stored, family }, options.quantize ?? 'none', { dtype: options.dtype ?? denseType() });
   return noGrad(() => {
     const labels = heads.find((head) => head.labels)?.labels;
     const reader = later
       ? later.readerOf(source)
-      : files.use(shapesOnly ? new ShapesReader(source) : new WeightReader(source));
+      : files.use(shapesOnly ? new ShapesReader(source) : (shared?.readerOf(source) ?? new WeightReader(source)));
     const weights = new LoadedWeights(path, reader, stored, family.prefixes, {
       ...options,
       ...(labels && { labels }),

@@ -13,6 +13,8 @@ export interface ServerOptions extends ServeOptions {
   readonly modelName?: string | undefined;
   /** How weights are held in memory. Default: keep, as the file has them. */
   readonly quantize?: Quantize | undefined;
+  /** Where it computes. auto: the first GPU that can be used, else the processor; cpu; cuda; or of several GPUs cuda:1. Default: auto. */
+  readonly device?: string | undefined;
   /** A folder whose sub-directories are adapters, each under its name; it is watched. Default: none. */
   readonly adapters?: string | undefined;
   /** Seconds between two looks at the folder. Default: 2. */
@@ -50,6 +52,7 @@ export const serverOptionsSchema: z.ZodType<ServerOptions> = z.strictObject({
   model: path,
   modelName: path.optional(),
   quantize: z.enum(quantizeModes).optional(),
+  device: path.optional(),
   adapters: path.optional(),
   rescanSeconds: positive.optional(),
   allowAdaptersFrom: z.array(path).optional(),

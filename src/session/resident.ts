@@ -5,9 +5,9 @@ import { adapterIn, loadAdapter, readAdapterConfig, taskNumberOf, taskOfAdapter 
 import { GraftError, nearest } from '../base/index.ts';
 import { type Tokenizer, tokenizerIfAny, tokenizerOf } from '../data/index.ts';
 import type { AttachedAdapter } from '../methods/index.ts';
-import { headOf, type LoadOptions, loadModel, type Quantize, vocabSizeOf } from '../models/index.ts';
+import { headOf, type LoadOptions, loadModel, type Quantize, SharedWeights, vocabSizeOf } from '../models/index.ts';
 import { type Model, type TaskName, tensorBytes } from '../nn/index.ts';
-import { currentDevice, onDevice } from '../tensor/index.ts';
+import { currentDevice, onDevice, type Tensor } from '../tensor/index.ts';
 import { stateOf } from './file-state.ts';
 import type { JobContext } from './job-context.ts';
 import { inTurn } from './turns.ts';
@@ -76,9 +76,15 @@ export class ResidentModel implements Disposable {
   /** That of new tensors when it was loaded. */
   readonly device = currentDevice();
   #info: Omit<ModelInfo, 'adapters'> | undefined;
+  readonly #weights: SharedWeights;
+  /** Whether the weights are another thread's: they are kept while it loads another head. */
+  readonly #isBorrower: boolean;
 
-  constructor(path: string, quantize: Quantize, task?: TaskName, threads?: number) {
+  /** @param lent weights of a model in another thread; default: its own */
+  constructor(path: string, quantize: Quantize, task?: TaskName, threads?: number, lent?: SharedWeights) {
     this.path = path;
+    this.#weights = lent ?? new SharedWeights();
+    this.#isBorrower = lent !== undefined;
     this.#tokenizerPath = path;
     this.quantize = quantize;
     this.#task = task;
@@ -154,7 +160,12 @@ export class ResidentModel implements Disposable {
           hint: 'Load it again',
         });
       }
-      const model = loadModel(path, { quantize, ...head, progress: () => context?.throwIfStopped() });
+      const model = loadModel(path, {
+        quantize,
+        weights: this.#weights,
+        ...head,
+        progress: () => context?.throwIfStopped(),
+      });
       this.#loaded = { key, model };
       const { family, parameters, vocabSize, contextLength } = model;
       const { name, labels } = model.task;
@@ -233,10 +244,18 @@ export class ResidentModel implements Disposable {
     for (const adapter of this.#attached.values()) adapter[Symbol.dispose]();
     this.#attached.clear();
     model[Symbol.dispose]();
+    if (!this.#isBorrower) this.#weights[Symbol.dispose]();
+  }
+
+  /** The weights as they are in memory, of which a model in another thread may be made. */
+  get weights(): ReadonlyMap<string, Tensor> {
+    if (!this.#loaded) this.use();
+    return this.#weights.entries;
   }
 
   [Symbol.dispose](): void {
     this.release();
+    this.#weights[Symbol.dispose]();
     this.#isDisposed = true;
   }
 }

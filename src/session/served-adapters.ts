@@ -203,10 +203,10 @@ export class ServedAdapters implements Disposable {
 
   #mix({ number, members, weighted }: Mixture): void {
     if (members.some(({ resident }) => !resident)) throw notInMemory();
-    const alone = members.find(({ resident }) => resident!.alone);
-    if (alone) {
-      const { reason } = alone.resident!.alone!;
-      throw new GraftError('usage', `'${alone.name}' cannot be mixed: ${reason}`, { place: 'adapters' });
+    for (const { name, number: member, resident } of members) {
+      const reason = resident!.alone?.reason ?? this.#banks!.whyNotMixed(member);
+      if (reason !== undefined)
+        throw new GraftError('usage', `'${name}' cannot be mixed: ${reason}`, { place: 'adapters' });
     }
     this.#banks!.mix(
       number,
