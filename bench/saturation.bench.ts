@@ -71,12 +71,13 @@ for (const kind of ['base', ...Object.keys(kinds)]) {
   if (kind !== 'base') await load(kind, kind, false);
   const answers: (string | undefined)[] = [];
   for (const prompt of prompts) {
-    const body = { model: kind, prompt, max_tokens: maxTokens, temperature: 0 };
-    const { choices } = JSON.parse((await server.post('/v1/completions', body)).text);
-    const { text } = await server.post('/v1/completions', { ...body, logprobs: 2 });
-    const tops: Record<string, number>[] = JSON.parse(text).choices[0].logprobs.top_logprobs;
+    const body = { model: kind, prompt, max_tokens: maxTokens, temperature: 0, logprobs: 2 };
+    const { status, text } = await server.post('/v1/completions', body);
+    if (status !== 200) throw new Error(text);
+    const [choice] = JSON.parse(text).choices;
+    const tops: Record<string, number>[] = choice.logprobs.top_logprobs;
     const margins = tops.map((top) => Object.values(top).sort((a, b) => b - a)).map(([a, b]) => a! - (b ?? -Infinity));
-    answers.push(Math.min(...margins) > closest ? choices[0].text : undefined);
+    answers.push(Math.min(...margins) > closest ? choice.text : undefined);
   }
   known.set(kind, answers);
   if (kind !== 'base') await unload(kind);
@@ -107,7 +108,7 @@ async function change(slot: string, kind: string | undefined): Promise<void> {
   if (all.length > 50) all.splice(0, 25);
 }
 
-const counts = { whole: 0, unknown: 0, left: 0, absent: 0, uncertain: 0 };
+const counts = { whole: 0, left: 0, absent: 0, uncertain: 0 };
 const faults: string[] = [];
 /** Asks once; some go away. */
 async function ask(): Promise<void> {
@@ -127,7 +128,8 @@ async function ask(): Promise<void> {
       const wasAbsent = stays.get(slot)?.some(({ kind, to }) => kind === undefined && to >= start);
       if (wasAbsent) counts.absent++;
       else faults.push(`${slot} is said to be absent`);
-      return void (await response.text());
+      await response.text();
+      return void (await pause(100));
     }
     if (!response.ok) return void faults.push(`${slot}: ${response.status} ${await response.text()}`);
     if (!isStream) ({ text, finish_reason: finish } = JSON.parse(await response.text()).choices[0]);
@@ -179,6 +181,7 @@ async function atRest(): Promise<Rest> {
   for (const slot of slots) await change(slot, undefined);
   await server.post('/v1/completions', { model: 'base', prompt: prompts[0], max_tokens: 2, temperature: 0 });
   for (let i = 0; i < 100 && (await server.metric('graft_running')) > 0; i++) await pause(50);
+  await pause(7000); // connections that nobody uses are closed after five seconds
   return { tensors: await server.metric('graft_tensors'), rss: server.rss(), openFiles: server.openFiles() };
 }
 
@@ -197,7 +200,7 @@ for (let r = 0; r < rounds; r++) {
   const manager = async () => {
     for (const slot of slots) await change(slot, pick(Object.keys(kinds)));
     while (!isOver()) {
-      await change(pick(slots), below(4) === 0 ? undefined : pick(Object.keys(kinds)));
+      await change(pick(slots), below(6) === 0 ? undefined : pick(Object.keys(kinds)));
       await pause(below(400));
     }
   };

@@ -79,8 +79,7 @@ export class ServedAdapters implements Disposable {
 
   get stats(): ServingStats['adapters'] {
     const resident = [...this.#inMemory.values()].filter((served) => served.resident).map(({ name }) => name);
-    const names = { registered: [...this.#byName.keys()].sort(), resident: [...new Set(resident)].sort() };
-    return { ...names, bytes: this.#bytes };
+    return { registered: [...this.#byName.keys()].sort(), resident: [...new Set(resident)].sort(), bytes: this.#bytes };
   }
 
   /** Of what is in memory. */
@@ -173,11 +172,9 @@ export class ServedAdapters implements Disposable {
     try {
       for (const { name } of weighted) members.push(await this.#use(name));
       const key = JSON.stringify(weighted.map(({ weight }, i) => [members[i]!.content, weight]));
+      const numbers = members.map(({ number }) => number);
       const mixture = await this.#base.inTurn(() => {
-        this.activate(
-          bankKey,
-          members.map(({ number }) => number),
-        );
+        this.activate(bankKey, numbers);
         const known = this.#mixtures.get(key);
         const mixed = known ?? { number: this.#nextNumber++, members, weighted, users: 0 };
         if (!known) this.#mix(mixed);
