@@ -4,7 +4,9 @@
  * - models of every architecture and rotary scaling that GGUF has, tiny and with random weights, and the real model, in every format:
  *   whether llama.cpp loads the file without a warning, and how many greedily chosen tokens are Graft's on the same file, token by
  *   token after Graft's own. Reported beside it: rows that go on by themselves, where one other token changes all that follow.
- *   llama.cpp rounds the inputs of layers with packed weights to int8, and keeps keys and values in float16; Graft does neither.
+ *   llama.cpp rounds the inputs of layers with packed weights to 8 bits, and keeps keys and values in float16. The same again with
+ *   Graft's inputs rounded (activation: q8), and between two builds of llama.cpp, for processors with and without AVX-512: sums in
+ *   another order move inputs across the boundary between two codes, so rows that go on by themselves part there too.
  * - LoRA as a GGUF file, applied by llama.cpp
  * - a model that was trained with the rounding of q4_0 to tell spam from ham, merged into a file: the answers of both programs
  * - ids of tokenizers on test/golden/tokenizer/corpus.jsonl
@@ -12,7 +14,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { convertAdapter, loadAdapter, saveAdapter } from '../src/adapters/index.ts';
 import { GraftError } from '../src/base/index.ts';
@@ -22,7 +24,7 @@ import { generate } from '../src/generate/index.ts';
 import { attachMethods } from '../src/methods/index.ts';
 import { type ExportFormat, formatsFor, loadModel, saveGguf } from '../src/models/index.ts';
 import type { Model } from '../src/nn/index.ts';
-import { ggufFormats } from '../src/quant/index.ts';
+import { type FormatName, ggufFormats, isBlockFormat } from '../src/quant/index.ts';
 import { noGrad, ops, Tensor } from '../src/tensor/index.ts';
 import { tinyModel } from '../test/samples/tiny.ts';
 import { tokenizerJson, withAllMerges } from '../test/samples/tokenizers.ts';
@@ -63,11 +65,24 @@ interface Answers {
 const folder = llamaCppFolder();
 let requests = 0;
 
-function llamaCpp(request: object): Answers {
+/** A copy of the packages whose only kernels are those for AVX2; undefined where their files have other names. */
+function copyWithAvx2(): string | undefined {
+  const copy = at('llama-cpp-avx2');
+  let found = false;
+  const isKept = (path: string) => {
+    const isAvx2 = basename(path) === 'libggml-cpu-haswell.so';
+    found ||= isAvx2;
+    return isAvx2 || !basename(path).startsWith('libggml-cpu-');
+  };
+  cpSync(folder, copy, { recursive: true, filter: isKept });
+  return found ? copy : undefined;
+}
+
+function llamaCpp(request: object, packages = folder): Answers {
   const file = at(`request-${requests++}.json`);
   writeFileSync(file, JSON.stringify({ tokens, threads: +args.threads, ...request }));
   const script = join(import.meta.dirname, 'peer', 'llama-cpp.mjs');
-  const { status, stdout, stderr } = spawnSync(process.execPath, [script, folder, file], {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [script, packages, file], {
     encoding: 'utf8',
     maxBuffer: 2 ** 28,
   });
@@ -99,20 +114,19 @@ interface Agreement {
 /** Warnings that are about a tiny model's vocabulary or the length of llama.cpp's context, and not about the file. */
 const expected = /n_ctx|newline token|special_eot_id is not in special_eog_ids/;
 
+/** The share of tokens that are those of `answers`, at the same places. */
+function equalShare(answers: readonly number[][], others: readonly number[][]): number {
+  const equal = answers.flatMap((answer, r) => answer.map((token, i) => token === others[r]![i]));
+  return equal.filter(Boolean).length / equal.length;
+}
+
 function agreement(file: string, rows: readonly Row[], lora?: string): Agreement {
   const { free, forced, warnings } = llamaCpp({ model: file, rows, ...(lora && { lora }) });
-  let [total, equalFree, equalForced] = [0, 0, 0];
-  for (const [r, { answer }] of rows.entries()) {
-    for (const [i, token] of answer.entries()) {
-      total++;
-      if (free[r]![i] === token) equalFree++;
-      if (forced[r]![i] === token) equalForced++;
-    }
-  }
+  const answers = rows.map(({ answer }) => answer);
   return {
     rows: rows.length,
-    free: equalFree / total,
-    forced: equalForced / total,
+    free: equalShare(answers, free),
+    forced: equalShare(answers, forced),
     warnings: warnings.filter((line) => !expected.test(line)),
   };
 }
@@ -147,6 +161,8 @@ const bars: Bar[] = [];
 const details: Record<string, unknown> = {};
 let warnings: string[] = [];
 
+const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
+
 function compare(what: string, file: string, prompts: readonly number[][], ends: readonly number[], minimum = 0.95) {
   using model = loadModel(file, { quantize: 'keep' });
   const result = agreement(file, ourRows(model, prompts, ends));
@@ -155,7 +171,6 @@ function compare(what: string, file: string, prompts: readonly number[][], ends:
   bars.push({ what: `${what}: tokens equal`, got: result.forced, bar: minimum, better: 'more' });
   if (/^float(16|32)$/.test(what))
     bars.push({ what: `${what}: tokens equal in rows that go on`, got: result.free, bar: 0.95, better: 'more' });
-  const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
   console.log(
     `${what}: ${percent(result.forced)} token by token, ${percent(result.free)} in rows that go on by themselves`,
   );
@@ -204,8 +219,35 @@ const prompts = questions
   .slice(0, +args.prompts)
   .map((content) => template.render([{ role: 'user', content }], { addGenerationPrompt: true }))
   .map((text) => Array.from(tokenizer.encode(text, { addSpecialTokens: false })));
+const folderOfAvx2 = copyWithAvx2();
 for (const to of formats) {
-  compare(`${to}`, exported(real, to, at(`real-${to}.gguf`)), prompts, tokenizer.eosIds);
+  const file = at(`real-${to}.gguf`);
+  compare(`${to}`, exported(real, to, file), prompts, tokenizer.eosIds);
+  if (isBlockFormat(to as FormatName)) compareRounded(to, file);
+}
+
+/** Graft with rounded inputs against llama.cpp, and llama.cpp's build for AVX2 against the one for this processor. */
+function compareRounded(to: ExportFormat, file: string) {
+  using model = loadModel(file, { quantize: 'keep', activation: 'q8' });
+  const rows = ourRows(model, prompts, tokenizer.eosIds);
+  const answers = rows.map(({ answer }) => answer);
+  const { free, forced } = llamaCpp({ model: file, rows });
+  const other =
+    folderOfAvx2 && llamaCpp({ model: file, rows: prompts.map((prompt) => ({ prompt, answer: [] })) }, folderOfAvx2);
+  const [share, freeShare] = [equalShare(answers, forced), equalShare(answers, free)];
+  const freeOfTwoBuilds = other ? equalShare(free, other.free) : undefined;
+  const what = `${to}, activation q8`;
+  details[what] = {
+    rows: rows.length,
+    free: round(freeShare),
+    forced: round(share),
+    ...(freeOfTwoBuilds !== undefined && { freeOfTwoBuilds: round(freeOfTwoBuilds) }),
+  };
+  bars.push({ what: `${what}: tokens equal`, got: share, bar: 0.95, better: 'more' });
+  const builds = freeOfTwoBuilds === undefined ? '' : `; two builds of llama.cpp ${percent(freeOfTwoBuilds)}`;
+  console.log(
+    `${what}: ${percent(share)} token by token, ${percent(freeShare)} in rows that go on by themselves${builds}`,
+  );
 }
 
 /** A LoRA on all linear layers that changes what the model says, as a GGUF file. */

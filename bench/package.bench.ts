@@ -13,7 +13,7 @@ import { type Bar, report, round, workFolder } from './support.ts';
 
 /** A program in TypeScript, as a user would write it: its last line of output is JSON. */
 const program = `import { type OneTaskRecipe, type RowInput, Session } from 'graft-llm';
-import { adamw, loadModel, startEngine } from 'graft-llm/engine';
+import { createOptimizer, loadModel, startEngine } from 'graft-llm/engine';
 
 const [model = '', dir = ''] = process.argv.slice(2);
 const data = Array.from({ length: 32 }, (_, i): RowInput => ({ prompt: \`Is \${i} even?\`, completion: i % 2 ? ' no' : ' yes' }));
@@ -23,7 +23,7 @@ const { losses, adapter } = await session.train(recipe);
 await using loaded = await session.load(model, { adapters: { numbers: adapter } });
 const { text } = await loaded.generate('Is 4 even?', { adapter: 'numbers', maxNewTokens: 4 });
 console.log(JSON.stringify({ losses, text }));
-export const parts = { adamw, loadModel, startEngine };
+export const parts = { createOptimizer, loadModel, startEngine };
 `;
 const tsconfig = {
   compilerOptions: { strict: true, module: 'nodenext', target: 'esnext', types: ['node'], noEmit: true },
@@ -104,8 +104,8 @@ report(
   'package',
   results.flatMap(({ version, warnings, share }): Bar[] => [
     {
-      what: `${version}: warnings of npm that name graft-llm`,
-      got: warnings.filter((warning) => warning.includes('graft-llm')).length,
+      what: `${version}: warnings of npm`,
+      got: warnings.length,
       bar: 0,
       better: 'less',
     },

@@ -126,6 +126,7 @@ export {
   type ScheduleConfig,
   scheduleFactor,
 } from './optim/index.ts';
+export type { Activation } from './quant/index.ts';
 export {
   type Confusion,
   type EvalResult,

@@ -70,7 +70,7 @@ export {
 } from './models/index.ts';
 export type { ModelPart, Precision, TaskName } from './nn/index.ts';
 export type { OptimizerChoice } from './optim/index.ts';
-export type { BlockFormat, IntegerFormat, WeightFormat } from './quant/index.ts';
+export type { Activation, BlockFormat, IntegerFormat, WeightFormat } from './quant/index.ts';
 export {
   type LimitChoices,
   type Limits,

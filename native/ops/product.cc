@@ -125,7 +125,7 @@ bool is_reduced(const Weight& w, int64_t n, int64_t k, int64_t m) {
 }
 
 bool has_few(const Weight& w, int64_t n) {
-  if (w.dense()) return n == 1;
+  if (w.dense()) return n <= (row_wise ? kFewRows : 1);
   if (!row_wise) return n <= kMatvecMaxRows;
   return n <= (w.out() * w.in() < kLargeWeight ? kFewRows : kFewRowsOfLarge);
 }
@@ -137,7 +137,8 @@ void few_rows(const Tensor& x, const Weight& w, int64_t begin, int64_t end, Tens
   const void* source = w.tensor.const_data_ptr();
   const float* from = x.const_data_ptr<float>();
   float* to = y.mutable_data_ptr<float>();
-  const int64_t n = x.size(0), step = n <= kMatvecMaxRows ? end - begin : std::max<int64_t>(16, kPanelBytes / std::max<int64_t>(1, w.tensor.stride(0)) / 16 * 16);
+  const int64_t row_bytes = std::max<int64_t>(1, w.tensor.stride(0) * w.tensor.element_size());
+  const int64_t n = x.size(0), step = n <= kMatvecMaxRows ? end - begin : std::max<int64_t>(16, kPanelBytes / row_bytes / 16 * 16);
   for (int64_t first = begin; first < end; first += step) {
     for (int64_t row = 0; row < n; row += kMatvecMaxRows) {
       kernels.matvec(format, source, first, std::min(end, first + step), w.in(), from + row * x.stride(0), std::min(kMatvecMaxRows, n - row), x.stride(0),
@@ -148,7 +149,7 @@ void few_rows(const Tensor& x, const Weight& w, int64_t begin, int64_t end, Tens
 
 void set_reduced_products(bool forward, bool backward) { reduced = {forward, backward}; }
 
-// Whether a row's product with a weight in blocks does not depend on how many rows there are, up to a few: for serving, where rows of others come
+// Whether a row's product with a frozen weight does not depend on how many rows there are, up to a few: for serving, where rows of others come
 // and go. Otherwise it has the bits of a product with the unpacked weight, but for kMatvecMaxRows and fewer: so a packed model computes what
 // was trained rounded.
 void set_row_wise_products(bool on) { row_wise = on; }
@@ -171,7 +172,6 @@ Tensor product(const Tensor& x, const Weight& weight, const std::optional<Tensor
     if (bias) y.add_(*bias);
     return y;
   }
-  if (weight.dense() && x.size(0) > 1) return bias ? at::addmm(*bias, x, weight.tensor.t()) : at::mm(x, weight.tensor.t());
   if (!has_few(weight, x.size(0))) {
     const Tensor unpacked = weight.all();
     return bias ? at::addmm(*bias, x, unpacked.t()) : at::mm(x, unpacked.t());

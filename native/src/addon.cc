@@ -11,6 +11,7 @@
 #include "autograd.h"
 #include "device.h"
 #include "dispatch.h"
+#include "mapped.h"
 #include "memory.h"
 #include "process_group.h"
 #include "mkl.h"
@@ -308,8 +309,12 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("memory", memory);
   add("allocated", allocated);
   add("trim", trim);
+  add("map", map_file);
+  add("allocate", allocate_file);
+  add("writeBack", write_back);
   add("storeOpen", store_open);
   add("storeSet", store_set);
+  add("storeSetOnce", store_set_once);
   add("storeGet", store_get);
   add("addressTowards", address_towards);
   add("groupConnect", group_connect);

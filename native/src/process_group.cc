@@ -30,36 +30,54 @@ constexpr Milliseconds kWatchInterval{500};
 // For a store to answer.
 constexpr Milliseconds kStoreLimit{5000};
 
-c10::intrusive_ptr<c10d::Store> connect(const std::string& host, uint16_t port, bool server, Milliseconds timeout,
-                                        const std::string& prefix) {
+// Other programs may use the store too, such as torchrun.
+constexpr char kPrefix[] = "graft";
+
+c10::intrusive_ptr<c10d::Store> connect(const std::string& host, uint16_t port, bool server, Milliseconds timeout) {
   c10d::TCPStoreOptions options;
   options.port = port;
   options.isServer = server;
   options.waitWorkers = false;
   options.timeout = timeout;
-  return c10::make_intrusive<c10d::PrefixStore>(prefix, c10::make_intrusive<c10d::TCPStore>(host, options));
+  return c10::make_intrusive<c10d::PrefixStore>(kPrefix, c10::make_intrusive<c10d::TCPStore>(host, options));
+}
+
+// A store whose process is stopped leaves its clients waiting, and names are looked up for as long as the system likes: who acts on a store
+// does so in a thread that can be left behind.
+template <typename Result>
+Result within(Milliseconds limit, const std::string& place, std::function<Result()> act) {
+  auto task = std::make_shared<std::packaged_task<Result()>>(std::move(act));
+  auto result = task->get_future();
+  std::thread([task] { (*task)(); }).detach();
+  TORCH_CHECK(result.wait_for(limit) == std::future_status::ready, "the store at ", place, " does not answer");
+  return result.get();
 }
 
 }  // namespace
 
 class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
  public:
-  ProcessGroup(std::string host, uint16_t port, bool server, int rank, Milliseconds timeout, std::string prefix)
-      : host_(std::move(host)),
-        port_(port),
-        rank_(rank),
-        prefix_(std::move(prefix)),
-        store_(connect(host_, port_, server, timeout, prefix_)) {}
+  ProcessGroup(std::string host, uint16_t port, bool server, int rank, Milliseconds timeout)
+      : host_(std::move(host)), port_(port), rank_(rank), place_(host_ + ":" + std::to_string(port_)) {
+    store_ = within<c10::intrusive_ptr<c10d::Store>>(
+        timeout + kStoreLimit, place_, [=, host = host_, port = port_] { return connect(host, port, server, timeout); });
+  }
 
   void set(const std::string& key, const std::string& value) {
-    within(kStoreLimit, [store = store_, key, value] {
+    within<void>(kStoreLimit, place_, [store = store_, key, value] {
       store->set(key, std::vector<uint8_t>(value.begin(), value.end()));
-      return std::optional<std::string>();
+    });
+  }
+
+  std::string set_once(const std::string& key, const std::string& value) {
+    return within<std::string>(kStoreLimit, place_, [store = store_, key, value] {
+      const auto stored = store->compareSet(key, {}, std::vector<uint8_t>(value.begin(), value.end()));
+      return std::string(stored.begin(), stored.end());
     });
   }
 
   std::optional<std::string> get(const std::string& key, Milliseconds timeout) {
-    return within(timeout + kStoreLimit, [store = store_, key, timeout]() -> std::optional<std::string> {
+    return within<std::optional<std::string>>(timeout + kStoreLimit, place_, [store = store_, key, timeout]() -> std::optional<std::string> {
       const auto deadline = Clock::now() + timeout;
       for (Milliseconds pause{1};; pause = std::min(2 * pause, Milliseconds{100})) {
         if (store->check({key})) {
@@ -72,11 +90,13 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
     });
   }
 
-  void connect_all(int size, const std::optional<std::string>& address, Milliseconds timeout, const std::string& name) {
+  void connect_all(int size, const std::optional<std::string>& address, Milliseconds timeout, const std::string& prefix,
+                   const std::string& name) {
+    prefix_ = prefix;
     auto options = address ? c10d::ProcessGroupGloo::Options::create(timeout) : c10d::ProcessGroupGloo::Options::create_default(timeout);
     if (address) options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(*address));
     options->timeout = timeout;
-    const auto rendezvous = c10::make_intrusive<c10d::PrefixStore>("gloo", store_);
+    const auto rendezvous = c10::make_intrusive<c10d::PrefixStore>(prefix_ + "/gloo", store_);
     const auto gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(rendezvous, rank_, size, options);
     group_ = c10::make_intrusive<c10d::ProcessGroup>(store_, rank_, size);
     group_->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO, gloo);
@@ -122,15 +142,6 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   }
 
  private:
-  // A store whose process is stopped leaves its clients waiting: they wait in a thread that can be left behind.
-  std::optional<std::string> within(Milliseconds limit, std::function<std::optional<std::string>()> act) {
-    auto task = std::make_shared<std::packaged_task<std::optional<std::string>()>>(std::move(act));
-    auto result = task->get_future();
-    std::thread([task] { (*task)(); }).detach();
-    TORCH_CHECK(result.wait_for(limit) == std::future_status::ready, "the store at ", host_, ":", port_, " does not answer");
-    return result.get();
-  }
-
   void wait_for_collectives() {
     std::unique_lock lock(mutex_);
     for (;;) {
@@ -158,7 +169,7 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   void watch() {
     bool reachable = false;
     try {
-      const auto store = connect(host_, port_, false, Milliseconds{30000}, prefix_);
+      const auto store = c10::make_intrusive<c10d::PrefixStore>(prefix_, connect(host_, port_, false, Milliseconds{30000}));
       reachable = true;
       std::unique_lock lock(mutex_);
       while (!changed_.wait_for(lock, kWatchInterval, [this] { return closing_; })) {
@@ -183,8 +194,10 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   const std::string host_;
   const uint16_t port_;
   const int rank_;
-  const std::string prefix_;
-  const c10::intrusive_ptr<c10d::Store> store_;
+  const std::string place_;
+  c10::intrusive_ptr<c10d::Store> store_;
+  // Of the keys of this group: a store may have those of earlier attempts too.
+  std::string prefix_;
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
   std::string name_;
   std::mutex mutex_;
@@ -224,7 +237,7 @@ Napi::Value store_open(const Napi::CallbackInfo& info) {
     auto& groups = instance(env).groups;
     groups.push_back(std::make_shared<ProcessGroup>(text_at(info, 0), static_cast<uint16_t>(info[1].As<Napi::Number>().Uint32Value()),
                                                     info[2].As<Napi::Boolean>().Value(), info[3].As<Napi::Number>().Int32Value(),
-                                                    milliseconds_at(info, 4), text_at(info, 5)));
+                                                    milliseconds_at(info, 4)));
     return Napi::Number::New(env, static_cast<double>(groups.size() - 1));
   });
 }
@@ -233,6 +246,12 @@ Napi::Value store_set(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), "store set", no_shapes, [&]() -> Napi::Value {
     group_at(info).set(text_at(info, 1), text_at(info, 2));
     return info.Env().Undefined();
+  });
+}
+
+Napi::Value store_set_once(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), "store set once", no_shapes, [&]() -> Napi::Value {
+    return Napi::String::New(info.Env(), group_at(info).set_once(text_at(info, 1), text_at(info, 2)));
   });
 }
 
@@ -256,24 +275,28 @@ Napi::Value address_towards(const Napi::CallbackInfo& info) {
     const int code = getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
     TORCH_CHECK(code == 0, "the host ", host, " is not known: ", gai_strerror(code));
     const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, freeaddrinfo);
-    // To connect a socket for datagrams sends nothing: it only chooses the interface.
-    const int socket_fd = socket(found->ai_family, SOCK_DGRAM, 0);
-    sockaddr_storage own{};
-    socklen_t length = sizeof own;
-    char text[NI_MAXHOST] = "";
-    const bool ok = socket_fd >= 0 && ::connect(socket_fd, found->ai_addr, found->ai_addrlen) == 0 &&
-                    getsockname(socket_fd, reinterpret_cast<sockaddr*>(&own), &length) == 0 &&
-                    getnameinfo(reinterpret_cast<sockaddr*>(&own), length, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0;
-    if (socket_fd >= 0) ::close(socket_fd);
-    TORCH_CHECK(ok, "this machine has no network route to ", host);
-    return Napi::String::New(env, text);
+    // A name may have addresses of a kind that this machine has no network for.
+    for (const addrinfo* candidate = found; candidate; candidate = candidate->ai_next) {
+      // To connect a socket for datagrams sends nothing: it only chooses the interface.
+      const int socket_fd = socket(candidate->ai_family, SOCK_DGRAM, 0);
+      sockaddr_storage own{};
+      socklen_t length = sizeof own;
+      char text[NI_MAXHOST] = "";
+      const bool ok = socket_fd >= 0 && ::connect(socket_fd, candidate->ai_addr, candidate->ai_addrlen) == 0 &&
+                      getsockname(socket_fd, reinterpret_cast<sockaddr*>(&own), &length) == 0 &&
+                      getnameinfo(reinterpret_cast<sockaddr*>(&own), length, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0;
+      if (socket_fd >= 0) ::close(socket_fd);
+      if (ok) return Napi::String::New(env, text);
+    }
+    TORCH_CHECK(false, "this machine has no network route to ", host);
   });
 }
 
 Napi::Value group_connect(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), "group connect", no_shapes, [&]() -> Napi::Value {
     const auto address = info[2].IsString() ? std::make_optional(text_at(info, 2)) : std::nullopt;
-    group_at(info).connect_all(info[1].As<Napi::Number>().Int32Value(), address, milliseconds_at(info, 3), text_at(info, 4));
+    group_at(info).connect_all(info[1].As<Napi::Number>().Int32Value(), address, milliseconds_at(info, 3), text_at(info, 4),
+                               text_at(info, 5));
     return info.Env().Undefined();
   });
 }

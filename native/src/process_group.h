@@ -10,15 +10,17 @@ namespace graft {
 
 class ProcessGroup;
 
-// (host, port, whether this process hosts the store, its rank, milliseconds, prefix of all keys) => index of the group
+// (host, port, whether this process hosts the store, its rank, milliseconds) => index of the group
 Napi::Value store_open(const Napi::CallbackInfo& info);
 // (group, key, value)
 Napi::Value store_set(const Napi::CallbackInfo& info);
+// (group, key, value) => the value that the key has now: that of the process which was first
+Napi::Value store_set_once(const Napi::CallbackInfo& info);
 // (group, key, milliseconds) => the value, or null where there was none in this time
 Napi::Value store_get(const Napi::CallbackInfo& info);
 // (host, port) => the address of this machine on the way to that host
 Napi::Value address_towards(const Napi::CallbackInfo& info);
-// (group, size, address to listen at or null, milliseconds, name by which operators find it): connects to every other process
+// (group, size, address to listen at or null, milliseconds, prefix of its keys, name by which operators find it): connects to every other process
 Napi::Value group_connect(const Napi::CallbackInfo& info);
 // (group, tensor that a collective returned, milliseconds) => 'done', 'alarm' (a process raised it) or 'late'; throws what the collective fails with
 Napi::Value group_wait(const Napi::CallbackInfo& info);

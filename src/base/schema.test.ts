@@ -36,3 +36,15 @@ test('a key that a map of known names does not have: the names that it may have'
   assert.throws(refusal({ txt: 'body' }), /columns: unknown key 'txt' \(did you mean 'text'\?\)/);
   assert.throws(refusal({ category: 'body' }), /unknown key 'category' \(allowed: text, label\)/);
 });
+
+test('a value of none of several kinds: the kinds that there are, or the size where the kind is right', () => {
+  const rows = z.union([z.string(), z.array(z.string()).min(1)]);
+  const schema = z.strictObject({ rows, weights: z.union([z.literal('balanced'), z.record(z.string(), z.number())]) });
+  const refusal = (value: object) => () => parseWith(schema, { rows: 'a', weights: {}, ...value }, 'recipe');
+  assert.throws(refusal({ rows: [] }), /rows: must not be empty/);
+  assert.throws(refusal({ rows: 3 }), /rows: must be a string or a list, but is 3/);
+  assert.throws(
+    refusal({ weights: 'equal' }),
+    /weights: must be balanced or an object with names as keys, but is "equal"/,
+  );
+});

@@ -104,6 +104,22 @@ function fits(answer: string, path: string, allowedKeys: readonly string[]): boo
   return parts.length === 0 || parts.join('.') !== path.replace(/\.\d+$/, '') || allowedKeys.includes(leaf);
 }
 
+/** Returns what a value has to be that is none of the kinds of a union, whose schema has no words of its own for it. */
+function describeUnion(issue: Issue, errors: readonly Issue[]): string {
+  const path = issue.path.map(String).join('.');
+  const prefix = path ? `${path}: ` : 'this ';
+  const own = errors.find(({ code }) => code === 'custom');
+  if (own) return prefix + own.message;
+  // Where the kind is right, the size is not.
+  const size = errors.find((error) => error.code === 'too_small' || error.code === 'too_big');
+  if (size) return `${prefix}${limit(size as z.core.$ZodIssueTooSmall)}`;
+  const expected = errors.flatMap((error) => {
+    if (error.code === 'invalid_type') return [typeNames[error.expected] ?? `a ${error.expected}`];
+    return error.code === 'invalid_value' ? error.values.map(String) : [];
+  });
+  return `${prefix}must be ${[...new Set(expected)].join(' or ') || 'another value'}, but is ${shown(issue.input)}`;
+}
+
 /** Returns one sentence for each mistake that an issue reports, with its path. */
 function describe(schema: z.ZodType, issue: Issue, value: unknown, otherNames: OtherNames): string[] {
   if (issue.code === 'invalid_union' && issue.input === undefined) return [`${issue.path.join('.')} is missing`];
@@ -116,6 +132,7 @@ function describe(schema: z.ZodType, issue: Issue, value: unknown, otherNames: O
         describe(schema, { ...inner, path: [...issue.path, ...inner.path] }, value, otherNames),
       );
     }
+    if (issue.message === 'Invalid input') return [describeUnion(issue, issue.errors.flat())];
   }
   const path = issue.path.map(String).join('.');
   const prefix = path ? `${path}: ` : '';

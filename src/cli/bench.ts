@@ -55,8 +55,14 @@ export const bench = () =>
             cause,
           });
         }));
+      const load = arrivals({ ...shape, models: names });
+      if (load.length === 0)
+        throw new GraftError('usage', `no request arrives in ${shape.seconds} s at ${shape.rate} a second`, {
+          place: '--seconds',
+          hint: 'Raise --seconds or --rate',
+        });
       const start = performance.now();
-      const results = await runLoad(target, arrivals({ ...shape, models: names }));
+      const results = await runLoad(target, load);
       const summary = summarize(results, (performance.now() - start) / 1000);
       if (json) printJson({ bench: 'serve', url: target.url, ...shape, ...summary });
       else print(summary);

@@ -87,6 +87,7 @@ function show(planned: RanksPlan): void {
     ['activations', ({ activationBytes }) => size(activationBytes)],
     ['buffers', ({ bufferBytes }) => size(bufferBytes)],
     ['total', ({ totalBytes, fits }) => `${size(totalBytes)}${fits ? '' : ' !'}`],
+    ['on the disk', ({ diskBytes }) => (diskBytes > 0 ? size(diskBytes) : '')],
     ['sent a step', ({ trafficBytes }) => size(trafficBytes)],
     ['computing', ({ computeS }) => seconds(computeS)],
     ['sending', ({ trafficS }) => seconds(trafficS)],

@@ -22,6 +22,11 @@ export const onRows = (name: string, description: string, data: string) =>
       'the column of the file for each column of the format, where it has another name: text=body label=category',
       columns,
     )
+    .option(
+      '--delimiter <character>',
+      'what separates the fields of a .csv file; default: found from its first lines',
+      character,
+    )
     .option('--limit <n>', 'rows that are read at most, the first ones', count)
     .option(
       '--max-length <n>',
@@ -45,6 +50,11 @@ function columns(text: string, before: Readonly<Record<string, string>> = {}): R
   const [, name, column] = /^([^=]+)=(.+)$/s.exec(text) ?? [];
   if (name === undefined || column === undefined) throw new InvalidArgumentError('It must be like text=body.');
   return { ...before, [name]: column };
+}
+
+function character(text: string): string {
+  if (text.length === 1) return text;
+  throw new InvalidArgumentError('It must be one character.');
 }
 
 export const predict = () =>
@@ -92,7 +102,5 @@ function lineOf({ fields = {}, ...prediction }: Prediction | Classification): st
     const isSame = name === 'text' || !(name in predicted) || isDeepStrictEqual(value, predicted[name]);
     return [isSame ? name : `given_${name}`, value];
   });
-  return JSON.stringify({ ...Object.fromEntries(own), ...predicted }, (_, value) =>
-    typeof value === 'bigint' ? String(value) : (exactJson(value) ?? value),
-  );
+  return JSON.stringify({ ...Object.fromEntries(own), ...predicted }, (_, value) => exactJson(value) ?? value);
 }

@@ -2,6 +2,7 @@ import { Command } from 'commander';
 import { readKeys, type ServerOptions, serve as startServer } from '../serve/index.ts';
 import {
   abortOnSignals,
+  activationOption,
   bytes,
   collect,
   count,
@@ -35,6 +36,7 @@ export const serve = () =>
     .option('--model-name <name>', "name of the base in requests; default: the last part of the model's path")
     .addOption(quantizeOption())
     .option('--device <name>', deviceHelp)
+    .addOption(activationOption())
     .option('--host <address>', 'address to listen at; one that others reach needs --api-key-file', '127.0.0.1')
     .option('--port <n>', 'port; 0: one that is free', countOrNone, 8000)
     .option('--api-key-file <file>', 'keys, one a line; each request has to carry one of them')

@@ -4,7 +4,7 @@ import { adapterIn, baseOfAdapter } from '../adapters/index.ts';
 import { GraftError, toWire } from '../base/index.ts';
 import { exportFormats } from '../models/index.ts';
 import type { TaskName } from '../nn/index.ts';
-import { quantizeModes } from '../quant/index.ts';
+import { activationModes, quantizeModes } from '../quant/index.ts';
 import {
   type LoadedModel,
   type ModelSettings,
@@ -27,6 +27,15 @@ export const quantizeOption = () =>
     .choices(quantizeModes)
     .default('keep');
 
+/** How a command that loads a model takes the inputs of its layers. */
+export const activationOption = () =>
+  new Option(
+    '--activation <how>',
+    'inputs of layers whose weights are in blocks of GGUF: as they are (exact), or rounded to 8 bits as llama.cpp does (q8)',
+  )
+    .choices(activationModes)
+    .default('exact');
+
 /** A command that works on a loaded model, with the options that all of these have. */
 export const onModel = (name: string, description: string) =>
   new Command(name)
@@ -37,6 +46,7 @@ export const onModel = (name: string, description: string) =>
     )
     .option('--adapter <dir>', 'directory of an adapter to use, of the run that made it, or a .gguf file of one')
     .addOption(quantizeOption())
+    .addOption(activationOption())
     .option(
       '--task-number <n>',
       'for prompts trained on several tasks: number of the task of rows that have none',
@@ -92,7 +102,7 @@ export const collect = (value: string, all: string[] = []) => [...all, value];
 export const examples = (...lines: string[]) => `\nExamples:\n${lines.map((line) => `  $ ${line}`).join('\n')}\n`;
 
 /** Options of `onModel`. */
-export interface OnModelOptions extends Pick<ModelSettings, 'quantize' | 'threads' | 'device'> {
+export interface OnModelOptions extends Pick<ModelSettings, 'quantize' | 'activation' | 'threads' | 'device'> {
   readonly model?: string;
   readonly adapter?: string;
   readonly task?: TaskName;
@@ -112,14 +122,15 @@ export function modelOf(model: string | undefined, adapter: string | undefined):
 /** Loads the model of a command with its adapter, for `act` alone, which also gets the options that are not about loading. */
 export async function withModel<O extends OnModelOptions, T>(
   options: O,
-  act: (model: LoadedModel, settings: Omit<O, 'model' | 'quantize' | 'device' | 'json'>) => Promise<T>,
+  act: (model: LoadedModel, settings: Omit<O, 'model' | 'quantize' | 'activation' | 'device' | 'json'>) => Promise<T>,
 ): Promise<T> {
-  const { model: named, quantize, device, json: _, ...settings } = options;
+  const { model: named, quantize, activation, device, json: _, ...settings } = options;
   const { adapter, task, threads } = settings;
   const id = modelOf(named, adapter);
   await using session = new Session();
   await using model = await session.load(id, {
     quantize,
+    activation,
     threads,
     task,
     device,

@@ -134,8 +134,10 @@ export function partsLine(parts: readonly (number | string)[]): string {
 }
 
 /** What a run takes in memory, with its largest parts. */
-const memoryLine = ({ totalMb, weightsMb, gradientsMb, optimizerMb, activationsMb }: RunMemory): string =>
-  `memory: ${totalMb} MB at most (weights ${weightsMb}, gradients ${gradientsMb}, optimizer ${optimizerMb}, activations ${activationsMb}), ${mebibytes(freeMemory())} free`;
+const memoryLine = ({ totalMb, weightsMb, gradientsMb, optimizerMb, activationsMb, ...disk }: RunMemory): string => {
+  const onDisk = disk.weightsOnDiskMb + disk.optimizerOnDiskMb;
+  return `memory: ${totalMb} MB at most (weights ${weightsMb}, gradients ${gradientsMb}, optimizer ${optimizerMb}, activations ${activationsMb}), ${mebibytes(freeMemory())} free${onDisk > 0 ? `; on the disk: weights ${disk.weightsOnDiskMb}, optimizer ${disk.optimizerOnDiskMb}` : ''}`;
+};
 
 /** Shows events on stderr: one line that is rewritten on a terminal, elsewhere a line every few seconds. */
 function progress(): (event: TrainEvent) => void {

@@ -81,8 +81,10 @@ const sharedFields = {
 const sharedSchema = z.looseObject(sharedFields);
 type SharedFields = z.infer<typeof sharedSchema>;
 const sharedColumns = Object.keys(sharedFields);
-/** Columns that other parts of Graft read. */
+/** Columns that other parts of Graft read; `task` only where it is a number, that of a prompt's task. */
 export const commonColumns = ['id', 'task'];
+const isCommon = (name: string, value: unknown) =>
+  commonColumns.includes(name) && (name !== 'task' || Number.isInteger(value));
 
 /** A function as a tool, unless it is one. */
 const asTool = (entry: unknown): unknown =>
@@ -99,7 +101,7 @@ const isGiven = (value: unknown) =>
 /** The columns of a row that are neither in `used` nor read by other parts of Graft. */
 export const unusedColumns = (row: Row, used: readonly string[]) =>
   Object.keys(row)
-    .filter((name) => !used.includes(name) && !commonColumns.includes(name) && isGiven(row[name]))
+    .filter((name) => !used.includes(name) && !isCommon(name, row[name]) && isGiven(row[name]))
     .map(unusedColumn);
 
 /**

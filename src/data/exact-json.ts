@@ -25,8 +25,9 @@ export function exactNumberText(value: object): string | undefined {
   return typeof text === 'string' && /^-?\d+(\.\d+)?([eE][-+]?\d+)?$/.test(text) ? text : undefined;
 }
 
-/** What `JSON.stringify` writes as the number that such an object is; undefined for any other value. */
+/** What `JSON.stringify` writes as the number that such an object or an integer of any size is; undefined for any other value. */
 export function exactJson(value: unknown): object | undefined {
+  if (typeof value === 'bigint') return rawJSON(String(value));
   const text = typeof value === 'object' && value !== null ? exactNumberText(value) : undefined;
   return text === undefined ? undefined : rawJSON(text);
 }

@@ -16,12 +16,15 @@ const printedColumns = [
 /** Reads JSON with the numbers that templates print; those that say what is learned are JavaScript's. */
 export const parseExactly = (text: string): unknown => parseJsonExactly(text, learnedFields);
 
-/** A row with what templates print as its text has it (`exact`), and all else as JavaScript reads it. */
+/** Whether a number of a row is an integer that JavaScript's cannot hold, as ids are. */
+const isLost = (value: unknown) => Number.isInteger(value) && !Number.isSafeInteger(value);
+
+/** A row with what templates print and large integers as its text has them (`exact`), and all else as JavaScript reads it. */
 export function exactRow(row: unknown, exact: () => unknown): unknown {
   if (typeof row !== 'object' || row === null) return row;
-  const columns = printedColumns.filter((column) => {
-    const value = (row as Record<string, unknown>)[column];
-    return typeof value === 'object' && value !== null;
+  const columns = Object.entries(row).flatMap(([column, value]) => {
+    const isPrinted = typeof value === 'object' && value !== null && printedColumns.includes(column);
+    return isPrinted || isLost(value) ? [column] : [];
   });
   if (columns.length === 0) return row;
   const read = exact() as Record<string, unknown>;

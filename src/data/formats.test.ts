@@ -106,6 +106,8 @@ test('columns that no part of a format reads are named, unless they are empty', 
   assert.deepEqual(unused({ text: 'a', url: 'b', title: null, links: [], id: 1 }), ["the column 'url' is not used"]);
   assert.deepEqual(unused({ text: 'a', label: 'x', weight: 2 }), ["the column 'weight' is not used"]);
   assert.deepEqual(unused({ tokens: ['a'], tags: ['O'], pos_tags: ['NN'] }), ["the column 'pos_tags' is not used"]);
+  assert.deepEqual(unused({ text: 'a', task: 'summary' }), ["the column 'task' is not used"]);
+  assert.equal(unused({ text: 'a', task: 1 }), undefined);
   assert.equal(unused({ text: 'a', text_pair: 'b' }), undefined);
 });
 

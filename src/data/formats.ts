@@ -10,6 +10,7 @@ import {
   shareGptContent,
   shareGptSchema,
 } from './chat-rows.ts';
+import { exactNumberText } from './exact-json.ts';
 import type { Answer, Example, ExampleContent, Label } from './example.ts';
 
 /** The formats of rows that are detected from their fields (docs/recipe.md, Rows). */
@@ -30,7 +31,11 @@ export const formatNames = [
 /** A format of rows. */
 export type Format = (typeof formatNames)[number];
 
-const labelSchema = z.union([z.string(), z.number(), z.boolean(), z.array(z.union([z.string(), z.number()]))]);
+/** A label; an integer that JavaScript's numbers cannot hold is its text. */
+const labelSchema = z.preprocess(
+  (value) => (typeof value === 'object' && value !== null && exactNumberText(value)) || value,
+  z.union([z.string(), z.number(), z.boolean(), z.array(z.union([z.string(), z.number()]))]),
+);
 type LabelField = z.infer<typeof labelSchema> | null | undefined;
 const toLabel = (value: LabelField): Label | undefined =>
   typeof value === 'boolean' ? String(value) : value === null || value === '' ? undefined : value;
@@ -54,7 +59,12 @@ export const tokensContent = (row: z.infer<typeof tokensSchema>): ExampleContent
 /** Answers as a list of objects, or as SQuAD has them: an object of two lists. */
 const answersSchema = z.union([
   z.array(z.looseObject({ text: z.string(), answer_start: z.int().nonnegative() })),
-  z.looseObject({ text: z.array(z.string()), answer_start: z.array(z.int().nonnegative()) }),
+  z
+    .looseObject({ text: z.array(z.string()), answer_start: z.array(z.int().nonnegative()) })
+    .refine(({ text, answer_start: starts }) => text.length === starts.length, {
+      path: ['answer_start'],
+      error: 'expected one for each text',
+    }),
 ]);
 type AnswersField = z.infer<typeof answersSchema> | null | undefined;
 
@@ -69,7 +79,7 @@ function toAnswers(value: AnswersField, context: string): Answer[] | undefined {
   if (!value) return undefined;
   const list = Array.isArray(value)
     ? value
-    : value.text.map((text, i) => ({ text, answer_start: value.answer_start[i] ?? 0 }));
+    : value.text.map((text, i) => ({ text, answer_start: value.answer_start[i]! }));
   return list.map(({ text, answer_start }) => ({ text, start: utf16Offset(context, answer_start) }));
 }
 

@@ -11,6 +11,8 @@ export interface RowPlaces {
   readonly empty: readonly string[];
   /** Rows whose answer has no content. */
   readonly emptyAnswers: readonly string[];
+  /** Questions whose answer no window has whole. */
+  readonly splitAnswers: readonly string[];
 }
 
 /** Counts of rows made, truncated and left out. */
@@ -29,6 +31,8 @@ export interface RowReport {
   readonly emptyRows: number;
   /** Rows whose answer has no content: only its end is learned. */
   readonly emptyAnswers: number;
+  /** Questions whose answer no window of the context has whole: they are learned and measured as questions without one. */
+  readonly splitAnswers: number;
   /** Texts and completions without an end token, which neither the tokenizer nor the model names. */
   readonly endlessRows: number;
   /** Rows of which the chat template leaves something out, by what it is. */
@@ -42,9 +46,23 @@ const maxPlaces = 5;
 
 /** A report that is being made. */
 export class ReportBuilder {
-  readonly #counts = { cutRows: 0, cutTokens: 0, shortenedAnswers: 0, lostRows: 0, emptyRows: 0, emptyAnswers: 0 };
+  readonly #counts = {
+    cutRows: 0,
+    cutTokens: 0,
+    shortenedAnswers: 0,
+    lostRows: 0,
+    emptyRows: 0,
+    emptyAnswers: 0,
+    splitAnswers: 0,
+  };
   readonly #notPrinted = new Map<string, number>();
-  readonly #places: Record<keyof RowPlaces, string[]> = { cut: [], lost: [], empty: [], emptyAnswers: [] };
+  readonly #places: Record<keyof RowPlaces, string[]> = {
+    cut: [],
+    lost: [],
+    empty: [],
+    emptyAnswers: [],
+    splitAnswers: [],
+  };
   #endlessRows = 0;
 
   #at(kind: keyof RowPlaces, place: string): void {
@@ -77,6 +95,11 @@ export class ReportBuilder {
     this.#at('emptyAnswers', place);
   }
 
+  splitAnswer(place: string): void {
+    this.#counts.splitAnswers++;
+    this.#at('splitAnswers', place);
+  }
+
   endless(): void {
     this.#endlessRows++;
   }
@@ -100,7 +123,7 @@ export class ReportBuilder {
 /** What of the rows of a source is truncated, left out or not used, in a note each. */
 export function rowNotes(report: RowReport, examples: readonly Example[], source: string): string[] {
   const { cutRows, cutTokens, shortenedAnswers, lostRows, emptyRows, emptyAnswers, endlessRows, notPrinted } = report;
-  const { places } = report;
+  const { splitAnswers, places } = report;
   const rows = (count: number, one: string, several: string) =>
     `${count} ${count === 1 ? `row ${one}` : `rows ${several}`}`;
   const at = (kind: keyof RowPlaces, count: number) =>
@@ -114,6 +137,8 @@ export function rowNotes(report: RowReport, examples: readonly Example[], source
       `${rows(emptyRows, 'has nothing to learn and is', 'have nothing to learn and are')} left out${at('empty', emptyRows)}`,
     emptyAnswers > 0 &&
       `${rows(emptyAnswers, 'has an empty answer', 'have empty answers')}, of which only the end is learned${at('emptyAnswers', emptyAnswers)}`,
+    splitAnswers > 0 &&
+      `${rows(splitAnswers, 'has an answer', 'have answers')} that no window of the context has whole, and ${splitAnswers === 1 ? 'counts' : 'count'} as without one: raise max_length, or stride above the longest answer${at('splitAnswers', splitAnswers)}`,
     endlessRows > 0 &&
       `${endlessRows} rows have no end token, from which the model would learn where to stop: no file of the model names one (eos_token, eos_token_id)`,
     ...Object.entries(notPrinted ?? {}).map(

@@ -187,7 +187,13 @@ test('rows that are too long are truncated and counted; rows that lose every lab
   );
   const { rows: made, cutRows, cutTokens, lostRows, emptyRows } = report;
   assert.deepEqual([made, cutRows, cutTokens, lostRows, emptyRows], [2, 2, 4, 1, 0]);
-  assert.deepEqual(report.places, { cut: ['f:1', 'f:3'], lost: ['f:3'], empty: [], emptyAnswers: [] });
+  assert.deepEqual(report.places, {
+    cut: ['f:1', 'f:3'],
+    lost: ['f:3'],
+    empty: [],
+    emptyAnswers: [],
+    splitAnswers: [],
+  });
 });
 
 test('rows without content are left out, and answers without content are counted; five places are kept', () => {

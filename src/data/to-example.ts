@@ -31,7 +31,10 @@ function detectFormat({ value, place }: RawRecord): Format {
   throw new GraftError(
     'input',
     `unrecognised columns ${present.map((column) => `'${column}'`).join(', ') || '(none)'}${suggestions.length > 0 ? `; did you mean ${suggestions.join(', ')}?` : ''}`,
-    { place, hint: `The data formats and their columns are ${supported.join(', ')}` },
+    {
+      place,
+      hint: `Say with data.columns (--columns of a command) which column is which, as { text: body, label: kind }; the formats and their columns are ${supported.join(', ')}`,
+    },
   );
 }
 

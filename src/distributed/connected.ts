@@ -139,7 +139,7 @@ export class ConnectedGroup implements JoinedGroup {
   failed(error: unknown): GraftError {
     if (this.#ended) return error instanceof GraftError && error.kind === 'interrupted' ? error : this.#ended;
     this.#ended = GraftError.of(error);
-    this.#store.tell(this.#ended);
+    this.#store.tell(this.#ended, this.rank);
     return this.#ended;
   }
 

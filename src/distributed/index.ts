@@ -8,5 +8,6 @@ export {
   type NodePlacement,
   nodeEnvironment,
   type RankPlacement,
+  runVariable,
 } from './launch-environment.ts';
 export { type ReadRows, rowsInMemory, ShardedUnit, type UnitTensors } from './sharded-unit.ts';

@@ -1,18 +1,17 @@
 /** How processes meet: each says who it is, all compare, then they connect. */
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { hostname } from 'node:os';
+import { hostname, networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { GraftError, packageRoot } from '../base/index.ts';
 import { currentEngine } from '../engine/index.ts';
 import { ConnectedGroup } from './connected.ts';
 import { type JoinedGroup, oneProcess } from './group.ts';
 import type { RankPlacement } from './launch-environment.ts';
-import { GroupStore, ranks, seconds } from './store.ts';
+import { GroupStore, isLoopback, portHint, ranks, seconds } from './store.ts';
 
 /** What a process says of itself when it joins. */
 interface Greeting {
-  readonly id: string;
   readonly size: number;
   readonly graft: string;
   readonly libtorch: string;
@@ -21,9 +20,10 @@ interface Greeting {
   readonly address: string;
 }
 
-const isLoopback = (address: string) => address.startsWith('127.') || address === '::1';
-
 const alone: JoinedGroup = { ...oneProcess, failed: GraftError.of, [Symbol.dispose]() {} };
+
+/** Names of network interfaces, by which a user says where to listen. */
+const interfaceVariable = 'GLOO_SOCKET_IFNAME';
 
 /**
  * Meets the other processes and connects to them. Blocks this thread until all are there.
@@ -32,43 +32,82 @@ const alone: JoinedGroup = { ...oneProcess, failed: GraftError.of, [Symbol.dispo
  */
 export function joinGroup(placement: RankPlacement | undefined): JoinedGroup {
   if (!placement || placement.size === 1) return alone;
-  const { rank, size, master, timeout, attempt } = placement;
+  const { rank, size, master, timeout } = placement;
   const began = performance.now();
+  const left = () => Math.max(0, timeout - (performance.now() - began));
   const store = new GroupStore(placement, timeout);
-  const { native, torch } = currentEngine();
-  const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string };
-  const greeting: Greeting = {
-    id: randomUUID(),
-    size,
-    graft: version,
-    libtorch: torch.version,
-    host: hostname(),
-    pid: process.pid,
-    address: native.addressTowards(master.host, master.port),
-  };
+  const { native } = currentEngine();
+  let isMember = false;
   try {
-    store.set(`greeting/${rank}`, JSON.stringify(greeting));
-    const all = greetings(store, timeout - (performance.now() - began));
-    compare(all, rank, greeting);
-    // Gloo listens at the address of the interface that leads to rank 0, unless the user names another interface.
-    const address = process.env.GLOO_SOCKET_IFNAME ? null : greeting.address;
-    const name = `graft-${attempt}-${rank}-${greeting.id}`;
-    native.groupConnect(store.id, size, address, timeout, name);
+    store.meet(left());
+    takeRank(store);
+    isMember = true;
+    store.set(`greeting/${rank}`, JSON.stringify(greetingOf(placement)));
+    const all = greetings(store, left());
+    const problem = incompatible(all);
+    if (problem) {
+      store.tell(problem, undefined);
+      throw problem;
+    }
+    const address = process.env[interfaceVariable] ? null : listeningAddress(all, rank);
+    const name = `graft-${store.prefix}-${rank}`;
+    native.groupConnect(store.id, size, address, Math.ceil(left()), store.prefix, name);
     return new ConnectedGroup(store, name);
   } catch (error) {
     const known =
       error instanceof GraftError && error.kind !== 'engine'
         ? error
-        : new GraftError('environment', 'the processes met, but cannot connect to each other', {
+        : (store.failure() ??
+          new GraftError('environment', 'the processes met, but cannot connect to each other', {
             place: `${master.host}:${master.port}`,
-            hint: 'Check that firewalls let them, and name the network interface in GLOO_SOCKET_IFNAME where there are several',
+            hint: `Check that firewalls let them, and name the network interface in ${interfaceVariable} where there are several`,
             cause: error,
-          });
-    store.tell(known);
-    store.leave();
+          }));
+    if (isMember) {
+      store.tell(known, rank);
+      store.leave();
+    }
     native.groupClose(store.id, true);
     throw known;
   }
+}
+
+/** @throws GraftError where another process has this rank: that one goes on, as if this one had never come */
+function takeRank(store: GroupStore): void {
+  const { rank } = store.placement;
+  const own = { id: randomUUID(), pid: process.pid, host: hostname() };
+  const first = JSON.parse(store.setOnce(`rank/${rank}`, JSON.stringify(own))) as typeof own;
+  if (first.id === own.id) return;
+  throw new GraftError('usage', `two processes have rank ${rank}: ${at(first)} and ${at(own)}`, {
+    hint: `Give every process a rank of its own. Where the first is of another run: ${portHint}`,
+  });
+}
+
+function greetingOf({ size, master }: RankPlacement): Greeting {
+  const { native, torch } = currentEngine();
+  const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string };
+  return {
+    size,
+    graft: version,
+    libtorch: torch.version,
+    host: hostname(),
+    pid: process.pid,
+    address: addressOfInterface() ?? native.addressTowards(master.host, master.port),
+  };
+}
+
+/** The address of the interface that the user names. @throws GraftError where this machine does not have it */
+function addressOfInterface(): string | undefined {
+  const all = networkInterfaces();
+  const addresses = process.env[interfaceVariable]?.split(',').map((name) => {
+    const address = all[name]?.[0]?.address;
+    if (address !== undefined) return address;
+    throw new GraftError('environment', `${hostname()} has no network interface ${name} with an address`, {
+      place: interfaceVariable,
+      hint: `Name one of ${Object.keys(all).join(', ')}, or leave the variable out: the interface that leads to rank 0 is taken`,
+    });
+  });
+  return addresses?.[0];
 }
 
 /** What every process says of itself, by rank. */
@@ -76,7 +115,7 @@ function greetings(store: GroupStore, limit: number): Greeting[] {
   const { size, rank, source } = store.placement;
   const deadline = performance.now() + limit;
   const texts = Array.from({ length: size }, (_, other) =>
-    store.get(`greeting/${other}`, Math.max(0, deadline - performance.now())),
+    store.awaited(`greeting/${other}`, Math.max(0, deadline - performance.now())),
   );
   const missing = texts.flatMap((text, other) => (text === undefined ? [other] : []));
   if (missing.length > 0)
@@ -88,13 +127,8 @@ function greetings(store: GroupStore, limit: number): Greeting[] {
   return texts.map((text) => JSON.parse(text!) as Greeting);
 }
 
-/** @throws GraftError for processes that cannot work together */
-function compare(all: readonly Greeting[], rank: number, own: Greeting): void {
-  const same = all[rank]!;
-  if (same.id !== own.id)
-    throw new GraftError('usage', `two processes have rank ${rank}: ${at(same)} and ${at(own)}`, {
-      hint: 'Give every process a rank of its own',
-    });
+/** Why processes cannot work together; undefined: they can. */
+function incompatible(all: readonly Greeting[]): GraftError | undefined {
   const [first] = all as [Greeting];
   for (const [what, field] of [
     ['Graft', 'graft'],
@@ -103,22 +137,32 @@ function compare(all: readonly Greeting[], rank: number, own: Greeting): void {
   ] as const) {
     const other = all.findIndex((greeting) => greeting[field] !== first[field]);
     if (other < 0) continue;
-    throw new GraftError(
+    return new GraftError(
       'mismatch',
       `rank 0 has ${what} ${first[field]} (${at(first)}), but rank ${other} has ${what} ${all[other]![field]} (${at(all[other]!)})`,
       { hint: field === 'size' ? 'Start all with the same number' : 'Install the same version on every host' },
     );
   }
-  const hidden = all.findIndex(({ address }) => isLoopback(address));
-  if (hidden >= 0 && all.some(({ address }) => !isLoopback(address)))
-    throw new GraftError(
-      'environment',
-      `rank ${hidden} would listen at ${all[hidden]!.address}, which other hosts cannot reach`,
-      {
-        place: at(all[hidden]!),
-        hint: 'Name the host of rank 0 by an address of its network (MASTER_ADDR, --master), or set GLOO_SOCKET_IFNAME',
-      },
-    );
+  return undefined;
 }
 
-const at = ({ host, pid }: Greeting) => `process ${pid} on ${host}`;
+/**
+ * The address at which this process listens: that of the interface that leads to rank 0. On the machine of rank 0 that is one which no other
+ * machine reaches, where the host's name means the machine itself there; then that of the interface which leads to another machine.
+ */
+function listeningAddress(all: readonly Greeting[], rank: number): string {
+  const { address } = all[rank]!;
+  const elsewhere = all.find((greeting) => !isLoopback(greeting.address));
+  if (!isLoopback(address) || !elsewhere) return address;
+  try {
+    return currentEngine().native.addressTowards(elsewhere.address, 1);
+  } catch (cause) {
+    throw new GraftError('environment', `rank ${rank} has no network route to ${elsewhere.address}`, {
+      place: at(all[rank]!),
+      hint: `Name the host of rank 0 by an address of its network (MASTER_ADDR, --master), or set ${interfaceVariable}`,
+      cause,
+    });
+  }
+}
+
+const at = ({ host, pid }: Pick<Greeting, 'host' | 'pid'>) => `process ${pid} on ${host}`;

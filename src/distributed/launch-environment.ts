@@ -16,6 +16,8 @@ export interface RankPlacement {
   readonly master: { readonly host: string; readonly port: number };
   /** Whether rank 0 hosts that store; false: the launcher does. */
   readonly hostsStore: boolean;
+  /** Name of the run, where its launcher gives one: processes of another run are refused. Otherwise ''. */
+  readonly run: string;
   /** How often the launcher has restarted the processes: each attempt has its own keys. */
   readonly attempt: number;
   /** Milliseconds that a process waits for the others: to begin, and in each collective. */
@@ -38,6 +40,9 @@ type Environment = Readonly<Record<string, string | undefined>>;
 
 /** Milliseconds that a process waits for others where nothing says how long. */
 export const defaultTimeout = 300_000;
+
+/** The variable by which `graft launch` names a run all of whose processes it starts. */
+export const runVariable = 'GRAFT_RUN_ID';
 
 /** Port of the store where nothing says another; torch's default. */
 const defaultPort = 29500;
@@ -101,7 +106,7 @@ class Variables {
 
   /** The placement, checked. */
   placed(
-    fields: Omit<RankPlacement, 'source' | 'attempt' | 'hostsStore' | 'timeout'> & Partial<RankPlacement>,
+    fields: Omit<RankPlacement, 'source' | 'run' | 'attempt' | 'hostsStore' | 'timeout'> & Partial<RankPlacement>,
   ): RankPlacement {
     const { rank, size, localRank, localSize } = fields;
     const outside = (name: string, value: number, of: string, count: number) =>
@@ -111,7 +116,7 @@ class Variables {
     if (localSize > size)
       throw wrong(`there are ${localSize} local processes, but ${size} in all`, `environment of ${this.source}`);
     const timeout = 1000 * (this.count('GRAFT_TIMEOUT', 1) ?? defaultTimeout / 1000);
-    return { attempt: 0, hostsStore: true, ...fields, timeout, source: this.source };
+    return { run: '', attempt: 0, hostsStore: true, ...fields, timeout, source: this.source };
   }
 }
 
@@ -128,9 +133,10 @@ function fromRank(env: Environment): RankPlacement | undefined {
   const localSize =
     vars.count('LOCAL_WORLD_SIZE', 1) ?? vars.count('LOCAL_SIZE', 1) ?? (env.LOCAL_RANK === undefined ? 1 : size);
   const attempt = vars.count('TORCHELASTIC_RESTART_COUNT') ?? 0;
+  const run = vars.text(runVariable) ?? vars.text('TORCHELASTIC_RUN_ID') ?? '';
   const hostsStore = vars.text('TORCHELASTIC_USE_AGENT_STORE') !== 'True';
   const master = size > 1 || !hostsStore ? vars.master() : { host: '127.0.0.1', port: defaultPort };
-  return vars.placed({ rank, size, localRank, localSize, master, attempt, hostsStore });
+  return vars.placed({ rank, size, localRank, localSize, master, run, attempt, hostsStore });
 }
 
 function fromOpenMpi(env: Environment): RankPlacement | undefined {
@@ -143,7 +149,7 @@ function fromOpenMpi(env: Environment): RankPlacement | undefined {
   const job = vars.text('PMIX_NAMESPACE') ?? vars.text('OMPI_MCA_ess_base_jobid');
   // On one machine nothing more needs to be said.
   const local = localSize === size ? { host: '127.0.0.1', port: job ? portOf(job) : defaultPort } : undefined;
-  return vars.placed({ rank, size, localRank, localSize, master: vars.master(local) });
+  return vars.placed({ rank, size, localRank, localSize, master: vars.master(local), run: job ?? '' });
 }
 
 /** The first host of a Slurm list: `node[003-010,12],gpu1` begins with node003. */
@@ -174,7 +180,9 @@ function fromSlurm(env: Environment): RankPlacement | undefined {
   const nodes = vars.text('SLURM_STEP_NODELIST') ?? vars.text('SLURM_JOB_NODELIST') ?? vars.text('SLURM_NODELIST');
   const job = `${vars.text('SLURM_JOB_ID') ?? vars.text('SLURM_JOBID') ?? ''}.${vars.text('SLURM_STEP_ID')}`;
   const meeting = nodes === undefined ? undefined : { host: firstHost(nodes), port: portOf(job) };
-  return vars.placed({ rank, size, localRank, localSize, master: vars.master(meeting) });
+  // The parts of a heterogeneous job have names of their own.
+  const run = env.SLURM_HET_SIZE === undefined ? job : '';
+  return vars.placed({ rank, size, localRank, localSize, master: vars.master(meeting), run });
 }
 
 /** The variables PET_… of Kubeflow Trainer and of torchrun: they describe a node, on which a launcher has to start the processes. */

@@ -2,7 +2,7 @@
  * Tensors that processes share out, and gather together while they are needed: those of a block of a model, or of all that is outside of
  * blocks (ZeRO stage 3, Rajbhandari et al. 2020, arXiv 1910.02054).
  */
-import { detachFromScopes, give, isAbsent, noGrad, ops, scope, Tensor, takeAway } from '../tensor/index.ts';
+import { type DType, detachFromScopes, give, isAbsent, noGrad, ops, scope, Tensor, takeAway } from '../tensor/index.ts';
 import { concatenated, parts, size } from './buckets.ts';
 import type { Group } from './group.ts';
 
@@ -23,6 +23,14 @@ const alignment = 64;
 const aligned = (bytes: number) => Math.ceil(bytes / alignment) * alignment;
 const rowCount = ({ shape }: Tensor) => (shape.length > 1 ? shape[0]! : 1);
 const asBytes = (tensor: Tensor) => ops.reshape(ops.viewAs(ops.contiguous(tensor), 'uint8'), [tensor.nbytes]);
+
+/** A file that tensors can be in. */
+export interface ShareFile {
+  /** Returns a tensor of zeros in the file. */
+  zeros(shape: readonly number[], dtype: DType): Tensor;
+  /** Says that a tensor was written, so that it can leave memory. */
+  written(tensor: Tensor): void;
+}
 
 /** Reads rows of a tensor that this process has. */
 export const rowsInMemory =
@@ -50,8 +58,11 @@ export class ShardedUnit {
   /** What the tensors are views of, while they are here. */
   #gathered: Tensor[] | undefined;
 
-  /** Reads this process's share; afterwards it keeps nothing else, and the tensors of the unit are absent. */
-  constructor(group: Group, { frozen, trained }: UnitTensors) {
+  /**
+   * Reads this process's share; afterwards it keeps nothing else, and the tensors of the unit are absent.
+   * @param file where the share of what is frozen is. Default: in memory
+   */
+  constructor(group: Group, { frozen, trained }: UnitTensors, file?: ShareFile) {
     this.#group = group;
     let offset = 0;
     this.#frozen = Array.from(frozen.keys(), (tensor) => {
@@ -64,8 +75,12 @@ export class ShardedUnit {
     );
     this.#share = noGrad(() => {
       using s = scope();
-      const share = detachFromScopes(s.keep(ops.zeros([aligned(offset / group.size)], { dtype: 'uint8' })));
+      const shape = [aligned(offset / group.size)];
+      const isInFile = file !== undefined && offset > 0;
+      const zeros = isInFile ? file.zeros(shape, 'uint8') : ops.zeros(shape, { dtype: 'uint8' });
+      const share = detachFromScopes(s.keep(zeros));
       for (const { tensor, offset } of this.#frozen) this.#readShare(share, tensor, offset, frozen.get(tensor)!);
+      if (isInFile) file.written(share);
       for (const tensor of this.#own) {
         if (isAbsent(tensor)) give(tensor, ops.contiguous(trained.get(tensor)!.read(0, rowCount(tensor))));
       }

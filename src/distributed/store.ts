@@ -1,4 +1,5 @@
 /** The key-value store of a group, through which its processes meet, and tell each other why they fail. */
+import { hostname } from 'node:os';
 import { type ErrorJson, GraftError } from '../base/index.ts';
 import { currentEngine } from '../engine/index.ts';
 import type { RankPlacement } from './launch-environment.ts';
@@ -8,6 +9,8 @@ const failureLimit = 500;
 const answerLimit = 3000;
 /** Milliseconds that a process waits at most once it is known that another has failed. */
 const alarmLimit = 10_000;
+/** Milliseconds between two looks at whether a process failed while others wait for it to begin. */
+const lookInterval = 1000;
 /** Milliseconds that rank 0, which hosts the store, stays at most for the others to have read what is in it. */
 const leaveLimit = 5000;
 
@@ -18,49 +21,103 @@ interface Failure {
   readonly error: ErrorJson;
 }
 
+/** What to do where two runs have one port. */
+export const portHint = 'Choose another port: MASTER_PORT, or `graft launch --master HOST:PORT`';
+
+/** Key of what rank 0 says of its run, before the names of runs: processes of another run find it too. */
+const runKey = 'run';
+
+/** A run, as rank 0 says it. */
+interface Meeting {
+  readonly run: string;
+  readonly pid: number;
+  readonly host: string;
+}
+
 /** The store of a group, seen by one of its processes. */
 export class GroupStore {
   readonly placement: RankPlacement;
+  /** Of the keys of this group: a store may have those of earlier attempts, and be found by other runs. */
+  readonly prefix: string;
   /** Number of the process group in the engine. */
   readonly id: number;
 
   /** @throws GraftError 'environment' where the store cannot be hosted or reached within `timeout` milliseconds */
   constructor(placement: RankPlacement, timeout: number) {
     this.placement = placement;
-    const { master, rank, hostsStore, attempt, source } = placement;
-    const place = `${master.host}:${master.port}`;
+    const { master, rank, hostsStore, run, attempt } = placement;
+    this.prefix = `${run}/${attempt}`;
     const server = hostsStore && rank === 0;
     try {
-      this.id = currentEngine().native.storeOpen(master.host, master.port, server, rank, timeout, `graft/${attempt}`);
+      this.id = currentEngine().native.storeOpen(master.host, master.port, server, rank, timeout);
     } catch (cause) {
-      const { message } = cause as Error;
-      if (server && /EADDRINUSE/.test(message))
-        throw new GraftError('environment', 'the port is in use on this machine, so the processes cannot meet there', {
-          place,
-          hint: 'Choose another one: MASTER_PORT, or `graft launch --master HOST:PORT`',
-          cause,
-        });
-      throw new GraftError(
-        'environment',
-        server
-          ? 'rank 0 cannot open the port at which the processes meet'
-          : `rank ${rank} cannot reach ${hostsStore ? 'rank 0' : 'the launcher'} within ${seconds(timeout)}`,
-        {
-          place,
-          hint: `Check that ${hostsStore ? 'rank 0 runs there' : 'it runs'} and that the port is open; ${source} named it`,
-          cause,
-        },
-      );
+      throw notOpened(placement, server, timeout, cause as Error);
     }
   }
 
+  /**
+   * Waits for the run's rank 0. Nothing is written before this: a process of another run disturbs none.
+   * @throws GraftError 'environment' where another run meets here
+   */
+  meet(milliseconds: number): void {
+    const { rank, run, master } = this.placement;
+    const { native } = currentEngine();
+    if (rank === 0) {
+      const meeting: Meeting = { run, pid: process.pid, host: hostname() };
+      native.storeSet(this.id, runKey, JSON.stringify(meeting));
+      return;
+    }
+    const text = native.storeGet(this.id, runKey, milliseconds);
+    if (text === null) return; // who else is missing is said together
+    const meeting = JSON.parse(text) as Meeting;
+    if (meeting.run === run) return;
+    throw new GraftError(
+      'environment',
+      `another run meets here: its rank 0 is process ${meeting.pid} on ${meeting.host}`,
+      {
+        place: `${master.host}:${master.port}`,
+        hint: portHint,
+      },
+    );
+  }
+
   set(key: string, value: string): void {
-    currentEngine().native.storeSet(this.id, key, value);
+    currentEngine().native.storeSet(this.id, `${this.prefix}/${key}`, value);
+  }
+
+  /** Sets a key that has no value yet. @returns the value that it has now */
+  setOnce(key: string, value: string): string {
+    return currentEngine().native.storeSetOnce(this.id, `${this.prefix}/${key}`, value);
   }
 
   /** The value of a key, or undefined where it is not set within so many milliseconds. */
   get(key: string, milliseconds = 0): string | undefined {
-    return currentEngine().native.storeGet(this.id, key, milliseconds) ?? undefined;
+    return currentEngine().native.storeGet(this.id, `${this.prefix}/${key}`, milliseconds) ?? undefined;
+  }
+
+  /**
+   * The value of a key that another process sets when it begins, or undefined where it does not within so many milliseconds.
+   * @throws the error of a process that fails meanwhile
+   */
+  awaited(key: string, milliseconds: number): string | undefined {
+    const deadline = performance.now() + milliseconds;
+    for (;;) {
+      const left = Math.max(0, deadline - performance.now());
+      const value = this.get(key, Math.min(lookInterval, left));
+      if (value !== undefined || left === 0) return value;
+      const failure = this.failure();
+      if (failure) throw failure;
+    }
+  }
+
+  /** The error of the process that failed first, as this one reports it. */
+  failure(): GraftError | undefined {
+    try {
+      const failure = this.#failure(0);
+      return failure && told(failure);
+    } catch {
+      return undefined; // the store has gone
+    }
   }
 
   #failure(milliseconds: number): Failure | undefined {
@@ -68,10 +125,13 @@ export class GroupStore {
     return text === undefined ? undefined : (JSON.parse(text) as Failure);
   }
 
-  /** Tells the other processes why this one fails; they end with that error at their next collective. */
-  tell(error: GraftError): void {
+  /**
+   * Tells the other processes why this one fails; they end with that error at their next collective. Of several errors the first counts.
+   * @param rank whose error it is; undefined: it is about all
+   */
+  tell(error: GraftError, rank: number | undefined): void {
     try {
-      this.set('failed', JSON.stringify({ rank: this.placement.rank, error: error.toJSON() } satisfies Failure));
+      this.setOnce('failed', JSON.stringify({ rank, error: error.toJSON() } satisfies Failure));
       this.set('alarm', '1');
     } catch {
       // The store has gone with the process that hosted it, so the others know already.
@@ -103,7 +163,7 @@ export class GroupStore {
       const silent = others.filter((other) => !answers.has(other));
       const behind = others.filter((other) => answers.get(other)! < awaited);
       const found = late === undefined || silent.length > 0 ? gone(silent, late, cause) : slow(behind, late);
-      this.set('failed', JSON.stringify({ rank: undefined, error: found.toJSON() } satisfies Failure));
+      this.tell(found, undefined);
       return found;
     } catch (error) {
       return gone(hostsStore && rank !== 0 ? [0] : [], late, cause ?? error);
@@ -129,12 +189,54 @@ export class GroupStore {
   }
 }
 
+/** Whether an address leads to this machine only. */
+export const isLoopback = (address: string): boolean => address.startsWith('127.') || address === '::1';
+
 export const seconds = (milliseconds: number): string => `${Math.round(milliseconds / 100) / 10} s`;
 
 /** `rank 3`, `ranks 1, 2 and 5`. */
 export function ranks(numbers: readonly number[]): string {
   const [last, ...rest] = numbers.toReversed();
   return rest.length === 0 ? `rank ${last}` : `ranks ${rest.toReversed().join(', ')} and ${last}`;
+}
+
+/** Why a store cannot be hosted or reached. */
+function notOpened(
+  { master, rank, hostsStore, source }: RankPlacement,
+  server: boolean,
+  timeout: number,
+  cause: Error,
+): GraftError {
+  const place = `${master.host}:${master.port}`;
+  if (server && /EADDRINUSE/.test(cause.message))
+    return new GraftError('environment', 'the port is in use on this machine, so the processes cannot meet there', {
+      place,
+      hint: portHint,
+      data: { busyPort: master.port },
+      cause,
+    });
+  const host = hostsStore ? 'rank 0' : 'the launcher';
+  return new GraftError(
+    'environment',
+    server
+      ? 'rank 0 cannot open the port at which the processes meet'
+      : `rank ${rank} cannot reach ${host} within ${seconds(timeout)}${whyUnreachable(master)}`,
+    {
+      place,
+      hint: `Check that ${hostsStore ? 'rank 0 runs there' : 'it runs'} and that the port is open; ${source} named it`,
+      cause,
+    },
+  );
+}
+
+/** What is wrong with the address of rank 0 as this machine sees it, if anything is. */
+function whyUnreachable({ host, port }: RankPlacement['master']): string {
+  try {
+    const own = currentEngine().native.addressTowards(host, port);
+    return isLoopback(own) ? `; on this machine ${host} is this machine itself` : '';
+  } catch (error) {
+    return `: ${GraftError.of(error).problem}`;
+  }
 }
 
 /** The error of another process, as this one reports it. */

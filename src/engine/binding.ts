@@ -42,14 +42,32 @@ export interface Binding {
    */
   allocated(): { now: number; peak: number };
   trim(): void;
+  /**
+   * A tensor on bytes of an open file, which may be closed afterwards. Shared: what is written to it goes to the file; else it stays in memory.
+   */
+  map(file: number, at: number, shape: readonly number[], dtype: number, shared: boolean): number;
+  /** Takes room on the disk for some bytes of a file. Returns 0, or the number of the system's error. */
+  allocate(file: number, at: number, bytes: number): number;
+  /** Begins to write a tensor on a shared mapping to its file, and takes its pages off this process. */
+  writeBack(handle: number, file: number, at: number): void;
   /** Opens the key-value store of several processes, or hosts it. Returns the number of the process group, which is not connected yet. */
-  storeOpen(host: string, port: number, server: boolean, rank: number, milliseconds: number, prefix: string): number;
+  storeOpen(host: string, port: number, server: boolean, rank: number, milliseconds: number): number;
   storeSet(group: number, key: string, value: string): void;
+  /** Sets a key that has no value yet. Returns the value that it has now. */
+  storeSetOnce(group: number, key: string, value: string): string;
   /** Waits so long for the key to be set; null: it was not. */
   storeGet(group: number, key: string, milliseconds: number): string | null;
   /** The address of this machine on the way to that host. */
   addressTowards(host: string, port: number): string;
-  groupConnect(group: number, size: number, address: string | null, milliseconds: number, name: string): void;
+  /** Connects to all others. `prefix` of the group's keys in the store; `name` by which operators find the group. */
+  groupConnect(
+    group: number,
+    size: number,
+    address: string | null,
+    milliseconds: number,
+    prefix: string,
+    name: string,
+  ): void;
   /** Waits for a collective by the tensor that it fills. 'alarm': another process has failed or lost one. */
   groupWait(group: number, handle: number, milliseconds: number): 'done' | 'alarm' | 'late';
   groupClose(group: number, allEnded: boolean): void;

@@ -11,6 +11,7 @@ export { requireReadableWeights } from './model-config.ts';
 export { openModelWeights, openWeights } from './open.ts';
 export { freeDisk, RecordFile } from './record-file.ts';
 export { openSafetensors, type TensorToWrite, writeSafetensors } from './safetensors.ts';
+export { ScratchFile } from './scratch-file.ts';
 export { openTorch } from './torch.ts';
 export {
   bytesOf,

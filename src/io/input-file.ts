@@ -1,5 +1,6 @@
 import { closeSync, fstatSync, openSync, readSync, statSync } from 'node:fs';
 import { fileError, GraftError } from '../base/index.ts';
+import { type DType, Tensor } from '../tensor/index.ts';
 
 /** Bytes of one read. Linux reads at most 2^31 - 4096 bytes in one call, Node at most 2^31 - 1; a tensor may be larger. */
 const CHUNK = 2 ** 30;
@@ -60,6 +61,13 @@ export class InputFile implements Disposable {
     } catch (error) {
       throw fileError(error, this.path, 'read');
     }
+  }
+
+  /** Returns a tensor on bytes of the file, which is never written to. It outlives the open file, and the name of the file. */
+  map(at: number, shape: readonly number[], dtype: DType): Tensor {
+    if (this.#fd === undefined)
+      throw new GraftError('state', 'The file was mapped after it was closed', { place: this.path });
+    return Tensor.mapped(this.#fd, at, shape, dtype, false);
   }
 
   /** Closes the file; may be called more than once. */

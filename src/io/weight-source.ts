@@ -1,5 +1,6 @@
 import { GraftError, nearest } from '../base/index.ts';
 import { type FormatName, formats } from '../quant/index.ts';
+import { type DType, dtypes, type Tensor } from '../tensor/index.ts';
 import { brief, type InputFile } from './input-file.ts';
 
 /** A stored tensor: its name, shape and format. */
@@ -48,6 +49,11 @@ export interface WeightSource extends Disposable {
    *   buffer of another size; `state` after disposal.
    */
   read(name: string, into: Uint8Array, from?: number): void;
+  /**
+   * Returns the tensor's bytes as a tensor on the file itself, which takes memory only while it is used; undefined where they do not
+   * stand in a file in this form.
+   */
+  map?(name: string, shape: readonly number[], dtype: DType): Tensor | undefined;
 }
 
 /** A stored tensor with the place of its bytes. */
@@ -94,6 +100,11 @@ export class StoredWeights implements WeightSource {
         },
       );
     entry.file.read(into, entry.at + (from ?? 0));
+  }
+
+  map(name: string, shape: readonly number[], dtype: DType): Tensor | undefined {
+    const { file, at } = this.entries.get(name)!;
+    return at % dtypes[dtype].bytes === 0 ? file.map(at, shape, dtype) : undefined;
   }
 
   [Symbol.dispose](): void {

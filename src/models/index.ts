@@ -12,7 +12,7 @@ export {
 export type { AdapterHubNames, Family, GgufNames } from './family.ts';
 export { type GgufBase, ggufBaseFor, ggufBaseOf, ggufNamesOf } from './gguf-base.ts';
 export { LaterWeights } from './later-weights.ts';
-export { headOf, loadModel, loadModels, openModel, requireMemoryFor, vocabSizeOf } from './load.ts';
+export { headOf, loadModel, loadModels, openModel, requireRoomFor, vocabSizeOf } from './load.ts';
 export type { HeadOptions, LoadOptions } from './loaded-weights.ts';
 export { families } from './registry.ts';
 export { saveModel } from './save.ts';

@@ -247,6 +247,7 @@ export function withIntegers(
       if (weight) readRows(source, weight, into, from ?? 0);
       else source.read(name, into, from);
     },
+    map: (name, shape, dtype) => (presented.has(name) ? undefined : source.map?.(name, shape, dtype)),
     [Symbol.dispose]: () => source[Symbol.dispose](),
   };
   return { source: joined, integers: new Set(presented.keys()) };

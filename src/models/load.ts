@@ -2,18 +2,19 @@ import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { openGguf, openModelWeights, readJsonObject, requireReadableWeights, type WeightSource } from '../io/index.ts';
-import { denseType, type Linear, type Model, type TaskHead, type TaskName } from '../nn/index.ts';
-import type { Quantize } from '../quant/index.ts';
+import { denseType, Linear, type Model, namedModules, type TaskHead, type TaskName } from '../nn/index.ts';
+import { ggmlBlockNames, inputFormatOf, type Quantize } from '../quant/index.ts';
 import { noGrad, ops, type Tensor } from '../tensor/index.ts';
 import { taskOfArchitecture } from './architectures.ts';
 import type { Family } from './family.ts';
 import { withIntegers } from './integer-layout.ts';
 import type { LaterWeights } from './later-weights.ts';
 import { type HeadOptions, LoadedWeights, type LoadOptions } from './loaded-weights.ts';
+import { MappedReader } from './mapped-reader.ts';
 import { families } from './registry.ts';
 import { sentenceLength, sentenceSettings } from './sentence.ts';
 import { ShapesReader } from './shapes-reader.ts';
-import { requireMemory } from './weight-memory.ts';
+import { requireDisk, requireMemory } from './weight-memory.ts';
 import { type StoredWeight, WeightReader } from './weight-reader.ts';
 
 /**
@@ -34,7 +35,9 @@ export function loadModels(
   later?: LaterWeights,
 ): Model[] {
   const { source, config: own, family, stored } = openModel(path);
-  const { shapesOnly, weights: shared } = options;
+  const { shapesOnly, offload, weights: shared } = options;
+  if (offload && shared)
+    throw new GraftError('usage', 'weights that stay in their files are not shared', { place: 'weights' });
   using files = new DisposableStack();
   if (!later) files.use(source);
   const vocabRows = [...heads, options].find((head) => head.vocabRows)?.vocabRows;
@@ -45,13 +48,19 @@ export function loadModels(
       hint: 'Choose a stage below 3',
     });
   }
-  if (!shapesOnly && !later && !shared?.entries.size)
+  if (!shapesOnly && !later && !offload && !shared?.entries.size)
     requireMemory(path, { stored, family }, options.quantize ?? 'none', { dtype: options.dtype ?? denseType() });
   return noGrad(() => {
     const labels = heads.find((head) => head.labels)?.labels;
     const reader = later
       ? later.readerOf(source)
-      : files.use(shapesOnly ? new ShapesReader(source) : (shared?.readerOf(source) ?? new WeightReader(source)));
+      : files.use(
+          shapesOnly
+            ? new ShapesReader(source)
+            : offload
+              ? new MappedReader(source, offload)
+              : (shared?.readerOf(source) ?? new WeightReader(source)),
+        );
     const weights = new LoadedWeights(path, reader, stored, family.prefixes, {
       ...options,
       ...(labels && { labels }),
@@ -74,6 +83,7 @@ export function loadModels(
         return model;
       });
       weights.finish();
+      if (options.activation === 'q8') requireRoundedInputs(models);
       if (options.trainedHead && weights.newHeads.length > 0) {
         const [{ name }] = tasks as [TaskHead];
         throw new GraftError('mismatch', `the checkpoint has no head for ${name}: ${weights.newHeads.join(', ')}`, {
@@ -88,15 +98,33 @@ export function loadModels(
   });
 }
 
+/** @throws GraftError 'usage' for models of which no layer has a weight in blocks whose inputs llama.cpp rounds */
+function requireRoundedInputs(models: readonly Model[]): void {
+  const layers = models.flatMap(({ root }) => [...namedModules(root)].map(([, module]) => module));
+  if (layers.some((layer) => layer instanceof Linear && inputFormatOf(layer.format) !== undefined)) return;
+  throw new GraftError('usage', 'llama.cpp rounds inputs only where weights are in blocks, and this model has none', {
+    place: 'activation',
+    hint: `Load a GGUF file of ${ggmlBlockNames.join(', ')} with quantize: keep, or leave activation out`,
+  });
+}
+
 /**
- * Refuses a model that does not fit into free memory.
- * @param sharers processes of this machine that each load it
+ * Refuses a model that does not fit into free memory, or on the disk.
+ * @param sharers whole models that the processes of this machine load
+ * @param offload where weights are written that stay in files, and whether each process writes a share. Default: they are in memory
  * @throws GraftError 'environment' with what would fit
  */
-export function requireMemoryFor(path: string, quantize: Quantize, sharers = 1): void {
+export function requireRoomFor(
+  path: string,
+  quantize: Quantize,
+  sharers: number,
+  offload?: { readonly dir: string; readonly isShared: boolean },
+): void {
   const opened = openModel(path);
   using _ = opened.source;
-  requireMemory(path, opened, quantize, { sharers, dtype: denseType() });
+  const dtype = denseType();
+  if (offload) requireDisk(path, opened, quantize, { ...offload, copies: sharers, dtype });
+  else requireMemory(path, opened, quantize, { sharers, dtype, trains: true });
 }
 
 /** Reads the weight of one layer from the checkpoint, as `Model.stored` does. */

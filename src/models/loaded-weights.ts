@@ -1,4 +1,5 @@
 import { GraftError } from '../base/index.ts';
+import type { ScratchFile } from '../io/index.ts';
 import {
   denseType,
   Embedding,
@@ -7,8 +8,9 @@ import {
   Linear,
   type ModelWeights,
   type TaskName,
+  withRoundedInputs,
 } from '../nn/index.ts';
-import { formatOfQuantize, formats, type Quantize } from '../quant/index.ts';
+import { type Activation, formatOfQuantize, formats, type Quantize } from '../quant/index.ts';
 import {
   currentDevice,
   type DType,
@@ -39,6 +41,8 @@ export interface HeadOptions {
 export interface LoadOptions extends HeadOptions {
   /** How the weights are held in memory. Default: none. */
   readonly quantize?: Quantize;
+  /** How layers with weights in blocks take their inputs. Default: exact. */
+  readonly activation?: Activation | undefined;
   /** The kernels of the forward and backward passes. Default: the fused ones where the device of new tensors has them. */
   readonly kernels?: Kernels;
   /** Element type of dense weights; the fused kernels need float32. Default: that of the precision in use (`usePrecision`). */
@@ -51,6 +55,8 @@ export interface LoadOptions extends HeadOptions {
   readonly weights?: SharedWeights | undefined;
   /** No weight is read: the model has weights of the right shapes, all zeros in the memory of the largest. For planning. */
   readonly shapesOnly?: boolean;
+  /** The weights stay in files: those that no file has as the model holds them are written to this one. */
+  readonly offload?: ScratchFile | undefined;
   /** Is called with the number of weights that are loaded, and of all; it may throw to stop. */
   readonly progress?: (loaded: number, total: number) => void;
 }
@@ -93,7 +99,8 @@ export class LoadedWeights implements ModelWeights {
     options: LoadOptions,
   ) {
     this.dtype = options.dtype ?? denseType();
-    this.kernels = options.kernels ?? kernelsOn(currentDevice(), this.dtype);
+    const kernels = options.kernels ?? kernelsOn(currentDevice(), this.dtype);
+    this.kernels = options.activation === 'q8' ? withRoundedInputs(kernels) : kernels;
     this.#path = path;
     this.#reader = reader;
     this.#stored = stored;

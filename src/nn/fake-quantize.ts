@@ -1,5 +1,12 @@
 import { GraftError } from '../base/index.ts';
-import { formats, integerFormats, isIntegerFormat, type Quantization } from '../quant/index.ts';
+import {
+  formats,
+  inputFormatOf,
+  integerFormats,
+  isIntegerFormat,
+  type Quantization,
+  roundedToQ8K,
+} from '../quant/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import type { Kernels } from './kernels.ts';
 
@@ -23,3 +30,35 @@ export function fakeQuantize(kernels: Kernels, weight: Tensor, quantization: Qua
 /** Returns activations [N, C] rounded to int8 and back, with a scale and a zero point for each token (dynamic). */
 export const fakeQuantizeTokens = (kernels: Kernels, x: Tensor): Tensor =>
   kernels.fakeQuantizeIntegers(x, integerFormats.int8.bits, 0, false);
+
+/**
+ * Returns the inputs [N, C] of a product with weights of a format, rounded to 8 bits and back as llama.cpp's quantiser does (Q8_0, or
+ * Q8_K for the K formats); as they are for weights whose inputs it does not round. The gradient is passed on.
+ * @param format native number; −1: dense
+ */
+export function fakeQuantizeInputs(kernels: Kernels, x: Tensor, format: number): Tensor {
+  const inputs = inputFormatOf(format);
+  if (inputs === undefined) return x;
+  return inputs === 'q8_k' ? roundedToQ8K(x) : kernels.fakeQuantizeBlocks(x, formats.q8_0.nativeId);
+}
+
+/** Returns kernels whose products with weights in blocks take their inputs rounded as llama.cpp does; a low-rank update, as they are. */
+export function withRoundedInputs(kernels: Kernels): Kernels {
+  const rounded = (x: Tensor, format: number) => fakeQuantizeInputs(kernels, x, format);
+  const roundedKernels: Kernels = {
+    ...kernels,
+    linear: (x, weight, format, bias) => kernels.linear(rounded(x, format), weight, format, bias),
+    linears(x, weights) {
+      const [{ format }] = weights as [(typeof weights)[number]];
+      const inputs = new Set(weights.map((each) => inputFormatOf(each.format)));
+      if (inputs.size === 1) return kernels.linears(rounded(x, format), weights);
+      return weights.map((each) => roundedKernels.linear(x, each.weight, each.format, each.bias ?? null));
+    },
+    loraLinear: (x, dropped, weight, format, ...rest) =>
+      kernels.loraLinear(rounded(x, format), dropped ?? x, weight, format, ...rest),
+    loraGatedLinear: (gate, up, act, ...rest) => roundedKernels.loraLinear(kernels.glu(gate, up, act), null, ...rest),
+    linearCrossEntropy: (h, weight, format, targets) =>
+      kernels.linearCrossEntropy(rounded(h, format), weight, format, targets),
+  };
+  return roundedKernels;
+}

@@ -15,7 +15,7 @@ export {
 } from './blocks.ts';
 export { composite } from './composite.ts';
 export { kernelsOn, kernelsText } from './device-kernels.ts';
-export { fakeQuantize, fakeQuantizeTokens } from './fake-quantize.ts';
+export { fakeQuantize, fakeQuantizeInputs, fakeQuantizeTokens, withRoundedInputs } from './fake-quantize.ts';
 export { forwardPass } from './forward-pass.ts';
 export { fused } from './fused.ts';
 export type {

@@ -1,4 +1,4 @@
-import type { Quantization } from '../quant/index.ts';
+import type { Activation, Quantization } from '../quant/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 
 /** The rows of a batch, for attention. All numbers are offsets in tokens. */
@@ -83,6 +83,8 @@ export interface Rounding {
   readonly quantization: Quantization;
   /** Scales of symmetric integers, float32 [out, groups], which are learned: they get a gradient. */
   readonly learned?: Tensor | undefined;
+  /** q8: the layer's inputs are rounded too, as llama.cpp does. Kernels of weights do not read it. */
+  readonly activation?: Activation;
 }
 
 /**

@@ -71,8 +71,8 @@ export function usePrecision(precision: Precision): Disposable {
 }
 
 /**
- * Until it is disposed, the product of a row with a weight in blocks has the same bits whoever shares the batch, for up to 32 rows. Without it,
- * it has those of a product with the unpacked weight, except where there are 8 rows or fewer.
+ * Until it is disposed, the product of a row with a frozen weight has the same bits whoever shares the batch, for up to 32 rows. Without it,
+ * it has those of a product with the unpacked weight, except where there are 8 rows or fewer, or a single one of a dense weight.
  */
 export function useRowWiseProducts(): Disposable {
   ops.setRowWiseProducts(true);

@@ -1,5 +1,6 @@
 import type { z } from 'zod';
 import { GraftError } from '../base/index.ts';
+import { ScratchFile } from '../io/index.ts';
 import { type DType, detachFromScopes, dtypes, host, noGrad, ops, scope, type Tensor } from '../tensor/index.ts';
 
 /** The part of an optimizer that the training step uses. */
@@ -14,6 +15,8 @@ export interface Optimizer extends Disposable {
   prepare(names: Iterable<string>): void;
   /** Returns the bytes that are kept for these parameters from their first update on. */
   stateBytes(keys: Iterable<string>): number;
+  /** Bytes of a file that holds all of it, where it is in one; else 0. */
+  readonly fileBytes: number;
   /** Frees what is kept for these parameters, which are frozen now. Trained again, they begin with their first step. */
   release(keys: Iterable<string>): void;
 }
@@ -49,6 +52,8 @@ export interface Placement {
   readonly inBlock?: (key: string) => boolean;
   /** All that is trained, where other processes update the rest. Default: what this optimizer updates. */
   readonly trained?: ReadonlyMap<string, Tensor>;
+  /** Where what is kept is instead of in memory. */
+  readonly file?: ScratchFile | undefined;
 }
 
 /** A parameter with its gradient, and what is kept for it by the names of `slots`. */
@@ -85,19 +90,24 @@ export function makeOptimizer<C extends { readonly weight_decay: number }>(
   type: OptimizerType<C>,
   config: C,
   parameters: ReadonlyMap<string, Tensor>,
-  { rateFactor = () => 1, inBlock = () => false, trained = parameters }: Placement,
+  { rateFactor = () => 1, inBlock = () => false, trained = parameters, file }: Placement,
 ): Optimizer {
   const shapes = [...trained].map(([key, { shape }]) => [key, { shape, inBlock: inBlock(key) }] as const);
   type.check?.(config, new Map(shapes));
   const namedSlots = (key: string) => Object.entries(type.slots(parameters.get(key)!.shape, config, inBlock(key)));
+  const bytesOf = ({ shape, dtype }: Slot) => shape.reduce((a, b) => a * b, dtypes[dtype].bytes);
+  /** Slots of less than a page stay in memory. */
+  const fileOf = (slot: Slot) => (slot.onHost || bytesOf(slot) < ScratchFile.sizeOf([1]) ? undefined : file);
   const kept = new Map<string, Record<string, Tensor>>();
   const slotsOf = (key: string): Record<string, Tensor> => {
     let slots = kept.get(key);
     if (slots) return slots;
     slots = Object.fromEntries(
-      namedSlots(key).map(([name, { shape, dtype, onHost }]) => {
+      namedSlots(key).map(([name, slot]) => {
+        const { shape, dtype, onHost } = slot;
         const device = onHost ? host : parameters.get(key)!.device;
-        return [name, detachFromScopes(noGrad(() => ops.zeros(shape, { dtype, device })))];
+        const zeros = () => fileOf(slot)?.zeros(shape, dtype) ?? ops.zeros(shape, { dtype, device });
+        return [name, detachFromScopes(noGrad(zeros))];
       }),
     );
     kept.set(key, slots);
@@ -105,7 +115,10 @@ export function makeOptimizer<C extends { readonly weight_decay: number }>(
   };
   const release = (keys: Iterable<string>) => {
     for (const key of keys) {
-      for (const tensor of Object.values(kept.get(key) ?? {})) tensor.dispose();
+      for (const tensor of Object.values(kept.get(key) ?? {})) {
+        if (file?.holds(tensor)) file.release(tensor);
+        else tensor.dispose();
+      }
       kept.delete(key);
     }
   };
@@ -120,15 +133,26 @@ export function makeOptimizer<C extends { readonly weight_decay: number }>(
   const update = (group: readonly Trained[], lr: number) => {
     const [{ key, parameter }] = group as [Trained];
     type.update(group, { lr: lr * rateFactor(key), weightDecay: decayOf(parameter) }, config);
-    for (const { grad } of group) grad.dispose();
+    for (const { grad, slots } of group) {
+      grad.dispose();
+      for (const tensor of Object.values(slots)) if (file?.holds(tensor)) file.written(tensor);
+    }
   };
 
   return {
     step(lr) {
       // As in torch, a parameter without a gradient is skipped: no decay, its state stays.
-      const trained = [...parameters].flatMap(trainedOf);
-      const groups = Map.groupBy(trained, ({ key, parameter }) => `${decayOf(parameter)} ${rateFactor(key)}`);
       noGrad(() => {
+        if (file) {
+          // One after the other, so that what was written to the file can leave memory.
+          for (const entry of parameters) {
+            const group = trainedOf(entry);
+            if (group.length > 0) update(group, lr);
+          }
+          return;
+        }
+        const trained = [...parameters].flatMap(trainedOf);
+        const groups = Map.groupBy(trained, ({ key, parameter }) => `${decayOf(parameter)} ${rateFactor(key)}`);
         for (const group of groups.values()) update(group, lr);
       });
     },
@@ -152,7 +176,11 @@ export function makeOptimizer<C extends { readonly weight_decay: number }>(
     },
     stateBytes(keys) {
       const slots = [...keys].flatMap((key) => namedSlots(key).map(([, slot]) => slot));
-      return slots.reduce((sum, { shape, dtype }) => sum + shape.reduce((a, b) => a * b, dtypes[dtype].bytes), 0);
+      return slots.reduce((sum, slot) => sum + bytesOf(slot), 0);
+    },
+    get fileBytes() {
+      const slots = [...parameters.keys()].flatMap((key) => namedSlots(key).map(([, slot]) => slot));
+      return ScratchFile.sizeOf(slots.filter(fileOf).map(bytesOf));
     },
     release,
     [Symbol.dispose]: () => release([...kept.keys()]),

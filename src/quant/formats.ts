@@ -24,6 +24,11 @@ export interface NumberFormat {
   readonly ggmlType?: number;
   /** The number by which GGUF's `general.file_type` says that most weights of a file have the format. */
   readonly ggufFileType?: number;
+  /**
+   * The blocks of 8 bits to which llama.cpp rounds the inputs of products with such weights (`vec_dot_type` of ggml-cpu.c; Q8_1, for
+   * Q4_1 and Q5_1, is Q8_0 with sums).
+   */
+  readonly inputs?: 'q8_0' | 'q8_k';
   /** What llama.cpp writes instead where the blocks do not divide a row. */
   readonly fallback?: 'q5_0' | 'q5_1' | 'q8_0' | 'float16';
 }
@@ -38,11 +43,56 @@ const integers = <const B extends number>(bits: B) => ({
 
 /** The formats in which the elements of a block share scales. Native code unpacks all of them. */
 const blockFormats = {
-  q4_0: { blockElements: 32, blockBytes: 18, bits: 4, nativeId: 2, ggmlType: 2, ggufFileType: 2, fallback: 'float16' },
-  q4_1: { blockElements: 32, blockBytes: 20, bits: 4, nativeId: 3, ggmlType: 3, ggufFileType: 3, fallback: 'float16' },
-  q5_0: { blockElements: 32, blockBytes: 22, bits: 5, nativeId: 6, ggmlType: 6, ggufFileType: 8, fallback: 'float16' },
-  q5_1: { blockElements: 32, blockBytes: 24, bits: 5, nativeId: 7, ggmlType: 7, ggufFileType: 9, fallback: 'float16' },
-  q8_0: { blockElements: 32, blockBytes: 34, bits: 8, nativeId: 8, ggmlType: 8, ggufFileType: 7, fallback: 'float16' },
+  q4_0: {
+    blockElements: 32,
+    blockBytes: 18,
+    bits: 4,
+    nativeId: 2,
+    ggmlType: 2,
+    ggufFileType: 2,
+    inputs: 'q8_0',
+    fallback: 'float16',
+  },
+  q4_1: {
+    blockElements: 32,
+    blockBytes: 20,
+    bits: 4,
+    nativeId: 3,
+    ggmlType: 3,
+    ggufFileType: 3,
+    inputs: 'q8_0',
+    fallback: 'float16',
+  },
+  q5_0: {
+    blockElements: 32,
+    blockBytes: 22,
+    bits: 5,
+    nativeId: 6,
+    ggmlType: 6,
+    ggufFileType: 8,
+    inputs: 'q8_0',
+    fallback: 'float16',
+  },
+  q5_1: {
+    blockElements: 32,
+    blockBytes: 24,
+    bits: 5,
+    nativeId: 7,
+    ggmlType: 7,
+    ggufFileType: 9,
+    inputs: 'q8_0',
+    fallback: 'float16',
+  },
+  q8_0: {
+    blockElements: 32,
+    blockBytes: 34,
+    bits: 8,
+    nativeId: 8,
+    ggmlType: 8,
+    ggufFileType: 7,
+    inputs: 'q8_0',
+    fallback: 'float16',
+  },
   q4_k: {
     blockElements: 256,
     blockBytes: 144,
@@ -50,6 +100,7 @@ const blockFormats = {
     nativeId: 12,
     ggmlType: 12,
     ggufFileType: 14,
+    inputs: 'q8_k',
     fallback: 'q5_0',
   },
   q5_k: {
@@ -59,6 +110,7 @@ const blockFormats = {
     nativeId: 13,
     ggmlType: 13,
     ggufFileType: 16,
+    inputs: 'q8_k',
     fallback: 'q5_1',
   },
   q6_k: {
@@ -68,6 +120,7 @@ const blockFormats = {
     nativeId: 14,
     ggmlType: 14,
     ggufFileType: 18,
+    inputs: 'q8_k',
     fallback: 'q8_0',
   },
   nf4: { blockElements: 64, blockBytes: 36, bits: 4, nativeId: 100 },
@@ -113,6 +166,11 @@ export const formats: Readonly<
 const rows = Object.entries(formats) as [FormatName, NumberFormat][];
 
 export const isBlockFormat = (name: FormatName): name is BlockFormat => Object.hasOwn(blockFormats, name);
+
+const inputsByNativeId = new Map(rows.map(([, { nativeId, inputs }]) => [nativeId, inputs]));
+
+/** Returns the blocks to which llama.cpp rounds the inputs of weights in the format of a native number; undefined: to none. */
+export const inputFormatOf = (nativeId: number): NumberFormat['inputs'] => inputsByNativeId.get(nativeId);
 
 const byGgmlType = new Map(rows.map(([name, { ggmlType }]) => [ggmlType, name]));
 
@@ -193,6 +251,16 @@ export const packingModes = ['none', 'int8', 'nf4'] as const satisfies readonly 
  * - `int8`: blocks of 32 with one scale (GGUF's Q8_0); `nf4`: blocks of 64 on the NormalFloat grid (arXiv 2305.14314)
  */
 export type Quantize = (typeof quantizeModes)[number];
+
+/** All modes of `activation`. */
+export const activationModes = ['exact', 'q8'] as const;
+
+/**
+ * How layers take their inputs:
+ * - `exact`: as they are
+ * - `q8`: rounded to blocks of 8 bits, as llama.cpp does where weights are in GGUF's blocks
+ */
+export type Activation = (typeof activationModes)[number];
 
 /** Returns the format into which `quantize` packs weights; undefined for `none` and `keep`, which do not pack them. */
 export const formatOfQuantize = (quantize: Quantize): BlockFormat | undefined =>

@@ -1,4 +1,6 @@
 export {
+  type Activation,
+  activationModes,
   type BlockFormat,
   type FormatName,
   formatOfGgmlType,
@@ -7,6 +9,7 @@ export {
   ggmlBlockNames,
   ggufFormats,
   type IntegerFormat,
+  inputFormatOf,
   integerFormats,
   isBlockFormat,
   isIntegerFormat,
@@ -19,7 +22,7 @@ export {
   type WeightFormat,
   weightFormats,
 } from './formats.ts';
-export { roundedToBlocks } from './plain.ts';
+export { roundedToBlocks, roundedToQ8K } from './plain.ts';
 export {
   type IntegerWeight,
   integersOf,

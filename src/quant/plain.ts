@@ -36,6 +36,14 @@ function q8(x: Tensor): Rounded {
   return { values: ops.mul(code, half(d)) };
 }
 
+/** Q8_K: the scale stays float32, halves go to even. Blocks whose inverse scale would be infinite become zeros. */
+function q8k(x: Tensor): Rounded {
+  const peak = ops.amax(ops.abs(x), [1], true);
+  const inverse = ops.div(ops.mulScalar(ops.ones(peak.shape), 127), peak);
+  const values = ops.mul(ops.round(ops.mul(inverse, x)), ops.reciprocal(inverse));
+  return { values: ops.maskedFill(values, ops.ltScalar(peak, 2 ** -119), 0) };
+}
+
 function symmetric(x: Tensor, bits: number): Rounded {
   const zero = 2 ** (bits - 1);
   const d = ops.divScalar(peakOf(x), -zero);
@@ -181,13 +189,22 @@ const quantisers: Partial<Record<BlockFormat, (x: Tensor) => Rounded>> = {
 export function roundedToBlocks(weight: Tensor, nativeId: number): Tensor {
   const name = (Object.keys(quantisers) as BlockFormat[]).find((key) => formats[key].nativeId === nativeId);
   if (!name) throw new Error(`no format in blocks has the number ${nativeId}`);
-  const { values, clipped } = noGrad(() => {
-    const x = ops.reshape(ops.toCopy(weight, { dtype: 'float32' }), [-1, formats[name].blockElements]);
-    return quantisers[name]!(x);
-  });
-  const shaped = (t: Tensor) => ops.reshape(t, weight.shape);
-  const passed = clipped ? ops.maskedFill(weight, shaped(clipped), 0) : weight;
-  const rounded = ops.toCopy(shaped(values), { dtype: weight.dtype });
+  return inBlocks(weight, formats[name].blockElements, quantisers[name]!);
+}
+
+/**
+ * Returns activations [.., C] rounded to Q8_K and unpacked again, in their own dtype: blocks of 256, in which nothing is stored. The
+ * gradient is passed on.
+ */
+export const roundedToQ8K = (x: Tensor): Tensor => inBlocks(x, formats.q4_k.blockElements, q8k);
+
+function inBlocks(numbers: Tensor, elements: number, round: (x: Tensor) => Rounded): Tensor {
+  const { values, clipped } = noGrad(() =>
+    round(ops.reshape(ops.toCopy(numbers, { dtype: 'float32' }), [-1, elements])),
+  );
+  const shaped = (t: Tensor) => ops.reshape(t, numbers.shape);
+  const passed = clipped ? ops.maskedFill(numbers, shaped(clipped), 0) : numbers;
+  const rounded = ops.toCopy(shaped(values), { dtype: numbers.dtype });
   // The difference is exactly zero; it brings the gradient.
   return ops.add(rounded, ops.sub(passed, ops.detach(passed)));
 }

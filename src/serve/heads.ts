@@ -1,7 +1,9 @@
 import type { RowInput } from '../data/index.ts';
 import type { TaskName } from '../nn/index.ts';
+import type { Activation } from '../quant/index.ts';
 import { type LoadedModel, type PredictResult, type RowsOptions, Session } from '../session/index.ts';
 import { RequestError } from './errors.ts';
+import type { ServerOptions } from './options.ts';
 
 /** Requests for predictions that wait at most. */
 const maxWaiting = 64;
@@ -19,6 +21,7 @@ type HeadOptions = Pick<RowsOptions, 'adapter' | 'format' | 'maxLength'> & {
 export class Heads implements AsyncDisposable {
   readonly #model: LoadedModel;
   readonly #beside: boolean;
+  readonly #activation: Activation | undefined;
   readonly #threads: number | undefined;
   readonly #log: (line: string) => void;
   #session: Session | undefined;
@@ -26,9 +29,15 @@ export class Heads implements AsyncDisposable {
   #waiting = 0;
 
   /** @param beside whether the model generates text meanwhile; else it predicts itself */
-  constructor(model: LoadedModel, beside: boolean, threads: number | undefined, log: (line: string) => void) {
+  constructor(
+    model: LoadedModel,
+    beside: boolean,
+    { threads, activation }: Pick<ServerOptions, 'threads' | 'activation'>,
+    log: (line: string) => void,
+  ) {
     this.#model = model;
     this.#beside = beside;
+    this.#activation = activation;
     this.#threads = threads;
     this.#log = log;
   }
@@ -56,7 +65,7 @@ export class Heads implements AsyncDisposable {
     try {
       const { path, quantize, device } = this.#model.info;
       const adapters = adapter === undefined ? {} : { adapters: [adapter] };
-      const how = { quantize, device, threads: this.#threads, weightsOf: this.#model };
+      const how = { quantize, device, activation: this.#activation, threads: this.#threads, weightsOf: this.#model };
       const model = await session.load(path, { ...how, task, ...adapters });
       this.#session = session;
       return model;

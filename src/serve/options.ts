@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import type { Quantize } from '../models/index.ts';
-import { quantizeModes } from '../quant/index.ts';
+import { type Activation, activationModes, quantizeModes } from '../quant/index.ts';
 import type { ServeOptions } from '../session/index.ts';
 import type { ResolveAdapter } from './adapters/index.ts';
 import { defaultLimits, type LimitChoices } from './limits.ts';
@@ -15,6 +15,8 @@ export interface ServerOptions extends ServeOptions {
   readonly quantize?: Quantize | undefined;
   /** Where it computes. auto: the first GPU that can be used, else the processor; cpu; cuda; or of several GPUs cuda:1. Default: auto. */
   readonly device?: string | undefined;
+  /** How layers with weights in blocks take their inputs: as they are, or rounded to 8 bits as llama.cpp does. Default: exact. */
+  readonly activation?: Activation | undefined;
   /** A folder whose sub-directories are adapters, each under its name; it is watched. Default: none. */
   readonly adapters?: string | undefined;
   /** Seconds between two looks at the folder. Default: 2. */
@@ -53,6 +55,7 @@ export const serverOptionsSchema: z.ZodType<ServerOptions> = z.strictObject({
   modelName: path.optional(),
   quantize: z.enum(quantizeModes).optional(),
   device: path.optional(),
+  activation: z.enum(activationModes).optional(),
   adapters: path.optional(),
   rescanSeconds: positive.optional(),
   allowAdaptersFrom: z.array(path).optional(),

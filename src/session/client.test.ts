@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { tinyBert, tinyModel } from '../../test/samples/tiny.ts';
-import { temporary } from '../../test/support.ts';
+import { golden, temporary } from '../../test/support.ts';
 import { GraftError } from '../base/index.ts';
 import type { OneTaskRecipe, RecipeInput, TrainEvent } from '../train/index.ts';
 import { Session } from './index.ts';
@@ -426,4 +426,22 @@ test('a conversation is checked as rows are; a system message makes a chat; an e
   await session.train(at.recipe('other', 1));
   await model.removeAdapter('mine');
   assert.deepEqual(model.info.adapters, []);
+});
+
+test('a model in blocks takes its inputs rounded to 8 bits where that is asked for; one without blocks refuses', async () => {
+  using at = place();
+  await using session = new Session();
+  await assert.rejects(
+    session.load(at.model, { activation: 'q8' }),
+    (error) => error instanceof GraftError && error.kind === 'usage' && /this model has none/.test(error.message),
+  );
+  const logits: Buffer[] = [];
+  for (const activation of [undefined, 'exact', 'q8'] as const) {
+    await using model = await session.load(golden('gguf', 'llama.gguf'), { ...(activation && { activation }) });
+    const out = join(at.dir.path, `${activation}.safetensors`);
+    await model.writeLogits([[5, 9, 2, 7]], { out });
+    logits.push(readFileSync(out));
+  }
+  assert.ok(logits[0]!.equals(logits[1]!));
+  assert.ok(!logits[0]!.equals(logits[2]!));
 });

@@ -16,7 +16,7 @@ import type { GenerationRequest } from '../generate/index.ts';
 import { combinations } from '../methods/index.ts';
 import { exportFormats } from '../models/index.ts';
 import { taskNames } from '../nn/index.ts';
-import { packingModes, quantizeModes } from '../quant/index.ts';
+import { activationModes, packingModes, quantizeModes } from '../quant/index.ts';
 import { type PlanOptions, type RunOptions, stages } from '../train/index.ts';
 import type {
   CombineSettings,
@@ -85,6 +85,7 @@ export const generateSchema: z.ZodType<GenerateSettings & Abortable> = z.strictO
 export const modelSchema: z.ZodType<ModelSettings & Abortable> = z.strictObject({
   ...signal,
   quantize: z.enum(quantizeModes).optional(),
+  activation: z.enum(activationModes).optional(),
   adapters: z.union([z.record(z.string(), path), z.array(path)]).optional(),
   task: z.enum(taskNames).optional(),
   threads: z.int().positive().optional(),
@@ -129,6 +130,7 @@ const placement: z.ZodType<RankPlacement> = z.strictObject({
   localSize: z.int().positive(),
   master: z.strictObject({ host: z.string().min(1), port: z.int().min(1).max(65535) }),
   hostsStore: z.boolean(),
+  run: z.string(),
   attempt: z.int().nonnegative(),
   timeout: z.number().positive(),
   source: z.string(),

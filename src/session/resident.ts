@@ -7,6 +7,7 @@ import { type Tokenizer, tokenizerIfAny, tokenizerOf } from '../data/index.ts';
 import type { AttachedAdapter } from '../methods/index.ts';
 import { headOf, type LoadOptions, loadModel, type Quantize, SharedWeights, vocabSizeOf } from '../models/index.ts';
 import { type Model, type TaskName, tensorBytes } from '../nn/index.ts';
+import type { Activation } from '../quant/index.ts';
 import { currentDevice, onDevice, type Tensor } from '../tensor/index.ts';
 import { stateOf } from './file-state.ts';
 import type { JobContext } from './job-context.ts';
@@ -56,6 +57,7 @@ export const resizedNote = (before: number, after: number, hasTokenizer: boolean
 export class ResidentModel implements Disposable {
   readonly path: string;
   readonly quantize: Quantize;
+  readonly #activation: Activation | undefined;
   /** The checkpoint's own task. */
   readonly #checkpointTask: TaskName;
   readonly #state: string;
@@ -81,12 +83,20 @@ export class ResidentModel implements Disposable {
   readonly #isBorrower: boolean;
 
   /** @param lent weights of a model in another thread; default: its own */
-  constructor(path: string, quantize: Quantize, task?: TaskName, threads?: number, lent?: SharedWeights) {
+  constructor(
+    path: string,
+    quantize: Quantize,
+    task?: TaskName,
+    threads?: number,
+    activation?: Activation,
+    lent?: SharedWeights,
+  ) {
     this.path = path;
     this.#weights = lent ?? new SharedWeights();
     this.#isBorrower = lent !== undefined;
     this.#tokenizerPath = path;
     this.quantize = quantize;
+    this.#activation = activation;
     this.#task = task;
     this.threads = threads;
     this.#checkpointTask = headOf(path).name;
@@ -163,6 +173,7 @@ export class ResidentModel implements Disposable {
       const model = loadModel(path, {
         quantize,
         weights: this.#weights,
+        activation: this.#activation,
         ...head,
         progress: () => context?.throwIfStopped(),
       });

@@ -61,7 +61,8 @@ function windowsOf(example: Question, place: string, tools: RowTools): ExampleRo
     const { ids: rowIds, types } = row;
     rows.push({ ids: rowIds, types, labels: new Int32Array(), place, example, spans: rowSpans, ...target });
   }
-  return { rows, cutTokens: 0 };
+  const splitsAnswer = answer !== undefined && rows.every(({ target }) => target?.[1] === 0);
+  return { rows, cutTokens: 0, ...(splitsAnswer && { splitsAnswer }) };
 }
 
 /** First and last token of the answer; both 0 where the window does not contain all of it. */

@@ -9,7 +9,7 @@ import {
   type RowReport,
   toRows,
 } from '../data/index.ts';
-import type { RowTools, Task } from './task.ts';
+import type { ExampleRows, RowTools, Task } from './task.ts';
 
 /** The options for rows of language modelling, and for rows of all other tasks; `labelled` is true by default. */
 export type TaskRowOptions = RowOptions & Omit<RowTools, 'labelled'> & { readonly labelled?: boolean };
@@ -31,11 +31,13 @@ export function taskRows(
   const report = new ReportBuilder();
   const bad = new BadRows();
   const rows: Row[] = [];
+  const nothing: ExampleRows = { rows: [], cutTokens: 0 };
   const tools = { ...options, labelled: options.labelled ?? true };
   for (const { example, place } of examples) {
-    const made = bad.try(() => (isEmpty(example) ? { rows: [], cutTokens: 0 } : task.rows(example, place, tools)));
+    const made = bad.try(() => (isEmpty(example) ? nothing : task.rows(example, place, tools)));
     if (!made) continue;
     report.cut(place, made.cutTokens);
+    if (made.splitsAnswer) report.splitAnswer(place);
     if (made.rows.length === 0 && made.cutTokens > 0) report.lost(place);
     else if (made.rows.length === 0) report.empty(place);
     rows.push(...made.rows.map((row) => withTask(row, example.task)));

@@ -19,6 +19,8 @@ export interface RowTools extends Omit<RowOptions, 'trainOn'> {
 export interface ExampleRows {
   readonly rows: readonly Row[];
   readonly cutTokens: number;
+  /** Whether the example has an answer that none of the rows has whole. */
+  readonly splitsAnswer?: boolean;
 }
 
 /** The settings of a task in a run. */

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import test from 'node:test';
 import { golden } from '../../test/support.ts';
 import { GraftError } from '../base/index.ts';
-import { type Example, loadTokenizer, toExample } from '../data/index.ts';
+import { type Example, loadTokenizer, rowNotes, toExample } from '../data/index.ts';
 import type { TaskHead } from '../nn/index.ts';
 import { classCounts, classNotes, labelsIn, taskOf, taskRows } from './index.ts';
 
@@ -100,6 +100,12 @@ test('the answer is the target in the windows that contain all of it, and in no 
     rows.length > 1 && withAnswer.length > 0 && withAnswer.length < rows.length,
     `${withAnswer.length} of ${rows.length}`,
   );
+  // Windows of few tokens that hardly overlap: none has the answer whole, which is told.
+  const split = rowsFrom(answerer, value, 'bert', 14, 1);
+  assert.ok(split.rows.every(({ target }) => target![0] === 0 && target![1] === 0));
+  assert.deepEqual([split.report.splitAnswers, split.report.places.splitAnswers], [1, ['rows.jsonl:3']]);
+  assert.match(rowNotes(split.report, [], 'rows')[0]!, /^rows: 1 row has an answer that no window .* stride/);
+  assert.equal(rowsFrom(answerer, value, 'bert', 40, 14).report.splitAnswers, 0);
   for (const { target, spans } of withAnswer) {
     assert.equal(context.slice(spans![2 * target![0]!], spans![2 * target![1]! + 1]), answer);
   }
@@ -107,6 +113,11 @@ test('the answer is the target in the windows that contain all of it, and in no 
     () =>
       rowsFrom(answerer, { question: 'Who?', context: 'Ada wrote it.', answers: [{ text: 'Ada', answer_start: 4 }] }),
     /is not at position 4 of its context.*It is at position 0/,
+  );
+  const lists = { text: ['Ada', 'it'], answer_start: [0] };
+  refused(
+    () => rowsFrom(answerer, { question: 'Who?', context: 'Ada wrote it.', answers: lists }),
+    /answers\.answer_start: expected one for each text/,
   );
   refused(
     () =>

@@ -65,6 +65,16 @@ export class Tensor implements Disposable {
   }
 
   /**
+   * Returns a tensor of the host on the bytes of an open file from byte `at` on: the kernel reads them when they are needed, and may drop them
+   * again. The file may be closed afterwards, and must not become shorter.
+   * @param shared what is written to the tensor goes to the file; else it stays in memory
+   * @throws GraftError 'engine' where no number of this type can begin at that byte
+   */
+  static mapped(file: number, at: number, shape: readonly number[], dtype: DType, shared: boolean): Tensor {
+    return new Tensor(native.map(file, at, shape, dtypes[dtype].code, shared));
+  }
+
+  /**
    * Returns a tensor with a copy of `data`; its type is that of the array (of plain numbers: float32), its shape one axis.
    * @throws GraftError 'engine' if the shape needs another number of elements
    */

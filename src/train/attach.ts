@@ -1,6 +1,7 @@
 import { headFits, loadAdapter, savedAdapters } from '../adapters/index.ts';
 import { GraftError } from '../base/index.ts';
 import { tokenizerOf } from '../data/index.ts';
+import type { ScratchFile } from '../io/index.ts';
 import {
   type AttachedAdapter,
   attachMethods,
@@ -51,11 +52,24 @@ export function attach(model: Model, modelPath: string, recipe: Recipe, shapesOn
   );
 }
 
-/** The recipe's optimizer with the learning rates of each parameter; state that the method keeps between steps is saved with its own. */
-export function optimizerFor(trained: TrainedModel, { train }: Recipe, updated = trained.parameters): Optimizer {
+/**
+ * The recipe's optimizer with the learning rates of each parameter; state that the method keeps between steps is saved with its own.
+ * @param file where its state is instead of in memory
+ */
+export function optimizerFor(
+  trained: TrainedModel,
+  { train }: Recipe,
+  updated = trained.parameters,
+  file?: ScratchFile,
+): Optimizer {
   const { rateOf, inBlock } = learningRates(trained, train);
   const rateFactor = (key: string) => rateOf(key) / train.lr;
-  const optimizer = createOptimizer(train.optimizer, updated, { rateFactor, inBlock, trained: trained.parameters });
+  const optimizer = createOptimizer(train.optimizer, updated, {
+    rateFactor,
+    inBlock,
+    trained: trained.parameters,
+    file,
+  });
   return {
     ...optimizer,
     get state() {

@@ -50,6 +50,8 @@ export interface PlannedRun {
   readonly microTokens: number;
   /** Gradient checkpointing; stage 3 has it in any case, since a block's weights are gathered where its activations are computed again. */
   readonly checkpointed: boolean;
+  /** What is on the disk instead of in memory. Default: nothing. */
+  readonly offload?: { readonly weights: boolean; readonly optimizer: boolean };
   /** Bytes of memory for each process. */
   readonly memory: number;
   /** Bytes a second that a process sends. */
@@ -74,7 +76,9 @@ export interface StagePlan {
   readonly activationBytes: number;
   /** Of what is sent and received, and of gathered weights. */
   readonly bufferBytes: number;
-  /** All of these. What a process takes without a model comes on top. */
+  /** Of frozen weights and of the state of the optimizer that are on the disk, and not in the bytes above. */
+  readonly diskBytes: number;
+  /** All but what is on the disk. What a process takes without a model comes on top. */
   readonly totalBytes: number;
   /** Whether that is at most the memory of a process. */
   readonly fits: boolean;
@@ -152,7 +156,7 @@ export function clusterPlan(model: PlannedModel, run: PlannedRun): ClusterPlan {
 
 function planStage(
   model: PlannedModel,
-  { ranks, rowTokens, checkpointed, memory, bandwidth, flops }: PlannedRun,
+  { ranks, rowTokens, checkpointed, offload, memory, bandwidth, flops }: PlannedRun,
   stage: Stage,
   { rowsPerRank, microRows, microBatches }: { rowsPerRank: number; microRows: number; microBatches: number },
 ): StagePlan {
@@ -166,10 +170,13 @@ function planStage(
   // At stage 3, what methods add is as at stage 1.
   const areWeightsShared = stage === 3 && model.trainsBase;
   const areGradientsShared = stage === 2 || areWeightsShared;
-  const weightBytes = frozen / (stage === 3 ? ranks : 1) + float * numbers * (areWeightsShared ? owned : 1);
+  const frozenHere = frozen / (stage === 3 ? ranks : 1);
+  const state = model.optimizerBytes * owned;
+  const weightBytes = (offload?.weights ? 0 : frozenHere) + float * numbers * (areWeightsShared ? owned : 1);
   const gradientBytes =
     float * (model.freesGradients ? Math.max(...numels) : numbers * (areGradientsShared ? owned : 1));
-  const optimizerBytes = model.optimizerBytes * owned;
+  const optimizerBytes = offload?.optimizer ? 0 : state;
+  const diskBytes = (offload?.weights ? frozenHere : 0) + (state - optimizerBytes);
   const activationBytes = model.activationBytes(microRows * rowTokens, microRows, replays);
   const bufferBytes = ranks === 1 ? 0 : bufferBytesOf(model, ranks, stage);
   const totalBytes = weightBytes + gradientBytes + optimizerBytes + activationBytes + bufferBytes;
@@ -181,7 +188,7 @@ function planStage(
   return {
     stage,
     available: !(stage === 2 && model.wholeGradients),
-    ...{ weightBytes, gradientBytes, optimizerBytes, activationBytes, bufferBytes, totalBytes },
+    ...{ weightBytes, gradientBytes, optimizerBytes, activationBytes, bufferBytes, diskBytes, totalBytes },
     fits: totalBytes <= memory,
     ...{ trafficBytes, computeS, trafficS },
     stepS: computeS === null || trafficS === null ? null : computeS + trafficS,

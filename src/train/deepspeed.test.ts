@@ -200,12 +200,21 @@ test('what cannot be honoured is refused with its place', () => {
     [{ zero_optimization: { stage: -1 } }, /zero_optimization\.stage must be a number of 0 or more.*but is -1/],
     [{ zero_optimization: { stage: 4 } }, /zero_optimization\.stage must be 0, 1, 2 or 3, but is 4/],
     [
-      { zero_optimization: { stage: 1, offload_optimizer: { device: 'cpu' } } },
-      /zero_optimization\.offload_optimizer is not available yet/,
+      { zero_optimization: { offload_optimizer: { device: 'tape' } } },
+      /offload_optimizer\.device must be "none", "cpu" or "nvme", but is "tape"/,
     ],
     [
-      { zero_optimization: { offload_param: { device: 'nvme' } } },
-      /zero_optimization\.offload_param is not available yet/,
+      { zero_optimization: { offload_param: { device: 'nvme', nvme_path: 'disk' } } },
+      /offload_param\.nvme_path must be an absolute path, but is "disk"/,
+    ],
+    [
+      {
+        zero_optimization: {
+          offload_param: { device: 'nvme', nvme_path: '/a' },
+          offload_optimizer: { device: 'nvme', nvme_path: '/b' },
+        },
+      },
+      /offload_optimizer\.nvme_path is \/b, and zero_optimization\.offload_param\.nvme_path is \/a/,
     ],
     [{ fp16: { enabled: true } }, /fp16\.enabled is true, and Graft does not compute in float16/],
     [{ optimizer: { type: 'Lamb' } }, /optimizer\.type "Lamb" is not available/],
@@ -230,6 +239,26 @@ test('what cannot be honoured is refused with its place', () => {
         error instanceof GraftError && error.message.startsWith('recipe, deepspeed: ') && message.test(error.message),
       String(message),
     );
-  assert.equal(cases.length, 14);
+  assert.equal(cases.length, 15);
   assert.throws(() => parseRecipe({ ...base, deepspeed: '/absent/ds.json' }), /\/absent\/ds\.json/);
+});
+
+test('what DeepSpeed offloads to a disk is on the disk; its processor memory is where everything is', () => {
+  const offload_param = { device: 'nvme', nvme_path: '/local_nvme', buffer_count: 5 };
+  const recipe = parsed({ zero_optimization: { stage: 3, offload_param, offload_optimizer: { device: 'cpu' } } });
+  assert.deepEqual(recipe.train.offload, { weights: true, optimizer: false, dir: '/local_nvme' });
+  assert.deepEqual(deepspeedNotes(recipe), [
+    'deepspeed: zero_optimization.offload_optimizer: what a run has is in the processor’s memory, or on its GPU where it has one',
+    'deepspeed: not used, since Graft has nothing like it: zero_optimization.offload_param.buffer_count',
+  ]);
+  // Read again, with the defaults filled in, it is the same.
+  const plain = (value: object) => JSON.parse(JSON.stringify(value));
+  assert.deepEqual(parseRecipe(plain(recipe)).train.offload, recipe.train.offload);
+  const both = parsed({ zero_optimization: { offload_optimizer: { device: 'nvme' } } }, { offload: { weights: true } });
+  assert.deepEqual(both.train.offload, { weights: true, optimizer: true });
+  const contrary = { offload: { optimizer: false } };
+  assert.throws(
+    () => parsed({ zero_optimization: { offload_optimizer: { device: 'nvme' } } }, contrary),
+    /train\.offload\.optimizer is false, and zero_optimization\.offload_optimizer\.device in .* is true/,
+  );
 });

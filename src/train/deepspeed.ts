@@ -3,7 +3,7 @@
  * "auto" follows from the recipe. Names and meanings of the keys: https://www.deepspeed.ai/docs/config-json/, and
  * deepspeed/runtime/{config,lr_schedules}.py.
  */
-import { resolve } from 'node:path';
+import { isAbsolute, resolve } from 'node:path';
 import { z } from 'zod';
 import { GraftError } from '../base/index.ts';
 import { readJsonObject } from '../io/index.ts';
@@ -23,7 +23,7 @@ export const deepspeedField = z
   .union([z.string(), z.record(z.string(), z.unknown())])
   .optional()
   .describe(
-    'A DeepSpeed configuration: a JSON file, or its content. Honoured are the batch sizes, gradient_clipping, optimizer, scheduler, bf16 and zero_optimization.stage; other keys are named in a warning, or refused where the run would be another. What it leaves out or sets to "auto" follows from the other fields of the recipe, which it must not contradict.',
+    'A DeepSpeed configuration: a JSON file, or its content. Honoured are the batch sizes, gradient_clipping, optimizer, scheduler, bf16, and of zero_optimization the stage, offload_param and offload_optimizer (nvme is train.offload); other keys are named in a warning, or refused where the run would be another. What it leaves out or sets to "auto" follows from the other fields of the recipe, which it must not contradict.',
   );
 
 /** A field of the recipe that a key of the configuration decides. */
@@ -106,7 +106,7 @@ function translated(config: Fields, place: string): { settings: Setting[]; notes
   const notes: string[] = [];
   const settings = [
     ...batchSettings(keys, notes),
-    ...stageSettings(keys),
+    ...stageSettings(keys, notes),
     ...precisionSettings(keys),
     ...optimizerSettingsOf(keys),
     ...scheduleSettings(keys, notes),
@@ -134,22 +134,44 @@ function batchSettings(keys: Keys, notes: string[]): Setting[] {
   ];
 }
 
-function stageSettings(keys: Keys): Setting[] {
+function stageSettings(keys: Keys, notes: string[]): Setting[] {
   keys.section('zero_optimization');
   const key = 'zero_optimization.stage';
   const stage = keys.number(key);
-  for (const name of ['offload_optimizer', 'offload_param']) {
-    const device = keys.at(`zero_optimization.${name}.device`);
-    if (device !== undefined && device !== 'none')
-      throw keys.refusal(`zero_optimization.${name}`, 'is not available yet', `Remove it, or set its device to "none"`);
-  }
-  for (const name of ['cpu_offload', 'cpu_offload_params', 'cpu_offload_param'])
-    if (keys.at(`zero_optimization.${name}`) === true)
-      throw keys.refusal(`zero_optimization.${name}`, 'is not available yet', 'Remove it');
-  if (stage === undefined) return [];
+  const found = offloadSettings(keys, notes);
+  if (stage === undefined) return found;
   if (!stages.some((each) => each === stage))
     throw keys.refusal(key, `must be 0, 1, 2 or 3, but is ${stage}`, 'Set it to one of these');
-  return [{ field: 'zero.stage', value: stage, key }];
+  return [{ field: 'zero.stage', value: stage, key }, ...found];
+}
+
+/** What is elsewhere than in a GPU's memory. The processor's memory, where DeepSpeed's `cpu` has it, is where everything is here. */
+function offloadSettings(keys: Keys, notes: string[]): Setting[] {
+  const parts = { offload_param: 'weights', offload_optimizer: 'optimizer' } as const;
+  const found: Setting[] = [];
+  const inMemory: string[] = [];
+  let dir: Setting | undefined;
+  for (const [name, part] of Object.entries(parts)) {
+    const section = `zero_optimization.${name}`;
+    keys.section(section);
+    const [device, path] = [keys.at(`${section}.device`), keys.at(`${section}.nvme_path`)];
+    if (device !== undefined && !['none', 'cpu', 'nvme'].includes(String(device)))
+      throw keys.refusal(`${section}.device`, `must be "none", "cpu" or "nvme", but is ${JSON.stringify(device)}`);
+    if (device === 'cpu') inMemory.push(section);
+    if (device !== 'nvme') continue;
+    found.push({ field: `offload.${part}`, value: true, key: `${section}.device` });
+    if (path === undefined) continue;
+    if (typeof path !== 'string' || !isAbsolute(path))
+      throw keys.refusal(`${section}.nvme_path`, `must be an absolute path, but is ${JSON.stringify(path)}`);
+    if (dir && dir.value !== path)
+      throw keys.refusal(`${section}.nvme_path`, `is ${path}, and ${dir.key} is ${dir.value}`, 'Give both the same directory');
+    dir = { field: 'offload.dir', value: path, key: `${section}.nvme_path` };
+  }
+  for (const name of ['cpu_offload', 'cpu_offload_params', 'cpu_offload_param'])
+    if (keys.at(`zero_optimization.${name}`) === true) inMemory.push(`zero_optimization.${name}`);
+  if (inMemory.length > 0)
+    notes.push(`deepspeed: ${inMemory.join(', ')}: what a run has is in the processor’s memory, or on its GPU where it has one`);
+  return [...found, ...(dir ? [dir] : [])];
 }
 
 function precisionSettings(keys: Keys): Setting[] {

@@ -30,9 +30,10 @@ export function headFor(
   if (checkpointHead.name === task)
     return { task, labels: checkpointHead.labels, ...(checkpointHead.multiLabel ? { multiLabel: true } : several) };
   if (found) return { task, ...found };
-  throw new GraftError('input', `the rows have no labels for ${task}`, {
+  const unused = [...new Set([...examples].flatMap(({ unused = [] }) => unused))].slice(0, 5);
+  throw new GraftError('input', `the rows have no labels for ${[task, ...unused].join('; ')}`, {
     place: nameOfSource(recipe.data.train, 'data.train'),
-    hint: 'Give each row its label, or list the classes under labels',
+    hint: 'Give each row its label (data.columns says which column has it), or list the classes under labels',
   });
 }
 

@@ -32,7 +32,7 @@ export interface RunIdentity {
 
 /** Fields whose value decides no loss: places, measuring, memory and threads. The run's end is compared by its learning rates. */
 const undecisive =
-  /^(run|eval|model|deepspeed|train\.(threads|device|zero|micro_tokens|gradient_checkpointing|keep_activations|precision|steps|epochs))(\.|$)|(^|\.)data\.(train|eval)(\.|$)/;
+  /^(run|eval|model|deepspeed|train\.(threads|device|zero|offload|micro_tokens|gradient_checkpointing|keep_activations|precision|steps|epochs))(\.|$)|(^|\.)data\.(train|eval)(\.|$)/;
 /** Fields that name a directory or file to begin from: what it holds counts. */
 const begins = /^adapter$|^method\.\d+\.(adapter|adapters\.\d+|prompt_tuning_init_state_dict_path)$/;
 /** Fields that only decide the rows, which are compared themselves. */

@@ -25,6 +25,9 @@ export interface RunMemory {
   readonly gradientsMb: number;
   /** What the optimizer keeps for all that is trained at a time. */
   readonly optimizerMb: number;
+  /** Of frozen weights that stay in files, and of the optimizer's state in a file: not in the total. */
+  readonly weightsOnDiskMb: number;
+  readonly optimizerOnDiskMb: number;
   /** Activations and temporary tensors of the largest micro-batch. */
   readonly activationsMb: number;
   /** Of the engine once it computes: its code, buffers of matrix products and of what processes send each other, gaps between tensors. */
@@ -172,16 +175,23 @@ export function planMemory(
   const units = isSharedOut ? unitsOf(sketch) : [{ frozenBytes: 0, trained: numels }];
   const exchanged = processes > 1 ? bufferBytesOf({ units, trainsBase }, processes, stage) : 0;
   const trainedBase = trainsBase ? [...sketch.parameters.values()].reduce((sum, { nbytes }) => sum + nbytes, 0) : 0;
-  const heldBytes = isSharedOut
-    ? (weightBytes - trainedBase) / processes + (trainsBase ? trainedShare : 0)
-    : weightBytes;
+  const trainedHere = isSharedOut && trainsBase ? trainedShare : trainedBase;
+  const frozenHere = (weightBytes - trainedBase) / (isSharedOut ? processes : 1);
+  const { offload } = recipe.train;
+  const heldBytes = trainedHere + (offload.weights ? 0 : frozenHere);
+  const stateInMemory = offload.optimizer ? 0 : state;
 
   const measured = new Map([...new Set(sketch.models)].map((model) => [model, measure(model)(checkpointed)]));
   const activations = (model: Model) => measured.get(model)!;
   // What the methods add exists already, in the sketch.
-  const free = Math.max(0, freeDeviceMemory() / (before.sharers ?? 1) - heldBytes - gradients - state - laterBytes);
+  const free = Math.max(
+    0,
+    freeDeviceMemory() / (before.sharers ?? 1) - heldBytes - gradients - stateInMemory - laterBytes,
+  );
   const fitting = () =>
-    Math.min(...sketch.models.map((m) => microTokensFor(activations(m), heldBytes, free, before.precision)));
+    Math.min(
+      ...sketch.models.map((m) => microTokensFor(activations(m), trainedHere + frozenHere, free, before.precision)),
+    );
   const microTokens = recipe.train.micro_tokens ?? before.microTokens ?? fitting();
 
   const peaks = batchesOf(optimizer.inBackward ? Number.POSITIVE_INFINITY : microTokens).map(
@@ -203,10 +213,12 @@ export function planMemory(
     processMb: mebibytes(before.process),
     weightsMb: mebibytes(weights),
     gradientsMb: mebibytes(gradients),
-    optimizerMb: mebibytes(state),
+    optimizerMb: mebibytes(stateInMemory),
+    weightsOnDiskMb: mebibytes(offload.weights ? frozenHere : 0),
+    optimizerOnDiskMb: mebibytes(state - stateInMemory),
     activationsMb: mebibytes(most('activations')),
     engineMb: mebibytes(engine),
-    totalMb: mebibytes(weights + state + most('both') + engine),
+    totalMb: mebibytes(weights + stateInMemory + most('both') + engine),
   };
   return { memory, microTokens };
 }

@@ -61,6 +61,7 @@ export async function planForRanks(given: Recipe, options: PlanOptions): Promise
     rowTokens,
     microTokens,
     checkpointed,
+    offload: train.offload,
     memory,
     bandwidth,
     flops,

@@ -76,12 +76,13 @@ export const examplesOf = (
 export async function readExamples({ data }: Recipe, taskNumber?: number): Promise<Examples> {
   const { format, columns, limit, delimiter } = data;
   const notes: string[] = [];
-  const read = async (source: RowSource, name: string, columnsMayLack = false): Promise<PlacedExample[][]> => {
+  const read = async (source: RowSource, name: string, areOthers = false): Promise<PlacedExample[][]> => {
     const records = await recordsOf(source, name, {
       columns,
-      columnsMayLack,
+      columnsMayLack: areOthers,
       limit,
       delimiter,
+      delimiterMayLack: areOthers,
       note: (text) => notes.push(text),
     });
     if (format !== 'batches') return [examplesOf(records, format, taskNumber)];

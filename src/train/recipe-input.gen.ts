@@ -13,7 +13,7 @@ export interface DataInput {
   readonly format?: 'auto' | 'messages' | 'sharegpt' | 'prompt-completion' | 'alpaca' | 'text' | 'labelled' | 'pairs' | 'tags' | 'question' | 'image' | 'tokens' | 'batches' | undefined;
   /** The column of the file for each column of the format, where it has another name: { text: body, label: category }. */
   readonly columns?: Readonly<Record<string, string>> | undefined;
-  /** Rows that are read at most, of train and of eval: the first ones. */
+  /** Rows that are read at most, of train and of eval: the first ones; of a folder of images, of each class in turn. */
   readonly limit?: number | undefined;
   /** What separates the fields of a .csv file. Default: found from its first lines. */
   readonly delimiter?: string | undefined;
@@ -69,6 +69,15 @@ export interface TrainInput {
   readonly zero?: {
   /** What each of several processes keeps a share of instead of the whole (ZeRO): 0 nothing; 1 the state of the optimizer; 2 and the gradients; 3 and the weights, frozen ones too, of which a block is gathered while it runs, with gradient_checkpointing. The losses are the same. Default: 0. */
   readonly stage?: 0 | 1 | 2 | 3 | undefined;
+} | undefined;
+  /** What is on the disk instead of in memory: the same losses, in more time where the memory does not hold it besides. */
+  readonly offload?: {
+  /** Frozen weights stay in files, which are read as they are needed and dropped where memory is short, so that a model larger than the memory trains: in those of the model where they hold what is computed with (GGUF blocks with quantize: keep, safetensors of the same element type), else in a copy that the run writes and that is gone when it ends. What is trained is in memory. Default: false. */
+  readonly weights?: boolean | undefined;
+  /** The state of the optimizer is in a file, whose room on the disk is taken before the first step and is free again when the run ends. Default: false. */
+  readonly optimizer?: boolean | undefined;
+  /** Directory for these files; they have no names. Default: the run directory. */
+  readonly dir?: string | undefined;
 } | undefined;
   /** Where the run computes: auto, the first NVIDIA GPU that can be used, else the processor; cpu; cuda; or of several GPUs cuda:1. Default: "auto". */
   readonly device?: string | undefined;
@@ -576,8 +585,8 @@ export interface QatInput {
   readonly group_size?: number | 'channel' | undefined;
   /** Integers: zero has the code 0; false: codes span the range from minimum to maximum of each group. Default: true. */
   readonly symmetric?: boolean | undefined;
-  /** Inputs of these layers are rounded too: to int8 with a scale and a zero point for each token. */
-  readonly activation?: 'int8' | undefined;
+  /** Inputs of these layers are rounded too. int8: with a scale and a zero point for each token, as torchao does; q8: in blocks, as llama.cpp does for the weights’ format (Q8_0, or Q8_K for the K formats). */
+  readonly activation?: 'int8' | 'q8' | undefined;
   /** What is rounded where another method changes a weight. merged: the sum W + s·BA, as in a merged and quantised model; base: the frozen W, and the adapter stays in float, as on a quantised base that many adapters share. Default: "merged". */
   readonly over?: 'merged' | 'base' | undefined;
   /** Modules whose weights are rounded, named as for lora. Default: all-linear, every linear layer but the head. */
@@ -676,7 +685,7 @@ export interface CommonInput {
   readonly adapter?: string | undefined;
   /** The optimizer, the number of steps, and their size. */
   readonly train?: TrainInput | undefined;
-  /** A DeepSpeed configuration: a JSON file, or its content. Honoured are the batch sizes, gradient_clipping, optimizer, scheduler, bf16 and zero_optimization.stage; other keys are named in a warning, or refused where the run would be another. What it leaves out or sets to "auto" follows from the other fields of the recipe, which it must not contradict. */
+  /** A DeepSpeed configuration: a JSON file, or its content. Honoured are the batch sizes, gradient_clipping, optimizer, scheduler, bf16, and of zero_optimization the stage, offload_param and offload_optimizer (nvme is train.offload); other keys are named in a warning, or refused where the run would be another. What it leaves out or sets to "auto" follows from the other fields of the recipe, which it must not contradict. */
   readonly deepspeed?: string | Readonly<Record<string, unknown>> | undefined;
   /** Measurements on held-out rows during training. */
   readonly eval?: EvalInput | undefined;

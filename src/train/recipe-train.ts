@@ -67,6 +67,26 @@ export const trainSchema = z.strictObject({
     })
     .prefault({})
     .describe('How a run of several processes is divided among them (`graft launch`).'),
+  offload: z
+    .strictObject({
+      weights: z
+        .boolean()
+        .default(false)
+        .describe(
+          'Frozen weights stay in files, which are read as they are needed and dropped where memory is short, so that a model larger than the memory trains: in those of the model where they hold what is computed with (GGUF blocks with quantize: keep, safetensors of the same element type), else in a copy that the run writes and that is gone when it ends. What is trained is in memory.',
+        ),
+      optimizer: z
+        .boolean()
+        .default(false)
+        .describe(
+          'The state of the optimizer is in a file, whose room on the disk is taken before the first step and is free again when the run ends.',
+        ),
+      dir: z.string().optional().describe('Directory for these files; they have no names. Default: the run directory.'),
+    })
+    .prefault({})
+    .describe(
+      'What is on the disk instead of in memory: the same losses, in more time where the memory does not hold it besides.',
+    ),
   device: z
     .string()
     .regex(devicePattern, 'must be auto, cpu, cuda, or a GPU such as cuda:1')

@@ -65,7 +65,13 @@ const data = z.strictObject({
     .describe(
       'The column of the file for each column of the format, where it has another name: { text: body, label: category }.',
     ),
-  limit: z.int().positive().optional().describe('Rows that are read at most, of train and of eval: the first ones.'),
+  limit: z
+    .int()
+    .positive()
+    .optional()
+    .describe(
+      'Rows that are read at most, of train and of eval: the first ones; of a folder of images, of each class in turn.',
+    ),
   delimiter: z
     .string()
     .length(1)
@@ -232,7 +238,8 @@ const initPath = 'prompt_tuning_init_state_dict_path';
 /** The recipe with its relative paths made absolute, from its own folder; a model that is not found there may be a hub id. */
 function resolved(recipe: Recipe, base: string): Recipe {
   const path = (p: string) => (isAbsolute(p) ? p : resolve(base, p));
-  const { run, model, tasks } = recipe;
+  const { run, model, tasks, train } = recipe;
+  const { offload } = train;
   const source = (rows: RowSource) => withPaths(rows, (name) => (isDataset(name) ? name : path(name)));
   const files = (data: Recipe['data']) => ({
     ...data,
@@ -254,11 +261,12 @@ function resolved(recipe: Recipe, base: string): Recipe {
     method: Array.isArray(recipe.method) ? recipe.method.map(choice) : choice(recipe.method),
     ...(recipe.adapter !== undefined && { adapter: adapterIn(path(recipe.adapter)) }),
     run: { ...run, dir: path(run.dir) },
+    train: { ...train, offload: { ...offload, ...(offload.dir !== undefined && { dir: path(offload.dir) }) } },
   };
 }
 
 const pathField = new RegExp(
-  `^(adapter|deepspeed|method\\.(\\d+\\.)?(adapter|${initPath})|(tasks\\.[^.]+\\.)?data(\\.(train|eval))?|run\\.dir)$`,
+  `^(adapter|deepspeed|method\\.(\\d+\\.)?(adapter|${initPath})|(tasks\\.[^.]+\\.)?data(\\.(train|eval))?|(run|train\\.offload)\\.dir)$`,
 );
 
 /** `data: rows.jsonl`, or rows in memory, is short for `data: { train: … }`. */

@@ -4,7 +4,7 @@ import { areSaved, readAdapterConfig, settingsOf } from '../adapters/index.ts';
 import { isSettings, writtenBy } from '../methods/index.ts';
 import { denseType, kernelsText, type Precision } from '../nn/index.ts';
 import { isInBackward } from '../optim/index.ts';
-import { currentDevice, freeDeviceMemory } from '../tensor/index.ts';
+import { currentDevice, freeDeviceMemory, host as processor } from '../tensor/index.ts';
 import { keepsHead } from './attach.ts';
 import { deepspeedNotes } from './deepspeed.ts';
 import type { SavedResult, TaskResult, TrainEvent } from './events.ts';
@@ -94,6 +94,8 @@ export function tightness(
 ): TrainEvent | undefined {
   const freeMb = Math.floor(freeDeviceMemory() / 2 ** 20);
   if (totalMb <= freeMb) return undefined;
+  const hasDisk = currentDevice() === processor;
+  const isFrozen = writtenBy([method].flat()) !== 'model';
   const settings = [
     ...(parts.activationsMb > 0.1 * totalMb && !train.gradient_checkpointing
       ? ['train.gradient_checkpointing: true']
@@ -101,8 +103,13 @@ export function tightness(
     ...(parts.activationsMb > 0.1 * totalMb
       ? [`a smaller train.${isInBackward(train.optimizer) ? 'batch_size' : 'micro_tokens'}`]
       : []),
-    ...(parts.optimizerMb > 0.1 * totalMb ? ['a train.optimizer that keeps less'] : []),
-    ...(writtenBy([method].flat()) === 'model'
+    ...(parts.optimizerMb > 0.1 * totalMb
+      ? [`a train.optimizer that keeps less${hasDisk ? ', or train.offload.optimizer: true' : ''}`]
+      : []),
+    ...(parts.weightsMb > 0.1 * totalMb && isFrozen && hasDisk && !train.offload.weights
+      ? ['train.offload.weights: true']
+      : []),
+    ...(!isFrozen
       ? ['method lora, or fewer layers at a time']
       : quantize === 'nf4'
         ? []

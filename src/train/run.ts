@@ -20,6 +20,7 @@ import { FixedBlocks, fixedBlocksOf } from './fixed-blocks.ts';
 import { HeldOut } from './held-out.ts';
 import { identityOf, withRows } from './identity.ts';
 import { trainLoop } from './loop.ts';
+import { Offload } from './offload.ts';
 import {
   deviceOfRun,
   rankReports,
@@ -114,12 +115,14 @@ async function runInGroup(
   using _precision = usePrecision(precision);
   using _checkpointing = useGradientCheckpointing(train.gradient_checkpointing ?? false);
 
+  using offload = new Offload(recipe);
   let tight: TrainEvent | undefined;
   using taskRuns = await openTaskRuns(recipe, modelPath, {
     precision,
     microTokens: begun?.microTokens,
     processes: group.size,
     sharers: group.localSize,
+    offload,
     sharedBy: train.zero.stage === 3 && group.size > 1 ? group : undefined,
     announce(memory) {
       if (!isFirst) return;
@@ -153,7 +156,8 @@ async function runInGroup(
     warnings.push(`train.zero.stage ${stage} divides nothing, because there is one process`);
   const sharding = shardingFor(group, taskRuns, stage);
   using _gates = sharding.gateOf && useGates(sharding.gateOf);
-  using optimizer = optimizerFor(taskRuns, recipe, sharding.owned);
+  using optimizer = optimizerFor(taskRuns, recipe, sharding.owned, offload.optimizer);
+  offload.reserveFor(optimizer);
   const steps = { steps: from.end.steps, severalTasks: list.length > 1 };
   const layers = activeLayers({ model, adapter, parameters, optimizer, ...steps, seed: train.seed });
   if (optimizer.inBackward) requireNoWholeGradients({ adapter, processes: group.size });
@@ -203,7 +207,13 @@ async function runInGroup(
   else if (tight) log?.record(tight);
   const trained = earlier.findLast(({ type }) => type === 'layers');
   if (trained && isFirst) listen(trained); // what trains, until that changes
-  const allNotes = [...idle, ...notes, ...(fixedBlocks?.notes ?? []), ...(layers?.notes ?? [])];
+  const allNotes = [
+    ...offload.notes(taskRuns),
+    ...idle,
+    ...notes,
+    ...(fixedBlocks?.notes ?? []),
+    ...(layers?.notes ?? []),
+  ];
   for (const message of [...warnings, ...allNotes, ...warningsOf(taskRuns, recipe)]) warn(message);
   const state = { optimizer, layers, log, record, microTokens, stepTokens, fixedBlocks, from, earlier };
   return trainTo({ recipe, modelPath, sharding, taskRuns, ...state, stopRequested });

@@ -1,6 +1,7 @@
 /** How the weights of a run's models are shared out among its processes (ZeRO stage 3): as they are read, so that none ever has them all. */
 import { GraftError } from '../base/index.ts';
 import { type Group, type ReadRows, rowsInMemory, ShardedUnit } from '../distributed/index.ts';
+import type { ScratchFile } from '../io/index.ts';
 import type { LaterWeights } from '../models/index.ts';
 import { isAbsent, type Tensor, takeAway } from '../tensor/index.ts';
 import type { GatheredPart, GatheredParts } from './gathered-blocks.ts';
@@ -12,12 +13,14 @@ import { tensorsByBlock } from './tensors-by-block.ts';
  * Shares out the weights of models: what is frozen in equal parts of the bytes of each block, what is trained in place by whole tensors.
  * What methods train besides stays on every process. Every process has to call it.
  * @param later the weights, of which none need have been read
+ * @param file where each process keeps its part of what is frozen. Default: in memory
  * @throws GraftError 'usage' for a method that needs weights of the base which it has replaced
  */
 export function shareOut(
   group: Group,
   { models, host, parameters, adapter }: Pick<TaskModels, 'models' | 'host' | 'parameters' | 'adapter'>,
   later: LaterWeights,
+  file?: ScratchFile,
 ): GatheredParts {
   const owners = ownersOf(parameters, group.size);
   const base = later.tensors;
@@ -29,10 +32,9 @@ export function shareOut(
   const partOf = (block: number | undefined): GatheredPart => {
     const tensors = (byBlock.get(block) ?? []).filter((tensor) => !owners.has(tensor) || base.has(tensor));
     const trained = tensors.filter((tensor) => owners.has(tensor));
-    const unit = new ShardedUnit(group, {
-      frozen: new Map(tensors.filter((tensor) => !owners.has(tensor)).map((tensor) => [tensor, readOf(tensor)])),
-      trained: new Map(trained.map((tensor) => [tensor, { owner: owners.get(tensor)!, read: readOf(tensor) }])),
-    });
+    const frozen = new Map(tensors.filter((tensor) => !owners.has(tensor)).map((tensor) => [tensor, readOf(tensor)]));
+    const owned = new Map(trained.map((tensor) => [tensor, { owner: owners.get(tensor)!, read: readOf(tensor) }]));
+    const unit = new ShardedUnit(group, { frozen, trained: owned }, file);
     return { unit, trained, tensors: new Set(tensors) };
   };
   const parts = {

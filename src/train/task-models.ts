@@ -1,6 +1,7 @@
 /** The models of a run's tasks, with its methods attached: those that are trained, or sketches of them with the same shapes. */
 import { GraftError } from '../base/index.ts';
 import { currentEngine } from '../engine/index.ts';
+import type { ScratchFile } from '../io/index.ts';
 import { type AttachedAdapter, trainHead } from '../methods/index.ts';
 import { type HeadOptions, type LaterWeights, loadModels } from '../models/index.ts';
 import { heldTensors, type Model, namedModules, tensorBytes } from '../nn/index.ts';
@@ -31,6 +32,7 @@ export interface TaskModels extends Disposable {
  * Loads the model with a head for each task, and attaches the recipe's methods.
  * @param shapesOnly reads no weights and computes no initial values
  * @param later is given the weights, which are read only where a method needs them to be attached
+ * @param offload the weights stay in files, this one besides those of the model
  * @throws GraftError for anything that is wrong with the model or the methods
  */
 export function openTaskModels(
@@ -39,11 +41,12 @@ export function openTaskModels(
   tasks: readonly { readonly name: string | undefined; readonly head: HeadOptions }[],
   shapesOnly: boolean,
   later?: LaterWeights,
+  offload?: ScratchFile,
 ): TaskModels {
   using made = new DisposableStack();
   const heads = tasks.map(({ head }) => head);
   const { quantize, train } = recipe;
-  const models = loadModels(modelPath, heads, { quantize, seed: train.seed, shapesOnly }, later);
+  const models = loadModels(modelPath, heads, { quantize, seed: train.seed, shapesOnly, offload }, later);
   made.use(models[0]!);
   const host = hostOf(models);
   const weightBytes = tensorBytes(...models.map(({ root }) => root));

@@ -2,13 +2,14 @@
 import { setImmediate } from 'node:timers/promises';
 import type { Group } from '../distributed/index.ts';
 import type { AttachedAdapter } from '../methods/index.ts';
-import { type HeadOptions, LaterWeights, requireMemoryFor } from '../models/index.ts';
+import { type HeadOptions, LaterWeights, requireRoomFor } from '../models/index.ts';
 import type { Model, Precision } from '../nn/index.ts';
 import { type Task, taskOf } from '../tasks/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import type { GatheredParts } from './gathered-blocks.ts';
 import { headFor, taskOptions } from './head.ts';
 import { largestBatch, planMemory, type RunMemory } from './memory-plan.ts';
+import type { Offload } from './offload.ts';
 import { type Examples, type Plan, planRows, readExamples } from './plan.ts';
 import { type Recipe, recipesOf } from './recipe.ts';
 import { shareOut } from './shared-out.ts';
@@ -63,6 +64,8 @@ export interface TaskRunOptions {
   readonly sharers: number;
   /** The processes that share out the weights. Default: each has them all. */
   readonly sharedBy?: Group | undefined;
+  /** What is on the disk instead of in memory. */
+  readonly offload: Pick<Offload, 'dir' | 'weights'>;
   /** Is told what the run will take in memory, before anything is loaded. */
   announce(memory: RunMemory): void;
 }
@@ -105,7 +108,8 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string, options: T
   const lessons = await readLessons(recipe, modelPath);
   const processBytes = process.memoryUsage.rss();
   const { sharedBy } = options;
-  requireMemoryFor(modelPath, recipe.quantize, options.sharers / (sharedBy?.size ?? 1));
+  const { weights: file, dir } = options.offload;
+  requireRoomFor(modelPath, recipe.quantize, options.sharers / (sharedBy?.size ?? 1), file && { dir, isShared: sharedBy !== undefined });
   // Rows and memory need the models' shapes only: what is wrong is said before a large model is loaded.
   using sketch = openTaskModels(recipe, modelPath, lessons, true);
   const plans = await plansOf(lessons, sketch, modelPath);
@@ -131,8 +135,8 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string, options: T
 
   using made = new DisposableStack();
   using later = sharedBy && new LaterWeights();
-  const opened = made.use(openTaskModels(recipe, modelPath, lessons, false, later));
-  const gathered = sharedBy && later && shareOut(sharedBy, opened, later);
+  const opened = made.use(openTaskModels(recipe, modelPath, lessons, false, later, file));
+  const gathered = sharedBy && later && shareOut(sharedBy, opened, later, file);
   await setImmediate(); // frees the buffers that weights were read into
   const { models, host, adapter, parameters, weightBytes, readsBase } = opened;
   const list = listOf(opened);

@@ -71,6 +71,16 @@ const refusals: Readonly<Record<string, Refusal>> = {
     message: /q4_k with its blocks of 256 does not divide the width of model\.layers\.0\.self_attn\.q_proj \(32 wide\)/,
     hint: /Choose .*q4_0.*q8_0/,
   },
+  'inputs as llama.cpp rounds them, of integers': {
+    method: [lora, qat({ weight: 'int4', group_size: 16, activation: 'q8' })],
+    message: /activation: q8 is how llama\.cpp computes with GGUF’s formats, and int4 is not one of them/,
+    hint: /activation: int8, or one of q4_0, .*q6_k/,
+  },
+  'inputs as llama.cpp rounds them, of a head in nf4': {
+    method: [lora, qat({ weight: 'q8_0', head: 'nf4', activation: 'q8', exclude_modules: ['down_proj'] })],
+    message: /and nf4 is not one of them/,
+    hint: /activation: int8/,
+  },
   'an embedding among the layers': {
     method: [lora, qat({ weight: 'int4', group_size: 16, target_modules: ['embed_tokens'] })],
     message: /target_modules selects 'model\.embed_tokens', an embedding/,

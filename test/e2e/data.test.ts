@@ -92,8 +92,27 @@ test('columns are renamed, shards joined; what was understood is shown, logged, 
   assert.ok(label === 'ham' || label === 'spam');
   assert.deepEqual(Object.keys(probabilities), ['ham', 'spam']);
 
-  const labelled = write('labelled.jsonl', [{ text: 'free cash', label: 'other', probabilities: 'mine' }]);
-  assert.equal(graft(dir, ['predict', '--adapter', 'run', '--data', labelled, '--out', 'given.jsonl']).status, 0);
+  const labelled = at('labelled.jsonl');
+  const fields = '"text": "free cash", "label": "other", "probabilities": "mine", "pairs": [["a", 1]]';
+  writeFileSync(labelled, `{"id": 100000000000000001, ${fields}}\n`);
+  const command = [
+    'predict',
+    '--adapter',
+    'run',
+    '--data',
+    labelled,
+    '--delimiter',
+    ';',
+    '--stride',
+    '4',
+    '--out',
+    'given.jsonl',
+  ];
+  const repeated = graft(dir, command);
+  assert.equal(repeated.status, 0, repeated.stderr);
+  assert.match(repeated.stderr, /labelled\.jsonl: data\.delimiter is not used/);
+  assert.match(repeated.stderr, /note: stride is not used: it is for question-answering/);
+  assert.match(readFileSync(at('given.jsonl'), 'utf8'), /"id":100000000000000001,.*"pairs":\[\["a",1\]\]/);
   const [given] = readFileSync(at('given.jsonl'), 'utf8')
     .trim()
     .split('\n')

@@ -193,6 +193,12 @@ const cases: [string, () => string[], 1 | 2, RegExp][] = [
     2,
     /an integer above 0/,
   ],
+  [
+    'a load of no request',
+    () => ['bench', 'serve', '--models', 'base', '--seconds', '1e-9'],
+    2,
+    /--seconds: no request arrives in 1e-9 s at 1 a second\. Raise/,
+  ],
 ];
 
 for (const [name, args, code, sentence] of cases) {
@@ -208,4 +214,4 @@ for (const [name, args, code, sentence] of cases) {
   });
 }
 
-test('every case was looked at', () => assert.equal(cases.length, 24));
+test('every case was looked at', () => assert.equal(cases.length, 25));

@@ -9,7 +9,7 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import test, { before } from 'node:test';
 import { startEngine } from '../../src/engine/index.ts';
-import { composite, fakeQuantize, fakeQuantizeTokens, fused } from '../../src/nn/index.ts';
+import { composite, fakeQuantize, fakeQuantizeInputs, fakeQuantizeTokens, fused } from '../../src/nn/index.ts';
 import { formats, ggmlBlockNames } from '../../src/quant/index.ts';
 import { ops, scope, Tensor } from '../../src/tensor/index.ts';
 import { golden, relativeError } from '../support.ts';
@@ -25,6 +25,7 @@ interface BlockCase {
   readonly input: string;
   readonly [blocks: `blocks.${string}`]: string;
   readonly [first: `first.${string}`]: string | undefined;
+  readonly 'inputs.Q8_K'?: string;
 }
 
 const read = (file: string) => JSON.parse(readFileSync(golden('quant', file), 'utf8'));
@@ -56,6 +57,31 @@ test('blocks are those of llama.cpp, bit for bit', (t) => {
   t.diagnostic(`${compared} matrices, ${elements} numbers`);
   assert.equal(compared, 8 * cases.length);
   assert.ok(cases.length >= 47);
+});
+
+test('inputs are rounded to 8 bits as llama.cpp rounds them: the values of its blocks, bit for bit', (t) => {
+  const counts = { q8_0: 0, q8_k: 0, numbers: 0 };
+  for (const { kind, seed, rows, width, 'inputs.Q8_K': q8k } of cases) {
+    using _ = scope();
+    const x = Tensor.from(matrix(kind, seed, rows, width), [rows, width]);
+    for (const { nativeId, inputs } of Object.values(formats)) {
+      if (inputs === undefined || nativeId === undefined || (inputs === 'q8_k' && q8k === undefined)) continue;
+      const got = fakeQuantizeInputs(fused, x, nativeId);
+      // Of Q8_0, blocks are compared above.
+      if (inputs === 'q8_k') isHash(got, q8k!, `q8_k, ${kind} ${seed}`);
+      else {
+        const blocks = ops.quantize(x, formats.q8_0.nativeId);
+        assert.deepEqual(got.data(), ops.dequantize(blocks, formats.q8_0.nativeId).data(), `q8_0, ${kind} ${seed}`);
+      }
+      counts[inputs]++;
+      counts.numbers += got.numel;
+    }
+    const other = [-1, formats.float16.nativeId!, formats.nf4.nativeId, formats.int4x32.nativeId];
+    for (const format of other) assert.equal(fakeQuantizeInputs(fused, x, format), x, `${format}`);
+  }
+  t.diagnostic(JSON.stringify(counts));
+  assert.equal(counts.q8_0, 5 * cases.length);
+  assert.ok(counts.q8_k >= 3 * 41);
 });
 
 interface Integers {

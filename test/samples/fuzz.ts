@@ -140,10 +140,10 @@ export const readers: readonly Reader[] = [
   rowFile('json', 'rows.json', () => text(`[${rows.replaceAll('\n', ',')}]`)),
   rowFile('csv', 'rows.csv', () => text(csv)),
   rowFile('tsv', 'rows.tsv', () => text(csv.replaceAll(',', '\t'))),
-  rowFile('conll', 'rows.conll', () => text('-DOCSTART- O\n\nAda NNP B-PER\nwas\tO\n\nin O\n')),
+  rowFile('conll', 'rows.conll', () => text('-DOCSTART- O\n\nAda NNP B-PER\nwas\tVBD\tO\n\n# a comment\nin IN O\n')),
   rowFile('gzip', 'rows.jsonl.gz', () => gzipSync(rows)),
   rowFile('zstd', 'rows.jsonl.zst', () => zstdCompressSync(rows)),
-  ...['plain', 'zstd', 'gzip', 'brotli', 'lz4', 'nested'].map((name) =>
+  ...['plain', 'zstd', 'gzip', 'brotli', 'lz4', 'nested', 'stored', 'second'].map((name) =>
     rowFile(`parquet-${name}`, 'rows.parquet', () => stored('data', `${name}.parquet`)),
   ),
   image('a.png', 'rgb.png'),

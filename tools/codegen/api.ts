@@ -24,7 +24,7 @@ const libraryGroups: Groups = {
       'Running',
       'Abortable',
     ],
-    ...['Quantize', 'TaskName'],
+    ...['Quantize', 'Activation', 'TaskName'],
   ],
   'Generated text': ['Prompt', 'Message', 'GenerateSettings', 'SamplingOptions', 'GenerateResult'],
   Rows: [

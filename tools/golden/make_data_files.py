@@ -23,6 +23,9 @@ messages = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": 
 nested = pa.table({"messages": messages, "numbers": [[i, i + 1, 2**40] for i in range(20)]})
 for name, codec in [("plain", "snappy"), ("zstd", "zstd"), ("gzip", "gzip"), ("brotli", "brotli"), ("lz4", "lz4")]:
     pq.write_table(plain, OUT / f"{name}.parquet", compression=codec, store_schema=False)
+stored = pa.table({"text": ["row"] * 40, "none": pa.nulls(40, pa.string())})
+pq.write_table(stored, OUT / "stored.parquet", compression="none", use_dictionary=False, store_schema=False)
+pq.write_table(stored, OUT / "second.parquet", compression="lz4", data_page_version="2.0", store_schema=False)
 pq.write_table(nested, OUT / "nested.parquet", compression="snappy", store_schema=False)
 
 photo = Image.new("RGB", (37, 23))

@@ -7,7 +7,8 @@
   contracts) differs in blocks of Q4_K, Q5_K and Q6_K.
 
 cases: matrices of quant_numbers.py (kind, seed, rows, width); blocks.TYPE: SHA-256 of the blocks; first.TYPE, of the
-first seed of a kind: the first block as hexadecimal digits.
+first seed of a kind: the first block as hexadecimal digits; inputs.Q8_K: SHA-256 of the float32 values of `quantize_row_q8_K_ref`, to
+which the inputs of the K formats are rounded (zeros as +0), where no block is so small that its inverse scale is infinite.
 """
 import ctypes
 import hashlib
@@ -35,6 +36,15 @@ def quantised(lib, name, x):
     return out
 
 
+def rounded_inputs(lib, x):
+    bytes_of_block = 4 + 256 + 2 * 16  # float32 scale, codes, sums
+    blocks, values = np.zeros(x.size // 256 * bytes_of_block, np.uint8), np.empty_like(x)
+    for call, source, to in ((lib.quantize_row_q8_K_ref, x, blocks), (lib.dequantize_row_q8_K, blocks, values)):
+        call.argtypes, call.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None
+        call(source.ctypes.data, to.ctypes.data, x.size)
+    return values + np.float32(0)
+
+
 def main():
     options = arguments(__doc__, ggml={"action": "append", "required": True, "metavar": "FILE"})
     libs, cases = [library(path) for path in options.ggml], []
@@ -50,6 +60,9 @@ def main():
                 case[f"blocks.{name}"] = hashlib.sha256(blocks.tobytes()).hexdigest()[:32]
                 if seed in (1, 11):
                     case[f"first.{name}"] = blocks.reshape(-1)[: BYTES[name]].tobytes().hex()
+            peaks = np.abs(x).reshape(-1, 256).max(1)
+            if not ((peaks > 0) & (peaks < 2.0**-119)).any():
+                case["inputs.Q8_K"] = hashlib.sha256(rounded_inputs(libs[0], x).tobytes()).hexdigest()[:32]
             cases.append(case)
     head = {"provenance": provenance(__file__, [1, 2, 3, 4, 5, 11, 12], "exact", packages=["numpy"], ggml="node-llama-cpp 3.22.1 (llama.cpp v0.5.0), linux-x64; llama_cpp_python 0.3.36")}
     save_records(options.out / "quant" / "gguf.json", head, cases)

@@ -31,7 +31,7 @@ const readCsv =
     const invalid = (error: Error, line: number) =>
       new GraftError('input', `the file is not valid CSV: ${withoutPlace(error.message)}`, {
         place: place(line),
-        hint: `Its fields are separated by ${delimiters[delimiter] ?? `'${delimiter}'`}, and a field with quotes in it is quoted, with each of its quotes doubled. data.delimiter names another separator`,
+        hint: `Its fields are separated by ${delimiters[delimiter] ?? `'${delimiter}'`}, and a field with quotes in it is quoted, with each of its quotes doubled. data.delimiter (--delimiter of a command) names another separator`,
         cause: error,
       });
     const options: Options = {

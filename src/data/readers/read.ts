@@ -34,18 +34,34 @@ const supported = Object.keys(readers);
 export async function readRecords(source: string, options: ReadOptions = {}): Promise<RawRecord[]> {
   const { limit = Number.POSITIVE_INFINITY, note = () => {} } = options;
   const found = await sourceOf(source, supported, (text) => note(`${source}: ${text}`));
-  if ('imageFolder' in found) return imageRecords(found.imageFolder, note).slice(0, limit);
+  if ('imageFolder' in found) {
+    noteDelimiter(found.imageFolder, options);
+    return [...renamed(firstOfEach(imageRecords(found.imageFolder, note), limit), options, source)];
+  }
   const records: RawRecord[] = [];
-  const { delimiter, columnsMayLack } = options;
   const other = found.files.find((file) => formatExtension(file) !== '.csv');
-  if (delimiter !== undefined && other !== undefined && !columnsMayLack)
-    note(`${other}: data.delimiter is not used, since it is for .csv files`);
+  if (other !== undefined) noteDelimiter(other, options);
   for (const file of found.files) {
     if (records.length >= limit) break;
     for (const record of await fileRecords(file, limit - records.length, options)) records.push(record);
   }
   if (records.length === 0) throw new GraftError('input', 'the file has no rows', { place: source });
   return renamed(records, options, source).map(withImagePath);
+}
+
+/** At most `limit` records, of each label in turn: the first ones of a folder would be of one label. */
+function firstOfEach(records: readonly RawRecord[], limit: number): readonly RawRecord[] {
+  if (records.length <= limit) return records;
+  const groups = [...Map.groupBy(records, ({ value }) => value.label).values()];
+  const longest = Math.max(...groups.map(({ length }) => length));
+  const inTurn = Array.from({ length: longest }, (_, i) => groups.flatMap((group) => group[i] ?? [])).flat();
+  return inTurn.slice(0, limit);
+}
+
+/** Names a delimiter that rows which are in no .csv file have no use for, unless it is that of other rows. */
+function noteDelimiter(place: string, { delimiter, delimiterMayLack, note = () => {} }: ReadOptions): void {
+  if (delimiter !== undefined && !delimiterMayLack)
+    note(`${place}: data.delimiter is not used, since it is for .csv files`);
 }
 
 async function fileRecords(file: string, limit: number, options: ReadOptions): Promise<RawRecord[]> {
@@ -82,6 +98,7 @@ function withImagePath(record: RawRecord): RawRecord {
  * @throws GraftError 'input' for a row that is not an object
  */
 export function rowsInMemory(rows: readonly object[], name: string, options: ReadOptions = {}): RawRecord[] {
+  noteDelimiter(name, options);
   const records = rows.slice(0, options.limit).map((value, i): RawRecord => {
     const place = `${name}[${i}]`;
     if (typeof value !== 'object' || value === null || Array.isArray(value)) {

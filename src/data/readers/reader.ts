@@ -11,6 +11,8 @@ export interface ReadOptions {
   readonly limit?: number | undefined;
   /** CSV: what separates the fields. Default: found from the first lines. */
   readonly delimiter?: string | undefined;
+  /** Whether a delimiter is passed over where no file has use for it, since it is that of other rows. Default: that is noted. */
+  readonly delimiterMayLack?: boolean | undefined;
   /** Is told what of a source is not read. */
   readonly note?: ((text: string) => void) | undefined;
 }

@@ -209,19 +209,32 @@ test('CSV: the delimiter is found in the first lines, or given', async () => {
 });
 
 test('a delimiter that no file uses is named', async () => {
-  const notesOf = async (path: string, columnsMayLack = false) => {
+  const notesOf = async (source: RowSource, delimiterMayLack = false) => {
     const notes: string[] = [];
-    await readRecords(path, { delimiter: '#', columnsMayLack, note: (text) => notes.push(text) });
+    await recordsOf(source, 'data.train', { delimiter: '#', delimiterMayLack, note: (text) => notes.push(text) });
     return notes;
   };
+  const images = join(dir, 'delimited');
+  mkdirSync(join(images, 'a'), { recursive: true });
+  writeFileSync(join(images, 'a', '1.png'), '');
   const [lines, tabs, csv] = [
     file('given.jsonl', '{"text":"a"}'),
     file('given.tsv', 'text\tlabel\na\tb\n'),
     file('given.csv', 'text#label\na#b\n'),
   ];
-  for (const path of [lines, tabs])
+  for (const path of [lines, tabs, images])
     assert.deepEqual(await notesOf(path), [`${path}: data.delimiter is not used, since it is for .csv files`]);
+  assert.deepEqual(await notesOf([{ text: 'a' }]), [
+    'data.train: data.delimiter is not used, since it is for .csv files',
+  ]);
   assert.deepEqual([await notesOf(csv), await notesOf(lines, true)], [[], []]);
+  for (const name of ['a/2.png', 'b/1.png', 'b/2.png']) {
+    mkdirSync(join(images, name[0]!), { recursive: true });
+    writeFileSync(join(images, name), '');
+  }
+  const labels = (await readRecords(images, { limit: 3 })).map(({ value }) => value.label);
+  assert.deepEqual(labels, ['a', 'b', 'a'], 'of each label in turn');
+  await assert.rejects(readRecords(images, { columns: { label: 'kind' } }), /no row has the column 'kind'/);
 });
 
 test('two columns of one name are refused', async () => {
@@ -255,12 +268,32 @@ test('the first twenty bad rows are told at once, each problem with its places',
 });
 
 test('CoNLL: spaces and tabs separate columns, other white space is a part of words', async () => {
-  const path = file('a.conll', 'New\u00a0York NNP B-LOC\n\u3000\tX  O\r\n\n-DOCSTART- -X- O\n\na\u2009b\tO\n');
+  const path = file('a.conll', 'New\u00a0York NNP B-LOC\n\u3000\tX  O\r\n\n-DOCSTART- O\n\na\u2009b\tX\tO\n');
   assert.deepEqual(await values(path), [
     { tokens: ['New\u00a0York', '\u3000'], tags: ['B-LOC', 'O'] },
     { tokens: ['a\u2009b'], tags: ['O'] },
   ]);
   assert.deepEqual(await places(path), [':1', ':6']);
+});
+
+test('CoNLL: comments are told from words that begin with #, other columns and numbers for words are refused', async () => {
+  const path = file('c.conll', '# id = 1\n#now NNP O\nAda NNP B-PER\n\n# id = 2\n# a\nin IN O\n# # O\n');
+  const notes: string[] = [];
+  const records = await readRecords(path, { note: (text) => notes.push(text) });
+  assert.deepEqual(
+    records.map(({ value }) => value),
+    [
+      { tokens: ['#now', 'Ada'], tags: ['O', 'B-PER'] },
+      { tokens: ['in', '#'], tags: ['O', 'O'] },
+    ],
+  );
+  assert.deepEqual(notes, [`${path}: 3 comments are not read`]);
+  await refusal(
+    file('d.conll', 'Ada NNP B-PER\nwas VBD\n'),
+    /d\.conll:2: the line has 2 columns, and the first word has 3/,
+  );
+  const numbered = '# text = I can\n1\tI\tPRON\n2-3\tcannot\t_\n2\tcan\tAUX\n3\tnot\tPART\n\n';
+  await refusal(file('e.conll', numbered), /e\.conll:2: the first column has the numbers of the words/);
 });
 
 test('folders of shards, patterns and lists are read in the order of their names, up to a limit', async () => {
@@ -462,4 +495,13 @@ test('numbers and keys that templates print come from the file as they are writt
   assert.equal(records.length, 5);
   const [labelled] = await values(file('labels.jsonl', '{"text": "a", "label": 1.0}\n'));
   assert.deepEqual(labelled, { text: 'a', label: 1 });
+  const [numbered] = await values(file('ids.jsonl', '{"id": 100000000000000001, "text": "a", "n": 2.0, "m": 1e300}\n'));
+  const [large] = await readRecords(file('large.jsonl', '{"text": "a", "label": 12345678901234567}\n'));
+  assert.deepEqual(toExample(large!, 'auto'), {
+    kind: 'labelled',
+    text: 'a',
+    pair: undefined,
+    label: '12345678901234567',
+  });
+  assert.equal(JSON.stringify(numbered), '{"id":100000000000000001,"text":"a","n":2,"m":1e300}');
 });

@@ -1,5 +1,7 @@
 import { z } from 'zod';
-import { isIntegerFormat, type Quantization, type WeightFormat, weightFormats } from '../../quant/index.ts';
+import { fakeQuantizeInputs, fakeQuantizeTokens, type Kernels } from '../../nn/index.ts';
+import { formats, isIntegerFormat, type Quantization, type WeightFormat, weightFormats } from '../../quant/index.ts';
+import type { Tensor } from '../../tensor/index.ts';
 import { targetFields } from '../shared/index.ts';
 
 const format = z.enum(weightFormats as [WeightFormat, ...WeightFormat[]]);
@@ -20,9 +22,11 @@ export const qatConfig = z
       .default(true)
       .describe('Integers: zero has the code 0; false: codes span the range from minimum to maximum of each group.'),
     activation: z
-      .enum(['int8'])
+      .enum(['int8', 'q8'])
       .optional()
-      .describe('Inputs of these layers are rounded too: to int8 with a scale and a zero point for each token.'),
+      .describe(
+        'Inputs of these layers are rounded too. int8: with a scale and a zero point for each token, as torchao does; q8: in blocks, as llama.cpp does for the weights’ format (Q8_0, or Q8_K for the K formats).',
+      ),
     over: z
       .enum(['merged', 'base'])
       .default('merged')
@@ -63,4 +67,15 @@ export function quantizationOf(config: QatConfig, weightFormat: WeightFormat = c
   if (!isIntegerFormat(weightFormat)) return { format: weightFormat };
   const { group_size: group = defaultGroup, symmetric } = config;
   return { format: weightFormat, ...(group !== 'channel' && { groupSize: group }), symmetric };
+}
+
+/** How a layer's inputs are rounded. */
+export type RoundInputs = (kernels: Kernels, x: Tensor) => Tensor;
+
+/** How the inputs of a layer whose weight is rounded to this format are rounded under a config; undefined: not. */
+export function inputRoundingOf({ activation }: QatConfig, weightFormat: WeightFormat): RoundInputs | undefined {
+  if (activation === 'int8') return fakeQuantizeTokens;
+  if (activation === undefined || isIntegerFormat(weightFormat)) return undefined;
+  const { nativeId } = formats[weightFormat];
+  return (kernels, x) => fakeQuantizeInputs(kernels, x, nativeId);
 }

@@ -3,7 +3,6 @@ import {
   areBlocksGated,
   crossEntropyOfLogits,
   fakeQuantize,
-  fakeQuantizeTokens,
   type GateActivation,
   type Kernels,
   type Linear,
@@ -24,6 +23,7 @@ import {
   TableWrapper,
   type Wrapper,
 } from '../shared/index.ts';
+import type { RoundInputs } from './config.ts';
 
 type Chained = Wrapper & { readonly state: Switch };
 
@@ -65,18 +65,18 @@ export const roundingFold = (kernels: Kernels, rounding: Rounding): Fold => ({
 /** A linear layer, with the adapters on it, whose merged weight is rounded: y = x · round(W + ΔW)ᵀ + b. */
 export class RoundedLinear extends LinearWrapper {
   readonly #rounding: Rounding;
-  readonly #roundsInputs: boolean;
+  readonly #roundInputs: RoundInputs | undefined;
   /** Without gradients, the rounded weight of the tensors in these versions: rounding takes longer than a product with few rows. */
   #cached: { readonly versions: string; readonly layer: LayerWeight; readonly owned: readonly Tensor[] } | undefined;
 
-  constructor(base: LinearLayer, rounding: Rounding, roundsInputs: boolean, state: Switch) {
+  constructor(base: LinearLayer, rounding: Rounding, roundInputs: RoundInputs | undefined, state: Switch) {
     super(base, state);
     this.#rounding = rounding;
-    this.#roundsInputs = roundsInputs;
+    this.#roundInputs = roundInputs;
   }
 
   #inputs(x: Tensor): Tensor {
-    return this.#roundsInputs ? fakeQuantizeTokens(this.kernels, x) : x;
+    return this.#roundInputs?.(this.kernels, x) ?? x;
   }
 
   /** The weight that is rounded with its low-rank update, where it has one and nothing else changes it; else the sum, dense. */
@@ -121,7 +121,7 @@ export class RoundedLinear extends LinearWrapper {
   }
 
   override forwardGated(gate: Tensor, up: Tensor, act: GateActivation): Tensor {
-    if (!this.state.enabled || !gradEnabled() || this.#roundsInputs) return super.forwardGated(gate, up, act);
+    if (!this.state.enabled || !gradEnabled() || this.#roundInputs) return super.forwardGated(gate, up, act);
     this.free();
     const { weight, update, bias } = this.#parts();
     return this.kernels.roundedGatedLinear(gate, up, act, weight, update, bias, this.#rounding);
@@ -154,14 +154,21 @@ export class RoundedLinear extends LinearWrapper {
   }
 }
 
-/** A linear layer whose inputs are rounded to int8, a scale and a zero point for each token; adapters on it see them as they are. */
+/** A linear layer whose inputs are rounded; adapters on it see them as they are. */
 export class RoundedInputs extends LinearWrapper {
+  readonly #roundInputs: RoundInputs;
+
+  constructor(base: LinearLayer, roundInputs: RoundInputs, state: Switch) {
+    super(base, state);
+    this.#roundInputs = roundInputs;
+  }
+
   protected adapted(x: Tensor): Tensor {
-    return this.base_layer.forward(fakeQuantizeTokens(this.kernels, x));
+    return this.base_layer.forward(this.#roundInputs(this.kernels, x));
   }
 
   override crossEntropy(h: Tensor, targets: Tensor): Tensor {
-    return this.base_layer.crossEntropy(this.state.enabled ? fakeQuantizeTokens(this.kernels, h) : h, targets);
+    return this.base_layer.crossEntropy(this.state.enabled ? this.#roundInputs(this.kernels, h) : h, targets);
   }
 
   fold(current: LayerWeight): LayerWeight {

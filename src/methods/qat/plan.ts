@@ -1,7 +1,15 @@
 /** Which modules a config rounds, to which format, and whether that is possible. */
 import { GraftError } from '../../base/index.ts';
 import { type Embedding, type Linear, type Model, moduleAt, unwrapped } from '../../nn/index.ts';
-import { formats, isIntegerFormat, type Quantization, requireWidths, type WeightFormat } from '../../quant/index.ts';
+import {
+  formats,
+  ggmlBlockNames,
+  ggufFormats,
+  isIntegerFormat,
+  type Quantization,
+  requireWidths,
+  type WeightFormat,
+} from '../../quant/index.ts';
 import { candidatesOf, layerUnder, selectTargets } from '../shared/index.ts';
 import { type QatConfig, quantizationOf } from './config.ts';
 
@@ -18,6 +26,12 @@ export function requireFields(config: QatConfig): void {
     refuse(`${blocks} has blocks of its own size, and group_size is for integers`, 'Leave out group_size');
   if (!isIntegerFormat(config.weight) && !config.symmetric)
     refuse(`symmetric: false is for integers, not for ${config.weight}`, 'Leave out symmetric');
+  const others = formatsUsed.filter((name) => !(ggufFormats as string[]).includes(name));
+  if (config.activation === 'q8' && others.length > 0)
+    refuse(
+      `activation: q8 is how llama.cpp computes with GGUF’s formats, and ${others[0]} is not one of them`,
+      `Choose activation: int8, or one of ${ggmlBlockNames.map((name) => name.toLowerCase()).join(', ')}`,
+    );
   if (config.learned_range && (!isIntegerFormat(config.weight) || !config.symmetric || config.over === 'base'))
     refuse(
       'learned_range needs symmetric integers over the merged weight',

@@ -18,7 +18,7 @@ import {
   type Wrapper,
 } from '../shared/index.ts';
 import { attached, type Part, roundedLayers } from './attached.ts';
-import { type QatConfig, qatConfig, quantizationOf } from './config.ts';
+import { inputRoundingOf, type QatConfig, qatConfig, quantizationOf } from './config.ts';
 import { chainOf, RoundedInputs, RoundedLinear, RoundedTable, roundingFold } from './layers.ts';
 import { formatsByPath, isPacked, refuse, requireFields, requireWidthsOf } from './plan.ts';
 
@@ -72,17 +72,22 @@ function partsAt(
       'Load the model with quantize: none, or use over: base',
     );
   const scales = learnedScales(model, layer, { quantization }, config);
-  const rounding: Rounding = { quantization, ...(scales && { learned: scales }) };
-  const roundsInputs = config.activation !== undefined;
+  const { activation } = config;
+  const rounding: Rounding = {
+    quantization,
+    ...(scales && { learned: scales }),
+    ...(activation === 'q8' && { activation }),
+  };
+  const roundInputs = inputRoundingOf(config, format);
   if (!isSum && !scales) {
     const change: Part[] = packed ? [] : [{ path, layer, change: roundingFold(model.kernels, rounding) }];
     const inputs: Part[] =
-      roundsInputs && 'inFeatures' in layer ? [{ path, wrapper: new RoundedInputs(layer, state) }] : [];
+      roundInputs && 'inFeatures' in layer ? [{ path, wrapper: new RoundedInputs(layer, roundInputs, state) }] : [];
     return { rounding, parts: [...change, ...inputs] };
   }
   const wrapper =
     'inFeatures' in layer
-      ? new RoundedLinear(module as LinearLayer, rounding, roundsInputs, state)
+      ? new RoundedLinear(module as LinearLayer, rounding, roundInputs, state)
       : new RoundedTable(module as Table, rounding, model.kernels, state);
   return { rounding, parts: [{ path, wrapper }] };
 }

@@ -12,7 +12,7 @@ export interface Identity {
 
 export function identityOf({ value, original }: RawRecord, example: Example, ownFields = false): Identity {
   const text = textOf(example);
-  const fields = ownFields && Object.entries(original ?? value).filter(([, field]) => !isImage(field));
+  const fields = ownFields && Object.entries(original ?? value).filter(([, field]) => !isImage(field, example));
   return {
     ...(value.id !== undefined && { id: value.id }),
     ...(text !== undefined && { text }),
@@ -21,12 +21,12 @@ export function identityOf({ value, original }: RawRecord, example: Example, own
 }
 
 /** Whether a field is the bytes or the pixels of an image, which a line of text has no room for. */
-const isImage = (field: unknown): boolean =>
+const isImage = (field: unknown, { kind }: Example): boolean =>
   typeof field === 'object' &&
   field !== null &&
   (ArrayBuffer.isView(field) ||
     ('bytes' in field && ArrayBuffer.isView(field.bytes)) ||
-    (Array.isArray(field) && Array.isArray(field[0])));
+    (kind === 'image' && Array.isArray(field) && Array.isArray(field[0])));
 
 function textOf(example: Example): string | undefined {
   switch (example.kind) {

@@ -9,7 +9,7 @@ import type { JobContext } from '../job-context.ts';
 import { releaseResidents, residentOf, resizedNote } from '../resident.ts';
 import { type Drift, driftOf, outputs } from './drift.ts';
 import type { Progress } from './rows.ts';
-import { choiceOf, prepareWriting, type WritingContext, type WrittenModel } from './write-model.ts';
+import { activationOf, choiceOf, prepareWriting, type WritingContext, type WrittenModel } from './write-model.ts';
 
 /** How an adapter is merged, and where the result goes. */
 export interface MergeSettings extends Pick<ExportChoice, 'groupSize' | 'embedding'> {
@@ -75,13 +75,17 @@ export async function mergeFiles(
   }
   const isResized = model.vocabSize !== vocabSizeOf(path);
   const tokenizerPath = isResized && existsSync(join(dir, 'tokenizer.json')) ? dir : path;
-  const writing = prepareWriting(model, { path, tokenizerPath, out, dtype, choice, trained: adapter.roundings });
+  const trained = adapter.roundings;
+  const writing = prepareWriting(model, { path, tokenizerPath, out, dtype, choice, trained });
   context.throwIfStopped();
   const apart = outputs(model);
   adapter.merge();
   const written = writing(context);
   adapter.unmerge!();
-  using merged = loadModel(out, { quantize: choice ? 'keep' : quantize });
+  using merged = loadModel(out, {
+    quantize: choice ? 'keep' : quantize,
+    activation: activationOf({ choice, trained }),
+  });
   const notes = isResized
     ? [...written.notes, resizedNote(vocabSizeOf(path), model.vocabSize, tokenizerPath !== path)]
     : written.notes;

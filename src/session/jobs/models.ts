@@ -3,6 +3,7 @@ import { useThreads } from '../../engine/index.ts';
 import { resolveModel } from '../../io/index.ts';
 import { type Quantize, SharedWeights } from '../../models/index.ts';
 import type { TaskName } from '../../nn/index.ts';
+import type { Activation } from '../../quant/index.ts';
 import { currentDevice, detachFromScopes, giveTensors, takeTensors } from '../../tensor/index.ts';
 import type { JobContext } from '../job-context.ts';
 import { dropResident, type ModelInfo, ResidentModel, registerResident, residentOf } from '../resident.ts';
@@ -14,6 +15,11 @@ export interface ModelSettings {
    * quantised while loading. Default: keep, which computes the same numbers as none in less memory.
    */
   readonly quantize?: Quantize | undefined;
+  /**
+   * How layers with weights in blocks take their inputs. exact: as they are; q8: rounded to blocks of 8 bits, as llama.cpp computes and
+   * `qat` with activation: q8 trains. Default: exact.
+   */
+  readonly activation?: Activation | undefined;
   /** Adapters to attach: directories by name, or a list of directories, each named by its path. */
   readonly adapters?: Readonly<Record<string, string>> | readonly string[] | undefined;
   /** What to load it for. Default: the task of the first adapter, else of the checkpoint. */
@@ -58,13 +64,13 @@ function takenWeights({ number, names, of }: LentWeights, path: string, quantize
 
 /** Loads a model with its adapters; other jobs name it by the id that is returned. */
 export async function load(
-  { model, quantize = 'keep', adapters = [], task, threads, lent }: LoadArgs,
+  { model, quantize = 'keep', activation, adapters = [], task, threads, lent }: LoadArgs,
   context: JobContext,
 ): Promise<{ id: number; info: ModelInfo }> {
   useThreads(threads);
   const path = await resolveModel(model);
   const weights = lent && takenWeights(lent, path, quantize);
-  const resident = new ResidentModel(path, quantize, task, threads, weights);
+  const resident = new ResidentModel(path, quantize, task, threads, activation, weights);
   try {
     const named = Array.isArray(adapters) ? adapters.map((dir) => [dir, dir] as const) : Object.entries(adapters);
     for (const [name, dir] of named) resident.addAdapter(name, dir);

@@ -1,9 +1,10 @@
 import { attachSettings, settingsOf } from '../../adapters/index.ts';
 import { requireNew, resolveModel } from '../../io/index.ts';
 import { type ExportChoice, loadModel } from '../../models/index.ts';
+import type { Activation } from '../../quant/index.ts';
 import { releaseResidents } from '../resident.ts';
 import { type Drift, driftOf, outputs } from './drift.ts';
-import { choiceOf, prepareWriting, type WritingContext, type WrittenModel } from './write-model.ts';
+import { activationOf, choiceOf, prepareWriting, type WritingContext, type WrittenModel } from './write-model.ts';
 
 /** How a model is quantised, and where the result goes. */
 export interface QuantizeSettings extends ExportChoice {
@@ -28,7 +29,8 @@ export async function quantizeFiles(
   const choice = choiceOf({ out, dtype, ...format });
   releaseResidents();
   const path = await resolveModel(id);
-  const load = (from: string) => loadModel(from, { quantize: 'keep', progress: () => context.throwIfStopped() });
+  const load = (from: string, activation?: Activation) =>
+    loadModel(from, { quantize: 'keep', activation, progress: () => context.throwIfStopped() });
   using model = load(path);
   // A model that was trained to be rounded says how.
   using settings = attachSettings(model, path);
@@ -36,11 +38,12 @@ export async function quantizeFiles(
     for (const part of settings ? settingsOf(settings.parts) : []) part.enabled = on;
   };
   rounding(false);
-  const write = prepareWriting(model, { path, out, dtype, choice, trained: settings?.roundings });
+  const trained = settings?.roundings;
+  const write = prepareWriting(model, { path, out, dtype, choice, trained });
   rounding(true);
   const before = outputs(model);
   rounding(false);
   const written = write(context);
-  using quantised = load(out);
+  using quantised = load(out, activationOf({ choice, trained }));
   return { ...driftOf(outputs(quantised), before), ...written };
 }

@@ -79,16 +79,34 @@ function withSaved(args: RowsArgs, resident: ReturnType<typeof residentOf>): Row
   return { ...defaults, ...Object.fromEntries(given) } as RowsArgs;
 }
 
+/** Settings that only one task has: their names in options and in messages, and the task. */
+const settingsOfTasks = [
+  ['stride', 'stride', 'question-answering'],
+  ['trainOn', 'train_on', 'causal-lm'],
+] as const;
+
+/** A note on each setting that is asked for where the task has none. */
+const unusedSettings = (asked: RowsArgs, task: TaskName): string[] =>
+  settingsOfTasks.flatMap(([option, name, of]) =>
+    asked[option] === undefined || task === of ? [] : [`${name} is not used: it is for ${of}`],
+  );
+
 /** The model with its adapter, and the rows as examples. */
 export async function openRows(asked: RowsArgs, context: Pick<JobContext, 'throwIfStopped'>) {
   const resident = residentOf(asked.modelId);
   useThreads(asked.threads ?? resident.threads);
   const args = withSaved(asked, resident);
   const model = resident.use(args.adapter, args.task, context);
-  const notes: string[] = resident.notes;
+  const notes: string[] = [...resident.notes, ...unusedSettings(asked, model.task.name)];
   const { columns, limit, delimiter } = args;
-  const columnsMayLack = asked.columns === undefined;
-  const reading = { columns, columnsMayLack, limit, delimiter, note: (text: string) => notes.push(text) };
+  const reading = {
+    columns,
+    columnsMayLack: asked.columns === undefined,
+    limit,
+    delimiter,
+    delimiterMayLack: asked.delimiter === undefined,
+    note: (text: string) => notes.push(text),
+  };
   const records = await recordsOf(args.rows, 'rows', reading);
   const examples = examplesOf(records, args.format ?? 'auto', resident.taskNumber(args.adapter, args.taskNumber));
   const maxLength = Math.min(args.maxLength ?? 1024, model.contextLength - model.ports.virtualLength);

@@ -14,7 +14,7 @@ import {
   saveModel,
 } from '../../models/index.ts';
 import type { Model, Rounding } from '../../nn/index.ts';
-import { ggufFormats } from '../../quant/index.ts';
+import { type Activation, type FormatName, ggufFormats, isBlockFormat } from '../../quant/index.ts';
 import type { JobContext } from '../job-context.ts';
 import type { Progress } from './rows.ts';
 
@@ -104,6 +104,14 @@ export function choiceOf({
   return { to, embedding };
 }
 
+/** How the model that is written has to take its inputs to compute what was trained: as llama.cpp does, where training rounded them. */
+export const activationOf = ({ choice, trained }: Pick<Writing, 'choice' | 'trained'>): Activation =>
+  choice &&
+  isBlockFormat(choice.to as FormatName) &&
+  [...(trained?.values() ?? [])].some(({ activation }) => activation === 'q8')
+    ? 'q8'
+    : 'exact';
+
 /**
  * Checks that a model can be written as asked, before anything is computed, and returns the function that writes it.
  * @throws GraftError 'usage' for models that GGUF cannot hold, 'mismatch' for groups that do not divide a layer
@@ -115,6 +123,8 @@ export function prepareWriting(model: Model, writing: Writing): (context: Writin
   const chosen = choice && formatsFor(model, choice, writing.trained);
   const formatOf = chosen?.formatOf;
   const notes = [...(chosen?.notes ?? [])];
+  if (activationOf(writing) === 'q8')
+    notes.push('it was trained with inputs rounded as llama.cpp does: other commands compute so with --activation q8');
   const writesTokenizer = isGguf && statSync(tokenizerPath).isDirectory();
   const tokenizer = writesTokenizer ? tokenizerIfAny(tokenizerPath)?.gguf(model.vocabSize) : undefined;
   if (writesTokenizer && !tokenizer) notes.push('the base has no tokenizer, so the file has none');

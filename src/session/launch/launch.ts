@@ -1,4 +1,5 @@
 /** Starts the processes of a run on this machine, and ends with what the run came to. */
+import { randomUUID } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -58,6 +59,9 @@ const schema: z.ZodType<Omit<LaunchOptions, 'recipe'>> = z.strictObject({
 /** Milliseconds for the other processes to end by themselves once one has failed: they find out why, and say so. */
 const grace = 10_000;
 
+/** How many ports are tried where nothing says which. */
+const portLimit = 5;
+
 /** Kinds of errors that come again however often the processes are started. */
 const lasting: ReadonlySet<string> = new Set(['usage', 'input', 'mismatch', 'numeric', 'interrupted']);
 
@@ -87,10 +91,18 @@ export function launch({ recipe, ...options }: LaunchOptions): Running<TrainEven
       // Of several tasks, `data` is that of the first, which the file of a recipe does not repeat.
       const fields = complete.tasks ? { ...complete, data: undefined } : complete;
       writeFileSync(file, JSON.stringify(fields, plainOnly));
+      // Other machines have a launcher each, which share no name.
+      const run = place.nodes === 1 ? randomUUID() : '';
+      let lostPorts = 0;
       for (let attempt = 0; ; attempt++) {
         const again = attempt > 0 ? { fresh: undefined, moreEpochs: undefined } : {};
-        const outcome = await runOnce(file, { ...args, ...again }, place, attempt, tell, log, signal);
+        const outcome = await runOnce(file, { ...args, ...again }, { ...place, run, attempt }, tell, log, signal);
         if (!(outcome instanceof GraftError)) return outcome;
+        // Between the choice of a port and its use another program can take it.
+        if (!place.master && isPortBusy(outcome) && ++lostPorts < portLimit) {
+          attempt--;
+          continue;
+        }
         const left = (args.maxRestarts ?? 0) - attempt;
         if (left <= 0 || lasting.has(outcome.kind) || signal?.aborted) throw outcome;
         log(`note: ${outcome.message} The processes are started again (${left} of ${args.maxRestarts} restarts left)`);
@@ -156,7 +168,7 @@ function plainOnly(key: string, value: unknown): unknown {
 const freePort = () =>
   new Promise<number>((resolve, reject) => {
     const server = createServer().once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
+    server.listen(0, () => {
       const { port } = server.address() as { port: number };
       server.close(() => resolve(port));
     });
@@ -166,8 +178,7 @@ const freePort = () =>
 async function runOnce(
   file: string,
   { fresh, moreEpochs, timeout }: Omit<LaunchOptions, 'recipe'>,
-  { perNode, nodes, nodeRank, master }: Place,
-  attempt: number,
+  { perNode, nodes, nodeRank, master, run, attempt }: Place & { readonly run: string; readonly attempt: number },
   tell: (event: TrainEvent) => void,
   log: (line: string) => void,
   signal: AbortSignal | undefined,
@@ -185,6 +196,7 @@ async function runOnce(
       localRank,
       localSize: perNode,
       master: meeting,
+      run,
       attempt,
       timeout,
       args,
@@ -202,9 +214,11 @@ async function runOnce(
       const outcome = await each.ended;
       if (!(outcome instanceof GraftError)) return outcome;
       if (!each.isKilled) failures.push({ process: each, error: outcome });
+      // Where no meeting took place, the others cannot find out why.
+      const limit = isPortBusy(outcome) ? 0 : grace;
       timer ??= setTimeout(() => {
         for (const other of processes) other.kill();
-      }, grace);
+      }, limit);
       return undefined;
     }),
   );
@@ -218,6 +232,8 @@ async function runOnce(
   return outcomes[0] ?? new GraftError('engine', 'the processes ended without a result');
 }
 
-/** The failure that is not about another process of this machine, else the first. */
+/** Of several failures the one that led to the others: no place to meet, then one that is not about another process, else the first. */
 const firstCause = (errors: readonly GraftError[]): GraftError | undefined =>
-  errors.find(({ data }) => data.failedRanks === undefined) ?? errors[0];
+  errors.find(isPortBusy) ?? errors.find(({ data }) => data.failedRanks === undefined) ?? errors[0];
+
+const isPortBusy = ({ data }: GraftError) => data.busyPort !== undefined;

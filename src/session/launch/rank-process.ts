@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { type ErrorJson, fromWire, GraftError, packageRoot } from '../../base/index.ts';
+import { runVariable } from '../../distributed/index.ts';
 import type { TrainEvent, TrainResult } from '../../train/index.ts';
 
 /** What a process is started with. */
@@ -12,6 +13,8 @@ export interface RankSetting {
   readonly localRank: number;
   readonly localSize: number;
   readonly master: { readonly host: string; readonly port: number };
+  /** Name of the run, where this launcher starts all of its processes; otherwise ''. */
+  readonly run: string;
   readonly attempt: number;
   /** Seconds that it waits for the others. */
   readonly timeout: number | undefined;
@@ -33,7 +36,7 @@ export class RankProcess {
   #isKilled = false;
 
   constructor(
-    { rank, size, localRank, localSize, master, attempt, timeout, args }: RankSetting,
+    { rank, size, localRank, localSize, master, run, attempt, timeout, args }: RankSetting,
     onEvent: (event: TrainEvent) => void,
     log: (line: string) => void,
   ) {
@@ -49,6 +52,7 @@ export class RankProcess {
         LOCAL_WORLD_SIZE: String(localSize),
         MASTER_ADDR: master.host,
         MASTER_PORT: String(master.port),
+        [runVariable]: run,
         TORCHELASTIC_RESTART_COUNT: String(attempt),
         [launcherVariable]: String(process.pid),
         ...(timeout !== undefined && { GRAFT_TIMEOUT: String(timeout) }),
