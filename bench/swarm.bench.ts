@@ -5,20 +5,18 @@
  *   npm run proof:swarm -- [--model FILE.gguf] [--streams 16] [--prompt-tokens 64] [--new-tokens 64] [--rounds 3] [--threads 2]
  */
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { convertAdapter, saveAdapter } from '../src/adapters/index.ts';
+import { convertAdapter } from '../src/adapters/index.ts';
 import { GraftError } from '../src/base/index.ts';
 import { tokenizerOf } from '../src/data/index.ts';
-import { startEngine } from '../src/engine/index.ts';
-import { attachMethods } from '../src/methods/index.ts';
-import { loadModel, type Quantize } from '../src/models/index.ts';
+import type { Quantize } from '../src/models/index.ts';
 import { type Serving, Session } from '../src/session/index.ts';
-import { noGrad, ops, Tensor } from '../src/tensor/index.ts';
 import { chooseMails, mailText } from '../tools/fetch/emails.ts';
 import { fetchMails } from '../tools/fetch/fetch.ts';
 import { llamaCppFolder } from './llama-cpp.ts';
+import { loraOf, writeRandomAdapters } from './random-adapters.ts';
 import { bothModels, integers, median, peer, report, spread, workFolder } from './support.ts';
 
 const { values: args } = parseArgs({
@@ -38,33 +36,12 @@ const work = workFolder();
 const at = (...parts: string[]) => join(work, ...parts);
 const below = integers(+args.seed);
 
-/** Writes LoRA adapters of rank 8 on all linear layers, both matrices random, in PEFT's layout and as GGUF files. */
-async function makeAdapters(): Promise<{ dirs: string[]; files: string[] }> {
-  await startEngine();
-  using model = loadModel(ours, { quantize: 'none' });
-  const dirs: string[] = [];
-  const files: string[] = [];
-  for (let i = 0; i < streams; i++) {
-    using adapter = attachMethods(model, [{ type: 'lora', r: 8, lora_alpha: 16, target_modules: 'all-linear' }], i);
-    noGrad(() => {
-      for (const { parameters } of adapter.parts) {
-        for (const [name, parameter] of parameters) {
-          if (!name.includes('lora_B')) continue;
-          const values = Float32Array.from({ length: parameter.numel }, () => 0.01 * (below(2001) / 1000 - 1));
-          ops.copy_(parameter, Tensor.from(values, parameter.shape));
-        }
-      }
-    });
-    dirs.push(at('adapters', `a${i}`));
-    files.push(at(`a${i}.gguf`));
-    mkdirSync(at('adapters'), { recursive: true });
-    saveAdapter(model, adapter, dirs[i]!, { base: ours });
-    convertAdapter(dirs[i]!, files[i]!, 'gguf', { base: ours });
-  }
-  return { dirs, files };
-}
-
-const { dirs, files } = await makeAdapters();
+const choices = Object.fromEntries(Array.from({ length: streams }, (_, i) => [`a${i}`, loraOf(8)]));
+const dirs = await writeRandomAdapters(ours, at('adapters'), choices, below);
+const files = dirs.map((dir, i) => {
+  convertAdapter(dir, at(`a${i}.gguf`), 'gguf', { base: ours });
+  return at(`a${i}.gguf`);
+});
 const tokenizer = tokenizerOf(ours);
 /** Beginnings of e-mails, equally long. */
 const rows = chooseMails(fetchMails(), { train: 0, heldOut: 4 * streams })

@@ -97,7 +97,15 @@ export {
   type MixedAdapter,
   methods,
 } from './methods/index.ts';
-export { type HeadOptions, type LoadOptions, loadModel, openModel, type Quantize, saveModel } from './models/index.ts';
+export {
+  type HeadOptions,
+  type LoadOptions,
+  loadModel,
+  openModel,
+  type Quantize,
+  SharedWeights,
+  saveModel,
+} from './models/index.ts';
 export {
   type AdapterBanks,
   type Model,

@@ -97,6 +97,7 @@ export {
   type IdRows,
   type LaunchOptions,
   type LoadedModel,
+  type LoadSettings,
   type Logits,
   launch,
   type MemoryChoice,

@@ -2,6 +2,8 @@
 #include <malloc.h>
 
 #include <cstring>
+#include <mutex>
+#include <unordered_map>
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/AutogradState.h>
@@ -85,6 +87,48 @@ Napi::Value free_handles(const Napi::CallbackInfo& info) {
     Instance& self = instance(env);
     for (uint32_t i = 0; i < count; i++) self.tensors.free(ids[i]);
     return env.Undefined();
+  });
+}
+
+// Tensors on their way from one Node environment of the process to another, by the number that was told.
+struct Given {
+  std::mutex mutex;
+  std::unordered_map<uint32_t, std::vector<at::Tensor>> tensors;
+  uint32_t next = 0;
+};
+Given& given() {
+  static Given all;
+  return all;
+}
+
+// (handles: Uint32Array) => number by which another environment takes tensors with the same memory
+Napi::Value give(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "give", no_shapes, [&]() -> Napi::Value {
+    const auto ids = info[0].As<Napi::Uint32Array>();
+    std::vector<at::Tensor> tensors;
+    for (size_t i = 0; i < ids.ElementLength(); i++) tensors.push_back(instance(env).tensors.get(ids[i]).detach());
+    const std::lock_guard lock(given().mutex);
+    const uint32_t number = given().next++;
+    given().tensors.emplace(number, std::move(tensors));
+    return Napi::Number::New(env, number);
+  });
+}
+
+// (number) => handles: Uint32Array, once
+Napi::Value take(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "take", no_shapes, [&]() -> Napi::Value {
+    std::vector<at::Tensor> tensors;
+    {
+      const std::lock_guard lock(given().mutex);
+      auto node = given().tensors.extract(info[0].As<Napi::Number>().Uint32Value());
+      TORCH_CHECK(!node.empty(), "these tensors were taken before");
+      tensors = std::move(node.mapped());
+    }
+    auto handles = Napi::Uint32Array::New(env, tensors.size());
+    for (size_t i = 0; i < tensors.size(); i++) handles[i] = instance(env).tensors.add(std::move(tensors[i]));
+    return handles;
   });
 }
 
@@ -242,6 +286,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("schema", schema);
   add("empty", empty);
   add("free", free_handles);
+  add("give", give);
+  add("take", take);
   add("describe", describe);
   add("device", device);
   add("buffer", buffer);

@@ -7,6 +7,7 @@ import {
   collect,
   count,
   countOrNone,
+  deviceHelp,
   examples,
   notNegative,
   positive,
@@ -34,6 +35,7 @@ export const serve = () =>
     .option('--adapters <dir>', 'a folder whose sub-directories are adapters, each a model of its name; it is watched')
     .option('--model-name <name>', "name of the base in requests; default: the last part of the model's path")
     .addOption(quantizeOption())
+    .option('--device <name>', deviceHelp)
     .addOption(activationOption())
     .option('--host <address>', 'address to listen at; one that others reach needs --api-key-file', '127.0.0.1')
     .option('--port <n>', 'port; 0: one that is free', countOrNone, 8000)

@@ -9,6 +9,9 @@ export interface Binding {
   /** Default of `device`: that of new tensors. Pinned memory is the host's, and a GPU copies from it without the processor. */
   empty(shape: readonly number[], dtype: number, device?: string, pinned?: boolean): number;
   free(handles: Uint32Array, count: number): void;
+  /** Returns the number by which another thread of the process takes tensors that have the same memory, once. */
+  give(handles: Uint32Array): number;
+  take(number: number): Uint32Array;
   describe(handle: number): number[];
   device(handle: number): string;
   to(handle: number, device: string): number;

@@ -2,7 +2,7 @@ import { GraftError } from '../base/index.ts';
 import type { Tokenizer } from '../data/index.ts';
 import { KvPool, type KvShape, type Model } from '../nn/index.ts';
 import { Answer, type AnswerListener } from './answer.ts';
-import { type AdapterOfRequest, bankKey, type GenerationRequest, type TokenFilter } from './request.ts';
+import { type AdapterOfRequest, bankKey, type GenerationRequest, noRoom, type TokenFilter } from './request.ts';
 import type { Sampled } from './row-sampler.ts';
 import { Runner } from './runner.ts';
 import { Scheduler, type SchedulerLimits, type StepRow } from './scheduler.ts';
@@ -51,7 +51,7 @@ export class Batcher implements Disposable {
    * @param room tokens that the model's context has for the answer
    * @param filter of the request's grammar
    * @returns a function that cancels it: it then ends, as 'interrupted', before the next pass
-   * @throws GraftError 'usage' for an empty stop string, and a prompt for which the pool is too small; 'state' with `data.reason` 'queue-full'
+   * @throws GraftError 'usage' for an empty stop string, and what there is no room for; 'state' with `data.reason` 'queue-full'
    */
   submit(
     request: GenerationRequest,
@@ -64,9 +64,18 @@ export class Batcher implements Disposable {
     const poolRoom = this.#scheduler.longestRow - adapter.virtual - request.promptIds.length;
     if (poolRoom < 1) {
       const problem = `the prompt has ${request.promptIds.length} tokens, and the memory for keys and values holds ${this.#scheduler.longestRow - 1}`;
-      throw new GraftError('usage', problem, { place: 'prompt', hint: 'Shorten the prompt, or raise the memory' });
+      throw new GraftError('usage', problem, {
+        place: 'prompt',
+        hint: 'Shorten the prompt, or raise the memory',
+        data: { reason: noRoom },
+      });
     }
     const maxNewTokens = Math.min(request.maxNewTokens, room, poolRoom);
+    if (request.requireRoom && maxNewTokens < request.maxNewTokens) {
+      const where = room < poolRoom ? "the model's context" : 'the memory for keys and values';
+      const problem = `the answer may have ${request.maxNewTokens} tokens, and after a prompt of ${request.promptIds.length} there is room for ${maxNewTokens} in ${where}`;
+      throw new GraftError('usage', problem, { place: 'max_tokens', hint: 'Ask for fewer', data: { reason: noRoom } });
+    }
     const answer = new Answer({ request, adapter, maxNewTokens, tokenizer, filter, listener, now: this.#now() });
     if (!this.#scheduler.add(answer.sequence)) {
       throw new GraftError('state', `${this.#scheduler.waiting} requests wait already`, {

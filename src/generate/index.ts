@@ -9,6 +9,7 @@ export {
   type GenerationDelta,
   type GenerationEnd,
   type GenerationRequest,
+  noRoom,
   type TokenFilter,
   type TokenLogprob,
   type WeightedAdapter,

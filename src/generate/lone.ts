@@ -3,7 +3,7 @@ import type { Tokenizer } from '../data/index.ts';
 import { KvPool, type Model, type TaskName } from '../nn/index.ts';
 import type { AnswerListener } from './answer.ts';
 import { Batcher } from './batcher.ts';
-import type { GenerationRequest } from './request.ts';
+import { type GenerationRequest, noRoom } from './request.ts';
 import { checkSampling } from './sampling.ts';
 
 /** Options of a batch of one. */
@@ -70,8 +70,8 @@ export function requireLanguageModel(task: TaskName): void {
   });
 }
 
-const usageError = (place: string, problem: string, hint?: string) =>
-  new GraftError('usage', problem, { place, ...(hint && { hint }) });
+const usageError = (place: string, problem: string, hint?: string, data?: Record<string, unknown>) =>
+  new GraftError('usage', problem, { place, ...(hint && { hint }), ...(data && { data }) });
 
 function requireCount(name: string, value: number): void {
   if (Number.isSafeInteger(value) && value > 0) return;
@@ -104,7 +104,7 @@ export function checkRequest(
   if (room < 1) {
     const also = virtual > 0 ? ` and ${virtual} virtual tokens` : '';
     const problem = `the prompt has ${promptIds.length} tokens${also}, which leaves no room for an answer in the model's context length of ${model.contextLength}`;
-    throw usageError('prompt', problem, 'Shorten the prompt');
+    throw usageError('prompt', problem, 'Shorten the prompt', { reason: noRoom });
   }
   return room;
 }

@@ -13,6 +13,8 @@ export interface GenerationRequest extends SamplingOptions {
   readonly taskNumber?: number | undefined;
   /** Tokens to generate at most. */
   readonly maxNewTokens: number;
+  /** Whether it is refused where the context has no room for `maxNewTokens`; else it ends there, as 'length'. Default: false. */
+  readonly requireRoom?: boolean | undefined;
   /** The same seed gives the same draws, whoever shares the batch. Default 0. */
   readonly seed?: number | undefined;
   /** The text ends before the first of these, which may be or contain special tokens. */
@@ -28,6 +30,9 @@ export interface GenerationRequest extends SamplingOptions {
   /** A grammar that the answer follows, as XGrammar's EBNF. */
   readonly grammar?: string | undefined;
 }
+
+/** `data.reason` of the 'usage' error for a request that has more tokens than there is room for. */
+export const noRoom = 'no-room';
 
 /** One of several adapters whose weighted sum is used. */
 export interface WeightedAdapter {

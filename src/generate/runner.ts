@@ -74,7 +74,7 @@ export class Runner implements Disposable {
     const values = selected(logits, drawn).data() as Float32Array;
     drawn.forEach((i, at) => {
       const { row, r } = sampling[i]!;
-      sampled[r] = row.sampler.pick(values.slice(at * model.vocabSize, (at + 1) * model.vocabSize));
+      sampled[r] = row.sampler.pick(values.subarray(at * model.vocabSize, (at + 1) * model.vocabSize));
     });
     return sampled;
   }

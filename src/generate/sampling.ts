@@ -59,6 +59,9 @@ export interface SampledText {
   readonly counts: ReadonlyMap<number, number>;
 }
 
+/** What each token would otherwise allocate: 12 bytes for each of the vocabulary. */
+let scratch = { weights: new Float64Array(0), all: new Int32Array(0) };
+
 /**
  * The id of the next token: logit bias, penalties, temperature, top-k, top-p, min-p, draw.
  * @param logits [V]; changed in place
@@ -92,10 +95,12 @@ export function sample(
   const best = argmax(logits);
   if (temperature === 0 || logits[best] === -Infinity) return best;
 
-  // Unnormalised probabilities, 1 for the likeliest token, so that no step has to renormalise.
-  const weights = new Float64Array(logits.length);
-  const ids = topK < logits.length ? Int32Array.from(largestIds(logits, topK)) : new Int32Array(logits.length);
-  if (topK >= logits.length) for (let id = 0; id < ids.length; id++) ids[id] = id;
+  if (scratch.all.length !== logits.length) {
+    scratch = { weights: new Float64Array(logits.length), all: Int32Array.from(logits, (_, id) => id) };
+  }
+  // Unnormalised probabilities, 1 for the likeliest token, so that no step has to renormalise. Those of other ids than these mean nothing.
+  const { weights } = scratch;
+  const ids = topK < logits.length ? Int32Array.from(largestIds(logits, topK)) : scratch.all;
   for (const id of ids) weights[id] = Math.exp((logits[id]! - logits[best]!) / temperature);
   return draw(weights, topP < 1 ? nucleus(logits, weights, ids, topP) : ids, minP, random());
 }

@@ -17,5 +17,6 @@ export type { HeadOptions, LoadOptions } from './loaded-weights.ts';
 export { families } from './registry.ts';
 export { saveModel } from './save.ts';
 export { requireGguf, saveGguf } from './save-gguf.ts';
+export { SharedWeights } from './shared-weights.ts';
 export { heldBytes } from './weight-memory.ts';
 export { readTensor } from './weight-reader.ts';

@@ -44,7 +44,9 @@ export function loadModels(
   offload?: ScratchFile,
 ): Model[] {
   const { source, config: own, family, stored } = openModel(path);
-  const { shapesOnly } = options;
+  const { shapesOnly, weights: shared } = options;
+  if (offload && shared)
+    throw new GraftError('usage', 'weights that stay in their files are not shared', { place: 'weights' });
   using files = new DisposableStack();
   if (!later) files.use(source);
   const vocabRows = [...heads, options].find((head) => head.vocabRows)?.vocabRows;
@@ -55,7 +57,7 @@ export function loadModels(
       hint: 'Choose a stage below 3',
     });
   }
-  if (!shapesOnly && !later && !offload)
+  if (!shapesOnly && !later && !offload && !shared?.entries.size)
     requireMemory(path, { stored, family }, options.quantize ?? 'none', { dtype: options.dtype ?? denseType() });
   return noGrad(() => {
     const labels = heads.find((head) => head.labels)?.labels;
@@ -66,7 +68,7 @@ export function loadModels(
             ? new ShapesReader(source)
             : offload
               ? new MappedReader(source, offload)
-              : new WeightReader(source),
+              : (shared?.readerOf(source) ?? new WeightReader(source)),
         );
     const weights = new LoadedWeights(path, reader, stored, family.prefixes, {
       ...options,

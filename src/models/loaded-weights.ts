@@ -21,6 +21,7 @@ import {
   Tensor,
 } from '../tensor/index.ts';
 import { ShapesReader } from './shapes-reader.ts';
+import type { SharedWeights } from './shared-weights.ts';
 import type { StoredWeight, WeightReader } from './weight-reader.ts';
 
 /** The head of a model to load. */
@@ -49,6 +50,8 @@ export interface LoadOptions extends HeadOptions {
   readonly trainedHead?: boolean;
   /** Seed of the initial values of a new head. */
   readonly seed?: number;
+  /** Weights that are in memory already, and take those that are read. Default: all are read. */
+  readonly weights?: SharedWeights | undefined;
   /** No weight is read: the model has weights of the right shapes, all zeros in the memory of the largest. For planning. */
   readonly shapesOnly?: boolean;
   /** Is called with the number of weights that are loaded, and of all; it may throw to stop. */

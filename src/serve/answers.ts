@@ -13,6 +13,8 @@ export interface AnswerPlan {
   readonly generator: Generator;
   readonly sampling: Sampling;
   readonly maxNewTokens: number;
+  /** Whether the request names them: what the context has no room for is then refused. */
+  readonly requireRoom: boolean;
   readonly logprobs: number | undefined;
   readonly grammar?: string | undefined;
   /** Of the API key, which has a share of the machine of its own for each adapter; undefined where there are no keys. */
@@ -21,7 +23,7 @@ export interface AnswerPlan {
 
 /** The requests of a plan: `n` for each prompt, each with a seed of its own. */
 export const requestsOf = (
-  { generator: { adapter, mixture }, sampling, maxNewTokens, logprobs, grammar, keyId }: AnswerPlan,
+  { generator: { adapter, mixture }, sampling, maxNewTokens, requireRoom, logprobs, grammar, keyId }: AnswerPlan,
   prompts: readonly (readonly number[])[],
   n: number,
   { answerSeconds }: Service['limits'],
@@ -33,6 +35,7 @@ export const requestsOf = (
       adapter,
       mixture,
       maxNewTokens,
+      requireRoom,
       logprobs,
       grammar,
       seed: sampling.seed + i,
@@ -41,12 +44,16 @@ export const requestsOf = (
     })),
   );
 
+const tooSlow = () =>
+  new RequestError(408, 'The client reads more slowly than the answer is made.', { code: 'slow_client' });
+
 /**
- * Runs requests at once, and tells what happens to each, in the order in which it happens. Leaving the iteration ends them all.
+ * Runs requests at once, and tells what happens to each, in the order in which it happens. Leaving the iteration ends them all, and so does
+ * one that takes the pieces more slowly than they come, once many wait.
  * @throws what the engine throws for one of them; RequestError 503 and 504 for answers that were cut
  */
 export async function* answers(
-  { metrics }: Service,
+  { metrics, limits }: Service,
   { generator: { engine, name } }: AnswerPlan,
   requests: readonly GenerationRequest[],
   signal: AbortSignal,
@@ -61,6 +68,7 @@ export async function* answers(
     try {
       const answer = engine.submit(request, { signal: either });
       for await (const delta of answer) {
+        if (events.length >= limits.unreadPieces) throw tooSlow();
         events.push({ index, type: 'delta', delta });
         wake();
       }
@@ -72,6 +80,7 @@ export async function* answers(
       events.push({ index, type: 'end', end });
     } catch (error) {
       failure ??= { error };
+      left.abort();
     }
     open--;
     wake();

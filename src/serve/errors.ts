@@ -1,5 +1,6 @@
 /** What goes wrong with a request, as OpenAI's clients expect it: a status, and a body that says what and where. */
 import { GraftError } from '../base/index.ts';
+import { noRoom } from '../generate/index.ts';
 
 /** OpenAI's classes of error. */
 export type ErrorType =
@@ -109,8 +110,10 @@ export function requestError(error: unknown, log: (line: string) => void): Reque
     return reason === 'closing' ? shuttingDown() : said(404, { param: 'model', code: 'model_not_found' });
   }
   switch (known.kind) {
-    case 'usage':
-      return said(400, { param: known.place && /^[a-z_]+$/i.test(known.place) ? known.place : undefined });
+    case 'usage': {
+      const param = known.place && /^[a-z_]+$/i.test(known.place) ? known.place : undefined;
+      return said(400, { param, code: reason === noRoom ? 'context_length_exceeded' : undefined });
+    }
     case 'mismatch':
     case 'input':
       return said(400);

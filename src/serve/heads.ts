@@ -1,5 +1,6 @@
 import type { RowInput } from '../data/index.ts';
 import type { TaskName } from '../nn/index.ts';
+import type { Activation } from '../quant/index.ts';
 import { type LoadedModel, type PredictResult, type RowsOptions, Session } from '../session/index.ts';
 import { RequestError } from './errors.ts';
 import type { ServerOptions } from './options.ts';
@@ -14,23 +15,29 @@ type HeadOptions = Pick<RowsOptions, 'adapter' | 'format' | 'maxLength'> & {
 };
 
 /**
- * Classes, tags and vectors: predictions with a head, in an engine thread beside the one that generates text, with the base loaded a
- * second time when it is first asked.
+ * Classes, tags and vectors: predictions with a head. Beside a model that generates text they have an engine thread of their own, begun when
+ * it is first asked for, whose model computes with the same weights.
  */
 export class Heads implements AsyncDisposable {
-  readonly #model: string;
-  readonly #held: Pick<ServerOptions, 'quantize' | 'activation'>;
+  readonly #model: LoadedModel;
+  readonly #beside: boolean;
+  readonly #activation: Activation | undefined;
   readonly #threads: number | undefined;
   readonly #log: (line: string) => void;
-  #opened: Promise<{ session: Session; model: LoadedModel }> | undefined;
+  #session: Session | undefined;
+  #opened: Promise<LoadedModel> | undefined;
   #waiting = 0;
 
+  /** @param beside whether the model generates text meanwhile; else it predicts itself */
   constructor(
-    { model, quantize, activation, threads }: Pick<ServerOptions, 'model' | 'quantize' | 'activation' | 'threads'>,
+    model: LoadedModel,
+    beside: boolean,
+    { threads, activation }: Pick<ServerOptions, 'threads' | 'activation'>,
     log: (line: string) => void,
   ) {
     this.#model = model;
-    this.#held = { quantize, activation };
+    this.#beside = beside;
+    this.#activation = activation;
     this.#threads = threads;
     this.#log = log;
   }
@@ -41,9 +48,9 @@ export class Heads implements AsyncDisposable {
       throw new RequestError(429, 'Too many requests wait.', { code: 'queue_full', retryAfter: 1 });
     this.#waiting++;
     try {
-      this.#opened ??= this.#open(options);
+      this.#opened ??= this.#beside ? this.#open(options) : Promise.resolve(this.#model);
       const opened = this.#opened;
-      const { model } = await opened.catch((error) => {
+      const model = await opened.catch((error) => {
         if (this.#opened === opened) this.#opened = undefined;
         throw error;
       });
@@ -53,12 +60,15 @@ export class Heads implements AsyncDisposable {
     }
   }
 
-  async #open({ adapter, task }: HeadOptions) {
+  async #open({ adapter, task }: HeadOptions): Promise<LoadedModel> {
     const session = new Session({ log: this.#log });
     try {
+      const { path, quantize, device } = this.#model.info;
       const adapters = adapter === undefined ? {} : { adapters: [adapter] };
-      const options = { ...this.#held, threads: this.#threads, task, ...adapters };
-      return { session, model: await session.load(this.#model, options) };
+      const how = { quantize, device, activation: this.#activation, threads: this.#threads, weightsOf: this.#model };
+      const model = await session.load(path, { ...how, task, ...adapters });
+      this.#session = session;
+      return model;
     } catch (error) {
       await session[Symbol.asyncDispose]();
       throw error;
@@ -70,7 +80,7 @@ export class Heads implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    const opened = await this.#opened?.catch(() => undefined);
-    await opened?.session[Symbol.asyncDispose]();
+    await this.#opened?.catch(() => undefined);
+    await this.#session?.[Symbol.asyncDispose]();
   }
 }

@@ -34,6 +34,8 @@ export interface Limits {
   readonly bodySeconds: number;
   /** Seconds for which a client may read nothing of its answer before that is stopped. Default: 30. */
   readonly stallSeconds: number;
+  /** Pieces of a request's answers that wait to be read at most; with more, the answers are cut. Default: 4096. */
+  readonly unreadPieces: number;
   /** Seconds that an answer may take in all. Default: 600. */
   readonly answerSeconds: number;
 }
@@ -59,6 +61,7 @@ export const defaultLimits: Limits = {
   headerSeconds: 10,
   bodySeconds: 30,
   stallSeconds: 30,
+  unreadPieces: 4096,
   answerSeconds: 600,
 };
 

@@ -50,6 +50,8 @@ export class Metrics {
       ],
       graft_steps: ['Passes of the model.', (s: ServingStats) => s.steps],
       graft_adapters_resident: ['Adapters in memory.', (s: ServingStats) => s.adapters.resident.length],
+      graft_adapter_bytes: ['Bytes that they take.', (s: ServingStats) => s.adapters.bytes],
+      graft_tensors: ['Tensors that are alive.', (s: ServingStats) => s.tensors],
     } as const;
     const all = Object.entries(gauges).map(([name, [help, value]]) => ({
       gauge: new Gauge({ name, help, registers }),

@@ -13,6 +13,8 @@ export interface ServerOptions extends ServeOptions {
   readonly modelName?: string | undefined;
   /** How weights are held in memory. Default: keep, as the file has them. */
   readonly quantize?: Quantize | undefined;
+  /** Where it computes. auto: the first GPU that can be used, else the processor; cpu; cuda; or of several GPUs cuda:1. Default: auto. */
+  readonly device?: string | undefined;
   /** How layers with weights in blocks take their inputs: as they are, or rounded to 8 bits as llama.cpp does. Default: exact. */
   readonly activation?: Activation | undefined;
   /** A folder whose sub-directories are adapters, each under its name; it is watched. Default: none. */
@@ -52,6 +54,7 @@ export const serverOptionsSchema: z.ZodType<ServerOptions> = z.strictObject({
   model: path,
   modelName: path.optional(),
   quantize: z.enum(quantizeModes).optional(),
+  device: path.optional(),
   activation: z.enum(activationModes).optional(),
   adapters: path.optional(),
   rescanSeconds: positive.optional(),

@@ -67,8 +67,8 @@ export async function serve(given: ServerOptions): Promise<Server> {
 
   await using opening = new AsyncDisposableStack();
   const session = opening.use(new Session({ log }));
-  const { model: id, quantize, activation, threads } = options;
-  const model = opening.use(await session.load(id, { quantize, activation, threads }));
+  const { model: id, quantize, activation, threads, device } = options;
+  const model = opening.use(await session.load(id, { quantize, activation, threads, device }));
   const { info } = model;
   const { maxBatchTokens, maxRunning, maxQueue, kvMemory, adapterMemory } = options;
   const engine =
@@ -94,7 +94,7 @@ export async function serve(given: ServerOptions): Promise<Server> {
     encoder: new Encoder(tokenizer, info.contextLength),
     chat: ChatTemplate.of(tokenizer),
     engine,
-    heads: opening.use(new Heads(options, log)),
+    heads: opening.use(new Heads(model, engine !== undefined, options, log)),
     adapters,
     folders: new AllowedFolders(roots),
     grammars,

@@ -52,6 +52,15 @@ export interface SessionOptions {
   readonly log?: (line: string) => void;
 }
 
+/** How a model is loaded. */
+export interface LoadSettings extends ModelSettings, Abortable {
+  /**
+   * A model of the same files in another session of this process, held in the same way: this one computes with its weights, and loads only
+   * what that has not, such as another head. Default: none, it loads its own.
+   */
+  readonly weightsOf?: LoadedModel | undefined;
+}
+
 /** Options of a training run. */
 export interface TrainOptions extends RunOptions, Abortable {}
 
@@ -99,10 +108,12 @@ export class Session implements AsyncDisposable {
    * @throws GraftError 'input' for a broken file, 'mismatch' for weights or adapters that do not fit, 'environment' where
    *   memory is short
    */
-  load(model: string, settings: ModelSettings & Abortable = {}): Running<never, LoadedModel> {
+  load(model: string, settings: LoadSettings = {}): Running<never, LoadedModel> {
     return new Running(async () => {
-      const { args, signal } = split(modelSchema, settings, 'load');
-      const { id, info } = await this.#run('load', { model, device: 'auto', ...args }, { signal });
+      const { weightsOf, ...others } = settings;
+      const { args, signal } = split(modelSchema, others, 'load');
+      const lent = await weightsOf?.lend();
+      const { id, info } = await this.#run('load', { model, device: 'auto', ...args, lent }, { signal });
       return new LoadedModel(id, info, this.#run);
     });
   }

@@ -1,4 +1,4 @@
-export { Session, type SessionOptions, type TrainOptions } from './client.ts';
+export { type LoadSettings, Session, type SessionOptions, type TrainOptions } from './client.ts';
 export type {
   Classification,
   ClassifyResult,

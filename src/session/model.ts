@@ -6,6 +6,7 @@ import type {
   GenerateResult,
   GenerateSettings,
   IdRows,
+  LentWeights,
   Logits,
   MergeResult,
   MergeSettings,
@@ -50,6 +51,11 @@ export class LoadedModel implements AsyncDisposable {
     this.#id = id;
     this.#info = info;
     this.#run = run;
+  }
+
+  /** @internal Gives its weights to another session. */
+  lend(): Promise<LentWeights> {
+    return this.#run('lendWeights', { modelId: this.#id });
   }
 
   /** Facts about the model: its family, task, size, context, and adapters. */

@@ -168,7 +168,8 @@ const real = z.number().optional();
 export const submitSchema: z.ZodType<GenerationRequest & Abortable> = z.strictObject({
   ...signal,
   ...{ promptIds: z.array(z.number()), adapter: path.optional(), taskNumber: z.int().nonnegative().optional() },
-  ...{ maxNewTokens: z.int().positive(), seed: z.int().optional(), stop: texts.optional() },
+  ...{ maxNewTokens: z.int().positive(), requireRoom: z.boolean().optional() },
+  ...{ seed: z.int().optional(), stop: texts.optional() },
   ...{ temperature: real, topK: real, topP: real, minP: real },
   ...{ repetitionPenalty: real, presencePenalty: real, frequencyPenalty: real },
   mixture: z

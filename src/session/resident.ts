@@ -5,10 +5,10 @@ import { adapterIn, loadAdapter, readAdapterConfig, taskNumberOf, taskOfAdapter 
 import { GraftError, nearest } from '../base/index.ts';
 import { type Tokenizer, tokenizerIfAny, tokenizerOf } from '../data/index.ts';
 import type { AttachedAdapter } from '../methods/index.ts';
-import { headOf, type LoadOptions, loadModel, type Quantize, vocabSizeOf } from '../models/index.ts';
+import { headOf, type LoadOptions, loadModel, type Quantize, SharedWeights, vocabSizeOf } from '../models/index.ts';
 import { type Model, type TaskName, tensorBytes } from '../nn/index.ts';
 import type { Activation } from '../quant/index.ts';
-import { currentDevice, onDevice } from '../tensor/index.ts';
+import { currentDevice, onDevice, type Tensor } from '../tensor/index.ts';
 import { stateOf } from './file-state.ts';
 import type { JobContext } from './job-context.ts';
 import { inTurn } from './turns.ts';
@@ -78,9 +78,22 @@ export class ResidentModel implements Disposable {
   /** That of new tensors when it was loaded. */
   readonly device = currentDevice();
   #info: Omit<ModelInfo, 'adapters'> | undefined;
+  readonly #weights: SharedWeights;
+  /** Whether the weights are another thread's: they are kept while it loads another head. */
+  readonly #isBorrower: boolean;
 
-  constructor(path: string, quantize: Quantize, task?: TaskName, threads?: number, activation?: Activation) {
+  /** @param lent weights of a model in another thread; default: its own */
+  constructor(
+    path: string,
+    quantize: Quantize,
+    task?: TaskName,
+    threads?: number,
+    activation?: Activation,
+    lent?: SharedWeights,
+  ) {
     this.path = path;
+    this.#weights = lent ?? new SharedWeights();
+    this.#isBorrower = lent !== undefined;
     this.#tokenizerPath = path;
     this.quantize = quantize;
     this.#activation = activation;
@@ -159,6 +172,7 @@ export class ResidentModel implements Disposable {
       }
       const model = loadModel(path, {
         quantize,
+        weights: this.#weights,
         activation: this.#activation,
         ...head,
         progress: () => context?.throwIfStopped(),
@@ -241,10 +255,18 @@ export class ResidentModel implements Disposable {
     for (const adapter of this.#attached.values()) adapter[Symbol.dispose]();
     this.#attached.clear();
     model[Symbol.dispose]();
+    if (!this.#isBorrower) this.#weights[Symbol.dispose]();
+  }
+
+  /** The weights as they are in memory, of which a model in another thread may be made. */
+  get weights(): ReadonlyMap<string, Tensor> {
+    if (!this.#loaded) this.use();
+    return this.#weights.entries;
   }
 
   [Symbol.dispose](): void {
     this.release();
+    this.#weights[Symbol.dispose]();
     this.#isDisposed = true;
   }
 }

@@ -12,9 +12,12 @@ import { GraftError, nearest, type Steps } from '../base/index.ts';
 import { type AdapterOfRequest, bankKey, type GenerationRequest, type WeightedAdapter } from '../generate/index.ts';
 import { Banks } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
-import { digestOf, stateOf } from './file-state.ts';
+import { readAhead, stateOf } from './file-state.ts';
 import type { ResidentModel } from './resident.ts';
-import type { AddAdapterOptions } from './serving-types.ts';
+import type { AddAdapterOptions, ServingStats } from './serving-types.ts';
+
+/** Milliseconds that loading an adapter takes at once, between two passes: rows that decode wait so much longer. */
+const turnMs = 10;
 
 /** One content of an adapter: a new one, under another number, takes its place when the files change. */
 interface Served {
@@ -22,10 +25,10 @@ interface Served {
   readonly dir: string;
   /** Its number in runs and batch keys. */
   readonly number: number;
-  /** Of its files; undefined before it is first loaded. */
-  digest: string | undefined;
-  /** Sizes and times of the files that `digest` is of. */
+  /** The state of its files when they were last read; undefined before. */
   files: string | undefined;
+  /** Another number for each other state of files. */
+  content: number;
   /** Whether it stays in memory once it is there. */
   readonly pinned: boolean;
   resident: ResidentAdapter | undefined;
@@ -64,6 +67,7 @@ export class ServedAdapters implements Disposable {
   /** Of the model that is loaded now. */
   #banks: Banks | undefined;
   #nextNumber = 1;
+  #nextContent = 1;
   readonly #stopWatching: () => void;
 
   /** @param memory bytes that adapters without users may stay within, together with those that have some */
@@ -73,9 +77,14 @@ export class ServedAdapters implements Disposable {
     this.#stopWatching = base.onRelease(() => this.#forget());
   }
 
-  get names() {
+  get stats(): ServingStats['adapters'] {
     const resident = [...this.#inMemory.values()].filter((served) => served.resident).map(({ name }) => name);
-    return { registered: [...this.#byName.keys()].sort(), resident: [...new Set(resident)].sort() };
+    return { registered: [...this.#byName.keys()].sort(), resident: [...new Set(resident)].sort(), bytes: this.#bytes };
+  }
+
+  /** Of what is in memory. */
+  get #bytes(): number {
+    return [...this.#inMemory.values()].reduce((sum, { resident }) => sum + (resident?.bytes ?? 0), 0);
   }
 
   /** @throws GraftError 'usage' for a name that is taken; 'input' and 'mismatch' for an adapter that does not fit */
@@ -126,14 +135,14 @@ export class ServedAdapters implements Disposable {
       return { number: 0, batchKey: bankKey, contentKey: 'base', virtual: 0, taskNumber, release() {} };
     }
     const served = await this.#use(adapter);
-    const { number, digest } = served;
+    const { number, content } = served;
     const task = taskNumber ?? taskNumberOf(served.dir);
     const [batchKey, virtual] = await this.#base.inTurn(() => {
       this.activate(bankKey, []);
       const key = served.resident?.alone ? keyOf(number) : bankKey;
       return [key, this.activate(key, [number]).ports.virtualLengthOf(number)] as const;
     });
-    const contentKey = JSON.stringify({ digest, task, virtual });
+    const contentKey = JSON.stringify({ content, task, virtual });
     return { number, batchKey, contentKey, virtual, taskNumber: task, release: () => this.#leave(served) };
   }
 
@@ -162,12 +171,10 @@ export class ServedAdapters implements Disposable {
     };
     try {
       for (const { name } of weighted) members.push(await this.#use(name));
-      const key = JSON.stringify(weighted.map(({ weight }, i) => [members[i]!.digest, members[i]!.number, weight]));
+      const key = JSON.stringify(weighted.map(({ weight }, i) => [members[i]!.content, weight]));
+      const numbers = members.map(({ number }) => number);
       const mixture = await this.#base.inTurn(() => {
-        this.activate(
-          bankKey,
-          members.map(({ number }) => number),
-        );
+        this.activate(bankKey, numbers);
         const known = this.#mixtures.get(key);
         const mixed = known ?? { number: this.#nextNumber++, members, weighted, users: 0 };
         if (!known) this.#mix(mixed);
@@ -193,10 +200,10 @@ export class ServedAdapters implements Disposable {
 
   #mix({ number, members, weighted }: Mixture): void {
     if (members.some(({ resident }) => !resident)) throw notInMemory();
-    const alone = members.find(({ resident }) => resident!.alone);
-    if (alone) {
-      const { reason } = alone.resident!.alone!;
-      throw new GraftError('usage', `'${alone.name}' cannot be mixed: ${reason}`, { place: 'adapters' });
+    for (const { name, number: member, resident } of members) {
+      const reason = resident!.alone?.reason ?? this.#banks!.whyNotMixed(member);
+      if (reason !== undefined)
+        throw new GraftError('usage', `'${name}' cannot be mixed: ${reason}`, { place: 'adapters' });
     }
     this.#banks!.mix(
       number,
@@ -251,34 +258,38 @@ export class ServedAdapters implements Disposable {
     await served.loading;
   }
 
-  /** Loads an adapter in steps, each in a turn of its own: passes go on meanwhile, also while its files are read for the first time. */
+  /** Loads an adapter in turns of its own, between which passes go on; its files come from the disk before. */
   async #read(served: Served): Promise<void> {
     const { dir, number } = served;
-    served.files = stateOf(dir);
-    served.digest = await digestOf(dir);
+    const files = stateOf(dir);
+    if (files !== served.files) served.content = this.#nextContent++;
+    served.files = files;
+    await readAhead(dir);
     let steps: Steps<ResidentAdapter> | undefined;
-    const step = () => {
+    const turn = () => {
+      const end = performance.now() + turnMs;
       const model = this.activate(bankKey, []);
       if (served.resident) return true; // it came back with the model
       // Where the model was freed meanwhile, it begins again on the new one.
       if (!steps || this.#loading !== steps) steps = loadingResident(model, this.#banks!, dir, number);
       this.#loading = steps;
-      const { done, value } = this.#next(steps);
-      if (!done) return false;
-      if (stateOf(dir) !== served.files) {
-        value.remove();
+      let step = this.#next(steps);
+      while (!step.done && performance.now() < end) step = this.#next(steps);
+      if (!step.done) return false;
+      if (stateOf(dir) !== files) {
+        step.value.remove();
         throw new GraftError('state', 'the files of the adapter changed while they were read', {
           place: dir,
           hint: 'Send the request again',
         });
       }
-      served.resident = value;
+      served.resident = step.value;
       this.#inMemory.set(number, served);
       this.#evict(served);
       return true;
     };
     // Passes begin from the event loop.
-    while (!(await this.#base.inTurn(step))) await setImmediate();
+    while (!(await this.#base.inTurn(turn))) await setImmediate();
   }
 
   #next(steps: Steps<ResidentAdapter>): IteratorResult<void, ResidentAdapter> {
@@ -331,8 +342,7 @@ export class ServedAdapters implements Disposable {
 
   /** Takes adapters out of memory that no request uses, the one used longest ago first, until the others fit. */
   #evict(newest?: Served): void {
-    let bytes = 0;
-    for (const { resident } of this.#inMemory.values()) bytes += resident?.bytes ?? 0;
+    let bytes = this.#bytes;
     for (const served of this.#byName.values()) {
       if (bytes <= this.#memory) return;
       if (served === newest || served.users > 0 || served.pinned || !served.resident) continue;
@@ -367,8 +377,8 @@ const unread = (name: string, dir: string, number: number, pinned: boolean): Ser
   dir,
   number,
   pinned,
-  digest: undefined,
   files: undefined,
+  content: 0,
   resident: undefined,
   loading: undefined,
   users: 0,

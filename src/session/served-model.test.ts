@@ -162,3 +162,29 @@ test('an adapter whose files change while the model is freed: rows that run with
   assert.deepEqual((await ask({ adapter: 'other' })).ids, fresh);
   await served.close();
 });
+
+test('an adapter is loaded in a few turns between the passes of others, however many layers it has', async () => {
+  using dir = temporary();
+  const base = tinyModel(join(dir.path, 'model'));
+  const dirs = writeAdapters(base, dir.path);
+  using resident = new ResidentModel(base, 'keep');
+  const served = new ServedModel(resident, {});
+  const { contextLength } = resident.info;
+  let begun = () => {};
+  const first = new Promise<void>((resolve) => (begun = resolve));
+  let left = false;
+  const context = { ...nobody, emit: begun, stopRequested: () => left };
+  const long = served.submit({ promptIds: [5, 6, 7], maxNewTokens: contextLength - 3, eosIds: [] }, context);
+  await first;
+  let loaded = 0;
+  for (const [name, adapterDir] of dirs) {
+    const { steps } = served.stats();
+    await served.adapters.add(name, adapterDir);
+    const passes = served.stats().steps - steps;
+    assert.ok(passes >= 1 && passes <= 12, `${name}: ${passes} passes`);
+    loaded++;
+  }
+  left = true;
+  assert.deepEqual([(await long).reason, loaded], ['interrupted', 5]);
+  await served.close();
+});

@@ -1,5 +1,5 @@
 import { GraftError } from '../base/index.ts';
-import { useThreads } from '../engine/index.ts';
+import { currentEngine, useThreads } from '../engine/index.ts';
 import {
   Batcher,
   checkRequest,
@@ -104,7 +104,8 @@ export class ServedModel {
     return {
       ...counts,
       maxQueue: this.#maxQueue,
-      adapters: this.adapters.names,
+      adapters: this.adapters.stats,
+      tensors: currentEngine().native.memory().handles,
       tokens: Object.fromEntries([...this.#tokens].map(([name, tokens]) => [name, { ...tokens }])),
     };
   }

@@ -32,8 +32,14 @@ export interface ServingStats {
   readonly preemptions: number;
   /** Passes of the model so far. */
   readonly steps: number;
-  /** Names of the adapters that are registered, and which are in memory. */
-  readonly adapters: { readonly registered: readonly string[]; readonly resident: readonly string[] };
+  /** Names of the adapters that are registered, which are in memory, and how many bytes those take. */
+  readonly adapters: {
+    readonly registered: readonly string[];
+    readonly resident: readonly string[];
+    readonly bytes: number;
+  };
+  /** Tensors of the engine thread that are alive. */
+  readonly tensors: number;
   /** Tokens of prompts and answers so far, by the adapter's name; '' is the base, '(mixture)' all mixtures. */
   readonly tokens: Readonly<Record<string, { readonly prompt: number; readonly generated: number }>>;
 }

@@ -8,4 +8,5 @@ export * as ops from './ops.gen.ts';
 export { Generator, manualSeed, mixSeed, randomState } from './random.ts';
 export { detachFromScopes, type Scope, scope, scoped } from './scope.ts';
 export { Tensor, type TypedArray } from './tensor.ts';
+export { giveTensors, takeTensors } from './threads.ts';
 export { inType, widened } from './widened.ts';

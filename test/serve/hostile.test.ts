@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { connect } from 'node:net';
 import test from 'node:test';
-import { serve } from '../../src/serve/index.ts';
+import { type LimitChoices, serve } from '../../src/serve/index.ts';
 import { greeting } from '../samples/served.ts';
 import { faultOf, hostile, hostileSlow } from './hostile.ts';
 import { requests, runningServer } from './running.ts';
@@ -37,8 +37,9 @@ test('clients that never complete a request are answered with 408 and closed', a
   }
 });
 
-test('a client that reads nothing of its stream is cut', async () => {
-  await using patient = await serve({ model, port: 0, drainSeconds: 0, limits: { stallSeconds: 1 }, log: () => {} });
+/** Begins 64 answers of 121,600 tokens in all, and reads nothing until they have ended. @returns what is there to read then, when it is */
+async function withoutReading(limits: LimitChoices): Promise<string> {
+  await using patient = await serve({ model, port: 0, drainSeconds: 0, limits, log: () => {} });
   const socket = connect(patient.port, '127.0.0.1');
   const body = JSON.stringify({
     model: 'tiny',
@@ -50,13 +51,15 @@ test('a client that reads nothing of its stream is cut', async () => {
     logit_bias: { 5: 100 },
   });
   socket.write(
-    `POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+    `POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
   );
   socket.pause();
   const closed = new Promise<void>((resolve) => socket.on('close', () => resolve()));
+  let read = '';
+  socket.setEncoding('utf8').on('data', (text: string) => (read = (read + text).slice(-1000)));
+  socket.pause();
   socket.on('error', () => {});
   const metrics = async () => (await requests(patient.url).get('/metrics')).text;
-  // All 64 answers would have 121,600 tokens.
   for (
     let i = 0;
     !/^graft_answers_total\{model="tiny",reason="interrupted"\} [1-9]|^graft_running 0$/m.test(await metrics()) ||
@@ -68,6 +71,12 @@ test('a client that reads nothing of its stream is cut', async () => {
   }
   socket.resume();
   await closed;
+  return read;
+}
+
+test('a client that reads nothing of its stream is cut', async () => {
+  assert.doesNotMatch(await withoutReading({ stallSeconds: 1 }), /slow_client/);
+  assert.match(await withoutReading({ unreadPieces: 64 }), /"code":"slow_client"/);
 });
 
 test('300 connections at a time that ask nothing leave the server well', async () => {

@@ -190,7 +190,8 @@ test('closing lets answers end, and cuts with the reason what takes too long', a
   const hasty = await begin();
   const whole = requests(hasty.url).post('/v1/completions', body);
   const stream = requests(hasty.url).post('/v1/completions', { ...body, stream: true });
-  await new Promise((resolve) => setTimeout(resolve, 100));
+  const steps = async () => Number(/^graft_steps (\d+)/m.exec((await requests(hasty.url).get('/metrics')).text)![1]);
+  await until('answers run', async () => (await steps()) > 20);
   await hasty.close({ drainSeconds: 0 });
   assert.deepEqual([(await whole).status, (await whole).body.error.code], [503, 'shutting_down']);
   const events = eventsOf((await stream).text);

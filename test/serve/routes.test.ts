@@ -218,6 +218,10 @@ test('heads: classes with their probabilities, vectors as numbers and as bytes',
   const tagged = (await post('/classify', { model: 'tags', input: 'one two  three' })).body.data[0];
   assert.deepEqual(tagged.words, ['one', 'two', 'three']);
   assert.ok(tagged.tags.length === 3 && tagged.tags.every((tag: string) => ['B', 'O'].includes(tag)));
+  // White space between words is no part of them.
+  const tokensOf = async (input: string) =>
+    (await post('/classify', { model: 'tags', input })).body.usage.prompt_tokens;
+  assert.equal(await tokensOf('one two \n\n  three'), await tokensOf('one two three'));
   const vectors = await post('/v1/embeddings', { model: 'tiny', input: ['one', 'two'] });
   assert.deepEqual(
     vectors.body.data.map(({ embedding }: { embedding: number[] }) => embedding.length),
@@ -324,6 +328,8 @@ test('what is wrong is refused with a status, and named', async (t) => {
     [...chat({ logit_bias: { 999999: 1 } }), 400, 'logit_bias'],
     [...chat({ top_logprobs: 2 }), 400, 'top_logprobs'],
     [...chat({ max_tokens: 1, max_completion_tokens: 2 }), 400, 'max_tokens'],
+    [...chat({ max_completion_tokens: 2048 }), 400, 'max_tokens'],
+    [...plain({ max_tokens: 2047 }), 400, 'max_tokens'],
     [...chat({ stream_options: { include_usage: true } }), 400, 'stream_options'],
     [...chat({ store: true }), 400, 'store'],
     [...chat({ parallel_tool_calls: false }), 400, 'parallel_tool_calls'],

@@ -13,7 +13,17 @@ type Groups = Readonly<Record<string, readonly string[]>>;
 
 const libraryGroups: Groups = {
   'Sessions and models': [
-    ...['Session', 'SessionOptions', 'LoadedModel', 'ModelSettings', 'ModelInfo', 'UseOptions', 'Running', 'Abortable'],
+    ...[
+      'Session',
+      'SessionOptions',
+      'LoadedModel',
+      'LoadSettings',
+      'ModelSettings',
+      'ModelInfo',
+      'UseOptions',
+      'Running',
+      'Abortable',
+    ],
     ...['Quantize', 'Activation', 'TaskName'],
   ],
   'Generated text': ['Prompt', 'Message', 'GenerateSettings', 'SamplingOptions', 'GenerateResult'],
@@ -136,7 +146,7 @@ const engineGroups: Groups = {
   'The engine': ['startEngine', 'StartOptions', 'Engine', 'Cuda'],
   Models: [
     ...['loadModel', 'LoadOptions', 'HeadOptions', 'openModel', 'saveModel', 'Model', 'TaskHead', 'Pooling'],
-    ...['packTokens', 'PackedTokens'],
+    ...['SharedWeights', 'packTokens', 'PackedTokens'],
   ],
   'Methods and adapters': [
     ...['attach', 'methods', 'Method', 'Adapter', 'AttachedAdapter', 'loadAdapter', 'saveAdapter', 'SaveOptions'],

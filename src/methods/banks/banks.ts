@@ -145,21 +145,23 @@ export class Banks implements AdapterBanks, Disposable {
     throw new GraftError('usage', `no adapter has the number ${number}`, { place: 'adapter' });
   }
 
-  #lowRankResident(number: number): Resident {
-    const resident = this.#resident(number);
-    const { linear, tables, norms, ports } = resident;
+  /** Why an adapter cannot be mixed; undefined where it can. @throws GraftError 'usage' for a number that is not there */
+  whyNotMixed(number: number): string | undefined {
+    const { linear, tables, norms, ports } = this.#resident(number);
     const adds = [...linear.values()].every(
       ({ module, inputGain, updates }) => !module && !inputGain && updates.every(({ gain, after }) => !gain && !after),
     );
-    if (adds && tables.size === 0 && norms.size === 0 && ports.length === 0) return resident;
-    throw new GraftError(
-      'usage',
-      'an adapter of this mixture does more than add updates of low rank to linear layers',
-      {
-        place: 'adapters',
-        hint: 'Mix LoRA adapters without DoRA, trained modules, embeddings and heads',
-      },
-    );
+    if (adds && tables.size === 0 && norms.size === 0 && ports.length === 0) return undefined;
+    return 'it does more than add updates of low rank to linear layers';
+  }
+
+  #lowRankResident(number: number): Resident {
+    const reason = this.whyNotMixed(number);
+    if (reason === undefined) return this.#resident(number);
+    throw new GraftError('usage', `the adapter with the number ${number} cannot be mixed: ${reason}`, {
+      place: 'adapters',
+      hint: 'Mix LoRA adapters without DoRA, trained modules, embeddings and heads',
+    });
   }
 
   #requireFree(number: number): void {

@@ -36,7 +36,7 @@ export function runLoad(target: LoadTarget, load: readonly Arrival[]): Promise<L
   return Promise.all(
     load.map(async (arrival) => {
       const due = start + arrival.at * 1000;
-      await new Promise((resolve) => setTimeout(resolve, due - performance.now()));
+      await new Promise((resolve) => setTimeout(resolve, Math.max(0, due - performance.now())));
       return ask(target, arrival, due);
     }),
   );

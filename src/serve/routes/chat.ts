@@ -24,10 +24,12 @@ export function chatRoute(app: FastifyInstance, service: Service): void {
     checkAnswers(1, fields.n, service.limits);
     const found = await generator(service, fields.model, fields.adapters);
     const form = await answerForm(fields, service.grammars, service.limits);
+    const maxTokens = maxTokensOf(fields);
     const plan: AnswerPlan = {
       generator: found,
       sampling: samplingOf(fields, service.limits, service.info.vocabSize),
-      maxNewTokens: maxTokensOf(fields) ?? service.info.contextLength,
+      maxNewTokens: maxTokens ?? service.info.contextLength,
+      requireRoom: maxTokens !== undefined,
       logprobs: logprobsOf(fields),
       grammar: form.grammar,
       keyId: request.keyId,

@@ -29,6 +29,7 @@ export function completionsRoute(app: FastifyInstance, service: Service): void {
       generator: found,
       sampling: samplingOf(fields, limits, info.vocabSize),
       maxNewTokens: fields.max_tokens ?? 16,
+      requireRoom: fields.max_tokens !== undefined,
       logprobs: fields.logprobs,
       keyId: request.keyId,
     };

@@ -33,21 +33,19 @@ export function headRoutes(app: FastifyInstance, service: Service): void {
   /** Tokens of a text at most: as many as the adapter was trained with. */
   const longestOf = (adapter: ServedAdapter | undefined): number =>
     Math.min((adapter && dataSettingsOf(adapter.dir).max_length) ?? contextLength, contextLength);
-  /** The texts of an input, and the tokens that are read of them. */
+  /** The texts of an input. @throws RequestError 400 for one that is empty, or longer than what is read unless it is cut */
   const textsOf = (input: z.infer<typeof inputSchema>, longest: number, cut: boolean) => {
     const inputs = promptsOf(input);
     const place = (i: number) => (inputs.length > 1 ? `input[${i}]` : 'input');
     if (inputs.length > limits.inputs)
       throw badRequest(`There are more than ${limits.inputs} inputs.`, 'input', 'too_many');
     const texts = inputs.map((one, i) => (typeof one === 'string' ? one : textOf(one, place(i))));
-    const tokens = texts.map((text, i) => {
+    for (const [i, text] of texts.entries()) {
       if (text === '') throw badRequest(`The text of '${place(i)}' is empty.`, place(i), 'invalid');
       const { length } = encoder.encode(text, true, place(i));
       if (length > longest && !cut) throw tooLong(place(i), longest);
-      return Math.min(length, longest);
-    });
-    const sum = tokens.reduce((total, length) => total + length, 0);
-    return { texts, usage: { prompt_tokens: sum, total_tokens: sum } };
+    }
+    return texts;
   };
   const tooLong = (param: string, longest: number) =>
     badRequest(
@@ -69,10 +67,10 @@ export function headRoutes(app: FastifyInstance, service: Service): void {
     options: Parameters<typeof heads.predict>[1] & { readonly maxLength: number },
     cut: boolean,
   ) => {
-    const { predictions, report } = await heads.predict(rows, options);
+    const { predictions, tokens, report } = await heads.predict(rows, options);
     // What an adapter puts before a row takes of its length.
     if (report.cutRows > 0 && !cut) throw tooLong('input', options.maxLength);
-    return predictions;
+    return { predictions, usage: { prompt_tokens: tokens, total_tokens: tokens } };
   };
 
   app.post('/v1/embeddings', async (request) => {
@@ -87,10 +85,10 @@ export function headRoutes(app: FastifyInstance, service: Service): void {
     if (adapter && task !== 'embedding')
       throw badRequest(`The model is for ${task}, and gives no vectors.`, 'model', 'wrong_task');
     const [maxLength, cut] = [longestOf(adapter), truncate === -1];
-    const { texts, usage } = textsOf(input, maxLength, cut);
+    const texts = textsOf(input, maxLength, cut);
     const rows = texts.map((text) => ({ text }));
     const how = { adapter: adapter?.dir, task: 'embedding', format: 'text', maxLength, signal: request.left } as const;
-    const predictions = await predict(rows, how, cut);
+    const { predictions, usage } = await predict(rows, how, cut);
     const data = predictions.map(({ embedding, skipped }, index) => {
       if (!embedding)
         throw badRequest(`The text has no vector: ${brief(skipped ?? 'it is empty')}.`, `input[${index}]`, 'invalid');
@@ -109,14 +107,14 @@ export function headRoutes(app: FastifyInstance, service: Service): void {
     const { adapter, task } = await named(service, model);
     if (!classified.has(task)) throw badRequest(`The model is for ${task}, and has no classes.`, 'model', 'wrong_task');
     const [maxLength, cut] = [longestOf(adapter), truncate === -1];
-    const { texts, usage } = textsOf(input, maxLength, cut);
+    const texts = textsOf(input, maxLength, cut);
     const ofTags = task === 'token-classification';
     const blank = ofTags ? texts.findIndex((text) => text.trim() === '') : -1;
     if (blank >= 0) throw badRequest('The text has no words.', `input[${blank}]`, 'invalid');
     const rows = texts.map((text) => (ofTags ? { tokens: text.split(/\s+/).filter(Boolean) } : { text }));
     const format = ofTags ? 'tags' : 'text';
     const how = { adapter: adapter?.dir, task, format, maxLength, signal: request.left } as const;
-    const predictions = await predict(rows, how, cut);
+    const { predictions, usage } = await predict(rows, how, cut);
     const data = predictions.map((prediction, index) => ({ index, ...classOf(prediction, rows[index]!, index) }));
     return { id: newId('classify-'), object: 'list', created: now(), model, data, usage };
   });

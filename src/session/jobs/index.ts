@@ -6,7 +6,7 @@ import { generate } from './generate.ts';
 import { logits, writeLogits } from './logits.ts';
 import { merge, mergeFiles } from './merge.ts';
 import { mergeCheckpoint } from './merge-checkpoint.ts';
-import { addAdapter, load, removeAdapter, unload } from './models.ts';
+import { addAdapter, lendWeights, load, removeAdapter, unload } from './models.ts';
 import { plan } from './plan.ts';
 import { predict } from './predict.ts';
 import { quantizeFiles } from './quantize.ts';
@@ -25,7 +25,7 @@ export type { IdRows, Logits } from './logits.ts';
 export type { MemoryChoice } from './memory-choices.ts';
 export type { MergeResult, MergeSettings } from './merge.ts';
 export type { MergeCheckpointResult, MergeCheckpointSettings } from './merge-checkpoint.ts';
-export type { ModelSettings } from './models.ts';
+export type { LentWeights, ModelSettings } from './models.ts';
 export type { Prediction, PredictResult } from './predict.ts';
 export type { QuantizeResult, QuantizeSettings } from './quantize.ts';
 export type { Progress, RowsOptions, UseOptions } from './rows.ts';
@@ -34,6 +34,7 @@ export type { WrittenModel } from './write-model.ts';
 /** What the engine thread does when it is asked, by name: (arguments, context) → result. */
 export const jobs = {
   load,
+  lendWeights,
   unload,
   addAdapter,
   removeAdapter,

@@ -1,8 +1,10 @@
+import { GraftError } from '../../base/index.ts';
 import { useThreads } from '../../engine/index.ts';
 import { resolveModel } from '../../io/index.ts';
-import type { Quantize } from '../../models/index.ts';
+import { type Quantize, SharedWeights } from '../../models/index.ts';
 import type { TaskName } from '../../nn/index.ts';
 import type { Activation } from '../../quant/index.ts';
+import { currentDevice, detachFromScopes, giveTensors, takeTensors } from '../../tensor/index.ts';
 import type { JobContext } from '../job-context.ts';
 import { dropResident, type ModelInfo, ResidentModel, registerResident, residentOf } from '../resident.ts';
 
@@ -28,15 +30,47 @@ export interface ModelSettings {
   readonly device?: string | undefined;
 }
 
-export type LoadArgs = ModelSettings & { readonly model: string };
+/** Weights that another thread gives, and what they are of. */
+export interface LentWeights {
+  /** By which this thread takes them. */
+  readonly number: number;
+  /** Name and form of each. */
+  readonly names: readonly string[];
+  readonly of: Pick<ModelInfo, 'path' | 'quantize' | 'device'>;
+}
+
+export type LoadArgs = ModelSettings & { readonly model: string; readonly lent?: LentWeights | undefined };
+
+/** Gives the weights of a model to another thread. */
+export function lendWeights({ modelId }: { readonly modelId: number }): LentWeights {
+  const resident = residentOf(modelId);
+  const { weights } = resident;
+  const { path, quantize, device } = resident.info;
+  return { number: giveTensors([...weights.values()]), names: [...weights.keys()], of: { path, quantize, device } };
+}
+
+/** @throws GraftError 'usage' where they are of another model, or held in another way */
+function takenWeights({ number, names, of }: LentWeights, path: string, quantize: Quantize): SharedWeights {
+  const weights = new SharedWeights(takeTensors(number).map((tensor, i) => [names[i]!, detachFromScopes(tensor)]));
+  const device = currentDevice();
+  if (of.path === path && of.quantize === quantize && of.device === device) return weights;
+  weights[Symbol.dispose]();
+  const what = (m: LentWeights['of']) => `${m.path}, quantize ${m.quantize}, on ${m.device}`;
+  throw new GraftError('usage', `weightsOf is ${what(of)}, and this model is ${what({ path, quantize, device })}`, {
+    place: 'weightsOf',
+    hint: 'Give a model of the same files, held in the same way',
+  });
+}
 
 /** Loads a model with its adapters; other jobs name it by the id that is returned. */
 export async function load(
-  { model, quantize = 'keep', activation, adapters = [], task, threads }: LoadArgs,
+  { model, quantize = 'keep', activation, adapters = [], task, threads, lent }: LoadArgs,
   context: JobContext,
 ): Promise<{ id: number; info: ModelInfo }> {
   useThreads(threads);
-  const resident = new ResidentModel(await resolveModel(model), quantize, task, threads, activation);
+  const path = await resolveModel(model);
+  const weights = lent && takenWeights(lent, path, quantize);
+  const resident = new ResidentModel(path, quantize, task, threads, activation, weights);
   try {
     const named = Array.isArray(adapters) ? adapters.map((dir) => [dir, dir] as const) : Object.entries(adapters);
     for (const [name, dir] of named) resident.addAdapter(name, dir);

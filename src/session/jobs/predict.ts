@@ -40,6 +40,8 @@ export interface PredictResult {
   readonly task: string;
   /** In the order of the rows, one for each. */
   readonly predictions: readonly Prediction[];
+  /** Tokens that were read, special ones included. */
+  readonly tokens: number;
   /** Counts of rows made, truncated and left out. */
   readonly report: RowReport;
   /** What of the rows is truncated, left out or not used, in a sentence each. */
@@ -54,7 +56,7 @@ export async function predict(args: RowsArgs, context: JobContext<Prediction>): 
   const opened = await openRows(args, context);
   const { model, task, records, examples, explaining } = opened;
   if (examples.length === 0) {
-    return { task: task.head.name, predictions: [], report: new ReportBuilder().of(0), notes: [] };
+    return { task: task.head.name, predictions: [], tokens: 0, report: new ReportBuilder().of(0), notes: [] };
   }
   const { rows, report } = (await rowsOf(opened, false))(examples);
   const byExample = Map.groupBy(rows, ({ example }) => example as Example | undefined);
@@ -71,5 +73,6 @@ export async function predict(args: RowsArgs, context: JobContext<Prediction>): 
       context.emit(predictions.at(-1)!);
     }
   }
-  return { task: task.head.name, predictions, report, notes: notesOf(report, opened) };
+  const tokens = rows.reduce((sum, { ids }) => sum + ids.length, 0);
+  return { task: task.head.name, predictions, tokens, report, notes: notesOf(report, opened) };
 }
