@@ -8,7 +8,6 @@ import { spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { convertAdapter } from '../src/adapters/index.ts';
 import { GraftError } from '../src/base/index.ts';
 import { tokenizerOf } from '../src/data/index.ts';
 import type { Quantize } from '../src/models/index.ts';
@@ -16,8 +15,7 @@ import { type Serving, Session } from '../src/session/index.ts';
 import { chooseMails, mailText } from '../tools/fetch/emails.ts';
 import { fetchMails } from '../tools/fetch/fetch.ts';
 import { llamaCppFolder } from './llama-cpp.ts';
-import { loraOf, writeRandomAdapters } from './random-adapters.ts';
-import { bothModels, integers, median, peer, report, spread, workFolder } from './support.ts';
+import { bothModels, median, peer, report, spread, workFolder } from './support.ts';
 
 const { values: args } = parseArgs({
   options: {
@@ -34,14 +32,22 @@ const { ours, theirs } = bothModels(args.model);
 const [streams, newTokens, threads] = [+args.streams, +args['new-tokens'], +args.threads];
 const work = workFolder();
 const at = (...parts: string[]) => join(work, ...parts);
-const below = integers(+args.seed);
 
-const choices = Object.fromEntries(Array.from({ length: streams }, (_, i) => [`a${i}`, loraOf(8)]));
-const dirs = await writeRandomAdapters(ours, at('adapters'), choices, below);
-const files = dirs.map((dir, i) => {
-  convertAdapter(dir, at(`a${i}.gguf`), 'gguf', { base: ours });
-  return at(`a${i}.gguf`);
-});
+/**
+ * Makes LoRA adapters of rank 8 on all linear layers with random numbers, in PEFT's layout and as GGUF files. In a process of its own: threads that
+ * compute in this one would count beside those of the model, and libgomp's threads sleep at once where there are more than cores.
+ */
+function makeAdapters(): { dirs: string[]; files: string[] } {
+  const script = join(import.meta.dirname, 'swarm-adapters.ts');
+  const made = spawnSync(process.execPath, [script, ours, work, String(streams), args.seed], {
+    stdio: ['ignore', 2, 2],
+  });
+  if (made.status !== 0) throw new GraftError('environment', `the adapters could not be made: status ${made.status}`);
+  const names = Array.from({ length: streams }, (_, i) => `a${i}`);
+  return { dirs: names.map((name) => at('adapters', name)), files: names.map((name) => at(`${name}.gguf`)) };
+}
+
+const { dirs, files } = makeAdapters();
 const tokenizer = tokenizerOf(ours);
 /** Beginnings of e-mails, equally long. */
 const rows = chooseMails(fetchMails(), { train: 0, heldOut: 4 * streams })
