@@ -95,6 +95,8 @@ export class GradientsToOwners {
     const all =
       this.#atPlaces.get(parameters) ?? this.#bucketsOf(parameters.filter(({ requiresGrad }) => requiresGrad));
     this.#atPlaces.set(parameters, all);
+    // What was sent at the place before had time to travel. More would not be in the plan of memory.
+    noGrad(() => this.#receiveAll());
     for (const bucket of all) this.#send(bucket);
   }
 

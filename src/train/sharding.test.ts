@@ -47,7 +47,7 @@ for (const [size, stage] of [
 }
 
 for (const size of [2, 4]) {
-  test(`stage 2 with ${size} processes: gradients take a process 4Ψ/${size} bytes and three buckets at most, updates two buckets, and 2Ψ travels`, async (t) => {
+  test(`stage 2 with ${size} processes: gradients take a process 4Ψ/${size} bytes and three buckets at most, updates three buckets, and 2Ψ travels`, async (t) => {
     const bucket = 4 * (4 << 20);
     const [whole, shared] = [await runRanks('layers', 1, { size }), await runRanks('layers', 2, { size })];
     for (const [rank, { value, error }] of shared.entries()) {
@@ -62,7 +62,7 @@ for (const size of [2, 4]) {
       // Besides, one bucket is sent and received; the network's threads may still hold one.
       assert.ok(peak! < 1.05 * (bytes! / size + 3 * bucket), `peak of the gradients: ${peak}`);
       within(sent!, (2 * (size - 1) * bytes!) / size, 0.02, 'bytes sent');
-      assert.ok(ofUpdates! < 2.05 * bucket, `buffers of the updates: ${ofUpdates}`);
+      assert.ok(ofUpdates! < 3.05 * bucket, `buffers of the updates: ${ofUpdates}`);
       // Stage 1 has all gradients once, and sends them as stage 2 does.
       const atStage1 = Number(whole[rank]!.value!.peak);
       assert.ok(atStage1 >= bytes! && atStage1 < 1.05 * (bytes! + 3 * bucket), `peak at stage 1: ${atStage1}`);
