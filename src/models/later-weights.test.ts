@@ -24,6 +24,7 @@ test('rows of every weight, however it is stored and held', () => {
     [golden('gguf', 'llama.gguf'), 'none'],
     [golden('gguf', 'qwen2.gguf'), 'int8'],
     [golden('families', 'gpt2'), 'none'],
+    [golden('families', 'gpt2'), 'int8'],
     [golden('families', 'gpt-neox'), 'none'],
     [golden('families', 'bert-seqcls'), 'none'],
     [golden('families', 'vit'), 'none'],

@@ -1,16 +1,19 @@
 /** Weights that a model is built without: they are read afterwards, some rows at a time, by who needs them. */
 import type { WeightSource } from '../io/index.ts';
-import type { BlockFormat } from '../quant/index.ts';
-import { absent, type DType, detachFromScopes, give, noGrad, type Tensor } from '../tensor/index.ts';
-import { blockBytesOf } from './shapes-reader.ts';
-import { type Rows, rowsOf, type StoredWeight, WeightReader } from './weight-reader.ts';
-
-/** Reads rows of a tensor as the model holds them. */
-type Read = (rows?: Rows) => Tensor;
+import { absent, detachFromScopes, give, noGrad, type Tensor } from '../tensor/index.ts';
+import {
+  PlacingReader,
+  type ReadWeight,
+  type Rows,
+  rowsOf,
+  type StoredWeight,
+  type WeightForm,
+  type WeightReader,
+} from './weight-reader.ts';
 
 /** The weights of a model that were not read while it was loaded, and its files, which stay open until this is disposed. */
 export class LaterWeights implements Disposable {
-  readonly #reads = new Map<Tensor, Read>();
+  readonly #reads = new Map<Tensor, ReadWeight>();
   readonly #open = new DisposableStack();
 
   /** Returns a reader for `LoadedWeights` that reads nothing. It disposes of the source with the weights. */
@@ -42,35 +45,15 @@ export class LaterWeights implements Disposable {
 }
 
 /** Returns absent tensors, and keeps how each is read. */
-class ReaderForLater extends WeightReader {
-  readonly #reads: Map<Tensor, Read>;
+class ReaderForLater extends PlacingReader {
+  readonly #reads: Map<Tensor, ReadWeight>;
 
-  constructor(source: WeightSource, reads: Map<Tensor, Read>) {
+  constructor(source: WeightSource, reads: Map<Tensor, ReadWeight>) {
     super(source);
     this.#reads = reads;
   }
 
-  override raw(stored: StoredWeight): Tensor {
-    const { shape, bytes } = stored.entry;
-    const rows = rowsOf(shape);
-    return this.#later([rows, bytes / rows], 'uint8', (some) => super.raw(stored, some));
-  }
-
-  override dense(stored: StoredWeight, dtype: DType, transposed = false): Tensor {
-    const { shape } = stored.entry;
-    return this.#later(transposed ? shape.toReversed() : shape, dtype, (rows) =>
-      super.dense(stored, dtype, transposed, rows),
-    );
-  }
-
-  override packed(stored: StoredWeight, format: BlockFormat, transposed = false): Tensor {
-    const { shape } = stored.entry;
-    return this.#later(blockBytesOf(transposed ? shape.toReversed() : shape, format), 'uint8', (rows) =>
-      super.packed(stored, format, transposed, rows),
-    );
-  }
-
-  #later(shape: readonly number[], dtype: DType, read: Read): Tensor {
+  protected place(_: StoredWeight, { shape, dtype }: WeightForm, read: ReadWeight): Tensor {
     const weight = detachFromScopes(absent(shape, dtype));
     this.#reads.set(weight, read);
     return weight;

@@ -1,8 +1,13 @@
 /** Weights in memory that several models compute with, also in several threads. None of them writes into a weight. */
 import type { WeightSource } from '../io/index.ts';
-import type { BlockFormat } from '../quant/index.ts';
-import { type DType, detachFromScopes, ops, type Tensor } from '../tensor/index.ts';
-import { type Rows, type StoredWeight, WeightReader } from './weight-reader.ts';
+import { detachFromScopes, ops, type Tensor } from '../tensor/index.ts';
+import {
+  PlacingReader,
+  type ReadWeight,
+  type StoredWeight,
+  type WeightForm,
+  type WeightReader,
+} from './weight-reader.ts';
 
 /**
  * The weights of a checkpoint in memory, for several models: give it to `loadModel` of each. It has handles of its own, so dispose it too.
@@ -33,7 +38,7 @@ export class SharedWeights implements Disposable {
   }
 }
 
-class SharingReader extends WeightReader {
+class SharingReader extends PlacingReader {
   readonly #held: Map<string, Tensor>;
 
   constructor(source: WeightSource, held: Map<string, Tensor>) {
@@ -41,22 +46,8 @@ class SharingReader extends WeightReader {
     this.#held = held;
   }
 
-  override raw(stored: StoredWeight, rows?: Rows): Tensor {
-    return rows ? super.raw(stored, rows) : this.#shared(stored, 'as stored', () => super.raw(stored));
-  }
-
-  override dense(stored: StoredWeight, dtype: DType, transposed = false, rows?: Rows): Tensor {
-    const read = () => super.dense(stored, dtype, transposed, rows);
-    return rows ? read() : this.#shared(stored, transposed ? `${dtype}, transposed` : dtype, read);
-  }
-
-  override packed(stored: StoredWeight, format: BlockFormat, transposed = false, rows?: Rows): Tensor {
-    const read = () => super.packed(stored, format, transposed, rows);
-    return rows ? read() : this.#shared(stored, transposed ? `${format}, transposed` : format, read);
-  }
-
-  #shared({ entry }: StoredWeight, form: string, read: () => Tensor): Tensor {
-    const key = `${entry.name}, ${form}`;
+  protected place({ entry }: StoredWeight, { format, dtype, transposed }: WeightForm, read: ReadWeight): Tensor {
+    const key = [entry.name, format, dtype, ...(transposed ? ['transposed'] : [])].join(', ');
     const held = this.#held.get(key);
     if (held) return ops.detach(held);
     const tensor = read();

@@ -1,6 +1,6 @@
 import { GraftError } from '../base/index.ts';
 import type { WeightEntry, WeightSource } from '../io/index.ts';
-import { type BlockFormat, formats, isBlockFormat } from '../quant/index.ts';
+import { type BlockFormat, type FormatName, formats, isBlockFormat } from '../quant/index.ts';
 import { currentDevice, type DType, detachFromScopes, dtypes, host, ops, scope, Tensor } from '../tensor/index.ts';
 
 /** A stored tensor, and the number of heads whose rows GGUF interleaves (`GgufNames.interleavedHeads`). */
@@ -49,6 +49,10 @@ export class WeightReader implements Disposable {
    * @param rows of the result. Default: all
    */
   dense(stored: StoredWeight, dtype: DType, transposed = false, rows?: Rows): Tensor {
+    return this.#dense(stored, dtype, transposed, rows);
+  }
+
+  #dense(stored: StoredWeight, dtype: DType, transposed: boolean, rows: Rows | undefined): Tensor {
     using s = scope();
     const { format, shape } = stored.entry;
     const unpacked = (piece: Tensor) =>
@@ -74,7 +78,7 @@ export class WeightReader implements Disposable {
   packed(stored: StoredWeight, format: BlockFormat, transposed = false, rows?: Rows): Tensor {
     using s = scope();
     const { nativeId } = formats[format];
-    if (transposed) return s.keep(ops.quantize(this.dense(stored, 'float32', true, rows), nativeId));
+    if (transposed) return s.keep(ops.quantize(this.#dense(stored, 'float32', true, rows), nativeId));
     const { format: from } = stored.entry;
     const numbers = (piece: Tensor) =>
       isBlockFormat(from) ? ops.dequantize(piece, formats[from].nativeId) : ops.toCopy(piece, { dtype: 'float32' });
@@ -156,6 +160,55 @@ export class WeightReader implements Disposable {
     for (const { tensor } of this.#buffers.values()) tensor.dispose();
     this.#buffers.clear();
   }
+}
+
+/** Reads some rows of a weight into memory, as the model holds them. @param rows default: all */
+export type ReadWeight = (rows?: Rows) => Tensor;
+
+/** What a model asks a reader for. */
+export interface WeightForm {
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  /** The format in which it is held. */
+  readonly format: FormatName;
+  /** Whether its rows are the file's columns. */
+  readonly transposed: boolean;
+}
+
+/** A reader that decides where weights are, by their forms: each kind is one function. */
+export abstract class PlacingReader extends WeightReader {
+  /** Returns a weight. @param read reads it as `WeightReader` does */
+  protected abstract place(stored: StoredWeight, form: WeightForm, read: ReadWeight): Tensor;
+
+  override raw(stored: StoredWeight): Tensor {
+    const { shape, bytes, format } = stored.entry;
+    const rows = rowsOf(shape);
+    const form = { shape: [rows, bytes / rows], dtype: 'uint8', format, transposed: false } as const;
+    return this.place(stored, form, (some) => super.raw(stored, some));
+  }
+
+  override dense(stored: StoredWeight, dtype: DType, transposed = false): Tensor {
+    const shape = shapeOf(stored, transposed);
+    return this.place(stored, { shape, dtype, format: dtype, transposed }, (rows) =>
+      super.dense(stored, dtype, transposed, rows),
+    );
+  }
+
+  override packed(stored: StoredWeight, format: BlockFormat, transposed = false): Tensor {
+    const shape = blockBytesOf(shapeOf(stored, transposed), format);
+    return this.place(stored, { shape, dtype: 'uint8', format, transposed }, (rows) =>
+      super.packed(stored, format, transposed, rows),
+    );
+  }
+}
+
+const shapeOf = ({ entry: { shape } }: StoredWeight, transposed: boolean) => (transposed ? shape.toReversed() : shape);
+
+/** The shape of a matrix in blocks of a format: uint8 [rows, bytes of a row]. */
+function blockBytesOf(matrix: readonly number[], format: BlockFormat): readonly number[] {
+  const [rows, width] = matrix as [number, number];
+  const { blockElements, blockBytes } = formats[format];
+  return [rows, (width / blockElements) * blockBytes];
 }
 
 /** Reads rows in the order of the checkpoint: of a tensor whose heads GGUF interleaves, whole heads. */

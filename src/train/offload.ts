@@ -9,8 +9,6 @@ import type { Recipe } from './recipe.ts';
 /** Linux's number of a file system in memory (statfs(2), TMPFS_MAGIC). */
 const tmpfs = 0x01021994;
 
-const mebibytes = (bytes: number) => `${Math.ceil(bytes / 2 ** 20)} MB`;
-
 export class Offload implements Disposable {
   /** Where the files are. */
   readonly dir: string;
@@ -41,7 +39,8 @@ export class Offload implements Disposable {
   notes({ weightsOnDiskMb, optimizerOnDiskMb }: RunMemory): string[] {
     const { weights, optimizer, dir } = this;
     if (!weights && !optimizer) return [];
-    const copied = weights && weights.size > 0 ? `, ${mebibytes(weights.size)} of them in a copy in ${dir}` : '';
+    const copied =
+      weights && weights.size > 0 ? `, ${Math.ceil(weights.size / 2 ** 20)} MB of them in a copy in ${dir}` : '';
     return [
       ...(weights ? [`frozen weights stay in files: ${weightsOnDiskMb} MB${copied}`] : []),
       ...(optimizer ? [`the state of the optimizer is in a file in ${dir}: ${optimizerOnDiskMb} MB`] : []),
