@@ -113,8 +113,13 @@ export class Session implements AsyncDisposable {
       const { weightsOf, ...others } = settings;
       const { args, signal } = split(modelSchema, others, 'load');
       const lent = await weightsOf?.lend();
-      const { id, info } = await this.#run('load', { model, device: 'auto', ...args, lent }, { signal });
-      return new LoadedModel(id, info, this.#run);
+      try {
+        const { id, info } = await this.#run('load', { model, device: 'auto', ...args, lent }, { signal });
+        return new LoadedModel(id, info, this.#run);
+      } catch (error) {
+        if (lent) await weightsOf?.takeBack(lent);
+        throw error;
+      }
     });
   }
 

@@ -58,6 +58,11 @@ export class LoadedModel implements AsyncDisposable {
     return this.#run('lendWeights', { modelId: this.#id });
   }
 
+  /** @internal Frees weights that it gave, if nobody took them. */
+  takeBack(lent: LentWeights): Promise<void> {
+    return this.#run('takeBackWeights', lent);
+  }
+
   /** Facts about the model: its family, task, size, context, and adapters. */
   get info(): ModelInfo {
     return this.#info;

@@ -6,7 +6,7 @@ import { generate } from './generate.ts';
 import { logits, writeLogits } from './logits.ts';
 import { merge, mergeFiles } from './merge.ts';
 import { mergeCheckpoint } from './merge-checkpoint.ts';
-import { addAdapter, lendWeights, load, removeAdapter, unload } from './models.ts';
+import { addAdapter, lendWeights, load, removeAdapter, takeBackWeights, unload } from './models.ts';
 import { plan } from './plan.ts';
 import { predict } from './predict.ts';
 import { quantizeFiles } from './quantize.ts';
@@ -35,6 +35,7 @@ export type { WrittenModel } from './write-model.ts';
 export const jobs = {
   load,
   lendWeights,
+  takeBackWeights,
   unload,
   addAdapter,
   removeAdapter,

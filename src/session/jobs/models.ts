@@ -49,12 +49,23 @@ export function lendWeights({ modelId }: { readonly modelId: number }): LentWeig
   return { number: giveTensors([...weights.values()]), names: [...weights.keys()], of: { path, quantize, device } };
 }
 
-/** @throws GraftError 'usage' where they are of another model, or held in another way */
-function takenWeights({ number, names, of }: LentWeights, path: string, quantize: Quantize): SharedWeights {
-  const weights = new SharedWeights(takeTensors(number).map((tensor, i) => [names[i]!, detachFromScopes(tensor)]));
+/** Frees what a thread did not come to take: it would keep the model's memory. */
+export function takeBackWeights({ number }: LentWeights): void {
+  try {
+    for (const tensor of takeTensors(number)) tensor.dispose();
+  } catch {
+    // Who has taken them frees them.
+  }
+}
+
+/** Takes weights, which belong to the caller. */
+const taken = ({ number, names }: LentWeights): SharedWeights =>
+  new SharedWeights(takeTensors(number).map((tensor, i) => [names[i]!, detachFromScopes(tensor)]));
+
+/** @throws GraftError 'usage' for weights of another model, or held in another way */
+function requireSameModel({ of }: LentWeights, path: string, quantize: Quantize): void {
   const device = currentDevice();
-  if (of.path === path && of.quantize === quantize && of.device === device) return weights;
-  weights[Symbol.dispose]();
+  if (of.path === path && of.quantize === quantize && of.device === device) return;
   const what = (m: LentWeights['of']) => `${m.path}, quantize ${m.quantize}, on ${m.device}`;
   throw new GraftError('usage', `weightsOf is ${what(of)}, and this model is ${what({ path, quantize, device })}`, {
     place: 'weightsOf',
@@ -68,18 +79,16 @@ export async function load(
   context: JobContext,
 ): Promise<{ id: number; info: ModelInfo }> {
   useThreads(threads);
+  using opening = new DisposableStack();
+  const weights = lent && opening.use(taken(lent));
   const path = await resolveModel(model);
-  const weights = lent && takenWeights(lent, path, quantize);
-  const resident = new ResidentModel(path, quantize, task, threads, activation, weights);
-  try {
-    const named = Array.isArray(adapters) ? adapters.map((dir) => [dir, dir] as const) : Object.entries(adapters);
-    for (const [name, dir] of named) resident.addAdapter(name, dir);
-    resident.use(named[0]?.[0], task, context);
-    return { id: registerResident(resident), info: resident.info };
-  } catch (error) {
-    resident[Symbol.dispose]();
-    throw error;
-  }
+  if (lent) requireSameModel(lent, path, quantize);
+  const resident = opening.use(new ResidentModel(path, quantize, task, threads, activation, weights));
+  const named = Array.isArray(adapters) ? adapters.map((dir) => [dir, dir] as const) : Object.entries(adapters);
+  for (const [name, dir] of named) resident.addAdapter(name, dir);
+  resident.use(named[0]?.[0], task, context);
+  opening.move();
+  return { id: registerResident(resident), info: resident.info };
 }
 
 export function addAdapter({ modelId, name, dir }: { modelId: number; name: string; dir: string }): ModelInfo {
