@@ -109,7 +109,8 @@ test('a process of another run is refused, and disturbs none', async () => {
     return { GRAFT_RUN_ID: name, ...place };
   };
   const env = { 0: ofRun('one', 0), 1: ofRun('one', 1), 2: ofRun('two', 1) };
-  const [first, second, third] = await runRanks('collectives', -1, { size: 3, env });
+  // Rank 1 of the first run starts last: the run is there, and waits for it, for as long as the other takes to start.
+  const [first, second, third] = await runRanks('collectives', -1, { size: 3, env, last: 1 });
   assert.deepEqual([first!.error, second!.error], [undefined, undefined]);
   assertFailed(third!, /another run meets here: its rank 0 is process \d+ on .*Choose another port/, 20);
 });

@@ -21,6 +21,8 @@ export interface Setting {
   readonly env?: Readonly<Record<number, NodeJS.ProcessEnv>>;
   /** Ranks that are not started. */
   readonly absent?: readonly number[];
+  /** A rank that is started once another has ended. */
+  readonly last?: number;
 }
 
 const freePort = () =>
@@ -33,12 +35,17 @@ const freePort = () =>
 
 /** Runs `action` of test/samples/rank.ts in several processes. A process that stops itself is killed once the others have ended. */
 export async function runRanks(action: string, failing: number, setting: Setting): Promise<Outcome[]> {
-  const { size, timeout = 60, port = await freePort(), roots = {}, env = {}, absent = [] } = setting;
+  const { size, timeout = 60, port = await freePort(), roots = {}, env = {}, absent = [], last } = setting;
   const ranks = Array.from({ length: size }, (_, rank) => rank).filter((rank) => !absent.includes(rank));
   const outcomes: Outcome[] = [];
   let left = ranks.length;
+  let oneEnded = () => {};
+  const afterOne = new Promise<void>((resolve) => {
+    oneEnded = resolve;
+  });
   await Promise.all(
-    ranks.map((rank, i) => {
+    ranks.map(async (rank, i) => {
+      if (rank === last) await afterOne;
       const file = join(roots[rank] ?? packageRoot, 'test', 'samples', 'rank.ts');
       const child = spawn(process.execPath, [file, action, String(failing)], {
         stdio: ['ignore', 'pipe', 'inherit'],
@@ -58,12 +65,13 @@ export async function runRanks(action: string, failing: number, setting: Setting
       child.stdout.on('data', (chunk: Buffer) => {
         text += chunk;
       });
-      return new Promise<void>((resolve) => {
+      await new Promise<void>((resolve) => {
         const stopped = action === 'stop' && rank === failing;
         const poll = setInterval(() => stopped && left === 1 && child.kill('SIGKILL'), 100);
         child.on('close', (_code, signal) => {
           clearInterval(poll);
           left--;
+          oneEnded();
           outcomes[i] = { ...(text && (JSON.parse(text) as object)), signal };
           resolve();
         });
