@@ -67,6 +67,7 @@ constexpr bool clips(BlockFormat format) {
 constexpr int64_t clipped_words(int64_t in) { return (in + 31) / 32; }
 
 constexpr int64_t kMatvecMaxRows = 8;  // the maximum of activation rows of one matvec call
+constexpr int kRowGroup = 4;           // the rows of activations that matmul takes together
 
 // The kernels of one instruction set. `src` is always the start of the whole weight; row numbers are absolute.
 struct BlockKernels {
@@ -90,6 +91,14 @@ struct BlockKernels {
   // not depend on m, on its position among the activation rows, or on the row range. All formats.
   void (*matvec)(BlockFormat, const void* src, int64_t row_begin, int64_t row_end, int64_t in, const float* x,
                  int64_t m, int64_t x_stride, float* y, int64_t y_stride, bool accumulate);
+
+  // The same for any n rows, with the same bits (written): weights are unpacked once for all of them, `panel_size` floats at a time, into
+  // `scratch`. The activations are arranged before, once for all rows of the weight: `arranged_size` floats.
+  int64_t (*arranged_size)(BlockFormat, int64_t n, int64_t in);
+  int64_t (*panel_size)(BlockFormat, int64_t in);
+  void (*arrange)(BlockFormat, const float* x, int64_t n, int64_t x_stride, int64_t in, float* to);
+  void (*matmul)(BlockFormat, const void* src, int64_t row_begin, int64_t row_end, int64_t in, const float* arranged, int64_t n, float* scratch,
+                 float* y, int64_t y_stride);
 
   // Quantises fp32 rows [n_rows, in] to consecutive blocks; the rows of src are src_stride elements apart. The rules are
   // those of ggml's ggml_quantize_chunk without an importance matrix, as builds for x86-64 without FMA compute it (ggml's

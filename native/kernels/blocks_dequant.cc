@@ -55,6 +55,10 @@ const BlockKernels blocks = {
     .gather_f32 = gather<float>,
     .gather_bf16 = gather<uint16_t>,
     .matvec = block_matvec,
+    .arranged_size = block_arranged_size,
+    .panel_size = block_panel_size,
+    .arrange = block_arrange,
+    .matmul = block_matmul,
     .quantize = quantize_blocks,
     .fake_quantize = fake_quantize_blocks,
 };

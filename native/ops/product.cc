@@ -17,11 +17,11 @@ constexpr int64_t kRows = 64;      // of the first factor
 constexpr int64_t kMinRows = 16;   // of activations, and
 constexpr int64_t kMinSide = 128;  // of a weight, for which panels are faster
 
-// Rows of activations for which blocks are unpacked in registers, once for each kMatvecMaxRows of them, where products are row-wise: for more,
-// to unpack the weight into memory costs less, unless the weight is larger than the caches.
+// Rows of activations for which our kernels are taken where products are row-wise: for more, a general product with the unpacked weight costs
+// less, unless the weight is larger than the caches.
 constexpr int64_t kFewRows = 32;
 constexpr int64_t kLargeWeight = 1 << 23, kFewRowsOfLarge = 128;
-constexpr int64_t kPanelBytes = 128 * 1024;  // of a weight, which stay in L2 for all rows
+constexpr int64_t kMinArranged = 3;  // rows from which a dense weight is multiplied panel by panel; one in blocks: more than a matvec takes
 
 const Bf16Kernels& rounding() { return pick(avx512::bf16, avx2::bf16); }
 
@@ -130,20 +130,35 @@ bool has_few(const Weight& w, int64_t n) {
   return n <= (w.out() * w.in() < kLargeWeight ? kFewRows : kFewRowsOfLarge);
 }
 
-// y[:, begin .. end) = x rowsᵀ for few rows of x
-void few_rows(const Tensor& x, const Weight& w, int64_t begin, int64_t end, Tensor& y) {
+// A few rows of activations, arranged where their product with a weight in `format` needs it.
+struct FewRows {
+  const Tensor& x;
+  BlockFormat format;
+  Tensor arranged;
+};
+
+BlockFormat format_of(const Weight& w) { return w.dense() ? BlockFormat::F32 : w.block_format(); }
+
+FewRows few(const Tensor& x, const Weight& w) {
+  const int64_t n = x.size(0);
+  FewRows rows = {x, format_of(w), {}};
+  if (n < (w.dense() ? kMinArranged : kMatvecMaxRows + 1)) return rows;
+  rows.arranged = at::empty({block_kernels().arranged_size(rows.format, n, w.in())}, x.options());
+  block_kernels().arrange(rows.format, x.const_data_ptr<float>(), n, x.stride(0), w.in(), rows.arranged.mutable_data_ptr<float>());
+  return rows;
+}
+
+// y[:, begin .. end) = x rowsᵀ
+void few_rows(const FewRows& rows, const Weight& w, int64_t begin, int64_t end, Tensor& y) {
   const auto& kernels = block_kernels();
-  const auto format = w.dense() ? BlockFormat::F32 : w.block_format();
   const void* source = w.tensor.const_data_ptr();
-  const float* from = x.const_data_ptr<float>();
   float* to = y.mutable_data_ptr<float>();
-  const int64_t row_bytes = std::max<int64_t>(1, w.tensor.stride(0) * w.tensor.element_size());
-  const int64_t n = x.size(0), step = n <= kMatvecMaxRows ? end - begin : std::max<int64_t>(16, kPanelBytes / row_bytes / 16 * 16);
-  for (int64_t first = begin; first < end; first += step) {
-    for (int64_t row = 0; row < n; row += kMatvecMaxRows) {
-      kernels.matvec(format, source, first, std::min(end, first + step), w.in(), from + row * x.stride(0), std::min(kMatvecMaxRows, n - row), x.stride(0),
-                     to + row * w.out(), w.out(), false);
-    }
+  const int64_t n = rows.x.size(0);
+  if (rows.arranged.defined()) {
+    float* panel = scratch<float>(kernels.panel_size(rows.format, w.in()));
+    kernels.matmul(rows.format, source, begin, end, w.in(), rows.arranged.const_data_ptr<float>(), n, panel, to, w.out());
+  } else {
+    kernels.matvec(rows.format, source, begin, end, w.in(), rows.x.const_data_ptr<float>(), n, rows.x.stride(0), to, w.out(), false);
   }
 }
 
@@ -178,8 +193,9 @@ Tensor product(const Tensor& x, const Weight& weight, const std::optional<Tensor
   }
   check_float(x, "x");
   const Tensor input = x.contiguous();
+  const FewRows rows = few(input, weight);
   Tensor y = at::empty({x.size(0), weight.out()}, x.options());
-  at::parallel_for(0, weight.out(), grain(weight.in() * x.size(0)), [&](int64_t begin, int64_t end) { few_rows(input, weight, begin, end, y); });
+  at::parallel_for(0, weight.out(), grain(weight.in() * x.size(0)), [&](int64_t begin, int64_t end) { few_rows(rows, weight, begin, end, y); });
   if (bias) y.add_(*bias);
   return y;
 }
@@ -187,15 +203,18 @@ Tensor product(const Tensor& x, const Weight& weight, const std::optional<Tensor
 std::vector<Tensor> products(const Tensor& x, const std::vector<Weight>& weights, at::TensorList biases) {
   std::vector<Tensor> ys;
   const auto bias = [&](size_t i) { return biases.empty() ? std::optional<Tensor>() : std::optional<Tensor>(biases[i]); };
-  const bool few = !reduced.forward && std::all_of(weights.begin(), weights.end(), [&](const Weight& w) { return has_few(w, x.size(0)) && w.in() == x.size(1); });
-  if (!few) {
+  const bool all_few = !reduced.forward && std::all_of(weights.begin(), weights.end(), [&](const Weight& w) { return has_few(w, x.size(0)) && w.in() == x.size(1); });
+  if (!all_few) {
     for (size_t i = 0; i < weights.size(); i++) ys.push_back(product(x, weights[i], bias(i)));
     return ys;
   }
   check_float(x, "x");
   const Tensor input = x.contiguous();
   std::vector<int64_t> starts = {0};
+  std::vector<FewRows> rows;
   for (const Weight& w : weights) {
+    const auto same = std::find_if(rows.begin(), rows.end(), [&](const FewRows& other) { return other.format == format_of(w); });
+    rows.push_back(same == rows.end() ? few(input, w) : *same);
     ys.push_back(at::empty({x.size(0), w.out()}, x.options()));
     starts.push_back(starts.back() + w.out());
   }
@@ -203,7 +222,7 @@ std::vector<Tensor> products(const Tensor& x, const std::vector<Weight>& weights
   at::parallel_for(0, starts.back(), grain(x.numel()), [&](int64_t begin, int64_t end) {
     for (size_t i = 0; i < weights.size(); i++) {
       const int64_t first = std::max(begin, starts[i]), last = std::min(end, starts[i + 1]);
-      if (first < last) few_rows(input, weights[i], first - starts[i], last - starts[i], ys[i]);
+      if (first < last) few_rows(rows[i], weights[i], first - starts[i], last - starts[i], ys[i]);
     }
   });
   for (size_t i = 0; i < ys.size() && !biases.empty(); i++) ys[i].add_(biases[i]);

@@ -871,10 +871,13 @@ test('of few rows, the product with a frozen weight has the same bits whichever 
     for (const [out, width] of [
       [67, 512],
       [600, 1536],
+      [20, 107], // whose last numbers do not fill a block
     ] as const) {
+      if (width % 2 === 1 && format !== 'dense' && formats[format].elements > 1) continue;
       using _ = scope();
       using generator = new Generator(3);
       const { id, of } = frozen(random(generator), format, out, width);
+      const other = frozen(random(generator), width % 2 === 1 ? 'dense' : 'q5_0', 9, width);
       const x = random(generator)(32, width);
       const alone = Array.from({ length: 32 }, (_, r) =>
         floats(fused.linear(ops.narrow(x, 0, r, 1), of(fused), id, null)),
@@ -889,7 +892,8 @@ test('of few rows, the product with a frozen weight has the same bits whichever 
         [0, 32],
       ] as const) {
         const got = floats(fused.linear(ops.narrow(x, 0, first, n), of(fused), id, null));
-        const [among] = fused.linears(ops.narrow(x, 0, first, n), [{ weight: of(fused), format: id }]);
+        const weights = [other, { id, of }, other].map((w) => ({ weight: w.of(fused), format: w.id }));
+        const [, among] = fused.linears(ops.narrow(x, 0, first, n), weights);
         assert.deepEqual(got, alone.slice(first, first + n).flat(), `${format}: ${n} rows from ${first}`);
         assert.deepEqual(floats(among!), got);
         compared += n;
