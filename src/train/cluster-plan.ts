@@ -24,6 +24,8 @@ export interface PlannedModel {
   readonly units: readonly PlannedUnit[];
   /** Whether what is trained are the model's own weights, which stage 3 divides, and not small tensors that methods add. */
   readonly trainsBase: boolean;
+  /** Whether the optimizer updates parts of a parameter too, so that stage 3 divides the model's own weights evenly. */
+  readonly isDivisible: boolean;
   /** Bytes that the optimizer keeps for all trained parameters. */
   readonly optimizerBytes: number;
   /** Operations of matrix products with weights for one token, forward and backward; and again forward under checkpointing. */
@@ -166,9 +168,9 @@ function planStage(
   const frozen = sum(units.map(({ frozenBytes }) => frozenBytes));
   const replays = checkpointed || stage === 3;
 
-  const owned = stage === 0 || numbers === 0 ? 1 : largestShare(numels, ranks) / numbers;
   // At stage 3, what methods add is as at stage 1.
   const areWeightsShared = stage === 3 && model.trainsBase;
+  const owned = stage === 0 ? 1 : shareOf(numels, ranks, areWeightsShared && model.isDivisible);
   const areGradientsShared = stage === 2 || areWeightsShared;
   const frozenHere = frozen / (stage === 3 ? ranks : 1);
   const state = model.optimizerBytes * owned;
@@ -229,12 +231,19 @@ function largestShare(numels: readonly number[], ranks: number): number {
   return Math.max(...loads.values());
 }
 
+/** The part of all trained numbers that the process with most of them has. */
+export function shareOf(numels: readonly number[], ranks: number, isEven: boolean): number {
+  const numbers = sum(numels);
+  if (numbers === 0) return 1;
+  return isEven ? 1 / ranks : largestShare(numels, ranks) / numbers;
+}
+
 /**
  * Bytes of the buffers that travel: buckets of gradients and updates; at stage 3 also what is gathered for a pass, which is all outside of
  * the blocks and two neighbouring blocks, and where weights are trained the gradients of one block.
  */
 export function bufferBytesOf(
-  { units, trainsBase }: Pick<PlannedModel, 'units' | 'trainsBase'>,
+  { units, trainsBase, isDivisible }: Pick<PlannedModel, 'units' | 'trainsBase' | 'isDivisible'>,
   ranks: number,
   stage: Stage,
 ): number {
@@ -248,14 +257,15 @@ export function bufferBytesOf(
   if (stage === 3) {
     const { outside, blocks } = gatheredBytes(units, trainsBase);
     const pair = (i: number) => blocks[i]! + (blocks[i - 1] ?? 0);
+    // Gloo gathers into memory of its own, and copies that; what is kept whole by owners it sends from and into its place.
+    const isGathered = trainsBase && isDivisible;
+    const copied = Math.max(0, ...units.slice(1, -1).map(({ frozenBytes }, i) => (isGathered ? blocks[i]! : frozenBytes)));
     if (!trainsBase) {
-      // Gloo gathers into memory of its own, and copies that.
-      const copied = Math.max(0, ...units.slice(1, -1).map(({ frozenBytes }) => frozenBytes));
       const inPass = outside + copied + Math.max(0, ...blocks.map((_, i) => pair(i)));
-      return Math.max(inPass, bufferBytesOf({ units, trainsBase }, ranks, 1));
+      return Math.max(inPass, bufferBytesOf({ units, trainsBase, isDivisible }, ranks, 1));
     }
     // In the backward pass of a block its gradients exist, and others are sent and received; those of the blocks below do not exist yet.
-    const kept = largestShare(numels, ranks) / sum(numels);
+    const kept = shareOf(numels, ranks, isDivisible);
     let later = float * kept * sum([units[0]!, units.at(-1)!].flatMap(({ trained }) => trained));
     let most = 0;
     for (const [i, { trained }] of units.slice(1, -1).entries()) {
@@ -263,7 +273,7 @@ export function bufferBytesOf(
       most = Math.max(most, pair(i) + float * (numbers + 2 * Math.min(bucketSize, numbers)) - later);
       later += float * kept * numbers;
     }
-    return outside + most;
+    return outside + copied + most;
   }
   return (
     float *

@@ -11,7 +11,7 @@ import type { GradientsToOwners } from './gradients-to-owners.ts';
 /** A part of a model: a block, or all that is outside of blocks. */
 export interface GatheredPart {
   readonly unit: ShardedUnit;
-  /** Its trained tensors, which their owners keep. */
+  /** Its trained tensors. */
   readonly trained: readonly Tensor[];
   /** All of its tensors. */
   readonly tensors: ReadonlySet<Tensor>;
@@ -22,6 +22,8 @@ export interface GatheredParts {
   /** All that is outside of the blocks: embeddings, the last norm, heads. */
   readonly outside: GatheredPart;
   readonly blocks: readonly GatheredPart[];
+  /** The process that updates each trained tensor of no part. */
+  readonly owners: ReadonlyMap<Tensor, number>;
 }
 
 /** Where a pass is. */
@@ -42,7 +44,7 @@ export class GatheredBlocks {
   readonly #gradients: GradientsToOwners;
   #pass: Pass | undefined;
 
-  constructor(group: Group, { outside, blocks }: GatheredParts, gradients: GradientsToOwners) {
+  constructor(group: Group, { outside, blocks }: Pick<GatheredParts, 'outside' | 'blocks'>, gradients: GradientsToOwners) {
     this.#group = group;
     this.#outside = outside;
     this.#blocks = blocks;

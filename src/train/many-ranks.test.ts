@@ -34,7 +34,7 @@ function sentBy(rank: number, size: number, stage: Stage, recipe: Recipe): numbe
   const { host, adapter, parameters } = models;
   const sharding =
     stage === 3
-      ? gatheredSharding(group, parameters, shareOut(group, models, later), false)
+      ? gatheredSharding(group, parameters, shareOut(group, models, later, true), false)
       : shardingOf(group, parameters, stage, false);
   using optimizer = optimizerFor(models, recipe, sharding.owned);
   using _gates = sharding.gateOf && useGates(sharding.gateOf);

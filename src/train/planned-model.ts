@@ -3,7 +3,7 @@ import { GraftError, nearest } from '../base/index.ts';
 import { type MethodChoice, methods } from '../methods/index.ts';
 import { heldBytes } from '../models/index.ts';
 import { headsOf, heldTensors } from '../nn/index.ts';
-import { isInBackward, optimizers } from '../optim/index.ts';
+import { isDivisible, isInBackward, optimizers } from '../optim/index.ts';
 import { dtypes } from '../tensor/index.ts';
 import { optimizerFor } from './attach.ts';
 import { activationBytes, bytesPerToken } from './budget.ts';
@@ -81,6 +81,7 @@ export function plannedFromSketch(recipe: Recipe, sketch: TaskModels): PlannedMo
     name: recipe.model,
     units: unitsOf(sketch),
     trainsBase,
+    isDivisible: isDivisible(recipe.train.optimizer),
     optimizerBytes: optimizer.stateBytes(parameters.keys()),
     ...operations(host.parameters - lookedUp, numbers, trainsBase),
     freesGradients: optimizer.inBackward !== undefined,
@@ -184,6 +185,7 @@ export function plannedFromShape(recipe: Recipe, shape: LlamaShape): PlannedMode
     name: `${shape.title}, ${method.type}${recipe.quantize === 'none' ? '' : ` on ${recipe.quantize}`}`,
     units: units.all,
     trainsBase: isWhole,
+    isDivisible: isDivisible(recipe.train.optimizer),
     optimizerBytes,
     ...operations(weights, numbers, isWhole),
     freesGradients: isInBackward(recipe.train.optimizer),

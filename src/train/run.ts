@@ -188,9 +188,9 @@ async function runInGroup(
     return { record: begun, earlier: [] };
   });
   const kept = new Map([...sharding.everywhere, ...sharding.owned]);
-  if (begun && sharding.isBaseShared) restoreShares(group, found?.checkpoint?.path, parameters, kept);
+  if (begun && sharding.isBaseShared) restoreShares(group, found?.checkpoint?.path, parameters, kept, sharding.parts);
   else shareParameters(group, sharding.everywhere);
-  if (begun) restoreState(group, found?.checkpoint?.path, optimizer);
+  if (begun) restoreState(group, found?.checkpoint?.path, optimizer, sharding.parts);
   currentEngine().native.trim();
 
   const warn = (message: string) => log?.emit({ type: 'warning', message });
@@ -250,6 +250,7 @@ function trainTo({
 }: Run): TrainResult {
   const { group } = sharding;
   const { adapter, parameters, list } = taskRuns;
+  const kept = new Map([...sharding.everywhere, ...sharding.owned]);
   const { steps } = from.end;
   const { train, eval: evaluation, run } = recipe;
   const [best, checkpoints] = [join(run.dir, 'best'), join(run.dir, 'checkpoints')];
@@ -283,7 +284,7 @@ function trainTo({
       const { taskRun, rows, lr } = current;
       const position = { step: state.step, steps: costs.length, checkpoints };
       const clipping = optimizer.inBackward ? 'train.optimizer.clip_grad_value' : 'train.max_grad_norm';
-      throw explained(error, { model: taskRun.model, parameters, rows, lr, clipping, ...position });
+      throw explained(error, { model: taskRun.model, parameters: kept, rows, lr, clipping, ...position });
     }
   };
 
@@ -354,13 +355,19 @@ function trainTo({
 
     checkpoint(step) {
       const start = performance.now();
-      explaining(() => requireFinite(parameters, step));
+      explaining(() => requireFinite(kept, step));
       log?.flush();
       fixedBlocks?.makeRoom();
       let path = '';
       const { keep_checkpoints: keep } = run;
       if (sharding.isBaseShared)
-        path = saveShares(group, checkpoints, state, { parameters: sharding.owned, optimizer: optimizer.state }, keep);
+        path = saveShares(
+          group,
+          checkpoints,
+          state,
+          { parameters: sharding.owned, optimizer: optimizer.state, parts: sharding.parts },
+          keep,
+        );
       else
         withWholeState(group, optimizer, (whole) => {
           path = saveCheckpoint(checkpoints, state, parameters, whole, keep);
@@ -380,18 +387,18 @@ function trainTo({
     });
   }
   fixedBlocks?.remove();
-  const kept = evaluation.keep === 'best' ? state.best : null;
+  const bestKept = evaluation.keep === 'best' ? state.best : null;
   sharding.whole((present) => {
     try {
       const saveNow = (to: string) => saveTo(to, present);
-      saveResult(run.dir, adapter.writes, { previous: record.previous, best: kept ? best : undefined, saveNow });
+      saveResult(run.dir, adapter.writes, { previous: record.previous, best: bestKept ? best : undefined, saveNow });
     } catch (error) {
       throw resultNotSaved(error, lastCheckpoint(checkpoints)!.path);
     }
   });
   return group.share(() => {
     const adapterDir = join(run.dir, adapter.writes);
-    const saved = savedResult(taskRuns, heldOut, { adapter: adapterDir, savedStep: kept?.step ?? state.step });
+    const saved = savedResult(taskRuns, heldOut, { adapter: adapterDir, savedStep: bestKept?.step ?? state.step });
     writeCards(recipe, modelPath, taskRuns, saved);
     log!.emit({ type: 'end', step: state.step, reason: stoppedBefore ? 'early-stop' : reason, ...saved });
     return trainResult(saved, { earlier, costs, resumedFrom: from.step });

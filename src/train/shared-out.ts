@@ -10,9 +10,10 @@ import type { TaskModels } from './task-models.ts';
 import { tensorsByBlock } from './tensors-by-block.ts';
 
 /**
- * Shares out the weights of models: what is frozen in equal parts of the bytes of each block, what is trained in place by whole tensors.
- * What methods train besides stays on every process. Every process has to call it.
+ * Shares out the weights of models: equal parts of the bytes of each block. What methods train besides stays on every process. Every process
+ * has to call it.
  * @param later the weights, of which none need have been read
+ * @param isDivisible whether parts of what is trained can be updated by several processes; else it is shared out by whole tensors
  * @param file where each process keeps its part of what is frozen. Default: in memory
  * @throws GraftError 'usage' for a method that needs weights of the base which it has replaced
  */
@@ -20,26 +21,31 @@ export function shareOut(
   group: Group,
   { models, host, parameters, adapter }: Pick<TaskModels, 'models' | 'host' | 'parameters' | 'adapter'>,
   later: LaterWeights,
+  isDivisible: boolean,
   file?: ScratchFile,
 ): GatheredParts {
-  const owners = ownersOf(parameters, group.size);
   const base = later.tensors;
+  const trainedTensors = new Set(parameters.values());
+  const byOwner = isDivisible ? new Map([...parameters].filter(([, tensor]) => !base.has(tensor))) : parameters;
+  const owners = ownersOf(byOwner, group.size);
   const byBlock = tensorsByBlock(models);
   const readOf = (tensor: Tensor): ReadRows =>
     base.has(tensor) && isAbsent(tensor)
       ? (first, count) => later.rows(tensor, { first, count })
       : rowsInMemory(tensor);
   const partOf = (block: number | undefined): GatheredPart => {
-    const tensors = (byBlock.get(block) ?? []).filter((tensor) => !owners.has(tensor) || base.has(tensor));
-    const trained = tensors.filter((tensor) => owners.has(tensor));
-    const frozen = new Map(tensors.filter((tensor) => !owners.has(tensor)).map((tensor) => [tensor, readOf(tensor)]));
-    const owned = new Map(trained.map((tensor) => [tensor, { owner: owners.get(tensor)!, read: readOf(tensor) }]));
-    const unit = new ShardedUnit(group, { frozen, trained: owned }, file);
-    return { unit, trained, tensors: new Set(tensors) };
+    const tensors = (byBlock.get(block) ?? []).filter((tensor) => !trainedTensors.has(tensor) || base.has(tensor));
+    const [trained, frozen] = [true, false].map((trains) =>
+      tensors.filter((tensor) => trainedTensors.has(tensor) === trains),
+    ) as [Tensor[], Tensor[]];
+    const withReads = (some: readonly Tensor[]) => new Map(some.map((tensor) => [tensor, readOf(tensor)]));
+    const shared = { frozen: withReads(frozen), trained: withReads(trained), ...(!isDivisible && { owners }) };
+    return { unit: new ShardedUnit(group, shared, file), trained, tensors: new Set(tensors) };
   };
   const parts = {
     outside: partOf(undefined),
     blocks: Array.from({ length: host.layers }, (_, block) => partOf(block)),
+    owners,
   };
   // What a method has replaced is in no part.
   const shared = new Set([parts.outside, ...parts.blocks].flatMap(({ tensors }) => [...tensors]));

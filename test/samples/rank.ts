@@ -160,7 +160,7 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
     const readBefore = bytesRead();
     const later = new LaterWeights();
     using models = openTaskModels(recipe, path, [{ name: undefined, head: {} }], false, later);
-    const gathered = shareOut(group, models, later);
+    const gathered = shareOut(group, models, later, true);
     later[Symbol.dispose]();
     const loadPeak = native.allocated().peak - before;
     // Frees what files were read into.
@@ -200,6 +200,8 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
       kept,
       peak: native.allocated().peak - before,
       sent: trafficOfStep,
+      trained: [...parameters.values()].reduce((sum, { numel }) => sum + numel, 0),
+      owned: [...sharding.owned.values()].reduce((sum, { numel }) => sum + numel, 0),
     };
   },
   kill(group, failing) {
