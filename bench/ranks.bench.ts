@@ -8,8 +8,8 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startEngine } from '../src/engine/index.ts';
-import { alone, differenceOf, launched, methods, recipe } from '../test/samples/ranks-runs.ts';
 import { runRanks } from '../test/samples/ranks.ts';
+import { alone, differenceOf, launched, methods, recipe } from '../test/samples/ranks-runs.ts';
 import { fetchSmolLM2 } from '../tools/fetch/fetch.ts';
 import { type Bar, report, round, workFolder } from './support.ts';
 
@@ -34,12 +34,15 @@ for (const [method, more, train] of chosen) {
       console.log(JSON.stringify(cases.at(-1)));
     }
 }
-const kept: { ranks: number; rank: number; kept_mb: number; formula_mb: number; off: number; gradients_off: number }[] = [];
+const kept: { ranks: number; rank: number; kept_mb: number; formula_mb: number; off: number; gradients_off: number }[] =
+  [];
 const sharingSizes = !args.only || args.only === 'memory' ? [2, 4, 8] : [];
 for (const ranks of sharingSizes) {
   const settings = { MODEL: fetchSmolLM2(), FIELDS: JSON.stringify({ method: { type: 'full' } }) };
   const env = Object.fromEntries(Array.from({ length: ranks }, (_, rank) => [rank, settings]));
-  for (const [rank, { value, error }] of (await runRanks('sharedOut', 0, { size: ranks, timeout: 300, env })).entries()) {
+  for (const [rank, { value, error }] of (
+    await runRanks('sharedOut', 0, { size: ranks, timeout: 300, env })
+  ).entries()) {
     assert.equal(error, undefined);
     const { kept: bytes, trained, owned } = value as Record<string, number>;
     const formula = (12 * trained!) / ranks;

@@ -1,5 +1,15 @@
 /** Tensors whose bytes processes share out evenly, whatever the size of each tensor. */
-import { type DType, detachFromScopes, give, isAbsent, noGrad, ops, scope, Tensor, takeAway } from '../tensor/index.ts';
+import {
+  type DType,
+  detachFromScopes,
+  give,
+  isAbsent,
+  noGrad,
+  ops,
+  scope,
+  type Tensor,
+  takeAway,
+} from '../tensor/index.ts';
 import type { Group } from './group.ts';
 
 /** Returns some rows of a tensor (of its first dimension; a vector is one row) in its element type. */
@@ -76,7 +86,10 @@ export class EvenShares {
   #bytesOf(tensor: Tensor, rank: number, share = this.#share): { readonly from: number; readonly to: number } {
     const offset = this.#offsets.get(tensor)!;
     const begin = rank * share.numel;
-    return { from: Math.max(begin, offset) - offset, to: Math.min(begin + share.numel, offset + tensor.nbytes) - offset };
+    return {
+      from: Math.max(begin, offset) - offset,
+      to: Math.min(begin + share.numel, offset + tensor.nbytes) - offset,
+    };
   }
 
   #read(share: Tensor, tensor: Tensor, read: ReadRows): void {

@@ -34,7 +34,9 @@ export class ShardedUnit {
   readonly #whole: readonly (readonly Tensor[])[];
   /** Of each trained tensor, what each process keeps. */
   readonly pieces: ReadonlyMap<Tensor, readonly Piece[]>;
-  #underWay: { readonly even: readonly ((() => Tensor) | undefined)[]; readonly whole: readonly Arriving[] } | undefined;
+  #underWay:
+    | { readonly even: readonly ((() => Tensor) | undefined)[]; readonly whole: readonly Arriving[] }
+    | undefined;
   /** What the tensors are views of, while they are here. */
   #gathered: Tensor[] | undefined;
 
@@ -58,7 +60,10 @@ export class ShardedUnit {
     this.pieces = new Map(
       Array.from(trained.keys(), (tensor) => {
         const owner = owners?.get(tensor);
-        return [tensor, owner === undefined ? this.#dividedPieces(divided, tensor) : [wholePiece(group, tensor, owner)]];
+        return [
+          tensor,
+          owner === undefined ? this.#dividedPieces(divided, tensor) : [wholePiece(group, tensor, owner)],
+        ];
       }),
     );
     this.#takeAway();

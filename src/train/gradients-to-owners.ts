@@ -64,11 +64,7 @@ export class GradientsToOwners {
   readonly #underWay: Sent[] = [];
 
   /** @param pieces of each parameter, in the order of the ranks that update them */
-  constructor(
-    group: Group,
-    parameters: ReadonlyMap<string, Tensor>,
-    pieces: ReadonlyMap<Tensor, readonly Piece[]>,
-  ) {
+  constructor(group: Group, parameters: ReadonlyMap<string, Tensor>, pieces: ReadonlyMap<Tensor, readonly Piece[]>) {
     this.#group = group;
     this.#parameters = parameters;
     this.#pieces = pieces;
@@ -211,9 +207,7 @@ export class GradientsToOwners {
         const counts = sends.map((count) => Math.max(0, Math.min(most, count - from)));
         const numel = counts.reduce((a, b) => a + b, 0);
         this.#makeRoom(numel);
-        const sent = concatenated(
-          counts.flatMap((count, rank) => numbersIn(gradients, begins[rank]! + from, count)),
-        );
+        const sent = concatenated(counts.flatMap((count, rank) => numbersIn(gradients, begins[rank]! + from, count)));
         const count = counts[this.#group.rank]!;
         const finish = this.#group.beginExchange(
           sent,

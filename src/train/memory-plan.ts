@@ -11,7 +11,7 @@ import { activationBytes, microTokensFor } from './budget.ts';
 import { bufferBytesOf } from './cluster-plan.ts';
 import { ownersOf } from './owners.ts';
 import type { Plan } from './plan.ts';
-import { unitsOf } from './planned-model.ts';
+import { isTableTied, unitsOf } from './planned-model.ts';
 import type { Recipe } from './recipe.ts';
 import type { TaskModels } from './task-models.ts';
 
@@ -175,7 +175,8 @@ export function planMemory(
   const trainsBase = sketch.adapter.writes === 'model';
   const isSharedOut = stage === 3 && processes > 1;
   const units = isSharedOut ? unitsOf(sketch) : [{ frozenBytes: 0, trained: numels }];
-  const division = { units, trainsBase, isDivisible: isDivisible(recipe.train.optimizer) };
+  const isTied = isTableTied(sketch.host);
+  const division = { units, trainsBase, isTied, isDivisible: isDivisible(recipe.train.optimizer) };
   const exchanged = processes > 1 ? bufferBytesOf(division, processes, stage) : 0;
   const trainedBase = trainsBase ? [...sketch.parameters.values()].reduce((sum, { nbytes }) => sum + nbytes, 0) : 0;
   const trainedHere = isSharedOut && trainsBase ? trainedShare : trainedBase;

@@ -154,7 +154,7 @@ async function runInGroup(
   if (stage > 0 && group.size === 1)
     warnings.push(`train.zero.stage ${stage} divides nothing, because there is one process`);
   const sharding = shardingFor(group, taskRuns, stage);
-  using _gates = sharding.gateOf && useGates(sharding.gateOf);
+  using _gates = sharding.gates && useGates(sharding.gates);
   using optimizer = optimizerFor(taskRuns, recipe, sharding.owned, offload.optimizer);
   const steps = { steps: from.end.steps, severalTasks: list.length > 1 };
   const layers = activeLayers({ model, adapter, parameters, optimizer, ...steps, seed: train.seed });
@@ -187,10 +187,9 @@ async function runInGroup(
     writeRecord(dir, begun);
     return { record: begun, earlier: [] };
   });
-  const kept = new Map([...sharding.everywhere, ...sharding.owned]);
-  if (begun && sharding.isBaseShared) restoreShares(group, found?.checkpoint?.path, parameters, kept, sharding.parts);
+  if (begun && sharding.isBaseShared) restoreShares(sharding, found?.checkpoint?.path, parameters);
   else shareParameters(group, sharding.everywhere);
-  if (begun) restoreState(group, found?.checkpoint?.path, optimizer, sharding.parts);
+  if (begun) restoreState(sharding, found?.checkpoint?.path, optimizer);
   currentEngine().native.trim();
 
   const warn = (message: string) => log?.emit({ type: 'warning', message });
@@ -250,7 +249,6 @@ function trainTo({
 }: Run): TrainResult {
   const { group } = sharding;
   const { adapter, parameters, list } = taskRuns;
-  const kept = new Map([...sharding.everywhere, ...sharding.owned]);
   const { steps } = from.end;
   const { train, eval: evaluation, run } = recipe;
   const [best, checkpoints] = [join(run.dir, 'best'), join(run.dir, 'checkpoints')];
@@ -284,7 +282,7 @@ function trainTo({
       const { taskRun, rows, lr } = current;
       const position = { step: state.step, steps: costs.length, checkpoints };
       const clipping = optimizer.inBackward ? 'train.optimizer.clip_grad_value' : 'train.max_grad_norm';
-      throw explained(error, { model: taskRun.model, parameters: kept, rows, lr, clipping, ...position });
+      throw explained(error, { model: taskRun.model, parameters: sharding.kept, rows, lr, clipping, ...position });
     }
   };
 
@@ -355,19 +353,12 @@ function trainTo({
 
     checkpoint(step) {
       const start = performance.now();
-      explaining(() => requireFinite(kept, step));
+      explaining(() => requireFinite(sharding.kept, step));
       log?.flush();
       fixedBlocks?.makeRoom();
       let path = '';
       const { keep_checkpoints: keep } = run;
-      if (sharding.isBaseShared)
-        path = saveShares(
-          group,
-          checkpoints,
-          state,
-          { parameters: sharding.owned, optimizer: optimizer.state, parts: sharding.parts },
-          keep,
-        );
+      if (sharding.isBaseShared) path = saveShares(sharding, checkpoints, state, optimizer.state, keep);
       else
         withWholeState(group, optimizer, (whole) => {
           path = saveCheckpoint(checkpoints, state, parameters, whole, keep);
@@ -387,18 +378,18 @@ function trainTo({
     });
   }
   fixedBlocks?.remove();
-  const bestKept = evaluation.keep === 'best' ? state.best : null;
+  const kept = evaluation.keep === 'best' ? state.best : null;
   sharding.whole((present) => {
     try {
       const saveNow = (to: string) => saveTo(to, present);
-      saveResult(run.dir, adapter.writes, { previous: record.previous, best: bestKept ? best : undefined, saveNow });
+      saveResult(run.dir, adapter.writes, { previous: record.previous, best: kept ? best : undefined, saveNow });
     } catch (error) {
       throw resultNotSaved(error, lastCheckpoint(checkpoints)!.path);
     }
   });
   return group.share(() => {
     const adapterDir = join(run.dir, adapter.writes);
-    const saved = savedResult(taskRuns, heldOut, { adapter: adapterDir, savedStep: bestKept?.step ?? state.step });
+    const saved = savedResult(taskRuns, heldOut, { adapter: adapterDir, savedStep: kept?.step ?? state.step });
     writeCards(recipe, modelPath, taskRuns, saved);
     log!.emit({ type: 'end', step: state.step, reason: stoppedBefore ? 'early-stop' : reason, ...saved });
     return trainResult(saved, { earlier, costs, resumedFrom: from.step });

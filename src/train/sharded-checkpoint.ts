@@ -6,14 +6,11 @@ import { dealt, type Group } from '../distributed/index.ts';
 import { writeSafetensors } from '../io/index.ts';
 import { noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import { type RunState, writeCheckpoint } from './checkpoints.ts';
+import type { PartOfParameter, Sharding } from './sharding.ts';
 import { placeOf } from './shared-state.ts';
-import type { PartOfParameter } from './sharding.ts';
 
 /** What a process keeps, by the names of a checkpoint. Of a whole tensor that several have, the first writes it. */
-export type Shares = Readonly<Record<'parameters' | 'optimizer', ReadonlyMap<string, Tensor>>> & {
-  /** The parameters of which it has parts, by key. */
-  readonly parts: ReadonlyMap<string, PartOfParameter>;
-};
+type Shares = Readonly<Record<'parameters' | 'optimizer', ReadonlyMap<string, Tensor>>>;
 
 const digits = (number: number) => String(number).padStart(5, '0');
 
@@ -22,16 +19,23 @@ const digits = (number: number) => String(number).padStart(5, '0');
  * @returns its path, on rank 0
  * @throws GraftError 'environment' where this process does not see the directory
  */
-export function saveShares(group: Group, dir: string, state: RunState, shares: Shares, keep: number): string {
-  if (group.rank > 0) {
-    writeShares(group, undefined, shares);
+export function saveShares(
+  sharding: Sharding,
+  dir: string,
+  state: RunState,
+  optimizer: ReadonlyMap<string, Tensor>,
+  keep: number,
+): string {
+  const shares = { parameters: sharding.owned, optimizer };
+  if (sharding.group.rank > 0) {
+    writeShares(sharding, undefined, shares);
     return '';
   }
-  return writeCheckpoint(dir, state, keep, (work) => writeShares(group, work, shares));
+  return writeCheckpoint(dir, state, keep, (work) => writeShares(sharding, work, shares));
 }
 
 /** @param folder on rank 0 */
-function writeShares(group: Group, folder: string | undefined, shares: Shares): void {
+function writeShares({ group, parts }: Sharding, folder: string | undefined, shares: Shares): void {
   const work = group.share(() => folder!);
   if (!existsSync(work))
     throw new GraftError(
@@ -44,7 +48,7 @@ function writeShares(group: Group, folder: string | undefined, shares: Shares): 
     );
   for (const part of ['parameters', 'optimizer'] as const) {
     const fileOf = (rank: number) => `${part}-${digits(rank + 1)}-of-${digits(group.size)}.safetensors`;
-    const whole = new WholeTensors(group, shares[part], shares.parts);
+    const whole = new WholeTensors(group, shares[part], parts);
     const tensors = whole.written.map(([name, shape]) => {
       const { dtype } = shares[part].get(name)!;
       return { name, dtype, shape, bytes: () => whole.bytes(name) };

@@ -10,10 +10,11 @@ import {
   size,
   wholePiece,
 } from '../distributed/index.ts';
+import type { Gates } from '../nn/index.ts';
 import { gradientNorm } from '../optim/index.ts';
-import { detachFromScopes, type Gate, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { detachFromScopes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import type { Stage } from './cluster-plan.ts';
-import { GatheredBlocks, type GatheredParts } from './gathered-blocks.ts';
+import { GatheredBlocks, type GatheredParts, partsOf } from './gathered-blocks.ts';
 import { GradientsToOwners } from './gradients-to-owners.ts';
 import { ownersOf } from './owners.ts';
 
@@ -32,10 +33,12 @@ export interface Sharding {
   readonly parts: ReadonlyMap<string, PartOfParameter>;
   /** The parameters that every process keeps whole. */
   readonly everywhere: ReadonlyMap<string, Tensor>;
+  /** What this process keeps of all parameters. */
+  readonly kept: ReadonlyMap<string, Tensor>;
   /** Whether some parameters are at their owners only (stage 3). */
   readonly isBaseShared: boolean;
-  /** What each block of the model runs in; undefined: its weights are here. */
-  readonly gateOf?: (block: number) => Gate;
+  /** What parts of the model run in; undefined: their weights are here. */
+  readonly gates?: Gates;
   /**
    * Runs a backward pass of this process, or takes part in one that only other processes have. Every process calls it equally often in a step.
    * @param run undefined: this process has none
@@ -80,6 +83,7 @@ export const unsharded = (parameters: ReadonlyMap<string, Tensor>): Sharding => 
   owned: parameters,
   parts: new Map(),
   everywhere: parameters,
+  kept: parameters,
   isBaseShared: false,
   during: (run) => run?.(),
   besides: (run) => run?.(),
@@ -119,7 +123,7 @@ function divided(
   gathered?: GatheredParts,
 ): Sharding {
   if (group.size === 1) return unsharded(parameters);
-  const ofBase = new Map(gathered && [gathered.outside, ...gathered.blocks].flatMap(({ unit }) => [...unit.pieces]));
+  const ofBase = new Map(gathered && partsOf(gathered).flatMap(({ unit }) => [...unit.pieces]));
   const everywhere = new Map([...parameters].filter(([, parameter]) => !ofBase.has(parameter)));
   const all = [...everywhere.values()];
   const owners = stage === 0 ? undefined : (gathered?.owners ?? ownersOf(parameters, group.size));
@@ -127,7 +131,7 @@ function divided(
     ofBase.get(parameter) ?? [wholePiece(group, parameter, owners!.get(parameter)!)];
   const pieces = owners && new Map(Array.from(parameters.values(), (parameter) => [parameter, piecesOf(parameter)]));
   const own = [...parameters].flatMap(([key, parameter]) => {
-    const piece = pieces?.get(parameter)!.find((each) => each.own !== undefined);
+    const piece = pieces?.get(parameter)?.find((each) => each.own !== undefined);
     return piece ? [{ key, parameter, piece }] : [];
   });
   const owned = pieces ? new Map(own.map(({ key, piece }) => [key, piece.own!])) : parameters;
@@ -142,10 +146,11 @@ function divided(
     owned,
     parts: new Map(divided.map(({ key, parameter: { shape }, piece: { from } }) => [key, { shape, from }])),
     everywhere,
+    kept: new Map([...everywhere, ...owned]),
     isBaseShared: ofBase.size > 0,
     ...(blocks
       ? {
-          gateOf: (block: number) => blocks.gateOf(block),
+          gates: blocks.gates,
           during: (run) => blocks.during(run, true),
           besides: (run) => run?.(),
           measuring: (run) => blocks.during(run, false),

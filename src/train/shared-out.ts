@@ -3,8 +3,9 @@ import { GraftError } from '../base/index.ts';
 import { type Group, type ReadRows, rowsInMemory, ShardedUnit } from '../distributed/index.ts';
 import type { ScratchFile } from '../io/index.ts';
 import type { LaterWeights } from '../models/index.ts';
+import { headsOf, heldTensors, type Model } from '../nn/index.ts';
 import { isAbsent, type Tensor, takeAway } from '../tensor/index.ts';
-import type { GatheredPart, GatheredParts } from './gathered-blocks.ts';
+import { type GatheredPart, type GatheredParts, partsOf } from './gathered-blocks.ts';
 import { ownersOf } from './owners.ts';
 import type { TaskModels } from './task-models.ts';
 import { tensorsByBlock } from './tensors-by-block.ts';
@@ -33,8 +34,11 @@ export function shareOut(
     base.has(tensor) && isAbsent(tensor)
       ? (first, count) => later.rows(tensor, { first, count })
       : rowsInMemory(tensor);
-  const partOf = (block: number | undefined): GatheredPart => {
-    const tensors = (byBlock.get(block) ?? []).filter((tensor) => !trainedTensors.has(tensor) || base.has(tensor));
+  const [embeddings, head] = tensorsAtEnds(models);
+  const outside = byBlock.get(undefined) ?? [];
+  const isAtEnd = (tensor: Tensor) => base.has(tensor) && embeddings.has(tensor) !== head.has(tensor);
+  const partOf = (some: readonly Tensor[]): GatheredPart => {
+    const tensors = some.filter((tensor) => !trainedTensors.has(tensor) || base.has(tensor));
     const [trained, frozen] = [true, false].map((trains) =>
       tensors.filter((tensor) => trainedTensors.has(tensor) === trains),
     ) as [Tensor[], Tensor[]];
@@ -43,12 +47,14 @@ export function shareOut(
     return { unit: new ShardedUnit(group, shared, file), trained, tensors: new Set(tensors) };
   };
   const parts = {
-    outside: partOf(undefined),
-    blocks: Array.from({ length: host.layers }, (_, block) => partOf(block)),
+    embeddings: partOf(outside.filter((tensor) => isAtEnd(tensor) && embeddings.has(tensor))),
+    head: partOf(outside.filter((tensor) => isAtEnd(tensor) && head.has(tensor))),
+    outside: partOf(outside.filter((tensor) => !isAtEnd(tensor))),
+    blocks: Array.from({ length: host.layers }, (_, block) => partOf(byBlock.get(block) ?? [])),
     owners,
   };
   // What a method has replaced is in no part.
-  const shared = new Set([parts.outside, ...parts.blocks].flatMap(({ tensors }) => [...tensors]));
+  const shared = new Set(partsOf(parts).flatMap(({ tensors }) => [...tensors]));
   const replaced = [...base].filter((tensor) => !shared.has(tensor) && !isAbsent(tensor));
   const switching = adapter.parts.find(({ beforeStep, changesTrainedOnly }) => beforeStep && !changesTrainedOnly);
   if (replaced.length > 0 && switching)
@@ -62,4 +68,15 @@ export function shareOut(
     );
   for (const tensor of replaced) takeAway(tensor);
   return parts;
+}
+
+/** The tensors of the embeddings that tokens are looked up in, and those of the output layers of heads. */
+function tensorsAtEnds(models: readonly Model[]): [embeddings: ReadonlySet<Tensor>, head: ReadonlySet<Tensor>] {
+  const [embeddings, head] = [new Set<Tensor>(), new Set<Tensor>()];
+  for (const { root, sites } of models)
+    for (const [path, tensor] of heldTensors(root)) {
+      if (path === sites.embeddings) embeddings.add(tensor);
+      if (headsOf(sites).includes(path)) head.add(tensor);
+    }
+  return [embeddings, head];
 }

@@ -5,7 +5,7 @@ import type { WeightSource } from '../io/index.ts';
 import type { Optimizer } from '../optim/index.ts';
 import { type DType, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import { openPart, restoreOptimizer, type StateToSave } from './checkpoints.ts';
-import type { PartOfParameter } from './sharding.ts';
+import type { PartOfParameter, Sharding } from './sharding.ts';
 
 interface Named {
   readonly name: string;
@@ -26,12 +26,7 @@ export function shareParameters(group: Group, parameters: ReadonlyMap<string, Te
  * @param path of the checkpoint, on rank 0
  * @throws GraftError 'mismatch' where it holds something that no process keeps, or lacks something
  */
-export function restoreState(
-  group: Group,
-  path: string | undefined,
-  optimizer: Optimizer,
-  parts: ReadonlyMap<string, PartOfParameter>,
-): void {
+export function restoreState({ group, parts }: Sharding, path: string | undefined, optimizer: Optimizer): void {
   if (group.size === 1) {
     restoreOptimizer(path!, optimizer);
     return;
@@ -67,15 +62,12 @@ export function placeOf(
 /**
  * Fills the parameters that each process keeps from a checkpoint that rank 0 reads, one tensor at a time.
  * @param path of the checkpoint, on rank 0
- * @param kept by this process
  * @throws GraftError 'mismatch' where the checkpoint is of another model or method
  */
 export function restoreShares(
-  group: Group,
+  { group, kept, parts }: Sharding,
   path: string | undefined,
   parameters: ReadonlyMap<string, Tensor>,
-  kept: ReadonlyMap<string, Tensor>,
-  parts: ReadonlyMap<string, PartOfParameter>,
 ): void {
   using source = group.rank === 0 ? openPart(path!, 'parameters') : undefined;
   const stored = storedIn(group, source);

@@ -78,7 +78,10 @@ test('what is on the disk: a run takes as much less memory as doctor and plan sa
     const ownMb = measuredMb - weightsOnDiskMb;
     t.diagnostic(`${part}: ${JSON.stringify(memory)}, measured ${measuredMb.toFixed(0)} MB`);
     const waitingMb = part === 'optimizer' ? 64 : 0;
-    assert.ok(memory.totalMb / ownMb > 0.9 - waitingMb / ownMb && memory.totalMb / ownMb < 1.1, `announced ${memory.totalMb} MB, measured ${ownMb}`);
+    assert.ok(
+      memory.totalMb / ownMb > 0.9 - waitingMb / ownMb && memory.totalMb / ownMb < 1.1,
+      `announced ${memory.totalMb} MB, measured ${ownMb}`,
+    );
     compared++;
   }
   assert.equal(compared, 2);

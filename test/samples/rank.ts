@@ -173,7 +173,7 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
     const { host, adapter, parameters } = models;
     const sharding = gatheredSharding(group, parameters, gathered, false);
     using optimizer = optimizerFor(models, recipe, sharding.owned);
-    using _gates = useGates(sharding.gateOf!);
+    using _gates = useGates(sharding.gates!);
     using _checkpointing = useGradientCheckpointing(true);
     const row = (i: number) => {
       const ids = Int32Array.from({ length: 16 }, (_, t) => 3 + ((31 * i + 7 * t) % 90));
