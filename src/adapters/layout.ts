@@ -46,13 +46,18 @@ export interface Layout {
    * Writes an adapter and the head into the empty directory `work`.
    * @param base path or id of the base model
    * @param name the adapter's name, where the layout has names
+   * @param present is called before a tensor of the base is read
    */
   save(
     model: Model,
     adapter: LayoutAdapter,
     head: HeadTensors,
     work: string,
-    options: { readonly base: string; readonly name: string },
+    options: {
+      readonly base: string;
+      readonly name: string;
+      readonly present?: ((tensor: Tensor) => void) | undefined;
+    },
   ): void;
   /** Every tensor that the directory holds. */
   storedTensors(dir: string): WeightEntry[];

@@ -17,6 +17,8 @@ export interface SaveOptions {
   readonly host?: Model;
   /** Index of the task that rows without a task number belong to, for an adapter of several tasks. */
   readonly taskNumber?: number;
+  /** Is called before a tensor of the base is read, whose numbers may be elsewhere. */
+  readonly present?: ((tensor: Tensor) => void) | undefined;
   /** How its rows were read, as `savedDataSettings` returns it. */
   readonly data?: Readonly<Record<string, unknown>>;
 }
@@ -42,7 +44,7 @@ function withoutHostModules(model: Model, host: Model, adapter: Adapter): Adapte
  * @throws GraftError 'usage' for a method that no layout supports
  */
 export function saveAdapter(model: Model, adapter: Adapter | AttachedAdapter, dir: string, options: SaveOptions): void {
-  const { base, host = model, taskNumber, data } = options;
+  const { base, host = model, taskNumber, data, present } = options;
   const allParts = 'parts' in adapter ? adapter.parts : [adapter];
   const settings = settingsOf(allParts);
   const parts = writtenParts(allParts).map((part) => withoutHostModules(model, host, part));
@@ -63,7 +65,8 @@ export function saveAdapter(model: Model, adapter: Adapter | AttachedAdapter, di
       const partDir = folders ? join(work, folders[i]!) : work;
       if (folders) mkdirSync(partDir);
       const partHead = i === 0 ? head : new Map<string, Tensor>();
-      layoutFor(part.method).save(model, part, partHead, partDir, { base, name: folders ? `${name}_${i}` : name });
+      const partName = folders ? `${name}_${i}` : name;
+      layoutFor(part.method).save(model, part, partHead, partDir, { base, name: partName, present });
     });
     writeGraftFile(work, graftFile);
     writeSettingsTensors(work, settings);

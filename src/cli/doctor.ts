@@ -83,20 +83,22 @@ const row = ({ name, parameters, fits }: MemoryPlan): string[] => [
 
 /** Prints what each way of training takes; those that are refused with their reason below. */
 function showChoices(choices: readonly MemoryChoice[]): void {
-  const name = ({ method, optimizer, gradientCheckpointing }: MemoryChoice) => {
+  const name = ({ method, optimizer, gradientCheckpointing, offload }: MemoryChoice) => {
     const methods = method.map(({ type, r, policy }) => [type, r && `r=${r}`, policy].filter(Boolean).join(' '));
-    return [methods.join(' + '), optimizer, ...(gradientCheckpointing ? ['checkpointing'] : [])].join(', ');
+    const settings = [...(gradientCheckpointing ? ['checkpointing'] : []), ...offload.map((part) => `offload ${part}`)];
+    return [methods.join(' + '), optimizer, ...settings].join(', ');
   };
   const possible = choices.flatMap((choice) => (choice.memory ? [{ ...choice, memory: choice.memory }] : []));
   console.log(
-    `\nMemory of a run in MB, read from the shapes of the weights: by method, optimizer and gradient checkpointing, and by quantize; tokens: of a micro-batch by default\n(the process itself takes ${possible[0]?.memory.processMb ?? 0} more; graft train says what a recipe takes):\n`,
+    `\nMemory of a run in MB, read from the shapes of the weights: by method, optimizer, gradient checkpointing and train.offload, and by quantize; tokens: of a micro-batch by default; disk: what is there instead of in memory\n(the process itself takes ${possible[0]?.memory.processMb ?? 0} more; graft train says what a recipe takes):\n`,
   );
   const rows = possible.map(({ quantize, microTokens, memory, fits, ...choice }) => {
-    const { weightsMb, gradientsMb, optimizerMb, activationsMb, totalMb } = memory;
-    const numbers = [weightsMb, gradientsMb, optimizerMb, microTokens!, activationsMb, totalMb];
+    const { weightsMb, gradientsMb, optimizerMb, activationsMb, totalMb, weightsOnDiskMb, optimizerOnDiskMb } = memory;
+    const onDiskMb = weightsOnDiskMb + optimizerOnDiskMb;
+    const numbers = [weightsMb, gradientsMb, optimizerMb, microTokens!, activationsMb, totalMb, onDiskMb];
     return [name({ ...choice, quantize }), quantize, ...numbers.map(String), fits ? 'fits' : 'does not fit'];
   });
-  table([['', 'quantize', 'weights', 'gradients', 'optimizer', 'tokens', 'activations', 'total', ''], ...rows]);
+  table([['', 'quantize', 'weights', 'gradients', 'optimizer', 'tokens', 'activations', 'total', 'disk', ''], ...rows]);
   const refused = choices.filter((choice) => choice.refused !== undefined);
   if (refused.length > 0) console.log();
   for (const choice of refused) console.log(`${name(choice)}, quantize: ${choice.quantize}: ${choice.refused}`);

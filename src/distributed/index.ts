@@ -1,5 +1,6 @@
 export { bucketSize, buckets, byOwner, concatenated, gradientBucketSize, parts, size } from './buckets.ts';
 export { dealt } from './deal.ts';
+export { type ReadRows, rowsInMemory } from './even-shares.ts';
 export { type Group, type JoinedGroup, oneProcess, type Traffic } from './group.ts';
 export { joinGroup } from './join.ts';
 export {
@@ -10,4 +11,5 @@ export {
   type RankPlacement,
   runVariable,
 } from './launch-environment.ts';
-export { type ReadRows, rowsInMemory, ShardedUnit, type UnitTensors } from './sharded-unit.ts';
+export { type Piece, wholePiece } from './pieces.ts';
+export { ShardedUnit, type UnitTensors } from './sharded-unit.ts';

@@ -122,24 +122,35 @@ export function useGradientCheckpointing(on: boolean): Disposable {
   };
 }
 
-let gateOf: ((block: number) => Gate) | undefined;
+/** What parts of a forward pass run in, wherever a pass goes through them. */
+export interface Gates {
+  /** Returns the gate of a block by its number; it spans the backward pass too, under gradient checkpointing. */
+  block(block: number): Gate;
+  /** That of the embeddings, which are computed again in the backward pass. Default: none. */
+  readonly embeddings?: Gate | undefined;
+}
 
-/**
- * Lets each block run in a gate, given by its number, wherever a forward pass goes through it, under gradient checkpointing in the backward
- * pass too. Disposing restores what was before.
- */
-export function useGates(of: (block: number) => Gate): Disposable {
-  const previous = gateOf;
-  gateOf = of;
+let gates: Gates | undefined;
+
+/** Lets parts of forward passes run in gates. Disposing restores what was before. */
+export function useGates(used: Gates): Disposable {
+  const previous = gates;
+  gates = used;
   return {
     [Symbol.dispose]: () => {
-      gateOf = previous;
+      gates = previous;
     },
   };
 }
 
 /** Whether blocks run in gates: weights are then other memory in each pass. */
-export const areBlocksGated = (): boolean => gateOf !== undefined;
+export const areBlocksGated = (): boolean => gates !== undefined;
+
+/** Returns what `embed` computes, in the gate of the embeddings where there is one. */
+export function gatedEmbeddings(embed: () => Tensor): Tensor {
+  const gate = gates?.embeddings;
+  return gate ? checkpoint(() => [embed()], [], gate)[0]! : embed();
+}
 
 /** A block of a model, as a function of the residual stream: one tensor [N, C], or two whose sum is not yet taken. */
 export type Block = (stream: readonly Tensor[], pass: Pass) => readonly Tensor[];
@@ -154,7 +165,7 @@ export const blocksOf = (layers: readonly { forward(x: Tensor, pass: Pass): Tens
  */
 export function flow(stream: readonly Tensor[], blocks: readonly Block[], pass: Pass, first = 0): readonly Tensor[] {
   return blocks.reduce((input, block, i) => {
-    const gate = gateOf?.(first + i);
+    const gate = gates?.block(first + i);
     const run = () => block(input, pass);
     const output = checkpointing ? checkpointed(input, block, first + i, pass, gate) : gate ? gate.forward(run) : run();
     for (const tensor of input) tensor.dispose();

@@ -1,5 +1,5 @@
 import { ops, randomState, scope, type Tensor } from '../tensor/index.ts';
-import { type Block, flow, type Pass } from './blocks.ts';
+import { type Block, flow, gatedEmbeddings, type Pass } from './blocks.ts';
 import type { Kernels } from './kernels.ts';
 import type { CachedRows } from './kv-pool.ts';
 import type { Model } from './model.ts';
@@ -50,7 +50,8 @@ export function forwardPass(stages: ForwardStages): ForwardPass {
   };
   const begin = (tokens: PackedTokens, cache?: CachedRows, stream?: Tensor) => {
     ports.selectRuns(tokens.rowStarts, tokens.adapters);
-    return ports.addVirtualTokens(stream ?? stages.embed(tokens), tokens, cache, stages.readsFirstToken);
+    const embeddings = stream ?? gatedEmbeddings(() => stages.embed(tokens));
+    return ports.addVirtualTokens(embeddings, tokens, cache, stages.readsFirstToken);
   };
 
   return {

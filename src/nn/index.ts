@@ -5,6 +5,7 @@ export {
   attend,
   blocksOf,
   Dense,
+  type Gates,
   headDimOf,
   type Pass,
   postNormBlock,

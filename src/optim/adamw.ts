@@ -18,6 +18,7 @@ const config = z.strictObject(adamwFields).describe('AdamW: 8 bytes of state for
 export const adamw: OptimizerType<z.output<typeof config>> = {
   name: 'adamw',
   config,
+  perNumber: true,
   slots: (shape) => ({
     exp_avg: { shape, dtype: 'float32' },
     exp_avg_sq: { shape, dtype: 'float32' },

@@ -2,6 +2,7 @@ export { clipGradients, gradientNorm, normOfGradients, scaleGradients } from './
 export type { BackwardUpdates, Optimizer, Placement } from './optimizer.ts';
 export {
   createOptimizer,
+  isDivisible,
   isInBackward,
   type OptimizerChoice,
   optimizerConfig,

@@ -18,6 +18,7 @@ const config = z
 export const lion: OptimizerType<z.output<typeof config>> = {
   name: 'lion',
   config,
+  perNumber: true,
   slots: (shape) => ({ exp_avg: { shape, dtype: 'float32' } }),
   update(group, { lr, weightDecay }, { beta1, beta2 }) {
     for (const { parameter, grad, slots } of group) {

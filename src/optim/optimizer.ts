@@ -74,6 +74,8 @@ export interface OptimizerType<C> {
    * overwrite it. All rows of a step are then one micro-batch, and nothing can depend on all gradients.
    */
   readonly inBackward?: true;
+  /** True: each number is updated by itself, from tensors of the parameter's shape and the count of steps. So a parameter can be divided. */
+  readonly perNumber?: true;
   /**
    * What is kept for a parameter of this shape from its first update on: all of the optimizer's memory.
    * @param inBlock whether it belongs to one of the model's repeated blocks; embeddings and heads do not

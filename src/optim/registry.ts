@@ -44,6 +44,10 @@ export type OptimizerChoice = { readonly type: string } & Readonly<Record<string
 export const isInBackward = ({ type }: OptimizerChoice): boolean =>
   (optimizers as Record<string, Pick<OptimizerType<never>, 'inBackward'>>)[type]?.inBackward ?? false;
 
+/** Whether several processes can each update a part of a parameter with an optimizer. */
+export const isDivisible = ({ type }: OptimizerChoice): boolean =>
+  (optimizers as Record<string, Pick<OptimizerType<never>, 'perNumber'>>)[type]?.perNumber ?? false;
+
 /**
  * Returns an optimizer of these parameters.
  * @throws GraftError 'usage' for an unknown optimizer or setting, or settings that do not fit the parameters

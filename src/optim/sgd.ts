@@ -31,6 +31,7 @@ const config = z
 export const sgd: OptimizerType<z.output<typeof config>> = {
   name: 'sgd',
   config,
+  perNumber: true,
   slots: (shape, { momentum }) => (momentum > 0 ? { momentum_buffer: { shape, dtype: 'float32' } } : {}),
   update(group, { lr, weightDecay }, { momentum, nesterov }) {
     ops.fusedSgd_(

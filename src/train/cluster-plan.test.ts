@@ -45,6 +45,8 @@ const model: PlannedModel = {
     { frozenBytes: 2e9, trained: [] },
   ],
   trainsBase: false,
+  isDivisible: true,
+  isTied: true,
   optimizerBytes: 64e6,
   flopsPerToken: 1e9,
   replayedFlopsPerToken: 5e8,
@@ -94,13 +96,32 @@ test('memory, traffic and time of each stage by the formulas of ZeRO, added up b
   }
 });
 
-test('weights that are trained are divided whole at stage 3, gathered as the frozen ones are, and their gradients sent', () => {
-  const { stages } = clusterPlan({ ...model, trainsBase: true }, run);
-  const { weightBytes, gradientBytes, optimizerBytes, bufferBytes, trafficBytes } = stages[3]!;
-  assert.deepEqual([weightBytes, gradientBytes, optimizerBytes], [5e9 + 12e6, 12e6, 24e6]);
-  // In the second block, a process has none of its 3 of the 8 million gradients of the first.
-  assert.equal(bufferBytes, 20e9 + 32e6 + 3 * 16e6 - (3 / 8) * 16e6);
-  assert.equal(trafficBytes, 0.75 * 2 * (10e9 + 2 * (10e9 + 32e6) + 32e6));
+test('weights that are trained are divided at stage 3, gathered as the frozen ones are, and their gradients sent', () => {
+  const of = (isDivisible: boolean) => clusterPlan({ ...model, trainsBase: true, isDivisible }, run).stages[3]!;
+  const [even, whole] = [of(true), of(false)];
+  const kept = ({ weightBytes, gradientBytes, optimizerBytes }: typeof even) => [
+    weightBytes,
+    gradientBytes,
+    optimizerBytes,
+  ];
+  assert.deepEqual(kept(even), [5e9 + 8e6, 8e6, 16e6]);
+  // Whole parameters: the largest share is 3 of 8.
+  assert.deepEqual(kept(whole), [5e9 + 12e6, 12e6, 24e6]);
+  // In the second block, a process has none of its gradients of the first. The network has a copy of the largest block, or of what is frozen.
+  assert.equal(even.bufferBytes, 20e9 + 32e6 + 6e9 + 16e6 + 3 * 16e6 - (2 / 8) * 16e6);
+  assert.equal(whole.bufferBytes, 20e9 + 32e6 + 6e9 + 3 * 16e6 - (3 / 8) * 16e6);
+  for (const { trafficBytes } of [even, whole])
+    assert.equal(trafficBytes, 0.75 * 2 * (10e9 + 2 * (10e9 + 32e6) + 32e6));
+});
+
+test('embeddings and head that are two tables are gathered where they are used', () => {
+  const of = (trainsBase: boolean) => clusterPlan({ ...model, trainsBase, isTied: false }, run).stages[3]!;
+  // The lookups: the table of 8 GB, the block behind it, and a copy of the table.
+  assert.equal(of(false).bufferBytes, 8e9 + 4e9 + 8e9);
+  assert.equal(of(false).trafficBytes, 0.75 * 2 * (10e9 + 20e9) + 48e6);
+  assert.equal(of(true).bufferBytes, 8e9 + 4e9 + 16e6 + 8e9);
+  // Trained, they are looked up again in the backward pass.
+  assert.equal(of(true).trafficBytes, 0.75 * 2 * (8e9 + 10e9 + 2 * (10e9 + 32e6) + 32e6));
 });
 
 test('the cheapest stage is the quickest that fits; without speeds, that of the least traffic', () => {
@@ -132,6 +153,7 @@ test('the cheapest stage is the quickest that fits; without speeds, that of the 
 const added = (numbers: number) => ({
   units: [{ frozenBytes: 1e9, trained: [numbers] }],
   trainsBase: false,
+  isTied: true,
   wholeGradients: false,
 });
 

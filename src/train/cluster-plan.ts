@@ -24,6 +24,10 @@ export interface PlannedModel {
   readonly units: readonly PlannedUnit[];
   /** Whether what is trained are the model's own weights, which stage 3 divides, and not small tensors that methods add. */
   readonly trainsBase: boolean;
+  /** Whether the optimizer updates parts of a parameter too, so that stage 3 divides the model's own weights evenly. */
+  readonly isDivisible: boolean;
+  /** Whether embeddings and head are one table, which stage 3 keeps gathered for a micro-batch. */
+  readonly isTied: boolean;
   /** Bytes that the optimizer keeps for all trained parameters. */
   readonly optimizerBytes: number;
   /** Operations of matrix products with weights for one token, forward and backward; and again forward under checkpointing. */
@@ -166,9 +170,9 @@ function planStage(
   const frozen = sum(units.map(({ frozenBytes }) => frozenBytes));
   const replays = checkpointed || stage === 3;
 
-  const owned = stage === 0 || numbers === 0 ? 1 : largestShare(numels, ranks) / numbers;
   // At stage 3, what methods add is as at stage 1.
   const areWeightsShared = stage === 3 && model.trainsBase;
+  const owned = stage === 0 ? 1 : shareOf(numels, ranks, areWeightsShared && model.isDivisible);
   const areGradientsShared = stage === 2 || areWeightsShared;
   const frozenHere = frozen / (stage === 3 ? ranks : 1);
   const state = model.optimizerBytes * owned;
@@ -198,11 +202,16 @@ function planStage(
 /**
  * Bytes that a process sends in a step. Up to stage 1, gradients are added up once a step: Ψ for the sums and Ψ for the updates (ring, of
  * which each process has (N - 1)/N). Stage 2 sends gradients in every micro-batch, since no process holds all of them between two. Stage 3
- * gathers in every micro-batch what is outside of the blocks once, and each block for the forward and for the backward pass; it sends the
+ * gathers in every micro-batch embeddings and head once, and each block for the forward and for the backward pass; it sends the
  * gradients of weights that are trained in every micro-batch, and those of what methods add as stage 1 does.
  */
 export function trafficOf(
-  { units, trainsBase, wholeGradients }: Pick<PlannedModel, 'units' | 'trainsBase' | 'wholeGradients'>,
+  {
+    units,
+    trainsBase,
+    isTied,
+    wholeGradients,
+  }: Pick<PlannedModel, 'units' | 'trainsBase' | 'isTied' | 'wholeGradients'>,
   ranks: number,
   stage: Stage,
   microBatches: number,
@@ -212,15 +221,20 @@ export function trafficOf(
   const once = share * (stage > 0 && wholeGradients ? 3 : 2) * trained;
   if (stage < 2) return once;
   if (stage === 2) return share * (microBatches + 1) * trained;
-  const { outside, blocks } = gatheredBytes(units, trainsBase);
-  const inPass = outside + 2 * sum(blocks) + (trainsBase ? trained : 0);
+  const { first, last, blocks } = gatheredBytes(units, trainsBase);
+  // Embeddings that are trained are looked up again in the backward pass.
+  const lookups = trainsBase && !isTied ? 2 : 1;
+  const inPass = lookups * first + last + 2 * sum(blocks) + (trainsBase ? trained : 0);
   return share * microBatches * inPass + (trainsBase ? 0 : once);
 }
 
-/** Bytes that stage 3 gathers: what is outside of the blocks, the first and the last unit, and each block. */
-function gatheredBytes(units: readonly PlannedUnit[], trainsBase: boolean): { outside: number; blocks: number[] } {
+/** Bytes that stage 3 gathers: the first and the last unit, which are outside of the blocks, and each block. */
+function gatheredBytes(
+  units: readonly PlannedUnit[],
+  trainsBase: boolean,
+): { first: number; last: number; blocks: number[] } {
   const bytes = units.map(({ frozenBytes, trained }) => frozenBytes + (trainsBase ? float * sum(trained) : 0));
-  return { outside: bytes[0]! + (bytes.length > 1 ? bytes.at(-1)! : 0), blocks: bytes.slice(1, -1) };
+  return { first: bytes[0]!, last: bytes.length > 1 ? bytes.at(-1)! : 0, blocks: bytes.slice(1, -1) };
 }
 
 function largestShare(numels: readonly number[], ranks: number): number {
@@ -229,12 +243,19 @@ function largestShare(numels: readonly number[], ranks: number): number {
   return Math.max(...loads.values());
 }
 
+/** The part of all trained numbers that the process with most of them has. */
+export function shareOf(numels: readonly number[], ranks: number, isEven: boolean): number {
+  const numbers = sum(numels);
+  if (numbers === 0) return 1;
+  return isEven ? 1 / ranks : largestShare(numels, ranks) / numbers;
+}
+
 /**
- * Bytes of the buffers that travel: buckets of gradients and updates; at stage 3 also what is gathered for a pass, which is all outside of
- * the blocks and two neighbouring blocks, and where weights are trained the gradients of one block.
+ * Bytes of the buffers that travel: buckets of gradients and updates; at stage 3 also what is gathered at a time, which is two neighbours of
+ * embeddings, blocks and head, besides a table that is both embeddings and head; and where weights are trained the gradients of one block.
  */
 export function bufferBytesOf(
-  { units, trainsBase }: Pick<PlannedModel, 'units' | 'trainsBase'>,
+  { units, trainsBase, isTied, isDivisible }: Pick<PlannedModel, 'units' | 'trainsBase' | 'isTied' | 'isDivisible'>,
   ranks: number,
   stage: Stage,
 ): number {
@@ -246,16 +267,24 @@ export function bufferBytesOf(
     return float * (sent + Math.max(sent, Math.max(0, ...numels) > part ? ranks * part : 0));
   }
   if (stage === 3) {
-    const { outside, blocks } = gatheredBytes(units, trainsBase);
+    const { first, last, blocks } = gatheredBytes(units, trainsBase);
+    const outside = isTied ? first + last : 0;
     const pair = (i: number) => blocks[i]! + (blocks[i - 1] ?? 0);
+    // Gloo gathers into memory of its own, and copies that; what is kept whole by owners it sends from and into its place.
+    const isGathered = trainsBase && isDivisible;
+    const copied = Math.max(
+      0,
+      ...units.slice(1, -1).map(({ frozenBytes }, i) => (isGathered ? blocks[i]! : frozenBytes)),
+    );
+    // Where the embeddings are looked up and where the head computes, with the block that is next to them; one of the two arrives.
+    const beside = (end: number, block = 0) => (isTied ? 0 : end + block + Math.max(end, block));
+    const atEnds = Math.max(beside(first, blocks[0]), beside(last, blocks.at(-1)));
     if (!trainsBase) {
-      // Gloo gathers into memory of its own, and copies that.
-      const copied = Math.max(0, ...units.slice(1, -1).map(({ frozenBytes }) => frozenBytes));
-      const inPass = outside + copied + Math.max(0, ...blocks.map((_, i) => pair(i)));
-      return Math.max(inPass, bufferBytesOf({ units, trainsBase }, ranks, 1));
+      const inPass = Math.max(outside + copied + Math.max(0, ...blocks.map((_, i) => pair(i))), atEnds);
+      return Math.max(inPass, bufferBytesOf({ units, trainsBase, isTied, isDivisible }, ranks, 1));
     }
     // In the backward pass of a block its gradients exist, and others are sent and received; those of the blocks below do not exist yet.
-    const kept = largestShare(numels, ranks) / sum(numels);
+    const kept = shareOf(numels, ranks, isDivisible);
     let later = float * kept * sum([units[0]!, units.at(-1)!].flatMap(({ trained }) => trained));
     let most = 0;
     for (const [i, { trained }] of units.slice(1, -1).entries()) {
@@ -263,7 +292,10 @@ export function bufferBytesOf(
       most = Math.max(most, pair(i) + float * (numbers + 2 * Math.min(bucketSize, numbers)) - later);
       later += float * kept * numbers;
     }
-    return outside + most;
+    // The gradients of embeddings, once all others are at their owners.
+    const ofEmbeddings = sum(units[0]!.trained);
+    const lookUp = isTied ? 0 : first + float * (ofEmbeddings + 2 * Math.min(bucketSize, ofEmbeddings));
+    return Math.max(outside + copied + most, atEnds, lookUp);
   }
   return (
     float *

@@ -1,17 +1,19 @@
 /**
- * The order in which processes gather the parts of a model and send its gradients (ZeRO stage 3). In a pass every process gathers what is
- * outside of the blocks, and each block for its forward pass and, under gradient checkpointing, for its backward pass; the next one is on
- * its way meanwhile. A process without rows does the same without computing.
+ * The order in which processes gather the parts of a model and send its gradients (ZeRO stage 3). In a pass every process gathers the
+ * embeddings for their lookups, each block for its forward pass and, under gradient checkpointing, for its backward pass, and the head for the
+ * loss; the next part is on its way meanwhile. What is small besides stays for the pass. A process without rows does the same without
+ * computing.
  */
 import { GraftError } from '../base/index.ts';
 import type { Group, ShardedUnit } from '../distributed/index.ts';
+import type { Gates } from '../nn/index.ts';
 import type { Gate, Tensor } from '../tensor/index.ts';
 import type { GradientsToOwners } from './gradients-to-owners.ts';
 
-/** A part of a model: a block, or all that is outside of blocks. */
+/** A part of a model: a block, the embeddings, the head, or all else that is outside of blocks. */
 export interface GatheredPart {
   readonly unit: ShardedUnit;
-  /** Its trained tensors, which their owners keep. */
+  /** Its trained tensors. */
   readonly trained: readonly Tensor[];
   /** All of its tensors. */
   readonly tensors: ReadonlySet<Tensor>;
@@ -19,10 +21,23 @@ export interface GatheredPart {
 
 /** The parts of a run's models, which share their blocks. */
 export interface GatheredParts {
-  /** All that is outside of the blocks: embeddings, the last norm, heads. */
+  /** The table of embeddings, and the output layers of heads. Nothing where they are one: a pass needs that at both ends. */
+  readonly embeddings: GatheredPart;
+  readonly head: GatheredPart;
+  /** All else that is outside of the blocks, such as the last norm. */
   readonly outside: GatheredPart;
   readonly blocks: readonly GatheredPart[];
+  /** The process that updates each trained tensor of no part. */
+  readonly owners: ReadonlyMap<Tensor, number>;
 }
+
+/** All parts. */
+export const partsOf = ({
+  embeddings,
+  head,
+  outside,
+  blocks,
+}: Omit<GatheredParts, 'owners'>): readonly GatheredPart[] => [embeddings, head, outside, ...blocks];
 
 /** Where a pass is. */
 interface Pass {
@@ -32,28 +47,38 @@ interface Pass {
   next: number;
   /** The lowest block that the backward pass reaches: how many blocks there are, where it reaches none. */
   lowest: number;
+  /** Whether it reaches the embeddings. */
+  reachesEmbeddings: boolean;
   isBackward: boolean;
+  /** Whether the head is here. */
+  hasHead: boolean;
 }
 
 export class GatheredBlocks {
   readonly #group: Group;
-  readonly #outside: GatheredPart;
+  readonly #parts: Omit<GatheredParts, 'owners'>;
   readonly #blocks: readonly GatheredPart[];
   readonly #gradients: GradientsToOwners;
   #pass: Pass | undefined;
 
-  constructor(group: Group, { outside, blocks }: GatheredParts, gradients: GradientsToOwners) {
+  constructor(group: Group, parts: Omit<GatheredParts, 'owners'>, gradients: GradientsToOwners) {
     this.#group = group;
-    this.#outside = outside;
-    this.#blocks = blocks;
+    this.#parts = parts;
+    this.#blocks = parts.blocks;
     this.#gradients = gradients;
   }
 
-  /** The gate of a block, for `useGates`. */
-  gateOf(block: number): Gate {
+  /** What blocks and embeddings run in. */
+  get gates(): Gates {
+    const { embeddings } = this.#parts;
     return {
-      forward: (run) => this.#forward(block, run),
-      backward: (run) => this.#backward(block, run),
+      block: (block): Gate => ({
+        forward: (run) => this.#forward(block, run),
+        backward: (run) => this.#backward(block, run),
+      }),
+      ...(embeddings.tensors.size > 0 && {
+        embeddings: { forward: (run) => this.#lookUp(run), backward: (run) => this.#lookUpAgain(run) },
+      }),
     };
   }
 
@@ -63,30 +88,62 @@ export class GatheredBlocks {
    * @param trains whether the backward pass follows
    */
   during(run: (() => void) | undefined, trains: boolean): void {
+    const { outside, embeddings, head } = this.#parts;
     const count = this.#blocks.length;
-    const pass: Pass = { trains, next: 0, lowest: count, isBackward: false };
+    const common = { reachesEmbeddings: false, isBackward: false, hasHead: false };
+    const pass: Pass = { ...common, trains, next: embeddings.tensors.size > 0 ? -1 : 0, lowest: count };
     this.#pass = pass;
     try {
-      this.#outside.unit.present();
+      outside.unit.present();
       if (run) run();
       else this.#follow(pass);
-      const isOver = pass.isBackward ? pass.next < pass.lowest : pass.next === count && !trains;
+      this.#leaveHead(pass);
+      const end = pass.reachesEmbeddings ? -2 : pass.lowest - 1;
+      const isOver = pass.isBackward ? pass.next === end : pass.next === count && !trains;
       if (!isOver) throw this.#outOfOrder(pass, 'its end');
-      if (trains) this.#gradients.send(this.#outside.trained);
+      if (trains) this.#gradients.send(outside.trained);
     } finally {
-      this.#outside.unit.away();
+      for (const { unit } of [outside, embeddings, head]) unit.away();
       this.#pass = undefined;
     }
   }
 
   #follow(pass: Pass): void {
+    if (pass.next < 0) this.#lookUp(() => []);
     for (const block of this.#blocks.keys()) this.#forward(block, () => []);
     if (!pass.trains) return;
     for (let block = this.#blocks.length - 1; block >= pass.lowest; block--) this.#backward(block, () => {});
+    if (pass.reachesEmbeddings) this.#lookUpAgain(() => {});
+  }
+
+  #lookUp(run: () => readonly Tensor[]): readonly Tensor[] {
+    const pass = this.#enter(-1, false, 0);
+    const { unit } = this.#parts.embeddings;
+    let outputs: readonly Tensor[];
+    try {
+      outputs = run();
+    } finally {
+      unit.away();
+    }
+    pass.reachesEmbeddings = pass.trains && outputs.some(({ requiresGrad }) => requiresGrad);
+    pass.next++;
+    return outputs;
+  }
+
+  #lookUpAgain(run: () => void): void {
+    const pass = this.#enter(-1, true, undefined);
+    const { unit, trained } = this.#parts.embeddings;
+    try {
+      run();
+      this.#gradients.send(trained);
+    } finally {
+      unit.away();
+    }
+    pass.next--;
   }
 
   #forward(block: number, run: () => readonly Tensor[]): readonly Tensor[] {
-    const pass = this.#enter(block, false, block + 1 < this.#blocks.length ? block + 1 : undefined);
+    const pass = this.#enter(block, false, block + 1);
     const { unit } = this.#blocks[block]!;
     let outputs: readonly Tensor[];
     try {
@@ -96,20 +153,38 @@ export class GatheredBlocks {
     }
     if (outputs.some(({ requiresGrad }) => requiresGrad)) pass.lowest = Math.min(pass.lowest, block);
     pass.next++;
-    if (pass.trains && pass.next === this.#blocks.length) this.#turn(pass);
+    if (pass.next < this.#blocks.length) return outputs;
+    this.#parts.head.unit.present();
+    pass.hasHead = true;
+    if (pass.trains) this.#turn(pass);
     return outputs;
   }
 
   /** From the forward to the backward pass: processes without rows learn how far it goes. */
   #turn(pass: Pass): void {
-    pass.lowest = Math.min(...this.#group.agree({ lowest: pass.lowest }).lowest);
+    const { lowest, embeddings } = this.#group.agree({
+      lowest: pass.lowest,
+      embeddings: Number(pass.reachesEmbeddings),
+    });
+    pass.lowest = Math.min(...lowest);
+    pass.reachesEmbeddings = embeddings.some((reaches) => reaches > 0);
     pass.isBackward = true;
     pass.next = this.#blocks.length - 1;
     if (pass.next >= pass.lowest) this.#blocks[pass.next]!.unit.begin();
   }
 
+  /** What the loss has read of the head is over: its gradients are complete. */
+  #leaveHead(pass: Pass): void {
+    if (!pass.hasHead) return;
+    pass.hasHead = false;
+    const { unit, trained } = this.#parts.head;
+    if (pass.trains) this.#gradients.send(trained);
+    unit.away();
+  }
+
   #backward(block: number, run: () => void): void {
-    const pass = this.#enter(block, true, block > (this.#pass?.lowest ?? 0) ? block - 1 : undefined);
+    const below = block > (this.#pass?.lowest ?? 0) || this.#pass?.reachesEmbeddings ? block - 1 : undefined;
+    const pass = this.#enter(block, true, below);
     const { unit, trained } = this.#blocks[block]!;
     try {
       run();
@@ -120,19 +195,24 @@ export class GatheredBlocks {
     pass.next--;
   }
 
-  /** Gathers a block, and begins to gather the one that follows it. */
+  /** The part of a number: a block, what comes before the first, or after the last. */
+  #partAt(block: number): GatheredPart {
+    return block < 0 ? this.#parts.embeddings : (this.#blocks[block] ?? this.#parts.head);
+  }
+
+  /** Gathers a part, and begins to gather the one that follows it. */
   #enter(block: number, isBackward: boolean, following: number | undefined): Pass {
     const pass = this.#pass;
-    if (!pass || pass.next !== block || pass.isBackward !== isBackward)
-      throw this.#outOfOrder(pass, `block ${block + 1}`);
-    this.#blocks[block]!.unit.present();
-    if (following !== undefined) this.#blocks[following]!.unit.begin();
+    if (!pass || pass.next !== block || pass.isBackward !== isBackward) throw this.#outOfOrder(pass, placeName(block));
+    this.#leaveHead(pass);
+    this.#partAt(block).unit.present();
+    if (following !== undefined) this.#partAt(following).unit.begin();
     return pass;
   }
 
   #outOfOrder(pass: Pass | undefined, where: string): GraftError {
     const expected = pass
-      ? `block ${pass.next + 1} in the ${pass.isBackward ? 'backward' : 'forward'} pass`
+      ? `${placeName(pass.next)} in the ${pass.isBackward ? 'backward' : 'forward'} pass`
       : 'no pass';
     return new GraftError('engine', `the processes gather ${expected} next, and this one came to ${where}`, {
       place: 'train.zero.stage',
@@ -145,7 +225,7 @@ export class GatheredBlocks {
    * call it.
    */
   whole(act: (present: (tensor: Tensor) => void) => void): void {
-    const all = [this.#outside, ...this.#blocks];
+    const all = partsOf(this.#parts);
     let here: number | undefined;
     const show = (next: number | undefined) => {
       if (here !== undefined) all[here]!.unit.away();
@@ -168,3 +248,5 @@ export class GatheredBlocks {
     show(undefined);
   }
 }
+
+const placeName = (block: number) => (block < 0 ? 'the embeddings' : `block ${block + 1}`);

@@ -3,15 +3,28 @@
  * parameters as soon as all of its gradients are complete, and freed.
  */
 import { GraftError } from '../base/index.ts';
-import { buckets, byOwner, concatenated, type Group, gradientBucketSize, parts, size } from '../distributed/index.ts';
+import {
+  buckets,
+  concatenated,
+  type Group,
+  gradientBucketSize,
+  type Piece,
+  parts,
+  size,
+} from '../distributed/index.ts';
 import { detachFromScopes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+
+/** What this process updates of a parameter. */
+interface Own {
+  readonly parameter: Tensor;
+  readonly tensor: Tensor;
+}
 
 /** Parameters whose gradients are sent together. */
 interface Bucket {
-  /** By their owners. */
+  /** In an order in which what each process updates is one after the other, by their ranks. */
   readonly parameters: readonly Tensor[];
-  /** Those that this process updates. */
-  readonly own: readonly Tensor[];
+  readonly own: readonly Own[];
   /** How many numbers go to each process. */
   readonly sends: readonly number[];
   /** The gradients of `own` so far, of all processes. */
@@ -21,9 +34,9 @@ interface Bucket {
 /** A bucket that is being sent, or a part of a large one. */
 interface Sent {
   readonly bucket: Bucket;
-  /** From which number of the bucket. */
+  /** From which number of those that this process updates. */
   readonly from: number;
-  /** How many numbers of it this process receives from each. */
+  /** How many of them this process receives from each. */
   readonly count: number;
   /** How many numbers are sent. */
   readonly numel: number;
@@ -38,7 +51,7 @@ const leastBucket = 1 << 15;
 export class GradientsToOwners {
   readonly #group: Group;
   readonly #parameters: ReadonlyMap<string, Tensor>;
-  readonly #owners: ReadonlyMap<Tensor, number>;
+  readonly #pieces: ReadonlyMap<Tensor, readonly Piece[]>;
   /** Of the step that runs. The same on all processes, which send them in this order. */
   #buckets: readonly Bucket[] | undefined;
   /** As well, of parameters that were sent together at a place of the pass that all processes come to. */
@@ -50,10 +63,11 @@ export class GradientsToOwners {
   /** What is being sent, the first first: buckets, or parts of large ones. Together no more than `gradientBucketSize`, or a single one. */
   readonly #underWay: Sent[] = [];
 
-  constructor(group: Group, parameters: ReadonlyMap<string, Tensor>, owners: ReadonlyMap<Tensor, number>) {
+  /** @param pieces of each parameter, in the order of the ranks that update them */
+  constructor(group: Group, parameters: ReadonlyMap<string, Tensor>, pieces: ReadonlyMap<Tensor, readonly Piece[]>) {
     this.#group = group;
     this.#parameters = parameters;
-    this.#owners = owners;
+    this.#pieces = pieces;
   }
 
   /**
@@ -135,7 +149,11 @@ export class GradientsToOwners {
   #give(all: readonly Bucket[], has: (parameter: Tensor) => boolean): void {
     for (const { own, sum } of all) {
       if (!sum) continue;
-      for (const [i, part] of parts(sum, own).entries()) if (has(own[i]!)) own[i]!.grad = part;
+      const gradients = parts(
+        sum,
+        own.map(({ tensor }) => tensor),
+      );
+      for (const [i, { parameter, tensor }] of own.entries()) if (has(parameter)) tensor.grad = gradients[i]!;
       sum.dispose();
     }
   }
@@ -151,10 +169,22 @@ export class GradientsToOwners {
   }
 
   #bucketsOf(parameters: readonly Tensor[], limit = Number.POSITIVE_INFINITY): readonly Bucket[] {
-    // A quarter, so that some are on their way while the next one fills.
-    return buckets(parameters, Math.min(limit, this.#limit >> 2)).map((bucket) => {
-      const groups = byOwner(this.#group, bucket, this.#owners);
-      return { parameters: groups.flat(), own: groups[this.#group.rank]!, sends: groups.map(size) };
+    const piecesOf = (parameter: Tensor) => this.#pieces.get(parameter)!;
+    // What several processes update in parts goes to all of them at once: of each part some.
+    const isDivided = parameters.some((parameter) => piecesOf(parameter).length > 1);
+    // Else a quarter, so that some are on their way while the next one fills.
+    const all = isDivided ? [parameters] : buckets(parameters, Math.min(limit, this.#limit >> 2));
+    return all.map((bucket) => {
+      const [first, last] = [0, -1].map((at) => (parameter: Tensor) => piecesOf(parameter).at(at)!.owner);
+      const byOwner = bucket.toSorted((a, b) => first!(a) - first!(b) || last!(a) - last!(b));
+      const sends = Array.from({ length: this.#group.size }, () => 0);
+      const own: Own[] = [];
+      for (const parameter of byOwner)
+        for (const { owner, count, own: tensor } of piecesOf(parameter)) {
+          sends[owner]! += count;
+          if (tensor) own.push({ parameter, tensor });
+        }
+      return { parameters: byOwner, own, sends };
     });
   }
 
@@ -167,36 +197,36 @@ export class GradientsToOwners {
     noGrad(() => {
       using _ = scope();
       const gradients = this.#taken(bucket.parameters);
-      // A parameter that is larger than a bucket goes in pieces: its owner receives each from every process.
-      const isLarge = gradients.numel > this.#limit;
-      const most = isLarge ? this.#limit >> 2 : gradients.numel;
-      for (let from = 0; from < gradients.numel; from += most) {
-        const numel = Math.min(most, gradients.numel - from);
+      const { sends } = bucket;
+      const numbers = sends.reduce((a, b) => a + b, 0);
+      const begins = sends.map((_, rank) => sends.slice(0, rank).reduce((a, b) => a + b, 0));
+      // More than may be under way goes in rounds: in each, every owner receives some from every process.
+      const owners = sends.filter((count) => count > 0).length;
+      const most = numbers > this.#limit ? Math.ceil((this.#limit >> 2) / owners) : Math.max(...sends);
+      for (let from = 0; sends.some((count) => count > from); from += most) {
+        const counts = sends.map((count) => Math.max(0, Math.min(most, count - from)));
+        const numel = counts.reduce((a, b) => a + b, 0);
         this.#makeRoom(numel);
-        const count = isLarge ? numel : size(bucket.own);
-        const own = bucket.own.length > 0 ? count : 0;
-        const sends = isLarge ? bucket.sends.map((all) => (all > 0 ? count : 0)) : bucket.sends;
-        const sent = isLarge ? ops.narrow(gradients, 0, from, numel) : gradients;
+        const sent = concatenated(counts.flatMap((count, rank) => numbersIn(gradients, begins[rank]! + from, count)));
+        const count = counts[this.#group.rank]!;
         const finish = this.#group.beginExchange(
           sent,
-          sends,
-          sends.map(() => own),
+          counts,
+          counts.map(() => count),
         );
-        this.#underWay.push({ bucket, from, count: own, numel, finish });
+        this.#underWay.push({ bucket, from, count, numel, finish });
       }
     });
   }
 
-  /** Returns the gradients in one tensor, and frees them. */
-  #taken(parameters: readonly Tensor[]): Tensor {
-    using s = scope();
-    const gradients = parameters.map((parameter) => {
+  /** Returns the gradients of parameters, zeros where there is none, and frees what the parameters have. */
+  #taken(parameters: readonly Tensor[]): readonly Tensor[] {
+    return parameters.map((parameter) => {
       const { grad } = parameter;
       if (grad) this.#present.add(parameter);
       parameter.grad = undefined;
       return grad ?? ops.zeros(parameter.shape, { dtype: parameter.dtype });
     });
-    return s.keep(concatenated(gradients));
   }
 
   /** Waits for what was sent first until so many numbers more may be under way. */
@@ -217,9 +247,9 @@ export class GradientsToOwners {
   #receive({ bucket, from, count, finish }: Sent): void {
     using _ = scope();
     using received = finish();
-    if (bucket.own.length === 0) return;
+    if (count === 0) return;
     const sum = ops.sumDim(ops.view(received, [this.#group.size, count]), [0]);
-    bucket.sum ??= detachFromScopes(ops.zeros([size(bucket.own)]));
+    bucket.sum ??= detachFromScopes(ops.zeros([bucket.sends[this.#group.rank]!]));
     ops.add_(ops.narrow(bucket.sum, 0, from, count), sum);
   }
 
@@ -230,4 +260,18 @@ export class GradientsToOwners {
       hint: 'Set train.gradient_checkpointing: false where several blocks share a parameter, or train.zero.stage: 1',
     });
   }
+}
+
+/** Some numbers of tensors that follow each other, as views. */
+function numbersIn(tensors: readonly Tensor[], from: number, count: number): Tensor[] {
+  const found: Tensor[] = [];
+  let begin = 0;
+  for (const tensor of tensors) {
+    const [first, last] = [Math.max(from, begin) - begin, Math.min(from + count, begin + tensor.numel) - begin];
+    begin += tensor.numel;
+    if (first >= last) continue;
+    const all = last - first === tensor.numel;
+    found.push(all ? tensor : ops.narrow(ops.reshape(tensor, [tensor.numel]), 0, first, last - first));
+  }
+  return found;
 }

@@ -34,10 +34,10 @@ function sentBy(rank: number, size: number, stage: Stage, recipe: Recipe): numbe
   const { host, adapter, parameters } = models;
   const sharding =
     stage === 3
-      ? gatheredSharding(group, parameters, shareOut(group, models, later), false)
+      ? gatheredSharding(group, parameters, shareOut(group, models, later, true), false)
       : shardingOf(group, parameters, stage, false);
   using optimizer = optimizerFor(models, recipe, sharding.owned);
-  using _gates = sharding.gateOf && useGates(sharding.gateOf);
+  using _gates = sharding.gates && useGates(sharding.gates);
   using _checkpointing = useGradientCheckpointing(stage === 3);
   const row = (i: number) => {
     const ids = Int32Array.from({ length: 4 }, (_, t) => 3 + ((31 * i + 7 * t) % 90));

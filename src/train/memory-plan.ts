@@ -2,7 +2,7 @@
 import { microBatches } from '../data/index.ts';
 import { currentEngine } from '../engine/index.ts';
 import { headsOf, type Model, type ModelPart, modelParts, namedTensors, type Precision } from '../nn/index.ts';
-import type { Optimizer } from '../optim/index.ts';
+import { isDivisible, type Optimizer } from '../optim/index.ts';
 import type { Task } from '../tasks/index.ts';
 import { freeDeviceMemory, type Tensor } from '../tensor/index.ts';
 import { activeLayers } from './active.ts';
@@ -11,7 +11,7 @@ import { activationBytes, microTokensFor } from './budget.ts';
 import { bufferBytesOf } from './cluster-plan.ts';
 import { ownersOf } from './owners.ts';
 import type { Plan } from './plan.ts';
-import { unitsOf } from './planned-model.ts';
+import { isTableTied, unitsOf } from './planned-model.ts';
 import type { Recipe } from './recipe.ts';
 import type { TaskModels } from './task-models.ts';
 
@@ -103,7 +103,8 @@ function largestTurn(
   const order = modelParts(host);
   const { stage } = recipe.train.zero;
   const sharesGradients = stage === 2 || (stage === 3 && adapter.writes === 'model');
-  const owners = stage > 0 && processes > 1 ? ownersOf(parameters, processes) : undefined;
+  const isEven = stage === 3 && adapter.writes === 'model' && isDivisible(recipe.train.optimizer);
+  const owners = stage > 0 && processes > 1 && !isEven ? ownersOf(parameters, processes) : undefined;
   /** The most that a process has of something that is divided by owners. */
   const largestShare = (trained: ReadonlyMap<string, Tensor>, bytes: (part: ReadonlyMap<string, Tensor>) => number) =>
     owners
@@ -112,7 +113,7 @@ function largestTurn(
             .values()
             .map((part) => bytes(new Map(part))),
         )
-      : bytes(trained);
+      : bytes(trained) / (isEven ? processes : 1);
   const sumOf = (part: ReadonlyMap<string, Tensor>) => part.values().reduce((sum, { nbytes }) => sum + nbytes, 0);
   const turnOf = (parts: readonly ModelPart[]) => {
     const trained = new Map([...parameters].filter(([, { requiresGrad }]) => requiresGrad));
@@ -174,7 +175,9 @@ export function planMemory(
   const trainsBase = sketch.adapter.writes === 'model';
   const isSharedOut = stage === 3 && processes > 1;
   const units = isSharedOut ? unitsOf(sketch) : [{ frozenBytes: 0, trained: numels }];
-  const exchanged = processes > 1 ? bufferBytesOf({ units, trainsBase }, processes, stage) : 0;
+  const isTied = isTableTied(sketch.host);
+  const division = { units, trainsBase, isTied, isDivisible: isDivisible(recipe.train.optimizer) };
+  const exchanged = processes > 1 ? bufferBytesOf(division, processes, stage) : 0;
   const trainedBase = trainsBase ? [...sketch.parameters.values()].reduce((sum, { nbytes }) => sum + nbytes, 0) : 0;
   const trainedHere = isSharedOut && trainsBase ? trainedShare : trainedBase;
   const frozenHere = (weightBytes - trainedBase) / (isSharedOut ? processes : 1);

@@ -2,8 +2,8 @@
 import { GraftError, nearest } from '../base/index.ts';
 import { type MethodChoice, methods } from '../methods/index.ts';
 import { heldBytes } from '../models/index.ts';
-import { headsOf, heldTensors } from '../nn/index.ts';
-import { isInBackward, optimizers } from '../optim/index.ts';
+import { headsOf, heldTensors, type Model } from '../nn/index.ts';
+import { isDivisible, isInBackward, optimizers } from '../optim/index.ts';
 import { dtypes } from '../tensor/index.ts';
 import { optimizerFor } from './attach.ts';
 import { activationBytes, bytesPerToken } from './budget.ts';
@@ -59,6 +59,13 @@ export function unitsOf({ host, parameters }: Pick<TaskModels, 'host' | 'paramet
   return units.all;
 }
 
+/** Whether the output layer has the table of the embeddings. */
+export function isTableTied({ root, sites }: Model): boolean {
+  const idsAt = (paths: readonly string[]) =>
+    new Set([...heldTensors(root)].filter(([path]) => paths.includes(path)).map(([, { id }]) => id));
+  return !idsAt([sites.embeddings]).isDisjointFrom(idsAt(headsOf(sites)));
+}
+
 /**
  * Returns what a plan needs to know about the models of a recipe.
  * @param sketch models that have the shapes of those that would be loaded
@@ -70,17 +77,15 @@ export function plannedFromSketch(recipe: Recipe, sketch: TaskModels): PlannedMo
   const measured = new Map([...new Set(models)].map((model) => [model, activationBytes(model)]));
   const checkpointed = new Map([...measured].map(([model, of]) => [model, { on: of(true), off: of(false) }]));
   const numbers = [...parameters.values()].reduce((sum, { numel }) => sum + numel, 0);
+  const isTied = isTableTied(host);
   // Embeddings are looked up, unless the output layer has the same table.
-  const tables = new Set(
-    [...heldTensors(host.root)].filter(([path]) => path === host.sites.embeddings).map(([, { id }]) => id),
-  );
-  const heads = headsOf(host.sites);
-  const isTied = [...heldTensors(host.root)].some(([path, { id }]) => heads.includes(path) && tables.has(id));
   const lookedUp = isTied ? 0 : host.vocabSize * host.width;
   return {
     name: recipe.model,
     units: unitsOf(sketch),
     trainsBase,
+    isTied,
+    isDivisible: isDivisible(recipe.train.optimizer),
     optimizerBytes: optimizer.stateBytes(parameters.keys()),
     ...operations(host.parameters - lookedUp, numbers, trainsBase),
     freesGradients: optimizer.inBackward !== undefined,
@@ -184,6 +189,8 @@ export function plannedFromShape(recipe: Recipe, shape: LlamaShape): PlannedMode
     name: `${shape.title}, ${method.type}${recipe.quantize === 'none' ? '' : ` on ${recipe.quantize}`}`,
     units: units.all,
     trainsBase: isWhole,
+    isTied: shape.tied,
+    isDivisible: isDivisible(recipe.train.optimizer),
     optimizerBytes,
     ...operations(weights, numbers, isWhole),
     freesGradients: isInBackward(recipe.train.optimizer),

@@ -152,12 +152,13 @@ export function save(
   const base = existsSync(recipe.model) ? resolve(recipe.model) : recipe.model;
   const data = recipesOf(recipe).map(([, { data }]) => savedDataSettings(data));
   if (!recipe.tasks) {
-    saveAdapter(host, adapter, to, { base, data: data[0]! });
+    saveAdapter(host, adapter, to, { base, data: data[0]!, present });
     return [];
   }
   writeDirectory(to, (work) => {
     for (const [taskNumber, { name, model, head }] of list.entries()) {
-      saveAdapter(model, { ...adapter, head }, join(work, name!), { base, host, taskNumber, data: data[taskNumber]! });
+      const options = { base, host, taskNumber, data: data[taskNumber]!, present };
+      saveAdapter(model, { ...adapter, head }, join(work, name!), options);
     }
   });
   return [];

@@ -154,7 +154,7 @@ async function runInGroup(
   if (stage > 0 && group.size === 1)
     warnings.push(`train.zero.stage ${stage} divides nothing, because there is one process`);
   const sharding = shardingFor(group, taskRuns, stage);
-  using _gates = sharding.gateOf && useGates(sharding.gateOf);
+  using _gates = sharding.gates && useGates(sharding.gates);
   using optimizer = optimizerFor(taskRuns, recipe, sharding.owned, offload.optimizer);
   const steps = { steps: from.end.steps, severalTasks: list.length > 1 };
   const layers = activeLayers({ model, adapter, parameters, optimizer, ...steps, seed: train.seed });
@@ -187,10 +187,9 @@ async function runInGroup(
     writeRecord(dir, begun);
     return { record: begun, earlier: [] };
   });
-  const kept = new Map([...sharding.everywhere, ...sharding.owned]);
-  if (begun && sharding.isBaseShared) restoreShares(group, found?.checkpoint?.path, parameters, kept);
+  if (begun && sharding.isBaseShared) restoreShares(sharding, found?.checkpoint?.path, parameters);
   else shareParameters(group, sharding.everywhere);
-  if (begun) restoreState(group, found?.checkpoint?.path, optimizer);
+  if (begun) restoreState(sharding, found?.checkpoint?.path, optimizer);
   currentEngine().native.trim();
 
   const warn = (message: string) => log?.emit({ type: 'warning', message });
@@ -283,7 +282,7 @@ function trainTo({
       const { taskRun, rows, lr } = current;
       const position = { step: state.step, steps: costs.length, checkpoints };
       const clipping = optimizer.inBackward ? 'train.optimizer.clip_grad_value' : 'train.max_grad_norm';
-      throw explained(error, { model: taskRun.model, parameters, rows, lr, clipping, ...position });
+      throw explained(error, { model: taskRun.model, parameters: sharding.kept, rows, lr, clipping, ...position });
     }
   };
 
@@ -354,13 +353,12 @@ function trainTo({
 
     checkpoint(step) {
       const start = performance.now();
-      explaining(() => requireFinite(parameters, step));
+      explaining(() => requireFinite(sharding.kept, step));
       log?.flush();
       fixedBlocks?.makeRoom();
       let path = '';
       const { keep_checkpoints: keep } = run;
-      if (sharding.isBaseShared)
-        path = saveShares(group, checkpoints, state, { parameters: sharding.owned, optimizer: optimizer.state }, keep);
+      if (sharding.isBaseShared) path = saveShares(sharding, checkpoints, state, optimizer.state, keep);
       else
         withWholeState(group, optimizer, (whole) => {
           path = saveCheckpoint(checkpoints, state, parameters, whole, keep);

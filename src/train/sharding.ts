@@ -1,28 +1,44 @@
 /** How the trained parameters of a run are divided among its processes: whose optimizer updates which, and what they exchange for it. */
-import { buckets, byOwner, concatenated, type Group, oneProcess, parts, size } from '../distributed/index.ts';
+import {
+  buckets,
+  byOwner,
+  concatenated,
+  type Group,
+  oneProcess,
+  type Piece,
+  parts,
+  size,
+  wholePiece,
+} from '../distributed/index.ts';
+import type { Gates } from '../nn/index.ts';
 import { gradientNorm } from '../optim/index.ts';
-import { detachFromScopes, type Gate, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { detachFromScopes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import type { Stage } from './cluster-plan.ts';
-import { GatheredBlocks, type GatheredParts } from './gathered-blocks.ts';
+import { GatheredBlocks, type GatheredParts, partsOf } from './gathered-blocks.ts';
 import { GradientsToOwners } from './gradients-to-owners.ts';
 import { ownersOf } from './owners.ts';
 
 /**
  * Which parameters a process updates. Stage 0: every process all of them. Stage 1 and above (ZeRO, Rajbhandari et al. 2020): each process
  * some, by whole parameters, so that only it keeps the state of its optimizer for them. Stage 2: and only it keeps their gradients. Stage 3:
- * of a base that is trained, it keeps only these weights too; what methods add, which is small, is as in stage 1.
+ * of a base that is trained, it keeps an equal part of the numbers of each block, and only these weights too; what methods add, which is
+ * small, is as in stage 1.
  */
 export interface Sharding {
   /** The processes. */
   readonly group: Group;
-  /** The parameters that this process updates. */
+  /** The parameters that this process updates, or its parts of them. */
   readonly owned: ReadonlyMap<string, Tensor>;
+  /** Where the parts are that are not whole parameters, by key. */
+  readonly parts: ReadonlyMap<string, PartOfParameter>;
   /** The parameters that every process keeps whole. */
   readonly everywhere: ReadonlyMap<string, Tensor>;
+  /** What this process keeps of all parameters. */
+  readonly kept: ReadonlyMap<string, Tensor>;
   /** Whether some parameters are at their owners only (stage 3). */
   readonly isBaseShared: boolean;
-  /** What each block of the model runs in; undefined: its weights are here. */
-  readonly gateOf?: (block: number) => Gate;
+  /** What parts of the model run in; undefined: their weights are here. */
+  readonly gates?: Gates;
   /**
    * Runs a backward pass of this process, or takes part in one that only other processes have. Every process calls it equally often in a step.
    * @param run undefined: this process has none
@@ -49,6 +65,14 @@ export interface Sharding {
   shareUpdates(): void;
 }
 
+/** The place of consecutive numbers in the parameter that they are a part of. */
+export interface PartOfParameter {
+  /** The shape of the parameter. */
+  readonly shape: readonly number[];
+  /** The first of the numbers. */
+  readonly from: number;
+}
+
 /** The 2-norm of the gradients that these parameters have here; undefined where none has one. */
 const normOf = (parameters: ReadonlyMap<string, Tensor>, keys: Iterable<string>): number | undefined =>
   gradientNorm([...keys].map((key) => parameters.get(key)).filter((parameter) => parameter !== undefined));
@@ -57,7 +81,9 @@ const normOf = (parameters: ReadonlyMap<string, Tensor>, keys: Iterable<string>)
 export const unsharded = (parameters: ReadonlyMap<string, Tensor>): Sharding => ({
   group: oneProcess,
   owned: parameters,
+  parts: new Map(),
   everywhere: parameters,
+  kept: parameters,
   isBaseShared: false,
   during: (run) => run?.(),
   besides: (run) => run?.(),
@@ -97,14 +123,20 @@ function divided(
   gathered?: GatheredParts,
 ): Sharding {
   if (group.size === 1) return unsharded(parameters);
-  const ofBase = new Set(gathered && [gathered.outside, ...gathered.blocks].flatMap(({ trained }) => trained));
+  const ofBase = new Map(gathered && partsOf(gathered).flatMap(({ unit }) => [...unit.pieces]));
   const everywhere = new Map([...parameters].filter(([, parameter]) => !ofBase.has(parameter)));
   const all = [...everywhere.values()];
-  const owners = stage === 0 ? undefined : ownersOf(parameters, group.size);
-  const owned = owners
-    ? new Map([...parameters].filter(([, parameter]) => owners.get(parameter) === group.rank))
-    : parameters;
-  const toOwners = owners && new GradientsToOwners(group, parameters, owners);
+  const owners = stage === 0 ? undefined : (gathered?.owners ?? ownersOf(parameters, group.size));
+  const piecesOf = (parameter: Tensor): readonly Piece[] =>
+    ofBase.get(parameter) ?? [wholePiece(group, parameter, owners!.get(parameter)!)];
+  const pieces = owners && new Map(Array.from(parameters.values(), (parameter) => [parameter, piecesOf(parameter)]));
+  const own = [...parameters].flatMap(([key, parameter]) => {
+    const piece = pieces?.get(parameter)?.find((each) => each.own !== undefined);
+    return piece ? [{ key, parameter, piece }] : [];
+  });
+  const owned = pieces ? new Map(own.map(({ key, piece }) => [key, piece.own!])) : parameters;
+  const divided = own.filter(({ parameter, piece }) => piece.own !== parameter);
+  const toOwners = pieces && new GradientsToOwners(group, parameters, pieces);
   const blocks = toOwners && gathered && new GatheredBlocks(group, gathered, toOwners);
   const sent = stage >= 2 ? toOwners : undefined;
   const during = (run: (() => void) | undefined) => (sent ? sent.during(run) : run?.());
@@ -112,11 +144,13 @@ function divided(
   return {
     group,
     owned,
+    parts: new Map(divided.map(({ key, parameter: { shape }, piece: { from } }) => [key, { shape, from }])),
     everywhere,
+    kept: new Map([...everywhere, ...owned]),
     isBaseShared: ofBase.size > 0,
     ...(blocks
       ? {
-          gateOf: (block: number) => blocks.gateOf(block),
+          gates: blocks.gates,
           during: (run) => blocks.during(run, true),
           besides: (run) => run?.(),
           measuring: (run) => blocks.during(run, false),

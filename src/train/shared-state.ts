@@ -5,6 +5,7 @@ import type { WeightSource } from '../io/index.ts';
 import type { Optimizer } from '../optim/index.ts';
 import { type DType, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import { openPart, restoreOptimizer, type StateToSave } from './checkpoints.ts';
+import type { PartOfParameter, Sharding } from './sharding.ts';
 
 interface Named {
   readonly name: string;
@@ -25,7 +26,7 @@ export function shareParameters(group: Group, parameters: ReadonlyMap<string, Te
  * @param path of the checkpoint, on rank 0
  * @throws GraftError 'mismatch' where it holds something that no process keeps, or lacks something
  */
-export function restoreState(group: Group, path: string | undefined, optimizer: Optimizer): void {
+export function restoreState({ group, parts }: Sharding, path: string | undefined, optimizer: Optimizer): void {
   if (group.size === 1) {
     restoreOptimizer(path!, optimizer);
     return;
@@ -34,26 +35,39 @@ export function restoreState(group: Group, path: string | undefined, optimizer: 
   const stored = storedIn(group, source);
   optimizer.prepare(stored.map(({ name }) => name));
   const { state } = optimizer;
-  const kept = new Map(group.collect([...state].map(([name, { shape }]) => [name, shape.join()] as const)).flat());
+  const shapes = Array.from(state, ([name, tensor]) => [name, placeOf(parts, name, tensor).shape.join()] as const);
+  const kept = new Map(group.collect(shapes).flat());
   for (const { name, shape } of stored)
     if (kept.get(name) !== shape.join())
       throw new GraftError('mismatch', `the checkpoint holds ${name}, which this run does not train`, { place: path });
   const missing = [...kept.keys()].find((name) => !stored.some((entry) => entry.name === name));
   if (missing !== undefined) throw new GraftError('mismatch', `the checkpoint has no ${missing}`, { place: path });
-  giveStored(group, source, stored, state);
+  giveStored(group, source, stored, state, parts);
+}
+
+/**
+ * The place of what a process keeps in what a checkpoint has by this name.
+ * @param parts the parameters of which it has parts, by key. What its optimizer keeps for one is of the shape of the part, or one number
+ * @param name the key of a parameter, or that with the name of what the optimizer keeps: `KEY.SLOT`
+ */
+export function placeOf(
+  parts: ReadonlyMap<string, PartOfParameter>,
+  name: string,
+  { shape }: Pick<Tensor, 'shape'>,
+): PartOfParameter {
+  const part = parts.get(name) ?? parts.get(name.slice(0, name.lastIndexOf('.')));
+  return part && shape.length > 0 ? part : { shape, from: 0 };
 }
 
 /**
  * Fills the parameters that each process keeps from a checkpoint that rank 0 reads, one tensor at a time.
  * @param path of the checkpoint, on rank 0
- * @param kept by this process
  * @throws GraftError 'mismatch' where the checkpoint is of another model or method
  */
 export function restoreShares(
-  group: Group,
+  { group, kept, parts }: Sharding,
   path: string | undefined,
   parameters: ReadonlyMap<string, Tensor>,
-  kept: ReadonlyMap<string, Tensor>,
 ): void {
   using source = group.rank === 0 ? openPart(path!, 'parameters') : undefined;
   const stored = storedIn(group, source);
@@ -67,7 +81,7 @@ export function restoreShares(
         : 'the checkpoint holds more than this run trains',
       { place: path },
     );
-  giveStored(group, source, stored, kept);
+  giveStored(group, source, stored, kept, parts);
 }
 
 /** What is in a file that rank 0 has opened. */
@@ -82,6 +96,7 @@ function giveStored(
   source: WeightSource | undefined,
   stored: readonly Named[],
   kept: ReadonlyMap<string, Tensor>,
+  parts: ReadonlyMap<string, PartOfParameter>,
 ): void {
   noGrad(() => {
     for (const { name, dtype, shape } of stored) {
@@ -90,7 +105,9 @@ function giveStored(
       if (source) tensor.fillBytes((bytes) => source.read(name, bytes));
       group.broadcast(tensor);
       const own = kept.get(name);
-      if (own) ops.copy_(own, tensor);
+      if (!own) continue;
+      const { from } = placeOf(parts, name, own);
+      ops.copy_(own, ops.view(ops.narrow(ops.view(tensor, [tensor.numel]), 0, from, own.numel), own.shape));
     }
   });
 }

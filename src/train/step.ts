@@ -162,6 +162,6 @@ export function trainStep(input: StepInput): StepResult {
     const tokens = batches.reduce((sum, b) => sum + b.ids.length, 0);
     return { loss, ...(penalty !== undefined && { penalty }), gradNorm, tokens, predicted };
   } finally {
-    for (const parameter of parameters.values()) parameter.grad = undefined;
+    for (const parameter of [...parameters.values(), ...sharding.owned.values()]) parameter.grad = undefined;
   }
 }

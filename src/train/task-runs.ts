@@ -4,6 +4,7 @@ import type { Group } from '../distributed/index.ts';
 import type { AttachedAdapter } from '../methods/index.ts';
 import { type HeadOptions, LaterWeights, requireRoomFor } from '../models/index.ts';
 import type { Model, Precision } from '../nn/index.ts';
+import { isDivisible } from '../optim/index.ts';
 import { type Task, taskOf } from '../tasks/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import type { GatheredParts } from './gathered-blocks.ts';
@@ -141,7 +142,7 @@ export async function openTaskRuns(recipe: Recipe, modelPath: string, options: T
   using made = new DisposableStack();
   using later = sharedBy && new LaterWeights();
   const opened = made.use(openTaskModels(recipe, modelPath, lessons, false, later, file));
-  const gathered = sharedBy && later && shareOut(sharedBy, opened, later, file);
+  const gathered = sharedBy && later && shareOut(sharedBy, opened, later, isDivisible(train.optimizer), file);
   await setImmediate(); // frees the buffers that weights were read into
   const { models, host, adapter, parameters, weightBytes, readsBase } = opened;
   const list = listOf(opened);

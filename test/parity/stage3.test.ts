@@ -56,6 +56,7 @@ test('weights in blocks, files of GGUF, other families, and methods that read we
   using dir = temporary();
   const at = (name: string) => join(dir.path, name);
   const wide = randomLlama(at('wide'), { width: 64, inner: 128, layers: 2, vocab: 320, dtype: 'bfloat16', tied: true });
+  const twoTables = randomLlama(at('two'), { width: 64, inner: 128, layers: 2, vocab: 320 });
   const rows = Array.from({ length: 16 }, (_, i) => ({
     ids: Array.from({ length: 5 + i }, (_, t) => 3 + ((i * 31 + t * t * 7) % 90)),
   }));
@@ -65,6 +66,10 @@ test('weights in blocks, files of GGUF, other families, and methods that read we
   const others: Record<string, readonly [more: object, train?: object]> = {
     nf4: [{ model: wide, quantize: 'nf4' }],
     'nf4, full in bfloat16 files': [{ model: wide, method: { type: 'full' } }, { lr: 1e-4 }],
+    'two tables, full': [{ model: twoTables, method: { type: 'full' } }, { lr: 1e-4 }],
+    'two tables, LoRA on both': [
+      { model: twoTables, method: { ...lora, target_modules: ['embed_tokens', 'q_proj', 'lm_head'] } },
+    ],
     'blocks of GGUF, heads interleaved': [{ model: golden('gguf', 'llama.gguf'), quantize: 'keep' }],
     'int8 of GGUF': [{ model: golden('gguf', 'llama.gguf'), quantize: 'int8' }],
     'GGUF unpacked': [{ model: golden('gguf', 'qwen2.gguf') }],
@@ -79,10 +84,10 @@ test('weights in blocks, files of GGUF, other families, and methods that read we
     galore: [{ method: { type: 'full' } }, { lr: 1e-4, optimizer: { type: 'galore', rank: 4 } }],
   };
   const before = cases;
-  // AdamW makes more of the last bits of a small gradient; stage 0 has the same differences.
+  // AdamW makes more of the last bits of a small gradient, which differ by processor; stage 0 has the same differences.
   for (const [name, fields] of Object.entries(others)) {
     t.diagnostic(name);
-    await compare(dir.path, name.replaceAll(/\W+/g, '-'), 2, fields, 1e-4);
+    await compare(dir.path, name.replaceAll(/\W+/g, '-'), 2, fields, 3e-4);
   }
   assert.equal(cases - before, Object.keys(others).length);
   // Where sums are rounded, another last bit is another code: the same processes have the same bits.
@@ -94,7 +99,7 @@ test('weights in blocks, files of GGUF, other families, and methods that read we
 });
 
 test('all of them were compared', () => {
-  assert.equal(cases, methods.length + 11);
+  assert.equal(cases, methods.length + 13);
   assert.ok(weights > 100_000, `${weights} numbers`);
 });
 

@@ -160,7 +160,7 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
     const readBefore = bytesRead();
     const later = new LaterWeights();
     using models = openTaskModels(recipe, path, [{ name: undefined, head: {} }], false, later);
-    const gathered = shareOut(group, models, later);
+    const gathered = shareOut(group, models, later, true);
     later[Symbol.dispose]();
     const loadPeak = native.allocated().peak - before;
     // Frees what files were read into.
@@ -173,7 +173,7 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
     const { host, adapter, parameters } = models;
     const sharding = gatheredSharding(group, parameters, gathered, false);
     using optimizer = optimizerFor(models, recipe, sharding.owned);
-    using _gates = useGates(sharding.gateOf!);
+    using _gates = useGates(sharding.gates!);
     using _checkpointing = useGradientCheckpointing(true);
     const row = (i: number) => {
       const ids = Int32Array.from({ length: 16 }, (_, t) => 3 + ((31 * i + 7 * t) % 90));
@@ -200,6 +200,8 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
       kept,
       peak: native.allocated().peak - before,
       sent: trafficOfStep,
+      trained: [...parameters.values()].reduce((sum, { numel }) => sum + numel, 0),
+      owned: [...sharding.owned.values()].reduce((sum, { numel }) => sum + numel, 0),
     };
   },
   kill(group, failing) {

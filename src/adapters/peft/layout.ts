@@ -8,7 +8,7 @@ import { basename, join } from 'node:path';
 import type { Steps } from '../../base/index.ts';
 import { openSafetensors, type TensorToWrite, writeSafetensors } from '../../io/index.ts';
 import { type Method, methods } from '../../methods/index.ts';
-import { type Model, moduleAt } from '../../nn/index.ts';
+import { type Embedding, type Model, moduleAt, unwrapped } from '../../nn/index.ts';
 import { noGrad, scope, type Tensor } from '../../tensor/index.ts';
 import { headNames } from '../family-names.ts';
 import type { HeadTensors, Layout, LayoutAdapter } from '../layout.ts';
@@ -107,7 +107,7 @@ function save(
   adapter: LayoutAdapter,
   head: HeadTensors,
   work: string,
-  { base }: { readonly base: string },
+  { base, present }: Parameters<Layout['save']>[4],
 ): void {
   const { peftType } = methods[adapter.method as keyof typeof methods] as Method<unknown>;
   const config = {
@@ -123,7 +123,7 @@ function save(
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
   writeFileSync(join(work, configName), `${JSON.stringify(sorted, null, 2)}\n`);
   using _ = scope();
-  writeSafetensors(join(work, 'adapter_model.safetensors'), tensorsOf(model, adapter, head), { format: 'pt' });
+  writeSafetensors(join(work, 'adapter_model.safetensors'), tensorsOf(model, adapter, head, present), { format: 'pt' });
   if (adapter.derived) writeSafetensors(join(work, trainingFile), [...adapter.parameters].map(tensorToWrite));
   writeFileSync(join(work, 'README.md'), modelCard(adapter, base));
 }
@@ -137,7 +137,12 @@ function savesTables({
   return Array.isArray(targets) ? targets.includes('embed_tokens') || targets.includes('lm_head') : true;
 }
 
-function* tensorsOf(model: Model, adapter: LayoutAdapter, head: HeadTensors): Generator<TensorToWrite> {
+function* tensorsOf(
+  model: Model,
+  adapter: LayoutAdapter,
+  head: HeadTensors,
+  present: (tensor: Tensor) => void = () => {},
+): Generator<TensorToWrite> {
   const { derived } = adapter;
   const withTables = savesTables({ ...adapter.config, ...adapter.savedConfig?.() });
   if (derived) yield tensorToWrite([derived.name, noGrad(() => derived.value())]);
@@ -147,8 +152,13 @@ function* tensorsOf(model: Model, adapter: LayoutAdapter, head: HeadTensors): Ge
     // PEFT saves the table of a targeted embedding or head too (save_embedding_layers="auto").
     const path = /^base_model\.model\.(.*)\.lora_(embedding_A|A\.weight)$/.exec(name)?.[1];
     if (path && withTables && (path === model.sites.embeddings || path === model.sites.head)) {
-      const table = (moduleAt(model.root, path) as unknown as { denseWeight(): Tensor }).denseWeight();
-      yield tensorToWrite([keyPrefix + path + tableSuffix, table]);
+      const module = moduleAt(model.root, path);
+      const read = () => {
+        present((unwrapped(module) as Embedding).weight);
+        return (module as Embedding).denseWeight();
+      };
+      // Read when it is written: by then the numbers of this one may be with other processes.
+      yield { ...tensorToWrite([keyPrefix + path + tableSuffix, read()]), bytes: () => read().bytes() };
     }
   }
 }

@@ -15,6 +15,8 @@ export interface MemoryChoice {
   readonly optimizer: string;
   /** Whether activations are computed again in the backward pass. */
   readonly gradientCheckpointing: boolean;
+  /** What is on the disk instead of in memory: fields of a recipe's `train.offload`. */
+  readonly offload: readonly ('weights' | 'optimizer')[];
   /** Tokens of a micro-batch by default. */
   readonly microTokens?: number;
   /** What a run takes. */
@@ -34,17 +36,19 @@ const plannedSteps = 200;
 /** Tokens of a row that activations are computed for. */
 const rowTokens = 256;
 
-/** The choices by method: with each optimizer where it matters, each form of the weights, and gradient checkpointing. */
+/** The choices by method: with each optimizer where it matters, each form of the weights,, gradient checkpointing and what can be on the disk. */
 function choicesOf(): MemoryChoice[] {
-  const adamw = { optimizer: 'adamw', quantize: 'none', gradientCheckpointing: false } as const;
+  const adamw = { optimizer: 'adamw', quantize: 'none', gradientCheckpointing: false, offload: [] } as const;
   return [
     ...Object.keys(optimizers).map((optimizer) => ({ ...adamw, method: [full], optimizer })),
     { ...adamw, method: [full], gradientCheckpointing: true },
+    { ...adamw, method: [full], offload: ['optimizer'] },
     { ...adamw, method: [full, { ...layerwise, policy: 'lisa', layers: 2 }] },
     { ...adamw, method: [full, { ...layerwise, policy: 'badam' }] },
     ...quantizeModes.map((quantize) => ({ ...adamw, method: [lora], quantize })),
     { ...adamw, method: [lora], gradientCheckpointing: true },
     { ...adamw, method: [lora], quantize: 'nf4', gradientCheckpointing: true },
+    { ...adamw, method: [lora], offload: ['weights'] },
     { ...adamw, method: [prefix] },
     { ...adamw, method: [prefix], quantize: 'nf4' },
   ];
@@ -62,14 +66,18 @@ export function memoryChoices(path: string, free: number): MemoryChoice[] {
   const measured = new Map<string, ReturnType<typeof activationBytes>>();
   const choices = choicesOf();
   return choices.map((choice): MemoryChoice => {
-    const { method, quantize, optimizer, gradientCheckpointing } = choice;
+    const { method, quantize, optimizer, gradientCheckpointing, offload } = choice;
     try {
       const recipe = parseRecipe({
         model: path,
         method,
         quantize,
         data: { train: [{}] },
-        train: { optimizer: { type: optimizer }, gradient_checkpointing: gradientCheckpointing },
+        train: {
+          optimizer: { type: optimizer },
+          gradient_checkpointing: gradientCheckpointing,
+          offload: Object.fromEntries(offload.map((name) => [name, true])),
+        },
         run: { dir: 'none' },
       });
       using sketch = openTaskModels(recipe, path, [{ name: undefined, head: {} }], true);
