@@ -22,8 +22,16 @@ import {
   withTaskNumber,
 } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
-import { type ClassCount, classCounts, classNotes, imageTools, type Task, taskRows } from '../tasks/index.ts';
-import type { Recipe } from './recipe.ts';
+import {
+  type ClassCount,
+  classCounts,
+  classNotes,
+  imageTools,
+  type Task,
+  taskRows,
+  unusedSettings,
+} from '../tasks/index.ts';
+import { dataDefaults, type Recipe } from './recipe.ts';
 
 /** An example, and where it was read. */
 export interface PlacedExample {
@@ -129,6 +137,22 @@ export async function rowMaker(
   return (given) => taskRows(task, given, options);
 }
 
+/** A note on each field of a recipe that its task, or the other fields, leave without effect. */
+function unusedFields({ data, labels, class_weights, temperature }: Recipe, { head }: Task): string[] {
+  const defaults: Record<string, unknown> = dataDefaults;
+  const asked = Object.entries({ ...data, labels, class_weights, temperature })
+    .filter(([name, value]) => value !== undefined && value !== defaults[name])
+    .map(([name]) => name);
+  const others =
+    data.eval !== undefined
+      ? 'data.eval says what is measured'
+      : data.format === 'batches' && 'all batches are learned';
+  return [
+    ...unusedSettings(asked, head.name),
+    ...(data.held_out !== undefined && others ? [`data.held_out is not used: ${others}`] : []),
+  ];
+}
+
 /** Tokenises the examples of a recipe and divides them into steps. @throws GraftError with file and line of what is wrong */
 export async function planRows(
   recipe: Recipe,
@@ -152,11 +176,11 @@ export async function planRows(
     },
     [...examples.train.flat(), ...(examples.eval ?? [])],
   );
-  const warnings: string[] = [...examples.notes];
+  const warnings: string[] = [...examples.notes, ...unusedFields(recipe, task)];
   const rowsFrom = (placed: readonly PlacedExample[], place: string): Row[] => {
     const { rows, report } = toRows(placed);
     const all = placed.map(({ example }) => example);
-    warnings.push(...rowNotes(report, all, place));
+    warnings.push(...rowNotes(report, all, place, task.head.name));
     return rows;
   };
   const classesOf = (trainRows: readonly Row[]) => {
