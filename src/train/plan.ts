@@ -45,6 +45,8 @@ export interface Examples {
   readonly eval: readonly PlacedExample[] | undefined;
   /** What of the files was not read. */
   readonly notes: readonly string[];
+  /** Rows that have a task number of their own. */
+  readonly numbered: number;
 }
 
 /** Which rows each step learns from, and which are only measured. */
@@ -84,6 +86,7 @@ export const examplesOf = (
 export async function readExamples({ data }: Recipe, taskNumber?: number): Promise<Examples> {
   const { format, columns, limit, delimiter } = data;
   const notes: string[] = [];
+  let numbered = 0;
   const read = async (source: RowSource, name: string, areOthers = false): Promise<PlacedExample[][]> => {
     const records = await recordsOf(source, name, {
       columns,
@@ -93,13 +96,14 @@ export async function readExamples({ data }: Recipe, taskNumber?: number): Promi
       delimiterMayLack: areOthers,
       note: (text) => notes.push(text),
     });
+    numbered += numberedRows(records);
     if (format !== 'batches') return [examplesOf(records, format, taskNumber)];
     return mapRows(records, (record) =>
       toStep(record).map(({ example, place }) => ({ example: withTaskNumber(example, taskNumber), place })),
     );
   };
   const evalSteps = data.eval === undefined ? undefined : await read(data.eval, 'data.eval', true);
-  return { train: await read(data.train, 'data.train'), eval: evalSteps?.flat(), notes };
+  return { train: await read(data.train, 'data.train'), eval: evalSteps?.flat(), notes, numbered };
 }
 
 /** What rows are made with, for training, measuring and predicting alike. */
@@ -135,6 +139,16 @@ export async function rowMaker(
     ...(await imageTools(model, modelPath, examples)),
   };
   return (given) => taskRows(task, given, options);
+}
+
+/** How many rows have a task number of their own. */
+export const numberedRows = (rows: readonly RawRecord[]): number =>
+  rows.filter(({ value }) => Number.isInteger(value.task)).length;
+
+/** A note on the task numbers of so many rows, where no prompt depends on them. */
+export function taskNotes(numbered: number, model: Model): string[] {
+  if (numbered === 0 || model.ports.readsTasks()) return [];
+  return [`the field task of ${numbered} ${numbered === 1 ? 'row' : 'rows'} is not used: no prompt is for several tasks`];
 }
 
 /** A note on each field of a recipe that its task, or the other fields, leave without effect. */
@@ -176,7 +190,7 @@ export async function planRows(
     },
     [...examples.train.flat(), ...(examples.eval ?? [])],
   );
-  const warnings: string[] = [...examples.notes, ...unusedFields(recipe, task)];
+  const warnings: string[] = [...examples.notes, ...unusedFields(recipe, task), ...taskNotes(examples.numbered, model)];
   const rowsFrom = (placed: readonly PlacedExample[], place: string): Row[] => {
     const { rows, report } = toRows(placed);
     const all = placed.map(({ example }) => example);

@@ -12,7 +12,7 @@ import {
 import { useThreads } from '../../engine/index.ts';
 import type { TaskName } from '../../nn/index.ts';
 import { taskOf, unusedSettings } from '../../tasks/index.ts';
-import { examplesOf, explainedMeasurement, rowMaker } from '../../train/index.ts';
+import { examplesOf, explainedMeasurement, numberedRows, rowMaker, taskNotes } from '../../train/index.ts';
 import type { JobContext } from '../job-context.ts';
 import { residentOf } from '../resident.ts';
 
@@ -102,6 +102,7 @@ export async function openRows(asked: RowsArgs, context: Pick<JobContext, 'throw
     note: (text: string) => notes.push(text),
   };
   const records = await recordsOf(args.rows, 'rows', reading);
+  notes.push(...taskNotes(numberedRows(records), model));
   const examples = examplesOf(records, args.format ?? 'auto', resident.taskNumber(args.adapter, args.taskNumber));
   const maxLength = Math.min(args.maxLength ?? 1024, model.contextLength - model.ports.virtualLength);
   /** Runs `act`; a loss that is not finite is explained. */
