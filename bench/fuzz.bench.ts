@@ -10,7 +10,7 @@ import { report } from './support.ts';
 const { values: args } = parseArgs({ options: { files: { type: 'string' }, seed: { type: 'string' } } });
 const [files, seed] = [Number(args.files ?? 10_000), Number(args.seed ?? Date.now() % 1e6)];
 console.log(`${files} files, seed ${seed}`);
-const tallies = await fuzz(files, seed);
+const tallies = await fuzz(files, seed, (done) => done % 500 === 0 && console.log(`${done} read`));
 for (const { reader, files, read, refused, slowestMs, peakMb, problems } of tallies) {
   console.log(
     `${reader.padEnd(18)} ${files} files: ${read} read, ${refused} refused; ${slowestMs} ms, ${peakMb} MB at most`,

@@ -48,6 +48,11 @@ export function convertAdapter(
   requireNew(to);
   const sourceFormat = formatOf(from);
   if (sourceFormat === format) throw notConvertible(`the adapter is already in the format ${format}`, from);
+  if (base !== undefined && !formats[format].readsBase && !formats[sourceFormat].readsBase)
+    throw new GraftError('usage', `base is not read from ${sourceFormat} to ${format}`, {
+      place: 'base (--base)',
+      hint: 'Leave it out: it is for gguf',
+    });
   const updates = formats[sourceFormat].read(from, base);
   const head = updates.head.length > 0 ? taskOfAdapter(from) : {};
   const write = (work: string) =>

@@ -171,12 +171,29 @@ function* filling(
   head: 'file' | 'own',
   settings?: readonly MethodChoice[],
 ): Steps<void> {
-  for (const [i, part] of partDirs(dir).entries()) {
-    const partHead = head === 'own' ? undefined : i === 0 ? adapter.head : new Map<string, Tensor>();
-    yield* layoutOf(part).load(model, part, adapter.parts[i]!, partHead);
+  try {
+    for (const [i, part] of partDirs(dir).entries()) {
+      const partHead = head === 'own' ? undefined : i === 0 ? adapter.head : new Map<string, Tensor>();
+      yield* layoutOf(part).load(model, part, adapter.parts[i]!, partHead);
+    }
+  } catch (cause) {
+    throw resizedOrOther(cause, model, dir);
   }
   const attached = settingsOf(adapter.parts);
   if (!settings || areSaved(dir, attached)) loadSettings(dir, attached);
+}
+
+/** Why an adapter does not fit: where it has tables for another vocabulary, that, and what can be done. */
+function resizedOrOther(cause: unknown, { vocabSize }: Model, dir: string): unknown {
+  if (!(cause instanceof GraftError) || cause.kind !== 'mismatch') return cause;
+  const { vocabRows } = taskOfAdapter(dir);
+  if (vocabRows === undefined || vocabRows === vocabSize) return cause;
+  const problem = `the adapter has tables for ${vocabRows} tokens, and this base, as it is loaded here, has ${vocabSize}`;
+  return new GraftError('mismatch', problem, {
+    place: dir,
+    hint: 'Commands that load a model for one adapter resize it; to train or serve, merge the adapter into a model of its own first (graft merge)',
+    cause,
+  });
 }
 
 /** What methods that work with saved adapters need to read them, for `attachMethods`. */

@@ -40,6 +40,8 @@ export interface UpdateFormat {
   read(dir: string, base?: string): AdapterUpdates;
   /** Whether an adapter is one file. */
   readonly isFile?: boolean;
+  /** Whether it depends on the config of the base. */
+  readonly readsBase?: boolean;
   /**
    * Writes the updates into the empty directory `work`, or to the file of that path.
    * @throws GraftError 'usage' with the reason where the format does not support them

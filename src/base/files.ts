@@ -61,16 +61,18 @@ function freeSpace(path: string): string {
 /**
  * Creates a directory and its missing parents; an existing directory is left unchanged. (Node's own `recursive` never
  * returns on a file system such as /proc, where nothing can be created.)
+ * @returns those that were created, the outermost first
  * @throws GraftError `usage` where a file has this name, `environment` for missing permissions
  */
-export function makeDirectory(path: string): void {
+export function makeDirectory(path: string): readonly string[] {
   const isDirectory = () => statSync(path, { throwIfNoEntry: false })?.isDirectory();
   try {
-    if (isDirectory()) return;
-    if (dirname(path) !== path) makeDirectory(dirname(path));
+    if (isDirectory()) return [];
+    const above = dirname(path) === path ? [] : makeDirectory(dirname(path));
     mkdirSync(path);
+    return [...above, path];
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST' && isDirectory()) return; // another process created it first
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST' && isDirectory()) return []; // another process created it first
     throw fileError(error, path, 'created as a directory');
   }
 }

@@ -27,16 +27,14 @@ export const combine = () =>
     )
     .requiredOption('--out <dir>', 'new directory for the combined adapter')
     .option('--svd-rank <n>', 'rank after a decomposition; default: the highest of the adapters', count)
-    .option('--density <share>', 'fraction of the values that ties, dare and magnitude_prune keep', number, 0.5)
+    .option('--density <share>', 'fraction of the values that ties, dare and magnitude_prune keep; default: 0.5', number)
     .addOption(
       new Option(
         '--majority-sign-method <method>',
-        'ties: whether a sign is elected by the sum of the values or by their number',
-      )
-        .choices(['total', 'frequency'])
-        .default('total'),
+        'ties: whether a sign is elected by the sum of the values (total, the default) or by their number',
+      ).choices(['total', 'frequency']),
     )
-    .option('--seed <n>', 'seed of the random masks of dare', number, 0)
+    .option('--seed <n>', 'seed of the random masks of dare; default: 0', number)
     .option('--json', 'print the result as JSON')
     .addHelpText(
       'after',

@@ -90,15 +90,21 @@ function showChoices(choices: readonly MemoryChoice[]): void {
   };
   const possible = choices.flatMap((choice) => (choice.memory ? [{ ...choice, memory: choice.memory }] : []));
   console.log(
-    `\nMemory of a run in MB, read from the shapes of the weights: by method, optimizer, gradient checkpointing and train.offload, and by quantize; tokens: of a micro-batch by default; disk: what is there instead of in memory\n(the process itself takes ${possible[0]?.memory.processMb ?? 0} more; graft train says what a recipe takes):\n`,
+    `\nMemory of a run in MB, read from the shapes of the weights: by method, optimizer, gradient checkpointing and train.offload, and by quantize; tokens: of a micro-batch by default;\nengine: its code and buffers; apart: what of gradients and activations is never there at once, which the total has not; disk: what is there instead of in memory\n(the process itself takes ${possible[0]?.memory.processMb ?? 0} more; graft train says what a recipe takes):\n`,
   );
   const rows = possible.map(({ quantize, microTokens, memory, fits, ...choice }) => {
-    const { weightsMb, gradientsMb, optimizerMb, activationsMb, totalMb, weightsOnDiskMb, optimizerOnDiskMb } = memory;
-    const onDiskMb = weightsOnDiskMb + optimizerOnDiskMb;
-    const numbers = [weightsMb, gradientsMb, optimizerMb, microTokens!, activationsMb, totalMb, onDiskMb];
-    return [name({ ...choice, quantize }), quantize, ...numbers.map(String), fits ? 'fits' : 'does not fit'];
+    const { weightsMb, gradientsMb, optimizerMb, activationsMb, engineMb, apartMb, totalMb } = memory;
+    const onDiskMb = memory.weightsOnDiskMb + memory.optimizerOnDiskMb;
+    const parts = [weightsMb, gradientsMb, optimizerMb, activationsMb, engineMb, -apartMb, totalMb, onDiskMb];
+    return [
+      name({ ...choice, quantize }),
+      quantize,
+      ...[microTokens!, ...parts].map(String),
+      fits ? 'fits' : 'does not fit',
+    ];
   });
-  table([['', 'quantize', 'weights', 'gradients', 'optimizer', 'tokens', 'activations', 'total', 'disk', ''], ...rows]);
+  const parts = ['weights', 'gradients', 'optimizer', 'activations', 'engine', 'apart', 'total', 'disk'];
+  table([['', 'quantize', 'tokens', ...parts, ''], ...rows]);
   const refused = choices.filter((choice) => choice.refused !== undefined);
   if (refused.length > 0) console.log();
   for (const choice of refused) console.log(`${name(choice)}, quantize: ${choice.quantize}: ${choice.refused}`);

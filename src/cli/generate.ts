@@ -18,7 +18,7 @@ export const generate = () =>
     .option('--min-p <p>', 'leave out tokens less likely than this share of the likeliest', Number)
     .option('--repetition-penalty <x>', 'above 1: tokens that occurred before become less likely', Number)
     .option('--stop <text...>', 'stop before this text, which may be a special token')
-    .option('--seed <n>', 'seed of the sampling: the same seed gives the same answer', Number, 0)
+    .option('--seed <n>', 'seed of the sampling: the same seed gives the same answer; default: 0', Number)
     .addHelpText(
       'after',
       examples(

@@ -45,7 +45,7 @@ export const serve = () =>
       'another folder that requests may load adapters from; may be repeated',
       collect,
     )
-    .option('--rescan-seconds <s>', 'time between two looks at the folder of adapters', positive, 2)
+    .option('--rescan-seconds <s>', 'time between two looks at the folder of adapters; default: 2', positive)
     .option('--max-batch-tokens <n>', 'tokens of one pass of the model at most; default: 256', count)
     .option('--max-running <n>', 'answers that are generated at a time at most; default: 64', count)
     .option('--max-queue <n>', 'requests that wait at most; one more is answered with 429; default: 256', count)

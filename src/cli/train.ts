@@ -134,9 +134,11 @@ export function partsLine(parts: readonly (number | string)[]): string {
 }
 
 /** What a run takes in memory, with its largest parts. */
-const memoryLine = ({ totalMb, weightsMb, gradientsMb, optimizerMb, activationsMb, ...disk }: RunMemory): string => {
+const memoryLine = ({ totalMb, apartMb, ...parts }: RunMemory): string => {
+  const { weightsMb, gradientsMb, optimizerMb, activationsMb, engineMb, ...disk } = parts;
+  const apart = apartMb > 0 ? `, less ${apartMb} of gradients and activations that are never there at once` : '';
   const onDisk = disk.weightsOnDiskMb + disk.optimizerOnDiskMb;
-  return `memory: ${totalMb} MB at most (weights ${weightsMb}, gradients ${gradientsMb}, optimizer ${optimizerMb}, activations ${activationsMb}), ${mebibytes(freeMemory())} free${onDisk > 0 ? `; on the disk: weights ${disk.weightsOnDiskMb}, optimizer ${disk.optimizerOnDiskMb}` : ''}`;
+  return `memory: ${totalMb} MB at most (weights ${weightsMb}, gradients ${gradientsMb}, optimizer ${optimizerMb}, activations ${activationsMb}, engine ${engineMb}${apart}), ${mebibytes(freeMemory())} free${onDisk > 0 ? `; on the disk: weights ${disk.weightsOnDiskMb}, optimizer ${disk.optimizerOnDiskMb}` : ''}`;
 };
 
 /** Shows events on stderr: one line that is rewritten on a terminal, elsewhere a line every few seconds. */

@@ -2,14 +2,14 @@
 import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
-import { exportFormats } from '../models/index.ts';
+import { type ExportFormat, exportChoice, exportFormats, isGgufFormat } from '../models/index.ts';
 import { taskNames } from '../nn/index.ts';
 import { parseRecipe, type Recipe, readYaml } from '../train/index.ts';
 import { type Contender, contenders } from './contenders.ts';
 
 /** How a trained model is rounded before it is measured, in the words of `graft merge`. */
 const rounding = z.strictObject({
-  to: z.enum(exportFormats as [string, ...string[]]).describe('Format of the linear layers of the blocks.'),
+  to: z.enum(exportFormats).describe('Format of the linear layers of the blocks.'),
   group_size: z
     .int()
     .positive()
@@ -138,6 +138,8 @@ export function readComparison(file: string): Comparison {
   const planned = new Map<string, Contestant>();
   for (const name of names) {
     const { of, rounded, ...settings } = available[name]!;
+    // Before anything is trained.
+    if (rounded) requireWritable(rounded, `${place}.methods.${name}.rounded`);
     if (of !== undefined) {
       planned.set(name, { recipe: recipeToRound(name, of, { ...settings, rounded }, planned, place), rounded, of });
       continue;
@@ -171,6 +173,18 @@ export function readComparison(file: string): Comparison {
     metric,
     loss,
   };
+}
+
+/** Where what was trained is written in a number format. */
+export const roundedName = (to: ExportFormat): string => (isGgufFormat(to) ? 'rounded.gguf' : 'rounded');
+
+/** @throws GraftError 'usage' for settings that contradict each other */
+function requireWritable({ to, group_size: groupSize, embedding }: z.output<typeof rounding>, place: string): void {
+  try {
+    exportChoice({ to, groupSize, embedding, out: roundedName(to), dtype: 'float32' });
+  } catch (error) {
+    throw error instanceof GraftError ? error.at(place) : error;
+  }
 }
 
 /** The recipe of the method whose result is rounded and measured. @throws GraftError 'usage' where there is none, or more is asked for */

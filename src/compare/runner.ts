@@ -9,11 +9,11 @@ import { type Format, localPaths, pathsOf, type RowSource, type Truncation } fro
 import { processor } from '../engine/index.ts';
 import { digestOfPath, readJsonObject, writeText } from '../io/index.ts';
 import { writtenBy } from '../methods/index.ts';
-import { type ExportFormat, isGgufFormat, type Quantize } from '../models/index.ts';
+import type { Quantize } from '../models/index.ts';
 import type { TaskName } from '../nn/index.ts';
 import type { Metric } from '../tasks/index.ts';
 import type { Recipe, TrainEvent, TrainResult } from '../train/index.ts';
-import type { Comparison, Contestant } from './comparison.ts';
+import { type Comparison, type Contestant, roundedName } from './comparison.ts';
 import type { Failure, Outcome, Results } from './results.ts';
 
 type Json = Record<string, unknown>;
@@ -274,7 +274,7 @@ async function round(
   { signal }: Context,
 ): Promise<Written> {
   const { model, adapter } = trainedBy(recipe);
-  const out = join(dir, isGgufFormat(to as ExportFormat) ? 'rounded.gguf' : 'rounded');
+  const out = join(dir, roundedName(to));
   mkdirSync(dir, { recursive: true });
   rmSync(out, { recursive: true, force: true });
   const options = [

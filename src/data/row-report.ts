@@ -13,6 +13,8 @@ export interface RowPlaces {
   readonly emptyAnswers: readonly string[];
   /** Questions whose answer no window has whole. */
   readonly splitAnswers: readonly string[];
+  /** Questions with several answers. */
+  readonly severalAnswers: readonly string[];
 }
 
 /** Counts of rows made, truncated and left out. */
@@ -33,6 +35,8 @@ export interface RowReport {
   readonly emptyAnswers: number;
   /** Questions whose answer no window of the context has whole: they are learned and measured as questions without one. */
   readonly splitAnswers: number;
+  /** Questions with several answers, of which the first is learned; metrics count all of them. */
+  readonly severalAnswers: number;
   /** Texts and completions without an end token, which neither the tokenizer nor the model names. */
   readonly endlessRows: number;
   /** Rows of which the chat template leaves something out, by what it is. */
@@ -54,6 +58,7 @@ export class ReportBuilder {
     emptyRows: 0,
     emptyAnswers: 0,
     splitAnswers: 0,
+    severalAnswers: 0,
   };
   readonly #notPrinted = new Map<string, number>();
   readonly #places: Record<keyof RowPlaces, string[]> = {
@@ -62,6 +67,7 @@ export class ReportBuilder {
     empty: [],
     emptyAnswers: [],
     splitAnswers: [],
+    severalAnswers: [],
   };
   #endlessRows = 0;
 
@@ -100,6 +106,11 @@ export class ReportBuilder {
     this.#at('splitAnswers', place);
   }
 
+  severalAnswers(place: string): void {
+    this.#counts.severalAnswers++;
+    this.#at('severalAnswers', place);
+  }
+
   endless(): void {
     this.#endlessRows++;
   }
@@ -120,10 +131,13 @@ export class ReportBuilder {
   }
 }
 
-/** What of the rows of a source is truncated, left out or not used, in a note each. */
-export function rowNotes(report: RowReport, examples: readonly Example[], source: string): string[] {
+/**
+ * What of the rows of a source is truncated, left out or not used, in a note each.
+ * @param task of the rows: language modelling learns answers, the others labels
+ */
+export function rowNotes(report: RowReport, examples: readonly Example[], source: string, task: string): string[] {
   const { cutRows, cutTokens, shortenedAnswers, lostRows, emptyRows, emptyAnswers, endlessRows, notPrinted } = report;
-  const { splitAnswers, places } = report;
+  const { splitAnswers, severalAnswers, places } = report;
   const rows = (count: number, one: string, several: string) =>
     `${count} ${count === 1 ? `row ${one}` : `rows ${several}`}`;
   const at = (kind: keyof RowPlaces, count: number) =>
@@ -132,13 +146,17 @@ export function rowNotes(report: RowReport, examples: readonly Example[], source
     cutRows > 0 &&
       `${rows(cutRows, 'was', 'were')} longer than max_length; ${cutTokens} tokens were cut${shortenedAnswers > 0 ? `, of ${shortenedAnswers === 1 ? 'one answer' : `${shortenedAnswers} answers`} too (data.truncate: middle keeps answers)` : ''}${at('cut', cutRows)}`,
     lostRows > 0 &&
-      `${rows(lostRows, 'lost its whole answer to max_length and is', 'lost their whole answers to max_length and are')} left out: data.truncate: middle keeps answers${at('lost', lostRows)}`,
+      (task === 'causal-lm'
+        ? `${rows(lostRows, 'lost its whole answer to max_length and is', 'lost their whole answers to max_length and are')} left out: data.truncate: middle keeps answers${at('lost', lostRows)}`
+        : `${rows(lostRows, 'lost all of its labels to max_length and is', 'lost all of their labels to max_length and are')} left out: raise max_length${at('lost', lostRows)}`),
     emptyRows > 0 &&
       `${rows(emptyRows, 'has nothing to learn and is', 'have nothing to learn and are')} left out${at('empty', emptyRows)}`,
     emptyAnswers > 0 &&
       `${rows(emptyAnswers, 'has an empty answer', 'have empty answers')}, of which only the end is learned${at('emptyAnswers', emptyAnswers)}`,
     splitAnswers > 0 &&
       `${rows(splitAnswers, 'has an answer', 'have answers')} that no window of the context has whole, and ${splitAnswers === 1 ? 'counts' : 'count'} as without one: raise max_length, or stride above the longest answer${at('splitAnswers', splitAnswers)}`,
+    severalAnswers > 0 &&
+      `${rows(severalAnswers, 'has several answers: the loss is', 'have several answers: the loss is')} of the first, and all of them count as right${at('severalAnswers', severalAnswers)}`,
     endlessRows > 0 &&
       `${endlessRows} rows have no end token, from which the model would learn where to stop: no file of the model names one (eos_token, eos_token_id)`,
     ...Object.entries(notPrinted ?? {}).map(

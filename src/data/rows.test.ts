@@ -193,6 +193,7 @@ test('rows that are too long are truncated and counted; rows that lose every lab
     empty: [],
     emptyAnswers: [],
     splitAnswers: [],
+    severalAnswers: [],
   });
 });
 
@@ -216,7 +217,7 @@ test('rows without content are left out, and answers without content are counted
   assert.deepEqual([report.emptyRows, report.emptyAnswers], [6, 2]);
   assert.deepEqual(report.places.empty, ['f:1', 'f:2', 'f:3', 'f:4', 'f:5']);
   assert.deepEqual(report.places.emptyAnswers, ['f:7', 'f:8']);
-  const notes = rowNotes(report, [], 'rows.jsonl');
+  const notes = rowNotes(report, [], 'rows.jsonl', 'causal-lm');
   assert.match(notes[0]!, /rows\.jsonl: 6 rows have nothing to learn and are left out \(f:1, f:2, f:3, f:4, f:5 …\)/);
   assert.match(notes[1]!, /2 rows have empty answers, of which only the end is learned \(f:7, f:8\)/);
 });
@@ -242,7 +243,10 @@ test('truncate: the end, the start, or the middle of what is not learned is cut'
   const long: Example = { kind: 'text', text: 'plain words and more of them' };
   assert.equal(one(long, { truncate: 'start', maxLength: 4 }).ids[0], bosId);
   const { report } = rows([{ kind: 'completion', prompt: 'a', completion: 'plain words' }], { maxLength: 5 });
-  assert.match(rowNotes(report, [], 'r')[0]!, /of one answer too \(data\.truncate: middle keeps answers\) \(f:1\)/);
+  assert.match(
+    rowNotes(report, [], 'r', 'causal-lm')[0]!,
+    /of one answer too \(data\.truncate: middle keeps answers\) \(f:1\)/,
+  );
 });
 
 test('rows in which nobody speaks as the assistant are refused with their roles', () => {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -36,7 +36,8 @@ describe('lockDirectory', () => {
       inUse(path, new RegExp(`run: This directory is in use by process ${process.pid} since 2.*Wait for that process`));
       assert.deepEqual(readdirSync(path), [LOCK_NAME]);
     }
-    assert.deepEqual(readdirSync(path), []);
+    assert.deepEqual(readdirSync(dir.path), [], 'it was made for the lock, and nothing is in it');
+    mkdirSync(path);
     lockDirectory(path)[Symbol.dispose]();
   });
 

@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, linkSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, fsyncSync, linkSync, openSync, readFileSync, renameSync, rmdirSync, rmSync, writeSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { fileError, GraftError, makeDirectory } from '../base/index.ts';
@@ -18,6 +18,7 @@ interface Owner {
 
 /**
  * Locks a directory, created if absent, for this process until disposed, by a lock file with process id, host and time.
+ * Directories that it made are removed with the lock where they are still empty: what is refused leaves nothing behind.
  * The lock of a process that no longer runs (killed, machine restarted) is replaced. A second lock by one process is refused.
  * @throws GraftError `state` when a running process, or one on another host, holds the lock
  */
@@ -31,9 +32,11 @@ export function lockDirectory(path: string): Disposable {
     born: processStamp(process.pid),
     id,
   };
+  const made: string[] = [];
   try {
-    makeDirectory(path);
-    for (let tries = 0; tries < 100 && !createLock(lock, owner); tries++) {
+    for (let tries = 0; tries < 100; tries++) {
+      made.push(...makeDirectory(path));
+      if (createLock(lock, owner)) break;
       const text = textOf(lock);
       if (text !== undefined) removeStale(path, lock, text, id); // throws where the owner still runs
     }
@@ -48,9 +51,11 @@ export function lockDirectory(path: string): Disposable {
   return {
     [Symbol.dispose]() {
       try {
-        if (ownerIn(textOf(lock))?.id === id) rmSync(lock, { force: true });
+        if (ownerIn(textOf(lock))?.id !== id) return;
+        rmSync(lock, { force: true });
+        for (const dir of made.toReversed()) rmdirSync(dir); // throws for the first that is not empty
       } catch {
-        // A disk that has become read-only: the lock is out of date once this process has ended, and the error that counts is another.
+        // What was made has content; or a disk has become read-only: the lock is out of date once this process has ended, and the error that counts is another.
       }
     },
   };
@@ -78,7 +83,8 @@ function createLock(lock: string, owner: Owner): boolean {
     }
     return true;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+    // ENOENT: another process removed the directory, which it had made and left empty.
+    if (['EEXIST', 'ENOENT'].includes((error as NodeJS.ErrnoException).code ?? '')) return false;
     throw error;
   } finally {
     rmSync(draft, { force: true });

@@ -4,18 +4,14 @@ import { Embedding, Linear, type Model, namedModules, type Rounding, unwrapped }
 import {
   type FormatName,
   formats,
-  ggufFormats,
   isBlockFormat,
   isIntegerFormat,
   type Quantization,
   requireWidths,
   type WeightFormat,
-  weightFormats,
 } from '../quant/index.ts';
 import type { Tensor } from '../tensor/index.ts';
-
-/** Element types in which weights can be written unquantised. */
-export type FloatFormat = 'float32' | 'float16' | 'bfloat16';
+import { type ExportChoice, type ExportFormat, type FloatFormat, isFloat, isGgufFormat } from './export-choice.ts';
 
 /** The format in which the weight of a layer or an embedding is written; integers can have scales of their own. */
 export type WrittenFormat = (Quantization & Pick<Rounding, 'learned'>) | { readonly format: FloatFormat };
@@ -25,28 +21,6 @@ export type WrittenFormat = (Quantization & Pick<Rounding, 'learned'>) | { reado
  * float32.
  */
 export type FormatOf = (path: string) => WrittenFormat | undefined;
-
-/** What a user asks for. */
-export interface ExportChoice {
-  /** Of the linear layers of the blocks. */
-  readonly to: ExportFormat;
-  /** Integers: the elements of a row that share a scale; absent: the row does. */
-  readonly groupSize?: number | undefined;
-  /** Of the table of embeddings and the output layer; none: float32. Default: q8_0 with blocks of GGUF, else none. */
-  readonly embedding?: ExportFormat | 'none' | undefined;
-}
-
-/** A format that a whole model can be written in. */
-export type ExportFormat = WeightFormat | FloatFormat;
-
-/** All of them: GGUF's, then those of a directory. */
-export const exportFormats = [...new Set([...ggufFormats, ...weightFormats])] as readonly ExportFormat[];
-
-/** Whether a format is one of a GGUF file; the others are of a directory. */
-export const isGgufFormat = (format: ExportFormat): boolean => (ggufFormats as readonly string[]).includes(format);
-
-const isFloat = (format: ExportFormat): format is FloatFormat =>
-  format === 'float32' || format === 'float16' || format === 'bfloat16';
 
 /** All matrices of the model by the path of their module, with the width of its rows, the native number of the format that it is held in, and whether no other shares its table before it. */
 function* matricesOf(model: Model): Generator<{ path: string; width: number; held: number; isFirst: boolean }> {
@@ -64,7 +38,7 @@ function* matricesOf(model: Model): Generator<{ path: string; width: number; hel
 /**
  * Returns the format of every matrix: those for which it was trained, where `to` names them; and a line where rows do not fit blocks and are written in another format, as in llama.cpp,
  * and where weights have been rounded before.
- * @throws GraftError 'mismatch' for groups of integers that do not divide a row, 'usage' for a mixture of GGUF's formats and others
+ * @throws GraftError 'mismatch' for groups of integers that do not divide a row
  */
 export function formatsFor(
   model: Model,
@@ -75,12 +49,6 @@ export function formatsFor(
   const ofLayers = [...trained].filter(([path]) => !isTable(model, path)).map(([, { quantization }]) => quantization);
   if (ofLayers.length > 0 && ofLayers.every(({ format }) => format === to)) return asTrained(model, choice, trained);
   const embedding = choice.embedding ?? (isFloat(to) ? to : isGgufFormat(to) ? 'q8_0' : 'none');
-  if (embedding !== 'none' && !isFloat(embedding) && isGgufFormat(embedding) !== isGgufFormat(to)) {
-    throw new GraftError('usage', `one file cannot hold both ${to} and ${embedding}`, {
-      place: 'embedding',
-      hint: isGgufFormat(to) ? `Choose one of ${ggufFormats.join(', ')}` : 'Choose int2 to int8, or none',
-    });
-  }
   const byPath = new Map<string, WrittenFormat>();
   const replaced = new Map<string, { widths: Set<number>; count: number; line: [ExportFormat, ExportFormat] }>();
   const widths = { blocks: new Map<string, number>(), embedding: new Map<string, number>() };

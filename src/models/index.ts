@@ -2,13 +2,12 @@ export type { Quantize } from '../quant/index.ts';
 export {
   type ExportChoice,
   type ExportFormat,
+  exportChoice,
   exportFormats,
   type FloatFormat,
-  type FormatOf,
-  formatsFor,
   isGgufFormat,
-  type WrittenFormat,
-} from './export-formats.ts';
+} from './export-choice.ts';
+export { type FormatOf, formatsFor, type WrittenFormat } from './export-formats.ts';
 export type { AdapterHubNames, Family, GgufNames } from './family.ts';
 export { type GgufBase, ggufBaseFor, ggufBaseOf, ggufNamesOf } from './gguf-base.ts';
 export { LaterWeights } from './later-weights.ts';

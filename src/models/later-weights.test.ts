@@ -18,8 +18,10 @@ const tensorsOf = ({ root }: Model) => [...new Map([...heldTensors(root)].map(([
 test('rows of every weight, however it is stored and held', () => {
   using dir = temporary();
   const wide = randomLlama(join(dir.path, 'wide'), { width: 64, inner: 128, layers: 1, dtype: 'bfloat16' });
-  const cases: [path: string, quantize: Quantize][] = [
+  const cases: [path: string, quantize: Quantize, vocabRows?: number][] = [
     [golden('models', 'llama3'), 'none'],
+    [golden('models', 'llama3'), 'none', 143],
+    [golden('gguf', 'qwen2.gguf'), 'none', 70],
     [golden('gguf', 'llama.gguf'), 'keep'],
     [golden('gguf', 'llama.gguf'), 'none'],
     [golden('gguf', 'qwen2.gguf'), 'int8'],
@@ -31,11 +33,13 @@ test('rows of every weight, however it is stored and held', () => {
     [wide, 'nf4'],
   ];
   let [pieces, whole] = [0, 0];
-  for (const [path, quantize] of cases) {
+  for (const [path, quantize, vocabRows] of cases) {
     using _ = scope();
-    using expected = loadModel(path, { quantize });
+    const options = { quantize, ...(vocabRows !== undefined && { vocabRows }) };
+    using expected = loadModel(path, options);
     using later = new LaterWeights();
-    using model = loadModels(path, [{}], { quantize }, later)[0]!;
+    using model = loadModels(path, [{}], options, later)[0]!;
+    assert.ok(vocabRows === undefined || model.vocabSize === vocabRows);
     const wanted = tensorsOf(expected);
     const found = tensorsOf(model);
     assert.equal(found.length, wanted.length);

@@ -51,12 +51,6 @@ export function loadModels(
   if (!later) files.use(source);
   const vocabRows = [...heads, options].find((head) => head.vocabRows)?.vocabRows;
   const config = vocabRows === undefined ? own : { ...own, vocab_size: vocabRows };
-  if (later && vocabRows !== undefined && vocabRows !== own.vocab_size) {
-    throw new GraftError('usage', 'the adapter has another vocabulary than the base, whose weights are divided', {
-      place: 'train.zero.stage',
-      hint: 'Choose a stage below 3',
-    });
-  }
   if (!shapesOnly && !later && !offload && !shared?.entries.size)
     requireMemory(path, { stored, family }, options.quantize ?? 'none', { dtype: options.dtype ?? denseType() });
   return noGrad(() => {

@@ -20,7 +20,6 @@ import {
   scope,
   Tensor,
 } from '../tensor/index.ts';
-import { ShapesReader } from './shapes-reader.ts';
 import type { SharedWeights } from './shared-weights.ts';
 import type { StoredWeight, WeightReader } from './weight-reader.ts';
 
@@ -253,12 +252,7 @@ export class LoadedWeights implements ModelWeights {
     const stored = this.#find(key, [storedShape[0]!, width]);
     if (!stored) return undefined;
     this.parameters += (rows - storedShape[0]!) * width;
-    if (this.#reader instanceof ShapesReader)
-      return this.#reader.dense({ ...stored, entry: { ...stored.entry, shape: [rows, width] } }, this.dtype);
-    using s = scope();
-    const table = this.#reader.dense(stored, this.dtype);
-    const more = Math.max(0, rows - storedShape[0]!);
-    return s.keep(ops.narrow(ops.cat([table, ops.zeros([more, width], { dtype: this.dtype })], 0), 0, 0, rows));
+    return this.#reader.dense({ ...stored, modelRows: rows }, this.dtype);
   }
 
   /** Returns a weight [rows, width], held as `quantize` says, and the native number of its format. */

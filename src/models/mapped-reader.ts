@@ -21,7 +21,7 @@ export class MappedReader extends PlacingReader {
   protected place(stored: StoredWeight, { shape, dtype, format, transposed }: WeightForm, read: ReadWeight): Tensor {
     const bytes = shape.reduce((a, b) => a * b, dtypes[dtype].bytes);
     if (staysInMemory(bytes)) return read();
-    const isStored = !transposed && isHeldAsStored(stored, format);
+    const isStored = !transposed && stored.modelRows === undefined && isHeldAsStored(stored, format);
     const own = isStored ? this.#source.map?.(stored.entry.name, shape, dtype) : undefined;
     if (own) return own;
     const tensor = this.#written.zeros(shape, dtype);

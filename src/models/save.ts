@@ -6,7 +6,8 @@ import { Embedding, Linear, type Model, type Module, namedModules } from '../nn/
 import { isIntegerFormat, type Quantization, type WeightFormat } from '../quant/index.ts';
 import { type DType, dtypes, ops, scoped, Tensor } from '../tensor/index.ts';
 import { copyCompanions } from './companion-files.ts';
-import type { FloatFormat, FormatOf, WrittenFormat } from './export-formats.ts';
+import type { FloatFormat } from './export-choice.ts';
+import type { FormatOf, WrittenFormat } from './export-formats.ts';
 import { integerConfig, integerTensors } from './integer-layout.ts';
 
 /**

@@ -51,6 +51,27 @@ for (const dtype of ['bfloat16', 'float32'] as const) {
   });
 }
 
+test('a table with more or fewer rows than the file: new ones are zeros, wherever rows begin', () => {
+  using _ = scope();
+  const { tensor, file } = written('bfloat16');
+  using source = openSafetensors(file);
+  using reader = new WeightReader(source);
+  const stored = { entry: source.entries.get('w')!, interleavedHeads: undefined };
+  const float = ops.toCopy(tensor, { dtype: 'float32' });
+  const zeros = ops.zeros([3, width]);
+  const more = { ...stored, modelRows: rows + 3 };
+  const whole = ops.cat([float, zeros], 0);
+  same(reader.dense(more, 'float32'), whole);
+  for (const [first, count] of [
+    [0, 2],
+    [rows - 2, 4],
+    [rows, 3],
+    [rows + 1, 1],
+  ] as const)
+    same(reader.dense(more, 'float32', false, { first, count }), ops.contiguous(ops.narrow(whole, 0, first, count)));
+  same(reader.dense({ ...stored, modelRows: 7 }, 'float32'), ops.contiguous(ops.narrow(float, 0, 0, 7)));
+});
+
 test('what was read is not kept: many matrices take the memory of one', () => {
   using _ = scope();
   const { file } = written('bfloat16');

@@ -9,6 +9,8 @@ export interface StoredWeight {
   readonly interleavedHeads: number | undefined;
   /** Whether the file holds it as integers, [out, in] also where the checkpoint stores it transposed. */
   readonly isIntegers?: boolean;
+  /** Rows that the model has, where they are fewer or more than those of the file: new ones are zeros. Read as `dense` only. */
+  readonly modelRows?: number;
 }
 
 /** Some rows of a tensor: of its first dimension; a vector is one row. */
@@ -49,7 +51,21 @@ export class WeightReader implements Disposable {
    * @param rows of the result. Default: all
    */
   dense(stored: StoredWeight, dtype: DType, transposed = false, rows?: Rows): Tensor {
-    return this.#dense(stored, dtype, transposed, rows);
+    const { modelRows, ...inFile } = stored;
+    return modelRows === undefined
+      ? this.#dense(stored, dtype, transposed, rows)
+      : this.#resized(inFile, dtype, rows ?? { first: 0, count: modelRows });
+  }
+
+  /** Returns rows of a matrix, zeros behind those that the file has. */
+  #resized(stored: StoredWeight, dtype: DType, { first, count }: Rows): Tensor {
+    using s = scope();
+    const [inFile, width] = stored.entry.shape as [number, number];
+    const present = Math.max(0, Math.min(count, inFile - first));
+    const zeros = ops.zeros([count - present, width], { dtype });
+    if (present === 0) return s.keep(zeros);
+    const read = this.#dense(stored, dtype, false, { first, count: present });
+    return s.keep(present === count ? read : ops.cat([read, zeros], 0));
   }
 
   #dense(stored: StoredWeight, dtype: DType, transposed: boolean, rows: Rows | undefined): Tensor {
@@ -202,7 +218,8 @@ export abstract class PlacingReader extends WeightReader {
   }
 }
 
-const shapeOf = ({ entry: { shape } }: StoredWeight, transposed: boolean) => (transposed ? shape.toReversed() : shape);
+const shapeOf = ({ entry: { shape }, modelRows }: StoredWeight, transposed: boolean) =>
+  transposed ? shape.toReversed() : modelRows === undefined ? shape : [modelRows, ...shape.slice(1)];
 
 /** The shape of a matrix in blocks of a format: uint8 [rows, bytes of a row]. */
 function blockBytesOf(matrix: readonly number[], format: BlockFormat): readonly number[] {

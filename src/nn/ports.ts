@@ -167,6 +167,11 @@ export class Ports {
     return lengthOf(this.#promptsOf(adapter)) + lengthOf(this.#prefixesOf(adapter));
   }
 
+  /** Whether rows that use the adapter with this number need the number of their task. */
+  readsTasks(adapter?: number): boolean {
+    return this.#promptsOf(adapter).some(({ readsTasks }) => readsTasks);
+  }
+
   /**
    * Begins a pass: puts the prompts in front of every row and returns the input of the first block. Positions count all virtual
    * tokens: first the prefix, then the prompt, then the row's own tokens, as in PEFT. From here on, `runs` are those of the pass.

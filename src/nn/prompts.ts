@@ -5,6 +5,8 @@ import type { PackedTokens } from './packed.ts';
 /** Vectors in front of a row's embeddings. */
 export interface Prompt {
   readonly length: number;
+  /** Whether the vectors of a row depend on its task. */
+  readonly readsTasks?: boolean;
   /** Returns [T, C], the same for all of these R rows, or [R·T, C]. */
   vectors(rows: Pick<PackedTokens, 'rowStarts' | 'tasks'>): Tensor;
 }

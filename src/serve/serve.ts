@@ -64,6 +64,11 @@ export async function serve(given: ServerOptions): Promise<Server> {
   const keys = new Keys(apiKeys, limits);
   if (options.adapters !== undefined) requireFolder(options.adapters, 'adapters');
   for (const folder of options.allowAdaptersFrom ?? []) requireFolder(folder, 'allowAdaptersFrom');
+  if (options.rescanSeconds !== undefined && options.adapters === undefined)
+    throw new GraftError('usage', 'there is no folder of adapters to look at', {
+      place: 'rescanSeconds (--rescan-seconds)',
+      hint: 'Give the folder (--adapters), or leave it out',
+    });
 
   await using opening = new AsyncDisposableStack();
   const session = opening.use(new Session({ log }));
@@ -71,6 +76,13 @@ export async function serve(given: ServerOptions): Promise<Server> {
   const model = opening.use(await session.load(id, { quantize, activation, threads, device }));
   const { info } = model;
   const { maxBatchTokens, maxRunning, maxQueue, kvMemory, adapterMemory } = options;
+  const ofGeneration = { maxBatchTokens, maxRunning, maxQueue, kvMemory, adapterMemory };
+  const [unread] = Object.entries(ofGeneration).find(([, value]) => value !== undefined) ?? [];
+  if (info.task !== 'causal-lm' && unread !== undefined)
+    throw new GraftError('usage', `a model of ${info.task} generates no text, and ${unread} is for that`, {
+      place: unread,
+      hint: 'Leave it out',
+    });
   const engine =
     info.task === 'causal-lm'
       ? opening.use(model.serve({ maxBatchTokens, maxRunning, maxQueue, kvMemory, adapterMemory, threads }))

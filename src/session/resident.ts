@@ -218,8 +218,12 @@ export class ResidentModel implements Disposable {
     return [resizedNote(own!, rows!, this.#tokenizerPath !== this.path)];
   }
 
-  /** The task number of rows that have none: as asked for, else the adapter's. */
+  /**
+   * The task number of rows that have none: as asked for, else the adapter's.
+   * @throws GraftError 'usage' for one that nothing on the model in use reads
+   */
   taskNumber(adapter: string | undefined, taskNumber: number | undefined): number | undefined {
+    if (taskNumber !== undefined) requireTasks(this.#loaded!.model.ports);
     return taskNumber ?? (adapter === undefined ? undefined : taskNumberOf(this.dirOf(adapter)));
   }
 
@@ -269,6 +273,15 @@ export class ResidentModel implements Disposable {
     this.#weights[Symbol.dispose]();
     this.#isDisposed = true;
   }
+}
+
+/** @param number of the adapter in a bank. @throws GraftError 'usage' where no prompt depends on the task of a row */
+export function requireTasks(ports: Model['ports'], number?: number): void {
+  if (ports.readsTasks(number)) return;
+  throw new GraftError('usage', 'a task number is for prompts that were trained on several tasks, and there is none', {
+    place: 'taskNumber (--task-number)',
+    hint: 'Leave it out, or give an adapter of the method multitask-prompt',
+  });
 }
 
 const disposed = () => new GraftError('state', 'this model has been disposed', { hint: 'Load it again' });

@@ -13,7 +13,7 @@ import { type AdapterOfRequest, bankKey, type GenerationRequest, type WeightedAd
 import { Banks } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
 import { readAhead, stateOf } from './file-state.ts';
-import type { ResidentModel } from './resident.ts';
+import { type ResidentModel, requireTasks } from './resident.ts';
 import type { AddAdapterOptions, ServingStats } from './serving-types.ts';
 
 /** Milliseconds that loading an adapter takes at once, between two passes: rows that decode wait so much longer. */
@@ -132,15 +132,22 @@ export class ServedAdapters implements Disposable {
     }
     if (mixture) return this.#acquireMixture(mixture, taskNumber);
     if (adapter === undefined) {
+      if (taskNumber !== undefined) requireTasks(await this.#base.inTurn(() => this.activate(bankKey, []).ports));
       return { number: 0, batchKey: bankKey, contentKey: 'base', virtual: 0, taskNumber, release() {} };
     }
     const served = await this.#use(adapter);
     const { number, content } = served;
     const task = taskNumber ?? taskNumberOf(served.dir);
-    const [batchKey, virtual] = await this.#base.inTurn(() => {
+    const using = this.#base.inTurn(() => {
       this.activate(bankKey, []);
       const key = served.resident?.alone ? keyOf(number) : bankKey;
-      return [key, this.activate(key, [number]).ports.virtualLengthOf(number)] as const;
+      const { ports } = this.activate(key, [number]);
+      if (taskNumber !== undefined) requireTasks(ports, number);
+      return [key, ports.virtualLengthOf(number)] as const;
+    });
+    const [batchKey, virtual] = await using.catch((error) => {
+      this.#leave(served);
+      throw error;
     });
     const contentKey = JSON.stringify({ content, task, virtual });
     return { number, batchKey, contentKey, virtual, taskNumber: task, release: () => this.#leave(served) };
@@ -174,11 +181,12 @@ export class ServedAdapters implements Disposable {
       const key = JSON.stringify(weighted.map(({ weight }, i) => [members[i]!.content, weight]));
       const numbers = members.map(({ number }) => number);
       const mixture = await this.#base.inTurn(() => {
-        this.activate(bankKey, numbers);
+        const { ports } = this.activate(bankKey, numbers);
         const known = this.#mixtures.get(key);
         const mixed = known ?? { number: this.#nextNumber++, members, weighted, users: 0 };
         if (!known) this.#mix(mixed);
         this.#mixtures.set(key, mixed);
+        if (taskNumber !== undefined) requireTasks(ports, mixed.number);
         mixed.users++;
         return mixed;
       });

@@ -7,3 +7,4 @@ export { type Metric, wilson } from './metrics.ts';
 export { taskOf, tasks } from './registry.ts';
 export type { Confusion, Task, TaskMetrics, TaskOptions } from './task.ts';
 export { type TaskRowOptions, taskRows } from './task-rows.ts';
+export { unusedSettings } from './unused-settings.ts';

@@ -48,7 +48,8 @@ function windowsOf(example: Question, place: string, tools: RowTools): ExampleRo
       hint: `Raise max_length above ${tools.maxLength}, or shorten the question`,
     });
   }
-  const answer = tools.labelled ? example.answers?.[0] && checkedAnswer(example.answers[0], example, place) : undefined;
+  const [first, ...others] = (tools.labelled && example.answers) || [];
+  const answer = first && checkedAnswer(first, example, place);
   const step = room > tools.stride ? room - tools.stride : Math.ceil(room / 2);
   const rows: Row[] = [];
   for (let from = 0; from === 0 || from - step + room < ids.length; from += step) {
@@ -62,7 +63,8 @@ function windowsOf(example: Question, place: string, tools: RowTools): ExampleRo
     rows.push({ ids: rowIds, types, labels: new Int32Array(), place, example, spans: rowSpans, ...target });
   }
   const splitsAnswer = answer !== undefined && rows.every(({ target }) => target?.[1] === 0);
-  return { rows, cutTokens: 0, ...(splitsAnswer && { splitsAnswer }) };
+  const hasMoreAnswers = others.some(({ text, start }) => text !== answer!.text || start !== answer!.start);
+  return { rows, cutTokens: 0, ...(splitsAnswer && { splitsAnswer }), ...(hasMoreAnswers && { hasMoreAnswers }) };
 }
 
 /** First and last token of the answer; both 0 where the window does not contain all of it. */

@@ -38,6 +38,7 @@ export function taskRows(
     if (!made) continue;
     report.cut(place, made.cutTokens);
     if (made.splitsAnswer) report.splitAnswer(place);
+    if (made.hasMoreAnswers) report.severalAnswers(place);
     if (made.rows.length === 0 && made.cutTokens > 0) report.lost(place);
     else if (made.rows.length === 0) report.empty(place);
     rows.push(...made.rows.map((row) => withTask(row, example.task)));

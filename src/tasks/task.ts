@@ -21,6 +21,8 @@ export interface ExampleRows {
   readonly cutTokens: number;
   /** Whether the example has an answer that none of the rows has whole. */
   readonly splitsAnswer?: boolean;
+  /** Whether the example has several answers, of which the rows have the first. */
+  readonly hasMoreAnswers?: boolean;
 }
 
 /** The settings of a task in a run. */

@@ -4,9 +4,9 @@ import { readFileSync } from 'node:fs';
 import test from 'node:test';
 import { golden } from '../../test/support.ts';
 import { GraftError } from '../base/index.ts';
-import { type Example, loadTokenizer, rowNotes, toExample } from '../data/index.ts';
+import { type Example, loadTokenizer, type Row, rowNotes, toExample } from '../data/index.ts';
 import type { TaskHead } from '../nn/index.ts';
-import { classCounts, classNotes, labelsIn, taskOf, taskRows } from './index.ts';
+import { classCounts, classNotes, labelsIn, taskOf, taskRows, unusedSettings } from './index.ts';
 
 interface Window {
   ids: number[];
@@ -104,7 +104,10 @@ test('the answer is the target in the windows that contain all of it, and in no 
   const split = rowsFrom(answerer, value, 'bert', 14, 1);
   assert.ok(split.rows.every(({ target }) => target![0] === 0 && target![1] === 0));
   assert.deepEqual([split.report.splitAnswers, split.report.places.splitAnswers], [1, ['rows.jsonl:3']]);
-  assert.match(rowNotes(split.report, [], 'rows')[0]!, /^rows: 1 row has an answer that no window .* stride/);
+  assert.match(
+    rowNotes(split.report, [], 'rows', 'question-answering')[0]!,
+    /^rows: 1 row has an answer that no window .* stride/,
+  );
   assert.equal(rowsFrom(answerer, value, 'bert', 40, 14).report.splitAnswers, 0);
   for (const { target, spans } of withAnswer) {
     assert.equal(context.slice(spans![2 * target![0]!], spans![2 * target![1]! + 1]), answer);
@@ -154,6 +157,43 @@ test('texts, pairs and tags: special tokens are kept, the longer text is truncat
     [...words!.keys()].filter((i) => labels[i]! >= 0),
     [[...words!].indexOf(0), [...words!].indexOf(1)],
   );
+});
+
+test('a question with several answers: the first is the target, and that is told; the same answer twice is one', () => {
+  const context = 'Ada wrote it in Turin, and Ada read it.';
+  const made = (starts: number[], texts = starts.map(() => 'Ada')) =>
+    rowsFrom(answerer, { question: 'Who?', context, answers: { text: texts, answer_start: starts } });
+  const several = made([27, 0, 16], ['Ada', 'Ada', 'Turin']);
+  const [{ target, spans }] = several.rows as [Row];
+  assert.deepEqual([spans![2 * target![0]!], spans![2 * target![1]! + 1]], [27, 30]);
+  assert.deepEqual([several.report.severalAnswers, several.report.places.severalAnswers], [1, ['rows.jsonl:3']]);
+  assert.deepEqual(rowNotes(several.report, [], 'rows', 'question-answering'), [
+    'rows: 1 row has several answers: the loss is of the first, and all of them count as right (rows.jsonl:3)',
+  ]);
+  assert.equal(made([0, 0]).report.severalAnswers, 0);
+});
+
+test('a row that loses its labels: what keeps answers is not advised, since there are none', () => {
+  const examples = [[-100, -100, 1], [0]].map((labels, i) => {
+    const place = `rows.jsonl:${i + 1}`;
+    return { example: toExample({ value: { ids: labels.map(() => 5), labels }, place }, 'auto'), place };
+  });
+  const { report } = taskRows(taskOf(tagger), examples, options('bert', 2));
+  const notes = rowNotes(report, [], 'rows', 'token-classification');
+  assert.match(
+    notes.join('\n'),
+    /1 row lost all of its labels to max_length and is left out: raise max_length \(rows\.jsonl:1\)/,
+  );
+  assert.doesNotMatch(notes.join('\n'), /answer/);
+});
+
+test('settings that a task does not read are named', () => {
+  const asked = ['stride', 'train_on', 'truncate', 'max_length', 'temperature', 'labels', 'class_weights', 'columns'];
+  const unused = (task: TaskHead['name']) => unusedSettings(asked, task).map((note) => note.split(' ')[0]);
+  assert.deepEqual(unused('causal-lm'), ['stride', 'temperature', 'labels', 'class_weights']);
+  assert.deepEqual(unused('question-answering'), ['train_on', 'truncate', 'temperature', 'labels', 'class_weights']);
+  assert.deepEqual(unused('image-classification'), ['stride', 'train_on', 'truncate', 'max_length', 'temperature']);
+  assert.deepEqual(unusedSettings(['stride'], 'causal-lm'), ['stride is not used: it is for question-answering']);
 });
 
 test('rows without what the task needs, or with labels that the head does not have', () => {

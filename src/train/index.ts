@@ -20,7 +20,7 @@ export { explainedMeasurement } from './diverged.ts';
 export type { SavedResult, TaskResult, TrainEvent } from './events.ts';
 export { type LlamaShape, llamaShapes, tensorsOf } from './llama-shapes.ts';
 export { type LargestBatch, planMemory, type RunMemory } from './memory-plan.ts';
-export { examplesOf, type PlacedExample, rowMaker } from './plan.ts';
+export { examplesOf, numberedRows, type PlacedExample, rowMaker, taskNotes } from './plan.ts';
 export { type PlanOptions, planForRanks, type RanksPlan } from './plan-for-ranks.ts';
 export { type LengthBin, previewRows, type RowPiece, type RowPreview, type TaskPreview } from './preview.ts';
 export type { RankReport } from './ranks.ts';

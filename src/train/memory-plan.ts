@@ -33,7 +33,9 @@ export interface RunMemory {
   readonly activationsMb: number;
   /** Of the engine once it computes: its code, buffers of matrix products and of what processes send each other, gaps between tensors. */
   readonly engineMb: number;
-  /** At the peak of a step. Not all gradients exist beside all activations where a step is one micro-batch. */
+  /** Of gradients and activations, what is never there at the same time: gradients come while activations go, where a step is one micro-batch. */
+  readonly apartMb: number;
+  /** At the peak of a step: the parts above that are in memory, less `apartMb`. */
   readonly totalMb: number;
 }
 
@@ -213,16 +215,23 @@ export function planMemory(
   const most = (of: 'activations' | 'both') => Math.max(...peaks.map((peak) => peak[of]));
   const mebibytes = (bytes: number) => Math.round(bytes / 2 ** 20);
   const weights = heldBytes + attachedBytes;
-  const memory = {
-    processMb: mebibytes(before.process),
+  const parts = {
     weightsMb: mebibytes(weights),
     gradientsMb: mebibytes(gradients),
     optimizerMb: mebibytes(stateInMemory),
-    weightsOnDiskMb: mebibytes(offload.weights ? frozenHere : 0),
-    optimizerOnDiskMb: mebibytes(state - stateInMemory),
     activationsMb: mebibytes(most('activations')),
     engineMb: mebibytes(engine),
-    totalMb: mebibytes(weights + stateInMemory + most('both') + engine),
+  };
+  const sum = Object.values(parts).reduce((a, b) => a + b);
+  // The sum of what was rounded: the parts that are shown add up.
+  const apartMb = mebibytes(Math.max(0, gradients + most('activations') - most('both')));
+  const memory = {
+    processMb: mebibytes(before.process),
+    ...parts,
+    weightsOnDiskMb: mebibytes(offload.weights ? frozenHere : 0),
+    optimizerOnDiskMb: mebibytes(state - stateInMemory),
+    apartMb,
+    totalMb: sum - apartMb,
   };
   return { memory, microTokens };
 }

@@ -22,8 +22,16 @@ import {
   withTaskNumber,
 } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
-import { type ClassCount, classCounts, classNotes, imageTools, type Task, taskRows } from '../tasks/index.ts';
-import type { Recipe } from './recipe.ts';
+import {
+  type ClassCount,
+  classCounts,
+  classNotes,
+  imageTools,
+  type Task,
+  taskRows,
+  unusedSettings,
+} from '../tasks/index.ts';
+import { dataDefaults, type Recipe } from './recipe.ts';
 
 /** An example, and where it was read. */
 export interface PlacedExample {
@@ -37,6 +45,8 @@ export interface Examples {
   readonly eval: readonly PlacedExample[] | undefined;
   /** What of the files was not read. */
   readonly notes: readonly string[];
+  /** Rows that have a task number of their own. */
+  readonly numbered: number;
 }
 
 /** Which rows each step learns from, and which are only measured. */
@@ -76,6 +86,7 @@ export const examplesOf = (
 export async function readExamples({ data }: Recipe, taskNumber?: number): Promise<Examples> {
   const { format, columns, limit, delimiter } = data;
   const notes: string[] = [];
+  let numbered = 0;
   const read = async (source: RowSource, name: string, areOthers = false): Promise<PlacedExample[][]> => {
     const records = await recordsOf(source, name, {
       columns,
@@ -85,13 +96,14 @@ export async function readExamples({ data }: Recipe, taskNumber?: number): Promi
       delimiterMayLack: areOthers,
       note: (text) => notes.push(text),
     });
+    numbered += numberedRows(records);
     if (format !== 'batches') return [examplesOf(records, format, taskNumber)];
     return mapRows(records, (record) =>
       toStep(record).map(({ example, place }) => ({ example: withTaskNumber(example, taskNumber), place })),
     );
   };
   const evalSteps = data.eval === undefined ? undefined : await read(data.eval, 'data.eval', true);
-  return { train: await read(data.train, 'data.train'), eval: evalSteps?.flat(), notes };
+  return { train: await read(data.train, 'data.train'), eval: evalSteps?.flat(), notes, numbered };
 }
 
 /** What rows are made with, for training, measuring and predicting alike. */
@@ -129,6 +141,32 @@ export async function rowMaker(
   return (given) => taskRows(task, given, options);
 }
 
+/** How many rows have a task number of their own. */
+export const numberedRows = (rows: readonly RawRecord[]): number =>
+  rows.filter(({ value }) => Number.isInteger(value.task)).length;
+
+/** A note on the task numbers of so many rows, where no prompt depends on them. */
+export function taskNotes(numbered: number, model: Model): string[] {
+  if (numbered === 0 || model.ports.readsTasks()) return [];
+  return [`the field task of ${numbered} ${numbered === 1 ? 'row' : 'rows'} is not used: no prompt is for several tasks`];
+}
+
+/** A note on each field of a recipe that its task, or the other fields, leave without effect. */
+function unusedFields({ data, labels, class_weights, temperature }: Recipe, { head }: Task): string[] {
+  const defaults: Record<string, unknown> = dataDefaults;
+  const asked = Object.entries({ ...data, labels, class_weights, temperature })
+    .filter(([name, value]) => value !== undefined && value !== defaults[name])
+    .map(([name]) => name);
+  const others =
+    data.eval !== undefined
+      ? 'data.eval says what is measured'
+      : data.format === 'batches' && 'all batches are learned';
+  return [
+    ...unusedSettings(asked, head.name),
+    ...(data.held_out !== undefined && others ? [`data.held_out is not used: ${others}`] : []),
+  ];
+}
+
 /** Tokenises the examples of a recipe and divides them into steps. @throws GraftError with file and line of what is wrong */
 export async function planRows(
   recipe: Recipe,
@@ -152,11 +190,11 @@ export async function planRows(
     },
     [...examples.train.flat(), ...(examples.eval ?? [])],
   );
-  const warnings: string[] = [...examples.notes];
+  const warnings: string[] = [...examples.notes, ...unusedFields(recipe, task), ...taskNotes(examples.numbered, model)];
   const rowsFrom = (placed: readonly PlacedExample[], place: string): Row[] => {
     const { rows, report } = toRows(placed);
     const all = placed.map(({ example }) => example);
-    warnings.push(...rowNotes(report, all, place));
+    warnings.push(...rowNotes(report, all, place, task.head.name));
     return rows;
   };
   const classesOf = (trainRows: readonly Row[]) => {

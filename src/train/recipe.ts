@@ -41,6 +41,9 @@ const rowSource: z.ZodType<RowSource, RowSource> = z.union([
   z.array(z.record(z.string(), z.unknown())).min(1),
 ]);
 
+/** The fields of `data` that have a default which may be without effect. */
+export const dataDefaults = { max_length: 1024, train_on: 'completion', stride: 128 } as const;
+
 const data = z.strictObject({
   train: rowSource.describe(
     'Rows to learn from: a file (.jsonl, .json, .csv, .tsv, .parquet, or .conll for tagged words, which may be compressed: .gz, .zst), a folder of such files, a pattern (rows-*.jsonl), a data set on the hub (hub:owner/name, hub:owner/name/data/train-*), several of these as a list, a folder of images with one folder a class, or the rows themselves.',
@@ -80,7 +83,7 @@ const data = z.strictObject({
   max_length: z
     .int()
     .positive()
-    .default(1024)
+    .default(dataDefaults.max_length)
     .describe('Tokens of a row at most; longer rows are cut, and counted in a warning.'),
   truncate: z
     .enum(truncations)
@@ -90,12 +93,12 @@ const data = z.strictObject({
     ),
   train_on: z
     .enum(['completion', 'all'])
-    .default('completion')
+    .default(dataDefaults.train_on)
     .describe('completion: the loss counts the assistant turns or completions only; all: every token.'),
   stride: z
     .int()
     .nonnegative()
-    .default(128)
+    .default(dataDefaults.stride)
     .describe('question-answering: tokens that two windows of a long context overlap by.'),
 });
 

@@ -138,6 +138,8 @@ export function warningsOf(taskRuns: TaskRuns, recipe: Recipe): string[] {
   }
   const advice = adapter.advise?.(recipe.train.lr) ?? [];
   const rates = learningRates(taskRuns, recipe.train).warnings;
+  const measured = list.some(({ plan }) => plan.heldOut.length > 0);
+  const unmeasured = (['every', 'patience'] as const).filter((name) => recipe.eval[name] !== undefined && !measured);
   const wholeAtStart = `${adapter.method} reads weights of every layer when it is attached: each process had the whole model in memory until its share was cut out`;
   return [
     ...deepspeedNotes(recipe),
@@ -146,6 +148,9 @@ export function warningsOf(taskRuns: TaskRuns, recipe: Recipe): string[] {
     ...advice,
     ...rates,
     ...headWarnings,
+    ...unmeasured.map(
+      (name) => `eval.${name} is not used: no row is held out to measure on (data.held_out, data.eval)`,
+    ),
     ...list.flatMap(({ plan }) => plan.warnings),
   ];
 }

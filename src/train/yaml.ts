@@ -15,13 +15,15 @@ export function readYaml(file: string): Document {
       cause,
     });
   }
-  const document = parseDocument(text, { lineCounter: new LineCounter() });
+  const document = parseDocument(text, { lineCounter: new LineCounter(), stringKeys: true });
   const [error] = document.errors;
   if (error) {
     const at = error.linePos?.[0];
     throw new GraftError(
       'usage',
-      `this is not valid YAML: ${error.message.split('\n')[0]!.replace(/ at line \d+, column \d+:$/, '')}`,
+      error.code === 'NON_STRING_KEY'
+        ? 'the name of a field is a mapping or a list, and not a text'
+        : `this is not valid YAML: ${error.message.split('\n')[0]!.replace(/ at line \d+, column \d+:$/, '')}`,
       {
         place: at ? `${file}:${at.line}:${at.col}` : file,
       },

@@ -69,8 +69,10 @@ test('of more tokens than the base has, the base is resized with a word, and onl
     const [expected, got] = [await logitsOf(model, named), await logitsOf(model, dir)];
     const last = (logits: typeof got) => Array.from(logits.data.slice(-logits.shape.at(-1)!));
     assert.equal(got.shape.at(-1), vocabSize + 2);
-    assert.deepEqual(last(got).slice(0, vocabSize), last(expected));
-    assert.equal(last(got)[vocabSize], last(expected)[7]);
+    // A product with more columns may sum in another order.
+    const differences = last(expected).map((value, i) => Math.abs(value - last(got)[i]!));
+    assert.ok(Math.max(...differences) < 1e-5, String(Math.max(...differences)));
+    assert.ok(Math.abs(last(got)[vocabSize]! - last(expected)[7]!) < 1e-5);
     const text = await model.evaluate(rows, { adapter: dir });
     assert.match(
       text.notes[0]!,
@@ -97,6 +99,16 @@ test('of more tokens than the base has, the base is resized with a word, and onl
     assert.equal(JSON.parse(readFileSync(at('merged', 'config.json'), 'utf8')).vocab_size, vocabSize + 2);
     assert.match(readFileSync(at('merged', 'tokenizer.json'), 'utf8'), /<new>/);
   });
+});
+
+test('where the base is shared, as in training and serving, an adapter of more tokens is refused with what to do', async () => {
+  const other = /has tables for 602 tokens, and this base, as it is loaded here, has 600\. .*graft merge/;
+  const method = { type: 'lora', r: 2, target_modules: ['q_proj'], modules_to_save: ['embed_tokens', 'lm_head'] } as const;
+  const recipe = { model: base, adapter: at('added'), data: rows, method, run: { dir: at('onwards') } };
+  await assert.rejects(session.train({ ...recipe }), other);
+  await using model = await session.load(base, { adapters: { added: at('added') } });
+  await using serving = model.serve();
+  await assert.rejects(serving.submit({ promptIds: [1, 2], adapter: 'added', maxNewTokens: 1 }), other);
 });
 
 test('adapters in pickles are combined as those in safetensors are', async () => {

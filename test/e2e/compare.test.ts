@@ -171,6 +171,10 @@ test('mistakes: each one clear sentence', () => {
   refused({ compare: { onyl: ['lora'] } }, /unknown key 'onyl' \(did you mean 'only'\?\)/);
   refused({ data: { train: 'rows.jsonl' } }, /data\.eval is missing.*Add data\.eval/);
   refused({ compare: { methods: { mine: { method: { type: 'lora', rank: 8 } } } } }, /mine.*unknown key 'rank'/);
+  const rounded = { to: 'q4_0', group_size: 32 };
+  const never = { compare: { methods: { mine: { method: { type: 'lora' }, rounded } } } };
+  refused(never, /compare\.methods\.mine\.rounded: group_size is for integers: blocks of q4_0 have their own size/);
+  assert.ok(!existsSync(join(dir, 'wrong')), 'nothing is trained first');
   writeFileSync(join(dir, 'bad.yaml'), 'model: [');
   assertRefused(graft(dir, ['compare', 'bad.yaml']), 2, /bad\.yaml:\d+:\d+.*not valid YAML/);
   assertRefused(graft(dir, ['compare', 'bda.yaml']), 2, /cannot be read.*bad\.yaml/);

@@ -59,6 +59,12 @@ const cases: [string, () => string[], 1 | 2, RegExp][] = [
   ['a missing key', () => ['train', recipe({ data: {} })], 2, /data\.train is missing/],
   ['an unknown method', () => ['train', recipe({ method: { type: 'lore' } })], 2, /method\.type.*lora/],
   ['bad YAML', () => ['train', write('bad.yaml', 'model: [a\nb: }')], 2, /bad\.yaml:\d+:\d+: this is not valid YAML/],
+  [
+    'a mapping as the name of a field',
+    () => ['train', write('keys.yaml', 'model: m\ndata: { { text: body }: rows.jsonl }')],
+    2,
+    /keys\.yaml:2:9: the name of a field is a mapping or a list, and not a text/,
+  ],
   ['no recipe', () => ['train', 'nowhere.yaml'], 2, /nowhere\.yaml: the recipe file cannot be read/],
   ['no model', () => ['train', recipe({ model: 'nowhere.gguf' })], 2, /nowhere\.gguf/],
   [
@@ -194,6 +200,39 @@ const cases: [string, () => string[], 1 | 2, RegExp][] = [
     /an integer above 0/,
   ],
   [
+    'a setting that this way of combining does not read',
+    () => ['combine', golden('peft', 'weighted', 'a'), '--weights', '1', '--density', '0.3', '--out', 'o'],
+    2,
+    /density: cat does not read density\. Leave it out; it is for ties, /,
+  ],
+  [
+    'settings of sampling without sampling',
+    () => ['generate', '--model', golden('models', 'qwen2'), '--prompt', 'a', '--top-k', '5'],
+    2,
+    /top-k is for sampling, and at temperature 0 the likeliest token is always taken/,
+  ],
+  [
+    'a base where none is read',
+    () => [
+      ...['convert', golden('lora', 'llama3-all-linear'), '--to', 'mlx'],
+      ...['--base', golden('models', 'llama3'), '--out', 'o'],
+    ],
+    2,
+    /--base.*base is not read from peft to mlx\. Leave it out: it is for gguf/,
+  ],
+  [
+    'a folder of adapters that is looked at, and not there',
+    () => ['serve', '--model', golden('models', 'llama3'), '--rescan-seconds', '5'],
+    2,
+    /--rescan-seconds.*there is no folder of adapters to look at/,
+  ],
+  [
+    'settings of generation for a model with a head',
+    () => ['serve', '--model', golden('families', 'bert-seqcls'), '--max-queue', '5'],
+    2,
+    /maxQueue: a model of sequence-classification generates no text, and maxQueue is for that/,
+  ],
+  [
     'a load of no request',
     () => ['bench', 'serve', '--models', 'base', '--seconds', '1e-9'],
     2,
@@ -210,8 +249,8 @@ for (const [name, args, code, sentence] of cases) {
     assert.match(stderr, sentence);
     assert.doesNotMatch(stderr, /\n\s+at .*:\d+:\d+/, 'no stack trace');
     assert.equal(status, code);
-    assert.ok(!existsSync(join(dir, 'o')) && !existsSync(join(dir, 'out', 'adapter')), 'nothing was written');
+    assert.ok(!existsSync(join(dir, 'o')) && !existsSync(join(dir, 'out')), 'nothing was written');
   });
 }
 
-test('every case was looked at', () => assert.equal(cases.length, 25));
+test('every case was looked at', () => assert.equal(cases.length, 31));

@@ -6,7 +6,7 @@ import test, { after, before } from 'node:test';
 import { fromWire } from '../../src/base/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
 import type { DoctorResult } from '../../src/session/index.ts';
-import type { TrainEvent } from '../../src/train/index.ts';
+import type { RunMemory, TrainEvent } from '../../src/train/index.ts';
 import { randomLlama } from '../samples/llama.ts';
 import { type MemoryCase, trainedMemory } from '../samples/memory-run.ts';
 import { temporary } from '../support.ts';
@@ -28,6 +28,10 @@ const cases: Readonly<Record<string, MemoryCase>> = {
 };
 let held = 0;
 
+/** The sum of the parts that are shown. */
+const partsOf = ({ weightsMb, gradientsMb, optimizerMb, activationsMb, engineMb, apartMb }: RunMemory) =>
+  weightsMb + gradientsMb + optimizerMb + activationsMb + engineMb - apartMb;
+
 for (const [name, fields] of Object.entries(cases)) {
   test(`${name}: the peak is within 10 % of what was announced`, (t) => {
     const { memory, measuredMb, ratio } = trainedMemory(dir.path, { model, vocab }, { ...fields, steps: 2 });
@@ -36,6 +40,7 @@ for (const [name, fields] of Object.entries(cases)) {
     const [start] = readFileSync(join(dir.path, 'run', 'events.jsonl'), 'utf8').split('\n');
     const logged = fromWire(JSON.parse(start!)) as Extract<TrainEvent, { type: 'start' }>;
     assert.deepEqual(logged.memory, memory);
+    assert.equal(partsOf(memory), memory.totalMb);
     // Exact: nothing of these is estimated.
     const numbers = logged.trainable * 4;
     assert.equal(memory.gradientsMb, Math.round(numbers / 2 ** 20));
@@ -93,7 +98,7 @@ test('doctor lists ways of training with what they take, and names those that th
   const { choices, freeBytes } = fromWire(JSON.parse(stdout)) as DoctorResult;
   const possible = choices!.filter((choice) => choice.memory);
   assert.ok(possible.length >= 8 && possible.length === choices!.length, `${possible.length} of ${choices!.length}`);
-  for (const { memory } of possible) assert.ok(Number.isFinite(memory!.totalMb));
+  for (const { memory } of possible) assert.equal(partsOf(memory!), memory!.totalMb);
   for (const { memory, fits } of possible) assert.equal(fits, memory!.totalMb * 2 ** 20 <= freeBytes);
   const total = (fields: Partial<(typeof possible)[number]>) => {
     const found = possible.find((choice) =>
@@ -120,6 +125,19 @@ test('doctor lists ways of training with what they take, and names those that th
   const onDisk = ['full, adamw, offload optimizer', 'lora r=16, adamw, offload weights'];
   for (const word of ['full, adamw', 'lora r=16, adamw, checkpointing', 'nf4', 'optimizer', 'fits', ...onDisk])
     assert.ok(table.includes(word), word);
+  const shown = table
+    .split('\n')
+    .flatMap((line) => /^(.*?)((?: +-?\d+){8}) +(?:fits|does not fit)$/.exec(line)?.[2] ?? []);
+  assert.equal(shown.length, possible.length);
+  for (const line of shown) {
+    const [, ...parts] = line.trim().split(/ +/).map(Number);
+    const total = parts.pop();
+    assert.equal(
+      parts.reduce((a, b) => a + b),
+      total,
+      line,
+    );
+  }
 });
 
 test('every run was compared', () => assert.equal(held, 2));

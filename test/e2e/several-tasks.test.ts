@@ -171,6 +171,22 @@ test('a prompt of several tasks: the rows of each are of its number, and so are 
   assert.deepEqual(await said(of(1), 0), first);
   const wrong = ['generate', '--model', llama, '--adapter', of(0), '--prompt', prompt, '--task-number'];
   assertRefused(graft(dir, [...wrong, '2']), 2, /a row has the task 2, and the prompt has 2 tasks\. .*--task-number/);
+
+  // Where no prompt has tasks, a number is refused, and those of rows are named.
+  const nothingReads = /a task number is for prompts that were trained on several tasks, and there is none/;
+  assertRefused(graft(dir, ['generate', '--model', llama, '--prompt', prompt, '--task-number', '0']), 2, nothingReads);
+  await using model = await session.load(llama, { adapters: { first: of(0) } });
+  const row = { prompt, completion: 'river', task: 1 };
+  const unread = 'the field task of 1 row is not used: no prompt is for several tasks';
+  assert.ok((await model.evaluate([row])).notes.includes(unread));
+  assert.ok(!(await model.evaluate([row], { adapter: 'first' })).notes.includes(unread));
+  await assert.rejects(model.evaluate([row], { taskNumber: 1 }), nothingReads);
+  const plain = await session.previewRows({ model: llama, method: { type: 'lora' }, data: [row], run: { dir: at('no') } });
+  assert.deepEqual(plain[0]!.notes, [unread]);
+  await using serving = model.serve();
+  const request = { promptIds: ids, maxNewTokens: 1, taskNumber: 1 };
+  await assert.rejects(serving.submit(request), nothingReads);
+  assert.equal((await serving.submit({ ...request, adapter: 'first' })).ids.length, 1);
 });
 
 test('a run that was killed and gone on with equals the run never killed, bit for bit', async () => {

@@ -171,6 +171,7 @@ test('a delayed start that never comes is refused before the first step', async 
       refused,
     );
     assert.deepEqual(steps, []);
+    assert.ok(!existsSync(recipe.run.dir), 'nothing is left');
   }
   const { result } = await train(work.recipe('last', [lora, { ...qat, start_step: 7 }]));
   assert.equal(result.losses.length, 8);

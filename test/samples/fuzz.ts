@@ -46,6 +46,8 @@ export interface Tally {
   readonly problems: string[];
 }
 
+/** Milliseconds between two looks at how long a file takes. */
+const tickMs = 200;
 /** A file may take so long, and so much memory: four times its size and 200 MB. */
 const [maxMs, memoryBase, memoryFactor] = [10_000, 200 * 2 ** 20, 4];
 
@@ -299,20 +301,26 @@ async function work(from: number, to: number, seed: number): Promise<void> {
   }
 }
 
-/** Damages `count` files and has them read. @param seed of the damage */
-export async function fuzz(count: number, seed: number): Promise<Tally[]> {
+/** Damages `count` files and has them read. @param seed of the damage @param told is told how many have been read */
+export async function fuzz(count: number, seed: number, told: (files: number) => void = () => {}): Promise<Tally[]> {
   const tallies = new Map(
     readers.map(({ name }): [string, Tally] => [
       name,
       { reader: name, files: 0, read: 0, refused: 0, slowestMs: 0, peakMb: 0, problems: [] },
     ]),
   );
-  for (let next = 0; next < count; ) next = await readFrom(next, count, seed, tallies);
+  for (let next = 0; next < count; ) next = await readFrom(next, count, seed, tallies, told);
   return [...tallies.values()];
 }
 
 /** Reads files in a new process up to the last, or to one that ends it or hangs. Returns the number of the next. */
-function readFrom(from: number, to: number, seed: number, tallies: ReadonlyMap<string, Tally>): Promise<number> {
+function readFrom(
+  from: number,
+  to: number,
+  seed: number,
+  tallies: ReadonlyMap<string, Tally>,
+  told: (files: number) => void,
+): Promise<number> {
   const child = fork(import.meta.filename, [String(from), String(to), String(seed)], {
     execArgv: ['--expose-gc'],
     env: { ...process.env, GRAFT_FUZZ: '1' },
@@ -320,6 +328,14 @@ function readFrom(from: number, to: number, seed: number, tallies: ReadonlyMap<s
   });
   return new Promise((resolve, reject) => {
     let [next, at, ended, begun] = [from, Number.NaN, false, false];
+    // Time in which this process was stopped too (a machine that sleeps, or measures something else) is not the reader's.
+    let [awake, looked] = [0, performance.now()];
+    const now = () => {
+      const since = performance.now() - looked;
+      looked += since;
+      awake += Math.min(since, tickMs * 5);
+      return awake;
+    };
     const tallyOf = (n: number) => tallies.get(readers[n % readers.length]!.name)!;
     const fail = (what: string) => {
       const tally = tallyOf(next);
@@ -328,29 +344,30 @@ function readFrom(from: number, to: number, seed: number, tallies: ReadonlyMap<s
       next++;
     };
     const timer = setInterval(() => {
-      if (!(performance.now() - at > maxMs)) return;
+      if (!(now() - at > maxMs)) return;
       at = Number.NaN;
       fail('it takes more than 10 seconds');
       ended = true;
       child.kill('SIGKILL');
-    }, 200);
+    }, tickMs);
     child.on('message', (message: Told | { begins: number }) => {
       if ('begins' in message) {
         begun = true;
-        at = performance.now();
+        at = now();
         return;
       }
       const { n, outcome, peakBytes, bytes, problem } = message;
       const tally = tallyOf(n);
       tally.files++;
       if (outcome !== 'crashed') tally[outcome]++;
-      tally.slowestMs = Math.max(tally.slowestMs, Math.round(performance.now() - at));
+      tally.slowestMs = Math.max(tally.slowestMs, Math.round(now() - at));
       tally.peakMb = Math.max(tally.peakMb, Math.round(peakBytes / 2 ** 20));
       if (problem) tally.problems.push(`file ${n}: ${problem}`);
       if (peakBytes > memoryBase + memoryFactor * bytes)
         tally.problems.push(`file ${n}: ${bytes} bytes took ${Math.round(peakBytes / 2 ** 20)} MB`);
       at = Number.NaN;
       next = n + 1;
+      told(next);
     });
     child.on('exit', (code, signal) => {
       clearInterval(timer);

@@ -14,7 +14,7 @@ import {
 } from '../update-format.ts';
 import { asPeftNames, isGgufAdapter, readGgufAdapter, reordered } from './file.ts';
 
-export const ggufUpdates: UpdateFormat = { holds: isGgufAdapter, read, write, isFile: true };
+export const ggufUpdates: UpdateFormat = { holds: isGgufAdapter, read, write, isFile: true, readsBase: true };
 
 /** @throws GraftError 'usage' where the base is not known: its number of heads decides the order of rows */
 function baseOf(base: string | undefined, source: string): GgufBase {

@@ -22,6 +22,7 @@ function joinedPrompt(prompts: readonly Prompt[]): Prompt | undefined {
   if (prompts.length < 2) return prompts[0];
   return {
     length: prompts.reduce((sum, { length }) => sum + length, 0),
+    readsTasks: prompts.some(({ readsTasks }) => readsTasks),
     vectors: (rows) => ops.cat(prompts.map((prompt) => prompt.vectors(rows))),
   };
 }

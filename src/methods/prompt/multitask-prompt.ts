@@ -114,7 +114,7 @@ export const multitaskPrompt: Method<MultitaskConfig> = {
       ['prefix_task_cols', cols],
       ['prefix_task_rows', rows],
     ]);
-    const port = { prompt: { length, vectors: promptsOf } };
+    const port = { prompt: { length, readsTasks: true, vectors: promptsOf } };
     const isRandom = init === 'RANDOM' && !context.loading;
     const fields = {
       advise: adviseHigherRate('prompt', isRandom, 'begin from a text (prompt_tuning_init: TEXT)'),

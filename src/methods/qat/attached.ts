@@ -126,18 +126,19 @@ export function attached(model: Model, config: QatConfig, { parts, parameters, r
 
 /** What is rounded, and what the result is for. */
 function meaningOf({ weight, over, symmetric, learned_range }: QatConfig, parts: readonly Part[]): string[] {
+  // No file has nf4: weights are packed into it when they are loaded.
+  const isHeld = weight === 'nf4';
+  const quantised = isHeld ? 'loaded with quantize: nf4' : `graft quantize --to ${weight}`;
   if (over === 'base')
     return [
-      `qat: the frozen base is rounded to ${weight}, the adapter stays in float: it is for a base quantised so (graft quantize --to ${weight})`,
+      `qat: the frozen base is rounded to ${weight}, the adapter stays in float: it is for a base quantised so (${quantised})`,
     ];
   const sums = parts.flatMap((part) =>
     'wrapper' in part && part.wrapper instanceof RoundedLinear ? part.wrapper : [],
   );
   if (sums.length === 0)
-    return [
-      `qat: the base is rounded to ${weight}, the adapter stays in float beside it (graft quantize --to ${weight})`,
-    ];
-  const meaning = `qat: the merged weight of ${sums.length} layers is rounded to ${weight}: write it with graft merge --to ${weight}`;
+    return [`qat: the base is rounded to ${weight}, the adapter stays in float beside it (${quantised})`];
+  const meaning = `qat: the merged weight of ${sums.length} layers is rounded to ${weight}: ${isHeld ? 'graft merge writes it, and quantize: nf4 then loads it so' : `write it with graft merge --to ${weight}`}`;
   const changesBase = sums.map(layerUnder).some((layer) => ownLayerWeight(layer).weight !== layer.weight);
   if (!changesBase || !isIntegerFormat(weight) || !symmetric || learned_range) return [meaning];
   return [

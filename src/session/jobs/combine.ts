@@ -7,7 +7,7 @@ import {
   settingNames,
 } from '../../adapters/index.ts';
 import { GraftError } from '../../base/index.ts';
-import type { Combination } from '../../methods/index.ts';
+import { type Combination, combinations } from '../../methods/index.ts';
 
 /** How adapters are combined, and where the result goes. */
 export interface CombineSettings {
@@ -45,6 +45,25 @@ export interface CombineResult {
   readonly leftOut: readonly string[];
 }
 
+/** The settings that only some ways of combining read. */
+const readers = [
+  ['density', /ties|dare|prune/],
+  ['majoritySignMethod', /ties/],
+  ['seed', /dare/],
+  ['svdRank', /svd/],
+] as const;
+
+/** @throws GraftError 'usage' for a setting that this way of combining does not read */
+function requireRead(settings: Omit<CombineSettings, 'weights' | 'out'>, how: Combination): void {
+  for (const [name, reading] of readers) {
+    if (settings[name] === undefined || reading.test(how)) continue;
+    throw new GraftError('usage', `${how} does not read ${name}`, {
+      place: name,
+      hint: `Leave it out; it is for ${combinations.filter((other) => reading.test(other)).join(', ')}`,
+    });
+  }
+}
+
 export type CombineArgs = CombineSettings & { readonly adapters: readonly string[] };
 
 /** Writes several adapters as one. */
@@ -57,6 +76,7 @@ export function combine({ adapters: paths, out, weights, ...settings }: CombineA
     majoritySignMethod,
     seed = 0,
   } = settings;
+  requireRead(settings, how);
   const leftOut = [...new Set(adapters.flatMap(settingNames))];
   if (adapters.some(isAdapterHub)) {
     if (how !== 'linear') {

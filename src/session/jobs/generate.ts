@@ -48,6 +48,7 @@ export function generate(args: GenerateArgs, context: JobContext<string>): Gener
   const { modelId, adapter, taskNumber, maxNewTokens = 256, threads } = args;
   const resident = residentOf(modelId);
   useThreads(threads ?? resident.threads);
+  requireSampling(args);
   const model = resident.use(adapter, undefined, context);
   const { tokenizer, path } = resident;
   const source = promptSource(args);
@@ -64,6 +65,16 @@ export function generate(args: GenerateArgs, context: JobContext<string>): Gener
     });
   }
   return { ...result, reason: result.reason };
+}
+
+/** @throws GraftError 'usage' for a setting of drawing where the likeliest token is taken */
+function requireSampling({ temperature = 0, topK, topP, minP, seed }: GenerateArgs): void {
+  const asked = Object.entries({ 'top-k': topK, 'top-p': topP, 'min-p': minP, seed }).find(([, value]) => value !== undefined);
+  if (temperature !== 0 || !asked) return;
+  throw new GraftError('usage', `${asked[0]} is for sampling, and at temperature 0 the likeliest token is always taken`, {
+    place: asked[0],
+    hint: 'Give a temperature above 0, or leave it out',
+  });
 }
 
 function promptSource({ prompt, chat, system, continueFinalMessage }: GenerateArgs): PromptSource {

@@ -3,13 +3,13 @@ import { join } from 'node:path';
 import { adapterIn, loadAdapter, taskOfAdapter } from '../../adapters/index.ts';
 import { GraftError } from '../../base/index.ts';
 import { requireNew, resolveModel } from '../../io/index.ts';
-import { type ExportChoice, type ExportFormat, loadModel, vocabSizeOf } from '../../models/index.ts';
+import { type ExportChoice, type ExportFormat, exportChoice, loadModel, vocabSizeOf } from '../../models/index.ts';
 import type { Quantize } from '../../quant/index.ts';
 import type { JobContext } from '../job-context.ts';
 import { releaseResidents, residentOf, resizedNote } from '../resident.ts';
 import { type Drift, driftOf, outputs } from './drift.ts';
 import type { Progress } from './rows.ts';
-import { activationOf, choiceOf, prepareWriting, type WritingContext, type WrittenModel } from './write-model.ts';
+import { activationOf, prepareWriting, type WritingContext, type WrittenModel } from './write-model.ts';
 
 /** How an adapter is merged, and where the result goes. */
 export interface MergeSettings extends Pick<ExportChoice, 'groupSize' | 'embedding'> {
@@ -56,7 +56,7 @@ export async function mergeFiles(
 ): Promise<MergeResult> {
   requireNew(out);
   const dir = adapterIn(adapterPath);
-  const choice = choiceOf({ out, dtype, ...format });
+  const choice = exportChoice({ out, dtype, ...format });
   if (choice && quantize !== 'none') {
     throw new GraftError('usage', 'the merged weights are quantised once: to is for the file, quantize for memory', {
       hint: 'Give one of to and quantize',

@@ -8,7 +8,7 @@ import { saveAdapter, settingsOf, writeSettings } from '../../adapters/index.ts'
 import { startEngine } from '../../engine/index.ts';
 import { openGguf } from '../../io/index.ts';
 import { attachMethods, type MethodChoice } from '../../methods/index.ts';
-import { type ExportFormat, loadModel, saveModel } from '../../models/index.ts';
+import { type ExportFormat, exportFormats, isGgufFormat, loadModel, saveModel } from '../../models/index.ts';
 import { Linear, type Model, namedModules } from '../../nn/index.ts';
 import { pack } from '../../quant/index.ts';
 import { ops, scope } from '../../tensor/index.ts';
@@ -177,6 +177,18 @@ test('a whole model that was trained to be rounded is written so', async () => {
   );
 });
 
+test('every format that is offered is written, of layers and of embeddings', async () => {
+  using dir = temporary();
+  for (const to of exportFormats) {
+    const [out, plain] = ['', '-plain'].map((name) =>
+      join(dir.path, isGgufFormat(to) ? `${to}${name}.gguf` : to + name),
+    );
+    assert.ok((await quantizeFiles({ model: base, to, embedding: to, out: out! })).bytes > 0, to);
+    assert.ok((await quantizeFiles({ model: base, to, embedding: 'float32', out: plain! })).bytes > 0, to);
+  }
+  assert.equal(exportFormats.length, 18);
+});
+
 test('options that contradict each other, and formats that no file can hold, are refused; nothing is written', async () => {
   using dir = temporary();
   const at = (name: string) => join(dir.path, name);
@@ -188,8 +200,6 @@ test('options that contradict each other, and formats that no file can hold, are
     assert.deepEqual(readdirSync(dir.path), []);
   };
   await refused({ to: 'int3' }, /llama\.cpp has no kernel for int3, so a \.gguf file cannot hold it/);
-  await refused({ to: 'nf4' }, /nf4 is not written to files: llama\.cpp has no kernel for it/);
-  await refused({ to: 'nf4', out: at('dir') }, /nf4 is not written to files/);
   await refused({ to: 'q4_0', out: at('dir') }, /q4_0 is a format of GGUF, and '.*' does not end in \.gguf/);
   await refused({ to: 'q4_0', groupSize: 32 }, /blocks of q4_0 have their own size/);
   await refused({ to: 'q4_0', embedding: 'int4' }, /one file cannot hold both q4_0 and int4/);

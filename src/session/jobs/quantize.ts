@@ -1,10 +1,10 @@
 import { attachSettings, settingsOf } from '../../adapters/index.ts';
 import { requireNew, resolveModel } from '../../io/index.ts';
-import { type ExportChoice, loadModel } from '../../models/index.ts';
+import { type ExportChoice, exportChoice, loadModel } from '../../models/index.ts';
 import type { Activation } from '../../quant/index.ts';
 import { releaseResidents } from '../resident.ts';
 import { type Drift, driftOf, outputs } from './drift.ts';
-import { activationOf, choiceOf, prepareWriting, type WritingContext, type WrittenModel } from './write-model.ts';
+import { activationOf, prepareWriting, type WritingContext, type WrittenModel } from './write-model.ts';
 
 /** How a model is quantised, and where the result goes. */
 export interface QuantizeSettings extends ExportChoice {
@@ -26,7 +26,7 @@ export async function quantizeFiles(
   context: WritingContext = { throwIfStopped() {}, emit() {} },
 ): Promise<QuantizeResult> {
   requireNew(out);
-  const choice = choiceOf({ out, dtype, ...format });
+  const choice = exportChoice({ out, dtype, ...format });
   releaseResidents();
   const path = await resolveModel(id);
   const load = (from: string, activation?: Activation) =>

@@ -11,8 +11,8 @@ import {
 } from '../../data/index.ts';
 import { useThreads } from '../../engine/index.ts';
 import type { TaskName } from '../../nn/index.ts';
-import { taskOf } from '../../tasks/index.ts';
-import { examplesOf, explainedMeasurement, rowMaker } from '../../train/index.ts';
+import { taskOf, unusedSettings } from '../../tasks/index.ts';
+import { examplesOf, explainedMeasurement, numberedRows, rowMaker, taskNotes } from '../../train/index.ts';
 import type { JobContext } from '../job-context.ts';
 import { residentOf } from '../resident.ts';
 
@@ -79,16 +79,10 @@ function withSaved(args: RowsArgs, resident: ReturnType<typeof residentOf>): Row
   return { ...defaults, ...Object.fromEntries(given) } as RowsArgs;
 }
 
-/** Settings that only one task has: their names in options and in messages, and the task. */
-const settingsOfTasks = [
-  ['stride', 'stride', 'question-answering'],
-  ['trainOn', 'train_on', 'causal-lm'],
-] as const;
-
-/** A note on each setting that is asked for where the task has none. */
-const unusedSettings = (asked: RowsArgs, task: TaskName): string[] =>
-  settingsOfTasks.flatMap(([option, name, of]) =>
-    asked[option] === undefined || task === of ? [] : [`${name} is not used: it is for ${of}`],
+/** What is asked for, by the names of a recipe. */
+const askedNames = ({ maxLength, trainOn, ...more }: RowsArgs): string[] =>
+  Object.entries({ ...more, max_length: maxLength, train_on: trainOn, labels: undefined }).flatMap(([name, value]) =>
+    value === undefined ? [] : [name],
   );
 
 /** The model with its adapter, and the rows as examples. */
@@ -97,7 +91,7 @@ export async function openRows(asked: RowsArgs, context: Pick<JobContext, 'throw
   useThreads(asked.threads ?? resident.threads);
   const args = withSaved(asked, resident);
   const model = resident.use(args.adapter, args.task, context);
-  const notes: string[] = [...resident.notes, ...unusedSettings(asked, model.task.name)];
+  const notes: string[] = [...resident.notes, ...unusedSettings(askedNames(asked), model.task.name)];
   const { columns, limit, delimiter } = args;
   const reading = {
     columns,
@@ -108,6 +102,7 @@ export async function openRows(asked: RowsArgs, context: Pick<JobContext, 'throw
     note: (text: string) => notes.push(text),
   };
   const records = await recordsOf(args.rows, 'rows', reading);
+  notes.push(...taskNotes(numberedRows(records), model));
   const examples = examplesOf(records, args.format ?? 'auto', resident.taskNumber(args.adapter, args.taskNumber));
   const maxLength = Math.min(args.maxLength ?? 1024, model.contextLength - model.ports.virtualLength);
   /** Runs `act`; a loss that is not finite is explained. */
@@ -124,12 +119,13 @@ export async function openRows(asked: RowsArgs, context: Pick<JobContext, 'throw
 type OpenedRows = Awaited<ReturnType<typeof openRows>>;
 
 /** What of the rows is truncated, left out or not used, in a note each. */
-export const notesOf = (report: RowReport, { examples, notes, args }: OpenedRows) => [
+export const notesOf = (report: RowReport, { examples, notes, args, model }: OpenedRows) => [
   ...notes,
   ...rowNotes(
     report,
     examples.map(({ example }) => example),
     nameOfSource(args.rows, 'rows'),
+    model.task.name,
   ),
 ];
 

@@ -1,11 +1,9 @@
 /** Writing a model in the formats that a user chose: a GGUF file, or a Hugging Face directory. */
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { GraftError } from '../../base/index.ts';
 import { tokenizerFilesOf, tokenizerIfAny } from '../../data/index.ts';
 import {
   type ExportChoice,
-  type ExportFormat,
   formatsFor,
   isGgufFormat,
   openModel,
@@ -14,7 +12,7 @@ import {
   saveModel,
 } from '../../models/index.ts';
 import type { Model, Rounding } from '../../nn/index.ts';
-import { type Activation, type FormatName, ggufFormats, isBlockFormat } from '../../quant/index.ts';
+import { type Activation, type FormatName, isBlockFormat } from '../../quant/index.ts';
 import type { JobContext } from '../job-context.ts';
 import type { Progress } from './rows.ts';
 
@@ -48,60 +46,6 @@ interface Writing {
   readonly choice: ExportChoice | undefined;
   /** How weights were rounded in training, by the paths of their modules. */
   readonly trained?: ReadonlyMap<string, Rounding> | undefined;
-}
-
-/**
- * Returns what a user chose, undefined without `to`.
- * @throws GraftError 'usage' where the options contradict each other, or no file can hold the format
- */
-export function choiceOf({
-  to,
-  groupSize,
-  embedding,
-  out,
-  dtype,
-}: {
-  readonly to?: ExportFormat | undefined;
-  readonly out: string;
-  readonly dtype: FloatType;
-} & Pick<ExportChoice, 'groupSize' | 'embedding'>): ExportChoice | undefined {
-  const isFile = out.endsWith('.gguf');
-  const formats = ggufFormats.join(', ');
-  const refuse = (problem: string, hint: string) => new GraftError('usage', problem, { hint });
-  if (to === undefined) {
-    if (groupSize === undefined && embedding === undefined && !isFile) return undefined;
-    const what = isFile ? 'a .gguf file' : groupSize === undefined ? 'embedding' : 'group_size';
-    throw refuse(`${what} needs the format to write`, `Add to (--to): ${formats}; int2 to int8 for a directory`);
-  }
-  if (to === 'nf4')
-    throw refuse(
-      'nf4 is not written to files: llama.cpp has no kernel for it',
-      `Choose ${formats}, or load the model with quantize: nf4`,
-    );
-  if (!isGgufFormat(to)) {
-    if (isFile)
-      throw refuse(
-        `llama.cpp has no kernel for ${to}, so a .gguf file cannot hold it`,
-        `Choose ${formats}, or a directory as out`,
-      );
-    return { to, groupSize, embedding };
-  }
-  if (!isFile)
-    throw refuse(
-      `${to} is a format of GGUF, and '${out}' does not end in .gguf`,
-      'Name a .gguf file as out, or choose int2 to int8',
-    );
-  if (groupSize !== undefined)
-    throw refuse(
-      `group_size is for integers: blocks of ${to} have their own size`,
-      'Leave group_size out, or choose int2 to int8',
-    );
-  if (dtype !== 'float32')
-    throw refuse(
-      `dtype is not for GGUF files: their norms and biases are float32`,
-      `Name ${dtype} as to or as embedding`,
-    );
-  return { to, embedding };
 }
 
 /** How the model that is written has to take its inputs to compute what was trained: as llama.cpp does, where training rounded them. */
