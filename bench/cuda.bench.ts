@@ -1,7 +1,8 @@
 /**
  * What a GPU has to show: the numbers of the processor, and speed and memory beside PEFT in bfloat16.
- *   npm run proof:cuda -- [--device cuda:1] [--shape 1b|8b|tiny] [--rows 8] [--steps 6] [--only numbers,training,decoding,steady]
- * numbers: the loss and the gradients of every method on every family in float32, and a generated text, as on the processor. training:
+ *   npm run proof:cuda -- [--device cuda:1] [--shape 1b|8b|tiny] [--rows 8] [--steps 6] [--only numbers,kernels,training,decoding,steady]
+ * numbers: the loss and the gradients of every method on every family in float32, and a generated text, as on the processor. kernels: our
+ * operators at 4,096 tokens against LibTorch's, and the share of the bandwidth of a copy that they reach. training:
  * LoRA r=16 on all linear layers of a random Llama, ragged rows of 32 to 2,048 tokens, second half predicted, in turn with PEFT on the same
  * rows. decoding: one stream, as a share of what reading the weights once a token takes at the measured bandwidth of a copy. steady: memory
  * over 200 steps. `--device cpu` tries the proof itself, on a small shape.
@@ -16,9 +17,10 @@ import { currentEngine, deviceOf, startEngine } from '../src/engine/index.ts';
 import { generate } from '../src/generate/index.ts';
 import { attachMethods } from '../src/methods/index.ts';
 import { loadModel } from '../src/models/index.ts';
-import { tensorBytes, usePrecision } from '../src/nn/index.ts';
+import { type Kernels, kernelsOn, tensorBytes, usePrecision } from '../src/nn/index.ts';
 import { createOptimizer } from '../src/optim/index.ts';
-import { manualSeed, onDevice, ops, scope, useDevice } from '../src/tensor/index.ts';
+import { formats, unpacked } from '../src/quant/index.ts';
+import { type DType, manualSeed, noGrad, onDevice, ops, scope, type Tensor, useDevice } from '../src/tensor/index.ts';
 import { batchLoss, trainStep } from '../src/train/index.ts';
 import { type Base, familyBases } from '../test/conformance/bases.ts';
 import { type FamilyCase, familyCases } from '../test/conformance/family-cases.ts';
@@ -37,7 +39,7 @@ const { values: args } = parseArgs({
     shape: { type: 'string', default: '1b' },
     rows: { type: 'string', default: '8' },
     steps: { type: 'string', default: '6' },
-    only: { type: 'string', default: 'numbers,training,decoding,steady' },
+    only: { type: 'string', default: 'numbers,kernels,training,decoding,steady' },
   },
 });
 
@@ -179,6 +181,62 @@ function bandwidth(): number {
   return median(rates);
 }
 
+/** Seconds of one call, the median of several series. */
+function secondsOf(call: () => Tensor): number {
+  const done = (t: Tensor) => ops.sum(ops.reshape(ops.narrow(t, 0, 0, 1), [-1])).item();
+  const series = Array.from({ length: 7 }, () => {
+    using _ = scope();
+    done(call());
+    const start = performance.now();
+    for (let i = 0; i < 15; i++) call();
+    done(call());
+    return (performance.now() - start) / 1e3 / 16;
+  });
+  return median(series);
+}
+
+/** Our operators that memory limits, each against its twin. */
+function kernels(device: string): Found {
+  using _ = scope();
+  const onGpu = device !== 'cpu';
+  const [n, c, dtype, width]: [number, number, DType, number] = onGpu ? [4096, 4096, 'bfloat16', 2] : [256, 512, 'float32', 4];
+  const [ours, twins] = [kernelsOn(device, dtype, true), onGpu ? kernelsOn(device, dtype, false) : kernelsOn('meta', dtype)];
+  const random = (...shape: number[]) => ops.toCopy(ops.randn(shape, { generator: null }), { dtype });
+  const [x, y, weight] = [random(n, c), random(n, c), random(c)];
+  const [heads, angles] = [ops.view(x, [n, c / 128, 128]), () => random(n, 64)];
+  const rotation = [angles(), angles()] as const;
+  const { nativeId, blockBytes, blockElements } = formats.q4_k;
+  const packed = ops.quantize(onDevice('cpu', () => ops.randn([n, c], { generator: null })), nativeId!).to(device);
+  /** Numbers of activations that are read and written, for each of n·c. */
+  const cases: readonly (readonly [name: string, moved: number, run: (k: Kernels) => Tensor])[] = [
+    ['rms_norm', 2, (k) => k.rmsNorm(x, weight, 1e-5)],
+    ['add_rms_norm', 4, (k) => k.addRmsNorm(x, y, weight, 1e-5)[1]],
+    ['rope', 2, (k) => k.rope(heads, ...rotation)],
+    ['glu', 3, (k) => k.glu(x, y, 'silu')],
+    [
+      'dequantize q4_k',
+      1 + blockBytes / blockElements / width,
+      (k) => (k === ours ? ops.dequantize(packed, nativeId!, dtype) : ops.toCopy(unpacked(packed, nativeId!), { dtype })),
+    ],
+  ];
+  const limit = bandwidth();
+  const details: Record<string, number> = {};
+  const bars = cases.flatMap(([name, moved, run]): Bar[] =>
+    noGrad(() => {
+      const numbers = (k: Kernels) => [...ops.toCopy(run(k), { dtype: 'float32' }).data()].map(Number);
+      const [expected, found] = [numbers(twins), numbers(ours)];
+      const difference = norm(expected.map((e, i) => e - found[i]!)) / norm(expected);
+      const [seconds, twin] = [secondsOf(() => run(ours)), secondsOf(() => run(twins))];
+      details[`${name}, seconds of the twin's`] = seconds / twin;
+      return [
+        { what: `${name}, difference from its twin`, got: difference, bar: onGpu ? 1e-2 : 1e-5, better: 'less' },
+        { what: `${name}, share of the bandwidth`, got: (moved * n * c * width) / seconds / limit, bar: 0.7, better: 'more' },
+      ];
+    }),
+  );
+  return { bars, details };
+}
+
 function decoding(model: string, precision: 'float32' | 'bfloat16'): Found {
   using _ = usePrecision(precision);
   using base = loadModel(model);
@@ -223,6 +281,7 @@ async function main(): Promise<void> {
   using _ = useDevice(device);
   const parts: Record<string, () => Found> = {
     numbers: () => numbers(device),
+    kernels: () => kernels(device),
     training: () => training(device, dir, precision, batches),
     decoding: () => decoding(dir, precision),
     steady: () => steady(dir, precision, batches),

@@ -19,15 +19,46 @@ void tiles(const Weight& head, bool reduced, Body body) {
   for (int64_t first = 0; first < head.out(); first += step) body(first, std::min(step, head.out() - first));
 }
 
+// On a GPU nothing is read back, so rows without a target are computed too: they have no loss and no gradient.
+constexpr int64_t kCudaRowsOfChunk = 1024;
+
+Tensor cuda_losses(const Tensor& h, const Weight& head, const Tensor& targets, const Tensor& dh, Tensor dw) {
+  const at::ScalarType type = factor_type(h);
+  const Tensor hidden = h.to(type), table = head.all(type).to(type), labels = targets.contiguous();
+  const int64_t n = h.size(0), v = head.out();
+  const Tensor losses = at::empty({n}, h.options().dtype(at::kFloat));
+  for (int64_t first = 0; first < n; first += kCudaRowsOfChunk) {
+    const int64_t rows = std::min(kCudaRowsOfChunk, n - first);
+    const Tensor x = hidden.narrow(0, first, rows), logits = at::mm(x, table.t());
+    launch(h, "cross_entropy.cu", instance_of("cross_entropy", {number_name(type)}), {rows}, block_for(v, 512), memory_of(logits),
+           memory_of(labels.narrow(0, first, rows)), v, memory_of(losses.narrow(0, first, rows)));
+    if (dh.defined()) dh.narrow(0, first, rows).copy_(at::mm(logits, table));
+    if (dw.defined()) dw.add_(at::mm(logits.t(), x));
+  }
+  return losses.sum(at::kDouble).to(at::kFloat);
+}
+
 // The sum of the cross-entropies of softmax(h Wᵀ) against targets, over the rows whose target is not negative. The gradient of h (and of W
 // where it is trained) is computed chunk by chunk in the forward pass, so that only the logits of one chunk are in memory.
 struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
+  static void keep(AutogradContext* ctx, const Tensor& dh, const Tensor& dw, const Tensor& weight) {
+    ctx->saved_data["dh"] = dh;
+    ctx->saved_data["dw"] = dw;
+    ctx->saved_data["leaf"] = reinterpret_cast<int64_t>(dw.defined() && weight.is_leaf() ? weight.unsafeGetTensorImpl() : nullptr);
+  }
+
   static Tensor forward(AutogradContext* ctx, const Tensor& h, const Tensor& weight, int64_t format, const Tensor& targets) {
-    check_float(h, "h");
+    check_number(h, "h");
     const Weight head = weight_of(weight, format);
     const int64_t v = head.out(), c = head.in();
     TORCH_CHECK(h.dim() == 2 && h.size(1) == c && targets.dim() == 1 && targets.size(0) == h.size(0) && targets.scalar_type() == at::kLong,
                 "h must have the shape [n, ", c, "] and targets int64 [n], got ", h.sizes(), " and ", targets.sizes());
+    if (runs_cuda_kernels(h)) {
+      const Tensor dh = h.requires_grad() ? at::empty_like(h) : Tensor(), dw = head.dense() && weight.requires_grad() ? at::zeros_like(weight) : Tensor();
+      const Tensor loss = cuda_losses(h, head, targets, dh, dw);
+      keep(ctx, dh, dw, weight);
+      return loss;
+    }
     const Tensor predicted = at::nonzero(targets.ge(0)).squeeze(1);
     const Tensor labels = targets.index_select(0, predicted);
     const int64_t n = predicted.size(0);
@@ -59,9 +90,7 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
       }
       if (needs_dw) dw.addmm_(logits.t(), hidden);
     }
-    ctx->saved_data["dh"] = dh;
-    ctx->saved_data["dw"] = dw;
-    ctx->saved_data["leaf"] = reinterpret_cast<int64_t>(needs_dw && weight.is_leaf() ? weight.unsafeGetTensorImpl() : nullptr);
+    keep(ctx, dh, dw, weight);
     return at::scalar_tensor(total, h.options());
   }
 
@@ -71,9 +100,8 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
     Tensor dh = std::move(ctx->saved_data["dh"]).toTensor(), dw = std::move(ctx->saved_data["dw"]).toTensor();
     if (const int64_t leaf = ctx->saved_data["leaf"].toInt()) gradient_waits(reinterpret_cast<const c10::TensorImpl*>(leaf), dw);
     ctx->saved_data.clear();
-    const float scale = grads[0].item<float>();
-    if (dh.defined()) dh.mul_(scale);
-    if (dw.defined()) dw.mul_(scale);
+    if (dh.defined()) dh.mul_(grads[0]);
+    if (dw.defined()) dw.mul_(grads[0]);
     return {dh, dw, {}, {}};
   }
 };

@@ -2,6 +2,7 @@
 
 #include "glu.h"
 #include "kernels/lowrank.h"
+#include "lowrank.h"
 #include "product.h"
 
 namespace graft {
@@ -15,6 +16,7 @@ const LowRankKernels& lowrank_kernels() { return pick(avx512::lowrank, avx2::low
 }  // namespace
 
 std::pair<Tensor, Tensor> backward_products(const Tensor& g, const Tensor& h, const Tensor& b) {
+  if (runs_cuda_kernels(g)) return {rank_product(g, b.t()), factor_gradient(h, g).t()};
   const int64_t n = g.size(0), out = g.size(1), r = h.size(1), padded = (r + 7) / 8 * 8;
   if (r > 64) return {at::mm(g, b), at::mm(g.t(), h)};  // wide enough for the general product
   Tensor b_t = at::zeros({padded, out}, b.options());
@@ -38,8 +40,8 @@ std::pair<Tensor, Tensor> backward_products(const Tensor& g, const Tensor& h, co
 }
 
 void check_update(const Tensor& a, const Tensor& b, int64_t out, int64_t in) {
-  check_float(a, "A");
-  check_float(b, "B");
+  check_number(a, "A");
+  check_number(b, "B");
   TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(0) == b.size(1) && a.size(1) == in && b.size(0) == out, "A must have the shape [r, ", in,
               "] and B [", out, ", r], got ", a.sizes(), " and ", b.sizes());
 }
@@ -54,7 +56,7 @@ namespace {
 // W + s B A: the weight that a merge writes and that the fused operators round.
 struct LoraWeight : torch::autograd::Function<LoraWeight> {
   static Tensor forward(AutogradContext* ctx, const Tensor& weight, const Tensor& a, const Tensor& b, double scaling) {
-    check_float(weight, "weight");
+    for (const auto& [tensor, name] : {std::pair{weight, "weight"}, std::pair{a, "A"}, std::pair{b, "B"}}) check_float(tensor, name);
     TORCH_CHECK(weight.dim() == 2, "weight must be a matrix, got ", weight.sizes());
     check_update(a, b, weight.size(0), weight.size(1));
     ctx->save_for_backward({a, b});
@@ -89,8 +91,8 @@ Adapted adapted_product(const Tensor& x, const Tensor& input, const Weight& w, c
                         double scaling) {
   check_update(a, b, w.out(), w.in());
   Tensor y = product(x, w, bias);
-  const Tensor h = at::mm(input, a.t());
-  y.addmm_(h, b.t(), 1, scaling);
+  const Tensor h = rank_product(input, a);
+  add_update(y, h, b.t(), scaling);
   return {y, h};
 }
 
@@ -105,7 +107,7 @@ std::pair<Tensor, Tensor> scaled_products(AutogradContext* ctx, const Tensor& g,
 struct LoraLinear : torch::autograd::Function<LoraLinear> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const std::optional<Tensor>& x_dropped, const Tensor& weight, int64_t format,
                         const std::optional<Tensor>& bias, const Tensor& a, const Tensor& b, double scaling) {
-    check_float(x, "x");
+    check_number(x, "x");
     const Weight w = weight_of(weight, format);
     const Tensor& input = x_dropped ? *x_dropped : x;
     const auto [y, h] = adapted_product(x, input, w, bias, a, b, scaling);
@@ -127,10 +129,10 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
     Tensor dx, dx_dropped;
     if (ctx->saved_data["dx"].toBool()) dx = product_backward(g, saved_weight(ctx));
     if (ctx->saved_data["dinput"].toBool()) {
-      if (ctx->saved_data["dropped"].toBool()) dx_dropped = at::mm(dh, a);
-      else dx.addmm_(dh, a);
+      if (ctx->saved_data["dropped"].toBool()) add_update(dx_dropped = at::zeros({g.size(0), a.size(1)}, g.options()), dh, a, 1);
+      else add_update(dx, dh, a, 1);
     }
-    const Tensor da = a.requires_grad() ? at::mm(dh.t(), input) : Tensor();
+    const Tensor da = a.requires_grad() ? factor_gradient(dh, input) : Tensor();
     return {dx, dx_dropped, weight_gradient(g, x), {}, bias_gradient(ctx, g), da, b.requires_grad() ? db : Tensor(), {}};
   }
 };
@@ -166,11 +168,11 @@ struct LoraGatedLinear : torch::autograd::Function<LoraGatedLinear> {
     const Weight w = saved_weight(ctx);
     const bool weight_is_trained = w.tensor.requires_grad();
     const Tensor x = a.requires_grad() || weight_is_trained ? glu_forward(gate, up, act) : Tensor();
-    const Tensor da = a.requires_grad() ? at::mm(dh.t(), x) : Tensor();
+    const Tensor da = a.requires_grad() ? factor_gradient(dh, x) : Tensor();
     Tensor dgate, dup;
     if (ctx->saved_data["dx"].toBool()) {
       Tensor dx = product_backward(g, w);
-      dx.addmm_(dh, a);
+      add_update(dx, dh, a, 1);
       std::tie(dgate, dup) = glu_backward(gate, up, dx, act);
     }
     return {dgate, dup, {}, weight_is_trained ? weight_gradient(g, x) : Tensor(), {}, bias_gradient(ctx, g), da, b.requires_grad() ? db : Tensor(), {}};
@@ -179,7 +181,7 @@ struct LoraGatedLinear : torch::autograd::Function<LoraGatedLinear> {
 
 Tensor lora_gated_linear(const Tensor& gate, const Tensor& up, std::string_view act, const Tensor& weight, int64_t format,
                          const std::optional<Tensor>& bias, const Tensor& a, const Tensor& b, double scaling) {
-  return LoraGatedLinear::apply(gate, up, act, weight, format, bias, a, b, scaling);
+  return LoraGatedLinear::apply(glu_input(gate, up), glu_input(up, gate), act, weight, format, bias, a, b, scaling);
 }
 
 TORCH_LIBRARY_FRAGMENT(graft, m) {

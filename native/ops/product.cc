@@ -1,5 +1,6 @@
 #include "product.h"
 
+#include <ATen/autocast_mode.h>
 #include <ATen/native/CPUBlas.h>
 
 #include "kernels/bf16.h"
@@ -46,18 +47,6 @@ Tensor rounded(const Tensor& x) {
   return y;
 }
 
-// Returns rows of a weight in blocks as bfloat16 [count, in].
-Tensor unpacked_rows(const Weight& w, int64_t first, int64_t count) {
-  Tensor rows = at::empty({count, w.in()}, at::kBFloat16);
-  auto* to = static_cast<uint16_t*>(rows.mutable_data_ptr());
-  const auto& kernels = block_kernels();
-  const int64_t width = w.in();
-  at::parallel_for(0, count, grain(width), [&](int64_t begin, int64_t end) {
-    kernels.dequantize_bf16(w.block_format(), w.tensor.const_data_ptr(), first + begin, end - begin, width, to + begin * width, width);
-  });
-  return rows;
-}
-
 // y [n, m] = a [n, k] b, where `pack(first, count, panel)` writes columns of b; with `add` the product is added to y.
 template <typename Pack>
 void panels(const Tensor& a, int64_t k, int64_t m, bool add, Tensor& y, Pack pack) {
@@ -84,7 +73,7 @@ void reduced_forward(const Tensor& x, const Weight& w, int64_t first, int64_t co
   const int64_t k = w.in();
   const Tensor left = rounded(x);
   // A weight in blocks is unpacked before, a dense one is rounded panel by panel.
-  const Tensor unpacked = w.dense() ? Tensor() : unpacked_rows(w, first, count);
+  const Tensor unpacked = w.dense() ? Tensor() : w.rows(first, count, at::kBFloat16);
   panels(left, k, count, false, y, [&](int64_t begin, int64_t columns, uint32_t* panel) {
     const uint16_t* rows;
     if (w.dense()) {
@@ -102,7 +91,7 @@ void reduced_forward(const Tensor& x, const Weight& w, int64_t first, int64_t co
 void reduced_backward(const Tensor& g, const Weight& w, int64_t first, int64_t count, bool add, Tensor& dx) {
   const int64_t width = w.in();
   const Tensor left = rounded(g);
-  const Tensor unpacked = w.dense() ? Tensor() : unpacked_rows(w, first, count);
+  const Tensor unpacked = w.dense() ? Tensor() : w.rows(first, count, at::kBFloat16);
   panels(left, count, width, add, dx, [&](int64_t begin, int64_t columns, uint32_t* panel) {
     if (!w.dense()) {
       rounding().panel_of_columns(static_cast<const uint16_t*>(unpacked.const_data_ptr()) + begin, width, columns, count, panel);
@@ -178,8 +167,18 @@ TORCH_LIBRARY_FRAGMENT(graft, m) {
 
 Reduced reduced_products() { return reduced; }
 
+at::ScalarType factor_type(const Tensor& x) {
+  const at::DeviceType device = x.device().type();
+  return at::autocast::is_autocast_enabled(device) ? at::autocast::get_autocast_dtype(device) : x.scalar_type();
+}
+
 Tensor product(const Tensor& x, const Weight& weight, const std::optional<Tensor>& bias) {
   TORCH_CHECK(x.dim() == 2 && x.size(1) == weight.in(), "x must have the shape [n, ", weight.in(), "], got ", x.sizes());
+  if (runs_cuda_kernels(x)) {
+    const at::ScalarType type = factor_type(x);
+    const Tensor input = x.to(type), w = weight.all(type).to(type);
+    return bias ? at::addmm(bias->to(type), input, w.t()) : at::mm(input, w.t());
+  }
   if (reduced.forward && is_reduced(weight, x.size(0), weight.in(), weight.out())) {
     check_float(x, "x");
     Tensor y = at::empty({x.size(0), weight.out()}, x.options());
@@ -203,7 +202,7 @@ Tensor product(const Tensor& x, const Weight& weight, const std::optional<Tensor
 std::vector<Tensor> products(const Tensor& x, const std::vector<Weight>& weights, at::TensorList biases) {
   std::vector<Tensor> ys;
   const auto bias = [&](size_t i) { return biases.empty() ? std::optional<Tensor>() : std::optional<Tensor>(biases[i]); };
-  const bool all_few = !reduced.forward && std::all_of(weights.begin(), weights.end(), [&](const Weight& w) { return has_few(w, x.size(0)) && w.in() == x.size(1); });
+  const bool all_few = !reduced.forward && !runs_cuda_kernels(x) && std::all_of(weights.begin(), weights.end(), [&](const Weight& w) { return has_few(w, x.size(0)) && w.in() == x.size(1); });
   if (!all_few) {
     for (size_t i = 0; i < weights.size(); i++) ys.push_back(product(x, weights[i], bias(i)));
     return ys;
@@ -230,6 +229,10 @@ std::vector<Tensor> products(const Tensor& x, const std::vector<Weight>& weights
 }
 
 Tensor product_backward(const Tensor& g, const Weight& weight) {
+  if (runs_cuda_kernels(g)) {
+    const at::ScalarType type = factor_type(g);
+    return at::mm(g.to(type), weight.all(type).to(type));
+  }
   if (!reduced.backward || !is_reduced(weight, g.size(0), weight.out(), weight.in())) return at::mm(g, weight.all());
   Tensor dx = at::empty({g.size(0), weight.in()}, g.options());
   reduced_backward(g.contiguous(), weight, 0, weight.out(), false, dx);

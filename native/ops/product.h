@@ -11,6 +11,9 @@ struct Reduced {
 };
 Reduced reduced_products();
 
+// The type of the factors, and results, of products with x on a GPU: bfloat16 where LibTorch's autocast says so (device.cc), else that of x.
+at::ScalarType factor_type(const at::Tensor& x);
+
 // Returns x [n, in] times the transposed weight, plus the bias [out] if there is one: [n, out].
 at::Tensor product(const at::Tensor& x, const Weight& weight, const std::optional<at::Tensor>& bias);
 

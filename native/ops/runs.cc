@@ -2,6 +2,7 @@
 // No gradients: an input that requires one is refused.
 #include "kernels/lowrank.h"
 #include "lora.h"
+#include "lowrank.h"
 
 namespace graft {
 namespace {
@@ -148,7 +149,36 @@ void add_runs(Tensor y, const Tensor& x, at::IntArrayRef starts, at::IntArrayRef
   });
 }
 
+// The same on a GPU, without biases.
+void cuda_add_runs(const Tensor& y, const Tensor& x, at::IntArrayRef starts, at::IntArrayRef ends, const Factors& f) {
+  for (const auto& [tensor, name] : {std::pair{y, "y"}, std::pair{x, "x"}}) {
+    check_number(tensor, name);
+    check_frozen(tensor, name);
+    TORCH_CHECK(tensor.dim() == 2 && (tensor.size(1) <= 1 || tensor.stride(1) == 1), name, " must be a matrix whose rows are contiguous, got ", tensor.sizes());
+  }
+  TORCH_CHECK(x.size(0) == y.size(0), "x and y must have the same rows, got ", x.size(0), " and ", y.size(0));
+  check_runs(y, starts, ends, f.a.size());
+  check_factors(f, x.size(1), y.size(1));
+  y.unsafeGetTensorImpl()->bump_version();
+  std::vector<graft_cuda::Run> down;
+  std::vector<std::vector<graft_cuda::Run>> up;  // launches: those about the same rows one after the other
+  int64_t h_size = 0, last_end = 0;
+  for (size_t i = 0; i < f.a.size(); i++) {
+    const int64_t n = ends[i] - starts[i], r = f.a[i].size(0);
+    if (n == 0 || r == 0) continue;
+    down.push_back(cuda_run(f.a[i], starts[i], n, h_size, 1));
+    if (up.empty() || starts[i] < last_end) up.emplace_back();
+    up.back().push_back(cuda_run(f.b[i], starts[i], n, h_size, f.scalings[i]));
+    last_end = ends[i];
+    h_size += n * r;
+  }
+  const Tensor h = at::empty({h_size}, x.options().dtype(at::kFloat));
+  cuda_down(x, down, h);
+  for (const auto& runs : up) cuda_up(y, runs, h);
+}
+
 void add_low_rank_runs(Tensor y, const Tensor& x, at::IntArrayRef starts, at::IntArrayRef ends, TensorList a, TensorList b, at::ArrayRef<double> scalings) {
+  if (runs_cuda_kernels(y)) return cuda_add_runs(y, x, starts, ends, {a, b, {}, {}, scalings});
   add_runs(y, x, starts, ends, {a, b, {}, {}, scalings}, [](Tensor&) {});
 }
 

@@ -1,6 +1,6 @@
 // Shared by the fused operators: the kernels for this processor, and small checks.
 #pragma once
-#include "src/torch.h"
+#include "src/cuda_kernels.h"
 
 #include "kernels/blocks.h"
 
@@ -23,6 +23,12 @@ inline void check_float(const at::Tensor& tensor, const char* name) {
   TORCH_CHECK(tensor.scalar_type() == at::kFloat && tensor.device().is_cpu(), name, " must be float32 on the CPU, got ", tensor.scalar_type());
 }
 
+// The same for an operator that has kernels for GPUs too, which compute with bfloat16 as well.
+inline void check_number(const at::Tensor& tensor, const char* name) {
+  if (!runs_cuda_kernels(tensor)) return check_float(tensor, name);
+  TORCH_CHECK(tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kBFloat16, name, " must be float32 or bfloat16, got ", tensor.scalar_type());
+}
+
 // Refuses an input that would be trained without ever getting a gradient.
 inline void check_frozen(const at::Tensor& tensor, const char* name) {
   TORCH_CHECK(!(at::GradMode::is_enabled() && tensor.requires_grad()), name, " gets no gradient from this operator, so it must not require one");
@@ -40,9 +46,9 @@ struct Weight {
   BlockFormat block_format() const { return static_cast<BlockFormat>(format); }
   int64_t out() const { return tensor.size(0); }
   int64_t in() const;
-  // Returns the rows [first, first + count) as float32 [count, in]: a view of a dense weight, else a new tensor.
-  at::Tensor rows(int64_t first, int64_t count) const;
-  at::Tensor all() const { return rows(0, out()); }
+  // Returns the rows [first, first + count), [count, in]: a view of a dense weight, else a new tensor of a type, float32 or bfloat16.
+  at::Tensor rows(int64_t first, int64_t count, at::ScalarType type = at::kFloat) const;
+  at::Tensor all(at::ScalarType type = at::kFloat) const { return rows(0, out(), type); }
 };
 
 Weight weight_of(const at::Tensor& tensor, int64_t format);

@@ -26,13 +26,55 @@ Weight weight_of(const Tensor& tensor, int64_t format) {
   return {tensor, format};
 }
 
-Tensor Weight::rows(int64_t first, int64_t count) const {
+namespace {
+
+// The name of a format in native/cuda/dequantize.cu; empty for numbers without blocks.
+std::string block_name(BlockFormat format) {
+  switch (format) {
+    case BlockFormat::Q4_0: return "Q4_0";
+    case BlockFormat::Q4_1: return "Q4_1";
+    case BlockFormat::Q5_0: return "Q5_0";
+    case BlockFormat::Q5_1: return "Q5_1";
+    case BlockFormat::Q8_0: return "Q8_0";
+    case BlockFormat::Q4_K: return "Q4_K";
+    case BlockFormat::Q5_K: return "Q5_K";
+    case BlockFormat::Q6_K: return "Q6_K";
+    case BlockFormat::NF4: return "NF4";
+    case BlockFormat::F32:
+    case BlockFormat::F16:
+    case BlockFormat::BF16: return "";
+    default: return "Integer<" + std::to_string(static_cast<int>(format) - 100) + ">";
+  }
+}
+
+Tensor cuda_rows(const Weight& w, int64_t first, int64_t count, at::ScalarType type) {
+  const Tensor packed = w.tensor.narrow(0, first, count);
+  const BlockFormat format = w.block_format();
+  const std::string name = block_name(format);
+  if (name.empty()) return packed.view(format == BlockFormat::F32 ? at::kFloat : format == BlockFormat::F16 ? at::kHalf : at::kBFloat16).to(type);
+  const Tensor to = at::empty({count, w.in()}, packed.options().dtype(type));
+  const int64_t eights = to.numel() / 8;
+  launch(packed, "dequantize.cu", instance_of("dequantize", {name, number_name(type)}), {ceil_div(eights, 256)}, 256, memory_of(packed), eights, memory_of(to));
+  return to;
+}
+
+}  // namespace
+
+Tensor Weight::rows(int64_t first, int64_t count, at::ScalarType type) const {
   if (dense()) return tensor.narrow(0, first, count);
-  Tensor unpacked = at::empty({count, in()}, at::kFloat);
+  if (runs_cuda_kernels(tensor)) return cuda_rows(*this, first, count, type);
+  Tensor unpacked = at::empty({count, in()}, type);
   const auto& kernels = block_kernels();
   const void* source = tensor.const_data_ptr();
-  float* to = unpacked.mutable_data_ptr<float>();
   const int64_t width = in();
+  if (type == at::kBFloat16) {
+    auto* to = static_cast<uint16_t*>(unpacked.mutable_data_ptr());
+    at::parallel_for(0, count, grain(width), [&](int64_t begin, int64_t end) {
+      kernels.dequantize_bf16(block_format(), source, first + begin, end - begin, width, to + begin * width, width);
+    });
+    return unpacked;
+  }
+  float* to = unpacked.mutable_data_ptr<float>();
   at::parallel_for(0, count, grain(width), [&](int64_t begin, int64_t end) {
     kernels.dequantize_f32(block_format(), source, first + begin, end - begin, width, to + begin * width, width);
   });
@@ -123,7 +165,12 @@ Tensor block_embedding(const Tensor& weight, int64_t format, const Tensor& ids) 
   return out;
 }
 
-Tensor dequantize(const Tensor& weight, int64_t format) { return weight_of(weight, format).all(); }
+// dtype: float32, the default, or bfloat16
+Tensor dequantize(const Tensor& weight, int64_t format, std::optional<at::ScalarType> dtype) {
+  const at::ScalarType type = dtype.value_or(at::kFloat);
+  TORCH_CHECK(type == at::kFloat || type == at::kBFloat16, "blocks are unpacked to float32 or bfloat16, not to ", type);
+  return weight_of(weight, format).all(type);
+}
 
 // Quantises a matrix: [out, in] float32 => [out, bytes of a row].
 Tensor quantize(const Tensor& weight, int64_t format) {
@@ -151,7 +198,7 @@ TORCH_LIBRARY_FRAGMENT(graft, m) {
   m.def("block_linear(Tensor x, Tensor weight, int format, Tensor? bias=None) -> Tensor", block_linear);
   m.def("block_linears(Tensor x, Tensor[] weights, int[] formats, Tensor[] biases) -> Tensor[]", block_linears);
   m.def("block_embedding(Tensor weight, int format, Tensor ids) -> Tensor", block_embedding);
-  m.def("dequantize(Tensor weight, int format) -> Tensor", dequantize);
+  m.def("dequantize(Tensor weight, int format, ScalarType? dtype=None) -> Tensor", dequantize);
   m.def("quantize(Tensor weight, int format) -> Tensor", quantize);
 }
 

@@ -9,6 +9,7 @@
 #include <c10/core/AutogradState.h>
 
 #include "autograd.h"
+#include "cuda_kernels.h"
 #include "device.h"
 #include "dispatch.h"
 #include "mapped.h"
@@ -323,6 +324,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("kernels", kernels);
   add("cudaDriver", cuda_driver);
   add("loadCuda", load_cuda);
+  add("loadNvrtc", load_nvrtc);
+  add("compileKernels", compile_kernels);
+  add("useHostKernels", use_host_kernels);
   add("useDevice", use_device);
   add("roundProducts", round_products);
   add("to", to_device);

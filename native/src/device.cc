@@ -11,38 +11,13 @@
 #include <ATen/record_function.h>
 #include <c10/core/CachingDeviceAllocator.h>
 
+#include "driver.h"
 #include "memory.h"
 
 namespace graft {
 namespace {
 
 std::string no_shapes() { return {}; }
-
-// The functions of NVIDIA's driver (libcuda.so.1) that are asked before anything of CUDA is loaded. Source: the CUDA driver API, cuda.h.
-class Driver {
- public:
-  Driver() : library_(dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL)) {}
-
-  bool present() const { return library_ != nullptr; }
-
-  template <typename... Args>
-  int call(const char* name, Args... args) const {
-    const auto function = reinterpret_cast<int (*)(Args...)>(dlsym(library_, name));
-    TORCH_CHECK(function, "the NVIDIA driver has no function ", name);
-    return function(args...);
-  }
-
-  std::string error(int code) const {
-    const char* text = nullptr;
-    call("cuGetErrorString", code, &text);
-    return text ? text : "error " + std::to_string(code);
-  }
-
- private:
-  void* library_;
-};
-
-constexpr int kComputeCapabilityMajor = 75, kComputeCapabilityMinor = 76;  // CUdevice_attribute
 
 at::Generator new_generator(at::Device device, uint64_t seed) {
   // Tensors without numbers (meta) take any generator.

@@ -81,6 +81,12 @@ export interface Binding {
   } | null;
   /** Loads libtorch_cuda.so; before the first tensor. */
   loadCuda(path: string): void;
+  /** Loads NVRTC, the last of these libraries, which compiles the kernels of a folder when an operator first needs them on a GPU. */
+  loadNvrtc(libraries: readonly string[], sources: string): void;
+  /** Compiles instances of a file's kernels for an architecture such as sm_90. The log has the registers that they take, under these symbols. */
+  compileKernels(file: string, instances: readonly string[], architecture: string): { log: string; symbols: string[] };
+  /** Has this thread's operators run the kernels for GPUs on the processor, from a library that was compiled for it: for tests. */
+  useHostKernels(library?: string): void;
   /** Sets the device of new tensors of this thread. Returns the one before. */
   useDevice(device?: string): string;
   /** Sets whether products on the device of new tensors take factors of any type and round them to bfloat16 (LibTorch's autocast). */

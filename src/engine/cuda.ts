@@ -1,4 +1,6 @@
-import { GraftError } from '../base/index.ts';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { GraftError, packageRoot } from '../base/index.ts';
 import type { Binding } from './binding.ts';
 import { ensureCuda, type LibTorch } from './libtorch.ts';
 
@@ -64,6 +66,19 @@ function problemOf(driver: number, gpus: readonly Gpu[], failure: string | undef
 
 const isSupported = ({ capability }: Gpu) => capability >= lowestCapability;
 
+/** The sources of our kernels for GPUs, which NVRTC compiles on the machine that has one. */
+export const kernelSources = join(packageRoot, 'native', 'cuda');
+
+/**
+ * Returns the library that NVRTC opens, and NVRTC: of the package beside torch, which LibTorch's CUDA half needs too, else where the
+ * system looks for libraries.
+ */
+export function nvrtcLibraries(torchRoot: string): string[] {
+  const folder = join(torchRoot, '..', 'nvidia', 'cu13', 'lib');
+  const names = ['libnvrtc-builtins.so.13.0', 'libnvrtc.so.13'];
+  return existsSync(join(folder, names[1]!)) ? names.map((name) => join(folder, name)) : names;
+}
+
 /**
  * Finds what there is, and loads LibTorch's CUDA half where a GPU can be used. Where that fails, the result says why.
  * @param log receives the size of a download, and beside a driver the reason why no GPU can be used
@@ -78,6 +93,7 @@ export async function startCuda(native: Binding, torch: LibTorch, log: (line: st
 async function loadCuda(cuda: Cuda, native: Binding, torch: LibTorch, log: (line: string) => void): Promise<Cuda> {
   try {
     native.loadCuda(await ensureCuda(torch, log));
+    native.loadNvrtc(nvrtcLibraries(torch.root), kernelSources);
     return cuda;
   } catch (cause) {
     const missing = /^CUDA: (\S+\.so\S*): cannot open/.exec((cause as Error).message)?.[1];

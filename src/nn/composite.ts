@@ -65,7 +65,7 @@ export const composite: Kernels = {
     return ops.cat(rows, 0);
   },
 
-  pooledAttention: (...args) => pooledBy(composite.attention)(...args),
+  pooledAttention: (...args) => pooledBy(composite.attention, composite.rope)(...args),
 
   linears: (x, weights) => weights.map(({ weight, format, bias }) => composite.linear(x, weight, format, bias ?? null)),
 
@@ -152,13 +152,13 @@ export function outOfPages(k: Tensor, v: Tensor, pages: AttentionRows['pages']):
   return [ops.indexSelect(k, 0, slots), ops.indexSelect(v, 0, slots)];
 }
 
-/** Returns `pooledAttention` by an `attention`, computed in the element type of the pool. */
+/** Returns `pooledAttention` by an `attention` and a `rope`, computed in the element type of the pool. */
 export const pooledBy =
-  (attention: Kernels['attention']): Kernels['pooledAttention'] =>
+  (attention: Kernels['attention'], rope: Kernels['rope']): Kernels['pooledAttention'] =>
   (q, k, v, rotation, { k: poolK, v: poolV, slots, rows }, scale, causal, window) => {
     const [headDim, { dtype }] = [poolK.size(2), poolK];
     const split = (t: Tensor) => ops.view(t, [t.size(0), t.size(1) / headDim, headDim]);
-    const rotated = (t: Tensor) => inType(rotation ? composite.rope(split(t), ...rotation) : split(t), dtype);
+    const rotated = (t: Tensor) => inType(rotation ? rope(split(t), ...rotation) : split(t), dtype);
     ops.indexCopy_(poolK, 0, slots, rotated(k));
     ops.indexCopy_(poolV, 0, slots, inType(split(v), dtype));
     const out = attention(rotated(q), poolK, poolV, rows, scale, causal, window);

@@ -1,20 +1,31 @@
-import { dequantized } from '../quant/index.ts';
+import { dequantized, hasOwnKernels } from '../quant/index.ts';
 import { type Device, type DType, host, ops, type Tensor } from '../tensor/index.ts';
 import { composite, pooledBy } from './composite.ts';
 import { fused } from './fused.ts';
 import type { Kernels } from './kernels.ts';
 import { rowAttention } from './row-attention.ts';
 
+/** The fused operators that have kernels for GPUs (native/cuda/). */
+const { rmsNorm, addRmsNorm, rope, glu, linears, linear, loraLinear, loraGatedLinear, addLowRankRuns, linearCrossEntropy } =
+  fused;
+const onGpu = { rmsNorm, addRmsNorm, rope, glu, linears, linear, loraLinear, loraGatedLinear, addLowRankRuns };
+const compiled: Partial<Kernels> = { ...onGpu, linearCrossEntropy, pooledAttention: pooledBy(rowAttention, rope) };
+
 /** What takes the place of composite kernels, by the kind of device and the element type of the model: absent, any. */
-const own: readonly { readonly device: string; readonly dtype?: DType; readonly kernels: Partial<Kernels> }[] = [
+const own: readonly { device: string; dtype?: DType; ours?: true; kernels: Partial<Kernels> }[] = [
   { device: host, dtype: 'float32', kernels: fused },
-  { device: 'cuda', kernels: { attention: rowAttention, pooledAttention: pooledBy(rowAttention) } },
+  { device: 'cuda', kernels: { attention: rowAttention, pooledAttention: pooledBy(rowAttention, composite.rope) } },
+  { device: 'cuda', dtype: 'float32', ours: true, kernels: compiled },
+  { device: 'cuda', dtype: 'bfloat16', ours: true, kernels: compiled },
 ];
 
-/** Returns the kernels for a device and an element type: the fused operators that are compiled for it, and in place of others their twins. */
-export function kernelsOn(device: Device, dtype: DType): Kernels {
+/**
+ * Returns the kernels for a device and an element type: the fused operators that are compiled for it, and in place of others their twins.
+ * @param ours false: on a GPU the twins of all, made of LibTorch's operators
+ */
+export function kernelsOn(device: Device, dtype: DType, ours = hasOwnKernels(device)): Kernels {
   const [kind] = device.split(':');
-  const found = own.filter((row) => row.device === kind && (row.dtype ?? dtype) === dtype);
+  const found = own.filter((row) => row.device === kind && (row.dtype ?? dtype) === dtype && (ours || !row.ours));
   return Object.assign({}, composite, ...found.map(({ kernels }) => kernels)) as Kernels;
 }
 

@@ -1,11 +1,13 @@
 /**
  * Every fused kernel against its composite twin, which runs in float64 on the same float32 numbers; the composites
  * themselves against finite differences. Errors are relative to the largest number of the tensor. The whole file runs
- * twice: with the instructions that this processor has, and in a child process with AVX2 only.
+ * three times: with the instructions that this processor has, in a child process with AVX2 only, and in one whose operators run the CUDA
+ * kernels, compiled for the processor, where there are such.
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import test, { before } from 'node:test';
+import { hostKernels } from '../../test/samples/cuda-kernels.ts';
 import { golden, readTensors, relativeError } from '../../test/support.ts';
 import { currentEngine, startEngine } from '../engine/index.ts';
 import { type FormatName, formats as numberFormats } from '../quant/index.ts';
@@ -15,7 +17,15 @@ import { fused } from './fused.ts';
 import type { GateActivation, Kernels } from './kernels.ts';
 import { useRowWiseProducts } from './precision.ts';
 
-before(() => startEngine());
+/** A library of the CUDA kernels: this is the run with them. */
+const library = process.env.GRAFT_HOST_KERNELS;
+/** Operators without CUDA kernels. */
+const onProcessor = /^(attention|pooled attention|add_bottleneck_runs|scale_runs)/;
+
+before(async () => {
+  await startEngine();
+  currentEngine().native.useHostKernels(library);
+});
 
 type Random = (...shape: number[]) => Tensor;
 type Named<K extends string> = Readonly<Record<K, Tensor>>;
@@ -84,6 +94,7 @@ let seed = 0;
 
 function twins<K extends string>(name: string, build: Build<K>, expectation: Expectation<K> = {}): void {
   const own = mixSeed(20, seed++);
+  if (library && onProcessor.test(name)) return;
   test(`fused = composite: ${name}`, () => {
     using _ = scope();
     using generator = new Generator(own);
@@ -865,6 +876,7 @@ for (const [heads, kvHeads, dim, half] of [
 }
 
 test('of few rows, the product with a frozen weight has the same bits whichever rows are beside it', (t) => {
+  if (library) return t.skip('a GPU multiplies by a library');
   using _rowWise = useRowWiseProducts();
   let compared = 0;
   for (const format of ['dense', 'q4_0', 'q4_1', 'q5_1', 'q8_0', 'q4_k', 'q6_k', 'nf4', 'bfloat16'] as const) {
@@ -951,17 +963,20 @@ differences('linear_cross_entropy', headLoss(4, 3, 'dense', 5));
 // --- both instruction sets, and the count
 
 const narrow = process.env.GRAFT_AVX2 === '1';
-test('the same with AVX2 only', { skip: narrow && 'this is that run' }, (t) => {
+const run = narrow ? 'AVX2' : library ? 'CUDA' : 'native';
+/** Runs this file again. Returns what its last test tells. */
+function again(variables: Record<string, string>): string {
   const { NODE_TEST_CONTEXT: _, ...env } = process.env;
-  const child = spawnSync(process.execPath, [import.meta.filename], {
-    env: { ...env, GRAFT_AVX2: '1' },
-    encoding: 'utf8',
-  });
+  const child = spawnSync(process.execPath, [import.meta.filename], { env: { ...env, ...variables }, encoding: 'utf8' });
   assert.equal(child.status, 0, `${child.stdout.slice(-4000)}${child.stderr.slice(-2000)}`);
-  t.diagnostic(/AVX2: .*/.exec(child.stdout)![0]);
-});
+  return /(AVX2|CUDA): .*/.exec(child.stdout)![0];
+}
+const skip = run !== 'native' && 'this is a run again';
+test('the same with AVX2 only', { skip }, (t) => t.diagnostic(again({ GRAFT_AVX2: '1' })));
+test('the same with the CUDA kernels', { skip }, (t) => t.diagnostic(again({ GRAFT_HOST_KERNELS: hostKernels() })));
 
 test('every case was compared', (t) => {
-  t.diagnostic(`${narrow ? 'AVX2' : 'native'}: ${JSON.stringify({ ...done, worst })}`);
-  assert.deepEqual(done, { twins: 701, gradients: 1531, differences: 13 });
+  t.diagnostic(`${run}: ${JSON.stringify({ ...done, worst })}`);
+  const all = library ? { twins: 0, gradients: 0 } : { twins: 701, gradients: 1531 };
+  assert.deepEqual(done, { ...all, differences: 13 });
 });

@@ -32,4 +32,4 @@ export {
   type Quantization,
   requireWidths,
 } from './quantization.ts';
-export { dequantized, quantized, unpackable, unpacked } from './unpack.ts';
+export { dequantized, hasOwnKernels, quantized, unpackable, unpacked } from './unpack.ts';

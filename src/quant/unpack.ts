@@ -143,9 +143,13 @@ export function unpacked(weight: Tensor, format: number): Tensor {
   });
 }
 
+/** Whether a device has fused operators of our own: the processor, and GPUs unless GRAFT_COMPOSITE=1 asks for LibTorch's there. */
+export const hasOwnKernels = (device: Device): boolean =>
+  device === host || (device.startsWith('cuda') && process.env.GRAFT_COMPOSITE !== '1');
+
 /** Returns the numbers of a packed weight, uint8 [out, bytes of a row], float32 [out, in]. @param format native number */
 export const dequantized = (weight: Tensor, format: number): Tensor =>
-  weight.device === host ? ops.dequantize(weight, format) : unpacked(weight, format);
+  hasOwnKernels(weight.device) ? ops.dequantize(weight, format) : unpacked(weight, format);
 
 /** Returns a matrix packed in blocks, on its own device; the quantisers are the processor's. @param format native number */
 export const quantized = (weight: Tensor, format: number): Tensor =>

@@ -934,9 +934,9 @@ export function blockEmbedding(weight: Tensor, format: number, ids: Tensor): Ten
   return new Tensor(dispatcher.call(146, weight.id, format, ids.id) as number);
 }
 
-/** graft::dequantize(Tensor weight, int format) -> Tensor */
-export function dequantize(weight: Tensor, format: number): Tensor {
-  return new Tensor(dispatcher.call(147, weight.id, format) as number);
+/** graft::dequantize(Tensor weight, int format, ScalarType? dtype=None) -> Tensor */
+export function dequantize(weight: Tensor, format: number, dtype: DType | null = null): Tensor {
+  return new Tensor(dispatcher.call(147, weight.id, format, dtype == null ? null : dtypes[dtype].code) as number);
 }
 
 /** graft::quantize(Tensor weight, int format) -> Tensor */

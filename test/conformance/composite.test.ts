@@ -4,12 +4,12 @@ import test, { before } from 'node:test';
 import { savedAdapters } from '../../src/adapters/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { attachMethods } from '../../src/methods/index.ts';
-import type { LoadOptions } from '../../src/models/index.ts';
 import { kernelsOn } from '../../src/nn/index.ts';
-import { manualSeed, onDevice, ops, scope, type Tensor } from '../../src/tensor/index.ts';
+import { onDevice, scope } from '../../src/tensor/index.ts';
 import { batchLoss } from '../../src/train/index.ts';
-import { type Base, bases, familyBases } from './bases.ts';
-import { type FamilyCase, familyCases } from './family-cases.ts';
+import { bases, familyBases } from './bases.ts';
+import { familyCases } from './family-cases.ts';
+import { differences, inBfloat16, type Step, stepOf } from './steps.ts';
 
 before(async () => {
   await startEngine();
@@ -18,39 +18,8 @@ before(async () => {
   for (const base of bases) base.load()[Symbol.dispose]();
 });
 
-/** The kernels that a GPU takes, which run on any device. */
-const ofGpu = kernelsOn('cuda:0', 'float32');
-
-/** The loss of a batch and the gradients of all parameters, of a step with these options of loading. Undefined where the method refuses. */
-function stepOf(base: Base, { choices, refuses }: FamilyCase, options: LoadOptions) {
-  using _ = scope();
-  using model = base.load(options);
-  if (refuses?.(model)) return undefined;
-  using adapter = attachMethods(model, choices(base), 0, savedAdapters(model));
-  manualSeed(1);
-  const loss = batchLoss(model, base.batch(model));
-  loss.backward();
-  const numbers = (tensor: Tensor) => ops.toCopy(tensor, { dtype: 'float32' }).data() as Float32Array;
-  const gradients = [...adapter.parameters].map(([key, { grad }]) => [key, grad && numbers(grad)] as const);
-  return { loss: numbers(loss)[0]!, gradients: new Map(gradients) };
-}
-
-type Step = NonNullable<ReturnType<typeof stepOf>>;
-
-/** The largest difference of two gradients, relative to the norm of one: of the loss, and of all parameters together. */
-function differences(a: Step, b: Step) {
-  const norm = (numbers: Iterable<number>) => Math.sqrt([...numbers].reduce((sum, x) => sum + x * x, 0));
-  assert.deepEqual([...b.gradients.keys()], [...a.gradients.keys()]);
-  let [difference, size] = [0, 0];
-  for (const [key, expected] of a.gradients) {
-    const found = b.gradients.get(key);
-    assert.equal(found === undefined, expected === undefined, key);
-    if (!expected) continue;
-    difference = Math.hypot(difference, norm(expected.map((x, i) => x - found![i]!)));
-    size = Math.hypot(size, norm(expected));
-  }
-  return { loss: Math.abs(a.loss - b.loss) / Math.abs(a.loss), gradient: difference / size };
-}
+/** The twins that a GPU can take, which run on any device. */
+const ofGpu = kernelsOn('cuda:0', 'float32', false);
 
 /** Every method on every family, and LoRA on dense and packed Llamas. */
 const pairs = [...bases, ...familyBases].flatMap((base) =>
@@ -81,17 +50,6 @@ function compare(
   most[dtype] = { loss: Math.max(most[dtype].loss, loss), gradient: Math.max(most[dtype].gradient, gradient) };
 }
 
-/** As on a GPU: dense weights in bfloat16, products of factors that are rounded to it. */
-function inBfloat16<T>(act: (options: LoadOptions) => T): T {
-  const { native } = currentEngine();
-  native.roundProducts(true);
-  try {
-    return act({ kernels: ofGpu, dtype: 'bfloat16' });
-  } finally {
-    native.roundProducts(false);
-  }
-}
-
 for (const base of [...bases, ...familyBases]) {
   test(`composite kernels in float32 and bfloat16 on ${base.name}`, () => {
     for (const { familyCase, name } of pairs.filter((pair) => pair.base === base)) {
@@ -101,10 +59,10 @@ for (const base of [...bases, ...familyBases]) {
       compare(name, 'float32', fused, exact, { loss: 1e-5, gradient: 1e-4 });
       counts.equal++;
       if (familyCase.method === 'full') {
-        assert.throws(() => inBfloat16((options) => stepOf(base, familyCase, options)), /is held in bfloat16/);
+        assert.throws(() => inBfloat16(ofGpu, (options) => stepOf(base, familyCase, options)), /is held in bfloat16/);
         continue;
       }
-      const rounded = inBfloat16((options) => stepOf(base, familyCase, options))!;
+      const rounded = inBfloat16(ofGpu, (options) => stepOf(base, familyCase, options))!;
       compare(name, 'bfloat16', fused, rounded, { loss: 0.1, gradient: 0.8 });
       counts.rounded++;
     }

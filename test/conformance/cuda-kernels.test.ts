@@ -3,7 +3,6 @@
  * which is asked without a GPU. The steps run on the processor, with the kernels that a GPU takes.
  */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { before } from 'node:test';
@@ -11,26 +10,26 @@ import { savedAdapters } from '../../src/adapters/index.ts';
 import { currentEngine, startEngine } from '../../src/engine/index.ts';
 import { generate } from '../../src/generate/index.ts';
 import { attachMethods } from '../../src/methods/index.ts';
-import { kernelsOn } from '../../src/nn/index.ts';
+import { type Kernels, kernelsOn } from '../../src/nn/index.ts';
 import { createOptimizer } from '../../src/optim/index.ts';
 import { formats, unpackable, unpacked } from '../../src/quant/index.ts';
 import { noGrad, ops, scope } from '../../src/tensor/index.ts';
 import { trainStep } from '../../src/train/index.ts';
-import { bases, familyBases } from './bases.ts';
+import { type Base, bases, familyBases } from './bases.ts';
+import { hostKernels } from '../samples/cuda-kernels.ts';
+import { peerTorch } from './cuda-library.ts';
 import { familyCases } from './family-cases.ts';
 
-/** The path of a libtorch_cuda.so of the engine's version: beside the engine's own, or in the torch of the peer (GRAFT_PEER). */
+/** The path of a libtorch_cuda.so of the engine's version: beside the engine's own, or in the torch of the peer. */
 function cudaLibrary(): string | undefined {
   const { torch } = currentEngine();
-  const script = `import importlib.util as u; import importlib.metadata as m; s=u.find_spec('torch'); print(m.version('torch').split('+')[0], s.submodule_search_locations[0])`;
-  const peer = process.env.GRAFT_PEER && spawnSync(process.env.GRAFT_PEER, ['-c', script], { encoding: 'utf8' }).stdout;
-  const [version, peerRoot = ''] = peer ? peer.trim().split(' ') : [];
-  const roots = [torch.root, ...(version && torch.version.startsWith(version) ? [peerRoot] : [])];
+  const roots = [torch.root, peerTorch(torch) ?? torch.root];
   return roots.map((root) => join(root, 'lib', 'libtorch_cuda.so')).find(existsSync);
 }
 
-/** The kernels that a GPU takes, which run on any device. */
-const ofGpu = kernelsOn('cuda:0', 'float32');
+/** The kernels that a GPU takes, which run on any device: LibTorch's operators, and ours. */
+const twins = kernelsOn('cuda:0', 'float32', false);
+const ours = kernelsOn('cuda:0', 'float32', true);
 
 let library: string | undefined;
 
@@ -55,6 +54,18 @@ const madeOf: Readonly<Record<string, readonly string[]>> = {
   'aten::select_backward': ['aten::zeros', 'aten::select.int', 'aten::copy_'],
 };
 
+/** What banks of adapters call beside a step. */
+function banks(kernels: Kernels): void {
+  using _ = scope();
+  const [x, y, gain] = [ops.ones([3, 8]), ops.ones([3, 8]), ops.ones([8])];
+  const run = { start: 0, end: 2, a: ops.ones([2, 8], { dtype: 'float16' }), b: ops.ones([2, 8]), scaling: 2 };
+  kernels.addLowRankRuns(y, x, [run]);
+  for (const f of ['relu', 'silu', 'gelu', 'gelu_tanh', 'tanh', 'sigmoid'] as const)
+    kernels.addBottleneckRuns(y, x, f, [{ ...run, aBias: ops.ones([2]), bBias: gain }]);
+  kernels.scaleRuns(y, [{ ...run, gain }]);
+  noGrad(() => kernels.linears(x, [{ weight: ops.ones([8, 8]), format: -1 }]));
+}
+
 test('every operator of every method has a kernel for CUDA', (t) => {
   if (!library) return t.skip('no torch with its CUDA half was found: set GRAFT_PEER to a Python that has one');
   const { native } = currentEngine();
@@ -64,12 +75,12 @@ test('every operator of every method has a kernel for CUDA', (t) => {
       calls.set(name, (calls.get(name) ?? 0) + count);
   };
   let steps = 0;
-  for (const base of [...bases, ...familyBases]) {
+  const step = (kernels: Kernels, base: Base) => {
     for (const { method, choices, refuses } of familyCases) {
-      if (bases.includes(base) && method !== 'lora') continue;
+      if ((kernels === ours || bases.includes(base)) && method !== 'lora') continue;
       using _ = scope();
       const choice = choices(base);
-      using model = base.load({ kernels: ofGpu });
+      using model = base.load({ kernels });
       if (refuses?.(model)) continue;
       using adapter = attachMethods(model, choice, 0, savedAdapters(model));
       using optimizer = createOptimizer({ type: 'adamw' } as never, adapter.parameters);
@@ -90,21 +101,15 @@ test('every operator of every method has a kernel for CUDA', (t) => {
       );
       steps++;
     }
+  };
+  for (const kernels of [twins, ours]) {
+    native.useHostKernels(kernels === ours ? hostKernels() : undefined);
+    for (const base of [...bases, ...familyBases]) step(kernels, base);
+    using model = bases[0]!.load({ kernels });
+    record(() => assert.equal([...generate(model, [1, 2, 3], { maxNewTokens: 3 })].length, 3));
+    record(() => banks(kernels));
   }
-  using model = bases[0]!.load({ kernels: ofGpu });
-  record(() => assert.equal([...generate(model, [1, 2, 3], { maxNewTokens: 3 })].length, 3));
-
-  // What banks of adapters call beside it.
-  record(() => {
-    using _ = scope();
-    const [x, y, gain] = [ops.ones([3, 8]), ops.ones([3, 8]), ops.ones([8])];
-    const run = { start: 0, end: 2, a: ops.ones([2, 8], { dtype: 'float16' }), b: ops.ones([2, 8]), scaling: 2 };
-    ofGpu.addLowRankRuns(y, x, [run]);
-    for (const f of ['relu', 'silu', 'gelu', 'gelu_tanh', 'tanh', 'sigmoid'] as const)
-      ofGpu.addBottleneckRuns(y, x, f, [{ ...run, aBias: ops.ones([2]), bBias: gain }]);
-    ofGpu.scaleRuns(y, [{ ...run, gain }]);
-    noGrad(() => ofGpu.linears(x, [{ weight: ops.ones([8, 8]), format: -1 }]));
-  });
+  native.useHostKernels();
 
   // On the processor tables and packed weights are read by fused operators; a GPU takes these.
   record(() => {
