@@ -10,9 +10,10 @@ import {
 } from '../adapters/index.ts';
 import { GraftError, nearest, type Steps } from '../base/index.ts';
 import { type AdapterOfRequest, bankKey, type GenerationRequest, type WeightedAdapter } from '../generate/index.ts';
+import { readAhead } from '../io/index.ts';
 import { Banks } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
-import { readAhead, stateOf } from './file-state.ts';
+import { stateOf } from './file-state.ts';
 import type { ResidentModel } from './resident.ts';
 import type { AddAdapterOptions, ServingStats } from './serving-types.ts';
 
@@ -264,7 +265,7 @@ export class ServedAdapters implements Disposable {
     const files = stateOf(dir);
     if (files !== served.files) served.content = this.#nextContent++;
     served.files = files;
-    await readAhead(dir);
+    using _ahead = await readAhead(dir);
     let steps: Steps<ResidentAdapter> | undefined;
     const turn = () => {
       const end = performance.now() + turnMs;
