@@ -171,6 +171,7 @@ function* filling(
   head: 'file' | 'own',
   settings?: readonly MethodChoice[],
 ): Steps<void> {
+  yield;
   for (const [i, part] of partDirs(dir).entries()) {
     const partHead = head === 'own' ? undefined : i === 0 ? adapter.head : new Map<string, Tensor>();
     yield* layoutOf(part).load(model, part, adapter.parts[i]!, partHead);

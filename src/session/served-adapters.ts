@@ -5,6 +5,7 @@ import {
   loadResident,
   type ResidentAdapter,
   readAdapterConfig,
+  stepsWithoutValues,
   taskNumberOf,
   taskOfAdapter,
 } from '../adapters/index.ts';
@@ -18,7 +19,7 @@ import type { ResidentModel } from './resident.ts';
 import type { AddAdapterOptions, ServingStats } from './serving-types.ts';
 
 /** Milliseconds that loading an adapter takes at once, between two passes: rows that decode wait so much longer, and for the last step. */
-const turnMs = 14;
+const turnMs = 12;
 
 /** One content of an adapter: a new one, under another number, takes its place when the files change. */
 interface Served {
@@ -259,15 +260,16 @@ export class ServedAdapters implements Disposable {
     await served.loading;
   }
 
-  /** Loads an adapter in turns of its own, between which passes go on; its files come from the disk before. */
+  /** Loads an adapter in turns of its own, between which passes go on. Its files are read meanwhile, before their values are needed. */
   async #read(served: Served): Promise<void> {
     const { dir, number } = served;
     const files = stateOf(dir);
     if (files !== served.files) served.content = this.#nextContent++;
     served.files = files;
-    using _ahead = await readAhead(dir);
+    const reading = readAhead(dir);
+    reading.catch(() => {});
     let steps: Steps<ResidentAdapter> | undefined;
-    const turn = () => {
+    const turn = (most = Infinity) => {
       const end = performance.now() + turnMs;
       const model = this.activate(bankKey, []);
       if (served.resident) return true; // it came back with the model
@@ -275,7 +277,7 @@ export class ServedAdapters implements Disposable {
       if (!steps || this.#loading !== steps) steps = loadingResident(model, this.#banks!, dir, number);
       this.#loading = steps;
       let step = this.#next(steps);
-      while (!step.done && performance.now() < end) step = this.#next(steps);
+      for (let taken = 1; !step.done && taken < most && performance.now() < end; taken++) step = this.#next(steps);
       if (!step.done) return false;
       if (stateOf(dir) !== files) {
         step.value.remove();
@@ -289,8 +291,17 @@ export class ServedAdapters implements Disposable {
       this.#evict(served);
       return true;
     };
-    // Passes begin from the event loop.
-    while (!(await this.#base.inTurn(turn))) await setImmediate();
+    try {
+      let isDone = await this.#base.inTurn(() => turn(stepsWithoutValues));
+      await reading;
+      while (!isDone) {
+        isDone = await this.#base.inTurn(() => turn());
+        if (!isDone) await setImmediate(); // passes begin from the event loop
+      }
+    } finally {
+      const ahead = await reading.catch(() => undefined);
+      ahead?.[Symbol.dispose]();
+    }
   }
 
   #next(steps: Steps<ResidentAdapter>): IteratorResult<void, ResidentAdapter> {
