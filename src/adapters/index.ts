@@ -16,6 +16,6 @@ export {
   taskOfAdapter,
 } from './load.ts';
 export { type CardFacts, writeModelCard } from './model-card.ts';
-export { loadingResident, loadResident, type ResidentAdapter } from './resident.ts';
+export { loadingResident, loadResident, type ResidentAdapter, stepsWithoutValues } from './resident.ts';
 export { type SaveOptions, saveAdapter } from './save.ts';
 export { areSaved, attachSettings, settingNames, settingsOf, writeSettings } from './settings.ts';

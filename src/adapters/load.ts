@@ -171,6 +171,7 @@ function* filling(
   head: 'file' | 'own',
   settings?: readonly MethodChoice[],
 ): Steps<void> {
+  yield;
   try {
     for (const [i, part] of partDirs(dir).entries()) {
       const partHead = head === 'own' ? undefined : i === 0 ? adapter.head : new Map<string, Tensor>();

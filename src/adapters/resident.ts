@@ -26,9 +26,14 @@ export interface ResidentAdapter {
 export const loadResident = (model: Model, banks: Banks, dir: string, number: number): ResidentAdapter =>
   complete(loadingResident(model, banks, dir, number));
 
+/** The first steps of loading, which read the config and the header of the file, and none of its values. */
+export const stepsWithoutValues = 2;
+
 /** As `loadResident`, in steps, between which passes may run that do not use the adapter. */
 export function* loadingResident(model: Model, banks: Banks, dir: string, number: number): Steps<ResidentAdapter> {
-  const adapter = yield* loadingAdapter(model, dir, headFits(model, dir) ? 'file' : 'own');
+  const head = headFits(model, dir) ? 'file' : 'own';
+  yield;
+  const adapter = yield* loadingAdapter(model, dir, head);
   let loaded = false;
   try {
     const reason = yield* switchedOff(adapter, banks.add(number, adapter, factorTypeOf(dir)));

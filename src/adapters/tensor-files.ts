@@ -71,24 +71,29 @@ export function* fillTensors(
   const largest = [...parameters.keys()].reduce((most, name) => Math.max(most, source.entries.get(name)!.bytes), 0);
   const buffer = new Uint8Array(largest);
   for (const [name, parameter] of parameters) {
-    noGrad(() => {
-      using _ = scope();
-      ops.copy_(parameter, storedTensor(source, name, buffer));
-    });
+    fillTensor(source, name, parameter, buffer);
     yield;
   }
 }
 
 /**
- * Returns a tensor of the file as it is stored, read through a buffer that many share: JavaScript frees late what it sees, and adapters
- * come and go while others are served.
+ * Copies a tensor of the file into a parameter, through a buffer that many share: JavaScript frees late what it sees, and adapters come and go
+ * while others are served.
  */
-function storedTensor(source: WeightSource, name: string, buffer: Uint8Array): Tensor {
+function fillTensor(source: WeightSource, name: string, parameter: Tensor, buffer: Uint8Array): void {
   const { format, shape, bytes } = source.entries.get(name)!;
-  if (isBlockFormat(format)) return readTensor(source, name);
-  const stored = Tensor.empty(shape, format);
-  const read = buffer.subarray(0, bytes);
-  source.read(name, read);
-  stored.write(read);
-  return stored;
+  const numbers = () => {
+    const known = source.inMemory?.(name);
+    if (!known) source.read(name, buffer.subarray(0, bytes));
+    return known ?? buffer.subarray(0, bytes);
+  };
+  if (format === parameter.dtype) parameter.write(numbers());
+  else
+    noGrad(() => {
+      using _ = scope();
+      if (isBlockFormat(format)) return void ops.copy_(parameter, readTensor(source, name));
+      const stored = Tensor.empty(shape, format);
+      stored.write(numbers());
+      ops.copy_(parameter, stored);
+    });
 }

@@ -106,12 +106,13 @@ export function currentEngine(): Engine {
 }
 
 /**
- * Limits how long idle threads of LibTorch's OpenMP runtime spin before they sleep. Where other programs share the cores,
- * the default lets them spin through whole time slices: decoding fell from 105 to 5 tokens/s. The runtime reads the
- * variable when it is loaded, from the environment of the main thread only.
+ * Limits how long idle threads of LibTorch's OpenMP runtime spin before they sleep: about 40 µs, which is longer than what JavaScript does between
+ * two operators and, on a virtual machine, shorter than waking a thread. Where other programs share the cores, the default lets them spin through
+ * whole time slices: decoding fell from 105 to 5 tokens/s. The runtime reads the variable when it is loaded, from the environment of the main
+ * thread only.
  */
 export function spinBriefly(): void {
-  process.env.GOMP_SPINCOUNT ??= '1000';
+  process.env.GOMP_SPINCOUNT ??= '4000';
 }
 
 /** Returns the LibTorch and the addon that a start would use, without a download or a build. */

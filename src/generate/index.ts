@@ -1,6 +1,7 @@
 export { type AnswerListener, nameOf } from './answer.ts';
 export { Batcher, type BatcherOptions } from './batcher.ts';
 export { Grammars, vocabularyTokens } from './grammar.ts';
+export { GrammarThreads } from './grammar-threads.ts';
 export { checkRequest, requireLanguageModel } from './lone.ts';
 export {
   type AdapterOfRequest,

@@ -1,5 +1,7 @@
+import { currentEngine } from '../engine/index.ts';
 import { type KvPool, type Model, packTokens, useRowWiseProducts } from '../nn/index.ts';
 import { inType, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
+import { PassThreads } from './pass-threads.ts';
 import type { RowSampler, Sampled } from './row-sampler.ts';
 import { requireFiniteLogit } from './sampling.ts';
 import type { StepRow } from './scheduler.ts';
@@ -28,6 +30,24 @@ export class Runner implements Disposable {
    * @throws GraftError 'numeric' for a logit that is NaN or infinite
    */
   run(model: Model, rows: readonly RunnerRow[], inBanks: boolean): (Sampled | undefined)[] {
+    const { native } = currentEngine();
+    const most = native.threads(undefined);
+    const choice = threadsOf(model).of(
+      rows.reduce((tokens, { count }) => tokens + count, 0),
+      most,
+    );
+    if (!choice) return this.#run(model, rows, inBanks);
+    const start = performance.now();
+    native.threads(choice.threads);
+    try {
+      return this.#run(model, rows, inBanks);
+    } finally {
+      native.threads(most);
+      choice.took(performance.now() - start);
+    }
+  }
+
+  #run(model: Model, rows: readonly RunnerRow[], inBanks: boolean): (Sampled | undefined)[] {
     return noGrad(() => {
       using _ = scope();
       using _rowWise = useRowWiseProducts();
@@ -82,6 +102,14 @@ export class Runner implements Disposable {
   [Symbol.dispose](): void {
     this.#pool[Symbol.dispose]();
   }
+}
+
+const knownThreads = new WeakMap<Model, PassThreads>();
+
+function threadsOf(model: Model): PassThreads {
+  const known = knownThreads.get(model) ?? new PassThreads();
+  knownThreads.set(model, known);
+  return known;
 }
 
 const indexOf = (rows: readonly number[]) => Tensor.from(BigInt64Array.from(rows, BigInt));

@@ -9,6 +9,7 @@ export { parseJson, readJson, readJsonObject } from './jsonfile.ts';
 export { LOCK_NAME, lockDirectory } from './lock.ts';
 export { requireReadableWeights } from './model-config.ts';
 export { openModelWeights, openWeights } from './open.ts';
+export { readAhead } from './read-ahead.ts';
 export { freeDisk, RecordFile } from './record-file.ts';
 export { openSafetensors, type TensorToWrite, writeSafetensors } from './safetensors.ts';
 export { ScratchFile } from './scratch-file.ts';

@@ -1,6 +1,7 @@
 import { closeSync, fstatSync, openSync, readSync, statSync } from 'node:fs';
 import { fileError, GraftError } from '../base/index.ts';
 import { type DType, Tensor } from '../tensor/index.ts';
+import { heldBytes, stateOfFile } from './read-ahead.ts';
 
 /** Bytes of one read. Linux reads at most 2^31 - 4096 bytes in one call, Node at most 2^31 - 1; a tensor may be larger. */
 const CHUNK = 2 ** 30;
@@ -13,6 +14,8 @@ export class InputFile implements Disposable {
   readonly path: string;
   /** Bytes, as of opening. */
   readonly size: number;
+  /** Which file it is, and when it was last written to: two that are open with the same state have the same bytes. */
+  readonly state: string;
   #fd: number | undefined;
   readonly #modified: bigint;
 
@@ -32,6 +35,7 @@ export class InputFile implements Disposable {
       const stat = fstatSync(this.#fd, { bigint: true });
       this.size = Number(stat.size);
       this.#modified = stat.mtimeNs;
+      this.state = stateOfFile(stat);
     } catch (error) {
       this[Symbol.dispose]();
       throw fileError(error, path, 'read');
@@ -45,6 +49,11 @@ export class InputFile implements Disposable {
   read(into: Uint8Array, at: number): void {
     const fd = this.#fd;
     if (fd === undefined) throw new GraftError('state', 'The file was read after it was closed', { place: this.path });
+    const held = this.bytesInMemory(at, into.byteLength);
+    if (held) {
+      into.set(held);
+      return;
+    }
     try {
       for (let done = 0; done < into.byteLength; ) {
         const n = readSync(fd, into, done, Math.min(CHUNK, into.byteLength - done), at + done);
@@ -61,6 +70,12 @@ export class InputFile implements Disposable {
     } catch (error) {
       throw fileError(error, this.path, 'read');
     }
+  }
+
+  /** Returns the bytes from byte `at` on where they are in memory already (read-ahead.ts); undefined where they have to be read. */
+  bytesInMemory(at: number, length: number): Uint8Array | undefined {
+    const held = heldBytes(this.state);
+    return held && at + length <= held.byteLength ? held.subarray(at, at + length) : undefined;
   }
 
   /** Returns a tensor on bytes of the file, which is never written to. It outlives the open file, and the name of the file. */

@@ -40,7 +40,7 @@ export function openSafetensors(path: string): WeightSource {
   const files: InputFile[] = [];
   const open = (file: string) => {
     files.push(new InputFile(file));
-    return readHeader(files.at(-1)!);
+    return headerOf(files.at(-1)!);
   };
   try {
     if (!existsSync(path)) new InputFile(path); // throws
@@ -54,8 +54,17 @@ export function openSafetensors(path: string): WeightSource {
 }
 
 interface Header {
-  readonly entries: Map<string, StoredEntry>;
-  readonly metadata: Map<string, MetadataValue>;
+  readonly entries: ReadonlyMap<string, StoredEntry>;
+  readonly metadata: ReadonlyMap<string, MetadataValue>;
+}
+
+/** The header that was read last: a directory is asked many things before it is loaded, and each opens its file. */
+let lastHeader: { readonly state: string; readonly header: Header } | undefined;
+
+function headerOf(file: InputFile): Header {
+  if (lastHeader?.state !== file.state) lastHeader = { state: file.state, header: readHeader(file) };
+  const { entries, metadata } = lastHeader.header;
+  return { entries: new Map([...entries].map(([name, entry]) => [name, { ...entry, file }])), metadata };
 }
 
 /** Returns the file to open in a directory: the one that transformers, then PEFT, opens, else the only one. */

@@ -49,6 +49,8 @@ export interface WeightSource extends Disposable {
    *   buffer of another size; `state` after disposal.
    */
   read(name: string, into: Uint8Array, from?: number): void;
+  /** Returns the tensor's bytes where they are in memory already, for a moment (`readAhead`); undefined where they have to be read. */
+  inMemory?(name: string): Uint8Array | undefined;
   /**
    * Returns the tensor's bytes as a tensor on the file itself, which takes memory only while it is used; undefined where they do not
    * stand in a file in this form.
@@ -100,6 +102,11 @@ export class StoredWeights implements WeightSource {
         },
       );
     entry.file.read(into, entry.at + (from ?? 0));
+  }
+
+  inMemory(name: string): Uint8Array | undefined {
+    const { file, at, bytes } = this.entries.get(name)!;
+    return file.bytesInMemory(at, bytes);
   }
 
   map(name: string, shape: readonly number[], dtype: DType): Tensor | undefined {

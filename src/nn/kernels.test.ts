@@ -875,8 +875,11 @@ for (const [heads, kvHeads, dim, half] of [
   }
 }
 
-test('of few rows, the product with a frozen weight has the same bits whichever rows are beside it', (t) => {
+test('of few rows, the product with a frozen weight has the same bits whichever rows are beside it, and with any number of threads', (t) => {
   if (library) return t.skip('a GPU multiplies by a library');
+  const { native } = currentEngine();
+  const before = native.threads();
+  t.after(() => native.threads(before));
   using _rowWise = useRowWiseProducts();
   let compared = 0;
   for (const format of ['dense', 'q4_0', 'q4_1', 'q5_1', 'q8_0', 'q4_k', 'q6_k', 'nf4', 'bfloat16'] as const) {
@@ -891,6 +894,7 @@ test('of few rows, the product with a frozen weight has the same bits whichever 
       const { id, of } = frozen(random(generator), format, out, width);
       const other = frozen(random(generator), width % 2 === 1 ? 'dense' : 'q5_0', 9, width);
       const x = random(generator)(32, width);
+      native.threads(1);
       const alone = Array.from({ length: 32 }, (_, r) =>
         floats(fused.linear(ops.narrow(x, 0, r, 1), of(fused), id, null)),
       );
@@ -903,6 +907,7 @@ test('of few rows, the product with a frozen weight has the same bits whichever 
         [0, 31],
         [0, 32],
       ] as const) {
+        native.threads(1 + (n % 4));
         const got = floats(fused.linear(ops.narrow(x, 0, first, n), of(fused), id, null));
         const weights = [other, { id, of }, other].map((w) => ({ weight: w.of(fused), format: w.id }));
         const [, among] = fused.linears(ops.narrow(x, 0, first, n), weights);

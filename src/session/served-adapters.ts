@@ -5,19 +5,21 @@ import {
   loadResident,
   type ResidentAdapter,
   readAdapterConfig,
+  stepsWithoutValues,
   taskNumberOf,
   taskOfAdapter,
 } from '../adapters/index.ts';
 import { GraftError, nearest, type Steps } from '../base/index.ts';
 import { type AdapterOfRequest, bankKey, type GenerationRequest, type WeightedAdapter } from '../generate/index.ts';
+import { readAhead } from '../io/index.ts';
 import { Banks } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
-import { readAhead, stateOf } from './file-state.ts';
+import { stateOf } from './file-state.ts';
 import { type ResidentModel, requireTasks } from './resident.ts';
 import type { AddAdapterOptions, ServingStats } from './serving-types.ts';
 
-/** Milliseconds that loading an adapter takes at once, between two passes: rows that decode wait so much longer. */
-const turnMs = 10;
+/** Milliseconds that loading an adapter takes at once, between two passes: rows that decode wait so much longer, and for the last step. */
+const turnMs = 12;
 
 /** One content of an adapter: a new one, under another number, takes its place when the files change. */
 interface Served {
@@ -266,15 +268,16 @@ export class ServedAdapters implements Disposable {
     await served.loading;
   }
 
-  /** Loads an adapter in turns of its own, between which passes go on; its files come from the disk before. */
+  /** Loads an adapter in turns of its own, between which passes go on. Its files are read meanwhile, before their values are needed. */
   async #read(served: Served): Promise<void> {
     const { dir, number } = served;
     const files = stateOf(dir);
     if (files !== served.files) served.content = this.#nextContent++;
     served.files = files;
-    await readAhead(dir);
+    const reading = readAhead(dir);
+    reading.catch(() => {});
     let steps: Steps<ResidentAdapter> | undefined;
-    const turn = () => {
+    const turn = (most = Infinity) => {
       const end = performance.now() + turnMs;
       const model = this.activate(bankKey, []);
       if (served.resident) return true; // it came back with the model
@@ -282,7 +285,7 @@ export class ServedAdapters implements Disposable {
       if (!steps || this.#loading !== steps) steps = loadingResident(model, this.#banks!, dir, number);
       this.#loading = steps;
       let step = this.#next(steps);
-      while (!step.done && performance.now() < end) step = this.#next(steps);
+      for (let taken = 1; !step.done && taken < most && performance.now() < end; taken++) step = this.#next(steps);
       if (!step.done) return false;
       if (stateOf(dir) !== files) {
         step.value.remove();
@@ -296,8 +299,17 @@ export class ServedAdapters implements Disposable {
       this.#evict(served);
       return true;
     };
-    // Passes begin from the event loop.
-    while (!(await this.#base.inTurn(turn))) await setImmediate();
+    try {
+      let isDone = await this.#base.inTurn(() => turn(stepsWithoutValues));
+      await reading;
+      while (!isDone) {
+        isDone = await this.#base.inTurn(() => turn());
+        if (!isDone) await setImmediate(); // passes begin from the event loop
+      }
+    } finally {
+      const ahead = await reading.catch(() => undefined);
+      ahead?.[Symbol.dispose]();
+    }
   }
 
   #next(steps: Steps<ResidentAdapter>): IteratorResult<void, ResidentAdapter> {

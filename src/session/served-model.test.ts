@@ -9,7 +9,7 @@ import { saveAdapter } from '../adapters/index.ts';
 import { GraftError } from '../base/index.ts';
 import { randomStream } from '../data/index.ts';
 import { currentEngine, startEngine } from '../engine/index.ts';
-import type { GenerationEnd, GenerationRequest } from '../generate/index.ts';
+import { type GenerationEnd, type GenerationRequest, XGrammar } from '../generate/index.ts';
 import { attach } from '../methods/index.ts';
 import { loadModel } from '../models/index.ts';
 import { noGrad, ops, scope } from '../tensor/index.ts';
@@ -193,4 +193,34 @@ test('an adapter is loaded in a few turns between the passes of others, however 
   assert.ok(served.stats().steps > loaded);
   assert.equal(loaded, 5);
   await served.close();
+});
+
+test('while the grammar of a large schema is compiled, another answer goes on', async (t) => {
+  using dir = temporary();
+  using resident = new ResidentModel(tinyModel(join(dir.path, 'model')), 'keep');
+  const served = new ServedModel(resident, { maxRunning: 4, kvMemory: 2 ** 22 });
+  const fields = Array.from({ length: 6 }, (_, i) => [`field_${i}`, { type: 'string', maxLength: 60 + i }]);
+  const schema = { type: 'object', properties: Object.fromEntries(fields), required: fields.map(([name]) => name) };
+  const ebnf = await new XGrammar().fromJsonSchema(JSON.stringify(schema));
+  const request = { promptIds: [5, 6, 7], maxNewTokens: 100, eosIds: [] };
+  const times: number[] = [];
+  let stop = false;
+  const stream = { ...nobody, emit: () => void times.push(performance.now()), stopRequested: () => stop };
+  const streaming = (async () => {
+    while (!stop) await served.submit(request, stream);
+  })();
+  const start = performance.now();
+  const first = await served.submit({ ...request, maxNewTokens: 1, grammar: ebnf }, nobody);
+  const end = performance.now();
+  stop = true;
+  await streaming;
+  await served.close();
+  assert.equal(first.newTokens, 1);
+  const during = times.filter((time) => time >= start && time <= end);
+  const longest = Math.max(...during.map((time, i) => time - (during[i - 1] ?? start)));
+  t.diagnostic(
+    `compiled in ${(end - start).toFixed(0)} ms; another answer paused for ${longest.toFixed(0)} ms at most`,
+  );
+  assert.ok(during.length > 20, `${during.length} pieces`);
+  assert.ok(longest < (end - start) / 3, `it paused for ${longest} of ${end - start} ms`);
 });

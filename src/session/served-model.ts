@@ -6,7 +6,7 @@ import {
   type GenerationDelta,
   type GenerationEnd,
   type GenerationRequest,
-  Grammars,
+  GrammarThreads,
   nameOf,
   requireLanguageModel,
   vocabularyTokens,
@@ -23,7 +23,7 @@ export class ServedModel {
   readonly adapters: ServedAdapters;
   readonly #resident: ResidentModel;
   readonly #batcher: Batcher;
-  readonly #grammars: Grammars;
+  readonly #grammars: GrammarThreads;
   readonly #maxQueue: number;
   /** Requests whose callers may go away. */
   readonly #active = new Set<{ readonly context: JobContext<GenerationDelta>; readonly cancel: () => void }>();
@@ -38,7 +38,7 @@ export class ServedModel {
     const model = resident.use();
     requireLanguageModel(model.task.name);
     this.#resident = resident;
-    this.#grammars = new Grammars(() => vocabularyTokens(resident.tokenizer, model.vocabSize));
+    this.#grammars = new GrammarThreads(() => vocabularyTokens(resident.tokenizer, model.vocabSize));
     this.#maxQueue = maxQueue;
     this.adapters = new ServedAdapters(resident, options.adapterMemory ?? freeDeviceMemory() / 8);
     const running = Math.min(maxRunning, maxBatchTokens);
@@ -67,13 +67,16 @@ export class ServedModel {
 
   /** @throws as `Serving.submit` */
   async submit(request: GenerationRequest, context: JobContext<GenerationDelta>): Promise<GenerationEnd> {
-    if (this.#isClosing) throw new GraftError('state', 'serving ends', { data: { reason: 'closing' } });
+    if (this.#isClosing) throw closing();
     // An answer that has begun ends its filter itself.
     using filter = request.grammar === undefined ? undefined : await this.#grammars.begin(request.grammar);
-    const adapter = await this.adapters.acquire(request);
+    const adapter = await this.adapters.acquire(request).catch((error) => {
+      throw this.#isClosing ? closing() : error;
+    });
     try {
       return await new Promise<GenerationEnd>((resolve, reject) => {
         const begin = () => {
+          if (this.#isClosing) throw closing();
           context.throwIfStopped();
           const room = checkRequest(this.#resident.use(), request, adapter.virtual);
           const listener = {
@@ -119,6 +122,7 @@ export class ServedModel {
       await idle;
       clearTimeout(timer);
     }
+    await this.#grammars.close();
     await this.#resident.inTurn(() => {
       this.adapters[Symbol.dispose]();
       this.#batcher[Symbol.dispose]();
@@ -158,6 +162,8 @@ export class ServedModel {
     next();
   }
 }
+
+const closing = () => new GraftError('state', 'serving ends', { data: { reason: 'closing' } });
 
 const served = new Map<number, ServedModel>();
 let nextId = 0;

@@ -105,7 +105,6 @@ function initialUpdate(
   const { path, rank, table, scaling } = shape;
   const init = table ? undefined : fromWeight(config.init_lora_weights);
   using s = scope();
-  using generator = new Generator(seed);
   const keep = (tensor: Tensor, trained = true): Tensor => {
     detachFromScopes(s.keep(tensor));
     tensor.requiresGrad = trained;
@@ -118,6 +117,7 @@ function initialUpdate(
     const unread = shapesOnly ? ops.zeros : ops.empty;
     return { a: keep(unread([rank, inFeatures])), b: keep(unread([outFeatures, rank])) };
   }
+  using generator = new Generator(seed);
   if (init === undefined) {
     const [a, b] = noGrad(() => randomUpdate(config, shape, generator));
     return { a: keep(a), b: keep(b) };

@@ -110,6 +110,7 @@ interface TableTokens {
 /** Returns the tables and tokens that `trainable_token_indices` names. @throws GraftError 'usage' for unknown names or tokens */
 export function tokenTables(model: Model, tokenRows: TokenRows): TableTokens[] {
   const place = 'trainable_token_indices';
+  if (!Array.isArray(tokenRows) && Object.keys(tokenRows).length === 0) return [];
   const { embeddings, head } = model.sites;
   const isTable = (path: string, module: Module) =>
     unwrapped(module) instanceof Embedding || (path === head && model.task.labels.length === 0);
