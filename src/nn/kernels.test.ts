@@ -972,7 +972,10 @@ const run = narrow ? 'AVX2' : library ? 'CUDA' : 'native';
 /** Runs this file again. Returns what its last test tells. */
 function again(variables: Record<string, string>): string {
   const { NODE_TEST_CONTEXT: _, ...env } = process.env;
-  const child = spawnSync(process.execPath, [import.meta.filename], { env: { ...env, ...variables }, encoding: 'utf8' });
+  const child = spawnSync(process.execPath, [import.meta.filename], {
+    env: { ...env, ...variables },
+    encoding: 'utf8',
+  });
   assert.equal(child.status, 0, `${child.stdout.slice(-4000)}${child.stderr.slice(-2000)}`);
   return /(AVX2|CUDA): .*/.exec(child.stdout)![0];
 }

@@ -15,8 +15,8 @@ import { createOptimizer } from '../../src/optim/index.ts';
 import { formats, unpackable, unpacked } from '../../src/quant/index.ts';
 import { noGrad, ops, scope } from '../../src/tensor/index.ts';
 import { trainStep } from '../../src/train/index.ts';
-import { type Base, bases, familyBases } from './bases.ts';
 import { hostKernels } from '../samples/cuda-kernels.ts';
+import { type Base, bases, familyBases } from './bases.ts';
 import { peerTorch } from './cuda-library.ts';
 import { familyCases } from './family-cases.ts';
 
