@@ -108,6 +108,7 @@ export {
 } from './models/index.ts';
 export {
   type AdapterBanks,
+  type Gates,
   type Model,
   type ModelPart,
   type PackedTokens,
@@ -169,6 +170,7 @@ export {
   type MethodInput,
   type MicroBatch,
   type MultitaskPromptInput,
+  type PartOfParameter,
   type PrefixInput,
   type PromptInput,
   type PTuningInput,

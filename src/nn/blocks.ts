@@ -126,7 +126,7 @@ export function useGradientCheckpointing(on: boolean): Disposable {
 export interface Gates {
   /** Returns the gate of a block by its number; it spans the backward pass too, under gradient checkpointing. */
   block(block: number): Gate;
-  /** That of the embeddings, which are computed again in the backward pass. Default: none. */
+  /** The gate of the embeddings, which are computed again in the backward pass. Default: none. */
   readonly embeddings?: Gate | undefined;
 }
 

@@ -4,6 +4,7 @@
  */
 import { GraftError } from '../base/index.ts';
 import {
+  bucketSize,
   buckets,
   concatenated,
   type Group,
@@ -202,7 +203,9 @@ export class GradientsToOwners {
       const begins = sends.map((_, rank) => sends.slice(0, rank).reduce((a, b) => a + b, 0));
       // More than may be under way goes in rounds: in each, every owner receives some from every process.
       const owners = sends.filter((count) => count > 0).length;
-      const most = numbers > this.#limit ? Math.ceil((this.#limit >> 2) / owners) : Math.max(...sends);
+      // Where all processes own some, none receives more than it sends.
+      const limit = owners > 1 ? bucketSize : this.#limit;
+      const most = numbers > limit ? Math.ceil((limit >> 2) / owners) : Math.max(...sends);
       for (let from = 0; sends.some((count) => count > from); from += most) {
         const counts = sends.map((count) => Math.max(0, Math.min(most, count - from)));
         const numel = counts.reduce((a, b) => a + b, 0);

@@ -61,7 +61,7 @@ export type {
 } from './recipe-input.gen.ts';
 export type { TrainResult } from './report.ts';
 export { type RunOptions, runTraining } from './run.ts';
-export { gatheredSharding, type Sharding, shardingOf } from './sharding.ts';
+export { gatheredSharding, type PartOfParameter, type Sharding, shardingOf } from './sharding.ts';
 export { shareOut } from './shared-out.ts';
 export { batchLoss, type MicroBatch, type StepInput, type StepResult, trainStep } from './step.ts';
 export { openTaskModels } from './task-models.ts';

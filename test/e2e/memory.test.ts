@@ -52,40 +52,44 @@ for (const [name, fields] of Object.entries(cases)) {
   });
 }
 
+/** What doctor finds, once. */
+const found: { doctor?: DoctorResult } = {};
+function doctor(): DoctorResult {
+  if (!found.doctor) {
+    const { status, stdout } = graft(dir.path, ['doctor', '--json', '--model', model]);
+    assert.equal(status, 0);
+    found.doctor = fromWire(JSON.parse(stdout)) as DoctorResult;
+  }
+  return found.doctor;
+}
+
 test('what is on the disk: a run takes as much less memory as doctor and plan say', (t) => {
-  const { choices } = fromWire(
-    JSON.parse(graft(dir.path, ['doctor', '--json', '--model', model]).stdout),
-  ) as DoctorResult;
   let compared = 0;
   for (const part of ['weights', 'optimizer'] as const) {
     const method = part === 'weights' ? lora : { type: 'full' };
     const fields = { method, train: { offload: { [part]: true }, micro_tokens: 500 }, steps: 2 };
     const { memory, measuredMb } = trainedMemory(dir.path, { model, vocab }, fields);
-    const [announced] = choices!.filter(({ offload }) => offload.includes(part));
-    const { weightsMb, gradientsMb, optimizerMb, weightsOnDiskMb, optimizerOnDiskMb } = announced!.memory!;
-    const kept = [weightsMb, gradientsMb, optimizerMb, weightsOnDiskMb, optimizerOnDiskMb];
-    assert.deepEqual(kept, [
-      memory.weightsMb,
-      memory.gradientsMb,
-      memory.optimizerMb,
-      memory.weightsOnDiskMb,
-      memory.optimizerOnDiskMb,
-    ]);
-    const onDiskMb = weightsOnDiskMb + optimizerOnDiskMb;
+    t.diagnostic(`${part}: ${JSON.stringify(memory)}, measured ${measuredMb.toFixed(0)} MB`);
+    const onDiskMb = memory.weightsOnDiskMb + memory.optimizerOnDiskMb;
     assert.ok(onDiskMb > 90, `${onDiskMb} MB on the disk`);
+    const ofState = ({ weightsMb, gradientsMb, optimizerMb, weightsOnDiskMb, optimizerOnDiskMb }: typeof memory) => [
+      ...[weightsMb, gradientsMb, optimizerMb, weightsOnDiskMb, optimizerOnDiskMb],
+    ];
+    const [listed, ...others] = doctor().choices!.filter(({ offload }) => offload.includes(part));
+    assert.deepEqual([ofState(listed!.memory!), others], [ofState(memory), []]);
     const plan = graft(dir.path, ['plan', 'recipe.yaml', '--ranks', '1', '--json']);
     assert.equal(plan.status, 0, plan.stderr);
     const [stage] = JSON.parse(plan.stdout).stages;
     const mebibytes = (bytes: number) => Math.round(bytes / 2 ** 20);
     assert.equal(mebibytes(stage.disk_bytes), onDiskMb);
-    assert.ok(Math.abs(mebibytes(stage.weight_bytes + stage.optimizer_bytes) - weightsMb - optimizerMb) <= 1);
-    // Pages of a mapped model count as memory of the process while there is room; state in a file is written back and dropped.
-    const ownMb = measuredMb - weightsOnDiskMb;
-    t.diagnostic(`${part}: ${JSON.stringify(memory)}, measured ${measuredMb.toFixed(0)} MB`);
-    const waitingMb = part === 'optimizer' ? 64 : 0;
     assert.ok(
-      memory.totalMb / ownMb > 0.9 - waitingMb / ownMb && memory.totalMb / ownMb < 1.1,
-      `announced ${memory.totalMb} MB, measured ${ownMb}`,
+      Math.abs(mebibytes(stage.weight_bytes + stage.optimizer_bytes) - memory.weightsMb - memory.optimizerMb) <= 1,
+    );
+    // While memory is not short, the pages of a mapped file are in the system's cache, and count as memory of the process too.
+    const ratio = (memory.totalMb + onDiskMb) / measuredMb;
+    assert.ok(
+      ratio > 0.85 && ratio < 1.15,
+      `announced ${memory.totalMb} MB and ${onDiskMb} on the disk, measured ${measuredMb}`,
     );
     compared++;
   }
@@ -93,9 +97,7 @@ test('what is on the disk: a run takes as much less memory as doctor and plan sa
 });
 
 test('doctor lists ways of training with what they take, and names those that the model refuses', () => {
-  const { status, stdout } = graft(dir.path, ['doctor', '--json', '--model', model]);
-  assert.equal(status, 0);
-  const { choices, freeBytes } = fromWire(JSON.parse(stdout)) as DoctorResult;
+  const { choices, freeBytes } = doctor();
   const possible = choices!.filter((choice) => choice.memory);
   assert.ok(possible.length >= 8 && possible.length === choices!.length, `${possible.length} of ${choices!.length}`);
   for (const { memory } of possible) assert.equal(partsOf(memory!), memory!.totalMb);

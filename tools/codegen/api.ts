@@ -178,7 +178,18 @@ const engineGroups: Groups = {
     ...['activeLayers', 'ActiveLayers', 'ActiveLayersInput', 'ActiveParts'],
   ],
   'Several processes': [
-    ...['joinGroup', 'Group', 'JoinedGroup', 'oneProcess', 'Traffic', 'shardingOf', 'Sharding', 'Gate'],
+    ...[
+      'joinGroup',
+      'Group',
+      'JoinedGroup',
+      'oneProcess',
+      'Traffic',
+      'shardingOf',
+      'Sharding',
+      'PartOfParameter',
+      'Gate',
+      'Gates',
+    ],
   ],
   'Tasks and metrics': [
     'taskOf',
