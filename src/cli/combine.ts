@@ -27,7 +27,11 @@ export const combine = () =>
     )
     .requiredOption('--out <dir>', 'new directory for the combined adapter')
     .option('--svd-rank <n>', 'rank after a decomposition; default: the highest of the adapters', count)
-    .option('--density <share>', 'fraction of the values that ties, dare and magnitude_prune keep; default: 0.5', number)
+    .option(
+      '--density <share>',
+      'fraction of the values that ties, dare and magnitude_prune keep; default: 0.5',
+      number,
+    )
     .addOption(
       new Option(
         '--majority-sign-method <method>',

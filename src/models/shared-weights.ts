@@ -46,8 +46,18 @@ class SharingReader extends PlacingReader {
     this.#held = held;
   }
 
-  protected place({ entry, modelRows }: StoredWeight, { format, dtype, transposed }: WeightForm, read: ReadWeight): Tensor {
-    const key = [entry.name, format, dtype, ...(transposed ? ['transposed'] : []), ...(modelRows === undefined ? [] : [`${modelRows} rows`])].join(', ');
+  protected place(
+    { entry, modelRows }: StoredWeight,
+    { format, dtype, transposed }: WeightForm,
+    read: ReadWeight,
+  ): Tensor {
+    const key = [
+      entry.name,
+      format,
+      dtype,
+      ...(transposed ? ['transposed'] : []),
+      ...(modelRows === undefined ? [] : [`${modelRows} rows`]),
+    ].join(', ');
     const held = this.#held.get(key);
     if (held) return ops.detach(held);
     const tensor = read();

@@ -148,7 +148,9 @@ export const numberedRows = (rows: readonly RawRecord[]): number =>
 /** A note on the task numbers of so many rows, where no prompt depends on them. */
 export function taskNotes(numbered: number, model: Model): string[] {
   if (numbered === 0 || model.ports.readsTasks()) return [];
-  return [`the field task of ${numbered} ${numbered === 1 ? 'row' : 'rows'} is not used: no prompt is for several tasks`];
+  return [
+    `the field task of ${numbered} ${numbered === 1 ? 'row' : 'rows'} is not used: no prompt is for several tasks`,
+  ];
 }
 
 /** A note on each field of a recipe that its task, or the other fields, leave without effect. */

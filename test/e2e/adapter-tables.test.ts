@@ -103,7 +103,12 @@ test('of more tokens than the base has, the base is resized with a word, and onl
 
 test('where the base is shared, as in training and serving, an adapter of more tokens is refused with what to do', async () => {
   const other = /has tables for 602 tokens, and this base, as it is loaded here, has 600\. .*graft merge/;
-  const method = { type: 'lora', r: 2, target_modules: ['q_proj'], modules_to_save: ['embed_tokens', 'lm_head'] } as const;
+  const method = {
+    type: 'lora',
+    r: 2,
+    target_modules: ['q_proj'],
+    modules_to_save: ['embed_tokens', 'lm_head'],
+  } as const;
   const recipe = { model: base, adapter: at('added'), data: rows, method, run: { dir: at('onwards') } };
   await assert.rejects(session.train({ ...recipe }), other);
   await using model = await session.load(base, { adapters: { added: at('added') } });

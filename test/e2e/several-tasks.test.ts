@@ -181,7 +181,12 @@ test('a prompt of several tasks: the rows of each are of its number, and so are 
   assert.ok((await model.evaluate([row])).notes.includes(unread));
   assert.ok(!(await model.evaluate([row], { adapter: 'first' })).notes.includes(unread));
   await assert.rejects(model.evaluate([row], { taskNumber: 1 }), nothingReads);
-  const plain = await session.previewRows({ model: llama, method: { type: 'lora' }, data: [row], run: { dir: at('no') } });
+  const plain = await session.previewRows({
+    model: llama,
+    method: { type: 'lora' },
+    data: [row],
+    run: { dir: at('no') },
+  });
   assert.deepEqual(plain[0]!.notes, [unread]);
   await using serving = model.serve();
   const request = { promptIds: ids, maxNewTokens: 1, taskNumber: 1 };

@@ -69,12 +69,18 @@ export function generate(args: GenerateArgs, context: JobContext<string>): Gener
 
 /** @throws GraftError 'usage' for a setting of drawing where the likeliest token is taken */
 function requireSampling({ temperature = 0, topK, topP, minP, seed }: GenerateArgs): void {
-  const asked = Object.entries({ 'top-k': topK, 'top-p': topP, 'min-p': minP, seed }).find(([, value]) => value !== undefined);
+  const asked = Object.entries({ 'top-k': topK, 'top-p': topP, 'min-p': minP, seed }).find(
+    ([, value]) => value !== undefined,
+  );
   if (temperature !== 0 || !asked) return;
-  throw new GraftError('usage', `${asked[0]} is for sampling, and at temperature 0 the likeliest token is always taken`, {
-    place: asked[0],
-    hint: 'Give a temperature above 0, or leave it out',
-  });
+  throw new GraftError(
+    'usage',
+    `${asked[0]} is for sampling, and at temperature 0 the likeliest token is always taken`,
+    {
+      place: asked[0],
+      hint: 'Give a temperature above 0, or leave it out',
+    },
+  );
 }
 
 function promptSource({ prompt, chat, system, continueFinalMessage }: GenerateArgs): PromptSource {
