@@ -174,7 +174,7 @@ test('mistakes: each one clear sentence', () => {
   const rounded = { to: 'q4_0', group_size: 32 };
   const never = { compare: { methods: { mine: { method: { type: 'lora' }, rounded } } } };
   refused(never, /compare\.methods\.mine\.rounded: group_size is for integers: blocks of q4_0 have their own size/);
-  assert.ok(!existsSync(join(dir, 'wrong')), 'nothing is trained first');
+  assert.ok(!existsSync(join(dir, 'wrong', 'mine')), 'nothing is trained first');
   writeFileSync(join(dir, 'bad.yaml'), 'model: [');
   assertRefused(graft(dir, ['compare', 'bad.yaml']), 2, /bad\.yaml:\d+:\d+.*not valid YAML/);
   assertRefused(graft(dir, ['compare', 'bda.yaml']), 2, /cannot be read.*bad\.yaml/);
