@@ -199,14 +199,24 @@ function secondsOf(call: () => Tensor): number {
 function kernels(device: string): Found {
   using _ = scope();
   const onGpu = device !== 'cpu';
-  const [n, c, dtype, width]: [number, number, DType, number] = onGpu ? [4096, 4096, 'bfloat16', 2] : [256, 512, 'float32', 4];
-  const [ours, twins] = [kernelsOn(device, dtype, true), onGpu ? kernelsOn(device, dtype, false) : kernelsOn('meta', dtype)];
+  const [n, c, dtype, width]: [number, number, DType, number] = onGpu
+    ? [4096, 4096, 'bfloat16', 2]
+    : [256, 512, 'float32', 4];
+  const [ours, twins] = [
+    kernelsOn(device, dtype, true),
+    onGpu ? kernelsOn(device, dtype, false) : kernelsOn('meta', dtype),
+  ];
   const random = (...shape: number[]) => ops.toCopy(ops.randn(shape, { generator: null }), { dtype });
   const [x, y, weight] = [random(n, c), random(n, c), random(c)];
   const [heads, angles] = [ops.view(x, [n, c / 128, 128]), () => random(n, 64)];
   const rotation = [angles(), angles()] as const;
   const { nativeId, blockBytes, blockElements } = formats.q4_k;
-  const packed = ops.quantize(onDevice('cpu', () => ops.randn([n, c], { generator: null })), nativeId!).to(device);
+  const packed = ops
+    .quantize(
+      onDevice('cpu', () => ops.randn([n, c], { generator: null })),
+      nativeId!,
+    )
+    .to(device);
   /** Numbers of activations that are read and written, for each of n·c. */
   const cases: readonly (readonly [name: string, moved: number, run: (k: Kernels) => Tensor])[] = [
     ['rms_norm', 2, (k) => k.rmsNorm(x, weight, 1e-5)],
@@ -216,7 +226,8 @@ function kernels(device: string): Found {
     [
       'dequantize q4_k',
       1 + blockBytes / blockElements / width,
-      (k) => (k === ours ? ops.dequantize(packed, nativeId!, dtype) : ops.toCopy(unpacked(packed, nativeId!), { dtype })),
+      (k) =>
+        k === ours ? ops.dequantize(packed, nativeId!, dtype) : ops.toCopy(unpacked(packed, nativeId!), { dtype }),
     ],
   ];
   const limit = bandwidth();
@@ -230,7 +241,12 @@ function kernels(device: string): Found {
       details[`${name}, seconds of the twin's`] = seconds / twin;
       return [
         { what: `${name}, difference from its twin`, got: difference, bar: onGpu ? 1e-2 : 1e-5, better: 'less' },
-        { what: `${name}, share of the bandwidth`, got: (moved * n * c * width) / seconds / limit, bar: 0.7, better: 'more' },
+        {
+          what: `${name}, share of the bandwidth`,
+          got: (moved * n * c * width) / seconds / limit,
+          bar: 0.7,
+          better: 'more',
+        },
       ];
     }),
   );

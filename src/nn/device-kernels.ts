@@ -6,8 +6,18 @@ import type { Kernels } from './kernels.ts';
 import { rowAttention } from './row-attention.ts';
 
 /** The fused operators that have kernels for GPUs (native/cuda/). */
-const { rmsNorm, addRmsNorm, rope, glu, linears, linear, loraLinear, loraGatedLinear, addLowRankRuns, linearCrossEntropy } =
-  fused;
+const {
+  rmsNorm,
+  addRmsNorm,
+  rope,
+  glu,
+  linears,
+  linear,
+  loraLinear,
+  loraGatedLinear,
+  addLowRankRuns,
+  linearCrossEntropy,
+} = fused;
 const onGpu = { rmsNorm, addRmsNorm, rope, glu, linears, linear, loraLinear, loraGatedLinear, addLowRankRuns };
 const compiled: Partial<Kernels> = { ...onGpu, linearCrossEntropy, pooledAttention: pooledBy(rowAttention, rope) };
 
