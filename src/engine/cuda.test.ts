@@ -53,7 +53,7 @@ function startBeside(driver: string | undefined, options: object = {}): Found {
 import { startEngine } from ${JSON.stringify(join(packageRoot, 'src/engine/index.ts'))};
 const log: string[] = [];
 const { cuda } = await startEngine({ log: (line) => log.push(line), ...${JSON.stringify(options)} });
-const libraries = [...new Set(readFileSync('/proc/self/maps', 'utf8').match(/(libcuda\\.|libc10_cuda|libtorch_cuda)[^/\\n]*$/gm))];
+const libraries = [...new Set(readFileSync('/proc/self/maps', 'utf8').match(/(libcuda\\.|libc10_cuda|libtorch_cuda|libnvrtc)[^/\\n]*$/gm))];
 console.log(JSON.stringify({ ...cuda, problem: cuda.problem?.message, log, libraries }));`,
   );
   const { stdout, stderr } = spawnSync(process.execPath, [script], {

@@ -763,7 +763,7 @@ test('runs are refused where an input requires a gradient, or where they do not 
   assert.throws(() => add({ ...make(), b: ops.ones([6, 2]) }), /b \[r, 6\], got \[2, 5\] and \[6, 2\]/);
   assert.throws(
     () => add({ ...make(), a: ops.toCopy(ops.ones([2, 5]), { dtype: 'float64' }) }),
-    /a must be float32, float16 or bfloat16/,
+    /a( and b)? must be float32, float16 or bfloat16/,
   );
   assert.throws(() => scale({ ...make(), gain: ops.ones([5]) }), /a gain must have 6 numbers/);
   const bottleneck = (f: string, aBias = ops.ones([2]), bBias = ops.ones([6])) => {
@@ -985,6 +985,6 @@ test('the same with the CUDA kernels', { skip }, (t) => t.diagnostic(again({ GRA
 
 test('every case was compared', (t) => {
   t.diagnostic(`${run}: ${JSON.stringify({ ...done, worst })}`);
-  const all = library ? { twins: 0, gradients: 0 } : { twins: 701, gradients: 1531 };
+  const all = library ? { twins: 527, gradients: 1140 } : { twins: 701, gradients: 1531 };
   assert.deepEqual(done, { ...all, differences: 13 });
 });

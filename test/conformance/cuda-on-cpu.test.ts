@@ -198,7 +198,7 @@ test('steps of LoRA on Llamas with the kernels: losses and gradients', (t) => {
       const [ofTwins, two] = [differences(fused, rounded), differences(fused, found)];
       // As near to float32 as the twins are, which round between their operators too.
       assert.ok(
-        two.gradient < 2 * ofTwins.gradient + 0.01 && two.loss < 0.02,
+        two.gradient < 2 * ofTwins.gradient + 0.01 && two.loss < 2 * ofTwins.loss + 0.01,
         `${familyCase.config} on ${base.name} in bfloat16: ${JSON.stringify([two, ofTwins])}`,
       );
       worst.float32 = Math.max(worst.float32, one.gradient);
