@@ -19,7 +19,7 @@ import type { ResidentModel } from './resident.ts';
 import type { AddAdapterOptions, ServingStats } from './serving-types.ts';
 
 /** Milliseconds that loading an adapter takes at once, between two passes: rows that decode wait so much longer, and for the last step. */
-const turnMs = 12;
+const turnMs = 14;
 
 /** One content of an adapter: a new one, under another number, takes its place when the files change. */
 interface Served {
