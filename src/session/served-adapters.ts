@@ -16,28 +16,11 @@ import { Banks } from '../methods/index.ts';
 import type { Model } from '../nn/index.ts';
 import { stateOf } from './file-state.ts';
 import type { ResidentModel } from './resident.ts';
+import { type Served, unread } from './served-content.ts';
 import type { AddAdapterOptions, ServingStats } from './serving-types.ts';
 
 /** Milliseconds that loading an adapter takes at once, between two passes: rows that decode wait so much longer, and for the last step. */
 const turnMs = 14;
-
-/** One content of an adapter: a new one, under another number, takes its place when the files change. */
-interface Served {
-  readonly name: string;
-  readonly dir: string;
-  /** Its number in runs and batch keys. */
-  readonly number: number;
-  /** The state of its files when they were last read; undefined before. */
-  files: string | undefined;
-  /** Another number for each other state of files. */
-  content: number;
-  /** Whether it stays in memory once it is there. */
-  readonly pinned: boolean;
-  resident: ResidentAdapter | undefined;
-  loading: Promise<void> | undefined;
-  /** Requests that use it, also in mixtures. */
-  users: number;
-}
 
 /** A weighted sum of adapters, while requests use it. */
 interface Mixture {
@@ -382,19 +365,6 @@ export class ServedAdapters implements Disposable {
     this.#byName.clear();
   }
 }
-
-/** An adapter of which nothing has been read. */
-const unread = (name: string, dir: string, number: number, pinned: boolean): Served => ({
-  name,
-  dir,
-  number,
-  pinned,
-  files: undefined,
-  content: 0,
-  resident: undefined,
-  loading: undefined,
-  users: 0,
-});
 
 const notInMemory = () =>
   new GraftError('state', 'the adapter is not in memory any more', { hint: 'Send the request again' });
