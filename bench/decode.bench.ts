@@ -1,12 +1,13 @@
 /**
  * Prefill and decode rates of each form of the weights, and the error of its logits against float32 weights.
  *   npm run proof:decode -- [--model FILE.gguf|DIR] [--rounds 5] [--prompt-tokens 512] [--new-tokens 64] [--threads 2]
- *                           [--quantize none,keep,int8]
+ *                           [--quantize none,keep,int8] [--peer]
+ * With --peer, llama.cpp (node-llama-cpp, installed once) decodes the same GGUF file in every round.
  * The forms alternate within every round (A B C A B C …); medians are reported with the smallest and the largest value. The
  * last line is one JSON document. Baselines measured in the same run: for prefill, 2 · weights · tokens FLOP at the rate of a float32
  * matmul; for decoding, reading the bytes of the weights at the measured read rate.
  */
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { packageRoot } from '../src/base/index.ts';
@@ -17,7 +18,8 @@ import { loadModel, type Quantize } from '../src/models/index.ts';
 import { KvPool, type Model, namedTensors, packTokens } from '../src/nn/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../src/tensor/index.ts';
 import { fetchSmolLM2 } from '../tools/fetch/fetch.ts';
-import { report, round, spread } from './support.ts';
+import { llamaCppFolder, llamaCppStreams } from './llama-cpp.ts';
+import { report, round, spread, workFolder } from './support.ts';
 
 const { values: args } = parseArgs({
   options: {
@@ -27,6 +29,7 @@ const { values: args } = parseArgs({
     'new-tokens': { type: 'string', default: '64' },
     threads: { type: 'string', default: '2' },
     quantize: { type: 'string', default: 'none,keep,int8' },
+    peer: { type: 'boolean', default: false },
   },
 });
 const path = args.model ?? fetchSmolLM2();
@@ -109,6 +112,15 @@ function difference(got: Float32Array, want: Float32Array) {
   return { max_logit_difference: max, mean_logit_difference: sum / want.length };
 }
 
+/** Tokens a second of llama.cpp after the first, for the same prompt. */
+function llamaCppDecode(ids: readonly number[]): number {
+  const request = join(workFolder(), 'request.json');
+  const body = { model: path, rows: [ids], loras: [null], tokens: newTokens, threads: +args.threads };
+  writeFileSync(request, JSON.stringify(body));
+  return llamaCppStreams(request).decode_tokens_per_s;
+}
+
+if (args.peer) llamaCppFolder();
 const ids = promptIds();
 const models = precisions.map((quantize) => ({ quantize, model: loadModel(path, { quantize }) }));
 const reference = (() => {
@@ -118,6 +130,7 @@ const reference = (() => {
 const differences = models.map(({ model }) => difference(logitsOf(model, ids), reference));
 const rates = models.map(() => ({ prefill: [] as number[], decode: [] as number[] }));
 const machines: ReturnType<typeof machine>[] = [];
+const peers: number[] = [];
 for (const { model } of models) run(model, ids.slice(0, 32), 8);
 const handles = currentEngine().native.memory().handles;
 for (let r = 0; r < rounds; r++) {
@@ -129,6 +142,7 @@ for (let r = 0; r < rounds; r++) {
     const [prefill, decode] = [rates[i]!.prefill.at(-1)!, rates[i]!.decode.at(-1)!].map((x) => x.toFixed(0));
     console.error(`round ${r + 1}, ${quantize}: prefill ${prefill}, decode ${decode} tokens/s`);
   });
+  if (args.peer) peers.push(llamaCppDecode(ids));
 }
 const best = {
   flops: Math.max(...machines.map((m) => m.flops)),
@@ -150,10 +164,27 @@ const measured = models.map(({ quantize, model }, i) => {
   };
 });
 const fastest = measured.reduce((a, b) => (a.decode_tokens_per_s.median > b.decode_tokens_per_s.median ? a : b));
+const keep = measured.find(({ quantize }) => quantize === 'keep');
 report(
   'decode',
   [
     { what: `decode, ${fastest.quantize}: tokens/s`, got: fastest.decode_tokens_per_s.median, bar: 60, better: 'more' },
+    {
+      what: `decode, ${fastest.quantize}: of the rate at which the weights can be read`,
+      got: fastest.share_of_floor.decode,
+      bar: 0.4,
+      better: 'more',
+    },
+    ...(keep && peers.length > 0
+      ? [
+          {
+            what: 'decode, keep: of llama.cpp',
+            got: keep.decode_tokens_per_s.median / spread(peers).median,
+            bar: 2,
+            better: 'more' as const,
+          },
+        ]
+      : []),
     {
       what: `prefill, ${fastest.quantize}: tokens/s`,
       got: fastest.prefill_tokens_per_s.median,
@@ -175,6 +206,7 @@ report(
     new_tokens: newTokens,
     rounds,
     precisions: measured,
+    ...(peers.length > 0 && { llama_cpp_decode_tokens_per_s: spread(peers) }),
   },
 );
 for (const { model } of models) model[Symbol.dispose]();

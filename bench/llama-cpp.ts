@@ -22,3 +22,17 @@ export function llamaCppFolder(): string {
   if (status === 0) return dir;
   throw new GraftError('environment', 'node-llama-cpp could not be installed', { place: dir });
 }
+
+/** Runs llama-cpp-streams.mjs with a request. */
+export function llamaCppStreams(request: string): {
+  readonly ids: number[][];
+  readonly tokens_per_s: number;
+  readonly decode_tokens_per_s: number;
+} {
+  const script = join(import.meta.dirname, 'peer', 'llama-cpp-streams.mjs');
+  const { status, stdout, stderr } = spawnSync(process.execPath, [script, llamaCppFolder(), request], {
+    encoding: 'utf8',
+  });
+  if (status !== 0) throw new GraftError('environment', `llama.cpp ended with ${status}: ${stderr.slice(-2000)}`);
+  return JSON.parse(stdout.trim().split('\n').at(-1)!);
+}

@@ -14,7 +14,7 @@ import type { Quantize } from '../src/models/index.ts';
 import { type Serving, Session } from '../src/session/index.ts';
 import { chooseMails, mailText } from '../tools/fetch/emails.ts';
 import { fetchMails } from '../tools/fetch/fetch.ts';
-import { llamaCppFolder } from './llama-cpp.ts';
+import { llamaCppFolder, llamaCppStreams } from './llama-cpp.ts';
 import { bothModels, median, peer, report, spread, workFolder } from './support.ts';
 
 const { values: args } = parseArgs({
@@ -107,14 +107,8 @@ function request(body: object): string {
   writeFileSync(file, JSON.stringify({ rows, tokens: newTokens, threads, ...body }));
   return file;
 }
-const folder = llamaCppFolder();
-function llamaCpp(loras: readonly (string | null)[]): Rate {
-  const script = join(import.meta.dirname, 'peer', 'llama-cpp-streams.mjs');
-  const file = request({ model: ours, loras });
-  const { status, stdout, stderr } = spawnSync(process.execPath, [script, folder, file], { encoding: 'utf8' });
-  if (status !== 0) throw new GraftError('environment', `llama.cpp ended with ${status}: ${stderr.slice(-2000)}`);
-  return JSON.parse(stdout.trim().split('\n').at(-1)!) as Rate;
-}
+llamaCppFolder();
+const llamaCpp = (loras: readonly (string | null)[]): Rate => llamaCppStreams(request({ model: ours, loras }));
 
 const rounds: Record<string, number>[] = [];
 let differing = 0;

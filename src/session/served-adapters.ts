@@ -20,7 +20,7 @@ import { type Mixture, type Served, unread } from './served-contents.ts';
 import type { AddAdapterOptions, ServingStats } from './serving-types.ts';
 
 /** Milliseconds that loading an adapter takes at once, between two passes: rows that decode wait so much longer, and for the last step. */
-const turnMs = 12;
+const turnMs = 14;
 
 /** `data.reason` of the 'usage' error for a name that is not registered. */
 export const unknownAdapter = 'unknown-adapter';

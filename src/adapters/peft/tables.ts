@@ -10,6 +10,9 @@ export const keyPrefix = 'base_model.model.';
 /** Last parts of the paths of token embeddings and output layers. */
 const tableNames = ['embed_tokens', 'lm_head', 'wte', 'word_embeddings', 'embed_in', 'embed_out', 'tok_embeddings'];
 
+/** What every name of a table has: of the hundreds in a file, few need a closer look. */
+const mayBeTable = new RegExp(tableNames.join('|'));
+
 /** A table of the vocabulary in an adapter's file. */
 export interface StoredTable {
   readonly path: string;
@@ -22,6 +25,7 @@ export interface StoredTable {
 /** The tables of the vocabulary that a file holds. */
 export function tablesIn(source: WeightSource): StoredTable[] {
   return [...source.entries.values()].flatMap(({ name, shape }) => {
+    if (!mayBeTable.test(name)) return [];
     const [, path, base] = /^base_model\.model\.(.+?)(\.base_layer)?\.weight$/.exec(name) ?? [];
     const isTable = path !== undefined && shape.length === 2 && tableNames.includes(path.split('.').at(-1)!);
     return isTable ? [{ path, rows: shape[0]!, isUpdated: base !== undefined }] : [];
