@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -36,7 +36,7 @@ describe('lockDirectory', () => {
       inUse(path, new RegExp(`run: This directory is in use by process ${process.pid} since 2.*Wait for that process`));
       assert.deepEqual(readdirSync(path), [LOCK_NAME]);
     }
-    assert.deepEqual(readdirSync(path), []);
+    assert.ok(!existsSync(path));
     lockDirectory(path)[Symbol.dispose]();
   });
 
@@ -49,6 +49,19 @@ describe('lockDirectory', () => {
     await ended(child);
     using _lock = lockDirectory(dir.path);
     assert.equal(JSON.parse(readFileSync(join(dir.path, LOCK_NAME), 'utf8')).pid, process.pid);
+  });
+
+  it('removes a directory that it made and that stayed empty', () => {
+    using dir = temporary();
+    const [empty, used] = [join(dir.path, 'empty'), join(dir.path, 'used')];
+    lockDirectory(empty)[Symbol.dispose]();
+    assert.ok(!existsSync(empty));
+    const lock = lockDirectory(used);
+    writeFileSync(join(used, 'file'), '');
+    lock[Symbol.dispose]();
+    assert.ok(existsSync(join(used, 'file')));
+    lockDirectory(dir.path)[Symbol.dispose]();
+    assert.ok(existsSync(dir.path));
   });
 
   it('tells a process from an earlier one with the same number', { skip: processStamp(process.pid) === '0' }, () => {

@@ -1,4 +1,16 @@
-import { closeSync, fsyncSync, linkSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  linkSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { fileError, GraftError, makeDirectory } from '../base/index.ts';
@@ -17,12 +29,13 @@ interface Owner {
 }
 
 /**
- * Locks a directory, created if absent, for this process until disposed, by a lock file with process id, host and time.
+ * Locks a directory, created if absent and removed again if it stays empty, for this process until disposed, by a lock file with process id, host and time.
  * The lock of a process that no longer runs (killed, machine restarted) is replaced. A second lock by one process is refused.
  * @throws GraftError `state` when a running process, or one on another host, holds the lock
  */
 export function lockDirectory(path: string): Disposable {
   const lock = join(path, LOCK_NAME);
+  const isNew = !existsSync(path);
   const id = `${process.pid}-${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
   const owner: Owner = {
     pid: process.pid,
@@ -48,7 +61,9 @@ export function lockDirectory(path: string): Disposable {
   return {
     [Symbol.dispose]() {
       try {
-        if (ownerIn(textOf(lock))?.id === id) rmSync(lock, { force: true });
+        if (ownerIn(textOf(lock))?.id !== id) return;
+        rmSync(lock, { force: true });
+        if (isNew && readdirSync(path).length === 0) rmdirSync(path);
       } catch {
         // A disk that has become read-only: the lock is out of date once this process has ended, and the error that counts is another.
       }
