@@ -25,7 +25,8 @@ export const exportFormats: readonly ExportFormat[] = [
 ];
 
 /** Whether a format is one of a GGUF file; the others are of a directory. */
-export const isGgufFormat = (format: ExportFormat): boolean => (ggufFormats as readonly string[]).includes(format);
+export const isGgufFormat = (format: ExportFormat | WeightFormat): boolean =>
+  (ggufFormats as readonly string[]).includes(format);
 
 export const isFloat = (format: ExportFormat): format is FloatFormat =>
   format === 'float32' || format === 'float16' || format === 'bfloat16';

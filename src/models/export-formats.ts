@@ -4,10 +4,11 @@ import { Embedding, Linear, type Model, namedModules, type Rounding, unwrapped }
 import {
   type FormatName,
   formats,
-  isBlockFormat,
+  ggufFormats,
   isIntegerFormat,
   type Quantization,
   requireWidths,
+  roundingName,
   type WeightFormat,
 } from '../quant/index.ts';
 import type { Tensor } from '../tensor/index.ts';
@@ -22,15 +23,24 @@ export type WrittenFormat = (Quantization & Pick<Rounding, 'learned'>) | { reado
  */
 export type FormatOf = (path: string) => WrittenFormat | undefined;
 
-/** All matrices of the model by the path of their module, with the width of its rows, the native number of the format that it is held in, and whether no other shares its table before it. */
-function* matricesOf(model: Model): Generator<{ path: string; width: number; held: number; isFirst: boolean }> {
+/** A matrix of a model. */
+interface Matrix {
+  readonly path: string;
+  /** Of its rows. */
+  readonly width: number;
+  readonly module: Linear | Embedding;
+  /** Whether no other shares its table before it. */
+  readonly isFirst: boolean;
+}
+
+function* matricesOf(model: Model): Generator<Matrix> {
   const seen = new Set<Tensor>();
   for (const [path, outer] of namedModules(model.root)) {
     const module = unwrapped(outer);
     if (path.endsWith('.base_layer') || path.includes('.base_layer.')) continue;
     if (!(module instanceof Linear || module instanceof Embedding)) continue;
     const width = module instanceof Linear ? module.inFeatures : module.width;
-    yield { path, width, held: module.format, isFirst: !seen.has(module.weight) };
+    yield { path, width, module, isFirst: !seen.has(module.weight) };
     seen.add(module.weight);
   }
 }
@@ -46,22 +56,27 @@ export function formatsFor(
   trained: ReadonlyMap<string, Rounding> = new Map(),
 ): { formatOf: FormatOf; notes: string[] } {
   const { to, groupSize } = choice;
-  const ofLayers = [...trained].filter(([path]) => !isTable(model, path)).map(([, { quantization }]) => quantization);
-  if (ofLayers.length > 0 && ofLayers.every(({ format }) => format === to)) return asTrained(model, choice, trained);
+  const trainedLayers = [...trained].filter(([path]) => !isTable(model, path));
+  const trainedFormats = new Set(
+    (trainedLayers.length > 0 ? trainedLayers : [...trained]).map(([, { quantization }]) => quantization.format),
+  );
+  const isTrainedFor = (trainedFormats as Set<ExportFormat>).has(to);
+  if (isTrainedFor && [...trainedFormats].every((format) => isGgufFormat(format) === isGgufFormat(to)))
+    return asTrained(model, choice, trained);
   const embedding = choice.embedding ?? (isFloat(to) ? to : isGgufFormat(to) ? 'q8_0' : 'none');
   const byPath = new Map<string, WrittenFormat>();
   const replaced = new Map<string, { widths: Set<number>; count: number; line: [ExportFormat, ExportFormat] }>();
   const widths = { blocks: new Map<string, number>(), embedding: new Map<string, number>() };
-  const roundedBefore = new Set<FormatName>();
-  for (const { path, width, held, isFirst } of matricesOf(model)) {
+  const roundedBefore = new Set<string>();
+  for (const { path, width, module, isFirst } of matricesOf(model)) {
     const isOfTable = isTable(model, path);
     const wanted = isOfTable ? embedding : to;
     if (wanted === 'none') continue;
     widths[isOfTable ? 'embedding' : 'blocks'].set(path, width);
     const format = fitting(wanted, width);
     byPath.set(path, { format, ...(isIntegerFormat(format as WeightFormat) && { groupSize }) } as WrittenFormat);
-    const before = blockFormatOf(held);
-    if (before && before !== format && !isFloat(format)) roundedBefore.add(before);
+    const isCopied = formats[format as FormatName]?.nativeId === module.format;
+    if (module.roundedAs && !isFloat(format) && !isCopied) roundedBefore.add(roundingName(module.roundedAs));
     if (format === wanted || !isFirst) continue;
     const key = `${wanted} ${format}`;
     const entry = replaced.get(key) ?? { widths: new Set(), count: 0, line: [wanted, format] };
@@ -81,8 +96,10 @@ export function formatsFor(
     const what = count === 1 ? '1 weight has rows' : `${count} weights have rows`;
     return `${what} of ${[...sizes].join(' or ')} numbers, which blocks of ${blocks} do not divide: ${format} instead of ${from}, as in llama.cpp`;
   });
-  const others = new Set(ofLayers.map(({ format }) => format));
-  if (others.size > 0) notes.push(`the adapter was trained for ${[...others].join(', ')}, and not for ${to}`);
+  if (trainedFormats.size > 0)
+    notes.push(
+      `the adapter was trained for ${[...trainedFormats].join(' and ')}, ${isTrainedFor ? `which no file holds together: all is ${to}` : `and not for ${to}`}`,
+    );
   if (roundedBefore.size > 0)
     notes.push(`weights that were rounded before (${[...roundedBefore].join(', ')}) are rounded again from there`);
   return { formatOf: (path) => byPath.get(path), notes };
@@ -106,20 +123,30 @@ function asTrained(
     });
   }
   const chosen = embedding === 'none' ? undefined : embedding;
+  const isChosen = (path: string) => embedding !== undefined && isTable(model, path);
+  const misfit = [...trained].find(
+    ([path, { quantization }]) => !isChosen(path) && isGgufFormat(quantization.format) !== isGgufFormat(to),
+  );
+  if (misfit)
+    throw new GraftError(
+      'usage',
+      `one file cannot hold both ${to} and ${misfit[1].quantization.format}, for which '${misfit[0]}' was trained`,
+      { place: 'embedding', hint: `Choose ${isGgufFormat(to) ? ggufFormats.join(', ') : 'int2 to int8'}, or none` },
+    );
+  const besideBase = [...trained.values()].some(({ ofBase }) => ofBase);
   return {
-    notes: [],
+    notes: besideBase
+      ? [
+          `the adapter was trained in float beside a base rounded to ${to}, and this rounds their sum, which computes something else: graft quantize writes the base for it`,
+        ]
+      : [],
     formatOf(path) {
-      if (embedding !== undefined && isTable(model, path))
-        return chosen && ({ format: chosen, groupSize } as WrittenFormat);
+      if (isChosen(path)) return chosen && ({ format: chosen, groupSize } as WrittenFormat);
       const rounding = trained.get(path);
       return rounding && { ...rounding.quantization, learned: rounding.learned };
     },
   };
 }
-
-/** Returns the format in blocks with a native number. */
-const blockFormatOf = (nativeId: number): FormatName | undefined =>
-  (Object.keys(formats) as FormatName[]).find((name) => isBlockFormat(name) && formats[name].nativeId === nativeId);
 
 /** Returns the format, or the one that takes its place where its blocks do not divide the rows. */
 function fitting(format: ExportFormat, width: number): ExportFormat {

@@ -201,21 +201,22 @@ interface Presented {
 
 /**
  * Returns the source with each weight of integers as one tensor: in blocks, where its groups are whole blocks, else as float32;
- * and the names of these tensors.
+ * and how these were rounded, by their names.
  * @throws GraftError 'input' for what the layout can say and Graft does not compute
  */
 export function withIntegers(
   source: WeightSource,
   config: Readonly<Record<string, unknown>>,
-): { source: WeightSource; integers: ReadonlySet<string> } {
+): { source: WeightSource; integers: ReadonlyMap<string, Quantization> } {
   const names = [...source.entries.keys()].filter((name) => name.endsWith(`weight${suffixes.packed}`));
-  if (names.length === 0) return { source, integers: new Set() };
+  if (names.length === 0) return { source, integers: new Map() };
   const schemeOf = schemesIn(config.quantization_config);
   const presented = new Map<string, Presented>();
+  const integers = new Map<string, Quantization>();
   const entries = new Map(source.entries);
   for (const packedName of names) {
     const name = packedName.slice(0, -suffixes.packed.length);
-    const { num_bits: bits } = schemeOf(name.slice(0, -'.weight'.length));
+    const { num_bits: bits, strategy } = schemeOf(name.slice(0, -'.weight'.length));
     const format = `int${bits}` as IntegerFormat;
     const scale = source.entries.get(name + suffixes.scale);
     const shape = shapeOf(source, name);
@@ -237,6 +238,8 @@ export function withIntegers(
     for (const suffix of Object.values(suffixes)) entries.delete(name + suffix);
     entries.set(name, entry);
     presented.set(name, { entry, format, groups });
+    const groupSize = strategy === 'channel' ? undefined : shape[1] / groups;
+    integers.set(name, { format, groupSize, symmetric: !source.entries.has(name + suffixes.zeroPoint) });
   }
   const joined: WeightSource = {
     path: source.path,
@@ -250,7 +253,7 @@ export function withIntegers(
     map: (name, shape, dtype) => (presented.has(name) ? undefined : source.map?.(name, shape, dtype)),
     [Symbol.dispose]: () => source[Symbol.dispose](),
   };
-  return { source: joined, integers: new Set(presented.keys()) };
+  return { source: joined, integers };
 }
 
 /** Returns what gives the scheme of a layer. */

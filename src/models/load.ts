@@ -245,7 +245,7 @@ function openDirectory(path: string) {
   const stored = new Map(
     [...source.entries].map(([name, entry]) => [
       key(name),
-      { entry, interleavedHeads: undefined, isIntegers: integers.has(name) },
+      { entry, interleavedHeads: undefined, integers: integers.get(name) },
     ]),
   );
   return { source, config, family, stored };

@@ -9,7 +9,14 @@ import {
   type TaskName,
   withRoundedInputs,
 } from '../nn/index.ts';
-import { type Activation, formatOfQuantize, formats, type Quantize } from '../quant/index.ts';
+import {
+  type Activation,
+  formatOfQuantize,
+  formats,
+  type Quantization,
+  type Quantize,
+  roundingOfFormat,
+} from '../quant/index.ts';
 import {
   currentDevice,
   type DType,
@@ -55,6 +62,11 @@ export interface LoadOptions extends HeadOptions {
   readonly shapesOnly?: boolean;
   /** Is called with the number of weights that are loaded, and of all; it may throw to stop. */
   readonly progress?: (loaded: number, total: number) => void;
+}
+
+function withRounding<T extends Linear | Embedding>(layer: T, roundedAs: Quantization | undefined): T {
+  if (roundedAs) layer.roundedAs = roundedAs;
+  return layer;
 }
 
 /** `lm_head.bias` → `lm_head` */
@@ -126,16 +138,16 @@ export class LoadedWeights implements ModelWeights {
   }
 
   linear(path: string, outFeatures: number, inFeatures: number, bias = false): Linear {
-    const { tensor, format } = this.#matrix(`${path}.weight`, outFeatures, inFeatures);
+    const { tensor, format, roundedAs } = this.#matrix(`${path}.weight`, outFeatures, inFeatures);
     const biasTensor = bias ? this.vector(`${path}.bias`, outFeatures) : undefined;
-    return new Linear(this.kernels, tensor, format, inFeatures, biasTensor);
+    return withRounding(new Linear(this.kernels, tensor, format, inFeatures, biasTensor), roundedAs);
   }
 
   transposed(path: string, outFeatures: number, inFeatures: number): Linear {
-    const { tensor, format } = this.#matrix(`${path}.weight`, outFeatures, inFeatures, true);
+    const { tensor, format, roundedAs } = this.#matrix(`${path}.weight`, outFeatures, inFeatures, true);
     const linear = new Linear(this.kernels, tensor, format, inFeatures, this.vector(`${path}.bias`, outFeatures));
     linear.transposed = true;
-    return linear;
+    return withRounding(linear, roundedAs);
   }
 
   head(path: string, outFeatures: number, inFeatures: number, bias = false, trained = true): Linear {
@@ -172,8 +184,8 @@ export class LoadedWeights implements ModelWeights {
   }
 
   embedding(path: string, rows: number, width: number): Embedding {
-    const { tensor, format } = this.#matrix(`${path}.weight`, rows, width);
-    return new Embedding(tensor, format, width);
+    const { tensor, format, roundedAs } = this.#matrix(`${path}.weight`, rows, width);
+    return withRounding(new Embedding(tensor, format, width), roundedAs);
   }
 
   lmHead(path: string, embeddingPath: string, embedding: Embedding, tied: boolean): Linear {
@@ -182,7 +194,8 @@ export class LoadedWeights implements ModelWeights {
     // Some checkpoints store the shared table a second time.
     if (tied && (!own || (shared && this.#reader.areEqual(own, shared)))) {
       this.#used.add(key);
-      return new Linear(this.kernels, embedding.weight, embedding.format, embedding.width);
+      const head = new Linear(this.kernels, embedding.weight, embedding.format, embedding.width);
+      return withRounding(head, embedding.roundedAs);
     }
     return this.linear(path, embedding.weight.size(0), embedding.width);
   }
@@ -255,20 +268,30 @@ export class LoadedWeights implements ModelWeights {
     return this.#reader.dense({ ...stored, modelRows: rows }, this.dtype);
   }
 
-  /** Returns a weight [rows, width], held as `quantize` says, and the native number of its format. */
-  #matrix(key: string, rows: number, width: number, ofConv1d = false): { tensor: Tensor; format: number } {
+  /** Returns a weight [rows, width], held as `quantize` says, the native number of its format, and how the file has rounded it. */
+  #matrix(
+    key: string,
+    rows: number,
+    width: number,
+    ofConv1d = false,
+  ): { tensor: Tensor; format: number; roundedAs?: Quantization | undefined } {
     // Integers have the order of a linear layer's weight in any model.
-    const transposed = ofConv1d && !this.#stored.get(this.#keyOf(key))?.isIntegers;
+    const transposed = ofConv1d && !this.#stored.get(this.#keyOf(key))?.integers;
     const resized = this.#resized(key, rows, width);
     if (resized) return { tensor: this.#owned(resized), format: -1 };
     const stored = this.#find(key, transposed ? [width, rows] : [rows, width]);
     if (!stored) return { tensor: this.#owned(Tensor.empty([0, width], this.dtype)), format: -1 };
-    const held = (tensor: Tensor, format: number) => ({ tensor: this.#owned(tensor), format });
+    const held = (tensor: Tensor, format: number, roundedAs?: Quantization) => ({
+      tensor: this.#owned(tensor),
+      format,
+      roundedAs,
+    });
+    const roundedAs = stored.integers ?? roundingOfFormat(stored.entry.format);
     const { nativeId } = formats[stored.entry.format];
     if (this.#quantize === 'keep' && nativeId !== undefined && !transposed)
-      return held(this.#reader.raw(stored), nativeId);
+      return held(this.#reader.raw(stored), nativeId, roundedAs);
     const packed = formatOfQuantize(this.#quantize);
-    if (!packed) return held(this.#reader.dense(stored, this.dtype, transposed), -1);
+    if (!packed) return held(this.#reader.dense(stored, this.dtype, transposed), -1, roundedAs);
     const { blockElements, nativeId: to } = formats[packed];
     if (width % blockElements !== 0) {
       throw new GraftError(

@@ -83,7 +83,7 @@ export function requireDisk(
 ): void {
   let needed = 0;
   for (const { stored, format, bytes, transposed } of heldForms(model, quantize, dtype)) {
-    const isThere = !isShared && !transposed && !stored.isIntegers && isHeldAsStored(stored, format);
+    const isThere = !isShared && !transposed && !stored.integers && isHeldAsStored(stored, format);
     if (!isThere && !staysInMemory(bytes)) needed += copies * bytes;
   }
   const free = freeDisk(dir);

@@ -1,14 +1,14 @@
 import { GraftError } from '../base/index.ts';
 import type { WeightEntry, WeightSource } from '../io/index.ts';
-import { type BlockFormat, type FormatName, formats, isBlockFormat } from '../quant/index.ts';
+import { type BlockFormat, type FormatName, formats, isBlockFormat, type Quantization } from '../quant/index.ts';
 import { currentDevice, type DType, detachFromScopes, dtypes, host, ops, scope, Tensor } from '../tensor/index.ts';
 
 /** A stored tensor, and the number of heads whose rows GGUF interleaves (`GgufNames.interleavedHeads`). */
 export interface StoredWeight {
   readonly entry: WeightEntry;
   readonly interleavedHeads: number | undefined;
-  /** Whether the file holds it as integers, [out, in] also where the checkpoint stores it transposed. */
-  readonly isIntegers?: boolean;
+  /** How the file holds it as integers, [out, in] also where the checkpoint stores it transposed. */
+  readonly integers?: Quantization | undefined;
   /** Rows that the model has, where they are fewer or more than those of the file: new ones are zeros. Read as `dense` only. */
   readonly modelRows?: number;
 }

@@ -1,4 +1,4 @@
-import type { Activation, Quantization } from '../quant/index.ts';
+import type { Quantization } from '../quant/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 
 /** The rows of a batch, for attention. All numbers are offsets in tokens. */
@@ -83,8 +83,10 @@ export interface Rounding {
   readonly quantization: Quantization;
   /** Scales of symmetric integers, float32 [out, groups], which are learned: they get a gradient. */
   readonly learned?: Tensor | undefined;
-  /** q8: the layer's inputs are rounded too, as llama.cpp does. Kernels of weights do not read it. */
-  readonly activation?: Activation;
+  /** The layer's inputs are rounded too: q8 as llama.cpp does, int8 for each token as torchao does. Kernels of weights do not read it. */
+  readonly activation?: 'q8' | 'int8';
+  /** What is rounded is the base's weight, and adapters stay in float beside it. Kernels do not read it. */
+  readonly ofBase?: true;
 }
 
 /**

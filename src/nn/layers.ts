@@ -1,4 +1,4 @@
-import { dequantized } from '../quant/index.ts';
+import { dequantized, type Quantization } from '../quant/index.ts';
 import { gradEnabled, ops, type Tensor } from '../tensor/index.ts';
 import { embedding } from './device-kernels.ts';
 import type { GateActivation, Kernels } from './kernels.ts';
@@ -45,6 +45,8 @@ export class Linear extends Module implements LinearLayer {
   bias?: Tensor;
   /** Native number of the weight's number format; −1: dense. */
   format: number;
+  /** How its numbers were rounded before they were stored; absent: they were not, or are held in another format. */
+  roundedAs?: Quantization;
   /** The checkpoint stores the weight [in, out]. */
   transposed = false;
   readonly inFeatures: number;
@@ -86,6 +88,8 @@ export class Linear extends Module implements LinearLayer {
 export class Embedding extends Module {
   weight: Tensor;
   format: number;
+  /** As of `Linear`. */
+  roundedAs?: Quantization;
   readonly width: number;
   readonly rows: number;
 

@@ -26,10 +26,13 @@ export { roundedToBlocks, roundedToQ8K } from './plain.ts';
 export {
   type IntegerWeight,
   integersOf,
+  isSameRounding,
   type PackedWeight,
   pack,
   packIntegers,
   type Quantization,
   requireWidths,
+  roundingName,
+  roundingOfFormat,
 } from './quantization.ts';
 export { dequantized, hasOwnKernels, quantized, unpackable, unpacked } from './unpack.ts';

@@ -1,6 +1,13 @@
 import { GraftError } from '../base/index.ts';
 import { host, ops, type Tensor } from '../tensor/index.ts';
-import { formats, integerFormats, isIntegerFormat, type WeightFormat, weightFormats } from './formats.ts';
+import {
+  type FormatName,
+  formats,
+  integerFormats,
+  isIntegerFormat,
+  type WeightFormat,
+  weightFormats,
+} from './formats.ts';
 import { quantized } from './unpack.ts';
 
 /** How the rows of a weight are rounded. */
@@ -10,6 +17,26 @@ export interface Quantization {
   readonly groupSize?: number | undefined;
   /** Integers: zero has the code 0 (default); false: codes span the range from the minimum to the maximum of a group. */
   readonly symmetric?: boolean | undefined;
+}
+
+/** Returns the rounding that a stored format says all of; undefined for the formats of integers and for element types. */
+export const roundingOfFormat = (format: FormatName): Quantization | undefined =>
+  (weightFormats as readonly string[]).includes(format) && !isIntegerFormat(format as WeightFormat)
+    ? { format: format as WeightFormat }
+    : undefined;
+
+/** Whether two roundings of rows of `width` numbers are the same. */
+export function isSameRounding(a: Quantization, b: Quantization, width: number): boolean {
+  if (a.format !== b.format) return false;
+  const isSymmetric = ({ symmetric = true }: Quantization) => symmetric;
+  const groupOf = ({ groupSize = width }: Quantization) => groupSize;
+  return !isIntegerFormat(a.format) || (groupOf(a) === groupOf(b) && isSymmetric(a) === isSymmetric(b));
+}
+
+/** Returns what a message calls a rounding: `q4_0`, `int4 (group_size: 32)`. */
+export function roundingName({ format, groupSize, symmetric = true }: Quantization): string {
+  if (!isIntegerFormat(format)) return format;
+  return `${format} (group_size: ${groupSize ?? 'channel'}${symmetric ? '' : ', symmetric: false'})`;
 }
 
 /** A weight as layers hold it: dense with the format −1, or uint8 [out, bytes of a row] in the format of a native number. */

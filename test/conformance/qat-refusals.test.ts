@@ -126,6 +126,18 @@ const refusals: Readonly<Record<string, Refusal>> = {
     message: /the weight of '\S+' is packed, and what is rounded is its sum with an update/,
     hint: /quantize: none, or use over: base/,
   },
+  'a base in another format under a merged weight': {
+    model: 'gguf/llama.gguf',
+    quantize: 'int8',
+    method: [lora, qat({ weight: 'q4_0' })],
+    message: /the weight of '\S+' is packed, and what is rounded is its sum with an update/,
+    hint: /quantize: none, or use over: base/,
+  },
+  'a bias that a merged layer has no place for': {
+    method: [{ ...lora, lora_bias: true }, qat({ weight: 'int4', group_size: 16 })],
+    message: /'model\.layers\.0\.self_attn\.q_proj' has none to which lora_bias is added/,
+    hint: /lora_bias: false, or use over: base/,
+  },
   'a base in another format': {
     model: 'gguf/llama.gguf',
     quantize: 'int8',

@@ -134,6 +134,14 @@ test('a run begins from learned ranges where its recipe has the same settings, a
   assert.deepEqual(scalesOf(delayed.result.adapter), scalesOf(result.adapter));
 });
 
+test('DoRA is rounded in a run that measures how many tokens fit, and what is merged is what trained', async () => {
+  using work = workspace();
+  const dora = { ...lora, use_dora: true };
+  const recipe = work.recipe('dora', [dora, qat], { train: { lr: 5e-3, steps: 2, batch_size: 4, threads: 1 } });
+  const { result } = await train(recipe);
+  assert.ok(result.losses.length === 2 && result.losses.every(Number.isFinite), `${result.losses}`);
+});
+
 test('a delayed start: the steps before it are those of the method alone, and it is measured rounded throughout', async () => {
   for (const over of ['merged', 'base']) {
     using work = workspace();

@@ -20,6 +20,9 @@ export const columnNorms = (base: Table, a: Tensor, b: Tensor, scaling: number):
     scoped(() => ops.vectorNorm(ops.add(ownWeight(layerUnder(base)), ops.t(ops.mm(b, a)), { alpha: scaling }), 2, [0])),
   );
 
+/** m / norms; 0 for a row of zeros, whose magnitude is 0 too: the sketch of a model has only such rows. */
+const ratio = (m: Tensor, norms: Tensor): Tensor => ops.div(m, ops.clampMin(norms, 1e-38));
+
 /**
  * The norms of one layer, cached between forward passes without gradients, since they need a pass over the whole weight. A forward
  * pass that records gradients, as in training, drops the cache; other changes of A and B show in the tensors' versions.
@@ -52,7 +55,7 @@ export class DoraLinear extends LoraLinear {
   #factor(): Tensor {
     const { base_layer, lora_A, lora_B, scaling } = this;
     const norms = this.#norms.get([lora_A, lora_B], () => rowNorms(base_layer, lora_A, lora_B, scaling));
-    return ops.div(this.lora_magnitude_vector, norms);
+    return ratio(this.lora_magnitude_vector, norms);
   }
 
   protected override adapted(x: Tensor): Tensor {
@@ -125,7 +128,7 @@ export class DoraEmbedding extends LoraEmbedding {
   /** m / ‖W + s·(BA)ᵀ‖ [C] */
   #factor(): Tensor {
     const { base_layer, lora_embedding_A: a, lora_embedding_B: b, scaling } = this;
-    return ops.div(
+    return ratio(
       this.lora_magnitude_vector,
       this.#norms.get([a, b], () => columnNorms(base_layer, a, b, scaling)),
     );

@@ -1,6 +1,6 @@
 /** Rounding that is on a model: switching it, merging under it, taking it off. */
 import { type Embedding, type Linear, type Model, moduleAt, type Rounding, replaceModule } from '../../nn/index.ts';
-import { isIntegerFormat } from '../../quant/index.ts';
+import { ggufFormats, isIntegerFormat, roundingName, type WeightFormat } from '../../quant/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 import {
   type Adapter,
@@ -13,7 +13,7 @@ import {
   unwrap,
   type Wrapper,
 } from '../shared/index.ts';
-import type { QatConfig } from './config.ts';
+import { type QatConfig, quantizationOf } from './config.ts';
 import { RoundedInputs, RoundedLinear } from './layers.ts';
 import { refuse } from './plan.ts';
 
@@ -71,7 +71,7 @@ export function attached(model: Model, config: QatConfig, { parts, parameters, r
     config,
     parameters,
     roundings,
-    warnings: meaningOf(config, parts),
+    warnings: [...meaningOf(config, parts), ...roundedBefore(parts), ...mixtureOf(config)],
     get enabled() {
       return enabled;
     },
@@ -125,24 +125,54 @@ export function attached(model: Model, config: QatConfig, { parts, parameters, r
 }
 
 /** What is rounded, and what the result is for. */
-function meaningOf({ weight, over, symmetric, learned_range }: QatConfig, parts: readonly Part[]): string[] {
-  // No file has nf4: weights are packed into it when they are loaded.
-  const isHeld = weight === 'nf4';
-  const quantised = isHeld ? 'loaded with quantize: nf4' : `graft quantize --to ${weight}`;
-  if (over === 'base')
-    return [
-      `qat: the frozen base is rounded to ${weight}, the adapter stays in float: it is for a base quantised so (${quantised})`,
-    ];
+function meaningOf(config: QatConfig, parts: readonly Part[]): string[] {
+  const { weight, over, symmetric, learned_range } = config;
+  const ofBase = `the adapter stays in float beside it: it is for a base quantised so (${howToQuantize(config)})`;
+  if (over === 'base') return [`qat: the frozen base is rounded to ${weight}, ${ofBase}`];
   const sums = parts.flatMap((part) =>
     'wrapper' in part && part.wrapper instanceof RoundedLinear ? part.wrapper : [],
   );
-  if (sums.length === 0)
-    return [`qat: the base is rounded to ${weight}, the adapter stays in float beside it (${quantised})`];
-  const meaning = `qat: the merged weight of ${sums.length} layers is rounded to ${weight}: ${isHeld ? 'graft merge writes it, and quantize: nf4 then loads it so' : `write it with graft merge --to ${weight}`}`;
-  const changesBase = sums.map(layerUnder).some((layer) => ownLayerWeight(layer).weight !== layer.weight);
+  if (sums.length === 0) return [`qat: the base is rounded to ${weight}, ${ofBase}`];
+  const layers = sums.map(layerUnder);
+  const command = layers.some((layer) => layer.weight.requiresGrad) ? 'quantize' : 'merge';
+  const write =
+    weight === 'nf4'
+      ? `no file holds nf4: ${command === 'merge' ? 'write it with graft merge, and load' : 'load'} it with quantize: nf4`
+      : `write it with graft ${command} --to ${weight}`;
+  const meaning = `qat: the merged weight of ${sums.length} layers is rounded to ${weight}: ${write}`;
+  const changesBase = layers.some((layer) => ownLayerWeight(layer).weight !== layer.weight);
   if (!changesBase || !isIntegerFormat(weight) || !symmetric || learned_range) return [meaning];
   return [
     meaning,
     `qat: PiSSA, OLoRA and LoftQ are saved for the base as it was, so last bits of the merged weight change, and with them codes of symmetric ${weight}, whose largest weight of a group lies between two codes: choose symmetric: false, learned_range, or a format of GGUF`,
   ];
+}
+
+/** How a base is made whose weights are rounded so. */
+function howToQuantize(config: QatConfig): string {
+  const { format, groupSize, symmetric = true } = quantizationOf(config);
+  if (format === 'nf4') return 'quantize: nf4';
+  if (!symmetric) return 'which graft quantize does not write: its integers are symmetric';
+  return `graft quantize --to ${format}${groupSize === undefined ? '' : ` --group-size ${groupSize}`}`;
+}
+
+/** Says it where weights are rounded that a file holds rounded already, in another way or before an update. */
+function roundedBefore(parts: readonly Part[]): string[] {
+  const layers = parts.flatMap((part) => {
+    if ('change' in part) return part.layer;
+    return part.wrapper instanceof RoundedInputs ? [] : layerUnder(part.wrapper as RoundedLinear);
+  });
+  const before = new Set(layers.flatMap(({ roundedAs }) => (roundedAs ? roundingName(roundedAs) : [])));
+  if (before.size === 0) return [];
+  return [
+    `qat: weights of the base were rounded before (${[...before].join(', ')}), and are rounded again from there: a base in float loses less`,
+  ];
+}
+
+/** Says it where no file holds all formats of a config. */
+function mixtureOf({ weight, embedding, head }: QatConfig): string[] {
+  const used = [...new Set([weight, embedding ?? weight, head ?? weight])];
+  const isOfGguf = (format: WeightFormat) => (ggufFormats as readonly string[]).includes(format);
+  if (used.every(isOfGguf) || used.every(isIntegerFormat) || used.length === 1) return [];
+  return [`qat: no file holds ${used.join(' and ')} together, so the rounded model runs as base and adapter only`];
 }

@@ -2,12 +2,16 @@
 import { GraftError } from '../../base/index.ts';
 import { type Embedding, type Linear, type Model, moduleAt, unwrapped } from '../../nn/index.ts';
 import {
+  type FormatName,
   formats,
   ggmlBlockNames,
   ggufFormats,
+  isBlockFormat,
   isIntegerFormat,
+  isSameRounding,
   type Quantization,
   requireWidths,
+  roundingName,
   type WeightFormat,
 } from '../../quant/index.ts';
 import { candidatesOf, layerUnder, selectTargets } from '../shared/index.ts';
@@ -78,13 +82,18 @@ export function requireWidthsOf(model: Model, config: QatConfig, byPath: Readonl
   }
 }
 
-/** Whether the weight of a layer is in blocks already. @throws GraftError 'usage' where these are of another format */
-export function isPacked({ format }: Linear | Embedding, path: string, { format: wanted }: Quantization): boolean {
+/** Whether the weight of a layer is rounded so already, in its file or while it was loaded. @throws GraftError 'usage' where it is packed in another format */
+export function isRounded(layer: Linear | Embedding, path: string, wanted: Quantization): boolean {
+  const { format, roundedAs } = layer;
+  const width = 'inFeatures' in layer ? layer.inFeatures : layer.width;
+  if (roundedAs && isSameRounding(roundedAs, wanted, width)) return true;
   if (format < 0) return false;
-  const [held] = Object.entries(formats).find(([, { nativeId }]) => nativeId === format)!;
-  if (held === wanted) return true;
+  const [packed] = Object.entries(formats).find(([, { nativeId }]) => nativeId === format)!;
+  if (packed === wanted.format) return true;
+  const held = roundedAs ? roundingName(roundedAs) : packed;
+  const isFloat = !isBlockFormat(packed as FormatName);
   refuse(
-    `the weight of '${path}' is held as ${held}, and cannot be rounded to ${wanted} on top of that`,
-    `Load the model with quantize: none, or round to ${held}`,
+    `the weight of '${path}' is held as ${held}, and cannot be rounded to ${roundingName(wanted)} on top of that`,
+    `Load the model with quantize: none${isFloat ? '' : `, or round to ${held}`}`,
   );
 }

@@ -20,14 +20,19 @@ import {
 import { attached, type Part, roundedLayers } from './attached.ts';
 import { inputRoundingOf, type QatConfig, qatConfig, quantizationOf } from './config.ts';
 import { chainOf, RoundedInputs, RoundedLinear, RoundedTable, roundingFold } from './layers.ts';
-import { formatsByPath, isPacked, refuse, requireFields, requireWidthsOf } from './plan.ts';
+import { formatsByPath, isRounded, refuse, requireFields, requireWidthsOf } from './plan.ts';
 
 /** @throws GraftError 'usage' where the merged weight is not what the chain computes in training */
-function requireMergeable(path: string, chain: readonly Wrapper[]): void {
+function requireMergeable(path: string, { bias }: { readonly bias?: Tensor }, chain: readonly Wrapper[]): void {
   if (chain.some((wrapper) => ((wrapper as { dropout?: number }).dropout ?? 0) > 0))
     refuse(
       `a merged weight has no dropout, and the adapter on '${path}' has`,
       'Set lora_dropout: 0, or use over: base',
+    );
+  if (!bias && chain.some((wrapper) => (wrapper as { lora_bias?: Tensor }).lora_bias))
+    refuse(
+      `a merged layer has the bias of the base's, and '${path}' has none to which lora_bias is added`,
+      'Set lora_bias: false, or use over: base',
     );
 }
 
@@ -55,7 +60,6 @@ function partsAt(
   const layer = layerUnder(module);
   const chain = chainOf(module);
   const quantization = quantizationOf(config, format);
-  const packed = isPacked(layer, path, quantization);
   const { requiresGrad: isTrained } = layer.weight;
   if (isTrained && config.over === 'base')
     refuse(`over: base rounds a frozen weight, and '${path}' is trained`, 'Leave out over');
@@ -65,22 +69,24 @@ function partsAt(
       'Leave out over, or init_lora_weights: PiSSA, OLoRA and LoftQ change the base that they train on',
     );
   const isSum = isTrained || (config.over === 'merged' && chain.length > 0);
-  if (isSum) requireMergeable(path, chain);
-  if (packed && (isSum || config.learned_range))
+  if (isSum) requireMergeable(path, layer as { bias?: Tensor }, chain);
+  if (layer.format >= 0 && (isSum || config.learned_range))
     refuse(
       `the weight of '${path}' is packed, and what is rounded is its sum with an update`,
       'Load the model with quantize: none, or use over: base',
     );
+  const rounded = isRounded(layer, path, quantization);
   const scales = learnedScales(model, layer, { quantization }, config);
   const { activation } = config;
   const rounding: Rounding = {
     quantization,
     ...(scales && { learned: scales }),
-    ...(activation === 'q8' && { activation }),
+    ...(activation && { activation }),
+    ...(config.over === 'base' && { ofBase: true as const }),
   };
   const roundInputs = inputRoundingOf(config, format);
   if (!isSum && !scales) {
-    const change: Part[] = packed ? [] : [{ path, layer, change: roundingFold(model.kernels, rounding) }];
+    const change: Part[] = rounded ? [] : [{ path, layer, change: roundingFold(model.kernels, rounding) }];
     const inputs: Part[] =
       roundInputs && 'inFeatures' in layer ? [{ path, wrapper: new RoundedInputs(layer, roundInputs, state) }] : [];
     return { rounding, parts: [...change, ...inputs] };

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import test, { before } from 'node:test';
 import { tinyModel } from '../../../test/samples/tiny.ts';
 import { golden, logitsOf, temporary } from '../../../test/support.ts';
-import { saveAdapter, settingsOf, writeSettings } from '../../adapters/index.ts';
+import { loadAdapter, saveAdapter, settingsOf, writeSettings } from '../../adapters/index.ts';
 import { startEngine } from '../../engine/index.ts';
 import { openGguf } from '../../io/index.ts';
 import { attachMethods, type MethodChoice } from '../../methods/index.ts';
@@ -152,6 +152,123 @@ test('after quantisation-aware training, what is written is the network that tra
       const settings = { model: base, adapter: adapterDir, to: weight, groupSize: 16, out: join(dir.path, 'other') };
       await assert.rejects(mergeFiles(settings), /trained for int4 with a group_size of 32, not 16/);
     }
+  }
+});
+
+test('layers that were rounded to several formats are written so, and a head that alone was rounded', async () => {
+  const lora = { type: 'lora', target_modules: 'all-linear', init_lora_weights: false };
+  const rounded = (weight: string, target_modules: string[], more = {}) => ({
+    type: 'qat',
+    weight,
+    target_modules,
+    ...more,
+  });
+  const saved = (dir: string, method: readonly unknown[]) => {
+    using loaded = loadModel(base);
+    using adapter = attachMethods(loaded, method as MethodChoice[], 1);
+    saveAdapter(loaded, adapter, dir, { base });
+    return dir;
+  };
+  const several = [lora, rounded('q4_0', ['q_proj']), rounded('q8_0', ['down_proj'])];
+  for (const [method, to, q, down, head] of [
+    [several, 'q4_0', 'q4_0', 'q8_0', 'float32'],
+    [several, 'q8_0', 'q4_0', 'q8_0', 'float32'],
+    [[lora, rounded('q4_0', ['lm_head'])], 'q4_0', 'float32', 'float32', 'q4_0'],
+  ] as const) {
+    using dir = temporary();
+    const out = join(dir.path, 'm.gguf');
+    const adapter = saved(join(dir.path, 'adapter'), method);
+    const { maxDrift, notes } = await mergeFiles({ model: base, adapter, to, out });
+    assert.ok(maxDrift <= 1e-4, `${maxDrift}`);
+    assert.deepEqual(notes, []);
+    using source = openGguf(out);
+    const formatOf = (name: string) => source.entries.get(`${name}.weight`)!.format;
+    assert.deepEqual(['blk.0.attn_q', 'blk.0.ffn_down', 'output'].map(formatOf), [q, down, head]);
+  }
+
+  using dir = temporary();
+  const at = (name: string) => join(dir.path, name);
+  const mixed = saved(at('mixed'), [lora, rounded('q4_0', ['q_proj'], { head: 'int8' })]);
+  const settings = { model: base, adapter: mixed, to: 'q4_0', out: at('m.gguf') } as const;
+  await assert.rejects(
+    mergeFiles(settings),
+    /cannot hold both q4_0 and int8, for which 'lm_head' was trained.*Choose q4_0/,
+  );
+  assert.ok(!existsSync(at('m.gguf')));
+  const { notes } = await mergeFiles({ ...settings, embedding: 'none' });
+  assert.deepEqual(notes, []);
+});
+
+test('what the written model does not compute as training did is told', async () => {
+  const lora = { type: 'lora', target_modules: 'all-linear', init_lora_weights: false };
+  for (const [fields, to, note] of [
+    [{ weight: 'q4_0' }, undefined, /trained for weights in q4_0, and these are not rounded/],
+    [{ weight: 'q4_0', over: 'base' }, undefined, /^$/],
+    [{ weight: 'int4', activation: 'int8' }, 'int4', /inputs rounded to 8 bits for each token/],
+    [{ weight: 'int4', over: 'base' }, 'int4', /in float beside a base rounded to int4, and this rounds their sum/],
+  ] as const) {
+    using dir = temporary();
+    const adapter = join(dir.path, 'adapter');
+    {
+      using loaded = loadModel(base);
+      using attached = attachMethods(loaded, [lora, { type: 'qat', ...fields }] as MethodChoice[], 1);
+      saveAdapter(loaded, attached, adapter, { base });
+    }
+    const { notes } = await mergeFiles({ model: base, adapter, ...(to && { to }), out: join(dir.path, 'merged') });
+    assert.match(notes.join('\n'), note, JSON.stringify(fields));
+  }
+});
+
+test('an adapter beside a rounded base computes the same on the base that graft quantize writes, and rounds nothing twice', async () => {
+  for (const [weight, group, symmetric] of [
+    ['int4', 32, true],
+    ['int4', 16, true],
+    ['int8', undefined, true],
+    ['q4_0', undefined, true],
+  ] as const) {
+    using dir = temporary();
+    const what = `${weight} ${group}`;
+    const [adapter, file] = ['adapter', weight === 'q4_0' ? 'base.gguf' : 'base'].map((name) => join(dir.path, name));
+    const method = [
+      { type: 'lora', target_modules: 'all-linear', init_lora_weights: false },
+      { type: 'qat', weight, over: 'base', symmetric, ...(weight !== 'q4_0' && { group_size: group ?? 'channel' }) },
+    ] as MethodChoice[];
+    const float = join(dir.path, 'float');
+    let wanted: readonly number[];
+    {
+      using loaded = loadModel(base);
+      saveModel(loaded, float, base);
+      using attached = attachMethods(loaded, method, 1);
+      assert.match(
+        attached.warnings.join(),
+        weight === 'q4_0'
+          ? /quantize --to q4_0\)/
+          : group
+            ? new RegExp(`--to ${weight} --group-size ${group}\\)`)
+            : /--to int8\)/,
+      );
+      saveAdapter(loaded, attached, adapter!, { base });
+    }
+    {
+      using loaded = loadModel(float);
+      using _attached = loadAdapter(loaded, adapter!);
+      wanted = [...logitsOf(loaded, ids)];
+    }
+    const embedding = weight === 'q4_0' ? 'float32' : 'none';
+    await quantizeFiles({ model: float, to: weight, groupSize: group, embedding, out: file! });
+    for (const quantize of ['keep', 'none'] as const) {
+      using loaded = loadModel(file!, { quantize });
+      using _attached = loadAdapter(loaded, adapter!);
+      const far = [...logitsOf(loaded, ids)].map((value, i) => Math.abs(value - wanted[i]!));
+      assert.ok(Math.max(...far) <= 1e-5, `${what} ${quantize}: ${Math.max(...far)}`);
+    }
+    const again = await quantizeFiles({
+      model: file!,
+      to: weight === 'q4_0' ? 'q5_0' : 'int3',
+      out: join(dir.path, weight === 'q4_0' ? 'again.gguf' : 'again'),
+    });
+    const name = weight === 'q4_0' ? 'q4_0' : `${weight} \\(group_size: ${group ?? 'channel'}\\)`;
+    assert.match(again.notes.join(), new RegExp(`rounded before \\(${name}`), what);
   }
 });
 

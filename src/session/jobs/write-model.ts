@@ -67,8 +67,16 @@ export function prepareWriting(model: Model, writing: Writing): (context: Writin
   const chosen = choice && formatsFor(model, choice, writing.trained);
   const formatOf = chosen?.formatOf;
   const notes = [...(chosen?.notes ?? [])];
+  const roundings = [...(writing.trained?.values() ?? [])];
+  const summed = new Set(roundings.filter(({ ofBase }) => !ofBase).map(({ quantization }) => quantization.format));
+  if (!choice && summed.size > 0)
+    notes.push(`the adapter was trained for weights in ${[...summed].join(' and ')}, and these are not rounded`);
   if (activationOf(writing) === 'q8')
     notes.push('it was trained with inputs rounded as llama.cpp does: other commands compute so with --activation q8');
+  if (roundings.some(({ activation }) => activation === 'int8'))
+    notes.push(
+      'it was trained with inputs rounded to 8 bits for each token: what is written has weights only, and other commands take inputs as they are',
+    );
   const writesTokenizer = isGguf && statSync(tokenizerPath).isDirectory();
   const tokenizer = writesTokenizer ? tokenizerIfAny(tokenizerPath)?.gguf(model.vocabSize) : undefined;
   if (writesTokenizer && !tokenizer) notes.push('the base has no tokenizer, so the file has none');
