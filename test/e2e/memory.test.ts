@@ -26,6 +26,8 @@ const cases: Readonly<Record<string, MemoryCase>> = {
   'lora, packed, several micro-batches': { method: lora, quantize: 'nf4', train: { micro_tokens: 500 } },
   'full, checkpointed': { method: { type: 'full' }, train: { gradient_checkpointing: true } },
 };
+/** What one and the same run takes more or less at another time: of so small a model, a tenth. */
+const noiseMb = 16;
 let held = 0;
 
 /** The sum of the parts that are shown. */
@@ -36,7 +38,8 @@ for (const [name, fields] of Object.entries(cases)) {
   test(`${name}: the peak is within 10 % of what was announced`, (t) => {
     const { memory, measuredMb, ratio } = trainedMemory(dir.path, { model, vocab }, { ...fields, steps: 2 });
     t.diagnostic(`${JSON.stringify(memory)}, measured ${measuredMb.toFixed(0)} MB: ${ratio.toFixed(3)}`);
-    assert.ok(ratio >= 0.9 && ratio <= 1.1, `announced ${memory.totalMb} MB, measured ${measuredMb}`);
+    const apart = Math.abs(memory.totalMb - measuredMb);
+    assert.ok(apart <= 0.1 * measuredMb + noiseMb, `announced ${memory.totalMb} MB, measured ${measuredMb}`);
     const [start] = readFileSync(join(dir.path, 'run', 'events.jsonl'), 'utf8').split('\n');
     const logged = fromWire(JSON.parse(start!)) as Extract<TrainEvent, { type: 'start' }>;
     assert.deepEqual(logged.memory, memory);
@@ -129,11 +132,11 @@ test('doctor lists ways of training with what they take, and names those that th
     assert.ok(table.includes(word), word);
   const shown = table
     .split('\n')
-    .flatMap((line) => /^(.*?)((?: +-?\d+){8}) +(?:fits|does not fit)$/.exec(line)?.[2] ?? []);
+    .flatMap((line) => /^(.*?)((?: +-?\d+){9}) +(?:fits|does not fit)$/.exec(line)?.[2] ?? []);
   assert.equal(shown.length, possible.length);
   for (const line of shown) {
     const [, ...parts] = line.trim().split(/ +/).map(Number);
-    const total = parts.pop();
+    const [total] = parts.splice(-2); // the last is what is on the disk
     assert.equal(
       parts.reduce((a, b) => a + b),
       total,

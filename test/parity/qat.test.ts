@@ -157,7 +157,10 @@ for (const run of runs) {
     t.diagnostic(
       `loss ${loss.toExponential(1)} (the reference from itself ${run.reordered.loss}), gradient norm ${gradNorm.toExponential(1)}, final ${final.toExponential(1)}`,
     );
-    const limit = Math.max(1e-3, 2 * run.reordered.loss);
+    // Inputs are rounded in every step: last bits, which each processor has its own, decide a code somewhere. Measured: 1.2e-7 to 1.2e-3 with
+    // AVX-512, 1.9e-3 and 2.5e-3 on Zen 3 with two orders of summation.
+    const roundsInputs = run.qat.some(({ activation }) => activation !== undefined);
+    const limit = Math.max(roundsInputs ? 5e-3 : 1e-3, 2 * run.reordered.loss);
     assert.ok(loss <= limit, `a loss differs by ${loss}, more than ${limit}`);
     compared.close += loss <= 1e-5 && gradNorm <= 1e-4 && final <= 1e-4 ? 1 : 0;
     compared.losses += curve.losses.length;
