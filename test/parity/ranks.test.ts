@@ -49,7 +49,8 @@ for (const [name, more, train] of methods) {
         });
         assert.ok(name === 'layers in turn' ? switches >= 3 : switches === 0, `${switches} switches`);
         assertLosses(several, single, what);
-        weights += assertWeights(several.adapter, single.adapter, what);
+        // AdamW makes steps of one length out of gradients of any size, so last bits of the smallest count: 3.0e-5 on Zen 3.
+        weights += assertWeights(several.adapter, single.adapter, what, name === 'bottleneck' ? 5e-5 : 1e-5);
         assert.deepEqual(
           several.ranks!.map(({ rank }) => rank),
           Array.from({ length: ranks }, (_, rank) => rank),
