@@ -42,7 +42,7 @@ export function addonPath(torch: LibTorch): string {
 
 /**
  * Returns the path of the addon, and builds it with CMake unless the cache has it.
- * @param log receives a line when a build starts (it takes one to three minutes)
+ * @param log receives a line when a build starts (it takes two to five minutes)
  * @param rebuild build it even if the cache has it
  * @throws GraftError 'environment' when a compiler or CMake is missing, or with the first error of the compiler
  */
@@ -50,7 +50,7 @@ export async function ensureAddon(torch: LibTorch, log: (line: string) => void, 
   const addon = addonPath(torch);
   if (existsSync(addon) && !rebuild) return addon;
   requireTools();
-  log('Building the native addon (one to three minutes, once)');
+  log('Building the native addon (two to five minutes, once)');
   makeDirectory(cacheDir('addon'));
   // GRAFT_BUILD_DIR keeps CMake's directory between builds, so that a change in native/ compiles only what it touches.
   const keptDir = process.env.GRAFT_BUILD_DIR || undefined;
