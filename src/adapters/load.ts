@@ -171,7 +171,7 @@ function* filling(
   head: 'file' | 'own',
   settings?: readonly MethodChoice[],
 ): Steps<void> {
-  yield;
+  yield; // values come next: `stepsWithoutValues` ends here
   try {
     for (const [i, part] of partDirs(dir).entries()) {
       const partHead = head === 'own' ? undefined : i === 0 ? adapter.head : new Map<string, Tensor>();

@@ -18,8 +18,19 @@ const {
   addLowRankRuns,
   linearCrossEntropy,
 } = fused;
-const onGpu = { rmsNorm, addRmsNorm, rope, glu, linears, linear, loraLinear, loraGatedLinear, addLowRankRuns };
-const compiled: Partial<Kernels> = { ...onGpu, linearCrossEntropy, pooledAttention: pooledBy(rowAttention, rope) };
+const compiled: Partial<Kernels> = {
+  rmsNorm,
+  addRmsNorm,
+  rope,
+  glu,
+  linears,
+  linear,
+  loraLinear,
+  loraGatedLinear,
+  addLowRankRuns,
+  linearCrossEntropy,
+  pooledAttention: pooledBy(rowAttention, rope),
+};
 
 /** What takes the place of composite kernels, by the kind of device and the element type of the model: absent, any. */
 const own: readonly { device: string; dtype?: DType; ours?: true; kernels: Partial<Kernels> }[] = [

@@ -115,14 +115,14 @@ export class ServedAdapters implements Disposable {
     const served = await this.#use(adapter);
     const { number, content } = served;
     const task = taskNumber ?? taskNumberOf(served.dir);
-    const using = this.#base.inTurn(() => {
+    const placed = this.#base.inTurn(() => {
       this.activate(bankKey, []);
       const key = served.resident?.alone ? keyOf(number) : bankKey;
       const { ports } = this.activate(key, [number]);
       if (taskNumber !== undefined) requireTasks(ports, number);
       return [key, ports.virtualLengthOf(number)] as const;
     });
-    const [batchKey, virtual] = await using.catch((error) => {
+    const [batchKey, virtual] = await placed.catch((error) => {
       this.#leave(served);
       throw error;
     });

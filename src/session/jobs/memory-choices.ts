@@ -36,7 +36,7 @@ const plannedSteps = 200;
 /** Tokens of a row that activations are computed for. */
 const rowTokens = 256;
 
-/** The choices by method: with each optimizer where it matters, each form of the weights,, gradient checkpointing and what can be on the disk. */
+/** The choices by method: with each optimizer where it matters, each form of the weights, gradient checkpointing and what can be on the disk. */
 function choicesOf(): MemoryChoice[] {
   const adamw = { optimizer: 'adamw', quantize: 'none', gradientCheckpointing: false, offload: [] } as const;
   return [
