@@ -2,8 +2,9 @@
 import { dirname, resolve } from 'node:path';
 import { z } from 'zod';
 import { GraftError, parseWith } from '../base/index.ts';
-import { type ExportFormat, exportChoice, exportFormats, isGgufFormat } from '../models/index.ts';
+import { type ExportFormat, exportChoice, exportFormats } from '../models/index.ts';
 import { taskNames } from '../nn/index.ts';
+import { isGgufFormat } from '../quant/index.ts';
 import { parseRecipe, type Recipe, readYaml } from '../train/index.ts';
 import { type Contender, contenders } from './contenders.ts';
 

@@ -6,6 +6,9 @@ import { heldBytes, stateOfFile } from './read-ahead.ts';
 /** Bytes of one read. Linux reads at most 2^31 - 4096 bytes in one call, Node at most 2^31 - 1; a tensor may be larger. */
 const CHUNK = 2 ** 30;
 
+/** Milliseconds: more than a step of the clock that file systems take times from. */
+const settledMs = 1_000;
+
 /**
  * A regular file that is open for reading at any offset. Reads past its end, or after it was written to, throw. (When another
  * file is renamed to its path, the open one stays readable.)
@@ -16,6 +19,8 @@ export class InputFile implements Disposable {
   readonly size: number;
   /** Which file it is, and when it was last written to: two that are open with the same state have the same bytes. */
   readonly state: string;
+  /** Whether it was last written to long enough ago that a later write has another time. */
+  readonly isSettled: boolean;
   #fd: number | undefined;
   readonly #modified: bigint;
 
@@ -36,6 +41,7 @@ export class InputFile implements Disposable {
       this.size = Number(stat.size);
       this.#modified = stat.mtimeNs;
       this.state = stateOfFile(stat);
+      this.isSettled = Date.now() - Number(stat.mtimeMs) > settledMs;
     } catch (error) {
       this[Symbol.dispose]();
       throw fileError(error, path, 'read');

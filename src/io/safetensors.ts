@@ -62,7 +62,12 @@ interface Header {
 let lastHeader: { readonly state: string; readonly header: Header } | undefined;
 
 function headerOf(file: InputFile): Header {
-  if (lastHeader?.state !== file.state) lastHeader = { state: file.state, header: readHeader(file) };
+  if (lastHeader?.state !== file.state) {
+    const header = readHeader(file);
+    // One that was written just now can be written again with the same time.
+    lastHeader = file.isSettled ? { state: file.state, header } : undefined;
+    return header;
+  }
   const { entries, metadata } = lastHeader.header;
   return { entries: new Map([...entries].map(([name, entry]) => [name, { ...entry, file }])), metadata };
 }

@@ -1,6 +1,6 @@
 /** What a user asks for when a model is written in other formats, and whether any file can be so. */
 import { GraftError } from '../base/index.ts';
-import { ggufFormats, isIntegerFormat, type WeightFormat, weightFormats } from '../quant/index.ts';
+import { ggufFormats, isGgufFormat, isIntegerFormat, type WeightFormat, weightFormats } from '../quant/index.ts';
 
 /** Element types in which weights can be written unquantised. */
 export type FloatFormat = 'float32' | 'float16' | 'bfloat16';
@@ -23,10 +23,6 @@ export const exportFormats: readonly ExportFormat[] = [
   ...(ggufFormats as readonly ExportFormat[]),
   ...weightFormats.filter(isIntegerFormat),
 ];
-
-/** Whether a format is one of a GGUF file; the others are of a directory. */
-export const isGgufFormat = (format: ExportFormat | WeightFormat): boolean =>
-  (ggufFormats as readonly string[]).includes(format);
 
 export const isFloat = (format: ExportFormat): format is FloatFormat =>
   format === 'float32' || format === 'float16' || format === 'bfloat16';

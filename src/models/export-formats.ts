@@ -5,6 +5,7 @@ import {
   type FormatName,
   formats,
   ggufFormats,
+  isGgufFormat,
   isIntegerFormat,
   type Quantization,
   requireWidths,
@@ -12,7 +13,7 @@ import {
   type WeightFormat,
 } from '../quant/index.ts';
 import type { Tensor } from '../tensor/index.ts';
-import { type ExportChoice, type ExportFormat, type FloatFormat, isFloat, isGgufFormat } from './export-choice.ts';
+import { type ExportChoice, type ExportFormat, type FloatFormat, isFloat } from './export-choice.ts';
 
 /** The format in which the weight of a layer or an embedding is written; integers can have scales of their own. */
 export type WrittenFormat = (Quantization & Pick<Rounding, 'learned'>) | { readonly format: FloatFormat };

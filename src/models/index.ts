@@ -5,7 +5,6 @@ export {
   exportChoice,
   exportFormats,
   type FloatFormat,
-  isGgufFormat,
 } from './export-choice.ts';
 export { type FormatOf, formatsFor, type WrittenFormat } from './export-formats.ts';
 export type { AdapterHubNames, Family, GgufNames } from './family.ts';

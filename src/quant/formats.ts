@@ -185,6 +185,9 @@ export const ggmlBlockNames: readonly string[] = rows
 /** The formats in which a GGUF file can be written. */
 export const ggufFormats = rows.filter(([, row]) => row.ggufFileType !== undefined).map(([name]) => name);
 
+/** Whether a format is one of a GGUF file. */
+export const isGgufFormat = (format: string): boolean => (ggufFormats as readonly string[]).includes(format);
+
 /** ggml's names of the types that Graft does not read, by their numbers. */
 export const unsupportedGgmlTypes: Readonly<Record<number, string>> = {
   9: 'Q8_1',

@@ -12,6 +12,7 @@ export {
   inputFormatOf,
   integerFormats,
   isBlockFormat,
+  isGgufFormat,
   isIntegerFormat,
   type NumberFormat,
   packingModes,

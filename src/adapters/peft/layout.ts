@@ -8,7 +8,7 @@ import { basename, join } from 'node:path';
 import type { Steps } from '../../base/index.ts';
 import { openSafetensors, type TensorToWrite, writeSafetensors } from '../../io/index.ts';
 import { type Method, methods } from '../../methods/index.ts';
-import { type Embedding, type Model, moduleAt, unwrapped } from '../../nn/index.ts';
+import { type Embedding, type Linear, type Model, moduleAt, unwrapped } from '../../nn/index.ts';
 import { noGrad, scope, type Tensor } from '../../tensor/index.ts';
 import { headNames } from '../family-names.ts';
 import type { HeadTensors, Layout, LayoutAdapter } from '../layout.ts';
@@ -152,13 +152,16 @@ function* tensorsOf(
     // PEFT saves the table of a targeted embedding or head too (save_embedding_layers="auto").
     const path = /^base_model\.model\.(.*)\.lora_(embedding_A|A\.weight)$/.exec(name)?.[1];
     if (path && withTables && (path === model.sites.embeddings || path === model.sites.head)) {
-      const module = moduleAt(model.root, path);
-      const read = () => {
-        present((unwrapped(module) as Embedding).weight);
-        return (module as Embedding).denseWeight();
+      const table = unwrapped(moduleAt(model.root, path)) as Embedding | Linear;
+      const { weight, format } = table;
+      const width = 'inFeatures' in table ? table.inFeatures : table.width;
+      // Read when it is written: until then its numbers may be with other processes.
+      const bytes = () => {
+        present(weight);
+        return table.denseWeight().bytes();
       };
-      // Read when it is written: by then the numbers of this one may be with other processes.
-      yield { ...tensorToWrite([keyPrefix + path + tableSuffix, read()]), bytes: () => read().bytes() };
+      const dtype = format < 0 ? weight.dtype : 'float32';
+      yield { name: keyPrefix + path + tableSuffix, dtype, shape: [weight.size(0), width], bytes };
     }
   }
 }

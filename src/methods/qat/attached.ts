@@ -1,6 +1,6 @@
 /** Rounding that is on a model: switching it, merging under it, taking it off. */
 import { type Embedding, type Linear, type Model, moduleAt, type Rounding, replaceModule } from '../../nn/index.ts';
-import { ggufFormats, isIntegerFormat, roundingName, type WeightFormat } from '../../quant/index.ts';
+import { isGgufFormat, isIntegerFormat, roundingName } from '../../quant/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 import {
   type Adapter,
@@ -172,7 +172,6 @@ function roundedBefore(parts: readonly Part[]): string[] {
 /** Says it where no file holds all formats of a config. */
 function mixtureOf({ weight, embedding, head }: QatConfig): string[] {
   const used = [...new Set([weight, embedding ?? weight, head ?? weight])];
-  const isOfGguf = (format: WeightFormat) => (ggufFormats as readonly string[]).includes(format);
-  if (used.every(isOfGguf) || used.every(isIntegerFormat) || used.length === 1) return [];
+  if (used.every(isGgufFormat) || used.every(isIntegerFormat) || used.length === 1) return [];
   return [`qat: no file holds ${used.join(' and ')} together, so the rounded model runs as base and adapter only`];
 }

@@ -8,9 +8,9 @@ import { loadAdapter, saveAdapter, settingsOf, writeSettings } from '../../adapt
 import { startEngine } from '../../engine/index.ts';
 import { openGguf } from '../../io/index.ts';
 import { attachMethods, type MethodChoice } from '../../methods/index.ts';
-import { type ExportFormat, exportFormats, isGgufFormat, loadModel, saveModel } from '../../models/index.ts';
+import { type ExportFormat, exportFormats, loadModel, saveModel } from '../../models/index.ts';
 import { Linear, type Model, namedModules } from '../../nn/index.ts';
-import { pack } from '../../quant/index.ts';
+import { isGgufFormat, pack } from '../../quant/index.ts';
 import { ops, scope } from '../../tensor/index.ts';
 import { mergeFiles } from './merge.ts';
 import { type QuantizeSettings, quantizeFiles } from './quantize.ts';

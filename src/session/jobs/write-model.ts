@@ -2,17 +2,9 @@
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { tokenizerFilesOf, tokenizerIfAny } from '../../data/index.ts';
-import {
-  type ExportChoice,
-  formatsFor,
-  isGgufFormat,
-  openModel,
-  requireGguf,
-  saveGguf,
-  saveModel,
-} from '../../models/index.ts';
+import { type ExportChoice, formatsFor, openModel, requireGguf, saveGguf, saveModel } from '../../models/index.ts';
 import type { Model, Rounding } from '../../nn/index.ts';
-import { type Activation, type FormatName, isBlockFormat } from '../../quant/index.ts';
+import { type Activation, type FormatName, isBlockFormat, isGgufFormat } from '../../quant/index.ts';
 import type { JobContext } from '../job-context.ts';
 import type { Progress } from './rows.ts';
 
