@@ -129,7 +129,7 @@ struct LoraLinear : torch::autograd::Function<LoraLinear> {
     Tensor dx, dx_dropped;
     if (ctx->saved_data["dx"].toBool()) dx = product_backward(g, saved_weight(ctx));
     if (ctx->saved_data["dinput"].toBool()) {
-      if (ctx->saved_data["dropped"].toBool()) add_update(dx_dropped = at::zeros({g.size(0), a.size(1)}, g.options()), dh, a, 1);
+      if (ctx->saved_data["dropped"].toBool()) dx_dropped = at::mm(dh, a.to(dh.scalar_type())).to(g.scalar_type());
       else add_update(dx, dh, a, 1);
     }
     const Tensor da = a.requires_grad() ? factor_gradient(dh, input) : Tensor();

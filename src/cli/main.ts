@@ -33,7 +33,8 @@ const firstSteps = examples(
 const environment = `Every command takes --json. Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped with Ctrl-C,
 143 by SIGTERM, 129 by SIGHUP.
 Environment: GRAFT_CACHE (downloads and builds), GRAFT_LIBTORCH (a LibTorch of your own), HF_TOKEN and HF_ENDPOINT
-(hub), GRAFT_DEBUG=1 (stack traces), GRAFT_MKL=generic (MKL's kernels for any processor).
+(hub), GRAFT_DEBUG=1 (stack traces), GRAFT_MKL=generic (MKL's kernels for any processor),
+GRAFT_COMPOSITE=1 (on a GPU, LibTorch's operators in place of our kernels).
 `;
 
 /** The whole command line; a command is a file and a place in this list. */

@@ -43,7 +43,7 @@ export interface StartOptions {
 export async function startEngine(options: StartOptions = {}): Promise<Engine> {
   if (engine && !options.rebuild) return engine;
   requireProcessor(processor());
-  requireKnownMkl(process.env.GRAFT_MKL);
+  for (const [name, only, instead] of variables) requireKnown(name, only, instead);
   const log = options.log ?? ((line) => console.error(line));
   const torch = await ensureLibTorch(log);
   const addon = await ensureAddon(torch, log, options.rebuild);
@@ -121,11 +121,18 @@ export function engineStatus(): { torch: LibTorch | undefined; addon: string | u
   return { torch, addon: torch && addonPath(torch) };
 }
 
+/** Variables of the environment that choose kernels, with the value that each takes, and what there is without it. */
+const variables = [
+  ['GRAFT_MKL', 'generic', "MKL's kernels for this processor"],
+  ['GRAFT_COMPOSITE', '1', 'our own kernels on a GPU'],
+] as const;
+
 /** @throws GraftError 'usage' for a value that would be ignored */
-function requireKnownMkl(choice: string | undefined): void {
-  if (!choice || choice === 'generic') return;
-  throw new GraftError('usage', `GRAFT_MKL is '${choice}', and the only value that it takes is generic`, {
-    hint: "Unset it for MKL's kernels for this processor",
+function requireKnown(name: string, only: string, instead: string): void {
+  const choice = process.env[name];
+  if (!choice || choice === only) return;
+  throw new GraftError('usage', `${name} is '${choice}', and the only value that it takes is ${only}`, {
+    hint: `Unset it for ${instead}`,
   });
 }
 

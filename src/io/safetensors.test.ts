@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { safetensorsFile, temporary } from '../../test/samples/io.ts';
@@ -21,6 +21,18 @@ function refuses(path: string, message: RegExp): void {
 }
 
 describe('openSafetensors', () => {
+  it('reads a file anew that was written again at the same time', () => {
+    using dir = temporary();
+    const path = dir.put('m.safetensors', safetensorsFile({ a: f32([2, 2], 0, 16) }, 16));
+    const { atime, mtime } = statSync(path);
+    utimesSync(path, atime, mtime);
+    using first = openSafetensors(path);
+    writeFileSync(path, safetensorsFile({ b: f32([2, 2], 0, 16) }, 16));
+    utimesSync(path, atime, mtime);
+    using second = openSafetensors(path);
+    assert.deepEqual([...first.entries.keys(), ...second.entries.keys()], ['a', 'b']);
+  });
+
   it('gives shapes, types, metadata and bytes', () => {
     using dir = temporary();
     const header = {

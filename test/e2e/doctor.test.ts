@@ -127,7 +127,7 @@ test('a model that is not there', () => {
   assertRefused(graft(dir, ['doctor', '--model', 'none.gguf']), 2, /none\.gguf: The model was not found/);
 });
 
-test('GRAFT_MKL: generic is said, and a value that would be ignored is refused', () => {
+test('GRAFT_MKL: generic is said; a value of a variable that would be ignored is refused', () => {
   const generic = graft(dir, ['doctor', '--json'], { GRAFT_MKL: 'generic' });
   assert.equal(generic.status, 0, generic.stderr);
   const vendor = /vendor_id\s*: (\w+)/.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1];
@@ -137,5 +137,10 @@ test('GRAFT_MKL: generic is said, and a value that would be ignored is refused',
     graft(dir, ['doctor'], { GRAFT_MKL: 'off' }),
     2,
     /GRAFT_MKL is 'off', and the only value that it takes is generic/,
+  );
+  assertRefused(
+    graft(dir, ['doctor'], { GRAFT_COMPOSITE: 'true' }),
+    2,
+    /GRAFT_COMPOSITE is 'true', and the only value that it takes is 1/,
   );
 });
