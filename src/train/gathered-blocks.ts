@@ -70,16 +70,11 @@ export class GatheredBlocks {
 
   /** What blocks and embeddings run in. */
   get gates(): Gates {
-    const { embeddings } = this.#parts;
-    return {
-      block: (block): Gate => ({
-        forward: (run) => this.#forward(block, run),
-        backward: (run) => this.#backward(block, run),
-      }),
-      ...(embeddings.tensors.size > 0 && {
-        embeddings: { forward: (run) => this.#lookUp(run), backward: (run) => this.#lookUpAgain(run) },
-      }),
-    };
+    const block = (number: number): Gate => ({
+      forward: (run) => this.#forward(number, run),
+      backward: (run) => this.#backward(number, run),
+    });
+    return { block, ...(this.#parts.embeddings.tensors.size > 0 && { embeddings: block(-1) }) };
   }
 
   /**
@@ -109,49 +104,26 @@ export class GatheredBlocks {
   }
 
   #follow(pass: Pass): void {
-    if (pass.next < 0) this.#lookUp(() => []);
+    if (pass.next < 0) this.#forward(-1, () => []);
     for (const block of this.#blocks.keys()) this.#forward(block, () => []);
     if (!pass.trains) return;
     for (let block = this.#blocks.length - 1; block >= pass.lowest; block--) this.#backward(block, () => {});
-    if (pass.reachesEmbeddings) this.#lookUpAgain(() => {});
+    if (pass.reachesEmbeddings) this.#backward(-1, () => {});
   }
 
-  #lookUp(run: () => readonly Tensor[]): readonly Tensor[] {
-    const pass = this.#enter(-1, false, 0);
-    const { unit } = this.#parts.embeddings;
-    let outputs: readonly Tensor[];
-    try {
-      outputs = run();
-    } finally {
-      unit.away();
-    }
-    pass.reachesEmbeddings = pass.trains && outputs.some(({ requiresGrad }) => requiresGrad);
-    pass.next++;
-    return outputs;
-  }
-
-  #lookUpAgain(run: () => void): void {
-    const pass = this.#enter(-1, true, undefined);
-    const { unit, trained } = this.#parts.embeddings;
-    try {
-      run();
-      this.#gradients.send(trained);
-    } finally {
-      unit.away();
-    }
-    pass.next--;
-  }
-
+  /** Runs a part of the forward pass: a block, or −1, the lookups in the embeddings. */
   #forward(block: number, run: () => readonly Tensor[]): readonly Tensor[] {
     const pass = this.#enter(block, false, block + 1);
-    const { unit } = this.#blocks[block]!;
+    const { unit } = this.#partAt(block);
     let outputs: readonly Tensor[];
     try {
       outputs = run();
     } finally {
       unit.away();
     }
-    if (outputs.some(({ requiresGrad }) => requiresGrad)) pass.lowest = Math.min(pass.lowest, block);
+    const isTrained = outputs.some(({ requiresGrad }) => requiresGrad);
+    if (block < 0) pass.reachesEmbeddings = pass.trains && isTrained;
+    else if (isTrained) pass.lowest = Math.min(pass.lowest, block);
     pass.next++;
     if (pass.next < this.#blocks.length) return outputs;
     this.#parts.head.unit.present();
@@ -182,10 +154,11 @@ export class GatheredBlocks {
     unit.away();
   }
 
+  /** The same of the backward pass. */
   #backward(block: number, run: () => void): void {
-    const below = block > (this.#pass?.lowest ?? 0) || this.#pass?.reachesEmbeddings ? block - 1 : undefined;
-    const pass = this.#enter(block, true, below);
-    const { unit, trained } = this.#blocks[block]!;
+    const goesOn = block > (this.#pass?.lowest ?? 0) || (block >= 0 && this.#pass?.reachesEmbeddings);
+    const pass = this.#enter(block, true, goesOn ? block - 1 : undefined);
+    const { unit, trained } = this.#partAt(block);
     try {
       run();
       this.#gradients.send(trained);
