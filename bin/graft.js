@@ -4,6 +4,7 @@
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import module, { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -13,7 +14,11 @@ const isCheckout = existsSync(join(root, 'src', 'cli', 'main.ts'));
 const majorOf = (version) => Number(version.split('.')[0]);
 
 if (majorOf(process.versions.node) >= oldest) {
-  module.enableCompileCache(isCheckout ? join(root, 'node_modules', '.cache', 'node') : undefined);
+  // By a variable, because a call is for one thread: the engine has one of its own, and `graft launch` has processes.
+  process.env.NODE_COMPILE_CACHE ??= isCheckout
+    ? join(root, 'node_modules', '.cache', 'node')
+    : join(tmpdir(), 'node-compile-cache');
+  module.enableCompileCache(process.env.NODE_COMPILE_CACHE);
   await (await import(isCheckout ? '../src/cli/main.ts' : '../lib/cli/main.js')).main();
 } else {
   handOver(newerNode());

@@ -22,8 +22,8 @@ export interface Rows {
 /** How many rows a shape has. */
 export const rowsOf = (shape: readonly number[]): number => (shape.length > 1 ? shape[0]! : 1);
 
-/** Size of the read buffer; a row that is longer is read at once. */
-const bufferBytes = 2 ** 23;
+/** Size of the read buffer, at most; a row that is longer is read at once. */
+const maxBufferBytes = 2 ** 23;
 
 /** Elements of two tensors that are compared at once. */
 const comparedElements = 2 ** 20;
@@ -34,10 +34,14 @@ const comparedElements = 2 ** 20;
  */
 export class WeightReader implements Disposable {
   readonly #source: WeightSource;
+  /** As much as the largest tensor needs: the garbage collector runs the more often, the more bytes JavaScript has views of. */
+  readonly #bufferBytes: number;
   readonly #buffers = new Map<DType, { readonly tensor: Tensor; readonly bytes: Uint8Array }>();
 
   constructor(source: WeightSource) {
     this.#source = source;
+    const largest = source.entries.values().reduce((most, { bytes }) => Math.max(most, bytes), 8);
+    this.#bufferBytes = Math.min(maxBufferBytes, 8 * Math.ceil(largest / 8));
   }
 
   /** Returns the stored bytes, uint8 [rows, bytes of a row]. @param rows default: all */
@@ -140,7 +144,7 @@ export class WeightReader implements Disposable {
     dtype = stored,
     convert = (piece: Tensor) => piece,
   ): Tensor {
-    const maxRows = Math.max(1, Math.floor(bufferBytes / (entry.bytes / rowsOf(entry.shape))));
+    const maxRows = Math.max(1, Math.floor(maxBufferBytes / (entry.bytes / rowsOf(entry.shape))));
     let all: Tensor | undefined;
     for (let done = 0; done < rows.count; done += maxRows) {
       using s = scope();
@@ -166,7 +170,7 @@ export class WeightReader implements Disposable {
     const existing = this.#buffers.get(dtype);
     if (existing && existing.bytes.length >= minBytes) return existing;
     existing?.tensor.dispose();
-    const tensor = detachFromScopes(Tensor.staging([Math.max(bufferBytes, minBytes) / dtypes[dtype].bytes], dtype));
+    const tensor = detachFromScopes(Tensor.staging([Math.max(this.#bufferBytes, minBytes) / dtypes[dtype].bytes], dtype));
     const buffer = { tensor, bytes: tensor.memory() };
     this.#buffers.set(dtype, buffer);
     return buffer;

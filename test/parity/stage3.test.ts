@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import test, { before } from 'node:test';
+import test, { after, before } from 'node:test';
 import type { GraftError } from '../../src/base/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
 import { Session } from '../../src/session/index.ts';
@@ -14,6 +14,7 @@ import {
   alone,
   assertLosses,
   assertWeights,
+  close,
   interruptedAt,
   launched,
   longRun,
@@ -21,11 +22,13 @@ import {
   methods,
   processOf,
   recipe,
+  together,
 } from '../samples/ranks-runs.ts';
 import { tinyBert, tinyModel } from '../samples/tiny.ts';
 import { golden, temporary } from '../support.ts';
 
 before(() => startEngine());
+after(close);
 
 const zero = { stage: 3 };
 
@@ -38,7 +41,7 @@ async function compare(
   tolerance = 1e-5,
 ): Promise<void> {
   const single = await alone(recipe(join(dir, `${what}-one`), more, train));
-  const several = await launched({ recipe: recipe(join(dir, what), more, { ...train, zero }), ranks });
+  const { result: several } = await together(ranks, recipe(join(dir, what), more, { ...train, zero }));
   assert.equal(single.losses.length, 20);
   assertLosses(several, single, what);
   weights += assertWeights(several.adapter, single.adapter, what, tolerance);
@@ -91,9 +94,9 @@ test('weights in blocks, files of GGUF, other families, and methods that read we
   }
   assert.equal(cases - before, Object.keys(others).length);
   // Where sums are rounded, another last bit is another code: the same processes have the same bits.
-  const rounded = (stage: number) => {
+  const rounded = async (stage: number) => {
     const method = [{ type: 'qat', weight: 'int4', group_size: 4 }, lora];
-    return launched({ recipe: recipe(at(`rounded-${stage}`), { method }, { zero: { stage } }), ranks: 2 });
+    return (await together(2, recipe(at(`rounded-${stage}`), { method }, { zero: { stage } }))).result;
   };
   assertLosses(await rounded(3), await rounded(0), 'rounded sums');
 });
@@ -157,7 +160,7 @@ test('several tasks with their own heads; pairs, which one process learns while 
         run: { dir: join(dir.path, `${name}-${stage}`) },
         ...fields,
       }) as never;
-    assertLosses(await launched({ recipe: input(3), ranks: 2 }), await alone(input(0)), name);
+    assertLosses((await together(2, input(3))).result, await alone(input(0)), name);
   }
   assert.equal(cases.length, 2);
 });

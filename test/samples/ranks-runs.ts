@@ -1,12 +1,14 @@
 /** Runs of several processes, and of the same recipe in one, for test/parity/ranks.test.ts and others. */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { type LaunchOptions, launch, Session } from '../../src/session/index.ts';
 import type { Tensor } from '../../src/tensor/index.ts';
 import type { RecipeInput, TrainEvent, TrainResult } from '../../src/train/index.ts';
 import { golden, numbers, readTensors, relativeError } from '../support.ts';
+import { freePort, rankVariables } from './ranks.ts';
 
 export const lora = { type: 'lora', r: 4, lora_alpha: 8, target_modules: 'all-linear' } as const;
 
@@ -21,9 +23,50 @@ export const recipe = (dir: string, more: object = {}, train: object = {}): Reci
     run: { dir },
   }) as RecipeInput;
 
-export async function alone(input: RecipeInput): Promise<TrainResult> {
-  await using session = new Session();
-  return await session.train(input);
+let session: Session | undefined;
+
+/** A run of one process. `close` ends what it ran in. */
+export function alone(input: RecipeInput): Promise<TrainResult> {
+  session ??= new Session();
+  return session.train(input);
+}
+
+/** Processes that stand ready, by their number: starting them takes longer than most of the runs. */
+const standing = new Map<number, { readonly child: ChildProcess; readonly lines: AsyncIterator<string> }[]>();
+
+/** The run of several standing processes, and the kinds of its events. `launched` starts new ones, as a user does. */
+export async function together(
+  ranks: number,
+  input: RecipeInput,
+): Promise<{ result: TrainResult; events: TrainEvent['type'][] }> {
+  const processes =
+    standing.get(ranks) ??
+    Array.from({ length: ranks }, (_, rank) => {
+      const child = spawn(process.execPath, [join(import.meta.dirname, 'standing-rank.ts')], {
+        stdio: ['pipe', 'pipe', 'inherit'],
+        env: { ...process.env, ...rankVariables(rank, ranks, 60) },
+      });
+      return { child, lines: createInterface(child.stdout)[Symbol.asyncIterator]() };
+    });
+  standing.set(ranks, processes);
+  const port = await freePort();
+  const outcomes = await Promise.all(
+    processes.map(async ({ child, lines }) => {
+      child.stdin!.write(`${JSON.stringify({ port, recipe: input })}\n`);
+      const { value } = await lines.next();
+      return JSON.parse(value ?? assert.fail('the process has ended'));
+    }),
+  );
+  for (const { error } of outcomes) assert.equal(error, undefined);
+  return outcomes[0];
+}
+
+/** Ends the processes of `together` and the session of `alone`. */
+export async function close(): Promise<void> {
+  for (const { child } of [...standing.values()].flat()) child.stdin!.end();
+  standing.clear();
+  await session?.[Symbol.asyncDispose]();
+  session = undefined;
 }
 
 const quiet = { log: () => {}, timeout: 60 };
@@ -115,13 +158,14 @@ export const methods: readonly (readonly [name: string, more: object, train?: ob
   ['dropout', { method: { ...lora, lora_dropout: 0.2 } }, { micro_tokens: 1 }],
 ];
 
-/** The process id of a rank that this process, or another, has launched. */
+/** The process id of a rank that this process, or another, has launched; of `together`'s processes none. */
 export function processOf(rank: number, launcher = process.pid): number {
   const children = spawnSync('ps', ['-o', 'pid=', '--ppid', String(launcher)], { encoding: 'utf8' }).stdout;
   const found = children
     .split('\n')
     .map(Number)
     .filter((pid) => pid > 0 && existsSync(`/proc/${pid}/environ`))
+    .filter((pid) => readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('graft.js'))
     .find((pid) => readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0').includes(`RANK=${rank}`));
   assert.ok(found, `rank ${rank} runs`);
   return found;
@@ -138,7 +182,7 @@ export const interruptedAt = (step: number, act: () => void) => {
 };
 
 // Rows enough that a run lasts longer than a signal takes.
-const long = { steps: 120, batch_size: 8, micro_tokens: 64 };
+const long = { steps: 80, batch_size: 8, micro_tokens: 64 };
 const longRows = Array.from({ length: 64 }, (_, i) => ({
   ids: Array.from({ length: 24 }, (_, t) => 3 + ((i * 31 + t * t * 7) % 90)),
 }));

@@ -25,13 +25,23 @@ export interface Setting {
   readonly last?: number;
 }
 
-const freePort = () =>
+export const freePort = () =>
   new Promise<number>((resolve) => {
     const server = createServer().listen(0, '127.0.0.1', () => {
       const { port } = server.address() as { port: number };
       server.close(() => resolve(port));
     });
   });
+
+/** The variables by which a process on this machine knows its place, but for the port. @param timeout seconds */
+export const rankVariables = (rank: number, size: number, timeout: number) => ({
+  RANK: String(rank),
+  WORLD_SIZE: String(size),
+  LOCAL_RANK: String(rank),
+  LOCAL_WORLD_SIZE: String(size),
+  MASTER_ADDR: '127.0.0.1',
+  GRAFT_TIMEOUT: String(timeout),
+});
 
 /** Runs `action` of test/samples/rank.ts in several processes. A process that stops itself is killed once the others have ended. */
 export async function runRanks(action: string, failing: number, setting: Setting): Promise<Outcome[]> {
@@ -51,13 +61,8 @@ export async function runRanks(action: string, failing: number, setting: Setting
         stdio: ['ignore', 'pipe', 'inherit'],
         env: {
           ...process.env,
-          RANK: String(rank),
-          WORLD_SIZE: String(size),
-          LOCAL_RANK: String(rank),
-          LOCAL_WORLD_SIZE: String(size),
-          MASTER_ADDR: '127.0.0.1',
+          ...rankVariables(rank, size, timeout),
           MASTER_PORT: String(port),
-          GRAFT_TIMEOUT: String(timeout),
           ...env[rank],
         },
       });
