@@ -3,6 +3,7 @@
 //   node tools/run.cjs examples/quickstart.ts [arguments]
 const { spawnSync } = require('node:child_process');
 const { existsSync } = require('node:fs');
+const { cpus } = require('node:os');
 const { join } = require('node:path');
 
 const root = join(__dirname, '..');
@@ -20,4 +21,7 @@ if (!existsSync(node) || !existsSync(join(root, 'node_modules', 'zod'))) {
 }
 // The compile cache keeps files without their types for the next start.
 const cache = { NODE_COMPILE_CACHE: join(root, 'node_modules', '.cache', 'node') };
-run(node, process.argv.slice(2), { env: Object.assign(cache, process.env) });
+const args = process.argv.slice(2);
+// Node would run one file at a time on two cores, and most tests compute in one thread.
+if (args[0] === '--test') args.splice(1, 0, `--test-concurrency=${Math.max(2, cpus().length - 1)}`);
+run(node, args, { env: Object.assign(cache, process.env) });
