@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startEngine } from '../src/engine/index.ts';
 import { runRanks } from '../test/samples/ranks.ts';
-import { alone, differenceOf, launched, methods, recipe } from '../test/samples/ranks-runs.ts';
+import { alone, close, differenceOf, launched, methods, recipe } from '../test/samples/ranks-runs.ts';
 import { fetchSmolLM2 } from '../tools/fetch/fetch.ts';
 import { type Bar, report, round, workFolder } from './support.ts';
 
@@ -34,6 +34,7 @@ for (const [method, more, train] of chosen) {
       console.log(JSON.stringify(cases.at(-1)));
     }
 }
+await close();
 const kept: { ranks: number; rank: number; kept_mb: number; formula_mb: number; off: number; gradients_off: number }[] =
   [];
 const sharingSizes = !args.only || args.only === 'memory' ? [2, 4, 8] : [];

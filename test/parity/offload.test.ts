@@ -2,15 +2,16 @@
 import assert from 'node:assert/strict';
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import test, { before } from 'node:test';
+import test, { after, before } from 'node:test';
 import { startEngine } from '../../src/engine/index.ts';
 import { Session } from '../../src/session/index.ts';
 import { parseRecipe, runTraining, type TrainEvent, type TrainResult } from '../../src/train/index.ts';
 import { randomLlama } from '../samples/llama.ts';
-import { alone, assertLosses, launched, lora, recipe } from '../samples/ranks-runs.ts';
+import { alone, assertLosses, close, lora, recipe, together } from '../samples/ranks-runs.ts';
 import { temporary } from '../support.ts';
 
 before(() => startEngine());
+after(close);
 
 /** Large enough that weights and moments do not stay in memory for being small. */
 const sizes = { width: 128, inner: 256, layers: 2, vocab: 160 } as const;
@@ -80,11 +81,9 @@ test('several processes have on the disk what they have in memory', async () => 
       const what = `${name}, stage ${stage}`;
       const input = (to: string, settings: object) =>
         recipe(join(dir.path, what, to), { model, ...more }, { ...few, ...train, zero: { stage }, ...settings });
-      const inMemory = await launched({ recipe: input('memory', {}), ranks: 2 });
-      const notes: string[] = [];
-      const onDisk = await launched({ recipe: input('disk', { offload }), ranks: 2 }, (event: TrainEvent) => {
-        if (event.type === 'warning') notes.push(event.message);
-      });
+      const { result: inMemory } = await together(2, input('memory', {}));
+      const { result: onDisk, events } = await together(2, input('disk', { offload }));
+      const notes = events.flatMap((event) => (event.type === 'warning' ? [event.message] : []));
       assertLosses(onDisk, inMemory, what);
       assert.ok(
         notes.some((note) => note.startsWith('frozen weights stay in files')),

@@ -47,7 +47,7 @@ for (const [name, more, train] of methods) {
         const what = `${name}, ${ranks} processes, stage ${stage}`;
         const input = recipe(join(dir.path, `${ranks}-${stage}`), more, { ...train, zero: { stage } });
         const { result: several, events } = await together(ranks, input);
-        const switches = events.filter((type) => type === 'layers').length;
+        const switches = events.filter(({ type }) => type === 'layers').length;
         assert.ok(name === 'layers in turn' ? switches >= 3 : switches === 0, `${switches} switches`);
         assertLosses(several, single, what);
         // AdamW makes steps of one length out of gradients of any size, so last bits of the smallest count: 3.0e-5 on Zen 3.

@@ -34,11 +34,11 @@ export function alone(input: RecipeInput): Promise<TrainResult> {
 /** Processes that stand ready, by their number: starting them takes longer than most of the runs. */
 const standing = new Map<number, { readonly child: ChildProcess; readonly lines: AsyncIterator<string> }[]>();
 
-/** The run of several standing processes, and the kinds of its events. `launched` starts new ones, as a user does. */
+/** The run of several standing processes, and its events. `launched` starts new ones, as a user does. */
 export async function together(
   ranks: number,
   input: RecipeInput,
-): Promise<{ result: TrainResult; events: TrainEvent['type'][] }> {
+): Promise<{ result: TrainResult; events: TrainEvent[] }> {
   const processes =
     standing.get(ranks) ??
     Array.from({ length: ranks }, (_, rank) => {

@@ -9,11 +9,11 @@ await startEngine();
 for await (const line of createInterface(process.stdin)) {
   const { port, recipe } = JSON.parse(line) as { port: number; recipe: unknown };
   process.env.MASTER_PORT = String(port);
-  const events: TrainEvent['type'][] = [];
+  const events: TrainEvent[] = [];
   let outcome: object;
   try {
     const placement = launchEnvironment();
-    const result = await runTraining({ placement, recipe: parseRecipe(recipe) }, ({ type }) => events.push(type));
+    const result = await runTraining({ placement, recipe: parseRecipe(recipe) }, (event) => events.push(event));
     outcome = { result, events };
   } catch (error) {
     outcome = { error: GraftError.of(error).toJSON() };
