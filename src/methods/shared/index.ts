@@ -34,6 +34,7 @@ export {
   savedTargets,
   selectTargets,
   type TargetConfig,
+  unmatchedTargets,
 } from './targets.ts';
 export { trainedCopies } from './trained-copies.ts';
 export { layerUnder, type Switch, unwrap, type Wrapper, wrappedAdapter } from './wrappers.ts';
