@@ -119,6 +119,25 @@ test('columns are renamed, shards joined; what was understood is shown, logged, 
     .map((line) => JSON.parse(line));
   assert.deepEqual([given.given_label, given.given_probabilities, given.text], ['other', 'mine', 'free cash']);
 
+  // The label of a row that has nothing to predict is not taken for a prediction.
+  const empty = write('empty.jsonl', [
+    { body: '', category: 'spam', label: 'mine' },
+    { body: 'free cash', category: 'ham' },
+  ]);
+  const skipping = graft(dir, ['predict', '--adapter', 'run', '--data', empty, '--out', 'skipping.jsonl']);
+  assert.match(skipping.stderr, /1 row has nothing to learn and is left out \(.*empty\.jsonl:1\)/);
+  const [skipped] = readFileSync(at('skipping.jsonl'), 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+  assert.deepEqual(skipped, {
+    body: '',
+    category: 'spam',
+    given_label: 'mine',
+    text: '',
+    skipped: 'the row has nothing to predict',
+  });
+
   renameSync(bert, at('moved'));
   assertRefused(
     graft(dir, ['eval', '--adapter', 'run', '--data', 'shards']),
