@@ -3,7 +3,7 @@
  * `check_target_module_exists`, peft/utils/other.py `get_pattern_key`).
  */
 import { GraftError, nearest } from '../../base/index.ts';
-import { Embedding, headsOf, type Model, namedModules, unwrapped } from '../../nn/index.ts';
+import type { Candidate } from './candidates.ts';
 import { fullMatch, pythonSource } from './python-regex.ts';
 
 export interface TargetConfig {
@@ -12,16 +12,6 @@ export interface TargetConfig {
   readonly layers_to_transform?: number | readonly number[] | null | undefined;
   readonly layers_pattern?: string | readonly string[] | null | undefined;
   readonly modules_to_save?: readonly string[] | null | undefined;
-}
-
-/** A module of a model, with what selection needs to know about it. */
-export interface Candidate {
-  readonly path: string;
-  readonly kind: 'linear' | 'embedding' | 'other';
-  /** True for the output projection, which `all-linear` leaves out. */
-  readonly head?: boolean;
-  /** True inside the task's head, which is trained whole under every method: never a target. */
-  readonly trained?: boolean;
 }
 
 const lastPart = (path: string): string => path.split('.').at(-1)!;
@@ -198,27 +188,4 @@ export function savedTargets(
   const names = [...new Set(paths.map(lastPart))].sort();
   const exact = allPaths.filter((path) => names.includes(lastPart(path))).length === paths.length;
   return exact ? names : paths;
-}
-
-/** Returns a test whether a path lies in the task's head, which is trained whole; by the end of a part, as for `modules_to_save`. */
-export function inTrainedHead({ task, sites }: Model): (path: string) => boolean {
-  const heads = task.labels.length > 0 ? headsOf(sites) : [];
-  return (path) => path.split('.').some((part) => heads.some((head) => part.endsWith(head)));
-}
-
-/** Returns the modules of a model as candidates. */
-export function candidatesOf(model: Model): Candidate[] {
-  const { head } = model.sites;
-  const isTrained = inTrainedHead(model);
-  return [...namedModules(model.root)].map(([path, module]) => ({
-    path,
-    kind: isLinear(module) ? 'linear' : unwrapped(module) instanceof Embedding ? 'embedding' : 'other',
-    head: path === head,
-    trained: isTrained(path),
-  }));
-}
-
-/** Whether a module is a linear layer or a wrapper of one. */
-function isLinear(module: object): boolean {
-  return 'inFeatures' in module && 'outFeatures' in module;
 }
