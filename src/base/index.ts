@@ -8,6 +8,7 @@ export {
   type OtherErrorJson,
 } from './errors.ts';
 export { fileError, makeDirectory, nearestPath } from './files.ts';
+export { isRunning, LOCK_NAME, lockDirectory, processStamp, waitForLock } from './lock.ts';
 export { freeMemory } from './memory.ts';
 export { nearest } from './nearest.ts';
 export { cacheDir, packageRoot } from './paths.ts';

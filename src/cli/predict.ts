@@ -84,8 +84,9 @@ export const predict = () =>
         const { classifications, notes } = await model.classify(data, { ...rows, labels });
         return { task: model.info.task, predictions: classifications, report: undefined, notes };
       });
+      const names = new Set(predictions.flatMap((prediction) => Object.keys(toWire(prediction) as object)));
       writeFile(out, (write) => {
-        for (const prediction of predictions) write(Buffer.from(`${lineOf(prediction)}\n`));
+        for (const prediction of predictions) write(Buffer.from(`${lineOf(prediction, names)}\n`));
       });
       if (options.json) printJson({ task, rows: predictions.length, out, ...(report && { report }), notes });
       else {
@@ -94,12 +95,15 @@ export const predict = () =>
       }
     });
 
-/** A line of predictions: the row's own fields, and then what is predicted of it. */
-function lineOf({ fields = {}, ...prediction }: Prediction | Classification): string {
+/**
+ * A line of predictions: the row's own fields, and then what is predicted of it.
+ * @param names of what is predicted of any row: a label of a row without a prediction must not look like one
+ */
+function lineOf({ fields = {}, ...prediction }: Prediction | Classification, names: ReadonlySet<string>): string {
   const predicted = toWire(prediction) as Record<string, unknown>;
   // A text is the one that was read, which may have the model's prompt before it.
   const own = Object.entries(fields).map(([name, value]) => {
-    const isSame = name === 'text' || !(name in predicted) || isDeepStrictEqual(value, predicted[name]);
+    const isSame = name === 'text' || !names.has(name) || isDeepStrictEqual(value, predicted[name]);
     return [isSame ? name : `given_${name}`, value];
   });
   return JSON.stringify({ ...Object.fromEntries(own), ...predicted }, (_, value) => exactJson(value) ?? value);

@@ -14,6 +14,7 @@ import type { TaskName } from '../nn/index.ts';
 import type { Metric } from '../tasks/index.ts';
 import type { Recipe, TrainEvent, TrainResult } from '../train/index.ts';
 import { type Comparison, type Contestant, roundedName } from './comparison.ts';
+import { noMetric, requireMetric } from './metric.ts';
 import type { Failure, Outcome, Results } from './results.ts';
 
 type Json = Record<string, unknown>;
@@ -164,6 +165,7 @@ export async function runComparison(
 ): Promise<Results> {
   const { answers, contenders, dir } = comparison;
   const context: Context = { comparison, openSession, onProgress, signal };
+  await requireMetric(comparison);
   mkdirSync(dir, { recursive: true });
   const outcomes: Outcome[] = [];
   const failed: Failure[] = [];
@@ -368,19 +370,9 @@ async function measure(
   const { metrics, hits } = await model.evaluate(evalRows!, options);
   const [first] = metrics;
   const metric = metricName === undefined ? first : metrics.find(({ name }) => name === metricName);
-  if (!metric) {
-    if (metrics.length === 0) {
-      throw new GraftError('usage', 'the task has no metric to compare methods by', {
-        place: 'compare',
-        hint: 'Name the possible answers under compare.answers',
-      });
-    }
-    throw new GraftError('usage', `the task has no metric '${metricName}'`, {
-      place: 'compare.metric',
-      hint: `It has ${metrics.map(({ name }) => name).join(', ')}`,
-    });
-  }
-  return withHits(metric, metric === first ? hits : undefined);
+  if (metric) return withHits(metric, metric === first ? hits : undefined);
+  const names = metrics.map(({ name }) => name);
+  throw noMetric(metricName, names);
 }
 
 /** Returns a moving average of the losses: at each step, the mean over a window of the steps up to it, a fifteenth of the run. */

@@ -28,11 +28,25 @@ export class BadRows {
     try {
       return read();
     } catch (error) {
-      if (!(error instanceof GraftError) || error.kind !== 'input' || error.place === undefined) throw error;
-      this.#errors.push(error);
-      if (this.#errors.length === maxTold) this.refuse();
+      this.#keep(error);
       return undefined;
     }
+  }
+
+  /** As `try`, for what is read later. */
+  async tryLater<T>(read: () => Promise<T>): Promise<T | undefined> {
+    try {
+      return await read();
+    } catch (error) {
+      this.#keep(error);
+      return undefined;
+    }
+  }
+
+  #keep(error: unknown): void {
+    if (!(error instanceof GraftError) || error.kind !== 'input' || error.place === undefined) throw error;
+    this.#errors.push(error);
+    if (this.#errors.length === maxTold) this.refuse();
   }
 
   /** @throws GraftError 'input' with the places of all bad rows, if there are any */

@@ -213,22 +213,22 @@ export function shareGptContent(row: z.infer<typeof shareGptSchema>) {
 }
 
 export const promptCompletionSchema = z.union([
-  z.looseObject({ prompt: z.string(), completion: z.string() }),
-  withShared({ prompt: z.array(messageSchema).min(1), completion: z.array(messageSchema).min(1) }),
+  z.looseObject({ prompt: z.string(), completion: z.string().nullish() }),
+  withShared({ prompt: z.array(messageSchema).min(1), completion: z.array(messageSchema).min(1).nullish() }),
 ]);
 const promptColumns = ['prompt', 'completion'];
 export function promptCompletionContent(
   row: z.infer<typeof promptCompletionSchema>,
 ): ExampleContent & Pick<Example, 'unused'> {
   if (typeof row.prompt !== 'string') {
-    const { prompt, completion } = row as { prompt: MessageRow[]; completion: MessageRow[] };
-    return conversation(row as Row & SharedFields, promptColumns, [...prompt, ...completion], prompt.length);
+    const { prompt, completion } = row as { prompt: MessageRow[]; completion?: MessageRow[] | null };
+    return conversation(row as Row & SharedFields, promptColumns, [...prompt, ...(completion ?? [])], prompt.length);
   }
   const unused = unusedColumns(row, promptColumns);
   return {
     kind: 'completion',
     prompt: row.prompt,
-    completion: row.completion as string,
+    completion: (row.completion as string | null | undefined) ?? undefined,
     ...(unused.length > 0 && { unused }),
   };
 }
@@ -236,18 +236,19 @@ export function promptCompletionContent(
 export const alpacaSchema = withShared({
   instruction: z.string(),
   input: z.string().nullish(),
-  output: z.string(),
+  output: z.string().nullish(),
   history: z.array(z.tuple([z.string(), z.string()])).nullish(),
 });
 /** LLaMA-Factory's `history` is the earlier turns: pairs of a question and its answer, which is learned too. */
 export function alpacaContent(row: z.infer<typeof alpacaSchema>) {
-  const pairs = [
+  const question = row.input ? `${row.instruction}\n\n${row.input}` : row.instruction;
+  const pairs: (readonly [string, string | undefined])[] = [
     ...(row.history ?? []),
-    [row.input ? `${row.instruction}\n\n${row.input}` : row.instruction, row.output],
+    [question, row.output ?? undefined],
   ];
-  const messages = pairs.flatMap(([question, answer]) => [
-    { role: 'user', content: question! },
-    { role: 'assistant', content: answer! },
+  const messages = pairs.flatMap(([content, answer]) => [
+    { role: 'user', content },
+    ...(answer === undefined ? [] : [{ role: 'assistant', content: answer }]),
   ]);
   const columns = ['instruction', 'input', 'output', 'history'];
   return conversation({ ...row, tools: row.tools?.map(asTool) }, columns, messages);

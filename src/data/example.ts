@@ -17,7 +17,7 @@ export interface Answer {
   readonly start: number;
 }
 
-/** A row of data, independent of the format of its file. Undefined labels, tags and answers are to be predicted. */
+/** A row of data, independent of the format of its file. Undefined labels, tags, completions and answers are to be predicted. */
 export type Example = ExampleContent & {
   /** Which of several tasks the row belongs to, from 0. */
   readonly task?: number;
@@ -39,7 +39,7 @@ export type ExampleContent =
       /** Indices of the assistant's messages that are context all the same. */
       readonly notLearned?: readonly number[] | undefined;
     }
-  | { readonly kind: 'completion'; readonly prompt: string; readonly completion: string }
+  | { readonly kind: 'completion'; readonly prompt: string; readonly completion: string | undefined }
   | { readonly kind: 'text'; readonly text: string }
   | {
       readonly kind: 'labelled';

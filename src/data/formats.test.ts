@@ -191,7 +191,7 @@ test('missing, ambiguous, misspelt and unrecognised columns', () => {
   refused({}, /\(none\)/);
   refused({ mesages: [] }, /unrecognised columns 'mesages'; did you mean 'messages' instead of 'mesages'\?/);
   refused({ promt: 'a', completion: 'b' }, /'prompt' instead of 'promt'/);
-  refused({ prompt: 'a', responses: 'b' }, /unrecognised columns 'prompt', 'responses'/);
+  refused({ question: 'a', responses: 'b' }, /unrecognised columns 'question', 'responses'/);
   refused({ text: 'a', messages: [user('a')] }, /could be messages or text.*data\.format/);
   refused({ messages: 'a' }, /messages: expected array/);
   refused({ messages: [{ content: 'a' }] }, /messages\.0\.role/);
@@ -217,6 +217,24 @@ test('an error names the field in the file, and the one that was probably meant'
 test('tools of a prompt that is a conversation', () => {
   const got = example({ prompt: [user('a')], completion: [assistant('b')], tools: [{ x: 1 }] });
   assert.deepEqual(got.kind === 'chat' && [got.tools, got.from], [[{ x: 1 }], 1]);
+});
+
+test('a row that only asks has no answer: columns of another format come first', () => {
+  assert.deepEqual(example({ prompt: 'a', source: 3 }), {
+    kind: 'completion',
+    prompt: 'a',
+    completion: undefined,
+    unused: ["the column 'source' is not used"],
+  });
+  const talks = [{ prompt: [user('a')] }, { prompt: [user('a')], completion: null }, { instruction: 'a' }];
+  for (const row of talks) {
+    const got = example(row);
+    assert.deepEqual(got.kind === 'chat' && got.messages, [user('a')], JSON.stringify(row));
+  }
+  const earlier = example({ instruction: 'c', history: [['a', 'b']] });
+  assert.deepEqual(earlier.kind === 'chat' && earlier.messages.map(({ content }) => content), ['a', 'b', 'c']);
+  assert.equal(example({ prompt: 'a', text: 'b' }).kind, 'text');
+  assert.equal(example({ prompt: 'a', messages: [user('a')] }).kind, 'chat');
 });
 
 test('naming the format resolves columns that match two', () => {

@@ -88,6 +88,8 @@ interface FormatEntry {
   readonly columns: readonly string[];
   /** and none of these, which belong to another format. */
   readonly excludedColumns?: readonly string[];
+  /** The column of a row whose answer is to be predicted, where that row has the columns of no format. */
+  readonly askingColumn?: string;
   readonly schema: z.ZodType;
   readonly read: (row: never) => ExampleContent & Pick<Example, 'unused'>;
 }
@@ -98,10 +100,16 @@ export const formats: Readonly<Record<Format, FormatEntry>> = {
   sharegpt: { columns: ['conversations'], schema: shareGptSchema, read: shareGptContent },
   'prompt-completion': {
     columns: ['prompt', 'completion'],
+    askingColumn: 'prompt',
     schema: promptCompletionSchema,
     read: promptCompletionContent,
   },
-  alpaca: { columns: ['instruction', 'output'], schema: alpacaSchema, read: alpacaContent },
+  alpaca: {
+    columns: ['instruction', 'output'],
+    askingColumn: 'instruction',
+    schema: alpacaSchema,
+    read: alpacaContent,
+  },
   text: {
     columns: ['text'],
     excludedColumns: ['label', 'text_pair'],

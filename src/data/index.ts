@@ -35,7 +35,7 @@ export {
   recordsOf,
   withPaths,
 } from './row-source.ts';
-export { checkedIds, checkedLabels, isEmpty, type Row, type RowOptions, toRows } from './rows.ts';
+export { checkedIds, checkedLabels, isBlank, isEmpty, type Row, type RowOptions, toRows } from './rows.ts';
 export { randomStream, rowsOfStep, shuffled, split } from './sampler.ts';
 export { toExample, toStep } from './to-example.ts';
 export {

@@ -249,6 +249,22 @@ test('truncate: the end, the start, or the middle of what is not learned is cut'
   );
 });
 
+test('a prompt without a completion cannot be learned', () => {
+  assert.throws(
+    () =>
+      rows([{ kind: 'completion', prompt: 'a', completion: undefined, unused: ["the column 'answer' is not used"] }]),
+    /f:1: the row has a prompt and no completion; the column 'answer' is not used\. Add a completion, or name its column: data\.columns/,
+  );
+});
+
+test('answers in a column of another name are not taken for rows that only ask', () => {
+  const unused = ["the column 'response' is not used"];
+  assert.throws(
+    () => rows([{ kind: 'chat', messages: [{ role: 'user', content: 'a' }], from: 0, unused }]),
+    /none of the 1 rows has.*turns of 'user'.*; the column 'response' is not used\. Say with data\.columns which column/,
+  );
+});
+
 test('rows in which nobody speaks as the assistant are refused with their roles', () => {
   const turn = (role: string) => ({ role, content: 'a' });
   assert.throws(

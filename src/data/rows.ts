@@ -63,24 +63,30 @@ export function toRows(
   const bad = new BadRows();
   const rows: Row[] = [];
   const roles = new Set<string>();
+  const unused = new Set<string>();
   let first: string | undefined;
   for (const { example, place } of examples) {
     first ??= place;
     if (example.kind === 'chat') for (const { role } of example.messages) roles.add(role);
+    for (const what of example.unused ?? []) unused.add(what);
     const made = isEmpty(example) ? undefined : bad.try(() => rowOf(example, place, options, report));
     if (made) rows.push(made);
     else if (made === undefined) report.empty(place); // of a bad row too, but then there is no report
   }
   bad.refuse();
   const result = report.of(rows.length);
-  if (rows.length === 0) throw nothingToLearn(result, roles, options.maxLength, first);
+  if (rows.length === 0) throw nothingToLearn(result, { roles, unused, maxLength: options.maxLength, place: first });
   return { rows, report: result };
 }
+
+/** Whether a text has no content. */
+export const isBlank = (text: string | undefined): boolean => !text?.trim();
 
 /** Whether an example has no content at all. */
 export const isEmpty = (example: Example): boolean =>
   (example.kind === 'text' && example.text === '') ||
-  (example.kind === 'completion' && example.prompt === '' && example.completion === '') ||
+  (example.kind === 'labelled' && isBlank(example.text) && isBlank(example.pair)) ||
+  (example.kind === 'completion' && example.prompt === '' && !example.completion) ||
   (example.kind === 'chat' && example.messages.length === 0) ||
   (example.kind === 'tags' && example.words.length === 0) ||
   (example.kind === 'question' && example.context === '') ||
@@ -130,7 +136,7 @@ function rowOf(example: Example, place: string, options: RowOptions, report: Rep
 
 /** Whether a completion, or a turn of the assistant that is learned, has no content and calls nothing. */
 function hasEmptyAnswer(example: Example): boolean {
-  if (example.kind === 'completion') return example.completion.trim() === '';
+  if (example.kind === 'completion') return example.completion?.trim() === '';
   if (example.kind !== 'chat') return false;
   return example.messages.some(
     ({ role, content = '', tool_calls: calls, ...more }, i) =>
@@ -143,20 +149,35 @@ function hasEmptyAnswer(example: Example): boolean {
   );
 }
 
-function nothingToLearn(report: RowReport, roles: ReadonlySet<string>, maxLength: number, place?: string): GraftError {
+function nothingToLearn(
+  report: RowReport,
+  {
+    roles,
+    unused,
+    maxLength,
+    place,
+  }: {
+    readonly roles: ReadonlySet<string>;
+    readonly unused: ReadonlySet<string>;
+    readonly maxLength: number;
+    readonly place: string | undefined;
+  },
+): GraftError {
   const { emptyRows, lostRows } = report;
   const all = emptyRows + lostRows;
   const isSpoken = roles.size > 0 && !roles.has('assistant');
   const named = [...roles].map((role) => `'${role}'`).join(', ');
+  // Rows that only ask may have their answer in a column with another name.
+  const columns = isSpoken ? [...unused].slice(0, 8).map((what) => `; ${what}`) : [];
   return new GraftError(
     'input',
     all === 0
       ? 'there are no rows'
-      : `none of the ${all} rows has a token to learn${isSpoken ? `: they are turns of ${named}, and those of 'assistant' are learned` : ''}`,
+      : `none of the ${all} rows has a token to learn${isSpoken ? `: they are turns of ${named}, and those of 'assistant' are learned` : ''}${columns.join('')}`,
     {
       ...(place && { place }),
       hint: isSpoken
-        ? `Call the role whose turns are learned 'assistant'; roles that are read are ${knownRoles.join(', ')}`
+        ? `${columns.length > 0 ? 'Say with data.columns which column has the answers, as { output: response }, or call' : 'Call'} the role whose turns are learned 'assistant'; roles that are read are ${knownRoles.join(', ')}`
         : lostRows > 0
           ? `Raise max_length above ${maxLength}, or set data.truncate to middle: the answers are truncated`
           : 'Check the completions or labels of the rows',
@@ -185,6 +206,13 @@ function idsAndLabels(example: Example, place: string, options: RowOptions): Ids
       return { ids, labels: ids.slice() };
     }
     case 'completion': {
+      if (example.completion === undefined) {
+        const problem = ['the row has a prompt and no completion', ...(example.unused ?? [])].join('; ');
+        throw new GraftError('input', problem, {
+          place,
+          hint: 'Add a completion, or name its column: data.columns: { completion: answer }, --columns of a command',
+        });
+      }
       const source = { text: example.prompt };
       const prompt = { tokenizer, chat: undefined, place, hint: '' };
       const { ids: promptIds } = makePrompt(source, prompt);

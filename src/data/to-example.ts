@@ -8,10 +8,13 @@ import type { RawRecord } from './record.ts';
 /** The format that the columns of a row have. @throws GraftError 'input' where no format, or more than one, has them */
 function detectFormat({ value, place }: RawRecord): Format {
   const present = Object.keys(value);
-  const possible = (Object.keys(formats) as Format[]).filter((name) => {
+  const all = Object.keys(formats) as Format[];
+  const complete = all.filter((name) => {
     const { columns, excludedColumns = [] } = formats[name];
     return columns.every((c) => present.includes(c)) && !excludedColumns.some((c) => present.includes(c));
   });
+  const isAsking = (name: Format) => present.includes(formats[name].askingColumn ?? '');
+  const possible = complete.length > 0 ? complete : all.filter(isAsking);
   // Files of rows in several formats have null in the columns that a row lacks.
   const filled = possible.filter((name) => formats[name].columns.every((c) => value[c] !== null));
   const candidates = filled.length > 0 ? filled : possible;

@@ -13,10 +13,12 @@ import {
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
-import { cacheDir, GraftError, makeDirectory, packageRoot } from '../base/index.ts';
+import { cacheDir, GraftError, packageRoot, waitForLock } from '../base/index.ts';
 import type { LibTorch } from './libtorch.ts';
 
 const sources = join(packageRoot, 'native');
+/** Begins the names of what is being made, beside the addon. */
+const draftPrefix = 'building-';
 const headerPackages = ['node-api-headers', 'node-addon-api'] as const;
 
 /** Returns every source file of the addon, in a fixed order. */
@@ -41,8 +43,9 @@ export function addonPath(torch: LibTorch): string {
 }
 
 /**
- * Returns the path of the addon, and builds it with CMake unless the cache has it.
- * @param log receives a line when a build starts (it takes two to five minutes)
+ * Returns the path of the addon, and builds it with CMake unless the cache has it. Of several processes that need it at once, one
+ * builds it, and the others wait.
+ * @param log receives a line when a build starts (it takes two to five minutes), or is waited for
  * @param rebuild build it even if the cache has it
  * @throws GraftError 'environment' when a compiler or CMake is missing, or with the first error of the compiler
  */
@@ -50,18 +53,22 @@ export async function ensureAddon(torch: LibTorch, log: (line: string) => void, 
   const addon = addonPath(torch);
   if (existsSync(addon) && !rebuild) return addon;
   requireTools();
+  const dir = dirname(addon);
+  using _lock = await waitForLock(dir, (holder) => log(`Waiting for the native addon, which ${holder}, is building`));
+  if (existsSync(addon) && !rebuild) return addon;
   log('Building the native addon (two to five minutes, once)');
-  makeDirectory(cacheDir('addon'));
+  // What a process left that was killed while it was building.
+  for (const name of readdirSync(dir)) if (name.startsWith(draftPrefix)) rmSync(join(dir, name), { recursive: true });
   // GRAFT_BUILD_DIR keeps CMake's directory between builds, so that a change in native/ compiles only what it touches.
   const keptDir = process.env.GRAFT_BUILD_DIR || undefined;
-  const buildDir = keptDir ?? mkdtempSync(join(cacheDir('addon'), 'building-'));
+  const buildDir = keptDir ?? mkdtempSync(join(dir, draftPrefix));
   try {
     const headers = headerPackages.map(headerDir).join(';');
     await run('cmake', ['-S', sources, '-B', buildDir, `-DLIBTORCH=${torch.root}`, `-DNODE_HEADERS=${headers}`]);
     await run('cmake', ['--build', buildDir, '--parallel', String(availableParallelism())]);
-    makeDirectory(dirname(addon));
-    copyFileSync(join(buildDir, 'graft.node'), `${addon}.${process.pid}`);
-    renameSync(`${addon}.${process.pid}`, addon);
+    const draft = join(dir, `${draftPrefix}graft.node`);
+    copyFileSync(join(buildDir, 'graft.node'), draft);
+    renameSync(draft, addon);
   } finally {
     if (!keptDir) rmSync(buildDir, { recursive: true, force: true });
   }

@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
-import { cacheDir, GraftError, makeDirectory } from '../base/index.ts';
+import { cacheDir, GraftError, makeDirectory, waitForLock } from '../base/index.ts';
 import { fetchWheels, type Wheel } from './wheels.ts';
 
 /** A LibTorch on this machine: `root` contains `lib/libtorch_cpu.so` and `include/`. */
@@ -211,9 +211,18 @@ function cachedTorch(): LibTorch | undefined {
     : undefined;
 }
 
+/** Lets one process download, and the others wait. */
+function downloadLock(log: (line: string) => void): Promise<Disposable> {
+  makeDirectory(dirname(cacheRoot()));
+  const dir = join(dirname(cacheRoot()), 'downloading');
+  return waitForLock(dir, (holder) => log(`Waiting for LibTorch, which ${holder}, is downloading`));
+}
+
 async function downloadLibTorch(log: (line: string) => void): Promise<LibTorch> {
   const target = cacheRoot();
-  makeDirectory(dirname(target));
+  using _lock = await downloadLock(log);
+  const there = cachedTorch();
+  if (there) return there;
   const workDir = mkdtempSync(join(dirname(target), 'unpacking-'));
   try {
     log(`Downloading LibTorch ${pinnedVersion} to ${target} (543 MB, once)`);
@@ -248,6 +257,8 @@ export async function ensureCuda(torch: LibTorch, log: (line: string) => void): 
       },
     );
   }
+  using _lock = await downloadLock(log);
+  if (existsSync(library)) return library;
   log(`Downloading LibTorch's CUDA half and NVIDIA's libraries to ${cacheRoot()} (2.5 GB, once)`);
   await fetchWheels(cudaWheels, cudaPaths, cacheRoot());
   return library;

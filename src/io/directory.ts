@@ -12,8 +12,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import { fileError, GraftError, makeDirectory } from '../base/index.ts';
-import { isRunning, processStamp } from './lock.ts';
+import { fileError, GraftError, isRunning, makeDirectory, processStamp } from '../base/index.ts';
 
 /**
  * Writes a directory atomically. `fill` writes into an empty draft directory next to `path`; then every file in it is

@@ -39,7 +39,9 @@ export async function resolveDataset(
   const what = pattern ?? 'train';
   for (const name of pattern || groups.revision ? [revision] : [revision, converted]) {
     const cached = completeFiles(repoDir, name, what);
-    if (cached) return cached.names.map((path) => join(cached.snapshot, path));
+    if (!cached) continue;
+    if (!pattern && cached.names.some((path) => splitOf(path) === 'train')) note(readNote(cached.names));
+    return cached.names.map((path) => join(cached.snapshot, path));
   }
   const hub = await HubClient.connect(repo, { ...options, kind: 'dataset' });
   const find = async (name: string) => {
@@ -60,8 +62,7 @@ export async function resolveDataset(
       hint: `It has ${names.slice(0, 8).join(', ') || 'none in a format that is read'}`,
     });
   }
-  if (selected.length < names.length)
-    note(`read are ${selected.length} of its ${names.length} files: ${selected.slice(0, 3).join(', ')}`);
+  if (selected.length < names.length) note(readNote(selected));
   await downloadSnapshot(hub, repoDir, commit, {
     files: all.filter(({ path }) => selected.includes(path)),
     what,
@@ -72,6 +73,9 @@ export async function resolveDataset(
 
 const isRows = (path: string, extensions: readonly string[]) =>
   extensions.includes(extname(path.replace(/\.(gz|zst)$/, ''))) && !/(^|\/)(\.|dataset_infos?\.json$)/.test(path);
+
+const readNote = (names: readonly string[]) =>
+  `of its files, these are read: ${names.slice(0, 3).join(', ')}${names.length > 3 ? ` and ${names.length - 3} more` : ''}`;
 
 const splitOf = (path: string) =>
   /(^|[\W_])(train|training|validation|valid|val|dev|test|eval)(?=$|[\W_])/i.exec(path)?.[2]?.toLowerCase();

@@ -301,7 +301,7 @@ describe('resolveDataset', () => {
       const { endpoint } = server;
       gone = endpoint;
       assert.deepEqual(read(await resolveDataset('hub:org/name', extensions, note, { endpoint })), ['first', 'second']);
-      assert.match(notes[0]!, /read are 2 of its 3 files: data\/train-00000/);
+      assert.match(notes[0]!, /of its files, these are read: data\/train-00000\S+, data\/train-00001\S+$/);
       const test = await resolveDataset('hub:org/name/data/test-*', extensions, note, { endpoint });
       assert.deepEqual(read(test), ['test']);
       assert.equal(server.requests.filter((path) => path.includes('README')).length, 0);
@@ -312,6 +312,7 @@ describe('resolveDataset', () => {
       );
     }
     assert.equal((await resolveDataset('hub:org/name', extensions, note, { endpoint: gone })).length, 2);
+    assert.deepEqual([notes.length, notes.at(-1)], [3, notes[0]], 'what is read of it is told again');
   });
 
   it('names the choices of a data set of several configurations, and refuses what is no name', async () => {

@@ -1,11 +1,9 @@
 import { existsSync, readFileSync, statfsSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
-import { setTimeout as wait } from 'node:timers/promises';
-import { cacheDir, fileError, GraftError, makeDirectory, nearestPath } from '../base/index.ts';
+import { cacheDir, fileError, GraftError, makeDirectory, nearestPath, waitForLock } from '../base/index.ts';
 import { writeText } from './directory.ts';
 import { HubClient, type HubFile } from './hub-client.ts';
 import { readJsonObject } from './jsonfile.ts';
-import { lockDirectory } from './lock.ts';
 import { requireFamily, requireReadableWeights } from './model-config.ts';
 
 /** How far a download is. */
@@ -203,19 +201,6 @@ function selectFiles(all: readonly HubFile[], { repo, file }: Spec): HubFile[] {
         ? `Choose one of its GGUF files, such as ${repo}/${ggufs[0]!.path}`
         : 'Choose a repository with safetensors or GGUF',
   });
-}
-
-/** Locks a directory, after waiting for another call or process that is downloading the same model. */
-async function waitForLock(directory: string): Promise<Disposable> {
-  for (;;) {
-    try {
-      return lockDirectory(directory);
-    } catch (error) {
-      const owner = error instanceof GraftError && error.kind === 'state' ? error.data : {};
-      if (typeof owner.pid !== 'number') throw error;
-      await wait(250);
-    }
-  }
 }
 
 const totalBytes = (entries: readonly HubFile[]) => entries.reduce((bytes, { size }) => bytes + size, 0);

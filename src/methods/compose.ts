@@ -10,11 +10,14 @@ import {
   type Adapter,
   type AdapterPlacement,
   type AttachContext,
+  candidatesOf,
   type Method,
   placed,
   placementOf,
   saveModules,
+  type TargetConfig,
   type TrainedCopies,
+  unmatchedTargets,
 } from './shared/index.ts';
 
 /** One or several methods as one adapter. */
@@ -54,10 +57,12 @@ export function attachMethods(
       const { type, adapter, train = true, ...config } = choice;
       const method = methods[type] as unknown as Method<unknown>;
       const partSeed = i === 0 ? seed : Number(mixSeed(seed, i) >> 12n);
-      const part =
-        adapter === undefined
-          ? method.attach(model, parseWith(method.config, config, 'method'), partSeed, context)
-          : attachSaved(model, method, adapter, config, warnings, context);
+      const attachNew = () => {
+        const fields = parseWith(method.config, config, 'method');
+        if (!context.loading) warnings.push(...unmatchedTargets(candidatesOf(model), fields as TargetConfig));
+        return method.attach(model, fields, partSeed, context);
+      };
+      const part = adapter === undefined ? attachNew() : attachSaved(model, method, adapter, config, warnings, context);
       parts.push(part);
       if (!train) freeze(part);
     });

@@ -5,7 +5,7 @@ import { test } from 'node:test';
 import { torchFile } from '../../test/samples/torch.ts';
 import { golden, logitsOf, readTensors, temporary } from '../../test/support.ts';
 import { startEngine } from '../engine/index.ts';
-import { writeSafetensors } from '../io/index.ts';
+import { undoneQuantization, writeSafetensors } from '../io/index.ts';
 import { scope } from '../tensor/index.ts';
 import { loadModel } from './index.ts';
 
@@ -65,7 +65,12 @@ test('weights that bitsandbytes quantised are named with what to do; a config th
       ...more.map((name) => ({ name, dtype: 'float32' as const, shape: [1], bytes: new Uint8Array(4) })),
     ]);
   write([]);
-  loadModel(dir.path)[Symbol.dispose]();
+  {
+    using model = loadModel(dir.path);
+    assert.match(undoneQuantization(model.config).join(), /names bitsandbytes, and the weights are not quantised/);
+    const integers = { quantization_config: { quant_method: 'compressed-tensors' } };
+    assert.deepEqual([integers, {}, { quantization_config: null }].flatMap(undoneQuantization), []);
+  }
   write(['bert.encoder.layer.0.attention.self.query.weight.absmax']);
   assert.throws(
     () => loadModel(dir.path),

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { adapterIn, loadAdapter, readAdapterConfig, taskNumberOf, taskOfAdapter } from '../adapters/index.ts';
 import { GraftError, nearest } from '../base/index.ts';
 import { type Tokenizer, tokenizerIfAny, tokenizerOf } from '../data/index.ts';
+import { undoneQuantization } from '../io/index.ts';
 import type { AttachedAdapter } from '../methods/index.ts';
 import { headOf, type LoadOptions, loadModel, type Quantize, SharedWeights, vocabSizeOf } from '../models/index.ts';
 import { type Model, type TaskName, tensorBytes } from '../nn/index.ts';
@@ -214,8 +215,10 @@ export class ResidentModel implements Disposable {
   get notes(): string[] {
     const rows = this.#loaded?.model.vocabSize;
     const own = rows === undefined ? rows : vocabSizeOf(this.path);
-    if (rows === own) return [];
-    return [resizedNote(own!, rows!, this.#tokenizerPath !== this.path)];
+    return [
+      ...undoneQuantization(this.#loaded?.model.config ?? {}),
+      ...(rows === own ? [] : [resizedNote(own!, rows!, this.#tokenizerPath !== this.path)]),
+    ];
   }
 
   /**

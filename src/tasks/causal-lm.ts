@@ -16,6 +16,7 @@ function lossOf(model: Model, hidden: Tensor, targets: Int32Array, start: number
 
 export const causalLm = (head: TaskHead): Task<never> => ({
   head,
+  metricNames: ['loss'],
   rows(_example, place) {
     throw new GraftError('usage', 'causal-lm generates text and has no labels to predict', { place });
   },

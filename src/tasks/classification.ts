@@ -64,6 +64,11 @@ export function classificationTask(head: TaskHead, options: TaskOptions): Omit<T
   };
   return {
     head,
+    metricNames: {
+      'single-label': ['accuracy', 'f1_macro'],
+      'multi-label': ['exact_match', 'f1_micro', 'f1_macro'],
+      regression: ['mse', 'pearson', 'spearman'],
+    }[kind],
 
     units(batch) {
       if (kind === 'single-label') return targetsOf(batch).reduce((sum, [c]) => sum + weights[c!]!, 0);

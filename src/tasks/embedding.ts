@@ -5,7 +5,7 @@
  * CosineSimilarityLoss).
  */
 import { GraftError } from '../base/index.ts';
-import { checkedIds, type Example, type Packed, type Row } from '../data/index.ts';
+import { checkedIds, type Example, isBlank, type Packed, type Row } from '../data/index.ts';
 import type { TaskHead } from '../nn/index.ts';
 import { ops, Tensor } from '../tensor/index.ts';
 import { headOutput, rowsOf, weightedCrossEntropy } from './head-output.ts';
@@ -64,12 +64,15 @@ export function embedding(head: TaskHead, { temperature = 0.05 }: TaskOptions): 
   return {
     head,
     comparesRows: true,
+    metricNames: ['pearson', 'spearman', 'nearest_is_own'],
 
     rows(example, place, tools) {
       const { second, score } = secondOf(example, place, tools);
       if (!second && tools.labelled) {
         throw new GraftError('input', 'the row has no second text', { place, hint: 'Give text and text_pair' });
       }
+      const isOneBlank = example.kind === 'labelled' && (isBlank(example.text) || (second && isBlank(example.pair)));
+      if (isOneBlank) return { rows: [], cutTokens: 0 };
       const first = rowOf(example.kind === 'labelled' ? { kind: 'text', text: example.text } : example, place, tools);
       const pair = second && rowOf(second, place, tools);
       if (first.row.ids.length === 0 || pair?.row.ids.length === 0) return { rows: [], cutTokens: 0 };

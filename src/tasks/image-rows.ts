@@ -1,5 +1,5 @@
 import { GraftError } from '../base/index.ts';
-import { decodeImage, type Example, type Image, imageProcessorOf, readImage } from '../data/index.ts';
+import { BadRows, decodeImage, type Example, type Image, imageProcessorOf, readImage } from '../data/index.ts';
 import type { Model } from '../nn/index.ts';
 import type { RowTools } from './task.ts';
 
@@ -48,7 +48,7 @@ export function imageRow(example: Example, place: string, { pixels, imageTokens 
 
 /**
  * Reads and preprocesses the images of examples as the model's preprocessor_config.json describes. They stay in memory in 8 bits.
- * @throws GraftError 'input' for an image that cannot be read, or that does not have the model's size after preprocessing
+ * @throws GraftError 'input' for images that cannot be read, the first twenty at once, or one that does not have the model's size after preprocessing
  */
 export async function imageTools(
   model: Model,
@@ -59,9 +59,12 @@ export async function imageTools(
   const { channels, height, width, tokens } = model.image;
   const processor = imageProcessorOf(modelPath, channels as 1 | 3);
   const images = new Map<Example, Image>();
+  const bad = new BadRows();
   for (const { example, place } of examples) {
     if (example.kind !== 'image') continue;
-    const image = processor.resizeAndCrop(await originalOf(example.image, place));
+    const original = await bad.tryLater(() => originalOf(example.image, place));
+    if (!original) continue;
+    const image = processor.resizeAndCrop(original);
     if (image.height !== height || image.width !== width) {
       throw new GraftError(
         'input',
@@ -71,5 +74,6 @@ export async function imageTools(
     }
     images.set(example, image);
   }
+  bad.refuse();
   return { imageTokens: tokens, pixels: (example) => processor.pixelValues(images.get(example)!) };
 }

@@ -14,7 +14,7 @@ export function labelOf(example: Example): Label | undefined {
     case 'tokens':
       return example.labels;
     case 'completion':
-      return example.completion.trim();
+      return example.completion?.trim();
     case 'chat': {
       const last = example.messages.at(-1);
       return last?.role === 'assistant' ? last.content?.trim() : undefined;
@@ -26,6 +26,9 @@ export function labelOf(example: Example): Label | undefined {
 
 const isNumber = (label: string | number): boolean =>
   typeof label === 'number' || (label.trim() !== '' && Number.isFinite(Number(label)));
+
+/** A whole number without the `.0` that pandas writes in a column with gaps: `1.0` is `1`. */
+const wholeNumber = (label: string | number): string => String(label).replace(/^(-?\d+)\.0+$/, '$1');
 
 /** Distinct labels, in numerical order where all are numbers, else by code point. */
 function sorted(labels: Iterable<string>): string[] {
@@ -67,7 +70,7 @@ export function labelsIn(
       continue;
     }
     if (Array.isArray(label)) classCount = Math.max(classCount, 1);
-    for (const value of list) names.add(String(value));
+    for (const value of list) names.add(wholeNumber(value));
   }
   if (hasFraction && classCount === 0) return { labels: [regressionLabel] };
   const labels = names.size > 0 ? sorted(names) : defaultLabels(classCount > 0 ? classCount : largest + 1);
@@ -75,15 +78,40 @@ export function labelsIn(
   return { labels, ...(classCount > 0 && { multiLabel: true }) };
 }
 
+/** The index of the class that has this name; −1 where none has. */
+function nameIndex(label: string | number, labels: readonly string[]): number {
+  const exact = labels.indexOf(String(label));
+  return exact >= 0 ? exact : labels.indexOf(wholeNumber(label));
+}
+
+/**
+ * Says which classes labels that are numbers stand for, where the head's classes have names.
+ * @returns undefined where no label is such a number, and where the names are transformers' LABEL_0 and so on
+ */
+export function numberedClasses({ name, labels }: TaskHead, examples: readonly Example[]): string | undefined {
+  if (labels.length < 2 || labels.some(isNumber) || labels.every((label, c) => label === `LABEL_${c}`))
+    return undefined;
+  const isClassNumber = (label: Label) =>
+    [label].flat().some((one) => isNumber(one as string | number) && nameIndex(one as string | number, labels) < 0);
+  const isNumbered = (example: Example) => {
+    if (example.kind === 'tokens') return false;
+    const label = example.kind === 'tags' ? example.tags : labelOf(example);
+    return label !== undefined && isClassNumber(label);
+  };
+  if (name === 'question-answering' || !examples.some(isNumbered)) return undefined;
+  const listed = labels.slice(0, 12).map((label, c) => `${c} is ${label}`);
+  return `labels that are numbers name the classes in their order: ${listed.join(', ')}${labels.length > 12 ? ' …' : ''}`;
+}
+
 /**
  * The index of a class, by its name or, where no class is named by a number, by its number, which a CSV file has as a text.
  * @throws GraftError 'input' for a label that the head does not have
  */
 export function classOf(label: string | number, { labels }: TaskHead, place: string): number {
-  const byName = labels.indexOf(String(label));
+  const byName = nameIndex(label, labels);
   if (byName >= 0) return byName;
-  const index = typeof label === 'number' || /^\d+$/.test(label) ? Number(label) : Number.NaN;
-  if (Number.isInteger(index) && index >= 0 && index < labels.length && !labels.some(isNumber)) return index;
+  const index = /^\d+$/.test(wholeNumber(label)) ? Number(label) : Number.NaN;
+  if (Number.isInteger(index) && index < labels.length && !labels.some(isNumber)) return index;
   const near = nearest(String(label), labels);
   const listed = labels.slice(0, 12).join(', ') + (labels.length > 12 ? ` and ${labels.length - 12} more` : '');
   throw new GraftError(

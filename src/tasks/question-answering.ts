@@ -114,6 +114,7 @@ function answerOf(rows: readonly Row[], scoresOf: (row: Row) => Scores): Predict
 
 export const questionAnswering = (head: TaskHead): Task<Scores> => ({
   head,
+  metricNames: ['exact_match', 'f1'],
 
   rows(example, place, tools) {
     if (example.kind === 'question') {

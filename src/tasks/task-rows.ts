@@ -46,8 +46,17 @@ export function taskRows(
   bad.refuse();
   const result = report.of(rows.length);
   if (rows.length === 0) {
-    throw new GraftError('input', 'none of the rows has a label to learn or measure', {
-      hint: `Check the labels, and whether max_length ${options.maxLength} cuts them off`,
+    const isAllEmpty = result.emptyRows > 0 && result.emptyRows === examples.length;
+    const lacks =
+      options.labelled === false
+        ? 'content'
+        : isAllEmpty
+          ? 'content to learn or measure'
+          : 'a label to learn or measure';
+    throw new GraftError('input', `none of the rows has ${lacks}`, {
+      hint: isAllEmpty
+        ? 'Check the texts and labels; data.columns says which columns have them'
+        : `Check the labels, and whether max_length ${options.maxLength} cuts them off`,
       data: { ...result },
     });
   }

@@ -73,6 +73,8 @@ export interface Task<Output = unknown> {
   rowLosses?(model: Model, hidden: Tensor, batch: Packed): RowLoss[];
   /** The output for each row of the batch, second texts of pairs included. Absent: only the loss is measured. */
   outputs?(model: Model, hidden: Tensor, batch: Packed): Output[];
+  /** Names of all metrics that labelled rows may give. */
+  readonly metricNames: readonly string[];
   /** The metrics over labelled rows, in their order. */
   metrics?(rows: readonly Row[], outputOf: (row: Row) => Output): TaskMetrics;
   /** The prediction for one example, as a line of a file of predictions, from the outputs for its rows. */

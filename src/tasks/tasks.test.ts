@@ -6,7 +6,7 @@ import { golden } from '../../test/support.ts';
 import { GraftError } from '../base/index.ts';
 import { type Example, loadTokenizer, type Row, rowNotes, toExample } from '../data/index.ts';
 import type { TaskHead } from '../nn/index.ts';
-import { classCounts, classNotes, labelsIn, taskOf, taskRows, unusedSettings } from './index.ts';
+import { classCounts, classNotes, labelsIn, numberedClasses, taskOf, taskRows, unusedSettings } from './index.ts';
 
 interface Window {
   ids: number[];
@@ -308,4 +308,108 @@ test('numbers name the classes of a head by their order, as texts too, unless a 
   const stars: TaskHead = { name: 'sequence-classification', labels: ['1', '2', '3'] };
   assert.deepEqual([targetOf('1', stars), targetOf(3, stars)], [[0], [2]]);
   refused(() => targetOf(0, stars), /the label '0' is not one of the head's labels: 1, 2, 3/);
+});
+
+test('whole numbers that pandas wrote as 1.0 are the classes of 1', () => {
+  const examples = ['1.0', '0', '2.00', '1'].map((label) =>
+    toExample({ value: { text: 'a', label }, place: '' }, 'auto'),
+  );
+  assert.deepEqual(labelsIn('sequence-classification', examples), { labels: ['0', '1', '2'] });
+  const targetOf = (label: unknown, labels: string[]) =>
+    rowsFrom({ name: 'sequence-classification', labels }, { text: 'a', label }).rows[0]!.target;
+  assert.deepEqual([targetOf('1.0', ['ham', 'spam']), targetOf('2.0', ['1', '2'])], [[1], [1]]);
+  assert.deepEqual([targetOf('1.0', ['1', '1.0']), targetOf('007', ['007', '7'])], [[1], [0]]);
+  refused(() => targetOf('1.5', ['ham', 'spam']), /the label '1\.5' is not one of the head's labels/);
+});
+
+test('what classes are meant by numbers is told, where they have names', () => {
+  const notes = (labels: readonly string[], ...values: unknown[]) =>
+    numberedClasses(
+      { name: 'sequence-classification', labels },
+      values.map((label) => toExample({ value: { text: 'a', label }, place: '' }, 'labelled')),
+    );
+  assert.equal(
+    notes(['ham', 'spam'], 'ham', '1'),
+    'labels that are numbers name the classes in their order: 0 is ham, 1 is spam',
+  );
+  assert.match(notes(['ham', 'spam'], 0)!, /0 is ham/);
+  assert.equal(notes(['ham', 'spam'], 'ham', 'spam', undefined), undefined);
+  assert.equal(notes(['0', '1'], '1', 0), undefined);
+  assert.equal(notes(['LABEL_0', 'LABEL_1'], '1', 0), undefined);
+  const tags = toExample({ value: { tokens: ['a'], tags: [2] }, place: '' }, 'auto');
+  assert.match(numberedClasses(tagger, [tags])!, /2 is O$/);
+});
+
+test('labelled rows without a text are left out and counted, as other empty rows are', () => {
+  const made = (head: TaskHead, values: Record<string, unknown>[], labelled = true) =>
+    taskRows(
+      taskOf(head),
+      values.map((value, i) => ({ example: toExample({ value, place: `f:${i}` }, 'auto'), place: `f:${i}` })),
+      { ...options('bert'), labelled },
+    );
+  const good = { text: 'a', label: 'ham' };
+  const empty = [
+    { text: '', label: 'spam' },
+    { text: ' \n', label: 'ham' },
+    { text: '', text_pair: ' ', label: 'ham' },
+    { text: '\u0000', label: 'ham' }, // nothing of it is a token
+    { prompt: ' ', completion: 'spam' },
+    {
+      messages: [
+        { role: 'user', content: '' },
+        { role: 'assistant', content: 'spam' },
+      ],
+    },
+  ];
+  for (const labelled of [true, false]) {
+    const { rows, report } = made(classifier, [good, ...empty, { text: '', text_pair: 'b', label: 'ham' }], labelled);
+    assert.equal(rows.length, 2);
+    assert.deepEqual([report.emptyRows, report.places.empty.length], [6, 5]);
+    assert.match(
+      rowNotes(report, [], 'f', 'sequence-classification')[0]!,
+      /^f: 6 rows have nothing to learn and are left out \(f:1, f:2, f:3, f:4, f:5 …\)/,
+    );
+  }
+  const pairs = ['', ' '].flatMap((blank) => [
+    { text: blank, text_pair: 'b' },
+    { text: 'b', text_pair: blank },
+  ]);
+  const { rows, report } = made({ name: 'embedding', labels: [], prompt: 'query: ' }, [
+    { text: 'a', text_pair: 'b' },
+    ...pairs,
+  ]);
+  assert.deepEqual([rows.length, report.emptyRows], [1, 4]);
+  assert.throws(
+    () => made(classifier, empty.slice(0, 2)),
+    /none of the rows has content to learn or measure\. Check the texts/,
+  );
+});
+
+test('each task names the metrics that its rows give', () => {
+  const rowOf = (target: readonly number[], labels: readonly number[] = []): Row => ({
+    ids: Int32Array.of(1, 2),
+    labels: Int32Array.from(labels),
+    place: '',
+    target,
+  });
+  const pair = { ...rowOf([]), pair: rowOf([]) };
+  const { target: _, ...unscored } = pair;
+  const heads: [TaskHead, Row[], unknown][] = [
+    [classifier, [rowOf([0]), rowOf([1])], Float32Array.of(0, 1)],
+    [{ ...classifier, multiLabel: true }, [rowOf([0, 1]), rowOf([1, 1])], Float32Array.of(0, 1)],
+    [{ ...classifier, labels: ['value'] }, [rowOf([0.5]), rowOf([1])], Float32Array.of(0)],
+    [{ ...classifier, name: 'image-classification' }, [rowOf([0])], Float32Array.of(0, 1)],
+    [tagger, [rowOf([], [0, 2])], Int32Array.of(0, 2)],
+    [{ ...tagger, labels: ['A', 'B', 'C'] }, [rowOf([], [0, 2])], Int32Array.of(0, 2)],
+    [
+      { name: 'embedding', labels: [] },
+      [{ ...pair, target: [1] }, { ...pair, target: [0] }, unscored],
+      Float32Array.of(1, 0),
+    ],
+  ];
+  for (const [head, rows, output] of heads) {
+    const { metricNames, metrics } = taskOf(head);
+    const found = metrics!(rows, () => output).metrics.map(({ name }) => name);
+    assert.deepEqual(found.sort(), [...metricNames].sort(), JSON.stringify(head));
+  }
 });

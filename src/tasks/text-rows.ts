@@ -1,5 +1,14 @@
 import { GraftError } from '../base/index.ts';
-import { checkedIds, type Example, keptTokens, makePrompt, promptSourceOf, requireTokenizer } from '../data/index.ts';
+import {
+  checkedIds,
+  type Example,
+  isBlank,
+  keptTokens,
+  makePrompt,
+  type PromptSource,
+  promptSourceOf,
+  requireTokenizer,
+} from '../data/index.ts';
 import type { RowTools } from './task.ts';
 
 /** Ids of a text or a pair of texts with their token types, and how many tokens were truncated. */
@@ -20,10 +29,17 @@ export function unsupportedRow(example: Example, task: string, supported: string
   });
 }
 
-/** The ids of a conversation or a completion up to its answer; undefined for other kinds of rows. */
+/** Whether a prompt has no content at all. */
+const isBlankPrompt = (source: PromptSource): boolean =>
+  'text' in source
+    ? isBlank(source.text)
+    : source.messages.every(({ content, tool_calls: calls }) => isBlank(content) && calls === undefined);
+
+/** The ids of a conversation or a completion up to its answer, none where it has no content; undefined for other kinds of rows. */
 export function promptIds(example: Example, place: string, tools: RowTools): TextIds | undefined {
   const source = promptSourceOf(example);
   if (!source) return undefined;
+  if (isBlankPrompt(source)) return { ids: new Int32Array(), cutTokens: 0 };
   const tokenizer = requireTokenizer(tools.tokenizer, place);
   const hint = 'Use rows of text and label, or a model with a chat template';
   const prompt = makePrompt(source, {
@@ -64,6 +80,7 @@ export function textIds(example: Example, task: string, place: string, tools: Ro
   const texts = [example.text, ...(pair === undefined ? [] : [pair])].map((text) =>
     tokenizer.encode(text, { addSpecialTokens: false }),
   );
+  if (texts.every(({ length }) => length === 0)) return { ids: new Int32Array(), cutTokens: 0 };
   const withSpecialTokens = (parts: readonly Int32Array[]) =>
     tokenizer.withSpecialTokens(...(parts as unknown as [Int32Array] | [Int32Array, Int32Array]));
   const specialTokens = withSpecialTokens(texts.map(() => new Int32Array())).ids.length;

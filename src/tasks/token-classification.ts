@@ -21,6 +21,10 @@ export function tokenClassification(head: TaskHead, options: TaskOptions): Task<
   const count = head.labels.length;
   return {
     head,
+    metricNames: [
+      ...(areChunkTags(head.labels) ? ['f1_entities', 'precision_entities', 'recall_entities'] : ['f1_macro']),
+      'accuracy',
+    ],
 
     rows(example, place, tools) {
       const { rows, cutTokens } = rowsOf(example, place, tools);

@@ -4,7 +4,7 @@
  * last bits in another micro-batch: so the losses of a run do not depend on what is kept, bit for bit.
  */
 import { createHash } from 'node:crypto';
-import { rmSync } from 'node:fs';
+import { rmSync, statSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { GraftError } from '../base/index.ts';
 import { type Packed, pack, type Row } from '../data/index.ts';
@@ -62,14 +62,16 @@ function countFixed(
  * Returns how many of the lowest blocks a run computes for one row at a time, and what should be known about it.
  * @param begun that number of the run to resume; several processes have none, as each meets other rows in every epoch
  * @param neverTrains default: every parameter of the methods is trained in some step
- * @throws GraftError 'usage' where the recipe says that activations are kept, and they cannot be
+ * @throws GraftError 'usage' where the recipe says that activations are kept, and they cannot be; 'environment' where the disk has
+ *   no room for them
  */
 export function fixedBlocksOf(
-  { train: { keep_activations: keep } }: Recipe,
+  recipe: Recipe,
   taskRuns: TaskRuns,
   { begun, group: { size } }: { readonly begun: number | undefined; readonly group: Pick<Group, 'size'> },
   neverTrains: NeverTrains = () => false,
 ): { readonly blocks: number; readonly notes: readonly string[] } {
+  const { keep_activations: keep } = recipe.train;
   if (size > 1) {
     if (keep !== true) return { blocks: 0, notes: [] };
     throw new GraftError(
@@ -85,7 +87,13 @@ export function fixedBlocksOf(
   // A run keeps to what it began with, as its last bits depend on it.
   if (begun) return { blocks: Math.min(begun, blocks), notes: [] };
   const onePass = taskRuns.steps <= taskRuns.stepsPerEpoch;
-  if (begun === undefined && blocks > 0 && !onePass) return { blocks, notes: [] };
+  if (begun === undefined && blocks > 0 && !onePass) {
+    // Before the run directory says that a run has begun.
+    const { dir } = recipe.run;
+    const earlier = statSync(join(dir, fileName), { throwIfNoEntry: false })?.size ?? 0; // which is written over
+    if (keep === true) requireRoom(dir, roomFor(taskRuns, freeDisk(dir) + earlier));
+    return { blocks, notes: [] };
+  }
   const reason = why ?? (onePass ? 'one epoch: each row is computed once' : 'the run began without');
   if (keep === true && begun === undefined) {
     throw new GraftError('usage', `activations cannot be kept, because of ${reason}`, {
@@ -118,6 +126,34 @@ const megabytes = (bytes: number) => `${(bytes / 1e6).toPrecision(3)} MB`;
 
 const rowsOf = ({ plan }: TaskRun): Row[] =>
   [...plan.trainRows, ...plan.heldOut].flatMap((row) => (row.pair ? [row, row.pair] : [row]));
+
+/** Bytes that everything kept takes, those that it may take of what is free, and those that stay free for what the run writes. */
+interface Room {
+  readonly needed: number;
+  readonly room: number;
+  readonly reserve: number;
+}
+
+function roomFor({ list, parameters, adapter, weightBytes }: TaskRuns, free: number): Room {
+  const needed = RecordFile.sizeOf(
+    list.flatMap((taskRun) => rowsOf(taskRun).map((row) => rowBytes(taskRun.model, row))),
+  );
+  const trained = parameters.values().reduce((sum, { nbytes }) => sum + nbytes, 0);
+  const reserve = savedBesides + savedCopies * trained + (adapter.writes === 'model' ? weightBytes : 0);
+  // Half of what is free, or less where the run needs the room itself.
+  return { needed, reserve, room: Math.max(0, Math.min(free / 2, free - reserve)) };
+}
+
+const shareText = ({ room, needed }: Room) => `the disk has room for ${megabytes(room)} of ${megabytes(needed)}`;
+
+/** @throws GraftError 'environment' where there is no room for everything */
+function requireRoom(dir: string, room: Room): void {
+  if (room.room >= room.needed) return;
+  throw new GraftError('environment', `activations cannot be kept: ${shareText(room)}`, {
+    place: dir,
+    hint: 'Free some space, choose another run.dir, or leave train.keep_activations out',
+  });
+}
 
 /** Everything that decides a bit of what these blocks return. */
 function digestOf({ taskRuns: { list }, identity, threads, blocks }: FixedBlocksInput): string {
@@ -157,18 +193,14 @@ export class FixedBlocks implements Disposable {
 
   private constructor(input: FixedBlocksInput) {
     const { recipe, taskRuns, blocks, warn } = input;
-    const { list, parameters, adapter, weightBytes } = taskRuns;
+    const { list } = taskRuns;
     this.blocks = blocks;
     this.#warn = warn;
     for (const row of list.flatMap(rowsOf)) this.#numbers.set(row, this.#numbers.size);
-    const trained = parameters.values().reduce((sum, { nbytes }) => sum + nbytes, 0);
-    this.#reserve = savedBesides + savedCopies * trained + (adapter.writes === 'model' ? weightBytes : 0);
+    this.#reserve = roomFor(taskRuns, 0).reserve;
     const { keep_activations: keep } = recipe.train;
     const { dir } = recipe.run;
     if (!keep) return;
-    const needed = RecordFile.sizeOf(
-      list.flatMap((taskRun) => rowsOf(taskRun).map((row) => rowBytes(taskRun.model, row))),
-    );
     let file: RecordFile | undefined;
     try {
       file = new RecordFile(join(dir, fileName), digestOf(input));
@@ -177,23 +209,19 @@ export class FixedBlocks implements Disposable {
       this.notes = [`activations are not kept: ${(error as Error).message}`];
       return;
     }
-    // Half of what is free, or less where the run needs the room itself.
-    const free = freeDisk(dir) + file.size;
-    const room = Math.max(0, Math.min(free / 2, free - this.#reserve));
-    const share = `the disk has room for ${megabytes(room)} of ${megabytes(needed)}`;
-    if (room < needed && keep === true) {
+    const room = roomFor(taskRuns, freeDisk(dir) + file.size);
+    try {
+      if (keep === true) requireRoom(dir, room);
+    } catch (error) {
       file.remove();
-      throw new GraftError('environment', `activations cannot be kept: ${share}`, {
-        place: dir,
-        hint: 'Free some space, choose another run.dir, or leave train.keep_activations out',
-      });
+      throw error;
     }
-    const notes = room < needed ? [`activations are not kept of every row: ${share}`] : [];
+    const notes = room.room < room.needed ? [`activations are not kept of every row: ${shareText(room)}`] : [];
     if (file.replaced)
       notes.push('the kept activations are of other rows, weights or another engine: they are computed again');
     else if (input.resumed && file.count === 0) notes.push('the kept activations are gone: they are computed again');
     this.notes = notes;
-    this.bytes = Math.min(room, needed);
+    this.bytes = Math.min(room.room, room.needed);
     this.#file = file;
   }
 

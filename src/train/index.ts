@@ -65,4 +65,5 @@ export { gatheredSharding, type PartOfParameter, type Sharding, shardingOf } fro
 export { shareOut } from './shared-out.ts';
 export { batchLoss, type MicroBatch, type StepInput, type StepResult, trainStep } from './step.ts';
 export { openTaskModels } from './task-models.ts';
+export { readLessons } from './task-runs.ts';
 export { readYaml } from './yaml.ts';

@@ -27,6 +27,7 @@ import {
   classCounts,
   classNotes,
   imageTools,
+  numberedClasses,
   type Task,
   taskRows,
   unusedSettings,
@@ -196,7 +197,8 @@ export async function planRows(
   const rowsFrom = (placed: readonly PlacedExample[], place: string): Row[] => {
     const { rows, report } = toRows(placed);
     const all = placed.map(({ example }) => example);
-    warnings.push(...rowNotes(report, all, place, task.head.name));
+    const numbered = numberedClasses(task.head, all);
+    warnings.push(...rowNotes(report, all, place, task.head.name), ...(numbered ? [`${place}: ${numbered}`] : []));
     return rows;
   };
   const classesOf = (trainRows: readonly Row[]) => {

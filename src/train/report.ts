@@ -1,6 +1,7 @@
 /** What a run tells: its first events, and its result. */
 import { basename, join } from 'node:path';
 import { areSaved, readAdapterConfig, settingsOf } from '../adapters/index.ts';
+import { undoneQuantization } from '../io/index.ts';
 import { isSettings, writtenBy } from '../methods/index.ts';
 import { denseType, kernelsText, type Precision } from '../nn/index.ts';
 import { isInBackward } from '../optim/index.ts';
@@ -143,6 +144,7 @@ export function warningsOf(taskRuns: TaskRuns, recipe: Recipe): string[] {
   const wholeAtStart = `${adapter.method} reads weights of every layer when it is attached: each process had the whole model in memory until its share was cut out`;
   return [
     ...deepspeedNotes(recipe),
+    ...undoneQuantization(host.config),
     ...(taskRuns.readsBase ? [wholeAtStart] : []),
     ...adapter.warnings,
     ...advice,

@@ -1,9 +1,9 @@
 import { join } from 'node:path';
-import { GraftError } from '../base/index.ts';
+import { GraftError, lockDirectory } from '../base/index.ts';
 import type { Packed, Row } from '../data/index.ts';
 import { type Group, joinGroup, type RankPlacement } from '../distributed/index.ts';
 import { currentEngine, useThreads } from '../engine/index.ts';
-import { lockDirectory, resolveModel } from '../io/index.ts';
+import { resolveModel } from '../io/index.ts';
 import { useGates, useGradientCheckpointing, usePrecision } from '../nn/index.ts';
 import { type Optimizer, scheduleFactor } from '../optim/index.ts';
 import { batchesOf } from '../tasks/index.ts';

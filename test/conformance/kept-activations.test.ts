@@ -466,7 +466,7 @@ test('a disk without room, and one that fills up: the losses stay, and the run h
     fill(1_100_000);
     const little = await run('/mnt/little', 'auto');
     const refused = await run('/mnt/refused', true);
-    const left = existsSync('/mnt/refused/kept-activations.bin');
+    const left = existsSync('/mnt/refused');
     writeFileSync('/mnt/filler', '');
     const filled = await run('/mnt/filled', 'auto', (event) => {
       if (event.type === 'step' && event.step === 3) fill(500_000);

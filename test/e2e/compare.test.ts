@@ -167,6 +167,11 @@ test('mistakes: each one clear sentence', () => {
   refused({ method: { type: 'lora' } }, /does not support the field method.*compare\.methods/);
   refused({ tasks: { a: {} } }, /does not support several tasks/);
   refused({ compare: { only: ['lora', 'prefix'], metric: 'f1' } }, /no metric 'f1'.*accuracy, f1_macro/);
+  const words = { task: undefined, compare: { only: ['lora'], metric: 'accuracy' } };
+  refused(
+    { ...words, data: { train: 'rows.jsonl', eval: 'rows.jsonl', format: 'text' } },
+    /no metric 'accuracy'.*It has loss/,
+  );
   refused({ compare: { only: ['lara'] } }, /compare\.only matches no method.*lora/);
   refused({ compare: { onyl: ['lora'] } }, /unknown key 'onyl' \(did you mean 'only'\?\)/);
   refused({ data: { train: 'rows.jsonl' } }, /data\.eval is missing.*Add data\.eval/);
@@ -174,7 +179,7 @@ test('mistakes: each one clear sentence', () => {
   const rounded = { to: 'q4_0', group_size: 32 };
   const never = { compare: { methods: { mine: { method: { type: 'lora' }, rounded } } } };
   refused(never, /compare\.methods\.mine\.rounded: group_size is for integers: blocks of q4_0 have their own size/);
-  assert.ok(!existsSync(join(dir, 'wrong', 'mine')), 'nothing is trained first');
+  assert.ok(!existsSync(join(dir, 'wrong')), 'nothing is trained first');
   writeFileSync(join(dir, 'bad.yaml'), 'model: [');
   assertRefused(graft(dir, ['compare', 'bad.yaml']), 2, /bad\.yaml:\d+:\d+.*not valid YAML/);
   assertRefused(graft(dir, ['compare', 'bda.yaml']), 2, /cannot be read.*bad\.yaml/);

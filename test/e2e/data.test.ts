@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
-import { tinyBert, tinyModel } from '../samples/tiny.ts';
+import { tinyBert, tinyModel, tinyVit } from '../samples/tiny.ts';
 import { assertRefused, graft } from './cli.ts';
 import { kindOf, mails, numbered, words, workspaceFor } from './workspace.ts';
 
@@ -119,6 +119,25 @@ test('columns are renamed, shards joined; what was understood is shown, logged, 
     .map((line) => JSON.parse(line));
   assert.deepEqual([given.given_label, given.given_probabilities, given.text], ['other', 'mine', 'free cash']);
 
+  // The label of a row that has nothing to predict is not taken for a prediction.
+  const empty = write('empty.jsonl', [
+    { body: '', category: 'spam', label: 'mine' },
+    { body: 'free cash', category: 'ham' },
+  ]);
+  const skipping = graft(dir, ['predict', '--adapter', 'run', '--data', empty, '--out', 'skipping.jsonl']);
+  assert.match(skipping.stderr, /1 row has nothing to learn and is left out \(.*empty\.jsonl:1\)/);
+  const [skipped] = readFileSync(at('skipping.jsonl'), 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+  assert.deepEqual(skipped, {
+    body: '',
+    category: 'spam',
+    given_label: 'mine',
+    text: '',
+    skipped: 'the row has nothing to predict',
+  });
+
   renameSync(bert, at('moved'));
   assertRefused(
     graft(dir, ['eval', '--adapter', 'run', '--data', 'shards']),
@@ -228,6 +247,21 @@ test('a language model predicts one of some answers for each row', async () => {
   );
   for (const { label, probabilities } of lines) assert.ok(probabilities[label] >= 0.5);
 
+  // Rows that only ask, in three formats.
+  const asking = [
+    { prompt: 'free cash' },
+    { messages: [{ role: 'user', content: 'free cash' }] },
+    { instruction: 'free cash' },
+  ];
+  for (const [i, row] of asking.entries()) {
+    const data = ['--data', write(`asking-${i}.jsonl`, [{ ...row, source: i }])];
+    const out = ['--out', `asked-${i}.jsonl`];
+    const asked = graft(dir, ['predict', '--model', llama, ...data, ...out, '--labels', ' ham', ' spam']);
+    assert.equal(asked.status, 0, asked.stderr);
+    const { source, label } = JSON.parse(readFileSync(at(`asked-${i}.jsonl`), 'utf8'));
+    assert.deepEqual([source, [' ham', ' spam'].includes(label)], [i, true]);
+  }
+
   // From TypeScript: several paths, rows in memory, and the rows of a recipe.
   const tasks = await session.previewRows({
     model: llama,
@@ -266,4 +300,38 @@ test('an answer whose beginning is given goes on from there', async () => {
   ]);
   assert.equal(ended.status, 0, ended.stderr);
   assert.equal(JSON.parse(ended.stdout).prompt_tokens, begun.promptTokens);
+});
+
+test('a config that speaks of a quantisation which the weights do not have is named, in train and in eval', () => {
+  cpSync(bert, at('undone'), { recursive: true });
+  const config = JSON.parse(readFileSync(at('undone', 'config.json'), 'utf8'));
+  const quantization_config = { quant_method: 'bitsandbytes', load_in_4bit: true };
+  writeFileSync(at('undone', 'config.json'), JSON.stringify({ ...config, quantization_config }));
+  const train = write('undone.jsonl', mails(12));
+  const ended = graft(dir, ['train', recipe('from-undone', { train }, { model: at('undone') })]);
+  assert.equal(ended.status, 0, ended.stderr);
+  const note = /note: quantization_config of config\.json names bitsandbytes, and the weights are not quantised/;
+  assert.match(ended.stderr, note);
+  assert.match(graft(dir, ['eval', '--adapter', 'from-undone', '--data', train]).stderr, note);
+});
+
+test('numbers for classes with names, and images that cannot be read, are told', () => {
+  const numbers = write(
+    'numbers.jsonl',
+    mails(12).map(({ text, label }) => ({ text, label: label === 'spam' ? '1.0' : 0 })),
+  );
+  const ended = graft(dir, ['train', recipe('numbers', { train: numbers }, { labels: ['ham', 'spam'] })]);
+  assert.equal(ended.status, 0, ended.stderr);
+  const note = /note: (\S+: )?labels that are numbers name the classes in their order: 0 is ham, 1 is spam/;
+  assert.match(ended.stderr, note);
+  assert.match(graft(dir, ['eval', '--adapter', 'numbers', '--data', numbers]).stderr, note);
+
+  const images = ['GIF89a', 'BM1234', 'what'].map((text, i) => {
+    writeFileSync(at(`${i}.png`), text);
+    return { image: `${i}.png`, label: 'LABEL_0' };
+  });
+  const command = ['eval', '--model', tinyVit(at('vit')), '--data', write('images.jsonl', images)];
+  assertRefused(graft(dir, command), 1, /0\.png: the file is a GIF image, which is not read/);
+  const { stderr } = graft(dir, command);
+  assert.match(stderr, /1\.png: the file is a BMP image.*\n.*2\.png: the file is neither[^]*3 rows cannot be used/);
 });

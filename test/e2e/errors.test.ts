@@ -105,6 +105,19 @@ const cases: [string, () => string[], 1 | 2, RegExp][] = [
     /selects no module.*did you mean 'q_proj'/i,
   ],
   [
+    'all targets left out',
+    () =>
+      trainOn(tokens, { method: { type: 'lora', target_modules: ['q_proj'], exclude_modules: ['q_proj', 'head'] } }),
+    2,
+    /exclude_modules \["q_proj","head"\] leaves out the 3 modules that target_modules selects: q_proj\. Name fewer/,
+  ],
+  [
+    'layers that are not there',
+    () => trainOn(tokens, { method: { type: 'lora', target_modules: ['q_proj'], layers_to_transform: [7] } }),
+    2,
+    /layers_to_transform \[7\] has none of the 3 modules that target_modules selects.*counted from 0/,
+  ],
+  [
     'a cut safetensors',
     () => ['logits', '--model', damaged(), '--ids', write('ids.json', '[[1]]'), '--out', 'o'],
     1,
@@ -253,4 +266,4 @@ for (const [name, args, code, sentence] of cases) {
   });
 }
 
-test('every case was looked at', () => assert.equal(cases.length, 31));
+test('every case was looked at', () => assert.equal(cases.length, 33));

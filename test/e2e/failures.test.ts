@@ -9,6 +9,7 @@ import test, { after } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';
 import { engineStatus } from '../../src/engine/index.ts';
 import { openSafetensors } from '../../src/io/index.ts';
+import { tinyClassifier } from '../samples/tiny.ts';
 import { golden } from '../support.ts';
 import { assertRefused, entry, graft } from './cli.ts';
 
@@ -177,6 +178,26 @@ test('a full disk while a quantised model is written: nothing is left of it', (t
     );
     assert.equal(inside.stdout, 'code 1\n/mnt\n');
   }
+});
+
+test('a full disk while predictions are written: the file and its disk are named, and the retry finds nothing in its way', (t) => {
+  const model = tinyClassifier(at('classifier'));
+  writeFileSync(at('texts.jsonl'), '{"text": "free cash"}\n'.repeat(300));
+  writeFileSync(at('few.jsonl'), '{"text": "free cash"}\n'.repeat(3));
+  const predict = (data: string) =>
+    `"$0" "$1" predict --model ${model} --data ${data} --out /mnt/out.jsonl; echo "code $?"; find /mnt`;
+  const script = `mount -t tmpfs -o size=16k none /mnt && ${predict('texts.jsonl')}; ${predict('few.jsonl')}`;
+  const inside = spawnSync('unshare', ['-Urm', 'sh', '-c', script, process.execPath, entry], {
+    cwd: dir,
+    encoding: 'utf8',
+  });
+  if (!inside.stdout.includes('/mnt')) return t.skip('no user namespaces here');
+  assertRefused(
+    { ...inside, status: 1 },
+    1,
+    /^graft: \/mnt\/out\.jsonl: The disk is full \(0 MB free\): it could not be written\. Free some space/,
+  );
+  assert.equal(inside.stdout, 'code 1\n/mnt\nWrote 3 predictions to /mnt/out.jsonl\ncode 0\n/mnt\n/mnt/out.jsonl\n');
 });
 
 test('a directory in use; Ctrl-C leaves a checkpoint, and the run goes on from it as if never stopped', async () => {

@@ -280,7 +280,8 @@ function recipePage(schema: Schema): string {
     '`hub:owner/name/data/test-*` the files that the pattern matches. CSV files may separate fields by commas, semicolons, tabs or bars.',
     'Of rows that cannot be used, the first twenty are named at once. The start of a run says how many rows are cut, left out or have an empty',
     'answer, with the first five places, and lists the classes; `graft data recipe.yaml` shows rows as the model will see them. A label that is',
-    'a number names a class by its place in the head, unless a class is called by a number.\n',
+    'a number names a class by its place in the head, unless a class is called by a number; which class each number is, is told. Rows that only',
+    'ask (`prompt`, `instruction`, or `messages` that end with the user) are for `graft predict`.\n',
   ].join('\n');
 }
 

@@ -1,3 +1,4 @@
+export { type Candidate, candidatesOf } from './candidates.ts';
 export type { CopiedBias, CopiedModule, TrainedCopies } from './copies.ts';
 export { type Fold, fold, type LayerWeight, ownLayerWeight, ownWeight, unfold } from './folds.ts';
 export type { LayerPolicy, PartState, PolicyRun } from './layer-policy.ts';
@@ -28,12 +29,11 @@ export { saveModules } from './saved-modules.ts';
 export { targetFields } from './target-fields.ts';
 export {
   byPattern,
-  type Candidate,
-  candidatesOf,
   matchesPattern,
   savedTargets,
   selectTargets,
   type TargetConfig,
+  unmatchedTargets,
 } from './targets.ts';
 export { trainedCopies } from './trained-copies.ts';
 export { layerUnder, type Switch, unwrap, type Wrapper, wrappedAdapter } from './wrappers.ts';

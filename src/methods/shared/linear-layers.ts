@@ -2,7 +2,8 @@
 import { GraftError } from '../../base/index.ts';
 import { type Linear, type LinearLayer, type Model, moduleAt, replaceModule } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
-import { candidatesOf, savedTargets, selectTargets, type TargetConfig } from './targets.ts';
+import { candidatesOf } from './candidates.ts';
+import { savedTargets, selectTargets, type TargetConfig } from './targets.ts';
 import { type CopiesConfig, trainedCopies } from './trained-copies.ts';
 import { layerUnder, type Switch, unwrap, type WrappedParts, type Wrapper } from './wrappers.ts';
 

@@ -13,10 +13,10 @@ import {
   unwrapped,
 } from '../../nn/index.ts';
 import { noGrad, ops, scope, type Tensor } from '../../tensor/index.ts';
+import { inTrainedHead } from './candidates.ts';
 import { type CopiedModule, type Slot, type SlotCopy, switchedCopies, type TrainedCopies } from './copies.ts';
 import { requireOwnWeight } from './folds.ts';
 import { trainable } from './parameter-init.ts';
-import { inTrainedHead } from './targets.ts';
 
 type WithWeights = Linear | Embedding | RmsNorm | LayerNorm;
 

@@ -3,7 +3,7 @@
  * `check_target_module_exists`, peft/utils/other.py `get_pattern_key`).
  */
 import { GraftError, nearest } from '../../base/index.ts';
-import { Embedding, headsOf, type Model, namedModules, unwrapped } from '../../nn/index.ts';
+import type { Candidate } from './candidates.ts';
 import { fullMatch, pythonSource } from './python-regex.ts';
 
 export interface TargetConfig {
@@ -12,16 +12,6 @@ export interface TargetConfig {
   readonly layers_to_transform?: number | readonly number[] | null | undefined;
   readonly layers_pattern?: string | readonly string[] | null | undefined;
   readonly modules_to_save?: readonly string[] | null | undefined;
-}
-
-/** A module of a model, with what selection needs to know about it. */
-export interface Candidate {
-  readonly path: string;
-  readonly kind: 'linear' | 'embedding' | 'other';
-  /** True for the output projection, which `all-linear` leaves out. */
-  readonly head?: boolean;
-  /** True inside the task's head, which is trained whole under every method: never a target. */
-  readonly trained?: boolean;
 }
 
 const lastPart = (path: string): string => path.split('.').at(-1)!;
@@ -81,16 +71,7 @@ export function selectTargets(
       hint: 'Set layers_to_transform too',
     });
   }
-  const allLinear = typeof targets === 'string' && targets.toLowerCase() === 'all-linear';
-  const isExcluded = (path: string) => {
-    const names = config.exclude_modules;
-    if (names == null || names.length === 0) return false;
-    return typeof names === 'string' ? fullMatch(names, 'exclude_modules').test(path) : endsInName(path, names);
-  };
-  const selected = candidates.filter(({ path, kind, head, trained }) => {
-    if (path === '' || trained || isExcluded(path) || isWithin(path, config.modules_to_save)) return false;
-    return allLinear ? kind === 'linear' && !head : isTarget(path, config, targets);
-  });
+  const selected = matching(candidates, config, targets);
   const unsupported = selected.find(({ kind }) => kind === 'other');
   if (unsupported) {
     throw new GraftError(
@@ -102,11 +83,75 @@ export function selectTargets(
       },
     );
   }
-  if (selected.length === 0) throw noTarget(candidates, targets);
+  if (selected.length === 0) throw noTarget(candidates, config, targets);
   return selected;
 }
 
-function noTarget(candidates: readonly Candidate[], targets: string | readonly string[]): GraftError {
+function matching(
+  candidates: readonly Candidate[],
+  config: TargetConfig,
+  targets: string | readonly string[],
+): Candidate[] {
+  const allLinear = typeof targets === 'string' && targets.toLowerCase() === 'all-linear';
+  return candidates.filter(({ path, kind, head, trained }) => {
+    if (path === '' || trained || isExcluded(path, config) || isWithin(path, config.modules_to_save)) return false;
+    return allLinear ? kind === 'linear' && !head : isTarget(path, config, targets);
+  });
+}
+
+function isExcluded(path: string, { exclude_modules: names }: TargetConfig): boolean {
+  if (names == null || names.length === 0) return false;
+  return typeof names === 'string' ? fullMatch(names, 'exclude_modules').test(path) : endsInName(path, names);
+}
+
+/** The names of targets and of modules to leave out, and the numbers of layers, that select nothing in a model, in a sentence each. */
+export function unmatchedTargets(candidates: readonly Candidate[], config: TargetConfig): string[] {
+  const layers = candidates.filter(({ kind, trained }) => kind !== 'other' && !trained);
+  const names = new Set(layers.map(({ path }) => lastPart(path)));
+  const unmatched = (field: 'target_modules' | 'exclude_modules') => {
+    const given = config[field];
+    const parts = given == null ? [] : typeof given === 'string' ? (field === 'exclude_modules' ? [given] : []) : given;
+    return parts.flatMap((name) => {
+      const matches = (path: string) =>
+        typeof given === 'string' ? fullMatch(name, field).test(path) : endsInName(path, [name]);
+      if (candidates.some(({ path }) => matches(path))) return [];
+      const near = nearest(name, names);
+      return [`${field} '${name}' matches no module${near ? `; did you mean '${near}'?` : ''}`];
+    });
+  };
+  const numbers = [config.layers_to_transform ?? []].flat();
+  const present = new Set(candidates.map(({ path }) => layerNumber(path, config.layers_pattern)));
+  return [
+    ...unmatched('target_modules'),
+    ...unmatched('exclude_modules'),
+    ...numbers.filter((n) => !present.has(n)).map((n) => `layers_to_transform: the model has no layer ${n}`),
+  ];
+}
+
+/** The error for a config that selects nothing: the field that leaves out what the targets match, or the targets. */
+function noTarget(
+  candidates: readonly Candidate[],
+  config: TargetConfig,
+  targets: string | readonly string[],
+): GraftError {
+  const without = (field: keyof TargetConfig) => matching(candidates, { ...config, [field]: undefined }, targets);
+  for (const field of ['exclude_modules', 'modules_to_save', 'layers_to_transform'] as const) {
+    const left = config[field] == null ? [] : without(field);
+    if (left.length === 0) continue;
+    const named = [...new Set(left.map(({ path }) => lastPart(path)))].join(', ');
+    const why = field === 'layers_to_transform' ? 'has none of' : field === 'exclude_modules' ? 'leaves out' : 'names';
+    return new GraftError(
+      'usage',
+      `${field} ${JSON.stringify(config[field])} ${why} the ${left.length} modules that target_modules selects: ${named}`,
+      {
+        place: field,
+        hint:
+          field === 'layers_to_transform'
+            ? 'Layers are counted from 0; name some that the model has'
+            : 'Name fewer modules in it, or others under target_modules',
+      },
+    );
+  }
   const layers = candidates.filter(({ kind, trained }) => kind !== 'other' && !trained);
   const names = [...new Set(layers.map(({ path }) => lastPart(path)))];
   const first = typeof targets === 'string' ? targets : (targets[0] ?? '');
@@ -143,27 +188,4 @@ export function savedTargets(
   const names = [...new Set(paths.map(lastPart))].sort();
   const exact = allPaths.filter((path) => names.includes(lastPart(path))).length === paths.length;
   return exact ? names : paths;
-}
-
-/** Returns a test whether a path lies in the task's head, which is trained whole; by the end of a part, as for `modules_to_save`. */
-export function inTrainedHead({ task, sites }: Model): (path: string) => boolean {
-  const heads = task.labels.length > 0 ? headsOf(sites) : [];
-  return (path) => path.split('.').some((part) => heads.some((head) => part.endsWith(head)));
-}
-
-/** Returns the modules of a model as candidates. */
-export function candidatesOf(model: Model): Candidate[] {
-  const { head } = model.sites;
-  const isTrained = inTrainedHead(model);
-  return [...namedModules(model.root)].map(([path, module]) => ({
-    path,
-    kind: isLinear(module) ? 'linear' : unwrapped(module) instanceof Embedding ? 'embedding' : 'other',
-    head: path === head,
-    trained: isTrained(path),
-  }));
-}
-
-/** Whether a module is a linear layer or a wrapper of one. */
-function isLinear(module: object): boolean {
-  return 'inFeatures' in module && 'outFeatures' in module;
 }

@@ -1,10 +1,10 @@
 import { type Model, type Module, namedModules, unwrapped } from '../../nn/index.ts';
 import { ops, Tensor } from '../../tensor/index.ts';
+import { inTrainedHead } from './candidates.ts';
 import { type CopiedBias, type Slot, type SlotCopy, switchedCopies, type TrainedCopies } from './copies.ts';
 import { requireOwnBias } from './folds.ts';
 import { trainable } from './parameter-init.ts';
 import { type SaveModulesOptions, saveModules } from './saved-modules.ts';
-import { inTrainedHead } from './targets.ts';
 
 /** Fields of a config that ask for copies of parts of the base. */
 export interface CopiesConfig {

@@ -56,6 +56,21 @@ test('a label is scored as it follows the prompt in the rows, however it is writ
   }
   assert.equal(compared, 12);
 
+  // Rows that only ask: labels follow as they are written, and where that may be a guess, it is told.
+  const asking = prompts.map((prompt) => ({ prompt }));
+  for (const [labels, told] of [
+    [[' yes', ' no'], 0],
+    [['yes', 'no'], 1],
+  ] as const) {
+    const { classifications, accuracy, notes } = await model.classify(asking, { labels });
+    const want = await expected(prompts[0]!, labels);
+    want.forEach((share, c) => {
+      assert.ok(Math.abs(share - classifications[0]!.probabilities[labels[c]!]!) <= 1e-4, `${labels}`);
+    });
+    assert.equal(accuracy, null);
+    assert.equal(notes.length, told, notes.join());
+  }
+
   const mixed = [
     { prompt: 'a', completion: ' yes' },
     { prompt: 'b', completion: 'no' },

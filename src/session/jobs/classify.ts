@@ -54,17 +54,18 @@ export function classifyRows(
   }
   const { tokenizer } = resident;
   const chat = ChatTemplate.of(tokenizer);
-  const spaceOf = spacesBefore(examples);
+  const { spaceOf, notes: spaceNotes } = spacesBefore(examples, labels);
   const prompts = examples.map(({ example, place }) => {
     const source = promptSourceOf(example);
     if (!source) {
-      throw new GraftError('input', 'labels need rows that ask for an answer: messages, or prompt and completion', {
+      throw new GraftError('input', 'labels need rows that ask for an answer: messages or a prompt', {
         place,
+        hint: 'Say with columns (--columns) which column is the prompt: prompt=text',
       });
     }
     const hint = 'Use rows of prompt and completion, or a model with a chat template';
     const options = { tokenizer, chat, place, hint };
-    const choices = labels.map((label) => [...answerIds(source, spaceOf(example) + label.trim(), options)]);
+    const choices = labels.map((label) => [...answerIds(source, spaceOf(example, label) + label.trim(), options)]);
     const room = maxLength - Math.max(...choices.map(({ length }) => length));
     return { ...makePrompt(source, { ...options, maxLength: room }), choices };
   });
@@ -108,22 +109,30 @@ export function classifyRows(
       ? { name: 'accuracy', ...wilson(hits.filter(Boolean).length, hits.length), count: hits.length, of: 'rows' }
       : null,
     shortenedPrompts,
-    notes:
-      shortenedPrompts > 0
+    notes: [
+      ...spaceNotes,
+      ...(shortenedPrompts > 0
         ? [`labels: ${shortenedPrompts} prompts were longer than the model reads or max_length; their middle was cut`]
-        : [],
+        : []),
+    ],
   };
 }
 
 /**
- * The white space before the answers of these rows, which is part of how a label follows its prompt: the same in all
- * completions, and in a conversation that of its own answer.
+ * The white space before an answer, which is part of how a label follows its prompt: the same in all completions, in a
+ * conversation that of its own answer, and where no row has a completion that of the labels as they are written.
  * @throws GraftError 'input' where completions differ in it, since labels cannot be written in both ways
  */
-function spacesBefore(examples: OpenedRows['examples']): (example: Example) => string {
-  const spaceOf = (text: string) => /^\s*/.exec(text)![0];
-  const answered = examples.flatMap(({ example, place }) =>
-    example.kind === 'completion' ? [{ space: spaceOf(example.completion), place }] : [],
+function spacesBefore(
+  examples: OpenedRows['examples'],
+  labels: readonly string[],
+): { spaceOf: (example: Example, label: string) => string; notes: string[] } {
+  const spaceIn = (text: string) => /^\s*/.exec(text)![0];
+  const completions = examples.flatMap(({ example, place }) =>
+    example.kind === 'completion' ? [{ example, place }] : [],
+  );
+  const answered = completions.flatMap(({ example: { completion }, place }) =>
+    completion === undefined ? [] : [{ space: spaceIn(completion), place }],
   );
   const [first] = answered;
   const other = answered.find(({ space }) => space !== first!.space);
@@ -134,9 +143,17 @@ function spacesBefore(examples: OpenedRows['examples']): (example: Example) => s
       { place: other.place, hint: 'Write the white space before the answer in the same way in all rows' },
     );
   }
-  return (example) => {
-    if (example.kind === 'completion') return first!.space;
+  const isGuessed = !first && completions.some(({ example: { prompt } }) => !/\s$/.test(prompt));
+  const notes =
+    isGuessed && labels.some((label) => spaceIn(label) === '')
+      ? [
+          'labels: no row has a completion, so each label follows its prompt as it is written, without a space: write " yes" with the space that completions begin with',
+        ]
+      : [];
+  const spaceOf = (example: Example, label: string) => {
+    if (example.kind === 'completion') return first?.space ?? spaceIn(label);
     const last = example.kind === 'chat' ? example.messages.at(-1)! : undefined;
-    return last?.role === 'assistant' ? spaceOf(last.content ?? '') : '';
+    return last?.role === 'assistant' ? spaceIn(last.content ?? '') : '';
   };
+  return { spaceOf, notes };
 }

@@ -1,5 +1,5 @@
 import { GraftError } from '../../base/index.ts';
-import { batchesOf, type Confusion, type Metric, measure } from '../../tasks/index.ts';
+import { batchesOf, type Confusion, type Metric, measure, numberedClasses } from '../../tasks/index.ts';
 import type { JobContext } from '../job-context.ts';
 import { classifyRows } from './classify.ts';
 import { notesOf, openRows, type Progress, type RowReport, type RowsArgs, rowsOf } from './rows.ts';
@@ -56,6 +56,10 @@ export async function evaluate(args: EvaluateArgs, context: JobContext<Progress>
     throw new GraftError('input', 'labels need rows that end in an answer: messages, or prompt and completion');
   }
   const { rows, report } = (await rowsOf(opened, true))(opened.examples);
+  const numbered = numberedClasses(
+    task.head,
+    opened.examples.map(({ example }) => example),
+  );
   const batches = batchesOf(task, rows, 1024, 32, model.ports.promptLength);
   const onBatch = (done: number, total: number) => {
     context.throwIfStopped();
@@ -71,7 +75,7 @@ export async function evaluate(args: EvaluateArgs, context: JobContext<Progress>
     tokens: units,
     rows: rows.length,
     report,
-    notes: [...notesOf(report, opened), ...(classified?.notes ?? [])],
+    notes: [...notesOf(report, opened), ...(numbered ? [numbered] : []), ...(classified?.notes ?? [])],
     metrics: accuracy ? [accuracy, ...metrics] : metrics,
     confusion: confusion ?? null,
     accuracy,

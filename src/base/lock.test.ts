@@ -5,9 +5,7 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { temporary } from '../../test/samples/io.ts';
-import { GraftError } from '../base/index.ts';
-import { LOCK_NAME, lockDirectory } from './index.ts';
-import { processStamp } from './lock.ts';
+import { GraftError, LOCK_NAME, lockDirectory, processStamp, waitForLock } from './index.ts';
 
 /** Takes the lock in another process, says so, and holds it until its input ends. */
 function holder(path: string): ChildProcess {
@@ -26,6 +24,22 @@ const inUse = (path: string, message: RegExp) =>
     () => lockDirectory(path),
     (error) => error instanceof GraftError && error.kind === 'state' && message.test(error.message),
   );
+
+describe('waitForLock', () => {
+  it('says once who holds the lock, and has it as soon as that process ends', async () => {
+    using dir = temporary();
+    const child = holder(dir.path);
+    assert.equal(await says(child), 'taken');
+    const told: string[] = [];
+    const waiting = waitForLock(dir.path, (text) => told.push(text));
+    await new Promise((resolve) => setTimeout(resolve, 700));
+    assert.equal(told.length, 1);
+    assert.match(told[0]!, new RegExp(`^process ${child.pid}, since 2`));
+    child.kill('SIGKILL');
+    using _lock = await waiting;
+    inUse(dir.path, new RegExp(`in use by process ${process.pid}`));
+  });
+});
 
 describe('lockDirectory', () => {
   it('lets one in at a time, and again after it is given back', () => {

@@ -11,7 +11,9 @@ import {
 } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { fileError, GraftError, makeDirectory } from '../base/index.ts';
+import { setTimeout as wait } from 'node:timers/promises';
+import { GraftError } from './errors.ts';
+import { fileError, makeDirectory } from './files.ts';
 
 /** Name of the lock file inside a locked directory. */
 export const LOCK_NAME = 'graft.lock';
@@ -69,6 +71,34 @@ export function lockDirectory(path: string): Disposable {
       }
     },
   };
+}
+
+/** Milliseconds between two tries to lock a directory, and after which waiting for it ends. */
+const [retryInterval, longestWait] = [250, 30 * 60_000];
+
+/** Who holds a lock, as a message names it. */
+const holderText = ({ pid, host, since }: Readonly<Record<string, unknown>>) =>
+  `process ${pid}${host === hostname() ? '' : ` on ${host}`}, since ${since}`;
+
+/**
+ * Locks a directory as `lockDirectory` does, after waiting for a process that holds the lock, or for another thread of this one.
+ * @param onWait is told who that is, once for each
+ * @throws GraftError `state` where it is held for half an hour, or its lock file cannot be read
+ */
+export async function waitForLock(directory: string, onWait: (holder: string) => void = () => {}): Promise<Disposable> {
+  let told: string | undefined;
+  for (const start = performance.now(); ; ) {
+    try {
+      return lockDirectory(directory);
+    } catch (error) {
+      const owner = error instanceof GraftError && error.kind === 'state' ? error.data : {};
+      if (typeof owner.pid !== 'number' || performance.now() - start > longestWait) throw error;
+      const holder = holderText(owner);
+      if (holder !== told) onWait(holder);
+      told = holder;
+      await wait(retryInterval);
+    }
+  }
 }
 
 /** Creates the lock file atomically; returns false where one exists already. */
