@@ -73,8 +73,8 @@ export function lockDirectory(path: string): Disposable {
   };
 }
 
-/** Milliseconds between two tries to lock a directory, and after which waiting for it ends. */
-const [retryInterval, longestWait] = [250, 30 * 60_000];
+/** Milliseconds between two tries to lock a directory, and after which a thread of this process is taken to have ended without unlocking it. */
+const [retryInterval, longestOwn] = [250, 30 * 60_000];
 
 /** Who holds a lock, as a message names it. */
 const holderText = ({ pid, host, since }: Readonly<Record<string, unknown>>) =>
@@ -83,7 +83,7 @@ const holderText = ({ pid, host, since }: Readonly<Record<string, unknown>>) =>
 /**
  * Locks a directory as `lockDirectory` does, after waiting for a process that holds the lock, or for another thread of this one.
  * @param onWait is told who that is, once for each
- * @throws GraftError `state` where it is held for half an hour, or its lock file cannot be read
+ * @throws GraftError `state` where this process has held it for half an hour, or its lock file cannot be read
  */
 export async function waitForLock(directory: string, onWait: (holder: string) => void = () => {}): Promise<Disposable> {
   let told: string | undefined;
@@ -92,7 +92,8 @@ export async function waitForLock(directory: string, onWait: (holder: string) =>
       return lockDirectory(directory);
     } catch (error) {
       const owner = error instanceof GraftError && error.kind === 'state' ? error.data : {};
-      if (typeof owner.pid !== 'number' || performance.now() - start > longestWait) throw error;
+      const isTooLong = owner.pid === process.pid && performance.now() - start > longestOwn;
+      if (typeof owner.pid !== 'number' || isTooLong) throw error;
       const holder = holderText(owner);
       if (holder !== told) onWait(holder);
       told = holder;
