@@ -170,7 +170,9 @@ export class WeightReader implements Disposable {
     const existing = this.#buffers.get(dtype);
     if (existing && existing.bytes.length >= minBytes) return existing;
     existing?.tensor.dispose();
-    const tensor = detachFromScopes(Tensor.staging([Math.max(this.#bufferBytes, minBytes) / dtypes[dtype].bytes], dtype));
+    const tensor = detachFromScopes(
+      Tensor.staging([Math.max(this.#bufferBytes, minBytes) / dtypes[dtype].bytes], dtype),
+    );
     const buffer = { tensor, bytes: tensor.memory() };
     this.#buffers.set(dtype, buffer);
     return buffer;
