@@ -137,7 +137,8 @@ test('config.json names what was done; other layouts and what Graft does not com
     );
     assert.throws(() => loadModel(out), message);
   };
-  refused({ quant_method: 'gptq' }, /quantization_config has the method gptq/);
+  refused({ quant_method: 'gptq' }, /the weights are quantised by gptq, which Graft does not read/);
+  refused({ format: 'float-quantized' }, /has the method compressed-tensors and the format float-quantized/);
   refused({ kv_cache_scheme: { num_bits: 8 } }, /quantises keys and values/);
   const { group_0: group } = config.quantization_config.config_groups;
   const changed = (more: object) => ({ config_groups: { group_0: { ...group, ...more } } });
