@@ -15,7 +15,7 @@ const majorOf = (version) => Number(version.split('.')[0]);
 
 if (majorOf(process.versions.node) >= oldest) {
   // By a variable, because a call is for one thread: the engine has one of its own, and `graft launch` has processes.
-  process.env.NODE_COMPILE_CACHE ??= isCheckout
+  process.env.NODE_COMPILE_CACHE ||= isCheckout
     ? join(root, 'node_modules', '.cache', 'node')
     : join(tmpdir(), 'node-compile-cache');
   module.enableCompileCache(process.env.NODE_COMPILE_CACHE);

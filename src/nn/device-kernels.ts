@@ -6,30 +6,21 @@ import type { Kernels } from './kernels.ts';
 import { rowAttention } from './row-attention.ts';
 
 /** The fused operators that have kernels for GPUs (native/cuda/). */
-const {
-  rmsNorm,
-  addRmsNorm,
-  rope,
-  glu,
-  linears,
-  linear,
-  loraLinear,
-  loraGatedLinear,
-  addLowRankRuns,
-  linearCrossEntropy,
-} = fused;
+const onGpu = [
+  'rmsNorm',
+  'addRmsNorm',
+  'rope',
+  'glu',
+  'linears',
+  'linear',
+  'loraLinear',
+  'loraGatedLinear',
+  'addLowRankRuns',
+  'linearCrossEntropy',
+] as const;
 const compiled: Partial<Kernels> = {
-  rmsNorm,
-  addRmsNorm,
-  rope,
-  glu,
-  linears,
-  linear,
-  loraLinear,
-  loraGatedLinear,
-  addLowRankRuns,
-  linearCrossEntropy,
-  pooledAttention: pooledBy(rowAttention, rope),
+  ...Object.fromEntries(onGpu.map((name) => [name, fused[name]])),
+  pooledAttention: pooledBy(rowAttention, fused.rope),
 };
 
 /** What takes the place of composite kernels, by the kind of device and the element type of the model: absent, any. */
