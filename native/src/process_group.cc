@@ -95,6 +95,8 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   void connect_all(int size, const std::optional<std::string>& address, Milliseconds timeout, const std::string& prefix,
                    const std::string& name) {
     prefix_ = prefix;
+    // From now on others can tell whether this process lives, even while it connects.
+    start(&ProcessGroup::watch);
     // Whoever waits here notices first, and says which process is late.
     const auto limit = timeout + kGrace;
     auto options = address ? c10d::ProcessGroupGloo::Options::create(limit) : c10d::ProcessGroupGloo::Options::create_default(limit);
@@ -108,16 +110,7 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
     group_->setGroupName(name);
     c10d::register_process_group(name, group_);
     name_ = name;
-    // The threads own this object too: one that waits for another process cannot be stopped, and may outlive the Node environment.
-    for (const auto run : {&ProcessGroup::wait_for_collectives, &ProcessGroup::watch}) {
-      threads_++;
-      std::thread([self = shared_from_this(), run] {
-        ((*self).*run)();
-        const std::lock_guard lock(self->mutex_);
-        self->threads_--;
-        self->changed_.notify_all();
-      }).detach();
-    }
+    start(&ProcessGroup::wait_for_collectives);
   }
 
   // LibTorch's own wait has no limit shorter than the group's, so another thread waits, and this one looks at the clock and at the alarm.
@@ -135,8 +128,7 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
 
   // Where collectives have not ended, the threads are left behind: they wait for other processes.
   void close(bool all_ended) {
-    if (!group_) return;
-    c10d::unregister_process_group(name_);
+    if (group_) c10d::unregister_process_group(name_);
     std::unique_lock lock(mutex_);
     closing_ = true;
     changed_.notify_all();
@@ -146,6 +138,20 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   }
 
  private:
+  // The threads own this object too: one that waits for another process cannot be stopped, and may outlive the Node environment.
+  void start(void (ProcessGroup::*run)()) {
+    {
+      const std::lock_guard lock(mutex_);
+      threads_++;
+    }
+    std::thread([self = shared_from_this(), run] {
+      ((*self).*run)();
+      const std::lock_guard lock(self->mutex_);
+      self->threads_--;
+      self->changed_.notify_all();
+    }).detach();
+  }
+
   void wait_for_collectives() {
     std::unique_lock lock(mutex_);
     for (;;) {

@@ -60,6 +60,17 @@ for (const failing of [0, 1]) {
   });
 }
 
+for (const failing of [0, 1]) {
+  test(`rank ${failing} of 3 is killed while they connect: the others name it`, async () => {
+    const outcomes = await runRanks('killWhileConnecting', failing, { size: 3, timeout: 2 });
+    assert.equal(outcomes[failing]!.signal, 'SIGKILL');
+    const others = outcomes.filter((_, rank) => rank !== failing);
+    const why = new RegExp(`^rank ${failing} ended or cannot be reached any more`);
+    for (const outcome of others) assertFailed(outcome, why, 20);
+    assert.equal(others.length, 2);
+  });
+}
+
 test('a rank that is stopped is named after the timeout, by all', async () => {
   const [first, , third] = await runRanks('stop', 1, { size: 3, timeout: 3 });
   for (const outcome of [first!, third!])

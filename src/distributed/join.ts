@@ -32,7 +32,7 @@ const interfaceVariable = 'GLOO_SOCKET_IFNAME';
  */
 export function joinGroup(placement: RankPlacement | undefined): JoinedGroup {
   if (!placement || placement.size === 1) return alone;
-  const { rank, size, master, timeout } = placement;
+  const { rank, size, timeout } = placement;
   const began = performance.now();
   const left = () => Math.max(0, timeout - (performance.now() - began));
   const store = new GroupStore(placement, timeout);
@@ -54,22 +54,25 @@ export function joinGroup(placement: RankPlacement | undefined): JoinedGroup {
     native.groupConnect(store.id, size, address, timeout, store.prefix, name);
     return new ConnectedGroup(store, name);
   } catch (error) {
-    const known =
-      error instanceof GraftError && error.kind !== 'engine'
-        ? error
-        : (store.failure() ??
-          new GraftError('environment', 'the processes met, but cannot connect to each other', {
-            place: `${master.host}:${master.port}`,
-            hint: `Check that firewalls let them, and name the network interface in ${interfaceVariable} where there are several`,
-            cause: error,
-          }));
+    const known = error instanceof GraftError && error.kind !== 'engine' ? error : notConnected(store, error);
     if (isMember) {
       store.tell(known, rank);
-      store.leave();
+      store.leave(known.data.failedRanks as number[] | undefined);
     }
-    native.groupClose(store.id, true);
+    native.groupClose(store.id, false);
     throw known;
   }
+}
+
+/** Why processes that met cannot connect: one of them ended meanwhile, or the network does not let them. */
+function notConnected(store: GroupStore, cause: unknown): GraftError {
+  const { host, port } = store.placement.master;
+  const blocked = new GraftError('environment', 'the processes met, but cannot connect to each other', {
+    place: `${host}:${port}`,
+    hint: `Check that firewalls let them, and name the network interface in ${interfaceVariable} where there are several`,
+    cause,
+  });
+  return store.diagnose('lost', 0, cause, blocked);
 }
 
 /** @throws GraftError where another process has this rank: that one goes on, as if this one had never come */

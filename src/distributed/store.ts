@@ -142,8 +142,14 @@ export class GroupStore {
    * Finds out why a collective did not end: the error of a process that failed, or which processes do not answer.
    * @param how the alarm of another process, an error of the connection, or a timeout after so many milliseconds
    * @param awaited how many collectives this process has waited for, the last one included
+   * @param otherwise what it is where every process answers
    */
-  diagnose(how: 'alarm' | 'lost' | { readonly late: number }, awaited: number, cause?: unknown): GraftError {
+  diagnose(
+    how: 'alarm' | 'lost' | { readonly late: number },
+    awaited: number,
+    cause?: unknown,
+    otherwise = new GraftError('state', 'the connection to another process failed', { cause }),
+  ): GraftError {
     const { rank, size, hostsStore } = this.placement;
     const late = typeof how === 'object' ? how.late : undefined;
     try {
@@ -162,11 +168,11 @@ export class GroupStore {
       if (toldMeanwhile) return told(toldMeanwhile);
       const silent = others.filter((other) => !answers.has(other));
       const behind = others.filter((other) => answers.get(other)! < awaited);
-      const found = late === undefined || silent.length > 0 ? gone(silent, late, cause) : slow(behind, late);
+      const found = silent.length > 0 ? gone(silent, late, cause) : late === undefined ? otherwise : slow(behind, late);
       this.tell(found, undefined);
       return found;
     } catch (error) {
-      return gone(hostsStore && rank !== 0 ? [0] : [], late, cause ?? error);
+      return hostsStore && rank !== 0 ? gone([0], late, cause ?? error) : otherwise;
     }
   }
 
@@ -251,7 +257,6 @@ function told({ rank, error }: Failure): GraftError {
 }
 
 function gone(silent: readonly number[], late: number | undefined, cause: unknown): GraftError {
-  if (silent.length === 0) return new GraftError('state', 'the connection to another process failed', { cause });
   const who = ranks(silent);
   const problem =
     late === undefined

@@ -214,6 +214,9 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
     if (group.rank === failing) process.kill(process.pid, 'SIGKILL');
     group.barrier();
   },
+  killWhileConnecting(group) {
+    group.barrier();
+  },
   stop(group, failing) {
     if (group.rank === failing) process.kill(process.pid, 'SIGSTOP');
     group.barrier();
@@ -238,6 +241,10 @@ setFlagsFromString('--expose-gc');
 await startEngine();
 useThreads(1);
 let result: object;
+if (action === 'killWhileConnecting' && process.env.RANK === failing) {
+  const { native } = currentEngine();
+  native.groupConnect = () => process.kill(process.pid, 'SIGKILL');
+}
 const start = performance.now();
 const seconds = () => (performance.now() - start) / 1e3;
 try {
