@@ -11,7 +11,7 @@ namespace {
 using at::Tensor;
 using at::TensorList;
 
-const Adam8Kernels& kernels() { return pick(avx512::adam8, avx2::adam8); }
+const Adam8Kernels& adam8_kernels() { return pick(avx512::adam8, avx2::adam8); }
 
 NearestCode nearest_code(const Tensor& codes, const char* name) {
   check_float(codes, name);
@@ -80,7 +80,7 @@ void adamw_8bit(TensorList parameters, TensorList grads, TensorList means, Tenso
     at::parallel_for(0, blocks, grain(kAdamBlock), [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; b++) {
         const int64_t at = b * kAdamBlock, count = std::min(kAdamBlock, n - at);
-        kernels().block(p + at, g + at, m + at, m_max + b, v + at, v_max + b, count, settings, of_means, of_squares);
+        adam8_kernels().block(p + at, g + at, m + at, m_max + b, v + at, v_max + b, count, settings, of_means, of_squares);
       }
     });
     parameter.unsafeGetTensorImpl()->bump_version();

@@ -10,7 +10,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-const AttentionKernels& kernels() { return pick(avx512::attention, avx2::attention); }
+const AttentionKernels& attention_kernels() { return pick(avx512::attention, avx2::attention); }
 
 // Runs the tasks in all threads, which take them from a shared counter, the most expensive first: so rows of different lengths load the
 // threads evenly.
@@ -74,9 +74,9 @@ Tensor forward_pass(const Tensor& q, const Tensor& k, const Tensor& v, const Row
   Tensor workspace = at::empty({plan.workspace}, at::kFloat);
   float* shared = workspace.mutable_data_ptr<float>();
   const int64_t count = static_cast<int64_t>(plan.tasks.size());
-  run_tasks(count, kernels().forward_scratch(args.shape, plan.tasks.data(), count),
-            [&](int64_t i, float* scratch) { kernels().forward(args, plan.tasks.data(), i, i + 1, shared, scratch); });
-  kernels().forward_merge(args, plan.parts.data(), plan.merges.data(), 0, static_cast<int64_t>(plan.merges.size()), shared);
+  run_tasks(count, attention_kernels().forward_scratch(args.shape, plan.tasks.data(), count),
+            [&](int64_t i, float* scratch) { attention_kernels().forward(args, plan.tasks.data(), i, i + 1, shared, scratch); });
+  attention_kernels().forward_merge(args, plan.parts.data(), plan.merges.data(), 0, static_cast<int64_t>(plan.merges.size()), shared);
   return out;
 }
 
@@ -120,9 +120,9 @@ struct Attention : torch::autograd::Function<Attention> {
     const AttentionPlan plan = plan_attention_backward(args.shape);
     Tensor workspace = at::empty({plan.workspace}, at::kFloat);
     float* shared = workspace.mutable_data_ptr<float>();
-    run_tasks(static_cast<int64_t>(plan.tasks.size()), kernels().backward_scratch(args.shape),
-              [&](int64_t i, float* scratch) { kernels().backward(args, plan.tasks.data(), i, i + 1, shared, scratch); });
-    kernels().backward_merge(args, plan.parts.data(), plan.merges.data(), 0, static_cast<int64_t>(plan.merges.size()), shared);
+    run_tasks(static_cast<int64_t>(plan.tasks.size()), attention_kernels().backward_scratch(args.shape),
+              [&](int64_t i, float* scratch) { attention_kernels().backward(args, plan.tasks.data(), i, i + 1, shared, scratch); });
+    attention_kernels().backward_merge(args, plan.parts.data(), plan.merges.data(), 0, static_cast<int64_t>(plan.merges.size()), shared);
     return {dq, dk, dv, {}, {}, {}, {}, {}, {}};
   }
 };

@@ -14,10 +14,10 @@ Activation activation(std::string_view name) {
 
 namespace {
 
-constexpr const char* kFile = "glu.cu";
-constexpr int kThreads = 256;
+constexpr const char* kGluFile = "glu.cu";
+constexpr int kGluThreads = 256;
 
-std::string instance(const char* kernel, const Tensor& gate, int at_once) {
+std::string glu_instance(const char* kernel, const Tensor& gate, int at_once) {
   return instance_of(kernel, {number_name(gate.scalar_type()), std::to_string(at_once)});
 }
 
@@ -37,7 +37,7 @@ Tensor glu_forward(const Tensor& gate, const Tensor& up, Activation act) {
   const int64_t n = gate.numel();
   if (runs_cuda_kernels(gate)) {
     const int at_once = numbers_at_once(n, {gate, up});
-    launch(gate, kFile, instance("glu_forward", gate, at_once), {ceil_div(n, kThreads * at_once)}, kThreads, code_of(act), memory_of(gate), memory_of(up), n,
+    launch(gate, kGluFile, glu_instance("glu_forward", gate, at_once), {ceil_div(n, kGluThreads * at_once)}, kGluThreads, code_of(act), memory_of(gate), memory_of(up), n,
            memory_of(y));
     return y;
   }
@@ -54,7 +54,7 @@ std::pair<Tensor, Tensor> glu_backward(const Tensor& gate, const Tensor& up, con
     const Tensor g = dy.to(gate.scalar_type()).contiguous();
     const int64_t n = g.numel();
     const int at_once = numbers_at_once(n, {gate, up, g});
-    launch(gate, kFile, instance("glu_backward", gate, at_once), {ceil_div(n, kThreads * at_once)}, kThreads, code_of(act), memory_of(gate), memory_of(up),
+    launch(gate, kGluFile, glu_instance("glu_backward", gate, at_once), {ceil_div(n, kGluThreads * at_once)}, kGluThreads, code_of(act), memory_of(gate), memory_of(up),
            memory_of(g), n, memory_of(dgate), memory_of(dup));
     return {dgate, dup};
   }

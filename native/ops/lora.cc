@@ -1,7 +1,6 @@
 #include "lora.h"
 
 #include "glu.h"
-#include "kernels/lowrank.h"
 #include "lowrank.h"
 #include "product.h"
 
@@ -10,10 +9,6 @@ namespace graft {
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-namespace {
-const LowRankKernels& lowrank_kernels() { return pick(avx512::lowrank, avx2::lowrank); }
-}  // namespace
 
 std::pair<Tensor, Tensor> backward_products(const Tensor& g, const Tensor& h, const Tensor& b) {
   if (runs_cuda_kernels(g)) return {rank_product(g, b.t()), factor_gradient(h, g).t()};

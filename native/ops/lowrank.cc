@@ -10,11 +10,11 @@ using graft_cuda::Runs;
 
 namespace {
 
-constexpr const char* kFile = "lowrank.cu";
-constexpr int kThreads = 128;  // kWarps warps
+constexpr const char* kLowRankFile = "lowrank.cu";
+constexpr int kLowRankThreads = 128;  // kWarps warps
 constexpr int64_t kRowsOfPart = 256;  // of the sums of a factor's gradient
 
-std::string instance(const char* kernel, const Tensor& tensor) { return instance_of(kernel, {number_name(tensor.scalar_type())}); }
+std::string lowrank_instance(const char* kernel, const Tensor& tensor) { return instance_of(kernel, {number_name(tensor.scalar_type())}); }
 
 // Calls body(runs, how many, the most tokens of one, the highest rank) for as many runs as a launch takes.
 template <typename Body>
@@ -45,14 +45,14 @@ Run cuda_run(const Tensor& factor, int64_t start, int64_t tokens, int64_t h, dou
 
 void cuda_down(const Tensor& x, at::ArrayRef<Run> all, const Tensor& h) {
   batches(all, [&](const Runs& runs, int64_t count, int64_t tokens, int64_t rank) {
-    launch(x, kFile, instance("down", x), {ceil_div(tokens, kTokens * graft_cuda::kWarps), ceil_div(rank, kRanks), count}, kThreads, runs, memory_of(x),
+    launch(x, kLowRankFile, lowrank_instance("down", x), {ceil_div(tokens, kTokens * graft_cuda::kWarps), ceil_div(rank, kRanks), count}, kLowRankThreads, runs, memory_of(x),
            x.stride(0), x.size(1), memory_of(h));
   });
 }
 
 void cuda_up(const Tensor& y, at::ArrayRef<Run> all, const Tensor& h) {
   batches(all, [&](const Runs& runs, int64_t count, int64_t tokens, int64_t) {
-    launch(y, kFile, instance("up", y), {ceil_div(y.size(1), kThreads), ceil_div(tokens, kTokens), count}, kThreads, runs, memory_of(h), y.size(1),
+    launch(y, kLowRankFile, lowrank_instance("up", y), {ceil_div(y.size(1), kLowRankThreads), ceil_div(tokens, kTokens), count}, kLowRankThreads, runs, memory_of(h), y.size(1),
            memory_of(y), y.stride(0));
   });
 }
@@ -80,7 +80,7 @@ Tensor factor_gradient(const Tensor& h, const Tensor& x) {
   const int64_t n = x.size(0), width = x.size(1), r = h.size(1);
   const int64_t part = std::max(kRowsOfPart, ceil_div(n, 64)), parts = ceil_div(n, part);
   const Tensor sums = at::empty({parts, r, width}, hidden.options());
-  launch(rows, kFile, instance("outer", rows), {ceil_div(width, kThreads), ceil_div(r, kRanks), parts}, kThreads, memory_of(hidden), memory_of(rows),
+  launch(rows, kLowRankFile, lowrank_instance("outer", rows), {ceil_div(width, kLowRankThreads), ceil_div(r, kRanks), parts}, kLowRankThreads, memory_of(hidden), memory_of(rows),
          rows.stride(0), n, width, static_cast<int>(r), part, memory_of(sums));
   return parts == 1 ? sums.squeeze(0) : sums.sum(0);
 }

@@ -1,9 +1,12 @@
 // The products of LoRA that have one side only `rank` wide (r), on the processor and on GPUs: h [n, r] is float32.
 #pragma once
 #include "cuda/runs.h"
+#include "kernels/lowrank.h"
 #include "shared.h"
 
 namespace graft {
+
+inline const LowRankKernels& lowrank_kernels() { return pick(avx512::lowrank, avx2::lowrank); }
 
 // Returns x [n, in] times the transposed A [r, in].
 at::Tensor rank_product(const at::Tensor& x, const at::Tensor& a);

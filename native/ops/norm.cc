@@ -9,33 +9,33 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-const NormKernels& kernels() { return pick(avx512::norm, avx2::norm); }
+const NormKernels& norm_kernels() { return pick(avx512::norm, avx2::norm); }
 
-constexpr const char* kFile = "norm.cu";
-constexpr int64_t kRowsOfPart = 64;  // of the sums of a weight's gradient
+constexpr const char* kNormFile = "norm.cu";
+constexpr int64_t kNormRowsOfPart = 64;  // of the sums of a weight's gradient
 
-std::string instance(const char* kernel, const Tensor& x, const Tensor& weight, int at_once) {
+std::string norm_instance(const char* kernel, const Tensor& x, const Tensor& weight, int at_once) {
   return instance_of(kernel, {number_name(x.scalar_type()), number_name(weight.scalar_type()), std::to_string(at_once)});
 }
 
 void cuda_forward(const Tensor& x, const Tensor& delta, const Tensor& weight, float eps, int64_t n, int64_t c, const Tensor& sum, const Tensor& y,
                   const Tensor& inverse_rms) {
   const int at_once = numbers_at_once(c, {x, delta, weight});
-  launch(x, kFile, instance("rms_forward", x, weight, at_once), {n}, block_for(ceil_div(c, at_once)), memory_of(x), memory_of(delta), memory_of(weight), eps, c,
+  launch(x, kNormFile, norm_instance("rms_forward", x, weight, at_once), {n}, block_for(ceil_div(c, at_once)), memory_of(x), memory_of(delta), memory_of(weight), eps, c,
          delta.defined() ? memory_of(sum) : nullptr, memory_of(y), memory_of(inverse_rms));
 }
 
 void cuda_backward(const Tensor& s, const Tensor& weight, const Tensor& inverse_rms, const Tensor& dy, const Tensor& dsum, int64_t n, int64_t c,
                    const Tensor& dx) {
   const int at_once = numbers_at_once(c, {s, weight, dy, dsum});
-  launch(s, kFile, instance("rms_backward", s, weight, at_once), {n}, block_for(ceil_div(c, at_once)), memory_of(s), memory_of(weight), memory_of(inverse_rms),
+  launch(s, kNormFile, norm_instance("rms_backward", s, weight, at_once), {n}, block_for(ceil_div(c, at_once)), memory_of(s), memory_of(weight), memory_of(inverse_rms),
          memory_of(dy), memory_of(dsum), c, memory_of(dx));
 }
 
 Tensor cuda_backward_weight(const Tensor& s, const Tensor& weight, const Tensor& inverse_rms, const Tensor& dy, int64_t n, int64_t c) {
-  const int64_t rows = std::max(kRowsOfPart, ceil_div(n, 1024)), parts = ceil_div(n, rows);
+  const int64_t rows = std::max(kNormRowsOfPart, ceil_div(n, 1024)), parts = ceil_div(n, rows);
   const Tensor sums = at::empty({parts, c}, inverse_rms.options());
-  launch(s, kFile, instance_of("rms_backward_weight", {number_name(s.scalar_type())}), {ceil_div(c, 128), parts}, 128, memory_of(s), memory_of(inverse_rms),
+  launch(s, kNormFile, instance_of("rms_backward_weight", {number_name(s.scalar_type())}), {ceil_div(c, 128), parts}, 128, memory_of(s), memory_of(inverse_rms),
          memory_of(dy), n, c, rows, memory_of(sums));
   return sums.sum(0).to(weight.scalar_type());
 }
@@ -57,7 +57,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     Tensor inverse_rms = at::empty({n}, input.options().dtype(at::kFloat));
     if (on_gpu) cuda_forward(input, added, weight, static_cast<float>(eps), n, c, sum, y, inverse_rms);
     else at::parallel_for(0, n, grain(c), [&](int64_t begin, int64_t end) {
-      kernels().forward(input.const_data_ptr<float>(), delta ? added.const_data_ptr<float>() : nullptr, weight.const_data_ptr<float>(),
+      norm_kernels().forward(input.const_data_ptr<float>(), delta ? added.const_data_ptr<float>() : nullptr, weight.const_data_ptr<float>(),
                         static_cast<float>(eps), begin, end, c, delta ? sum.mutable_data_ptr<float>() : nullptr, y.mutable_data_ptr<float>(),
                         inverse_rms.mutable_data_ptr<float>());
     });
@@ -81,7 +81,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const bool on_gpu = runs_cuda_kernels(s);
     if (on_gpu) cuda_backward(s, weight, inverse_rms, dy, dsum, n, c, dx);
     else at::parallel_for(0, n, grain(c), [&](int64_t begin, int64_t end) {
-      kernels().backward(s.const_data_ptr<float>(), weight.const_data_ptr<float>(), inverse_rms.const_data_ptr<float>(), dy.const_data_ptr<float>(),
+      norm_kernels().backward(s.const_data_ptr<float>(), weight.const_data_ptr<float>(), inverse_rms.const_data_ptr<float>(), dy.const_data_ptr<float>(),
                          dsum.defined() ? dsum.const_data_ptr<float>() : nullptr, begin, end, c, dx.mutable_data_ptr<float>());
     });
     Tensor dweight;
@@ -89,7 +89,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
       dweight = cuda_backward_weight(s, weight, inverse_rms, dy, n, c);
     } else if (ctx->saved_data["dweight"].toBool()) {
       dweight = at::zeros_like(weight);
-      kernels().backward_weight(s.const_data_ptr<float>(), inverse_rms.const_data_ptr<float>(), dy.const_data_ptr<float>(), 0, n, c,
+      norm_kernels().backward_weight(s.const_data_ptr<float>(), inverse_rms.const_data_ptr<float>(), dy.const_data_ptr<float>(), 0, n, c,
                                 dweight.mutable_data_ptr<float>());
     }
     return {dx, delta ? dx : Tensor(), dweight, {}};

@@ -13,7 +13,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kRows = 16;        // of a weight, which stay in the cache between sum and rounding
+constexpr int64_t kRowsAtATime = 16;        // of a weight, which stay in the cache between sum and rounding
 constexpr int64_t kTokens = 128;     // of which transposed inputs stay in the cache
 constexpr int64_t kDense = 20;       // above one clipped element in so many, the dense gradient is faster
 constexpr int64_t kBlock = 1 << 18;  // elements of the dense gradient at a time
@@ -47,7 +47,7 @@ Tensor rounded(const Layer& layer, const Tensor& clipped) {
     if (!layer.adapted()) return layer.rounding.round(row, n, in, from, to, words_of(clipped, row));
     int64_t done = 0;
     for (int64_t count; done < n; done += count) {
-      count = std::min(kRows, n - done);
+      count = std::min(kRowsAtATime, n - done);
       float* rows = to + done * in;
       merge_rows(from + done * in, layer.a, layer.b, layer.scaling, row + done, count, rows);
       const int64_t held = layer.rounding.round(row + done, count, in, rows, rows, words_of(clipped, row + done));
@@ -141,7 +141,7 @@ void low_rank_gradients(const Layer& layer, const Tensor& g, const Tensor& x, co
 
 // All gradients, from that of the rounded weight, gᵀ x, some rows at a time. Where scales are trained, `clipped` is undefined.
 void dense_gradients(const Layer& layer, const Tensor& g, const Tensor& x, const Tensor& clipped, bool weight, bool update, bool scales, Gradients& to) {
-  const int64_t out = layer.out(), in = layer.in(), step = std::max<int64_t>(kRows, kBlock / std::max<int64_t>(1, in));
+  const int64_t out = layer.out(), in = layer.in(), step = std::max<int64_t>(kRowsAtATime, kBlock / std::max<int64_t>(1, in));
   if (weight) to.weight = at::empty_like(layer.weight);
   if (scales) to.scales = at::empty_like(layer.rounding.scales);
   if (update) to.a = at::zeros_like(layer.a), to.b = at::empty_like(layer.b);

@@ -1,6 +1,5 @@
 // Updates of consecutive rows ("runs") of a layer's output, each by the adapter that the run uses: many adapters in one call, for serving.
 // No gradients: an input that requires one is refused.
-#include "kernels/lowrank.h"
 #include "lora.h"
 #include "lowrank.h"
 
@@ -12,8 +11,6 @@ using at::TensorList;
 
 constexpr int64_t kFewTokens = 16;  // longer runs go through the general product
 constexpr int64_t kRankTile = 4, kColumnTile = 256;
-
-const LowRankKernels& kernels() { return pick(avx512::lowrank, avx2::lowrank); }
 
 Factor factor_of(const Tensor& tensor, const char* name) {
   switch (tensor.scalar_type()) {
@@ -131,7 +128,7 @@ void add_runs(Tensor y, const Tensor& x, at::IntArrayRef starts, at::IntArrayRef
       const ShortRun& run = runs[tile / rank_tiles];
       const int64_t first = tile % rank_tiles * kRankTile, last = std::min(first + kRankTile, run.r);
       if (first >= run.r) continue;
-      kernels().down(run.a_type, run.x, x_stride, run.n, run.a, in, first, last, run.r, h + run.h);
+      lowrank_kernels().down(run.a_type, run.x, x_stride, run.n, run.a, in, first, last, run.r, h + run.h);
       if (run.a_bias) add_to_rows(h + run.h + first, run.r, run.n, run.a_bias + first, last - first, 1);
     }
   });
@@ -142,7 +139,7 @@ void add_runs(Tensor y, const Tensor& x, at::IntArrayRef starts, at::IntArrayRef
       auto run = runs.begin() + tile / column_tiles;
       if (run->same_rows) continue;
       do {
-        kernels().up(run->b_type, h + run->h, run->n, run->r, run->b, out, first, last, run->scaling, run->y, y_stride);
+        lowrank_kernels().up(run->b_type, h + run->h, run->n, run->r, run->b, out, first, last, run->scaling, run->y, y_stride);
         if (run->b_bias) add_to_rows(run->y + first, y_stride, run->n, run->b_bias + first, last - first, run->scaling);
       } while (++run != runs.end() && run->same_rows);
     }

@@ -28,12 +28,6 @@ Instance& instance(Napi::Env env) { return *env.GetInstanceData<Instance>(); }
 
 namespace {
 
-const at::Tensor& tensor_at(const Napi::CallbackInfo& info, size_t i) {
-  return instance(info.Env()).tensors.get(info[i].As<Napi::Number>().Uint32Value());
-}
-
-std::string no_shapes() { return {}; }
-
 // (names: "namespace::op" or "namespace::op.overload"): gives each operator its index, in order
 Napi::Value resolve_ops(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();

@@ -7,10 +7,6 @@
 namespace graft {
 namespace {
 
-const at::Tensor& tensor_at(const Napi::CallbackInfo& info, size_t i) {
-  return instance(info.Env()).tensors.get(info[i].As<Napi::Number>().Uint32Value());
-}
-
 std::vector<at::Tensor> tensors_at(const Napi::CallbackInfo& info, size_t i) {
   const auto ids = info[i].As<Napi::Array>();
   std::vector<at::Tensor> out(ids.Length());

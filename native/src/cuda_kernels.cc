@@ -15,8 +15,6 @@
 namespace graft {
 namespace {
 
-std::string no_shapes() { return {}; }
-
 // NVRTC, and the folder of the kernels' sources. Source of the functions: nvrtc.h.
 struct Compiler {
   void* library = nullptr;

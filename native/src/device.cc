@@ -17,8 +17,6 @@
 namespace graft {
 namespace {
 
-std::string no_shapes() { return {}; }
-
 at::Generator new_generator(at::Device device, uint64_t seed) {
   // Tensors without numbers (meta) take any generator.
   at::Generator generator = device.is_cuda() ? at::detail::getCUDAHooks().getNewGenerator(device.index()) : at::make_generator<at::CPUGeneratorImpl>(seed);

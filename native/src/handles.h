@@ -44,8 +44,14 @@ struct Instance {
 
 Instance& instance(Napi::Env env);
 
+inline const at::Tensor& tensor_at(const Napi::CallbackInfo& info, size_t i) {
+  return instance(info.Env()).tensors.get(info[i].As<Napi::Number>().Uint32Value());
+}
+
 // Runs `body`; a C++ exception becomes a JavaScript error with the operation and the shapes of its tensors.
 Napi::Value guarded(Napi::Env env, const std::string& op, const std::function<std::string()>& shapes,
                     const std::function<Napi::Value()>& body);
+
+inline std::string no_shapes() { return {}; }
 
 }  // namespace graft

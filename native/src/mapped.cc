@@ -10,8 +10,6 @@
 namespace graft {
 namespace {
 
-std::string no_shapes() { return {}; }
-
 size_t page() {
   static const size_t bytes = sysconf(_SC_PAGESIZE);
   return bytes;

@@ -221,8 +221,6 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
 
 namespace {
 
-std::string no_shapes() { return {}; }
-
 ProcessGroup& group_at(const Napi::CallbackInfo& info) {
   const auto& groups = instance(info.Env()).groups;
   const uint32_t index = info[0].As<Napi::Number>();
