@@ -1,5 +1,6 @@
 /**
  * Every stage of ZeRO with six ways of training in 1, 2 and 4 processes against the run of one: 20 losses and the weights that are written.
+ * Beside them one process that adds up the gradients of a step row by row: how far another order of sums alone takes a run.
  * And what 2, 4 and 8 processes keep of SmolLM2-135M, which they train at stage 3, against 12Ψ/N bytes of weights and moments and 4Ψ/N of
  * gradients.
  *   npm run proof:ranks -- [--only NAME | --only memory]
@@ -22,10 +23,15 @@ const [stages, sizes] = [
   [1, 2, 4],
 ];
 const folder = workFolder();
+const orders: { method: string; losses: number; weights: number }[] = [];
 const cases: { method: string; ranks: number; stage: number; losses: number; weights: number; numbers: number }[] = [];
 for (const [method, more, train] of chosen) {
   const single = await alone(recipe(join(folder, method, 'one'), more, train));
   assert.equal(single.losses.length, 20);
+  const rowByRow = await alone(recipe(join(folder, method, 'row-by-row'), more, { ...train, micro_tokens: 1 }));
+  const { losses, weights } = differenceOf(rowByRow, single);
+  orders.push({ method, losses, weights });
+  console.log(JSON.stringify({ ...orders.at(-1), of: 'one process, row by row' }));
   for (const ranks of sizes)
     for (const stage of stages) {
       const input = recipe(join(folder, method, `${ranks}-${stage}`), more, { ...train, zero: { stage } });
@@ -82,5 +88,6 @@ const ofResults: readonly Bar[] = [
 ];
 report('ranks', [...(chosen.length > 0 ? ofResults : []), ...(sharingSizes.length > 0 ? ofMemory : [])], {
   cases,
+  orders,
   kept,
 });
