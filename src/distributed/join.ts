@@ -51,10 +51,15 @@ export function joinGroup(placement: RankPlacement | undefined): JoinedGroup {
     }
     const address = process.env[interfaceVariable] ? null : listeningAddress(all, rank);
     const name = `graft-${store.prefix}-${rank}`;
-    native.groupConnect(store.id, size, address, timeout, store.prefix, name);
+    try {
+      native.groupConnect(store.id, size, address, timeout, store.prefix, name);
+    } catch (cause) {
+      throw store.diagnose('lost', 0, cause, notConnected(store, cause));
+    }
     return new ConnectedGroup(store, name);
   } catch (error) {
-    const known = error instanceof GraftError && error.kind !== 'engine' ? error : notConnected(store, error);
+    const known =
+      error instanceof GraftError && error.kind !== 'engine' ? error : (store.failure() ?? notConnected(store, error));
     if (isMember) {
       store.tell(known, rank);
       store.leave(known.data.failedRanks as number[] | undefined);
@@ -64,15 +69,12 @@ export function joinGroup(placement: RankPlacement | undefined): JoinedGroup {
   }
 }
 
-/** Why processes that met cannot connect: one of them ended meanwhile, or the network does not let them. */
-function notConnected(store: GroupStore, cause: unknown): GraftError {
-  const { host, port } = store.placement.master;
-  const blocked = new GraftError('environment', 'the processes met, but cannot connect to each other', {
-    place: `${host}:${port}`,
+function notConnected({ placement }: GroupStore, cause: unknown): GraftError {
+  return new GraftError('environment', 'the processes met, but cannot connect to each other', {
+    place: `${placement.master.host}:${placement.master.port}`,
     hint: `Check that firewalls let them, and name the network interface in ${interfaceVariable} where there are several`,
     cause,
   });
-  return store.diagnose('lost', 0, cause, blocked);
 }
 
 /** @throws GraftError where another process has this rank: that one goes on, as if this one had never come */
