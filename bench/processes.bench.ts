@@ -36,7 +36,7 @@ const { values: args } = parseArgs({
     seed: { type: 'string', default: '0' },
   },
 });
-peerPython(); // before an hour is spent on the other side
+peerPython(); // fails before the other side is measured
 const { ours, theirs } = bothModels(args.model);
 const dir = workFolder();
 const { vocab_size: vocab } = readJson(join(theirs, 'config.json')) as { vocab_size: number };

@@ -39,7 +39,6 @@ struct Rows {
   }
 };
 
-Tensor rows_of_heads(const Tensor& x) { return x.stride(2) == 1 && x.stride(1) == x.size(2) ? x : x.contiguous(); }
 ConstRows reading(const Tensor& x) { return {x.const_data_ptr<float>(), x.stride(0)}; }
 MutableRows writing(Tensor& x) { return {x.mutable_data_ptr<float>(), x.stride(0)}; }
 

@@ -34,6 +34,9 @@ inline void check_frozen(const at::Tensor& tensor, const char* name) {
   TORCH_CHECK(!(at::GradMode::is_enabled() && tensor.requires_grad()), name, " gets no gradient from this operator, so it must not require one");
 }
 
+// x [n, heads, d], whose rows may be strided, and whose heads follow one another.
+inline at::Tensor rows_of_heads(const at::Tensor& x) { return x.stride(2) == 1 && x.stride(1) == x.size(2) ? x : x.contiguous(); }
+
 // Returns the minimum of rows for each thread, so that its start is worthwhile.
 inline int64_t grain(int64_t work_per_row) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(1, work_per_row)); }
 

@@ -144,7 +144,7 @@ export class ConnectedGroup implements JoinedGroup {
   }
 
   [Symbol.dispose](): void {
-    this.#store.leave(this.#ended?.data.failedRanks as number[] | undefined);
+    this.#store.leave(this.#ended);
     currentEngine().native.groupClose(this.#store.id, !this.#hangs);
   }
 

@@ -62,13 +62,14 @@ export function joinGroup(placement: RankPlacement | undefined): JoinedGroup {
       error instanceof GraftError && error.kind !== 'engine' ? error : (store.failure() ?? notConnected(store, error));
     if (isMember) {
       store.tell(known, rank);
-      store.leave(known.data.failedRanks as number[] | undefined);
+      store.leave(known);
     }
     native.groupClose(store.id, false);
     throw known;
   }
 }
 
+/** Where nobody says more: every process is there, so the network does not let them connect. */
 function notConnected({ placement }: GroupStore, cause: unknown): GraftError {
   return new GraftError('environment', 'the processes met, but cannot connect to each other', {
     place: `${placement.master.host}:${placement.master.port}`,

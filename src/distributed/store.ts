@@ -176,8 +176,12 @@ export class GroupStore {
     }
   }
 
-  /** Leaves the store; the process that hosts it waits until the others have left too, except for those that failed. */
-  leave(failedRanks: readonly number[] = []): void {
+  /**
+   * Leaves the store; the process that hosts it waits until the others have left too, except for those that failed.
+   * @param error what ended the group, if anything did
+   */
+  leave(error?: GraftError): void {
+    const failedRanks = (error?.data.failedRanks ?? []) as readonly number[];
     const { rank, size, hostsStore } = this.placement;
     try {
       if (!hostsStore || rank !== 0) {

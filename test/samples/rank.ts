@@ -240,11 +240,9 @@ const [action, failing] = process.argv.slice(2);
 setFlagsFromString('--expose-gc');
 await startEngine();
 useThreads(1);
+if (action === 'killWhileConnecting' && process.env.RANK === failing)
+  currentEngine().native.groupConnect = () => process.kill(process.pid, 'SIGKILL');
 let result: object;
-if (action === 'killWhileConnecting' && process.env.RANK === failing) {
-  const { native } = currentEngine();
-  native.groupConnect = () => process.kill(process.pid, 'SIGKILL');
-}
 const start = performance.now();
 const seconds = () => (performance.now() - start) / 1e3;
 try {
