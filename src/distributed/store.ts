@@ -67,7 +67,7 @@ export class GroupStore {
       native.storeSet(this.id, runKey, JSON.stringify(meeting));
       return;
     }
-    const text = native.storeGet(this.id, runKey, milliseconds);
+    const text = this.#asked(() => native.storeGet(this.id, runKey, milliseconds));
     if (text === null) return; // who else is missing is said together
     const meeting = JSON.parse(text) as Meeting;
     if (meeting.run === run) return;
@@ -81,18 +81,30 @@ export class GroupStore {
     );
   }
 
+  /** Asks the store. @throws GraftError 'state' where the process that hosts it has gone */
+  #asked<T>(ask: () => T): T {
+    try {
+      return ask();
+    } catch (cause) {
+      const { rank, hostsStore } = this.placement;
+      throw hostsStore && rank !== 0 ? gone([0], undefined, cause) : cause;
+    }
+  }
+
   set(key: string, value: string): void {
-    currentEngine().native.storeSet(this.id, `${this.prefix}/${key}`, value);
+    this.#asked(() => currentEngine().native.storeSet(this.id, `${this.prefix}/${key}`, value));
   }
 
   /** Sets a key that has no value yet. @returns the value that it has now */
   setOnce(key: string, value: string): string {
-    return currentEngine().native.storeSetOnce(this.id, `${this.prefix}/${key}`, value);
+    return this.#asked(() => currentEngine().native.storeSetOnce(this.id, `${this.prefix}/${key}`, value));
   }
 
   /** The value of a key, or undefined where it is not set within so many milliseconds. */
   get(key: string, milliseconds = 0): string | undefined {
-    return currentEngine().native.storeGet(this.id, `${this.prefix}/${key}`, milliseconds) ?? undefined;
+    return (
+      this.#asked(() => currentEngine().native.storeGet(this.id, `${this.prefix}/${key}`, milliseconds)) ?? undefined
+    );
   }
 
   /**
