@@ -188,6 +188,25 @@ Napi::Value copy(const Napi::CallbackInfo& info) {
   });
 }
 
+// (tensor, from or null): the storage of a tensor, and so of its views and of what a graph has saved of it, takes the memory of another, which
+// is left empty; null: it is left empty itself. No version counts it as a change.
+Napi::Value move_memory(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), "move memory", no_shapes, [&]() -> Napi::Value {
+    c10::StorageImpl* const target = tensor_at(info, 0).storage().unsafeGetStorageImpl();
+    at::DataPtr memory(nullptr, at::Device(at::kCPU));
+    size_t bytes = 0;
+    if (info[1].IsNumber()) {
+      c10::StorageImpl* const source = tensor_at(info, 1).storage().unsafeGetStorageImpl();
+      memory = source->set_data_ptr(std::move(memory));
+      bytes = source->nbytes();
+      source->set_nbytes(0);
+    }
+    const at::DataPtr former = target->set_data_ptr(std::move(memory));
+    target->set_nbytes(bytes);
+    return info.Env().Undefined();
+  });
+}
+
 // (handle of a one-element tensor) => number
 Napi::Value item(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
@@ -288,6 +307,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("buffer", buffer);
   add("copy", copy);
   add("item", item);
+  add("moveMemory", move_memory);
   add("checkpoint", checkpoint);
   add("backward", backward);
   add("grad", grad);

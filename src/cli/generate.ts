@@ -1,4 +1,4 @@
-import { count, examples, onModel, printJson, withModel } from './shared.ts';
+import { count, examples, onModel, printJson, printNotes, withModel } from './shared.ts';
 
 export const generate = () =>
   onModel('generate', 'Continue a prompt, or answer it as a chat turn.')
@@ -29,6 +29,7 @@ export const generate = () =>
     )
     .action(async ({ prompt, continue: begun, ...options }) => {
       await withModel(options, async (model, settings) => {
+        printNotes(model.info.notes);
         const turns = [
           { role: 'user', content: prompt },
           { role: 'assistant', content: begun },

@@ -1,6 +1,6 @@
 import { GraftError } from '../base/index.ts';
 import { readJson } from '../io/index.ts';
-import { examples, onModel, printJson, withModel } from './shared.ts';
+import { examples, onModel, printJson, printNotes, withModel } from './shared.ts';
 
 /** @throws GraftError 'usage' for a file that does not hold lists of ids */
 function readIds(file: string): number[][] {
@@ -23,7 +23,10 @@ export const logits = () =>
     )
     .action(async ({ ids: file, out, ...options }) => {
       const ids = readIds(file);
-      const result = await withModel(options, (model, settings) => model.writeLogits(ids, { ...settings, out }));
+      const result = await withModel(options, (model, settings) => {
+        printNotes(model.info.notes);
+        return model.writeLogits(ids, { ...settings, out });
+      });
       if (options.json) printJson(result);
       else console.log(`Wrote ${result.rows} rows to ${result.out}`);
     });

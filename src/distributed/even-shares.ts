@@ -74,7 +74,12 @@ export class EvenShares {
       if (isInFile) file.written(share);
       return share;
     });
-    this.takeAway();
+    for (const tensor of tensors.keys()) if (!isAbsent(tensor)) takeAway(tensor);
+  }
+
+  /** What is shared out. */
+  get tensors(): readonly Tensor[] {
+    return [...this.#offsets.keys()];
   }
 
   /** Bytes of a share. */
@@ -140,10 +145,5 @@ export class EvenShares {
       const numbers = ops.viewAs(ops.narrow(bytes, 0, offset, tensor.nbytes), tensor.dtype);
       give(tensor, ops.detach(ops.view(numbers, tensor.shape)));
     }
-  }
-
-  /** Lets the tensors be absent. */
-  takeAway(): void {
-    for (const tensor of this.#offsets.keys()) if (!isAbsent(tensor)) takeAway(tensor);
   }
 }

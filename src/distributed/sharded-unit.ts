@@ -2,7 +2,20 @@
  * Tensors that processes share out, and gather together while they are needed: those of a block of a model, or of all that is outside of
  * blocks (ZeRO stage 3, Rajbhandari et al. 2020, arXiv 1910.02054).
  */
-import { detachFromScopes, give, isAbsent, noGrad, ops, scope, Tensor, takeAway } from '../tensor/index.ts';
+import {
+  detachFromScopes,
+  emptyMemory,
+  give,
+  giveBack,
+  isAbsent,
+  noGrad,
+  ops,
+  refill,
+  scope,
+  setAside,
+  Tensor,
+  takeAway,
+} from '../tensor/index.ts';
 import { concatenated, parts, size } from './buckets.ts';
 import { EvenShares, type ReadRows, rowCount, type ShareFile } from './even-shares.ts';
 import type { Group } from './group.ts';
@@ -26,6 +39,14 @@ interface Arriving {
   readonly finish: () => void;
 }
 
+/** What a recorded graph reads in the backward pass. */
+interface Aside {
+  /** What was gathered, without its memory. */
+  readonly gathered: readonly Tensor[];
+  /** What each tensor was. */
+  readonly views: ReadonlyMap<Tensor, Tensor>;
+}
+
 export class ShardedUnit {
   readonly #group: Group;
   /** What is shared out evenly: frozen, and trained. */
@@ -39,6 +60,8 @@ export class ShardedUnit {
     | undefined;
   /** What the tensors are views of, while they are here. */
   #gathered: Tensor[] | undefined;
+  /** The same between the forward pass and a backward pass that reads it. */
+  #aside: Aside | undefined;
 
   /**
    * Reads this process's share; afterwards it keeps nothing else, and the tensors of the unit are absent.
@@ -110,37 +133,66 @@ export class ShardedUnit {
     this.begin();
     const { even, whole } = this.#underWay!;
     this.#underWay = undefined;
-    this.#gathered = [];
+    const [gathered, show]: [Tensor[], (() => void)[]] = [[], []];
     noGrad(() => {
       using _ = scope();
-      for (const [i, finish] of even.entries()) if (finish) this.#even[i]!.show(this.#keep(finish()));
+      for (const [i, finish] of even.entries()) {
+        if (!finish) continue;
+        const bytes = finish();
+        gathered.push(bytes);
+        show.push(() => this.#even[i]!.show(bytes));
+      }
       for (const { tensors, numbers, finish } of whole) {
         finish();
         if (tensors === this.#own) {
           numbers.dispose(); // it trains its own
           continue;
         }
-        const views = parts(this.#keep(numbers), tensors);
-        for (const [i, tensor] of tensors.entries()) give(tensor, ops.detach(views[i]!));
+        gathered.push(numbers);
+        show.push(() => {
+          const views = parts(numbers, tensors);
+          for (const [i, tensor] of tensors.entries()) give(tensor, ops.detach(views[i]!));
+        });
       }
+      this.#gathered = this.#aside ? this.#restored(this.#aside, gathered) : gathered;
+      if (!this.#aside) for (const views of show) views();
+      this.#aside = undefined;
     });
   }
 
-  #keep(gathered: Tensor): Tensor {
-    this.#gathered!.push(gathered);
-    return gathered;
+  /** The tensors of before are there again, in the memory that was gathered now. */
+  #restored({ gathered, views }: Aside, from: readonly Tensor[]): Tensor[] {
+    for (const [i, tensor] of gathered.entries()) refill(tensor, from[i]!);
+    for (const [tensor, view] of views) giveBack(tensor, view);
+    return [...gathered];
+  }
+
+  /** As `away`, where a recorded graph reads these tensors in the backward pass: the next `present` gives them their memory back. */
+  setAside(): void {
+    if (!this.#gathered) return;
+    const views = new Map(this.#visiting.map((tensor) => [tensor, detachFromScopes(setAside(tensor))]));
+    for (const tensor of this.#gathered) emptyMemory(tensor);
+    this.#aside = { gathered: this.#gathered, views };
+    this.#gathered = undefined;
   }
 
   /** Frees what this process does not keep. */
   away(): void {
-    if (!this.#gathered) return;
-    this.#takeAway();
-    for (const tensor of this.#gathered) tensor.dispose();
+    for (const tensor of this.#aside?.views.values() ?? []) tensor.dispose();
+    for (const tensor of [...(this.#gathered ?? []), ...(this.#aside?.gathered ?? [])]) tensor.dispose();
+    if (this.#gathered) this.#takeAway();
     this.#gathered = undefined;
+    this.#aside = undefined;
+  }
+
+  /** The tensors that are here only while they are gathered. */
+  get #visiting(): Tensor[] {
+    return [...this.#even.flatMap(({ tensors }) => tensors), ...this.#whole.flat()].filter(
+      (tensor) => !this.#own.includes(tensor),
+    );
   }
 
   #takeAway(): void {
-    for (const shares of this.#even) shares.takeAway();
-    for (const tensor of this.#whole.flat()) if (!this.#own.includes(tensor) && !isAbsent(tensor)) takeAway(tensor);
+    for (const tensor of this.#visiting) if (!isAbsent(tensor)) takeAway(tensor);
   }
 }

@@ -18,6 +18,8 @@ export interface Binding {
   buffer(handle: number): ArrayBuffer;
   copy(handle: number, bytes: Uint8Array, toTensor: boolean): void;
   item(handle: number): number;
+  /** Gives a tensor and all that shares its memory that of another tensor, which has none then; null: it has none itself. */
+  moveMemory(handle: number, from: number | null): void;
   checkpoint(
     inputs: readonly number[],
     outputs: readonly number[],

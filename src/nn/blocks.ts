@@ -3,7 +3,7 @@
  * N packed tokens, C width, H heads, D head size.
  */
 import { GraftError } from '../base/index.ts';
-import { checkpoint, type Gate, ops, scope, type Tensor } from '../tensor/index.ts';
+import { checkpoint, type Gate, gated, ops, scope, type Tensor } from '../tensor/index.ts';
 import type { Kernels } from './kernels.ts';
 import type { KeyValueSource } from './key-values.ts';
 import { forwardAll, type LayerNorm, type LinearLayer } from './layers.ts';
@@ -124,7 +124,7 @@ export function useGradientCheckpointing(on: boolean): Disposable {
 
 /** What parts of a forward pass run in, wherever a pass goes through them. */
 export interface Gates {
-  /** Returns the gate of a block by its number; it spans the backward pass too, under gradient checkpointing. */
+  /** Returns the gate of a block by its number; it spans the backward pass too. */
   block(block: number): Gate;
   /** The gate of the embeddings, which are computed again in the backward pass. Default: none. */
   readonly embeddings?: Gate | undefined;
@@ -166,18 +166,17 @@ export const blocksOf = (layers: readonly { forward(x: Tensor, pass: Pass): Tens
 export function flow(stream: readonly Tensor[], blocks: readonly Block[], pass: Pass, first = 0): readonly Tensor[] {
   return blocks.reduce((input, block, i) => {
     const gate = gates?.block(first + i);
-    const run = () => block(input, pass);
-    const output = checkpointing ? checkpointed(input, block, first + i, pass, gate) : gate ? gate.forward(run) : run();
+    const output = checkpointing || gate ? alone(input, block, first + i, pass, gate) : block(input, pass);
     for (const tensor of input) tensor.dispose();
     return output;
   }, stream);
 }
 
 /**
- * Runs a block under `checkpoint`. What it reads of the pass is an input too, since the pass is over when the block runs
- * again.
+ * Runs a block whose backward pass is one of its own: under `checkpoint`, or `gated`. What it reads of the pass is an input too, since the
+ * pass is over when the block runs again.
  */
-function checkpointed(
+function alone(
   stream: readonly Tensor[],
   block: Block,
   layer: number,
@@ -186,15 +185,13 @@ function checkpointed(
 ): readonly Tensor[] {
   const rotation = pass.rotation ?? [];
   const [rotationStart, prefixStart] = [stream.length, stream.length + rotation.length];
-  return checkpoint(
-    (...inputs) => {
-      const [cos, sin] = inputs.slice(rotationStart, prefixStart);
-      const keyValues = pass.keyValues.withPrefixTensors(inputs.slice(prefixStart));
-      return block(inputs.slice(0, rotationStart), { ...pass, keyValues, ...(cos && sin && { rotation: [cos, sin] }) });
-    },
-    [...stream, ...rotation, ...pass.keyValues.prefixTensors(layer)],
-    gate,
-  );
+  const forward = (...inputs: readonly Tensor[]) => {
+    const [cos, sin] = inputs.slice(rotationStart, prefixStart);
+    const keyValues = pass.keyValues.withPrefixTensors(inputs.slice(prefixStart));
+    return block(inputs.slice(0, rotationStart), { ...pass, keyValues, ...(cos && sin && { rotation: [cos, sin] }) });
+  };
+  const inputs = [...stream, ...rotation, ...pass.keyValues.prefixTensors(layer)];
+  return gate && !checkpointing ? gated(forward, inputs, gate) : checkpoint(forward, inputs, gate);
 }
 
 /**

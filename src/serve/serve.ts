@@ -75,6 +75,7 @@ export async function serve(given: ServerOptions): Promise<Server> {
   const { model: id, quantize, activation, threads, device } = options;
   const model = opening.use(await session.load(id, { quantize, activation, threads, device }));
   const { info } = model;
+  for (const note of info.notes) log(`note: ${note}`);
   const { maxBatchTokens, maxRunning, maxQueue, kvMemory, adapterMemory } = options;
   const ofGeneration = { maxBatchTokens, maxRunning, maxQueue, kvMemory, adapterMemory };
   const [unread] = Object.entries(ofGeneration).find(([, value]) => value !== undefined) ?? [];

@@ -41,6 +41,8 @@ export interface ModelInfo {
   readonly device: string;
   /** Names of its adapters. */
   readonly adapters: readonly string[];
+  /** What of it is not as its files have it. */
+  readonly notes: readonly string[];
 }
 
 /** Files of a directory that a model is made from. */
@@ -78,7 +80,7 @@ export class ResidentModel implements Disposable {
   readonly threads: number | undefined;
   /** That of new tensors when it was loaded. */
   readonly device = currentDevice();
-  #info: Omit<ModelInfo, 'adapters'> | undefined;
+  #info: Omit<ModelInfo, 'adapters' | 'notes'> | undefined;
   readonly #weights: SharedWeights;
   /** Whether the weights are another thread's: they are kept while it loads another head. */
   readonly #isBorrower: boolean;
@@ -105,7 +107,7 @@ export class ResidentModel implements Disposable {
   }
 
   get info(): ModelInfo {
-    return { ...this.#info!, adapters: [...this.#named.keys()] };
+    return { ...this.#info!, adapters: [...this.#named.keys()], notes: this.notes };
   }
 
   /** @throws GraftError 'input' for a directory that is not an adapter; 'usage' for a name that is taken */

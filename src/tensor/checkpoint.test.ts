@@ -5,13 +5,18 @@ import {
   checkpoint,
   detachFromScopes,
   dropout,
+  emptyMemory,
   type Gate,
+  gated,
   give,
+  giveBack,
   isAbsent,
   manualSeed,
   noGrad,
   ops,
+  refill,
   scope,
+  setAside,
   Tensor,
   takeAway,
 } from './index.ts';
@@ -168,4 +173,55 @@ test('a gate surrounds the forward pass, and the second one with the backward pa
   noGrad(() => checkpoint((...inputs) => forward(inputs), [x], gate));
   assert.deepEqual(order.slice(4), ['forward begins', 'forward ends']);
   weight.dispose();
+});
+
+test('a gated part is not run again: what it has read is given the same memory for the backward pass, and freed between', () => {
+  const live = handles();
+  {
+    using _ = scope();
+    const numbers = [0.5, 2];
+    const [weight, gathered] = [Tensor.from([0, 0]), Tensor.from(numbers)].map(detachFromScopes) as [Tensor, Tensor];
+    noGrad(() => give(weight, ops.detach(ops.view(gathered, [2]))));
+    weight.requiresGrad = true;
+    let runs = 0;
+    let aside: Tensor | undefined;
+    const { native } = currentEngine();
+    const gate: Gate = {
+      forward(run, isRecorded) {
+        assert.ok(isRecorded);
+        const outputs = run();
+        aside = detachFromScopes(setAside(weight));
+        const { bytes } = native.memory();
+        emptyMemory(gathered);
+        assert.equal(bytes - native.memory().bytes, 8);
+        return outputs;
+      },
+      backward(run) {
+        assert.ok(isAbsent(weight) && weight.requiresGrad);
+        assert.throws(() => weight.data());
+        noGrad(() => refill(gathered, Tensor.from(numbers)));
+        giveBack(weight, aside!);
+        run();
+      },
+    };
+    const forward = ([x, z]: readonly Tensor[]) => {
+      runs++;
+      return [ops.mul(ops.tanh(ops.mul(x!, weight)), weight), ops.mulScalar(x!, 2), z!];
+    };
+    const [x, z] = [leaf([1, -2]), Tensor.from([3, 4])];
+    const [y, twice, through] = gated((...inputs) => forward(inputs), [x, z], gate) as [Tensor, Tensor, Tensor];
+    assert.deepEqual(
+      [y, twice, through].map((tensor) => tensor.requiresGrad),
+      [true, true, false],
+    );
+    assert.deepEqual([...(through.data() as Float32Array)], [3, 4]);
+    ops.sum(ops.mul(y, through)).backward(); // of `twice` there is no gradient
+    assert.equal(runs, 1);
+    const [plain, w] = [leaf([1, -2]), leaf(numbers)];
+    ops.sum(ops.mul(ops.mul(ops.tanh(ops.mul(plain, w)), w), z)).backward();
+    assert.deepEqual(gradient(x), gradient(plain));
+    assert.deepEqual(gradient(weight), gradient(w));
+    for (const tensor of [weight, gathered]) tensor.dispose();
+  }
+  assert.equal(handles(), live);
 });

@@ -1,5 +1,5 @@
-export { absent, give, isAbsent, takeAway } from './absent.ts';
-export { checkpoint, type Gate } from './checkpoint.ts';
+export { absent, emptyMemory, give, giveBack, isAbsent, refill, setAside, takeAway } from './absent.ts';
+export { checkpoint, type Gate, gated } from './checkpoint.ts';
 export { currentDevice, type Device, freeDeviceMemory, host, onDevice, useDevice } from './device.ts';
 export { dropout } from './dropout.ts';
 export { type DType, dtypes } from './dtype.ts';

@@ -109,6 +109,13 @@ export function moveHandle(tensor: Owned & { id: number }, from: Owned): void {
   from.retire();
 }
 
+/** Exchanges the native handles of two tensors. */
+export function exchangeHandles(a: Owned & { id: number }, b: Owned & { id: number }): void {
+  const outliving = [a, b].filter((tensor) => unreferenced.unregister(tensor));
+  [a.id, b.id] = [b.id, a.id];
+  for (const tensor of outliving) unreferenced.register(tensor, tensor.id, tensor);
+}
+
 /** Frees a tensor that is disposed by hand. */
 export function release(tensor: Owned): void {
   for (let s = current; s; s = s.parent) if (s.forget(tensor)) break;

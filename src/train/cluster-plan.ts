@@ -52,7 +52,7 @@ export interface PlannedRun {
   readonly rowTokens: number;
   /** Tokens of a micro-batch at most; a row is never divided. */
   readonly microTokens: number;
-  /** Gradient checkpointing; stage 3 has it in any case, since a block's weights are gathered where its activations are computed again. */
+  /** Gradient checkpointing. */
   readonly checkpointed: boolean;
   /** What is on the disk instead of in memory. Default: nothing. */
   readonly offload?: { readonly weights: boolean; readonly optimizer: boolean };
@@ -168,7 +168,6 @@ function planStage(
   const numels = units.flatMap(({ trained }) => trained);
   const numbers = sum(numels);
   const frozen = sum(units.map(({ frozenBytes }) => frozenBytes));
-  const replays = checkpointed || stage === 3;
 
   // At stage 3, what methods add is as at stage 1.
   const areWeightsShared = stage === 3 && model.trainsBase;
@@ -181,12 +180,12 @@ function planStage(
     float * (model.freesGradients ? Math.max(...numels) : numbers * (areGradientsShared ? owned : 1));
   const optimizerBytes = offload?.optimizer ? 0 : state;
   const diskBytes = (offload?.weights ? frozenHere : 0) + (state - optimizerBytes);
-  const activationBytes = model.activationBytes(microRows * rowTokens, microRows, replays);
+  const activationBytes = model.activationBytes(microRows * rowTokens, microRows, checkpointed);
   const bufferBytes = ranks === 1 ? 0 : bufferBytesOf(model, ranks, stage);
   const totalBytes = weightBytes + gradientBytes + optimizerBytes + activationBytes + bufferBytes;
 
   const trafficBytes = trafficOf(model, ranks, stage, microBatches);
-  const perToken = model.flopsPerToken + (replays ? model.replayedFlopsPerToken : 0);
+  const perToken = model.flopsPerToken + (checkpointed ? model.replayedFlopsPerToken : 0);
   const computeS = flops === undefined ? null : (perToken * rowsPerRank * rowTokens) / flops;
   const trafficS = bandwidth === undefined ? null : trafficBytes / bandwidth;
   return {

@@ -1,7 +1,7 @@
 /**
  * The order in which processes gather the parts of a model and send its gradients (ZeRO stage 3). In a pass every process gathers the
- * embeddings for their lookups, each block for its forward pass and, under gradient checkpointing, for its backward pass, and the head for the
- * loss; the next part is on its way meanwhile. What is small besides stays for the pass. A process without rows does the same without
+ * embeddings for their lookups, each block for its forward pass and again for its backward pass, and the head for the loss; the next part is on
+ * its way meanwhile. What is small besides stays for the pass. A process without rows does the same without
  * computing.
  */
 import { GraftError } from '../base/index.ts';
@@ -71,7 +71,7 @@ export class GatheredBlocks {
   /** What blocks and embeddings run in. */
   get gates(): Gates {
     const block = (number: number): Gate => ({
-      forward: (run) => this.#forward(number, run),
+      forward: (run, isRecorded) => this.#forward(number, run, isRecorded),
       backward: (run) => this.#backward(number, run),
     });
     return { block, ...(this.#parts.embeddings.tensors.size > 0 && { embeddings: block(-1) }) };
@@ -83,7 +83,7 @@ export class GatheredBlocks {
    * @param trains whether the backward pass follows
    */
   during(run: (() => void) | undefined, trains: boolean): void {
-    const { outside, embeddings, head } = this.#parts;
+    const { outside, embeddings } = this.#parts;
     const count = this.#blocks.length;
     const common = { reachesEmbeddings: false, isBackward: false, hasHead: false };
     const pass: Pass = { ...common, trains, next: embeddings.tensors.size > 0 ? -1 : 0, lowest: count };
@@ -98,7 +98,7 @@ export class GatheredBlocks {
       if (!isOver) throw this.#outOfOrder(pass, 'its end');
       if (trains) this.#gradients.send(outside.trained);
     } finally {
-      for (const { unit } of [outside, embeddings, head]) unit.away();
+      for (const { unit } of partsOf(this.#parts)) unit.away();
       this.#pass = undefined;
     }
   }
@@ -112,16 +112,13 @@ export class GatheredBlocks {
   }
 
   /** Runs a part of the forward pass: a block, or −1, the lookups in the embeddings. */
-  #forward(block: number, run: () => readonly Tensor[]): readonly Tensor[] {
+  #forward(block: number, run: () => readonly Tensor[], isRecorded = false): readonly Tensor[] {
     const pass = this.#enter(block, false, block + 1);
     const { unit } = this.#partAt(block);
-    let outputs: readonly Tensor[];
-    try {
-      outputs = run();
-    } finally {
-      unit.away();
-    }
+    const outputs = run();
     const isTrained = outputs.some(({ requiresGrad }) => requiresGrad);
+    if (isRecorded && isTrained) unit.setAside();
+    else unit.away();
     if (block < 0) pass.reachesEmbeddings = pass.trains && isTrained;
     else if (isTrained) pass.lowest = Math.min(pass.lowest, block);
     pass.next++;

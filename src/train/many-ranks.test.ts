@@ -8,7 +8,7 @@ import { temporary } from '../../test/support.ts';
 import { pack } from '../data/index.ts';
 import { startEngine } from '../engine/index.ts';
 import { LaterWeights } from '../models/index.ts';
-import { useGates, useGradientCheckpointing } from '../nn/index.ts';
+import { useGates } from '../nn/index.ts';
 import { scope } from '../tensor/index.ts';
 import { optimizerFor } from './attach.ts';
 import { clusterPlan, type Stage } from './cluster-plan.ts';
@@ -38,7 +38,6 @@ function sentBy(rank: number, size: number, stage: Stage, recipe: Recipe): numbe
       : shardingOf(group, parameters, stage, false);
   using optimizer = optimizerFor(models, recipe, sharding.owned);
   using _gates = sharding.gates && useGates(sharding.gates);
-  using _checkpointing = useGradientCheckpointing(stage === 3);
   const row = (i: number) => {
     const ids = Int32Array.from({ length: 4 }, (_, t) => 3 + ((31 * i + 7 * t) % 90));
     return { ids, labels: ids, place: 'test' };

@@ -52,20 +52,6 @@ export function rankReports(group: Group): readonly RankReport[] {
   });
 }
 
-/**
- * Returns the recipe as several processes run it: stage 3 gathers the weights of a block again where gradient checkpointing computes it again.
- * @throws GraftError 'usage' where the recipe has that turned off
- */
-export function withCheckpointing(recipe: Recipe, processes: number): Recipe {
-  const { zero, gradient_checkpointing: isOn } = recipe.train;
-  if (zero.stage < 3 || processes === 1 || isOn) return recipe;
-  if (isOn === undefined) return { ...recipe, train: { ...recipe.train, gradient_checkpointing: true } };
-  throw new GraftError('usage', 'stage 3 of ZeRO computes each block again in the backward pass', {
-    place: 'train.gradient_checkpointing',
-    hint: 'Leave it out, or set train.zero.stage: 2',
-  });
-}
-
 /** @throws GraftError 'mismatch' where this process would do another run than rank 0: other settings, another model, other rows */
 export function requireSameRun(group: Group, identity: RunIdentity): void {
   const first = group.share(() => identity);

@@ -44,7 +44,7 @@ export const trainSchema = z.strictObject({
     .boolean()
     .optional()
     .describe(
-      'Keep only the input of each block, and compute its activations again in the backward pass: the same losses, about a third more time, less memory (SmolLM2-135M, rows of 2,048 tokens: 1.4 GB instead of 2.6). For long rows and large models. Default: false; stage 3 of zero turns it on.',
+      'Keep only the input of each block, and compute its activations again in the backward pass: the same losses, about a third more time, less memory (SmolLM2-135M, rows of 2,048 tokens: 1.4 GB instead of 2.6). For long rows and large models. Default: false.',
     ),
   keep_activations: z
     .union([z.literal('auto'), z.boolean()])
@@ -62,7 +62,7 @@ export const trainSchema = z.strictObject({
         .union([z.literal(0), z.literal(1), z.literal(2), z.literal(3)])
         .default(0)
         .describe(
-          'What each of several processes keeps a share of instead of the whole (ZeRO): 0 nothing; 1 the state of the optimizer; 2 and the gradients; 3 and the weights, frozen ones too, of which a block is gathered while it runs, with gradient_checkpointing. The losses are the same.',
+          'What each of several processes keeps a share of instead of the whole (ZeRO): 0 nothing; 1 the state of the optimizer; 2 and the gradients; 3 and the weights, frozen ones too, of which a block is gathered while it runs, forward and backward. The losses are the same.',
         ),
     })
     .prefault({})

@@ -21,15 +21,7 @@ import { HeldOut } from './held-out.ts';
 import { identityOf, withRows } from './identity.ts';
 import { trainLoop } from './loop.ts';
 import { Offload } from './offload.ts';
-import {
-  deviceOfRun,
-  rankReports,
-  requireSameRun,
-  shardingFor,
-  threadsOf,
-  withCheckpointing,
-  workForAll,
-} from './ranks.ts';
+import { deviceOfRun, rankReports, requireSameRun, shardingFor, threadsOf, workForAll } from './ranks.ts';
 import type { Recipe } from './recipe.ts';
 import {
   finishedResult,
@@ -77,7 +69,7 @@ export async function runTraining(
 ): Promise<TrainResult> {
   const threads = useThreads(threadsOf(recipe.train.threads, placement ?? { size: 1, localSize: 1 }));
   const processes = placement?.size ?? 1;
-  const job = { ...options, recipe: withCheckpointing(withBatchOf(recipe, processes), processes) };
+  const job = { ...options, recipe: withBatchOf(recipe, processes) };
   using group = joinGroup(placement);
   try {
     const result = await runInGroup(job, group, threads, listen, stopRequested);

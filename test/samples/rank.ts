@@ -150,7 +150,10 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
       ops.sum(ops.mul(inner[0]!, weight)).backward();
     });
   },
-  /** Loads the model in MODEL, shares its weights out, and takes four steps of one row for each process, with the fields of a recipe in FIELDS. */
+  /**
+   * Loads the model in MODEL, shares its weights out, and takes four steps of one row for each process, with the fields of a recipe in FIELDS;
+   * under gradient checkpointing where CHECKPOINTED is "true".
+   */
   async sharedOut(group) {
     const { native } = currentEngine();
     const path = process.env.MODEL!;
@@ -174,7 +177,7 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
     const sharding = gatheredSharding(group, parameters, gathered, false);
     using optimizer = optimizerFor(models, recipe, sharding.owned);
     using _gates = useGates(sharding.gates!);
-    using _checkpointing = useGradientCheckpointing(true);
+    using _checkpointing = useGradientCheckpointing(process.env.CHECKPOINTED === 'true');
     const row = (i: number) => {
       const ids = Int32Array.from({ length: 16 }, (_, t) => 3 + ((31 * i + 7 * t) % 90));
       return { ids, labels: ids, place: 'test' };

@@ -1,11 +1,12 @@
 /** Servers that start, change their adapters while requests run, refuse what is too much, and end. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { cpSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { packageRoot } from '../../src/base/index.ts';
 import { serve } from '../../src/serve/index.ts';
+import { Session } from '../../src/session/index.ts';
 import { greeting } from '../samples/served.ts';
 import { eventsOf, requests, runningServer } from './running.ts';
 
@@ -238,4 +239,25 @@ test('graft serve: a line with the URL, answers, and exit 0 after SIGTERM', asyn
   assert.equal((await answer).body.usage.completion_tokens, 500);
   assert.equal(await exited, 0, text.err);
   assert.doesNotMatch(text.err, /Error|\n\s+at /);
+});
+
+test('what of a model is not as its files have it is said where it is loaded, and where it is served', async () => {
+  const copy = join(dir, 'still-named');
+  cpSync(model, copy, { recursive: true });
+  const file = join(copy, 'config.json');
+  const config = JSON.parse(readFileSync(file, 'utf8')) as object;
+  const quantised = { quantization_config: { quant_method: 'bitsandbytes', load_in_4bit: true } };
+  writeFileSync(file, JSON.stringify({ ...config, ...quantised }));
+  await using session = new Session();
+  const notesOf = async (path: string) => {
+    await using loaded = await session.load(path);
+    return loaded.info.notes;
+  };
+  assert.deepEqual(await notesOf(model), []);
+  const [note, ...others] = await notesOf(copy);
+  assert.match(note!, /names bitsandbytes, and the weights are not quantised/);
+  assert.deepEqual(others, []);
+  const said: string[] = [];
+  await using _ = await serve({ model: copy, port: 0, log: (line) => said.push(line) });
+  assert.ok(said.includes(`note: ${note}`), said.join('\n'));
 });
