@@ -53,7 +53,7 @@ export interface TrainInput {
   readonly batch_size?: number | undefined;
   /** Tokens of a micro-batch at most, which is what is in memory at one time; the gradient does not depend on it. Default: chosen for the free memory and the processor. */
   readonly micro_tokens?: number | undefined;
-  /** Keep only the input of each block, and compute its activations again in the backward pass: the same losses, about a third more time, less memory (SmolLM2-135M, rows of 2,048 tokens: 1.4 GB instead of 2.6). For long rows and large models. Default: false; stage 3 of zero turns it on. */
+  /** Keep only the input of each block, and compute its activations again in the backward pass: the same losses, about a third more time, less memory (SmolLM2-135M, rows of 2,048 tokens: 1.4 GB instead of 2.6). For long rows and large models. Default: false. */
   readonly gradient_checkpointing?: boolean | undefined;
   /** Where the lowest blocks compute the same in every step, since nothing in or below them is trained, what they compute is kept for the next epochs, in kept-activations.bin in the run directory, until the run ends: the same losses, in less time. auto: wherever it can be, in at most half of the free disk; true: the run does not start where not all of it can be kept; false: it is computed again in each epoch. In a run of several epochs these blocks compute one row at a time, kept or not, so that the last bits of a row do not depend on the others; with rows of less than about 100 tokens that takes longer. Default: "auto". */
   readonly keep_activations?: 'auto' | boolean | undefined;
@@ -67,7 +67,7 @@ export interface TrainInput {
   readonly max_grad_norm?: number | undefined;
   /** How a run of several processes is divided among them (`graft launch`). */
   readonly zero?: {
-  /** What each of several processes keeps a share of instead of the whole (ZeRO): 0 nothing; 1 the state of the optimizer; 2 and the gradients; 3 and the weights, frozen ones too, of which a block is gathered while it runs, with gradient_checkpointing. The losses are the same. Default: 0. */
+  /** What each of several processes keeps a share of instead of the whole (ZeRO): 0 nothing; 1 the state of the optimizer; 2 and the gradients; 3 and the weights, frozen ones too, of which a block is gathered while it runs, forward and backward. The losses are the same. Default: 0. */
   readonly stage?: 0 | 1 | 2 | 3 | undefined;
 } | undefined;
   /** What is on the disk instead of in memory: the same losses, in more time where the memory does not hold it besides. */
