@@ -199,8 +199,12 @@ export class GradientsToOwners {
       using _ = scope();
       const gradients = this.#taken(bucket.parameters);
       const { sends } = bucket;
-      const numbers = sends.reduce((a, b) => a + b, 0);
-      const begins = sends.map((_, rank) => sends.slice(0, rank).reduce((a, b) => a + b, 0));
+      let numbers = 0;
+      const begins = sends.map((count) => {
+        const begin = numbers;
+        numbers += count;
+        return begin;
+      });
       // More than may be under way goes in rounds: in each, every owner receives some from every process.
       const owners = sends.filter((count) => count > 0).length;
       // Where all processes own some, none receives more than it sends.

@@ -116,9 +116,8 @@ export function trainStep(input: StepInput): StepResult {
     batches.map(({ ids }) => ids.length),
     group.size,
   );
-  const dealtTo = (rank: number) => batches.map((_, micro) => micro).filter((micro) => owners[micro] === rank);
-  const mine = dealtTo(group.rank);
-  const rounds = Math.max(...Array.from({ length: group.size }, (_, rank) => dealtTo(rank).length));
+  const mine = batches.map((_, micro) => micro).filter((micro) => owners[micro] === group.rank);
+  const rounds = Math.max(...[...Map.groupBy(owners, (owner) => owner).values()].map(({ length }) => length));
   // Sums and norms stay where the model is until the step reads them, once: a read waits for all that was computed before.
   using own = detachFromScopes(ops.zeros([], { dtype: 'float64' }));
   using ofMethod = detachFromScopes(ops.zeros([], { dtype: 'float64' }));

@@ -9,7 +9,7 @@ import test, { after, before } from 'node:test';
 import { type GraftError, packageRoot } from '../../src/base/index.ts';
 import { startEngine } from '../../src/engine/index.ts';
 import type { LaunchOptions } from '../../src/session/index.ts';
-import type { RecipeInput, TrainEvent } from '../../src/train/index.ts';
+import type { RecipeInput } from '../../src/train/index.ts';
 import { mails } from '../e2e/workspace.ts';
 import {
   alone,
@@ -78,7 +78,7 @@ test('what reads all gradients is refused where each process keeps a share of th
     assert.match(error.message, /^train\.zero\.stage: the method reads all gradients after each update.*Set it to 1/);
     return error.kind === 'usage';
   });
-  assertLosses(await launched({ recipe: input(1), ranks: 2 }), await alone(input(0)), 'adalora, stage 1');
+  assertLosses((await together(2, input(1))).result, await alone(input(0)), 'adalora, stage 1');
 });
 
 test('a loss that is not finite ends the run of all in stage 2, with the reason', async () => {
@@ -101,9 +101,8 @@ test('rows that are held out are measured by all, with the metrics of one', asyn
     eval: { every: 2 },
     run: { dir: join(dir.path, name) },
   });
-  const events: TrainEvent[] = [];
   const single = await alone(input('one'));
-  const several = await launched({ recipe: input('three'), ranks: 3 }, (event) => events.push(event));
+  const { result: several, events } = await together(4, input('four'));
   assertLosses(several, single, 'classification');
   assert.ok(Math.abs(several.evalLoss! / single.evalLoss! - 1) < 1e-5);
   assert.deepEqual(several.evalMetrics, single.evalMetrics);
@@ -117,10 +116,10 @@ test('rows that are held out are measured by all, with the metrics of one', asyn
 test('a rank that is killed: the run ends with its name, and goes on with the losses of a run that was never killed', async () => {
   using dir = temporary();
   const at = (name: string) => join(dir.path, name);
-  const whole = await launched({ recipe: longRun(at('whole')), ranks: 2 });
+  const { result: whole } = await together(2, longRun(at('whole')));
   assert.equal(whole.losses.length, 80);
   // In another order of sums: stage 2 adds up each pass over the processes first.
-  const stage2 = await launched({ recipe: longRun(at('whole-2'), { zero: { stage: 2 } }), ranks: 2 });
+  const { result: stage2 } = await together(2, longRun(at('whole-2'), { zero: { stage: 2 } }));
   assertLosses(stage2, whole, 'stage 2');
   for (const rank of [0, 1]) {
     const killed = longRun(at(`killed-${rank}`), { zero: { stage: 2 * rank } });
@@ -164,11 +163,8 @@ test('a rank that is killed: the run ends with its name, and goes on with the lo
     );
     await assert.rejects(running, (error: GraftError) => error.kind === 'interrupted');
   }
-  assertLosses(
-    await launched({ recipe: longRun(at('stopped'), { zero: { stage: 2 } }), ranks: 2 }),
-    whole,
-    'resumed with 3, 1 and 2 processes',
-  );
+  const { result: resumed } = await together(2, longRun(at('stopped'), { zero: { stage: 2 } }));
+  assertLosses(resumed, whole, 'resumed with 3, 1 and 2 processes');
 });
 
 test('when the launcher is killed, its processes stop with a checkpoint', async () => {

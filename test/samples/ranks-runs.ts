@@ -4,6 +4,7 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import type { ErrorJson } from '../../src/base/index.ts';
 import { type LaunchOptions, launch, Session } from '../../src/session/index.ts';
 import type { Tensor } from '../../src/tensor/index.ts';
 import type { RecipeInput, TrainEvent, TrainResult } from '../../src/train/index.ts';
@@ -34,11 +35,27 @@ export function alone(input: RecipeInput): Promise<TrainResult> {
 /** Processes that stand ready, by their number: starting them takes longer than most of the runs. */
 const standing = new Map<number, { readonly child: ChildProcess; readonly lines: AsyncIterator<string> }[]>();
 
+/** What a standing process tells of a run. */
+interface Outcome {
+  readonly result: TrainResult;
+  readonly events: TrainEvent[];
+  readonly error?: ErrorJson;
+}
+
 /** The run of several standing processes, and its events. `launched` starts new ones, as a user does. */
-export async function together(
-  ranks: number,
-  input: RecipeInput,
-): Promise<{ result: TrainResult; events: TrainEvent[] }> {
+export async function together(ranks: number, input: RecipeInput): Promise<Outcome> {
+  const outcomes = await outcomesOf(ranks, input);
+  for (const { error } of outcomes) assert.equal(error, undefined);
+  return outcomes[0]!;
+}
+
+/** The errors of a run of several standing processes that ends with one in each. */
+export async function refusedTogether(ranks: number, input: RecipeInput): Promise<ErrorJson[]> {
+  const outcomes = await outcomesOf(ranks, input);
+  return outcomes.map(({ error }) => error ?? assert.fail('a process has no error'));
+}
+
+async function outcomesOf(ranks: number, input: RecipeInput): Promise<Outcome[]> {
   const processes =
     standing.get(ranks) ??
     Array.from({ length: ranks }, (_, rank) => {
@@ -50,15 +67,13 @@ export async function together(
     });
   standing.set(ranks, processes);
   const port = await freePort();
-  const outcomes = await Promise.all(
+  return Promise.all(
     processes.map(async ({ child, lines }) => {
       child.stdin!.write(`${JSON.stringify({ port, recipe: input })}\n`);
       const { value } = await lines.next();
       return JSON.parse(value ?? assert.fail('the process has ended'));
     }),
   );
-  for (const { error } of outcomes) assert.equal(error, undefined);
-  return outcomes[0];
 }
 
 /** Ends the processes of `together` and the session of `alone`. */
