@@ -12,6 +12,8 @@ const [basePageBytes, pageBytesPerByte] = [2 ** 24, 1000];
 
 /** Numbers of parquet.thrift. */
 const pageType = { data: 0, dictionary: 2, dataV2: 3 };
+/** The numbers that headers must have: without one, hyparquet reads from no place, for ever. */
+const required = { page: [1, 2, 3], data: [1, 2, 3, 4], dictionary: [1, 2], dataV2: [1, 2, 3, 4, 5, 6] };
 const encoding = { plainDictionary: 2, rle: 3, rleDictionary: 8 };
 
 /** @throws Error where a list in the footer has more entries than the footer has bytes */
@@ -86,7 +88,11 @@ function* valuesOfPages(
   };
   // Where a row is a value, pages after the last row are not read.
   for (let values = 0; headers.at < chunk.length - 1 && (path.length > 1 || repeated > 0 || values < rows); ) {
-    const { 1: kind, 2: size = 0, 3: packedSize = 0, 5: data, 7: dictionary, 8: dataV2 } = headers.struct();
+    const header = headers.struct();
+    const { 1: kind, 2: size, 3: packedSize, 5: data, 7: dictionary, 8: dataV2 } = header;
+    requireNumbers(header, 'page');
+    for (const [name, fields] of Object.entries({ data, dictionary, dataV2 }))
+      if (fields !== undefined) requireNumbers(fields as ThriftStruct, name as keyof typeof required);
     const { 1: stated = 0, 2: nulls = 0 } = (data ?? dictionary ?? dataV2 ?? {}) as ThriftStruct;
     const count = Number(stated);
     yield kind === pageType.dictionary ? 0 : count;
@@ -102,7 +108,7 @@ function* valuesOfPages(
       const present = optional > 0 ? page.skip(page.length(), bitsFor(optional), count, optional) : count;
       checkIndices(page, Number((data as ThriftStruct)[2]), type, present);
     } else if (kind === pageType.dataV2 && dataV2) {
-      const { 4: encoded, 5: optionalBytes = 0, 6: repeatedBytes = 0, 7: isPacked = true } = dataV2 as ThriftStruct;
+      const { 4: encoded, 5: optionalBytes, 6: repeatedBytes, 7: isPacked = true } = dataV2 as ThriftStruct;
       const levels = new Runs(packed);
       if (repeated > 0) levels.skip(Number(repeatedBytes), bitsFor(repeated), count);
       levels.at = Number(repeatedBytes);
@@ -116,6 +122,12 @@ function* valuesOfPages(
       if (count < 0 || count > Number(size)) throw new Error(`a dictionary of ${size} bytes states ${count} values`);
     }
   }
+}
+
+/** @throws Error for a header without one of its numbers */
+function requireNumbers(header: ThriftStruct, kind: keyof typeof required): void {
+  const missing = required[kind].find((field) => typeof header[field] !== 'number');
+  if (missing !== undefined) throw new Error(`a page has no number in field ${missing} of its header (${kind})`);
 }
 
 function requireLikelySize(packed: number, unpacked: number): void {

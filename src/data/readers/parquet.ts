@@ -41,12 +41,28 @@ function plain(value: unknown): unknown {
   };
 }
 
+/**
+ * Whether bytes are in Hadoop's frames of LZ4, each after its lengths unpacked and packed, big-endian. The package looks for them in everything
+ * that is LZ4, and goes round for ever where a length is negative.
+ */
+function isFramed(input: Uint8Array): boolean {
+  const view = new DataView(input.buffer, input.byteOffset, input.byteLength);
+  let at = 0;
+  while (at + 8 < input.length) {
+    const [unpacked, packed] = [view.getInt32(at), view.getInt32(at + 4)];
+    if (unpacked < 0 || packed <= 0) return false;
+    at += 8 + packed;
+  }
+  return at === input.length;
+}
+
 /** Unpacking; of zstd and brotli by Node.js, which is faster and keeps to the stated length, and of nothing by nobody: the package's LZ4 fails there. */
-function unpacking(compressors: Compressors): Compressors {
+export function unpacking(compressors: Compressors): Compressors {
   const all: Compressors = {
     ...compressors,
     ZSTD: (input, length) => zlib.zstdDecompressSync(input, { maxOutputLength: length }),
     BROTLI: (input, length) => zlib.brotliDecompressSync(input, { maxOutputLength: length }),
+    LZ4: (input, length) => (isFramed(input) ? compressors.LZ4 : compressors.LZ4_RAW)!(input, length),
   };
   const entries = Object.entries(all) as [keyof Compressors, NonNullable<Compressors[keyof Compressors]>][];
   return Object.fromEntries(
