@@ -79,7 +79,7 @@ function endAfter(
   if (steps >= done) return { recipe: steps, steps };
   throw new GraftError('usage', `the recipe now ends after ${steps} steps, and the run has done ${done}`, {
     place: 'train',
-    hint: `Set train.steps to ${done} or more, or start over with --fresh`,
+    hint: `Set train.steps to ${done} or more, or start over (--fresh, or fresh: true from TypeScript)`,
   });
 }
 
@@ -102,6 +102,6 @@ function requireSameRates(
   if (!why) return;
   throw new GraftError('usage', `the end cannot change from step ${before} to ${now} after ${done} steps: ${why}`, {
     place: 'train',
-    hint: `Give train.steps or epochs their former values, begin a new run from its adapter (the field adapter), or start over with --fresh`,
+    hint: `Give train.steps or epochs their former values, begin a new run from its adapter (the field adapter), or start over (--fresh, or fresh: true from TypeScript)`,
   });
 }

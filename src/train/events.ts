@@ -201,7 +201,7 @@ export function readEvents(file: string): TrainEvent[] {
       if (i === lines.length - 1) return [];
       throw new GraftError('input', 'the line is not an event: the log of the run is damaged', {
         place: `${file}:${i + 1}`,
-        hint: 'Start over with --fresh; what the run directory holds is kept in previous-N/',
+        hint: 'Start over (--fresh, or fresh: true from TypeScript); what the run directory holds is kept in previous-N/',
         data: { startsOver: '--fresh' },
         cause,
       });

@@ -39,7 +39,7 @@ export const huggingFaceNames: Readonly<Record<string, string>> = {
   dtype: 'train.precision; weights are held as quantize says',
   gradient_checkpointing: 'train.gradient_checkpointing',
   output_dir: 'run.dir',
-  overwrite_output_dir: 'the option --fresh',
+  overwrite_output_dir: 'the option --fresh, or fresh: true from TypeScript',
   resume_from_checkpoint: 'the default: an unfinished run in run.dir is resumed',
   save_steps: 'run.checkpoint_every',
   save_strategy: 'run.checkpoint_every',

@@ -57,7 +57,7 @@ export function findRun(dir: string): FoundRun | undefined {
     const what = result ? `${result}/` : 'checkpoints/';
     throw new GraftError('state', `the run directory has ${what} but no ${recordName}, so nothing says of which run`, {
       place: dir,
-      hint: 'Choose another run.dir, or start over with --fresh, which keeps what is there in previous-N/',
+      hint: 'Choose another run.dir, or start over (--fresh, or fresh: true from TypeScript), which keeps what is there in previous-N/',
       data: { startsOver: '--fresh' },
     });
   }
@@ -82,7 +82,7 @@ export function requireSame({ record, checkpoint, end }: FoundRun, identity: Run
     `the run directory has another run, ${end ? 'finished' : 'stopped'} after step ${done}: ${differing.join('; ')}`,
     {
       place: dir,
-      hint: `Undo the change to ${end ? 'go on with' : 'resume'} that run, choose another run.dir, or start over with --fresh, which keeps that run in previous-N/`,
+      hint: `Undo the change to ${end ? 'go on with' : 'resume'} that run, choose another run.dir, or start over (--fresh, or fresh: true from TypeScript), which keeps that run in previous-N/`,
       data: { step: done, differences: differing, startsOver: '--fresh' },
     },
   );
@@ -113,7 +113,7 @@ function readRecord(dir: string): RunRecord {
     'this does not say of which run the directory is; another version of Graft may have written it',
     {
       place: join(dir, recordName),
-      hint: 'Choose another run.dir, or start over with --fresh, which keeps what is there in previous-N/',
+      hint: 'Choose another run.dir, or start over (--fresh, or fresh: true from TypeScript), which keeps what is there in previous-N/',
       data: { startsOver: '--fresh' },
     },
   );

@@ -93,9 +93,13 @@ async function runInGroup(
   const modelPath = await resolveModel(recipe.model);
   using _lock = isFirst ? lockDirectory(dir) : undefined;
   if (fresh && moreEpochs !== undefined) {
-    throw new GraftError('usage', '--fresh starts over, and --more-epochs goes on with a finished run', {
-      hint: 'Give one of the two',
-    });
+    throw new GraftError(
+      'usage',
+      'fresh (--fresh) starts over, and moreEpochs (--more-epochs) goes on with a finished run',
+      {
+        hint: 'Give one of the two',
+      },
+    );
   }
   const found = fresh || !isFirst ? undefined : findRun(dir);
   const begun = group.share(() => found?.record);

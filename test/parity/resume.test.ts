@@ -468,7 +468,10 @@ test('a run that ended before its first checkpoint, results of no run, a damaged
   writeFileSync(join(dir, 'run.json'), JSON.stringify({ identity: 'sha256', microTokens: 64 }));
   assert.match(await refusal(train(done)), /run\.json: .*another version of Graft may have written it/);
   writeFileSync(join(dir, 'run.json'), record);
-  assert.match(await refusal(train(done, { fresh: true, moreEpochs: 1 })), /--fresh starts over, and --more-epochs/);
+  assert.match(
+    await refusal(train(done, { fresh: true, moreEpochs: 1 })),
+    /^fresh \(--fresh\) starts over, and moreEpochs \(--more-epochs\)/,
+  );
   rmSync(join(dir, 'run.json'));
   const before = snapshot(dir);
   assert.match(await refusal(train(done)), /has adapter\/ but no run\.json/);
