@@ -30,7 +30,7 @@ constexpr Milliseconds kWatchInterval{500};
 // For a store to answer.
 constexpr Milliseconds kStoreLimit{5000};
 
-// That Gloo waits longer than this process.
+// That Gloo waits longer than this process, which notices first and says which process is late.
 constexpr Milliseconds kGrace{10000};
 // Other programs may use the store too, such as torchrun.
 constexpr char kPrefix[] = "graft";
@@ -61,8 +61,13 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
  public:
   ProcessGroup(std::string host, uint16_t port, bool server, int rank, Milliseconds timeout)
       : host_(std::move(host)), port_(port), rank_(rank), place_(host_ + ":" + std::to_string(port_)) {
-    store_ = within<c10::intrusive_ptr<c10d::Store>>(
-        timeout + kStoreLimit, place_, [=, host = host_, port = port_] { return connect(host, port, server, timeout); });
+    const auto open = [&](bool hosts) {
+      return within<c10::intrusive_ptr<c10d::Store>>(
+          timeout + kStoreLimit, place_, [=, host = host_, port = port_] { return connect(host, port, hosts, timeout); });
+    };
+    store_ = open(server);
+    // A connection serves one thread at a time.
+    watched_ = open(false);
   }
 
   void set(const std::string& key, const std::string& value) {
@@ -92,25 +97,26 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
     });
   }
 
-  void connect_all(int size, const std::optional<std::string>& address, Milliseconds timeout, const std::string& prefix,
-                   const std::string& name) {
+  // Gloo waits five times as long as it is told for a process that ended after it had said where it listens, so another thread connects.
+  std::string connect_all(int size, const std::optional<std::string>& address, Milliseconds timeout, const std::string& prefix,
+                          const std::string& name) {
     prefix_ = prefix;
     // From now on others can tell whether this process lives, even while it connects.
-    start(&ProcessGroup::watch);
-    // Whoever waits here notices first, and says which process is late.
-    const auto limit = timeout + kGrace;
-    auto options = address ? c10d::ProcessGroupGloo::Options::create(limit) : c10d::ProcessGroupGloo::Options::create_default(limit);
-    if (address) options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(*address));
-    options->timeout = limit;
-    const auto rendezvous = c10::make_intrusive<c10d::PrefixStore>(prefix_ + "/gloo", store_);
-    const auto gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(rendezvous, rank_, size, options);
+    start([](ProcessGroup& self) { self.watch(); });
+    start([=](ProcessGroup& self) { self.connect_gloo(size, address, timeout + kGrace); });
+    std::unique_lock lock(mutex_);
+    changed_.wait_until(lock, Clock::now() + timeout, [&] { return gloo_ || failure_ || alarm_; });
+    if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+    if (!gloo_) return alarm_ ? "alarm" : "late";
     group_ = c10::make_intrusive<c10d::ProcessGroup>(store_, rank_, size);
-    group_->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO, gloo);
+    group_->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO, gloo_);
     group_->setDefaultBackend(c10d::ProcessGroup::BackendType::GLOO);
     group_->setGroupName(name);
     c10d::register_process_group(name, group_);
     name_ = name;
-    start(&ProcessGroup::wait_for_collectives);
+    lock.unlock();
+    start([](ProcessGroup& self) { self.wait_for_collectives(); });
+    return "done";
   }
 
   // LibTorch's own wait has no limit shorter than the group's, so another thread waits, and this one looks at the clock and at the alarm.
@@ -135,21 +141,41 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
     if (!all_ended) return;
     changed_.wait(lock, [this] { return threads_ == 0; });
     group_.reset();
+    gloo_.reset();
   }
 
  private:
   // The threads own this object too: one that waits for another process cannot be stopped, and may outlive the Node environment.
-  void start(void (ProcessGroup::*run)()) {
+  void start(std::function<void(ProcessGroup&)> run) {
     {
       const std::lock_guard lock(mutex_);
       threads_++;
     }
-    std::thread([self = shared_from_this(), run] {
-      ((*self).*run)();
+    std::thread([self = shared_from_this(), run = std::move(run)] {
+      run(*self);
       const std::lock_guard lock(self->mutex_);
       self->threads_--;
       self->changed_.notify_all();
     }).detach();
+  }
+
+  void connect_gloo(int size, const std::optional<std::string>& address, Milliseconds limit) {
+    c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
+    std::exception_ptr failure;
+    try {
+      auto options = address ? c10d::ProcessGroupGloo::Options::create(limit) : c10d::ProcessGroupGloo::Options::create_default(limit);
+      if (address) options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(*address));
+      options->timeout = limit;
+      // It asks for what others have not said yet, and leaves a connection to no other thread meanwhile.
+      const auto rendezvous = c10::make_intrusive<c10d::PrefixStore>(prefix_ + "/gloo", connect(host_, port_, false, limit));
+      gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(rendezvous, rank_, size, options);
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    const std::lock_guard lock(mutex_);
+    gloo_ = std::move(gloo);
+    failure_ = failure;
+    changed_.notify_all();
   }
 
   void wait_for_collectives() {
@@ -177,10 +203,8 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   // Looks for the alarm that a process raises which lost another one, and answers it, so that those that do not answer can be named. The
   // answer says how many collectives this process has begun to wait for: the process that all others wait for has begun fewer.
   void watch() {
-    bool reachable = false;
     try {
-      const auto store = c10::make_intrusive<c10d::PrefixStore>(prefix_, connect(host_, port_, false, Milliseconds{30000}));
-      reachable = true;
+      const auto store = c10::make_intrusive<c10d::PrefixStore>(prefix_, watched_);
       std::unique_lock lock(mutex_);
       while (!changed_.wait_for(lock, kWatchInterval, [this] { return closing_; })) {
         const std::string answer = std::to_string(issued_);
@@ -196,7 +220,7 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
     } catch (const std::exception&) {
       // The process that hosts the store has ended, or this machine is cut off from it: the collectives fail for the same reason.
       const std::lock_guard lock(mutex_);
-      if (!closing_ && reachable) alarm_ = true;
+      if (!closing_) alarm_ = true;
       changed_.notify_all();
     }
   }
@@ -205,9 +229,10 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   const uint16_t port_;
   const int rank_;
   const std::string place_;
-  c10::intrusive_ptr<c10d::Store> store_;
+  c10::intrusive_ptr<c10d::Store> store_, watched_;
   // Of the keys of this group: a store may have those of earlier attempts too.
   std::string prefix_;
+  c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo_;
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
   std::string name_;
   std::mutex mutex_;
@@ -301,11 +326,11 @@ Napi::Value address_towards(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value group_connect(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), "group connect", no_shapes, [&]() -> Napi::Value {
+  const Napi::Env env = info.Env();
+  return guarded(env, "group connect", no_shapes, [&]() -> Napi::Value {
     const auto address = info[2].IsString() ? std::make_optional(text_at(info, 2)) : std::nullopt;
-    group_at(info).connect_all(info[1].As<Napi::Number>().Int32Value(), address, milliseconds_at(info, 3), text_at(info, 4),
-                               text_at(info, 5));
-    return info.Env().Undefined();
+    const auto size = info[1].As<Napi::Number>().Int32Value();
+    return Napi::String::New(env, group_at(info).connect_all(size, address, milliseconds_at(info, 3), text_at(info, 4), text_at(info, 5)));
   });
 }
 

@@ -21,6 +21,7 @@ Napi::Value store_get(const Napi::CallbackInfo& info);
 // (host, port) => the address of this machine on the way to that host
 Napi::Value address_towards(const Napi::CallbackInfo& info);
 // (group, size, address to listen at or null, milliseconds, prefix of its keys, name by which operators find it): connects to every other process
+// => 'done', 'alarm' (a process raised it, or the store's ended) or 'late'; throws what connecting fails with
 Napi::Value group_connect(const Napi::CallbackInfo& info);
 // (group, tensor that a collective returned, milliseconds) => 'done', 'alarm' (a process raised it) or 'late'; throws what the collective fails with
 Napi::Value group_wait(const Napi::CallbackInfo& info);

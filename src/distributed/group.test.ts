@@ -71,6 +71,18 @@ for (const failing of [0, 1]) {
   });
 }
 
+test('a rank is killed at any moment of connecting: the others name it', async () => {
+  // Some of these come between the addresses that all have said and the connections that none has yet.
+  const moments = [...[1, 2, 4, 8].map((after) => ({ failing: 0, after })), { failing: 1, after: 2 }];
+  for (const { failing, after } of moments) {
+    const env = { [failing]: { KILL_AFTER: String(after / 1000) } };
+    const outcomes = await runRanks('killWhileConnecting', failing, { size: 3, timeout: 2, env });
+    const why = new RegExp(`^rank ${failing} ended or cannot be reached any more`);
+    for (const [rank, outcome] of outcomes.entries()) if (rank !== failing) assertFailed(outcome, why, 15);
+    assert.equal(outcomes.length, 3);
+  }
+});
+
 test('a rank that is stopped is named after the timeout, by all', async () => {
   const [first, , third] = await runRanks('stop', 1, { size: 3, timeout: 3 });
   for (const outcome of [first!, third!])

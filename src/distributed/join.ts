@@ -51,11 +51,14 @@ export function joinGroup(placement: RankPlacement | undefined): JoinedGroup {
     }
     const address = process.env[interfaceVariable] ? null : listeningAddress(all, rank);
     const name = `graft-${store.prefix}-${rank}`;
+    let outcome: 'done' | 'alarm' | 'late';
     try {
-      native.groupConnect(store.id, size, address, timeout, store.prefix, name);
+      outcome = native.groupConnect(store.id, size, address, timeout, store.prefix, name);
     } catch (cause) {
       throw store.diagnose('lost', 0, cause, notConnected(store, cause));
     }
+    if (outcome !== 'done')
+      throw store.diagnose(outcome === 'late' ? 'lost' : outcome, 0, undefined, notConnected(store));
     return new ConnectedGroup(store, name);
   } catch (error) {
     const known =
@@ -70,7 +73,7 @@ export function joinGroup(placement: RankPlacement | undefined): JoinedGroup {
 }
 
 /** Where nobody says more: every process is there, so the network does not let them connect. */
-function notConnected({ placement }: GroupStore, cause: unknown): GraftError {
+function notConnected({ placement }: GroupStore, cause?: unknown): GraftError {
   return new GraftError('environment', 'the processes met, but cannot connect to each other', {
     place: `${placement.master.host}:${placement.master.port}`,
     hint: `Check that firewalls let them, and name the network interface in ${interfaceVariable} where there are several`,

@@ -61,7 +61,10 @@ export interface Binding {
   storeGet(group: number, key: string, milliseconds: number): string | null;
   /** The address of this machine on the way to that host. */
   addressTowards(host: string, port: number): string;
-  /** Connects to all others. `prefix` of the group's keys in the store; `name` by which operators find the group. */
+  /**
+   * Connects to all others. `prefix` of the group's keys in the store; `name` by which operators find the group. 'alarm': another process
+   * has failed or lost one.
+   */
   groupConnect(
     group: number,
     size: number,
@@ -69,7 +72,7 @@ export interface Binding {
     milliseconds: number,
     prefix: string,
     name: string,
-  ): void;
+  ): 'done' | 'alarm' | 'late';
   /** Waits for a collective by the tensor that it fills. 'alarm': another process has failed or lost one. */
   groupWait(group: number, handle: number, milliseconds: number): 'done' | 'alarm' | 'late';
   groupClose(group: number, allEnded: boolean): void;

@@ -6,9 +6,9 @@ import { dirname, join } from 'node:path';
 import test from 'node:test';
 import { temporary } from '../../test/samples/io.ts';
 import { LOCK_NAME } from '../base/index.ts';
-import { engineStatus } from './index.ts';
+import { ensureLibTorch } from './libtorch.ts';
 
-const { torch } = engineStatus();
+const torch = await ensureLibTorch(console.error);
 
 /** A CMake that notes each build, and whose result is an empty file after a second. */
 const cmake = `#!/bin/sh
@@ -39,9 +39,12 @@ test('of several processes one builds the addon, the others wait and say so; wha
   const builds = () => readFileSync(join(tools, 'builds'), 'utf8').trim().split('\n').length;
 
   const killed = start(cache, tools);
-  while (!existsSync(join(tools, 'builds'))) await new Promise((resolve) => setTimeout(resolve, 20));
+  let hasEnded = false;
+  const ended = killed.ended.finally(() => (hasEnded = true));
+  while (!existsSync(join(tools, 'builds')) && !hasEnded) await new Promise((resolve) => setTimeout(resolve, 20));
   killed.child.kill('SIGKILL');
-  await killed.ended;
+  const { code, stderr } = await ended;
+  assert.equal(code, null, stderr);
   const [folder] = readdirSync(join(cache, 'addon'));
   const left = readdirSync(join(cache, 'addon', folder!));
   assert.ok(left.includes(LOCK_NAME) && left.length === 2, left.join());

@@ -1,4 +1,5 @@
 /** One process of a group, for src/distributed/group.test.ts: joins, does what its argument says, and prints what came of it as JSON. */
+import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
@@ -218,7 +219,7 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
     group.barrier();
   },
   killWhileConnecting(group) {
-    group.barrier();
+    for (;;) group.barrier();
   },
   stop(group, failing) {
     if (group.rank === failing) process.kill(process.pid, 'SIGSTOP');
@@ -243,8 +244,16 @@ const [action, failing] = process.argv.slice(2);
 setFlagsFromString('--expose-gc');
 await startEngine();
 useThreads(1);
-if (action === 'killWhileConnecting' && process.env.RANK === failing)
-  currentEngine().native.groupConnect = () => process.kill(process.pid, 'SIGKILL');
+if (action === 'killWhileConnecting' && process.env.RANK === failing) {
+  const { native } = currentEngine();
+  const connect = native.groupConnect;
+  native.groupConnect = (...args) => {
+    const after = process.env.KILL_AFTER;
+    if (after === undefined) process.kill(process.pid, 'SIGKILL');
+    spawn('sh', ['-c', `sleep ${after}; kill -9 ${process.pid}`], { stdio: 'ignore' });
+    return connect(...args);
+  };
+}
 let result: object;
 const start = performance.now();
 const seconds = () => (performance.now() - start) / 1e3;
