@@ -188,23 +188,39 @@ Napi::Value copy(const Napi::CallbackInfo& info) {
   });
 }
 
-// (tensor, from or null): the storage of a tensor, and so of its views and of what a graph has saved of it, takes the memory of another, which
-// is left empty; null: it is left empty itself. No version counts it as a change.
+void move_memory(c10::StorageImpl& to, c10::StorageImpl& from) {
+  at::DataPtr memory = from.set_data_ptr({nullptr, from.device()});
+  const at::DataPtr former = to.set_data_ptr(std::move(memory));
+  to.set_nbytes(from.nbytes());
+  from.set_nbytes(0);
+}
+
+// (tensor, from): the storage of a tensor, and so of its views and of what a graph has saved of it, takes the memory of another, which is
+// left empty. No version counts it as a change.
 Napi::Value move_memory(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), "move memory", no_shapes, [&]() -> Napi::Value {
     c10::StorageImpl* const target = tensor_at(info, 0).storage().unsafeGetStorageImpl();
-    at::DataPtr memory(nullptr, at::Device(at::kCPU));
-    size_t bytes = 0;
-    if (info[1].IsNumber()) {
-      c10::StorageImpl* const source = tensor_at(info, 1).storage().unsafeGetStorageImpl();
-      memory = source->set_data_ptr(std::move(memory));
-      bytes = source->nbytes();
-      source->set_nbytes(0);
-    }
-    const at::DataPtr former = target->set_data_ptr(std::move(memory));
-    target->set_nbytes(bytes);
+    move_memory(*target, *tensor_at(info, 1).storage().unsafeGetStorageImpl());
     return info.Env().Undefined();
   });
+}
+
+// (tensor) => its memory as a tensor of bytes; its storage is left empty
+Napi::Value take_memory(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return guarded(env, "take memory", no_shapes, [&]() -> Napi::Value {
+    const at::Tensor& source = tensor_at(info, 0);
+    const at::Tensor bytes = at::empty({0}, source.options().dtype(at::kByte).requires_grad(false));
+    c10::StorageImpl* const target = bytes.storage().unsafeGetStorageImpl();
+    move_memory(*target, *source.storage().unsafeGetStorageImpl());
+    bytes.unsafeGetTensorImpl()->set_sizes_contiguous({static_cast<int64_t>(target->nbytes())});
+    return Napi::Number::New(env, instance(env).tensors.add(bytes));
+  });
+}
+
+// (tensor) => whether something else reads its memory too
+Napi::Value is_shared(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), tensor_at(info, 0).storage().use_count() > 1);
 }
 
 // (handle of a one-element tensor) => number
@@ -308,6 +324,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("copy", copy);
   add("item", item);
   add("moveMemory", move_memory);
+  add("takeMemory", take_memory);
+  add("isShared", is_shared);
   add("checkpoint", checkpoint);
   add("backward", backward);
   add("grad", grad);

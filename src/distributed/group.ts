@@ -28,8 +28,13 @@ export interface Group {
   sum(tensor: Tensor): void;
   /** Returns the tensors [d, …] of all processes one after the other: [size · d, …]. */
   gather(tensor: Tensor): Tensor;
-  /** Begins a `gather`, which goes on while this process computes. @returns what waits for its end; what came lives until it is disposed */
-  beginGather(tensor: Tensor): () => Tensor;
+  /**
+   * Begins to gather the bytes [d] of all processes, which goes on while this process computes.
+   * @returns what waits for them: [size · d], which live until they are disposed or recycled
+   */
+  beginGather(bytes: Tensor): () => Tensor;
+  /** Takes back what `beginGather` gave, as memory for what is gathered later. */
+  recycle(gathered: Tensor): void;
   /** Adds up the tensors [size · d, …] of all processes, and returns this one's share of the sum, [d, …]. */
   scatter(tensor: Tensor): Tensor;
   /**
@@ -72,7 +77,8 @@ export const oneProcess: Group = {
   localSize: 1,
   sum() {},
   gather: (tensor) => tensor,
-  beginGather: (tensor) => () => tensor,
+  beginGather: (bytes) => () => bytes,
+  recycle() {},
   scatter: (tensor) => tensor,
   exchange: (tensor) => tensor,
   beginExchange: (tensor) => () => tensor,

@@ -4,7 +4,6 @@
  */
 import {
   detachFromScopes,
-  emptyMemory,
   give,
   giveBack,
   isAbsent,
@@ -15,6 +14,7 @@ import {
   setAside,
   Tensor,
   takeAway,
+  takeMemory,
 } from '../tensor/index.ts';
 import { concatenated, parts, size } from './buckets.ts';
 import { EvenShares, type ReadRows, rowCount, type ShareFile } from './even-shares.ts';
@@ -171,16 +171,16 @@ export class ShardedUnit {
   setAside(): void {
     if (!this.#gathered) return;
     const views = new Map(this.#visiting.map((tensor) => [tensor, detachFromScopes(setAside(tensor))]));
-    for (const tensor of this.#gathered) emptyMemory(tensor);
+    for (const tensor of this.#gathered) this.#group.recycle(takeMemory(tensor));
     this.#aside = { gathered: this.#gathered, views };
     this.#gathered = undefined;
   }
 
   /** Frees what this process does not keep. */
   away(): void {
-    for (const tensor of this.#aside?.views.values() ?? []) tensor.dispose();
-    for (const tensor of [...(this.#gathered ?? []), ...(this.#aside?.gathered ?? [])]) tensor.dispose();
+    for (const tensor of [...(this.#aside?.views.values() ?? []), ...(this.#aside?.gathered ?? [])]) tensor.dispose();
     if (this.#gathered) this.#takeAway();
+    for (const tensor of this.#gathered ?? []) this.#group.recycle(tensor);
     this.#gathered = undefined;
     this.#aside = undefined;
   }

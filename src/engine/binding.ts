@@ -18,8 +18,12 @@ export interface Binding {
   buffer(handle: number): ArrayBuffer;
   copy(handle: number, bytes: Uint8Array, toTensor: boolean): void;
   item(handle: number): number;
-  /** Gives a tensor and all that shares its memory that of another tensor, which has none then; null: it has none itself. */
-  moveMemory(handle: number, from: number | null): void;
+  /** Gives a tensor and all that shares its memory that of another tensor, which has none then. */
+  moveMemory(handle: number, from: number): void;
+  /** Takes the memory of a tensor and of all that shares it. Returns a tensor of its bytes. */
+  takeMemory(handle: number): number;
+  /** Whether something else has the memory of this tensor too: a view, a graph. */
+  isShared(handle: number): boolean;
   checkpoint(
     inputs: readonly number[],
     outputs: readonly number[],

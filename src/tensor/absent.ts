@@ -38,8 +38,11 @@ export function setAside(tensor: Tensor): Tensor {
 /** Lets a tensor be again what was set aside. */
 export const giveBack = (tensor: Tensor, aside: Tensor): void => moveHandle(tensor, aside);
 
-/** Frees the memory of a tensor and of all its views. They keep their shapes; none may be read before `refill`. */
-export const emptyMemory = (tensor: Tensor): void => currentEngine().native.moveMemory(tensor.id, null);
+/** Takes the memory of a tensor and of all its views, as a tensor of bytes. They keep their shapes; none may be read before `refill`. */
+export const takeMemory = (tensor: Tensor): Tensor => new Tensor(currentEngine().native.takeMemory(tensor.id));
+
+/** Whether something else reads the memory of a tensor too: a view of it, or a recorded graph. */
+export const isShared = (tensor: Tensor): boolean => currentEngine().native.isShared(tensor.id);
 
 /** Gives a tensor and its views the memory of another of as many bytes, which is disposed. A recorded graph may read them: to it nothing was written. */
 export function refill(tensor: Tensor, from: Tensor): void {

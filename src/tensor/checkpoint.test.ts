@@ -5,7 +5,6 @@ import {
   checkpoint,
   detachFromScopes,
   dropout,
-  emptyMemory,
   type Gate,
   gated,
   give,
@@ -19,6 +18,7 @@ import {
   setAside,
   Tensor,
   takeAway,
+  takeMemory,
 } from './index.ts';
 
 before(async () => {
@@ -192,7 +192,7 @@ test('a gated part is not run again: what it has read is given the same memory f
         const outputs = run();
         aside = detachFromScopes(setAside(weight));
         const { bytes } = native.memory();
-        emptyMemory(gathered);
+        takeMemory(gathered).dispose();
         assert.equal(bytes - native.memory().bytes, 8);
         return outputs;
       },

@@ -1,4 +1,4 @@
-export { absent, emptyMemory, give, giveBack, isAbsent, refill, setAside, takeAway } from './absent.ts';
+export { absent, give, giveBack, isAbsent, isShared, refill, setAside, takeAway, takeMemory } from './absent.ts';
 export { checkpoint, type Gate, gated } from './checkpoint.ts';
 export { currentDevice, type Device, freeDeviceMemory, host, onDevice, useDevice } from './device.ts';
 export { dropout } from './dropout.ts';

@@ -32,6 +32,7 @@ export function countingGroup(rank: number, size: number): Group {
       const gathered = detachFromScopes(gather(tensor));
       return () => gathered;
     },
+    recycle: (gathered) => gathered.dispose(),
     scatter: (tensor) => ops.narrow(tensor, 0, 0, tensor.size(0) / size),
     exchange,
     beginExchange: (...given) => {
