@@ -2,7 +2,7 @@
 import { deserialize, serialize } from 'node:v8';
 import { GraftError } from '../base/index.ts';
 import { currentEngine } from '../engine/index.ts';
-import { detachFromScopes, dtypes, isShared, noGrad, ops, scope, Tensor, takeMemory } from '../tensor/index.ts';
+import { detachFromScopes, dtypes, noGrad, ops, scope, Tensor } from '../tensor/index.ts';
 import type { JoinedGroup, Traffic } from './group.ts';
 import type { GroupStore } from './store.ts';
 
@@ -15,8 +15,6 @@ export class ConnectedGroup implements JoinedGroup {
   #sent = 0;
   #received = 0;
   #waited = 0;
-  /** Memory of what was gathered before. A block is gathered while another is used: two. */
-  readonly #spare: Tensor[] = [];
   /** What ended the group: no further collective is begun. */
   #ended: GraftError | undefined;
   /** Whether a collective failed: threads of the engine may still wait for other processes. */
@@ -54,31 +52,17 @@ export class ConnectedGroup implements JoinedGroup {
     return this.#collective(() => ops.allGather(tensor, this.size, this.#name), bytes, bytes);
   }
 
-  // LibTorch's own gather copies what it received to new memory; as broadcasts, everything comes to its place.
-  beginGather(bytes: Tensor): () => Tensor {
-    const gathered = this.#gatheringMemory(this.size * bytes.numel);
+  // LibTorch's own gather copies what it has received; as broadcasts, everything comes to its place.
+  beginGather(bytes: Tensor, into: Tensor): () => void {
     const shares = Array.from({ length: this.size }, (_, owner) =>
-      detachFromScopes(ops.narrow(gathered, 0, owner * bytes.numel, bytes.numel)),
+      detachFromScopes(ops.narrow(into, 0, owner * bytes.numel, bytes.numel)),
     );
     noGrad(() => ops.copy_(shares[this.rank]!, bytes));
     const waits = shares.map((share, owner) => this.beginBroadcast(share, owner));
     return () => {
       for (const wait of waits) wait();
       for (const share of shares) share.dispose();
-      return gathered;
     };
-  }
-
-  #gatheringMemory(bytes: number): Tensor {
-    const i = this.#spare.findIndex(({ numel }) => numel === bytes);
-    return i < 0 ? detachFromScopes(Tensor.empty([bytes], 'uint8')) : this.#spare.splice(i, 1)[0]!;
-  }
-
-  // The system clears memory that is new to a process, which took as long as to receive what comes into it.
-  recycle(gathered: Tensor): void {
-    if (!isShared(gathered)) this.#spare.push(detachFromScopes(takeMemory(gathered)));
-    gathered.dispose();
-    while (this.#spare.length > 2) this.#spare.shift()!.dispose();
   }
 
   scatter(tensor: Tensor): Tensor {
@@ -163,7 +147,6 @@ export class ConnectedGroup implements JoinedGroup {
   }
 
   [Symbol.dispose](): void {
-    for (const memory of this.#spare) memory.dispose();
     this.#store.leave(this.#ended);
     currentEngine().native.groupClose(this.#store.id, !this.#hangs);
   }

@@ -11,6 +11,7 @@ import {
   takeAway,
 } from '../tensor/index.ts';
 import type { Group } from './group.ts';
+import type { SpareMemory } from './spare-memory.ts';
 
 /** Returns some rows of a tensor (of its first dimension; a vector is one row) in its element type. */
 export type ReadRows = (first: number, count: number) => Tensor;
@@ -134,9 +135,15 @@ export class EvenShares {
     });
   }
 
-  /** Begins to gather the bytes of all processes. @returns what waits for them; undefined: there are none */
-  begin(): (() => Tensor) | undefined {
-    return this.#share.numel > 0 ? this.#group.beginGather(this.#share) : undefined;
+  /** Begins to gather the bytes of all processes, in memory of `spare`. @returns what waits for them; undefined: there are none */
+  begin(spare: SpareMemory): (() => Tensor) | undefined {
+    if (this.#share.numel === 0) return undefined;
+    const gathered = spare.take(this.#group.size * this.#share.numel);
+    const wait = this.#group.beginGather(this.#share, gathered);
+    return () => {
+      wait();
+      return gathered;
+    };
   }
 
   /** Lets the tensors be views of the gathered bytes. */

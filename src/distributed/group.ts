@@ -1,6 +1,6 @@
 /** Processes that train together, and what they do together. */
 import type { GraftError } from '../base/index.ts';
-import type { Tensor } from '../tensor/index.ts';
+import { ops, type Tensor } from '../tensor/index.ts';
 
 /** What a process exchanged with others. */
 export interface Traffic {
@@ -28,13 +28,8 @@ export interface Group {
   sum(tensor: Tensor): void;
   /** Returns the tensors [d, …] of all processes one after the other: [size · d, …]. */
   gather(tensor: Tensor): Tensor;
-  /**
-   * Begins to gather the bytes [d] of all processes, which goes on while this process computes.
-   * @returns what waits for them: [size · d], which live until they are disposed or recycled
-   */
-  beginGather(bytes: Tensor): () => Tensor;
-  /** Takes back what `beginGather` gave, as memory for what is gathered later. */
-  recycle(gathered: Tensor): void;
+  /** Begins to gather the bytes [d] of all processes into [size · d], which goes on while this process computes. @returns what waits for its end */
+  beginGather(bytes: Tensor, into: Tensor): () => void;
   /** Adds up the tensors [size · d, …] of all processes, and returns this one's share of the sum, [d, …]. */
   scatter(tensor: Tensor): Tensor;
   /**
@@ -77,8 +72,10 @@ export const oneProcess: Group = {
   localSize: 1,
   sum() {},
   gather: (tensor) => tensor,
-  beginGather: (bytes) => () => bytes,
-  recycle() {},
+  beginGather: (bytes, into) => {
+    ops.copy_(into, bytes);
+    return () => {};
+  },
   scatter: (tensor) => tensor,
   exchange: (tensor) => tensor,
   beginExchange: (tensor) => () => tensor,

@@ -13,3 +13,4 @@ export {
 } from './launch-environment.ts';
 export { type Piece, wholePiece } from './pieces.ts';
 export { ShardedUnit, type UnitTensors } from './sharded-unit.ts';
+export { SpareMemory } from './spare-memory.ts';

@@ -20,6 +20,7 @@ import { concatenated, parts, size } from './buckets.ts';
 import { EvenShares, type ReadRows, rowCount, type ShareFile } from './even-shares.ts';
 import type { Group } from './group.ts';
 import { type Piece, wholePiece } from './pieces.ts';
+import type { SpareMemory } from './spare-memory.ts';
 
 /** What a unit consists of, with what has the numbers: a file, or the memory of this process. */
 export interface UnitTensors {
@@ -49,6 +50,7 @@ interface Aside {
 
 export class ShardedUnit {
   readonly #group: Group;
+  readonly #spare: SpareMemory;
   /** What is shared out evenly: frozen, and trained. */
   readonly #even: readonly EvenShares[];
   /** The trained tensors that are kept whole, by the process that keeps them. */
@@ -65,10 +67,12 @@ export class ShardedUnit {
 
   /**
    * Reads this process's share; afterwards it keeps nothing else, and the tensors of the unit are absent.
+   * @param spare memory that units of one size gather into
    * @param file where the share of what is frozen is. Default: in memory
    */
-  constructor(group: Group, { frozen, trained, owners }: UnitTensors, file?: ShareFile) {
+  constructor(group: Group, { frozen, trained, owners }: UnitTensors, spare: SpareMemory, file?: ShareFile) {
     this.#group = group;
+    this.#spare = spare;
     const divided = new EvenShares(group, owners ? new Map() : trained);
     this.#even = [new EvenShares(group, frozen, file), divided];
     this.#whole = Array.from({ length: group.size }, (_, rank) =>
@@ -116,7 +120,7 @@ export class ShardedUnit {
     if (this.#underWay || this.#gathered) return;
     noGrad(() => {
       using _ = scope();
-      const even = this.#even.map((shares) => shares.begin());
+      const even = this.#even.map((shares) => shares.begin(this.#spare));
       const whole = this.#whole.flatMap((tensors, owner): Arriving[] => {
         if (tensors.length === 0) return [];
         const isOwn = owner === this.#group.rank;
@@ -171,7 +175,7 @@ export class ShardedUnit {
   setAside(): void {
     if (!this.#gathered) return;
     const views = new Map(this.#visiting.map((tensor) => [tensor, detachFromScopes(setAside(tensor))]));
-    for (const tensor of this.#gathered) this.#group.recycle(takeMemory(tensor));
+    for (const tensor of this.#gathered) this.#spare.keep(takeMemory(tensor));
     this.#aside = { gathered: this.#gathered, views };
     this.#gathered = undefined;
   }
@@ -180,7 +184,7 @@ export class ShardedUnit {
   away(): void {
     for (const tensor of [...(this.#aside?.views.values() ?? []), ...(this.#aside?.gathered ?? [])]) tensor.dispose();
     if (this.#gathered) this.#takeAway();
-    for (const tensor of this.#gathered ?? []) this.#group.recycle(tensor);
+    for (const tensor of this.#gathered ?? []) this.#spare.keep(tensor);
     this.#gathered = undefined;
     this.#aside = undefined;
   }

@@ -269,17 +269,11 @@ export function bufferBytesOf(
     const { first, last, blocks } = gatheredBytes(units, trainsBase);
     const outside = isTied ? first + last : 0;
     const pair = (i: number) => blocks[i]! + (blocks[i - 1] ?? 0);
-    // Gloo gathers into memory of its own, and copies that; what is kept whole by owners it sends from and into its place.
-    const isGathered = trainsBase && isDivisible;
-    const copied = Math.max(
-      0,
-      ...units.slice(1, -1).map(({ frozenBytes }, i) => (isGathered ? blocks[i]! : frozenBytes)),
-    );
-    // Where the embeddings are looked up and where the head computes, with the block that is next to them; one of the two arrives.
-    const beside = (end: number, block = 0) => (isTied ? 0 : end + block + Math.max(end, block));
+    // Where the embeddings are looked up and where the head computes, with the block that is next to them.
+    const beside = (end: number, block = 0) => (isTied ? 0 : end + block);
     const atEnds = Math.max(beside(first, blocks[0]), beside(last, blocks.at(-1)));
     if (!trainsBase) {
-      const inPass = Math.max(outside + copied + Math.max(0, ...blocks.map((_, i) => pair(i))), atEnds);
+      const inPass = Math.max(outside + Math.max(0, ...blocks.map((_, i) => pair(i))), atEnds);
       return Math.max(inPass, bufferBytesOf({ units, trainsBase, isTied, isDivisible }, ranks, 1));
     }
     // In the backward pass of a block its gradients exist, and others are sent and received; those of the blocks below do not exist yet.
@@ -294,7 +288,7 @@ export function bufferBytesOf(
     // The gradients of embeddings, once all others are at their owners.
     const ofEmbeddings = sum(units[0]!.trained);
     const lookUp = isTied ? 0 : first + float * (ofEmbeddings + 2 * Math.min(bucketSize, ofEmbeddings));
-    return Math.max(outside + copied + most, atEnds, lookUp);
+    return Math.max(outside + most, atEnds, lookUp);
   }
   return (
     float *

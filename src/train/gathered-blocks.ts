@@ -5,7 +5,7 @@
  * computing.
  */
 import { GraftError } from '../base/index.ts';
-import type { Group, ShardedUnit } from '../distributed/index.ts';
+import type { Group, ShardedUnit, SpareMemory } from '../distributed/index.ts';
 import type { Gates } from '../nn/index.ts';
 import type { Gate, Tensor } from '../tensor/index.ts';
 import type { GradientsToOwners } from './gradients-to-owners.ts';
@@ -29,6 +29,8 @@ export interface GatheredParts {
   readonly blocks: readonly GatheredPart[];
   /** The process that updates each trained tensor of no part. */
   readonly owners: ReadonlyMap<Tensor, number>;
+  /** Memory that blocks are gathered into one after the other. */
+  readonly spare: SpareMemory;
 }
 
 /** All parts. */
@@ -37,7 +39,7 @@ export const partsOf = ({
   head,
   outside,
   blocks,
-}: Omit<GatheredParts, 'owners'>): readonly GatheredPart[] => [embeddings, head, outside, ...blocks];
+}: Omit<GatheredParts, 'owners' | 'spare'>): readonly GatheredPart[] => [embeddings, head, outside, ...blocks];
 
 /** Where a pass is. */
 interface Pass {
@@ -99,6 +101,7 @@ export class GatheredBlocks {
       if (trains) this.#gradients.send(outside.trained);
     } finally {
       for (const { unit } of partsOf(this.#parts)) unit.away();
+      this.#parts.spare.free();
       this.#pass = undefined;
     }
   }
@@ -216,6 +219,7 @@ export class GatheredBlocks {
       }
     }
     show(undefined);
+    this.#parts.spare.free();
   }
 }
 

@@ -1,6 +1,6 @@
 /** How the weights of a run's models are shared out among its processes (ZeRO stage 3): as they are read, so that none ever has them all. */
 import { GraftError } from '../base/index.ts';
-import { type Group, type ReadRows, rowsInMemory, ShardedUnit } from '../distributed/index.ts';
+import { type Group, type ReadRows, rowsInMemory, ShardedUnit, SpareMemory } from '../distributed/index.ts';
 import type { ScratchFile } from '../io/index.ts';
 import type { LaterWeights } from '../models/index.ts';
 import { headsOf, heldTensors, type Model } from '../nn/index.ts';
@@ -37,6 +37,7 @@ export function shareOut(
   const [embeddings, head] = tensorsAtEnds(models);
   const outside = byBlock.get(undefined) ?? [];
   const isAtEnd = (tensor: Tensor) => base.has(tensor) && embeddings.has(tensor) !== head.has(tensor);
+  const spare = new SpareMemory();
   const partOf = (some: readonly Tensor[]): GatheredPart => {
     const tensors = some.filter((tensor) => !trainedTensors.has(tensor) || base.has(tensor));
     const [trained, frozen] = [true, false].map((trains) =>
@@ -44,7 +45,7 @@ export function shareOut(
     ) as [Tensor[], Tensor[]];
     const withReads = (some: readonly Tensor[]) => new Map(some.map((tensor) => [tensor, readOf(tensor)]));
     const shared = { frozen: withReads(frozen), trained: withReads(trained), ...(!isDivisible && { owners }) };
-    return { unit: new ShardedUnit(group, shared, file), trained, tensors: new Set(tensors) };
+    return { unit: new ShardedUnit(group, shared, spare, file), trained, tensors: new Set(tensors) };
   };
   const parts = {
     embeddings: partOf(outside.filter((tensor) => isAtEnd(tensor) && embeddings.has(tensor))),
@@ -52,6 +53,7 @@ export function shareOut(
     outside: partOf(outside.filter((tensor) => !isAtEnd(tensor))),
     blocks: Array.from({ length: host.layers }, (_, block) => partOf(byBlock.get(block) ?? [])),
     owners,
+    spare,
   };
   // What a method has replaced is in no part.
   const shared = new Set(partsOf(parts).flatMap(({ tensors }) => [...tensors]));

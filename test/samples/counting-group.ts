@@ -1,6 +1,6 @@
 /** A group of any number of processes, of which one is there: it does and counts what a process would, and the others send it what it has. */
 import type { Group } from '../../src/distributed/index.ts';
-import { detachFromScopes, dtypes, noGrad, ops, type Tensor } from '../../src/tensor/index.ts';
+import { detachFromScopes, dtypes, noGrad, ops, scope, type Tensor } from '../../src/tensor/index.ts';
 
 /** Returns the group of the process `rank` of `size`, with what it sent so far, by the volumes that `ConnectedGroup` counts. */
 export function countingGroup(rank: number, size: number): Group {
@@ -28,11 +28,11 @@ export function countingGroup(rank: number, size: number): Group {
       sent += (2 * others * tensor.nbytes) / size;
     },
     gather,
-    beginGather: (tensor) => {
-      const gathered = detachFromScopes(gather(tensor));
-      return () => gathered;
+    beginGather: (bytes, into) => {
+      using _ = scope();
+      noGrad(() => ops.copy_(into, gather(bytes)));
+      return () => {};
     },
-    recycle: (gathered) => gathered.dispose(),
     scatter: (tensor) => ops.narrow(tensor, 0, 0, tensor.size(0) / size),
     exchange,
     beginExchange: (...given) => {

@@ -49,12 +49,11 @@ const actions: Record<string, (group: ReturnType<typeof joinGroup>, failing: num
     return {
       sum: numbers(sum),
       gather: numbers(group.gather(floats(rank, 7))),
-      gatheredTwice: [1, 2].map((by) => {
-        const gathered = group.beginGather(Tensor.from(new Uint8Array([rank * by, 7])))();
-        const bytes = [...gathered.bytes()];
-        group.recycle(gathered);
-        return bytes;
-      }),
+      gatheredBytes: (() => {
+        const into = Tensor.empty([2 * size], 'uint8');
+        group.beginGather(Tensor.from(new Uint8Array([rank, 7])), into)();
+        return [...into.bytes()];
+      })(),
       scatter: numbers(group.scatter(floats(...Array.from({ length: 2 * size }, (_, i) => i)))),
       broadcast: numbers(coded),
       // Rank r sends to each process r + 1 numbers.
