@@ -17,7 +17,8 @@ function assertFailed({ error, seconds }: Outcome, why: RegExp, within: number):
   return error;
 }
 
-for (const size of [2, 3]) {
+// Up to four gather by broadcasts, more in a ring.
+for (const size of [2, 3, 5]) {
   test(`collectives of ${size} processes`, async () => {
     const outcomes = await runRanks('collectives', -1, { size });
     const all = Array.from({ length: size }, (_, rank) => rank);

@@ -1,4 +1,5 @@
 export { bucketSize, buckets, byOwner, concatenated, gradientBucketSize, parts, size } from './buckets.ts';
+export { gathersInPlace } from './connected.ts';
 export { dealt } from './deal.ts';
 export { type ReadRows, rowsInMemory } from './even-shares.ts';
 export { type Group, type JoinedGroup, oneProcess, type Traffic } from './group.ts';

@@ -146,6 +146,7 @@ const names = [
   '_c10d_functional::all_reduce_',
   '_c10d_functional::reduce_scatter_tensor',
   '_c10d_functional::all_gather_into_tensor',
+  '_c10d_functional::all_gather_into_tensor_out',
   '_c10d_functional::broadcast_',
   '_c10d_functional::all_to_all_single',
   'graft::rms_norm',
@@ -878,153 +879,159 @@ export function allGather(input: Tensor, groupSize: number, groupName: string): 
   return new Tensor(dispatcher.call(135, input.id, groupSize, groupName) as number);
 }
 
+/** _c10d_functional::all_gather_into_tensor_out(Tensor input, int group_size, str group_name, *, Tensor(a!) out) -> Tensor(a!) */
+export function allGatherOut(input: Tensor, groupSize: number, groupName: string, options: { out: Tensor }): Tensor {
+  dispatcher.call(136, input.id, groupSize, groupName, options.out.id);
+  return options.out;
+}
+
 /** _c10d_functional::broadcast_(Tensor(a!) input, int src, str group_name) -> Tensor(a!) */
 export function broadcast_(input: Tensor, src: number, groupName: string): Tensor {
-  dispatcher.call(136, input.id, src, groupName);
+  dispatcher.call(137, input.id, src, groupName);
   return input;
 }
 
 /** _c10d_functional::all_to_all_single(Tensor input, SymInt[] output_split_sizes, SymInt[] input_split_sizes, str group_name) -> Tensor */
 export function allToAll(input: Tensor, outputSplitSizes: readonly number[], inputSplitSizes: readonly number[], groupName: string): Tensor {
-  return new Tensor(dispatcher.call(137, input.id, outputSplitSizes, inputSplitSizes, groupName) as number);
+  return new Tensor(dispatcher.call(138, input.id, outputSplitSizes, inputSplitSizes, groupName) as number);
 }
 
 /** graft::rms_norm(Tensor x, Tensor weight, float eps) -> Tensor */
 export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
-  return new Tensor(dispatcher.call(138, x.id, weight.id, eps) as number);
+  return new Tensor(dispatcher.call(139, x.id, weight.id, eps) as number);
 }
 
 /** graft::add_rms_norm(Tensor x, Tensor delta, Tensor weight, float eps) -> (Tensor sum, Tensor normed) */
 export function addRmsNorm(x: Tensor, delta: Tensor, weight: Tensor, eps: number): [Tensor, Tensor] {
-  return (dispatcher.call(139, x.id, delta.id, weight.id, eps) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
+  return (dispatcher.call(140, x.id, delta.id, weight.id, eps) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor];
 }
 
 /** graft::rope(Tensor x, Tensor cos, Tensor sin) -> Tensor */
 export function rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
-  return new Tensor(dispatcher.call(140, x.id, cos.id, sin.id) as number);
+  return new Tensor(dispatcher.call(141, x.id, cos.id, sin.id) as number);
 }
 
 /** graft::glu(Tensor gate, Tensor up, str act) -> Tensor */
 export function glu(gate: Tensor, up: Tensor, act: string): Tensor {
-  return new Tensor(dispatcher.call(141, gate.id, up.id, act) as number);
+  return new Tensor(dispatcher.call(142, gate.id, up.id, act) as number);
 }
 
 /** graft::attention(Tensor q, Tensor k, Tensor v, int[] q_starts, int[] k_starts, int[] k_ends, float scale, bool causal=True, int window=0, Tensor? pages=None, int page_size=0) -> Tensor */
 export function attention(q: Tensor, k: Tensor, v: Tensor, qStarts: readonly number[], kStarts: readonly number[], kEnds: readonly number[], scale: number, causal: boolean = true, window: number = 0, pages: Tensor | null = null, pageSize: number = 0): Tensor {
-  return new Tensor(dispatcher.call(142, q.id, k.id, v.id, qStarts, kStarts, kEnds, scale, causal, window, pages?.id, pageSize) as number);
+  return new Tensor(dispatcher.call(143, q.id, k.id, v.id, qStarts, kStarts, kEnds, scale, causal, window, pages?.id, pageSize) as number);
 }
 
 /** graft::pooled_attention(Tensor q, Tensor k, Tensor v, Tensor? cos, Tensor? sin, Tensor(a!) pool_k, Tensor(b!) pool_v, Tensor slots, int[] q_starts, int[] k_starts, int[] k_ends, Tensor pages, int page_size, float scale, bool causal, int window) -> Tensor */
 export function pooledAttention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor | null, sin: Tensor | null, poolK: Tensor, poolV: Tensor, slots: Tensor, qStarts: readonly number[], kStarts: readonly number[], kEnds: readonly number[], pages: Tensor, pageSize: number, scale: number, causal: boolean, window: number): Tensor {
-  return new Tensor(dispatcher.call(143, q.id, k.id, v.id, cos?.id, sin?.id, poolK.id, poolV.id, slots.id, qStarts, kStarts, kEnds, pages.id, pageSize, scale, causal, window) as number);
+  return new Tensor(dispatcher.call(144, q.id, k.id, v.id, cos?.id, sin?.id, poolK.id, poolV.id, slots.id, qStarts, kStarts, kEnds, pages.id, pageSize, scale, causal, window) as number);
 }
 
 /** graft::block_linear(Tensor x, Tensor weight, int format, Tensor? bias=None) -> Tensor */
 export function blockLinear(x: Tensor, weight: Tensor, format: number, bias: Tensor | null = null): Tensor {
-  return new Tensor(dispatcher.call(144, x.id, weight.id, format, bias?.id) as number);
+  return new Tensor(dispatcher.call(145, x.id, weight.id, format, bias?.id) as number);
 }
 
 /** graft::block_linears(Tensor x, Tensor[] weights, int[] formats, Tensor[] biases) -> Tensor[] */
 export function blockLinears(x: Tensor, weights: readonly Tensor[], formats: readonly number[], biases: readonly Tensor[]): Tensor[] {
-  return (dispatcher.call(145, x.id, weights.map(idOf), formats, biases.map(idOf)) as number[]).map((id) => new Tensor(id));
+  return (dispatcher.call(146, x.id, weights.map(idOf), formats, biases.map(idOf)) as number[]).map((id) => new Tensor(id));
 }
 
 /** graft::block_embedding(Tensor weight, int format, Tensor ids) -> Tensor */
 export function blockEmbedding(weight: Tensor, format: number, ids: Tensor): Tensor {
-  return new Tensor(dispatcher.call(146, weight.id, format, ids.id) as number);
+  return new Tensor(dispatcher.call(147, weight.id, format, ids.id) as number);
 }
 
 /** graft::dequantize(Tensor weight, int format, ScalarType? dtype=None) -> Tensor */
 export function dequantize(weight: Tensor, format: number, dtype: DType | null = null): Tensor {
-  return new Tensor(dispatcher.call(147, weight.id, format, dtype == null ? null : dtypes[dtype].code) as number);
+  return new Tensor(dispatcher.call(148, weight.id, format, dtype == null ? null : dtypes[dtype].code) as number);
 }
 
 /** graft::quantize(Tensor weight, int format) -> Tensor */
 export function quantize(weight: Tensor, format: number): Tensor {
-  return new Tensor(dispatcher.call(148, weight.id, format) as number);
+  return new Tensor(dispatcher.call(149, weight.id, format) as number);
 }
 
 /** graft::fake_quantize_blocks(Tensor weight, int format) -> Tensor */
 export function fakeQuantizeBlocks(weight: Tensor, format: number): Tensor {
-  return new Tensor(dispatcher.call(149, weight.id, format) as number);
+  return new Tensor(dispatcher.call(150, weight.id, format) as number);
 }
 
 /** graft::fake_quantize_integers(Tensor x, int bits, int group, bool symmetric) -> Tensor */
 export function fakeQuantizeIntegers(x: Tensor, bits: number, group: number, symmetric: boolean): Tensor {
-  return new Tensor(dispatcher.call(150, x.id, bits, group, symmetric) as number);
+  return new Tensor(dispatcher.call(151, x.id, bits, group, symmetric) as number);
 }
 
 /** graft::fake_quantize_learned(Tensor weight, Tensor scale, int bits) -> Tensor */
 export function fakeQuantizeLearned(weight: Tensor, scale: Tensor, bits: number): Tensor {
-  return new Tensor(dispatcher.call(151, weight.id, scale.id, bits) as number);
+  return new Tensor(dispatcher.call(152, weight.id, scale.id, bits) as number);
 }
 
 /** graft::quantize_integers(Tensor weight, int bits, int group, bool symmetric, Tensor? given=None) -> (Tensor codes, Tensor scales, Tensor zero_points) */
 export function quantizeIntegers(weight: Tensor, bits: number, group: number, symmetric: boolean, given: Tensor | null = null): [Tensor, Tensor, Tensor] {
-  return (dispatcher.call(152, weight.id, bits, group, symmetric, given?.id) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
+  return (dispatcher.call(153, weight.id, bits, group, symmetric, given?.id) as number[]).map((id) => new Tensor(id)) as [Tensor, Tensor, Tensor];
 }
 
 /** graft::pack_integers(Tensor codes, Tensor scales, Tensor zero_points, int bits) -> Tensor */
 export function packIntegers(codes: Tensor, scales: Tensor, zeroPoints: Tensor, bits: number): Tensor {
-  return new Tensor(dispatcher.call(153, codes.id, scales.id, zeroPoints.id, bits) as number);
+  return new Tensor(dispatcher.call(154, codes.id, scales.id, zeroPoints.id, bits) as number);
 }
 
 /** graft::lora_weight(Tensor weight, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraWeight(weight: Tensor, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(154, weight.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(155, weight.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::lora_linear(Tensor x, Tensor? x_dropped, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraLinear(x: Tensor, xDropped: Tensor | null, weight: Tensor, format: number, bias: Tensor | null, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(155, x.id, xDropped?.id, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(156, x.id, xDropped?.id, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::lora_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, int format, Tensor? bias, Tensor a, Tensor b, float scaling) -> Tensor */
 export function loraGatedLinear(gate: Tensor, up: Tensor, act: string, weight: Tensor, format: number, bias: Tensor | null, a: Tensor, b: Tensor, scaling: number): Tensor {
-  return new Tensor(dispatcher.call(156, gate.id, up.id, act, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
+  return new Tensor(dispatcher.call(157, gate.id, up.id, act, weight.id, format, bias?.id, a.id, b.id, scaling) as number);
 }
 
 /** graft::add_low_rank_runs_(Tensor(a!) y, Tensor x, int[] starts, int[] ends, Tensor[] a, Tensor[] b, float[] scalings) -> () */
 export function addLowRankRuns_(y: Tensor, x: Tensor, starts: readonly number[], ends: readonly number[], a: readonly Tensor[], b: readonly Tensor[], scalings: readonly number[]): void {
-  dispatcher.call(157, y.id, x.id, starts, ends, a.map(idOf), b.map(idOf), scalings);
+  dispatcher.call(158, y.id, x.id, starts, ends, a.map(idOf), b.map(idOf), scalings);
 }
 
 /** graft::add_bottleneck_runs_(Tensor(a!) y, Tensor x, str activation, int[] starts, int[] ends, Tensor[] a, Tensor[] a_bias, Tensor[] b, Tensor[] b_bias, float[] scalings) -> () */
 export function addBottleneckRuns_(y: Tensor, x: Tensor, activation: string, starts: readonly number[], ends: readonly number[], a: readonly Tensor[], aBias: readonly Tensor[], b: readonly Tensor[], bBias: readonly Tensor[], scalings: readonly number[]): void {
-  dispatcher.call(158, y.id, x.id, activation, starts, ends, a.map(idOf), aBias.map(idOf), b.map(idOf), bBias.map(idOf), scalings);
+  dispatcher.call(159, y.id, x.id, activation, starts, ends, a.map(idOf), aBias.map(idOf), b.map(idOf), bBias.map(idOf), scalings);
 }
 
 /** graft::scale_runs_(Tensor(a!) y, int[] starts, int[] ends, Tensor[] gains) -> () */
 export function scaleRuns_(y: Tensor, starts: readonly number[], ends: readonly number[], gains: readonly Tensor[]): void {
-  dispatcher.call(159, y.id, starts, ends, gains.map(idOf));
+  dispatcher.call(160, y.id, starts, ends, gains.map(idOf));
 }
 
 /** graft::rounded_linear(Tensor x, Tensor weight, Tensor? a, Tensor? b, float scaling, Tensor? bias, int format, int group, bool symmetric, Tensor? scales) -> Tensor */
 export function roundedLinear(x: Tensor, weight: Tensor, a: Tensor | null, b: Tensor | null, scaling: number, bias: Tensor | null, format: number, group: number, symmetric: boolean, scales: Tensor | null): Tensor {
-  return new Tensor(dispatcher.call(160, x.id, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
+  return new Tensor(dispatcher.call(161, x.id, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
 }
 
 /** graft::rounded_gated_linear(Tensor gate, Tensor up, str act, Tensor weight, Tensor? a, Tensor? b, float scaling, Tensor? bias, int format, int group, bool symmetric, Tensor? scales) -> Tensor */
 export function roundedGatedLinear(gate: Tensor, up: Tensor, act: string, weight: Tensor, a: Tensor | null, b: Tensor | null, scaling: number, bias: Tensor | null, format: number, group: number, symmetric: boolean, scales: Tensor | null): Tensor {
-  return new Tensor(dispatcher.call(161, gate.id, up.id, act, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
+  return new Tensor(dispatcher.call(162, gate.id, up.id, act, weight.id, a?.id, b?.id, scaling, bias?.id, format, group, symmetric, scales?.id) as number);
 }
 
 /** graft::linear_cross_entropy(Tensor h, Tensor weight, int format, Tensor targets) -> Tensor */
 export function linearCrossEntropy(h: Tensor, weight: Tensor, format: number, targets: Tensor): Tensor {
-  return new Tensor(dispatcher.call(162, h.id, weight.id, format, targets.id) as number);
+  return new Tensor(dispatcher.call(163, h.id, weight.id, format, targets.id) as number);
 }
 
 /** graft::adamw_8bit_(Tensor(a!)[] parameters, Tensor[] grads, Tensor(b!)[] means, Tensor(c!)[] mean_ranges, Tensor(d!)[] squares, Tensor(e!)[] square_ranges, Tensor[] steps, Tensor signed_codes, Tensor unsigned_codes, *, float lr, float beta1, float beta2, float weight_decay, float eps) -> () */
 export function adamw_8bit_(parameters: readonly Tensor[], grads: readonly Tensor[], means: readonly Tensor[], meanRanges: readonly Tensor[], squares: readonly Tensor[], squareRanges: readonly Tensor[], steps: readonly Tensor[], signedCodes: Tensor, unsignedCodes: Tensor, options: { lr: number; beta1: number; beta2: number; weightDecay: number; eps: number }): void {
-  dispatcher.call(163, parameters.map(idOf), grads.map(idOf), means.map(idOf), meanRanges.map(idOf), squares.map(idOf), squareRanges.map(idOf), steps.map(idOf), signedCodes.id, unsignedCodes.id, options.lr, options.beta1, options.beta2, options.weightDecay, options.eps);
+  dispatcher.call(164, parameters.map(idOf), grads.map(idOf), means.map(idOf), meanRanges.map(idOf), squares.map(idOf), squareRanges.map(idOf), steps.map(idOf), signedCodes.id, unsignedCodes.id, options.lr, options.beta1, options.beta2, options.weightDecay, options.eps);
 }
 
 /** graft::set_reduced_products(bool forward, bool backward) -> () */
 export function setReducedProducts(forward: boolean, backward: boolean): void {
-  dispatcher.call(164, forward, backward);
+  dispatcher.call(165, forward, backward);
 }
 
 /** graft::set_row_wise_products(bool on) -> () */
 export function setRowWiseProducts(on: boolean): void {
-  dispatcher.call(165, on);
+  dispatcher.call(166, on);
 }

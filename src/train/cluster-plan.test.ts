@@ -75,6 +75,8 @@ test('memory, traffic and time of each stage by the formulas of ZeRO, added up b
   const bucket = 2 * 4 * 2 ** 22;
   // Buckets of 4 million numbers each, sent and received. Stage 3 holds the tables and two neighbouring blocks.
   assert.deepEqual(column('bufferBytes'), [16e6, bucket, bucket, 20e9]);
+  // With more than four processes the network has a copy of the largest block too.
+  assert.equal(clusterPlan(model, { ...run, ranks: 8 }).stages[3]!.bufferBytes, 20e9 + 6e9);
   // Two micro-batches gather the tables once and the blocks twice.
   assert.deepEqual(column('trafficBytes'), [48e6, 48e6, 72e6, 0.75 * 2 * (10e9 + 20e9) + 48e6]);
   assert.deepEqual(column('computeS'), [0.4, 0.4, 0.4, 0.4]);
@@ -121,6 +123,8 @@ test('embeddings and head that are two tables are gathered where they are used',
   assert.equal(of(false).bufferBytes, 8e9 + 4e9);
   assert.equal(of(false).trafficBytes, 0.75 * 2 * (10e9 + 20e9) + 48e6);
   assert.equal(of(true).bufferBytes, 8e9 + 4e9 + 16e6);
+  const ofEight = clusterPlan({ ...model, isTied: false }, { ...run, ranks: 8 }).stages[3]!;
+  assert.equal(ofEight.bufferBytes, 8e9 + 4e9 + 8e9, 'and a copy of the table');
   // Trained, they are looked up again in the backward pass.
   assert.equal(of(true).trafficBytes, 0.75 * 2 * (8e9 + 10e9 + 2 * (10e9 + 32e6) + 32e6));
 });

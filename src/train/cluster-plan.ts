@@ -4,7 +4,7 @@
  * here with those that are frozen, as they are held.
  */
 import { GraftError } from '../base/index.ts';
-import { bucketSize, buckets, dealt, gradientBucketSize } from '../distributed/index.ts';
+import { bucketSize, buckets, dealt, gathersInPlace, gradientBucketSize } from '../distributed/index.ts';
 
 export const stages = [0, 1, 2, 3] as const;
 /** A stage of ZeRO. */
@@ -269,11 +269,17 @@ export function bufferBytesOf(
     const { first, last, blocks } = gatheredBytes(units, trainsBase);
     const outside = isTied ? first + last : 0;
     const pair = (i: number) => blocks[i]! + (blocks[i - 1] ?? 0);
-    // Where the embeddings are looked up and where the head computes, with the block that is next to them.
-    const beside = (end: number, block = 0) => (isTied ? 0 : end + block);
+    // A gather that is not in place goes to memory of the network's, which is copied; what is kept whole by owners comes to its place.
+    const isGathered = trainsBase && isDivisible;
+    const copyOf = (bytes: number) => (gathersInPlace(ranks) ? 0 : bytes);
+    const copied = copyOf(
+      Math.max(0, ...units.slice(1, -1).map(({ frozenBytes }, i) => (isGathered ? blocks[i]! : frozenBytes))),
+    );
+    // Where the embeddings are looked up and where the head computes, with the block that is next to them; one of the two arrives.
+    const beside = (end: number, block = 0) => (isTied ? 0 : end + block + copyOf(Math.max(end, block)));
     const atEnds = Math.max(beside(first, blocks[0]), beside(last, blocks.at(-1)));
     if (!trainsBase) {
-      const inPass = Math.max(outside + Math.max(0, ...blocks.map((_, i) => pair(i))), atEnds);
+      const inPass = Math.max(outside + copied + Math.max(0, ...blocks.map((_, i) => pair(i))), atEnds);
       return Math.max(inPass, bufferBytesOf({ units, trainsBase, isTied, isDivisible }, ranks, 1));
     }
     // In the backward pass of a block its gradients exist, and others are sent and received; those of the blocks below do not exist yet.
@@ -288,7 +294,7 @@ export function bufferBytesOf(
     // The gradients of embeddings, once all others are at their owners.
     const ofEmbeddings = sum(units[0]!.trained);
     const lookUp = isTied ? 0 : first + float * (ofEmbeddings + 2 * Math.min(bucketSize, ofEmbeddings));
-    return Math.max(outside + most, atEnds, lookUp);
+    return Math.max(outside + copied + most, atEnds, lookUp);
   }
   return (
     float *

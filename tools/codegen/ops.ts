@@ -160,10 +160,11 @@ function operator(index: number, tsName: string, schema: string): string {
   const bare = returns.map((r) => r.replace(/\(.*?\)/, ''));
   let type = 'void';
   let body = `${call};`;
-  if (bare.length === 1 && params[0]?.type.includes('!') && bare[0] === 'Tensor') {
-    // In place: the result is the argument, and the call returns nothing.
+  const written = params.find((p) => p.type.includes('!') && p.type === returns[0]);
+  if (bare.length === 1 && written && bare[0] === 'Tensor') {
+    // The result is the argument that is written, and the call returns nothing.
     type = 'Tensor';
-    body = `${call};\n  return ${param(params[0].name)};`;
+    body = `${call};\n  return ${written.keyword ? 'options.' : ''}${param(written.name)};`;
   } else if (bare.length === 1 && bare[0] === 'Tensor') {
     type = 'Tensor';
     body = `return new Tensor(${call} as number);`;
